@@ -1,0 +1,6 @@
+"""Named arrays and their byte format. Knows nothing of learning."""
+
+from pygrid.tensors.params import Params, apply_diff, make_diff
+from pygrid.tensors.safetensors import Entry, Layout, decode, encode, parse_header, read_layout
+
+__all__ = ["Entry", "Layout", "Params", "apply_diff", "decode", "encode", "make_diff", "parse_header", "read_layout"]

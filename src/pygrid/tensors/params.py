@@ -1,0 +1,48 @@
+"""Named arrays as values, and the difference of two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import ShapeMismatch
+
+Params = dict[str, npt.NDArray[np.generic]]
+"""Arrays by name. The arrays of a model are float32, C-contiguous, under the names of its ``state_dict``."""
+
+
+def make_diff(
+    original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]
+) -> Params:
+    """The diff of a training run: ``original - trained`` for each name, in the original's dtype.
+
+    Raises:
+        ShapeMismatch: names the first array that is missing, added or of another shape.
+    """
+    _same_arrays(original, trained)
+    return {name: np.subtract(array, trained[name]) for name, array in original.items()}
+
+
+def apply_diff(model: Mapping[str, npt.NDArray[np.generic]], diff: Mapping[str, npt.NDArray[np.generic]]) -> Params:
+    """The model after a diff: ``model - diff`` for each name; the inverse of `make_diff`.
+
+    Raises:
+        ShapeMismatch: names the first array that is missing, added or of another shape.
+    """
+    _same_arrays(model, diff)
+    return {name: np.subtract(array, diff[name]) for name, array in model.items()}
+
+
+def _same_arrays(expected: Mapping[str, npt.NDArray[np.generic]], given: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    for name, array in expected.items():
+        if name not in given:
+            raise ShapeMismatch(f"array {name!r} is missing", array=name)
+        if given[name].shape != array.shape:
+            raise ShapeMismatch(
+                f"array {name!r} has shape {list(given[name].shape)}, expected {list(array.shape)}", array=name
+            )
+    for name in given:
+        if name not in expected:
+            raise ShapeMismatch(f"array {name!r} is not expected", array=name)

@@ -1,0 +1,195 @@
+"""The safetensors byte format, read without copying and with every bound checked.
+
+    8 bytes   N, the length of the header, little-endian unsigned
+    N bytes   JSON: {name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {text: text}}
+    rest      the arrays, row-major, little-endian, without holes or overlaps
+
+Source: the format description of the safetensors project (https://github.com/huggingface/safetensors).
+Files written here are deterministic: wider dtypes first, then by name, metadata sorted, so equal content means equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidTensors
+from pygrid.tensors.params import Params
+
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_ARRAYS = 50_000
+MAX_DIMENSIONS = 16
+_PREFIX_BYTES = 8
+
+_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a file; ``begin`` and ``end`` count bytes from the first byte after the header."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each array of a file lies, in the order of the bytes."""
+
+    entries: tuple[Entry, ...]
+    metadata: Mapping[str, str]
+    header_bytes: int
+    """Length of the prefix and the JSON together: the offset of the first array."""
+    data_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.header_bytes + self.data_bytes
+
+
+class _Info(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def header_length(prefix: bytes | memoryview) -> int:
+    """Length in bytes of prefix and JSON header, from the first 8 bytes of a file.
+
+    Raises:
+        InvalidTensors: fewer than 8 bytes, or a header beyond `MAX_HEADER_BYTES`.
+    """
+    if len(prefix) < _PREFIX_BYTES:
+        raise InvalidTensors("the data ends before its 8-byte length prefix")
+    length = int.from_bytes(prefix[:_PREFIX_BYTES], "little")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise InvalidTensors(f"the header claims {length} bytes; 2 to {MAX_HEADER_BYTES} are allowed")
+    return _PREFIX_BYTES + length
+
+
+def parse_header(header: bytes | memoryview) -> Layout:
+    """Read prefix and JSON header (`header_length` bytes) without looking at the arrays.
+
+    Raises:
+        InvalidTensors: not this format, unknown dtype, offsets that do not fit shape and dtype, holes, overlaps, duplicates.
+    """
+    length = header_length(header)
+    if len(header) < length:
+        raise InvalidTensors("the data ends inside its header")
+    try:
+        raw = msgspec.json.decode(bytes(header[_PREFIX_BYTES:length]), type=dict[str, msgspec.Raw])
+        metadata_raw = raw.pop("__metadata__", None)
+        metadata = msgspec.json.decode(metadata_raw, type=dict[str, str]) if metadata_raw is not None else {}
+        if len(raw) > MAX_ARRAYS:
+            raise InvalidTensors(f"the header lists {len(raw)} arrays; at most {MAX_ARRAYS} are allowed")
+        infos = {name: msgspec.json.decode(info, type=_Info) for name, info in raw.items()}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidTensors(f"the header is not valid: {error}") from error
+    entries = sorted((_entry(name, info) for name, info in infos.items()), key=lambda e: (e.begin, e.end))
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            raise InvalidTensors(
+                f"array {entry.name!r} begins at byte {entry.begin}, expected {position}", array=entry.name
+            )
+        position = entry.end
+    return Layout(tuple(entries), metadata, length, position)
+
+
+def _entry(name: str, info: _Info) -> Entry:
+    dtype = _DTYPES.get(info.dtype)
+    if dtype is None:
+        raise InvalidTensors(f"array {name!r} has unknown dtype {info.dtype!r}", array=name)
+    if len(info.shape) > MAX_DIMENSIONS or any(size < 0 for size in info.shape):
+        raise InvalidTensors(f"array {name!r} has an impossible shape", array=name)
+    begin, end = info.data_offsets
+    if begin < 0 or end - begin != math.prod(info.shape) * dtype.itemsize:
+        raise InvalidTensors(f"the offsets of array {name!r} do not fit its shape and dtype", array=name)
+    return Entry(name, dtype, tuple(info.shape), begin, end)
+
+
+def read_layout(data: bytes | bytearray | memoryview) -> Layout:
+    """The layout of a whole file in memory.
+
+    Raises:
+        InvalidTensors: as `parse_header`; also if the data is shorter or longer than the header says.
+    """
+    view = memoryview(data).cast("B")
+    layout = parse_header(view)
+    if len(view) != layout.total_bytes:
+        raise InvalidTensors(f"the data has {len(view)} bytes, its header describes {layout.total_bytes}")
+    return layout
+
+
+def decode(data: bytes | bytearray | memoryview) -> tuple[Params, dict[str, str]]:
+    """The arrays (views of ``data``, not copies) and the metadata of a file.
+
+    Raises:
+        InvalidTensors: as `read_layout`.
+    """
+    view = memoryview(data).cast("B")
+    layout = read_layout(view)
+    body = view[layout.header_bytes :]
+    arrays = {e.name: np.frombuffer(body[e.begin : e.end], dtype=e.dtype).reshape(e.shape) for e in layout.entries}
+    return arrays, dict(layout.metadata)
+
+
+def make_layout(
+    arrays: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[Layout, bytes]:
+    """Lay out arrays of the given dtypes and shapes; gives the layout and the bytes of prefix and header."""
+    position = 0
+    entries: list[Entry] = []
+    for name in sorted(arrays, key=lambda n: (-arrays[n][0].itemsize, n)):
+        dtype, shape = arrays[name]
+        dtype = dtype.newbyteorder("<")
+        if dtype not in _CODES:
+            raise InvalidTensors(f"array {name!r} has dtype {dtype}, which the format does not know", array=name)
+        size = math.prod(shape) * dtype.itemsize
+        entries.append(Entry(name, dtype, tuple(shape), position, position + size))
+        position += size
+    document: dict[str, object] = {}
+    if metadata:
+        document["__metadata__"] = dict(sorted(metadata.items()))
+    for e in entries:
+        document[e.name] = {"dtype": _CODES[e.dtype], "shape": list(e.shape), "data_offsets": [e.begin, e.end]}
+    text = msgspec.json.encode(document)
+    text += b" " * (-len(text) % _PREFIX_BYTES)
+    header = len(text).to_bytes(_PREFIX_BYTES, "little") + text
+    return Layout(tuple(entries), dict(metadata or {}), len(header), position), header
+
+
+def encode(arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a file with these arrays (copied once) and this metadata.
+
+    Raises:
+        InvalidTensors: an array has a dtype that the format does not know.
+    """
+    if sys.byteorder != "little":  # pragma: no cover
+        raise InvalidTensors("this machine is big-endian, which is not supported")
+    layout, header = make_layout({name: (a.dtype, a.shape) for name, a in arrays.items()}, metadata)
+    chunks: list[bytes | memoryview] = [header]
+    for entry in layout.entries:
+        array = np.ascontiguousarray(arrays[entry.name])
+        chunks.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    return b"".join(chunks)
