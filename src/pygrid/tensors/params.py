@@ -13,9 +13,7 @@ Params = dict[str, npt.NDArray[np.generic]]
 """Arrays by name. The arrays of a model are float32, C-contiguous, under the names of its ``state_dict``."""
 
 
-def make_diff(
-    original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]
-) -> Params:
+def make_diff(original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> Params:
     """The diff of a training run: ``original - trained`` for each name, in the original's dtype.
 
     Raises:
@@ -40,9 +38,7 @@ def _same_arrays(expected: Mapping[str, npt.NDArray[np.generic]], given: Mapping
         if name not in given:
             raise ShapeMismatch(f"array {name!r} is missing", array=name)
         if given[name].shape != array.shape:
-            raise ShapeMismatch(
-                f"array {name!r} has shape {list(given[name].shape)}, expected {list(array.shape)}", array=name
-            )
+            raise ShapeMismatch(f"array {name!r} has shape {list(given[name].shape)}, expected {list(array.shape)}", array=name)
     for name in given:
         if name not in expected:
             raise ShapeMismatch(f"array {name!r} is not expected", array=name)
