@@ -1,0 +1,1 @@
+"""What travels between a Domain and those who talk to it: names, fields, media types. Both sides read it here."""

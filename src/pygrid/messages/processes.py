@@ -1,0 +1,101 @@
+"""Messages of model owners: host a process, look at it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+
+class HostRequest(msgspec.Struct):
+    """The ``config`` part of hosting (multipart form): the other parts are ``model`` (safetensors bytes), one ``plan:NAME`` for
+    each plan, and at most one ``averaging_plan``.
+
+    ``client_config`` needs ``name`` and ``version``; the rest of it is passed through to clients. ``server_config``:
+    `pygrid.core.config.ServerConfig`.
+    """
+
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+
+
+class PlanInfo(msgspec.Struct):
+    """A plan of a process; ``plan_hash`` is its identity."""
+
+    id: int
+    name: str
+    kind: Literal["training", "averaging"]
+    plan_hash: str
+    size_bytes: int
+
+
+class CycleInfo(msgspec.Struct):
+    """One cycle and what it brought.
+
+    ``metrics``: what clients reported, averaged with their weights. ``bytes_received``: of the accepted reports.
+    """
+
+    sequence: int
+    state: Literal["hosted", "open", "closing", "completed"]
+    attempt: int
+    checkpoint: int
+    num_assigned: int
+    num_reports: int
+    num_examples: int
+    num_clipped: int
+    bytes_received: int
+    metrics: dict[str, float]
+    created_at: dt.datetime
+    opened_at: dt.datetime | None
+    deadline_at: dt.datetime | None
+    completed_at: dt.datetime | None
+
+
+class CheckpointInfo(msgspec.Struct):
+    """One state of the model. ``alias`` is ``latest`` for the newest, else empty."""
+
+    number: int
+    alias: str
+    model_hash: str
+    size_bytes: int
+    created_at: dt.datetime
+
+
+class ProcessInfo(msgspec.Struct):
+    """A hosted process as its owner sees it."""
+
+    id: int
+    name: str
+    version: str
+    state: Literal["active", "finished"]
+    created_at: dt.datetime
+    num_parameters: int
+    model_bytes: int
+    num_checkpoints: int
+    plans: list[PlanInfo]
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    """As the server understood it: with every default filled in, secrets left out."""
+    cycle: CycleInfo | None
+    """The newest cycle."""
+
+
+class Event(msgspec.Struct):
+    """One change in the life of a process, as sent by the event stream (SSE: ``id``, ``event`` = kind, ``data`` = this)."""
+
+    id: int
+    kind: Literal[
+        "process_hosted",
+        "cycle_waiting",
+        "cycle_opened",
+        "client_assigned",
+        "report_accepted",
+        "cycle_closing",
+        "cycle_expired",
+        "cycle_completed",
+        "process_finished",
+    ]
+    at: dt.datetime
+    cycle: int
+    data: dict[str, Any]

@@ -1,0 +1,1 @@
+"""What a Domain keeps: rows in SQLite or PostgreSQL, bytes in files."""

@@ -1,0 +1,226 @@
+"""One database behind two calls: `Database.write` and `Database.read`.
+
+Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit), each
+unit of work in its own savepoint. A caller gets its own answer, and only after the commit: what `write` returned is durable.
+A unit that raises is undone alone and its error goes to its caller. Reads run beside it on their own connections.
+
+    caller --write(fn)--> queue --+
+    caller --write(fn)--> queue --+--> BEGIN; (SAVEPOINT; fn) x n; COMMIT --> n answers
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from pygrid.errors import InvalidConfig, Unavailable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Bytes = bytes | bytearray | memoryview
+
+MAX_BATCH = 128
+"""Units of work in one transaction at the most; bounds how long the first of them waits."""
+NUM_READERS = 4
+
+
+class ByteLog(Protocol):
+    """Where bytes go that a row will refer to; they are made durable before the row is."""
+
+    def append(self, data: Bytes) -> int:
+        """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        ...
+
+    def sync(self) -> None:
+        """Make all that was appended durable."""
+        ...
+
+
+class _Unit:
+    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer."""
+
+    __slots__ = ("answer", "args", "data", "fn", "log")
+
+    def __init__(self, fn: Callable[..., Any], log: ByteLog | None = None, data: Bytes = b"") -> None:
+        self.fn = fn
+        self.log = log
+        self.data = data
+        self.args: tuple[int, ...] = ()
+        self.answer: Future[Any] = Future()
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database.
+
+    Args:
+        url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST:PORT/NAME``.
+    Raises:
+        InvalidConfig: another kind of URL, or the driver of its database is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.engine.make_url(_with_driver(url))
+        self.engine = _make_engine(self.url)
+        self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="database-read")
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_loop, name="database-write", daemon=True)
+        self._writer.start()
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.engine.dialect.name
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction; its result, once it is durable.
+
+        Raises:
+            Whatever ``fn`` raised, after its changes were undone; Unavailable: the database refused the commit, or is closed.
+        """
+        return await self._submit(_Unit(fn))
+
+    async def write_with_bytes(self, fn: Callable[[sa.Connection, int], T], log: ByteLog, data: Bytes) -> T:
+        """Append ``data`` to ``log``, make it durable, then run ``fn(connection, offset)`` as `write` does.
+
+        If ``fn`` raises, the bytes stay in the log with no row that refers to them.
+        """
+        return await self._submit(_Unit(fn, log, data))
+
+    async def read(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn``, which only reads, on a connection of its own; it sees all that was committed before."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, fn)
+
+    def write_now(self, fn: Callable[[sa.Connection], T]) -> T:
+        """`write` for code that runs in a thread of its own; blocks until the commit."""
+        unit = _Unit(fn)
+        self._put(unit)
+        result: T = unit.answer.result()
+        return result
+
+    def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
+        """`read` for code that runs in a thread of its own."""
+        with self.engine.connect() as connection:
+            return fn(connection)
+
+    def close(self) -> None:
+        """Finish what is waiting, then let go of every connection. Harmless when called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    async def _submit(self, unit: _Unit) -> Any:
+        self._put(unit)
+        return await asyncio.wrap_future(unit.answer)
+
+    def _put(self, unit: _Unit) -> None:
+        if self._closed:
+            raise Unavailable("the database is closed", code="shutting_down")
+        self._queue.put(unit)
+
+    def _write_loop(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            stop = False
+            while len(batch) < MAX_BATCH:
+                try:
+                    unit = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if unit is None:
+                    stop = True
+                    break
+                batch.append(unit)
+            self._commit(batch)
+            if stop:
+                return
+
+    def _commit(self, batch: list[_Unit]) -> None:
+        """Run a batch in one transaction and answer each caller; the only place that commits."""
+        # A caller that gave up before its unit began gets nothing done; from here on it can't give up any more.
+        batch = [unit for unit in batch if unit.answer.set_running_or_notify_cancel()]
+        results: list[tuple[_Unit, Any, BaseException | None]] = []
+        try:
+            logs: set[ByteLog] = set()
+            for unit in batch:
+                if unit.log is not None:
+                    unit.args = (unit.log.append(unit.data),)
+                    logs.add(unit.log)
+            for log in logs:
+                log.sync()
+            with self.engine.begin() as connection:
+                for unit in batch:
+                    try:
+                        with connection.begin_nested():
+                            results.append((unit, unit.fn(connection, *unit.args), None))
+                    except Exception as error:
+                        if connection.invalidated:
+                            raise
+                        results.append((unit, None, error))
+        except Exception as error:
+            logger.exception("commit failed", extra={"num_units": len(batch)})
+            refusal = Unavailable("the database could not store this; nothing was changed", code="storage_failed")
+            refusal.__cause__ = error
+            results = [(unit, None, refusal) for unit in batch]
+        for unit, result, failure in results:
+            if failure is None:
+                unit.answer.set_result(result)
+            else:
+                unit.answer.set_exception(failure)
+
+
+def _with_driver(url: str) -> str:
+    for given, wanted in (
+        ("sqlite://", "sqlite://"),
+        ("postgresql://", "postgresql+psycopg://"),
+        ("postgres://", "postgresql+psycopg://"),
+    ):
+        if url.startswith(given):
+            return wanted + url[len(given) :]
+    raise InvalidConfig(
+        "DATABASE_URL must begin with sqlite:/// or postgresql://", code="invalid_database_url", scheme=url.split(":", 1)[0]
+    )
+
+
+def _make_engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code="invalid_database_url")
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, pool_size=NUM_READERS + 1, connect_args={"check_same_thread": False, "timeout": 30})
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return sa.create_engine(url, pool_size=NUM_READERS + 1, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise InvalidConfig(
+            "PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing"
+        ) from error
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions by itself, or savepoints are lost: _begin_sqlite does it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
