@@ -1,0 +1,51 @@
+"""Plans: portable, checkable programs of array operations. The format, the gate and the runner; nothing here needs PyTorch.
+
+`Plan` reads and writes plan files; `check` and `check_in_child` are the gate; `Runner` runs a plan on ONNX Runtime. Names are
+loaded on first use, so that a program that only stores plans pays for neither onnx nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pygrid.plans.archive import MAX_PLAN_BYTES, Plan, build_archive
+from pygrid.plans.manifest import DataPort, Graph, Hyper, Manifest, NoisePort, Port, TestVector
+
+if TYPE_CHECKING:
+    from pygrid.plans.averaging import AveragingRunner
+    from pygrid.plans.runner import Gradients, Runner, TrainResult
+
+_LAZY = {
+    "AveragingRunner": "averaging",
+    "Gradients": "runner",
+    "Runner": "runner",
+    "TrainResult": "runner",
+}
+
+__all__ = [
+    "MAX_PLAN_BYTES",
+    "AveragingRunner",
+    "DataPort",
+    "Gradients",
+    "Graph",
+    "Hyper",
+    "Manifest",
+    "NoisePort",
+    "Plan",
+    "Port",
+    "Runner",
+    "TestVector",
+    "TrainResult",
+    "build_archive",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"pygrid.plans.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'pygrid.plans' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

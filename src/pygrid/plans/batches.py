@@ -1,0 +1,149 @@
+"""Data as the batches that a plan takes: checked, converted, shuffled with a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidInput, NonFinite, ShapeMismatch
+from pygrid.plans.manifest import DataPort, Manifest, NoisePort
+
+Array = npt.NDArray[Any]
+Batch = dict[str, Array]
+"""Arrays by the name of the data port, without the prefix; all with the same first dimension."""
+Data = Mapping[str, Any] | Iterable[Mapping[str, Any]]
+"""A whole data set as arrays by port, or batches of it, e.g. from a loader."""
+
+_CHECK_ROWS = 65_536
+_NOISE_STREAM = 1
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one data set, epoch by epoch."""
+
+    manifest: Manifest
+    arrays: Batch | None
+    """The whole data set, where it is known; checked."""
+    source: Iterable[Mapping[str, Any]] | None
+    """Else: batches as they come, each checked when it is taken."""
+    batch_size: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, data: Data, *, batch_size: int, epochs: int = 1) -> Batches:
+        """Look at data and check what can be checked before the first step.
+
+        Raises:
+            ShapeMismatch: a column is missing, not expected, or of another shape or length.
+            InvalidInput: a dtype that can't hold the values, a label out of range, no examples, an impossible batch size.
+            NonFinite: NaN or infinity in a float column.
+        """
+        if not 1 <= batch_size <= manifest.max_batch_size:
+            raise InvalidInput(f"the batch size is {batch_size}; this plan takes 1 to {manifest.max_batch_size}")
+        if isinstance(data, Mapping):
+            return cls(manifest, check_arrays(manifest.data, data), None, batch_size)
+        if epochs > 1 and iter(data) is data:
+            raise InvalidInput(
+                f"{epochs} epochs were asked for, but the data is an iterator that can be read once; pass arrays, a list of "
+                "batches, or an object whose __iter__ starts again"
+            )
+        return cls(manifest, None, data, batch_size)
+
+    @property
+    def num_examples(self) -> int | None:
+        """Examples of the data set, where it is known beforehand."""
+        return None if self.arrays is None else len(next(iter(self.arrays.values())))
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches per epoch, the short last one included, where it is known beforehand."""
+        return None if self.num_examples is None else -(-self.num_examples // self.batch_size)
+
+    def epoch(self, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
+        """The batches of an epoch, in the model's dtypes, C-contiguous. The same seed and epoch give the same order."""
+        if self.arrays is None:
+            for batch in self.source or ():
+                yield convert(self.manifest.data, self._checked(batch))
+            return
+        size = self.num_examples or 0
+        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size) if shuffle else None
+        for begin in range(0, size, self.batch_size):
+            rows: Any = slice(begin, begin + self.batch_size) if order is None else order[begin : begin + self.batch_size]
+            yield convert(self.manifest.data, {name: array[rows] for name, array in self.arrays.items()})
+
+    def _checked(self, batch: Mapping[str, Any]) -> Batch:
+        arrays = check_arrays(self.manifest.data, batch)
+        size = batch_length(arrays)
+        if size > self.manifest.max_batch_size:
+            raise InvalidInput(f"a batch has {size} examples; this plan takes at most {self.manifest.max_batch_size}")
+        return arrays
+
+
+def batch_length(batch: Mapping[str, Array]) -> int:
+    """Number of examples in a batch."""
+    return len(next(iter(batch.values())))
+
+
+def check_arrays(ports: Mapping[str, DataPort], data: Mapping[str, Any]) -> Batch:
+    """The columns as arrays, after a check of names, shapes, lengths, dtypes, label ranges and finiteness.
+
+    Raises:
+        As `Batches.of`.
+    """
+    for name in ports:
+        if name not in data:
+            raise ShapeMismatch(f"column {name!r} is missing; the plan takes {', '.join(ports)}", column=name)
+    for name in data:
+        if name not in ports:
+            raise ShapeMismatch(f"column {name!r} is not expected; the plan takes {', '.join(ports)}", column=name)
+    arrays = {name: np.asarray(data[name]) for name in ports}
+    length: int | None = None
+    for name, array in arrays.items():
+        port = ports[name]
+        if array.ndim == 0 or array.shape[1:] != port.shape:
+            wanted = ["batch", *port.shape]
+            raise ShapeMismatch(f"column {name!r} has shape {list(array.shape)}, expected {wanted}", column=name)
+        length = len(array) if length is None else length
+        if len(array) != length:
+            raise ShapeMismatch(f"column {name!r} has {len(array)} examples, the others have {length}", column=name)
+        _check_values(name, port, array)
+    if not length:
+        raise InvalidInput("the data has no examples")
+    return arrays
+
+
+def _check_values(name: str, port: DataPort, array: Array) -> None:
+    target = np.dtype(port.dtype)
+    # "same_kind" lets float64 become float32 and any integer another; it refuses floats as labels, which would be cut silently.
+    if not np.can_cast(array.dtype, target, "same_kind"):
+        raise InvalidInput(f"column {name!r} has dtype {array.dtype}, which can't be turned into {target}", column=name)
+    bounds = (0, port.num_classes - 1) if port.num_classes is not None else None
+    if bounds is None and target.kind == "i" and not np.can_cast(array.dtype, target):
+        bounds = (int(np.iinfo(target).min), int(np.iinfo(target).max))
+    for begin in range(0, len(array), _CHECK_ROWS):  # in blocks, because a column may be a mapped file larger than memory
+        block = array[begin : begin + _CHECK_ROWS]
+        if target.kind == "f" and array.dtype.kind == "f" and not np.isfinite(block).all():
+            row = begin + int(np.argwhere(~np.isfinite(block))[0][0])
+            raise NonFinite(f"column {name!r} has NaN or infinity in example {row}", column=name, example=row)
+        if bounds is not None and block.size and (block.min() < bounds[0] or block.max() > bounds[1]):
+            worst = block.min() if block.min() < bounds[0] else block.max()
+            raise InvalidInput(f"column {name!r} contains {worst}; allowed are {bounds[0]} to {bounds[1]}", column=name)
+
+
+def convert(ports: Mapping[str, DataPort], batch: Mapping[str, Array]) -> Batch:
+    """The batch in the dtypes of the ports, C-contiguous; no copy where nothing changes."""
+    return {name: np.require(batch[name], port.dtype, ("C", "A")) for name, port in ports.items()}
+
+
+def noise_generator(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's noise; its stream is another one than that of the shuffling."""
+    return np.random.Generator(np.random.PCG64([seed, epoch, _NOISE_STREAM]))
+
+
+def draw_noise(ports: Mapping[str, NoisePort], size: int, generator: np.random.Generator) -> Batch:
+    """Uniform float32 noise in [0, 1) for each noise port, ``[size, *shape]``, ports in the order of their names."""
+    return {name: generator.random((size, *ports[name].shape), dtype=np.float32) for name in sorted(ports)}

@@ -1,0 +1,380 @@
+"""Runs a plan on ONNX Runtime: training, evaluation, gradients. No PyTorch, none of the author's code.
+
+The loop is the one that the naming scheme was made for (`pygrid.plans.manifest`): run the graph, feed each output
+``new/NAME`` back as the input ``NAME``. Arrays go in and come out without a copy, so a step costs little more than its graph.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidInput, InvalidPlan, ShapeMismatch, Unavailable
+from pygrid.plans.archive import Plan
+from pygrid.plans.batches import Batch, Batches, Data, batch_length, check_arrays, convert, draw_noise, noise_generator
+from pygrid.plans.manifest import Graph, Manifest
+from pygrid.plans.sessions import Session
+from pygrid.tensors import Params
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int, int | None, dict[str, float]], None]
+"""Called after each update with: epoch (from 0), updates so far, updates in all (None if unknown), metrics of this batch."""
+Cancel = threading.Event | Callable[[], bool]
+"""Asked between batches; training ends early when it is set or answers true."""
+
+_MODEL_PREFIXES = ("params/", "buffers/")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run gives."""
+
+    params: Params
+    """The trained model: params and buffers by bare name, float32."""
+    metrics: dict[str, float]
+    """Of the last epoch, combined over its batches as the manifest says. Empty if nothing ran."""
+    num_examples: int
+    """Different examples that were trained on, not counted again for each epoch: the weight of this run in an average."""
+    num_updates: int
+    cancelled: bool = False
+    """True if `cancel` or `Runner.terminate` ended it early; ``params`` is the model after the last complete update."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one call of the grads graph gives."""
+
+    grads: Params
+    """By bare name of the parameter, float32."""
+    metrics: dict[str, float]
+    num_examples: int
+
+
+@dataclass
+class _Meter:
+    """Metrics over several batches, combined as the manifest says."""
+
+    manifest: Manifest
+    sums: dict[str, float] = field(default_factory=dict)
+    num_examples: int = 0
+
+    def add(self, metrics: Mapping[str, float], size: int) -> None:
+        for name, value in metrics.items():
+            weight = 1 if self.manifest.metrics.get(name) == "sum" else size
+            self.sums[name] = self.sums.get(name, 0.0) + value * weight
+        self.num_examples += size
+
+    def result(self) -> dict[str, float]:
+        return {
+            name: total if self.manifest.metrics.get(name) == "sum" else total / self.num_examples
+            for name, total in self.sums.items()
+        }
+
+
+class Runner:
+    """Runs a training plan. Keep it and call it often: graphs are loaded once, on first use.
+
+    The plan must have passed the gate (`pygrid.plans.check`); the runner trusts its manifest to describe its graphs. Calls are
+    serial; only `terminate` may come from another thread.
+    """
+
+    def __init__(self, plan: Plan, *, num_threads: int = 1) -> None:
+        """Prepare to run a plan.
+
+        Args:
+            plan: of kind ``training``.
+            num_threads: threads inside an operator; more than one pays for large models only.
+        Raises:
+            InvalidPlan: the plan is of another kind (``plan_kind``).
+        """
+        if plan.manifest.kind != "training":
+            raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not training", code="plan_kind")
+        self.plan = plan
+        self.num_threads = num_threads
+        self._sessions: dict[str, Session] = {}
+        self._terminated = False
+
+    @property
+    def model_spec(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The arrays that the plan takes as model: bare name -> (dtype, shape), params and buffers together."""
+        return model_spec(self.plan.manifest)
+
+    def train(
+        self,
+        params: Mapping[str, Array],
+        data: Data,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        hyper: Mapping[str, float] | None = None,
+        seed: int = 0,
+        max_updates: int | None = None,
+        shuffle: bool = True,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> TrainResult:
+        """Train a model on data; the optimizer's state starts at zero.
+
+        Args:
+            params: params and buffers by bare name, float32; not changed.
+            data: arrays by the name of the data port, ``[examples, ...]``; or an iterable of batches of them.
+            epochs: passes over the data, >= 0.
+            batch_size: examples per update; the last batch of an epoch may be smaller. Ignored for an iterable of batches.
+            hyper: values that differ from the plan's defaults, within the plan's ranges.
+            seed: >= 0; decides the order of the examples and the noise. The same seed gives the same run.
+            max_updates: end after so many updates, across epochs.
+            shuffle: a new order each epoch; an iterable of batches keeps its own.
+        Raises:
+            ShapeMismatch, InvalidInput, NonFinite: model, data or settings do not fit the plan; nothing ran. (Of an iterable,
+                each batch is checked when its turn comes.)
+            InvalidPlan: the plan has no train graph, or it failed while it ran.
+        """
+        graph = self._graph("train")
+        _check_counts(epochs=epochs, seed=seed, max_updates=max_updates)
+        feed: dict[str, Any] = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper), **_zero_state(graph)}
+        batches = Batches.of(self.plan.manifest, data, batch_size=batch_size, epochs=epochs)
+        should_stop = _asker(cancel)
+        total = _total_updates(batches, epochs, max_updates)
+        meters: dict[int, _Meter] = {}
+        num_updates, cancelled = 0, False
+        for epoch, batch, noise in _schedule(batches, epochs if max_updates != 0 else 0, seed, shuffle):
+            metrics = None if should_stop() else self._step(graph, feed, batch, noise)
+            if metrics is None:
+                cancelled = True
+                break
+            num_updates += 1
+            meters.setdefault(epoch, _Meter(self.plan.manifest)).add(metrics, batch_length(batch))
+            if progress is not None:
+                progress(epoch, num_updates, total, metrics)
+            if num_updates == max_updates:
+                break
+        last = meters[max(meters)].result() if meters else {}
+        most_seen = max((meter.num_examples for meter in meters.values()), default=0)
+        trained = {_bare(name): np.array(feed[name]) for name in feed if name.startswith(_MODEL_PREFIXES)}
+        passed_through = {name: np.array(array) for name, array in params.items() if name not in trained}
+        return TrainResult({**trained, **passed_through}, last, most_seen, num_updates, cancelled)
+
+    def evaluate(
+        self,
+        params: Mapping[str, Array],
+        data: Data,
+        *,
+        batch_size: int = 256,
+        hyper: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """The metrics of a model on data, combined over batches as the manifest says.
+
+        Raises:
+            As `train`; InvalidPlan also if the plan has no eval graph.
+        """
+        graph = self._graph("eval")
+        feed = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper)}
+        batch_size = min(batch_size, self.plan.manifest.max_batch_size)
+        meter, noise = _Meter(self.plan.manifest), noise_generator(0, 0)
+        for batch in Batches.of(self.plan.manifest, data, batch_size=batch_size).epoch(seed=0, epoch=0, shuffle=False):
+            outputs = self._run("eval", graph, {**feed, **self._batch_feed(graph, batch, noise)})
+            meter.add(_metrics(outputs), batch_length(batch))
+        if not meter.num_examples:
+            raise InvalidInput("the data has no examples")
+        return meter.result()
+
+    def gradients(
+        self,
+        params: Mapping[str, Array],
+        batch: Mapping[str, Any],
+        *,
+        hyper: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> Gradients:
+        """The gradient of the loss on one batch.
+
+        Raises:
+            As `train`; InvalidPlan also if the plan has no grads graph.
+        """
+        size = len(next(iter(batch.values()), ()))
+        return next(iter(self.iter_gradients(params, batch, [np.arange(size)], hyper=hyper, seed=seed)))
+
+    def iter_gradients(
+        self,
+        params: Mapping[str, Array],
+        data: Mapping[str, Any],
+        groups: Iterable[npt.NDArray[np.integer[Any]]],
+        *,
+        hyper: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> Iterator[Gradients]:
+        """One gradient per group of examples, each from a call that sees only that group: what clipping per person builds on.
+
+        Args:
+            data: the whole data set, checked once.
+            groups: for each result, the indices of its examples; groups of one for a guarantee per record.
+        Raises:
+            As `gradients`, when the first group is taken; later only what running the graph raises.
+        """
+        graph = self._graph("grads")
+        feed = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper)}
+        manifest = self.plan.manifest
+        _check_counts(seed=seed)
+        arrays = check_arrays(manifest.data, data)
+        noise = noise_generator(seed, 0)
+        for rows in groups:
+            if not 1 <= len(rows) <= manifest.max_batch_size:
+                raise InvalidInput(f"a group has {len(rows)} examples; this plan takes 1 to {manifest.max_batch_size}")
+            batch = convert(manifest.data, {name: array[rows] for name, array in arrays.items()})
+            outputs = self._run("grads", graph, {**feed, **self._batch_feed(graph, batch, noise)})
+            grads = {name.removeprefix("grads/"): value for name, value in outputs.items() if name.startswith("grads/")}
+            yield Gradients(grads, _metrics(outputs), len(rows))
+
+    def terminate(self) -> None:
+        """End the current run before its next operator, from another thread; the runner can't be used afterwards."""
+        self._terminated = True
+        for session in list(self._sessions.values()):
+            session.terminate()
+
+    def _graph(self, name: str) -> Graph:
+        graph = self.plan.manifest.graphs.get(name)
+        if graph is None:
+            self.plan.graph(name)  # raises, naming what there is
+            raise AssertionError("a graph that the manifest lacks can't be in the archive")
+        return graph
+
+    def _session(self, name: str) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = Session(self.plan.graph(name), name=name, num_threads=self.num_threads)
+            if self._terminated:
+                self._sessions[name].terminate()
+        return self._sessions[name]
+
+    def _run(self, name: str, graph: Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
+        names = [port.name for port in graph.outputs]
+        return dict(zip(names, self._session(name).run(names, feed), strict=True))
+
+    def _step(self, graph: Graph, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> dict[str, float] | None:
+        """One update of ``feed`` in place; gives the batch's metrics, or None if `terminate` ended it before the update."""
+        try:
+            outputs = self._run("train", graph, {**feed, **self._batch_feed(graph, batch, noise)})
+        except Unavailable as error:
+            if error.code == "run_cancelled":
+                return None
+            raise
+        for name, value in outputs.items():
+            if name.startswith("new/"):
+                feed[name.removeprefix("new/")] = value
+        return _metrics(outputs)
+
+    def _batch_feed(self, graph: Graph, batch: Batch, generator: np.random.Generator) -> dict[str, Array]:
+        names = {port.name for port in graph.inputs}
+        feed = {f"data/{name}": array for name, array in batch.items() if f"data/{name}" in names}
+        ports = {name: port for name, port in self.plan.manifest.noise.items() if f"noise/{name}" in names}
+        for name, array in draw_noise(ports, batch_length(batch), generator).items():
+            feed[f"noise/{name}"] = array
+        return feed
+
+    def _model_feed(self, graph: Graph, params: Mapping[str, Array]) -> dict[str, Array]:
+        check_params(self.model_spec, params)
+        return {
+            port.name: np.require(params[_bare(port.name)], np.float32, ("C", "A"))
+            for port in graph.inputs
+            if port.name.startswith(_MODEL_PREFIXES)
+        }
+
+    def _hyper_feed(self, graph: Graph, given: Mapping[str, float] | None) -> dict[str, Array]:
+        values = resolve_hyper(self.plan.manifest, given)
+        names = {port.name for port in graph.inputs}
+        return {f"hyper/{name}": np.array(value, np.float32) for name, value in values.items() if f"hyper/{name}" in names}
+
+
+def model_spec(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Bare name -> (dtype, shape) of every array of the model that any graph of a training plan takes, sorted by name."""
+    spec: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for graph in manifest.graphs.values():
+        for port in graph.inputs:
+            if port.name.startswith(_MODEL_PREFIXES):
+                spec[_bare(port.name)] = (port.dtype, tuple(int(size) for size in port.shape))
+    return dict(sorted(spec.items()))
+
+
+def check_params(spec: Mapping[str, tuple[str, tuple[int, ...]]], params: Mapping[str, Array]) -> None:
+    """Check that a model has exactly the arrays of a spec.
+
+    Raises:
+        ShapeMismatch: names the first array that is missing, not expected, or of another shape or dtype.
+    """
+    for name, (dtype, shape) in spec.items():
+        if name not in params:
+            raise ShapeMismatch(f"the model has no array {name!r}, which the plan takes", array=name)
+        array = params[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise ShapeMismatch(
+                f"array {name!r} of the model is {array.dtype} {list(array.shape)}; the plan takes {dtype} {list(shape)}",
+                array=name,
+            )
+    for name in params:
+        if name not in spec:
+            raise ShapeMismatch(f"the model has an array {name!r}, which the plan does not take", array=name)
+
+
+def resolve_hyper(manifest: Manifest, given: Mapping[str, float] | None) -> dict[str, float]:
+    """The value of each hyperparameter: the given one, else the default.
+
+    Raises:
+        InvalidInput: a name that the plan does not have, or a value outside its range.
+    """
+    values = {name: hyper.default for name, hyper in manifest.hyper.items()}
+    for name, value in (given or {}).items():
+        if name not in manifest.hyper:
+            known = ", ".join(manifest.hyper) or "none"
+            raise InvalidInput(f"the plan has no hyperparameter {name!r}; it has {known}", hyper=name)
+        bounds = manifest.hyper[name]
+        if not bounds.min <= value <= bounds.max:
+            raise InvalidInput(f"hyperparameter {name!r} is {value}; the plan allows {bounds.min} to {bounds.max}", hyper=name)
+        values[name] = float(value)
+    return values
+
+
+def _bare(port: str) -> str:
+    return port.partition("/")[2]
+
+
+def _zero_state(graph: Graph) -> dict[str, Array]:
+    return {
+        port.name: np.zeros(tuple(int(size) for size in port.shape), port.dtype)
+        for port in graph.inputs
+        if port.name.startswith("state/")
+    }
+
+
+def _metrics(outputs: Mapping[str, Array]) -> dict[str, float]:
+    return {name.removeprefix("metrics/"): float(value) for name, value in outputs.items() if name.startswith("metrics/")}
+
+
+def _total_updates(batches: Batches, epochs: int, max_updates: int | None) -> int | None:
+    total = None if batches.num_batches is None else epochs * batches.num_batches
+    if max_updates is None:
+        return total
+    return max_updates if total is None else min(total, max_updates)
+
+
+def _schedule(batches: Batches, epochs: int, seed: int, shuffle: bool) -> Iterator[tuple[int, Batch, np.random.Generator]]:
+    """Every batch of a run, with its epoch and the generator of that epoch's noise."""
+    for epoch in range(epochs):
+        noise = noise_generator(seed, epoch)
+        for batch in batches.epoch(seed=seed, epoch=epoch, shuffle=shuffle):
+            yield epoch, batch, noise
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 0:
+            raise InvalidInput(f"{name} is {value}; it can't be negative")
+
+
+def _asker(cancel: Cancel | None) -> Callable[[], bool]:
+    if cancel is None:
+        return lambda: False
+    return cancel.is_set if isinstance(cancel, threading.Event) else cancel

@@ -1,0 +1,87 @@
+"""ONNX Runtime, set up the one way that pygrid uses it: quiet, from bytes, on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidPlan, Unavailable
+
+# Read when ONNX Runtime is first imported; a privacy product does not phone home.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
+
+Array = npt.NDArray[np.generic]
+
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(value for value in vars(_state).values() if isinstance(value, type) and issubclass(value, Exception)),
+)
+_FATAL = 4
+"""ONNX Runtime's severity: it prints nothing below; what goes wrong is raised."""
+
+
+class Session:
+    """One graph, loaded. Runs are serial; `terminate` may be called from another thread."""
+
+    def __init__(self, graph: bytes, *, name: str, num_threads: int = 1) -> None:
+        """Load a graph.
+
+        Args:
+            graph: ONNX bytes, never a path, so that no reference to another file can be followed.
+            name: of the graph, for error messages.
+            num_threads: threads inside an operator.
+        Raises:
+            InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = _FATAL
+        # Threads that spin while idle would take the cores from whoever shares the machine, and the battery from a device.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._name = name
+        self._run_options = ort.RunOptions()
+        self._run_options.log_severity_level = _FATAL
+        self._terminated = False
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except _ORT_ERRORS as error:
+            raise InvalidPlan(
+                f"ONNX Runtime can't load graph {name!r}: {_first_line(error)}", code="plan_load_failed", graph=name
+            ) from error
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Any]:
+        """The named outputs, as new arrays.
+
+        Raises:
+            InvalidPlan: the graph failed on these inputs (``plan_run_failed``).
+            Unavailable: memory ran out (``out_of_memory``), or `terminate` was called (``run_cancelled``).
+        """
+        try:
+            return list(self._session.run(outputs, feed, self._run_options))
+        except MemoryError as error:
+            raise Unavailable(f"graph {self._name!r} needs more memory than there is", code="out_of_memory") from error
+        except _ORT_ERRORS as error:
+            if self._terminated:
+                raise Unavailable("the run was cancelled", code="run_cancelled") from error
+            raise InvalidPlan(
+                f"graph {self._name!r} failed while it ran: {_first_line(error)}", code="plan_run_failed", graph=self._name
+            ) from error
+
+    def terminate(self) -> None:
+        """End the current run before its next operator; later runs are refused. An operator that has begun runs to its end."""
+        self._terminated = True
+        self._run_options.terminate = True
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:500] if text else type(error).__name__
