@@ -1,0 +1,116 @@
+"""A Domain, or the floor, as a process that can be measured, stopped and killed."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+START_TIMEOUT_S = 60.0
+FLOOR = Path(__file__).parent / "floor.py"
+
+
+class ServerProcess:
+    """A running server on a free port of the loopback interface; use it as a context manager.
+
+    Args:
+        command: the program and its arguments; it writes its port to the file named by ``--port-file``, which is added.
+        folder: for the port file and the log; made if it is not there.
+        ready_path: the server is ready once this answers 200; empty: once it has told its port.
+    Raises:
+        RuntimeError: it ended or was not ready within `START_TIMEOUT_S`; holds the end of its log.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, ready_path: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._port_file = folder / "port"
+        self._port_file.unlink(missing_ok=True)
+        self.log = folder / "server.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port-file", str(self._port_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        try:
+            self.address = ("127.0.0.1", self._wait_until_ready(ready_path))
+        except BaseException:
+            self.kill()
+            raise
+        self._measured = psutil.Process(self._process.pid)
+
+    def _wait_until_ready(self, ready_path: str) -> int:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            text = self._port_file.read_text() if self._port_file.exists() else ""
+            if text.strip() and (not ready_path or _answers(int(text), ready_path)):
+                return int(text)
+            time.sleep(0.02)
+        log = self.log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"the server was not ready (exit code {self._process.poll()}); the end of its log:\n{log}")
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds, user and system, that all its threads have used; the clock ticks at 10 ms."""
+        times = self._measured.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that it has held at once since its start (VmHWM)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        match = re.search(r"VmHWM:\s+(\d+) kB", status)
+        if match is None:
+            raise RuntimeError("this system does not tell the peak memory of a process")
+        return int(match.group(1)) * 1024
+
+    def stop(self) -> None:
+        """End it gently, by force after 15 seconds."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def start_floor(folder: Path) -> ServerProcess:
+    return ServerProcess([sys.executable, str(FLOOR)], folder)
+
+
+def start_domain(folder: Path, port: int = 0) -> ServerProcess:
+    """A Domain whose database and files lie in ``folder``; started again there, it goes on where it was."""
+    command = [sys.executable, "-m", "pygrid", "domain", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    return ServerProcess(command, folder, ready_path="/readyz")
