@@ -1,0 +1,165 @@
+"""The calls of the SDKs: each method adds one concern and hands on to the next.
+
+get, post       JSON in, a message out
+  exchange      tries again, by the policy
+    _once       refusals become errors
+      Transport.send
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from pygrid.errors import PygridError, from_problem
+from pygrid.messages.media import PROBLEM
+from pygrid.transport.base import Body, BytesBody, Request, Response, Transport
+from pygrid.transport.retry import RetryPolicy, may_retry
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_JSON_BYTES = 32 * 1024 * 1024
+_MAX_PROBLEM_BYTES = 256 * 1024
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_GATEWAY_STATUSES = (502, 503, 504)
+
+
+class Api:
+    """A server's routes, called by method and path.
+
+    Args:
+        transport: where the requests go; closed with the Api.
+        token: sent as ``Authorization: Bearer`` unless a call brings its own.
+        retries: when to try again.
+        sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        token: str | None = None,
+        retries: RetryPolicy | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.transport = transport
+        self.token = token
+        self._retries = retries or RetryPolicy()
+        self._sleep = sleep
+
+    @property
+    def url(self) -> str:
+        return self.transport.url
+
+    def get(self, path: str, answer: type[T], *, query: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> T:
+        """The JSON answer to a GET, as a value of type ``answer``."""
+        return self.exchange(Request("GET", path, query=query or {}, timeout_s=timeout_s), lambda r: self._decode(r, answer))
+
+    def post(
+        self,
+        path: str,
+        answer: type[T],
+        *,
+        json: object = None,
+        query: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        idempotent: bool = False,
+    ) -> T:
+        """The JSON answer to a POST of a JSON body, as a value of type ``answer``."""
+        body = BytesBody(msgspec.json.encode(json if json is not None else {}))
+        request = Request("POST", path, query or {}, {"Content-Type": "application/json"}, body, timeout_s)
+        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent)
+
+    def send_body(
+        self, path: str, answer: type[T], body: Body, *, headers: Mapping[str, str], timeout_s: float = 120.0, idempotent: bool
+    ) -> T:
+        """POST the bytes of ``body`` as they come; gives the JSON answer as a value of type ``answer``."""
+        request = Request("POST", path, headers=headers, body=body, timeout_s=timeout_s)
+        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent)
+
+    def exchange(self, request: Request, handle: Callable[[Response], T], *, idempotent: bool | None = None) -> T:
+        """Send a request and give what ``handle`` makes of the answer; both are repeated if the policy allows.
+
+        ``handle`` sees answers below 400 only. Start over in it: it may be called again after a connection was lost midway.
+        ``idempotent``: whether the request may be sent again although the server may have seen it; None: by its method.
+
+        Raises:
+            PygridError: the server's refusal, as the class that its code names; `Unavailable` if it could not be reached.
+        """
+        repeatable = request.method in _IDEMPOTENT if idempotent is None else idempotent
+        num_failures = 0
+        give_up_at = 0.0
+        while True:
+            try:
+                return self._once(request, handle)
+            except PygridError as error:
+                num_failures += 1
+                now = time.monotonic()
+                if num_failures == 1:
+                    give_up_at = now + self._retries.patience_s
+                delay_s = self._retries.delay_s(num_failures, error)
+                if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
+                    raise
+                logger.debug("trying again: %s %s code=%s delay_s=%.2f", request.method, request.path, error.code, delay_s)
+            self._sleep(delay_s)
+
+    def _once(self, request: Request, handle: Callable[[Response], T]) -> T:
+        headers = dict(request.headers)
+        if self.token is not None:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        sent = Request(request.method, request.path, request.query, headers, request.body, request.timeout_s)
+        with self.transport.send(sent) as response:
+            if response.status >= 400:
+                raise self._refusal(request, response)
+            return handle(response)
+
+    def _refusal(self, request: Request, response: Response) -> PygridError:
+        data = response.read(_MAX_PROBLEM_BYTES)
+        problem: dict[str, Any] = {}
+        if response.headers.get("content-type", "").startswith(PROBLEM):
+            try:
+                problem = msgspec.json.decode(data, type=dict[str, Any])
+            except msgspec.DecodeError:
+                logger.debug("unreadable problem document: %s %s status=%d", request.method, request.path, response.status)
+        if not problem:
+            status = 503 if response.status in _GATEWAY_STATUSES else response.status
+            code = "gateway_error" if response.status in _GATEWAY_STATUSES else "unexpected_answer"
+            problem = {"status": status, "code": code, "detail": self._foreign(request, f"status {response.status}")}
+        retry_after = response.headers.get("retry-after", "")
+        if retry_after.isdecimal():
+            problem.setdefault("retry_after_s", int(retry_after))
+        return from_problem(problem)
+
+    def _decode(self, response: Response, answer: type[T]) -> T:
+        data = response.read(MAX_JSON_BYTES)
+        try:
+            return msgspec.json.decode(data, type=answer)
+        except msgspec.DecodeError as error:
+            raise PygridError(
+                f"{self.url} answered something that is not of this protocol ({error}). Is it a pygrid Domain, of a version "
+                "that fits this one?",
+                code="unexpected_answer",
+                url=self.url,
+            ) from error
+
+    def _foreign(self, request: Request, what: str) -> str:
+        return (
+            f"{self.url} answered {request.method} {request.path} with {what} and no explanation. Is it a pygrid Domain, or is "
+            "a proxy in between?"
+        )
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,137 @@
+"""What a transport carries: a request, an answer, and the bytes of both as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+from pygrid.errors import PygridError, Unavailable
+
+CHUNK_BYTES = 256 * 1024
+"""Size of the pieces in which bodies are sent: large enough to cost little, small enough to copy without notice."""
+
+CONNECT_FAILED = "connection_failed"
+"""Code of the error raised if no connection came about: the server has seen nothing of the request."""
+CONNECTION_LOST = "connection_lost"
+"""Code of the error raised if the connection ended, or went silent, before the answer was complete."""
+
+
+class Body(Protocol):
+    """The bytes of a request, in pieces, of a known length; can be walked again for a retry and then gives the same bytes."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
+class BytesBody:
+    """Bytes in memory as a body; they are sliced, not copied."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._view = memoryview(data).cast("B")
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._view)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return slices(self._view)
+
+
+def slices(view: memoryview) -> Iterator[memoryview]:
+    """The view in pieces of `CHUNK_BYTES`, without copying."""
+    for begin in range(0, len(view), CHUNK_BYTES):
+        yield view[begin : begin + CHUNK_BYTES]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. ``path`` begins with a slash and is relative to the transport's address."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+    timeout_s: float = 60.0
+    """How long the server may be silent: before its answer, and between two pieces of it."""
+
+
+class Response:
+    """An answer whose head has arrived; its body is read as it comes. Close it, or use it in a ``with`` statement."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], close: Callable[[], None]) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self._chunks = iter(chunks)
+        self._close = close
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body in pieces, in the sizes that they arrive in. It can be walked once.
+
+        Raises:
+            Unavailable: the connection ended before the body was complete (``connection_lost``).
+        """
+        return self._chunks
+
+    def read(self, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            Unavailable: as `chunks`.
+            PygridError: the body is longer than ``max_bytes`` (``answer_too_large``).
+        """
+        parts: list[bytes] = []
+        total = 0
+        for chunk in self._chunks:
+            total += len(chunk)
+            if total > max_bytes:
+                raise PygridError(f"the answer is longer than {max_bytes:,} bytes", code="answer_too_large")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Let go of the connection; it is used again if the body was read to its end."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Transport(Protocol):
+    """Carries one request to a server and brings its answer. Safe to use from several threads at once."""
+
+    @property
+    def url(self) -> str:
+        """The server's address, for messages; without credentials."""
+        ...
+
+    def send(self, request: Request) -> Response:
+        """Send the request; gives the answer as soon as its head is there, whatever its status.
+
+        The server may answer before the body was sent to its end (a refusal); that answer is given if it can still be read.
+
+        Raises:
+            Unavailable: ``connection_failed`` if nothing was sent, ``connection_lost`` if the server may have seen the request.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+def connection_failed(url: str, reason: str) -> Unavailable:
+    detail = f"no connection to {url}: {reason}. Is the Domain running there, and is the address right?"
+    return Unavailable(detail, code=CONNECT_FAILED, url=url)
+
+
+def connection_lost(url: str, reason: str) -> Unavailable:
+    detail = f"the connection to {url} was lost before the answer was complete: {reason}"
+    return Unavailable(detail, code=CONNECTION_LOST, url=url)

@@ -1,0 +1,45 @@
+"""When to try again, and after how long."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from pygrid.errors import PygridError, TooManyRequests, TooSlow, Unavailable
+from pygrid.transport.base import CONNECT_FAILED
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential back-off with full jitter: the n-th wait is drawn from [0, min(max_delay_s, base_s * 2^n)].
+
+    Full jitter, so that the devices of a Domain that was restarted do not come back all at once.
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    base_s: float = 0.25
+    max_delay_s: float = 15.0
+    patience_s: float = 60.0
+    """No try begins later than this after the first one failed; 0: one try only."""
+
+    def delay_s(self, num_failures: int, error: PygridError) -> float:
+        """Seconds to wait after the ``num_failures``-th failure (from 1); never less than the server asked for."""
+        drawn = random.uniform(0.0, min(self.max_delay_s, self.base_s * 2.0 ** min(num_failures, 30)))
+        asked = error.fields.get("retry_after_s")
+        return max(drawn, float(asked)) if isinstance(asked, (int, float)) else drawn
+
+
+NO_RETRIES = RetryPolicy(patience_s=0.0)
+
+
+def may_retry(error: PygridError, *, idempotent: bool) -> bool:
+    """Whether the same request may be sent again after this error.
+
+    A refusal (429, 503 with a problem document) and a connection that never came about changed nothing, so any request may
+    be repeated. After a lost connection only an idempotent one may: the server may have acted on the first.
+    """
+    if isinstance(error, TooManyRequests):
+        return True
+    if isinstance(error, Unavailable):
+        return idempotent or error.code == CONNECT_FAILED or "retry_after_s" in error.fields
+    return isinstance(error, TooSlow) and idempotent
