@@ -1,0 +1,319 @@
+"""What a report costs a Domain: CPU, rate, time per cycle, time for large models, memory; beside the floor in the same run.
+
+    python benchmarks/reports.py                  all parts, about three minutes
+    python benchmarks/reports.py --only latency   one of: reports, latency, large, memory
+
+README.md, in this folder, says what each part does and holds the figures. Exit code 1: a budget was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime as dt
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from loadgen import Address, Connection, Device, Process, cycles, host, open_devices, sign_up
+from server_process import start_domain, start_floor
+from vector_model import diff_bytes, model_bytes, plan_bytes
+
+MEGABYTE = 1e6
+SMALL = 50_000
+"""Values of a 200 kB model."""
+LARGE = 25_000_000
+"""Values of a 100 MB model."""
+NUM_CONCURRENT = 100
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured line; the budget is a bound, ``at_least`` tells on which side."""
+
+    what: str
+    value: float
+    unit: str
+    budget: float | None = None
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return self.budget is None or (self.value >= self.budget if self.at_least else self.value <= self.budget)
+
+    def line(self) -> str:
+        """A row of a Markdown table."""
+        bound = "" if self.budget is None else f"{'>=' if self.at_least else '<='} {self.budget:g}"
+        verdict = "" if self.budget is None else ("kept" if self.kept else "MISSED")
+        return f"| {self.what} | {self.value:.3g} {self.unit} | {bound} | {verdict} | {self.note} |"
+
+
+@dataclass(frozen=True)
+class Load:
+    """One server under one load: wall and CPU seconds."""
+
+    wall_s: float
+    cpu_s: float
+
+
+async def _hosted(address: Address, size: int, config: dict[str, Any], name: str, token: str) -> Process:
+    return await host(address, token, name, model_bytes(size), plan_bytes(size), {"cycle_length": None, **config})
+
+
+async def _sign_up(address: Address) -> str:
+    return await sign_up(address, "owner@example.org", "correct horse battery staple")
+
+
+async def _wait_completed(address: Address, process: Process, sequence: int) -> None:
+    """Return once that cycle is completed; looks twice a second, which costs the server next to nothing."""
+    while True:
+        for cycle in await cycles(address, process, after=sequence - 1):
+            if cycle["sequence"] == sequence and cycle["state"] == "completed":
+                return
+        await asyncio.sleep(0.5)
+
+
+async def _in_turns(
+    connections: list[Connection], num_requests: int, send: Callable[[Connection, int], Awaitable[None]]
+) -> float:
+    """Send requests 0 .. num_requests - 1, each connection one after the other; gives the seconds until the last answer."""
+    numbers = iter(range(num_requests))
+
+    async def work(connection: Connection) -> None:
+        for number in numbers:
+            await send(connection, number)
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(work(connection) for connection in connections))
+    return time.perf_counter() - begin
+
+
+# ---- reports: CPU and rate ---------------------------------------------------------------------------------------------
+
+
+async def _admit(address: Address, process: Process, num: int) -> list[str]:
+    """Request keys of ``num`` fresh devices, all admitted to the open cycle."""
+    keys: list[str] = []
+    connections = [await Connection.open(address) for _ in range(20)]
+
+    async def admit(connection: Connection, _: int) -> None:
+        device = Device(connection, process)
+        await device.authenticate()
+        answer = await device.join()
+        if answer["status"] != "accepted":
+            raise RuntimeError(f"a device was not admitted: {answer}")
+        keys.append(answer["request_key"])
+
+    await _in_turns(connections, num, admit)
+    for connection in connections:
+        connection.close()
+    return keys
+
+
+async def measure_reports(folder: Path) -> list[Figure]:
+    """CPU per durable 200 kB report, everything until its checkpoint included, and reports per second."""
+    body = diff_bytes(SMALL)
+    loads: dict[str, list[Load]] = {"one": [], "many": [], "floor one": [], "floor many": []}
+    nums = {"one": 300, "many": 2000}
+    with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
+        token = await _sign_up(domain.address)
+        for repeat in range(REPEATS):
+            for kind, num_connections in (("one", 1), ("many", NUM_CONCURRENT)):
+                num = nums[kind]
+                process = await _hosted(domain.address, SMALL, {"max_diffs": num, "num_cycles": 1}, f"{kind}-{repeat}", token)
+                keys = await _admit(domain.address, process, num)
+
+                async def report(connection: Connection, number: int, keys: list[str] = keys) -> None:
+                    await connection.request("POST", "/model-centric/report", body, bearer=keys[number])
+
+                connections = [await Connection.open(domain.address) for _ in range(num_connections)]
+                before = domain.cpu_s
+                wall_s = await _in_turns(connections, num, report)
+                await _wait_completed(domain.address, process, 1)
+                loads[kind].append(Load(wall_s, domain.cpu_s - before))
+
+                connections = [await Connection.open(floor.address) for _ in range(num_connections)]
+                before = floor.cpu_s
+                wall_s = await _in_turns(connections, num, report)
+                loads[f"floor {kind}"].append(Load(wall_s, floor.cpu_s - before))
+    cpu_ms = {
+        kind: statistics.median(load.cpu_s for load in found) * 1000 / nums[kind.removeprefix("floor ")]
+        for kind, found in loads.items()
+    }
+    rate = {
+        kind: nums[kind.removeprefix("floor ")] / statistics.median(load.wall_s for load in found)
+        for kind, found in loads.items()
+    }
+    return [
+        Figure(
+            "server CPU per durable 200 kB report, one device after the other",
+            cpu_ms["one"],
+            "ms",
+            2.0,
+            note=f"floor {cpu_ms['floor one']:.2g} ms",
+        ),
+        Figure("the same with 100 devices at once", cpu_ms["many"], "ms", 2.0, note=f"floor {cpu_ms['floor many']:.2g} ms"),
+        Figure("durable 200 kB reports per second, one device after the other", rate["one"], "/s"),
+        Figure(
+            "durable 200 kB reports per second, 100 devices at once",
+            rate["many"],
+            "/s",
+            300.0,
+            at_least=True,
+            note=f"floor {rate['floor many']:.0f} /s, not durable",
+        ),
+    ]
+
+
+# ---- latency: a cycle of waiting devices ---------------------------------------------------------------------------------
+
+
+async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int = 60) -> list[Figure]:
+    """Milliseconds from one completed cycle to the next: every device waits, downloads the model and reports at once."""
+    body = diff_bytes(SMALL)
+    moments: list[float] = []
+    with start_domain(folder / "domain") as domain:
+        token = await _sign_up(domain.address)
+        counts = {"min_workers": num_devices, "max_workers": num_devices, "max_diffs": num_devices, "num_cycles": num_cycles}
+        process = await _hosted(domain.address, SMALL, counts, "latency", token)
+
+        async def participate(device: Device) -> None:
+            while True:
+                answer = await device.join(wait_s=30.0)
+                if answer["status"] == "accepted":
+                    await device.download(answer)
+                    await device.report(answer["request_key"], body)
+                elif "timeout" not in answer:
+                    return
+
+        devices = await open_devices(domain.address, process, num_devices)
+        cpu_before = domain.cpu_s
+        await asyncio.gather(*(participate(device) for device in devices))
+        cpu_ms = (domain.cpu_s - cpu_before) * 1000 / num_cycles
+        for cycle in await cycles(domain.address, process):
+            moments.append(_timestamp(cycle["completed_at"]))
+    gaps = [(later - earlier) * 1000 for earlier, later in zip(moments[5:], moments[6:], strict=False)]
+    worst = sorted(gaps)[int(len(gaps) * 0.95)]
+    return [
+        Figure(
+            f"cycle of {num_devices} waiting devices, 200 kB model, no training",
+            statistics.median(gaps),
+            "ms",
+            50.0,
+            note=f"95 %: {worst:.0f} ms; server CPU {cpu_ms:.0f} ms",
+        )
+    ]
+
+
+def _timestamp(text: str) -> float:
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+# ---- large: five devices, 100 MB each ------------------------------------------------------------------------------------
+
+
+async def measure_large(folder: Path, num_devices: int = 5) -> list[Figure]:
+    """Seconds until five devices that report 100 MB each at once all have their answer, against the floor."""
+    body = diff_bytes(LARGE)
+    times: dict[str, list[float]] = {"domain": [], "floor": [], "disk": []}
+    with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
+        token = await _sign_up(domain.address)
+        process = await _hosted(domain.address, LARGE, {"max_diffs": num_devices, "num_cycles": REPEATS}, "large", token)
+        devices = await open_devices(domain.address, process, num_devices)
+        bare = [await Connection.open(floor.address) for _ in range(num_devices)]
+        for repeat in range(REPEATS):
+            answers = [await device.join(wait_s=60.0) for device in devices]
+            begin = time.perf_counter()
+            await asyncio.gather(
+                *(device.report(answer["request_key"], body) for device, answer in zip(devices, answers, strict=True))
+            )
+            times["domain"].append(time.perf_counter() - begin)
+            await _wait_completed(domain.address, process, repeat + 1)
+            begin = time.perf_counter()
+            await asyncio.gather(*(connection.request("POST", "/", body) for connection in bare))
+            times["floor"].append(time.perf_counter() - begin)
+            times["disk"].append(await asyncio.to_thread(_write_durably, folder / "disk", body, num_devices))
+    medians = {what: statistics.median(found) for what, found in times.items()}
+    ratio = statistics.median(ours / bare_s for ours, bare_s in zip(times["domain"], times["floor"], strict=True))
+    note = f"{medians['domain']:.2f} s against {medians['floor']:.2f} s; the disk alone: {medians['disk']:.2f} s"
+    return [Figure("five devices report 100 MB each, time over that of the floor", ratio, "x", 2.0, note=note)]
+
+
+def _write_durably(path: Path, body: bytes, num: int) -> float:
+    """Seconds to write ``num`` bodies to the disk, synced: what a durable report can't do without."""
+    begin = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(num):
+            file.write(body)
+        file.flush()
+        os.fdatasync(file.fileno())
+    seconds = time.perf_counter() - begin
+    path.unlink()
+    return seconds
+
+
+# ---- memory: the peak with few and with many devices ---------------------------------------------------------------------
+
+
+async def measure_memory(folder: Path) -> list[Figure]:
+    """Peak memory of a Domain in its whole life: hosting a 100 MB model, all downloads at once, all reports at once, averaging."""
+    body = diff_bytes(LARGE)
+    limit_mb = (3 * len(body) + 150 * MEGABYTE) / MEGABYTE
+    figures: list[Figure] = []
+    for num_devices in (5, 50):
+        with start_domain(folder / f"domain-{num_devices}") as domain:
+            idle_mb = domain.peak_bytes / MEGABYTE
+            token = await _sign_up(domain.address)
+            config = {"max_diffs": num_devices, "num_cycles": 1}
+            process = await _hosted(domain.address, LARGE, config, "memory", token)
+            hosted_mb = domain.peak_bytes / MEGABYTE
+            devices = await open_devices(domain.address, process, num_devices)
+
+            async def participate(device: Device) -> None:
+                answer = await device.join(wait_s=60.0)
+                await device.download(answer)
+                await device.report(answer["request_key"], body)
+
+            await asyncio.gather(*(participate(device) for device in devices))
+            await _wait_completed(domain.address, process, 1)
+            note = f"started {idle_mb:.0f} MB, model hosted {hosted_mb:.0f} MB"
+            figures.append(
+                Figure(
+                    f"peak memory, {num_devices} devices, 100 MB model", domain.peak_bytes / MEGABYTE, "MB", limit_mb, note=note
+                )
+            )
+    return figures
+
+
+PARTS = {"reports": measure_reports, "latency": measure_latency, "large": measure_large, "memory": measure_memory}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure what reports cost a Domain, beside a bare server.")
+    parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
+    parser.add_argument("--folder", type=Path, help="where data is kept; on a real disk (default: the temporary folder)")
+    options = parser.parse_args()
+    figures: list[Figure] = []
+    print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
+    for name, measure in PARTS.items():
+        if options.only in (None, name):
+            with tempfile.TemporaryDirectory(prefix=f"pygrid-bench-{name}-", dir=options.folder) as folder:
+                found = uvloop.run(measure(Path(folder)))
+            for figure in found:
+                print(figure.line(), flush=True)
+            figures += found
+    return 0 if all(figure.kept for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
