@@ -1,0 +1,133 @@
+"""Who may do what: permissions, roles, and the rules by which people hand them on.
+
+The rules rest on one idea: nobody hands out, takes over or takes away more than they have themselves.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Permission(enum.StrEnum):
+    """What a role may allow; the value is its name in the published interface."""
+
+    TRIAGE_REQUESTS = "can_triage_requests"
+    EDIT_SETTINGS = "can_edit_settings"
+    CREATE_USERS = "can_create_users"
+    CREATE_GROUPS = "can_create_groups"
+    EDIT_ROLES = "can_edit_roles"
+    MANAGE_INFRASTRUCTURE = "can_manage_infrastructure"
+    UPLOAD_DATA = "can_upload_data"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A named set of permissions."""
+
+    id: int
+    name: str
+    permissions: frozenset[Permission]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: a user of this app, through a session that is good now."""
+
+    user_id: int
+    role: Role
+
+    def may(self, permission: Permission) -> bool:
+        """Whether the role allows it."""
+        return permission in self.role.permissions
+
+
+USER = Role(1, "User", frozenset())
+COMPLIANCE_OFFICER = Role(2, "Compliance Officer", frozenset({Permission.TRIAGE_REQUESTS}))
+ADMINISTRATOR = Role(
+    3,
+    "Administrator",
+    frozenset(Permission) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE},
+)
+OWNER = Role(4, "Owner", frozenset(Permission))
+
+DEFAULT_ROLES = (USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER)
+"""The roles of a new Domain, with their published ids."""
+
+
+class Refusal(enum.StrEnum):
+    """Why a change to an account or a role is refused."""
+
+    MISSING_PERMISSION = "missing_permission"
+    TARGET_OUTRANKS = "target_outranks"
+    """The target's role allows something that the actor's does not."""
+    BEYOND_OWN = "beyond_own"
+    """What is to be given allows something that the actor's role does not."""
+    LAST_OWNER = "last_owner"
+    BUILT_IN = "built_in"
+    """The roles User (what newcomers get) and Owner (all permissions) stay as they are."""
+
+
+def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> Refusal | None:
+    """Whether the actor may change e-mail, password or groups of the target, or delete it: themselves, or who is not above them."""
+    if actor.user_id == target_id:
+        return None
+    if not actor.may(Permission.CREATE_USERS):
+        return Refusal.MISSING_PERMISSION
+    if not target_role.permissions <= actor.role.permissions:
+        return Refusal.TARGET_OUTRANKS
+    return None
+
+
+def can_give_role(actor: Principal, new_role: Role) -> Refusal | None:
+    """Whether the actor may make an account with this role."""
+    if not actor.may(Permission.CREATE_USERS):
+        return Refusal.MISSING_PERMISSION
+    if not new_role.permissions <= actor.role.permissions:
+        return Refusal.BEYOND_OWN
+    return None
+
+
+def can_change_role(actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int) -> Refusal | None:
+    """Whether the actor may give the target another role.
+
+    Anyone may step down, that is, take a role within their own permissions; nobody raises themselves. ``num_owners`` counts the
+    users with the role Owner now: the last one keeps it.
+    """
+    if refusal := can_manage_user(actor, target_id, target_role):
+        return refusal
+    if not new_role.permissions <= actor.role.permissions:
+        return Refusal.BEYOND_OWN
+    if target_role.id == OWNER.id and new_role.id != OWNER.id and num_owners <= 1:
+        return Refusal.LAST_OWNER
+    return None
+
+
+def can_delete_user(actor: Principal, target_id: int, target_role: Role, num_owners: int) -> Refusal | None:
+    """Whether the actor may delete the target; the last Owner stays."""
+    if refusal := can_manage_user(actor, target_id, target_role):
+        return refusal
+    if target_role.id == OWNER.id and num_owners <= 1:
+        return Refusal.LAST_OWNER
+    return None
+
+
+def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> Refusal | None:
+    """Whether the actor may make a role with these permissions."""
+    if not actor.may(Permission.EDIT_ROLES):
+        return Refusal.MISSING_PERMISSION
+    if not frozenset(permissions) <= actor.role.permissions:
+        return Refusal.BEYOND_OWN
+    return None
+
+
+def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission]) -> Refusal | None:
+    """Whether the actor may let this role have these permissions, or (with the role's own) rename or delete it."""
+    if refusal := can_define_role(actor, permissions):
+        return refusal
+    if role.id in (USER.id, OWNER.id):
+        return Refusal.BUILT_IN
+    if not role.permissions <= actor.role.permissions:
+        return Refusal.TARGET_OUTRANKS
+    return None

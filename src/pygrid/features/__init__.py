@@ -1,0 +1,1 @@
+"""What an app can do, one folder for each capability: routes, service, tasks."""

@@ -1,0 +1,42 @@
+"""How log records are written. Code logs with the standard library: a short fixed phrase, and fields in ``extra``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+
+def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "text") -> None:
+    """Send every record of this process to standard error: one line each, as text or as a JSON object.
+
+    Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
+    """
+    renderer: structlog.typing.Processor
+    before: list[structlog.typing.Processor] = []
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+        before = [structlog.processors.format_exc_info]
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=28
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Alembic tells at INFO that it looks at a database; what it changes, `migrate` tells.
+    logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))

@@ -1,0 +1,83 @@
+"""Builds an app from its parts, the same way for every app: routes, services, tasks, and what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+import pygrid
+from pygrid.metrics import Metrics
+from pygrid.web.health import health_routes
+from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
+from pygrid.web.middleware import Headers, Observe
+from pygrid.web.problems import EXCEPTION_HANDLERS
+from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
+
+Opening = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def build_app(
+    *,
+    title: str,
+    description: str,
+    routes: Sequence[Any],
+    services: Mapping[str, Any],
+    tasks: Sequence[BackgroundTask],
+    opening: Opening,
+    stopping: Stopping,
+    metrics: Metrics,
+    cors_open_paths: Sequence[str] = (),
+) -> Litestar:
+    """An app that starts under any ASGI server.
+
+    Args:
+        routes: Litestar routers and handlers.
+        services: what handlers use, found as ``request.app.state.NAME``; needs ``database`` and ``authenticator``.
+        tasks: run between start and stop.
+        opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
+        cors_open_paths: path prefixes that scripts of any origin may call.
+
+    A JSON body may have 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
+    """
+    runner = TaskRunner(tasks, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        async with opening(), runner.running():
+            yield
+            stopping.set()
+
+    app = Litestar(
+        route_handlers=[*health_routes(), *routes],
+        state=State({**services, "tasks": runner, "stopping": stopping, "metrics": metrics}),
+        lifespan=[lifespan],
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_class=AppRequest,
+        request_max_body_size=MAX_JSON_BYTES,
+        logging_config=None,
+        openapi_config=_openapi(title, description),
+    )
+    app.asgi_handler = Observe(Headers(app.asgi_handler, cors_open_paths), metrics)
+    return app
+
+
+def _openapi(title: str, description: str) -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title=title,
+        version=pygrid.__version__,
+        description=description,
+        path="/schema",
+        render_plugins=[JsonRenderPlugin()],
+        components=Components(
+            security_schemes={
+                "session": SecurityScheme(type="http", scheme="bearer", description="The token that POST /users/login gives.")
+            }
+        ),
+    )

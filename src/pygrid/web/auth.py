@@ -1,0 +1,74 @@
+"""Who is asking. A credential travels as ``Authorization: Bearer TOKEN`` or, for published clients, in the header ``token``.
+
+    @get("/things", guards=[require(Permission.UPLOAD_DATA)])
+    async def things(request: AppRequest) -> ...:
+        request.user        # the Principal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from pygrid.core.access import Permission, Principal
+from pygrid.errors import Forbidden, Unauthenticated
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
+
+
+class Authenticator(Protocol):
+    """Turns a session token into who it speaks for; the app's state holds it as ``authenticator``."""
+
+    async def authenticate(self, token: str) -> Principal:
+        """Raises Unauthenticated: ``invalid_credentials``: not a token of a session that is good now."""
+        ...
+
+
+def find_bearer(connection: Connection) -> str | None:
+    """The text after ``Bearer`` in the header ``Authorization``, if there is one."""
+    scheme, _, credential = connection.headers.get("authorization", "").partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" and credential.strip() else None
+
+
+def find_token(connection: Connection) -> str | None:
+    """The session token that came with the request, if one did."""
+    return find_bearer(connection) or connection.headers.get("token") or None
+
+
+async def authenticate(connection: Connection) -> Principal:
+    """Who is asking; kept as the connection's ``user``.
+
+    Raises:
+        Unauthenticated: ``unauthenticated``: no token came; ``invalid_credentials``: the token is not, or no longer, good.
+    """
+    token = find_token(connection)
+    if token is None:
+        raise Unauthenticated("log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get")
+    authenticator: Authenticator = connection.app.state.authenticator
+    principal = await authenticator.authenticate(token)
+    connection.scope["user"] = principal
+    return principal
+
+
+def require(permission: Permission | None = None) -> Guard:
+    """A guard that lets in who is logged in and, if one is named, has the permission.
+
+    Raises (the guard):
+        Unauthenticated: see `authenticate`. Forbidden: ``not_permitted`` with the permission that is missing.
+    """
+
+    async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
+        principal = await authenticate(connection)
+        if permission is not None and not principal.may(permission):
+            raise not_permitted(permission)
+
+    return guard
+
+
+def not_permitted(permission: Permission) -> Forbidden:
+    """The refusal for a missing permission."""
+    return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))

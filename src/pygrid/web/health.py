@@ -1,0 +1,55 @@
+"""Whether the app lives (`/healthz`), whether it can work (`/readyz`), and what it counts (`/metrics`)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from litestar import Response, Router, get
+from litestar.datastructures import State
+from sqlalchemy.exc import SQLAlchemyError
+
+from pygrid.errors import PygridError, Unavailable
+from pygrid.metrics import Metrics
+from pygrid.web.problems import describe_problems
+
+logger = logging.getLogger(__name__)
+
+
+class Health(msgspec.Struct):
+    status: str
+
+
+@get("/healthz", sync_to_thread=False)
+def healthz() -> Health:
+    """The process answers."""
+    return Health("ok")
+
+
+@get("/readyz", responses=describe_problems(503))
+async def readyz(state: State) -> Health:
+    """The database answers and every background task runs; else 503 says what is missing."""
+    if state.stopping.is_set():
+        raise Unavailable("the app is stopping", code="shutting_down")
+    try:
+        await state.database.read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
+    except (SQLAlchemyError, PygridError) as error:
+        logger.warning("database does not answer", extra={"error": type(error).__name__})
+        raise Unavailable("the database does not answer", code="database_unavailable") from error
+    if failing := state.tasks.failing:
+        raise Unavailable(f"background tasks fail: {', '.join(failing)}", code="tasks_failing", tasks=failing)
+    return Health("ready")
+
+
+@get("/metrics", include_in_schema=False, sync_to_thread=False)
+def metrics(state: State) -> Response[bytes]:
+    """Everything counted, in Prometheus's text format."""
+    counted: Metrics = state.metrics
+    return Response(counted.render(), media_type=Metrics.CONTENT_TYPE)
+
+
+def health_routes() -> list[Any]:
+    """The three routes."""
+    return [Router("/", route_handlers=[healthz, readyz, metrics], tags=["health"])]

@@ -1,0 +1,121 @@
+"""What every request passes, also one that no route answers: an id, counts, one line in the log, headers. Pure ASGI."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from pygrid.metrics import Metrics
+
+access_log = logging.getLogger("pygrid.access")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Sent with every answer that does not say otherwise itself: a page brings its own content-security-policy."""
+
+_OPEN_CORS: tuple[tuple[bytes, bytes], ...] = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"ETag, PyGrid-Checkpoint, Retry-After, X-Request-ID"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+)
+_PREFLIGHT: tuple[tuple[bytes, bytes], ...] = (
+    *_OPEN_CORS,
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, If-None-Match"),
+    (b"access-control-max-age", b"86400"),
+    (b"content-length", b"0"),
+)
+
+
+class Observe:
+    """Gives a request its id (the caller's ``X-Request-ID`` if it is a plain word), counts, times and logs it.
+
+    The log line has the route's template, never the path or the query: these carry names and, from published clients, keys.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock()
+        request_id = _request_id(scope)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        self._metrics.open_requests.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._metrics.open_requests.dec()
+            seconds = self._clock() - started
+            method, route = scope["method"], scope.get("path_template") or "(none)"
+            self._metrics.observe(method, route, status, seconds)
+            if access_log.isEnabledFor(logging.INFO):
+                fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+                access_log.info("request", extra={**fields, "request_id": request_id.decode()})
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8).encode()
+
+
+class Headers:
+    """Adds the security headers, and opens the addresses under ``open_paths`` to scripts of any origin (CORS).
+
+    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority.
+    """
+
+    def __init__(self, app: ASGIApp, open_paths: Sequence[str] = ()) -> None:
+        self._app = app
+        self._open_paths = tuple(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        added = SECURITY_HEADERS
+        if self._open_paths and scope["path"].startswith(self._open_paths):
+            if scope["method"] == "OPTIONS":
+                await send({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            added = (*_OPEN_CORS, *SECURITY_HEADERS)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message["headers"])
+                present = {name.lower() for name, _ in headers}
+                for name, value in added:
+                    if name not in present:
+                        headers.append((name, value))
+                        present.add(name)
+                message["headers"] = headers
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,129 @@
+"""Answers to what went wrong: problem documents (RFC 9457) with a stable ``code``; a traceback stays in the log."""
+
+from __future__ import annotations
+
+import http
+import logging
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Response
+from litestar.connection import Request
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ExceptionHandlersMap
+
+from pygrid.errors import PygridError
+from pygrid.messages import media
+from pygrid.web.requests import ClientGone
+
+logger = logging.getLogger(__name__)
+
+_CODES = {400: "invalid_input", 401: "unauthenticated", 404: "route_not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+
+
+class Problem(msgspec.Struct):
+    """A refusal; further members name what was wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def describe_problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """What a handler's ``responses=`` says about the refusals it may answer with, for the OpenAPI document."""
+    return {
+        status: ResponseSpec(
+            data_container=Problem,
+            generate_examples=False,
+            description=http.HTTPStatus(status).phrase,
+            media_type=media.PROBLEM,  # type: ignore[arg-type]  # litestar's enum lacks it, and any text is accepted
+        )
+        for status in statuses
+    }
+
+
+def problem_response(problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response[bytes]:
+    """The answer that carries a problem document; a 429 or 503 with ``retry_after_s`` also says so in its header."""
+    extra = dict(headers or {})
+    if isinstance(retry_after_s := problem.get("retry_after_s"), int | float):
+        extra["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if problem["status"] == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(problem), status_code=problem["status"], media_type=media.PROBLEM, headers=extra)
+
+
+def answer_pygrid_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+    """The answer to an error raised on purpose; a 500 among them is logged like an unexpected one."""
+    if error.status == 500:
+        return answer_unexpected(request, error)
+    return problem_response(error.to_problem())
+
+
+def answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """The answer to what the framework refuses: no such route, wrong method, a body or parameter of another shape."""
+    return problem_response(to_problem(error), error.headers)
+
+
+def to_problem(error: HTTPException) -> dict[str, Any]:
+    """The problem document of a refusal by the framework."""
+    status = error.status_code
+    phrase = http.HTTPStatus(status).phrase
+    code = _CODES.get(status, phrase.lower().replace(" ", "_"))
+    problem: dict[str, Any] = {"title": phrase.capitalize(), "status": status, "detail": error.detail or phrase}
+    if isinstance(error, ValidationException):
+        problem["errors"] = errors = _invalid_parts(error)
+        problem["detail"] = "; ".join(f"{part['field']}: {part['detail']}" for part in errors) or "the request is not valid"
+        if errors and all("missing required field" in part["detail"] for part in errors):
+            code = "missing_field"
+    elif status == 404:
+        problem["detail"] = "there is nothing at this address"
+    return {"type": f"urn:pygrid:error:{code}", "code": code, **problem}
+
+
+def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
+    parts = error.extra if isinstance(error.extra, list) else []
+    return [
+        {"field": str(part.get("key") or part.get("source") or "body"), "detail": str(part.get("message", ""))}
+        for part in parts
+        if isinstance(part, dict)
+    ]
+
+
+def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The answer to a fault of this server: a log id, under which the traceback is in the log, and nothing else."""
+    log_id = secrets.token_hex(8)
+    logger.error(
+        "unexpected error",
+        exc_info=error,
+        extra={"log_id": log_id, "method": request.method, "route": request.scope.get("path_template", "")},
+    )
+    detail = f"The server failed to answer this request. Its log tells why under {log_id}."
+    return problem_response(
+        {
+            "type": "urn:pygrid:error:internal",
+            "title": "Internal error",
+            "status": 500,
+            "detail": detail,
+            "code": "internal",
+            "log_id": log_id,
+        }
+    )
+
+
+def answer_client_gone(_request: Request[Any, Any, Any], _error: ClientGone) -> Response[bytes]:
+    """An answer that nobody reads, for a client that closed the connection; 499 marks it in the counts."""
+    return Response(b"", status_code=499, media_type=media.PROBLEM)
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    PygridError: answer_pygrid_error,
+    HTTPException: answer_http_error,
+    ClientGone: answer_client_gone,
+    Exception: answer_unexpected,
+}

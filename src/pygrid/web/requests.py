@@ -1,0 +1,111 @@
+"""Bodies of requests, with limits. JSON is read whatever the content type says, as published clients send it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar.connection import Request
+
+from pygrid.core.access import Principal
+from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow
+
+MAX_JSON_BYTES = 64 * 1024
+MAX_JSON_DEPTH = 32
+SLOW_S = 30.0
+"""A body that brings nothing for so long is given up."""
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error of anybody here
+    """The client closed the connection before its request was complete; nobody is left to answer."""
+
+
+class AppRequest(Request[Principal, None, Any]):
+    """A request whose ``json()``, and so a handler's ``data``, is bounded in size and depth."""
+
+    async def body(self) -> bytes:
+        """The whole body; at most the handler's ``request_max_body_size``.
+
+        Raises:
+            PayloadTooLarge, TooSlow.
+        """
+        state = self._connection_state
+        if isinstance(state.body, bytes):
+            return state.body
+        limit = self.route_handler.resolve_request_max_body_size()
+        body = b"".join([chunk async for chunk in stream_body(self, limit)])
+        self._body = state.body = body
+        return body
+
+    async def json(self) -> Any:
+        """The body decoded from JSON.
+
+        Raises:
+            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32.
+        """
+        return decode_json(await self.body())
+
+
+async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) -> AsyncIterator[bytes]:
+    """The body piece by piece as it arrives, without empty pieces.
+
+    Raises:
+        PayloadTooLarge: before a byte is read if the announced length is above ``max_bytes``, else once more has come.
+        TooSlow: nothing came for 30 s. ClientGone: the connection was closed.
+    """
+    if max_bytes is not None:
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > max_bytes:
+            raise _too_large(max_bytes)
+    num_bytes = 0
+    while True:
+        try:
+            async with asyncio.timeout(SLOW_S):
+                message = await request.receive()
+        except TimeoutError:
+            raise TooSlow(f"the body brought nothing for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message["body"]
+        num_bytes += len(chunk)
+        if max_bytes is not None and num_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        if chunk:
+            yield chunk
+        if not message.get("more_body", False):
+            return
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
+
+
+def decode_json(body: bytes) -> Any:
+    """The value that a JSON text describes.
+
+    Raises:
+        InvalidInput: ``invalid_json``: malformed, not UTF-8, or nested deeper than 32.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise _too_deep() from None
+    if _deeper_than(value, MAX_JSON_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> InvalidInput:
+    return InvalidInput(f"the JSON in the body is nested deeper than {MAX_JSON_DEPTH}", code="invalid_json")
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        return depth == 0 or any(_deeper_than(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return depth == 0 or any(_deeper_than(item, depth - 1) for item in value)
+    return False

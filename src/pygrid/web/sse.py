@@ -1,0 +1,64 @@
+"""Server-Sent Events: a stream that stays open while nothing happens and ends when the client goes or the app stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+
+from litestar.response import Stream
+
+from pygrid.web.lifecycle import Stopping
+
+HEARTBEAT_S = 15.0
+_MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event. ``id`` comes back as ``Last-Event-ID`` when the client connects again; ``data`` is one line of JSON."""
+
+    id: int
+    kind: str
+    data: bytes
+
+    def encode(self) -> bytes:
+        """The event as it travels."""
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.id, self.kind.encode(), self.data)
+
+
+def event_stream(events: AsyncIterator[ServerEvent], stopping: Stopping, heartbeat_s: float = HEARTBEAT_S) -> Stream:
+    """The answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
+
+    The iterator is closed (if it can be) whatever ends the stream: its own end, the client, or the app's stop.
+    """
+    return Stream(_encode(events, stopping, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
+
+
+async def _encode(events: AsyncIterator[ServerEvent], stopping: Stopping, heartbeat_s: float) -> AsyncGenerator[bytes, None]:
+    stop = asyncio.ensure_future(stopping.wait())
+    following: asyncio.Future[ServerEvent] | None = None
+    try:
+        yield b": open\n\n"
+        while True:
+            following = following or asyncio.ensure_future(anext(events))
+            await asyncio.wait({following, stop}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                try:
+                    event = following.result()
+                except StopAsyncIteration:
+                    return
+                following = None
+                yield event.encode()
+            elif stop.done():
+                return
+            else:
+                yield b": still here\n\n"
+    finally:
+        stop.cancel()
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
