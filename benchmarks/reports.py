@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import uvloop
 
 from loadgen import Address, Connection, Device, Process, cycles, host, open_devices, sign_up
-from server_process import start_domain, start_floor
+from server_process import ServerProcess, start_domain, start_floor
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
 MEGABYTE = 1e6
@@ -32,8 +32,8 @@ SMALL = 50_000
 """Values of a 200 kB model."""
 LARGE = 25_000_000
 """Values of a 100 MB model."""
-NUM_CONCURRENT = 100
 REPEATS = 3
+SMALL_REPORT = diff_bytes(SMALL)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Load:
-    """One server under one load: wall and CPU seconds."""
+    """One server under one load: wall and CPU seconds per report."""
 
     wall_s: float
     cpu_s: float
@@ -83,15 +83,14 @@ async def _wait_completed(address: Address, process: Process, sequence: int) -> 
         await asyncio.sleep(0.5)
 
 
-async def _in_turns(
-    connections: list[Connection], num_requests: int, send: Callable[[Connection, int], Awaitable[None]]
-) -> float:
-    """Send requests 0 .. num_requests - 1, each connection one after the other; gives the seconds until the last answer."""
-    numbers = iter(range(num_requests))
+async def _in_turns(connections: list[Connection], keys: list[str], body: bytes) -> float:
+    """Report once with each key, each connection one after the other; gives the seconds until the last answer."""
+    left = iter(keys)
 
     async def work(connection: Connection) -> None:
-        for number in numbers:
-            await send(connection, number)
+        for key in left:
+            await connection.request("POST", "/model-centric/report", body, bearer=key)
+        connection.close()
 
     begin = time.perf_counter()
     await asyncio.gather(*(work(connection) for connection in connections))
@@ -104,75 +103,57 @@ async def _in_turns(
 async def _admit(address: Address, process: Process, num: int) -> list[str]:
     """Request keys of ``num`` fresh devices, all admitted to the open cycle."""
     keys: list[str] = []
-    connections = [await Connection.open(address) for _ in range(20)]
 
-    async def admit(connection: Connection, _: int) -> None:
-        device = Device(connection, process)
-        await device.authenticate()
-        answer = await device.join()
-        if answer["status"] != "accepted":
-            raise RuntimeError(f"a device was not admitted: {answer}")
-        keys.append(answer["request_key"])
-
-    await _in_turns(connections, num, admit)
-    for connection in connections:
+    async def admit(connection: Connection) -> None:
+        while len(keys) < num:
+            device = Device(connection, process)
+            await device.authenticate()
+            answer = await device.join()
+            if answer["status"] != "accepted":
+                raise RuntimeError(f"a device was not admitted: {answer}")
+            keys.append(answer["request_key"])
         connection.close()
-    return keys
+
+    await asyncio.gather(*[admit(await Connection.open(address)) for _ in range(20)])
+    return keys[:num]
+
+
+async def _load_domain(domain: ServerProcess, token: str, name: str, num_reports: int, num_connections: int) -> Load:
+    """Report to a fresh process; its CPU counts until the checkpoint with all of them is there."""
+    process = await _hosted(domain.address, SMALL, {"max_diffs": num_reports, "num_cycles": 1}, name, token)
+    keys = await _admit(domain.address, process, num_reports)
+    connections = [await Connection.open(domain.address) for _ in range(num_connections)]
+    cpu_before = domain.cpu_s
+    wall_s = await _in_turns(connections, keys, SMALL_REPORT)
+    await _wait_completed(domain.address, process, 1)
+    return Load(wall_s / num_reports, (domain.cpu_s - cpu_before) / num_reports)
+
+
+async def _load_floor(floor: ServerProcess, num_reports: int, num_connections: int) -> Load:
+    connections = [await Connection.open(floor.address) for _ in range(num_connections)]
+    cpu_before = floor.cpu_s
+    wall_s = await _in_turns(connections, ["0" * 64] * num_reports, SMALL_REPORT)
+    return Load(wall_s / num_reports, (floor.cpu_s - cpu_before) / num_reports)
 
 
 async def measure_reports(folder: Path) -> list[Figure]:
     """CPU per durable 200 kB report, everything until its checkpoint included, and reports per second."""
-    body = diff_bytes(SMALL)
-    loads: dict[str, list[Load]] = {"one": [], "many": [], "floor one": [], "floor many": []}
-    nums = {"one": 300, "many": 2000}
+    figures: list[Figure] = []
     with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
         token = await _sign_up(domain.address)
-        for repeat in range(REPEATS):
-            for kind, num_connections in (("one", 1), ("many", NUM_CONCURRENT)):
-                num = nums[kind]
-                process = await _hosted(domain.address, SMALL, {"max_diffs": num, "num_cycles": 1}, f"{kind}-{repeat}", token)
-                keys = await _admit(domain.address, process, num)
-
-                async def report(connection: Connection, number: int, keys: list[str] = keys) -> None:
-                    await connection.request("POST", "/model-centric/report", body, bearer=keys[number])
-
-                connections = [await Connection.open(domain.address) for _ in range(num_connections)]
-                before = domain.cpu_s
-                wall_s = await _in_turns(connections, num, report)
-                await _wait_completed(domain.address, process, 1)
-                loads[kind].append(Load(wall_s, domain.cpu_s - before))
-
-                connections = [await Connection.open(floor.address) for _ in range(num_connections)]
-                before = floor.cpu_s
-                wall_s = await _in_turns(connections, num, report)
-                loads[f"floor {kind}"].append(Load(wall_s, floor.cpu_s - before))
-    cpu_ms = {
-        kind: statistics.median(load.cpu_s for load in found) * 1000 / nums[kind.removeprefix("floor ")]
-        for kind, found in loads.items()
-    }
-    rate = {
-        kind: nums[kind.removeprefix("floor ")] / statistics.median(load.wall_s for load in found)
-        for kind, found in loads.items()
-    }
-    return [
-        Figure(
-            "server CPU per durable 200 kB report, one device after the other",
-            cpu_ms["one"],
-            "ms",
-            2.0,
-            note=f"floor {cpu_ms['floor one']:.2g} ms",
-        ),
-        Figure("the same with 100 devices at once", cpu_ms["many"], "ms", 2.0, note=f"floor {cpu_ms['floor many']:.2g} ms"),
-        Figure("durable 200 kB reports per second, one device after the other", rate["one"], "/s"),
-        Figure(
-            "durable 200 kB reports per second, 100 devices at once",
-            rate["many"],
-            "/s",
-            300.0,
-            at_least=True,
-            note=f"floor {rate['floor many']:.0f} /s, not durable",
-        ),
-    ]
+        for label, num_reports, num_connections in (("one device after the other", 300, 1), ("100 devices at once", 2000, 100)):
+            ours, bare = [], []
+            for repeat in range(REPEATS):
+                ours.append(await _load_domain(domain, token, f"{num_connections}-{repeat}", num_reports, num_connections))
+                bare.append(await _load_floor(floor, num_reports, num_connections))
+            cpu_ms, bare_cpu_ms = (statistics.median(load.cpu_s for load in loads) * 1000 for loads in (ours, bare))
+            rate, bare_rate = (1 / statistics.median(load.wall_s for load in loads) for loads in (ours, bare))
+            note = f"floor {bare_cpu_ms:.2g} ms, so {cpu_ms / bare_cpu_ms:.1f} x"
+            figures.append(Figure(f"server CPU per durable 200 kB report, {label}", cpu_ms, "ms", 2.0, note=note))
+            budget = 300.0 if num_connections == 100 else None
+            note = f"floor {bare_rate:.0f} /s, not durable"
+            figures.append(Figure(f"durable 200 kB reports, {label}", rate, "/s", budget, at_least=True, note=note))
+    return figures
 
 
 # ---- latency: a cycle of waiting devices ---------------------------------------------------------------------------------
@@ -180,7 +161,6 @@ async def measure_reports(folder: Path) -> list[Figure]:
 
 async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int = 60) -> list[Figure]:
     """Milliseconds from one completed cycle to the next: every device waits, downloads the model and reports at once."""
-    body = diff_bytes(SMALL)
     moments: list[float] = []
     with start_domain(folder / "domain") as domain:
         token = await _sign_up(domain.address)
@@ -192,7 +172,7 @@ async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int =
                 answer = await device.join(wait_s=30.0)
                 if answer["status"] == "accepted":
                     await device.download(answer)
-                    await device.report(answer["request_key"], body)
+                    await device.report(answer["request_key"], SMALL_REPORT)
                 elif "timeout" not in answer:
                     return
 
@@ -202,7 +182,7 @@ async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int =
         cpu_ms = (domain.cpu_s - cpu_before) * 1000 / num_cycles
         for cycle in await cycles(domain.address, process):
             moments.append(_timestamp(cycle["completed_at"]))
-    gaps = [(later - earlier) * 1000 for earlier, later in zip(moments[5:], moments[6:], strict=False)]
+    gaps = [(later - earlier) * 1000 for earlier, later in itertools.pairwise(moments[5:])]
     worst = sorted(gaps)[int(len(gaps) * 0.95)]
     return [
         Figure(
@@ -266,7 +246,7 @@ def _write_durably(path: Path, body: bytes, num: int) -> float:
 
 
 async def measure_memory(folder: Path) -> list[Figure]:
-    """Peak memory of a Domain in its whole life: hosting a 100 MB model, all downloads at once, all reports at once, averaging."""
+    """Peak memory of a Domain from its start: a 100 MB model is hosted, all download it at once, all report at once."""
     body = diff_bytes(LARGE)
     limit_mb = (3 * len(body) + 150 * MEGABYTE) / MEGABYTE
     figures: list[Figure] = []
