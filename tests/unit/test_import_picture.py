@@ -11,6 +11,7 @@ from pathlib import Path
 import pygrid
 
 ROOT = Path(pygrid.__file__).parent
+NOTHING: frozenset[str] = frozenset()
 GROUND = {"", "errors", "clock", "ids", "settings", "logs", "metrics"}
 PURE = {"plans", "aggregation", "privacy", "secagg", "tensors"}
 WIRE = {"transport", "messages", "tensors"}
@@ -19,12 +20,12 @@ FEATURES = CORE | WIRE | {"web", "storage"}
 APPS = FEATURES | {"features", "ui"}
 
 BELOW = {
-    **dict.fromkeys(GROUND, set[str]()),
+    **dict.fromkeys(GROUND, NOTHING),
     "": {"plans"},  # the root package offers the authoring names, on first use
-    "tensors": set[str](),
+    "tensors": NOTHING,
     "messages": {"tensors"},
     "transport": {"messages", "tensors"},
-    **dict.fromkeys(PURE - {"tensors"}, {"tensors"}),
+    **dict.fromkeys(PURE - {"tensors"}, frozenset({"tensors"})),
     "core": PURE | {"messages"},  # both sides spell the reasons for a refusal in the same way
     "storage": CORE,
     "web": CORE | WIRE,
