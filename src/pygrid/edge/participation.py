@@ -1,0 +1,250 @@
+"""The whole part of a device in a training, in one call.
+
+    ask ──accepted──> fetch ──> train ──> report ──┐
+     ^ └─rejected──> wait                          │
+     └─────────────────┴────── cycle over ─────────┘      until training is over, or as many cycles as were asked for
+
+What goes wrong on the way costs at most the current cycle: a lost connection is tried again, a report whose answer was lost is
+sent again, a cycle that closed is followed by the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from pygrid.edge.cache import Cache
+from pygrid.edge.client import EdgeClient
+from pygrid.edge.reports import Difference
+from pygrid.errors import Conflict, Gone, InvalidInput, NotFound, PygridError, Unauthenticated
+from pygrid.messages.cycles import CycleAccepted, CycleRejected
+from pygrid.plans.runner import TrainResult
+from pygrid.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_WAIT_S = 30.0
+_CANCELLABLE_WAIT_S = 5.0
+_MAX_LOST_KEYS = 3
+
+Batch = Mapping[str, Any]
+LocalData = Batch | Iterable[Batch] | Callable[[], Batch | Iterable[Batch]]
+"""Arrays by the name of the plan's data port, an iterable of batches, or a function that gives either, called every cycle."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What to call when something happens; all are optional. They run in the training thread: be quick."""
+
+    on_accepted: Callable[[CycleAccepted], object] | None = None
+    on_progress: Callable[[int, int, int | None, dict[str, float]], object] | None = None
+    """Epoch (from 0), updates so far, updates in all (None if unknown), metrics of the batch."""
+    on_report: Callable[[CycleAccepted, TrainResult], object] | None = None
+    """The report is safe at the Domain."""
+    on_rejected: Callable[[str, int | None], object] | None = None
+    """Reason, and seconds until it is worth asking again; None: training is over."""
+    on_error: Callable[[PygridError], object] | None = None
+    """A cycle was lost, and the next one will be asked for."""
+    on_finished: Callable[[], object] | None = None
+    """Training is over."""
+
+
+@dataclass
+class Participation:
+    """What came of it."""
+
+    num_reports: int = 0
+    num_examples: int = 0
+    """Of all reports together."""
+    num_lost: int = 0
+    """Cycles that were granted but over, or lost otherwise, before the report was in."""
+    finished: bool = False
+    """True if the Domain said that training is over."""
+    cancelled: bool = False
+
+
+def participate(
+    url: str,
+    model: str,
+    data: LocalData,
+    *,
+    version: str | None = None,
+    auth_token: str | None = None,
+    cycles: int | None = None,
+    until_finished: bool = True,
+    callbacks: Callbacks | None = None,
+    cancel: threading.Event | None = None,
+    wait_s: float = DEFAULT_WAIT_S,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache: Cache | None = None,
+    num_threads: int = 1,
+    transport: Transport | None = None,
+) -> Participation:
+    """Take part in the training of a model with local data, until training is over.
+
+    Args:
+        url: address of the Domain.
+        model: name of the process; ``version`` None: the newest.
+        data: stays here. A one-shot iterator is good for one cycle only.
+        auth_token: where the process asks for one.
+        cycles: end after so many reports.
+        until_finished: False: end also when there is no work for now.
+        callbacks: what to call on the way.
+        cancel: set it to end soon: between two batches, or within five seconds of waiting.
+        wait_s: how long the Domain may hold each question for work, 0 to 120.
+        cache_dir, cache, num_threads, transport: as for `EdgeClient`.
+    Raises:
+        As the methods of `EdgeClient`, where trying again can't help; callbacks' own errors pass through.
+    """
+    with EdgeClient(
+        url,
+        model,
+        version,
+        auth_token=auth_token,
+        cache_dir=cache_dir,
+        cache=cache,
+        num_threads=num_threads,
+        transport=transport,
+    ) as client:
+        return take_part(
+            client, data, cycles=cycles, until_finished=until_finished, callbacks=callbacks, cancel=cancel, wait_s=wait_s
+        )
+
+
+def take_part(
+    client: EdgeClient,
+    data: LocalData,
+    *,
+    cycles: int | None = None,
+    until_finished: bool = True,
+    callbacks: Callbacks | None = None,
+    cancel: threading.Event | None = None,
+    wait_s: float = DEFAULT_WAIT_S,
+) -> Participation:
+    """As `participate`, with a client that exists."""
+    if cycles is not None and cycles < 1:
+        raise InvalidInput(f"cycles is {cycles}; it must be at least 1, or None for no limit")
+    if cycles != 1 and isinstance(data, Iterable) and iter(data) is data:
+        raise InvalidInput(
+            "data is an iterator, which is empty after the first cycle; pass arrays, a list of batches, or a function that "
+            "gives a fresh iterator for each cycle"
+        )
+    if cancel is not None:
+        wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
+    return _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s).run(cycles, until_finished)
+
+
+class _Loop:
+    """One participation while it runs."""
+
+    def __init__(
+        self, client: EdgeClient, data: LocalData, callbacks: Callbacks, cancel: threading.Event, wait_s: float
+    ) -> None:
+        self._client = client
+        self._data = data
+        self._callbacks = callbacks
+        self._cancel = cancel
+        self._wait_s = wait_s
+        self._lost_keys = 0
+        self._done = Participation()
+
+    def run(self, cycles: int | None, until_finished: bool) -> Participation:
+        while not self._cancel.is_set():
+            begin = time.monotonic()
+            answer = self._ask()
+            if isinstance(answer, CycleAccepted):
+                self._take_cycle(answer)
+                if self._done.num_reports == cycles:
+                    return self._done
+            elif self._is_over(answer) or not until_finished:
+                return self._done
+            else:
+                self._rest(answer, time.monotonic() - begin)
+        self._done.cancelled = True
+        return self._done
+
+    def _ask(self) -> CycleAccepted | CycleRejected:
+        try:
+            return self._client.request_cycle(self._wait_s)
+        except NotFound as error:
+            if error.code != "worker_not_found":
+                raise
+            # The Domain has forgotten this device, e.g. because it was set up anew.
+            self._client.authenticate()
+            return self._client.request_cycle(self._wait_s)
+
+    def _is_over(self, answer: CycleRejected) -> bool:
+        timeout = None if answer.timeout is UNSET else answer.timeout
+        if self._callbacks.on_rejected is not None:
+            self._callbacks.on_rejected("" if answer.reason is UNSET else answer.reason, timeout)
+        if timeout is None:
+            self._done.finished = True
+            if self._callbacks.on_finished is not None:
+                self._callbacks.on_finished()
+        return self._done.finished
+
+    def _rest(self, answer: CycleRejected, waited_s: float) -> None:
+        """Wait as long as the Domain says, unless it has held the question: then asking again at once is the waiting."""
+        timeout = 0 if answer.timeout is UNSET else answer.timeout
+        if waited_s < 0.8 * self._wait_s or self._wait_s == 0:
+            self._cancel.wait(max(1, timeout))
+
+    def _take_cycle(self, accepted: CycleAccepted) -> None:
+        if self._callbacks.on_accepted is not None:
+            self._callbacks.on_accepted(accepted)
+        try:
+            result = self._train_and_report(accepted)
+        except (Gone, Unauthenticated, Conflict) as error:
+            self._lost(error)
+            return
+        if result is None:
+            return
+        self._lost_keys = 0
+        self._done.num_reports += 1
+        self._done.num_examples += result.num_examples
+        if self._callbacks.on_report is not None:
+            self._callbacks.on_report(accepted, result)
+
+    def _train_and_report(self, accepted: CycleAccepted) -> TrainResult | None:
+        """Gives None if it was cancelled.
+
+        Raises:
+            Gone: the cycle is over.
+        """
+        deadline = time.monotonic() + accepted.deadline_s if isinstance(accepted.deadline_s, float) else float("inf")
+        model = self._client.fetch_model()
+        result = self._client.train(
+            self._data() if callable(self._data) else self._data,
+            model=model,
+            progress=self._progress,
+            cancel=lambda: self._cancel.is_set() or time.monotonic() > deadline,
+        )
+        if result.cancelled and not self._cancel.is_set():
+            raise Gone("the cycle ended while this device was still training", code="cycle_closed")
+        if result.cancelled:
+            return None
+        if result.num_updates == 0:
+            raise InvalidInput("the data gave no batch to train on; is it an iterator that was read to its end already?")
+        self._client.report(Difference(model, result.params), result.num_examples, result.metrics)
+        return result
+
+    def _progress(self, epoch: int, num_updates: int, total: int | None, metrics: dict[str, float]) -> None:
+        if self._callbacks.on_progress is not None:
+            self._callbacks.on_progress(epoch, num_updates, total, metrics)
+
+    def _lost(self, error: PygridError) -> None:
+        """Go on with the next cycle, unless keys are refused time and again: then someone else uses this client's id."""
+        self._done.num_lost += 1
+        self._lost_keys = 0 if isinstance(error, Gone) else self._lost_keys + 1
+        if self._lost_keys >= _MAX_LOST_KEYS:
+            raise error
+        logger.info("cycle lost: code=%s", error.code)
+        if self._callbacks.on_error is not None:
+            self._callbacks.on_error(error)
