@@ -72,9 +72,9 @@ def hold_out(digits: Digits, num: int = NUM_HELD_OUT, *, seed: int = 0) -> tuple
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(digits))
     by_class = shuffled[np.argsort(digits.y[shuffled], kind="stable")]
-    # Every k-th of the rows sorted by class: each class gives its share, to within one image.
+    # Evenly spaced among the rows sorted by class: each class gives its share, to within one image.
     chosen = np.zeros(len(digits), dtype=bool)
-    chosen[np.linspace(0, len(digits) - 1, num).round().astype(int)] = True
+    chosen[((np.arange(num) + 0.5) * len(digits) / num).astype(int)] = True
     return digits.take(np.sort(by_class[~chosen])), digits.take(np.sort(by_class[chosen]))
 
 
