@@ -40,6 +40,9 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
+    def __repr__(self) -> str:
+        return "UtcDateTime()"
+
 
 def _flag(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Boolean, nullable=False)
@@ -79,8 +82,9 @@ first_owner = sa.Table(
     "first_owner",
     metadata,
     # One row at most: whoever inserts it is the first user. It also serves as the lock under which Owners are counted.
-    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
 )
 
 groups = sa.Table(
