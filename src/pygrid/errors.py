@@ -8,6 +8,7 @@
     │   ├── InvalidPlan          400  a plan that the gate refuses
     │   └── InvalidConfig        400  a configuration value that makes no sense
     ├── Unauthenticated          401  no credentials, or credentials that are not (or no longer) good
+    │   └── InvalidCredentials   401  a wrong password, or a token of no session that is good now
     ├── Forbidden                403  known, but not permitted
     ├── NotFound                 404  no such thing, or not visible to the caller
     ├── Conflict                 409  it exists already, or another request won
@@ -85,6 +86,10 @@ class InvalidConfig(InvalidInput):
 
 class Unauthenticated(PygridError):
     status, default_code = 401, "unauthenticated"
+
+
+class InvalidCredentials(Unauthenticated):
+    default_code = "invalid_credentials"
 
 
 class Forbidden(PygridError):

@@ -28,7 +28,10 @@ class Metrics:
         )
         self.open_requests = Gauge("pygrid_http_open_requests", "Requests being answered now.", registry=self.registry)
         self.task_failures = Counter(
-            "pygrid_task_failures", "Times that a background task failed and was started again.", ("task",), registry=self.registry
+            "pygrid_task_failures",
+            "Times that a background task failed and was started again.",
+            ("task",),
+            registry=self.registry,
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pygrid.errors import InvalidConfig
 
@@ -20,7 +20,7 @@ MIN_SECRET_BYTES = 32
 _PUBLISHED_SECRET = "justasecretkeythatishouldputhere"
 """The constant that a Domain of 2020 fell back to; everybody knows it, so it is no secret."""
 
-T = TypeVar("T")
+_DATA_DIR = Path("pygrid-data")
 
 
 def _setting(default: Any, *, env: str, flag: str | None = None, help: str) -> Any:
@@ -34,8 +34,8 @@ class DomainSettings:
     id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
     host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
     port: int = _setting(5000, env="GRID_NODE_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
-    data_dir: Path = _setting(
-        Path("pygrid-data"), env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
+    data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
+        _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
     )
     database_url: str = _setting(
         "",
@@ -132,7 +132,9 @@ def _kept_secret(path: Path) -> str:
     except FileExistsError:
         secret = path.read_text().strip()
         if len(secret) < MIN_SECRET_BYTES:
-            raise InvalidConfig(f"{path} holds no secret key: delete the file and a new one is made", code="secret_key_short") from None
+            raise InvalidConfig(
+                f"{path} holds no secret key: delete the file and a new one is made", code="secret_key_short"
+            ) from None
         return secret
     with os.fdopen(descriptor, "w") as file:
         secret = secrets.token_hex(MIN_SECRET_BYTES)
@@ -180,7 +182,9 @@ def _check(settings: DomainSettings) -> DomainSettings:
             code="legacy_open_refused",
             setting="PYGRID_LEGACY_OPEN",
         )
-    if settings.secret_key and (len(settings.secret_key.encode()) < MIN_SECRET_BYTES or settings.secret_key == _PUBLISHED_SECRET):
+    if settings.secret_key and (
+        len(settings.secret_key.encode()) < MIN_SECRET_BYTES or settings.secret_key == _PUBLISHED_SECRET
+    ):
         raise InvalidConfig(
             f"SECRET_KEY is too short or publicly known: it needs {MIN_SECRET_BYTES} random bytes, for example\n"
             "  export SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')",

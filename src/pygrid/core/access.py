@@ -70,7 +70,7 @@ class Refusal(enum.StrEnum):
 
 
 def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> Refusal | None:
-    """Whether the actor may change e-mail, password or groups of the target, or delete it: themselves, or who is not above them."""
+    """Whether the actor may change e-mail, password or groups of the target: it is them, or somebody not above them."""
     if actor.user_id == target_id:
         return None
     if not actor.may(Permission.CREATE_USERS):

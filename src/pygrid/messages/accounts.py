@@ -1,15 +1,20 @@
-"""Messages of accounts: sign-up, login, users, roles."""
+"""Messages of accounts: sign-up, login, users, roles, groups."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+Id = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class SignUpRequest(msgspec.Struct):
     email: str
     password: str
-    role: int | None = None
+    role: Id | None = None
     """Role id; needs the permission ``can_create_users``."""
 
 
@@ -62,3 +67,91 @@ class LoginResponse(msgspec.Struct):
     success: bool
     token: str
     expires_in_s: int
+
+
+class EmailChange(msgspec.Struct):
+    email: str
+
+
+class PasswordChange(msgspec.Struct):
+    password: str
+
+
+class RoleChange(msgspec.Struct):
+    role: Id
+
+
+class GroupsChange(msgspec.Struct):
+    """The groups a user is in from now on, all of them."""
+
+    groups: Annotated[list[Id], Meta(max_length=1000)]
+
+
+class UserSearch(msgspec.Struct):
+    """At least one of them; ``email`` and ``group`` match a part of the text, ``role`` is an id."""
+
+    email: str | None = None
+    role: Id | None = None
+    group: str | None = None
+
+
+class RoleRequest(msgspec.Struct):
+    """A new role; every permission is stated."""
+
+    name: Name
+    can_triage_requests: bool
+    can_edit_settings: bool
+    can_create_users: bool
+    can_create_groups: bool
+    can_edit_roles: bool
+    can_manage_infrastructure: bool
+    can_upload_data: bool
+
+
+class RoleEdit(msgspec.Struct):
+    """What is absent stays as it is."""
+
+    name: Name | UnsetType = UNSET
+    can_triage_requests: bool | UnsetType = UNSET
+    can_edit_settings: bool | UnsetType = UNSET
+    can_create_users: bool | UnsetType = UNSET
+    can_create_groups: bool | UnsetType = UNSET
+    can_edit_roles: bool | UnsetType = UNSET
+    can_manage_infrastructure: bool | UnsetType = UNSET
+    can_upload_data: bool | UnsetType = UNSET
+
+
+class RoleResponse(msgspec.Struct):
+    success: bool
+    role: RoleInfo
+
+
+class RoleDeleted(msgspec.Struct):
+    """The published answer names the deleted role ``user``."""
+
+    success: bool
+    role: RoleInfo
+    user: RoleInfo
+
+
+class GroupRequest(msgspec.Struct):
+    name: Name
+
+
+class GroupInfo(msgspec.Struct):
+    id: int
+    name: str
+
+
+class GroupResponse(msgspec.Struct):
+    success: bool
+    group: GroupInfo
+
+
+class GroupsResponse(msgspec.Struct):
+    success: bool
+    groups: list[GroupInfo]
+
+
+class Done(msgspec.Struct):
+    success: bool

@@ -70,6 +70,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = sa.engine.make_url(_with_driver(url))
         self.engine = _make_engine(self.url)
+        self._writing = self.engine.execution_options(pygrid_writes=True)
         self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="database-read")
         self._closed = False
@@ -87,14 +88,16 @@ class Database:
         Raises:
             Whatever ``fn`` raised, after its changes were undone; Unavailable: the database refused the commit, or is closed.
         """
-        return await self._submit(_Unit(fn))
+        result: T = await self._submit(_Unit(fn))
+        return result
 
     async def write_with_bytes(self, fn: Callable[[sa.Connection, int], T], log: ByteLog, data: Bytes) -> T:
         """Append ``data`` to ``log``, make it durable, then run ``fn(connection, offset)`` as `write` does.
 
         If ``fn`` raises, the bytes stay in the log with no row that refers to them.
         """
-        return await self._submit(_Unit(fn, log, data))
+        result: T = await self._submit(_Unit(fn, log, data))
+        return result
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
         """Run ``fn``, which only reads, on a connection of its own; it sees all that was committed before."""
@@ -161,7 +164,7 @@ class Database:
                     logs.add(unit.log)
             for log in logs:
                 log.sync()
-            with self.engine.begin() as connection:
+            with self._writing.begin() as connection:
                 for unit in batch:
                     try:
                         with connection.begin_nested():
@@ -207,9 +210,7 @@ def _make_engine(url: sa.URL) -> sa.Engine:
     try:
         return sa.create_engine(url, pool_size=NUM_READERS + 1, pool_pre_ping=True)
     except ModuleNotFoundError as error:
-        raise InvalidConfig(
-            "PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing"
-        ) from error
+        raise InvalidConfig("PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing") from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -223,4 +224,6 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    # What writes takes the write lock first: after a read it would be refused if another process had written meanwhile.
+    writes = connection.get_execution_options().get("pygrid_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

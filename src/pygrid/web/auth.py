@@ -1,8 +1,8 @@
 """Who is asking. A credential travels as ``Authorization: Bearer TOKEN`` or, for published clients, in the header ``token``.
 
-    @get("/things", guards=[require(Permission.UPLOAD_DATA)])
-    async def things(request: AppRequest) -> ...:
-        request.user        # the Principal
+@get("/things", guards=[require(Permission.UPLOAD_DATA)])
+async def things(request: AppRequest) -> ...:
+    request.user        # the Principal
 """
 
 from __future__ import annotations

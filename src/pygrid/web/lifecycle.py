@@ -1,7 +1,7 @@
 """Background tasks and stopping: what lives as long as an app.
 
-    start ──> tasks run; one that fails is logged, counted and started again
-    SIGTERM ──> `Stopping` is set: long polls and event streams answer and end ──> requests end ──> tasks are cancelled
+start ──> tasks run; one that fails is logged, counted and started again
+SIGTERM ──> `Stopping` is set: long polls and event streams answer and end ──> requests end ──> tasks are cancelled
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from pygrid.metrics import Metrics
 
 access_log = logging.getLogger("pygrid.access")
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -51,7 +53,7 @@ class Observe:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         started = self._clock()
@@ -71,7 +73,8 @@ class Observe:
         finally:
             self._metrics.open_requests.dec()
             seconds = self._clock() - started
-            method, route = scope["method"], scope.get("path_template") or "(none)"
+            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            route = scope.get("path_template") or "(none)"
             self._metrics.observe(method, route, status, seconds)
             if access_log.isEnabledFor(logging.INFO):
                 fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
@@ -96,7 +99,7 @@ class Headers:
         self._open_paths = tuple(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         added = SECURITY_HEADERS

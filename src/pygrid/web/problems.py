@@ -22,7 +22,13 @@ from pygrid.web.requests import ClientGone
 
 logger = logging.getLogger(__name__)
 
-_CODES = {400: "invalid_input", 401: "unauthenticated", 404: "route_not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+_CODES = {
+    400: "invalid_input",
+    401: "unauthenticated",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+}
 
 
 class Problem(msgspec.Struct):
@@ -42,7 +48,7 @@ def describe_problems(*statuses: int) -> dict[int, ResponseSpec]:
             data_container=Problem,
             generate_examples=False,
             description=http.HTTPStatus(status).phrase,
-            media_type=media.PROBLEM,  # type: ignore[arg-type]  # litestar's enum lacks it, and any text is accepted
+            media_type=media.PROBLEM,
         )
         for status in statuses
     }
@@ -87,12 +93,14 @@ def to_problem(error: HTTPException) -> dict[str, Any]:
 
 
 def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
-    parts = error.extra if isinstance(error.extra, list) else []
-    return [
-        {"field": str(part.get("key") or part.get("source") or "body"), "detail": str(part.get("message", ""))}
-        for part in parts
-        if isinstance(part, dict)
-    ]
+    parts = []
+    for part in error.extra if isinstance(error.extra, list) else []:
+        field, detail = str(part.get("key") or part.get("source") or ""), str(part.get("message", ""))
+        # The framework calls the body "data", and says no more than that name if there is none.
+        if detail == "'data'":
+            detail = "it is empty, and a JSON object is wanted"
+        parts.append({"field": "body" if field in ("data", "") else field, "detail": detail})
+    return parts
 
 
 def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar.connection import Request
+from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
 from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow
@@ -18,7 +19,7 @@ SLOW_S = 30.0
 """A body that brings nothing for so long is given up."""
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error of anybody here
+class ClientGone(Exception):
     """The client closed the connection before its request was complete; nobody is left to answer."""
 
 
@@ -68,13 +69,14 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
             raise TooSlow(f"the body brought nothing for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunk = message["body"]
+        event = cast("HTTPRequestEvent", message)
+        chunk = event["body"]
         num_bytes += len(chunk)
         if max_bytes is not None and num_bytes > max_bytes:
             raise _too_large(max_bytes)
         if chunk:
             yield chunk
-        if not message.get("more_body", False):
+        if not event.get("more_body", False):
             return
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from litestar.response import Stream
 
@@ -43,7 +44,8 @@ async def _encode(events: AsyncIterator[ServerEvent], stopping: Stopping, heartb
         yield b": open\n\n"
         while True:
             following = following or asyncio.ensure_future(anext(events))
-            await asyncio.wait({following, stop}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {following, stop}
+            await asyncio.wait(waiting, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 try:
                     event = following.result()

@@ -1,0 +1,68 @@
+"""What a Domain is: the features it offers, the store it opens, the tasks it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+
+from pygrid.clock import Clock, SystemClock
+from pygrid.features.accounts.routes import account_routes
+from pygrid.features.accounts.service import AccountService
+from pygrid.metrics import Metrics
+from pygrid.settings import DomainSettings, with_secret
+from pygrid.storage.accounts import seed_roles
+from pygrid.storage.database import Database
+from pygrid.storage.migrations import migrate
+from pygrid.web.app import build_app
+from pygrid.web.lifecycle import BackgroundTask, Stopping
+
+SESSION_SWEEP_S = 3600.0
+
+
+def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:
+    """A Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
+
+    ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests end.
+
+    Raises:
+        InvalidConfig: no secret key where one is needed, or a database URL that is none.
+    """
+    settings = with_secret(settings)
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    stopping = Stopping()
+    database = Database(settings.database_url)
+    accounts = AccountService(database, clock, open_signup=settings.open_signup)
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[None]:
+        try:
+            await asyncio.to_thread(migrate, database)
+            await database.write(seed_roles)
+            yield
+        finally:
+            accounts.close()
+            await asyncio.to_thread(database.close)
+
+    return build_app(
+        title=f"Domain {settings.id}",
+        description="Hosts models and data; devices and data scientists train on them.",
+        routes=[*account_routes()],
+        services={
+            "settings": settings,
+            "clock": clock,
+            "database": database,
+            "accounts": accounts,
+            "authenticator": accounts,
+        },
+        tasks=[
+            BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
+        ],
+        opening=opening,
+        stopping=stopping,
+        metrics=metrics,
+        cors_open_paths=["/model-centric/"],
+    )

@@ -1,0 +1,68 @@
+"""Hashes and checks passwords with argon2id, without letting logins take the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import argon2
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from pygrid.errors import TooManyRequests
+
+T = TypeVar("T")
+
+TIME_COST, MEMORY_KIB, PARALLELISM = 2, 19 * 1024, 1
+"""The least that OWASP recommends for argon2id; about 25 ms and 19 MiB."""
+NUM_THREADS = 2
+MAX_WAITING = 32
+
+
+class Passwords:
+    """Two threads and a short queue: more than that at once is refused, so that logins can't starve the rest."""
+
+    def __init__(self) -> None:
+        self._hasher = argon2.PasswordHasher(time_cost=TIME_COST, memory_cost=MEMORY_KIB, parallelism=PARALLELISM)
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="password")
+        self._num_waiting = 0
+        # The hash of no password; checking against it costs what a real check costs.
+        self._nobody = f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
+
+    async def hash(self, password: str) -> str:
+        """The hash to store. Raises TooManyRequests: ``busy``."""
+        return await self._run(lambda: self._hasher.hash(password))
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Whether it is the password behind ``stored``; takes as long for None, an account that is not there.
+
+        Raises:
+            TooManyRequests: ``busy``.
+        """
+        return await self._run(lambda: self._verify(password, stored or self._nobody))
+
+    def _verify(self, password: str, stored: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._num_waiting >= NUM_THREADS + MAX_WAITING:
+            raise TooManyRequests("too many logins at once; try again in a moment", code="busy", retry_after_s=2)
+        self._num_waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._num_waiting -= 1
+
+    def close(self) -> None:
+        """End the threads. Harmless when called twice."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+def _random_base64(num_bytes: int) -> str:
+    return base64.b64encode(secrets.token_bytes(num_bytes)).decode().rstrip("=")

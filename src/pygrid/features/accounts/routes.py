@@ -1,0 +1,295 @@
+"""The published routes of accounts: ``/users``, ``/roles``, ``/groups``.
+
+Answers have the published bodies. Refusals are problem documents with the published status, and the published text as the
+member ``error``, which clients of 2020 compare.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, Router, delete, get, post, put
+from litestar.connection import Request
+from litestar.exceptions import HTTPException
+from litestar.params import JSONBody, Parameter
+
+from pygrid.core.access import Permission, Role
+from pygrid.errors import PygridError
+from pygrid.features.accounts.service import AccountService
+from pygrid.messages.accounts import (
+    Done,
+    EmailChange,
+    GroupInfo,
+    GroupRequest,
+    GroupResponse,
+    GroupsChange,
+    GroupsResponse,
+    LoginRequest,
+    LoginResponse,
+    PasswordChange,
+    RoleChange,
+    RoleDeleted,
+    RoleEdit,
+    RoleInfo,
+    RoleRequest,
+    RoleResponse,
+    RolesResponse,
+    SignUpRequest,
+    UserInfo,
+    UserResponse,
+    UserSearch,
+    UsersResponse,
+)
+from pygrid.storage.accounts import Group, User
+from pygrid.web.auth import authenticate, find_token, require
+from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
+from pygrid.web.requests import AppRequest
+
+PathId = Annotated[int, Parameter(ge=1, le=2**31 - 1)]
+
+_PUBLISHED: dict[str, tuple[int, str]] = {
+    "unauthenticated": (400, "Missing request key!"),
+    "missing_field": (400, "Missing request key!"),
+    "invalid_credentials": (403, "Invalid credentials!"),
+    "not_permitted": (403, "User is not authorized for this operation!"),
+    "signup_closed": (403, "User is not authorized for this operation!"),
+    "built_in_role": (403, "User is not authorized for this operation!"),
+    "last_owner": (403, "User is not authorized for this operation!"),
+    "user_not_found": (404, "User ID not found!"),
+    "role_not_found": (404, "Role ID not found!"),
+    "group_not_found": (404, "Group ID not found!"),
+}
+"""Status and text that the published interface gives to a code; another code keeps its own, its detail being the text."""
+
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+_ASKED = describe_problems(400, 403, 404, 413)
+_CHANGED = describe_problems(400, 403, 404, 409, 413)
+_SIGNED_IN = describe_problems(400, 403, 404, 409, 413, 429)
+
+
+def _service(request: AppRequest) -> AccountService:
+    service: AccountService = request.app.state.accounts
+    return service
+
+
+# Users
+
+
+@post("/users", status_code=200, responses=_SIGNED_IN)
+async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> UserResponse:
+    """Make an account; ``private_key`` is in this answer and never again.
+
+    The first account of all becomes Owner. Later ones get the role User, unless the caller shows an account with
+    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role.
+    """
+    service = _service(request)
+    actor = None
+    if find_token(request) is not None:
+        actor = await authenticate(request)
+    elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
+        actor = await service.authenticate_key(private_key)
+    new = await service.sign_up(data.email, data.password, data.role, actor=actor)
+    return UserResponse(True, msgspec.structs.replace(_user_info(new.user), private_key=new.private_key))
+
+
+@post("/users/login", status_code=200, responses=_SIGNED_IN)
+async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResponse:
+    """Begin a session: a token for the header ``Authorization: Bearer``."""
+    address = request.client.host if request.client else ""
+    session = await _service(request).log_in(data.email, data.password, address)
+    return LoginResponse(True, session.token, session.expires_in_s)
+
+
+@post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
+async def log_out(request: AppRequest) -> Done:
+    """End the session that the request came with."""
+    await _service(request).log_out(find_token(request) or "")
+    return Done(True)
+
+
+@get("/users", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+async def list_users(request: AppRequest) -> UsersResponse:
+    """All users, oldest first."""
+    return UsersResponse(True, [_user_info(user) for user in await _service(request).list_users()])
+
+
+@get("/users/me", guards=[require()], security=_SESSION, responses=_ASKED)
+async def get_me(request: AppRequest) -> UserResponse:
+    """The user whose session it is."""
+    return UserResponse(True, _user_info(await _service(request).get_user(request.user, request.user.user_id)))
+
+
+@get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_ASKED)
+async def get_user(request: AppRequest, user_id: PathId) -> UserResponse:
+    """A user: oneself, or with ``can_triage_requests`` anyone."""
+    return UserResponse(True, _user_info(await _service(request).get_user(request.user, user_id)))
+
+
+@post(
+    "/users/search",
+    status_code=200,
+    guards=[require(Permission.TRIAGE_REQUESTS)],
+    security=_SESSION,
+    responses=_ASKED,
+)
+async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
+    """Users that match everything given."""
+    found = await _service(request).search_users(data.email, data.role, data.group)
+    return UsersResponse(True, [_user_info(user) for user in found])
+
+
+@put("/users/{user_id:int}/email", guards=[require()], security=_SESSION, responses=_CHANGED)
+async def change_email(request: AppRequest, user_id: PathId, data: JSONBody[EmailChange]) -> UserResponse:
+    """One's own, or with ``can_create_users`` that of a user who is not above oneself."""
+    return UserResponse(True, _user_info(await _service(request).change_email(request.user, user_id, data.email)))
+
+
+@put("/users/{user_id:int}/password", guards=[require()], security=_SESSION, responses=_SIGNED_IN)
+async def change_password(request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange]) -> UserResponse:
+    """As for the e-mail; ends the user's sessions, this one too if it is one's own."""
+    return UserResponse(True, _user_info(await _service(request).change_password(request.user, user_id, data.password)))
+
+
+@put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
+async def change_role(request: AppRequest, user_id: PathId, data: JSONBody[RoleChange]) -> UserResponse:
+    """Nobody raises themselves or gives more than they have; ends the user's sessions."""
+    return UserResponse(True, _user_info(await _service(request).change_role(request.user, user_id, data.role)))
+
+
+@put("/users/{user_id:int}/groups", guards=[require()], security=_SESSION, responses=_CHANGED)
+async def change_groups(request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange]) -> UserResponse:
+    """The groups the user is in from now on, all of them."""
+    return UserResponse(True, _user_info(await _service(request).change_groups(request.user, user_id, data.groups)))
+
+
+@delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
+async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
+    """Remove an account with its sessions and memberships."""
+    return UserResponse(True, _user_info(await _service(request).delete_user(request.user, user_id)))
+
+
+# Roles
+
+
+@post("/roles", status_code=200, guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
+async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
+    """A new role within one's own permissions."""
+    wanted = [permission for permission in Permission if getattr(data, permission)]
+    return RoleResponse(True, _role_info(await _service(request).create_role(request.user, data.name, wanted)))
+
+
+@get("/roles", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+async def list_roles(request: AppRequest) -> RolesResponse:
+    """All roles, oldest first."""
+    return RolesResponse(True, [_role_info(role) for role in await _service(request).list_roles()])
+
+
+@get("/roles/{role_id:int}", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+async def get_role(request: AppRequest, role_id: PathId) -> RoleResponse:
+    """One role."""
+    return RoleResponse(True, _role_info(await _service(request).get_role(role_id)))
+
+
+@put("/roles/{role_id:int}", guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
+async def edit_role(request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit]) -> RoleResponse:
+    """What is given changes, for everyone who has the role."""
+    given = {p: value for p in Permission if (value := getattr(data, p)) is not msgspec.UNSET}
+    name = None if data.name is msgspec.UNSET else data.name
+    return RoleResponse(True, _role_info(await _service(request).edit_role(request.user, role_id, name, given)))
+
+
+@delete(
+    "/roles/{role_id:int}",
+    status_code=200,
+    guards=[require(Permission.EDIT_ROLES)],
+    security=_SESSION,
+    responses=_CHANGED,
+)
+async def delete_role(request: AppRequest, role_id: PathId) -> RoleDeleted:
+    """Remove a role that nobody has."""
+    info = _role_info(await _service(request).delete_role(request.user, role_id))
+    return RoleDeleted(True, info, info)
+
+
+# Groups
+
+
+@post("/groups", status_code=200, guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
+async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
+    """A new group."""
+    return GroupResponse(True, _group_info(await _service(request).create_group(data.name)))
+
+
+@get("/groups", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+async def list_groups(request: AppRequest) -> GroupsResponse:
+    """All groups, oldest first."""
+    return GroupsResponse(True, [_group_info(group) for group in await _service(request).list_groups()])
+
+
+@get("/groups/{group_id:int}", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+async def get_group(request: AppRequest, group_id: PathId) -> GroupResponse:
+    """One group."""
+    return GroupResponse(True, _group_info(await _service(request).get_group(group_id)))
+
+
+@put("/groups/{group_id:int}", guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
+async def rename_group(request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest]) -> GroupResponse:
+    """Give a group another name."""
+    return GroupResponse(True, _group_info(await _service(request).rename_group(group_id, data.name)))
+
+
+@delete(
+    "/groups/{group_id:int}",
+    status_code=200,
+    guards=[require(Permission.CREATE_GROUPS)],
+    security=_SESSION,
+    responses=_CHANGED,
+)
+async def delete_group(request: AppRequest, group_id: PathId) -> GroupResponse:
+    """Remove a group; its members stay."""
+    return GroupResponse(True, _group_info(await _service(request).delete_group(group_id)))
+
+
+# Answers
+
+
+def _role_info(role: Role) -> RoleInfo:
+    return RoleInfo(role.id, role.name, **{str(permission): permission in role.permissions for permission in Permission})
+
+
+def _group_info(group: Group) -> GroupInfo:
+    return GroupInfo(group.id, group.name)
+
+
+def _user_info(user: User) -> UserInfo:
+    groups: list[dict[str, str | int]] = [{"id": group.id, "name": group.name} for group in user.groups]
+    return UserInfo(user.id, user.email, _role_info(user.role), groups)
+
+
+def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
+    status, text = _PUBLISHED.get(problem["code"], (problem["status"], problem["detail"]))
+    return problem_response({**problem, "status": status, "error": text})
+
+
+def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
+
+
+def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _published_problem(to_problem(error))
+
+
+def account_routes() -> list[Any]:
+    """The routes; the app's state needs ``accounts``, an `AccountService`, which is its ``authenticator`` too."""
+    on_error: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
+    users = [
+        *(sign_up, log_in, log_out, list_users, get_me, get_user, search_users),
+        *(change_email, change_password, change_role, change_groups, delete_user),
+    ]
+    roles = [create_role, list_roles, get_role, edit_role, delete_role]
+    groups = [create_group, list_groups, get_group, rename_group, delete_group]
+    return [
+        Router("/", route_handlers=handlers, tags=[tag], exception_handlers=on_error)
+        for tag, handlers in (("users", users), ("roles", roles), ("groups", groups))
+    ]

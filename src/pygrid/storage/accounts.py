@@ -1,0 +1,352 @@
+"""Queries on users, roles, groups and sessions. Each takes a connection inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from pygrid.core.access import DEFAULT_ROLES, OWNER, Permission, Principal, Role
+from pygrid.errors import Conflict, NotFound
+from pygrid.storage.schema import first_owner, groups, memberships, roles, sessions, users
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account as others may see it."""
+
+    id: int
+    email: str
+    role: Role
+    groups: tuple[Group, ...]
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that exists; whether it is still good is told by ``expires_at``."""
+
+    principal: Principal
+    last_seen_at: dt.datetime
+    expires_at: dt.datetime
+
+
+# Roles
+
+
+def seed_roles(connection: sa.Connection) -> None:
+    """Put the four default roles, unless there are roles already."""
+    if connection.execute(sa.select(sa.func.count()).select_from(roles)).scalar_one():
+        return
+    for role in DEFAULT_ROLES:
+        values = {"id": role.id, **_role_values(role.name, role.permissions)}
+        connection.execute(_insert_if_absent(connection, roles, values))
+    if connection.dialect.name == "postgresql":
+        # Ids that were given by hand do not move the sequence.
+        connection.execute(sa.text("SELECT setval(pg_get_serial_sequence('roles', 'id'), (SELECT max(id) FROM roles))"))
+
+
+def list_roles(connection: sa.Connection) -> list[Role]:
+    """All roles, oldest first."""
+    return [_role(row) for row in connection.execute(sa.select(*_ROLE).order_by(roles.c.id))]
+
+
+def get_role(connection: sa.Connection, role_id: int) -> Role:
+    """Raises NotFound: ``role_not_found``."""
+    row = connection.execute(sa.select(*_ROLE).where(roles.c.id == role_id)).first()
+    if row is None:
+        raise NotFound(f"there is no role {role_id}", code="role_not_found", role_id=role_id)
+    return _role(row)
+
+
+def put_role(connection: sa.Connection, name: str, permissions: Iterable[Permission]) -> Role:
+    """A new role. Raises Conflict: ``role_exists``."""
+    values = _role_values(name, permissions)
+    try:
+        role_id = connection.execute(sa.insert(roles).values(values).returning(roles.c.id)).scalar_one()
+    except IntegrityError:
+        raise _role_exists(name) from None
+    return Role(role_id, name, frozenset(permissions))
+
+
+def update_role(connection: sa.Connection, role: Role) -> None:
+    """Give the role of this id this name and these permissions. Raises Conflict: ``role_exists``."""
+    values = _role_values(role.name, role.permissions)
+    try:
+        connection.execute(sa.update(roles).where(roles.c.id == role.id).values(values))
+    except IntegrityError:
+        raise _role_exists(role.name) from None
+
+
+def delete_role(connection: sa.Connection, role_id: int) -> None:
+    """Remove a role that nobody has. Raises Conflict: ``role_in_use``."""
+    if connection.execute(sa.select(users.c.id).where(users.c.role_id == role_id).limit(1)).first():
+        raise Conflict(f"users have the role {role_id}: give them another one first", code="role_in_use", role_id=role_id)
+    connection.execute(sa.delete(roles).where(roles.c.id == role_id))
+
+
+# Users
+
+
+def acquire_first_owner(connection: sa.Connection, now: dt.datetime) -> bool:
+    """Whether this transaction makes the first user. Of several at once exactly one is told so, when it commits."""
+    statement = _insert_if_absent(connection, first_owner, {"id": 1, "created_at": now})
+    return connection.execute(statement.returning(first_owner.c.id)).first() is not None
+
+
+def has_first_owner(connection: sa.Connection) -> bool:
+    """Whether anybody has an account."""
+    return connection.execute(sa.select(first_owner.c.id)).first() is not None
+
+
+def count_owners(connection: sa.Connection) -> int:
+    """The number of Owners, which no other transaction changes before this one ends."""
+    connection.execute(sa.select(first_owner.c.id).with_for_update())
+    return connection.execute(sa.select(sa.func.count()).select_from(users).where(users.c.role_id == OWNER.id)).scalar_one()
+
+
+def put_user(
+    connection: sa.Connection,
+    *,
+    email: str,
+    email_key: str,
+    password_hash: str,
+    private_key_hash: str,
+    role_id: int,
+    now: dt.datetime,
+) -> int:
+    """A new user; its id. Raises Conflict: ``email_taken``."""
+    values = {
+        "email": email,
+        "email_key": email_key,
+        "password_hash": password_hash,
+        "private_key_hash": private_key_hash,
+        "role_id": role_id,
+        "created_at": now,
+    }
+    _refuse_taken(connection, email_key)
+    try:
+        user_id: int = connection.execute(sa.insert(users).values(values).returning(users.c.id)).scalar_one()
+    except IntegrityError:
+        raise _email_taken() from None
+    return user_id
+
+
+def list_users(connection: sa.Connection) -> list[User]:
+    """All users, oldest first."""
+    return _load_users(connection, sa.true())
+
+
+def get_user(connection: sa.Connection, user_id: int) -> User:
+    """Raises NotFound: ``user_not_found``."""
+    found = _load_users(connection, users.c.id == user_id)
+    if not found:
+        raise NotFound(f"there is no user {user_id}", code="user_not_found", user_id=user_id)
+    return found[0]
+
+
+def search_users(connection: sa.Connection, email: str | None, role_id: int | None, group: str | None) -> list[User]:
+    """Users that match everything given: a part of the e-mail, the role, a part of the name of a group they are in."""
+    wanted: sa.ColumnElement[bool] = sa.true()
+    if email is not None:
+        wanted &= users.c.email_key.contains(email.casefold(), autoescape=True)
+    if role_id is not None:
+        wanted &= users.c.role_id == role_id
+    if group is not None:
+        inside = sa.select(memberships.c.user_id).join(groups).where(groups.c.name.contains(group, autoescape=True))
+        wanted &= users.c.id.in_(inside)
+    return _load_users(connection, wanted)
+
+
+def find_password_hash(connection: sa.Connection, email_key: str) -> tuple[int, str] | None:
+    """User id and password hash of an account, for login."""
+    row = connection.execute(sa.select(users.c.id, users.c.password_hash).where(users.c.email_key == email_key)).first()
+    return None if row is None else (row.id, row.password_hash)
+
+
+def get_principal(connection: sa.Connection, user_id: int) -> Principal:
+    """The user with the role it has now. Raises NotFound: ``user_not_found``."""
+    return Principal(user_id, get_user(connection, user_id).role)
+
+
+def find_private_key_owner(connection: sa.Connection, private_key_hash: str) -> Principal | None:
+    """Whose private key this is."""
+    row = connection.execute(sa.select(users.c.id).where(users.c.private_key_hash == private_key_hash)).first()
+    return None if row is None else get_principal(connection, row.id)
+
+
+def update_email(connection: sa.Connection, user_id: int, email: str, email_key: str) -> None:
+    """Raises Conflict: ``email_taken``."""
+    _refuse_taken(connection, email_key, but=user_id)
+    try:
+        connection.execute(sa.update(users).where(users.c.id == user_id).values(email=email, email_key=email_key))
+    except IntegrityError:
+        raise _email_taken() from None
+
+
+def update_password_hash(connection: sa.Connection, user_id: int, password_hash: str) -> None:
+    """Set it and end the user's sessions."""
+    connection.execute(sa.update(users).where(users.c.id == user_id).values(password_hash=password_hash))
+    release_sessions(connection, user_id)
+
+
+def update_user_role(connection: sa.Connection, user_id: int, role_id: int) -> None:
+    """Set it and end the user's sessions."""
+    connection.execute(sa.update(users).where(users.c.id == user_id).values(role_id=role_id))
+    release_sessions(connection, user_id)
+
+
+def delete_user(connection: sa.Connection, user_id: int) -> None:
+    """Remove the user; sessions and memberships go with it."""
+    connection.execute(sa.delete(users).where(users.c.id == user_id))
+
+
+# Groups
+
+
+def list_groups(connection: sa.Connection) -> list[Group]:
+    """All groups, oldest first."""
+    return [Group(row.id, row.name) for row in connection.execute(sa.select(groups.c.id, groups.c.name).order_by(groups.c.id))]
+
+
+def get_group(connection: sa.Connection, group_id: int) -> Group:
+    """Raises NotFound: ``group_not_found``."""
+    row = connection.execute(sa.select(groups.c.id, groups.c.name).where(groups.c.id == group_id)).first()
+    if row is None:
+        raise NotFound(f"there is no group {group_id}", code="group_not_found", group_id=group_id)
+    return Group(row.id, row.name)
+
+
+def put_group(connection: sa.Connection, name: str) -> Group:
+    """A new group. Raises Conflict: ``group_exists``."""
+    try:
+        return Group(connection.execute(sa.insert(groups).values(name=name).returning(groups.c.id)).scalar_one(), name)
+    except IntegrityError:
+        raise _group_exists(name) from None
+
+
+def update_group(connection: sa.Connection, group: Group) -> None:
+    """Give the group of this id this name. Raises Conflict: ``group_exists``."""
+    try:
+        connection.execute(sa.update(groups).where(groups.c.id == group.id).values(name=group.name))
+    except IntegrityError:
+        raise _group_exists(group.name) from None
+
+
+def delete_group(connection: sa.Connection, group_id: int) -> None:
+    """Remove the group; its memberships go with it."""
+    connection.execute(sa.delete(groups).where(groups.c.id == group_id))
+
+
+def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence[int]) -> None:
+    """Let the user be in these groups and no others. Raises NotFound: ``group_not_found``; then nothing has changed."""
+    wanted = sorted(set(group_ids))
+    known = set(connection.execute(sa.select(groups.c.id).where(groups.c.id.in_(wanted))).scalars())
+    for group_id in wanted:
+        if group_id not in known:
+            raise NotFound(f"there is no group {group_id}", code="group_not_found", group_id=group_id)
+    connection.execute(sa.delete(memberships).where(memberships.c.user_id == user_id))
+    if wanted:
+        connection.execute(sa.insert(memberships), [{"user_id": user_id, "group_id": group_id} for group_id in wanted])
+
+
+# Sessions
+
+
+def put_session(connection: sa.Connection, token_hash: str, user_id: int, now: dt.datetime, expires_at: dt.datetime) -> None:
+    """A new session of the user."""
+    values = {"token_hash": token_hash, "user_id": user_id, "created_at": now, "last_seen_at": now, "expires_at": expires_at}
+    connection.execute(sa.insert(sessions).values(values))
+
+
+def find_session(connection: sa.Connection, token_hash: str) -> Session | None:
+    """The session, with the role its user has now."""
+    query = (
+        sa.select(sessions.c.user_id, sessions.c.last_seen_at, sessions.c.expires_at, *_ROLE)
+        .join_from(sessions, users)
+        .join(roles)
+        .where(sessions.c.token_hash == token_hash)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else Session(Principal(row.user_id, _role(row)), row.last_seen_at, row.expires_at)
+
+
+def update_session(connection: sa.Connection, token_hash: str, now: dt.datetime, expires_at: dt.datetime) -> None:
+    """Note that the session was used. One that has ended stays ended."""
+    values = {"last_seen_at": now, "expires_at": expires_at}
+    connection.execute(sa.update(sessions).where(sessions.c.token_hash == token_hash).values(values))
+
+
+def release_session(connection: sa.Connection, token_hash: str) -> None:
+    """End one session, if it is there."""
+    connection.execute(sa.delete(sessions).where(sessions.c.token_hash == token_hash))
+
+
+def release_sessions(connection: sa.Connection, user_id: int) -> None:
+    """End all sessions of a user."""
+    connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
+
+
+def delete_expired_sessions(connection: sa.Connection, now: dt.datetime) -> int:
+    """Forget sessions that have ended; how many."""
+    return connection.execute(sa.delete(sessions).where(sessions.c.expires_at <= now)).rowcount
+
+
+_ROLE = [roles.c.id, roles.c.name, *(roles.c[permission] for permission in Permission)]
+
+
+def _role(row: sa.Row[Any]) -> Role:
+    fields = row._mapping
+    return Role(fields[roles.c.id], fields[roles.c.name], frozenset(p for p in Permission if fields[roles.c[p]]))
+
+
+def _role_values(name: str, permissions: Iterable[Permission]) -> dict[str, Any]:
+    held = frozenset(permissions)
+    return {"name": name, **{str(permission): permission in held for permission in Permission}}
+
+
+def _load_users(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> list[User]:
+    query = sa.select(users.c.id.label("user_id"), users.c.email, users.c.created_at, *_ROLE).join(roles).where(wanted)
+    rows = connection.execute(query.order_by(users.c.id)).all()
+    belonging: dict[int, list[Group]] = {row.user_id: [] for row in rows}
+    inside = sa.select(memberships.c.user_id, groups.c.id, groups.c.name).join(groups)
+    if len(rows) == 1:
+        inside = inside.where(memberships.c.user_id == rows[0].user_id)
+    for row in connection.execute(inside.order_by(groups.c.id)) if rows else ():
+        if row.user_id in belonging:
+            belonging[row.user_id].append(Group(row.id, row.name))
+    return [User(row.user_id, row.email, _role(row), tuple(belonging[row.user_id]), row.created_at) for row in rows]
+
+
+def _insert_if_absent(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> Any:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return insert(table).values(values).on_conflict_do_nothing()
+
+
+def _refuse_taken(connection: sa.Connection, email_key: str, but: int | None = None) -> None:
+    found = connection.execute(sa.select(users.c.id).where(users.c.email_key == email_key)).scalar()
+    if found is not None and found != but:
+        raise _email_taken()
+
+
+def _email_taken() -> Conflict:
+    return Conflict("there is an account with this e-mail already: log in, or use another one", code="email_taken")
+
+
+def _role_exists(name: str) -> Conflict:
+    return Conflict(f"there is a role named {name!r} already", code="role_exists", name=name)
+
+
+def _group_exists(name: str) -> Conflict:
+    return Conflict(f"there is a group named {name!r} already", code="group_exists", name=name)
