@@ -188,9 +188,10 @@ class Demo:
         """Write the learning curve and the model, say where they are, and judge."""
         output, final = self.options.output, rows[-1].accuracy
         alone = self.accuracy_alone()
+        num_images = sum(len(shard) for shard in self.shards)
         curve = Curve(
             title=f"{len(self.shards)} devices learn to read digits",
-            subtitle=f"{sum(map(len, self.shards)):,} images stay on their devices; accuracy on {len(self.held_out)} that none has",
+            subtitle=f"{num_images:,} images stay on their devices; accuracy on {len(self.held_out)} that no device has",
             accuracies=[self.accuracy(self.initial), *(row.accuracy for row in rows)],
             baseline=alone,
             baseline_label="a device that learns alone, on average",
@@ -207,8 +208,8 @@ class Demo:
         )
         if final < MIN_ACCURACY:
             raise DemoFailed(
-                f"the model reached {final:.1%} on held-out images, less than the {MIN_ACCURACY:.0%} expected; more cycles help: "
-                f"--cycles {2 * self.options.cycles}"
+                f"the model reached {final:.1%} on held-out images, less than the {MIN_ACCURACY:.0%} that it should; "
+                f"more cycles help: --cycles {2 * self.options.cycles}"
             )
 
     def keep_running(self) -> None:
