@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -110,14 +111,23 @@ class Api:
                 logger.debug("trying again: %s %s code=%s delay_s=%.2f", request.method, request.path, error.code, delay_s)
             self._sleep(delay_s)
 
-    def _once(self, request: Request, handle: Callable[[Response], T]) -> T:
+    def open(self, request: Request) -> Response:
+        """Send a request once and give the answer unread, for streams without an end; close it.
+
+        Raises:
+            PygridError: as `exchange`.
+        """
         headers = dict(request.headers)
         if self.token is not None:
             headers.setdefault("Authorization", f"Bearer {self.token}")
-        sent = Request(request.method, request.path, request.query, headers, request.body, request.timeout_s)
-        with self.transport.send(sent) as response:
-            if response.status >= 400:
-                raise self._refusal(request, response)
+        response = self.transport.send(replace(request, headers=headers))
+        if response.status < 400:
+            return response
+        with response:
+            raise self._refusal(request, response)
+
+    def _once(self, request: Request, handle: Callable[[Response], T]) -> T:
+        with self.open(request) as response:
             return handle(response)
 
     def _refusal(self, request: Request, response: Response) -> PygridError:

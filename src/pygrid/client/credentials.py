@@ -1,0 +1,92 @@
+"""Session tokens that ``pygrid login`` keeps for a user, by the address of the Domain."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from pygrid.errors import InvalidInput
+
+URL_VARIABLE = "PYGRID_URL"
+TOKEN_VARIABLE = "PYGRID_TOKEN"
+
+
+class Credentials(msgspec.Struct):
+    """The content of the file: tokens by address, and the address logged in to last."""
+
+    tokens: dict[str, str] = {}
+    last_url: str | None = None
+
+
+def credentials_file() -> Path:
+    """``$XDG_CONFIG_HOME/pygrid/credentials.json``, else the same under ``~/.config``."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "pygrid" / "credentials.json"
+
+
+def load_credentials() -> Credentials:
+    """What is kept; nothing if nobody logged in yet.
+
+    Raises:
+        InvalidInput: the file is damaged.
+    """
+    path = credentials_file()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except FileNotFoundError:
+        return Credentials()
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{path} can't be read ({error}); delete it and log in again", code="credentials_damaged") from error
+
+
+def remember_token(url: str, token: str) -> Path:
+    """Keep a token, readable by this user only; gives the file."""
+    credentials = load_credentials()
+    credentials.tokens[url] = token
+    credentials.last_url = url
+    return _save(credentials)
+
+
+def forget_token(url: str) -> bool:
+    """Delete the token kept for an address; gives whether there was one."""
+    credentials = load_credentials()
+    known = credentials.tokens.pop(url, None) is not None
+    if known:
+        _save(credentials)
+    return known
+
+
+def choose_url(url: str | None) -> str:
+    """The address to talk to: the given one, ``PYGRID_URL``, or the one logged in to last.
+
+    Raises:
+        InvalidInput: none of them is there.
+    """
+    chosen = url or os.environ.get(URL_VARIABLE) or load_credentials().last_url
+    if not chosen:
+        raise InvalidInput(
+            f"which Domain? Give its address, set {URL_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
+            code="url_missing",
+        )
+    return chosen.rstrip("/")
+
+
+def find_token(url: str) -> str | None:
+    """The token for an address: ``PYGRID_TOKEN``, else the one kept by ``pygrid login``."""
+    return os.environ.get(TOKEN_VARIABLE) or load_credentials().tokens.get(url)
+
+
+def _save(credentials: Credentials) -> Path:
+    path = credentials_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by this user only from the start
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(credentials), indent=2) + b"\n")
+        Path(draft).replace(path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+    return path

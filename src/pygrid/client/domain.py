@@ -1,0 +1,152 @@
+"""A Domain in the hands of a model owner."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from pygrid.client.credentials import choose_url, find_token
+from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
+from pygrid.client.process import Process
+from pygrid.errors import NotFound, Unauthenticated
+from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
+from pygrid.messages.processes import HostRequest, ProcessInfo
+from pygrid.transport import Api, HttpTransport, Transport
+
+
+class _Processes(msgspec.Struct):
+    processes: list[ProcessInfo]
+
+
+def connect(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> DomainClient:
+    """A Domain to work with. Nothing is sent yet.
+
+    Args:
+        url: its address; None: ``PYGRID_URL``, else the one that ``pygrid login`` was used with last.
+        token: of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` keeps for that address.
+        transport: in place of HTTP to ``url``.
+    Raises:
+        InvalidInput: no address is known, or it is not one.
+    """
+    if transport is not None:
+        return DomainClient(transport, token=token)
+    chosen = HttpTransport(choose_url(url))
+    return DomainClient(chosen, token=token or find_token(chosen.url))
+
+
+class DomainClient:
+    """Log in, host processes, find them again. `connect` gives one."""
+
+    def __init__(self, transport: Transport, *, token: str | None = None) -> None:
+        self._api = Api(transport, token=token)
+
+    @property
+    def url(self) -> str:
+        return self._api.url
+
+    @property
+    def token(self) -> str | None:
+        """The session's token: a secret."""
+        return self._api.token
+
+    def login(self, email: str, password: str) -> Self:
+        """Begin a session; later calls are made in its name.
+
+        Raises:
+            Unauthenticated: no such account, or not its password (``invalid_credentials``).
+            TooManyRequests: too many attempts; the error says when to try again.
+        """
+        self._api.token = None
+        self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
+        return self
+
+    def sign_up(self, email: str, password: str) -> UserInfo:
+        """Make an account and log in with it. The first account of a Domain becomes its Owner.
+
+        Raises:
+            Conflict: there is an account with this address (``email_taken``).
+            Forbidden: the Domain does not let strangers sign up.
+        """
+        user = self._api.post("/users", UserResponse, json={"email": email, "password": password}).user
+        self.login(email, password)
+        return user
+
+    def host(
+        self,
+        name: str,
+        version: str,
+        *,
+        model: ModelSource,
+        plans: Mapping[str, PlanSource] | PlanSource,
+        client_config: Mapping[str, Any] | None = None,
+        server_config: Mapping[str, Any] | None = None,
+        averaging_plan: PlanSource | None = None,
+    ) -> Process:
+        """Host a model and open its training.
+
+        Args:
+            name, version: together new to the Domain.
+            model: float32 arrays by name, the path of a safetensors file, or a ``torch.nn.Module``.
+            plans: by name, each a `Plan` or the path of a plan file; a single one is hosted as ``training_plan``.
+            client_config: what devices read: ``epochs``, ``batch_size``, ``max_updates``, the plan's hyperparameters, anything.
+            server_config: ``num_cycles``, ``cycle_length``, ``min_diffs``, ``max_diffs``, ``min_workers`` and so on.
+            averaging_plan: in place of the weighted mean.
+        Raises:
+            Conflict: the Domain has a process of that name and version (``process_exists``).
+            Unauthenticated, Forbidden: nobody is logged in, or may not host.
+            InvalidInput and its subclasses: names what can't be hosted. Nothing was hosted.
+        """
+        by_name = plans if isinstance(plans, Mapping) else {USUAL_PLAN: plans}
+        request = HostRequest({**(client_config or {}), "name": name, "version": version}, dict(server_config or {}))
+        form = hosting_form(request, model, by_name, averaging_plan)
+        self._require_session("host a model")
+        headers = {"Content-Type": form.media_type}
+        info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, idempotent=False)
+        return Process(self._api, info)
+
+    def processes(self, name: str | None = None, version: str | None = None) -> list[ProcessInfo]:
+        """The processes on the Domain, newest first; only those of a name and version, if given."""
+        self._require_session("see processes")
+        query = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
+        return self._api.get("/model-centric/processes", _Processes, query=query).processes
+
+    def process(self, name: str, version: str | None = None) -> Process:
+        """A process by its name; ``version`` None: the newest.
+
+        Raises:
+            NotFound: there is none (``process_not_found``).
+        """
+        found = self.processes(name, version)
+        if not found:
+            which = f"{name!r}" if version is None else f"{name!r} in version {version!r}"
+            others = sorted({info.name for info in self.processes()})
+            there = f"it has: {', '.join(others[:20])}" if others else "it has none"
+            raise NotFound(f"{self.url} has no process {which}; {there}", code="process_not_found")
+        return Process(self._api, found[0])
+
+    def _require_session(self, purpose: str) -> None:
+        if self._api.token is None:
+            raise Unauthenticated(
+                f"log in to {purpose}: connect(url).login(email, password), or on the command line: pygrid login {self.url}",
+                code="not_logged_in",
+            )
+
+    def close(self) -> None:
+        """Close the connections. The session goes on."""
+        self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"DomainClient({self.url!r}, {'logged in' if self._api.token else 'not logged in'})"
+
+    def _repr_html_(self) -> str:
+        return html.escape(repr(self))

@@ -1,0 +1,59 @@
+"""Server-Sent Events: a stream of text blocks that can be taken up where it broke off.
+
+Source: HTML Living Standard, section 9.2 (WHATWG).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pygrid.errors import PygridError
+
+_MAX_LINE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One event as it was sent; ``id`` is the newest that the stream gave, also if an earlier event did."""
+
+    id: str
+    kind: str
+    data: str
+
+
+def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
+    """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is dropped."""
+    last_id, kind, data = "", "", list[str]()
+    for line in _lines(chunks):
+        if not line:
+            if data:
+                yield ServerEvent(last_id, kind or "message", "\n".join(data))
+            kind, data = "", []
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "event":
+            kind = value
+        elif name == "id" and "\0" not in value:
+            last_id = value
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Lines ended by LF, CRLF or CR. A chunk may end anywhere, also inside a character or between CR and LF."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    rest, skip_lf, first = "", False, True
+    for chunk in chunks:
+        text = decoder.decode(chunk)
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        if skip_lf and text:
+            text, skip_lf = text.removeprefix("\n"), False
+        skip_lf = skip_lf or text.endswith("\r")
+        *lines, rest = (rest + text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        if len(rest) > _MAX_LINE:
+            raise PygridError(f"a line of the event stream is longer than {_MAX_LINE:,} characters", code="answer_too_large")
+        yield from lines

@@ -1,0 +1,166 @@
+"""What a model owner hands over, as one streamed upload: configuration, model, plans."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pygrid.errors import InvalidInput, InvalidTensors
+from pygrid.messages.media import PLAN, TENSORS
+from pygrid.messages.processes import HostRequest
+from pygrid.plans import Plan
+from pygrid.tensors import encode, read_layout
+from pygrid.transport import Body
+from pygrid.transport.base import CHUNK_BYTES, BytesBody
+
+ModelSource = Mapping[str, Any] | str | os.PathLike[str] | Any
+"""Arrays (or tensors) by name, the path of a safetensors file, or a ``torch.nn.Module``."""
+PlanSource = Plan | str | os.PathLike[str]
+
+USUAL_PLAN = "training_plan"
+
+
+@dataclass(frozen=True)
+class FileBody:
+    """A file as the body of a request, read while it is sent."""
+
+    path: Path
+
+    @property
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field of a form."""
+
+    name: str
+    media_type: str
+    body: Body
+
+
+class FormBody:
+    """A multipart form (RFC 7578) whose parts are streamed."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._boundary = f"pygrid-{secrets.token_hex(16)}"
+        self._parts = parts
+
+    @property
+    def media_type(self) -> str:
+        return f"multipart/form-data; boundary={self._boundary}"
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(self._head(part)) + part.body.num_bytes + 2 for part in self._parts) + len(self._end)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for part in self._parts:
+            yield self._head(part)
+            yield from part.body
+            yield b"\r\n"
+        yield self._end
+
+    def _head(self, part: Part) -> bytes:
+        return (
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="{part.name}"; filename="{part.name}"\r\n'
+            f"Content-Type: {part.media_type}\r\n\r\n"
+        ).encode()
+
+    @property
+    def _end(self) -> bytes:
+        return f"--{self._boundary}--\r\n".encode()
+
+
+def hosting_form(
+    request: HostRequest, model: ModelSource, plans: Mapping[str, PlanSource], averaging_plan: PlanSource | None
+) -> FormBody:
+    """The upload that hosts a process.
+
+    Raises:
+        InvalidInput, InvalidTensors, InvalidPlan: names what can't be hosted; nothing was sent.
+    """
+    for name in plans:
+        if not name.isascii() or not name.replace("_", "").isalnum():
+            raise InvalidInput(f"{name!r} is not a name for a plan; use letters, digits and _, e.g. {USUAL_PLAN!r}")
+    parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts.append(Part("model", TENSORS, model_body(model)))
+    parts += [Part(f"plan:{name}", PLAN, BytesBody(load_plan(plan).data)) for name, plan in plans.items()]
+    if averaging_plan is not None:
+        parts.append(Part("averaging_plan", PLAN, BytesBody(load_plan(averaging_plan).data)))
+    return FormBody(parts)
+
+
+def load_plan(source: PlanSource) -> Plan:
+    """The plan itself, from a file if need be.
+
+    Raises:
+        InvalidInput: no such file, or not a plan at all.
+        InvalidPlan: the file is not a plan file.
+    """
+    if isinstance(source, Plan):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        hint = "; call its build(model) first" if callable(getattr(source, "build", None)) else ""
+        raise InvalidInput(f"a {type(source).__name__} is not a plan that can be hosted{hint}", code="not_a_plan")
+    return Plan.load(_existing(source, "plan"))
+
+
+def model_body(source: ModelSource) -> Body:
+    """The safetensors bytes of a model.
+
+    Raises:
+        InvalidInput: no such file, or not a model at all.
+        InvalidTensors: names the array that is not float32; or the file is not a safetensors file.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = _existing(source, "model")
+        try:
+            with path.open("rb") as file:
+                read_layout(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        except (InvalidTensors, ValueError) as error:  # ValueError: an empty file can't be mapped
+            raise InvalidTensors(f"{path} is not a safetensors file: {error}") from error
+        return FileBody(path)
+    if hasattr(source, "named_parameters"):
+        from pygrid.plans.authoring import initial_params
+
+        source = initial_params(source)
+    if not isinstance(source, Mapping):
+        raise InvalidInput(
+            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a safetensors file, "
+            "or a torch.nn.Module",
+            code="not_a_model",
+        )
+    return BytesBody(encode({name: _float32(name, value) for name, value in source.items()}))
+
+
+def _float32(name: str, value: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype != np.float32:
+        raise InvalidTensors(
+            f"array {name!r} of the model is {array.dtype}; a model's arrays are float32 (convert it with .astype('float32'), or "
+            "leave it out if the plan does not take it)",
+            array=name,
+        )
+    return array
+
+
+def _existing(source: str | os.PathLike[str], kind: str) -> Path:
+    path = Path(source)
+    if not path.is_file():
+        raise InvalidInput(f"there is no {kind} file {os.fspath(source)!r}", code="file_not_found", path=os.fspath(source))
+    return path

@@ -1,0 +1,250 @@
+"""A hosted process in the hands of its owner."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pygrid.client.events import parse_events
+from pygrid.client.hosting import PlanSource, load_plan
+from pygrid.errors import InvalidInput, NotFound, PygridError, Unavailable
+from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
+from pygrid.plans import MAX_PLAN_BYTES, Plan
+from pygrid.tensors import Params, decode
+from pygrid.transport import Api, Request, Response
+
+if TYPE_CHECKING:
+    from pygrid.plans.batches import Data
+
+_PAGE = 100
+_SILENCE_S = 60.0
+_POLL_S = 0.5
+
+
+class _Cycles(msgspec.Struct):
+    cycles: list[CycleInfo]
+
+
+class _Checkpoints(msgspec.Struct):
+    checkpoints: list[CheckpointInfo]
+
+
+class Process:
+    """A process on a Domain. `DomainClient.host` and `DomainClient.process` give one."""
+
+    def __init__(self, api: Api, info: ProcessInfo) -> None:
+        self._api = api
+        self.id = info.id
+        self.name = info.name
+        self.version = info.version
+
+    @property
+    def _path(self) -> str:
+        return f"/model-centric/processes/{self.id}"
+
+    def info(self) -> ProcessInfo:
+        """What the Domain says of the process now: state, configuration, plans, newest cycle."""
+        return self._api.get(self._path, ProcessInfo)
+
+    def cycles(self, after: int = 0) -> list[CycleInfo]:
+        """All cycles with a sequence number above ``after``, oldest first, with what they brought."""
+        found: list[CycleInfo] = []
+        while True:
+            position = found[-1].sequence if found else after
+            query = {"after": str(position), "limit": str(_PAGE)}
+            page = self._api.get(f"{self._path}/cycles", _Cycles, query=query).cycles
+            found += page
+            if len(page) < _PAGE:
+                return found
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """All states of the model, oldest first; number 1 is the model that was hosted."""
+        return self._api.get(f"{self._path}/checkpoints", _Checkpoints).checkpoints
+
+    def download(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
+        """The model as it is now, or as it was at a checkpoint.
+
+        Args:
+            checkpoint: its number, or ``latest``.
+            path: write the safetensors file there as well, at once or not at all; the arrays are then mapped from it.
+        Raises:
+            NotFound: no such checkpoint (``checkpoint_not_found``).
+        """
+        query = {"name": self.name, "version": self.version, "checkpoint": str(checkpoint)}
+        request = Request("GET", "/model-centric/retrieve-model", query)
+        if path is None:
+            return decode(self._api.exchange(request, lambda response: _checked(response, bytearray())))[0]
+        target = Path(path)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        draft = Path(name)
+        try:
+            os.close(descriptor)
+            self._api.exchange(request, lambda response: _write(response, draft))
+            draft.chmod(0o644)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+        with target.open("rb") as file:
+            return decode(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))[0]
+
+    def plan(self, name: str | None = None) -> Plan:
+        """A plan of the process, as it was hosted; None: ``training_plan``, or the only training plan.
+
+        Raises:
+            NotFound: there is none of that name (``plan_not_found``).
+        """
+        plans = self.info().plans
+        training = [plan for plan in plans if plan.kind == "training"]
+        wanted = name or ("training_plan" if len(training) != 1 else training[0].name)
+        for plan in plans:
+            if plan.name == wanted:
+                request = Request("GET", f"{self._path}/plans/{plan.id}")
+                return Plan.from_bytes(self._api.exchange(request, lambda response: response.read(MAX_PLAN_BYTES)))
+        there = ", ".join(plan.name for plan in plans)
+        raise NotFound(f"process {self.name!r} has no plan {wanted!r}; it has: {there}", code="plan_not_found")
+
+    def evaluate(
+        self,
+        data: Data,
+        *,
+        plan: PlanSource | None = None,
+        checkpoint: int | str = "latest",
+        batch_size: int = 256,
+    ) -> dict[str, float]:
+        """The metrics of the model on data of one's own, computed here.
+
+        Args:
+            data: arrays by the name of the plan's data port; or an iterable of batches of them.
+            plan: with an ``eval`` graph; None: the process's training plan.
+        """
+        from pygrid.plans import Runner
+
+        chosen = self.plan() if plan is None else load_plan(plan)
+        return Runner(chosen).evaluate(self.download(checkpoint), data, batch_size=batch_size)
+
+    def finish(self) -> ProcessInfo:
+        """End the training: the open cycle is completed if it has reports, and no further one is opened."""
+        return self._api.post(f"{self._path}/finish", ProcessInfo, idempotent=True)
+
+    def wait(self, num_cycles: int | None = None, *, timeout_s: float | None = None) -> ProcessInfo:
+        """Return when ``num_cycles`` cycles are completed, or training is over, whichever is first.
+
+        Raises:
+            Unavailable: ``timeout_s`` have passed (``wait_timeout``); training goes on.
+        """
+        if num_cycles is not None and num_cycles < 1:
+            raise InvalidInput(f"num_cycles is {num_cycles}; it must be at least 1, or None to wait for the end")
+        give_up_at = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        while True:
+            info = self.info()
+            # Checkpoint 1 is the model that was hosted; each completed cycle adds one.
+            if info.state == "finished" or (num_cycles is not None and info.num_checkpoints > num_cycles):
+                return info
+            if time.monotonic() >= give_up_at:
+                raise Unavailable(
+                    f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; training goes on",
+                    code="wait_timeout",
+                )
+            time.sleep(_POLL_S)
+
+    def events(self, after: int | None = None) -> Iterator[Event]:
+        """What happens to the process, as it happens, until training is over; a lost connection is taken up again.
+
+        Args:
+            after: id of an event; only later ones are given. None: as the Domain chooses.
+        """
+        last_id = "" if after is None else str(after)
+        failures_since = time.monotonic()
+        while True:
+            headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
+            request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S)
+            try:
+                with self._api.open(request) as response:
+                    for raw in parse_events(response.chunks()):
+                        last_id = raw.id or last_id
+                        failures_since = time.monotonic()
+                        event = self._event(raw.data)
+                        if event is None:
+                            continue
+                        yield event
+                        if event.kind == "process_finished":
+                            return
+            except Unavailable:
+                if time.monotonic() - failures_since > 10 * _SILENCE_S:
+                    raise
+            if self.info().state == "finished":
+                return
+            time.sleep(_POLL_S)
+
+    def _event(self, data: str) -> Event | None:
+        try:
+            return msgspec.json.decode(data, type=Event)
+        except msgspec.ValidationError:  # of a kind that this version does not know yet
+            return None
+
+    def watch(self, *, plain: bool | None = None) -> None:
+        """Show the training until it is over: a live table on a terminal or in a notebook, else a line per change.
+
+        ``plain``: True for lines in any case. Interrupt it at will; training goes on.
+        """
+        from pygrid.client.watching import watch
+
+        watch(self, plain=plain)
+
+    def __repr__(self) -> str:
+        return f"Process({self.name!r}, version={self.version!r}, url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            rows = _rows(self.info())
+        except PygridError as error:
+            rows = {"process": f"{self.name} {self.version}", "now": error.detail}
+        cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+        return f"<table>{cells}</table>"
+
+
+def _rows(info: ProcessInfo) -> dict[str, Any]:
+    cycle = info.cycle
+    rows: dict[str, Any] = {
+        "process": f"{info.name} {info.version}",
+        "state": info.state,
+        "parameters": f"{info.num_parameters:,}",
+        "completed cycles": info.num_checkpoints - 1,
+    }
+    if cycle is not None:
+        rows["cycle"] = f"{cycle.sequence} ({cycle.state}): {cycle.num_reports} reports of {cycle.num_assigned} devices"
+        rows |= {name: f"{value:.4g}" for name, value in cycle.metrics.items()}
+    return rows
+
+
+def _checked(response: Response, into: bytearray) -> bytearray:
+    digest = hashlib.sha256()
+    for chunk in response.chunks():
+        digest.update(chunk)
+        into += chunk
+    _check_etag(response, digest.hexdigest())
+    return into
+
+
+def _write(response: Response, path: Path) -> None:
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in response.chunks():
+            digest.update(chunk)
+            file.write(chunk)
+    _check_etag(response, digest.hexdigest())
+
+
+def _check_etag(response: Response, digest: str) -> None:
+    announced = response.headers.get("etag", "").strip('"')
+    if announced and announced != digest:
+        raise PygridError("the download is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")
