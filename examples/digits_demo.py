@@ -105,7 +105,6 @@ class Demo:
         """Become the owner of the Domain and host the model, as a data scientist would."""
         owner = client.connect(self.url)
         owner.sign_up(OWNER, self.password)
-        owner.login(OWNER, self.password)
         num = self.options.devices
         return owner.host(
             name="digits",

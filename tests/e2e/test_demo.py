@@ -1,0 +1,116 @@
+"""The demo and the examples, run as a user runs them.
+
+Should happen: the model learns, the files are there, every process is ended, also after Ctrl-C and after a failure.
+Should not: success reported for a model that did not learn; a folder emptied that the demo did not make.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import psutil
+import pytest
+
+import digits
+import digits_cnn
+import digits_demo
+from local_processes import LocalProcesses, ProcessFailed
+from pygrid.edge import load_data
+
+DEMO = Path(digits_demo.__file__)
+TIMEOUT_S = 180
+
+
+def demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DEMO), "--output", str(output), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def processes_of(output: Path) -> list[str]:
+    """Command lines of running processes that work in the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        text = " ".join(process.info["cmdline"] or [])
+        if str(output) in text:
+            found.append(text)
+    return found
+
+
+@pytest.mark.slow
+def test_ten_devices_learn_to_read_digits(tmp_path):
+    output = tmp_path / "out"
+    done = demo(output)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^cycle +(\d+)  devices (\d+)  loss ([\d.]+)  accuracy ([\d.]+)%", done.stdout, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == list(range(1, 21))
+    assert {row[1] for row in rows} == {"10"}
+    assert float(rows[-1][2]) < float(rows[0][2])
+    assert float(rows[-1][3]) >= 93.0
+    points = ET.parse(output / "learning-curve.svg").getroot().findall("{http://www.w3.org/2000/svg}circle")
+    assert len(points) == 21
+    assert load_data(output / "model.safetensors").keys() == load_data(DEMO.parent / "plans" / "digits.safetensors").keys()
+    assert processes_of(output) == []
+
+
+@pytest.mark.slow
+def test_a_model_that_learned_too_little_is_a_failure(tmp_path):
+    done = demo(tmp_path / "out", "--devices", "2", "--cycles", "1")
+    assert done.returncode == 1
+    assert re.search(r"the model reached \d+\.\d% .* more cycles help: --cycles 2", done.stderr)
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_every_process(tmp_path):
+    command = [sys.executable, str(DEMO), "--output", str(tmp_path / "out"), "--devices", "2", "--cycles", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for text in running.stdout:
+            if text.startswith("cycle   2"):
+                break
+        assert len(processes_of(tmp_path)) >= 4
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "stopped; all processes are ended" in errors
+    assert processes_of(tmp_path) == []
+
+
+def test_a_folder_of_the_user_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = demo(tmp_path)
+    assert done.returncode == 1
+    assert "is not empty and was not made by this demo" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("options", [["--devices", "0"], ["--devices", "36"], ["--cycles", "0"], ["--seed", "-1"]])
+def test_options_out_of_range_are_refused(options, capsys):
+    with pytest.raises(SystemExit):
+        digits_demo.parse(options)
+    assert "must be" in capsys.readouterr().err
+
+
+def test_a_process_that_fails_is_reported_with_its_log(tmp_path):
+    with LocalProcesses(tmp_path) as processes:
+        processes.start("device-1", ["no-such-command"])
+        with pytest.raises(ProcessFailed, match=r"(?s)device-1 ended with exit code \d+.*no-such-command"):
+            processes.wait("device-1", timeout_s=30)
+
+
+@pytest.mark.slow
+def test_the_example_with_threads_learns(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with LocalProcesses(tmp_path / "logs") as processes:
+        assert digits.main(processes.start_domain(tmp_path / "domain")) > 0.9
+
+
+@pytest.mark.slow
+def test_the_example_with_a_convolutional_network_learns(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert digits_cnn.main() > 0.9
