@@ -13,13 +13,29 @@ from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, with_secret
-from pygrid.storage.accounts import seed_roles
+from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.web.app import build_app
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 
 SESSION_SWEEP_S = 3600.0
+
+
+def prepare_store(settings: DomainSettings) -> bool:
+    """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
+
+    Gives whether anybody has an account yet. Does nothing that `build_domain` would not do.
+
+    Raises:
+        InvalidConfig: its URL is none, or a later pygrid has used it. Unavailable: it does not answer.
+    """
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+        return database.read_now(has_first_owner)
+    finally:
+        database.close()
 
 
 def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
-from pygrid.errors import InvalidConfig
+from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -23,10 +24,15 @@ def migrate(database: Database) -> str:
     Two processes may call it at once: one waits for the other. Blocks; call it in a thread.
 
     Raises:
-        InvalidConfig: ``database_too_new``: a later pygrid has migrated this database.
+        InvalidConfig: ``database_too_new``: a later pygrid has migrated this database. Unavailable: it does not answer.
     """
     newest = newest_revision()
-    if database.read_now(_present_revision) == newest:
+    try:
+        present = database.read_now(_present_revision)
+    except OperationalError as error:
+        shown = database.url.render_as_string(hide_password=True)
+        raise Unavailable(f"the database {shown} cannot be used: {error.orig}", code="database_unavailable") from error
+    if present == newest:
         return newest
     database.write_now(_upgrade)
     return newest

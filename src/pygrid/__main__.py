@@ -1,0 +1,5 @@
+"""``python -m pygrid`` is ``pygrid``."""
+
+from pygrid.cli import main
+
+main()

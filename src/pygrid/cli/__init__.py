@@ -1,0 +1,78 @@
+"""The command ``pygrid``: one module for each subcommand, loaded when that one is called, so that help comes at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import pygrid
+from pygrid.errors import PygridError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "domain": ("pygrid.cli.domain", "Start a Domain: hosts models and data, runs their training."),
+    "login": ("pygrid.cli.login", "Sign up at a Domain or log in to it; the session is kept for the other commands."),
+    "plan": ("pygrid.cli.plan", "Build a plan, look at what it does, try it."),
+    "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, ready for devices."),
+    "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),
+    "model": ("pygrid.cli.model", "Download a checkpoint, or look into a model's file."),
+    "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
+}
+"""Name, module and help of each subcommand; the module's ``app`` is a `typer.Typer`."""
+
+
+class _LazyGroup(TyperGroup):
+    """Lists subcommands by the table above, and imports one only to run it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1], rich_markup_mode=self.rich_markup_mode)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}
+        name, found, rest = super().resolve_command(ctx, args)
+        if name is None or found is None:
+            return name, found, rest
+        module = importlib.import_module(COMMANDS[name][0])
+        command = typer.main.get_command(module.app)
+        command.name = name
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    help="Train models together without moving private data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(pygrid.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Show the version."),
+) -> None:
+    """Train models together without moving private data."""
+
+
+def main() -> None:
+    """Run the command line. What a user can put right is told in words, with exit code 1; a traceback is a fault of pygrid."""
+    try:
+        app()
+    except PygridError as error:
+        print(f"pygrid: {error.detail}", file=sys.stderr)
+        sys.exit(1)
