@@ -14,9 +14,15 @@ from pygrid.plans.manifest import DataPort, Graph, Hyper, Manifest, NoisePort, P
 
 if TYPE_CHECKING:
     from pygrid.plans.averaging import AveragingRunner
+    from pygrid.plans.gate import GateLimits, GateReport, check, check_async, check_in_child
     from pygrid.plans.runner import Gradients, Runner, TrainResult
 
 _LAZY = {
+    "GateLimits": "gate",
+    "GateReport": "gate",
+    "check": "gate",
+    "check_async": "gate",
+    "check_in_child": "gate",
     "AveragingRunner": "averaging",
     "Gradients": "runner",
     "Runner": "runner",
@@ -27,6 +33,8 @@ __all__ = [
     "MAX_PLAN_BYTES",
     "AveragingRunner",
     "DataPort",
+    "GateLimits",
+    "GateReport",
     "Gradients",
     "Graph",
     "Hyper",
@@ -38,6 +46,9 @@ __all__ = [
     "TestVector",
     "TrainResult",
     "build_archive",
+    "check",
+    "check_async",
+    "check_in_child",
 ]
 
 

@@ -1,0 +1,175 @@
+"""Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
+
+The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its standard
+output. The child limits itself before it reads anything; the parent kills its whole process group when time is up. This bounds
+memory and time. It does not keep a child that was taken over from the network or from files: plans meet private data in a
+Worker, never here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pygrid.errors import PygridError
+
+_LENGTH_BYTES = 8
+_CHUNK = 65_536
+_MAX_OPEN_FILES = 64
+_ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class ChildLimits:
+    """What a child process may use."""
+
+    memory_bytes: int
+    """Of address space (RLIMIT_AS)."""
+    cpu_s: int
+    wall_s: float
+    max_output_bytes: int
+
+
+def run_child(
+    module: str,
+    parts: Sequence[bytes],
+    *,
+    limits: ChildLimits,
+    failed: Callable[[str], PygridError],
+    arguments: Sequence[str] = (),
+) -> bytes:
+    """Run ``python -m module`` on these input parts and give its answer.
+
+    Raises:
+        PygridError: what ``failed`` makes of the reason, if the child does not end well, in time, with a short enough answer.
+    """
+    command = [sys.executable, "-I", "-m", module, str(limits.memory_bytes), str(limits.cpu_s), *arguments]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        answer = _exchange(process, parts, limits)
+        if answer is None:
+            raise failed(f"it took longer than {limits.wall_s:g} s")
+        if len(answer) > limits.max_output_bytes:
+            raise failed("its answer is too long")
+        code = process.wait()
+        if code != 0:
+            raise failed(_death(code))
+        return answer
+    finally:
+        # The group outlives its leader if the child started others; there is nothing to kill in the ordinary case.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits) -> bytes | None:
+    """Write and read at once, so that neither side can block the other; None when time is up."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    deadline = time.monotonic() + limits.wall_s
+    pending = memoryview(b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts))
+    answer = bytearray()
+    os.set_blocking(process.stdin.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                return None
+            for key, _ in ready:
+                if key.fileobj is process.stdout:
+                    chunk = os.read(process.stdout.fileno(), _CHUNK)
+                    answer += chunk
+                    if not chunk or len(answer) > limits.max_output_bytes:
+                        return bytes(answer) if _ends(process, deadline) else None
+                else:
+                    pending = _write(process, pending)
+                    if not pending:
+                        selector.unregister(process.stdin)
+                        process.stdin.close()
+    raise AssertionError("the loop ends when standard output does")
+
+
+def _write(process: subprocess.Popen[bytes], pending: memoryview) -> memoryview:
+    assert process.stdin is not None
+    try:
+        return pending[os.write(process.stdin.fileno(), pending[:_CHUNK]) :]
+    except BrokenPipeError:  # the child is gone; its exit code will say why
+        return pending[:0]
+
+
+def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        process.wait(max(0.05, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _death(code: int) -> str:
+    if code == EXIT_OUT_OF_MEMORY:
+        return "it ran out of memory"
+    if code < 0:
+        return f"it was ended by signal {-code} ({signal.Signals(-code).name})"
+    return f"it ended with code {code}"
+
+
+EXIT_OUT_OF_MEMORY = 97
+
+
+def limit_this_process(arguments: Sequence[str]) -> list[str]:
+    """In the child: take on the limits that `run_child` passed; gives the further arguments."""
+    import resource
+
+    memory, cpu = int(arguments[0]), int(arguments[1])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    return list(arguments[2:])
+
+
+def read_parts() -> list[bytes]:
+    """In the child: the input parts."""
+    data = sys.stdin.buffer.read()
+    parts, position = [], 0
+    while position < len(data):
+        length = int.from_bytes(data[position : position + _LENGTH_BYTES], "little")
+        position += _LENGTH_BYTES
+        parts.append(data[position : position + length])
+        position += length
+    return parts
+
+
+def write_answer(answer: bytes) -> None:
+    """In the child: give the answer and end well."""
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()

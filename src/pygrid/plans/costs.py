@@ -1,0 +1,242 @@
+"""What a graph computes and costs, worked out without running it: shapes, memory, operations.
+
+Everything here holds for each number of examples n from 1 to the largest; see `pygrid.plans.sizes`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pygrid.errors import InvalidPlan
+from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, Call, ShapeRefused, Value, array_value
+from pygrid.plans.sizes import SYMBOL, Size, at, bound
+
+_MAX_SIDE = 2**31
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with what is known of its inputs and outputs."""
+
+    label: str
+    call: Call
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    outputs: tuple[Value, ...]
+    flops: Size
+    scratch_bytes: Size
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A graph, worked out."""
+
+    name: str
+    steps: tuple[Step, ...]
+    values: Mapping[str, Value]
+    """Every tensor of the graph by name."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    initializers: tuple[str, ...]
+    max_n: int
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """How often each operator occurs, sorted by name."""
+        return dict(sorted(Counter(step.call.op_type for step in self.steps).items()))
+
+    def flops(self, n: int) -> int:
+        """Operations of one call with n examples; what counts as one is said in `pygrid.plans.operators`."""
+        return sum(at(step.flops, n) for step in self.steps)
+
+    def flops_split(self) -> tuple[int, int]:
+        """Operations of a call that are fixed, and those that each example adds: the line through n = 1 and the largest n.
+
+        Exact where the cost is linear in n, as it is for every plan that does not compare examples with each other.
+        """
+        one, most = self.flops(1), self.flops(self.max_n)
+        per_example = -(-(most - one) // (self.max_n - 1)) if self.max_n > 1 else one
+        return max(0, one - per_example), per_example
+
+    def peak_bytes(self, n: int) -> int:
+        """Most bytes that are held at once if the nodes run in the order given and each tensor is freed after its last use.
+
+        Inputs and constants are held throughout. A runtime may reuse buffers (less) or reorder nodes (more): an estimate.
+        """
+        last_use = {name: index for index, step in enumerate(self.steps) for name in step.input_names}
+        last_use.update(dict.fromkeys(self.outputs, len(self.steps)))
+        held = sum(at(self.values[name].num_bytes, n) for name in (*self.inputs, *self.initializers))
+        fixed = {*self.inputs, *self.initializers}
+        peak = held
+        for index, step in enumerate(self.steps):
+            held += sum(at(value.num_bytes, n) for value in step.outputs)
+            peak = max(peak, held + at(step.scratch_bytes, n))
+            done = {*step.input_names, *step.output_names} - fixed
+            held -= sum(at(self.values[name].num_bytes, n) for name in done if last_use.get(name, index) <= index)
+        return peak
+
+    def largest(self, n: int) -> tuple[str, int]:
+        """Name and bytes of the largest tensor that a node makes."""
+        made = ((name, at(self.values[name].num_bytes, n)) for step in self.steps for name in step.output_names)
+        return max(made, key=lambda pair: pair[1], default=("", 0))
+
+
+@dataclass
+class _Worker:
+    name: str
+    max_n: int
+    max_tensor_bytes: int
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def step(self, index: int, node: onnx.NodeProto) -> Step:
+        label = node_label(index, node)
+        operator = OPERATORS.get(node.op_type)
+        if operator is None:
+            raise InvalidPlan(
+                f"graph {self.name!r}, {label}: operator {node.op_type[:80]} is not part of plans",
+                code="plan_operator_forbidden",
+                graph=self.name,
+            )
+        missing = [name for name in node.input if name and name not in self.values]
+        if missing:
+            raise InvalidPlan(
+                f"graph {self.name!r}, {label}: input {missing[0][:80]!r} is made by no earlier node",
+                code="plan_graph_invalid",
+                graph=self.name,
+            )
+        names = tuple(node.output)
+        try:
+            inputs = tuple(self.values[name] if name else None for name in node.input)
+            call = Call(node.op_type, inputs, _attributes(node), len(names), self.max_n)
+            outputs = tuple(operator.infer(call))
+            flops, scratch = operator.cost(call, outputs), operator.scratch(call, outputs)
+            if len(outputs) < len([name for name in names if name]):
+                raise ShapeRefused(f"it has {len(names)} outputs; plans use at most {len(outputs)} of this operator")
+        except ShapeRefused as error:
+            raise InvalidPlan(f"graph {self.name!r}, {label}: {error}", code="plan_shape_refused", graph=self.name) from error
+        made = tuple((name, value) for name, value in zip(names, outputs, strict=False) if name)
+        for name, value in made:
+            if name in self.values:
+                raise InvalidPlan(
+                    f"graph {self.name!r}, {label}: {name[:80]!r} is made twice", code="plan_graph_invalid", graph=self.name
+                )
+            self._check_size(label, value)
+            self.values[name] = value
+        return Step(
+            label,
+            call,
+            tuple(name for name in node.input if name),
+            tuple(name for name, _ in made),
+            tuple(value for _, value in made),
+            flops,
+            4 * scratch,
+        )
+
+    def _check_size(self, label: str, value: Value) -> None:
+        # At least 2, so that a power of the symbol can't grow without bound where the largest batch is 1.
+        n = max(self.max_n, 2)
+        num_bytes = bound(value.num_bytes, n)
+        if num_bytes > self.max_tensor_bytes or any(bound(size, n) > _MAX_SIDE for size in value.shape):
+            raise InvalidPlan(
+                f"graph {self.name!r}, {label}: makes a tensor of {num_bytes:,} bytes at the largest batch ({self.max_n}); "
+                f"{self.max_tensor_bytes:,} are allowed. A smaller max_batch_size may help",
+                code="plan_tensor_too_large",
+                graph=self.name,
+            )
+
+
+def analyse(graph: onnx.GraphProto, *, name: str, max_n: int, max_tensor_bytes: int = 2**40) -> Analysis:
+    """Work out the shapes and costs of a graph.
+
+    Args:
+        graph: with static input shapes but for one symbolic dimension; nodes in an order in which they can run.
+        name: for error messages.
+        max_n: the largest value of the symbol.
+        max_tensor_bytes: no single tensor may be larger at ``max_n``.
+    Raises:
+        InvalidPlan: an operator that is not on the list, a shape that is wrong or unbounded, or a tensor that is too large; the
+            message names the node.
+    """
+    worker = _Worker(name, max_n, max_tensor_bytes)
+    for info in graph.input:
+        worker.values[info.name] = _input_value(name, info)
+    for tensor in graph.initializer:
+        worker.values[tensor.name] = tensor_value(name, tensor)
+    steps = tuple(worker.step(index, node) for index, node in enumerate(graph.node))
+    return Analysis(
+        name=name,
+        steps=steps,
+        values=worker.values,
+        inputs=tuple(info.name for info in graph.input),
+        outputs=tuple(info.name for info in graph.output),
+        initializers=tuple(tensor.name for tensor in graph.initializer),
+        max_n=max_n,
+    )
+
+
+def node_label(index: int, node: onnx.NodeProto) -> str:
+    """How error messages name a node."""
+    return f"node {index} ({node.op_type[:40]}{f' {node.name[:80]!r}' if node.name else ''})"
+
+
+def tensor_value(graph: str, tensor: onnx.TensorProto) -> Value:
+    """What is known of a constant.
+
+    Raises:
+        InvalidPlan: its bytes do not fit its shape, or its dtype is not one of plans.
+    """
+    try:
+        return array_value(_to_array(tensor))
+    except ShapeRefused as error:
+        raise InvalidPlan(
+            f"graph {graph!r}, constant {tensor.name[:80]!r}: {error}", code="plan_dtype_forbidden", graph=graph
+        ) from error
+
+
+def _to_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    if tensor.data_type not in ELEMENT_TYPES:
+        raise ShapeRefused(f"element type {tensor.data_type} is not allowed; plans use {', '.join(ELEMENT_TYPES.values())}")
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ShapeRefused(f"the data does not fit the shape ({error})") from error
+
+
+def _input_value(graph: str, info: onnx.ValueInfoProto) -> Value:
+    tensor = info.type.tensor_type
+    if tensor.elem_type not in ELEMENT_TYPES:
+        raise InvalidPlan(
+            f"graph {graph!r}, input {info.name[:80]!r}: element type {tensor.elem_type} is not allowed; plans use "
+            f"{', '.join(ELEMENT_TYPES.values())}",
+            code="plan_dtype_forbidden",
+            graph=graph,
+        )
+    shape: tuple[Size, ...] = tuple(SYMBOL if dim.dim_param else int(dim.dim_value) for dim in tensor.shape.dim)
+    return Value(ELEMENT_TYPES[tensor.elem_type], shape)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: _attribute(attribute) for attribute in node.attribute}
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    kinds = onnx.AttributeProto
+    if attribute.type == kinds.TENSOR:
+        return _to_array(attribute.t)
+    if attribute.type == kinds.INT:
+        return int(attribute.i)
+    if attribute.type == kinds.FLOAT:
+        return float(attribute.f)
+    if attribute.type == kinds.STRING:
+        return bytes(attribute.s)
+    repeated: Iterable[Any] = attribute.ints if attribute.type == kinds.INTS else attribute.floats
+    if attribute.type not in (kinds.INTS, kinds.FLOATS):
+        raise ShapeRefused(f"attribute {attribute.name[:40]!r} is of a kind that plans do not use")
+    return list(repeated)

@@ -1,0 +1,233 @@
+"""The gate: decides whether a plan from a stranger may be run, without running it.
+
+`check` looks at the bytes in this process. A parser of hostile bytes is itself a risk, so a server calls `check_in_child`, or
+`check_async`, which do the same in a child process with hard limits.
+
+A plan that passes uses only operators of the closed list, has no control flow, reads no file, makes no tensor larger than the
+limits at any batch size, takes and gives exactly what its manifest says. It may still compute something that reveals the data
+it runs on: that is for privacy terms, secure aggregation and sign-off, not for the gate. And a runtime remains a
+parser of hostile bytes: plans run in a sandbox all the same.
+
+Codes of refusals (each an `InvalidPlan`): plan_too_large, plan_malformed, plan_format_unknown, plan_manifest_invalid,
+plan_ports_invalid, plan_graph_invalid, plan_version_unsupported, plan_domain_forbidden, plan_operator_forbidden,
+plan_feature_forbidden, plan_dtype_forbidden, plan_external_data, plan_too_many_nodes, plan_constants_too_large,
+plan_shape_refused, plan_tensor_too_large, plan_memory_too_large, plan_flops_too_large; and plan_check_failed if the child
+process did not come to an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from pygrid.errors import InvalidPlan
+from pygrid.plans.archive import MAX_PLAN_BYTES, Plan
+from pygrid.plans.child import ChildLimits, run_child
+from pygrid.plans.manifest import Graph, Manifest
+from pygrid.plans.operators import OPSET
+from pygrid.plans.ports import check_manifest
+
+_CHILD_LIMITS = ChildLimits(memory_bytes=2 * 1024**3, cpu_s=20, wall_s=30.0, max_output_bytes=4 * 1024**2)
+
+
+class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How large a plan may be. Bytes and operations are for one call with the plan's ``max_batch_size`` examples."""
+
+    max_nodes: int = 20_000
+    """Over all graphs."""
+    max_constant_bytes: int = 4 * 1024**2
+    """Of constants inside the graphs, all together. Weights are inputs and do not count."""
+    max_tensor_bytes: int = 256 * 1024**2
+    """Of any tensor that an operator makes."""
+    max_peak_bytes: int = 2 * 1024**3
+    max_flops: int = 2 * 10**12
+    max_diffs: int = 100
+    """For averaging plans that take all diffs at once: how many that may be."""
+
+
+class GraphReport(msgspec.Struct, frozen=True):
+    """What the gate worked out about one graph."""
+
+    num_nodes: int
+    operators: dict[str, int]
+    """Operator -> how often it occurs."""
+    flops_fixed: int
+    flops_per_example: int
+    peak_bytes: int
+    """At the largest batch; an estimate, see `pygrid.plans.costs`."""
+    largest_tensor: str
+    largest_tensor_bytes: int
+    """At the largest batch."""
+    constant_bytes: int
+
+
+class ArraySpec(msgspec.Struct, frozen=True):
+    """One array of the model that a plan takes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class GateReport(msgspec.Struct, frozen=True):
+    """A plan that passed, and what it is."""
+
+    plan_id: str
+    kind: str
+    name: str
+    graphs: dict[str, GraphReport]
+    model_spec: dict[str, ArraySpec]
+    """The arrays of a checkpoint and a diff by bare name, params and buffers together, sorted by name."""
+    model_bytes: int
+    """Size of those arrays: what a device downloads, and what leaves as a diff."""
+    per_example_independent: bool
+    """Proven from the graph, whatever the manifest claims; what it means is said in `pygrid.plans.independence`."""
+    independence_reason: str
+    """If not: why."""
+
+
+def check(data: bytes, limits: GateLimits | None = None) -> GateReport:
+    """Decide on the plan in these bytes, in this process.
+
+    Raises:
+        InvalidPlan: it is refused; ``code`` says why for a program, the message for its author.
+    """
+    # Imported here, because onnx takes a tenth of a second, and the process that calls `check_in_child` never needs it.
+    from pygrid.plans.structure import read_graph
+
+    limits = limits or GateLimits()
+    plan = Plan.from_bytes(data)
+    manifest = plan.manifest
+    check_manifest(manifest)
+    if manifest.opset != OPSET:
+        raise InvalidPlan(
+            f"the plan is for opset {manifest.opset}; opset {OPSET} is supported", code="plan_version_unsupported"
+        )
+    models = {name: read_graph(name, plan.graph(name), manifest.graphs[name]) for name in manifest.graphs}
+    num_nodes = sum(len(model.graph.node) for model in models.values())
+    if num_nodes > limits.max_nodes:
+        raise InvalidPlan(
+            f"the plan has {num_nodes:,} nodes; at most {limits.max_nodes:,} are allowed", code="plan_too_many_nodes"
+        )
+    return _report(plan, models, limits)
+
+
+def check_in_child(data: bytes, limits: GateLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS) -> GateReport:
+    """As `check`, in a child process that can't use more memory or time than ``child`` allows.
+
+    Raises:
+        InvalidPlan: refused as by `check`; or ``plan_check_failed``, if the child crashed, ran out of memory or took too long.
+    """
+    if len(data) > MAX_PLAN_BYTES:
+        Plan.from_bytes(data)  # refuses with the size
+    answer = run_child(
+        "pygrid.plans.gate_child",
+        [msgspec.json.encode(limits or GateLimits()), bytes(data)],
+        limits=child,
+        failed=_failed,
+    )
+    try:
+        reply = msgspec.json.decode(answer, type=Reply)
+    except msgspec.DecodeError as error:
+        raise _failed("its answer can't be read") from error
+    if reply.report is not None:
+        return reply.report
+    raise InvalidPlan(reply.detail, code=reply.code, **reply.fields)
+
+
+async def check_async(data: bytes, limits: GateLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS) -> GateReport:
+    """As `check_in_child`, without blocking the event loop."""
+    return await asyncio.to_thread(check_in_child, data, limits, child=child)
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the child process answers: a report, or the parts of a refusal."""
+
+    report: GateReport | None = None
+    code: str = ""
+    detail: str = ""
+    fields: dict[str, Any] = {}
+
+
+def _failed(why: str) -> InvalidPlan:
+    return InvalidPlan(f"the plan could not be checked within the limits: {why}", code="plan_check_failed")
+
+
+def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateReport:
+    from pygrid.plans.costs import analyse
+    from pygrid.plans.independence import Verdict, judge
+    from pygrid.plans.structure import check_outputs, constant_bytes
+
+    manifest = plan.manifest
+    max_n = limits.max_diffs if manifest.kind == "averaging" else manifest.max_batch_size
+    graphs: dict[str, GraphReport] = {}
+    verdict = Verdict(False, "the plan has no grads graph")
+    constants_left = limits.max_constant_bytes
+    for name, model in models.items():
+        num_constant_bytes = constant_bytes(model)
+        constants_left -= num_constant_bytes
+        if constants_left < 0:
+            raise InvalidPlan(
+                f"the constants of the plan's graphs have more than {limits.max_constant_bytes:,} bytes together; weights "
+                "belong into the model, which is an input",
+                code="plan_constants_too_large",
+            )
+        analysis = analyse(model.graph, name=name, max_n=max_n, max_tensor_bytes=limits.max_tensor_bytes)
+        check_outputs(analysis, manifest.graphs[name])
+        peak, flops = analysis.peak_bytes(max_n), analysis.flops(max_n)
+        _check_cost(name, "bytes of memory at once", peak, limits.max_peak_bytes, max_n, "plan_memory_too_large")
+        _check_cost(name, "operations", flops, limits.max_flops, max_n, "plan_flops_too_large")
+        fixed, per_example = analysis.flops_split()
+        largest, largest_bytes = analysis.largest(max_n)
+        graphs[name] = GraphReport(
+            len(model.graph.node), analysis.operators, fixed, per_example, peak, largest, largest_bytes, num_constant_bytes
+        )
+        if name == "grads":
+            verdict = judge(analysis)
+    spec = _model_spec(manifest)
+    return GateReport(
+        plan_id=plan.id,
+        kind=manifest.kind,
+        name=manifest.name,
+        graphs=graphs,
+        model_spec=spec,
+        model_bytes=sum(4 * _num_elements(array.shape) for array in spec.values()),
+        per_example_independent=verdict.independent,
+        independence_reason=verdict.reason,
+    )
+
+
+def _check_cost(graph: str, what: str, value: int, limit: int, max_n: int, code: str) -> None:
+    if value > limit:
+        raise InvalidPlan(
+            f"graph {graph!r} needs {value:,} {what} at the largest batch ({max_n}); {limit:,} are allowed. A smaller "
+            "max_batch_size may help",
+            code=code,
+            graph=graph,
+        )
+
+
+def _model_spec(manifest: Manifest) -> dict[str, ArraySpec]:
+    prefixes = ("params/", "buffers/") if manifest.kind == "training" else ("diffs/", "item/")
+    drop = 0 if manifest.kind == "training" or manifest.iterative else 1
+    spec: dict[str, ArraySpec] = {}
+    for graph in manifest.graphs.values():
+        for bare, dtype, shape in _ports_under(graph, prefixes):
+            spec[bare] = ArraySpec(dtype, shape[drop:])
+    return dict(sorted(spec.items()))
+
+
+def _ports_under(graph: Graph, prefixes: tuple[str, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [
+        (port.name.partition("/")[2], port.dtype, tuple(0 if isinstance(size, str) else size for size in port.shape))
+        for port in graph.inputs
+        if port.name.startswith(prefixes)
+    ]
+
+
+def _num_elements(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,361 @@
+"""Proves that the examples of a batch do not influence each other, where that can be seen from the graph.
+
+**What it means.** Each output of the ``grads`` graph (the gradients and ``metrics/loss``) is, for every batch,
+
+    fixed + factor * sum over examples i of f(example i, params, position i),
+
+where ``fixed`` and ``factor`` depend on params and the batch size only. So a call on one example is that example's
+contribution, and a private job, which calls the plan once per example, trains the same model. BatchNorm, or a loss such as the
+root of a mean, is not of this form. The proof is not what protects anybody (a private job shows the plan one example at a time,
+whatever the plan is): it tells the author that the private job means what the plain one means.
+
+**How.** Each tensor gets a place: it is free of data, or it holds rows, whose part at position i depends on example i alone, or
+it is a sum over examples, which only linear operators may touch, or it is mixed. The rules below are conservative: what they do
+not know is mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pygrid.plans.costs import Analysis, Step
+from pygrid.plans.operators import Call, Value, padded, reduced_axes
+from pygrid.plans.sizes import SYMBOL, Size, divide
+
+
+@dataclass(frozen=True)
+class Free:
+    """Does not depend on data."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Along ``axis``, of size ``outer * n * inner``, the element at ``(o * n + i) * inner + k`` depends on example i alone."""
+
+    axis: int
+    outer: Size = 1
+    inner: Size = 1
+
+    def moved(self, axis: int) -> Rows:
+        return Rows(axis, self.outer, self.inner)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum over examples, times and plus what is free."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Depends on several examples in some other way, first at the node that ``where`` names."""
+
+    where: str
+
+
+Place: TypeAlias = Free | Rows | Sum | Mixed
+
+FREE, SUM = Free(), Sum()
+_UNKNOWN = Mixed("")
+_LINEAR = frozenset({"Add", "Sub", "Sum", "Neg", "Identity"})
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+_KEEP_AXES = frozenset({"Slice", "Split", "Trilu"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether examples are independent, and if not, why."""
+
+    independent: bool
+    reason: str
+
+
+def judge(grads: Analysis) -> Verdict:
+    """The verdict on a grads graph."""
+    places: dict[str, Place] = {}
+    for name in grads.inputs:
+        places[name] = Rows(0) if name.startswith(("data/", "noise/")) else FREE
+    places.update(dict.fromkeys(grads.initializers, FREE))
+    for step in grads.steps:
+        inputs = [places[name] for name in step.input_names]
+        for name, value in zip(step.output_names, step.outputs, strict=True):
+            places[name] = _settle(_place(step, inputs, value), value, step.label)
+    for name in grads.outputs:
+        place = places[name]
+        if isinstance(place, Mixed):
+            return Verdict(False, f"{name} mixes examples at {place.where}")
+        if isinstance(place, Rows):
+            return Verdict(False, f"{name} is not summed over the examples")
+    return Verdict(True, "")
+
+
+def _settle(place: Place, value: Value, label: str) -> Place:
+    """Check rows against the shape, and put a name to where examples were mixed."""
+    if isinstance(place, Rows):
+        fits = place.axis < len(value.shape) and value.shape[place.axis] == place.outer * SYMBOL * place.inner
+        return place if fits else Mixed(label)
+    return Mixed(label) if place == _UNKNOWN else place
+
+
+def _place(step: Step, inputs: Sequence[Place], output: Value) -> Place:
+    call = step.call
+    op = call.op_type
+    mixed = next((place for place in inputs if isinstance(place, Mixed)), None)
+    if op in ("Shape", "Size") or all(place == FREE for place in inputs):
+        return FREE
+    if mixed is not None:
+        return mixed
+    places = _by_position(call, inputs)
+    rule = _RULES.get(op)
+    if rule is not None:
+        return rule(call, places, output)
+    if op in _VIEWS:
+        return _view(call, places, output)
+    if op in _KEEP_AXES:
+        return places[0] if all(place == FREE for place in places[1:]) else _UNKNOWN
+    return _elementwise(call, places, output)
+
+
+def _by_position(call: Call, inputs: Sequence[Place]) -> list[Place]:
+    """The places with inputs that were left out filled in as free."""
+    given = iter(inputs)
+    return [FREE if value is None else next(given) for value in call.inputs]
+
+
+def _aligned(place: Rows, value: Value, output: Value) -> Rows:
+    return place.moved(place.axis + len(output.shape) - len(value.shape))
+
+
+def _elementwise(call: Call, places: Sequence[Place], output: Value) -> Place:
+    rows = {
+        _aligned(place, value, output)
+        for place, value in zip(places, call.inputs, strict=True)
+        if isinstance(place, Rows) and value is not None
+    }
+    if SUM not in places:
+        return rows.pop() if len(rows) == 1 else _UNKNOWN
+    if rows:
+        return _UNKNOWN
+    op = call.op_type
+    linear = (
+        op in _LINEAR
+        or (op == "Mul" and list(places).count(SUM) == 1)
+        or (op == "Div" and places[1] == FREE)
+        or (op == "Where" and places[0] == FREE)
+    )
+    return SUM if linear else _UNKNOWN
+
+
+def _view(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place = places[0]
+    return _relocated(place, call.get(0), output) if isinstance(place, Rows) else place
+
+
+def _relocated(place: Rows, before: Value, after: Value) -> Place:
+    """Where the examples are after the same elements, in the same order, got another shape."""
+    stride = place.inner * math.prod(before.shape[place.axis + 1 :])
+    suffix: Size = 1
+    for axis in range(len(after.shape) - 1, -1, -1):
+        inner = divide(stride, suffix)
+        outer = None if inner is None else divide(after.shape[axis], inner * SYMBOL)
+        if inner is not None and outer is not None and outer != 0:
+            return Rows(axis, outer, inner)
+        suffix = suffix * after.shape[axis]
+    return _UNKNOWN
+
+
+def _reduce(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place, op = places[0], call.op_type
+    if place == SUM:
+        return SUM if op in ("ReduceSum", "ReduceMean") else _UNKNOWN
+    if not isinstance(place, Rows):
+        return _UNKNOWN
+    axes = reduced_axes(call)
+    if place.axis in axes:
+        return SUM if op in ("ReduceSum", "ReduceMean", "ReduceSumSquare") else _UNKNOWN
+    return _after_drop(place, axes, bool(call.attribute("keepdims", 1)))
+
+
+def _arg(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place, axis = places[0], call.axis(len(call.get(0).shape), 0)
+    if not isinstance(place, Rows) or place.axis == axis:
+        return _UNKNOWN
+    return _after_drop(place, [axis], bool(call.attribute("keepdims", 1)))
+
+
+def _after_drop(place: Rows, axes: Sequence[int], keep: bool) -> Rows:
+    return place if keep else place.moved(place.axis - sum(axis < place.axis for axis in axes))
+
+
+def _softmax(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place = places[0]
+    mixes = not isinstance(place, Rows) or place.axis == call.axis(len(output.shape), -1)
+    return _UNKNOWN if mixes else place
+
+
+def _transpose(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place, rank = places[0], len(output.shape)
+    order = list(call.attribute("perm", range(rank - 1, -1, -1)))
+    return place.moved(order.index(place.axis)) if isinstance(place, Rows) else place
+
+
+def _product(a: Place, b: Place, rank_a: int, rank_b: int) -> Place:
+    """Of matrices, ``[..., rows, k] x [..., k, columns]``; the place in the product, whose rank is the larger one."""
+    rank = max(rank_a, rank_b)
+    if isinstance(a, Rows) and isinstance(b, Rows):
+        if a.axis == rank_a - 1 and b.axis == rank_b - 2:
+            return SUM if (a.outer, a.inner) == (b.outer, b.inner) else _UNKNOWN
+        batch_a, batch_b = a.moved(a.axis + rank - rank_a), b.moved(b.axis + rank - rank_b)
+        return batch_a if batch_a == batch_b and batch_a.axis < rank - 2 else _UNKNOWN
+    if isinstance(a, Rows) and b == FREE:
+        return SUM if a.axis == rank_a - 1 else a.moved(a.axis + rank - rank_a)
+    if isinstance(b, Rows) and a == FREE:
+        return SUM if b.axis == rank_b - 2 else b.moved(b.axis + rank - rank_b)
+    return SUM if {a, b} == {SUM, FREE} else _UNKNOWN
+
+
+def _matmul(call: Call, places: Sequence[Place], output: Value) -> Place:
+    rank_a, rank_b = len(call.get(0).shape), len(call.get(1).shape)
+    a, b = places
+    if rank_a == 1 and isinstance(a, Rows):
+        a = a.moved(1)
+    place = _product(a, b, max(rank_a, 2), max(rank_b, 2))
+    if isinstance(place, Rows) and rank_a == 1:
+        return place.moved(place.axis - (place.axis == max(rank_b, 2) - 1))
+    return place
+
+
+def _gemm(call: Call, places: Sequence[Place], output: Value) -> Place:
+    a, b = (
+        place.moved(1 - place.axis) if isinstance(place, Rows) and call.attribute(flag, 0) else place
+        for place, flag in zip(places[:2], ("transA", "transB"), strict=True)
+    )
+    product = FREE if a == b == FREE else _product(a, b, 2, 2)
+    bias, value = (places[2], call.find(2)) if len(places) > 2 else (FREE, None)
+    if isinstance(bias, Rows) and value is not None:
+        bias = _aligned(bias, value, output)
+    if bias in (FREE, product):
+        return product
+    return bias if product == FREE else _UNKNOWN
+
+
+def _conv(call: Call, places: Sequence[Place], output: Value) -> Place:
+    x, w = places[:2]
+    if any(place != FREE for place in places[2:]):
+        return _UNKNOWN
+    in_axis = 1 if call.op_type == "Conv" else 0
+    plain = call.attribute("group", 1) == 1
+    if isinstance(x, Rows) and w == FREE:
+        return x if x.axis == 0 else SUM if x.axis == 1 and plain else _UNKNOWN
+    if isinstance(w, Rows) and x == FREE:
+        return (
+            SUM if w.axis == in_axis and plain else Rows(1, w.outer, w.inner) if w.axis == 1 - in_axis and plain else _UNKNOWN
+        )
+    if isinstance(x, Rows) and isinstance(w, Rows):
+        same = x.axis == 1 and w.axis == in_axis and (x.outer, x.inner) == (w.outer, w.inner)
+        return SUM if same and plain else _UNKNOWN
+    return SUM if {x, w} == {SUM, FREE} else _UNKNOWN
+
+
+def _pool(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place = places[0]
+    if place == SUM:
+        return _UNKNOWN if call.op_type == "MaxPool" else SUM
+    return place if isinstance(place, Rows) and place.axis < 2 else _UNKNOWN
+
+
+def _concat(call: Call, places: Sequence[Place], output: Value) -> Place:
+    kinds = {place for place in places if place != FREE}
+    place = kinds.pop() if len(kinds) == 1 else _UNKNOWN
+    joined = call.axis(len(output.shape), 0)
+    return _UNKNOWN if isinstance(place, Rows) and place.axis == joined else place
+
+
+def _expand(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place = places[0]
+    return _aligned(place, call.get(0), output) if isinstance(place, Rows) else place
+
+
+def _tile(call: Call, places: Sequence[Place], output: Value) -> Place:
+    # Rows that are repeated no longer fit their shape, which `_settle` notices.
+    return places[0]
+
+
+def _pad(call: Call, places: Sequence[Place], output: Value) -> Place:
+    place = places[0]
+    if any(other != FREE for other in places[1:]):
+        return _UNKNOWN
+    return _UNKNOWN if isinstance(place, Rows) and padded(call)[place.axis] != (0, 0) else place
+
+
+def _gather(call: Call, places: Sequence[Place], output: Value) -> Place:
+    data, index = places
+    axis, index_rank = call.axis(len(call.get(0).shape), 0), len(call.get(1).shape)
+    if data == FREE and isinstance(index, Rows):
+        return index.moved(axis + index.axis)
+    if index != FREE:
+        return _UNKNOWN
+    if isinstance(data, Rows):
+        if data.axis == axis:
+            return _UNKNOWN
+        return data if data.axis < axis else data.moved(data.axis - 1 + index_rank)
+    return data
+
+
+def _gather_elements(call: Call, places: Sequence[Place], output: Value) -> Place:
+    data, index = places
+    axis = call.axis(len(output.shape), 0)
+    if data == FREE:
+        return index if isinstance(index, Rows) else _UNKNOWN
+    if data == SUM:
+        return SUM if index == FREE else _UNKNOWN
+    fits = isinstance(data, Rows) and data.axis != axis and index in (FREE, data)
+    return data if fits else _UNKNOWN
+
+
+def _scatter(call: Call, places: Sequence[Place], output: Value) -> Place:
+    data, index, _ = places
+    axis = call.axis(len(output.shape), 0)
+    rows = {place for place in places if isinstance(place, Rows)}
+    if SUM in places:
+        return SUM if not rows and index == FREE else _UNKNOWN
+    if len(rows) != 1:
+        return _UNKNOWN
+    place = rows.pop()
+    if place.axis != axis:
+        # Elements stay in their row only if index and data have the same rows, which the shapes tell.
+        same = call.get(1).shape[place.axis] == call.get(0).shape[place.axis]
+        return place if same else _UNKNOWN
+    adds = call.attribute("reduction", b"none") in (b"add", "add")
+    return SUM if adds and data == FREE else _UNKNOWN
+
+
+_RULES = {
+    "ArgMax": _arg,
+    "ArgMin": _arg,
+    "AveragePool": _pool,
+    "Concat": _concat,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _pool,
+    "LogSoftmax": _softmax,
+    "MatMul": _matmul,
+    "MaxPool": _pool,
+    "Pad": _pad,
+    "ReduceMax": _reduce,
+    "ReduceMean": _reduce,
+    "ReduceMin": _reduce,
+    "ReduceProd": _reduce,
+    "ReduceSum": _reduce,
+    "ReduceSumSquare": _reduce,
+    "ScatterElements": _scatter,
+    "Softmax": _softmax,
+    "Tile": _tile,
+    "Transpose": _transpose,
+}
