@@ -1,0 +1,25 @@
+"""Plans from plain PyTorch: decorate a loss, build it for a model, get a plan file.
+
+    @pygrid.plan(data={"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}, hyper={"lr": pygrid.Float(0.1)})
+    def loss(model, x, y):
+        logits = model(x)
+        return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(-1) == y).float().mean()}
+
+    plan = loss.build(Net(), optimizer=pygrid.optim.SGD(momentum=0.9))
+    plan.save("digits.plan")
+
+This is the only part of pygrid that needs PyTorch (the extra ``torch``), and it runs where the author is.
+
+    decorators   what authors call; programs   the functions that become graphs; optim, ports   their vocabulary
+    interception, recurrent   what is different while author code is traced; tracing   from a function to ATen operators
+    lowering     from ATen operators to ONNX; emit   both together; selfcheck   comparison with eager torch
+    build        plan file and manifest; mistakes   messages that name the author's line
+"""
+
+from pygrid.plans.authoring import optim
+from pygrid.plans.authoring.build import summary
+from pygrid.plans.authoring.decorators import averaging_plan, plan, train_step
+from pygrid.plans.authoring.ports import Float, Integers, Label, Tensor
+from pygrid.plans.authoring.programs import initial_params
+
+__all__ = ["Float", "Integers", "Label", "Tensor", "averaging_plan", "initial_params", "optim", "plan", "summary", "train_step"]

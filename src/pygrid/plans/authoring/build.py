@@ -1,0 +1,82 @@
+"""Makes a plan file of programs: emits the graphs, checks them against eager torch, writes the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+
+from pygrid.errors import AuthoringError
+from pygrid.plans import Plan, build_archive
+from pygrid.plans.authoring.emit import Emitted
+from pygrid.plans.authoring.tracing import Program
+from pygrid.plans.costs import Analysis, analyse
+from pygrid.plans.manifest import Graph, Manifest
+from pygrid.plans.operators import OPERATORS
+
+logger = logging.getLogger(__name__)
+
+
+def emit(programs: Mapping[str, Program], *, symbol_name: str) -> dict[str, Emitted]:
+    """The graphs of these programs.
+
+    Raises:
+        AuthoringError: with the author's line.
+    """
+    graphs = {name: Emitted(program, symbol_name=symbol_name) for name, program in programs.items()}
+    for name, graph in graphs.items():
+        outside = [op for op in graph.ops if op not in OPERATORS]
+        if outside:
+            raise AuthoringError(
+                f"the {name} graph uses {', '.join(outside)}, outside the plan set", code="plan_operator_unsupported"
+            )
+    return graphs
+
+
+def graph_entry(graph: Emitted, *, max_n: int) -> Graph:
+    """What the manifest says of a graph."""
+    fixed, per_example = work_out(graph, max_n=max_n).flops_split()
+    return Graph(
+        sha256=hashlib.sha256(graph.data).hexdigest(),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        num_nodes=graph.num_nodes,
+        flops_fixed=fixed,
+        flops_per_example=per_example,
+    )
+
+
+def work_out(graph: Emitted, *, max_n: int) -> Analysis:
+    """Shapes and costs of a graph, as the gate will see them."""
+    return analyse(onnx.load_from_string(graph.data).graph, name=graph.program.name, max_n=max_n)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The author's function as text, for an owner to read."""
+    try:
+        return inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError):  # typed into a prompt, or made by exec
+        return f"# the source of {getattr(function, '__qualname__', function)} is not available\n"
+
+
+def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Plan:
+    """The plan of these parts, read back from its own bytes."""
+    plan = Plan.from_bytes(build_archive(manifest, {name: graph.data for name, graph in graphs.items()}, source))
+    for line in summary(plan):
+        logger.info("plan built", extra={"plan": line})
+    return plan
+
+
+def summary(plan: Plan) -> list[str]:
+    """A plan in a few lines: size, and per graph the nodes and the cost per example."""
+    lines = [f"{plan.manifest.name}: {len(plan.data) / 1000:.1f} kB, {plan.id[:12]}"]
+    for name, graph in plan.manifest.graphs.items():
+        lines.append(
+            f"{name}: {graph.num_nodes} nodes, {len(plan.graph(name)) / 1000:.1f} kB, "
+            f"{graph.flops_fixed:,} + {graph.flops_per_example:,} per example operations"
+        )
+    return lines

@@ -1,0 +1,313 @@
+"""The decorators of authors: `plan`, `train_step` and `averaging_plan`. What they return is built for a model with ``build``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from pygrid.errors import AuthoringError
+from pygrid.plans import Plan
+from pygrid.plans.authoring.build import emit, finish, graph_entry, source_of, work_out
+from pygrid.plans.authoring.emit import Emitted
+from pygrid.plans.authoring.lowering import OPSET
+from pygrid.plans.authoring.mistakes import authoring_error
+from pygrid.plans.authoring.optim import SGD, Optimizer
+from pygrid.plans.authoring.ports import DataSpec, Float
+from pygrid.plans.authoring.programs import LossPrograms, Signature, StepProgram, Subject, average_program
+from pygrid.plans.authoring.selfcheck import Feeder, check_against_eager, check_runs, is_per_example_independent
+from pygrid.plans.independence import judge
+from pygrid.plans.manifest import BATCH, FORMAT, NUM_DIFFS, Manifest, NoisePort
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What every kind of plan carries besides its function."""
+
+    function: Callable[..., Any]
+    name: str
+    description: str
+    author: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the author's function as it is."""
+        return self.function(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class LossPlan(_Described):
+    """A loss that can be built into a plan; made by `plan`."""
+
+    data: Mapping[str, DataSpec]
+    hyper: Mapping[str, Float]
+    metrics: Mapping[str, Reduction] = field(default_factory=dict)
+    max_batch_size: int = 1024
+
+    def build(self, model: torch.nn.Module, *, optimizer: Optimizer | None = None, private: bool = False) -> Plan:
+        """The plan that trains ``model`` with this loss: graphs ``train``, ``grads`` and ``eval``.
+
+        The model is not changed and its weights do not become part of the plan; `initial_params` gives them. The graphs are
+        compared with eager torch before they are returned.
+
+        Args:
+            optimizer: from `pygrid.optim`; plain `SGD` if not given. Its learning rate is the hyperparameter ``lr``, which is
+                added with a default where ``hyper`` does not name it.
+            private: refuse a plan in which examples of a batch influence each other, as private jobs will.
+        Raises:
+            AuthoringError: names the author's line, the reason and the way out.
+        """
+        optimizer = optimizer or SGD()
+        hyper = dict(self.hyper)
+        hyper.setdefault("lr", Float(optimizer.default_lr, min=0.0, max=max(1.0, 10 * optimizer.default_lr)))
+        signature = Signature.read(self.function, self.data, hyper, ("model",))
+        subject = Subject(model)
+        programs = LossPrograms(subject, signature, self.data, hyper, optimizer).all()
+        feeder = _feeder(self.data, hyper, subject)
+        check_runs(programs["grads"], feeder)
+        graphs = emit(programs, symbol_name=BATCH)
+        for graph in graphs.values():
+            check_against_eager(graph, feeder)
+        independent = (
+            judge(work_out(graphs["grads"], max_n=self.max_batch_size)).independent
+            and is_per_example_independent(graphs["grads"], feeder)
+        )  # fmt: skip
+        if private and not independent:
+            raise authoring_error(_not_private(graphs["grads"].batch_norm), signature.place, code="plan_not_private")
+        manifest = Manifest(
+            format=FORMAT,
+            kind="training",
+            name=self.name,
+            description=self.description,
+            author=self.author,
+            opset=OPSET,
+            graphs={name: graph_entry(graph, max_n=self.max_batch_size) for name, graph in graphs.items()},
+            data=feeder.data,
+            noise={name: NoisePort(shape) for name, shape in graphs["train"].noise.items()},
+            hyper=feeder.hyper,
+            metrics=_metrics(graphs["train"], self.metrics),
+            max_batch_size=self.max_batch_size,
+            per_example_independent=independent,
+            optimizer=str(optimizer),
+        )
+        return finish(manifest, graphs, source_of(self.function))
+
+
+def _metrics(graph: Emitted, given: Mapping[str, Reduction]) -> dict[str, Reduction]:
+    """How each metric of a graph is combined over batches: as the author said, else the mean."""
+    names = [port.name.removeprefix("metrics/") for port in graph.outputs if port.name.startswith("metrics/")]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise AuthoringError(f"metrics= names {unknown[0]!r}, which the function does not return", code="plan_metrics")
+    return {name: given.get(name, "mean") for name in names}
+
+
+def _feeder(data: Mapping[str, DataSpec], hyper: Mapping[str, Float], subject: Subject) -> Feeder:
+    return Feeder(
+        {name: spec.port() for name, spec in data.items()},
+        {name: spec.hyper() for name, spec in hyper.items()},
+        subject.initial(),
+        BATCH,
+    )
+
+
+def _not_private(batch_norm: bool) -> str:
+    if batch_norm:
+        return "the model uses BatchNorm, which mixes the examples of a batch; use GroupNorm or LayerNorm for private jobs"
+    return (
+        "examples of a batch influence each other's gradients (a normalisation, weighting or comparison across the batch); "
+        "compute the loss of each example by itself and take the mean, for private jobs"
+    )
+
+
+@dataclass(frozen=True)
+class StepPlan(_Described):
+    """An explicit training step that can be built into a plan; made by `train_step`."""
+
+    data: Mapping[str, DataSpec]
+    hyper: Mapping[str, Float]
+    state: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    metrics: Mapping[str, Reduction] = field(default_factory=dict)
+    max_batch_size: int = 1024
+
+    def build(self, model: torch.nn.Module) -> Plan:
+        """The plan with the one graph ``train``; without ``grads``, so it can't be used for private jobs.
+
+        Raises:
+            AuthoringError: as `LossPlan.build`.
+        """
+        signature = Signature.read(self.function, self.data, self.hyper, ("params", "state"))
+        subject = Subject(model)
+        state = self.state({k: torch.zeros_like(v) for k, v in subject.params.items()}) if self.state else {}
+        program = StepProgram(subject, signature, self.data, self.hyper, state).program()
+        feeder = _feeder(self.data, self.hyper, subject)
+        check_runs(program, feeder)
+        graph = emit({"train": program}, symbol_name=BATCH)["train"]
+        check_against_eager(graph, feeder)
+        manifest = Manifest(
+            format=FORMAT,
+            kind="training",
+            name=self.name,
+            description=self.description,
+            author=self.author,
+            opset=OPSET,
+            graphs={"train": graph_entry(graph, max_n=self.max_batch_size)},
+            data=feeder.data,
+            noise={name: NoisePort(shape) for name, shape in graph.noise.items()},
+            hyper=feeder.hyper,
+            metrics=_metrics(graph, self.metrics),
+            max_batch_size=self.max_batch_size,
+            per_example_independent=False,  # nothing is known of the gradient of one example
+            optimizer="explicit step",
+        )
+        return finish(manifest, {"train": graph}, source_of(self.function))
+
+
+@dataclass(frozen=True)
+class AveragingPlan(_Described):
+    """A rule that combines diffs and can be built into a plan; made by `averaging_plan`."""
+
+    iterative: bool = False
+    max_diffs: int = 1024
+
+    def build(self, model: torch.nn.Module) -> Plan:
+        """The plan with the one graph ``average``, for diffs of this model.
+
+        Raises:
+            AuthoringError: as `LossPlan.build`.
+        """
+        initial = Subject(model).initial()
+        leading = ("avg", "item", "num") if self.iterative else ("diffs",)
+        place = Signature.read(self.function, {}, {}, leading).place
+        program = average_program(
+            self.function, {k: v.shape for k, v in initial.items()}, iterative=self.iterative, place=place
+        )  # fmt: skip
+        feeder = Feeder({}, {}, initial, NUM_DIFFS)
+        check_runs(program, feeder)
+        graph = emit({"average": program}, symbol_name=NUM_DIFFS)["average"]
+        check_against_eager(graph, feeder)
+        manifest = Manifest(
+            format=FORMAT,
+            kind="averaging",
+            name=self.name,
+            description=self.description,
+            author=self.author,
+            opset=OPSET,
+            graphs={"average": graph_entry(graph, max_n=self.max_diffs)},
+            max_batch_size=self.max_diffs,
+            per_example_independent=False,
+            iterative=self.iterative,
+        )
+        return finish(manifest, {"average": graph}, source_of(self.function))
+
+
+def _about(function: Callable[..., Any], name: str | None, description: str | None, author: str) -> dict[str, Any]:
+    """Name and description of a plan: as given, else from the function and its docstring."""
+    text = inspect.getdoc(function) or ""
+    return {
+        "function": function,
+        "name": name or function.__name__,
+        "description": description if description is not None else text.split("\n\n")[0],
+        "author": author,
+    }
+
+
+def plan(
+    *,
+    data: Mapping[str, DataSpec],
+    hyper: Mapping[str, Float] | None = None,
+    metrics: Mapping[str, Reduction] | None = None,
+    max_batch_size: int = 1024,
+    name: str | None = None,
+    description: str | None = None,
+    author: str = "",
+) -> Callable[[Callable[..., Any]], LossPlan]:
+    """Turn a loss into something that can be built into a plan.
+
+    The function takes the model, then data and hyperparameters by name, and returns the loss (one number) or
+    ``(loss, {name: metric})``. It may use ordinary PyTorch, except for decisions on data and random numbers.
+
+    Args:
+        data: columns by argument name, e.g. ``{"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}``.
+        hyper: hyperparameters by name; ``lr`` is the learning rate of the optimizer.
+        metrics: how a metric of several batches is combined, where not by the mean weighted by batch size: ``{"hits": "sum"}``.
+        max_batch_size: the largest batch that a runner may feed.
+    """
+
+    def decorate(function: Callable[..., Any]) -> LossPlan:
+        return LossPlan(
+            **_about(function, name, description, author),
+            data=_checked_ports(data, DataSpec, "data"),
+            hyper=_checked_ports(hyper or {}, Float, "hyper"),
+            metrics=dict(metrics or {}),
+            max_batch_size=max_batch_size,
+        )
+
+    return decorate
+
+
+def train_step(
+    *,
+    data: Mapping[str, DataSpec],
+    hyper: Mapping[str, Float] | None = None,
+    state: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    metrics: Mapping[str, Reduction] | None = None,
+    max_batch_size: int = 1024,
+    name: str | None = None,
+    description: str | None = None,
+    author: str = "",
+) -> Callable[[Callable[..., Any]], StepPlan]:
+    """Turn an explicit training step into something that can be built into a plan, where `plan` is not free enough.
+
+    The function takes ``(params, state)``, dicts of tensors by name, then data and hyperparameters by name, and returns
+    ``(params, state, metrics)``, the metrics with a ``loss``. Use `torch.func` for gradients.
+
+    Args:
+        state: gives the arrays of the state for arrays of parameters (`torch.zeros_like` of them, say); state starts at zeros.
+    """
+
+    def decorate(function: Callable[..., Any]) -> StepPlan:
+        return StepPlan(
+            **_about(function, name, description, author),
+            data=_checked_ports(data, DataSpec, "data"),
+            hyper=_checked_ports(hyper or {}, Float, "hyper"),
+            state=state,
+            metrics=dict(metrics or {}),
+            max_batch_size=max_batch_size,
+        )
+
+    return decorate
+
+
+def averaging_plan(
+    *,
+    iterative: bool = False,
+    max_diffs: int = 1024,
+    name: str | None = None,
+    description: str | None = None,
+    author: str = "",
+) -> Callable[[Callable[..., Any]], AveragingPlan]:
+    """Turn a rule that combines diffs into something that can be built into a plan.
+
+    Not iterative: ``rule(diffs)`` with one more leading dimension on each array, over all diffs. Iterative:
+    ``rule(avg, item, num)`` with the average so far, the next diff, and how many are in the average already (shape [1]).
+    Either returns a dict of the same names.
+    """
+
+    def decorate(function: Callable[..., Any]) -> AveragingPlan:
+        return AveragingPlan(**_about(function, name, description, author), iterative=iterative, max_diffs=max_diffs)
+
+    return decorate
+
+
+def _checked_ports(ports: Mapping[str, Any], kind: type, what: str) -> dict[str, Any]:
+    for name, spec in ports.items():
+        if not isinstance(spec, kind):
+            raise AuthoringError(
+                f"{what}[{name!r}] is {spec!r}; see pygrid.plans.authoring.ports for what it can be", code="plan_port"
+            )
+    return dict(ports)

@@ -1,0 +1,327 @@
+"""Walks a traced graph of ATen operators and asks one small function per operator for its ONNX nodes.
+
+A lowering function is registered under the operator's name (``aten.mm.default``) and is called with the operator's own
+arguments: arrays as `Value`, sizes as numbers or sympy expressions. It returns a `Value`, or a tuple of them.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import fx
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.lowering.graph import Array, Dim, Dims, Graph, Value, as_dim, as_dims, broadcast
+from pygrid.plans.authoring.mistakes import author_frame_of, authoring_error
+from pygrid.plans.manifest import DType
+
+MAX_CONSTANT_BYTES = 1 << 20
+"""A folded constant beyond this size is refused: weights and tables belong in the model, not in the plan."""
+
+_DTYPES: dict[torch.dtype, DType] = {
+    torch.float32: "float32",
+    torch.int64: "int64",
+    torch.int32: "int32",
+    torch.bool: "bool",
+}
+
+Lowered = Value | tuple[Value | None, ...] | None
+Lowering = Callable[..., Lowered]
+REGISTRY: dict[str, Lowering] = {}
+
+
+def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+    """Register a lowering function for operators, by overload (``mm.default``) or for all overloads (``mm``)."""
+
+    def register(function: Lowering) -> Lowering:
+        for name in names:
+            assert name not in REGISTRY, name
+            REGISTRY[name] = function
+        return function
+
+    return register
+
+
+def find_lowering(target: Any) -> Lowering | None:
+    """The function for an ATen overload, or None."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "prims"):
+        return None
+    packet = target._schema.name.split("::")[1]
+    return REGISTRY.get(f"{packet}.{target._overloadname}") or REGISTRY.get(packet)
+
+
+def plan_dtype(dtype: torch.dtype) -> DType:
+    if dtype not in _DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        raise AuthoringError(
+            f"{name} isn't in the plan set (float32, int64, int32, bool); convert with .float() or .long()", code="plan_dtype"
+        )
+    return _DTYPES[dtype]
+
+
+class Context:
+    """What a lowering function works with: the graph, and helpers that know both shapes of a value."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.node: fx.Node
+        self.full = graph.full
+        self.reshape = graph.reshape
+        self.transpose = graph.transpose
+        self.cast = graph.cast
+        self.ints = graph.ints
+
+    @property
+    def shape(self) -> Dims:
+        """The shape that the current operator's (first) result shall have."""
+        return as_dims(self._meta().shape)
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype that the current operator's (first) result shall have."""
+        return plan_dtype(self._meta().dtype)
+
+    def _meta(self) -> torch.Tensor:
+        meta = self.node.meta["val"]
+        return meta[0] if isinstance(meta, tuple | list) else meta  # type: ignore[no-any-return]
+
+    def op(
+        self, name: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attrs: Any
+    ) -> Value:
+        """One operator on exactly these inputs; the caller has made them full where the operator does not broadcast."""
+        return self.graph.node(name, inputs, dims, dtype, **attrs)
+
+    def number(self, number: Any, dtype: DType) -> Value:
+        """A scalar from a Python number or from an expression in the batch size."""
+        if isinstance(number, sympy.Basic) and not number.is_number:
+            return self._symbolic(number, dtype)
+        plain = bool(number) if dtype == "bool" else float(number) if dtype == "float32" else int(number)
+        return self.graph.scalar(plain, dtype)
+
+    def _symbolic(self, expr: sympy.Basic, dtype: DType) -> Value:
+        kind = type(expr).__name__
+        if kind in ("ToFloat", "TruncToInt"):
+            return self._symbolic_or_number(expr.args[0], dtype)
+        if kind in ("IntTrueDiv", "FloatTrueDiv"):
+            return self.elementwise("Div", [self._symbolic_or_number(arg, "float32") for arg in expr.args], "float32")
+        if isinstance(expr, sympy.Pow) and expr.exp == -1:
+            return self.elementwise("Reciprocal", [self._symbolic_or_number(expr.base, "float32")], "float32")
+        if isinstance(expr, sympy.Add | sympy.Mul) and dtype == "float32":
+            op = "Add" if isinstance(expr, sympy.Add) else "Mul"
+            total, *rest = [self._symbolic_or_number(arg, dtype) for arg in expr.args]
+            for term in rest:
+                total = self.elementwise(op, [total, term], dtype)
+            return total
+        size = self.graph.size_vector(as_dim(expr))
+        return self.cast(self.graph.node("Squeeze", [size, self.ints([0])], ()), dtype)
+
+    def _symbolic_or_number(self, expr: sympy.Basic, dtype: DType) -> Value:
+        return self.number(expr, dtype)
+
+    def value(self, operand: Any, dtype: DType) -> Value:
+        """An operand of an elementwise operator, cast to a dtype."""
+        if isinstance(operand, Value):
+            return self.cast(operand, dtype)
+        return self.number(operand, dtype)
+
+    def elementwise(self, name: str, inputs: Sequence[Value], dtype: DType, **attrs: Any) -> Value:
+        """An elementwise operator on inputs as small as broadcasting allows; the result may be small too."""
+        shape = broadcast(*[value.shape for value in inputs])
+        dims = broadcast(*[value.dims for value in inputs])
+        return replace(self.graph.node(name, list(inputs), dims, dtype, **attrs), shape=shape)
+
+    def binary(self, name: str, a: Any, b: Any, dtype: DType | None = None) -> Value:
+        """An arithmetic operator in the dtype of the current result (or another)."""
+        kind = dtype or self.dtype
+        return self.elementwise(name, [self.value(a, kind), self.value(b, kind)], kind)
+
+    def add(self, a: Any, b: Any) -> Value:
+        return self._simplified("Add", a, b, 0.0)
+
+    def sub(self, a: Any, b: Any) -> Value:
+        if is_number(b, 0):
+            return self.value(a, self.dtype)
+        return self.binary("Sub", a, b)
+
+    def mul(self, a: Any, b: Any) -> Value:
+        return self._simplified("Mul", a, b, 1.0)
+
+    def div(self, a: Any, b: Any) -> Value:
+        if is_number(b, 1):
+            return self.value(a, self.dtype)
+        return self.binary("Div", a, b)
+
+    def _simplified(self, name: str, a: Any, b: Any, neutral: float) -> Value:
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, Value) and self._is_scalar(other, neutral):
+                return self.value(one, self.dtype)
+        return self.binary(name, a, b)
+
+    def _is_scalar(self, operand: Any, number: float) -> bool:
+        if isinstance(operand, Value):
+            data = self.graph.array(operand)
+            return data is not None and operand.dims == () and bool(data == number)
+        return is_number(operand, number)
+
+    def reduce(self, name: str, value: Value, axes: Sequence[int], *, keepdim: bool = False) -> Value:
+        """A reduction operator over axes, all of them if none are given."""
+        value = self.full(value)
+        wanted = [axis % value.rank for axis in axes] if axes else list(range(value.rank))
+        if not wanted:
+            return value
+        dims = tuple(1 if i in wanted else size for i, size in enumerate(value.shape) if keepdim or i not in wanted)
+        if name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
+            return self.op(name, [value, self.ints(sorted(wanted))], dims, keepdims=int(keepdim))
+        raise AssertionError(name)
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        """Matrix product of two matrices (transposes of the operands are free) or of two stacks of matrices."""
+        a, b = self.full(a), self.full(b)
+        dims = (*a.shape[:-1], b.shape[-1])
+        if a.rank == 2 and b.rank == 2:
+            (a, trans_a), (b, trans_b) = self._untransposed(a), self._untransposed(b)
+            if trans_a or trans_b:
+                return self.op("Gemm", [a, b], dims, transA=int(trans_a), transB=int(trans_b))
+        return self.op("MatMul", [a, b], dims)
+
+    def gemm(self, a: Value, b: Value, bias: Value) -> Value:
+        """``a @ b + bias``; the bias broadcasts."""
+        a, b = self.full(a), self.full(b)
+        dims = (a.shape[0], b.shape[1])
+        (a, trans_a), (b, trans_b) = self._untransposed(a), self._untransposed(b)
+        return self.op("Gemm", [a, b, bias], dims, transA=int(trans_a), transB=int(trans_b))
+
+    def _untransposed(self, value: Value) -> tuple[Value, bool]:
+        node = self.graph.producer(value)
+        if node is not None and node.op == "Transpose" and value.rank == 2:
+            return self.graph.operand(node, 0), True
+        return value, False
+
+    def array_of(self, value: Value) -> Array | None:
+        return self.graph.array(value)
+
+
+def is_number(operand: Any, number: float) -> bool:
+    return isinstance(operand, int | float) and not isinstance(operand, bool) and operand == number
+
+
+def numel(shape: Sequence[Dim]) -> Dim:
+    return as_dim(math.prod(shape, start=sympy.Integer(1)))
+
+
+class Interpreter:
+    """Lowers one traced graph. Parts that depend on no input are computed here and now, by torch."""
+
+    def __init__(self, graph: Graph, module: fx.GraphModule) -> None:
+        self.graph = graph
+        self.module = module
+        self.context = Context(graph)
+        self._done: dict[fx.Node, Any] = {}
+
+    def run(self, arguments: Sequence[Value]) -> list[Value]:
+        """The values that the traced function returns, for these values of its arguments."""
+        given = iter(arguments)
+        results: list[Value] = []
+        for node in self.module.graph.nodes:
+            self.context.node = node
+            try:
+                if node.op == "placeholder":
+                    self._done[node] = next(given)
+                elif node.op == "get_attr":
+                    self._done[node] = _attribute(self.module, node.target)
+                elif node.op == "output":
+                    results = [self._value(self._resolve(item)) for item in node.args[0]]
+                else:
+                    self._done[node] = self._call(node)
+            except AuthoringError as error:
+                if "line" in error.fields:
+                    raise
+                raise authoring_error(error.detail, author_frame_of(node), code=error.code) from error
+        return results
+
+    def _call(self, node: fx.Node) -> Any:
+        meta = node.meta.get("val")
+        if isinstance(meta, torch.SymInt | torch.SymFloat):
+            return as_dim(meta)
+        if isinstance(meta, int | float):
+            return meta
+        args = tuple(self._resolve(arg) for arg in node.args)
+        kwargs = {key: self._resolve(arg) for key, arg in node.kwargs.items()}
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        if not _depends(args) and not _depends(kwargs):
+            return self._fold(node, args, kwargs)
+        lowering = find_lowering(node.target)
+        if lowering is None:
+            raise AuthoringError(unsupported_operator(node.target), code="plan_operator_unsupported")
+        result = lowering(self.context, *self._as_values(args), **self._as_values(kwargs))
+        if isinstance(result, Value):
+            return replace(result, shape=self.context.shape)
+        return result
+
+    def _fold(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs.pop("pin_memory", None)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _resolve(self, arg: Any) -> Any:
+        """An argument with nodes replaced by what they gave: `Value`, folded tensor, number or expression."""
+        return fx.node.map_arg(arg, lambda n: self._done[n])
+
+    def _as_values(self, args: Any) -> Any:
+        if isinstance(args, torch.Tensor):
+            return self._value(args)
+        if isinstance(args, tuple | list):
+            return type(args)(self._as_values(arg) for arg in args)
+        if isinstance(args, dict):
+            return {key: self._as_values(arg) for key, arg in args.items()}
+        return args
+
+    def _value(self, item: Any) -> Value:
+        """A folded tensor becomes a constant; one number everywhere becomes a scalar."""
+        if isinstance(item, Value):
+            return item
+        tensor: torch.Tensor = item.detach()
+        dtype = plan_dtype(tensor.dtype)
+        data = tensor.numpy()
+        shape = tuple(data.shape)
+        if data.size and (data == data.flat[0]).all():
+            return replace(self.graph.scalar(data.flat[0].item(), dtype), shape=shape)
+        if data.nbytes > MAX_CONSTANT_BYTES:
+            raise AuthoringError(
+                f"a constant of shape {list(shape)} ({data.nbytes} bytes) would be baked into the plan; "
+                f"at most {MAX_CONSTANT_BYTES} bytes are allowed: register it as a buffer of the model",
+                code="plan_constant_too_large",
+            )
+        return self.graph.constant(np.array(data, dtype=dtype))
+
+
+def unsupported_operator(target: Any) -> str:
+    name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else str(target)
+    name = name.removeprefix("_").removesuffix("_ex")
+    return (
+        f"operator {name} isn't in the plan set; write it with the operators that are (docs/plan-format.md lists them), "
+        "or compute it before training and ask for it as data"
+    )
+
+
+def _attribute(module: fx.GraphModule, target: Any) -> Any:
+    found: Any = module
+    for part in str(target).split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _depends(item: Any) -> bool:
+    """Whether an argument holds something that is only known when the plan runs."""
+    if isinstance(item, tuple | list):
+        return any(_depends(part) for part in item)
+    if isinstance(item, dict):
+        return any(_depends(part) for part in item.values())
+    return isinstance(item, Value) or (isinstance(item, sympy.Basic) and not item.is_number)

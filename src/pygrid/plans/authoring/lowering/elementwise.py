@@ -1,0 +1,355 @@
+"""Operators that work element by element, and the creation of filled arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, plan_dtype
+from pygrid.plans.authoring.lowering.graph import Value
+from pygrid.plans.manifest import DType
+
+_UNARY = {
+    "abs": "Abs",
+    "cos": "Cos",
+    "erf": "Erf",
+    "exp": "Exp",
+    "floor": "Floor",
+    "log": "Log",
+    "neg": "Neg",
+    "reciprocal": "Reciprocal",
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "sign": "Sign",
+    "sgn": "Sign",
+    "sin": "Sin",
+    "sqrt": "Sqrt",
+    "tanh": "Tanh",
+}
+
+
+def _register_unary(name: str, op: str) -> None:
+    @lowers(f"{name}.default")
+    def unary(c: Context, x: Value) -> Value:
+        return c.elementwise(op, [c.value(x, c.dtype)], c.dtype)
+
+
+for _name, _op in _UNARY.items():
+    _register_unary(_name, _op)
+
+
+@lowers("ceil.default")
+def ceil(c: Context, x: Value) -> Value:
+    return c.elementwise("Neg", [c.elementwise("Floor", [c.elementwise("Neg", [x], x.dtype)], x.dtype)], x.dtype)
+
+
+@lowers("rsqrt.default")
+def rsqrt(c: Context, x: Value) -> Value:
+    return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
+
+
+@lowers("log1p.default")
+def log1p(c: Context, x: Value) -> Value:
+    """``log(1 + x)`` without losing small x; of an exponential it is a softplus, which also can't overflow."""
+    node = c.graph.producer(x)
+    if node is not None and node.op == "Exp":
+        return replace(c.elementwise("Softplus", [c.graph.operand(node, 0)], "float32"), shape=x.shape)
+    # log(u) - ((u - 1) - x) / u with u = 1 + x takes back the rounding of the sum (Higham, Accuracy and Stability, 1.14.1).
+    u = c.binary("Add", x, 1.0)
+    lost = c.binary("Div", c.binary("Sub", c.binary("Sub", u, 1.0), x), u)
+    return c.binary("Sub", c.elementwise("Log", [u], "float32"), lost)
+
+
+@lowers("expm1.default")
+def expm1(c: Context, x: Value) -> Value:
+    """``exp(x) - 1`` without losing small x: ``tanh(x / 2) * (exp(x) + 1)``."""
+    half = c.elementwise("Tanh", [c.binary("Mul", x, 0.5)], "float32")
+    return c.binary("Mul", half, c.binary("Add", c.elementwise("Exp", [x], "float32"), 1.0))
+
+
+@lowers("softplus.default")
+def softplus(c: Context, x: Value, beta: float = 1, threshold: float = 20) -> Value:
+    scaled = c.mul(x, beta)
+    soft = c.div(c.elementwise("Softplus", [scaled], "float32"), beta)
+    linear = c.elementwise("Greater", [scaled, c.number(threshold, "float32")], "bool")
+    return c.elementwise("Where", [linear, x, soft], "float32")
+
+
+@lowers("elu.default")
+def elu(c: Context, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+    if input_scale != 1:
+        raise AuthoringError("elu with input_scale isn't in the plan set", code="plan_operator_unsupported")
+    return c.mul(c.elementwise("Elu", [x], "float32", alpha=float(alpha)), scale)
+
+
+@lowers("leaky_relu.default")
+def leaky_relu(c: Context, x: Value, negative_slope: float = 0.01) -> Value:
+    return c.elementwise("Where", [_positive(c, x), x, c.mul(x, negative_slope)], "float32")
+
+
+@lowers("hardtanh.default")
+def hardtanh(c: Context, x: Value, low: float = -1, high: float = 1) -> Value:
+    return clamp(c, x, low, high)
+
+
+def _positive(c: Context, x: Value) -> Value:
+    return c.elementwise("Greater", [x, c.number(0, x.dtype)], "bool")
+
+
+@lowers("threshold_backward.default")
+def threshold_backward(c: Context, grad: Value, x: Value, threshold: float) -> Value:
+    node = c.graph.producer(x)
+    if node is not None and node.op == "Relu" and threshold == 0:
+        x = replace(x, name=node.inputs[0])  # relu(x) > 0 exactly where x > 0: one comparison less depends on the other
+    kept = c.elementwise("Greater", [x, c.number(threshold, x.dtype)], "bool")
+    return c.elementwise("Where", [kept, grad, c.number(0, grad.dtype)], grad.dtype)
+
+
+@lowers("gelu.default")
+def gelu(c: Context, x: Value, approximate: str = "none") -> Value:
+    if approximate == "tanh":
+        cubic = c.binary("Mul", c.binary("Mul", c.binary("Mul", x, x), x), 0.044715)
+        inner = c.elementwise("Tanh", [c.binary("Mul", c.binary("Add", x, cubic), math.sqrt(2 / math.pi))], "float32")
+    else:
+        inner = c.elementwise("Erf", [c.binary("Mul", x, math.sqrt(0.5))], "float32")
+    return c.binary("Mul", c.binary("Mul", x, 0.5), c.binary("Add", inner, 1.0))
+
+
+# -- two operands ---------------------------------------------------------------------------------------------------------
+
+
+@lowers("add")
+def add(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> Value:
+    return c.add(a, b if is_number(alpha, 1) else c.mul(b, alpha))
+
+
+@lowers("sub")
+def sub(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> Value:
+    return c.sub(a, b if is_number(alpha, 1) else c.mul(b, alpha))
+
+
+@lowers("rsub")
+def rsub(c: Context, a: Any, b: Any, alpha: Any = 1) -> Value:
+    return c.sub(b, a if is_number(alpha, 1) else c.mul(a, alpha))
+
+
+@lowers("mul")
+def mul(c: Context, a: Any, b: Any) -> Value:
+    if c.dtype == "bool":
+        return c.binary("And", a, b, "bool")
+    return c.mul(a, b)
+
+
+@lowers("div")
+def div(c: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Value:
+    if rounding_mode is None:
+        return c.div(a, b)
+    if c.dtype != "float32":
+        if rounding_mode == "floor":
+            return _floor_divide_ints(c, a, b)
+        return c.binary("Div", a, b)
+    quotient = c.div(a, b)
+    if rounding_mode == "floor":
+        return c.elementwise("Floor", [quotient], "float32")
+    sign = c.elementwise("Sign", [quotient], "float32")
+    return c.binary("Mul", sign, c.elementwise("Floor", [c.elementwise("Abs", [quotient], "float32")], "float32"))
+
+
+def _floor_divide_ints(c: Context, a: Any, b: Any) -> Value:
+    rest = c.elementwise("Mod", [c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)  # has the sign of the divisor
+    return c.binary("Div", c.binary("Sub", a, rest), b)
+
+
+@lowers("remainder")
+def remainder(c: Context, a: Any, b: Any) -> Value:
+    if c.dtype != "float32":
+        return c.elementwise("Mod", [c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)
+    floor = c.elementwise("Floor", [c.div(a, b)], "float32")
+    return c.binary("Sub", a, c.binary("Mul", b, floor))
+
+
+@lowers("pow")
+def power(c: Context, base: Any, exponent: Any) -> Value:
+    if is_number(exponent, 1):
+        return c.value(base, c.dtype)
+    if is_number(exponent, 2):
+        return c.binary("Mul", base, base)
+    if is_number(exponent, 3):
+        return c.binary("Mul", c.binary("Mul", base, base), base)
+    if is_number(exponent, 0.5):
+        return c.elementwise("Sqrt", [base], "float32")
+    if is_number(exponent, -1):
+        return c.elementwise("Reciprocal", [base], "float32")
+    if is_number(exponent, -0.5):
+        return rsqrt(c, base)  # type: ignore[return-value]
+    return c.binary("Pow", base, exponent)
+
+
+@lowers("maximum.default")
+def maximum(c: Context, a: Value, b: Value) -> Value:
+    return c.binary("Max", a, b)
+
+
+@lowers("minimum.default")
+def minimum(c: Context, a: Value, b: Value) -> Value:
+    return c.binary("Min", a, b)
+
+
+@lowers("clamp")
+def clamp(c: Context, x: Value, low: Any = None, high: Any = None) -> Value:
+    if low is not None:
+        x = replace(c.binary("Max", x, low), shape=x.shape)
+    if high is not None:
+        x = c.binary("Min", x, high)
+    return x
+
+
+@lowers("clamp_min")
+def clamp_min(c: Context, x: Value, low: Any) -> Value:
+    return c.binary("Max", x, low)
+
+
+@lowers("clamp_max")
+def clamp_max(c: Context, x: Value, high: Any) -> Value:
+    return c.binary("Min", x, high)
+
+
+# -- comparisons and logic ------------------------------------------------------------------------------------------------
+
+_COMPARISONS = {"gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual", "eq": "Equal"}
+
+
+def _common(c: Context, a: Any, b: Any) -> DType:
+    """The dtype in which torch compares two operands."""
+    metas = [arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg for arg in c.node.args[:2]]
+    dtype = torch.result_type(*metas)
+    return "int32" if dtype == torch.bool else plan_dtype(dtype)
+
+
+def _register_comparison(name: str, op: str) -> None:
+    @lowers(name)
+    def comparison(c: Context, a: Any, b: Any) -> Value:
+        kind = _common(c, a, b)
+        return c.elementwise(op, [c.value(a, kind), c.value(b, kind)], "bool")
+
+
+for _name, _op in _COMPARISONS.items():
+    _register_comparison(_name, _op)
+
+
+@lowers("ne")
+def ne(c: Context, a: Any, b: Any) -> Value:
+    kind = _common(c, a, b)
+    return c.elementwise("Not", [c.elementwise("Equal", [c.value(a, kind), c.value(b, kind)], "bool")], "bool")
+
+
+_LOGIC = {"logical_and": "And", "logical_or": "Or", "bitwise_and": "And", "bitwise_or": "Or"}
+
+
+def _register_logic(name: str, op: str) -> None:
+    @lowers(name)
+    def logic(c: Context, a: Any, b: Any) -> Value:
+        _check_bool(c)
+        return c.elementwise(op, [c.value(a, "bool"), c.value(b, "bool")], "bool")
+
+
+def _check_bool(c: Context) -> None:
+    if c.dtype != "bool":
+        raise AuthoringError("bit operators on integers aren't in the plan set", code="plan_operator_unsupported")
+
+
+for _name, _op in _LOGIC.items():
+    _register_logic(_name, _op)
+
+
+@lowers("logical_xor", "bitwise_xor")
+def logical_xor(c: Context, a: Any, b: Any) -> Value:
+    _check_bool(c)
+    same = c.elementwise("Equal", [c.cast(c.value(side, "bool"), "int32") for side in (a, b)], "bool")
+    return c.elementwise("Not", [same], "bool")
+
+
+@lowers("logical_not.default", "bitwise_not.default")
+def logical_not(c: Context, x: Value) -> Value:
+    _check_bool(c)
+    return c.elementwise("Not", [c.value(x, "bool")], "bool")
+
+
+@lowers("isnan.default")
+def isnan(c: Context, x: Value) -> Value:
+    return c.elementwise("Not", [c.elementwise("Equal", [x, x], "bool")], "bool")
+
+
+@lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
+def where(c: Context, condition: Value, a: Any, b: Any) -> Value:
+    return c.elementwise("Where", [condition, c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)
+
+
+@lowers("masked_fill")
+def masked_fill(c: Context, x: Value, mask: Value, filler: Any) -> Value:
+    return c.elementwise("Where", [mask, c.value(filler, c.dtype), x], c.dtype)
+
+
+# -- copies, casts, filled arrays -----------------------------------------------------------------------------------------
+
+
+@lowers("alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "_conj", "resolve_conj", "resolve_neg")
+def same(c: Context, x: Value, **_: Any) -> Value:
+    return x
+
+
+@lowers("copy")
+def copy(c: Context, target: Value, source: Value, *_: Any) -> Value:
+    return c.value(source, c.dtype)
+
+
+@lowers("_to_copy.default", "to.dtype")
+def to_copy(c: Context, x: Value, *_: Any, **__: Any) -> Value:
+    return c.cast(x, c.dtype)
+
+
+@lowers("convert_element_type")
+def convert(c: Context, x: Value, dtype: torch.dtype) -> Value:
+    return c.cast(x, plan_dtype(dtype))
+
+
+@lowers("full", "new_full")
+def full(c: Context, *args: Any, **_: Any) -> Value:
+    return c.number(args[-1], c.dtype)
+
+
+@lowers("full_like")
+def full_like(c: Context, like: Value, number: Any, **_: Any) -> Value:
+    return c.value(number, c.dtype)
+
+
+@lowers("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+def zeros(c: Context, *_: Any, **__: Any) -> Value:
+    """Also for uninitialised arrays: their content is overwritten before it is read."""
+    return c.number(0, c.dtype)
+
+
+@lowers("ones", "ones_like", "new_ones")
+def ones(c: Context, *_: Any, **__: Any) -> Value:
+    return c.number(1, c.dtype)
+
+
+@lowers("fill")
+def fill(c: Context, x: Value, number: Any) -> Value:
+    return c.value(number, c.dtype)
+
+
+@lowers("scalar_tensor")
+def scalar_tensor(c: Context, number: Any, **_: Any) -> Value:
+    return c.number(number, c.dtype)
+
+
+@lowers("arange.start_step", "arange.default", "arange.start")
+def arange(c: Context, *args: Any, **_: Any) -> Value:
+    start, end, step = {1: (0, args[0], 1), 2: (*args[:2], 1)}.get(len(args), args[:3])
+    bounds = [c.number(bound, c.dtype) for bound in (start, end, step)]
+    return c.op("Range", bounds, c.shape, c.dtype)

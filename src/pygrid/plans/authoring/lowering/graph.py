@@ -1,0 +1,379 @@
+"""A builder of small, deterministic ONNX graphs.
+
+Nodes are kept in the order in which they are made; equal nodes on equal inputs exist once, equal constants exist once, and what
+no output needs is dropped at the end. Names follow from the order alone, so equal builds give equal bytes.
+
+A value has two shapes. ``shape`` is what the traced program sees. ``dims`` is what the ONNX value really has: it may be smaller
+where broadcasting would give ``shape`` anyway (the gradient of a mean is one number, not a matrix of copies of it), and
+`Graph.full` makes the copies only where an operator needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import sympy
+from onnx import TensorProto, helper, numpy_helper
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.manifest import DType, Port
+
+OPSET = 20
+IR_VERSION = 10
+
+Dim = int | sympy.Expr
+"""A size: a number, or an expression in the batch symbol."""
+Dims = tuple[Dim, ...]
+Array = npt.NDArray[np.generic]
+
+_ONNX_DTYPES: dict[DType, int] = {
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "bool": TensorProto.BOOL,
+}
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """A named array of the graph; see the module's text for the two shapes."""
+
+    name: str
+    dtype: DType
+    dims: Dims
+    shape: Dims
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+@dataclass(frozen=True)
+class Node:
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[tuple[str, Any], ...]
+
+
+def as_dim(size: Any) -> Dim:
+    """A size from a number, a torch symbol or a sympy expression; plain numbers become ``int``."""
+    expr = getattr(getattr(size, "node", None), "expr", size)
+    if isinstance(expr, int):
+        return expr
+    if isinstance(expr, sympy.Integer):
+        return int(expr)
+    return expr  # type: ignore[no-any-return]
+
+
+def as_dims(sizes: Sequence[Any]) -> Dims:
+    return tuple(as_dim(size) for size in sizes)
+
+
+def broadcast(*shapes: Dims) -> Dims:
+    """The shape that these shapes broadcast to; they are known to fit."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        for axis, size in enumerate(shape, start=rank - len(shape)):
+            if result[axis] == 1:
+                result[axis] = size
+    return tuple(result)
+
+
+class Graph:
+    """One ONNX graph in the making."""
+
+    def __init__(self, symbols: Mapping[sympy.Symbol, str], *, bounded: Set[str] = frozenset()) -> None:
+        """Start empty.
+
+        Args:
+            symbols: names the symbolic sizes that may appear, e.g. ``{s0: "batch"}``.
+            bounded: integer inputs whose values are never negative.
+        """
+        self.symbols = dict(symbols)
+        self.bounded = bounded
+        self.nodes: list[Node] = []
+        self.inputs: list[Port] = []
+        self.outputs: list[Port] = []
+        self._constants: dict[str, Array] = {}
+        self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
+        self._producer: dict[str, Node] = {}
+        self._values: dict[str, Value] = {}
+        self._sources: dict[sympy.Symbol, tuple[Value, int]] = {}
+        self._results: list[tuple[str, Value]] = []
+
+    # -- inputs, constants, outputs ---------------------------------------------------------------------------------------
+
+    def input(self, name: str, dtype: DType, shape: Sequence[Any]) -> Value:
+        dims = as_dims(shape)
+        value = Value(name, dtype, dims, dims)
+        self.inputs.append(Port(name, dtype, self._port_shape(dims)))
+        self._values[name] = value
+        for axis, size in enumerate(dims):
+            if isinstance(size, sympy.Symbol):
+                self._sources.setdefault(size, (value, axis))
+        return value
+
+    def constant(self, array: Any, dtype: DType | None = None) -> Value:
+        """A constant; equal ones are one."""
+        data = np.asarray(array, dtype=dtype)
+        kind: DType = str(data.dtype)  # type: ignore[assignment]
+        if kind not in _ONNX_DTYPES:
+            raise AuthoringError(f"a constant has dtype {kind}; a plan knows float32, int64, int32 and bool", code="plan_dtype")
+        key = ("constant", kind, data.shape, data.tobytes())
+        if key not in self._made:
+            name = f"c{len(self._constants)}"
+            self._constants[name] = data
+            value = Value(name, kind, data.shape, data.shape)
+            self._values[name] = value
+            self._made[key] = (value,)
+        return self._made[key][0]
+
+    def array(self, value: Value) -> Array | None:
+        """The content of a constant, or None if the value is computed."""
+        return self._constants.get(value.name)
+
+    def scalar(self, number: float | int | bool, dtype: DType) -> Value:
+        return self.constant(np.array(number, dtype=dtype))
+
+    def ints(self, numbers: Sequence[int]) -> Value:
+        """A constant int64 vector, as the shape-like inputs of operators want it."""
+        return self.constant(np.array(list(numbers), dtype=np.int64))
+
+    def output(self, name: str, value: Value) -> None:
+        value = self.full(value)
+        self._results.append((name, value))
+        self.outputs.append(Port(name, value.dtype, self._port_shape(value.shape)))
+
+    def _port_shape(self, dims: Dims) -> tuple[int | str, ...]:
+        shape: list[int | str] = []
+        for size in dims:
+            if isinstance(size, int):
+                shape.append(size)
+            elif size in self.symbols:
+                shape.append(self.symbols[size])
+            else:
+                raise AuthoringError(
+                    f"a port of the plan has size {size}; only plain numbers and the batch size are possible", code="plan_shape"
+                )
+        return tuple(shape)
+
+    # -- nodes ------------------------------------------------------------------------------------------------------------
+
+    def node(
+        self, op: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attributes: Any
+    ) -> Value:
+        """The single output of an operator; ``dtype`` defaults to that of the first input. Attributes that are None are left out."""
+        return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
+
+    def multi(
+        self, op: str, inputs: Sequence[Value | None], outputs: Sequence[tuple[Dims, DType | None]], **attributes: Any
+    ) -> tuple[Value, ...]:
+        """The outputs of an operator that has several."""
+        names = tuple("" if value is None else value.name for value in inputs)
+        kept = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items() if v is not None))
+        key = (op, names, kept, len(outputs))
+        if key in self._made:
+            return self._made[key]
+        first = next((value.dtype for value in inputs if value is not None), None)
+        values: list[Value] = []
+        for position, (dims, dtype) in enumerate(outputs):
+            kind = dtype or first
+            assert kind is not None, op
+            values.append(Value(f"t{len(self.nodes)}_{position}", kind, dims, dims))
+        node = Node(op, names, tuple(value.name for value in values), kept)
+        self.nodes.append(node)
+        for value in values:
+            self._producer[value.name] = node
+            self._values[value.name] = value
+        self._made[key] = tuple(values)
+        return self._made[key]
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that computes a value; None for inputs and constants."""
+        return self._producer.get(value.name)
+
+    def operand(self, node: Node, position: int) -> Value:
+        """An input of a node, as a value."""
+        return self._values[node.inputs[position]]
+
+    def is_never_negative(self, value: Value) -> bool:
+        """Whether integers are known to be >= 0: elements of an input of classes, moved and picked but not computed with."""
+        while (node := self.producer(value)) is not None and node.op in ("Reshape", "Transpose", "Slice", "Gather", "Cast"):
+            value = self.operand(node, 0)
+        return value.name in self.bounded
+
+    # -- shapes -----------------------------------------------------------------------------------------------------------
+
+    def full(self, value: Value) -> Value:
+        """The value with every copy made that broadcasting had saved: ``dims == shape``."""
+        if value.dims == value.shape:
+            return value
+        return self.expand_to(value, value.shape)
+
+    def expand_to(self, value: Value, shape: Dims) -> Value:
+        data = self.array(value)
+        if data is not None and all(isinstance(size, int) for size in shape):
+            return self.constant(np.broadcast_to(data, [int(size) for size in shape]).copy())
+        return self.node("Expand", [value, self.shape_vector(shape)], shape)
+
+    def shape_vector(self, dims: Dims) -> Value:
+        """A shape as an int64 vector, computed from the batch size where needed."""
+        if all(isinstance(size, int) for size in dims):
+            return self.ints([int(size) for size in dims])
+        parts: list[Value] = []
+        run: list[int] = []
+        for size in dims:
+            if isinstance(size, int):
+                run.append(size)
+                continue
+            if run:
+                parts.append(self.ints(run))
+                run = []
+            parts.append(self.size_vector(size))
+        if run:
+            parts.append(self.ints(run))
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, [len(dims)], axis=0)
+
+    def size_vector(self, size: Dim) -> Value:
+        """One size as an int64 vector of length 1."""
+        if isinstance(size, int) or size.is_Integer:
+            return self.ints([int(size)])
+        if isinstance(size, sympy.Symbol):
+            source, axis = self._sources[size]
+            return self.node("Shape", [source], [1], "int64", start=axis, end=axis + 1)
+        if isinstance(size, sympy.Add | sympy.Mul):
+            op = "Add" if isinstance(size, sympy.Add) else "Mul"
+            terms = [self.size_vector(arg) for arg in size.args]
+            total = terms[0]
+            for term in terms[1:]:
+                total = self.node(op, [total, term], [1])
+            return total
+        if type(size).__name__ == "FloorDiv":
+            return self.node("Div", [self.size_vector(arg) for arg in size.args], [1])
+        if isinstance(size, sympy.Pow) and size.exp.is_Integer and size.exp > 1:
+            base = self.size_vector(size.base)
+            total = base
+            for _ in range(int(size.exp) - 1):
+                total = self.node("Mul", [total, base], [1])
+            return total
+        raise AuthoringError(f"the size {size} depends on the batch size in a way that a plan can't compute", code="plan_shape")
+
+    def reshape(self, value: Value, shape: Dims) -> Value:
+        """The value in another shape with the same elements; a symbolic size costs nothing where -1 or 0 can stand for it."""
+        value = self.full(value)
+        while (node := self.producer(value)) is not None and node.op == "Reshape":
+            value = self.operand(node, 0)
+        if value.shape == shape:
+            return value
+        data = self.array(value)
+        if data is not None:
+            return self.constant(data.reshape([int(size) for size in shape]))
+        target: list[int] = []
+        for axis, size in enumerate(shape):
+            if isinstance(size, int):
+                target.append(size)
+            elif axis < value.rank and value.shape[axis] == size:
+                target.append(0)
+            else:
+                target.append(-1)
+        if target.count(-1) > 1:
+            return self.node("Reshape", [value, self.shape_vector(shape)], shape)
+        if -1 not in target and target.count(0) == 1:
+            target[target.index(0)] = -1  # one spelling for one meaning, so that equal reshapes are found equal
+        return self.node("Reshape", [value, self.ints(target)], shape)
+
+    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+        value = self.full(value)
+        order = list(perm)
+        node = self.producer(value)
+        if node is not None and node.op == "Transpose":
+            inner = dict(node.attributes)["perm"]
+            value, order = self.operand(node, 0), [inner[axis] for axis in order]
+        if order == list(range(len(order))):
+            return value
+        data = self.array(value)
+        if data is not None:
+            return self.constant(np.asarray(data.transpose(order), order="C"))
+        shape = tuple(value.shape[axis] for axis in order)
+        moved = [axis for axis in order if value.shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.reshape(value, shape)  # only axes of length 1 move: the bytes stay
+        return self.node("Transpose", [value], shape, perm=order)
+
+    def slice(self, value: Value, axis: int, start: int, end: int | None, step: int = 1, *, size: Dim) -> Value:
+        value = self.full(value)
+        if start == 0 and step == 1 and size == value.shape[axis]:
+            return value
+        shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+        stop = _INT64_MAX if end is None else end
+        return self.node("Slice", [value, self.ints([start]), self.ints([stop]), self.ints([axis]), self.ints([step])], shape)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        if value.dtype == dtype:
+            return value
+        data = self.array(value)
+        if data is not None:
+            made = self.constant(data.astype(dtype))
+        else:
+            made = self.node("Cast", [value], value.dims, dtype, to=_ONNX_DTYPES[dtype])
+        return replace(made, shape=value.shape)
+
+    # -- the end ----------------------------------------------------------------------------------------------------------
+
+    def finish(self, name: str) -> onnx.ModelProto:
+        """The model: dead nodes dropped, values named by their place, outputs under their own names."""
+        needed = {value.name for _, value in self._results}
+        live: list[Node] = []
+        for node in reversed(self.nodes):
+            if any(output in needed for output in node.outputs):
+                live.append(node)
+                needed.update(name for name in node.inputs if name)
+        live.reverse()
+
+        names = {port.name: port.name for port in self.inputs}
+        identities: list[tuple[str, str]] = []
+        for output, value in self._results:
+            if value.name in self._producer and value.name not in names:
+                names[value.name] = output
+            else:
+                identities.append((value.name, output))
+        constants = [key for key in self._constants if key in needed]
+        names.update({key: f"const/{index}" for index, key in enumerate(constants)})
+        protos: list[onnx.NodeProto] = []
+        for index, node in enumerate(live):
+            for position, output in enumerate(node.outputs):
+                names.setdefault(output, f"v{index}" if position == 0 else f"v{index}.{position}")
+            protos.append(_proto(node, names, needed, index))
+        for value_name, output in identities:
+            protos.append(helper.make_node("Identity", [names[value_name]], [output], name=f"n{len(protos)}"))
+        graph = helper.make_graph(
+            protos,
+            name,
+            [_value_info(port) for port in self.inputs],
+            [_value_info(port) for port in self.outputs],
+            [numpy_helper.from_array(np.asarray(self._constants[key], order="C"), names[key]) for key in constants],
+        )
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="pygrid"
+        )
+
+
+def _proto(node: Node, names: Mapping[str, str], needed: set[str], index: int) -> onnx.NodeProto:
+    inputs = [names[name] if name else "" for name in node.inputs]
+    outputs = [names[name] for name in node.outputs]
+    while len(outputs) > 1 and node.outputs[len(outputs) - 1] not in needed and node.op != "Split":
+        outputs.pop()  # trailing optional outputs that nobody reads
+    attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in node.attributes}
+    return helper.make_node(node.op, inputs, outputs, name=f"n{index}", **attributes)
+
+
+def _value_info(port: Port) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(port.name, _ONNX_DTYPES[port.dtype], list(port.shape))

@@ -1,0 +1,411 @@
+"""Matrix products, convolutions, pooling, normalisation, softmax and losses, with their gradients."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
+from pygrid.plans.authoring.lowering.graph import Dim, Value
+from pygrid.plans.authoring.lowering.shapes import pad, variance
+
+# -- products -------------------------------------------------------------------------------------------------------------
+
+
+@lowers("mm.default", "bmm.default")
+def mm(c: Context, a: Value, b: Value) -> Value:
+    return c.matmul(a, b)
+
+
+@lowers("addmm.default")
+def addmm(c: Context, bias: Value, a: Value, b: Value, *, beta: Any = 1, alpha: Any = 1) -> Value:
+    if is_number(beta, 1) and is_number(alpha, 1):
+        return c.gemm(a, b, bias)
+    return c.add(c.mul(bias, beta), c.mul(c.matmul(a, b), alpha))
+
+
+@lowers("mv.default")
+def mv(c: Context, a: Value, b: Value) -> Value:
+    return c.op("MatMul", [c.full(a), c.full(b)], c.shape)
+
+
+@lowers("dot.default")
+def dot(c: Context, a: Value, b: Value) -> Value:
+    return c.reduce("ReduceSum", c.binary("Mul", a, b), ())
+
+
+# -- convolution ----------------------------------------------------------------------------------------------------------
+
+
+def _spatial(values: Sequence[int], rank: int) -> list[int]:
+    """Per-axis numbers of an operator that may give one number for all axes."""
+    return list(values) * rank if len(values) == 1 else list(values)
+
+
+@lowers("convolution.default")
+def convolution(
+    c: Context, x: Value, weight: Value, bias: Value | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    n = x.rank - 2
+    padding = _spatial(padding, n)
+    attributes: dict[str, Any] = {
+        "strides": _spatial(stride, n),
+        "pads": [*padding, *padding],
+        "dilations": _spatial(dilation, n),
+        "group": groups,
+    }
+    if transposed:
+        attributes["output_padding"] = _spatial(output_padding, n)
+    inputs = [c.full(x), c.full(weight)] + ([] if bias is None else [c.full(bias)])
+    return c.op("ConvTranspose" if transposed else "Conv", inputs, c.shape, **attributes)
+
+
+@lowers("convolution_backward.default")
+def convolution_backward(
+    c: Context, grad: Value, x: Value, weight: Value, bias_sizes: Sequence[int] | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Value | None, Value | None, Value | None]:  # fmt: skip
+    n = x.rank - 2
+    stride, padding, dilation = _spatial(stride, n), _spatial(padding, n), _spatial(dilation, n)
+    grad = c.full(grad)
+    grad_x = grad_w = grad_b = None
+    if transposed:
+        if output_mask[0]:
+            pads = [*padding, *padding]
+            grad_x = c.op("Conv", [grad, c.full(weight)], x.shape, strides=stride, pads=pads, dilations=dilation, group=groups)
+        if output_mask[1]:  # the roles of input and output are exchanged
+            grad_w = _weight_gradient(c, x, grad, weight.shape, stride, padding, dilation, groups)
+    else:
+        if output_mask[0]:
+            grad_x = _input_gradient(c, grad, x, weight, stride, padding, dilation, groups)
+        if output_mask[1]:
+            grad_w = _weight_gradient(c, grad, x, weight.shape, stride, padding, dilation, groups)
+    if output_mask[2]:
+        grad_b = c.reduce("ReduceSum", grad, [0, *range(2, grad.rank)])
+    return grad_x, grad_w, grad_b
+
+
+def _input_gradient(
+    c: Context, grad: Value, x: Value, weight: Value, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    groups: int,
+) -> Value:  # fmt: skip
+    """The transposed convolution; ``output_padding`` restores the rows that the stride had skipped."""
+    extra = []
+    for axis, (s, p, d) in enumerate(zip(stride, padding, dilation, strict=True), start=2):
+        size, kernel, out = x.shape[axis], weight.shape[axis], grad.shape[axis]
+        assert isinstance(size, int)
+        assert isinstance(kernel, int)
+        assert isinstance(out, int)
+        extra.append(size - ((out - 1) * s - 2 * p + d * (kernel - 1) + 1))
+    pads = [*padding, *padding]
+    attributes: dict[str, Any] = {"strides": list(stride), "pads": pads, "dilations": list(dilation), "group": groups}
+    if any(extra):
+        attributes["output_padding"] = extra
+    return c.op("ConvTranspose", [grad, c.full(weight)], x.shape, **attributes)
+
+
+def _weight_gradient(
+    c: Context, grad: Value, x: Value, shape: Sequence[Dim], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    """Sum over examples of ``grad @ patches(x)^T``: [out, places] times [places, in * kernel] per example and group."""
+    columns, kernel = _patches(c, x, grad, shape, stride, padding, dilation)
+    batch, outputs = grad.shape[0], grad.shape[1]
+    channels = x.shape[1]
+    assert isinstance(outputs, int)
+    assert isinstance(channels, int)
+    places = numel(grad.shape[2:])
+    rows = c.reshape(grad, (batch, groups, outputs // groups, places))
+    # columns: [batch, kernel, channels, places] -> [batch, groups, places, kernel * channels / groups]
+    per_group = channels // groups
+    if groups == 1:
+        rows = c.reshape(grad, (batch, outputs, places))
+        flat = c.reshape(columns, (batch, kernel * channels, places))
+        product = c.op("MatMul", [rows, c.transpose(flat, [0, 2, 1])], (batch, outputs, kernel * channels))
+        total = c.reduce("ReduceSum", product, [0])
+    else:
+        split = c.reshape(columns, (batch, kernel, groups, per_group, places))
+        flat = c.reshape(c.transpose(split, [0, 2, 4, 1, 3]), (batch, groups, places, kernel * per_group))
+        product = c.op("MatMul", [rows, flat], (batch, groups, outputs // groups, kernel * per_group))
+        total = c.reduce("ReduceSum", product, [0])
+    by_kernel = c.reshape(total, (outputs, kernel, per_group))
+    return c.reshape(c.transpose(by_kernel, [0, 2, 1]), tuple(shape))
+
+
+def _patches(
+    c: Context,
+    x: Value,
+    grad: Value,
+    shape: Sequence[Dim],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Value, int]:
+    """The input shifted by each kernel offset: [batch, kernel, channels, places], and the number of offsets."""
+    n = x.rank - 2
+    x = pad(c, x, [0, 0, *padding], [0, 0, *padding])
+    sizes = [int(size) for size in grad.shape[2:]]
+    kernel = [int(size) for size in shape[2:]]
+    places = numel(grad.shape[2:])
+    shifted = []
+    for offset in itertools.product(*[range(size) for size in kernel]):
+        starts = [o * d for o, d in zip(offset, dilation, strict=True)]
+        ends = [begin + (size - 1) * s + 1 for begin, size, s in zip(starts, sizes, stride, strict=True)]
+        inputs = [x, c.ints(starts), c.ints(ends), c.ints(range(2, 2 + n)), c.ints(stride)]
+        part = c.op("Slice", inputs, (*x.shape[:2], *sizes))
+        shifted.append(c.reshape(part, (x.shape[0], 1, x.shape[1], places)))
+    if len(shifted) == 1:
+        return shifted[0], 1
+    return c.op("Concat", shifted, (x.shape[0], len(shifted), x.shape[1], places), axis=1), len(shifted)
+
+
+# -- pooling --------------------------------------------------------------------------------------------------------------
+
+
+@lowers("max_pool2d_with_indices.default")
+def max_pool(
+    c: Context, x: Value, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> tuple[Value, Value]:  # fmt: skip
+    n = 2
+    x = c.full(x)
+    four = x if x.rank == 4 else c.reshape(x, (1, *x.shape))
+    kernel = _spatial(kernel, n)
+    padding = _spatial(padding, n)
+    shape = c.shape if x.rank == 4 else (1, *c.shape)
+    values, indices = c.graph.multi(
+        "MaxPool",
+        [four],
+        [(shape, None), (shape, "int64")],
+        kernel_shape=kernel,
+        strides=_spatial(stride or kernel, n),
+        pads=[*padding, *padding],
+        dilations=_spatial(dilation, n),
+        ceil_mode=int(ceil_mode),
+    )
+    # ONNX counts places through the whole array, torch within one plane.
+    plane = c.number(numel(x.shape[-n:]), "int64")
+    local = c.elementwise("Mod", [indices, plane], "int64")
+    return c.reshape(values, c.shape), c.reshape(local, c.shape)
+
+
+@lowers("max_pool2d_with_indices_backward.default")
+def max_pool_backward(c: Context, grad: Value, x: Value, *args: Any) -> Value:
+    indices: Value = args[-1]
+    grad = c.full(grad)
+    places, outputs = numel(x.shape[-2:]), numel(grad.shape[-2:])
+    lead = numel(x.shape[:-2])
+    start = c.graph.expand_to(c.number(0, "float32"), (lead, places))
+    flat = [start, c.reshape(indices, (lead, outputs)), c.reshape(grad, (lead, outputs))]
+    return c.reshape(c.op("ScatterElements", flat, (lead, places), axis=1, reduction="add"), x.shape)
+
+
+def _pool_attributes(
+    rank: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], count_include_pad: bool
+) -> dict[str, Any]:
+    kernel = _spatial(kernel, rank)
+    padding = _spatial(padding, rank)
+    return {
+        "kernel_shape": kernel,
+        "strides": _spatial(stride or kernel, rank),
+        "pads": [*padding, *padding],
+        "count_include_pad": int(count_include_pad),
+    }
+
+
+@lowers("avg_pool2d.default", "avg_pool1d.default", "avg_pool3d.default")
+def avg_pool(
+    c: Context, x: Value, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Value:  # fmt: skip
+    rank = x.rank - 2
+    if ceil_mode or divisor_override:
+        raise AuthoringError(
+            "avg_pool with ceil_mode or divisor_override isn't in the plan set", code="plan_operator_unsupported"
+        )
+    return c.op("AveragePool", [c.full(x)], c.shape, **_pool_attributes(rank, kernel, stride, padding, count_include_pad))
+
+
+@lowers("avg_pool2d_backward.default", "avg_pool3d_backward.default")
+def avg_pool_backward(
+    c: Context, grad: Value, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
+    count_include_pad: bool, divisor_override: int | None,
+) -> Value:  # fmt: skip
+    """A transposed convolution, channel by channel, with a kernel of equal weights."""
+    n = x.rank - 2
+    kernel, padding = _spatial(kernel, n), _spatial(padding, n)
+    stride = _spatial(stride or kernel, n)
+    if ceil_mode or divisor_override or (any(padding) and not count_include_pad):
+        raise AuthoringError(
+            "avg_pool with ceil_mode, divisor_override or count_include_pad=False isn't in the plan set",
+            code="plan_operator_unsupported",
+        )
+    area = 1
+    for size in kernel:
+        area *= size
+    planes = numel(x.shape[:2])
+    weight = c.graph.expand_to(c.number(1.0 / area, "float32"), (1, 1, *kernel))
+    flat_x, flat_grad = c.reshape(x, (planes, 1, *x.shape[2:])), c.reshape(grad, (planes, 1, *grad.shape[2:]))
+    result = _input_gradient(c, flat_grad, flat_x, weight, stride, padding, [1] * n, 1)
+    return c.reshape(result, x.shape)
+
+
+@lowers("_adaptive_avg_pool2d.default", "adaptive_avg_pool1d.default")
+def adaptive_avg_pool(c: Context, x: Value, sizes: Sequence[int]) -> Value:
+    n = len(sizes)
+    kernel = _adaptive_kernel(x, sizes)
+    if all(size == 1 for size in sizes):
+        return c.reduce("ReduceMean", x, list(range(x.rank - n, x.rank)), keepdim=True)
+    return c.op("AveragePool", [c.full(x)], c.shape, **_pool_attributes(n, kernel, kernel, [0], True))
+
+
+@lowers("_adaptive_avg_pool2d_backward.default")
+def adaptive_avg_pool_backward(c: Context, grad: Value, x: Value) -> Value:
+    sizes = [int(size) for size in grad.shape[2:]]
+    kernel = _adaptive_kernel(x, sizes)
+    return avg_pool_backward(c, grad, x, kernel, kernel, [0], False, True, None)  # type: ignore[return-value]
+
+
+def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
+    given = [int(size) for size in x.shape[x.rank - len(sizes) :]]
+    if any(size % out for size, out in zip(given, sizes, strict=True)):
+        raise AuthoringError(
+            f"adaptive pooling from {given} to {list(sizes)} needs windows of unequal size; choose sizes that divide",
+            code="plan_operator_unsupported",
+        )
+    return [size // out for size, out in zip(given, sizes, strict=True)]
+
+
+# -- normalisation --------------------------------------------------------------------------------------------------------
+
+
+@lowers("native_layer_norm.default")
+def layer_norm(
+    c: Context, x: Value, sizes: Sequence[int], weight: Value | None, bias: Value | None, eps: float
+) -> tuple[Value, Value, Value]:
+    axes = list(range(x.rank - len(sizes), x.rank))
+    spread, average = variance(c, x, axes, 0, True)
+    scale = _rsqrt(c, c.binary("Add", spread, eps, "float32"))
+    normal = c.binary("Mul", c.binary("Sub", x, average, "float32"), scale, "float32")
+    return _affine(c, normal, weight, bias), average, scale
+
+
+def _rsqrt(c: Context, x: Value) -> Value:
+    return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
+
+
+def _affine(c: Context, x: Value, weight: Value | None, bias: Value | None) -> Value:
+    if weight is not None:
+        x = c.binary("Mul", x, weight, "float32")
+    if bias is not None:
+        x = c.binary("Add", x, bias, "float32")
+    return x
+
+
+@lowers("native_group_norm.default")
+def group_norm(
+    c: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    batch: Dim,
+    channels: int,
+    places: Dim,
+    groups: int,
+    eps: float,
+) -> tuple[Value, Value, Value]:
+    rows = c.reshape(x, (batch, groups, numel([channels // groups, places])))
+    spread, average = variance(c, rows, [2], 0, True)
+    scale = _rsqrt(c, c.binary("Add", spread, eps, "float32"))
+    normal = c.reshape(c.binary("Mul", c.binary("Sub", rows, average, "float32"), scale, "float32"), x.shape)
+    per_channel = (channels, *([1] * (x.rank - 2)))
+    weight = None if weight is None else c.reshape(weight, per_channel)
+    bias = None if bias is None else c.reshape(bias, per_channel)
+    return _affine(c, normal, weight, bias), c.reshape(average, (batch, groups)), c.reshape(scale, (batch, groups))
+
+
+# -- softmax and losses ---------------------------------------------------------------------------------------------------
+
+
+@lowers("_softmax.default")
+def softmax(c: Context, x: Value, axis: int, half_to_float: bool) -> Value:
+    return c.op("Softmax", [c.full(x)], c.shape, axis=axis % x.rank)
+
+
+@lowers("_log_softmax.default")
+def log_softmax(c: Context, x: Value, axis: int, half_to_float: bool) -> Value:
+    return c.op("LogSoftmax", [c.full(x)], c.shape, axis=axis % x.rank)
+
+
+@lowers("_softmax_backward_data.default")
+def softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtype: Any) -> Value:
+    weighted = c.mul(grad, output)
+    return c.binary("Sub", weighted, c.binary("Mul", output, c.reduce("ReduceSum", weighted, (axis,), keepdim=True)))
+
+
+@lowers("_log_softmax_backward_data.default")
+def log_softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtype: Any) -> Value:
+    node = c.graph.producer(output)
+    if node is not None and node.op == "LogSoftmax":  # one softmax is cheaper than an exponential of the logarithm
+        probability = c.op("Softmax", [c.graph.operand(node, 0)], output.shape, axis=axis % output.rank)
+    else:
+        probability = c.elementwise("Exp", [output], "float32")
+    return c.binary("Sub", grad, c.binary("Mul", probability, c.reduce("ReduceSum", grad, (axis,), keepdim=True)))
+
+
+def _one_hot(c: Context, logits: Value, target: Value, ignore: int) -> Value:
+    """1.0 at each target along axis 1, else 0.0; nowhere for targets to be ignored."""
+    axis = 1 if logits.rank > 1 else 0
+    classes = logits.shape[axis]
+    assert isinstance(classes, int)
+    numbers = c.graph.constant(list(range(classes)), "int64")
+    if logits.rank > axis + 1:
+        numbers = c.reshape(numbers, (classes, *([1] * (logits.rank - axis - 1))))
+    column = c.reshape(target, (*target.shape[:axis], 1, *target.shape[axis:]))
+    hit = c.elementwise("Equal", [c.cast(column, "int64"), numbers], "bool")
+    if 0 <= ignore < classes:
+        kept = c.elementwise("Not", [c.elementwise("Equal", [column, c.number(ignore, column.dtype)], "bool")], "bool")
+        hit = c.elementwise("And", [hit, kept], "bool")
+    return c.cast(hit, "float32")
+
+
+def _class_weights(c: Context, logits: Value, hot: Value, weight: Value | None) -> Value:
+    if weight is None:
+        return hot
+    axis = 1 if logits.rank > 1 else 0
+    return c.binary("Mul", hot, c.reshape(weight, (weight.shape[0], *([1] * (logits.rank - axis - 1)))), "float32")
+
+
+@lowers("nll_loss_forward.default", "nll_loss2d_forward.default")
+def nll_loss(
+    c: Context, logits: Value, target: Value, weight: Value | None, reduction: int, ignore: int
+) -> tuple[Value, Value]:
+    """The negative log-likelihood by a one-hot mask, which needs no look-up and no scatter; and the total weight."""
+    hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
+    picked = c.binary("Mul", hot, logits, "float32")
+    if reduction == 0:
+        axis = 1 if logits.rank > 1 else 0
+        loss = c.elementwise("Neg", [c.reduce("ReduceSum", picked, [axis])], "float32")
+        return loss, c.number(0, "float32")
+    total = c.elementwise("Neg", [c.reduce("ReduceSum", picked, ())], "float32")
+    counts_all = weight is None and ignore < 0 and c.graph.is_never_negative(target)
+    count = c.number(numel(target.shape), "float32") if counts_all else c.reduce("ReduceSum", hot, ())
+    return (c.binary("Div", total, count, "float32") if reduction == 1 else total), count
+
+
+@lowers("nll_loss_backward.default", "nll_loss2d_backward.default")
+def nll_loss_backward(
+    c: Context, grad: Value, logits: Value, target: Value, weight: Value | None, reduction: int, ignore: int, total: Value
+) -> Value:
+    hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
+    scale = c.elementwise("Neg", [grad], "float32")
+    if reduction == 0:
+        axis = 1 if logits.rank > 1 else 0
+        scale = c.reshape(scale, (*target.shape[:axis], 1, *target.shape[axis:]))
+    elif reduction == 1:
+        scale = c.binary("Div", scale, total, "float32")
+    return c.binary("Mul", hot, scale, "float32")

@@ -1,0 +1,424 @@
+"""Operators that move, select and join elements, and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
+from pygrid.plans.authoring.lowering.graph import Dim, Value
+
+_INT64_MAX = 2**63 - 1
+
+
+@lowers(
+    "view.default", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten",
+    "view_copy.default", "squeeze_copy", "unsqueeze_copy",
+)  # fmt: skip
+def view(c: Context, x: Value, *_: Any) -> Value:
+    if x.dims == ():
+        return x  # one number broadcasts to any shape
+    return c.reshape(x, c.shape)
+
+
+@lowers("t", "t_copy")
+def t(c: Context, x: Value) -> Value:
+    return c.transpose(x, list(reversed(range(x.rank))))
+
+
+@lowers("permute", "permute_copy")
+def permute(c: Context, x: Value, dims: Sequence[int]) -> Value:
+    return c.transpose(x, [axis % x.rank for axis in dims])
+
+
+@lowers("transpose.int", "transpose_copy.int")
+def transpose(c: Context, x: Value, a: int, b: int) -> Value:
+    order = list(range(x.rank))
+    if order:
+        order[a], order[b] = order[b], order[a]
+    return c.transpose(x, order)
+
+
+@lowers("expand", "expand_copy")
+def expand(c: Context, x: Value, size: Sequence[Dim], *, implicit: bool = False) -> Value:
+    return x  # the result's shape says the rest; copies are made where they are needed
+
+
+def _position(size: Dim, position: Any) -> int:
+    """A slice bound as a number; only bounds on an axis of known length may be negative or open."""
+    if not isinstance(position, int):
+        raise AuthoringError("a slice bound depends on the batch size; slice other axes than the batch", code="plan_shape")
+    if isinstance(size, int):
+        position = position + size if position < 0 else position
+        return max(0, min(position, size))
+    return position
+
+
+@lowers("slice.Tensor", "slice_copy.Tensor")
+def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+    axis %= x.rank
+    size = x.shape[axis]
+    if end == size or end is None or (isinstance(end, int) and end >= _INT64_MAX):
+        end = size if isinstance(size, int) else None
+    begin = _position(size, start or 0)
+    return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
+
+
+@lowers("select.int", "select_copy.int")
+def select(c: Context, x: Value, axis: int, index: Any) -> Value:
+    axis %= x.rank
+    x = c.full(x)
+    if not isinstance(index, int):
+        raise AuthoringError("an index depends on the batch size", code="plan_shape")
+    size = x.shape[axis]
+    if index < 0 and isinstance(size, int):
+        index += size
+    return c.op("Gather", [x, c.number(index, "int64")], c.shape, axis=axis)
+
+
+@lowers("unbind", "unbind_copy.int")
+def unbind(c: Context, x: Value, axis: int = 0) -> tuple[Value, ...]:
+    axis %= x.rank
+    x = c.full(x)
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    count = x.shape[axis]
+    if not isinstance(count, int):
+        raise AuthoringError("the batch can't be taken apart; keep the operations on whole batches", code="plan_batch_baked")
+    return tuple(c.op("Gather", [x, c.number(i, "int64")], shape, axis=axis) for i in range(count))
+
+
+@lowers("split_with_sizes", "split_with_sizes_copy")
+def split_with_sizes(c: Context, x: Value, sizes: Sequence[int], axis: int = 0) -> tuple[Value, ...]:
+    axis %= x.rank
+    x = c.full(x)
+    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+    return c.graph.multi("Split", [x, c.ints(sizes)], [(shape, None) for shape in shapes], axis=axis)
+
+
+@lowers("split.Tensor", "unsafe_split.Tensor")
+def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
+    length = x.shape[axis]
+    if not isinstance(length, int):
+        raise AuthoringError("the batch can't be split; keep the operations on whole batches", code="plan_batch_baked")
+    sizes = [min(size, length - start) for start in range(0, length, size)]
+    return split_with_sizes(c, x, sizes, axis)  # type: ignore[return-value]
+
+
+@lowers("cat")
+def cat(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
+    kept = [c.cast(c.full(part), c.dtype) for part in parts if part.shape != (0,)]
+    return kept[0] if len(kept) == 1 else c.op("Concat", kept, c.shape, axis=axis % kept[0].rank)
+
+
+@lowers("stack")
+def stack(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
+    axis %= parts[0].rank + 1
+    shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
+    return c.op("Concat", [c.reshape(c.cast(part, c.dtype), shape) for part in parts], c.shape, axis=axis)
+
+
+@lowers("flip")
+def flip(c: Context, x: Value, axes: Sequence[int]) -> Value:
+    for axis in axes:
+        x = c.full(x)
+        ends = [c.ints([-1]), c.ints([-_INT64_MAX]), c.ints([axis % x.rank]), c.ints([-1])]
+        x = c.op("Slice", [x, *ends], x.shape)
+    return x
+
+
+@lowers("repeat")
+def repeat(c: Context, x: Value, repeats: Sequence[Dim]) -> Value:
+    x = c.reshape(x, (1,) * (len(repeats) - x.rank) + x.shape)
+    return c.op("Tile", [x, c.graph.shape_vector(tuple(repeats))], c.shape)
+
+
+@lowers("constant_pad_nd")
+def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 0) -> Value:
+    x = c.full(x)
+    before, after = [0] * x.rank, [0] * x.rank
+    for i in range(len(padding) // 2):
+        before[-1 - i], after[-1 - i] = padding[2 * i], padding[2 * i + 1]
+    if min(padding, default=0) < 0:
+        raise AuthoringError("negative padding isn't in the plan set; slice instead", code="plan_operator_unsupported")
+    return pad(c, x, before, after, number)
+
+
+def pad(c: Context, x: Value, before: Sequence[int], after: Sequence[int], number: Any = 0) -> Value:
+    """Put ``number`` around an array; zero-length padding costs nothing."""
+    x = c.full(x)
+    if not any(before) and not any(after):
+        return x
+    shape = [size + b + a for size, b, a in zip(x.shape, before, after, strict=True)]
+    inputs = [x, c.ints([*before, *after])]
+    if not is_number(number, 0):
+        inputs.append(c.number(number, x.dtype))
+    return c.op("Pad", inputs, shape)
+
+
+@lowers("select_backward")
+def select_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, index: int) -> Value:
+    axis %= len(sizes)
+    length = sizes[axis]
+    if not isinstance(length, int):
+        raise AuthoringError(
+            "one example is picked out of the batch; keep the operations on whole batches", code="plan_batch_baked"
+        )
+    grad = c.reshape(grad, (*sizes[:axis], 1, *sizes[axis + 1 :]))
+    before, after = [0] * grad.rank, [0] * grad.rank
+    before[axis], after[axis] = index % length, length - 1 - index % length
+    return pad(c, grad, before, after)
+
+
+@lowers("slice_backward")
+def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, start: int, end: int, step: int) -> Value:
+    axis %= len(sizes)
+    length = sizes[axis]
+    if grad.shape == tuple(sizes):
+        return grad
+    if not isinstance(length, int):
+        raise AuthoringError("the batch is sliced; keep the operations on whole batches", code="plan_batch_baked")
+    grad = c.full(grad)
+    first = _position(length, start)
+    count = grad.shape[axis]
+    assert isinstance(count, int)
+    if step != 1:  # put step - 1 zeros behind each element, then drop the last ones
+        wide = c.reshape(grad, (*grad.shape[: axis + 1], 1, *grad.shape[axis + 1 :]))
+        after = [0] * wide.rank
+        after[axis + 1] = step - 1
+        wide = pad(c, wide, [0] * wide.rank, after)
+        spread = count * step
+        grad = c.reshape(wide, (*grad.shape[:axis], spread, *grad.shape[axis + 1 :]))
+        keep = min(spread, length - first)
+        grad = c.graph.slice(grad, axis, 0, keep, size=keep)
+        count = keep
+    before, behind = [0] * grad.rank, [0] * grad.rank
+    before[axis], behind[axis] = first, length - first - count
+    return pad(c, grad, before, behind)
+
+
+# -- look-up --------------------------------------------------------------------------------------------------------------
+
+
+@lowers("embedding.default")
+def embedding(c: Context, weight: Value, indices: Value, *_: Any) -> Value:
+    return c.op("Gather", [c.full(weight), c.full(indices)], c.shape, axis=0)
+
+
+@lowers("embedding_dense_backward.default")
+def embedding_dense_backward(c: Context, grad: Value, indices: Value, num: int, padding_idx: int, by_freq: bool) -> Value:
+    if by_freq:
+        raise AuthoringError("scale_grad_by_freq isn't in the plan set", code="plan_operator_unsupported")
+    width = grad.shape[-1]
+    count = numel(indices.shape)
+    if padding_idx >= 0:
+        skipped = c.elementwise("Equal", [indices, c.number(padding_idx, indices.dtype)], "bool")
+        skipped = c.reshape(skipped, (*indices.shape, 1))
+        grad = c.elementwise("Where", [skipped, c.number(0, "float32"), grad], "float32")
+    rows = c.reshape(grad, (count, width))
+    start = c.graph.expand_to(c.number(0, "float32"), c.shape)
+    return add_rows(c, c.reshape(indices, (count, 1)), rows, start)
+
+
+def add_rows(c: Context, index: Value, rows: Value, start: Value, *, reduction: str | None = "add") -> Value:
+    """``start`` [m, width] with each row put (or added) at its index: ``index`` [n, 1], ``rows`` [n, width]."""
+    wide = c.graph.expand_to(c.cast(index, "int64"), rows.shape) if index.shape != rows.shape else c.cast(index, "int64")
+    return c.op("ScatterElements", [c.full(start), wide, c.full(rows)], start.shape, axis=0, reduction=reduction)
+
+
+@lowers("index_select")
+def index_select(c: Context, x: Value, axis: int, indices: Value) -> Value:
+    return c.op("Gather", [c.full(x), c.full(indices)], c.shape, axis=axis % x.rank)
+
+
+@lowers("gather.default")
+def gather(c: Context, x: Value, axis: int, indices: Value, **_: Any) -> Value:
+    return c.op("GatherElements", [c.full(x), c.full(indices)], c.shape, axis=axis % x.rank)
+
+
+@lowers("scatter_add")
+def scatter_add(c: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
+    inputs = [c.full(x), c.full(indices), c.full(source)]
+    return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank, reduction="add")
+
+
+@lowers("scatter")
+def scatter(c: Context, x: Value, axis: int, indices: Value, source: Any, **_: Any) -> Value:
+    updates = source if isinstance(source, Value) else c.graph.expand_to(c.number(source, x.dtype), indices.shape)
+    inputs = [c.full(x), c.full(indices), c.full(updates)]
+    return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank)
+
+
+def _index_plan(c: Context, indices: Sequence[Value | None]) -> tuple[int, list[Value]]:
+    """First indexed axis and the index arrays, which must be integers on neighbouring axes."""
+    used = [axis for axis, index in enumerate(indices) if index is not None]
+    given = [index for index in indices if index is not None]
+    if any(index.dtype == "bool" for index in given):
+        raise AuthoringError(
+            "the size of the result depends on data; multiply by a mask instead", code="plan_data_dependent_size"
+        )
+    if used != list(range(used[0], used[0] + len(used))):
+        raise AuthoringError(
+            "index arrays on axes that aren't neighbours aren't in the plan set", code="plan_operator_unsupported"
+        )
+    return used[0], [c.cast(index, "int64") for index in given]
+
+
+@lowers("index.Tensor", "_unsafe_index.Tensor")
+def index_(c: Context, x: Value, indices: Sequence[Value | None]) -> Value:
+    axis, given = _index_plan(c, indices)
+    x = c.full(x)
+    if len(given) == 1:
+        return c.op("Gather", [x, c.full(given[0])], c.shape, axis=axis)
+    sizes = x.shape[axis : axis + len(given)]
+    flat = c.reshape(x, (*x.shape[:axis], numel(sizes), *x.shape[axis + len(given) :]))
+    return c.op("Gather", [flat, _flat_index(c, given, sizes)], c.shape, axis=axis)
+
+
+def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Value:
+    """Index arrays on neighbouring axes as one index on these axes taken together (row-major)."""
+    total = given[0]
+    for index, size in zip(given[1:], sizes[1:], strict=True):
+        length = c.number(size, "int64")
+        inside = c.elementwise("Mod", [index, length], "int64")  # negative ones count from the end
+        total = c.binary("Add", c.binary("Mul", total, length, "int64"), inside, "int64")
+    return c.full(total)
+
+
+@lowers("index_put", "_unsafe_index_put", "_index_put_impl")
+def index_put(c: Context, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False, *_: Any) -> Value:
+    if len(indices) == 1 and indices[0] is not None and indices[0].dtype == "bool" and values.rank == 0 and not accumulate:
+        mask = indices[0]
+        mask = c.reshape(mask, (*mask.shape, *([1] * (x.rank - mask.rank))))
+        return c.elementwise("Where", [mask, values, x], x.dtype)
+    axis, given = _index_plan(c, indices)
+    num = len(given)
+    index = _flat_index(c, given, x.shape[axis : axis + num])
+    depth = index.rank
+    moved = c.transpose(x, order := [*range(axis, axis + num), *range(axis), *range(axis + num, x.rank)])
+    rest = moved.shape[num:]
+    if values.rank == depth + len(rest):  # axes before the indexed ones come first in the values
+        values = c.transpose(values, [*range(axis, axis + depth), *range(axis), *range(axis + depth, values.rank)])
+    rows = c.full(replace(values, shape=(*index.shape, *rest)))
+    count, width = numel(index.shape), numel(rest)
+    start = c.reshape(moved, (numel(moved.shape[:num]), width))
+    reduction = "add" if accumulate else None
+    result = add_rows(c, c.reshape(index, (count, 1)), c.reshape(rows, (count, width)), start, reduction=reduction)
+    return c.transpose(c.reshape(result, moved.shape), [int(axis) for axis in np.argsort(order)])
+
+
+# -- reductions -----------------------------------------------------------------------------------------------------------
+
+
+@lowers("sum")
+def sum_(c: Context, x: Value, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Value:
+    return c.reduce("ReduceSum", c.cast(x, c.dtype), axes or (), keepdim=keepdim)
+
+
+@lowers("mean")
+def mean(c: Context, x: Value, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Value:
+    return c.reduce("ReduceMean", c.cast(x, c.dtype), axes or (), keepdim=keepdim)
+
+
+@lowers("amax")
+def amax(c: Context, x: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
+    return c.reduce("ReduceMax", x, axes, keepdim=keepdim)
+
+
+@lowers("amin")
+def amin(c: Context, x: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
+    return c.reduce("ReduceMin", x, axes, keepdim=keepdim)
+
+
+@lowers("max.default")
+def max_all(c: Context, x: Value) -> Value:
+    return c.reduce("ReduceMax", x, ())
+
+
+@lowers("min.default")
+def min_all(c: Context, x: Value) -> Value:
+    return c.reduce("ReduceMin", x, ())
+
+
+@lowers("max.dim")
+def max_dim(c: Context, x: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return c.reduce("ReduceMax", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMax", x, axis, keepdim)
+
+
+@lowers("min.dim")
+def min_dim(c: Context, x: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return c.reduce("ReduceMin", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMin", x, axis, keepdim)
+
+
+def arg_reduce(c: Context, op: str, x: Value, axis: int | None, keepdim: bool) -> Value:
+    if axis is None:
+        x, axis, keepdim = c.reshape(x, (numel(x.shape),)), 0, False
+    x = c.full(x)
+    axis %= x.rank
+    dims = tuple(1 if i == axis else size for i, size in enumerate(x.shape) if keepdim or i != axis)
+    return c.op(op, [x], dims, "int64", axis=axis, keepdims=int(keepdim))
+
+
+@lowers("argmax")
+def argmax(c: Context, x: Value, axis: int | None = None, keepdim: bool = False) -> Value:
+    return arg_reduce(c, "ArgMax", x, axis, keepdim)
+
+
+@lowers("argmin")
+def argmin(c: Context, x: Value, axis: int | None = None, keepdim: bool = False) -> Value:
+    return arg_reduce(c, "ArgMin", x, axis, keepdim)
+
+
+@lowers("any", "all")
+def any_all(c: Context, x: Value, axis: Any = None, keepdim: bool = False) -> Value:
+    axes = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    op = "ReduceMax" if "any" in str(c.node.target) else "ReduceMin"
+    return c.cast(c.reduce(op, c.cast(c.cast(x, "bool"), "int32"), axes, keepdim=keepdim), "bool")
+
+
+def variance(c: Context, x: Value, axes: Sequence[int], correction: float, keepdim: bool) -> tuple[Value, Value]:
+    """Variance and mean over axes, in two passes as torch does."""
+    axes = [axis % x.rank for axis in axes] or list(range(x.rank))
+    average = c.reduce("ReduceMean", x, axes, keepdim=True)
+    centred = c.binary("Sub", x, average, "float32")
+    squares = c.binary("Mul", centred, centred, "float32")
+    if correction == 0:
+        spread = c.reduce("ReduceMean", squares, axes, keepdim=keepdim)
+    else:
+        count = c.number(numel([x.shape[axis] for axis in axes]), "float32")
+        divisor = c.binary("Sub", count, float(correction), "float32")
+        spread = c.binary("Div", c.reduce("ReduceSum", squares, axes, keepdim=keepdim), divisor, "float32")
+    if not keepdim:
+        average = c.reshape(average, tuple(size for i, size in enumerate(x.shape) if i not in axes))
+    return spread, average
+
+
+@lowers("var.correction")
+def var(c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False) -> Value:
+    return variance(c, x, axes or (), 1 if correction is None else correction, keepdim)[0]
+
+
+@lowers("var_mean.correction")
+def var_mean(
+    c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[Value, Value]:
+    return variance(c, x, axes or (), 1 if correction is None else correction, keepdim)
+
+
+@lowers("linalg_vector_norm")
+def vector_norm(
+    c: Context, x: Value, order: float = 2, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> Value:
+    if order == 2:
+        squares = c.binary("Mul", x, x, "float32")
+        return c.elementwise("Sqrt", [c.reduce("ReduceSum", squares, axes or (), keepdim=keepdim)], "float32")
+    size = c.elementwise("Abs", [x], "float32")
+    if order == 1:
+        return c.reduce("ReduceSum", size, axes or (), keepdim=keepdim)
+    if order == float("inf"):
+        return c.reduce("ReduceMax", size, axes or (), keepdim=keepdim)
+    total = c.reduce("ReduceSum", c.binary("Pow", size, float(order), "float32"), axes or (), keepdim=keepdim)
+    return c.binary("Pow", total, 1.0 / order, "float32")

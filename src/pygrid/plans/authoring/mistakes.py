@@ -1,0 +1,76 @@
+"""Messages for authors: which line of their source can't become part of a plan, why, and what to write instead."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import site
+import sys
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from pygrid.errors import AuthoringError
+
+_PYGRID = str(Path(__file__).parents[2])
+_TORCH = str(Path(torch.__file__).parent)
+_LIBRARIES = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), _TORCH, _PYGRID})
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the author's source."""
+
+    file: str
+    line: int
+
+    @property
+    def source(self) -> str:
+        return linecache.getline(self.file, self.line).strip()
+
+
+def is_author_file(file: str) -> bool:
+    """Whether a file belongs to the author, and not to Python, to torch, to an installed package or to this package."""
+    return not file.startswith(("<", *_LIBRARIES))
+
+
+def current_place() -> Place | None:
+    """The innermost line of the author's that is running now."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_author_file(frame.f_code.co_filename):
+            return Place(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def place_of_error(error: BaseException) -> Place | None:
+    """The innermost line of the author's in a traceback."""
+    found = None
+    trace: TracebackType | None = error.__traceback__
+    for frame, line in traceback.walk_tb(trace):
+        if is_author_file(frame.f_code.co_filename):
+            found = Place(frame.f_code.co_filename, line)
+    return found
+
+
+def author_frame_of(node: Any) -> Place | None:
+    """The author's line that a traced node comes from; nodes of the backward pass know the line of their forward node."""
+    for match in reversed(list(_FRAME.finditer(node.meta.get("stack_trace") or ""))):
+        if is_author_file(match["file"]):
+            return Place(match["file"], int(match["line"]))
+    return None
+
+
+def authoring_error(reason: str, place: Place | None, *, code: str, **fields: Any) -> AuthoringError:
+    """An error that reads ``line N: reason``, followed by the source line; ``file`` and ``line`` are its fields."""
+    if place is None:
+        return AuthoringError(reason, code=code, **fields)
+    message = f"line {place.line}: {reason}\n    {place.source}\n    ({place.file}:{place.line})"
+    return AuthoringError(message, code=code, file=place.file, line=place.line, source=place.source, **fields)

@@ -1,0 +1,159 @@
+"""Optimizers as a few lines of array arithmetic; they are traced into the ``train`` graph behind the gradients.
+
+The learning rate is not part of an optimizer: it is the hyperparameter ``lr`` of the plan. State starts at zeros on each device
+and in each cycle, and lives in ``state/...`` ports.
+
+**FedProx** (``prox_mu``; Li et al., MLSys 2020) pulls a device back to the model it started from: the gradient becomes
+``g + mu * (w - w0)``. A graph has no memory of ``w0``, so the state ``prox/NAME`` holds the displacement ``w - w0``. It starts
+at zero, as all state does, and each step adds what it moved the weights by. That is the same number: the sum of all moves.
+
+**Clipping** (``max_grad_norm``) scales the gradients together when their joint L2 norm is larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pygrid.errors import AuthoringError
+
+Arrays = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers share: decay, the proximal term and clipping. Subclasses give the `step`."""
+
+    weight_decay: float = 0.0
+    prox_mu: float = 0.0
+    max_grad_norm: float | None = None
+
+    default_lr: ClassVar[float] = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("weight_decay", "prox_mu"):
+            if not getattr(self, name) >= 0:
+                raise AuthoringError(f"{name} must be at least 0, got {getattr(self, name)}", code="plan_optimizer")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise AuthoringError(f"max_grad_norm must be above 0, got {self.max_grad_norm}", code="plan_optimizer")
+
+    def __str__(self) -> str:
+        """The optimizer in words: its name and every option that is not the default."""
+        defaults = type(self)()
+        options = [f"{k}={v}" for k, v in vars(self).items() if v != getattr(defaults, k)]
+        return f"{type(self).__name__}({', '.join(options)})"
+
+    def init(self, params: Arrays) -> Arrays:
+        """The state before the first step: zeros."""
+        state = self.init_step(params)
+        if self.prox_mu:
+            state |= _zeros("prox", params)
+        return state
+
+    def update(self, params: Arrays, grads: Arrays, state: Arrays, lr: torch.Tensor) -> tuple[Arrays, Arrays]:
+        """Parameters and state after one step; nothing given is changed."""
+        if self.max_grad_norm is not None:
+            grads = clip_by_global_norm(grads, self.max_grad_norm)
+        if self.prox_mu:
+            grads = {k: g + self.prox_mu * state[f"prox/{k}"] for k, g in grads.items()}
+        moved, new_state = self.step(params, grads, state, lr)
+        if self.prox_mu:
+            new_state |= {f"prox/{k}": state[f"prox/{k}"] + (moved[k] - w) for k, w in params.items()}
+        return moved, new_state
+
+    def init_step(self, params: Arrays) -> Arrays:
+        raise NotImplementedError
+
+    def step(self, params: Arrays, grads: Arrays, state: Arrays, lr: torch.Tensor) -> tuple[Arrays, Arrays]:
+        raise NotImplementedError
+
+
+def _zeros(name: str, params: Arrays) -> Arrays:
+    return {f"{name}/{k}": torch.zeros_like(w) for k, w in params.items()}
+
+
+def clip_by_global_norm(grads: Arrays, limit: float) -> Arrays:
+    """The gradients, scaled so that their joint L2 norm is at most ``limit`` (as ``torch.nn.utils.clip_grad_norm_``)."""
+    total = torch.stack([g.square().sum() for g in grads.values()]).sum()
+    scale = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)
+    return {k: g * scale for k, g in grads.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent (``torch.optim.SGD``, without dampening)."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise AuthoringError(f"momentum must be in [0, 1), got {self.momentum}", code="plan_optimizer")
+        if self.nesterov and not self.momentum:
+            raise AuthoringError("nesterov needs a momentum above 0", code="plan_optimizer")
+
+    def init_step(self, params: Arrays) -> Arrays:
+        return _zeros("momentum", params) if self.momentum else {}
+
+    def step(self, params: Arrays, grads: Arrays, state: Arrays, lr: torch.Tensor) -> tuple[Arrays, Arrays]:
+        moved, new_state = {}, {}
+        for k, w in params.items():
+            g = grads[k] + self.weight_decay * w if self.weight_decay else grads[k]
+            if self.momentum:
+                velocity = self.momentum * state[f"momentum/{k}"] + g
+                new_state[f"momentum/{k}"] = velocity
+                g = g + self.momentum * velocity if self.nesterov else velocity
+            moved[k] = w - lr * g
+        return moved, new_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, ICLR 2015; ``torch.optim.Adam``). ``weight_decay`` is added to the gradient."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    default_lr: ClassVar[float] = 0.001
+    decoupled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
+            raise AuthoringError("beta1 and beta2 must be in [0, 1) and eps above 0", code="plan_optimizer")
+
+    def init_step(self, params: Arrays) -> Arrays:
+        return {"t": torch.zeros(())} | _zeros("m", params) | _zeros("v", params)
+
+    def step(self, params: Arrays, grads: Arrays, state: Arrays, lr: torch.Tensor) -> tuple[Arrays, Arrays]:
+        t = state["t"] + 1
+        rate = lr / (1 - self.beta1**t)
+        spread = (1 - self.beta2**t).sqrt()
+        moved, new_state = {}, {"t": t}
+        for k, w in params.items():
+            g = grads[k]
+            if self.weight_decay and self.decoupled:
+                w = w - lr * self.weight_decay * w
+            elif self.weight_decay:
+                g = g + self.weight_decay * w
+            m = self.beta1 * state[f"m/{k}"] + (1 - self.beta1) * g
+            v = self.beta2 * state[f"v/{k}"] + (1 - self.beta2) * g * g
+            new_state[f"m/{k}"], new_state[f"v/{k}"] = m, v
+            moved[k] = w - rate * m / (v.sqrt() / spread + self.eps)
+        return moved, new_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019; ``torch.optim.AdamW``)."""
+
+    weight_decay: float = 0.01
+
+    decoupled: ClassVar[bool] = True
+
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_by_global_norm"]

@@ -1,0 +1,102 @@
+"""What a plan asks for: columns of data and hyperparameters.
+
+pygrid.Tensor["batch", 1, 28, 28]                          float32 examples of shape 1 x 28 x 28
+pygrid.Tensor["batch", 64].meaning("8x8 image in 0..1")    ... with words that help to match a data set
+pygrid.Integers["batch", 20](1000)                         int64 tokens in [0, 1000)
+pygrid.Label(10)                                           one int64 class in [0, 10) per example
+pygrid.Float(0.1, min=1e-5, max=1.0)                       a hyperparameter, its default and its range
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.manifest import BATCH, DataPort, DType, Hyper
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A column of data: dtype and shape of one example."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    words: str = ""
+    num_classes: int | None = None
+
+    def meaning(self, words: str) -> DataSpec:
+        """The same column with a description, e.g. ``image 1x28x28 in 0..1``."""
+        return replace(self, words=words)
+
+    def port(self) -> DataPort:
+        return DataPort(dtype=self.dtype, shape=self.shape, meaning=self.words, num_classes=self.num_classes)
+
+
+@dataclass(frozen=True)
+class IntegerSpec(DataSpec):
+    """A column of integers; call it with the number of different values to bound them."""
+
+    def __call__(self, num_classes: int) -> DataSpec:
+        _positive(num_classes, "num_classes")
+        words = self.words or f"integers 0..{num_classes - 1}"
+        return DataSpec(self.dtype, self.shape, words, num_classes)
+
+
+def _positive(number: object, what: str) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise AuthoringError(f"{what} must be a whole number of at least 1, got {number!r}", code="plan_port")
+
+
+def _example_shape(kind: str, dims: object) -> tuple[int, ...]:
+    sizes = dims if isinstance(dims, tuple) else (dims,)
+    if not sizes or sizes[0] != BATCH:
+        raise AuthoringError(
+            f'the first dimension of {kind} must be "{BATCH}", e.g. pygrid.{kind}["{BATCH}", 64]; got {list(sizes)}',
+            code="plan_port",
+        )
+    for size in sizes[1:]:
+        _positive(size, f"each size after the batch in {kind}[...]")
+    return tuple(sizes[1:])
+
+
+class Tensor:
+    """Float32 data: ``pygrid.Tensor["batch", *sizes]``."""
+
+    def __class_getitem__(cls, dims: object) -> DataSpec:
+        return DataSpec("float32", _example_shape("Tensor", dims))
+
+
+class Integers:
+    """Int64 data, such as tokens: ``pygrid.Integers["batch", *sizes](num_classes)``."""
+
+    def __class_getitem__(cls, dims: object) -> IntegerSpec:
+        return IntegerSpec("int64", _example_shape("Integers", dims))
+
+
+class Label(DataSpec):
+    """One int64 class in ``[0, num_classes)`` per example."""
+
+    def __init__(self, num_classes: int) -> None:
+        _positive(num_classes, "the number of classes")
+        super().__init__("int64", (), f"label 0..{num_classes - 1}", num_classes)
+
+
+@dataclass(frozen=True)
+class Float:
+    """A hyperparameter that is a number; devices and owners may choose it within the range, both ends included."""
+
+    default: float
+    min: float = 0.0
+    max: float = 1e6
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(number) for number in (self.default, self.min, self.max))
+        if not finite or not self.min <= self.default <= self.max:
+            raise AuthoringError(
+                f"a hyperparameter needs finite numbers with min <= default <= max; got {self.min}, {self.default}, {self.max}",
+                code="plan_port",
+            )
+
+    def hyper(self) -> Hyper:
+        return Hyper(default=float(self.default), min=float(self.min), max=float(self.max))

@@ -1,0 +1,312 @@
+"""From an author's function and model to the programs that become the graphs of a plan.
+
+A program is a plain function on arrays by port name (`tracing.Program`). The same function runs on fakes to be traced and on real
+arrays as the reference that the finished graph is compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.mistakes import Place, authoring_error
+from pygrid.plans.authoring.optim import Optimizer
+from pygrid.plans.authoring.ports import DataSpec, Float
+from pygrid.plans.authoring.tracing import Arrays, Program
+from pygrid.plans.manifest import BATCH, NUM_DIFFS, Port
+from pygrid.tensors import Params
+
+_FLOATS = (torch.float64, torch.float16, torch.bfloat16)
+
+
+class Subject:
+    """A private copy of an author's model, split into what a plan takes as input and what is built in.
+
+    Trainable parameters are ``params/``; floating-point buffers and frozen parameters are ``buffers/``; integer buffers and
+    buffers that a checkpoint does not hold are constants of the plan. A shared (tied) parameter counts once, under its first name.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise AuthoringError(f"build() needs a torch.nn.Module, got {type(model).__name__}", code="plan_model")
+        self.model = copy.deepcopy(model).to("cpu")
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            if tensor.dtype in _FLOATS:
+                tensor.data = tensor.data.float()
+        saved = set(self.model.state_dict())
+        named = dict(self.model.named_parameters())
+        buffers = dict(self.model.named_buffers())
+        self.params = {k: v.detach() for k, v in named.items() if v.requires_grad}
+        frozen = {k: v.detach() for k, v in named.items() if not v.requires_grad}
+        floating = {k: v for k, v in buffers.items() if v.is_floating_point() and k in saved}
+        self.buffers = frozen | floating
+        self.constants = {k: v for k, v in buffers.items() if k not in floating}
+        if not self.params:
+            raise AuthoringError(
+                "the model has no parameter with requires_grad=True: there is nothing to train", code="plan_model"
+            )
+
+    def ports(self) -> tuple[Port, ...]:
+        def port(kind: str, name: str, tensor: torch.Tensor) -> Port:
+            return Port(f"{kind}/{name}", "float32", tuple(tensor.shape))
+
+        return (
+            *(port("params", k, v) for k, v in self.params.items()),
+            *(port("buffers", k, v) for k, v in self.buffers.items()),
+        )
+
+    def initial(self) -> Params:
+        return {k: np.array(v.numpy(), dtype=np.float32) for k, v in {**self.params, **self.buffers}.items()}
+
+    def call(self, function: Callable[..., Any], arrays: Arrays, args: tuple[Any, ...], *, training: bool) -> Any:
+        """``function(model, *args)`` with these arrays as the model's; ``arrays`` receives what the function does to buffers."""
+        self.model.train(training)
+        constants = {k: v.clone() for k, v in self.constants.items()}
+        prefixed = {f"model.{k}": v for k, v in {**arrays, **constants}.items()}
+        result = functional_call(_Call(self.model, function), prefixed, args)
+        arrays.update({k: prefixed[f"model.{k}"] for k in arrays})
+        return result
+
+
+class _Call(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self.model, *args)
+
+
+def initial_params(model: torch.nn.Module) -> Params:
+    """The model's weights as a checkpoint: parameters and floating-point buffers by name, float32, copied.
+
+    Counters such as BatchNorm's ``num_batches_tracked`` are not part of it, as no plan reads them.
+    """
+    return Subject(model).initial()
+
+
+def under(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays whose names begin with ``prefix/``, by the rest of their names."""
+    cut = len(prefix) + 1
+    return {k[cut:]: v for k, v in arrays.items() if k.startswith(f"{prefix}/")}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Which data and hyperparameters an author's function takes, after its first arguments."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...]
+
+    @property
+    def place(self) -> Place:
+        code = inspect.unwrap(self.function).__code__
+        return Place(code.co_filename, code.co_firstlineno)
+
+    @classmethod
+    def read(
+        cls, function: Callable[..., Any], data: Mapping[str, DataSpec], hyper: Mapping[str, Float], leading: tuple[str, ...]
+    ) -> Signature:
+        """Match a function's arguments with the ports by name.
+
+        Raises:
+            AuthoringError: an argument that is neither data nor a hyperparameter, or data that the function does not take.
+        """
+        names = list(inspect.signature(function).parameters)
+        signature = cls(function, tuple(names[len(leading) :]))
+        if len(names) < len(leading):
+            reason = f"the function takes ({', '.join(names)}); it must begin with ({', '.join(leading)})"
+            raise authoring_error(reason, signature.place, code="plan_signature")
+        for name in signature.names:
+            if name not in data and name not in hyper:
+                known = ", ".join([*data, *hyper])
+                reason = f"argument {name!r} is neither in data= nor in hyper= of the plan ({known})"
+                raise authoring_error(reason, signature.place, code="plan_signature")
+        for name in data:
+            if name not in signature.names:
+                reason = f"data {name!r} is declared, but the function does not take an argument of that name"
+                raise authoring_error(reason, signature.place, code="plan_signature")
+        return signature
+
+    def arguments(self, arrays: Arrays) -> tuple[torch.Tensor, ...]:
+        named = under("data", arrays) | under("hyper", arrays)
+        return tuple(named[name] for name in self.names)
+
+
+def data_ports(data: Mapping[str, DataSpec]) -> tuple[Port, ...]:
+    return tuple(Port(f"data/{name}", spec.dtype, (BATCH, *spec.shape)) for name, spec in data.items())
+
+
+def hyper_ports(names: Mapping[str, Float] | tuple[str, ...]) -> tuple[Port, ...]:
+    return tuple(Port(f"hyper/{name}", "float32", ()) for name in names)
+
+
+def bounded_ports(data: Mapping[str, DataSpec]) -> frozenset[str]:
+    """Ports of integers that are known to be in ``[0, num_classes)``, because every runner checks them."""
+    return frozenset(f"data/{name}" for name, spec in data.items() if spec.num_classes is not None)
+
+
+@dataclass(frozen=True)
+class LossPrograms:
+    """The ``train``, ``grads`` and ``eval`` programs of a loss."""
+
+    subject: Subject
+    signature: Signature
+    data: Mapping[str, DataSpec]
+    hyper: Mapping[str, Float]
+    optimizer: Optimizer
+
+    def all(self) -> dict[str, Program]:
+        own_hyper = tuple(name for name in self.hyper if name in self.signature.names)
+        state = tuple(
+            Port(f"state/{k}", "float32", tuple(v.shape)) for k, v in self.optimizer.init(self.subject.params).items()
+        )
+        model, data = self.subject.ports(), data_ports(self.data)
+        classes = bounded_ports(self.data)
+        return {
+            "train": Program("train", (*model, *state, *hyper_ports(self.hyper), *data), self._train, classes),
+            "grads": Program("grads", (*model, *hyper_ports(own_hyper), *data), self._grads, classes),
+            "eval": Program("eval", (*model, *hyper_ports(own_hyper), *data), self._eval, classes, dropout=False),
+        }
+
+    def _train(self, arrays: Arrays) -> Arrays:
+        params, grads, buffers, metrics = self._backward(arrays)
+        with torch.no_grad():
+            moved, state = self.optimizer.update(params, grads, under("state", arrays), arrays["hyper/lr"])
+        results = {f"new/params/{k}": moved[k] for k in params}
+        results |= {f"new/buffers/{k}": v for k, v in buffers.items()}
+        results |= {f"new/state/{k}": state[k] for k in under("state", arrays)}
+        return results | metrics
+
+    def _grads(self, arrays: Arrays) -> Arrays:
+        _, grads, _, metrics = self._backward(arrays)
+        # Only the loss besides: under privacy nothing else of a single example may come out.
+        return {f"grads/{k}": v for k, v in grads.items()} | {"metrics/loss": metrics["metrics/loss"]}
+
+    def _eval(self, arrays: Arrays) -> Arrays:
+        model = under("params", arrays) | under("buffers", arrays)
+        # Gradients stay on: without them torch takes fused paths for attention that can't be traced.
+        result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=False)
+        loss, metrics = self._checked(result)
+        return _metric_outputs(loss, metrics)
+
+    def _backward(self, arrays: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """Parameters, their gradients, the buffers afterwards, and metrics."""
+        params = under("params", arrays)
+        buffers = under("buffers", arrays)
+        with torch.enable_grad():
+            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+            model = leaves | {k: v.clone() for k, v in buffers.items()}
+            result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=True)
+            loss, metrics = self._checked(result)
+            if not loss.requires_grad:
+                reason = "the loss does not depend on any parameter of the model through differentiable operations"
+                raise authoring_error(reason, self.signature.place, code="plan_loss")
+            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        named = {k: torch.zeros_like(params[k]) if grad is None else grad for k, grad in zip(leaves, grads, strict=True)}
+        changed = {k: model[k].detach() for k in buffers}
+        return params, named, changed, _metric_outputs(loss, metrics)
+
+    def _checked(self, result: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and metrics from what the author's function returned."""
+        loss, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+        if not isinstance(loss, torch.Tensor) or not isinstance(metrics, dict):
+            reason = "the function must return the loss, or (loss, {name: metric}), as tensors"
+            raise authoring_error(reason, self.signature.place, code="plan_loss")
+        for name, value in {"loss": loss, **metrics}.items():
+            if not isinstance(value, torch.Tensor):
+                reason = f"metric {name!r} is a {type(value).__name__}; keep it a tensor"
+                raise authoring_error(reason, self.signature.place, code="plan_loss")
+            if value.dim() != 0:
+                reason = f"{name!r} has shape {list(value.shape)}; it must be a single number: take .mean() or .sum()"
+                raise authoring_error(reason, self.signature.place, code="plan_loss")
+        if not loss.is_floating_point():
+            raise authoring_error("the loss must be a floating-point number", self.signature.place, code="plan_loss")
+        return loss, metrics
+
+
+def _metric_outputs(loss: torch.Tensor, metrics: dict[str, torch.Tensor]) -> Arrays:
+    return {f"metrics/{k}": v.detach().float() for k, v in {"loss": loss, **metrics}.items()}
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """The ``train`` program of an explicit training step."""
+
+    subject: Subject
+    signature: Signature
+    data: Mapping[str, DataSpec]
+    hyper: Mapping[str, Float]
+    state: Mapping[str, torch.Tensor]
+
+    def program(self) -> Program:
+        state = tuple(Port(f"state/{k}", "float32", tuple(v.shape)) for k, v in self.state.items())
+        inputs = (*self.subject.ports(), *state, *hyper_ports(self.hyper), *data_ports(self.data))
+        return Program("train", inputs, self._train, bounded_ports(self.data))
+
+    def _train(self, arrays: Arrays) -> Arrays:
+        model = under("params", arrays) | under("buffers", arrays)
+        state = under("state", arrays)
+        result = self.signature.function(dict(model), dict(state), *self.signature.arguments(arrays))
+        if not (isinstance(result, tuple) and len(result) == 3 and all(isinstance(part, dict) for part in result)):
+            reason = "a train step must return (params, state, metrics), three dicts of tensors"
+            raise authoring_error(reason, self.signature.place, code="plan_step")
+        new_model, new_state, metrics = result
+        self._same_names("params", {k: model[k] for k in self.subject.params}, new_model, model)
+        self._same_names("state", state, new_state, state)
+        if "loss" not in metrics or any(not isinstance(v, torch.Tensor) or v.dim() for v in metrics.values()):
+            reason = "the metrics of a train step must be single numbers (tensors of shape []) and include 'loss'"
+            raise authoring_error(reason, self.signature.place, code="plan_step")
+        kinds = {k: "params" if k in self.subject.params else "buffers" for k in model}
+        outputs = {f"new/{kinds[k]}/{k}": v.detach() for k, v in new_model.items()}
+        outputs |= {f"new/state/{k}": new_state[k].detach() for k in state}
+        return outputs | {f"metrics/{k}": v.detach().float() for k, v in metrics.items()}
+
+    def _same_names(self, what: str, needed: Arrays, given: Arrays, allowed: Arrays) -> None:
+        for name, old in needed.items():
+            if name not in given:
+                raise authoring_error(f"the train step returns no {what} {name!r}", self.signature.place, code="plan_step")
+            if given[name].shape != old.shape:
+                reason = f"the train step returns {what} {name!r} with shape {list(given[name].shape)}, not {list(old.shape)}"
+                raise authoring_error(reason, self.signature.place, code="plan_step")
+        for name in given:
+            if name not in allowed:
+                raise authoring_error(f"the train step returns unknown {what} {name!r}", self.signature.place, code="plan_step")
+
+
+def average_program(
+    function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: Place
+) -> Program:
+    """The program of an averaging rule on arrays of these names and shapes."""
+    if iterative:
+        inputs = tuple(Port(f"{kind}/{name}", "float32", shape) for kind in ("avg", "item") for name, shape in spec.items())
+        inputs = (*inputs, Port("num", "float32", (1,)))
+    else:
+        inputs = tuple(Port(f"diffs/{name}", "float32", (NUM_DIFFS, *shape)) for name, shape in spec.items())
+    result_prefix = "new/avg" if iterative else "avg"
+
+    def run(arrays: Arrays) -> Arrays:
+        if iterative:
+            result = function(under("avg", arrays), under("item", arrays), arrays["num"])
+        else:
+            result = function(under("diffs", arrays))
+        if not isinstance(result, dict) or set(result) != set(spec):
+            raise authoring_error(
+                "an averaging rule must return a dict with the names it was given", place, code="plan_average"
+            )
+        for name, shape in spec.items():
+            if tuple(result[name].shape) != shape:
+                reason = f"the average of {name!r} has shape {list(result[name].shape)}; a diff has {list(shape)}"
+                raise authoring_error(reason, place, code="plan_average")
+        return {f"{result_prefix}/{name}": result[name] for name in spec}
+
+    return Program("average", inputs, run, dropout=False)

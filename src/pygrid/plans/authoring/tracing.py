@@ -1,0 +1,213 @@
+"""Records an author's program as a graph of ATen operators, for any batch size.
+
+The recipe: the batch size is one symbol and every other size a number; all arrays are fakes without content; the program runs once
+under ``make_fx``, gradients by ``torch.autograd.grad`` included; a second pass turns operators that work in place into ones that do
+not. What the program assumed of the batch size is kept by the symbol's environment and read afterwards: an assumption that is not
+true of every batch size is an error, with the line that made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._decomp import _core_aten_decompositions_post_autograd
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
+from torch.func import functionalize
+
+from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.interception import Interception
+from pygrid.plans.authoring.lowering import find_lowering
+from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, place_of_error
+from pygrid.plans.manifest import Port
+
+BATCH_HINT = 7
+"""The batch size that the program believes in while it is traced; a prime, so that it is not met by accident."""
+_CHECKED_SIZES = (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 31, 32, 50, 64, 100, 128, 256, 1000, 1024)
+
+TORCH_DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
+
+Arrays = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function from named arrays to named arrays, and the ports that it reads, in order."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    run: Callable[[Arrays], Arrays]
+    bounded: frozenset[str] = frozenset()
+    """Integer inputs whose values are known to be valid classes, never a marker such as -100."""
+    dropout: bool = True
+    """Whether dropout takes noise from inputs of the plan; else it is off."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A program as a graph: placeholders in the order of ``inputs``, results in the order of ``outputs``."""
+
+    module: fx.GraphModule
+    inputs: tuple[Port, ...]
+    outputs: tuple[str, ...]
+    symbol: sympy.Symbol
+    noise: Mapping[str, tuple[int, ...]]
+    batch_norm: bool
+
+
+class _WatchedSizes(ShapeEnv):
+    """Remembers which line of the author's made each assumption about the batch size."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+        self.assumed: list[tuple[Any, Place | None]] = []
+
+    def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
+        before = len(self.guards)
+        result = super().evaluate_expr(*args, **kwargs)
+        if len(self.guards) > before:
+            place = current_place()
+            self.assumed.extend((guard.expr, place) for guard in self.guards[before:])
+        return result
+
+
+@dataclass
+class _NoiseShapes:
+    """First pass: finds out which noise the program asks for."""
+
+    batch: torch.SymInt
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor:
+        shape = noise_shape(like, axes)
+        if isinstance(shape[0], torch.SymInt) and shape[0].node.expr == self.batch.node.expr:
+            per_example = tuple(shape[1:])
+        else:
+            per_example = (math.prod(shape) // self.batch,)
+        if not all(isinstance(size, int) for size in per_example):
+            reason = "dropout here is on an array whose size isn't a multiple of the batch size"
+            raise authoring_error(reason, current_place(), code="plan_shape")
+        self.shapes[f"dropout{len(self.shapes)}"] = tuple(int(size) for size in per_example)
+        return torch.empty(shape)
+
+
+@dataclass
+class GivenNoise:
+    """Second pass and eager reference: hands out the noise of the ports ``noise/dropoutK`` in the order of the calls."""
+
+    arrays: Sequence[torch.Tensor]
+    used: int = 0
+
+    def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor:
+        self.used += 1
+        return self.arrays[self.used - 1].reshape(noise_shape(like, axes))
+
+
+def noise_shape(like: torch.Tensor, axes: int | None) -> tuple[Any, ...]:
+    """The shape of the noise for an array; with ``axes`` given, one number for all elements behind these axes."""
+    shape = tuple(like.shape)
+    return shape if axes is None else shape[:axes] + (1,) * (len(shape) - axes)
+
+
+def trace(program: Program, *, symbol_name: str) -> Trace:
+    """The program as a functional ATen graph for every size of ``symbol_name``.
+
+    Raises:
+        AuthoringError: with the author's line, if the program can't be part of a plan.
+    """
+    sizes = _WatchedSizes()
+    fakes = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
+    source = ConstantSource(symbol_name)
+    symbol = sizes.create_symbol(BATCH_HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
+    batch = sizes.create_symintnode(symbol, hint=BATCH_HINT, source=source)
+    assert isinstance(batch, torch.SymInt)
+
+    def fake(port: Port) -> torch.Tensor:
+        shape = [batch if size == symbol_name else size for size in port.shape]
+        return torch.empty(shape, dtype=TORCH_DTYPES[port.dtype])
+
+    with _translated(program), fakes, enable_python_dispatcher():
+        shapes = _NoiseShapes(batch)
+        dry = Interception(shapes if program.dropout else None, tracing=True)
+        with dry:
+            program.run({port.name: fake(port) for port in program.inputs})
+        _check_sizes(sizes, symbol)
+
+        noise = [Port(f"noise/{name}", "float32", (symbol_name, *shape)) for name, shape in shapes.shapes.items()]
+        inputs = (*program.inputs, *noise)
+        outputs: list[str] = []
+
+        def flat(*arrays: torch.Tensor) -> list[torch.Tensor]:
+            named = dict(zip([port.name for port in inputs], arrays, strict=True))
+            given = GivenNoise([named.pop(port.name) for port in noise]) if program.dropout else None
+            with Interception(given, tracing=True):
+                results = program.run(named)
+            outputs[:] = list(results)
+            return list(results.values())
+
+        arguments = [fake(port) for port in inputs]
+        module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True, record_stack_traces=True)(*arguments)
+        if any(_works_in_place(node) for node in module.graph.nodes):
+            module = _without_mutation(module, arguments)
+    _check_sizes(sizes, symbol)
+    return Trace(module, inputs, tuple(outputs), symbol, shapes.shapes, dry.batch_norm_seen)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's own decompositions to simpler operators, except for operators that have a lowering here."""
+    return {op: rule for op, rule in _core_aten_decompositions_post_autograd().items() if find_lowering(op) is None}
+
+
+def _works_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor]) -> fx.GraphModule:
+    def replay(*arrays: torch.Tensor) -> Any:
+        return fx.Interpreter(module).run(*arrays)
+
+    with fx.traceback.preserve_node_meta():
+        return make_fx(functionalize(replay), _decompositions(), _allow_non_fake_inputs=True)(*arguments)
+
+
+def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
+    """Refuse a program that took the example's batch size, or a range of sizes, for granted."""
+    for assumption, place in sizes.assumed:
+        if assumption.free_symbols != {symbol}:
+            continue
+        if isinstance(assumption, sympy.Eq):
+            reason = f"this fixes the batch size to {BATCH_HINT}; keep the operations on whole batches (x.mean(0), not a loop over x)"
+            raise authoring_error(reason, place, code="plan_batch_baked")
+        if not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):
+            reason = f"this depends on the batch size ({assumption}); a plan does the same at every batch size"
+            raise authoring_error(reason, place, code="plan_batch_baked")
+
+
+@contextlib.contextmanager
+def _translated(program: Program) -> Iterator[None]:
+    """Errors of the tracer, in words for the author."""
+    try:
+        yield
+    except AuthoringError:
+        raise
+    except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
+        reason = "a plan can't decide on data or take a number out of a tensor; use torch.where and keep it a tensor"
+        raise authoring_error(reason, place_of_error(error), code="plan_data_dependent") from error
+    except DynamicOutputShapeException as error:
+        reason = "the size of the result depends on data; multiply by a mask"
+        raise authoring_error(reason, place_of_error(error), code="plan_data_dependent_size") from error
+    except (
+        Exception
+    ) as error:  # whatever the author's code or torch raises: the author needs the line, and the cause is chained
+        reason = f"the {program.name} graph can't be traced: {type(error).__name__}: {error}"
+        raise authoring_error(reason, place_of_error(error), code="plan_trace_failed") from error
