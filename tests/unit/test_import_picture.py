@@ -18,6 +18,7 @@ WIRE = {"transport", "messages", "tensors"}
 CORE = PURE | {"core", "messages"}
 FEATURES = CORE | WIRE | {"web", "storage"}
 APPS = FEATURES | {"features", "ui"}
+TOP = APPS | {"domain", "network", "worker", "client", "edge"}
 
 BELOW = {
     **dict.fromkeys(GROUND, NOTHING),
@@ -33,7 +34,8 @@ BELOW = {
     "ui": FEATURES | {"features"},
     **dict.fromkeys(("domain", "network", "worker"), APPS),
     **dict.fromkeys(("client", "edge"), PURE | WIRE),
-    **{name: APPS | {"domain", "network", "worker", "client", "edge"} for name in ("cli", "deploy", "simulation", "__main__")},
+    **dict.fromkeys(("cli", "deploy", "simulation"), TOP),
+    "__main__": {"cli"},
 }
 """What each part may import besides itself and the ground."""
 
