@@ -12,7 +12,7 @@ from pygrid.clock import Clock, SystemClock
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.metrics import Metrics
-from pygrid.settings import DomainSettings, with_secret
+from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
@@ -30,6 +30,7 @@ def prepare_store(settings: DomainSettings) -> bool:
     Raises:
         InvalidConfig: its URL is none, or a later pygrid has used it. Unavailable: it does not answer.
     """
+    make_data_dir(settings.data_dir)
     database = Database(settings.database_url)
     try:
         migrate(database)
@@ -48,6 +49,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     """
     settings = with_secret(settings)
     clock = clock or SystemClock()
+    make_data_dir(settings.data_dir)
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)

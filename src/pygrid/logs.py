@@ -9,10 +9,10 @@ from typing import Literal
 import structlog
 
 
-def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "text") -> None:
+def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "text", *, access: bool = True) -> None:
     """Send every record of this process to standard error: one line each, as text or as a JSON object.
 
-    Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
+    ``access``: also one line for each request; without it only for those that fail (5xx). Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
     """
     renderer: structlog.typing.Processor
     before: list[structlog.typing.Processor] = []
@@ -38,5 +38,6 @@ def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "t
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("pygrid.access").setLevel(root.level if access else max(logging.WARNING, root.level))
     # Alembic tells at INFO that it looks at a database; what it changes, `migrate` tells.
     logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))

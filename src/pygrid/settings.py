@@ -74,6 +74,9 @@ class DomainSettings:
     log_format: Literal["text", "json"] = _setting(
         "text", env="PYGRID_LOG_FORMAT", flag="--log-format", help="text for people, json (one object a line) for machines."
     )
+    access_log: bool = _setting(
+        False, env="PYGRID_ACCESS_LOG", flag="--access-log", help="Log one line for each request; failures (5xx) always are."
+    )
     shutdown_s: int = _setting(
         5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the Domain is stopped."
     )
@@ -125,8 +128,23 @@ def with_secret(settings: DomainSettings) -> DomainSettings:
     return dataclasses.replace(settings, secret_key=_kept_secret(settings.data_dir / "secret-key"))
 
 
+def make_data_dir(path: Path) -> None:
+    """Make the data folder if it is not there, for its owner's eyes only.
+
+    Raises:
+        InvalidConfig: it can't be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfig(
+            f"the data folder {path} cannot be made: {error.strerror}; set PYGRID_DATA_DIR (--data-dir) to a place you may write",
+            code="invalid_data_dir",
+        ) from error
+
+
 def _kept_secret(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_data_dir(path.parent)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -146,7 +164,7 @@ def _kept_secret(path: Path) -> str:
 
 def _parse(field: str, name: str, text: str, default: Any) -> Any:
     """The value of an environment variable, by the type of the setting's default."""
-    if field in ("open_signup", "legacy_open"):
+    if field in ("open_signup", "legacy_open", "access_log"):
         known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
         if (value := known.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")

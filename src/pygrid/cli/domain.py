@@ -42,6 +42,7 @@ def domain(
     legacy_open: Annotated[bool | None, _option("legacy_open")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
+    access_log: Annotated[bool | None, _option("access_log")] = None,
     shutdown_s: Annotated[int | None, _option("shutdown_s")] = None,
     port_file: Annotated[Path | None, typer.Option(help="Write the port to this file once the Domain is ready.")] = None,
 ) -> None:
@@ -73,7 +74,7 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
     from pygrid.domain import build_domain, prepare_store
     from pygrid.logs import configure_logs
 
-    configure_logs(settings.log_level, settings.log_format)
+    configure_logs(settings.log_level, settings.log_format, access=settings.access_log)
     listening = _listen(settings)
     has_owner = prepare_store(settings)
     app = build_domain(settings)

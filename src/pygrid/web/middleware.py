@@ -76,9 +76,10 @@ class Observe:
             method = scope["method"] if scope["method"] in _METHODS else "(other)"
             route = scope.get("path_template") or "(none)"
             self._metrics.observe(method, route, status, seconds)
-            if access_log.isEnabledFor(logging.INFO):
+            level = logging.WARNING if status >= 500 or status == 0 else logging.INFO
+            if access_log.isEnabledFor(level):
                 fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-                access_log.info("request", extra={**fields, "request_id": request_id.decode()})
+                access_log.log(level, "request", extra={**fields, "request_id": request_id.decode()})
 
 
 def _request_id(scope: Scope) -> bytes:
