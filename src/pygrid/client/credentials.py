@@ -75,8 +75,14 @@ def choose_url(url: str | None) -> str:
 
 
 def find_token(url: str) -> str | None:
-    """The token for an address: ``PYGRID_TOKEN``, else the one kept by ``pygrid login``."""
-    return os.environ.get(TOKEN_VARIABLE) or load_credentials().tokens.get(url)
+    """The token for an address: ``PYGRID_TOKEN``, else the one kept by ``pygrid login``.
+
+    If ``PYGRID_URL`` is set as well, ``PYGRID_TOKEN`` goes to that address only.
+    """
+    home = os.environ.get(URL_VARIABLE)
+    if (token := os.environ.get(TOKEN_VARIABLE)) and (home is None or home.rstrip("/") == url):
+        return token
+    return load_credentials().tokens.get(url)
 
 
 def _save(credentials: Credentials) -> Path:

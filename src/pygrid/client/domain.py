@@ -75,6 +75,12 @@ class DomainClient:
         self.login(email, password)
         return user
 
+    def logout(self) -> None:
+        """End the session at the Domain; its token is good for nothing any more."""
+        self._require_session("log out")
+        self._api.post("/users/logout", dict, idempotent=True)
+        self._api.token = None
+
     def host(
         self,
         name: str,

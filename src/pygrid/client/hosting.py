@@ -141,8 +141,8 @@ def model_body(source: ModelSource) -> Body:
         source = initial_params(source)
     if not isinstance(source, Mapping):
         raise InvalidInput(
-            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a safetensors file, "
-            "or a torch.nn.Module",
+            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a safetensors "
+            "file, or a torch.nn.Module",
             code="not_a_model",
         )
     return BytesBody(encode({name: _float32(name, value) for name, value in source.items()}))
@@ -152,8 +152,8 @@ def _float32(name: str, value: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if array.dtype != np.float32:
         raise InvalidTensors(
-            f"array {name!r} of the model is {array.dtype}; a model's arrays are float32 (convert it with .astype('float32'), or "
-            "leave it out if the plan does not take it)",
+            f"array {name!r} of the model is {array.dtype}; a model's arrays are float32 (convert it with .astype('float32'), "
+            "or leave it out if the plan does not take it)",
             array=name,
         )
     return array

@@ -151,7 +151,8 @@ class Process:
                 return info
             if time.monotonic() >= give_up_at:
                 raise Unavailable(
-                    f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; training goes on",
+                    f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; training "
+                    "goes on",
                     code="wait_timeout",
                 )
             time.sleep(_POLL_S)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_S = 30.0
 _CANCELLABLE_WAIT_S = 5.0
+_SHORT_PAUSE_S = 5.0
 _MAX_LOST_KEYS = 3
 
 Batch = Mapping[str, Any]
@@ -191,10 +193,15 @@ class _Loop:
         return self._done.finished
 
     def _rest(self, answer: CycleRejected, waited_s: float) -> None:
-        """Wait as long as the Domain says, unless it has held the question: then asking again at once is the waiting."""
-        timeout = 0 if answer.timeout is UNSET else answer.timeout
-        if waited_s < 0.8 * self._wait_s or self._wait_s == 0:
-            self._cancel.wait(max(1, timeout))
+        """Wait before asking again.
+
+        A Domain that can be waited at tells of work the moment there is some, so if it has held the question, asking again at
+        once is the waiting; if it has not (it is being restarted), a short pause is enough. Else its timeout is right.
+        """
+        timeout_s = 0.0 if answer.timeout is UNSET else float(answer.timeout)
+        if self._wait_s > 0 and answer.reason != "too_slow":
+            timeout_s = 0.0 if waited_s > 0.8 * self._wait_s else min(timeout_s, _SHORT_PAUSE_S) * random.uniform(0.5, 1.0)
+        self._cancel.wait(timeout_s)
 
     def _take_cycle(self, accepted: CycleAccepted) -> None:
         if self._callbacks.on_accepted is not None:

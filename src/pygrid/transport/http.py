@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -98,4 +99,4 @@ def _reason(error: httpx.TransportError) -> str:
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__

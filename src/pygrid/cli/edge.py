@@ -1,0 +1,184 @@
+"""``pygrid edge``: take part in a training with local data."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pygrid.cli.friendly import INTERRUPTED, friendly
+
+if TYPE_CHECKING:
+    from pygrid.edge import Callbacks, EdgeClient
+    from pygrid.errors import PygridError
+    from pygrid.messages.cycles import CycleAccepted
+    from pygrid.plans import TrainResult
+
+
+class _Stop(BaseException):
+    """Breaks off the wait for work when a signal asks for the end; not an error."""
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@friendly
+def edge(
+    url: Annotated[str, typer.Argument(help="Address of the Domain, e.g. http://127.0.0.1:5000")],
+    model: Annotated[str, typer.Option(help="Name of the process.")],
+    data: Annotated[Path, typer.Option(help="A .npz or .safetensors file with one array for each data port of the plan.")],
+    version: Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")] = None,
+    auth_token: Annotated[
+        str | None, typer.Option(envvar="PYGRID_AUTH_TOKEN", help="Token, where the process asks devices for one.")
+    ] = None,
+    cycles: Annotated[
+        int | None, typer.Option(min=1, help="End after so many reports; default: when training is over.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End also when there is no work for now.")] = False,
+    wait_s: Annotated[float, typer.Option(min=0, max=120, help="Seconds to wait for work in one request.")] = 30.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = 1,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where to keep models and plans; default: your cache folder. It can be shared.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Train a hosted model with data that stays here, until training is over.
+
+    SIGTERM and Ctrl-C end it cleanly: between two batches, or after a report that is on its way.
+
+    Example: pygrid edge http://127.0.0.1:5000 --model digits --data my_digits.npz
+    """
+    from pygrid.edge import EdgeClient, load_data
+    from pygrid.edge.participation import take_part
+
+    arrays = load_data(data)
+    stop = threading.Event()
+    received: list[int] = []
+    with (
+        EdgeClient(url, model, version, auth_token=auth_token, cache_dir=cache_dir, num_threads=threads) as client,
+        _ending_on_signals(client, stop, received),
+        _shown(quiet) as callbacks,
+    ):
+        try:
+            done = take_part(
+                client, arrays, cycles=cycles, until_finished=not once, callbacks=callbacks, cancel=stop, wait_s=wait_s
+            )
+            ending = f"{'stopped' if done.cancelled else 'done'}: {_counted(done.num_reports, 'report')}"
+        except _Stop:
+            ending = "stopped while waiting for work"
+    if not quiet:
+        print(ending)
+    if signal.SIGINT in received:
+        raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _ending_on_signals(client: EdgeClient, stop: threading.Event, received: list[int]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets ``stop``, and breaks off a wait; a second one ends the process at once."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        received.append(signum)
+        stop.set()
+        if client.is_waiting:
+            raise _Stop
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Callbacks]:
+    """Callbacks that show what happens: nothing, lines, or on a terminal lines and a bar."""
+    from pygrid.edge import Callbacks
+
+    if quiet:
+        yield Callbacks()
+    elif sys.stdout.isatty():
+        with _Bar() as bar:
+            yield bar.callbacks()
+    else:
+        yield _Lines().callbacks()
+
+
+class _Lines:
+    """One line for each thing that happens."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+
+    def callbacks(self) -> Callbacks:
+        from pygrid.edge import Callbacks
+
+        return Callbacks(
+            on_accepted=self.accepted,
+            on_report=self.reported,
+            on_rejected=self.rejected,
+            on_error=self.lost,
+        )
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def accepted(self, accepted: CycleAccepted) -> None:
+        self._reason = ""
+        self.say(f"cycle {accepted.cycle}: training {accepted.model} {accepted.version}")
+
+    def reported(self, accepted: CycleAccepted, result: TrainResult) -> None:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result.metrics.items()))
+        self.say(f"cycle {accepted.cycle}: reported, {_counted(result.num_examples, 'example')}, {values}")
+
+    def rejected(self, reason: str, timeout_s: int | None) -> None:
+        if timeout_s is None:
+            self.say("training is over")
+        elif reason != self._reason:  # said once, however often it is asked
+            self._reason = reason
+            self.say(f"waiting: {reason.replace('_', ' ') or 'no work for now'}")
+
+    def lost(self, error: PygridError) -> None:
+        self.say(f"cycle lost ({error.detail}); going on with the next")
+
+
+class _Bar(_Lines):
+    """Lines, and a bar below them while training."""
+
+    def __enter__(self) -> _Bar:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, transient=True)
+        self._task = self._progress.add_task("training", visible=False)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def callbacks(self) -> Callbacks:
+        from dataclasses import replace
+
+        return replace(super().callbacks(), on_progress=self.progress)
+
+    def say(self, text: str) -> None:
+        self._progress.update(self._task, visible=False)
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def progress(self, epoch: int, num_updates: int, total: int | None, metrics: dict[str, float]) -> None:
+        self._progress.update(self._task, completed=num_updates, total=total, visible=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,77 @@
+"""What the commands of the SDKs share: trouble told in words, ``key=value`` options, the Domain to talk to."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from pygrid.errors import InvalidInput
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by convention 128 + SIGINT."""
+
+UrlOption = Annotated[
+    str | None, typer.Option("--url", envvar="PYGRID_URL", help="Address of the Domain; default: the one logged in to last.")
+]
+
+
+def friendly(command: Callable[P, R]) -> Callable[P, R]:
+    """A command whose trouble with files is told in words too (`pygrid.cli.main` does it for a `PygridError`)."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise InvalidInput(f"{where}{error.strerror or error}", code="file_error") from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def read_settings(given: Sequence[str]) -> dict[str, Any]:
+    """A configuration from the command line: each item is ``key=value`` or the path of a JSON file; later ones win.
+
+    A value is read as JSON if it is JSON (``3``, ``0.5``, ``true``, ``null``, ``{"secret": "..."}``), else as text.
+
+    Raises:
+        InvalidInput: names the item that is neither.
+    """
+    settings: dict[str, Any] = {}
+    for item in given:
+        key, is_pair, value = item.partition("=")
+        if is_pair and key.isidentifier():
+            settings[key] = _value(value)
+        else:
+            settings |= _file(item)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _file(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if not path.is_file():
+        raise InvalidInput(f"{name!r} is neither key=value nor the path of a JSON file")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{name} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{name} holds no JSON object, like {{'num_cycles': 5}}")
+    return content

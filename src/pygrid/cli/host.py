@@ -1,0 +1,60 @@
+"""``pygrid host``: host a model and open its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pygrid.cli.friendly import UrlOption, friendly, read_settings
+
+_SETTINGS = "key=value, or a JSON file; can be given several times."
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@friendly
+def host(
+    name: Annotated[str, typer.Option(help="Name of the process.")],
+    model: Annotated[Path, typer.Option(help="The model: a safetensors file of float32 arrays.")],
+    plan: Annotated[list[str], typer.Option(help="A plan file, or NAME=FILE; can be given several times.")],
+    version: Annotated[str, typer.Option(help="Version of the process; together with the name new to the Domain.")] = "1.0",
+    averaging_plan: Annotated[Path | None, typer.Option(help="A plan file to average with, in place of the mean.")] = None,
+    client_config: Annotated[list[str] | None, typer.Option("--client-config", "-c", help=f"For devices: {_SETTINGS}")] = None,
+    server_config: Annotated[list[str] | None, typer.Option("--server-config", "-s", help=f"For cycles: {_SETTINGS}")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the training until it is over.")] = False,
+    url: UrlOption = None,
+) -> None:
+    """Host a model on a Domain, for devices to train.
+
+    Example: pygrid host --name digits --model digits.safetensors --plan digits.plan -c lr=0.3 -c epochs=5
+    -s num_cycles=20 -s cycle_length=60 -s min_diffs=10 -s max_diffs=10
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        process = domain.host(
+            name,
+            version,
+            model=model,
+            plans=_named(plan),
+            client_config=read_settings(client_config or []),
+            server_config=read_settings(server_config or []),
+            averaging_plan=averaging_plan,
+        )
+        print(f"{process.name} {process.version} is hosted on {domain.url}; devices can join:")
+        print(f"  pygrid edge {domain.url} --model {process.name} --data FILE.npz")
+        if watch:
+            process.watch()
+
+
+def _named(plans: list[str]) -> dict[str, str]:
+    """Plans by name: ``NAME=FILE``, or a file alone, which is the ``training_plan``."""
+    named: dict[str, str] = {}
+    for item in plans:
+        name, is_pair, file = item.partition("=")
+        named[name if is_pair else "training_plan"] = file if is_pair else item
+    return named

@@ -1,0 +1,54 @@
+"""``pygrid login``: begin a session with a Domain and keep its token."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pygrid.cli.friendly import friendly
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@friendly
+def login(
+    url: Annotated[str, typer.Argument(help="Address of the Domain, e.g. http://127.0.0.1:5000")],
+    email: Annotated[str | None, typer.Option(help="Your account. Asked for if not given.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input, for scripts.")
+    ] = False,
+    sign_up: Annotated[
+        bool, typer.Option("--sign-up", help="Make the account first. The first one of a Domain becomes its Owner.")
+    ] = False,
+    logout: Annotated[bool, typer.Option("--logout", help="Instead: end the session and forget its token.")] = False,
+) -> None:
+    """Log in to a Domain; later commands use the session.
+
+    The token is kept in a file that only you can read. PYGRID_URL and PYGRID_TOKEN are used in its place, if set.
+
+    Example: pygrid login http://127.0.0.1:5000 --email ann@example.org
+    """
+    from pygrid.client import connect
+    from pygrid.client.credentials import forget_token, remember_token
+
+    with connect(url) as domain:
+        if logout:
+            domain.logout()
+            forget_token(domain.url)
+            print(f"logged out of {domain.url}")
+            return
+        email = email or typer.prompt("E-mail")
+        if password_stdin:
+            password = sys.stdin.readline().rstrip("\r\n")
+        else:
+            password = typer.prompt("Password", hide_input=True, confirmation_prompt=sign_up)
+        if sign_up:
+            domain.sign_up(email, password)
+        else:
+            domain.login(email, password)
+        assert domain.token is not None
+        path = remember_token(domain.url, domain.token)
+        print(f"logged in to {domain.url} as {email}; the session is kept in {path}")

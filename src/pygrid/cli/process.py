@@ -1,0 +1,114 @@
+"""``pygrid process``: look at hosted processes, watch and finish them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pygrid.cli.friendly import UrlOption, friendly
+
+if TYPE_CHECKING:
+    from pygrid.messages.processes import ProcessInfo
+
+app = typer.Typer(help="Look at hosted processes, watch and finish them.", no_args_is_help=True, add_completion=False)
+
+Name = Annotated[str, typer.Argument(help="Name of the process.")]
+Version = Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@app.command("list")
+@friendly
+def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
+    """List the processes on a Domain, newest first.
+
+    Example: pygrid process list
+    """
+    import msgspec
+
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        infos = domain.processes()
+        if as_json:
+            print(msgspec.json.format(msgspec.json.encode(infos), indent=2).decode())
+            return
+        if not infos:
+            print(f"{domain.url} has no process yet; host one with: pygrid host --help")
+            return
+    rows: list[tuple[str, ...]] = [("NAME", "VERSION", "STATE", "CYCLES", "PARAMETERS", "NEWEST CYCLE")]
+    rows += [
+        (i.name, i.version, i.state, _progress(i), f"{i.num_parameters:,}", i.cycle.state if i.cycle else "-") for i in infos
+    ]
+    _print_columns(rows)
+
+
+@app.command("show")
+@friendly
+def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Json = False) -> None:
+    """Show a process: configuration, plans, and what each cycle brought.
+
+    Example: pygrid process show digits
+    """
+    import msgspec
+
+    from pygrid.client import connect
+    from pygrid.client.watching import describe
+
+    with connect(url) as domain:
+        process = domain.process(name, version)
+        info = process.info()
+        if as_json:
+            print(msgspec.json.format(msgspec.json.encode(info), indent=2).decode())
+            return
+        print(f"{info.name} {info.version}: {info.state}, {_progress(info)} cycles, {info.num_parameters:,} parameters")
+        for plan in info.plans:
+            print(f"  plan {plan.name} ({plan.kind}): {plan.size_bytes / 1000:.1f} kB, SHA-256 {plan.plan_hash}")
+        print(f"  client_config {msgspec.json.encode(info.client_config).decode()}")
+        print(f"  server_config {msgspec.json.encode(info.server_config).decode()}")
+        for cycle in process.cycles():
+            print(f"  {describe(cycle)}")
+
+
+@app.command("watch")
+@friendly
+def watch(
+    name: Name,
+    version: Version = None,
+    url: UrlOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="A line per change, also on a terminal.")] = False,
+) -> None:
+    """Show a training live until it is over. Ctrl-C ends the showing, not the training.
+
+    Example: pygrid process watch digits
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        domain.process(name, version).watch(plain=plain or None)
+
+
+@app.command("finish")
+@friendly
+def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
+    """End a training: its open cycle is completed if it has reports, and no further one is opened.
+
+    Example: pygrid process finish digits
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        info = domain.process(name, version).finish()
+        print(f"{info.name} {info.version} is {info.state} after {info.num_checkpoints - 1} cycles")
+
+
+def _progress(info: ProcessInfo) -> str:
+    total = info.server_config.get("num_cycles")
+    return f"{info.num_checkpoints - 1} of {total}" if total else f"{info.num_checkpoints - 1}"
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
