@@ -11,12 +11,18 @@ from litestar import Litestar
 from pygrid.clock import Clock, SystemClock
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.cycles import build_cycles
+from pygrid.features.cycles.routes import router as cycles_router
+from pygrid.features.processes.routes import router as processes_router
+from pygrid.features.processes.service import ProcessesService
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
+from pygrid.storage.store import Store
 from pygrid.web.app import build_app
+from pygrid.web.blobs import BlobResponses
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 
 SESSION_SWEEP_S = 3600.0
@@ -53,30 +59,42 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)
+    store = Store.open(database, settings.data_dir, settings.num_replicas)
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
+    cycles = build_cycles(store, clock, stopping, metrics)
+    processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(migrate, database)
             await database.write(seed_roles)
+            await cycles.scheduler.recover()
             yield
         finally:
             accounts.close()
+            cycles.close()
+            store.close()
             await asyncio.to_thread(database.close)
 
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes()],
+        routes=[*account_routes(), processes_router, cycles_router],
         services={
             "settings": settings,
             "clock": clock,
             "database": database,
             "accounts": accounts,
             "authenticator": accounts,
+            "store": store,
+            "blobs": BlobResponses(store.blobs),
+            "processes": processes,
+            "cycles": cycles.service,
+            "scheduler": cycles.scheduler,
         },
         tasks=[
+            BackgroundTask("run-cycles", cycles.scheduler.run),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],
         opening=opening,

@@ -1,0 +1,226 @@
+"""The life of a cycle, and who may do what in it.
+
+    hosted ──open──> open ──close──> closing ──complete──> completed ──> (next cycle: hosted | process finished)
+                    │    ^
+                    └────┘ reopen: the deadline passed with fewer than ``min_diffs`` reports. The checkpoint and the
+                           reports stay, assignments that did not report end, a new deadline begins.
+
+A diff is ``original - trained``, so ``new = old - mean(diff)``: stated here once, true everywhere.
+
+All functions are pure: they take the state of things and the time, and give the next state or a refusal.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import math
+from dataclasses import dataclass, replace
+
+from pygrid.core.config import ServerConfig
+from pygrid.errors import Conflict, Gone, PygridError
+from pygrid.messages.cycles import RefusalReason
+
+POLL_S = 5
+"""When a refused client has no better hint, it is told to come back after this many seconds."""
+
+
+class CycleState(enum.StrEnum):
+    """See the diagram at the top of this module."""
+
+    HOSTED = "hosted"
+    OPEN = "open"
+    CLOSING = "closing"
+    COMPLETED = "completed"
+
+
+class AssignmentState(enum.StrEnum):
+    """``assigned -> reported`` or ``assigned -> expired``."""
+
+    ASSIGNED = "assigned"
+    REPORTED = "reported"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One training round of a process."""
+
+    id: int
+    process_id: int
+    sequence: int
+    state: CycleState
+    attempt: int
+    """1, and one more each time that it is opened again."""
+    checkpoint: int
+    """Number of the checkpoint that clients start from."""
+    num_assigned: int
+    """Clients admitted in this attempt, and those of earlier attempts that reported."""
+    num_reports: int
+    created_at: dt.datetime
+    opened_at: dt.datetime | None = None
+    deadline_at: dt.datetime | None = None
+    completed_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A client's admission to a cycle."""
+
+    id: int
+    cycle_id: int
+    client_id: str
+    state: AssignmentState
+    report_digest: str | None = None
+    """SHA-256 of the report's bytes, once reported."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A client may not take part now; ``timeout_s`` None: never again."""
+
+    reason: RefusalReason
+    detail: str
+    timeout_s: int | None
+
+
+def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """``hosted -> open``: enough clients asked; the deadline begins."""
+    assert cycle.state is CycleState.HOSTED
+    return replace(cycle, state=CycleState.OPEN, opened_at=now, deadline_at=_deadline(config, now))
+
+
+def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """``open -> open``: too few reports at the deadline; those that came stay and count, a new deadline begins."""
+    assert cycle.state is CycleState.OPEN
+    return replace(cycle, attempt=cycle.attempt + 1, num_assigned=cycle.num_reports, deadline_at=_deadline(config, now))
+
+
+def close(cycle: Cycle) -> Cycle:
+    """``open -> closing``: no more reports; what came is averaged. A cycle that nobody joined may close, too."""
+    assert cycle.state in (CycleState.HOSTED, CycleState.OPEN)
+    return replace(cycle, state=CycleState.CLOSING)
+
+
+def next_cycle_state(config: ServerConfig) -> CycleState:
+    """The state in which a new cycle begins: it waits in ``hosted`` only if several clients must ask first."""
+    return CycleState.HOSTED if config.candidates_needed > 1 else CycleState.OPEN
+
+
+def _deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
+    return None if config.cycle_length is None else now + dt.timedelta(seconds=config.cycle_length)
+
+
+def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
+    """The deadline of a cycle that is created open at ``now``."""
+    return _deadline(config, now)
+
+
+def is_last(cycle: Cycle, config: ServerConfig) -> bool:
+    """Whether the process is finished once this cycle is completed."""
+    return config.num_cycles > 0 and cycle.sequence >= config.num_cycles
+
+
+def count_report(cycle: Cycle) -> Cycle:
+    """The cycle with one more report."""
+    return replace(cycle, num_reports=cycle.num_reports + 1)
+
+
+class Due(enum.Enum):
+    """What the scheduler has to do with a cycle."""
+
+    NOTHING = enum.auto()
+    CLOSE = enum.auto()
+    REOPEN = enum.auto()
+
+
+def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
+    """Whether an open cycle closes or is opened again.
+
+    It closes with at least `needed_diffs` reports when: ``max_diffs`` is reached; the deadline has passed; everybody who can be
+    admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once.
+    """
+    if cycle.state is not CycleState.OPEN:
+        return Due.NOTHING
+    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
+    if cycle.num_reports < config.needed_diffs:
+        return Due.REOPEN if passed else Due.NOTHING
+    full = config.max_diffs is not None and cycle.num_reports >= config.max_diffs
+    nobody_left = config.max_workers is not None and cycle.num_reports >= config.max_workers
+    no_limits = config.max_diffs is None and cycle.deadline_at is None and config.max_workers is None
+    return Due.CLOSE if full or passed or nobody_left or no_limits else Due.NOTHING
+
+
+def admit(
+    cycle: Cycle,
+    config: ServerConfig,
+    now: dt.datetime,
+    *,
+    own: Assignment | None,
+    last_sequence: int | None,
+    download: float | None,
+    upload: float | None,
+) -> Refusal | None:
+    """Whether a client may take part in this cycle; None: it may.
+
+    Args:
+        own: the client's assignment to this very cycle, if any, also of an earlier attempt.
+        last_sequence: the newest earlier cycle that it was admitted to, if any.
+        download: Mbit/s, as the client measured; needed if a floor is configured.
+        upload: likewise.
+    """
+    wait_s = _wait_s(cycle, now)
+    if cycle.state in (CycleState.CLOSING, CycleState.COMPLETED):
+        return Refusal("between_cycles", "the cycle is being completed", 1)
+    for name, speed, floor in (
+        ("download", download, config.minimum_download_speed),
+        ("upload", upload, config.minimum_upload_speed),
+    ):
+        if floor is not None and (speed is None or speed < floor):
+            return Refusal("too_slow", f"{name} speed is below {floor:g} Mbit/s", max(wait_s, 60))
+    if own is not None and own.state is not AssignmentState.EXPIRED:
+        return Refusal("already_assigned", "this client already takes part in the current cycle", wait_s)
+    rest = config.do_not_reuse_workers_until_cycle
+    if last_sequence is not None and cycle.sequence - last_sequence <= rest:
+        return Refusal("resting", f"this client sits out until cycle {last_sequence + rest + 1}", wait_s)
+    if cycle.state is CycleState.HOSTED:
+        return Refusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
+    if config.max_workers is not None and cycle.num_assigned >= config.max_workers:
+        return Refusal("cycle_full", "the cycle has its clients", wait_s)
+    if cycle.deadline_at is not None and now >= cycle.deadline_at:
+        return Refusal("between_cycles", "the cycle's time is over", 1)
+    return None
+
+
+def _wait_s(cycle: Cycle, now: dt.datetime) -> int:
+    """Whole seconds to the cycle's deadline, at least 1; `POLL_S` if there is none."""
+    if cycle.deadline_at is None:
+        return POLL_S
+    return max(1, math.ceil((cycle.deadline_at - now).total_seconds()))
+
+
+@dataclass(frozen=True)
+class Redeemed:
+    """The key is good: the report may be stored, or (``repeated``) was stored before."""
+
+    repeated: bool
+
+
+def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, digest: str | None) -> Redeemed | PygridError:
+    """Whether a request key is good for a report now; ``digest`` is that of its bytes, None to ask before they are known.
+
+    A report that was accepted stays accepted, whatever became of its cycle; other bytes under the same key are refused.
+    """
+    if assignment.state is AssignmentState.REPORTED:
+        if digest is None or digest == assignment.report_digest:
+            return Redeemed(repeated=True)
+        return Conflict("this request key was already used for another report", code="already_reported")
+    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
+    if assignment.state is AssignmentState.EXPIRED or cycle.state is not CycleState.OPEN or passed:
+        return cycle_closed(cycle)
+    return Redeemed(repeated=False)
+
+
+def cycle_closed(cycle: Cycle) -> Gone:
+    """The refusal for a key whose time is over."""
+    return Gone("the cycle of this request key is over; ask for a new one", code="cycle_closed", cycle=cycle.sequence)

@@ -1,0 +1,86 @@
+"""What a report must be: the model's arrays, finite, and sane claims about how it was made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pygrid.errors import InvalidInput
+from pygrid.messages import media
+from pygrid.tensors.flat import match
+from pygrid.tensors.safetensors import Layout
+from pygrid.tensors.stream import Bytes, StreamCheck
+
+MAX_METRICS = 32
+MAX_METRIC_NAME = 64
+MAX_EXAMPLES = 10**12
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a checked report holds."""
+
+    digest: str
+    """SHA-256 of all its bytes, in hex."""
+    length: int
+    num_examples: int
+    metrics: dict[str, float]
+    norm: float
+    """L2 norm of the diff."""
+
+
+class ReportCheck:
+    """Takes in the bytes of a report, in pieces of any size, and refuses it as soon as something is wrong.
+
+    Args:
+        model: the layout that the diff must have; the order of its arrays is free.
+        max_bytes: of the whole report.
+    """
+
+    def __init__(self, model: Layout, max_bytes: int) -> None:
+        self._model = model
+        self._stream = StreamCheck(max_bytes, self._check_layout)
+        self._num_examples = 1
+        self._metrics: dict[str, float] = {}
+
+    def add(self, data: Bytes) -> None:
+        """Take in the next bytes.
+
+        Raises:
+            PayloadTooLarge, InvalidTensors, ShapeMismatch, NonFinite, InvalidInput: the report cannot be accepted.
+        """
+        self._stream.add(data)
+
+    def finish(self) -> ReportContent:
+        """What the report holds, once all of it was added.
+
+        Raises:
+            InvalidTensors: it ends early.
+        """
+        checked = self._stream.finish()
+        return ReportContent(checked.digest, checked.layout.total_bytes, self._num_examples, self._metrics, checked.norm)
+
+    def _check_layout(self, layout: Layout) -> None:
+        match(self._model, layout)
+        self._num_examples, self._metrics = _read_metadata(layout.metadata)
+
+
+def _read_metadata(metadata: Mapping[str, str]) -> tuple[int, dict[str, float]]:
+    text = metadata.get(media.NUM_EXAMPLES, "1")
+    if not (text.isascii() and text.isdigit()) or not 1 <= len(text) <= 13 or not 1 <= int(text) <= MAX_EXAMPLES:
+        raise InvalidInput(f"{media.NUM_EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}", field=media.NUM_EXAMPLES)
+    metrics: dict[str, float] = {}
+    for key, value in metadata.items():
+        if not key.startswith(media.METRIC_PREFIX):
+            continue
+        name = key.removeprefix(media.METRIC_PREFIX)
+        if len(metrics) >= MAX_METRICS or not 1 <= len(name) <= MAX_METRIC_NAME or not name.isprintable():
+            raise InvalidInput(f"at most {MAX_METRICS} metrics, with printable names of up to {MAX_METRIC_NAME} characters")
+        try:
+            metrics[name] = float(value)
+        except ValueError:
+            raise InvalidInput(f"metric {name!r} is not a number", field=key) from None
+        if not math.isfinite(metrics[name]):
+            raise InvalidInput(f"metric {name!r} is not finite", field=key)
+    return int(text), metrics

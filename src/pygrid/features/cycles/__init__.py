@@ -1,0 +1,40 @@
+"""Devices take part in training: authenticate, join a cycle, download, report; cycles close, complete and follow each other."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pygrid.clock import Clock
+from pygrid.features.cycles.admission import Admissions
+from pygrid.features.cycles.completion import Completion
+from pygrid.features.cycles.service import CyclesService
+from pygrid.features.cycles.sums import CycleSums
+from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.metrics import Metrics
+from pygrid.storage.store import Store
+from pygrid.web.lifecycle import Stopping
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """The parts of this feature, put together."""
+
+    service: CyclesService
+    scheduler: CycleScheduler
+    executor: ThreadPoolExecutor
+
+    def close(self) -> None:
+        """Finish what the threads are doing, and end them."""
+        self.executor.shutdown()
+        self.service.close()
+
+
+def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics) -> Cycles:
+    """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
+    sums = CycleSums(store.diffs)
+    scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics)
+    admissions = Admissions(store, scheduler, clock, stopping)
+    service = CyclesService(store, admissions, sums, scheduler, clock, executor)
+    return Cycles(service, scheduler, executor)

@@ -1,0 +1,181 @@
+"""Who gets into a cycle: the waiting room of each process.
+
+request ──> (drawn by lot with those of the same window) ──> try ──> accepted
+                                                              │ refused: wait for a change, try again, until `wait_s` is over
+                                                              └ refused while too few ask: counted as a candidate
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import cycles as rules
+from pygrid.core.cycles import AssignmentState, Cycle, CycleState, Refusal
+from pygrid.core.processes import HostedProcess
+from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.ids import hash_secret, new_secret
+from pygrid.storage import cycles as rows
+from pygrid.storage.processes import get_process
+from pygrid.storage.signals import wait_for_any
+from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.transitions import open_cycle
+from pygrid.web.lifecycle import Stopping
+
+PRESENCE_S = 3.0 * rules.POLL_S
+"""A client that was told to come back counts as a candidate for so long."""
+
+_FINISHED = Refusal("training_finished", "training of this process is over", None)
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """A client that asks to take part. Speeds in Mbit/s."""
+
+    client_id: str
+    download: float | None
+    upload: float | None
+    native: bool
+    """A native client may renew an assignment whose key it lost; to others it is refused."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A client's way into a cycle."""
+
+    request_key: str
+    cycle: Cycle
+
+
+class Admissions:
+    """Admits clients to the newest cycle of their process."""
+
+    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, stopping: Stopping) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._clock = clock
+        self._stopping = stopping
+        self._candidates: dict[int, dict[str, dt.datetime]] = {}
+        self._draws: dict[int, list[asyncio.Future[None]]] = {}
+        self._drawing: set[asyncio.Task[None]] = set()
+
+    async def request(self, process: HostedProcess, applicant: Applicant, wait_s: float) -> Admission | Refusal:
+        """Admit a client, waiting up to ``wait_s`` for a place; else say why not.
+
+        Raises:
+            NotFound: ``worker_not_found``: the client is none of this process.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
+        while True:
+            changed = self._store.signals.next(cycle_topic(process.id))
+            if process.config.pool_selection == "random":
+                await self._draw(process)
+            outcome = await self._try(process, applicant, stay_s=max(PRESENCE_S, end - loop.time()))
+            remaining = end - loop.time()
+            if isinstance(outcome, Admission) or outcome.timeout_s is None or outcome.reason == "too_slow":
+                return outcome
+            if remaining <= 0 or self._stopping.is_set():
+                return outcome
+            stop = asyncio.ensure_future(self._stopping.wait())
+            try:
+                await wait_for_any([changed, stop], remaining)
+            finally:
+                stop.cancel()
+
+    async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float) -> Admission | Refusal:
+        key = new_secret()
+
+        def transaction(connection: sa.Connection) -> Admission | Refusal:
+            return self._admit(connection, process, applicant, key)
+
+        outcome = await self._store.database.write(transaction)
+        if isinstance(outcome, Refusal):
+            if outcome.reason == "waiting_for_workers" and self._is_quorum(process, applicant.client_id, stay_s):
+                await self._open(process)
+                outcome = await self._store.database.write(transaction)
+            elif outcome.reason == "cycle_full" and process.config.pool_selection == "random":
+                outcome = replace(outcome, reason="not_drawn", detail="the lot did not fall on this client")
+        return outcome
+
+    def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, key: str) -> Admission | Refusal:
+        now = self._clock.now()
+        rows.require_client(connection, applicant.client_id, process.id)
+        if get_process(connection, process.id).state == "finished":
+            return _FINISHED
+        cycle = rows.get_newest_cycle(connection, process.id)
+        own = rows.find_assignment(connection, cycle.id, applicant.client_id)
+        key_hash = hash_secret(key)
+        if applicant.native and own is not None and own.state is AssignmentState.ASSIGNED and cycle.state is CycleState.OPEN:
+            rows.renew_assignment(connection, own, key_hash)
+            return Admission(key, cycle)
+        resting = process.config.do_not_reuse_workers_until_cycle > 0
+        refusal = rules.admit(
+            cycle,
+            process.config,
+            now,
+            own=own,
+            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence) if resting else None,
+            download=applicant.download,
+            upload=applicant.upload,
+        )
+        if refusal is not None:
+            return refusal
+        if own is None:
+            rows.put_assignment(connection, cycle.id, applicant.client_id, key_hash, now)
+        else:
+            rows.renew_assignment(connection, own, key_hash)
+        return Admission(key, cycle)
+
+    # -- a cycle opens when enough clients ask -------------------------------------------------------------------------
+
+    def _is_quorum(self, process: HostedProcess, client_id: str, stay_s: float) -> bool:
+        """Count a client as present for ``stay_s``, and say whether enough are."""
+        now = self._clock.now()
+        present = self._candidates.setdefault(process.id, {})
+        present[client_id] = now + dt.timedelta(seconds=stay_s)
+        for gone in [candidate for candidate, until in present.items() if until <= now]:
+            del present[gone]
+        return len(present) >= process.config.candidates_needed
+
+    async def _open(self, process: HostedProcess) -> None:
+        """``hosted -> open``, once."""
+
+        def transaction(connection: sa.Connection) -> Cycle:
+            cycle = rows.get_newest_cycle(connection, process.id)
+            if cycle.state is CycleState.HOSTED:
+                return open_cycle(connection, cycle, process.config, self._clock.now())
+            return cycle
+
+        cycle = await self._store.database.write(transaction)
+        self._candidates.pop(process.id, None)
+        self._scheduler.watch(cycle)
+        self._store.signals.notify(cycle_topic(process.id))
+        self._store.signals.notify(event_topic(process.id))
+
+    # -- selection by lot ----------------------------------------------------------------------------------------------
+
+    async def _draw(self, process: HostedProcess) -> None:
+        """Return in a random order among all that called within the same window."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._draws.setdefault(process.id, [])
+        waiting.append(turn)
+        if len(waiting) == 1:
+            task = asyncio.create_task(self._end_draw(process))
+            self._drawing.add(task)
+            task.add_done_callback(self._drawing.discard)
+        await turn
+
+    async def _end_draw(self, process: HostedProcess) -> None:
+        await self._stopping.sleep(process.config.pool_window_s)
+        turns = self._draws.pop(process.id)
+        random.SystemRandom().shuffle(turns)
+        # Whoever is woken first asks the database first: its queue keeps the order.
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)

@@ -1,0 +1,59 @@
+"""Whether a device may take part, if its process asks for proof."""
+
+from __future__ import annotations
+
+import httpx
+import jwt
+
+from pygrid.core.config import Authentication
+from pygrid.errors import Unauthenticated
+
+ENDPOINT_TIMEOUT_S = 3.0
+MAX_TOKEN_CHARS = 16 * 1024
+
+
+async def check_device(authentication: Authentication | None, auth_token: str | None) -> None:
+    """Check a device's token against what its process asks for.
+
+    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm; its expiry is
+    respected. Then the endpoint, if there is one, has the last word.
+
+    Raises:
+        Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
+    """
+    if authentication is None or not (authentication.secret or authentication.pub_key or authentication.endpoint):
+        return
+    if not auth_token:
+        raise Unauthenticated("Authentication is required, please pass an 'auth_token'.", code="auth_token_missing")
+    if authentication.secret or authentication.pub_key:
+        _check_signature(authentication, auth_token)
+    if authentication.endpoint:
+        await _ask_endpoint(authentication.endpoint, auth_token)
+
+
+def _check_signature(authentication: Authentication, auth_token: str) -> None:
+    keys = ((authentication.secret, "HS256"), (authentication.pub_key, "RS256"))
+    if len(auth_token) <= MAX_TOKEN_CHARS:
+        for key, algorithm in keys:
+            if key is None:
+                continue
+            try:
+                jwt.decode(auth_token, key, algorithms=[algorithm], options={"verify_aud": False})
+            except (jwt.InvalidTokenError, ValueError):
+                continue
+            return
+    raise Unauthenticated("The 'auth_token' you sent is invalid.", code="auth_token_invalid")
+
+
+async def _ask_endpoint(endpoint: str, auth_token: str) -> None:
+    try:
+        async with httpx.AsyncClient(timeout=ENDPOINT_TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
+            response = await client.post(endpoint, json={"auth_token": auth_token})
+    except httpx.HTTPError as error:
+        raise _refused() from error
+    if response.status_code != 200:
+        raise _refused()
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated("The 'auth_token' you sent did not pass 3rd party validation.", code="auth_token_refused")

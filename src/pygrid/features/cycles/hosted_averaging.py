@@ -1,0 +1,68 @@
+"""Average the diffs of a cycle by the plan that the process was hosted with, in a limited child process.
+
+The plan sees the diffs as they were sent, not their weights; those beyond the bound on norms are clipped first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.processes import HostedProcess
+from pygrid.plans.averaging_child import DiffRef, run_averaging_in_child
+from pygrid.storage.cycles import Report
+from pygrid.storage.files import Spool
+from pygrid.storage.store import Store
+from pygrid.tensors import decode, encode
+from pygrid.tensors.flat import num_values
+
+WALL_S = 300.0
+BASE_BYTES = 1024**3
+"""Address space of the child beside the diffs."""
+ITERATIVE_MODELS = 16
+"""Models that an iterative plan may hold at a time, with its intermediate values."""
+
+
+def average_by_plan(
+    store: Store, process: HostedProcess, reports: list[Report], scales: dict[int, float]
+) -> Callable[[int, int], npt.NDArray[np.float64]]:
+    """The average of a cycle's diffs, as a function that gives values of it: (start, count) in the model's order.
+
+    Raises:
+        InvalidPlan, Unavailable: ``averaging_failed``.
+    """
+    plan = process.averaging_plan
+    assert plan is not None
+    models = ITERATIVE_MODELS if process.config.iterative_plan else 4 * len(reports) + ITERATIVE_MODELS
+    clipped: list[Spool] = []
+    try:
+        refs = [_ref(store, report, scales[report.id], clipped) for report in reports]
+        average = run_averaging_in_child(
+            store.blobs.path(plan.plan_hash).read_bytes(),
+            refs,
+            memory_bytes=BASE_BYTES + models * process.model.data_bytes,
+            wall_s=WALL_S,
+        )
+    finally:
+        for spool in clipped:
+            spool.discard()
+    flat = np.empty(num_values(process.model), np.float32)
+    for entry in process.model.entries:
+        flat[entry.begin // 4 : entry.end // 4] = average[entry.name].reshape(-1)
+    return lambda start, count: flat[start : start + count].astype(np.float64)
+
+
+def _ref(store: Store, report: Report, scale: float, clipped: list[Spool]) -> DiffRef:
+    """Where a report's bytes lie; those of one that is clipped, in a file made for it."""
+    path = store.diffs.path(report.cycle_id, report.file)
+    if scale == 1.0:
+        return DiffRef(path, report.offset, report.length)
+    with path.open("rb") as file:
+        file.seek(report.offset)
+        arrays, _ = decode(file.read(report.length))
+    spool = store.diffs.spool(report.cycle_id)
+    clipped.append(spool)
+    spool.write(encode({name: np.multiply(array, scale, dtype=np.float32) for name, array in arrays.items()}))
+    return DiffRef(store.diffs.path(report.cycle_id, spool.name))

@@ -1,0 +1,83 @@
+"""A report on its way in: from the socket through the check to where it is made durable, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from pygrid.core.processes import HostedProcess
+from pygrid.core.reports import ReportCheck, ReportContent
+from pygrid.errors import TooSlow
+from pygrid.storage.files import Spool
+
+SMALL_BYTES = 1024 * 1024
+"""Reports up to this size stay in memory until they are folded; larger ones go through a file."""
+PIECE_BYTES = 256 * 1024
+"""How much of a large report is in memory at a time."""
+GRACE_S = 30.0
+MIN_BYTES_PER_S = 8 * 1024
+"""A report must arrive within `GRACE_S` plus its largest size at this rate."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A checked report: its bytes in memory, or in a spool that is durable."""
+
+    content: ReportContent
+    data: bytes | None
+    spool: Spool | None
+
+
+async def receive_report(
+    pieces: AsyncIterator[bytes], process: HostedProcess, make_spool: Callable[[], Spool], executor: Executor
+) -> Received:
+    """Read, check and, if it is large, spool a report.
+
+    Raises:
+        TooSlow: it did not arrive in time. And whatever `ReportCheck` refuses; then nothing is left of it.
+    """
+    check = ReportCheck(process.model, process.max_report_bytes)
+    limit_s = GRACE_S + process.max_report_bytes / MIN_BYTES_PER_S
+    try:
+        async with asyncio.timeout(limit_s):
+            if process.max_report_bytes <= SMALL_BYTES:
+                return await _receive_small(pieces, check)
+            return await _receive_large(pieces, check, make_spool, executor)
+    except TimeoutError:
+        raise TooSlow(f"the report did not arrive within {limit_s:.0f} s", limit_s=limit_s) from None
+
+
+async def _receive_small(pieces: AsyncIterator[bytes], check: ReportCheck) -> Received:
+    kept: list[bytes] = []
+    async for piece in pieces:
+        check.add(piece)
+        kept.append(piece)
+    return Received(check.finish(), b"".join(kept), None)
+
+
+async def _receive_large(
+    pieces: AsyncIterator[bytes], check: ReportCheck, make_spool: Callable[[], Spool], executor: Executor
+) -> Received:
+    loop = asyncio.get_running_loop()
+    spool = await loop.run_in_executor(executor, make_spool)
+
+    def take(data: bytearray) -> None:
+        check.add(data)
+        spool.write(data)
+
+    try:
+        buffer = bytearray()
+        async for piece in pieces:
+            buffer += piece
+            if len(buffer) >= PIECE_BYTES:
+                await loop.run_in_executor(executor, take, buffer)
+                buffer = bytearray()
+        await loop.run_in_executor(executor, take, buffer)
+        content = check.finish()
+        await loop.run_in_executor(executor, spool.commit)
+    except BaseException:
+        spool.discard()
+        raise
+    return Received(content, None, spool)

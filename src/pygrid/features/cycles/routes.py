@@ -1,0 +1,134 @@
+"""The routes of devices, in the native encoding. No decisions here: each reads its message and calls one use case."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from litestar import Request, Response, Router, get, post
+from litestar.datastructures import State
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from pygrid.errors import InvalidInput, Unauthenticated
+from pygrid.features.cycles.service import CyclesService, Ticket
+from pygrid.messages import media
+from pygrid.messages.cycles import (
+    AuthenticateRequest,
+    AuthenticateResponse,
+    CycleAccepted,
+    CycleRejected,
+    CycleRequest,
+    ReportAccepted,
+)
+from pygrid.web.auth import find_bearer
+from pygrid.web.blobs import BlobResponses
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+
+SPEED_TEST_BYTES = 64 * 1024 * 1024
+_SPEED_CHUNK = b"x" * (64 * 1024)
+
+Text = Annotated[str, Parameter(min_length=1, max_length=200)]
+
+
+def _service(state: State) -> CyclesService:
+    service: CyclesService = state.cycles
+    return service
+
+
+async def _ticket(request: Request[Any, Any, Any], state: State) -> Ticket:
+    """The ticket of the request key that came as a bearer token or, from clients of 2020, in the query."""
+    key = find_bearer(request) or request.query_params.get("request_key")
+    if not key:
+        raise Unauthenticated("Missing request key! Send 'Authorization: Bearer REQUEST_KEY'.", code="missing_request_key")
+    return await _service(state).redeem_key(key, request.query_params.get("worker_id"))
+
+
+@post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404))
+async def authenticate(data: AuthenticateRequest, state: State) -> AuthenticateResponse:
+    """Become a client of a process."""
+    return await _service(state).authenticate(data)
+
+
+@get("/speed-test", responses=describe_problems(400))
+async def speed_test_download(
+    state: State,
+    worker_id: Text,
+    random: Text,
+    is_ping: bool = False,
+    size_bytes: Annotated[int, Parameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
+) -> Response[Any]:
+    """Answer at once (``is_ping``), or stream bytes whose arrival the client times."""
+    if is_ping:
+        return Response(b"{}", media_type="application/json")
+
+    async def sample() -> AsyncIterator[bytes]:
+        left = size_bytes
+        while left > 0:
+            yield _SPEED_CHUNK[:left]
+            left -= len(_SPEED_CHUNK)
+
+    return Stream(sample(), media_type=media.TENSORS, headers={"Content-Length": str(size_bytes)})
+
+
+@post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 413))
+async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) -> Response[bytes]:
+    """Read bytes and forget them, while the client times their going."""
+    async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
+        pass
+    return Response(b"{}", media_type="application/json")
+
+
+@post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
+async def cycle_request(data: CycleRequest, state: State) -> CycleAccepted | CycleRejected:
+    """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
+    return await _service(state).request_cycle(data)
+
+
+@get("/get-model", responses=describe_problems(400, 401, 404, 410))
+async def get_model(request: AppRequest, state: State, model_id: int) -> Response[Any]:
+    """The model that this cycle starts from: safetensors bytes."""
+    ticket = await _ticket(request, state)
+    checkpoint = await _service(state).find_model(ticket, model_id)
+    responses: BlobResponses = state.blobs
+    return await responses.respond(request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)})
+
+
+@get("/get-plan", responses=describe_problems(400, 401, 404, 410))
+async def get_plan(request: AppRequest, state: State, plan_id: int, receive_operations_as: str = "onnx") -> Response[Any]:
+    """A plan of the process: the plan archive."""
+    ticket = await _ticket(request, state)
+    plan_hash = _service(state).find_plan(ticket, plan_id)
+    if receive_operations_as != "onnx":
+        raise InvalidInput(
+            f"this plan is not available as {receive_operations_as!r}; ask for receive_operations_as=onnx",
+            code="plan_variant_unavailable",
+        )
+    responses: BlobResponses = state.blobs
+    return await responses.respond(request, plan_hash)
+
+
+@post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
+async def report(request: AppRequest, state: State) -> ReportAccepted:
+    """Hand in the diff of a training: safetensors bytes. Once answered it is durable and counts once."""
+    service = _service(state)
+    ticket = await _ticket(request, state)
+    received = await service.receive_report(ticket, stream_body(request, ticket.process.max_report_bytes))
+    await service.submit_report(ticket, received)
+    return ReportAccepted("success")
+
+
+router = Router(
+    "/model-centric",
+    route_handlers=[
+        authenticate,
+        speed_test_download,
+        speed_test_upload,
+        cycle_request,
+        get_model,
+        get_plan,
+        report,
+    ],
+    tags=["devices"],
+)

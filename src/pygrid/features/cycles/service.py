@@ -1,0 +1,284 @@
+"""What a device can ask of a Domain: one function per message, whatever encoding it came in.
+
+The way of a report: `redeem_key` -> `receive_report` -> `submit_report` -> folded into the sum; later `Completion.complete`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import cycles as rules
+from pygrid.core.cycles import Assignment, Cycle, CycleState, Due, Redeemed, Refusal
+from pygrid.core.processes import HostedProcess
+from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated
+from pygrid.features.cycles.admission import Admission, Admissions, Applicant
+from pygrid.features.cycles.devices import check_device
+from pygrid.features.cycles.receiving import Received, receive_report
+from pygrid.features.cycles.sums import CycleSums
+from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.ids import hash_secret, new_client_id
+from pygrid.messages.cycles import (
+    MAX_WAIT_S,
+    AuthenticateRequest,
+    AuthenticateResponse,
+    CycleAccepted,
+    CycleRejected,
+    CycleRequest,
+)
+from pygrid.storage import cycles as rows
+from pygrid.storage import processes
+from pygrid.storage.cycles import Report
+from pygrid.storage.files import DiffFiles
+from pygrid.storage.processes import Checkpoint
+from pygrid.storage.store import Store, event_topic
+from pygrid.storage.transitions import close_cycle
+
+_INVALID_KEY = "Invalid request key!"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a good request key stands for."""
+
+    key_hash: str
+    assignment: Assignment
+    cycle: Cycle
+    process: HostedProcess
+
+
+class CyclesService:
+    """The use cases of devices.
+
+    Args:
+        executor: with one thread, which folds reports in the order in which they were accepted, and completes cycles.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        admissions: Admissions,
+        sums: CycleSums,
+        scheduler: CycleScheduler,
+        clock: Clock,
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        self._store = store
+        self._admissions = admissions
+        self._sums = sums
+        self._scheduler = scheduler
+        self._clock = clock
+        self._executor = executor
+        self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._spooling.shutdown()
+
+    async def authenticate(self, message: AuthenticateRequest) -> AuthenticateResponse:
+        """Make a client of a process.
+
+        Raises:
+            NotFound: ``process_not_found``. Unauthenticated: see `check_device`.
+        """
+        process = await self._store.processes.get_by_name(message.model_name, message.model_version)
+        await check_device(process.config.authentication, message.auth_token)
+        client_id = new_client_id()
+        now = self._clock.now()
+        await self._store.database.write(lambda connection: rows.put_client(connection, client_id, process.id, now))
+        return AuthenticateResponse("success", client_id, process.config.needs_speed_test)
+
+    async def request_cycle(self, message: CycleRequest) -> CycleAccepted | CycleRejected:
+        """Admit a client to the current cycle of its process, or say when to come back.
+
+        Raises:
+            NotFound: ``process_not_found``, ``worker_not_found``. InvalidInput: ``speed_missing``, ``invalid_input``.
+        """
+        process = await self._store.processes.get_by_name(message.model, message.version)
+        _check_numbers(message, process)
+        native = message.wait_s is not None
+        applicant = Applicant(message.worker_id, message.download, message.upload, native)
+        outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0)
+        if isinstance(outcome, Refusal):
+            return _rejected(outcome, native)
+        return await self._accepted(process, outcome, native)
+
+    async def _accepted(self, process: HostedProcess, admission: Admission, native: bool) -> CycleAccepted:
+        cycle = admission.cycle
+        accepted = CycleAccepted(
+            status="accepted",
+            request_key=admission.request_key,
+            version=process.version,
+            model=process.name,
+            plans={plan.name: plan.id for plan in process.plans},
+            protocols={},
+            client_config=dict(process.client_config),
+            model_id=process.id,
+        )
+        if native:
+            checkpoint = await self._checkpoint(process.id, cycle.checkpoint)
+            accepted.cycle = cycle.sequence
+            accepted.checkpoint = cycle.checkpoint
+            accepted.model_hash = checkpoint.model_hash
+            accepted.plan_hashes = {plan.name: plan.plan_hash for plan in process.plans}
+            accepted.deadline_s = None
+            if cycle.deadline_at is not None:
+                accepted.deadline_s = max(0.0, (cycle.deadline_at - self._clock.now()).total_seconds())
+            accepted.max_report_bytes = process.max_report_bytes
+        return accepted
+
+    async def redeem_key(self, request_key: str, client_id: str | None = None) -> Ticket:
+        """What a request key stands for.
+
+        Args:
+            client_id: if given, the key must be this client's.
+        Raises:
+            Unauthenticated: ``invalid_request_key``: no such key, or another client's.
+        """
+        key_hash = hash_secret(request_key)
+        found = await self._store.database.read(lambda connection: rows.find_by_key(connection, key_hash))
+        if found is None or (client_id is not None and client_id != found[0].client_id):
+            raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
+        assignment, cycle = found
+        return Ticket(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
+
+    async def find_model(self, ticket: Ticket, model_id: int) -> Checkpoint:
+        """The checkpoint that the key's cycle starts from.
+
+        Raises:
+            Gone: ``cycle_closed``. NotFound: ``model_not_found``: not the model of this key.
+        """
+        self._check_open(ticket)
+        if model_id != ticket.process.id:
+            raise NotFound("Model ID not found!", code="model_not_found", model_id=model_id)
+        return await self._checkpoint(ticket.process.id, ticket.cycle.checkpoint)
+
+    def find_plan(self, ticket: Ticket, plan_id: int) -> str:
+        """The name of a plan's bytes.
+
+        Raises:
+            Gone: ``cycle_closed``. NotFound: ``plan_not_found``: not a plan of this key's process.
+        """
+        self._check_open(ticket)
+        for plan in ticket.process.plans:
+            if plan.id == plan_id:
+                return plan.plan_hash
+        raise NotFound("Plan ID not found!", code="plan_not_found", plan_id=plan_id)
+
+    async def receive_report(self, ticket: Ticket, pieces: AsyncIterator[bytes]) -> Received:
+        """Read and check the bytes of a report. See `receiving.receive_report`.
+
+        Raises:
+            Gone, Conflict: the key is not good for a report now; nothing was read.
+        """
+        _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
+        cycle_id = ticket.cycle.id
+        return await receive_report(pieces, ticket.process, lambda: self._store.diffs.spool(cycle_id), self._spooling)
+
+    async def submit_report(self, ticket: Ticket, received: Received) -> None:
+        """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
+
+        Raises:
+            Conflict: ``already_reported``. Gone: ``cycle_closed``. Nothing was changed.
+        """
+        cycle_id, spool = ticket.cycle.id, received.spool
+        file = DiffFiles.SEGMENT if spool is None else spool.name
+
+        def transaction(connection: sa.Connection, offset: int = 0) -> tuple[Report | None, Cycle]:
+            return self._accept(connection, ticket, received, file, offset)
+
+        try:
+            if received.data is not None:
+                log = self._store.diffs.log(cycle_id)
+                report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
+            else:
+                report, cycle = await self._store.database.write(transaction)
+        except BaseException:
+            if spool is not None:
+                spool.discard()
+            raise
+        if report is None:
+            if spool is not None:
+                spool.discard()
+            return
+        self._fold_soon(ticket.process, report, received.data)
+        if cycle.state is CycleState.CLOSING:
+            self._scheduler.watch(cycle)
+        self._store.signals.notify(event_topic(ticket.process.id))
+
+    def _accept(
+        self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int
+    ) -> tuple[Report | None, Cycle]:
+        """Load, decide, record, count, and close the cycle if this was its last report. No report: it was here before."""
+        now, content, config = self._clock.now(), received.content, ticket.process.config
+        found = rows.find_by_key(connection, ticket.key_hash)
+        if found is None:
+            raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
+        assignment, cycle = found
+        redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.digest))
+        if redeemed.repeated:
+            return None, cycle
+        report = Report(
+            id=0,
+            cycle_id=cycle.id,
+            file=file,
+            offset=offset,
+            length=content.length,
+            num_examples=content.num_examples,
+            weight=min(content.num_examples, config.max_weight),
+            norm=content.norm,
+            scale=None,
+            metrics=content.metrics,
+        )
+        report = rows.put_report(connection, assignment, cycle.process_id, report, content.digest, now)
+        cycle = rules.count_report(cycle)
+        if rules.due(cycle, config, now) is Due.CLOSE:
+            cycle = close_cycle(connection, cycle, now)
+        return report, cycle
+
+    def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
+        """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle completes."""
+        if process.averaging_plan is None:
+            self._executor.submit(self._sums.fold, process, report, data)
+
+    def _check_open(self, ticket: Ticket) -> None:
+        redeemed = _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
+        if redeemed.repeated:
+            raise rules.cycle_closed(ticket.cycle)
+
+    async def _checkpoint(self, process_id: int, number: int) -> Checkpoint:
+        return await self._store.database.read(lambda connection: processes.get_checkpoint(connection, process_id, number))
+
+
+def _raise_refused(outcome: Redeemed | PygridError) -> Redeemed:
+    if isinstance(outcome, PygridError):
+        raise outcome
+    return outcome
+
+
+def _check_numbers(message: CycleRequest, process: HostedProcess) -> None:
+    for name in ("ping", "download", "upload"):
+        value = getattr(message, name)
+        if value is None:
+            if process.config.needs_speed_test:
+                raise InvalidInput(f"'{name}' is required", code="speed_missing", field=name)
+        elif not (math.isfinite(value) and value >= 0):
+            raise InvalidInput(f"'{name}' needs to be a positive number", field=name)
+    wait_s = message.wait_s
+    if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
+        raise InvalidInput(f"'wait_s' must be from 0 to {MAX_WAIT_S:.0f}", field="wait_s")
+
+
+def _rejected(refusal: Refusal, native: bool) -> CycleRejected:
+    rejected = CycleRejected("rejected")
+    if refusal.timeout_s is not None:
+        rejected.timeout = refusal.timeout_s
+    if native:
+        rejected.reason = refusal.reason
+        rejected.detail = refusal.detail
+    return rejected

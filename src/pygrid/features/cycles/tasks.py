@@ -1,0 +1,136 @@
+"""What drives cycles beside the reports: deadlines, closing, completion, and taking up again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from concurrent.futures import Executor
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import cycles as rules
+from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.features.cycles.completion import Completed, Completion
+from pygrid.metrics import Metrics
+from pygrid.storage import cycles as rows
+from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.transitions import close_cycle, reopen_cycle
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""The clock is looked at this often at least, as it may be set."""
+MAX_RETRY_S = 60.0
+
+
+class CycleScheduler:
+    """Closes cycles at their deadline, opens them again, and completes those that close.
+
+    Args:
+        executor: with one thread, which also folds the reports: so a completion sees all that came before.
+    """
+
+    def __init__(self, store: Store, completion: Completion, clock: Clock, executor: Executor, metrics: Metrics) -> None:
+        self._store = store
+        self._completion = completion
+        self._clock = clock
+        self._executor = executor
+        self._metrics = metrics
+        self._deadlines: dict[int, dt.datetime] = {}
+        self._closing: dict[int, dt.datetime] = {}
+        self._failures: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    async def recover(self) -> None:
+        """Take up what was left at the last stop; called once, before the first request."""
+
+        def load(connection: sa.Connection) -> tuple[list[Cycle], dict[int, set[str]]]:
+            rows.release_all_leases(connection)
+            return rows.list_unfinished_cycles(connection), rows.list_report_files(connection)
+
+        unfinished, files = await self._store.database.write(load)
+        self._store.diffs.sweep(files)
+        for cycle in unfinished:
+            self.watch(cycle)
+
+    def watch(self, cycle: Cycle) -> None:
+        """See to a cycle that has just begun, opened or begun to close."""
+        if cycle.state is CycleState.CLOSING:
+            self._closing[cycle.id] = self._clock.now()
+        elif cycle.state is CycleState.OPEN and cycle.deadline_at is not None:
+            self._deadlines[cycle.id] = cycle.deadline_at
+        self._changed.set()
+
+    def poke(self) -> None:
+        """Look at the clock now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self._changed.clear()
+            await self.tick()
+            try:
+                async with asyncio.timeout(self._pause_s()):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> None:
+        """Do everything that is due now."""
+        now = self._clock.now()
+        for cycle_id in [cycle_id for cycle_id, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[cycle_id]
+            await self._end_time(cycle_id)
+        for cycle_id in [cycle_id for cycle_id, at in self._closing.items() if at <= now]:
+            await self._complete(cycle_id)
+
+    def _pause_s(self) -> float:
+        times = [*self._deadlines.values(), *self._closing.values()]
+        if not times:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, (min(times) - self._clock.now()).total_seconds()))
+
+    async def _end_time(self, cycle_id: int) -> None:
+        """Close a cycle whose deadline has passed, or open it again."""
+
+        def transaction(connection: sa.Connection) -> Cycle:
+            now = self._clock.now()
+            cycle = rows.get_cycle(connection, cycle_id)
+            process = self._store.processes.load(connection, cycle.process_id)
+            match rules.due(cycle, process.config, now):
+                case Due.CLOSE:
+                    return close_cycle(connection, cycle, now)
+                case Due.REOPEN:
+                    return reopen_cycle(connection, cycle, process.config, now)
+            return cycle
+
+        cycle = await self._store.database.write(transaction)
+        self.watch(cycle)
+        self._store.signals.notify(cycle_topic(cycle.process_id))
+        self._store.signals.notify(event_topic(cycle.process_id))
+
+    async def _complete(self, cycle_id: int) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id)
+        except Exception:
+            # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the checkpoint.
+            failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
+            retry_s = min(MAX_RETRY_S, 2.0**failures)
+            self._closing[cycle_id] = self._clock.now() + dt.timedelta(seconds=retry_s)
+            self._metrics.task_failures.labels("complete_cycle").inc()
+            logger.exception("completion failed", extra={"cycle_id": cycle_id, "retry_s": retry_s})
+            return
+        self._closing.pop(cycle_id, None)
+        self._failures.pop(cycle_id, None)
+        if completed is not None:
+            self._announce(completed)
+
+    def _announce(self, completed: Completed) -> None:
+        if completed.next_cycle is not None:
+            self.watch(completed.next_cycle)
+        self._store.signals.notify(cycle_topic(completed.cycle.process_id))
+        self._store.signals.notify(event_topic(completed.cycle.process_id))

@@ -1,0 +1,1 @@
+"""Model owners host a process, watch it, download its checkpoints and finish it."""

@@ -1,0 +1,162 @@
+"""The routes of model owners."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, Router, get, post
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from pygrid.core.access import Permission
+from pygrid.features.processes.service import ProcessesService
+from pygrid.features.processes.uploads import MAX_MODEL_BYTES
+from pygrid.messages import media
+from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
+from pygrid.web.auth import require
+from pygrid.web.blobs import BlobResponses
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.sse import ServerEvent, event_stream
+
+MAX_FORM_BYTES = MAX_MODEL_BYTES + 256 * 1024 * 1024
+
+
+class ProcessList(msgspec.Struct):
+    processes: list[ProcessInfo]
+
+
+class CycleList(msgspec.Struct):
+    cycles: list[CycleInfo]
+
+
+class CheckpointList(msgspec.Struct):
+    checkpoints: list[CheckpointInfo]
+
+
+def _service(state: State) -> ProcessesService:
+    service: ProcessesService = state.processes
+    return service
+
+
+def _unless_open(permission: Permission | None) -> Any:
+    """`require`, but open to all where the operator set ``PYGRID_LEGACY_OPEN``."""
+    guard = require(permission)
+
+    async def open_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if connection.app.state.settings.legacy_open:
+            connection.scope["user"] = None
+        else:
+            await guard(connection, handler)
+
+    return open_guard
+
+
+@post(
+    "/host-training",
+    status_code=201,
+    request_max_body_size=None,
+    guards=[_unless_open(Permission.UPLOAD_DATA)],
+    responses=describe_problems(400, 401, 403, 409, 413),
+)
+async def host_training(request: AppRequest, state: State) -> ProcessInfo:
+    """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and perhaps ``averaging_plan``."""
+    user_id = request.user.user_id if request.user else None
+    body = stream_body(request, MAX_FORM_BYTES)
+    return await _service(state).host(request.headers.get("content-type", ""), body, user_id)
+
+
+@get("/processes", guards=[require()], responses=describe_problems(401))
+async def list_processes(state: State, name: str | None = None, version: str | None = None) -> ProcessList:
+    """Hosted processes, newest first."""
+    return ProcessList(await _service(state).list_processes(name, version))
+
+
+@get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(401, 404))
+async def get_process(state: State, process_id: int) -> ProcessInfo:
+    """One process with its newest cycle."""
+    return await _service(state).get(process_id)
+
+
+@post(
+    "/processes/{process_id:int}/finish",
+    status_code=200,
+    guards=[require(Permission.UPLOAD_DATA)],
+    responses=describe_problems(401, 403, 404),
+)
+async def finish_process(state: State, process_id: int) -> ProcessInfo:
+    """End training; what the open cycle has received becomes a last checkpoint."""
+    return await _service(state).finish(process_id)
+
+
+@get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
+async def list_cycles(
+    state: State,
+    process_id: int,
+    after: Annotated[int, Parameter(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+) -> CycleList:
+    """Cycles and their statistics, oldest first."""
+    return CycleList(await _service(state).list_cycles(process_id, after, limit))
+
+
+@get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(401, 404))
+async def list_checkpoints(state: State, process_id: int) -> CheckpointList:
+    """Checkpoints, oldest first."""
+    return CheckpointList(await _service(state).list_checkpoints(process_id))
+
+
+@get("/processes/{process_id:int}/plans/{plan_id:int}", guards=[require()], responses=describe_problems(401, 404))
+async def download_plan(request: AppRequest, state: State, process_id: int, plan_id: int) -> Response[Any]:
+    """A plan archive."""
+    plan_hash = await _service(state).find_plan(process_id, plan_id)
+    responses: BlobResponses = state.blobs
+    return await responses.respond(request, plan_hash)
+
+
+@get("/processes/{process_id:int}/events", guards=[require()], responses=describe_problems(400, 401, 404))
+async def stream_events(
+    state: State,
+    process_id: int,
+    last_event_id: Annotated[int, Parameter(header="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
+) -> Stream:
+    """Server-Sent Events: what happened to the process, then what happens."""
+    events = await _service(state).follow(process_id, last_event_id)
+    return event_stream(_encode(events), state.stopping)
+
+
+async def _encode(events: AsyncIterator[Event]) -> AsyncIterator[ServerEvent]:
+    async for event in events:
+        yield ServerEvent(event.id, event.kind, msgspec.json.encode(event))
+
+
+@get("/retrieve-model", guards=[_unless_open(None)], responses=describe_problems(400, 401, 404))
+async def retrieve_model(
+    request: AppRequest, state: State, name: str, version: str | None = None, checkpoint: str = "latest"
+) -> Response[Any]:
+    """A checkpoint by number or alias: safetensors bytes."""
+    found = await _service(state).find_checkpoint(name, version, checkpoint)
+    responses: BlobResponses = state.blobs
+    return await responses.respond(request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)})
+
+
+router = Router(
+    "/model-centric",
+    route_handlers=[
+        host_training,
+        list_processes,
+        get_process,
+        finish_process,
+        list_cycles,
+        list_checkpoints,
+        download_plan,
+        stream_events,
+        retrieve_model,
+    ],
+    tags=["processes"],
+)

@@ -1,0 +1,110 @@
+"""The multipart form that hosts a process, read as it arrives: small parts into memory, the model into the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from pygrid.errors import InvalidInput, PayloadTooLarge
+from pygrid.storage.files import BlobWriter
+from pygrid.tensors.flat import check_model
+from pygrid.tensors.safetensors import Layout
+from pygrid.tensors.stream import StreamCheck
+
+MAX_CONFIG_BYTES = 256 * 1024
+MAX_PLAN_BYTES = 8 * 1024 * 1024
+MAX_PLANS = 16
+MAX_MODEL_BYTES = 4 * 1024**3
+PLAN_PREFIX = "plan:"
+
+
+@dataclass
+class HostForm:
+    """The parts of the form. The model's bytes are in the blob writer, checked, not committed."""
+
+    config: bytes = b""
+    plans: dict[str, bytes] = field(default_factory=dict)
+    averaging_plan: bytes | None = None
+    model: Layout | None = None
+
+
+async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> HostForm:
+    """Read the form; the model goes to ``model`` while it is checked.
+
+    Raises:
+        InvalidInput: not such a form, a part twice or unknown. PayloadTooLarge: a part is over its limit.
+        InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
+    """
+    kind, options = parse_options_header(content_type)
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise InvalidInput("send a multipart/form-data form with config, model and plan:NAME parts", code="invalid_form")
+    reader = _Reader(model)
+    try:
+        with PushMultipartParser(boundary, max_segment_count=MAX_PLANS + 8, max_segment_size=MAX_MODEL_BYTES) as parser:
+            async for piece in body:
+                for event in parser.parse(piece):
+                    await reader.take(event)
+    except MultipartError as error:
+        raise InvalidInput(f"the form is broken: {error}", code="invalid_form") from error
+    return reader.form
+
+
+class _Reader:
+    """Sorts what the parser gives: a segment's head, its pieces, None at its end."""
+
+    def __init__(self, model: BlobWriter) -> None:
+        self.form = HostForm()
+        self._model = model
+        self._check = StreamCheck(MAX_MODEL_BYTES, check_model)
+        self._name = ""
+        self._data = bytearray()
+        self._limit = 0
+
+    async def take(self, event: MultipartSegment | bytearray | None) -> None:
+        if isinstance(event, MultipartSegment):
+            self._begin(event.name or "")
+        elif event is None:
+            self._end()
+        elif self._name == "model":
+            await asyncio.to_thread(self._take_model, bytes(event))
+        else:
+            self._data += event
+            if len(self._data) > self._limit:
+                raise PayloadTooLarge(f"part {self._name!r} has more than {self._limit} bytes", max_bytes=self._limit)
+
+    def _begin(self, name: str) -> None:
+        form = self.form
+        known = name in ("config", "model", "averaging_plan") or (name.startswith(PLAN_PREFIX) and len(name) <= 200)
+        if not known or name == PLAN_PREFIX:
+            raise InvalidInput(f"the form has an unknown part {name[:100]!r}", code="invalid_form", part=name[:100])
+        taken = (
+            (name == "config" and form.config)
+            or (name == "model" and form.model is not None)
+            or (name == "averaging_plan" and form.averaging_plan is not None)
+            or name.removeprefix(PLAN_PREFIX) in form.plans
+        )
+        if taken:
+            raise InvalidInput(f"the form has part {name!r} twice", code="invalid_form", part=name)
+        if name.startswith(PLAN_PREFIX) and len(form.plans) >= MAX_PLANS:
+            raise InvalidInput(f"a process has at most {MAX_PLANS} plans", code="invalid_form")
+        self._name, self._data = name, bytearray()
+        self._limit = MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES
+
+    def _take_model(self, data: bytes) -> None:
+        self._check.add(data)
+        self._model.write(data)
+
+    def _end(self) -> None:
+        form, data = self.form, bytes(self._data)
+        if self._name == "config":
+            form.config = data
+        elif self._name == "model":
+            form.model = self._check.finish().layout
+        elif self._name == "averaging_plan":
+            form.averaging_plan = data
+        else:
+            form.plans[self._name.removeprefix(PLAN_PREFIX)] = data

@@ -1,0 +1,372 @@
+"""Queries on cycles, assignments, reports and events. Each takes a connection inside a transaction of its caller.
+
+Statements of the path of a report are made once and only bound on each call.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
+from pygrid.errors import NotFound
+from pygrid.storage.tables import assignments, clients, cycles, events, reports
+
+
+@dataclass(frozen=True)
+class Report:
+    """An accepted report; its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle.
+
+    ``scale`` is set when the cycle is completed: 1.0, or less if the diff was clipped.
+    """
+
+    id: int
+    cycle_id: int
+    file: str
+    offset: int
+    length: int
+    num_examples: int
+    weight: int
+    norm: float
+    scale: float | None
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One change in the life of a process."""
+
+    id: int
+    cycle: int
+    kind: str
+    data: dict[str, Any]
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
+class CycleTotals:
+    """What the accepted reports of a cycle add up to; metrics are means over weights."""
+
+    num_examples: int
+    num_clipped: int
+    bytes_received: int
+    metrics: dict[str, float]
+
+
+_CYCLE = [cycles.c[field] for field in Cycle.__dataclass_fields__]
+_REPORT = [reports.c[field] for field in Report.__dataclass_fields__]
+_EVENT = [events.c[field] for field in StoredEvent.__dataclass_fields__]
+_ASSIGNMENT = [assignments.c.id, assignments.c.cycle_id, assignments.c.client_id, assignments.c.state]
+
+
+def _cycle(row: Sequence[Any]) -> Cycle:
+    fields = dict(zip(Cycle.__dataclass_fields__, row, strict=True))
+    return Cycle(**{**fields, "state": CycleState(fields["state"])})
+
+
+# -- cycles ------------------------------------------------------------------------------------------------------------
+
+
+def put_cycle(
+    connection: sa.Connection,
+    *,
+    process_id: int,
+    sequence: int,
+    state: CycleState,
+    checkpoint: int,
+    now: dt.datetime,
+    deadline_at: dt.datetime | None,
+) -> Cycle:
+    """Add a cycle that begins in ``state``."""
+    opened_at = now if state is CycleState.OPEN else None
+    statement = cycles.insert().values(
+        process_id=process_id,
+        sequence=sequence,
+        state=state.value,
+        attempt=1,
+        checkpoint=checkpoint,
+        num_assigned=0,
+        num_reports=0,
+        created_at=now,
+        opened_at=opened_at,
+        deadline_at=deadline_at if opened_at else None,
+    )
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return get_cycle(connection, int(key[0]))
+
+
+def get_cycle(connection: sa.Connection, cycle_id: int) -> Cycle:
+    """The cycle of an id, which must exist."""
+    return _cycle(connection.execute(sa.select(*_CYCLE).where(cycles.c.id == cycle_id)).one())
+
+
+def get_newest_cycle(connection: sa.Connection, process_id: int) -> Cycle:
+    """The newest cycle of a process; every process has one."""
+    statement = sa.select(*_CYCLE).where(cycles.c.process_id == process_id).order_by(cycles.c.sequence.desc()).limit(1)
+    return _cycle(connection.execute(statement).one())
+
+
+def list_cycles(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[Cycle]:
+    """Cycles of a process with a sequence above ``after``, oldest first."""
+    statement = (
+        sa.select(*_CYCLE)
+        .where(cycles.c.process_id == process_id, cycles.c.sequence > after)
+        .order_by(cycles.c.sequence)
+        .limit(limit)
+    )
+    return [_cycle(row) for row in connection.execute(statement)]
+
+
+def list_unfinished_cycles(connection: sa.Connection) -> list[Cycle]:
+    """Every cycle that is not completed: what a Domain takes up again when it starts."""
+    statement = sa.select(*_CYCLE).where(cycles.c.state != CycleState.COMPLETED.value).order_by(cycles.c.id)
+    return [_cycle(row) for row in connection.execute(statement)]
+
+
+def update_cycle(connection: sa.Connection, cycle: Cycle) -> None:
+    """Write back the fields that transitions change."""
+    connection.execute(
+        cycles.update()
+        .where(cycles.c.id == cycle.id)
+        .values(
+            state=cycle.state.value,
+            attempt=cycle.attempt,
+            num_assigned=cycle.num_assigned,
+            opened_at=cycle.opened_at,
+            deadline_at=cycle.deadline_at,
+            completed_at=cycle.completed_at,
+        )
+    )
+
+
+def complete_cycle(connection: sa.Connection, cycle: Cycle) -> CycleTotals:
+    """Write back a cycle that is completed, with what its reports add up to, which does not change any more."""
+    totals = _add_up(list_reports(connection, cycle.id))
+    update_cycle(connection, cycle)
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals), lease_until=None))
+    return totals
+
+
+def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
+    """Take the right to complete a closing cycle; False if another holder's lease has not run out."""
+    free = cycles.c.lease_until.is_(None) | (cycles.c.lease_until <= now)
+    statement = (
+        cycles.update()
+        .where(cycles.c.id == cycle_id, cycles.c.state == CycleState.CLOSING.value, free)
+        .values(lease_until=until)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def release_lease(connection: sa.Connection, cycle_id: int) -> None:
+    """Give the right back, so that the next try need not wait for it to run out."""
+    connection.execute(cycles.update().where(cycles.c.id == cycle_id).values(lease_until=None))
+
+
+def release_all_leases(connection: sa.Connection) -> None:
+    """Forget the leases of a Domain that died; called at start, when there is no other."""
+    connection.execute(cycles.update().where(cycles.c.state == CycleState.CLOSING.value).values(lease_until=None))
+
+
+# -- clients and assignments -------------------------------------------------------------------------------------------
+
+
+def put_client(connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime) -> None:
+    """Add a client of a process."""
+    connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now))
+
+
+_FIND_CLIENT = sa.select(clients.c.process_id).where(clients.c.id == sa.bindparam("client_id"))
+
+
+def require_client(connection: sa.Connection, client_id: str, process_id: int) -> None:
+    """Check that a client belongs to a process.
+
+    Raises:
+        NotFound: ``worker_not_found`` (the published name of a client is worker).
+    """
+    if connection.execute(_FIND_CLIENT, {"client_id": client_id}).scalar() != process_id:
+        raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
+
+
+_LAST_SEQUENCE = (
+    sa.select(sa.func.max(cycles.c.sequence))
+    .select_from(assignments.join(cycles))
+    .where(assignments.c.client_id == sa.bindparam("client_id"), cycles.c.sequence < sa.bindparam("before"))
+)
+
+
+def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -> int | None:
+    """Sequence of the newest cycle before ``before`` that a client was admitted to."""
+    found: int | None = connection.execute(_LAST_SEQUENCE, {"client_id": client_id, "before": before}).scalar()
+    return found
+
+
+_FIND_ASSIGNMENT = sa.select(*_ASSIGNMENT).where(
+    assignments.c.cycle_id == sa.bindparam("cycle_id"), assignments.c.client_id == sa.bindparam("client_id")
+)
+
+
+def find_assignment(connection: sa.Connection, cycle_id: int, client_id: str) -> Assignment | None:
+    """A client's assignment to a cycle, or None."""
+    row = connection.execute(_FIND_ASSIGNMENT, {"cycle_id": cycle_id, "client_id": client_id}).first()
+    return None if row is None else Assignment(row[0], row[1], row[2], AssignmentState(row[3]))
+
+
+_FIND_BY_KEY = (
+    sa.select(*_ASSIGNMENT, reports.c.digest, *_CYCLE)
+    .select_from(assignments.join(cycles).outerjoin(reports, reports.c.assignment_id == assignments.c.id))
+    .where(assignments.c.key_hash == sa.bindparam("key_hash"))
+)
+
+
+def find_by_key(connection: sa.Connection, key_hash: str) -> tuple[Assignment, Cycle] | None:
+    """The assignment that a request key belongs to, with its cycle; or None."""
+    row = connection.execute(_FIND_BY_KEY, {"key_hash": key_hash}).first()
+    if row is None:
+        return None
+    return Assignment(row[0], row[1], row[2], AssignmentState(row[3]), row[4]), _cycle(row[5:])
+
+
+_PUT_ASSIGNMENT = assignments.insert()
+_RENEW_ASSIGNMENT = (
+    assignments.update()
+    .where(assignments.c.id == sa.bindparam("assignment_id"))
+    .values(state=AssignmentState.ASSIGNED.value, key_hash=sa.bindparam("new_key_hash"))
+)
+_COUNT_ASSIGNED = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_assigned=cycles.c.num_assigned + 1)
+
+
+def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> None:
+    """Admit a client to a cycle and count it."""
+    connection.execute(
+        _PUT_ASSIGNMENT,
+        {
+            "cycle_id": cycle_id,
+            "client_id": client_id,
+            "state": AssignmentState.ASSIGNED.value,
+            "key_hash": key_hash,
+            "created_at": now,
+        },
+    )
+    connection.execute(_COUNT_ASSIGNED, {"cycle_id": cycle_id})
+
+
+def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> None:
+    """Give an assignment that has not reported a new key; an expired one is admitted, and counted, again."""
+    connection.execute(_RENEW_ASSIGNMENT, {"assignment_id": assignment.id, "new_key_hash": key_hash})
+    if assignment.state is AssignmentState.EXPIRED:
+        connection.execute(_COUNT_ASSIGNED, {"cycle_id": assignment.cycle_id})
+
+
+def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
+    """End the assignments of a cycle that have not reported."""
+    connection.execute(
+        assignments.update()
+        .where(assignments.c.cycle_id == cycle_id, assignments.c.state == AssignmentState.ASSIGNED.value)
+        .values(state=AssignmentState.EXPIRED.value)
+    )
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+
+_PUT_REPORT = reports.insert()
+_MARK_REPORTED = (
+    assignments.update().where(assignments.c.id == sa.bindparam("assignment_id")).values(state=AssignmentState.REPORTED.value)
+)
+_COUNT_REPORT = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_reports=cycles.c.num_reports + 1)
+
+
+def put_report(
+    connection: sa.Connection, assignment: Assignment, process_id: int, report: Report, digest: str, now: dt.datetime
+) -> Report:
+    """Record an accepted report, mark its assignment and count it; gives the report with its id."""
+    fields = asdict(report)
+    del fields["id"]
+    row = {"assignment_id": assignment.id, "process_id": process_id, "digest": digest, "received_at": now, **fields}
+    key = connection.execute(_PUT_REPORT, row).inserted_primary_key
+    assert key is not None
+    connection.execute(_MARK_REPORTED, {"assignment_id": assignment.id})
+    connection.execute(_COUNT_REPORT, {"cycle_id": assignment.cycle_id})
+    return replace(report, id=int(key[0]))
+
+
+def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
+    """The accepted reports of a cycle in the order in which they were accepted."""
+    statement = sa.select(*_REPORT).where(reports.c.cycle_id == cycle_id).order_by(reports.c.id)
+    return [Report(*row) for row in connection.execute(statement)]
+
+
+def list_report_files(connection: sa.Connection) -> dict[int, set[str]]:
+    """Names of the files that hold reports of cycles that are not completed, by cycle id."""
+    statement = (
+        sa.select(reports.c.cycle_id, reports.c.file)
+        .select_from(reports.join(cycles, cycles.c.id == reports.c.cycle_id))
+        .where(cycles.c.state != CycleState.COMPLETED.value)
+        .distinct()
+    )
+    files: dict[int, set[str]] = {}
+    for cycle_id, file in connection.execute(statement):
+        files.setdefault(cycle_id, set()).add(file)
+    return files
+
+
+def list_norms(connection: sa.Connection, process_id: int, before_cycle: int, limit: int) -> list[float]:
+    """Norms of the newest reports that a process accepted in cycles with an id below ``before_cycle``, newest last."""
+    statement = (
+        sa.select(reports.c.norm)
+        .where(reports.c.process_id == process_id, reports.c.cycle_id < before_cycle)
+        .order_by(reports.c.id.desc())
+        .limit(limit)
+    )
+    return [float(norm) for norm in connection.execute(statement).scalars()][::-1]
+
+
+def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:
+    """Record with what scale each report (by id) went into its checkpoint."""
+    if scales:
+        statement = reports.update().where(reports.c.id == sa.bindparam("report_id")).values(scale=sa.bindparam("by"))
+        connection.execute(statement, [{"report_id": report_id, "by": scale} for report_id, scale in scales.items()])
+
+
+def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
+    """What the accepted reports of a cycle add up to so far."""
+    stored = connection.execute(sa.select(cycles.c.totals).where(cycles.c.id == cycle_id)).scalar()
+    return CycleTotals(**stored) if stored else _add_up(list_reports(connection, cycle_id))
+
+
+def _add_up(found: Sequence[Report]) -> CycleTotals:
+    sums: dict[str, tuple[float, float]] = {}
+    for report in found:
+        for name, value in report.metrics.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + value * report.weight, weight + report.weight)
+    return CycleTotals(
+        num_examples=sum(report.num_examples for report in found),
+        num_clipped=sum(report.scale is not None and report.scale < 1.0 for report in found),
+        bytes_received=sum(report.length for report in found),
+        metrics={name: total / weight for name, (total, weight) in sorted(sums.items())},
+    )
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def put_event(
+    connection: sa.Connection, process_id: int, cycle: int, kind: str, now: dt.datetime, data: dict[str, Any] | None = None
+) -> None:
+    """Record a change in the life of a process."""
+    connection.execute(events.insert().values(process_id=process_id, cycle=cycle, kind=kind, data=data or {}, at=now))
+
+
+def list_events(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[StoredEvent]:
+    """Events of a process with an id above ``after``, oldest first."""
+    statement = (
+        sa.select(*_EVENT).where(events.c.process_id == process_id, events.c.id > after).order_by(events.c.id).limit(limit)
+    )
+    return [StoredEvent(*row) for row in connection.execute(statement)]

@@ -1,0 +1,253 @@
+"""Bytes on the local disk: content-addressed blobs, and the diffs of open cycles.
+
+Nothing here is named by a user: blobs by their SHA-256, diffs by the number of their cycle. Everything that was committed is
+durable: the file was flushed to the disk, and so was the directory that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pygrid.errors import NotFound
+
+Bytes = bytes | bytearray | memoryview
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: Bytes, offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _copy_durably(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{uuid.uuid4().hex}.part")
+    shutil.copyfile(source, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(partial, target)
+    sync_directory(target.parent)
+
+
+class BlobWriter:
+    """A blob in the making; nothing of it is visible before `commit`."""
+
+    def __init__(self, folder: Path, copies: Sequence[Path] = ()) -> None:
+        self._folder = folder
+        self._copies = copies
+        self._path = folder / f".{uuid.uuid4().hex}.part"
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Bytes) -> None:
+        """Append."""
+        _write_all(self._descriptor, data, self.size)
+        self._hash.update(data)
+        self.size += len(memoryview(data).cast("B"))
+
+    def commit(self) -> str:
+        """Make it durable under its name: the SHA-256 of its bytes in hex."""
+        name = self._hash.hexdigest()
+        os.fdatasync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        for place in self._copies:
+            _copy_durably(self._path, place / name)
+        os.rename(self._path, self._folder / name)
+        sync_directory(self._folder)
+        return name
+
+    def discard(self) -> None:
+        """Forget it; harmless after `commit`."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._path.unlink(missing_ok=True)
+
+
+class BlobFiles:
+    """Blobs in one folder, each under the SHA-256 of its bytes: models, plans, the server optimizer's state.
+
+    Args:
+        copies: of each blob; those beyond the first lie in ``copy-2``, ``copy-3`` ... below the folder, which may be mounts of
+            other disks.
+    """
+
+    def __init__(self, folder: Path, copies: int = 1) -> None:
+        self._folder = folder
+        self._copies = [folder / f"copy-{number}" for number in range(2, copies + 1)]
+        for place in (folder, *self._copies):
+            place.mkdir(parents=True, exist_ok=True)
+            for leftover in place.glob(".*.part"):
+                leftover.unlink()
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[BlobWriter]:
+        """A new blob; what is not committed in the block is discarded."""
+        writer = BlobWriter(self._folder, self._copies)
+        try:
+            yield writer
+        finally:
+            writer.discard()
+
+    def put(self, data: Bytes) -> str:
+        """Store bytes; gives their name. Storing the same bytes again changes nothing."""
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def path(self, name: str) -> Path:
+        """Where a blob lies: its first place, or a copy if it is lost there.
+
+        Raises:
+            NotFound: ``blob_not_found``: it is in no place.
+        """
+        for place in (self._folder, *self._copies):
+            if (place / name).is_file():
+                return place / name
+        raise NotFound("a stored file is missing", code="blob_not_found", name=name)
+
+
+class SegmentLog:
+    """The small reports of one cycle, one after the other in one file. Used by the database's writer thread alone.
+
+    Once closed it swallows what comes: a report for a cycle that is over, which the transaction that follows refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        self._end = os.fstat(self._descriptor).st_size
+        sync_directory(path.parent)
+        sync_directory(path.parent.parent)
+
+    def append(self, data: Bytes) -> int:
+        """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        offset = self._end
+        if self._descriptor < 0:
+            return offset
+        _write_all(self._descriptor, data, offset)
+        self._end = offset + len(memoryview(data).cast("B"))
+        return offset
+
+    def sync(self) -> None:
+        """Make all that was appended durable."""
+        if self._descriptor >= 0:
+            os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Spool:
+    """A large report as it arrives, in a file of its own.
+
+    Threads may write and discard at the same time (an upload that is cancelled): a write after `discard` does nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = f"{uuid.uuid4().hex}.report"
+        self._path = folder / self.name
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._lock = threading.Lock()
+        self._size = 0
+
+    def write(self, data: Bytes) -> None:
+        """Append."""
+        with self._lock:
+            if self._descriptor >= 0:
+                _write_all(self._descriptor, data, self._size)
+                self._size += len(memoryview(data).cast("B"))
+
+    def commit(self) -> None:
+        """Make it durable."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            os.fdatasync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            sync_directory(self._path.parent)
+            sync_directory(self._path.parent.parent)
+
+    def discard(self) -> None:
+        """Remove it, committed or not."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+            self._path.unlink(missing_ok=True)
+
+
+class DiffFiles:
+    """The diffs of open cycles: a folder for each cycle, gone when the cycle is completed."""
+
+    SEGMENT = "segment"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[int, SegmentLog] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def log(self, cycle_id: int) -> SegmentLog:
+        """The cycle's segment file, opened on first use."""
+        log = self._logs.get(cycle_id)
+        if log is None:
+            log = self._logs[cycle_id] = SegmentLog(self._cycle(cycle_id) / self.SEGMENT)
+        return log
+
+    def spool(self, cycle_id: int) -> Spool:
+        """A new file for one large report."""
+        return Spool(self._cycle(cycle_id))
+
+    def path(self, cycle_id: int, file: str) -> Path:
+        """Where a file of a cycle lies: `SEGMENT` or the name of a spool."""
+        return self._cycle(cycle_id) / file
+
+    def drop(self, cycle_id: int) -> None:
+        """Remove all diffs of a cycle. Called in the database's writer thread."""
+        log = self._logs.pop(cycle_id, None)
+        if log is not None:
+            log.close()
+        shutil.rmtree(self._cycle(cycle_id), ignore_errors=True)
+
+    def sweep(self, referenced: dict[int, set[str]]) -> None:
+        """Remove what a crash left behind: cycles and files that are not in ``referenced`` (cycle id -> file names)."""
+        for folder in self._folder.iterdir():
+            keep = referenced.get(int(folder.name)) if folder.name.isdigit() else None
+            if keep is None:
+                shutil.rmtree(folder)
+                continue
+            for file in folder.iterdir():
+                if file.name not in keep and file.name != self.SEGMENT:
+                    file.unlink()
+
+    def close(self) -> None:
+        """Let go of every file."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+
+    def _cycle(self, cycle_id: int) -> Path:
+        return self._folder / str(cycle_id)

@@ -1,0 +1,175 @@
+"""Queries on processes, their plans and checkpoints. Each takes a connection inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from pygrid.errors import NotFound
+from pygrid.storage.tables import checkpoints, plans, processes
+
+
+@dataclass(frozen=True)
+class Process:
+    """A hosted model with its configuration; the model itself is its newest checkpoint."""
+
+    id: int
+    name: str
+    version: str
+    state: Literal["active", "finished"]
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    num_parameters: int
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of a process; its bytes are the blob ``plan_hash``."""
+
+    id: int
+    process_id: int
+    name: str
+    kind: Literal["training", "averaging"]
+    plan_hash: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A numbered state of the model; ``optimizer_state`` names the blobs of the server optimizer's vectors, by slot."""
+
+    process_id: int
+    number: int
+    model_hash: str
+    size_bytes: int
+    optimizer_state: dict[str, str]
+    created_at: dt.datetime
+
+
+_PROCESS = [processes.c[field] for field in Process.__dataclass_fields__]
+_PLAN = [plans.c[field] for field in Plan.__dataclass_fields__]
+_CHECKPOINT = [checkpoints.c[field] for field in Checkpoint.__dataclass_fields__]
+
+
+def put_process(
+    connection: sa.Connection,
+    *,
+    name: str,
+    version: str,
+    client_config: dict[str, Any],
+    server_config: dict[str, Any],
+    num_parameters: int,
+    now: dt.datetime,
+    created_by: int | None,
+) -> int:
+    """Add a process; gives its id. Raises ``sqlalchemy.exc.IntegrityError`` if name and version are taken."""
+    statement = processes.insert().values(
+        name=name,
+        version=version,
+        state="active",
+        client_config=client_config,
+        server_config=server_config,
+        num_parameters=num_parameters,
+        created_at=now,
+        created_by=created_by,
+    )
+    return _new_id(connection, statement)
+
+
+def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, plan_hash: str, size_bytes: int) -> int:
+    """Add a plan to a process; gives its id."""
+    statement = plans.insert().values(process_id=process_id, name=name, kind=kind, plan_hash=plan_hash, size_bytes=size_bytes)
+    return _new_id(connection, statement)
+
+
+def put_checkpoint(connection: sa.Connection, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint; its number must be new to the process."""
+    connection.execute(checkpoints.insert().values(asdict(checkpoint)))
+
+
+def set_process_state(connection: sa.Connection, process_id: int, state: str) -> None:
+    """Change the state of a process."""
+    connection.execute(processes.update().where(processes.c.id == process_id).values(state=state))
+
+
+def get_process(connection: sa.Connection, process_id: int) -> Process:
+    """The process of an id.
+
+    Raises:
+        NotFound: ``process_not_found``.
+    """
+    row = connection.execute(sa.select(*_PROCESS).where(processes.c.id == process_id)).first()
+    if row is None:
+        raise NotFound(f"there is no process {process_id}", code="process_not_found", process_id=process_id)
+    return Process(*row)
+
+
+def get_process_by_name(connection: sa.Connection, name: str, version: str | None) -> Process:
+    """The process of a name and version; without a version the newest of that name.
+
+    Raises:
+        NotFound: ``process_not_found``.
+    """
+    found = list_processes(connection, name=name, version=version, limit=1)
+    if not found:
+        wanted = name if version is None else f"{name}, version {version}"
+        raise NotFound(f"there is no process {wanted}", code="process_not_found", name=name, version=version)
+    return found[0]
+
+
+def list_processes(
+    connection: sa.Connection, *, name: str | None = None, version: str | None = None, limit: int = 1000
+) -> list[Process]:
+    """Processes, newest first, of one name or version if given."""
+    statement = sa.select(*_PROCESS).order_by(processes.c.id.desc()).limit(limit)
+    if name is not None:
+        statement = statement.where(processes.c.name == name)
+    if version is not None:
+        statement = statement.where(processes.c.version == version)
+    return [Process(*row) for row in connection.execute(statement)]
+
+
+def list_plans(connection: sa.Connection, process_id: int) -> list[Plan]:
+    """The plans of a process in the order in which they were hosted."""
+    statement = sa.select(*_PLAN).where(plans.c.process_id == process_id).order_by(plans.c.id)
+    return [Plan(*row) for row in connection.execute(statement)]
+
+
+def find_plan(connection: sa.Connection, process_id: int, plan_id: int) -> Plan | None:
+    """A plan of a process, or None."""
+    statement = sa.select(*_PLAN).where(plans.c.id == plan_id, plans.c.process_id == process_id)
+    row = connection.execute(statement).first()
+    return None if row is None else Plan(*row)
+
+
+def get_checkpoint(connection: sa.Connection, process_id: int, number: int | None = None) -> Checkpoint:
+    """A checkpoint of a process by number, or the newest.
+
+    Raises:
+        NotFound: ``checkpoint_not_found``.
+    """
+    statement = sa.select(*_CHECKPOINT).where(checkpoints.c.process_id == process_id)
+    if number is None:
+        statement = statement.order_by(checkpoints.c.number.desc()).limit(1)
+    else:
+        statement = statement.where(checkpoints.c.number == number)
+    row = connection.execute(statement).first()
+    if row is None:
+        raise NotFound(f"the process has no checkpoint {number}", code="checkpoint_not_found", checkpoint=number)
+    return Checkpoint(*row)
+
+
+def list_checkpoints(connection: sa.Connection, process_id: int) -> list[Checkpoint]:
+    """The checkpoints of a process, oldest first."""
+    statement = sa.select(*_CHECKPOINT).where(checkpoints.c.process_id == process_id).order_by(checkpoints.c.number)
+    return [Checkpoint(*row) for row in connection.execute(statement)]
+
+
+def _new_id(connection: sa.Connection, statement: sa.Insert) -> int:
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return int(key[0])

@@ -1,0 +1,30 @@
+"""Wakes those who wait for a change in the store. A hint, never the truth: who is woken looks again."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Signals:
+    """Topics that can be waited for within one process. Used from the event loop alone."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+
+    def next(self, topic: str) -> asyncio.Future[None]:
+        """Done at the next `notify` of this topic. Take it before looking at the store, so that no change is missed."""
+        future = self._waiting.get(topic)
+        if future is None or future.done():
+            future = self._waiting[topic] = asyncio.get_running_loop().create_future()
+        return future
+
+    def notify(self, topic: str) -> None:
+        """Wake everybody who waits for this topic."""
+        future = self._waiting.pop(topic, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+async def wait_for_any(futures: list[asyncio.Future[None]], timeout_s: float) -> None:
+    """Return when one of them is done, or after ``timeout_s``. They are shared, so none is cancelled."""
+    await asyncio.wait(futures, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,42 @@
+"""Everything that a Domain keeps, opened together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygrid.storage.database import Database
+from pygrid.storage.files import BlobFiles, DiffFiles
+from pygrid.storage.hosted import HostedProcesses
+from pygrid.storage.signals import Signals
+
+
+@dataclass(frozen=True)
+class Store:
+    """Rows, bytes, and the means to hear of changes."""
+
+    database: Database
+    blobs: BlobFiles
+    diffs: DiffFiles
+    processes: HostedProcesses
+    signals: Signals
+
+    @classmethod
+    def open(cls, database: Database, folder: Path, copies: int = 1) -> Store:
+        """The store of a Domain whose bytes lie in ``folder``, with so many copies of models and plans."""
+        blobs = BlobFiles(folder / "blobs", copies)
+        return cls(database, blobs, DiffFiles(folder / "diffs"), HostedProcesses(database, blobs), Signals())
+
+    def close(self) -> None:
+        """Let go of the files; the database is closed by who opened it."""
+        self.diffs.close()
+
+
+def cycle_topic(process_id: int) -> str:
+    """Notified when a process opens, reopens or completes a cycle or is finished."""
+    return f"cycle/{process_id}"
+
+
+def event_topic(process_id: int) -> str:
+    """Notified at every event of a process."""
+    return f"event/{process_id}"

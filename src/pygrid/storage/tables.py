@@ -1,0 +1,125 @@
+"""Tables of model-centric learning.
+
+    processes 1--n plans            processes 1--n checkpoints
+    processes 1--n cycles 1--n assignments n--1 clients
+                   cycles 1--n reports 1--1 assignments
+    processes 1--n events
+
+Bytes are not here: ``*_hash`` names a blob, ``reports.file, offset, length`` a place in the diffs of the cycle.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from pygrid.storage.schema import UtcDateTime, metadata
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("client_config", sa.JSON, nullable=False),
+    sa.Column("server_config", sa.JSON, nullable=False),
+    sa.Column("num_parameters", sa.BigInteger, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.Integer, nullable=True),
+    sa.UniqueConstraint("name", "version"),
+)
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("plan_hash", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("process_id", "kind", "name"),
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("model_hash", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("optimizer_state", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("process_id", "number"),
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("checkpoint", sa.Integer, nullable=False),
+    sa.Column("num_assigned", sa.Integer, nullable=False),
+    sa.Column("num_reports", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("opened_at", UtcDateTime, nullable=True),
+    sa.Column("deadline_at", UtcDateTime, nullable=True),
+    sa.Column("completed_at", UtcDateTime, nullable=True),
+    sa.Column("lease_until", UtcDateTime, nullable=True),
+    sa.Column("totals", sa.JSON, nullable=True),
+    sa.UniqueConstraint("process_id", "sequence"),
+)
+
+clients = sa.Table(
+    "clients",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("client_id", sa.ForeignKey("clients.id"), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("key_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("cycle_id", "client_id"),
+)
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("assignment_id", sa.ForeignKey("assignments.id"), nullable=False, unique=True),
+    sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("file", sa.String(64), nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("num_examples", sa.BigInteger, nullable=False),
+    sa.Column("weight", sa.BigInteger, nullable=False),
+    sa.Column("norm", sa.Double, nullable=False),
+    sa.Column("scale", sa.Double, nullable=True),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("cycle", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,56 @@
+"""Transitions of a cycle with the events that tell of them, inside a transaction of the caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from pygrid.core import cycles as rules
+from pygrid.core.config import ServerConfig
+from pygrid.core.cycles import Cycle, CycleState
+from pygrid.storage import cycles as rows
+
+
+def begin_cycle(
+    connection: sa.Connection, process_id: int, config: ServerConfig, sequence: int, checkpoint: int, now: dt.datetime
+) -> Cycle:
+    """Add a cycle: open, or waiting for enough clients."""
+    state = rules.next_cycle_state(config)
+    cycle = rows.put_cycle(
+        connection,
+        process_id=process_id,
+        sequence=sequence,
+        state=state,
+        checkpoint=checkpoint,
+        now=now,
+        deadline_at=rules.first_deadline(config, now),
+    )
+    kind = "cycle_opened" if state is CycleState.OPEN else "cycle_waiting"
+    rows.put_event(connection, process_id, sequence, kind, now, {"checkpoint": checkpoint})
+    return cycle
+
+
+def open_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """``hosted -> open``."""
+    opened = rules.open_cycle(cycle, config, now)
+    rows.update_cycle(connection, opened)
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_opened", now, {"checkpoint": cycle.checkpoint})
+    return opened
+
+
+def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """``open -> open`` with a new deadline; assignments that did not report end."""
+    rows.expire_assignments(connection, cycle.id)
+    reopened = rules.reopen(cycle, config, now)
+    rows.update_cycle(connection, reopened)
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_expired", now, {"num_reports": cycle.num_reports})
+    return reopened
+
+
+def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cycle:
+    """``open -> closing``, or ``hosted -> closing`` when its process is finished early."""
+    closing = rules.close(cycle)
+    rows.update_cycle(connection, closing)
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports})
+    return closing

@@ -1,0 +1,115 @@
+"""A model's arrays as one flat float32 vector, in the order of its file.
+
+A diff may list its arrays in another order; `match` says which piece of it lands where, so that it can be checked and summed
+as it streams, without building arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidTensors, NonFinite, ShapeMismatch
+from pygrid.tensors.safetensors import Layout
+
+Float32 = npt.NDArray[np.float32]
+
+VALUE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """``count`` values that lie together in both vectors."""
+
+    source: int
+    target: int
+    count: int
+
+
+def num_values(layout: Layout) -> int:
+    """Length of the flat vector."""
+    return layout.data_bytes // VALUE_BYTES
+
+
+def check_model(layout: Layout) -> None:
+    """Refuse a model that cannot be averaged.
+
+    Raises:
+        InvalidTensors: no arrays, or one that is not float32.
+    """
+    if not layout.entries or layout.data_bytes == 0:
+        raise InvalidTensors("the model has no values")
+    for entry in layout.entries:
+        if entry.dtype != np.float32:
+            raise InvalidTensors(f"array {entry.name!r} is {entry.dtype}; a model's arrays are float32", array=entry.name)
+
+
+def match(model: Layout, diff: Layout) -> tuple[Run, ...]:
+    """Which values of the diff's flat vector belong where in the model's.
+
+    Raises:
+        ShapeMismatch: names the first array that is missing, unknown, or of another shape or dtype.
+    """
+    expected = {entry.name: entry for entry in model.entries}
+    runs: list[Run] = []
+    for entry in diff.entries:
+        own = expected.pop(entry.name, None)
+        if own is None:
+            raise ShapeMismatch(f"the model has no array {entry.name!r}", array=entry.name)
+        if entry.dtype != own.dtype:
+            raise ShapeMismatch(f"array {entry.name!r} is {entry.dtype}, expected {own.dtype}", array=entry.name)
+        if entry.shape != own.shape:
+            raise ShapeMismatch(
+                f"array {entry.name!r} has shape {list(entry.shape)}, expected {list(own.shape)}", array=entry.name
+            )
+        source, target = entry.begin // VALUE_BYTES, own.begin // VALUE_BYTES
+        count = (entry.end - entry.begin) // VALUE_BYTES
+        last = runs[-1] if runs else None
+        if last and last.source + last.count == source and last.target + last.count == target:
+            runs[-1] = Run(last.source, last.target, last.count + count)
+        elif count:
+            runs.append(Run(source, target, count))
+    if expected:
+        name = next(iter(expected))
+        raise ShapeMismatch(f"array {name!r} is missing", array=name)
+    return tuple(runs)
+
+
+class FiniteNorm:
+    """The L2 norm of a flat vector that comes in blocks, refusing values that are not finite."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._seen = 0
+        self._squares = 0.0
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of what came so far."""
+        return math.sqrt(self._squares)
+
+    def add(self, block: Float32) -> None:
+        """Take in the next values.
+
+        Raises:
+            NonFinite: a value is NaN or infinite; names its array.
+        """
+        # One pass of BLAS tells both; float32 overflows only beyond 1e19, which the slow path below sorts out.
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = float(np.dot(block, block))
+        if not math.isfinite(squares):
+            finite = np.isfinite(block)
+            if not finite.all():
+                name = self._array_at(self._seen + int(np.argmin(finite)))
+                raise NonFinite(f"array {name!r} holds a value that is NaN or infinite", array=name)
+            wide = block.astype(np.float64)
+            squares = float(np.dot(wide, wide))
+        self._squares += squares
+        self._seen += block.size
+
+    def _array_at(self, position: int) -> str:
+        offset = position * VALUE_BYTES
+        return next(e.name for e in self._layout.entries if e.begin <= offset < e.end)

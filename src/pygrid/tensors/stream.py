@@ -1,0 +1,102 @@
+"""The check of a safetensors file of float32 values while its bytes arrive, in pieces of any size; nothing is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pygrid.errors import InvalidTensors, PayloadTooLarge
+from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm
+from pygrid.tensors.safetensors import Layout, header_length, parse_header
+
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a whole, well-formed file is."""
+
+    layout: Layout
+    digest: str
+    """SHA-256 of all its bytes, in hex."""
+    norm: float
+    """L2 norm of all its values."""
+
+
+class StreamCheck:
+    """Takes in the bytes of a file and refuses it as soon as something is wrong.
+
+    Args:
+        max_bytes: of the whole file.
+        on_layout: called once with the layout, before any value is looked at; it raises to refuse, and it must refuse
+            arrays that are not float32.
+    """
+
+    def __init__(self, max_bytes: int, on_layout: Callable[[Layout], None]) -> None:
+        self._max_bytes = max_bytes
+        self._on_layout = on_layout
+        self._hash = hashlib.sha256()
+        self._pending = bytearray()
+        self._layout: Layout | None = None
+        self._norm: FiniteNorm | None = None
+        self._length = 0
+
+    def add(self, data: Bytes) -> None:
+        """Take in the next bytes.
+
+        Raises:
+            PayloadTooLarge, InvalidTensors, NonFinite: the file cannot be accepted. And whatever ``on_layout`` raises.
+        """
+        self._length += len(data)
+        if self._length > self._max_bytes:
+            raise PayloadTooLarge(f"at most {self._max_bytes} bytes are accepted here", max_bytes=self._max_bytes)
+        self._hash.update(data)
+        if self._layout is None or self._pending:
+            self._pending += data
+            if self._layout is None and not self._read_header():
+                return
+            usable = len(self._pending) - len(self._pending) % VALUE_BYTES
+            values, self._pending = self._pending[:usable], self._pending[usable:]
+            self._add_values(values)
+            return
+        usable = len(data) - len(data) % VALUE_BYTES
+        self._add_values(memoryview(data)[:usable])
+        self._pending += memoryview(data)[usable:]
+
+    def finish(self) -> Checked:
+        """What the file is, once all of it was added.
+
+        Raises:
+            InvalidTensors: it ends early.
+        """
+        layout, norm = self._layout, self._norm
+        if layout is None or norm is None or self._length != layout.total_bytes:
+            described = "its header" if layout is None else f"the {layout.total_bytes} bytes that its header describes"
+            raise InvalidTensors(f"the data ends after {self._length} bytes, before the end of {described}")
+        return Checked(layout, self._hash.hexdigest(), norm.norm)
+
+    def _read_header(self) -> bool:
+        if len(self._pending) < 8:
+            return False
+        length = header_length(bytes(self._pending[:8]))
+        if length > self._max_bytes:
+            raise InvalidTensors(f"the header claims {length} bytes, more than the whole may have")
+        if len(self._pending) < length:
+            return False
+        layout = parse_header(bytes(self._pending[:length]))
+        self._on_layout(layout)
+        self._layout, self._norm = layout, FiniteNorm(layout)
+        self._pending = self._pending[length:]
+        return True
+
+    def _add_values(self, data: Bytes) -> None:
+        layout, norm = self._layout, self._norm
+        assert layout is not None
+        assert norm is not None
+        if self._length > layout.total_bytes:
+            raise InvalidTensors(f"the data goes on after the {layout.total_bytes} bytes that its header describes")
+        if data:
+            norm.add(np.frombuffer(data, dtype="<f4"))
