@@ -14,25 +14,34 @@ from pygrid.plans.manifest import DataPort, Graph, Hyper, Manifest, NoisePort, P
 
 if TYPE_CHECKING:
     from pygrid.plans.averaging import AveragingRunner
+    from pygrid.plans.averaging_child import DiffRef, run_averaging_async, run_averaging_in_child
     from pygrid.plans.gate import GateLimits, GateReport, check, check_async, check_in_child
     from pygrid.plans.runner import Gradients, Runner, TrainResult
+    from pygrid.plans.selftest import run_selftest, selftest_inputs, selftest_loss
 
 _LAZY = {
+    "AveragingRunner": "averaging",
+    "DiffRef": "averaging_child",
+    "run_averaging_async": "averaging_child",
+    "run_averaging_in_child": "averaging_child",
     "GateLimits": "gate",
     "GateReport": "gate",
     "check": "gate",
     "check_async": "gate",
     "check_in_child": "gate",
-    "AveragingRunner": "averaging",
     "Gradients": "runner",
     "Runner": "runner",
     "TrainResult": "runner",
+    "run_selftest": "selftest",
+    "selftest_inputs": "selftest",
+    "selftest_loss": "selftest",
 }
 
 __all__ = [
     "MAX_PLAN_BYTES",
     "AveragingRunner",
     "DataPort",
+    "DiffRef",
     "GateLimits",
     "GateReport",
     "Gradients",
@@ -49,6 +58,11 @@ __all__ = [
     "check",
     "check_async",
     "check_in_child",
+    "run_averaging_async",
+    "run_averaging_in_child",
+    "run_selftest",
+    "selftest_inputs",
+    "selftest_loss",
 ]
 
 

@@ -1,0 +1,141 @@
+"""Runs a hosted averaging plan in a child process with hard limits: the plan is a stranger's, the process that hosts it is not.
+
+`run_averaging_in_child` is for the server; run as a module, this file is the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from pygrid.errors import InvalidPlan, PygridError, Unavailable, from_problem
+from pygrid.plans.archive import Plan
+from pygrid.plans.child import EXIT_OUT_OF_MEMORY, ChildLimits, limit_this_process, read_parts, run_child, write_answer
+from pygrid.tensors import Params, decode, encode
+
+CODE = "averaging_failed"
+_MARGIN_BYTES = 8 * 1024 * 1024
+_GOOD, _BAD = b"\x00", b"\x01"
+
+
+@dataclass(frozen=True)
+class DiffRef:
+    """Where the bytes of one diff lie: a safetensors file, or a piece of a larger file."""
+
+    path: str | os.PathLike[str]
+    offset: int = 0
+    length: int | None = None
+    """None: to the end of the file."""
+
+
+class _Work(msgspec.Struct, frozen=True):
+    refs: list[tuple[str, int, int | None]]
+
+
+def run_averaging_in_child(
+    plan_data: bytes,
+    diffs: Sequence[DiffRef],
+    *,
+    memory_bytes: int = 2 * 1024**3,
+    wall_s: float = 60.0,
+    cpu_s: int | None = None,
+) -> Params:
+    """The average that a plan makes of diffs, computed in a child process.
+
+    Args:
+        plan_data: a plan of kind ``averaging`` that has passed the gate.
+        diffs: at least one, each with exactly the plan's arrays. Read by the child, so that the parent holds none.
+        memory_bytes: address space of the child. An iterative plan needs a few models and 500 MB; any other, every diff twice.
+        wall_s: killed after this many seconds.
+        cpu_s: CPU seconds; ``wall_s`` rounded up if None.
+    Raises:
+        InvalidPlan: the plan failed on these diffs, or gave NaN or other arrays than it should (``averaging_failed``).
+        Unavailable: the child ran out of memory or time, or died (``averaging_failed``).
+    """
+    from pygrid.plans.averaging import averaging_spec
+
+    plan = Plan.from_bytes(plan_data)
+    if plan.manifest.kind != "averaging":
+        raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code="plan_kind")
+    spec = averaging_spec(plan.manifest)
+    model_bytes = sum(4 * int(np.prod(shape, dtype=np.int64)) for _, shape in spec.values())
+    work = _Work([(os.path.abspath(ref.path), ref.offset, ref.length) for ref in diffs])
+    limits = ChildLimits(
+        memory_bytes=memory_bytes,
+        cpu_s=cpu_s if cpu_s is not None else int(wall_s) + 1,
+        wall_s=wall_s,
+        max_output_bytes=model_bytes + _MARGIN_BYTES,
+    )
+    answer = run_child(
+        "pygrid.plans.averaging_child", [msgspec.json.encode(work), plan_data], limits=limits, failed=_child_failed
+    )
+    if answer[:1] == _BAD:
+        cause = from_problem(msgspec.json.decode(answer[1:], type=dict))
+        raise InvalidPlan(f"the averaging plan {plan.manifest.name!r} failed: {cause.detail}", code=CODE, cause=cause.code)
+    return _checked(plan, spec, answer)
+
+
+async def run_averaging_async(
+    plan_data: bytes, diffs: Sequence[DiffRef], *, memory_bytes: int = 2 * 1024**3, wall_s: float = 60.0
+) -> Params:
+    """As `run_averaging_in_child`, without blocking the event loop."""
+    return await asyncio.to_thread(run_averaging_in_child, plan_data, diffs, memory_bytes=memory_bytes, wall_s=wall_s)
+
+
+def _checked(plan: Plan, spec: dict[str, tuple[str, tuple[int, ...]]], answer: bytes) -> Params:
+    """The arrays of the answer; the child may be in a stranger's hand, so nothing of it is believed."""
+    from pygrid.plans.runner import check_params
+
+    try:
+        if answer[:1] != _GOOD:
+            raise InvalidPlan("the child's answer has no known form")
+        average, _ = decode(memoryview(answer)[1:])
+        check_params(spec, average)
+    except PygridError as error:
+        raise InvalidPlan(
+            f"the averaging plan {plan.manifest.name!r} gave a wrong result: {error.detail}", code=CODE
+        ) from error
+    for name, array in average.items():
+        if not np.isfinite(array).all():
+            raise InvalidPlan(f"the averaging plan {plan.manifest.name!r} gave NaN or infinity in array {name!r}", code=CODE)
+    return {name: np.array(average[name]) for name in spec}
+
+
+def _child_failed(why: str) -> PygridError:
+    return Unavailable(f"the averaging plan could not be run within the limits: {why}", code=CODE)
+
+
+def _read_diffs(work: _Work) -> Iterator[Params]:
+    for path, offset, length in work.refs:
+        with Path(path).open("rb") as file:
+            file.seek(offset)
+            yield decode(file.read() if length is None else file.read(length))[0]
+
+
+def main() -> None:
+    limit_this_process(sys.argv[1:])
+    from pygrid.plans.averaging import AveragingRunner
+
+    raw_work, plan_data = read_parts()
+    work = msgspec.json.decode(raw_work, type=_Work)
+    try:
+        average = AveragingRunner(Plan.from_bytes(plan_data)).average(_read_diffs(work))
+    except MemoryError:
+        sys.exit(EXIT_OUT_OF_MEMORY)
+    except PygridError as error:
+        if error.code == "out_of_memory":
+            sys.exit(EXIT_OUT_OF_MEMORY)
+        write_answer(_BAD + msgspec.json.encode(error.to_problem()))
+    else:
+        write_answer(_GOOD + encode(average))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What a plan does, in words and numbers, for the person who decides whether it may touch their data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from pygrid.plans.archive import Plan
+from pygrid.plans.gate import GateReport
+from pygrid.plans.manifest import Manifest
+from pygrid.plans.operators import OPERATORS
+
+
+class Column(msgspec.Struct, frozen=True):
+    """Something that the plan asks for: a data column, noise, or a hyperparameter."""
+
+    name: str
+    what: str
+    meaning: str
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What one graph costs."""
+
+    num_nodes: int
+    flops_fixed: int
+    flops_per_example: int
+    peak_bytes: int
+    """At the largest batch."""
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A plan, described. The author's words are the author's claim; everything else was worked out from the graphs."""
+
+    plan_id: str
+    name: str
+    description: str
+    author: str
+    summary: str
+    size_bytes: int
+    model: dict[str, tuple[str, tuple[int, ...]]]
+    num_parameters: int
+    inputs: tuple[Column, ...]
+    hyper: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    """What leaves the place where the plan runs."""
+    bytes_out: int
+    """Size of the outputs of one run, apart from a few numbers of metrics."""
+    bytes_in_per_example: int
+    operators: dict[str, tuple[int, str]]
+    """Operator -> how often in all graphs, and what it is."""
+    costs: dict[str, Cost]
+    max_batch_size: int
+    per_example_independent: bool
+    independence_reason: str
+    source: str
+
+
+def describe(plan: Plan, report: GateReport) -> Description:
+    """Describe a plan that passed the gate.
+
+    Args:
+        report: of this very plan.
+    """
+    manifest = plan.manifest
+    counts: dict[str, int] = {}
+    for graph in report.graphs.values():
+        for name, count in graph.operators.items():
+            counts[name] = counts.get(name, 0) + count
+    return Description(
+        plan_id=plan.id,
+        name=manifest.name,
+        description=manifest.description,
+        author=manifest.author,
+        summary=_summary(manifest, report),
+        size_bytes=len(plan.data),
+        model={name: (array.dtype, array.shape) for name, array in report.model_spec.items()},
+        num_parameters=sum(math.prod(array.shape) for array in report.model_spec.values()),
+        inputs=_inputs(manifest),
+        hyper=tuple(
+            Column(name, f"{hyper.default:g}, may be {hyper.min:g} to {hyper.max:g}", "")
+            for name, hyper in manifest.hyper.items()
+        ),
+        outputs=_outputs(manifest, report),
+        bytes_out=report.model_bytes,
+        bytes_in_per_example=sum(_item_bytes(port.dtype) * math.prod(port.shape) for port in manifest.data.values()),
+        operators={name: (counts[name], OPERATORS[name].summary) for name in sorted(counts, key=lambda n: (-counts[n], n))},
+        costs={
+            name: Cost(graph.num_nodes, graph.flops_fixed, graph.flops_per_example, graph.peak_bytes)
+            for name, graph in report.graphs.items()
+        },
+        max_batch_size=manifest.max_batch_size,
+        per_example_independent=report.per_example_independent,
+        independence_reason=report.independence_reason,
+        source=plan.source,
+    )
+
+
+def human_bytes(size: int) -> str:
+    """A number of bytes in the unit that suits it (powers of 1000)."""
+    return _human(size, ("bytes", "kB", "MB", "GB", "TB"))
+
+
+def human_count(number: int) -> str:
+    """A number in thousands, millions or billions."""
+    return _human(number, ("", "thousand", "million", "billion", "trillion"))
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a terminal obeys some of them, and this text is a stranger's."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _human(number: int, units: tuple[str, ...]) -> str:
+    value, index = float(number), 0
+    while value >= 1000 and index < len(units) - 1:
+        value, index = value / 1000, index + 1
+    digits = f"{number}" if index == 0 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{digits} {units[index]}".strip()
+
+
+def _item_bytes(dtype: str) -> int:
+    return {"float32": 4, "int32": 4, "int64": 8, "bool": 1}[dtype]
+
+
+def _shape(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype} {' x '.join(map(str, shape))}" if shape else f"{dtype} number"
+
+
+def _summary(manifest: Manifest, report: GateReport) -> str:
+    elements = sum(math.prod(array.shape) for array in report.model_spec.values())
+    size = f"{human_count(elements)} parameters in {len(report.model_spec)} arrays, {human_bytes(report.model_bytes)}"
+    if manifest.kind == "averaging":
+        how = "one diff after the other" if manifest.iterative else "all diffs at once"
+        return f"Averages the diffs of a model of {size}, {how}. It runs on the server and sees no data."
+    uses = []
+    if "train" in manifest.graphs:
+        uses.append(f"trains with {manifest.optimizer}" if manifest.optimizer else "trains")
+    if "grads" in manifest.graphs:
+        uses.append("gives gradients for private jobs" if report.per_example_independent else "gives gradients")
+    if "eval" in manifest.graphs:
+        uses.append("evaluates")
+    return f"For a model of {size}: {', '.join(uses)}."
+
+
+def _inputs(manifest: Manifest) -> tuple[Column, ...]:
+    columns = [Column(name, _shape(port.dtype, port.shape), port.meaning) for name, port in manifest.data.items()]
+    columns += [
+        Column(name, _shape("float32", port.shape), "seeded random numbers in 0..1, made by the runner")
+        for name, port in manifest.noise.items()
+    ]
+    return tuple(columns)
+
+
+def _outputs(manifest: Manifest, report: GateReport) -> tuple[Column, ...]:
+    size = human_bytes(report.model_bytes)
+    rows: list[Column] = []
+    if manifest.kind == "averaging":
+        return (Column("average", size, "one array for each of the model"),)
+    if "train" in manifest.graphs:
+        rows.append(Column("trained model, or its diff", size, "after all updates of a run"))
+    if "grads" in manifest.graphs:
+        rows.append(Column("gradients", size, "in a private job clipped, summed and noised before they leave"))
+    for name, how in manifest.metrics.items():
+        rows.append(Column(f"metric {name}", "float32 number", "mean over examples" if how == "mean" else "sum over batches"))
+    return tuple(rows)
+
+
+def to_json(description: Description) -> dict[str, Any]:
+    """The description as plain values."""
+    plain: dict[str, Any] = msgspec.to_builtins(description)
+    return plain

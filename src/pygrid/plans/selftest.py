@@ -1,0 +1,113 @@
+"""Lets every runtime test itself: one training step on inputs that a formula gives, and the loss that must come out.
+
+The inputs are made so that a few lines of any language make them too. Sort the names of the graph's inputs by code point; let s
+be a port's position in that list, from 0, and k the index of an element in row-major order, from 0. With
+
+    u(k) = ((k + 1) * (7919 + 2 s) mod 65521) / 65521        a number in [0, 1), computed in float64
+
+an element is, rounded to the port's dtype:
+
+    params/      (u - 0.5) / 5
+    buffers/     0.5 + u                                     so that variances are positive
+    state/       0
+    hyper/       the default
+    noise/       u
+    data/        float32: u      bool: u >= 0.5      integers: floor(u * num_classes), without classes floor(u * 2)
+
+The graph is ``train`` if the plan has it, else ``grads``; the result is its ``metrics/loss``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidPlan, Unavailable
+from pygrid.plans.archive import Plan
+from pygrid.plans.manifest import Manifest, Port
+from pygrid.plans.sessions import Session
+
+_MODULUS = 65_521
+_FACTOR = 7_919
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a self-test found."""
+
+    loss: float
+    expected: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the loss is within the tolerance, relative to the expected one where that is above 1."""
+        return abs(self.loss - self.expected) <= self.tolerance * max(1.0, abs(self.expected))
+
+
+def selftest_graph(manifest: Manifest) -> str:
+    """The graph that the self-test runs."""
+    return "train" if "train" in manifest.graphs else "grads"
+
+
+def selftest_inputs(manifest: Manifest, batch_size: int) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of the self-test, by port name."""
+    ports = manifest.graphs[selftest_graph(manifest)].inputs
+    names = sorted(port.name for port in ports)
+    return {port.name: _array(manifest, port, names.index(port.name), batch_size) for port in ports}
+
+
+def selftest_loss(plan: Plan, batch_size: int, *, num_threads: int = 1) -> float:
+    """The loss that this machine computes for a batch of the self-test.
+
+    Raises:
+        InvalidPlan: the plan is of kind averaging, or failed while it ran.
+    """
+    if plan.manifest.kind != "training":
+        raise InvalidPlan("an averaging plan has no self-test", code="plan_kind")
+    graph = selftest_graph(plan.manifest)
+    session = Session(plan.graph(graph), name=graph, num_threads=num_threads)
+    return float(session.run(["metrics/loss"], selftest_inputs(plan.manifest, batch_size))[0])
+
+
+def run_selftest(plan: Plan, *, num_threads: int = 1) -> SelfTest | None:
+    """Run the plan's test vector on this machine; None if the plan has none.
+
+    Raises:
+        Unavailable: this runtime computes another loss (``selftest_failed``); what it trains would be wrong.
+    """
+    vector = plan.manifest.test_vector
+    if vector is None:
+        return None
+    loss = selftest_loss(plan, vector.batch_size, num_threads=num_threads)
+    result = SelfTest(loss, vector.loss, vector.tolerance)
+    if not result.passed:
+        raise Unavailable(
+            f"plan {plan.manifest.name!r} does not compute the same here as where it was made: its test gives a loss of "
+            f"{loss:.6g}, {vector.loss:.6g} is expected. The runtime on this machine can't be used for it",
+            code="selftest_failed",
+        )
+    return result
+
+
+def _array(manifest: Manifest, port: Port, position: int, batch_size: int) -> npt.NDArray[Any]:
+    kind, _, bare = port.name.partition("/")
+    shape = tuple(batch_size if isinstance(size, str) else size for size in port.shape)
+    if kind == "state":
+        return np.zeros(shape, port.dtype)
+    if kind == "hyper":
+        return np.full(shape, manifest.hyper[bare].default, np.float32)
+    k = np.arange(np.prod(shape, dtype=np.int64), dtype=np.int64)
+    u = ((k + 1) * (_FACTOR + 2 * position) % _MODULUS / _MODULUS).reshape(shape)
+    if kind == "params":
+        u = (u - 0.5) / 5
+    elif kind == "buffers":
+        u = 0.5 + u
+    elif port.dtype == "bool":
+        return u >= 0.5
+    elif port.dtype.startswith("int"):
+        u = np.floor(u * (manifest.data[bare].num_classes or 2))
+    return u.astype(port.dtype)
