@@ -1,4 +1,4 @@
-"""The decorators of authors: `plan`, `train_step` and `averaging_plan`. What they return is built for a model with ``build``."""
+"""The decorators of authors: `plan`, `train_step` and `averaging_plan`; what they return has a ``build``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What is different when an author's code runs to be traced.
 
-While an `Interception` is active, functions of torch that can't be traced as they are give way to equal ones that can (attention,
-batch norm, recurrent layers), dropout takes its noise from an input of the plan, and what can never be part of a plan (random
-numbers, decisions on data) is refused with the line where it stands.
+While an `Interception` is active, functions of torch that can't be traced as they are give way to equal ones that can
+(attention, batch norm, recurrent layers), dropout takes its noise from an input of the plan, and what can never be part of a
+plan (random numbers, decisions on data) is refused with the line where it stands.
 """
 
 from __future__ import annotations
@@ -62,11 +62,16 @@ _REPLACED: dict[Any, Callable[..., Any]] = {}
 _NOISY: dict[Any, Callable[..., Any]] = {}
 
 
-class Interception(TorchFunctionMode):
+class Interception(TorchFunctionMode):  # type: ignore[misc]
     """The mode in which an author's code runs; a context manager."""
 
     def __init__(self, noise: Noise | None, *, tracing: bool) -> None:
-        """Take dropout noise from ``noise`` (None: dropout is off); with ``tracing`` off (eager reference) everything else stays as torch has it."""
+        """Begin.
+
+        Args:
+            noise: where dropout takes its noise from; None turns dropout off.
+            tracing: off for the eager reference, in which all else stays as torch has it.
+        """
         super().__init__()
         self.noise = noise
         self.tracing = tracing
@@ -106,7 +111,7 @@ class Interception(TorchFunctionMode):
 
         Such functions ask first whether a mode is active and would call back here for ever; the copy is told that none is.
         """
-        if not isinstance(func, types.FunctionType) or func.__module__ != F.__name__:
+        if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(F):
             return None
         if func not in self._copies:
             blind = dict.fromkeys(

@@ -20,6 +20,10 @@ from pygrid.errors import AuthoringError
 _PYGRID = str(Path(__file__).parents[2])
 _TORCH = str(Path(torch.__file__).parent)
 _LIBRARIES = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), _TORCH, _PYGRID})
+_SIZE_ARITHMETIC = tuple(
+    str(Path(_TORCH, *part)) for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
+)
+"""Files of torch that evaluate a comparison for whoever wrote it."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
@@ -48,6 +52,17 @@ def current_place() -> Place | None:
             return Place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def decided_by_torch() -> bool:
+    """Whether the comparison of sizes that is evaluated now stands in torch, and not in code that calls it."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_PYGRID, *_SIZE_ARITHMETIC)):
+            return file.startswith(_TORCH)
+        frame = frame.f_back  # type: ignore[assignment]
+    return True
 
 
 def place_of_error(error: BaseException) -> Place | None:

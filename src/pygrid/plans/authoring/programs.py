@@ -1,7 +1,7 @@
 """From an author's function and model to the programs that become the graphs of a plan.
 
-A program is a plain function on arrays by port name (`tracing.Program`). The same function runs on fakes to be traced and on real
-arrays as the reference that the finished graph is compared with.
+A program is a plain function on arrays by port name (`tracing.Program`). The same function runs on fakes to be traced and on
+real arrays as the reference that the finished graph is compared with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Subject:
     """A private copy of an author's model, split into what a plan takes as input and what is built in.
 
     Trainable parameters are ``params/``; floating-point buffers and frozen parameters are ``buffers/``; integer buffers and
-    buffers that a checkpoint does not hold are constants of the plan. A shared (tied) parameter counts once, under its first name.
+    buffers that a checkpoint does not hold are constants of the plan. A shared (tied) parameter counts once, under its first
+    name.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -67,7 +68,7 @@ class Subject:
         return {k: np.array(v.numpy(), dtype=np.float32) for k, v in {**self.params, **self.buffers}.items()}
 
     def call(self, function: Callable[..., Any], arrays: Arrays, args: tuple[Any, ...], *, training: bool) -> Any:
-        """``function(model, *args)`` with these arrays as the model's; ``arrays`` receives what the function does to buffers."""
+        """``function(model, *args)`` with these arrays as the model's; ``arrays`` receives what it does to buffers."""
         self.model.train(training)
         constants = {k: v.clone() for k, v in self.constants.items()}
         prefixed = {f"model.{k}": v for k, v in {**arrays, **constants}.items()}
@@ -76,7 +77,7 @@ class Subject:
         return result
 
 
-class _Call(torch.nn.Module):
+class _Call(torch.nn.Module):  # type: ignore[misc]
     def __init__(self, model: torch.nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model

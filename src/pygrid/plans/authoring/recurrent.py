@@ -33,7 +33,8 @@ class Call:
 
     @property
     def length(self) -> int:
-        return self.x.shape[1 if self.batch_first else 0]
+        length: int = self.x.shape[1 if self.batch_first else 0]
+        return length
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         size = 4 if self.has_biases else 2

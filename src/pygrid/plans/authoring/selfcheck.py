@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ Feed = dict[str, npt.NDArray[np.generic]]
 class Feeder:
     """Random but repeatable inputs for the ports of a graph."""
 
-    def __init__(self, data: Mapping[str, DataPort], hyper: Mapping[str, Hyper], initial: Params, symbol: str) -> None:
+    def __init__(self, data: dict[str, DataPort], hyper: dict[str, Hyper], initial: Params, symbol: str) -> None:
         self.data = data
         self.hyper = hyper
         self.initial = initial
@@ -135,7 +135,7 @@ def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: n
 def is_per_example_independent(grads: Emitted, feeder: Feeder) -> bool:
     """Whether the gradient of a batch is the mean (or the sum) of the gradients of its examples, each taken alone.
 
-    It is not, where examples of a batch influence each other: batch norm, contrastive losses, weights normalised over the batch.
+    It is not, where examples of a batch influence each other: batch norm, contrastive losses, weights normalised over it.
     """
     if grads.batch_norm:
         return False

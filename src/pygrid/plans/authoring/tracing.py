@@ -1,9 +1,9 @@
 """Records an author's program as a graph of ATen operators, for any batch size.
 
-The recipe: the batch size is one symbol and every other size a number; all arrays are fakes without content; the program runs once
-under ``make_fx``, gradients by ``torch.autograd.grad`` included; a second pass turns operators that work in place into ones that do
-not. What the program assumed of the batch size is kept by the symbol's environment and read afterwards: an assumption that is not
-true of every batch size is an error, with the line that made it.
+The recipe: the batch size is one symbol and every other size a number; all arrays are fakes without content; the program runs
+once under ``make_fx``, gradients by ``torch.autograd.grad`` included; a second pass turns operators that work in place into
+ones that do not. What the program assumed of the batch size is kept by the symbol's environment and read afterwards: an
+assumption that is not true of every batch size is an error, with the line that made it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch._decomp import _core_aten_decompositions_post_autograd
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
-from torch.func import functionalize
 
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering
-from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, place_of_error
+from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.manifest import Port
 
 BATCH_HINT = 7
@@ -65,19 +65,19 @@ class Trace:
     batch_norm: bool
 
 
-class _WatchedSizes(ShapeEnv):
+class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
     """Remembers which line of the author's made each assumption about the batch size."""
 
     def __init__(self) -> None:
         super().__init__(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
-        self.assumed: list[tuple[Any, Place | None]] = []
+        self.assumed: list[tuple[Any, Place | None, bool]] = []
 
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
         before = len(self.guards)
         result = super().evaluate_expr(*args, **kwargs)
         if len(self.guards) > before:
-            place = current_place()
-            self.assumed.extend((guard.expr, place) for guard in self.guards[before:])
+            assumption = (current_place(), decided_by_torch())
+            self.assumed.extend((guard.expr, *assumption) for guard in self.guards[before:])
         return result
 
 
@@ -181,14 +181,20 @@ def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor])
 
 
 def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
-    """Refuse a program that took the example's batch size, or a range of sizes, for granted."""
-    for assumption, place in sizes.assumed:
+    """Refuse a program that took the example's batch size, or a range of sizes, for granted.
+
+    Torch itself compares sizes to choose the faster of two equal ways; that does not matter here, as its kernels are not used.
+    """
+    for assumption, place, by_torch in sizes.assumed:
         if assumption.free_symbols != {symbol}:
             continue
         if isinstance(assumption, sympy.Eq):
-            reason = f"this fixes the batch size to {BATCH_HINT}; keep the operations on whole batches (x.mean(0), not a loop over x)"
+            reason = (
+                f"this fixes the batch size to {BATCH_HINT}, the size of the example; "
+                "work on whole batches (x.sum(0), not a loop over x)"
+            )
             raise authoring_error(reason, place, code="plan_batch_baked")
-        if not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):
+        if not by_torch and not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):
             reason = f"this depends on the batch size ({assumption}); a plan does the same at every batch size"
             raise authoring_error(reason, place, code="plan_batch_baked")
 

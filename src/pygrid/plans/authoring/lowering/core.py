@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sympy
@@ -34,13 +34,14 @@ _DTYPES: dict[torch.dtype, DType] = {
 
 Lowered = Value | tuple[Value | None, ...] | None
 Lowering = Callable[..., Lowered]
+AnyLowering = TypeVar("AnyLowering", bound=Lowering)
 REGISTRY: dict[str, Lowering] = {}
 
 
-def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
     """Register a lowering function for operators, by overload (``mm.default``) or for all overloads (``mm``)."""
 
-    def register(function: Lowering) -> Lowering:
+    def register(function: AnyLowering) -> AnyLowering:
         for name in names:
             assert name not in REGISTRY, name
             REGISTRY[name] = function
@@ -90,7 +91,7 @@ class Context:
 
     def _meta(self) -> torch.Tensor:
         meta = self.node.meta["val"]
-        return meta[0] if isinstance(meta, tuple | list) else meta  # type: ignore[no-any-return]
+        return meta[0] if isinstance(meta, tuple | list) else meta
 
     def op(
         self, name: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attrs: Any
@@ -268,7 +269,7 @@ class Interpreter:
 
     def _fold(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs.pop("pin_memory", None)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)
 
     def _resolve(self, arg: Any) -> Any:
         """An argument with nodes replaced by what they gave: `Value`, folded tensor, number or expression."""

@@ -49,6 +49,10 @@ def ceil(c: Context, x: Value) -> Value:
 
 @lowers("rsqrt.default")
 def rsqrt(c: Context, x: Value) -> Value:
+    return inverse_root(c, x)
+
+
+def inverse_root(c: Context, x: Value) -> Value:
     return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
 
 
@@ -185,7 +189,7 @@ def power(c: Context, base: Any, exponent: Any) -> Value:
     if is_number(exponent, -1):
         return c.elementwise("Reciprocal", [base], "float32")
     if is_number(exponent, -0.5):
-        return rsqrt(c, base)  # type: ignore[return-value]
+        return inverse_root(c, base)
     return c.binary("Pow", base, exponent)
 
 

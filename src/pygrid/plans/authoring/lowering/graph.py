@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,9 @@ from pygrid.plans.manifest import DType, Port
 OPSET = 20
 IR_VERSION = 10
 
-Dim = int | sympy.Expr
-"""A size: a number, or an expression in the batch symbol."""
-Dims = tuple[Dim, ...]
+Dim: TypeAlias = int | Any
+"""A size: a number, or a sympy expression in the batch symbol."""
+Dims: TypeAlias = tuple[Dim, ...]
 Array = npt.NDArray[np.generic]
 
 _ONNX_DTYPES: dict[DType, int] = {
@@ -69,7 +69,7 @@ def as_dim(size: Any) -> Dim:
         return expr
     if isinstance(expr, sympy.Integer):
         return int(expr)
-    return expr  # type: ignore[no-any-return]
+    return expr
 
 
 def as_dims(sizes: Sequence[Any]) -> Dims:
@@ -170,7 +170,7 @@ class Graph:
     def node(
         self, op: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attributes: Any
     ) -> Value:
-        """The single output of an operator; ``dtype`` defaults to that of the first input. Attributes that are None are left out."""
+        """The single output of an operator, by default of the first input's dtype; attributes that are None are left out."""
         return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
 
     def multi(

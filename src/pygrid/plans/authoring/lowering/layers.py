@@ -8,6 +8,7 @@ from typing import Any
 
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
+from pygrid.plans.authoring.lowering.elementwise import inverse_root
 from pygrid.plans.authoring.lowering.graph import Dim, Value
 from pygrid.plans.authoring.lowering.shapes import pad, variance
 
@@ -267,7 +268,7 @@ def adaptive_avg_pool(c: Context, x: Value, sizes: Sequence[int]) -> Value:
 def adaptive_avg_pool_backward(c: Context, grad: Value, x: Value) -> Value:
     sizes = [int(size) for size in grad.shape[2:]]
     kernel = _adaptive_kernel(x, sizes)
-    return avg_pool_backward(c, grad, x, kernel, kernel, [0], False, True, None)  # type: ignore[return-value]
+    return avg_pool_backward(c, grad, x, kernel, kernel, [0], False, True, None)
 
 
 def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
@@ -289,13 +290,9 @@ def layer_norm(
 ) -> tuple[Value, Value, Value]:
     axes = list(range(x.rank - len(sizes), x.rank))
     spread, average = variance(c, x, axes, 0, True)
-    scale = _rsqrt(c, c.binary("Add", spread, eps, "float32"))
+    scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
     normal = c.binary("Mul", c.binary("Sub", x, average, "float32"), scale, "float32")
     return _affine(c, normal, weight, bias), average, scale
-
-
-def _rsqrt(c: Context, x: Value) -> Value:
-    return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
 
 
 def _affine(c: Context, x: Value, weight: Value | None, bias: Value | None) -> Value:
@@ -320,7 +317,7 @@ def group_norm(
 ) -> tuple[Value, Value, Value]:
     rows = c.reshape(x, (batch, groups, numel([channels // groups, places])))
     spread, average = variance(c, rows, [2], 0, True)
-    scale = _rsqrt(c, c.binary("Add", spread, eps, "float32"))
+    scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
     normal = c.reshape(c.binary("Mul", c.binary("Sub", rows, average, "float32"), scale, "float32"), x.shape)
     per_channel = (channels, *([1] * (x.rank - 2)))
     weight = None if weight is None else c.reshape(weight, per_channel)

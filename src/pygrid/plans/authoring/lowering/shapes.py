@@ -54,7 +54,7 @@ def _position(size: Dim, position: Any) -> int:
         raise AuthoringError("a slice bound depends on the batch size; slice other axes than the batch", code="plan_shape")
     if isinstance(size, int):
         position = position + size if position < 0 else position
-        return max(0, min(position, size))
+        return int(max(0, min(position, size)))
     return position
 
 
@@ -105,7 +105,7 @@ def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
     if not isinstance(length, int):
         raise AuthoringError("the batch can't be split; keep the operations on whole batches", code="plan_batch_baked")
     sizes = [min(size, length - start) for start in range(0, length, size)]
-    return split_with_sizes(c, x, sizes, axis)  # type: ignore[return-value]
+    return split_with_sizes(c, x, sizes, axis)
 
 
 @lowers("cat")
