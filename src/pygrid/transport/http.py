@@ -1,13 +1,17 @@
-"""HTTP/1.1 with a pool of connections."""
+"""HTTP/1.1 with a pool of connections.
+
+On httpcore, the engine below httpx: httpx itself imports a command line with it, 100 ms and 8 MB that a device can do without.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
-import httpx
+import httpcore
 
 from pygrid.errors import InvalidInput
 from pygrid.transport.base import Request, Response, connection_failed, connection_lost
@@ -15,6 +19,7 @@ from pygrid.transport.base import Request, Response, connection_failed, connecti
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
 _MAX_CONNECTIONS = 20
+_KEEP_ALIVE_S = 30.0
 
 
 def check_url(url: str) -> str:
@@ -38,64 +43,109 @@ def check_url(url: str) -> str:
 class HttpTransport:
     """A `Transport` over HTTP. Redirects are not followed: a token must not wander to another host.
 
+    A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
+
     ``ssl_context``: for a Domain whose certificate is not signed by a public authority.
     """
 
     def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._url = check_url(url)
-        if ssl_context is None and not self._url.startswith("https:"):
-            # Never used, but httpx would load the 130 or so public authorities at once: 30 ms and a few MB on a device.
-            ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._client = httpx.Client(
-            verify=ssl_context if ssl_context is not None else True,
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
-            headers={"User-Agent": "pygrid", "Accept-Encoding": "identity"},
-        )
+        parts = urlsplit(self._url)
+        self._base_path = parts.path
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._host = parts.netloc
+        self._pool = _pool(parts, ssl_context)
 
     @property
     def url(self) -> str:
         return self._url
 
     def send(self, request: Request) -> Response:
-        headers = dict(request.headers)
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        headers = {"Host": self._host, "User-Agent": "pygrid", "Accept-Encoding": "identity", **request.headers}
         if request.body is not None:
             headers["Content-Length"] = str(request.body.num_bytes)
-        timeout = httpx.Timeout(request.timeout_s, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S)
-        outgoing = self._client.build_request(
+        timeout = {
+            "connect": CONNECT_TIMEOUT_S,
+            "pool": CONNECT_TIMEOUT_S,
+            "write": WRITE_TIMEOUT_S,
+            "read": request.timeout_s,
+        }
+        outgoing = httpcore.Request(
             request.method,
-            self._url + request.path,
-            params=dict(request.query),
-            headers=headers,
+            f"{self._origin}{self._base_path}{request.path}{query}",
+            headers=list(headers.items()),
             content=iter(request.body) if request.body is not None else None,  # type: ignore[arg-type]  # memoryviews do
-            timeout=timeout,
+            extensions={"timeout": timeout},
         )
         try:
-            answer = self._client.send(outgoing, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            answer = self._pool.handle_request(outgoing)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
             raise connection_failed(self._url, _reason(error)) from error
-        except httpx.TransportError as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise connection_lost(self._url, _reason(error)) from error
-        return Response(answer.status_code, dict(answer.headers), self._chunks(answer), answer.close)
+        arrived = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+        return Response(answer.status, arrived, self._chunks(answer), answer.close)
 
-    def _chunks(self, answer: httpx.Response) -> Iterator[bytes]:
+    def _chunks(self, answer: httpcore.Response) -> Iterator[bytes]:
         try:
-            yield from answer.iter_raw()
-        except httpx.TransportError as error:
+            yield from answer.iter_stream()
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise connection_lost(self._url, _reason(error)) from error
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
 
 
-_REASONS: tuple[tuple[type[httpx.TransportError], str], ...] = (
-    (httpx.ConnectTimeout, f"no answer within {CONNECT_TIMEOUT_S:.0f} s"),
-    (httpx.PoolTimeout, f"all {_MAX_CONNECTIONS} connections are busy"),
-    (httpx.ReadTimeout, "the server was silent for too long"),
-    (httpx.WriteTimeout, f"the server took no data for {WRITE_TIMEOUT_S:.0f} s"),
+def _pool(parts: SplitResult, ssl_context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
+    if ssl_context is None and parts.scheme == "http":
+        # Never used, but httpcore would load all public authorities at once: 30 ms and a few MB on a device.
+        ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpcore.ConnectionPool(
+        ssl_context=ssl_context or httpcore.default_ssl_context(),
+        proxy=_find_proxy(parts),
+        max_connections=_MAX_CONNECTIONS,
+        max_keepalive_connections=_MAX_CONNECTIONS,
+        keepalive_expiry=_KEEP_ALIVE_S,
+    )
+
+
+def _find_proxy(parts: SplitResult) -> httpcore.Proxy | None:
+    """The proxy that the environment names for this address.
+
+    Raises:
+        InvalidInput: it is not an HTTP proxy.
+    """
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # 15 ms, where it is needed
+
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    there = urlsplit(proxy)
+    if there.scheme not in ("http", "https"):
+        raise InvalidInput(
+            f"the environment names a proxy for {parts.scheme}://{parts.hostname} that is not an HTTP proxy; name one "
+            "that is, or the host in NO_PROXY",
+            code="proxy_unsupported",
+        )
+    auth = (there.username, there.password or "") if there.username else None
+    return httpcore.Proxy(f"{there.scheme}://{there.netloc.rpartition('@')[2]}", auth=auth)
+
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (httpcore.ConnectTimeout, f"no answer within {CONNECT_TIMEOUT_S:.0f} s"),
+    (httpcore.PoolTimeout, f"all {_MAX_CONNECTIONS} connections are busy"),
+    (httpcore.ReadTimeout, "the server was silent for too long"),
+    (httpcore.WriteTimeout, f"the server took no data for {WRITE_TIMEOUT_S:.0f} s"),
 )
 
 
-def _reason(error: httpx.TransportError) -> str:
+def _reason(error: Exception) -> str:
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words

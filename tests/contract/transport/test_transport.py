@@ -305,3 +305,30 @@ def test_what_is_not_the_address_of_a_domain_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         HttpTransport(url)
     assert caught.value.code == "invalid_url"
+
+
+def test_a_proxy_of_the_environment_is_used_unless_excepted(monkeypatch: pytest.MonkeyPatch, app: TinyApp) -> None:
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        asked.append(connection.recv(1000))
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        connection.close()
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{listener.getsockname()[1]}")
+        with Api(HttpTransport("http://domain.example:5000")) as api:
+            assert api.get("/healthz", dict) == {}
+        thread.join()
+    assert asked[0].startswith(b"GET http://domain.example:5000/healthz HTTP/1.1\r\n")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served(app) as url, Api(HttpTransport(url)) as api, pytest.raises(Gone):
+        api.get("/gone", dict)
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(InvalidInput, match="NO_PROXY"):
+        HttpTransport("http://domain.example")
