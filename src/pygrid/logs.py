@@ -12,7 +12,10 @@ import structlog
 def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "text", *, access: bool = True) -> None:
     """Send every record of this process to standard error: one line each, as text or as a JSON object.
 
-    ``access``: also one line for each request; without it only for those that fail (5xx). Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
+    Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
+
+    Args:
+        access: write one line for each request; otherwise only for those that failed (5xx).
     """
     renderer: structlog.typing.Processor
     before: list[structlog.typing.Processor] = []

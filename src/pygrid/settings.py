@@ -138,7 +138,7 @@ def make_data_dir(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidConfig(
-            f"the data folder {path} cannot be made: {error.strerror}; set PYGRID_DATA_DIR (--data-dir) to a place you may write",
+            f"the data folder {path} cannot be made: {error.strerror}; choose another (--data-dir)",
             code="invalid_data_dir",
         ) from error
 
