@@ -12,10 +12,11 @@ import msgspec
 from pygrid.client.credentials import choose_url, find_token
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
 from pygrid.client.process import Process
-from pygrid.errors import NotFound, Unauthenticated
+from pygrid.client.session import SessionApi
+from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.processes import HostRequest, ProcessInfo
-from pygrid.transport import Api, HttpTransport, Transport
+from pygrid.transport import HttpTransport, Transport
 
 
 class _Processes(msgspec.Struct):
@@ -28,21 +29,22 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
     Args:
         url: its address; None: ``PYGRID_URL``, else the one that ``pygrid login`` was used with last.
         token: of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` keeps for that address.
-        transport: in place of HTTP to ``url``.
+        transport: in place of HTTP to ``url``; it stays the caller's to close.
     Raises:
         InvalidInput: no address is known, or it is not one.
     """
     if transport is not None:
         return DomainClient(transport, token=token)
     chosen = HttpTransport(choose_url(url))
-    return DomainClient(chosen, token=token or find_token(chosen.url))
+    return DomainClient(chosen, token=token or find_token(chosen.url), owns_transport=True)
 
 
 class DomainClient:
     """Log in, host processes, find them again. `connect` gives one."""
 
-    def __init__(self, transport: Transport, *, token: str | None = None) -> None:
-        self._api = Api(transport, token=token)
+    def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
+        self._owns_transport = owns_transport
+        self._api = SessionApi(transport, token=token)
 
     @property
     def url(self) -> str:
@@ -77,7 +79,6 @@ class DomainClient:
 
     def logout(self) -> None:
         """End the session at the Domain; its token is good for nothing any more."""
-        self._require_session("log out")
         self._api.post("/users/logout", dict, idempotent=True)
         self._api.token = None
 
@@ -109,14 +110,12 @@ class DomainClient:
         by_name = plans if isinstance(plans, Mapping) else {USUAL_PLAN: plans}
         request = HostRequest({**(client_config or {}), "name": name, "version": version}, dict(server_config or {}))
         form = hosting_form(request, model, by_name, averaging_plan)
-        self._require_session("host a model")
         headers = {"Content-Type": form.media_type}
         info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, idempotent=False)
         return Process(self._api, info)
 
     def processes(self, name: str | None = None, version: str | None = None) -> list[ProcessInfo]:
         """The processes on the Domain, newest first; only those of a name and version, if given."""
-        self._require_session("see processes")
         query = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
         return self._api.get("/model-centric/processes", _Processes, query=query).processes
 
@@ -134,16 +133,10 @@ class DomainClient:
             raise NotFound(f"{self.url} has no process {which}; {there}", code="process_not_found")
         return Process(self._api, found[0])
 
-    def _require_session(self, purpose: str) -> None:
-        if self._api.token is None:
-            raise Unauthenticated(
-                f"log in to {purpose}: connect(url).login(email, password), or on the command line: pygrid login {self.url}",
-                code="not_logged_in",
-            )
-
     def close(self) -> None:
         """Close the connections. The session goes on."""
-        self._api.close()
+        if self._owns_transport:
+            self._api.close()
 
     def __enter__(self) -> Self:
         return self

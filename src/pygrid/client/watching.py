@@ -87,7 +87,7 @@ def describe(cycle: CycleInfo) -> str:
     parts = [
         f"{cycle.num_reports} reports of {cycle.num_assigned} devices",
         f"{cycle.num_examples:,} examples",
-        f"{cycle.bytes_received / 1e6:.2f} MB",
+        size(cycle.bytes_received),
         *([f"{took:.1f} s"] if took is not None else []),
         *(f"{name} {value:.4g}" for name, value in sorted(cycle.metrics.items())),
     ]
@@ -99,6 +99,14 @@ def seconds(cycle: CycleInfo) -> float | None:
     if cycle.completed_at is None or cycle.opened_at is None:
         return None
     return (cycle.completed_at - cycle.opened_at).total_seconds()
+
+
+def size(num_bytes: int) -> str:
+    """Bytes for people, with three digits: ``812 B``, ``15.2 kB``, ``1.24 GB``."""
+    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
 
 
 def picture(info: ProcessInfo, completed: list[CycleInfo]) -> Group:
@@ -124,7 +132,7 @@ def _table(cycles: list[CycleInfo], num_all: int) -> Table:
     metrics = sorted({name for cycle in cycles for name in cycle.metrics})
     hidden = num_all - len(cycles)
     table = Table(title=f"{hidden} earlier cycles not shown" if hidden else None)
-    for heading in ("cycle", "reports", "devices", "examples", *metrics, "MB", "s"):
+    for heading in ("cycle", "reports", "devices", "examples", *metrics, "received", "s"):
         table.add_column(heading, justify="right")
     for cycle in cycles:
         took = seconds(cycle)
@@ -134,7 +142,7 @@ def _table(cycles: list[CycleInfo], num_all: int) -> Table:
             str(cycle.num_assigned),
             f"{cycle.num_examples:,}",
             *(f"{cycle.metrics[name]:.4g}" if name in cycle.metrics else "" for name in metrics),
-            f"{cycle.bytes_received / 1e6:.2f}",
+            size(cycle.bytes_received),
             "" if took is None else f"{took:.1f}",
         )
     return table

@@ -62,7 +62,7 @@ class EdgeClient:
         cache: in place of a folder, e.g. `MemoryCache`.
         num_threads: of the training.
         retries: how long to put up with a Domain that can't be reached, once it was reached.
-        transport: in place of HTTP to ``url``.
+        transport: in place of HTTP to ``url``; it stays the caller's to close.
         sleep: waits that many seconds.
 
     Not for use by several threads at once.
@@ -85,6 +85,7 @@ class EdgeClient:
         transport: Transport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._owns_transport = transport is None
         carrier = transport or HttpTransport(url)
         self._api = Api(carrier, retries=retries, sleep=sleep)
         # An address that was never right should be told at once; a Domain that restarts is worth waiting for.
@@ -282,8 +283,9 @@ class EdgeClient:
         self.assignment = None
 
     def close(self) -> None:
-        """Close the connections."""
-        self._api.close()
+        """Close the connections, unless they are those of a ``transport`` that was given."""
+        if self._owns_transport:
+            self._api.close()
 
     def __enter__(self) -> Self:
         return self
