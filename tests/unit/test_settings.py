@@ -1,0 +1,169 @@
+"""Settings: what holds, what is refused and how it is told, and that every one is documented.
+
+Should happen: a start with nothing configured is safe; flags win over the environment, the environment over defaults.
+Should not happen: a Domain that others reach has a missing, short or known secret, or is open as in 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pygrid.cli.domain import app, banner
+from pygrid.errors import InvalidConfig
+from pygrid.settings import DomainSettings, load_settings, with_secret
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+GOOD_SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def test_with_nothing_configured_only_this_machine_gets_in() -> None:
+    settings = load_settings({})
+    assert settings.is_loopback
+    assert (settings.host, settings.port, settings.id) == ("127.0.0.1", 5000, "domain")
+    assert settings.database_url == "sqlite:///pygrid-data/domain.db"
+    assert settings.open_signup
+    assert not settings.legacy_open
+
+
+def test_published_variables_are_read() -> None:
+    settings = load_settings(
+        {
+            "GRID_NODE_HOST": "localhost",
+            "GRID_NODE_PORT": "3000",
+            "NODE_ID": "bob",
+            "NUM_REPLICAS": "2",
+            "DATABASE_URL": "postgresql://me@db/grid",
+            "SECRET_KEY": GOOD_SECRET,
+            "NETWORK": "http://network:7000",
+        }
+    )
+    assert (settings.host, settings.port, settings.id, settings.num_replicas) == ("localhost", 3000, "bob", 2)
+    assert (settings.database_url, settings.secret_key) == ("postgresql://me@db/grid", GOOD_SECRET)
+    assert settings.network == "http://network:7000"
+
+
+def test_flags_win_over_the_environment_which_wins_over_defaults() -> None:
+    env = {"GRID_NODE_PORT": "3000", "NODE_ID": "bob", "PYGRID_OPEN_SIGNUP": "no"}
+    settings = load_settings(env, port=4000, id=None, open_signup=None)
+    assert (settings.port, settings.id, settings.open_signup) == (4000, "bob", False)
+    assert load_settings(env, open_signup=True).open_signup
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert load_settings({"GRID_NODE_PORT": "", "SECRET_KEY": "", "NETWORK": ""}) == load_settings({})
+
+
+def test_strangers_sign_up_on_loopback_only_unless_told() -> None:
+    assert not load_settings({}, host="0.0.0.0").open_signup
+    assert load_settings({}, host="0.0.0.0", open_signup=True).open_signup
+    assert load_settings({}, host="::1").open_signup
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"GRID_NODE_PORT": "http"}, "GRID_NODE_PORT"),
+        ({"GRID_NODE_PORT": "70000"}, "GRID_NODE_PORT"),
+        ({"NUM_REPLICAS": "0"}, "NUM_REPLICAS"),
+        ({"NUM_REPLICAS": "many"}, "NUM_REPLICAS"),
+        ({"NODE_ID": " "}, "NODE_ID"),
+        ({"NODE_ID": "a\nb"}, "NODE_ID"),
+        ({"NETWORK": "network:7000"}, "NETWORK"),
+        ({"PYGRID_OPEN_SIGNUP": "perhaps"}, "PYGRID_OPEN_SIGNUP"),
+        ({"PYGRID_LOG_LEVEL": "loud"}, "PYGRID_LOG_LEVEL"),
+        ({"PYGRID_LOG_FORMAT": "xml"}, "PYGRID_LOG_FORMAT"),
+        ({"PYGRID_SHUTDOWN_S": "-1"}, "PYGRID_SHUTDOWN_S"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(env: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        load_settings(env)
+    assert refused.value.code == "invalid_setting"
+    assert refused.value.detail.startswith(named)
+    assert repr(next(iter(env.values()))) in refused.value.detail
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "justasecretkeythatishouldputhere"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_short_or_known_secret_is_refused_and_not_repeated(secret: str, host: str) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        load_settings({"SECRET_KEY": secret}, host=host)
+    assert refused.value.code == "secret_key_short"
+    assert secret not in refused.value.detail
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
+def test_a_domain_that_others_reach_needs_a_secret(host: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        with_secret(load_settings({}, host=host, data_dir=tmp_path))
+    assert refused.value.code == "secret_key_missing"
+    assert "export SECRET_KEY=" in refused.value.detail
+    assert list(tmp_path.iterdir()) == []
+    assert with_secret(load_settings({"SECRET_KEY": GOOD_SECRET}, host=host)).secret_key == GOOD_SECRET
+
+
+def test_on_loopback_a_secret_is_made_once_and_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    settings = load_settings({}, data_dir=tmp_path / "data")
+    first = with_secret(settings).secret_key
+    assert len(first) >= 32
+    assert with_secret(settings).secret_key == first
+    assert stat.S_IMODE((tmp_path / "data" / "secret-key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+    assert first not in repr(with_secret(settings))
+
+
+def test_a_damaged_secret_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "secret-key").write_text("")
+    with pytest.raises(InvalidConfig, match="secret-key holds no secret key"):
+        with_secret(load_settings({}, data_dir=tmp_path))
+
+
+def test_the_open_interface_of_2020_stays_on_this_machine() -> None:
+    assert load_settings({"PYGRID_LEGACY_OPEN": "1"}).legacy_open
+    with pytest.raises(InvalidConfig) as refused:
+        load_settings({"PYGRID_LEGACY_OPEN": "1"}, host="0.0.0.0")
+    assert refused.value.code == "legacy_open_refused"
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="colour"):
+        load_settings({}, colour="red")
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(DomainSettings), ids=lambda field: field.name)
+def test_every_setting_is_documented_with_its_variable_flag_and_meaning(field: dataclasses.Field[object]) -> None:
+    flag = f"`{field.metadata['flag']}`" if field.metadata["flag"] else "–"
+    row = f"| `{field.metadata['env']}` | {flag} | {field.metadata['help']} |"
+    assert row in DOCS.read_text(), f"docs/settings.md lacks: {row}"
+
+
+def test_every_documented_setting_exists() -> None:
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", DOCS.read_text(), re.MULTILINE))
+    assert documented == {field.metadata["env"] for field in dataclasses.fields(DomainSettings)}
+
+
+def test_every_flag_of_the_command_is_documented() -> None:
+    command = typer.main.get_command(app)
+    text = DOCS.read_text()
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    assert flags >= {"--id", "--host", "--port", "-p", "--num_replicas", "--start_local_db", "--network"}
+    assert [
+        flag for flag in sorted(flags) if f"`{flag}`" not in text and f"{flag}/" not in text and f"/{flag}" not in text
+    ] == []
+
+
+def test_the_banner_tells_where_the_domain_is_and_what_to_do_first(tmp_path: Path) -> None:
+    settings = load_settings({}, data_dir=tmp_path, id="bob", network="http://net:7000")
+    text = banner(settings, 5001, has_owner=False)
+    assert "Domain bob is ready." in text
+    assert "http://127.0.0.1:5001" in text
+    assert str(tmp_path) in text
+    assert "pygrid login http://127.0.0.1:5001 --sign-up" in text
+    assert "nothing is sent there" in text
+    assert "sign-up --email" not in banner(settings, 5001, has_owner=True)
