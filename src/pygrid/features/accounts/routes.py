@@ -12,7 +12,7 @@ import msgspec
 from litestar import Response, Router, delete, get, post, put
 from litestar.connection import Request
 from litestar.exceptions import HTTPException
-from litestar.params import JSONBody, Parameter
+from litestar.params import JSONBody, PathParameter
 
 from pygrid.core.access import Permission, Role
 from pygrid.errors import PygridError
@@ -46,7 +46,7 @@ from pygrid.web.auth import authenticate, find_token, require
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
-PathId = Annotated[int, Parameter(ge=1, le=2**31 - 1)]
+PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 _PUBLISHED: dict[str, tuple[int, str]] = {
     "unauthenticated": (400, "Missing request key!"),
