@@ -25,7 +25,7 @@ class Emitted:
             graph.input(port.name, port.dtype, [sizes.get(s, s) if isinstance(s, str) else s for s in port.shape])
             for port in traced.inputs
         ]
-        values = Interpreter(graph, traced.module).run(arguments)
+        values = Interpreter(graph, traced.module, traced.places).run(arguments)
         for name, value in zip(traced.outputs, values, strict=True):
             unchanged = name.startswith("new/buffers/") and value.name == name.removeprefix("new/")
             if not unchanged:

@@ -86,9 +86,9 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
             return _NOISY[func](self, *args, **kwargs)
         if self.tracing:
             self._refuse(func, args, kwargs)
-            if func in _REPLACED:
-                with self:
-                    return _REPLACED[func](self, *args, **kwargs)
+        if func in _REPLACED and (self.tracing or _drops_inside(func, args, kwargs)):
+            with self:
+                return _REPLACED[func](self, *args, **kwargs)
         copy = self._python_function(func)
         if copy is not None:
             with self:
@@ -127,6 +127,15 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
 def _has_mask(index: Any) -> bool:
     parts = index if isinstance(index, tuple | list) else (index,)
     return any(isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) and part.dim() > 0 for part in parts)
+
+
+def _drops_inside(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function of torch would draw dropout noise of its own, so that the reference must use the replacement."""
+    if func is F.scaled_dot_product_attention:
+        return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    if func in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu):
+        return bool(args[5]) and bool(args[6])
+    return False
 
 
 def _replaces(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -252,6 +261,23 @@ def _instance_norm(
             code="plan_operator_unsupported",
         )
     return F.group_norm(input, input.shape[1], weight, bias, eps)
+
+
+@_replaces(F.adaptive_max_pool1d, F.adaptive_max_pool2d)
+def _adaptive_max_pool(mode: Interception, input: torch.Tensor, output_size: Any, return_indices: bool = False) -> torch.Tensor:
+    n = 2 if input.dim() == 4 else 1
+    wanted = [output_size] * n if isinstance(output_size, int) else list(output_size)
+    given = list(input.shape[-n:])
+    if return_indices or any(out is None or size % out for size, out in zip(given, wanted, strict=True)):
+        reason = f"adaptive pooling from {given} to {wanted} needs windows of unequal size; choose sizes that divide"
+        raise authoring_error(reason, current_place(), code="plan_operator_unsupported")
+    kernel = [size // out for size, out in zip(given, wanted, strict=True)]
+    return F.max_pool2d(input, kernel) if n == 2 else F.max_pool1d(input, kernel[0])
+
+
+@_replaces(torch._weight_norm)
+def _weight_norm(mode: Interception, v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 @_replaces(torch.lstm)

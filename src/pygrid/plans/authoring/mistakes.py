@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import re
 import site
 import sys
 import sysconfig
@@ -20,11 +19,12 @@ from pygrid.errors import AuthoringError
 _PYGRID = str(Path(__file__).parents[2])
 _TORCH = str(Path(torch.__file__).parent)
 _LIBRARIES = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), _TORCH, _PYGRID})
+_CALLER = str(Path(__file__).with_name("programs.py"))
+"""Authors' functions are called from there; what is below it on the stack called `build`."""
 _SIZE_ARITHMETIC = tuple(
     str(Path(_TORCH, *part)) for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
 )
 """Files of torch that evaluate a comparison for whoever wrote it."""
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def is_author_file(file: str) -> bool:
 
 
 def current_place() -> Place | None:
-    """The innermost line of the author's that is running now."""
+    """The innermost line of the author's function or model that is running now; None outside of them."""
     frame = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame.f_code.co_filename != _CALLER:
         if is_author_file(frame.f_code.co_filename):
             return Place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
@@ -73,14 +73,6 @@ def place_of_error(error: BaseException) -> Place | None:
         if is_author_file(frame.f_code.co_filename):
             found = Place(frame.f_code.co_filename, line)
     return found
-
-
-def author_frame_of(node: Any) -> Place | None:
-    """The author's line that a traced node comes from; nodes of the backward pass know the line of their forward node."""
-    for match in reversed(list(_FRAME.finditer(node.meta.get("stack_trace") or ""))):
-        if is_author_file(match["file"]):
-            return Place(match["file"], int(match["line"]))
-    return None
 
 
 def authoring_error(reason: str, place: Place | None, *, code: str, **fields: Any) -> AuthoringError:

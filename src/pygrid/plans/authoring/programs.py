@@ -194,7 +194,7 @@ class LossPrograms:
         return {f"grads/{k}": v for k, v in grads.items()} | {"metrics/loss": metrics["metrics/loss"]}
 
     def _eval(self, arrays: Arrays) -> Arrays:
-        model = under("params", arrays) | under("buffers", arrays)
+        model = under("params", arrays) | {k: v.clone() for k, v in under("buffers", arrays).items()}
         # Gradients stay on: without them torch takes fused paths for attention that can't be traced.
         result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=False)
         loss, metrics = self._checked(result)

@@ -24,10 +24,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering
+from pygrid.plans.authoring.lowering.graph import as_dims
 from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.manifest import Port
 
@@ -63,6 +65,8 @@ class Trace:
     symbol: sympy.Symbol
     noise: Mapping[str, tuple[int, ...]]
     batch_norm: bool
+    places: Mapping[str, Place]
+    """The author's first line that used an operator, by the operator's name."""
 
 
 class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
@@ -81,6 +85,22 @@ class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
         return result
 
 
+class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
+    """Notes the author's line of each operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, Place] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name
+        if name not in self.places and (place := current_place()) is not None:
+            self.places[name] = place
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass
 class _NoiseShapes:
     """First pass: finds out which noise the program asks for."""
@@ -94,10 +114,11 @@ class _NoiseShapes:
             per_example = tuple(shape[1:])
         else:
             per_example = (math.prod(shape) // self.batch,)
-        if not all(isinstance(size, int) for size in per_example):
+        sizes = as_dims(per_example)
+        if not all(isinstance(size, int) for size in sizes):
             reason = "dropout here is on an array whose size isn't a multiple of the batch size"
             raise authoring_error(reason, current_place(), code="plan_shape")
-        self.shapes[f"dropout{len(self.shapes)}"] = tuple(int(size) for size in per_example)
+        self.shapes[f"dropout{len(self.shapes)}"] = tuple(int(size) for size in sizes)
         return torch.empty(shape)
 
 
@@ -139,7 +160,8 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
     with _translated(program), fakes, enable_python_dispatcher():
         shapes = _NoiseShapes(batch)
         dry = Interception(shapes if program.dropout else None, tracing=True)
-        with dry:
+        operators = _OperatorPlaces()
+        with dry, operators:
             program.run({port.name: fake(port) for port in program.inputs})
         _check_sizes(sizes, symbol)
 
@@ -156,11 +178,11 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
             return list(results.values())
 
         arguments = [fake(port) for port in inputs]
-        module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True, record_stack_traces=True)(*arguments)
+        module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True)(*arguments)
         if any(_works_in_place(node) for node in module.graph.nodes):
             module = _without_mutation(module, arguments)
     _check_sizes(sizes, symbol)
-    return Trace(module, inputs, tuple(outputs), symbol, shapes.shapes, dry.batch_norm_seen)
+    return Trace(module, inputs, tuple(outputs), symbol, shapes.shapes, dry.batch_norm_seen, operators.places)
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -176,8 +198,7 @@ def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor])
     def replay(*arrays: torch.Tensor) -> Any:
         return fx.Interpreter(module).run(*arrays)
 
-    with fx.traceback.preserve_node_meta():
-        return make_fx(functionalize(replay), _decompositions(), _allow_non_fake_inputs=True)(*arguments)
+    return make_fx(functionalize(replay), _decompositions(), _allow_non_fake_inputs=True)(*arguments)
 
 
 def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from torch import fx
 
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.graph import Array, Dim, Dims, Graph, Value, as_dim, as_dims, broadcast
-from pygrid.plans.authoring.mistakes import author_frame_of, authoring_error
+from pygrid.plans.authoring.mistakes import Place, authoring_error
 from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20
@@ -220,9 +220,11 @@ def numel(shape: Sequence[Dim]) -> Dim:
 class Interpreter:
     """Lowers one traced graph. Parts that depend on no input are computed here and now, by torch."""
 
-    def __init__(self, graph: Graph, module: fx.GraphModule) -> None:
+    def __init__(self, graph: Graph, module: fx.GraphModule, places: Mapping[str, Place]) -> None:
+        """Prepare to lower ``module`` into ``graph``; ``places`` are the author's lines by operator, for errors."""
         self.graph = graph
         self.module = module
+        self.places = places
         self.context = Context(graph)
         self._done: dict[fx.Node, Any] = {}
 
@@ -244,7 +246,7 @@ class Interpreter:
             except AuthoringError as error:
                 if "line" in error.fields:
                     raise
-                raise authoring_error(error.detail, author_frame_of(node), code=error.code) from error
+                raise authoring_error(error.detail, self._place(node), code=error.code) from error
         return results
 
     def _call(self, node: fx.Node) -> Any:
@@ -266,6 +268,13 @@ class Interpreter:
         if isinstance(result, Value):
             return replace(result, shape=self.context.shape)
         return result
+
+    def _place(self, node: fx.Node) -> Place | None:
+        """The author's line behind a node; behind a backward operator, that of the forward one."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return None
+        name = node.target._schema.name
+        return self.places.get(name) or self.places.get(name.removesuffix("_backward"))
 
     def _fold(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs.pop("pin_memory", None)

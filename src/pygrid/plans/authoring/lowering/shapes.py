@@ -121,6 +121,42 @@ def stack(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
     return c.op("Concat", [c.reshape(c.cast(part, c.dtype), shape) for part in parts], c.shape, axis=axis)
 
 
+@lowers("slice_scatter")
+def slice_scatter(
+    c: Context, x: Value, source: Value, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
+    """The array with a slice replaced: what is before it, the new part, what is behind it."""
+    axis %= x.rank
+    size = x.shape[axis]
+    if source.shape == x.shape:
+        return source
+    if not isinstance(size, int) or step != 1:
+        raise AuthoringError(
+            "writing to part of the batch, or with a step, isn't in the plan set", code="plan_operator_unsupported"
+        )
+    first, last = _position(size, start or 0), _position(size, size if end is None else end)
+    x = c.full(x)
+    parts = [c.full(source)]
+    if first > 0:
+        parts.insert(0, c.graph.slice(x, axis, 0, first, size=first))
+    if last < size:
+        parts.append(c.graph.slice(x, axis, last, None, size=size - last))
+    return c.op("Concat", parts, c.shape, axis=axis)
+
+
+@lowers("unfold.default")
+def unfold(c: Context, x: Value, axis: int, size: int, step: int) -> Value:
+    axis %= x.rank
+    windows = c.shape[axis]
+    assert isinstance(windows, int)
+    places = np.arange(size)[None, :] + step * np.arange(windows)[:, None]
+    picked = c.op(
+        "Gather", [c.full(x), c.graph.constant(places)], (*x.shape[:axis], windows, size, *x.shape[axis + 1 :]), axis=axis
+    )
+    order = [i for i in range(picked.rank) if i != axis + 1]
+    return c.transpose(picked, [*order, axis + 1])
+
+
 @lowers("flip")
 def flip(c: Context, x: Value, axes: Sequence[int]) -> Value:
     for axis in axes:
@@ -142,9 +178,13 @@ def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 
     before, after = [0] * x.rank, [0] * x.rank
     for i in range(len(padding) // 2):
         before[-1 - i], after[-1 - i] = padding[2 * i], padding[2 * i + 1]
-    if min(padding, default=0) < 0:
-        raise AuthoringError("negative padding isn't in the plan set; slice instead", code="plan_operator_unsupported")
-    return pad(c, x, before, after, number)
+    for axis, (first, last) in enumerate(zip(before, after, strict=True)):
+        if first < 0 or last < 0:  # negative padding cuts off
+            size, begin, cut = x.shape[axis], max(-first, 0), max(-last, 0)
+            if not isinstance(size, int):
+                raise AuthoringError("the batch can't be cut", code="plan_batch_baked")
+            x = c.graph.slice(x, axis, begin, size - cut, size=size - cut - begin)
+    return pad(c, x, [max(size, 0) for size in before], [max(size, 0) for size in after], number)
 
 
 def pad(c: Context, x: Value, before: Sequence[int], after: Sequence[int], number: Any = 0) -> Value:
@@ -274,8 +314,22 @@ def index_(c: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     if len(given) == 1:
         return c.op("Gather", [x, c.full(given[0])], c.shape, axis=axis)
     sizes = x.shape[axis : axis + len(given)]
+    if _is_own_position(c, x, given):  # x[arange(len(x)), y]: each row picks for itself
+        column = c.reshape(given[1], (x.shape[0], 1, *([1] * (x.rank - 2))))
+        rest = (x.shape[0], 1, *x.shape[2:])
+        index = column if column.shape == rest else c.graph.expand_to(column, rest)
+        return c.reshape(c.op("GatherElements", [x, index], index.shape, x.dtype, axis=1), c.shape)
     flat = c.reshape(x, (*x.shape[:axis], numel(sizes), *x.shape[axis + len(given) :]))
     return c.op("Gather", [flat, _flat_index(c, given, sizes)], c.shape, axis=axis)
+
+
+def _is_own_position(c: Context, x: Value, given: Sequence[Value]) -> bool:
+    """Whether two index arrays are "row i" and "some column of row i", for every row."""
+    node = c.graph.producer(given[0])
+    if len(given) != 2 or node is None or node.op != "Range" or given[0].shape != given[1].shape:
+        return False
+    start, step = (c.array_of(c.graph.operand(node, position)) for position in (0, 2))
+    return given[0].shape == x.shape[:1] and start is not None and step is not None and not start.any() and bool(step == 1)
 
 
 def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Value:
@@ -296,6 +350,11 @@ def index_put(c: Context, x: Value, indices: Sequence[Value | None], values: Val
         return c.elementwise("Where", [mask, values, x], x.dtype)
     axis, given = _index_plan(c, indices)
     num = len(given)
+    if axis == 0 and _is_own_position(c, x, given) and accumulate:
+        rest = (x.shape[0], 1, *x.shape[2:])
+        column = c.reshape(given[1], (x.shape[0], 1, *([1] * (x.rank - 2))))
+        column = column if column.shape == rest else c.graph.expand_to(column, rest)
+        return c.op("ScatterElements", [c.full(x), column, c.reshape(values, rest)], x.shape, axis=1, reduction="add")
     index = _flat_index(c, given, x.shape[axis : axis + num])
     depth = index.rank
     moved = c.transpose(x, order := [*range(axis, axis + num), *range(axis), *range(axis + num, x.rank)])
