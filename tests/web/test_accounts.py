@@ -2,8 +2,8 @@
 
 Should happen: the first user is Owner, exactly once; people log in, are who they are until they log out, are idle for 12 hours,
 or their password or role changes; those who may, manage the others.
-Should not happen: anybody gains more than they were given; a secret is stored or shown again; an unknown e-mail can be told from
-a wrong password; guessing is quick; the Domain is left without an Owner.
+Should not happen: anybody gains more than they were given; a secret is stored or shown again; an unknown e-mail can be told
+from a wrong password; guessing is quick; the Domain is left without an Owner.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
-from litestar.testing import AsyncTestClient
+from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.storage.schema import metadata
-from tests.web.conftest import PASSWORD, People, assert_problem
 
-Web = AsyncTestClient[Litestar]
+Web = httpx.AsyncClient
 
 USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER = 1, 2, 3, 4
 NOT_AUTHORIZED = "User is not authorized for this operation!"
@@ -54,7 +53,7 @@ async def test_the_first_user_becomes_owner_and_the_next_ones_do_not(people: Peo
 
 async def test_of_twenty_first_users_at_once_one_becomes_owner(database_url: str, tmp_path: Path, clock: ManualClock) -> None:
     app = build_domain(load_settings({}, data_dir=tmp_path / "race", database_url=database_url), clock=clock)
-    async with AsyncTestClient(app) as web:
+    async with running(app) as web:
         people = People(web)
         made = await asyncio.gather(*(people.sign_up(f"user{i}@example.org") for i in range(20)))
     assert sorted(user["role"]["name"] for user in made) == ["Owner"] + ["User"] * 19
@@ -64,8 +63,8 @@ async def test_of_twenty_first_users_at_once_one_becomes_owner(database_url: str
 async def test_first_users_at_once_in_two_processes(database_url: str, tmp_path: Path, clock: ManualClock) -> None:
     settings = [load_settings({}, data_dir=tmp_path / name, database_url=database_url) for name in "ab"]
     async with (
-        AsyncTestClient(build_domain(settings[0], clock=clock)) as one,
-        AsyncTestClient(build_domain(settings[1], clock=clock)) as two,
+        running(build_domain(settings[0], clock=clock)) as one,
+        running(build_domain(settings[1], clock=clock)) as two,
     ):
         made = await asyncio.gather(*(People(web).sign_up(f"u{i}@example.org") for i, web in enumerate([one, two] * 5)))
     assert sorted(user["role"]["name"] for user in made) == ["Owner"] + ["User"] * 9
@@ -104,7 +103,7 @@ async def test_a_missing_field_has_the_published_text(web: Web) -> None:
 
 async def test_where_sign_up_is_closed_only_the_first_stranger_gets_in(tmp_path: Path) -> None:
     app = build_domain(load_settings({}, data_dir=tmp_path, open_signup=False))
-    async with AsyncTestClient(app) as web:
+    async with running(app) as web:
         people = People(web)
         owner = await people.owner()
         answer = await web.post("/users", json={"email": "stranger@example.org", "password": PASSWORD})
@@ -122,7 +121,9 @@ async def test_those_who_may_sign_others_up_with_a_role(web: Web, people: People
         assert answer.json()["user"]["role"]["name"] == "Administrator"
     admin = await people.log_in("new0@example.org")
     too_high = {"email": "boss@example.org", "password": PASSWORD, "role": OWNER}
-    assert assert_problem(await web.post("/users", json=too_high, headers=admin), 403, "not_permitted")["error"] == NOT_AUTHORIZED
+    assert (
+        assert_problem(await web.post("/users", json=too_high, headers=admin), 403, "not_permitted")["error"] == NOT_AUTHORIZED
+    )
     unknown = {"email": "x@example.org", "password": PASSWORD, "role": 99}
     problem = assert_problem(await web.post("/users", json=unknown, headers=owner), 404, "role_not_found")
     assert problem["error"] == "Role ID not found!"
@@ -324,7 +325,7 @@ async def test_the_last_owner_stays(web: Web, people: People) -> None:
 
 async def test_two_owners_who_step_down_at_once_leave_one(database_url: str, tmp_path: Path) -> None:
     settings = [load_settings({}, data_dir=tmp_path / name, database_url=database_url) for name in "ab"]
-    async with AsyncTestClient(build_domain(settings[0])) as one, AsyncTestClient(build_domain(settings[1])) as two:
+    async with running(build_domain(settings[0])) as one, running(build_domain(settings[1])) as two:
         people = People(one)
         owner = await people.owner()
         second = await people.with_role(OWNER, owner)

@@ -1,0 +1,83 @@
+"""A Domain that runs in the test's event loop, and people who use it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from litestar import Litestar
+
+PASSWORD = "correct horse battery"
+
+
+@asynccontextmanager
+async def running(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app that runs in this event loop, as it does under a server: requests overlap, and so do its tasks.
+
+    A fault of the app is an answer (500), not an exception here.
+    """
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    outgoing: asyncio.Queue[Any] = asyncio.Queue()
+    lifespan = asyncio.create_task(app({"type": "lifespan"}, incoming.get, outgoing.put))  # type: ignore[arg-type,typeddict-item]
+
+    async def pass_through(phase: str) -> None:
+        incoming.put_nowait({"type": f"lifespan.{phase}"})
+        answer = await outgoing.get()
+        if answer["type"] != f"lifespan.{phase}.complete":
+            await lifespan
+            raise AssertionError(answer)
+
+    await pass_through("startup")
+    try:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+    finally:
+        await pass_through("shutdown")
+        await lifespan
+
+
+class People:
+    """Makes accounts and logs in, over HTTP."""
+
+    def __init__(self, web: httpx.AsyncClient) -> None:
+        self._web = web
+
+    async def sign_up(self, email: str, **more: Any) -> dict[str, Any]:
+        """The new user as answered, its private key included."""
+        answer = await self._web.post("/users", json={"email": email, "password": PASSWORD, **more})
+        assert answer.status_code == 200, answer.text
+        user: dict[str, Any] = answer.json()["user"]
+        return user
+
+    async def log_in(self, email: str, password: str = PASSWORD) -> dict[str, str]:
+        """The headers of a new session."""
+        answer = await self._web.post("/users/login", json={"email": email, "password": password})
+        assert answer.status_code == 200, answer.text
+        return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+    async def owner(self) -> dict[str, str]:
+        """Headers of the first user, who is made here."""
+        await self.sign_up("owner@example.org")
+        return await self.log_in("owner@example.org")
+
+    async def with_role(self, role: int, owner: dict[str, str], email: str = "other@example.org") -> dict[str, str]:
+        """Headers of a new user to whom the Owner gave this role."""
+        user = await self.sign_up(email)
+        answer = await self._web.put(f"/users/{user['id']}/role", json={"role": role}, headers=owner)
+        assert answer.status_code == 200, answer.text
+        return await self.log_in(email)
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem document of an answer that must be this refusal."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:pygrid:error:{code}")
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
