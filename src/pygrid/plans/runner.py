@@ -196,7 +196,7 @@ class Runner:
         Raises:
             As `train`; InvalidPlan also if the plan has no grads graph.
         """
-        size = len(next(iter(batch.values()), ()))
+        size = batch_length(check_arrays(self.plan.manifest.data, batch))
         return next(iter(self.iter_gradients(params, batch, [np.arange(size)], hyper=hyper, seed=seed)))
 
     def iter_gradients(
