@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from pygrid.core.access import DEFAULT_ROLES, OWNER, Permission, Principal, Role
@@ -330,7 +329,11 @@ def _load_users(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> li
 
 
 def _insert_if_absent(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> Any:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # Only the dialect in use is loaded.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
     return insert(table).values(values).on_conflict_do_nothing()
 
 
