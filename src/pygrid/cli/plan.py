@@ -66,7 +66,7 @@ def test(file: File) -> None:
 def _show(console: Console, description: Description, *, source: bool) -> None:
     from rich.text import Text
 
-    from pygrid.plans.inspect import human_bytes, printable
+    from pygrid.plans.text import human_bytes, printable
 
     # Text, never markup: every word of a plan may have been chosen by a stranger.
     console.print(Text(printable(description.name), style="bold"))
@@ -88,7 +88,7 @@ def _show(console: Console, description: Description, *, source: bool) -> None:
 
 
 def _tables(description: Description) -> list[Table]:
-    from pygrid.plans.inspect import human_bytes, human_count
+    from pygrid.plans.text import human_bytes, human_count
 
     per_example = human_bytes(description.bytes_in_per_example)
     result = []
@@ -120,7 +120,7 @@ def _tables(description: Description) -> list[Table]:
 def _columns(title: str, columns: tuple[Column, ...]) -> Table:
     from rich.text import Text
 
-    from pygrid.plans.inspect import printable
+    from pygrid.plans.text import printable
 
     table = _table(title, "name", "what", "meaning")
     for column in columns:

@@ -18,7 +18,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import msgspec
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import FORMAT, Manifest
+from pygrid.plans.text import one_line
 
 MAX_PLAN_BYTES = 8 * 1024 * 1024
 MAX_MANIFEST_BYTES = 1024 * 1024
@@ -53,8 +54,8 @@ class Plan:
     """
 
     data: bytes
-    manifest: Manifest
-    members: Mapping[str, bytes]
+    manifest: Manifest = field(compare=False)
+    members: Mapping[str, bytes] = field(compare=False)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Plan:
@@ -199,7 +200,7 @@ def _read_manifest(data: bytes) -> Manifest:
         json.loads(data, object_pairs_hook=_unique_keys)
         manifest = msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:
-        raise _malformed(f"{MANIFEST_NAME} is not a valid manifest: {error}") from error
+        raise _malformed(f"{MANIFEST_NAME} is not a valid manifest: {one_line(str(error))}") from error
     if manifest.format != FORMAT:
         raise InvalidPlan(
             f"the plan is in format {manifest.format}; this version of pygrid reads format {FORMAT}", code="plan_format_unknown"

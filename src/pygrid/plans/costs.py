@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, Call, ShapeRefused, Value, array_value
-from pygrid.plans.sizes import SYMBOL, Size, at, bound
+from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 
 _MAX_SIDE = 2**31
 
@@ -52,6 +53,15 @@ class Analysis:
         """How often each operator occurs, sorted by name."""
         return dict(sorted(Counter(step.call.op_type for step in self.steps).items()))
 
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Names of the tensors that a runtime may work out when it loads the graph, and then keep."""
+        fixed = set(self.initializers)
+        for step in self.steps:
+            if fixed.issuperset(step.input_names):
+                fixed.update(step.output_names)
+        return frozenset(fixed)
+
     def flops(self, n: int) -> int:
         """Operations of one call with n examples; what counts as one is said in `pygrid.plans.operators`."""
         return sum(at(step.flops, n) for step in self.steps)
@@ -68,17 +78,18 @@ class Analysis:
     def peak_bytes(self, n: int) -> int:
         """Most bytes that are held at once if the nodes run in the order given and each tensor is freed after its last use.
 
-        Inputs and constants are held throughout. A runtime may reuse buffers (less) or reorder nodes (more): an estimate.
+        Inputs, constants and what follows from constants are held throughout. A runtime may reuse buffers (less) or reorder
+        nodes (more): an estimate.
         """
         last_use = {name: index for index, step in enumerate(self.steps) for name in step.input_names}
         last_use.update(dict.fromkeys(self.outputs, len(self.steps)))
-        held = sum(at(self.values[name].num_bytes, n) for name in (*self.inputs, *self.initializers))
-        fixed = {*self.inputs, *self.initializers}
+        kept = {*self.inputs, *self.fixed}
+        held = sum(at(self.values[name].num_bytes, n) for name in kept)
         peak = held
         for index, step in enumerate(self.steps):
-            held += sum(at(value.num_bytes, n) for value in step.outputs)
+            held += sum(at(self.values[name].num_bytes, n) for name in step.output_names if name not in kept)
             peak = max(peak, held + at(step.scratch_bytes, n))
-            done = {*step.input_names, *step.output_names} - fixed
+            done = {*step.input_names, *step.output_names} - kept
             held -= sum(at(self.values[name].num_bytes, n) for name in done if last_use.get(name, index) <= index)
         return peak
 
@@ -100,7 +111,7 @@ class _Worker:
         operator = OPERATORS.get(node.op_type)
         if operator is None:
             raise InvalidPlan(
-                f"graph {self.name!r}, {label}: operator {node.op_type[:80]} is not part of plans",
+                f"graph {self.name!r}, {label}: operator {node.op_type[:80]!r} is not part of plans",
                 code="plan_operator_forbidden",
                 graph=self.name,
             )
@@ -123,6 +134,14 @@ class _Worker:
             raise InvalidPlan(f"graph {self.name!r}, {label}: {error}", code="plan_shape_refused", graph=self.name) from error
         made = tuple((name, value) for name, value in zip(names, outputs, strict=False) if name)
         for name, value in made:
+            # Kernels that meet empty tensors are little tested, so none gets there; a shape may be the empty list, though.
+            if value.known is None and not all(is_positive(size) for size in value.shape):
+                shape = [str(size) for size in value.shape]
+                raise InvalidPlan(
+                    f"graph {self.name!r}, {label}: makes an empty tensor, {shape}, for some batch size",
+                    code="plan_shape_refused",
+                    graph=self.name,
+                )
             if name in self.values:
                 raise InvalidPlan(
                     f"graph {self.name!r}, {label}: {name[:80]!r} is made twice", code="plan_graph_invalid", graph=self.name
@@ -183,7 +202,8 @@ def analyse(graph: onnx.GraphProto, *, name: str, max_n: int, max_tensor_bytes: 
 
 def node_label(index: int, node: onnx.NodeProto) -> str:
     """How error messages name a node."""
-    return f"node {index} ({node.op_type[:40]}{f' {node.name[:80]!r}' if node.name else ''})"
+    operator = node.op_type if node.op_type in OPERATORS else repr(node.op_type[:40])
+    return f"node {index} ({operator}{f' {node.name[:80]!r}' if node.name else ''})"
 
 
 def tensor_value(graph: str, tensor: onnx.TensorProto) -> Value:

@@ -11,6 +11,7 @@ from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateReport
 from pygrid.plans.manifest import Manifest
 from pygrid.plans.operators import OPERATORS
+from pygrid.plans.text import human_bytes, human_count
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -96,29 +97,6 @@ def describe(plan: Plan, report: GateReport) -> Description:
         independence_reason=report.independence_reason,
         source=plan.source,
     )
-
-
-def human_bytes(size: int) -> str:
-    """A number of bytes in the unit that suits it (powers of 1000)."""
-    return _human(size, ("bytes", "kB", "MB", "GB", "TB"))
-
-
-def human_count(number: int) -> str:
-    """A number in thousands, millions or billions."""
-    return _human(number, ("", "thousand", "million", "billion", "trillion"))
-
-
-def printable(text: str) -> str:
-    """Text without control characters: a terminal obeys some of them, and this text is a stranger's."""
-    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _human(number: int, units: tuple[str, ...]) -> str:
-    value, index = float(number), 0
-    while value >= 1000 and index < len(units) - 1:
-        value, index = value / 1000, index + 1
-    digits = f"{number}" if index == 0 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-    return f"{digits} {units[index]}".strip()
 
 
 def _item_bytes(dtype: str) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.plans.sizes import Poly, Size, at_most, bound, compare, divide, is_size
+from pygrid.plans.sizes import Poly, Size, at_most, bound, compare, divide, is_positive, is_size
 
 OPSET = 20
 IR_VERSIONS = range(8, 11)
@@ -229,18 +229,13 @@ def _identity(call: Call) -> list[Value]:
 def _truncated(a: Size, b: Size) -> Size | None:
     if isinstance(a, Poly) or isinstance(b, Poly):
         return divide(a, b)
-    return None if b == 0 else int(math.copysign(1, a) * math.copysign(1, b)) * (abs(a) // abs(b))
-
-
-def _mod(call: Call) -> list[Value]:
-    # With fmod the sign follows the dividend; nobody needs that for shapes, so it is not computed along.
-    return _elementwise(fold=None if call.attribute("fmod", 0) else _modulo)(call)
+    return a // b if a >= 0 else -(-a // b)  # towards zero, as in C; b > 0
 
 
 def _modulo(a: Size, b: Size) -> Size | None:
     if isinstance(a, Poly) or isinstance(b, Poly):
         return 0 if divide(a, b) is not None else None
-    return None if b <= 0 else a % b
+    return a % b  # b > 0, so that the sign rules of C and Python agree
 
 
 def _by_order(*orders: int) -> Callable[[Size, Size], bool | None]:
@@ -269,6 +264,20 @@ def _smaller(*items: Size) -> Size | None:
             return None
         best = item if order < 0 else best
     return best
+
+
+def _divide(fold: Fold | None) -> Infer:
+    """Integers: only by what is known to be positive, because the smallest integer by -1 ends the process, not just the run."""
+
+    def infer(call: Call) -> list[Value]:
+        divisor = call.get(1)
+        if divisor.dtype != "float32":
+            known = divisor.known
+            if known is None or not all(is_positive(item) for item in known.reshape(-1)):
+                raise ShapeRefused("integers may be divided only by constants (or sizes) that are known and positive")
+        return _elementwise(fold=None if call.attribute("fmod", 0) else fold)(call)
+
+    return infer
 
 
 def _where(call: Call) -> list[Value]:
@@ -485,7 +494,8 @@ def _concat(call: Call) -> list[Value]:
         total = total + value.shape[axis]
     shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
     parts = [value.known for value in values if value.known is not None]
-    known = np.concatenate(parts, axis) if len(parts) == len(values) else None
+    small = len(parts) == len(values) and sum(part.size for part in parts) <= MAX_KNOWN
+    known = np.concatenate(parts, axis) if small else None
     return [_checked(call, Value(_same_dtype(values), shape, known))]
 
 
@@ -813,7 +823,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Conv": _row(_conv, "convolution", _conv_cost, _conv_scratch),
     "ConvTranspose": _row(_conv_transpose, "transposed convolution", _conv_transpose_cost, _conv_transpose_scratch),
     "Cos": _row(_UNARY, _FUNCTION),
-    "Div": _row(_elementwise(fold=_truncated), _ARITHMETIC),
+    "Div": _row(_divide(_truncated), _ARITHMETIC),
     "Elu": _row(_UNARY, _FUNCTION),
     "Equal": _row(_elementwise("bool", _by_order(0)), _COMPARE),
     "Erf": _row(_UNARY, _FUNCTION),
@@ -836,7 +846,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Max": _row(_elementwise(fold=_larger), _ARITHMETIC),
     "MaxPool": _row(_pool, _POOL, _pool_cost),
     "Min": _row(_elementwise(fold=_smaller), _ARITHMETIC),
-    "Mod": _row(_mod, _ARITHMETIC),
+    "Mod": _row(_divide(_modulo), _ARITHMETIC),
     "Mul": _row(_elementwise(fold=lambda a, b: a * b), _ARITHMETIC),
     "Neg": _row(_elementwise(fold=lambda a: -a), _ARITHMETIC),
     "Not": _row(_elementwise("bool", lambda a: not a), _COMPARE),

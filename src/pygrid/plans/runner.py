@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pygrid.errors import InvalidInput, InvalidPlan, ShapeMismatch, Unavailable
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import Batch, Batches, Data, batch_length, check_arrays, convert, draw_noise, noise_generator
-from pygrid.plans.manifest import Graph, Manifest
+from pygrid.plans.manifest import Manifest, NoisePort, Port
 from pygrid.plans.sessions import Session
 from pygrid.tensors import Params
 
@@ -96,7 +96,7 @@ class Runner:
             raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not training", code="plan_kind")
         self.plan = plan
         self.num_threads = num_threads
-        self._sessions: dict[str, Session] = {}
+        self._loaded: dict[str, _Loaded] = {}
         self._terminated = False
 
     @property
@@ -134,16 +134,16 @@ class Runner:
                 each batch is checked when its turn comes.)
             InvalidPlan: the plan has no train graph, or it failed while it ran.
         """
-        graph = self._graph("train")
+        graph = self._load("train")
         _check_counts(epochs=epochs, seed=seed, max_updates=max_updates)
-        feed: dict[str, Any] = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper), **_zero_state(graph)}
+        feed = self._start(graph, params, hyper)
         batches = Batches.of(self.plan.manifest, data, batch_size=batch_size, epochs=epochs)
         should_stop = _asker(cancel)
         total = _total_updates(batches, epochs, max_updates)
         meters: dict[int, _Meter] = {}
         num_updates, cancelled = 0, False
         for epoch, batch, noise in _schedule(batches, epochs if max_updates != 0 else 0, seed, shuffle):
-            metrics = None if should_stop() else self._step(graph, feed, batch, noise)
+            metrics = None if should_stop() else graph.step(feed, batch, noise)
             if metrics is None:
                 cancelled = True
                 break
@@ -172,13 +172,12 @@ class Runner:
         Raises:
             As `train`; InvalidPlan also if the plan has no eval graph.
         """
-        graph = self._graph("eval")
-        feed = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper)}
+        graph = self._load("eval")
+        feed = self._start(graph, params, hyper)
         batch_size = min(batch_size, self.plan.manifest.max_batch_size)
         meter, noise = _Meter(self.plan.manifest), noise_generator(0, 0)
         for batch in Batches.of(self.plan.manifest, data, batch_size=batch_size).epoch(seed=0, epoch=0, shuffle=False):
-            outputs = self._run("eval", graph, {**feed, **self._batch_feed(graph, batch, noise)})
-            meter.add(_metrics(outputs), batch_length(batch))
+            meter.add(graph.read_metrics(graph.run(feed, batch, noise)), batch_length(batch))
         if not meter.num_examples:
             raise InvalidInput("the data has no examples")
         return meter.result()
@@ -216,8 +215,8 @@ class Runner:
         Raises:
             As `gradients`, when the first group is taken; later only what running the graph raises.
         """
-        graph = self._graph("grads")
-        feed = {**self._model_feed(graph, params), **self._hyper_feed(graph, hyper)}
+        graph = self._load("grads")
+        feed = self._start(graph, params, hyper)
         manifest = self.plan.manifest
         _check_counts(seed=seed)
         arrays = check_arrays(manifest.data, data)
@@ -226,67 +225,97 @@ class Runner:
             if not 1 <= len(rows) <= manifest.max_batch_size:
                 raise InvalidInput(f"a group has {len(rows)} examples; this plan takes 1 to {manifest.max_batch_size}")
             batch = convert(manifest.data, {name: array[rows] for name, array in arrays.items()})
-            outputs = self._run("grads", graph, {**feed, **self._batch_feed(graph, batch, noise)})
-            grads = {name.removeprefix("grads/"): value for name, value in outputs.items() if name.startswith("grads/")}
-            yield Gradients(grads, _metrics(outputs), len(rows))
+            outputs = graph.run(feed, batch, noise)
+            yield Gradients({name: outputs[position] for position, name in graph.grads}, graph.read_metrics(outputs), len(rows))
 
     def terminate(self) -> None:
         """End the current run before its next operator, from another thread; the runner can't be used afterwards."""
         self._terminated = True
-        for session in list(self._sessions.values()):
-            session.terminate()
+        for graph in list(self._loaded.values()):
+            graph.session.terminate()
 
-    def _graph(self, name: str) -> Graph:
-        graph = self.plan.manifest.graphs.get(name)
-        if graph is None:
-            self.plan.graph(name)  # raises, naming what there is
-            raise AssertionError("a graph that the manifest lacks can't be in the archive")
-        return graph
-
-    def _session(self, name: str) -> Session:
-        if name not in self._sessions:
-            self._sessions[name] = Session(self.plan.graph(name), name=name, num_threads=self.num_threads)
+    def _load(self, name: str) -> _Loaded:
+        if name not in self._loaded:
+            self._loaded[name] = _Loaded.of(self.plan, name, self.num_threads)
             if self._terminated:
-                self._sessions[name].terminate()
-        return self._sessions[name]
+                self._loaded[name].session.terminate()
+        return self._loaded[name]
 
-    def _run(self, name: str, graph: Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
-        names = [port.name for port in graph.outputs]
-        return dict(zip(names, self._session(name).run(names, feed), strict=True))
+    def _start(self, graph: _Loaded, params: Mapping[str, Array], hyper: Mapping[str, float] | None) -> dict[str, Any]:
+        """The inputs that do not come with a batch: model, hyperparameters, and state at zero."""
+        check_params(self.model_spec, params)
+        values = resolve_hyper(self.plan.manifest, hyper)
+        feed: dict[str, Any] = {}
+        for port in graph.inputs:
+            kind, _, bare = port.name.partition("/")
+            if kind in ("params", "buffers"):
+                feed[port.name] = np.require(params[bare], np.float32, ("C", "A"))
+            elif kind == "state":
+                feed[port.name] = np.zeros([int(size) for size in port.shape], port.dtype)
+            elif kind == "hyper":
+                feed[port.name] = np.array(values[bare], np.float32)
+        return feed
 
-    def _step(self, graph: Graph, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> dict[str, float] | None:
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A graph in the runtime, with its ports sorted out once, so that each run only looks up names."""
+
+    session: Session
+    inputs: tuple[Port, ...]
+    outputs: tuple[str, ...]
+    data: tuple[tuple[str, str], ...]
+    """Bare name and port name of each data port."""
+    noise: dict[str, NoisePort]
+    feedback: tuple[tuple[int, str], ...]
+    """Position of each output ``new/NAME``, and ``NAME``."""
+    metrics: tuple[tuple[int, str], ...]
+    grads: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, plan: Plan, name: str, num_threads: int) -> _Loaded:
+        data = plan.graph(name)
+        entry, noise = plan.manifest.graphs[name], plan.manifest.noise
+        outputs = tuple(port.name for port in entry.outputs)
+
+        def under(prefix: str) -> tuple[tuple[int, str], ...]:
+            return tuple((i, output.removeprefix(prefix)) for i, output in enumerate(outputs) if output.startswith(prefix))
+
+        taken = {port.name for port in entry.inputs}
+        return cls(
+            session=Session(data, name=name, num_threads=num_threads),
+            inputs=entry.inputs,
+            outputs=outputs,
+            data=tuple((_bare(port), port) for port in sorted(taken) if port.startswith("data/")),
+            noise={bare: port for bare, port in noise.items() if f"noise/{bare}" in taken},
+            feedback=under("new/"),
+            metrics=under("metrics/"),
+            grads=under("grads/"),
+        )
+
+    def run(self, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> list[Any]:
+        """One run: the outputs in order. ``feed`` is completed with the batch and is good for the next one."""
+        for bare, port in self.data:
+            feed[port] = batch[bare]
+        if self.noise:
+            for bare, array in draw_noise(self.noise, batch_length(batch), noise).items():
+                feed[f"noise/{bare}"] = array
+        return self.session.run(self.outputs, feed)
+
+    def step(self, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> dict[str, float] | None:
         """One update of ``feed`` in place; gives the batch's metrics, or None if `terminate` ended it before the update."""
         try:
-            outputs = self._run("train", graph, {**feed, **self._batch_feed(graph, batch, noise)})
+            outputs = self.run(feed, batch, noise)
         except Unavailable as error:
             if error.code == "run_cancelled":
                 return None
             raise
-        for name, value in outputs.items():
-            if name.startswith("new/"):
-                feed[name.removeprefix("new/")] = value
-        return _metrics(outputs)
+        for position, name in self.feedback:
+            feed[name] = outputs[position]
+        return self.read_metrics(outputs)
 
-    def _batch_feed(self, graph: Graph, batch: Batch, generator: np.random.Generator) -> dict[str, Array]:
-        names = {port.name for port in graph.inputs}
-        feed = {f"data/{name}": array for name, array in batch.items() if f"data/{name}" in names}
-        ports = {name: port for name, port in self.plan.manifest.noise.items() if f"noise/{name}" in names}
-        for name, array in draw_noise(ports, batch_length(batch), generator).items():
-            feed[f"noise/{name}"] = array
-        return feed
-
-    def _model_feed(self, graph: Graph, params: Mapping[str, Array]) -> dict[str, Array]:
-        check_params(self.model_spec, params)
-        return {
-            port.name: np.require(params[_bare(port.name)], np.float32, ("C", "A"))
-            for port in graph.inputs
-            if port.name.startswith(_MODEL_PREFIXES)
-        }
-
-    def _hyper_feed(self, graph: Graph, given: Mapping[str, float] | None) -> dict[str, Array]:
-        values = resolve_hyper(self.plan.manifest, given)
-        names = {port.name for port in graph.inputs}
-        return {f"hyper/{name}": np.array(value, np.float32) for name, value in values.items() if f"hyper/{name}" in names}
+    def read_metrics(self, outputs: list[Any]) -> dict[str, float]:
+        return {name: float(outputs[position]) for position, name in self.metrics}
 
 
 def model_spec(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -339,18 +368,6 @@ def resolve_hyper(manifest: Manifest, given: Mapping[str, float] | None) -> dict
 
 def _bare(port: str) -> str:
     return port.partition("/")[2]
-
-
-def _zero_state(graph: Graph) -> dict[str, Array]:
-    return {
-        port.name: np.zeros(tuple(int(size) for size in port.shape), port.dtype)
-        for port in graph.inputs
-        if port.name.startswith("state/")
-    }
-
-
-def _metrics(outputs: Mapping[str, Array]) -> dict[str, float]:
-    return {name.removeprefix("metrics/"): float(value) for name, value in outputs.items() if name.startswith("metrics/")}
 
 
 def _total_updates(batches: Batches, epochs: int, max_updates: int | None) -> int | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidPlan, Unavailable
+from pygrid.plans.text import one_line
 
 # Read when ONNX Runtime is first imported; a privacy product does not phone home.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -55,7 +56,7 @@ class Session:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
             raise InvalidPlan(
-                f"ONNX Runtime can't load graph {name!r}: {_first_line(error)}", code="plan_load_failed", graph=name
+                f"ONNX Runtime can't load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
             ) from error
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Any]:
@@ -73,15 +74,10 @@ class Session:
             if self._terminated:
                 raise Unavailable("the run was cancelled", code="run_cancelled") from error
             raise InvalidPlan(
-                f"graph {self._name!r} failed while it ran: {_first_line(error)}", code="plan_run_failed", graph=self._name
+                f"graph {self._name!r} failed while it ran: {one_line(str(error))}", code="plan_run_failed", graph=self._name
             ) from error
 
     def terminate(self) -> None:
         """End the current run before its next operator; later runs are refused. An operator that has begun runs to its end."""
         self._terminated = True
         self._run_options.terminate = True
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:500] if text else type(error).__name__

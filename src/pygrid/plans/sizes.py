@@ -79,6 +79,11 @@ def is_size(value: Size) -> bool:
     return all(c >= 0 for c in _from_one(value))
 
 
+def is_positive(value: Size) -> bool:
+    """Whether this is surely >= 1 for each n >= 1."""
+    return is_size(value) and _from_one(value)[0] >= 1
+
+
 def at_most(a: Size, b: Size) -> bool:
     """Whether a <= b surely holds for every n >= 1."""
     return is_size(b - a)

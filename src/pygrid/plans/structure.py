@@ -12,6 +12,7 @@ from pygrid.plans.costs import Analysis, node_label, tensor_value
 from pygrid.plans.manifest import Graph, Port
 from pygrid.plans.operators import ELEMENT_TYPES, IR_VERSIONS, OPERATORS, OPSET
 from pygrid.plans.sizes import SYMBOL, Size
+from pygrid.plans.text import one_line
 
 _FIELDS: dict[str, frozenset[str]] = {
     "ModelProto": frozenset(
@@ -56,10 +57,7 @@ def read_graph(name: str, data: bytes, entry: Graph) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        text = str(error).strip().splitlines()
-        raise _refused(
-            name, f"is not valid ONNX: {text[0][:300] if text else 'no reason given'}", "plan_graph_invalid"
-        ) from error
+        raise _refused(name, f"is not valid ONNX: {one_line(str(error))}", "plan_graph_invalid") from error
     return model
 
 
@@ -138,7 +136,7 @@ def _check_node(name: str, index: int, node: onnx.NodeProto) -> None:
             name, f"{label}: operators of domain {node.domain[:80]!r} are not part of plans", "plan_domain_forbidden"
         )
     if node.op_type not in OPERATORS:
-        raise _refused(name, f"{label}: operator {node.op_type[:80]} is not part of plans", "plan_operator_forbidden")
+        raise _refused(name, f"{label}: operator {node.op_type[:80]!r} is not part of plans", "plan_operator_forbidden")
     for attribute in node.attribute:
         if onnx.AttributeProto.AttributeType.Name(attribute.type) not in _ATTRIBUTE_KINDS:
             raise _refused(

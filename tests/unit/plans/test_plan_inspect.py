@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from pygrid.cli.plan import app
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.plans import TestVector, check, selftest_loss
-from pygrid.plans.inspect import describe, human_bytes, human_count, printable
+from pygrid.plans.inspect import describe
+from pygrid.plans.text import human_bytes, human_count, printable
 
 PLAN = logistic_plan()
 
