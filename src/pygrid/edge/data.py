@@ -36,7 +36,7 @@ def load_data(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.generic]
 
 def _load_npz(file: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"{file.name} can't be read as a .npz file of plain arrays: {error}", code="file_damaged") from error

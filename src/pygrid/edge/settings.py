@@ -49,7 +49,7 @@ def _whole(config: Mapping[str, Any], name: str) -> int | None:
     value = config.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer() or value < 1:
         raise InvalidConfig(_wrong(name, value, "a whole number of at least 1"), field=name)
     return int(value)
 
