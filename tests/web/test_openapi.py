@@ -56,19 +56,20 @@ def test_every_answer_is_as_described(fuzzed: tuple[Any, Callable[[], dict[str, 
         if not TAGS & set(operation.definition.raw.get("tags", [])):
             continue
         num_operations += 1
-        # Some operations end the session they come with.
-        headers = log_in()
-        strategies = [
-            operation.as_strategy(generation_mode=mode)
-            for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
-        ]
-
-        @hypothesis.settings(
-            max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
-        )
-        @hypothesis.given(case=hypothesis.strategies.one_of(strategies))
-        def check(case: Any) -> None:
-            case.call_and_validate(headers=headers, checks=CHECKS)
-
-        check()
+        # Some operations end the session they come with, so each gets one of its own.
+        _fuzz(operation, log_in())
     assert num_operations >= 22
+
+
+def _fuzz(operation: Any, headers: dict[str, str]) -> None:
+    modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
+
+    @hypothesis.settings(
+        max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(case=cases)
+    def check(case: Any) -> None:
+        case.call_and_validate(headers=headers, checks=CHECKS)
+
+    check()
