@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import onnx
 
-from pygrid.errors import AuthoringError
+from pygrid.errors import AuthoringError, InvalidPlan
 from pygrid.plans import Plan, build_archive
 from pygrid.plans.authoring.emit import Emitted
+from pygrid.plans.authoring.selfcheck import eager
 from pygrid.plans.authoring.tracing import Program
 from pygrid.plans.costs import Analysis, analyse
-from pygrid.plans.manifest import Graph, Manifest
+from pygrid.plans.gate import check
+from pygrid.plans.manifest import Graph, Manifest, TestVector
 from pygrid.plans.operators import OPERATORS
+from pygrid.plans.selftest import selftest_graph, selftest_inputs
 
 logger = logging.getLogger(__name__)
+
+_TEST_BATCH = 4
 
 
 def emit(programs: Mapping[str, Program], *, symbol_name: str) -> dict[str, Emitted]:
@@ -51,8 +58,21 @@ def graph_entry(graph: Emitted, *, max_n: int) -> Graph:
 
 
 def work_out(graph: Emitted, *, max_n: int) -> Analysis:
-    """Shapes and costs of a graph, as the gate will see them."""
-    return analyse(onnx.load_from_string(graph.data).graph, name=graph.program.name, max_n=max_n)
+    """Shapes and costs of a graph, as the gate will see them.
+
+    Raises:
+        AuthoringError: the gate would refuse the graph; with the gate's code and words.
+    """
+    with _refusals_for_authors():
+        return analyse(onnx.load_from_string(graph.data).graph, name=graph.program.name, max_n=max_n)
+
+
+@contextlib.contextmanager
+def _refusals_for_authors() -> Iterator[None]:
+    try:
+        yield
+    except InvalidPlan as error:
+        raise AuthoringError(f"no machine would accept this plan: {error.detail}", code=error.code, **error.fields) from error
 
 
 def source_of(function: Callable[..., Any]) -> str:
@@ -64,11 +84,22 @@ def source_of(function: Callable[..., Any]) -> str:
 
 
 def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Plan:
-    """The plan of these parts, read back from its own bytes."""
-    plan = Plan.from_bytes(build_archive(manifest, {name: graph.data for name, graph in graphs.items()}, source))
+    """The plan of these parts, with a test vector from eager torch, after it has passed the gate."""
+    if manifest.kind == "training":
+        manifest = msgspec.structs.replace(manifest, test_vector=_test_vector(manifest, graphs))
+    with _refusals_for_authors():
+        plan = Plan.from_bytes(build_archive(manifest, {name: graph.data for name, graph in graphs.items()}, source))
+        check(plan.data)
     for line in summary(plan):
         logger.info("plan built", extra={"plan": line})
     return plan
+
+
+def _test_vector(manifest: Manifest, graphs: Mapping[str, Emitted]) -> TestVector:
+    inputs = selftest_inputs(manifest, _TEST_BATCH)
+    loss = eager(graphs[selftest_graph(manifest)].program, inputs)["metrics/loss"].item()
+    # Fewer digits than the tolerance asks for: machines differ in the last ones, and a plan's bytes should not.
+    return TestVector(batch_size=_TEST_BATCH, loss=float(f"{loss:.5g}"))
 
 
 def summary(plan: Plan) -> list[str]:

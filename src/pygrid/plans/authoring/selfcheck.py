@@ -52,7 +52,7 @@ class Feeder:
         if port.dtype == "float32":
             array = self.random.random(shape, dtype=np.float32)
             # Optimizers divide by the root of their state: away from zero, rounding is not blown up.
-            return array * np.float32(0.5) + np.float32(0.5) if kind == "state" else array
+            return np.asarray(array * np.float32(0.5) + np.float32(0.5)) if kind == "state" else np.asarray(array)
         if port.dtype == "bool":
             return self.random.random(shape) < 0.5
         classes = self.data[name].num_classes or 2

@@ -65,6 +65,8 @@ def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = No
     if end == size or end is None or (isinstance(end, int) and end >= _INT64_MAX):
         end = size if isinstance(size, int) else None
     begin = _position(size, start or 0)
+    if not isinstance(size, int) and (begin != 0 or end is not None or step != 1):
+        raise AuthoringError("the batch can't be cut; work on whole batches (multiply by a mask)", code="plan_batch_baked")
     return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
 
 
