@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 from pygrid.errors import PygridError
 
+EXIT_OUT_OF_MEMORY = 97
+"""Exit code of a child that could not allocate."""
+
 _LENGTH_BYTES = 8
 _CHUNK = 65_536
 _MAX_OPEN_FILES = 64
@@ -50,14 +53,13 @@ def run_child(
     *,
     limits: ChildLimits,
     failed: Callable[[str], PygridError],
-    arguments: Sequence[str] = (),
 ) -> bytes:
     """Run ``python -m module`` on these input parts and give its answer.
 
     Raises:
         PygridError: what ``failed`` makes of the reason, if the child does not end well, in time, with a short enough answer.
     """
-    command = [sys.executable, "-I", "-m", module, str(limits.memory_bytes), str(limits.cpu_s), *arguments]
+    command = [sys.executable, "-I", "-m", module, str(limits.memory_bytes), str(limits.cpu_s)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -68,23 +70,24 @@ def run_child(
         start_new_session=True,
     )
     try:
-        answer = _exchange(process, parts, limits)
-        if answer is None:
-            raise failed(f"it took longer than {limits.wall_s:g} s")
-        if len(answer) > limits.max_output_bytes:
-            raise failed("its answer is too long")
-        code = process.wait()
-        if code != 0:
-            raise failed(_death(code))
-        return answer
+        output = _exchange(process, parts, limits)
     finally:
-        # The group outlives its leader if the child started others; there is nothing to kill in the ordinary case.
+        # Before the child is waited for: until then its number is its own, and so is that of its group, which may hold others.
+        # A child that closed its output has ended, or has nothing more to say.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        code = process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+    if output is None:
+        raise failed(f"it took longer than {limits.wall_s:g} s")
+    if len(output) > limits.max_output_bytes:
+        raise failed("its answer is too long")
+    length = int.from_bytes(output[:_LENGTH_BYTES], "little")
+    if len(output) < _LENGTH_BYTES or len(output) != _LENGTH_BYTES + length:
+        raise failed(_death(code))
+    return output[_LENGTH_BYTES:]
 
 
 def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits) -> bytes | None:
@@ -108,7 +111,7 @@ def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: 
                     chunk = os.read(process.stdout.fileno(), _CHUNK)
                     answer += chunk
                     if not chunk or len(answer) > limits.max_output_bytes:
-                        return bytes(answer) if _ends(process, deadline) else None
+                        return bytes(answer)
                 else:
                     pending = _write(process, pending)
                     if not pending:
@@ -125,27 +128,16 @@ def _write(process: subprocess.Popen[bytes], pending: memoryview) -> memoryview:
         return pending[:0]
 
 
-def _ends(process: subprocess.Popen[bytes], deadline: float) -> bool:
-    try:
-        process.wait(max(0.05, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
 def _death(code: int) -> str:
     if code == EXIT_OUT_OF_MEMORY:
         return "it ran out of memory"
     if code < 0:
-        return f"it was ended by signal {-code} ({signal.Signals(-code).name})"
-    return f"it ended with code {code}"
+        return f"it was ended by signal {-code} ({signal.strsignal(-code) or 'unknown'})"
+    return f"it ended with code {code} and without an answer"
 
 
-EXIT_OUT_OF_MEMORY = 97
-
-
-def limit_this_process(arguments: Sequence[str]) -> list[str]:
-    """In the child: take on the limits that `run_child` passed; gives the further arguments."""
+def limit_this_process(arguments: Sequence[str]) -> None:
+    """In the child: take on the limits that `run_child` passed, before anything of a stranger is read."""
     import resource
 
     memory, cpu = int(arguments[0]), int(arguments[1])
@@ -154,7 +146,6 @@ def limit_this_process(arguments: Sequence[str]) -> list[str]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    return list(arguments[2:])
 
 
 def read_parts() -> list[bytes]:
@@ -170,6 +161,7 @@ def read_parts() -> list[bytes]:
 
 
 def write_answer(answer: bytes) -> None:
-    """In the child: give the answer and end well."""
+    """In the child: give the answer, once."""
+    sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH_BYTES, "little"))
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()

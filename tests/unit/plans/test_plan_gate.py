@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from handmade import GraphBuilder, f32, graph_entry, logistic_graphs, logistic_manifest, logistic_plan
 from hypothesis import given, settings
@@ -648,6 +649,7 @@ def test_a_child_that_does_not_end_well_is_a_refusal(limits, reason):
     with pytest.raises(InvalidPlan, match=reason) as error:
         check_in_child_process(PLAN.data, child=limits)
     assert error.value.code == "plan_check_failed"
+    assert psutil.Process().children() == []
 
 
 # ---- fuzz ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ those that were worked out. Cases of refusal follow.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -335,3 +338,13 @@ def test_integers_are_computed_as_the_runtime_does(case):
     np.testing.assert_array_equal(value.known.astype(expected.dtype), expected)
     assert value.shape == expected.shape
     assert value.dtype == expected.dtype.name
+
+
+def test_no_operator_ends_the_process_whatever_the_data():
+    done = subprocess.run(
+        [sys.executable, "extremes.py"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, (lines[-1:], done.stderr[-500:])
+    assert lines[-1] == "all done"
+    assert lines.count("ran") > 2 * len(CASES) - 60
