@@ -60,7 +60,7 @@ def _watch_plain(process: Process, screen: Console) -> None:
         for cycle in history.update(info):
             screen.print(describe(cycle), highlight=False, soft_wrap=True)
         if info.state == "finished":
-            screen.print(f"training is over after {len(history.completed)} cycles", highlight=False)
+            screen.print(f"training is over after {counted(len(history.completed), 'cycle')}", highlight=False)
             return
         if info.cycle is not None and (now := f"cycle {info.cycle.sequence} {info.cycle.state}") != shown:
             shown = now
@@ -85,8 +85,8 @@ def describe(cycle: CycleInfo) -> str:
     """One cycle in one line."""
     took = seconds(cycle)
     parts = [
-        f"{cycle.num_reports} reports of {cycle.num_assigned} devices",
-        f"{cycle.num_examples:,} examples",
+        f"{counted(cycle.num_reports, 'report')} of {counted(cycle.num_assigned, 'device')}",
+        counted(cycle.num_examples, "example"),
         size(cycle.bytes_received),
         *([f"{took:.1f} s"] if took is not None else []),
         *(f"{name} {value:.4g}" for name, value in sorted(cycle.metrics.items())),
@@ -99,6 +99,11 @@ def seconds(cycle: CycleInfo) -> float | None:
     if cycle.completed_at is None or cycle.opened_at is None:
         return None
     return (cycle.completed_at - cycle.opened_at).total_seconds()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 report``, ``1,437 examples``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(num_bytes: int) -> str:
@@ -119,7 +124,7 @@ def picture(info: ProcessInfo, completed: list[CycleInfo]) -> Group:
     cycle = info.cycle
     if cycle is not None and cycle.state != "completed":
         target = info.server_config.get("max_diffs") or info.server_config.get("min_diffs") or cycle.num_assigned
-        wanted = f"{cycle.num_reports} of {target}, {cycle.num_assigned} devices at work"
+        wanted = f"{cycle.num_reports} of {target}, {counted(cycle.num_assigned, 'device')} at work"
         bars.add_row(f"cycle {cycle.sequence}", _bar(cycle.num_reports, target), f"{cycle.state}: reports {wanted}")
     return Group(title, bars, _table(completed[-_MAX_ROWS:], len(completed)))
 
