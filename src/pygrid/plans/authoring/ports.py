@@ -74,12 +74,10 @@ class Integers:
         return IntegerSpec("int64", _example_shape("Integers", dims))
 
 
-class Label(DataSpec):
-    """One int64 class in ``[0, num_classes)`` per example."""
-
-    def __init__(self, num_classes: int) -> None:
-        _positive(num_classes, "the number of classes")
-        super().__init__("int64", (), f"label 0..{num_classes - 1}", num_classes)
+def Label(num_classes: int) -> DataSpec:
+    """One int64 class in ``[0, num_classes)`` per example; spelled like its sisters."""
+    _positive(num_classes, "the number of classes")
+    return DataSpec("int64", (), f"label 0..{num_classes - 1}", num_classes)
 
 
 @dataclass(frozen=True)

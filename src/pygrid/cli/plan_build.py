@@ -1,0 +1,119 @@
+"""``pygrid plan build``: from a source file to a plan file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pygrid.cli.friendly import friendly
+from pygrid.errors import AuthoringError
+
+if TYPE_CHECKING:
+    from pygrid.plans.authoring.optim import Optimizer
+
+_OPTIMIZERS = ("SGD", "Adam", "AdamW")
+
+
+@friendly
+def build(
+    source: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The decorated loss, step or averaging rule.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODULE:FACTORY", help="What makes the model: a class or function without arguments.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .plan file to write.")],
+    weights: Annotated[Path | None, typer.Option(help="Also write the model's first weights, as a safetensors file.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="For a loss: SGD, Adam or AdamW, perhaps with options: 'SGD(momentum=0.9)'.")
+    ] = None,
+    private: Annotated[bool, typer.Option(help="Refuse a plan that private jobs could not use.")] = False,
+    seed: Annotated[int, typer.Option(help="For the model's first weights.")] = 0,
+) -> None:
+    """Build a plan from PyTorch source, compare it with PyTorch, and write it. MODULE is a dotted name or a path to a .py file.
+
+    Example: pygrid plan build examples/plans/digits.py:loss --model examples/plans/digits.py:Net -o digits.plan
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise AuthoringError("building plans needs PyTorch: pip install 'pygrid[torch]'", code="torch_missing")
+    import torch
+
+    from pygrid.plans.authoring import initial_params, summary
+    from pygrid.plans.authoring.decorators import AveragingPlan, LossPlan, StepPlan
+    from pygrid.tensors import encode
+
+    described, factory = _load(source), _load(model)
+    if not isinstance(described, LossPlan | StepPlan | AveragingPlan):
+        raise AuthoringError(
+            f"{source} is not decorated; put @pygrid.plan, @pygrid.train_step or @pygrid.averaging_plan above it",
+            code="plan_source",
+        )
+    options: dict[str, Any] = {}
+    if isinstance(described, LossPlan):
+        options = {"private": private, "optimizer": None if optimizer is None else read_optimizer(optimizer)}
+    elif optimizer is not None or private:
+        raise AuthoringError("--optimizer and --private are for plans made of a loss", code="plan_options")
+    torch.manual_seed(seed)
+    net = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
+    plan = described.build(net, **options)
+    plan.save(output)
+    if weights is not None:
+        weights.write_bytes(encode(initial_params(net)))
+    print("\n".join(summary(plan)))
+
+
+def _load(reference: str) -> Any:
+    """The object that ``module:name`` or ``path/to/file.py:name`` names.
+
+    Raises:
+        AuthoringError: there is no such module or name.
+    """
+    module_name, separator, name = reference.rpartition(":")
+    if not separator or not name:
+        raise AuthoringError(f"{reference!r} must be MODULE:NAME, e.g. digits.py:loss", code="plan_source")
+    path = Path(module_name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise AuthoringError(f"there is no file {path}", code="plan_source")
+        module_name = path.stem
+        sys.path.insert(0, str(path.resolve().parent))
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise AuthoringError(f"can't import {module_name}: {error}", code="plan_source") from error
+    finally:
+        del sys.path[0]
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise AuthoringError(f"{module_name} has no {name!r}", code="plan_source") from None
+
+
+def read_optimizer(text: str) -> Optimizer:
+    """The optimizer that a text like ``SGD(momentum=0.9)`` means; only a name and numbers are read, nothing is run.
+
+    Raises:
+        AuthoringError: another name, or an option that it does not have.
+    """
+    from pygrid.plans.authoring import optim
+
+    name, _, inside = text.strip().removesuffix(")").partition("(")
+    if name not in _OPTIMIZERS:
+        raise AuthoringError(f"unknown optimizer {name!r}; there are {', '.join(_OPTIMIZERS)}", code="plan_optimizer")
+    options: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in inside.split(","))):
+        key, _, value = part.partition("=")
+        try:
+            options[key.strip()] = value.strip() == "True" if value.strip() in ("True", "False") else float(value)
+        except ValueError:
+            raise AuthoringError(f"{part!r} in --optimizer must be NAME=NUMBER", code="plan_optimizer") from None
+    try:
+        made: Optimizer = getattr(optim, name)(**options)
+    except TypeError as error:
+        raise AuthoringError(f"{name} does not take these options: {error}", code="plan_optimizer") from error
+    return made
