@@ -64,6 +64,10 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
 
+    async def wake_waiting() -> None:
+        await stopping.wait()
+        store.signals.notify_all()
+
     @asynccontextmanager
     async def opening() -> AsyncIterator[None]:
         try:
@@ -95,6 +99,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),
+            BackgroundTask("wake-waiting", wake_waiting),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],
         opening=opening,

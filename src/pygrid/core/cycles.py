@@ -84,6 +84,10 @@ class Refusal:
     timeout_s: int | None
 
 
+FINISHED = Refusal("training_finished", "training of this process is over", None)
+BETWEEN_CYCLES = Refusal("between_cycles", "a cycle is being completed", 1)
+
+
 def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     """``hosted -> open``: enough clients asked; the deadline begins."""
     assert cycle.state is CycleState.HOSTED
@@ -171,7 +175,7 @@ def admit(
     """
     wait_s = _wait_s(cycle, now)
     if cycle.state in (CycleState.CLOSING, CycleState.COMPLETED):
-        return Refusal("between_cycles", "the cycle is being completed", 1)
+        return BETWEEN_CYCLES
     for name, speed, floor in (
         ("download", download, config.minimum_download_speed),
         ("upload", upload, config.minimum_upload_speed),
@@ -188,8 +192,14 @@ def admit(
     if config.max_workers is not None and cycle.num_assigned >= config.max_workers:
         return Refusal("cycle_full", "the cycle has its clients", wait_s)
     if cycle.deadline_at is not None and now >= cycle.deadline_at:
-        return Refusal("between_cycles", "the cycle's time is over", 1)
+        return BETWEEN_CYCLES
     return None
+
+
+def may_renew(cycle: Cycle, own: Assignment, now: dt.datetime) -> bool:
+    """Whether a client that takes part and has not reported may have a new key for the one that it lost."""
+    passed = cycle.deadline_at is not None and now >= cycle.deadline_at
+    return cycle.state is CycleState.OPEN and own.state is AssignmentState.ASSIGNED and not passed
 
 
 def _wait_s(cycle: Cycle, now: dt.datetime) -> int:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
 from pygrid.errors import NotFound
-from pygrid.storage.tables import assignments, clients, cycles, events, reports
+from pygrid.storage.tables import assignments, clients, cycles, events, processes, reports
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,12 @@ def put_cycle(
     return get_cycle(connection, int(key[0]))
 
 
+_GET_CYCLE = sa.select(*_CYCLE).where(cycles.c.id == sa.bindparam("cycle_id"))
+
+
 def get_cycle(connection: sa.Connection, cycle_id: int) -> Cycle:
     """The cycle of an id, which must exist."""
-    return _cycle(connection.execute(sa.select(*_CYCLE).where(cycles.c.id == cycle_id)).one())
+    return _cycle(connection.execute(_GET_CYCLE, {"cycle_id": cycle_id}).one())
 
 
 def get_newest_cycle(connection: sa.Connection, process_id: int) -> Cycle:
@@ -128,8 +131,8 @@ def list_unfinished_cycles(connection: sa.Connection) -> list[Cycle]:
     return [_cycle(row) for row in connection.execute(statement)]
 
 
-def update_cycle(connection: sa.Connection, cycle: Cycle) -> None:
-    """Write back the fields that transitions change."""
+def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.datetime | None = None) -> None:
+    """Write back the fields that transitions change; ``lease_until`` takes the right to complete it."""
     connection.execute(
         cycles.update()
         .where(cycles.c.id == cycle.id)
@@ -140,6 +143,7 @@ def update_cycle(connection: sa.Connection, cycle: Cycle) -> None:
             opened_at=cycle.opened_at,
             deadline_at=cycle.deadline_at,
             completed_at=cycle.completed_at,
+            lease_until=lease_until,
         )
     )
 
@@ -148,7 +152,7 @@ def complete_cycle(connection: sa.Connection, cycle: Cycle) -> CycleTotals:
     """Write back a cycle that is completed, with what its reports add up to, which does not change any more."""
     totals = _add_up(list_reports(connection, cycle.id))
     update_cycle(connection, cycle)
-    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals), lease_until=None))
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals)))
     return totals
 
 
@@ -181,17 +185,45 @@ def put_client(connection: sa.Connection, client_id: str, process_id: int, now: 
     connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now))
 
 
-_FIND_CLIENT = sa.select(clients.c.process_id).where(clients.c.id == sa.bindparam("client_id"))
+@dataclass(frozen=True)
+class Application:
+    """What decides about a client's admission."""
+
+    process_id: int
+    process_state: str
+    cycle: Cycle
+    """The newest of its process."""
+    own: Assignment | None
+    """The client's assignment to that cycle, if any."""
 
 
-def require_client(connection: sa.Connection, client_id: str, process_id: int) -> None:
-    """Check that a client belongs to a process.
+_newest = cycles.alias("newest")
+_FIND_APPLICATION = (
+    sa.select(clients.c.process_id, processes.c.state, *_ASSIGNMENT, *_CYCLE)
+    .select_from(
+        clients.join(processes)
+        .join(cycles, cycles.c.process_id == clients.c.process_id)
+        .outerjoin(assignments, (assignments.c.cycle_id == cycles.c.id) & (assignments.c.client_id == clients.c.id))
+    )
+    .where(
+        clients.c.id == sa.bindparam("client_id"),
+        cycles.c.sequence
+        == sa.select(sa.func.max(_newest.c.sequence)).where(_newest.c.process_id == clients.c.process_id).scalar_subquery(),
+    )
+)
+
+
+def get_application(connection: sa.Connection, client_id: str, process_id: int) -> Application:
+    """What decides about a client's admission to the newest cycle of a process.
 
     Raises:
-        NotFound: ``worker_not_found`` (the published name of a client is worker).
+        NotFound: ``worker_not_found``: no client of this process (the published name of a client is worker).
     """
-    if connection.execute(_FIND_CLIENT, {"client_id": client_id}).scalar() != process_id:
+    row = connection.execute(_FIND_APPLICATION, {"client_id": client_id}).first()
+    if row is None or row[0] != process_id:
         raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
+    own = None if row[2] is None else Assignment(row[2], row[3], row[4], AssignmentState(row[5]))
+    return Application(row[0], row[1], _cycle(row[6:]), own)
 
 
 _LAST_SEQUENCE = (
@@ -205,17 +237,6 @@ def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -
     """Sequence of the newest cycle before ``before`` that a client was admitted to."""
     found: int | None = connection.execute(_LAST_SEQUENCE, {"client_id": client_id, "before": before}).scalar()
     return found
-
-
-_FIND_ASSIGNMENT = sa.select(*_ASSIGNMENT).where(
-    assignments.c.cycle_id == sa.bindparam("cycle_id"), assignments.c.client_id == sa.bindparam("client_id")
-)
-
-
-def find_assignment(connection: sa.Connection, cycle_id: int, client_id: str) -> Assignment | None:
-    """A client's assignment to a cycle, or None."""
-    row = connection.execute(_FIND_ASSIGNMENT, {"cycle_id": cycle_id, "client_id": client_id}).first()
-    return None if row is None else Assignment(row[0], row[1], row[2], AssignmentState(row[3]))
 
 
 _FIND_BY_KEY = (

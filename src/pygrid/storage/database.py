@@ -1,16 +1,18 @@
 """One database behind two calls: `Database.write` and `Database.read`.
 
-Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit), each
-unit of work in its own savepoint. A caller gets its own answer, and only after the commit: what `write` returned is durable.
-A unit that raises is undone alone and its error goes to its caller. Reads run beside it on their own connections.
+Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit). A caller
+gets its own answer, and only after the commit: what `write` returned is durable. A unit of work that raises is undone alone
+and its error goes to its caller; then the others of its batch run a second time, each in a savepoint, so a unit changes nothing
+but the database. Reads run beside it on their own connections.
 
     caller --write(fn)--> queue --+
-    caller --write(fn)--> queue --+--> BEGIN; (SAVEPOINT; fn) x n; COMMIT --> n answers
+    caller --write(fn)--> queue --+--> BEGIN; fn x n; COMMIT --> n answers
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -33,6 +35,11 @@ MAX_BATCH = 128
 NUM_READERS = 4
 
 
+_Outcome = tuple[Any, BaseException | None]
+_Waiter = asyncio.Future[Any] | Future[Any]
+_Answer = tuple[_Waiter, Any, BaseException | None]
+
+
 class ByteLog(Protocol):
     """Where bytes go that a row will refer to; they are made durable before the row is."""
 
@@ -46,16 +53,16 @@ class ByteLog(Protocol):
 
 
 class _Unit:
-    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer."""
+    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer, if somebody does."""
 
-    __slots__ = ("answer", "args", "data", "fn", "log")
+    __slots__ = ("args", "data", "fn", "log", "waiter")
 
-    def __init__(self, fn: Callable[..., Any], log: ByteLog | None = None, data: Bytes = b"") -> None:
+    def __init__(self, fn: Callable[..., Any], waiter: _Waiter, log: ByteLog | None = None, data: Bytes = b"") -> None:
         self.fn = fn
+        self.waiter = waiter
         self.log = log
         self.data = data
         self.args: tuple[int, ...] = ()
-        self.answer: Future[Any] = Future()
 
 
 class Database:
@@ -73,6 +80,7 @@ class Database:
         self._writing = self.engine.execution_options(pygrid_writes=True)
         self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="database-read")
+        self._lookups: sa.Connection | None = None
         self._closed = False
         self._writer = threading.Thread(target=self._write_loop, name="database-write", daemon=True)
         self._writer.start()
@@ -88,16 +96,29 @@ class Database:
         Raises:
             Whatever ``fn`` raised, after its changes were undone; Unavailable: the database refused the commit, or is closed.
         """
-        result: T = await self._submit(_Unit(fn))
-        return result
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(_Unit(fn, waiter))
+        return await waiter
 
     async def write_with_bytes(self, fn: Callable[[sa.Connection, int], T], log: ByteLog, data: Bytes) -> T:
         """Append ``data`` to ``log``, make it durable, then run ``fn(connection, offset)`` as `write` does.
 
         If ``fn`` raises, the bytes stay in the log with no row that refers to them.
         """
-        result: T = await self._submit(_Unit(fn, log, data))
-        return result
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(_Unit(fn, waiter, log, data))
+        return await waiter
+
+    async def look_up(self, fn: Callable[[sa.Connection], T]) -> T:
+        """`read` for a lookup by key, which on SQLite takes less than handing it to a thread, so it is done in place."""
+        if self.dialect != "sqlite":
+            return await self.read(fn)
+        if self._lookups is None:
+            self._lookups = self.engine.connect()
+        try:
+            return fn(self._lookups)
+        finally:
+            self._lookups.rollback()
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
         """Run ``fn``, which only reads, on a connection of its own; it sees all that was committed before."""
@@ -105,10 +126,15 @@ class Database:
 
     def write_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`write` for code that runs in a thread of its own; blocks until the commit."""
-        unit = _Unit(fn)
-        self._put(unit)
-        result: T = unit.answer.result()
-        return result
+        waiter: Future[T] = Future()
+        self._put(_Unit(fn, waiter))
+        return waiter.result()
+
+    def write_later(self, fn: Callable[[sa.Connection], object]) -> None:
+        """`write` without waiting for it; a failure is logged and nothing else, so only for what may be left undone."""
+        waiter: Future[Any] = Future()
+        waiter.add_done_callback(_log_failure)
+        self._put(_Unit(fn, waiter))
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`read` for code that runs in a thread of its own."""
@@ -123,11 +149,9 @@ class Database:
         self._queue.put(None)
         self._writer.join()
         self._readers.shutdown()
+        if self._lookups is not None:
+            self._lookups.close()
         self.engine.dispose()
-
-    async def _submit(self, unit: _Unit) -> Any:
-        self._put(unit)
-        return await asyncio.wrap_future(unit.answer)
 
     def _put(self, unit: _Unit) -> None:
         if self._closed:
@@ -153,36 +177,75 @@ class Database:
 
     def _commit(self, batch: list[_Unit]) -> None:
         """Run a batch in one transaction and answer each caller; the only place that commits."""
-        # A caller that gave up before its unit began gets nothing done; from here on it can't give up any more.
-        batch = [unit for unit in batch if unit.answer.set_running_or_notify_cancel()]
-        results: list[tuple[_Unit, Any, BaseException | None]] = []
         try:
-            logs: set[ByteLog] = set()
-            for unit in batch:
-                if unit.log is not None:
-                    unit.args = (unit.log.append(unit.data),)
-                    logs.add(unit.log)
-            for log in logs:
-                log.sync()
-            with self._writing.begin() as connection:
-                for unit in batch:
-                    try:
-                        with connection.begin_nested():
-                            results.append((unit, unit.fn(connection, *unit.args), None))
-                    except Exception as error:
-                        if connection.invalidated:
-                            raise
-                        results.append((unit, None, error))
+            self._append_bytes(batch)
+            try:
+                outcomes = self._run_together(batch)
+            except Exception:
+                # Some unit failed, or the commit did. Units may run twice, so start over and let each fail alone.
+                outcomes = self._run_apart(batch)
         except Exception as error:
             logger.exception("commit failed", extra={"num_units": len(batch)})
             refusal = Unavailable("the database could not store this; nothing was changed", code="storage_failed")
             refusal.__cause__ = error
-            results = [(unit, None, refusal) for unit in batch]
-        for unit, result, failure in results:
-            if failure is None:
-                unit.answer.set_result(result)
+            outcomes = [(None, refusal) for _ in batch]
+        self._answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
+
+    def _answer(self, answers: list[_Answer]) -> None:
+        """Wake all callers, those of an event loop by one call into it."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for answer in answers:
+            waiter = answer[0]
+            if isinstance(waiter, asyncio.Future):
+                by_loop.setdefault(waiter.get_loop(), []).append(answer)
             else:
-                unit.answer.set_exception(failure)
+                _resolve([answer])
+        for loop, its_answers in by_loop.items():
+            # A loop that was closed has nobody left to tell.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, its_answers)
+
+    def _append_bytes(self, batch: list[_Unit]) -> None:
+        logs: set[ByteLog] = set()
+        for unit in batch:
+            if unit.log is not None:
+                unit.args = (unit.log.append(unit.data),)
+                logs.add(unit.log)
+        for log in logs:
+            log.sync()
+
+    def _run_together(self, batch: list[_Unit]) -> list[_Outcome]:
+        """The quick way, for when nothing fails, as nearly always: no savepoints."""
+        with self._writing.begin() as connection:
+            return [(unit.fn(connection, *unit.args), None) for unit in batch]
+
+    def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        with self._writing.begin() as connection:
+            for unit in batch:
+                try:
+                    with connection.begin_nested():
+                        outcomes.append((unit.fn(connection, *unit.args), None))
+                except Exception as error:
+                    if connection.invalidated:
+                        raise
+                    outcomes.append((None, error))
+        return outcomes
+
+
+def _resolve(answers: list[_Answer]) -> None:
+    for waiter, result, failure in answers:
+        if waiter.done():
+            continue  # the caller gave up; what it asked for is done all the same
+        if failure is None:
+            waiter.set_result(result)
+        else:
+            waiter.set_exception(failure)
+
+
+def _log_failure(answer: Future[Any]) -> None:
+    if (error := answer.exception()) is not None:
+        logger.error("write failed", exc_info=error)
 
 
 def _with_driver(url: str) -> str:
@@ -203,12 +266,12 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         if not url.database or url.database == ":memory:":
             raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code="invalid_database_url")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, pool_size=NUM_READERS + 1, connect_args={"check_same_thread": False, "timeout": 30})
+        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, connect_args={"check_same_thread": False, "timeout": 30})
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return sa.create_engine(url, pool_size=NUM_READERS + 1, pool_pre_ping=True)
+        return sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise InvalidConfig("PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing") from error
 

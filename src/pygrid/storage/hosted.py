@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import sqlalchemy as sa
 
 from pygrid.core.config import read_server_config
@@ -10,6 +12,8 @@ from pygrid.storage import processes as store
 from pygrid.storage.database import Database
 from pygrid.storage.files import BlobFiles
 from pygrid.tensors.safetensors import Layout, header_length, parse_header
+
+MAX_CHECKPOINTS = 1000
 
 
 def read_model_layout(blobs: BlobFiles, model_hash: str) -> Layout:
@@ -26,6 +30,8 @@ class HostedProcesses:
         self._database = database
         self._blobs = blobs
         self._known: dict[int, HostedProcess] = {}
+        self._names: dict[tuple[str, str], int] = {}
+        self._checkpoints: OrderedDict[tuple[int, int], store.Checkpoint] = OrderedDict()
 
     async def get(self, process_id: int) -> HostedProcess:
         """The process of an id.
@@ -45,10 +51,28 @@ class HostedProcesses:
             NotFound: ``process_not_found``.
         """
 
+        known = self._known.get(self._names.get((name, version), 0)) if version is not None else None
+        if known is not None:
+            return known
+
         def find(connection: sa.Connection) -> HostedProcess:
             return self.load(connection, store.get_process_by_name(connection, name, version).id)
 
         return await self._database.read(find)
+
+    async def get_checkpoint(self, process_id: int, number: int) -> store.Checkpoint:
+        """A checkpoint of a process by number; the newest ones asked for are kept in memory.
+
+        Raises:
+            NotFound: ``checkpoint_not_found``.
+        """
+        found = self._checkpoints.get((process_id, number))
+        if found is None:
+            found = await self._database.read(lambda connection: store.get_checkpoint(connection, process_id, number))
+            self._checkpoints[process_id, number] = found
+            if len(self._checkpoints) > MAX_CHECKPOINTS:
+                self._checkpoints.popitem(last=False)
+        return found
 
     def load(self, connection: sa.Connection, process_id: int) -> HostedProcess:
         """`get` inside a transaction."""
@@ -68,6 +92,7 @@ class HostedProcesses:
             averaging_plan=next((_plan(plan) for plan in plans if plan.kind == "averaging"), None),
         )
         self._known[process_id] = hosted
+        self._names[hosted.name, hosted.version] = process_id
         return hosted
 
 

@@ -96,13 +96,16 @@ def set_process_state(connection: sa.Connection, process_id: int, state: str) ->
     connection.execute(processes.update().where(processes.c.id == process_id).values(state=state))
 
 
+_GET_PROCESS = sa.select(*_PROCESS).where(processes.c.id == sa.bindparam("process_id"))
+
+
 def get_process(connection: sa.Connection, process_id: int) -> Process:
     """The process of an id.
 
     Raises:
         NotFound: ``process_not_found``.
     """
-    row = connection.execute(sa.select(*_PROCESS).where(processes.c.id == process_id)).first()
+    row = connection.execute(_GET_PROCESS, {"process_id": process_id}).first()
     if row is None:
         raise NotFound(f"there is no process {process_id}", code="process_not_found", process_id=process_id)
     return Process(*row)

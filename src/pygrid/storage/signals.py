@@ -24,7 +24,12 @@ class Signals:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def notify_all(self) -> None:
+        """Wake everybody: the app stops."""
+        for topic in list(self._waiting):
+            self.notify(topic)
 
-async def wait_for_any(futures: list[asyncio.Future[None]], timeout_s: float) -> None:
-    """Return when one of them is done, or after ``timeout_s``. They are shared, so none is cancelled."""
-    await asyncio.wait(futures, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+
+async def wait_for(signal: asyncio.Future[None], timeout_s: float) -> None:
+    """Return when the signal comes, or after ``timeout_s``. Others wait for the same signal, so it is never cancelled."""
+    await asyncio.wait([signal], timeout=max(0.0, timeout_s))

@@ -11,6 +11,9 @@ from pygrid.core.config import ServerConfig
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.storage import cycles as rows
 
+LEASE_S = 600.0
+"""Who has begun to complete a cycle is left alone for so long."""
+
 
 def begin_cycle(
     connection: sa.Connection, process_id: int, config: ServerConfig, sequence: int, checkpoint: int, now: dt.datetime
@@ -49,8 +52,8 @@ def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, 
 
 
 def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cycle:
-    """``open -> closing``, or ``hosted -> closing`` when its process is finished early."""
+    """``open -> closing``, or ``hosted -> closing`` when its process is finished early. The caller holds the lease now."""
     closing = rules.close(cycle)
-    rows.update_cycle(connection, closing)
+    rows.update_cycle(connection, closing, lease_until=now + dt.timedelta(seconds=LEASE_S))
     rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports})
     return closing

@@ -54,17 +54,19 @@ class StreamCheck:
         if self._length > self._max_bytes:
             raise PayloadTooLarge(f"at most {self._max_bytes} bytes are accepted here", max_bytes=self._max_bytes)
         self._hash.update(data)
-        if self._layout is None or self._pending:
-            self._pending += data
-            if self._layout is None and not self._read_header():
+        view = memoryview(data)
+        if self._pending:
+            self._pending += view
+            view, self._pending = memoryview(self._pending), bytearray()
+        if self._layout is None:
+            header_bytes = self._read_header(view)
+            if header_bytes is None:
+                self._pending += view
                 return
-            usable = len(self._pending) - len(self._pending) % VALUE_BYTES
-            values, self._pending = self._pending[:usable], self._pending[usable:]
-            self._add_values(values)
-            return
-        usable = len(data) - len(data) % VALUE_BYTES
-        self._add_values(memoryview(data)[:usable])
-        self._pending += memoryview(data)[usable:]
+            view = view[header_bytes:]
+        usable = len(view) - len(view) % VALUE_BYTES
+        self._add_values(view[:usable])
+        self._pending += view[usable:]
 
     def finish(self) -> Checked:
         """What the file is, once all of it was added.
@@ -78,19 +80,19 @@ class StreamCheck:
             raise InvalidTensors(f"the data ends after {self._length} bytes, before the end of {described}")
         return Checked(layout, self._hash.hexdigest(), norm.norm)
 
-    def _read_header(self) -> bool:
-        if len(self._pending) < 8:
-            return False
-        length = header_length(bytes(self._pending[:8]))
+    def _read_header(self, view: memoryview) -> int | None:
+        """Length of the header, once all of it is there; else None."""
+        if len(view) < 8:
+            return None
+        length = header_length(view[:8])
         if length > self._max_bytes:
             raise InvalidTensors(f"the header claims {length} bytes, more than the whole may have")
-        if len(self._pending) < length:
-            return False
-        layout = parse_header(bytes(self._pending[:length]))
+        if len(view) < length:
+            return None
+        layout = parse_header(view[:length])
         self._on_layout(layout)
         self._layout, self._norm = layout, FiniteNorm(layout)
-        self._pending = self._pending[length:]
-        return True
+        return length
 
     def _add_values(self, data: Bytes) -> None:
         layout, norm = self._layout, self._norm

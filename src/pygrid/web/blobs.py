@@ -34,6 +34,7 @@ class BlobResponses:
         self._blobs = blobs
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0
+        self._loading: dict[str, asyncio.Task[bytes]] = {}
 
     async def respond(self, request: Request[Any, Any, Any], name: str, headers: dict[str, str] | None = None) -> Response[Any]:
         """The blob as ``application/octet-stream``, or 304 if the client has it (``If-None-Match``)."""
@@ -49,9 +50,18 @@ class BlobResponses:
         if size > SMALL_BYTES:
             all_headers["Content-Length"] = str(size)
             return Stream(self._stream(name), media_type=media.TENSORS, headers=all_headers)
-        data = await asyncio.to_thread(self._blobs.path(name).read_bytes)
-        self._keep(name, data)
+        data = await self._load(name)
         return Response(data, media_type=media.TENSORS, headers=all_headers)
+
+    async def _load(self, name: str) -> bytes:
+        """Read a small blob into the cache, once for all who ask for it at the same time."""
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(asyncio.to_thread(self._blobs.path(name).read_bytes))
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        data = await asyncio.shield(task)
+        self._keep(name, data)
+        return data
 
     def _keep(self, name: str, data: bytes) -> None:
         if name in self._cache:

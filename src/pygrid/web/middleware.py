@@ -8,9 +8,12 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from pygrid.errors import Forbidden
+from pygrid.messages import media
 from pygrid.metrics import Metrics
 
 access_log = logging.getLogger("pygrid.access")
@@ -38,6 +41,17 @@ _PREFLIGHT: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-headers", b"Authorization, Content-Type, If-None-Match"),
     (b"access-control-max-age", b"86400"),
     (b"content-length", b"0"),
+)
+
+
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_CROSS_SITE = msgspec.json.encode(
+    Forbidden("a page of another site may not change things here", code="cross_site_refused").to_problem()
+)
+_CROSS_SITE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"content-type", media.PROBLEM.encode()),
+    (b"content-length", str(len(_CROSS_SITE)).encode()),
+    *SECURITY_HEADERS,
 )
 
 
@@ -92,7 +106,9 @@ def _request_id(scope: Scope) -> bytes:
 class Headers:
     """Adds the security headers, and opens the addresses under ``open_paths`` to scripts of any origin (CORS).
 
-    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority.
+    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority. On the
+    others a change that a browser sends for a page of another site is refused: the page could not read the answer, but it could,
+    say, make the first account of a Domain on the machine of whoever looks at it.
     """
 
     def __init__(self, app: ASGIApp, open_paths: Sequence[str] = ()) -> None:
@@ -110,6 +126,10 @@ class Headers:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             added = (*_OPEN_CORS, *SECURITY_HEADERS)
+        elif scope["method"] not in _HARMLESS and (b"sec-fetch-site", b"cross-site") in scope["headers"]:
+            await send({"type": "http.response.start", "status": 403, "headers": list(_CROSS_SITE_HEADERS)})
+            await send({"type": "http.response.body", "body": _CROSS_SITE, "more_body": False})
+            return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -16,21 +16,18 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import AssignmentState, Cycle, CycleState, Refusal
+from pygrid.core.cycles import Cycle, CycleState, Refusal
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import cycles as rows
-from pygrid.storage.processes import get_process
-from pygrid.storage.signals import wait_for_any
+from pygrid.storage.signals import wait_for
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import open_cycle
 from pygrid.web.lifecycle import Stopping
 
 PRESENCE_S = 3.0 * rules.POLL_S
 """A client that was told to come back counts as a candidate for so long."""
-
-_FINISHED = Refusal("training_finished", "training of this process is over", None)
 
 
 @dataclass(frozen=True)
@@ -82,55 +79,55 @@ class Admissions:
                 return outcome
             if remaining <= 0 or self._stopping.is_set():
                 return outcome
-            stop = asyncio.ensure_future(self._stopping.wait())
-            try:
-                await wait_for_any([changed, stop], remaining)
-            finally:
-                stop.cancel()
+            await wait_for(changed, remaining)
 
     async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float) -> Admission | Refusal:
-        key = new_secret()
-
-        def transaction(connection: sa.Connection) -> Admission | Refusal:
-            return self._admit(connection, process, applicant, key)
-
-        outcome = await self._store.database.write(transaction)
-        if isinstance(outcome, Refusal):
-            if outcome.reason == "waiting_for_workers" and self._is_quorum(process, applicant.client_id, stay_s):
-                await self._open(process)
-                outcome = await self._store.database.write(transaction)
-            elif outcome.reason == "cycle_full" and process.config.pool_selection == "random":
-                outcome = replace(outcome, reason="not_drawn", detail="the lot did not fall on this client")
+        """One attempt. Only a cycle that is open is worth a transaction; for the rest what the scheduler knows is enough."""
+        current = self._scheduler.current(process.id)
+        if current is not None and current.state is CycleState.HOSTED:
+            refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
+            assert refusal is not None
+            if refusal.reason != "waiting_for_workers" or not self._is_quorum(process, applicant.client_id, stay_s):
+                return refusal
+            await self._open(process)
+        elif current is not None and current.state is not CycleState.OPEN:
+            return rules.BETWEEN_CYCLES
+        outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant))
+        if isinstance(outcome, Refusal) and outcome.reason == "cycle_full" and process.config.pool_selection == "random":
+            return replace(outcome, reason="not_drawn", detail="the lot did not fall on this client")
         return outcome
 
-    def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, key: str) -> Admission | Refusal:
-        now = self._clock.now()
-        rows.require_client(connection, applicant.client_id, process.id)
-        if get_process(connection, process.id).state == "finished":
-            return _FINISHED
-        cycle = rows.get_newest_cycle(connection, process.id)
-        own = rows.find_assignment(connection, cycle.id, applicant.client_id)
-        key_hash = hash_secret(key)
-        if applicant.native and own is not None and own.state is AssignmentState.ASSIGNED and cycle.state is CycleState.OPEN:
-            rows.renew_assignment(connection, own, key_hash)
-            return Admission(key, cycle)
+    def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant) -> Admission | Refusal:
+        found, refusal = self._decide(connection, process, applicant)
+        if refusal is not None:
+            return refusal
+        key = new_secret()
+        if found.own is None:
+            rows.put_assignment(connection, found.cycle.id, applicant.client_id, hash_secret(key), self._clock.now())
+        else:
+            rows.renew_assignment(connection, found.own, hash_secret(key))
+        return Admission(key, found.cycle)
+
+    def _decide(
+        self, connection: sa.Connection, process: HostedProcess, applicant: Applicant
+    ) -> tuple[rows.Application, Refusal | None]:
+        found = rows.get_application(connection, applicant.client_id, process.id)
+        cycle, own = found.cycle, found.own
+        if found.process_state == "finished":
+            return found, rules.FINISHED
+        if applicant.native and own is not None and rules.may_renew(cycle, own, self._clock.now()):
+            return found, None
         resting = process.config.do_not_reuse_workers_until_cycle > 0
         refusal = rules.admit(
             cycle,
             process.config,
-            now,
+            self._clock.now(),
             own=own,
             last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence) if resting else None,
             download=applicant.download,
             upload=applicant.upload,
         )
-        if refusal is not None:
-            return refusal
-        if own is None:
-            rows.put_assignment(connection, cycle.id, applicant.client_id, key_hash, now)
-        else:
-            rows.renew_assignment(connection, own, key_hash)
-        return Admission(key, cycle)
+        return found, refusal
 
     # -- a cycle opens when enough clients ask -------------------------------------------------------------------------
 

@@ -31,12 +31,10 @@ from pygrid.storage import processes
 from pygrid.storage.cycles import CycleTotals, Report
 from pygrid.storage.files import BlobWriter
 from pygrid.storage.store import Store
-from pygrid.storage.transitions import begin_cycle
+from pygrid.storage.transitions import LEASE_S, begin_cycle
 from pygrid.tensors.flat import VALUE_BYTES, num_values
 
 logger = logging.getLogger(__name__)
-
-LEASE_S = 600.0
 
 MeanBlock = Callable[[int, int], npt.NDArray[np.float64]]
 """Values of the mean diff, from a position, so many; in the model's order."""
@@ -59,11 +57,16 @@ class Completion:
         self._sums = sums
         self._clock = clock
 
-    def complete(self, cycle_id: int) -> Completed | None:
-        """``closing -> completed``; None if the cycle is not closing, or somebody else holds its lease."""
+    def complete(self, cycle_id: int, leased: bool) -> Completed | None:
+        """``closing -> completed``; None if the cycle is not closing, or somebody else holds its lease.
+
+        Args:
+            leased: the caller holds the lease, from closing it.
+        """
         database = self._store.database
-        until = self._clock.now() + dt.timedelta(seconds=LEASE_S)
-        if not database.write_now(lambda connection: rows.acquire_lease(connection, cycle_id, self._clock.now(), until)):
+        now = self._clock.now()
+        until = now + dt.timedelta(seconds=LEASE_S)
+        if not leased and not database.write_now(lambda connection: rows.acquire_lease(connection, cycle_id, now, until)):
             return None
         try:
             return self._complete(database.read_now(lambda connection: rows.get_cycle(connection, cycle_id)))
@@ -88,7 +91,7 @@ class Completion:
             lambda connection: self._store_result(connection, process, cycle, new_checkpoint, scales)
         )
         self._sums.complete(process.id, cycle.id, bound)
-        database.write_now(lambda _connection: self._store.diffs.drop(cycle.id))
+        database.write_later(lambda _connection: self._store.diffs.drop(cycle.id))
         logger.info("cycle completed", extra={"process_id": process.id, "cycle": cycle.sequence, "num_reports": len(reports)})
         return completed
 

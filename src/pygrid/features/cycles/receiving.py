@@ -50,11 +50,9 @@ async def receive_report(
 
 
 async def _receive_small(pieces: AsyncIterator[bytes], check: ReportCheck) -> Received:
-    kept: list[bytes] = []
-    async for piece in pieces:
-        check.add(piece)
-        kept.append(piece)
-    return Received(check.finish(), b"".join(kept), None)
+    data = b"".join([piece async for piece in pieces])
+    check.add(data)
+    return Received(check.finish(), data, None)
 
 
 async def _receive_large(

@@ -32,7 +32,6 @@ from pygrid.messages.cycles import (
     CycleRequest,
 )
 from pygrid.storage import cycles as rows
-from pygrid.storage import processes
 from pygrid.storage.cycles import Report
 from pygrid.storage.files import DiffFiles
 from pygrid.storage.processes import Checkpoint
@@ -121,7 +120,7 @@ class CyclesService:
             model_id=process.id,
         )
         if native:
-            checkpoint = await self._checkpoint(process.id, cycle.checkpoint)
+            checkpoint = await self._store.processes.get_checkpoint(process.id, cycle.checkpoint)
             accepted.cycle = cycle.sequence
             accepted.checkpoint = cycle.checkpoint
             accepted.model_hash = checkpoint.model_hash
@@ -141,7 +140,7 @@ class CyclesService:
             Unauthenticated: ``invalid_request_key``: no such key, or another client's.
         """
         key_hash = hash_secret(request_key)
-        found = await self._store.database.read(lambda connection: rows.find_by_key(connection, key_hash))
+        found = await self._store.database.look_up(lambda connection: rows.find_by_key(connection, key_hash))
         if found is None or (client_id is not None and client_id != found[0].client_id):
             raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
         assignment, cycle = found
@@ -156,7 +155,7 @@ class CyclesService:
         self._check_open(ticket)
         if model_id != ticket.process.id:
             raise NotFound("Model ID not found!", code="model_not_found", model_id=model_id)
-        return await self._checkpoint(ticket.process.id, ticket.cycle.checkpoint)
+        return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
 
     def find_plan(self, ticket: Ticket, plan_id: int) -> str:
         """The name of a plan's bytes.
@@ -250,9 +249,6 @@ class CyclesService:
         redeemed = _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         if redeemed.repeated:
             raise rules.cycle_closed(ticket.cycle)
-
-    async def _checkpoint(self, process_id: int, number: int) -> Checkpoint:
-        return await self._store.database.read(lambda connection: processes.get_checkpoint(connection, process_id, number))
 
 
 def _raise_refused(outcome: Redeemed | PygridError) -> Redeemed:

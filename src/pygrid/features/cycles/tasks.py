@@ -40,6 +40,8 @@ class CycleScheduler:
         self._metrics = metrics
         self._deadlines: dict[int, dt.datetime] = {}
         self._closing: dict[int, dt.datetime] = {}
+        self._leased: set[int] = set()
+        self._current: dict[int, Cycle] = {}
         self._failures: dict[int, int] = {}
         self._changed = asyncio.Event()
 
@@ -54,14 +56,22 @@ class CycleScheduler:
         self._store.diffs.sweep(files)
         for cycle in unfinished:
             self.watch(cycle)
+        self._leased.clear()
 
     def watch(self, cycle: Cycle) -> None:
-        """See to a cycle that has just begun, opened or begun to close."""
+        """See to a cycle that has just begun or changed. Who closed it passes on the lease to complete it."""
+        self._current[cycle.process_id] = cycle
+        self._deadlines.pop(cycle.id, None)
         if cycle.state is CycleState.CLOSING:
             self._closing[cycle.id] = self._clock.now()
+            self._leased.add(cycle.id)
         elif cycle.state is CycleState.OPEN and cycle.deadline_at is not None:
             self._deadlines[cycle.id] = cycle.deadline_at
         self._changed.set()
+
+    def current(self, process_id: int) -> Cycle | None:
+        """The newest cycle of a process as it last changed its state: a hint, with counts that may be old."""
+        return self._current.get(process_id)
 
     def poke(self) -> None:
         """Look at the clock now."""
@@ -115,16 +125,19 @@ class CycleScheduler:
     async def _complete(self, cycle_id: int) -> None:
         loop = asyncio.get_running_loop()
         try:
-            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id)
+            leased = cycle_id in self._leased
+            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
         except Exception:
             # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the checkpoint.
             failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
             retry_s = min(MAX_RETRY_S, 2.0**failures)
             self._closing[cycle_id] = self._clock.now() + dt.timedelta(seconds=retry_s)
+            self._leased.discard(cycle_id)
             self._metrics.task_failures.labels("complete_cycle").inc()
             logger.exception("completion failed", extra={"cycle_id": cycle_id, "retry_s": retry_s})
             return
         self._closing.pop(cycle_id, None)
+        self._leased.discard(cycle_id)
         self._failures.pop(cycle_id, None)
         if completed is not None:
             self._announce(completed)
@@ -132,5 +145,7 @@ class CycleScheduler:
     def _announce(self, completed: Completed) -> None:
         if completed.next_cycle is not None:
             self.watch(completed.next_cycle)
+        else:
+            self._current.pop(completed.cycle.process_id, None)
         self._store.signals.notify(cycle_topic(completed.cycle.process_id))
         self._store.signals.notify(event_topic(completed.cycle.process_id))
