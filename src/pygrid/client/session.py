@@ -15,7 +15,7 @@ class SessionApi(Api):
         try:
             return super().open(request)
         except Unauthenticated as error:
-            if error.code == _WRONG_PASSWORD:
+            if self.token is None and error.code == _WRONG_PASSWORD:
                 raise
             was = "the session has ended" if self.token else "nobody is logged in"
             raise Unauthenticated(
