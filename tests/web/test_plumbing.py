@@ -127,6 +127,16 @@ async def test_only_the_routes_of_devices_are_open_to_scripts_of_any_origin(web:
             assert "access-control-allow-origin" not in (await web.request(method, path, headers=ask)).headers
 
 
+async def test_a_page_of_another_site_changes_nothing(web: Web) -> None:
+    """A form on any page can send this without asking first, to a Domain on the machine of whoever looks at the page."""
+    body = b'{"email": "intruder@example.org", "password": "long enough"}'
+    forged = {"content-type": "text/plain", "origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+    assert_problem(await web.post("/users", content=body, headers=forged), 403, "cross_site_refused")
+    assert (await web.get("/healthz", headers=forged)).status_code == 200
+    answer = await web.post("/users", content=body, headers={**forged, "sec-fetch-site": "same-origin"})
+    assert answer.json()["user"]["role"]["name"] == "Owner", "nobody was before"
+
+
 async def test_counts_go_by_route_and_not_by_path(web: Web, people: People) -> None:
     owner = await people.owner()
     for number in range(1, 4):

@@ -107,8 +107,8 @@ class Headers:
     """Adds the security headers, and opens the addresses under ``open_paths`` to scripts of any origin (CORS).
 
     Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority. On the
-    others a change that a browser sends for a page of another site is refused: the page could not read the answer, but it could,
-    say, make the first account of a Domain on the machine of whoever looks at it.
+    others a change that a browser sends for a page of another site is refused: the page could not read the answer, but it
+    could, say, make the first account of a Domain on the machine of whoever looks at it.
     """
 
     def __init__(self, app: ASGIApp, open_paths: Sequence[str] = ()) -> None:
