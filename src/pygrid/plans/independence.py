@@ -94,7 +94,7 @@ def judge(grads: Analysis) -> Verdict:
 def _settle(place: Place, value: Value, label: str) -> Place:
     """Check rows against the shape, and put a name to where examples were mixed."""
     if isinstance(place, Rows):
-        fits = place.axis < len(value.shape) and value.shape[place.axis] == place.outer * SYMBOL * place.inner
+        fits = 0 <= place.axis < len(value.shape) and value.shape[place.axis] == place.outer * SYMBOL * place.inner
         return place if fits else Mixed(label)
     return Mixed(label) if place == _UNKNOWN else place
 

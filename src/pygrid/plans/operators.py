@@ -98,6 +98,13 @@ class Call:
             raise ShapeRefused(f"input {index} must not depend on the batch size")
         return [int(item) for item in items if not isinstance(item, Poly)]
 
+    def known_number(self, index: int) -> Size:
+        """The one element of an input that must be known beforehand."""
+        items = self.known(index)
+        if len(items) != 1:
+            raise ShapeRefused(f"input {index} must have one element, not {len(items)}")
+        return items[0]
+
     def attribute(self, name: str, default: Any) -> Any:
         return self.attributes.get(name, default)
 
@@ -208,8 +215,15 @@ def _elementwise(result: str | None = None, fold: Fold | None = None, first: int
 
 
 def _first_shape(call: Call) -> list[Value]:
-    """The shape and dtype of the first input, whatever the others say (Clip's bounds, Trilu's diagonal)."""
+    """The shape and dtype of the first input."""
     return [Value(call.get(0).dtype, call.get(0).shape)]
+
+
+def _clip(call: Call) -> list[Value]:
+    bounds = [value for value in call.inputs[1:] if value is not None]
+    if any(value.shape for value in bounds):
+        raise ShapeRefused("the bounds must be scalars")
+    return _first_shape(call)
 
 
 def _cast(call: Call) -> list[Value]:
@@ -730,7 +744,9 @@ def _constant(call: Call) -> list[Value]:
 def _constant_of_shape(call: Call) -> list[Value]:
     shape = _shape_from(call.known(0))
     fill = np.asarray(call.attribute("value", np.zeros(1, np.float32)))
-    value = array_value(fill.reshape(-1)[:1])
+    if fill.size != 1:
+        raise ShapeRefused(f"the value must have one element, not {fill.size}")
+    value = array_value(fill.reshape(1))
     known = None
     total = math.prod(shape)
     if value.known is not None and isinstance(total, int) and total <= MAX_KNOWN:
@@ -739,10 +755,10 @@ def _constant_of_shape(call: Call) -> list[Value]:
 
 
 def _range(call: Call) -> list[Value]:
-    start, limit, delta = call.known(0)[0], call.known(1)[0], call.known_ints(2)[0]
+    start, limit, delta = (call.known_number(index) for index in range(3))
     if delta == 1 and is_size(limit - start):
         count = limit - start
-    elif isinstance(start, int) and isinstance(limit, int) and delta != 0:
+    elif isinstance(start, int) and isinstance(limit, int) and isinstance(delta, int) and delta != 0:
         count = max(0, -((start - limit) // delta))
     else:
         raise ShapeRefused("the number of elements depends on the batch size in a way that can't be bounded")
@@ -816,7 +832,7 @@ OPERATORS: Mapping[str, Operator] = {
     "ArgMin": _row(_arg, "index of the smallest", _read_and_written),
     "AveragePool": _row(_pool, _POOL, _pool_cost),
     "Cast": _row(_cast, "changes the dtype"),
-    "Clip": _row(_first_shape, _FUNCTION),
+    "Clip": _row(_clip, _FUNCTION),
     "Concat": _row(_concat, _MOVE),
     "Constant": _row(_constant, _MAKE, _free),
     "ConstantOfShape": _row(_constant_of_shape, _MAKE),

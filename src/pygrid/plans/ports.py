@@ -52,6 +52,9 @@ def _check_values(manifest: Manifest) -> None:
             raise _invalid(f"{label} is longer than {MAX_TEXT} characters")
     if not 1 <= manifest.max_batch_size <= MAX_BATCH_SIZE:
         raise _invalid(f"max_batch_size is {manifest.max_batch_size}; 1 to {MAX_BATCH_SIZE} are allowed")
+    for name in (*manifest.data, *manifest.noise, *manifest.hyper, *manifest.metrics):
+        if not _NAME.fullmatch(name):
+            raise _invalid(f"{name[:80]!r} is no name; names are words of letters, digits, _ . - joined by /")
     for name, column in manifest.data.items():
         if min(column.shape, default=1) < 1:
             raise _invalid(f"data port {name!r} has an empty or negative side: {list(column.shape)}")
@@ -88,6 +91,8 @@ def _check_training(manifest: Manifest) -> None:
     names = set(manifest.graphs)
     if not names & {"train", "grads"} or not names <= set(_TRAINING_GRAPHS):
         raise _invalid(f"a training plan has train or grads (or both), and perhaps eval; this one has {sorted(names)}")
+    if not manifest.data:
+        raise _invalid("a training plan needs at least one data port")
     spec: dict[str, Port] = {}
     for name, graph in manifest.graphs.items():
         inputs, outputs = _by_name(graph.inputs), _by_name(graph.outputs)

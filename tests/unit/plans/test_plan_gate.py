@@ -21,7 +21,20 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from pygrid.errors import InvalidPlan
-from pygrid.plans import DataPort, GateLimits, Hyper, Manifest, NoisePort, Plan, Port, Runner, build_archive, check, check_async
+from pygrid.plans import (
+    DataPort,
+    GateLimits,
+    Hyper,
+    Manifest,
+    NoisePort,
+    Plan,
+    Port,
+    Runner,
+    TestVector,
+    build_archive,
+    check,
+    check_async,
+)
 from pygrid.plans import check_in_child as check_in_child_process
 from pygrid.plans.archive import _write_members
 from pygrid.plans.child import ChildLimits
@@ -604,6 +617,9 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "float labels": ({"data": {"x": DataPort("float32", (4,), "", 3), "y": DataPort("int64", ())}}, "labels are integers"),
     "an empty side": ({"data": {"x": DataPort("float32", (0,)), "y": DataPort("int64", ())}}, "empty or negative side"),
     "an empty side of noise": ({"noise": {"n": NoisePort((0,))}}, "empty or negative side"),
+    "no data": ({"data": {}}, "at least one data port"),
+    "a name that is none": ({"metrics": {"loss": "mean", "accuracy": "mean", "a b": "sum"}}, "'a b' is no name"),
+    "a test of too large a batch": ({"test_vector": TestVector(2000, 1.0)}, "a batch size that the plan takes"),
     "a novel": ({"description": "x" * 20_000}, "longer than"),
     "another kind": ({"kind": "averaging"}, "one graph 'average'"),
 }
