@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.plan_build import build
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pygrid.plans.inspect import Column, Description
 
 app = typer.Typer(help="Build plans, look at what they do, try them.", no_args_is_help=True, add_completion=False)
+
+app.command("build")(build)
 
 File = Annotated[Path, typer.Argument(help="A .plan file.")]
 
