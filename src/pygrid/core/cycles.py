@@ -71,8 +71,8 @@ class Assignment:
     cycle_id: int
     client_id: str
     state: AssignmentState
-    report_digest: str | None = None
-    """SHA-256 of the report's bytes, once reported."""
+    fingerprint: str | None = None
+    """Of the report, once reported."""
 
 
 @dataclass(frozen=True)
@@ -216,13 +216,13 @@ class Redeemed:
     repeated: bool
 
 
-def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, digest: str | None) -> Redeemed | PygridError:
-    """Whether a request key is good for a report now; ``digest`` is that of its bytes, None to ask before they are known.
+def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: str | None) -> Redeemed | PygridError:
+    """Whether a request key is good for a report now; ``fingerprint`` None asks before its bytes are known.
 
     A report that was accepted stays accepted, whatever became of its cycle; other bytes under the same key are refused.
     """
     if assignment.state is AssignmentState.REPORTED:
-        if digest is None or digest == assignment.report_digest:
+        if fingerprint is None or fingerprint == assignment.fingerprint:
             return Redeemed(repeated=True)
         return Conflict("this request key was already used for another report", code="already_reported")
     passed = cycle.deadline_at is not None and now >= cycle.deadline_at

@@ -21,8 +21,9 @@ MAX_EXAMPLES = 10**12
 class ReportContent:
     """What a checked report holds."""
 
-    digest: str
-    """SHA-256 of all its bytes, in hex."""
+    fingerprint: str
+    """Tells a repeated report from another one under the same key; made of length, CRC-32 and norm. Not proof against forgery:
+    who could forge it has the key anyway, and only the first report counts."""
     length: int
     num_examples: int
     metrics: dict[str, float]
@@ -59,7 +60,9 @@ class ReportCheck:
             InvalidTensors: it ends early.
         """
         checked = self._stream.finish()
-        return ReportContent(checked.digest, checked.layout.total_bytes, self._num_examples, self._metrics, checked.norm)
+        length = checked.layout.total_bytes
+        fingerprint = f"{length:x}-{checked.crc32:08x}-{checked.norm.hex()}"
+        return ReportContent(fingerprint, length, self._num_examples, self._metrics, checked.norm)
 
     def _check_layout(self, layout: Layout) -> None:
         match(self._model, layout)

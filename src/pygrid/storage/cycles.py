@@ -240,7 +240,7 @@ def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -
 
 
 _FIND_BY_KEY = (
-    sa.select(*_ASSIGNMENT, reports.c.digest, *_CYCLE)
+    sa.select(*_ASSIGNMENT, reports.c.fingerprint, *_CYCLE)
     .select_from(assignments.join(cycles).outerjoin(reports, reports.c.assignment_id == assignments.c.id))
     .where(assignments.c.key_hash == sa.bindparam("key_hash"))
 )
@@ -304,12 +304,12 @@ _COUNT_REPORT = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).v
 
 
 def put_report(
-    connection: sa.Connection, assignment: Assignment, process_id: int, report: Report, digest: str, now: dt.datetime
+    connection: sa.Connection, assignment: Assignment, process_id: int, report: Report, fingerprint: str, now: dt.datetime
 ) -> Report:
     """Record an accepted report, mark its assignment and count it; gives the report with its id."""
     fields = asdict(report)
     del fields["id"]
-    row = {"assignment_id": assignment.id, "process_id": process_id, "digest": digest, "received_at": now, **fields}
+    row = {"assignment_id": assignment.id, "process_id": process_id, "fingerprint": fingerprint, "received_at": now, **fields}
     key = connection.execute(_PUT_REPORT, row).inserted_primary_key
     assert key is not None
     connection.execute(_MARK_REPORTED, {"assignment_id": assignment.id})

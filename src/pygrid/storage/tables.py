@@ -101,7 +101,7 @@ reports = sa.Table(
     sa.Column("assignment_id", sa.ForeignKey("assignments.id"), nullable=False, unique=True),
     sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
     sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
-    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("file", sa.String(64), nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("length", sa.BigInteger, nullable=False),

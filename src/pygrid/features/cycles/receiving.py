@@ -58,24 +58,37 @@ async def _receive_small(pieces: AsyncIterator[bytes], check: ReportCheck) -> Re
 async def _receive_large(
     pieces: AsyncIterator[bytes], check: ReportCheck, make_spool: Callable[[], Spool], executor: Executor
 ) -> Received:
+    """Two buffers take turns: one fills from the socket while a thread checks and writes the other."""
     loop = asyncio.get_running_loop()
     spool = await loop.run_in_executor(executor, make_spool)
 
-    def take(data: bytearray) -> None:
+    def take(data: memoryview) -> None:
         check.add(data)
         spool.write(data)
 
+    filling, resting = memoryview(bytearray(PIECE_BYTES)), memoryview(bytearray(PIECE_BYTES))
+    filled = 0
+    taking: asyncio.Future[None] | None = None
     try:
-        buffer = bytearray()
         async for piece in pieces:
-            buffer += piece
-            if len(buffer) >= PIECE_BYTES:
-                await loop.run_in_executor(executor, take, buffer)
-                buffer = bytearray()
-        await loop.run_in_executor(executor, take, buffer)
+            rest = memoryview(piece)
+            while rest:
+                count = min(len(rest), PIECE_BYTES - filled)
+                filling[filled : filled + count] = rest[:count]
+                rest, filled = rest[count:], filled + count
+                if filled == PIECE_BYTES:
+                    if taking is not None:
+                        await taking
+                    taking = loop.run_in_executor(executor, take, filling)
+                    filling, resting, filled = resting, filling, 0
+        if taking is not None:
+            await taking
+        await loop.run_in_executor(executor, take, filling[:filled])
         content = check.finish()
         await loop.run_in_executor(executor, spool.commit)
     except BaseException:
+        if taking is not None:
+            taking.cancel()
         spool.discard()
         raise
     return Received(content, None, spool)

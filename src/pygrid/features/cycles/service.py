@@ -219,7 +219,7 @@ class CyclesService:
         if found is None:
             raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
         assignment, cycle = found
-        redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.digest))
+        redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.fingerprint))
         if redeemed.repeated:
             return None, cycle
         report = Report(
@@ -234,7 +234,7 @@ class CyclesService:
             scale=None,
             metrics=content.metrics,
         )
-        report = rows.put_report(connection, assignment, cycle.process_id, report, content.digest, now)
+        report = rows.put_report(connection, assignment, cycle.process_id, report, content.fingerprint, now)
         cycle = rules.count_report(cycle)
         if rules.due(cycle, config, now) is Due.CLOSE:
             cycle = close_cycle(connection, cycle, now)
