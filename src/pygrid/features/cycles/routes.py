@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.errors import InvalidInput, Unauthenticated
@@ -29,7 +29,7 @@ from pygrid.web.requests import AppRequest, stream_body
 SPEED_TEST_BYTES = 64 * 1024 * 1024
 _SPEED_CHUNK = b"x" * (64 * 1024)
 
-Text = Annotated[str, Parameter(min_length=1, max_length=200)]
+Text = Annotated[str, QueryParameter(min_length=1, max_length=200)]
 
 
 def _service(state: State) -> CyclesService:
@@ -46,7 +46,7 @@ async def _ticket(request: Request[Any, Any, Any], state: State) -> Ticket:
 
 
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404))
-async def authenticate(data: AuthenticateRequest, state: State) -> AuthenticateResponse:
+async def authenticate(data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
     """Become a client of a process."""
     return await _service(state).authenticate(data)
 
@@ -56,8 +56,8 @@ async def speed_test_download(
     state: State,
     worker_id: Text,
     random: Text,
-    is_ping: bool = False,
-    size_bytes: Annotated[int, Parameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
+    is_ping: FromQuery[bool] = False,
+    size_bytes: Annotated[int, QueryParameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
 ) -> Response[Any]:
     """Answer at once (``is_ping``), or stream bytes whose arrival the client times."""
     if is_ping:
@@ -81,13 +81,13 @@ async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) 
 
 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
-async def cycle_request(data: CycleRequest, state: State) -> CycleAccepted | CycleRejected:
+async def cycle_request(data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
     return await _service(state).request_cycle(data)
 
 
 @get("/get-model", responses=describe_problems(400, 401, 404, 410))
-async def get_model(request: AppRequest, state: State, model_id: int) -> Response[Any]:
+async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
     """The model that this cycle starts from: safetensors bytes."""
     ticket = await _ticket(request, state)
     checkpoint = await _service(state).find_model(ticket, model_id)
@@ -96,7 +96,9 @@ async def get_model(request: AppRequest, state: State, model_id: int) -> Respons
 
 
 @get("/get-plan", responses=describe_problems(400, 401, 404, 410))
-async def get_plan(request: AppRequest, state: State, plan_id: int, receive_operations_as: str = "onnx") -> Response[Any]:
+async def get_plan(
+    request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
+) -> Response[Any]:
     """A plan of the process: the plan archive."""
     ticket = await _ticket(request, state)
     plan_hash = _service(state).find_plan(ticket, plan_id)

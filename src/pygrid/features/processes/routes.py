@@ -10,7 +10,7 @@ from litestar import Response, Router, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
@@ -24,6 +24,7 @@ from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
 
+PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 MAX_FORM_BYTES = MAX_MODEL_BYTES + 256 * 1024 * 1024
 
 
@@ -71,14 +72,16 @@ async def host_training(request: AppRequest, state: State) -> ProcessInfo:
     return await _service(state).host(request.headers.get("content-type", ""), body, user_id)
 
 
-@get("/processes", guards=[require()], responses=describe_problems(401))
-async def list_processes(state: State, name: str | None = None, version: str | None = None) -> ProcessList:
+@get("/processes", guards=[require()], responses=describe_problems(400, 401))
+async def list_processes(
+    state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
+) -> ProcessList:
     """Hosted processes, newest first."""
     return ProcessList(await _service(state).list_processes(name, version))
 
 
-@get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(401, 404))
-async def get_process(state: State, process_id: int) -> ProcessInfo:
+@get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
+async def get_process(state: State, process_id: PathId) -> ProcessInfo:
     """One process with its newest cycle."""
     return await _service(state).get(process_id)
 
@@ -87,9 +90,9 @@ async def get_process(state: State, process_id: int) -> ProcessInfo:
     "/processes/{process_id:int}/finish",
     status_code=200,
     guards=[require(Permission.UPLOAD_DATA)],
-    responses=describe_problems(401, 403, 404),
+    responses=describe_problems(400, 401, 403, 404),
 )
-async def finish_process(state: State, process_id: int) -> ProcessInfo:
+async def finish_process(state: State, process_id: PathId) -> ProcessInfo:
     """End training; what the open cycle has received becomes a last checkpoint."""
     return await _service(state).finish(process_id)
 
@@ -97,22 +100,22 @@ async def finish_process(state: State, process_id: int) -> ProcessInfo:
 @get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_cycles(
     state: State,
-    process_id: int,
-    after: Annotated[int, Parameter(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+    process_id: PathId,
+    after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> CycleList:
     """Cycles and their statistics, oldest first."""
     return CycleList(await _service(state).list_cycles(process_id, after, limit))
 
 
-@get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(401, 404))
-async def list_checkpoints(state: State, process_id: int) -> CheckpointList:
+@get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
+async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
     """Checkpoints, oldest first."""
     return CheckpointList(await _service(state).list_checkpoints(process_id))
 
 
-@get("/processes/{process_id:int}/plans/{plan_id:int}", guards=[require()], responses=describe_problems(401, 404))
-async def download_plan(request: AppRequest, state: State, process_id: int, plan_id: int) -> Response[Any]:
+@get("/processes/{process_id:int}/plans/{plan_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
+async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
     """A plan archive."""
     plan_hash = await _service(state).find_plan(process_id, plan_id)
     responses: BlobResponses = state.blobs
@@ -122,8 +125,8 @@ async def download_plan(request: AppRequest, state: State, process_id: int, plan
 @get("/processes/{process_id:int}/events", guards=[require()], responses=describe_problems(400, 401, 404))
 async def stream_events(
     state: State,
-    process_id: int,
-    last_event_id: Annotated[int, Parameter(header="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
+    process_id: PathId,
+    last_event_id: Annotated[int, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
 ) -> Stream:
     """Server-Sent Events: what happened to the process, then what happens."""
     events = await _service(state).follow(process_id, last_event_id)
@@ -137,7 +140,11 @@ async def _encode(events: AsyncIterator[Event]) -> AsyncIterator[ServerEvent]:
 
 @get("/retrieve-model", guards=[_unless_open(None)], responses=describe_problems(400, 401, 404))
 async def retrieve_model(
-    request: AppRequest, state: State, name: str, version: str | None = None, checkpoint: str = "latest"
+    request: AppRequest,
+    state: State,
+    name: FromQuery[str],
+    version: FromQuery[str | None] = None,
+    checkpoint: FromQuery[str] = "latest",
 ) -> Response[Any]:
     """A checkpoint by number or alias: safetensors bytes."""
     found = await _service(state).find_checkpoint(name, version, checkpoint)
