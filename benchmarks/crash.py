@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import uvloop
 
 from loadgen import Address, Connection, Device, Process, RequestFailed, checkpoint, cycles, host, sign_up
@@ -46,6 +47,7 @@ GONE = 410
 class Marks:
     """What became of each mark, as far as the devices know."""
 
+    size: int
     acknowledged: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     unanswered: set[int] = field(default_factory=set)
@@ -55,6 +57,8 @@ class Marks:
     def draw(self) -> int:
         """A mark that was never used."""
         mark, self.next = self.next, self.next + 1
+        if mark >= self.size:
+            raise RuntimeError(f"all {self.size} marks are used; take a larger model")
         self.unanswered.add(mark)
         return mark
 
@@ -145,7 +149,7 @@ async def run(folder: Path, *, num_kills: int, seed: int, size: int = 20_000, nu
         address = server.address
         token = await sign_up(address, "owner@example.org", "correct horse battery staple")
         process = await host(address, token, "marks", model_bytes(size), plan_bytes(size), SERVER_CONFIG)
-        marks, stop = Marks(), asyncio.Event()
+        marks, stop = Marks(size), asyncio.Event()
         restarts: list[float] = []
         async with asyncio.TaskGroup() as group:
             for _ in range(num_devices):
@@ -179,38 +183,43 @@ async def _finish(address: Address, process: Process) -> None:
 
 
 async def _verify(address: Address, process: Process, marks: Marks, restarts: list[float]) -> CrashResult:
-    problems: list[str] = []
-    counted: Counter[int] = Counter()
     completed = [cycle for cycle in await _all_cycles(address, process) if cycle["state"] == "completed"]
-    number = 1
-    before = await _model(address, process, number)
-    for cycle in completed:
-        after = await _model(address, process, number + 1)
-        shares = (before - after) * cycle["num_reports"]
-        found = np.flatnonzero(shares)
-        for mark in found:
-            # 1/n in float32, times n: off by less than one part in ten million.
-            if abs(shares[mark] - 1.0) > 1e-5:
-                problems.append(f"checkpoint {number + 1} holds mark {mark} {shares[mark]:.4f} times")
-        if len(found) != cycle["num_reports"]:
-            problems.append(
-                f"cycle {cycle['sequence']} says {cycle['num_reports']} reports, checkpoint {number + 1} has {len(found)}"
-            )
-        counted.update(found.tolist())
-        before, number = after, number + 1
-    problems += [f"acknowledged mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.acknowledged) if counted[m] != 1]
-    problems += [f"refused mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.refused) if counted[m] != 0]
-    problems += [f"unanswered mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.unanswered) if counted[m] > 1]
+    checkpoints = [await _model(address, process, number + 1) for number in range(len(completed) + 1)]
     return CrashResult(
         num_kills=len(restarts),
         num_acknowledged=len(marks.acknowledged),
         num_refused=len(marks.refused),
         num_unanswered=len(marks.unanswered),
         num_retried=marks.num_retried,
-        num_checkpoints=number,
+        num_checkpoints=len(checkpoints),
         restart_s=float(np.median(restarts)) if restarts else 0.0,
-        problems=problems,
+        problems=find_problems(checkpoints, [cycle["num_reports"] for cycle in completed], marks),
     )
+
+
+def find_problems(checkpoints: list[npt.NDArray[np.float64]], num_reports: list[int], marks: Marks) -> list[str]:
+    """Every way in which the checkpoints contradict what the devices were told; in words, none if all is well.
+
+    Args:
+        checkpoints: the model before the first cycle, and after each.
+        num_reports: of each cycle, as the Domain tells.
+    """
+    problems: list[str] = []
+    counted: Counter[int] = Counter()
+    for number, (before, after, num) in enumerate(zip(checkpoints, checkpoints[1:], num_reports, strict=False), start=2):
+        shares = (before - after) * num
+        found = np.flatnonzero(shares)
+        for mark in found:
+            # 1/n in float32, times n: off by less than one part in ten million.
+            if abs(shares[mark] - 1.0) > 1e-5:
+                problems.append(f"checkpoint {number} holds mark {mark} {shares[mark]:.4f} times")
+        if len(found) != num:
+            problems.append(f"checkpoint {number} is said to hold {num} reports, and holds {len(found)}")
+        counted.update(found.tolist())
+    problems += [f"acknowledged mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.acknowledged) if counted[m] != 1]
+    problems += [f"refused mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.refused) if counted[m] != 0]
+    problems += [f"unanswered mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.unanswered) if counted[m] > 1]
+    return problems
 
 
 async def _all_cycles(address: Address, process: Process) -> list[dict[str, Any]]:
@@ -220,7 +229,7 @@ async def _all_cycles(address: Address, process: Process) -> list[dict[str, Any]
     return found
 
 
-async def _model(address: Address, process: Process, number: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+async def _model(address: Address, process: Process, number: int) -> npt.NDArray[np.float64]:
     arrays, _ = decode(await checkpoint(address, process, number))
     return arrays[NAME].astype(np.float64)
 

@@ -46,34 +46,34 @@ def main(url: str) -> float:
     weights = pygrid.edge.load_data(PLANS / "digits.safetensors")
     training, held_out = digits_data.hold_out(digits_data.load())
 
-    # 1. Host them. `client_config` is what devices do in a cycle, `server_config` how the Domain runs the cycles.
-    domain = connect(url)
-    process = domain.host(
-        "digits-example",
-        version=time.strftime("%Y%m%d-%H%M%S"),
-        model=weights,
-        plans={"training_plan": plan},
-        client_config={"epochs": 5, "batch_size": 16, "lr": 0.3},
-        server_config={"num_cycles": 15, "cycle_length": 60, "min_workers": NUM_DEVICES, "max_diffs": NUM_DEVICES},
-    )
+    with connect(url) as domain:
+        # 1. Host them. `client_config` is what devices do in a cycle, `server_config` how the Domain runs the cycles.
+        process = domain.host(
+            "digits-example",
+            version=time.strftime("%Y%m%d-%H%M%S"),
+            model=weights,
+            plans={"training_plan": plan},
+            client_config={"epochs": 5, "batch_size": 8, "lr": 0.3},
+            server_config={"num_cycles": 15, "cycle_length": 60, "min_workers": NUM_DEVICES, "max_diffs": NUM_DEVICES},
+        )
 
-    # 2. The devices, each with images of its own. They ask for work, train, report, until training is over.
-    threads = [
-        threading.Thread(target=device, args=(url, process.version, shard), daemon=True)
-        for shard in digits_data.shards(training, NUM_DEVICES)
-    ]
-    for thread in threads:
-        thread.start()
+        # 2. The devices, each with images of its own. They ask for work, train, report, until training is over.
+        threads = [
+            threading.Thread(target=device, args=(url, process.version, shard), daemon=True)
+            for shard in digits_data.shards(training, NUM_DEVICES)
+        ]
+        for thread in threads:
+            thread.start()
 
-    # 3. Watch, until the last cycle is completed.
-    process.watch()
+        # 3. Watch, until the last cycle is completed.
+        process.watch()
+        for thread in threads:
+            thread.join()
 
-    # 4. Try the model on images that no device had, before and after.
-    before = process.evaluate(held_out.arrays(), checkpoint=1)["accuracy"]
-    after = process.evaluate(held_out.arrays(), checkpoint="latest")["accuracy"]
+        # 4. Try the model on images that no device had, before and after.
+        before = process.evaluate(held_out.arrays(), checkpoint=1)["accuracy"]
+        after = process.evaluate(held_out.arrays(), checkpoint="latest")["accuracy"]
     print(f"accuracy on {len(held_out)} held-out images: {before:.1%} before, {after:.1%} after")
-    for thread in threads:
-        thread.join(timeout=30)
     return after
 
 

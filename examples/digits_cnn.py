@@ -8,6 +8,7 @@ Starts a Domain of its own in a temporary folder. Compare `digits.py`, which exp
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import digits_data
@@ -23,10 +24,11 @@ PLANS = Path(__file__).parent / "plans"
 def main() -> float:
     """Train; gives the share of held-out images that the model reads right in the end."""
     training, held_out = digits_data.hold_out(digits_data.load())
-    with tempfile.TemporaryDirectory() as name, LocalProcesses(Path(name) / "logs") as processes:
-        folder = Path(name)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        processes = stack.enter_context(LocalProcesses(folder / "logs"))
         url = processes.start_domain(folder / "domain")
-        domain = pygrid.client.connect(url)
+        domain = stack.enter_context(pygrid.client.connect(url))
         domain.sign_up("owner@example.org", "correct horse battery staple")
         process = domain.host(
             "digits-cnn",

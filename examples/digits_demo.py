@@ -39,7 +39,7 @@ MARKER = ".pygrid-demo"
 """Marks a folder as made by this program, so that it only ever empties its own."""
 MIN_ACCURACY = 0.93
 OWNER = "owner@example.org"
-CLIENT_CONFIG = {"epochs": 5, "batch_size": 16, "lr": 0.3}
+CLIENT_CONFIG = {"epochs": 5, "batch_size": 8, "lr": 0.3}
 """What each device does in a cycle."""
 STALL_S = 60.0
 
@@ -95,15 +95,15 @@ class Demo:
         """
         self.console.print("starting a Domain ...")
         self.url = self.processes.start_domain(self.options.output / "domain")
-        process = self.host()
-        self.start_devices()
-        rows = self.watch(process)
-        self.processes.wait("device-", timeout_s=STALL_S)
-        self.finish(process, rows)
+        with client.connect(self.url) as owner:
+            process = self.host(owner)
+            self.start_devices()
+            rows = self.watch(process)
+            self.processes.wait("device-", timeout_s=STALL_S)
+            self.finish(process, rows)
 
-    def host(self) -> client.Process:
+    def host(self, owner: client.DomainClient) -> client.Process:
         """Become the owner of the Domain and host the model, as a data scientist would."""
-        owner = client.connect(self.url)
         owner.sign_up(OWNER, self.password)
         num = self.options.devices
         return owner.host(
@@ -140,7 +140,8 @@ class Demo:
             with Live(table(rows), console=self.console, refresh_per_second=12) as live:
                 for row in self.completed(process):
                     rows.append(row)
-                    live.update(table(rows))
+                    # What does not fit on the screen can't be redrawn: the last cycles are what one wants to see.
+                    live.update(table(rows[-max(5, self.console.height - 4) :]))
         else:
             for row in self.completed(process):
                 rows.append(row)
@@ -222,9 +223,12 @@ class Demo:
             soft_wrap=True,
             highlight=False,
         )
-        while True:
-            self.processes.check()
-            time.sleep(0.2)
+        try:
+            while True:
+                self.processes.check()
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            self.console.print("\nended")
 
 
 def describe(shards: list[Digits]) -> str:
@@ -299,6 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
             demo.run()
             if options.keep_running:
                 demo.keep_running()
+                return 0
     except (DemoFailed, ProcessFailed, PygridError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1
