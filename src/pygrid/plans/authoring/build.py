@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import onnx
 
 from pygrid.errors import AuthoringError, InvalidPlan
 from pygrid.plans import Plan, build_archive
-from pygrid.plans.authoring.emit import Emitted
+from pygrid.plans.authoring.emit import Emitted, emit_programs
 from pygrid.plans.authoring.selfcheck import eager
 from pygrid.plans.authoring.tracing import Program
 from pygrid.plans.costs import Analysis, analyse
@@ -28,13 +28,15 @@ logger = logging.getLogger(__name__)
 _TEST_BATCH = 4
 
 
-def emit(programs: Mapping[str, Program], *, symbol_name: str) -> dict[str, Emitted]:
-    """The graphs of these programs.
+def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict[str, Emitted]:
+    """The graphs of programs; each is given as part of one that is traced, which may be itself.
 
     Raises:
         AuthoringError: with the author's line.
     """
-    graphs = {name: Emitted(program, symbol_name=symbol_name) for name, program in programs.items()}
+    graphs: dict[str, Emitted] = {}
+    for whole, parts in programs:
+        graphs |= emit_programs(whole, parts, symbol_name=symbol_name)
     for name, graph in graphs.items():
         outside = [op for op in graph.ops if op not in OPERATORS]
         if outside:

@@ -66,10 +66,14 @@ class LossPlan(_Described):
         hyper.setdefault("lr", Float(optimizer.default_lr, min=0.0, max=max(1.0, 10 * optimizer.default_lr)))
         signature = Signature.read(self.function, self.data, hyper, ("model",))
         subject = Subject(model)
-        programs = LossPrograms(subject, signature, self.data, hyper, optimizer).all()
+        programs = LossPrograms(subject, signature, self.data, hyper, optimizer)
         feeder = _feeder(self.data, hyper, subject)
-        check_runs(programs["grads"], feeder)
-        graphs = emit(programs, symbol_name=BATCH)
+        check_runs(programs.grads, feeder)
+        graphs = emit(
+            (programs.train_and_grads, (programs.train, programs.grads)),
+            (programs.eval, (programs.eval,)),
+            symbol_name=BATCH,
+        )
         for graph in graphs.values():
             check_against_eager(graph, feeder)
         independent = (
@@ -146,7 +150,7 @@ class StepPlan(_Described):
         program = StepProgram(subject, signature, self.data, self.hyper, state).program()
         feeder = _feeder(self.data, self.hyper, subject)
         check_runs(program, feeder)
-        graph = emit({"train": program}, symbol_name=BATCH)["train"]
+        graph = emit((program, (program,)), symbol_name=BATCH)["train"]
         check_against_eager(graph, feeder)
         manifest = Manifest(
             format=FORMAT,
@@ -188,7 +192,7 @@ class AveragingPlan(_Described):
         )  # fmt: skip
         feeder = Feeder({}, {}, initial, NUM_DIFFS)
         check_runs(program, feeder)
-        graph = emit({"average": program}, symbol_name=NUM_DIFFS)["average"]
+        graph = emit((program, (program,)), symbol_name=NUM_DIFFS)["average"]
         check_against_eager(graph, feeder)
         manifest = Manifest(
             format=FORMAT,

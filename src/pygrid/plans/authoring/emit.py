@@ -1,34 +1,40 @@
-"""From a program to an ONNX graph: trace, lower, name the outputs."""
+"""From programs to ONNX graphs: trace once, then lower what each graph needs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx
 
 from pygrid.plans.authoring.lowering import Graph, Interpreter
-from pygrid.plans.authoring.tracing import Program, trace
+from pygrid.plans.authoring.tracing import Program, Trace, trace
 from pygrid.plans.manifest import BATCH, Port
 
 
 class Emitted:
     """An ONNX graph with its ports and what tracing found out."""
 
-    def __init__(self, program: Program, *, symbol_name: str = BATCH) -> None:
-        """Trace and lower ``program``.
+    def __init__(self, program: Program, traced: Trace, *, symbol_name: str) -> None:
+        """Lower the part of a trace that a program's outputs need.
 
         Raises:
             AuthoringError: with the author's line.
         """
-        traced = trace(program, symbol_name=symbol_name)
         graph = Graph({traced.symbol: symbol_name}, bounded=program.bounded)
-        sizes = {symbol_name: traced.symbol}
+        own = {port.name for port in program.inputs}
         arguments = [
-            graph.input(port.name, port.dtype, [sizes.get(s, s) if isinstance(s, str) else s for s in port.shape])
+            graph.input(
+                port.name,
+                port.dtype,
+                [traced.symbol if size == symbol_name else size for size in port.shape],
+                listed=port.name in own,
+            )
             for port in traced.inputs
         ]
         values = Interpreter(graph, traced.module, traced.places).run(arguments)
         for name, value in zip(traced.outputs, values, strict=True):
             unchanged = name.startswith("new/buffers/") and value.name == name.removeprefix("new/")
-            if not unchanged:
+            if name.startswith(program.outputs) and not unchanged:
                 graph.output(name, value)
         model: onnx.ModelProto = graph.finish(program.name)
         self.program = program
@@ -36,6 +42,21 @@ class Emitted:
         self.outputs: tuple[Port, ...] = tuple(graph.outputs)
         self.num_nodes = len(model.graph.node)
         self.ops = sorted({node.op_type for node in model.graph.node})
-        self.noise = dict(traced.noise)
         self.batch_norm = traced.batch_norm
         self.data: bytes = model.SerializeToString(deterministic=True)
+
+    @property
+    def noise(self) -> dict[str, tuple[int, ...]]:
+        """The shapes per example of the noise that the graph takes, by bare name."""
+        ports = (port for port in self.inputs if port.name.startswith("noise/"))
+        return {port.name.removeprefix("noise/"): tuple(int(size) for size in port.shape[1:]) for port in ports}
+
+
+def emit_programs(whole: Program, parts: Sequence[Program], *, symbol_name: str = BATCH) -> dict[str, Emitted]:
+    """The graphs of programs that are parts of one (which may be its only part): its outputs include theirs.
+
+    Raises:
+        AuthoringError: with the author's line.
+    """
+    traced = trace(whole, symbol_name=symbol_name)
+    return {part.name: Emitted(part, traced, symbol_name=symbol_name) for part in parts}

@@ -7,6 +7,7 @@ real arrays as the reference that the finished graph is compared with.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pygrid.plans.authoring.tracing import Arrays, Program
 from pygrid.plans.manifest import BATCH, NUM_DIFFS, Port
 from pygrid.tensors import Params
 
+Run = Callable[[Arrays], Arrays]
 _FLOATS = (torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -166,31 +168,59 @@ class LossPrograms:
     hyper: Mapping[str, Float]
     optimizer: Optimizer
 
-    def all(self) -> dict[str, Program]:
-        own_hyper = tuple(name for name in self.hyper if name in self.signature.names)
-        state = tuple(
-            Port(f"state/{k}", "float32", tuple(v.shape)) for k, v in self.optimizer.init(self.subject.params).items()
-        )
-        model, data = self.subject.ports(), data_ports(self.data)
-        classes = bounded_ports(self.data)
-        return {
-            "train": Program("train", (*model, *state, *hyper_ports(self.hyper), *data), self._train, classes),
-            "grads": Program("grads", (*model, *hyper_ports(own_hyper), *data), self._grads, classes),
-            "eval": Program("eval", (*model, *hyper_ports(own_hyper), *data), self._eval, classes, dropout=False),
-        }
+    @property
+    def train(self) -> Program:
+        return self._program("train", self._train, (*self._state(), *hyper_ports(self.hyper)), ("new/", "metrics/"))
+
+    @property
+    def grads(self) -> Program:
+        # Only the loss besides: under privacy nothing else of a single example may come out.
+        return self._program("grads", self._grads, self._own_hyper(), ("grads/", "metrics/loss"))
+
+    @property
+    def train_and_grads(self) -> Program:
+        """Both at once: the gradients that training computes on its way come out as well."""
+        program = self.train
+        return dataclasses.replace(program, run=self._train_and_grads, outputs=(*program.outputs, "grads/"))
+
+    @property
+    def eval(self) -> Program:
+        return self._program("eval", self._eval, self._own_hyper(), ("metrics/",), dropout=False)
+
+    def _program(
+        self,
+        name: str,
+        run: Callable[[Arrays], Arrays],
+        more: tuple[Port, ...],
+        outputs: tuple[str, ...],
+        *,
+        dropout: bool = True,
+    ) -> Program:
+        inputs = (*self.subject.ports(), *more, *data_ports(self.data))
+        return Program(name, inputs, run, bounded_ports(self.data), dropout, outputs)
+
+    def _state(self) -> tuple[Port, ...]:
+        state = self.optimizer.init(self.subject.params)
+        return tuple(Port(f"state/{k}", "float32", tuple(v.shape)) for k, v in state.items())
+
+    def _own_hyper(self) -> tuple[Port, ...]:
+        """The hyperparameters that the loss itself takes."""
+        return hyper_ports(tuple(name for name in self.hyper if name in self.signature.names))
 
     def _train(self, arrays: Arrays) -> Arrays:
+        return {name: array for name, array in self._train_and_grads(arrays).items() if not name.startswith("grads/")}
+
+    def _train_and_grads(self, arrays: Arrays) -> Arrays:
         params, grads, buffers, metrics = self._backward(arrays)
         with torch.no_grad():
             moved, state = self.optimizer.update(params, grads, under("state", arrays), arrays["hyper/lr"])
         results = {f"new/params/{k}": moved[k] for k in params}
         results |= {f"new/buffers/{k}": v for k, v in buffers.items()}
         results |= {f"new/state/{k}": state[k] for k in under("state", arrays)}
-        return results | metrics
+        return results | metrics | {f"grads/{k}": v for k, v in grads.items()}
 
     def _grads(self, arrays: Arrays) -> Arrays:
         _, grads, _, metrics = self._backward(arrays)
-        # Only the loss besides: under privacy nothing else of a single example may come out.
         return {f"grads/{k}": v for k, v in grads.items()} | {"metrics/loss": metrics["metrics/loss"]}
 
     def _eval(self, arrays: Arrays) -> Arrays:

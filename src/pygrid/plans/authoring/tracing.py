@@ -9,9 +9,8 @@ assumption that is not true of every batch size is an error, with the line that 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -29,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering
-from pygrid.plans.authoring.lowering.graph import as_dims
 from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.manifest import Port
 
@@ -53,17 +51,21 @@ class Program:
     """Integer inputs whose values are known to be valid classes, never a marker such as -100."""
     dropout: bool = True
     """Whether dropout takes noise from inputs of the plan; else it is off."""
+    outputs: tuple[str, ...] = ("",)
+    """Prefixes of the names that belong to this program, of those that ``run`` gives."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A program as a graph: placeholders in the order of ``inputs``, results in the order of ``outputs``."""
+    """A program as a graph: placeholders in the order of ``inputs``, results in the order of ``outputs``.
+
+    Noise is not among the inputs: it is drawn by ``aten.rand`` nodes.
+    """
 
     module: fx.GraphModule
     inputs: tuple[Port, ...]
     outputs: tuple[str, ...]
     symbol: sympy.Symbol
-    noise: Mapping[str, tuple[int, ...]]
     batch_norm: bool
     places: Mapping[str, Place]
     """The author's first line that used an operator, by the operator's name."""
@@ -101,30 +103,20 @@ class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
         return func(*args, **(kwargs or {}))
 
 
-@dataclass
-class _NoiseShapes:
-    """First pass: finds out which noise the program asks for."""
+class _TracedNoise:
+    """While tracing, each draw becomes an operator ``aten.rand``, which is lowered to an input of the plan."""
 
-    batch: torch.SymInt
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.num_draws = 0
 
     def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor:
-        shape = noise_shape(like, axes)
-        if isinstance(shape[0], torch.SymInt) and shape[0].node.expr == self.batch.node.expr:
-            per_example = tuple(shape[1:])
-        else:
-            per_example = (math.prod(shape) // self.batch,)
-        sizes = as_dims(per_example)
-        if not all(isinstance(size, int) for size in sizes):
-            reason = "dropout here is on an array whose size isn't a multiple of the batch size"
-            raise authoring_error(reason, current_place(), code="plan_shape")
-        self.shapes[f"dropout{len(self.shapes)}"] = tuple(int(size) for size in sizes)
-        return torch.empty(shape)
+        self.num_draws += 1
+        return torch.ops.aten.rand.default(noise_shape(like, axes))
 
 
 @dataclass
 class GivenNoise:
-    """Second pass and eager reference: hands out the noise of the ports ``noise/dropoutK`` in the order of the calls."""
+    """In the eager reference: hands out the noise of the ports ``noise/dropoutK`` in the order of the calls."""
 
     arrays: Sequence[torch.Tensor]
     used: int = 0
@@ -151,38 +143,29 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
     source = ConstantSource(symbol_name)
     symbol = sizes.create_symbol(BATCH_HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
     batch = sizes.create_symintnode(symbol, hint=BATCH_HINT, source=source)
-    assert isinstance(batch, torch.SymInt)
+    noise, operators = _TracedNoise(), _OperatorPlaces()
+    mode = Interception(noise if program.dropout else None, tracing=True)
+    outputs: list[str] = []
 
     def fake(port: Port) -> torch.Tensor:
         shape = [batch if size == symbol_name else size for size in port.shape]
         return torch.empty(shape, dtype=TORCH_DTYPES[port.dtype])
 
+    def flat(*arrays: torch.Tensor) -> list[torch.Tensor]:
+        with mode, operators:
+            results = program.run(dict(zip([port.name for port in program.inputs], arrays, strict=True)))
+        outputs[:] = list(results)
+        return list(results.values())
+
     with _translated(program), fakes, enable_python_dispatcher():
-        shapes = _NoiseShapes(batch)
-        dry = Interception(shapes if program.dropout else None, tracing=True)
-        operators = _OperatorPlaces()
-        with dry, operators:
-            program.run({port.name: fake(port) for port in program.inputs})
-        _check_sizes(sizes, symbol)
-
-        noise = [Port(f"noise/{name}", "float32", (symbol_name, *shape)) for name, shape in shapes.shapes.items()]
-        inputs = (*program.inputs, *noise)
-        outputs: list[str] = []
-
-        def flat(*arrays: torch.Tensor) -> list[torch.Tensor]:
-            named = dict(zip([port.name for port in inputs], arrays, strict=True))
-            given = GivenNoise([named.pop(port.name) for port in noise]) if program.dropout else None
-            with Interception(given, tracing=True):
-                results = program.run(named)
-            outputs[:] = list(results)
-            return list(results.values())
-
-        arguments = [fake(port) for port in inputs]
+        arguments = [fake(port) for port in program.inputs]
         module = make_fx(flat, _decompositions(), _allow_non_fake_inputs=True)(*arguments)
         if any(_works_in_place(node) for node in module.graph.nodes):
             module = _without_mutation(module, arguments)
     _check_sizes(sizes, symbol)
-    return Trace(module, inputs, tuple(outputs), symbol, shapes.shapes, dry.batch_norm_seen, operators.places)
+    drawn = [node for node in module.graph.nodes if node.target is torch.ops.aten.rand.default]
+    assert len(drawn) == noise.num_draws, "each draw is in the graph, in the order of the calls"
+    return Trace(module, program.inputs, tuple(outputs), symbol, mode.batch_norm_seen, operators.places)
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import sympy
 import torch
 
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, plan_dtype
-from pygrid.plans.authoring.lowering.graph import Value
+from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel, plan_dtype
+from pygrid.plans.authoring.lowering.graph import Dim, Value, as_dim
 from pygrid.plans.manifest import DType
 
 _UNARY = {
@@ -354,6 +356,19 @@ def zeros(c: Context, *_: Any, **__: Any) -> Value:
 @lowers("ones", "ones_like", "new_ones")
 def ones(c: Context, *_: Any, **__: Any) -> Value:
     return c.number(1, c.dtype)
+
+
+@lowers("rand.default")
+def noise(c: Context, size: Sequence[Dim], **_: Any) -> Value:
+    """Noise for dropout, which the runner feeds per example: an input of the plan."""
+    shape = c.shape
+    (batch,) = c.graph.symbols
+    per_example = shape[1:] if shape[:1] == (batch,) else (as_dim(sympy.simplify(numel(shape) / batch)),)
+    if not all(isinstance(size, int) for size in per_example):
+        reason = "dropout here is on an array whose size isn't a multiple of the batch size"
+        raise AuthoringError(reason, code="plan_shape")
+    number = sum(port.name.startswith("noise/") for port in c.graph.inputs)
+    return c.reshape(c.graph.input(f"noise/dropout{number}", "float32", (batch, *per_example)), shape)
 
 
 @lowers("fill")

@@ -111,10 +111,12 @@ class Graph:
 
     # -- inputs, constants, outputs ---------------------------------------------------------------------------------------
 
-    def input(self, name: str, dtype: DType, shape: Sequence[Any]) -> Value:
+    def input(self, name: str, dtype: DType, shape: Sequence[Any], *, listed: bool = True) -> Value:
+        """An input; one that is not listed must not be needed by any output in the end."""
         dims = as_dims(shape)
         value = Value(name, dtype, dims, dims)
-        self.inputs.append(Port(name, dtype, self._port_shape(dims)))
+        if listed:
+            self.inputs.append(Port(name, dtype, self._port_shape(dims)))
         self._values[name] = value
         for axis, size in enumerate(dims):
             if isinstance(size, sympy.Symbol):
