@@ -120,7 +120,7 @@ async def test_bytes_are_synced_before_the_row_that_names_them(noted: Database) 
     assert happened == ["append", "sync", "row"] * 2
 
 
-async def test_a_caller_that_gave_up_before_its_turn_changes_nothing(noted: Database) -> None:
+async def test_what_a_caller_asked_for_that_gave_up_is_done_all_the_same(noted: Database) -> None:
     held = threading.Event()
     first = asyncio.create_task(noted.write(lambda _connection: held.wait(10)))
     await asyncio.sleep(0.05)
@@ -132,7 +132,30 @@ async def test_a_caller_that_gave_up_before_its_turn_changes_nothing(noted: Data
     held.set()
     await first
     await noted.write(_put("kept"))
-    assert await noted.read(_texts) == ["kept"]
+    assert await noted.read(_texts) == ["given up", "kept"]
+
+
+async def test_a_lookup_sees_what_was_written_before_and_holds_nothing_up(noted: Database) -> None:
+    for number in range(3):
+        await noted.write(_put(f"{number}"))
+        assert len(await noted.look_up(_texts)) == number + 1
+
+    def fail(connection: sa.Connection) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await noted.look_up(fail)
+    assert await noted.write(_put("after")) == 4
+    assert (await noted.look_up(_texts))[-1] == "after"
+
+
+async def test_a_write_that_nobody_waits_for_is_done_or_logged(noted: Database, caplog: pytest.LogCaptureFixture) -> None:
+    noted.write_later(_put("later"))
+    noted.write_later(_put("later"))
+    await noted.write(_put("after"))
+    assert await noted.read(_texts) == ["later", "after"]
+    logged = [record for record in caplog.records if record.exc_info and record.exc_info[1]]
+    assert [type(record.exc_info[1]) for record in logged if record.exc_info] == [sa.exc.IntegrityError]
 
 
 async def test_two_processes_that_read_and_then_write_wait_for_each_other(noted: Database, database_url: str) -> None:

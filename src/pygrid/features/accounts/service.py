@@ -156,7 +156,7 @@ class AccountService:
             InvalidCredentials: no such session, or it has ended.
         """
         token_hash, now = hash_secret(token), self._clock.now()
-        session = await self._database.read(lambda connection: store.find_session(connection, token_hash))
+        session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
         if session is None or session.expires_at <= now:
             raise InvalidCredentials("this session has ended or never was: log in again")
         if now - session.last_seen_at >= SESSION_TOUCH:
