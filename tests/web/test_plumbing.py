@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar, get, post
-from litestar.params import JSONBody
+from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 from web_support import People, assert_problem, running
 
@@ -228,7 +228,7 @@ async def later() -> None:
 
 
 @post("/upload", request_max_body_size=None)
-async def upload(request: AppRequest, max_bytes: int) -> dict[str, int]:
+async def upload(request: AppRequest, max_bytes: FromQuery[int]) -> dict[str, int]:
     return {"size": sum([len(chunk) async for chunk in stream_body(request, max_bytes)])}
 
 
