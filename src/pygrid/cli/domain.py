@@ -70,10 +70,12 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
     Raises:
         InvalidConfig: the address is taken or not of this machine. Unavailable: the database does not answer.
     """
+    from pygrid.cli.memory import limit_fragmentation
     from pygrid.cli.server import AppServer
     from pygrid.domain import build_domain, prepare_store
     from pygrid.logs import configure_logs
 
+    limit_fragmentation()
     configure_logs(settings.log_level, settings.log_format, access=settings.access_log)
     listening = _listen(settings)
     has_owner = prepare_store(settings)

@@ -44,6 +44,7 @@ class AppServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=keep_alive_s,
                 timeout_graceful_shutdown=shutdown_s,
             )
