@@ -1,0 +1,73 @@
+"""The benchmarks run; what they measure is for benchmarks/README.md. Small sizes, so that nothing here takes long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from floor import Sum
+from loadgen import Connection, RequestFailed
+from pygrid.plans import Plan
+from pygrid.plans.gate import check
+from pygrid.tensors import decode, encode
+from reports import Figure, measure_large, measure_latency
+from server_process import start_domain, start_floor
+from vector_model import diff_bytes, model_bytes, plan_bytes
+
+
+def test_the_floor_adds_up_what_it_receives():
+    total = Sum()
+    for value in (0.5, 0.25):
+        total.add(memoryview(bytearray(diff_bytes(1000, value))))
+    total.add(memoryview(bytearray(encode({"a": np.ones(400, np.float32), "b": np.ones((6, 100), np.float32)}))))
+    assert total.values is not None
+    np.testing.assert_array_equal(total.values, np.full(1000, 1.75))
+
+
+def test_the_plan_of_the_benchmarks_passes_the_gate():
+    data = plan_bytes(1000)
+    assert check(data).plan_id == Plan.from_bytes(data).id
+    assert decode(model_bytes(1000))[0]["w"].shape == (1000,)
+
+
+async def test_the_load_generator_and_the_floor_understand_each_other(tmp_path):
+    with await asyncio.to_thread(start_floor, tmp_path) as floor:
+        connections = [await Connection.open(floor.address) for _ in range(3)]
+        # The last one is larger than a socket's buffers, so that it arrives in many pieces.
+        for size in (1, 50_000, 2_000_000):
+            answers = await asyncio.gather(*(c.request("POST", "/", diff_bytes(size)) for c in connections))
+            assert [answer.json() for answer in answers] == [{"status": "success"}] * 3
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.slow
+async def test_a_refusal_reaches_the_load_generator_with_its_status(tmp_path):
+    with await asyncio.to_thread(start_domain, tmp_path) as domain:
+        connection = await Connection.open(domain.address)
+        with pytest.raises(RequestFailed, match="invalid_request_key") as refused:
+            await connection.request("POST", "/model-centric/report", diff_bytes(10), bearer="0" * 64)
+        assert refused.value.status == 401
+        connection.close()
+
+
+@pytest.mark.slow
+async def test_cycles_and_large_reports_are_measured(tmp_path):
+    figures = [
+        *await measure_latency(tmp_path / "latency", num_devices=3, num_cycles=12),
+        *await measure_large(tmp_path / "large", num_devices=2, size=100_000),
+    ]
+    assert [figure.unit for figure in figures] == ["ms", "x", "x"]
+    assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "kept"),
+    [(1.0, False, True), (2.0, False, True), (2.1, False, False), (1.9, True, False), (2.0, True, True)],
+)
+def test_a_budget_is_kept_on_its_side(value, at_least, kept):
+    figure = Figure("what", value, "ms", 2.0, at_least=at_least)
+    assert figure.kept is kept
+    assert ("MISSED" in figure.line()) is not kept
