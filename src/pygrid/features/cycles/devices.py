@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
-import jwt
-
 from pygrid.core.config import Authentication
 from pygrid.errors import Unauthenticated
 
@@ -32,6 +29,8 @@ async def check_device(authentication: Authentication | None, auth_token: str | 
 
 
 def _check_signature(authentication: Authentication, auth_token: str) -> None:
+    import jwt  # here, because most Domains never need it and it brings 9 MB
+
     keys = ((authentication.secret, "HS256"), (authentication.pub_key, "RS256"))
     if len(auth_token) <= MAX_TOKEN_CHARS:
         for key, algorithm in keys:
@@ -46,6 +45,8 @@ def _check_signature(authentication: Authentication, auth_token: str) -> None:
 
 
 async def _ask_endpoint(endpoint: str, auth_token: str) -> None:
+    import httpx  # here, for the same reason
+
     try:
         async with httpx.AsyncClient(timeout=ENDPOINT_TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
             response = await client.post(endpoint, json={"auth_token": auth_token})
