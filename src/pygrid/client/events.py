@@ -16,7 +16,10 @@ _MAX_LINE = 1024 * 1024
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event as it was sent; ``id`` is the newest that the stream gave, also if an earlier event did."""
+    """One event as it was sent; ``id`` is the newest that the stream gave, also if an earlier event did.
+
+    A comment, which servers send to show that they are there, is an event without a kind.
+    """
 
     id: str
     kind: str
@@ -33,6 +36,9 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
             kind, data = "", []
             continue
         name, _, value = line.partition(":")
+        if not name:
+            yield ServerEvent(last_id, "", value)
+            continue
         value = value.removeprefix(" ")
         if name == "data":
             data.append(value)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PAGE = 100
 _SILENCE_S = 60.0
+_PATIENCE_S = 600.0
 _POLL_S = 0.5
 
 
@@ -157,40 +158,47 @@ class Process:
                 )
             time.sleep(_POLL_S)
 
-    def events(self, after: int | None = None) -> Iterator[Event]:
-        """What happens to the process, as it happens, until training is over; a lost connection is taken up again.
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """What happened to the process and what happens, as it happens, until training is over.
+
+        A lost connection is taken up again where it broke off.
 
         Args:
-            after: id of an event; only later ones are given. None: as the Domain chooses.
+            after: id of an event; only later ones are given. 0: from the beginning.
+        Raises:
+            Unavailable: the Domain can't be reached for ten minutes.
         """
-        last_id = "" if after is None else str(after)
-        failures_since = time.monotonic()
+        last_seen = time.monotonic()
         while True:
-            headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
-            request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S)
+            told_all = False
             try:
-                with self._api.open(request) as response:
-                    for raw in parse_events(response.chunks()):
-                        last_id = raw.id or last_id
-                        failures_since = time.monotonic()
-                        event = self._event(raw.data)
-                        if event is None:
-                            continue
+                for event in self._stream(after):
+                    if event is not None:
+                        after = event.id
                         yield event
                         if event.kind == "process_finished":
                             return
+                    last_seen = time.monotonic()
+                told_all = self.info().state == "finished"
             except Unavailable:
-                if time.monotonic() - failures_since > 10 * _SILENCE_S:
+                if time.monotonic() - last_seen > _PATIENCE_S:
                     raise
-            if self.info().state == "finished":
+            if told_all:
                 return
             time.sleep(_POLL_S)
 
-    def _event(self, data: str) -> Event | None:
-        try:
-            return msgspec.json.decode(data, type=Event)
-        except msgspec.ValidationError:  # of a kind that this version does not know yet
-            return None
+    def _stream(self, after: int) -> Iterator[Event | None]:
+        """The events of one connection; None for a sign of life. Ends early if nothing is left to tell."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S)
+        with self._api.open(request) as response:
+            was_quiet = False
+            for raw in parse_events(response.chunks()):
+                is_quiet = not raw.kind
+                if is_quiet and was_quiet and self.info().state == "finished":
+                    return
+                was_quiet = is_quiet
+                yield None if is_quiet else _event(raw.data)
 
     def watch(self, *, plain: bool | None = None) -> None:
         """Show the training until it is over: a live table on a terminal or in a notebook, else a line per change.
@@ -211,6 +219,13 @@ class Process:
             rows = {"process": f"{self.name} {self.version}", "now": error.detail}
         cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
         return f"<table>{cells}</table>"
+
+
+def _event(data: str) -> Event | None:
+    try:
+        return msgspec.json.decode(data, type=Event)
+    except msgspec.ValidationError:  # of a kind that this version does not know yet
+        return None
 
 
 def _rows(info: ProcessInfo) -> dict[str, Any]:

@@ -21,6 +21,7 @@ STREAM = (
     "data: cut off"
 )  # fmt: skip
 EVENTS = [
+    ServerEvent("", "", " a comment"),
     ServerEvent("1", "cycle_opened", '{"a": 1}'),
     ServerEvent("1", "message", "two\n lines ü"),
     ServerEvent("", "message", ""),

@@ -1,0 +1,99 @@
+"""The examples of docs/sdk.md, run from top to bottom against a Domain.
+
+Should happen: every block of Python and every command runs and succeeds.
+Should not: files left in the project's folder, or a command of the documentation that does not exist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sdk_support import PASSWORD
+
+import pygrid
+from pygrid.cli import COMMANDS
+from pygrid.client import watching
+
+ROOT = Path(pygrid.__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "sdk.md"
+ADDRESS = "http://127.0.0.1:5000"
+TIMEOUT_S = 60
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Language and text of each block, in order."""
+    return re.findall(r"^```(python|console)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Like the project's folder, but what the examples write stays out of it; with a home of its own."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    for name in ("PYGRID_URL", "PYGRID_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def url(folder: Path) -> Iterator[str]:
+    """The Domain of the first example, on a free port."""
+    port_file = folder / "port"
+    command = [sys.executable, "-m", "pygrid", "domain", "--port", "0", "--port-file", str(port_file)]
+    domain = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not port_file.exists():
+        assert domain.poll() is None, domain.communicate()
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port_file.read_text().strip()}"
+    finally:
+        domain.terminate()
+        domain.communicate(timeout=TIMEOUT_S)
+
+
+def run_command(line: str) -> None:
+    """One command of a console block. The password, which it would ask for, comes from standard input."""
+    words = shlex.split(line)
+    if words[0] == "pygrid":
+        words = [sys.executable, "-m", *words]
+        if "login" in words and "--logout" not in words:
+            words.append("--password-stdin")
+    elif words[0] == "python":
+        words[0] = sys.executable
+    done = subprocess.run(words, input=PASSWORD + "\n", capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ))
+    assert done.returncode == 0, (line, done.stderr)
+
+
+@pytest.mark.slow
+def test_the_examples_run(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_POLL_S", 0.05)
+    namespace: dict[str, object] = {"PASSWORD": PASSWORD}
+    for language, text in blocks():
+        text = text.replace(ADDRESS, url)
+        if language == "python":
+            exec(compile(text, str(DOCUMENT), "exec"), namespace)
+            continue
+        for line in text.splitlines():
+            assert line.startswith("$ ")
+            if line != "$ pygrid domain":  # the fixture's
+                run_command(line.removeprefix("$ "))
+    assert Path("digits-trained.safetensors").is_file()
+
+
+def test_every_command_of_the_sdks_is_documented() -> None:
+    text = DOCUMENT.read_text()
+    for name in set(COMMANDS) - {"plan"}:  # which has a page of its own
+        assert f"$ pygrid {name} " in text or f"$ pygrid {name}\n" in text, name
