@@ -2,8 +2,8 @@
 
     python benchmarks/plan_step.py [FAMILY ...]
 
-Claim: a plan is not slower than eager PyTorch (a CNN may take a third longer). Both sides run in one process, in short turns, and
-the best turn of each counts, so that other work on the machine disturbs neither side alone.
+Claim: a plan is not slower than eager PyTorch (a CNN may take a third longer). Both sides run in one process, in short turns,
+and the best turn of each counts, so that other work on the machine disturbs neither side alone.
 """
 
 from __future__ import annotations

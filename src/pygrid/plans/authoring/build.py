@@ -25,6 +25,9 @@ from pygrid.plans.selftest import selftest_graph, selftest_inputs
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH_SIZES = (1024, 256, 64, 16)
+"""Largest batch sizes that are tried where the author names none."""
+_TOO_LARGE = frozenset({"plan_tensor_too_large", "plan_memory_too_large", "plan_flops_too_large"})
 _TEST_BATCH = 4
 
 
@@ -46,7 +49,7 @@ def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict
     return graphs
 
 
-def graph_entry(graph: Emitted, *, max_n: int) -> Graph:
+def _graph_entry(graph: Emitted, *, max_n: int) -> Graph:
     """What the manifest says of a graph."""
     fixed, per_example = work_out(graph, max_n=max_n).flops_split()
     return Graph(
@@ -85,15 +88,36 @@ def source_of(function: Callable[..., Any]) -> str:
         return f"# the source of {getattr(function, '__qualname__', function)} is not available\n"
 
 
-def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Plan:
-    """The plan of these parts, with a test vector from eager torch, after it has passed the gate."""
-    if manifest.kind == "training":
-        manifest = msgspec.structs.replace(manifest, test_vector=_test_vector(manifest, graphs))
+def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str, *, sizes: Sequence[int]) -> Plan:
+    """The plan of these parts, with a test vector from eager torch, after it has passed the gate.
+
+    Args:
+        manifest: without the entries of the graphs.
+        sizes: largest batch sizes to try, in this order; the first at which the gate finds the cost bearable is taken.
+    Raises:
+        AuthoringError: the gate refuses the plan, with its code and words.
+    """
+    for size in sizes:
+        entries = {name: _graph_entry(graph, max_n=size) for name, graph in graphs.items()}
+        sized = msgspec.structs.replace(manifest, max_batch_size=size, graphs=entries)
+        if manifest.kind == "training":
+            sized = msgspec.structs.replace(sized, test_vector=_test_vector(sized, graphs))
+        try:
+            plan = _pack(sized, graphs, source)
+        except AuthoringError as error:
+            if size == sizes[-1] or error.code not in _TOO_LARGE:
+                raise
+        else:
+            break
+    for line in summary(plan):
+        logger.info("plan built", extra={"plan": line})
+    return plan
+
+
+def _pack(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Plan:
     with _refusals_for_authors():
         plan = Plan.from_bytes(build_archive(manifest, {name: graph.data for name, graph in graphs.items()}, source))
         check(plan.data)
-    for line in summary(plan):
-        logger.info("plan built", extra={"plan": line})
     return plan
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pygrid.errors import AuthoringError
 from pygrid.plans import Plan
-from pygrid.plans.authoring.build import emit, finish, graph_entry, source_of, work_out
+from pygrid.plans.authoring.build import MAX_BATCH_SIZES, emit, finish, source_of, work_out
 from pygrid.plans.authoring.emit import Emitted
 from pygrid.plans.authoring.lowering import OPSET
 from pygrid.plans.authoring.mistakes import authoring_error
@@ -46,7 +46,7 @@ class LossPlan(_Described):
     data: Mapping[str, DataSpec]
     hyper: Mapping[str, Float]
     metrics: Mapping[str, Reduction] = field(default_factory=dict)
-    max_batch_size: int = 1024
+    max_batch_size: int | None = None
 
     def build(self, model: torch.nn.Module, *, optimizer: Optimizer | None = None, private: bool = False) -> Plan:
         """The plan that trains ``model`` with this loss: graphs ``train``, ``grads`` and ``eval``.
@@ -77,7 +77,7 @@ class LossPlan(_Described):
         for graph in graphs.values():
             check_against_eager(graph, feeder)
         independent = (
-            judge(work_out(graphs["grads"], max_n=self.max_batch_size)).independent
+            judge(work_out(graphs["grads"], max_n=MAX_BATCH_SIZES[0])).independent
             and is_per_example_independent(graphs["grads"], feeder)
         )  # fmt: skip
         if private and not independent:
@@ -89,16 +89,15 @@ class LossPlan(_Described):
             description=self.description,
             author=self.author,
             opset=OPSET,
-            graphs={name: graph_entry(graph, max_n=self.max_batch_size) for name, graph in graphs.items()},
+            graphs={},
             data=feeder.data,
             noise={name: NoisePort(shape) for name, shape in graphs["train"].noise.items()},
             hyper=feeder.hyper,
             metrics=_metrics(graphs["train"], self.metrics),
-            max_batch_size=self.max_batch_size,
             per_example_independent=independent,
             optimizer=str(optimizer),
         )
-        return finish(manifest, graphs, source_of(self.function))
+        return finish(manifest, graphs, source_of(self.function), sizes=_sizes(self.max_batch_size))
 
 
 def _metrics(graph: Emitted, given: Mapping[str, Reduction]) -> dict[str, Reduction]:
@@ -108,6 +107,10 @@ def _metrics(graph: Emitted, given: Mapping[str, Reduction]) -> dict[str, Reduct
     if unknown:
         raise AuthoringError(f"metrics= names {unknown[0]!r}, which the function does not return", code="plan_metrics")
     return {name: given.get(name, "mean") for name in names}
+
+
+def _sizes(max_batch_size: int | None) -> tuple[int, ...]:
+    return MAX_BATCH_SIZES if max_batch_size is None else (max_batch_size,)
 
 
 def _feeder(data: Mapping[str, DataSpec], hyper: Mapping[str, Float], subject: Subject) -> Feeder:
@@ -136,7 +139,7 @@ class StepPlan(_Described):
     hyper: Mapping[str, Float]
     state: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     metrics: Mapping[str, Reduction] = field(default_factory=dict)
-    max_batch_size: int = 1024
+    max_batch_size: int | None = None
 
     def build(self, model: torch.nn.Module) -> Plan:
         """The plan with the one graph ``train``; without ``grads``, so it can't be used for private jobs.
@@ -159,16 +162,15 @@ class StepPlan(_Described):
             description=self.description,
             author=self.author,
             opset=OPSET,
-            graphs={"train": graph_entry(graph, max_n=self.max_batch_size)},
+            graphs={},
             data=feeder.data,
             noise={name: NoisePort(shape) for name, shape in graph.noise.items()},
             hyper=feeder.hyper,
             metrics=_metrics(graph, self.metrics),
-            max_batch_size=self.max_batch_size,
             per_example_independent=False,  # nothing is known of the gradient of one example
             optimizer="explicit step",
         )
-        return finish(manifest, {"train": graph}, source_of(self.function))
+        return finish(manifest, {"train": graph}, source_of(self.function), sizes=_sizes(self.max_batch_size))
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class AveragingPlan(_Described):
     """A rule that combines diffs and can be built into a plan; made by `averaging_plan`."""
 
     iterative: bool = False
-    max_diffs: int = 1024
+    max_diffs: int = 100
 
     def build(self, model: torch.nn.Module) -> Plan:
         """The plan with the one graph ``average``, for diffs of this model.
@@ -201,12 +203,11 @@ class AveragingPlan(_Described):
             description=self.description,
             author=self.author,
             opset=OPSET,
-            graphs={"average": graph_entry(graph, max_n=self.max_diffs)},
-            max_batch_size=self.max_diffs,
+            graphs={},
             per_example_independent=False,
             iterative=self.iterative,
         )
-        return finish(manifest, {"average": graph}, source_of(self.function))
+        return finish(manifest, {"average": graph}, source_of(self.function), sizes=(self.max_diffs,))
 
 
 def _about(function: Callable[..., Any], name: str | None, description: str | None, author: str) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def plan(
     data: Mapping[str, DataSpec],
     hyper: Mapping[str, Float] | None = None,
     metrics: Mapping[str, Reduction] | None = None,
-    max_batch_size: int = 1024,
+    max_batch_size: int | None = None,
     name: str | None = None,
     description: str | None = None,
     author: str = "",
@@ -239,7 +240,8 @@ def plan(
         data: columns by argument name, e.g. ``{"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}``.
         hyper: hyperparameters by name; ``lr`` is the learning rate of the optimizer.
         metrics: how a metric of several batches is combined, where not by the mean weighted by batch size: ``{"hits": "sum"}``.
-        max_batch_size: the largest batch that a runner may feed.
+        max_batch_size: the largest batch that a runner may feed; by default 1024, or less for a model that would take more
+            memory or time than a plan may.
     """
 
     def decorate(function: Callable[..., Any]) -> LossPlan:
@@ -260,7 +262,7 @@ def train_step(
     hyper: Mapping[str, Float] | None = None,
     state: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     metrics: Mapping[str, Reduction] | None = None,
-    max_batch_size: int = 1024,
+    max_batch_size: int | None = None,
     name: str | None = None,
     description: str | None = None,
     author: str = "",
@@ -290,7 +292,7 @@ def train_step(
 def averaging_plan(
     *,
     iterative: bool = False,
-    max_diffs: int = 1024,
+    max_diffs: int = 100,
     name: str | None = None,
     description: str | None = None,
     author: str = "",

@@ -207,3 +207,18 @@ def test_a_saved_plan_is_the_same_plan(tmp_path: Path) -> None:
     plan = sensors.build(net())
     plan.save(tmp_path / "sensors.plan")
     assert Plan.load(tmp_path / "sensors.plan").id == plan.id
+
+
+def test_a_wide_model_gets_a_smaller_largest_batch() -> None:
+    column = {"x": pygrid.Tensor["batch", 600_000]}
+
+    def mean(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return (model.scale * x).square()[:, :8].mean()
+
+    model = nn.Module()
+    model.scale = nn.Parameter(torch.ones(()))
+    assert pygrid.plan(data=column)(mean).build(model).manifest.max_batch_size == 64
+    with pytest.raises(AuthoringError) as caught:
+        pygrid.plan(data=column, max_batch_size=1024)(mean).build(model)
+    assert caught.value.code == "plan_tensor_too_large"
+    assert "A smaller max_batch_size may help" in caught.value.detail
