@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
@@ -13,12 +14,15 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pytest
 from handmade import logistic_plan
 from litestar import Litestar
 from web_support import People, running
 
 from pygrid.clock import ManualClock
+from pygrid.domain import build_domain
 from pygrid.plans.gate import GateReport, check
+from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import Params, decode, encode
 
 Form = list[tuple[str, tuple[str, bytes, str]]]
@@ -124,18 +128,12 @@ def bearer(key: str) -> dict[str, str]:
 class Site:
     """A running Domain, its Owner, and the clock."""
 
-    def __init__(self, app: Litestar, web: httpx.AsyncClient, clock: ManualClock, folder: Path) -> None:
+    def __init__(self, app: Litestar, web: httpx.AsyncClient, clock: ManualClock, folder: Path, owner: dict[str, str]) -> None:
         self.app = app
         self.web = web
         self.clock = clock
         self.folder = folder
-        self.owner: dict[str, str] = {}
-
-    async def log_in(self) -> None:
-        """Log the Owner in; make the account if it is not there."""
-        people = People(self.web)
-        answer = await self.web.post("/users/login", json={"email": "owner@example.org", "password": "correct horse battery"})
-        self.owner = await people.owner() if answer.status_code != 200 else bearer(answer.json()["token"])
+        self.owner = owner
 
     async def try_host(self, parts: Form, headers: dict[str, str] | None = None) -> httpx.Response:
         return await self.web.post(
@@ -201,14 +199,17 @@ class Site:
     async def until(self, true: Callable[[], Any], timeout_s: float = 20.0) -> Any:
         """What ``true`` gives (awaited) once it is not false."""
         async with asyncio.timeout(timeout_s):
-            while not (result := await true()):
+            while not (result := await true()):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
                 await asyncio.sleep(0.01)
         return result
 
     async def until_completed(self, process: dict[str, Any], sequence: int = 1) -> dict[str, Any]:
-        """A cycle, once it is completed."""
+        """A cycle, once it is completed and the scheduler has heard of it."""
 
         async def completed() -> dict[str, Any] | None:
+            current = self.app.state.scheduler.current(process["id"])
+            if current is not None and current.sequence <= sequence:
+                return None
             found = [c for c in await self.cycles(process) if c["sequence"] == sequence and c["state"] == "completed"]
             return found[0] if found else None
 
@@ -225,12 +226,10 @@ class Site:
 
 
 @asynccontextmanager
-async def running_site(app: Litestar, clock: ManualClock, folder: Path) -> AsyncIterator[Site]:
-    """A Domain that runs for the length of the block, its Owner logged in."""
+async def running_site(app: Litestar, clock: ManualClock, folder: Path, owner: dict[str, str]) -> AsyncIterator[Site]:
+    """A Domain that runs for the length of the block; ``owner``: the headers of its Owner's session."""
     async with running(app) as web:
-        site = Site(app, web, clock, folder)
-        await site.log_in()
-        yield site
+        yield Site(app, web, clock, folder, owner)
 
 
 def assert_values(arrays: Params, value: float) -> None:
@@ -238,3 +237,28 @@ def assert_values(arrays: Params, value: float) -> None:
     for name, array in arrays.items():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, np.float32(value), err_msg=name)
+
+
+@pytest.fixture(scope="session")
+def owned_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The data folder of a Domain that was stopped, and the headers of its Owner's session; tests copy it."""
+    folder = tmp_path_factory.mktemp("owned") / "data"
+    app = build_domain(load_settings({}, data_dir=folder, id="test"), clock=ManualClock())
+
+    async def sign_up() -> dict[str, str]:
+        async with running(app) as web:
+            return await People(web).owner()
+
+    return folder, asyncio.run(sign_up())
+
+
+@pytest.fixture
+async def site(
+    owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
+    """A Domain with its Owner logged in; the gate of plans runs in this process, as it is not what is tested here."""
+    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    folder, owner = owned_folder
+    shutil.copytree(folder, settings.data_dir)
+    async with running_site(build_domain(settings, clock=clock), clock, settings.data_dir, owner) as running_now:
+        yield running_now

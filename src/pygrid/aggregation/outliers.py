@@ -15,7 +15,7 @@ WINDOW = 1000
 
 
 def norm_bound(earlier: Sequence[float], current: Sequence[float], factor: float | None) -> float:
-    """The largest norm that is left alone; infinite with ``factor`` None or without any norm.
+    """The largest norm that is left alone; infinite with ``factor`` None, without any norm, or if most norms are 0.
 
     Args:
         earlier: norms accepted in earlier cycles, newest last; the last `WINDOW` of them count.
@@ -24,7 +24,9 @@ def norm_bound(earlier: Sequence[float], current: Sequence[float], factor: float
     norms = [*earlier[-WINDOW:], *current]
     if factor is None or not norms:
         return float("inf")
-    return factor * float(np.median(norms))
+    median = float(np.median(norms))
+    # Where most clients had nothing to learn from, their zeros say nothing about the others.
+    return factor * median if median > 0 else float("inf")
 
 
 def clip_scale(norm: float, bound: float) -> float:

@@ -198,14 +198,15 @@ class Spool:
                 self._started = self._size
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable. Does nothing if its cycle is over and took the file along: the transaction that follows refuses it."""
         with self._lock:
             if self._descriptor < 0:
                 return
             os.fdatasync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-            sync_directory(self._path.parent)
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(self._path.parent)
             sync_directory(self._path.parent.parent)
 
     def discard(self) -> None:

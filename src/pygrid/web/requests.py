@@ -58,7 +58,8 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
     """
     if max_bytes is not None:
         announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > max_bytes:
+        # Servers check that it is a number; a longer one than this is none that Python would convert.
+        if announced.isascii() and announced.isdigit() and (len(announced) > 20 or int(announced) > max_bytes):
             raise _too_large(max_bytes)
     num_bytes = 0
     while True:

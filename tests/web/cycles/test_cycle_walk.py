@@ -85,7 +85,8 @@ async def test_the_order_of_arrays_in_a_report_is_free(site: Site) -> None:
     diff = {"weight": np.full((3, 4), 0.25, np.float32), "bias": np.full(3, 0.5, np.float32)}
     data = encode(diff)
     header_end = 8 + int.from_bytes(data[:8], "little")
-    swapped = b'{"weight":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]},"bias":{"dtype":"F32","shape":[3],"data_offsets":[48,60]}}'
+    swapped = b'{"weight":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]},'
+    swapped += b'"bias":{"dtype":"F32","shape":[3],"data_offsets":[48,60]}}'
     body = diff["weight"].tobytes() + diff["bias"].tobytes()
     assert data[header_end:] != body
     assert (await device.send(len(swapped).to_bytes(8, "little") + swapped + body)).status_code == 200

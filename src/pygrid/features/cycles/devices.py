@@ -38,7 +38,7 @@ def _check_signature(authentication: Authentication, auth_token: str) -> None:
                 continue
             try:
                 jwt.decode(auth_token, key, algorithms=[algorithm], options={"verify_aud": False})
-            except (jwt.InvalidTokenError, ValueError):
+            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
                 continue
             return
     raise Unauthenticated("The 'auth_token' you sent is invalid.", code="auth_token_invalid")
@@ -50,7 +50,7 @@ async def _ask_endpoint(endpoint: str, auth_token: str) -> None:
     try:
         async with httpx.AsyncClient(timeout=ENDPOINT_TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
             response = await client.post(endpoint, json={"auth_token": auth_token})
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _refused() from error
     if response.status_code != 200:
         raise _refused()

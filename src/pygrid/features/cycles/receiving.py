@@ -60,7 +60,12 @@ async def _receive_large(
 ) -> Received:
     """Two buffers take turns: one fills from the socket while a thread checks and writes the other."""
     loop = asyncio.get_running_loop()
-    spool = await loop.run_in_executor(executor, make_spool)
+    making = loop.run_in_executor(executor, make_spool)
+    try:
+        spool = await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(lambda made: made.result().discard())
+        raise
 
     def take(data: memoryview) -> None:
         check.add(data)

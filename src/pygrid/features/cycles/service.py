@@ -5,6 +5,7 @@ The way of a report: `redeem_key` -> `receive_report` -> `submit_report` -> fold
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Assignment, Cycle, CycleState, Due, Redeemed, Refusal
+from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
@@ -74,6 +75,7 @@ class CyclesService:
         self._clock = clock
         self._executor = executor
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
+        self._submitting: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -185,6 +187,13 @@ class CyclesService:
         Raises:
             Conflict: ``already_reported``. Gone: ``cycle_closed``. Nothing was changed.
         """
+        # Who is cut off while waiting must not leave half of it: a row without its bytes, a closing cycle nobody completes.
+        submitting = asyncio.create_task(self._submit(ticket, received))
+        self._submitting.add(submitting)
+        submitting.add_done_callback(self._submitting.discard)
+        await asyncio.shield(submitting)
+
+    async def _submit(self, ticket: Ticket, received: Received) -> None:
         cycle_id, spool = ticket.cycle.id, received.spool
         file = DiffFiles.SEGMENT if spool is None else spool.name
 
@@ -192,7 +201,7 @@ class CyclesService:
             return self._accept(connection, ticket, received, file, offset)
 
         try:
-            if received.data is not None:
+            if received.data is not None and self._may_count(ticket):
                 log = self._store.diffs.log(cycle_id)
                 report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
             else:
@@ -209,6 +218,11 @@ class CyclesService:
         if cycle.state is CycleState.CLOSING:
             self._scheduler.watch(cycle)
         self._store.signals.notify(event_topic(ticket.process.id))
+
+    def _may_count(self, ticket: Ticket) -> bool:
+        """Whether the bytes of a report are worth keeping: not if it was here before, or its cycle is over."""
+        current = self._scheduler.current(ticket.process.id)
+        return ticket.assignment.state is AssignmentState.ASSIGNED and current is not None and current.id == ticket.cycle.id
 
     def _accept(
         self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int

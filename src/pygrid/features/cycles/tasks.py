@@ -92,7 +92,6 @@ class CycleScheduler:
         """Do everything that is due now."""
         now = self._clock.now()
         for cycle_id in [cycle_id for cycle_id, at in self._deadlines.items() if at <= now]:
-            del self._deadlines[cycle_id]
             await self._end_time(cycle_id)
         for cycle_id in [cycle_id for cycle_id, at in self._closing.items() if at <= now]:
             await self._complete(cycle_id)
@@ -117,7 +116,12 @@ class CycleScheduler:
                     return reopen_cycle(connection, cycle, process.config, now)
             return cycle
 
-        cycle = await self._store.database.write(transaction)
+        try:
+            cycle = await self._store.database.write(transaction)
+        except Exception:
+            self._deadlines[cycle_id] = self._retry_at(cycle_id, "end_cycle")
+            return
+        self._failures.pop(cycle_id, None)
         self.watch(cycle)
         self._store.signals.notify(cycle_topic(cycle.process_id))
         self._store.signals.notify(event_topic(cycle.process_id))
@@ -129,18 +133,22 @@ class CycleScheduler:
             completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
         except Exception:
             # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the checkpoint.
-            failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
-            retry_s = min(MAX_RETRY_S, 2.0**failures)
-            self._closing[cycle_id] = self._clock.now() + dt.timedelta(seconds=retry_s)
+            self._closing[cycle_id] = self._retry_at(cycle_id, "complete_cycle")
             self._leased.discard(cycle_id)
-            self._metrics.task_failures.labels("complete_cycle").inc()
-            logger.exception("completion failed", extra={"cycle_id": cycle_id, "retry_s": retry_s})
             return
         self._closing.pop(cycle_id, None)
         self._leased.discard(cycle_id)
         self._failures.pop(cycle_id, None)
         if completed is not None:
             self._announce(completed)
+
+    def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
+        """Count and log the fault that is being handled, and say when to try again; other cycles go on meanwhile."""
+        failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
+        retry_s = min(MAX_RETRY_S, 2.0**failures)
+        self._metrics.task_failures.labels(task).inc()
+        logger.exception("cycle task failed", extra={"task": task, "cycle_id": cycle_id, "retry_s": retry_s})
+        return self._clock.now() + dt.timedelta(seconds=retry_s)
 
     def _announce(self, completed: Completed) -> None:
         if completed.next_cycle is not None:
