@@ -184,7 +184,7 @@ def test_a_notebook_shows_what_is_going_on(owner: DomainClient, flaky: Flaky) ->
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda d: host(d), Conflict, "logistic"),
+        (lambda d: host(d), Conflict, "another version"),
         (lambda d: host(d, "other", num_cycles=-1), InvalidConfig, "num_cycles"),
         (lambda d: host(d, "other", typo=1), InvalidConfig, "typo"),
         (lambda d: d.host("other", "1", model={"w": np.zeros(2, np.float32)}, plans=logistic_plan()), PygridError, ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import weakref
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -55,6 +56,8 @@ class HttpTransport:
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.netloc
         self._pool = _pool(parts, ssl_context)
+        # In a notebook nobody closes anything.
+        weakref.finalize(self, self._pool.close)
 
     @property
     def url(self) -> str:
