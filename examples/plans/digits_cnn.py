@@ -15,7 +15,7 @@ from torch import nn
 
 import pygrid
 from pygrid.plans import Plan
-from pygrid.plans.authoring import initial_params, summary
+from pygrid.plans.authoring import initial_params, make_model, summary
 from pygrid.tensors import encode
 
 HERE = Path(__file__).parent
@@ -53,16 +53,9 @@ def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tens
     return F.cross_entropy(logits, y), {"accuracy": accuracy}
 
 
-def model() -> Net:
-    """The model with its first weights, the same in each process; torch's own generator stays where it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2020)
-        return Net()
-
-
 def build() -> tuple[Plan, bytes]:
     """The plan, and the first weights as a safetensors file."""
-    net = model()
+    net = make_model(Net, seed=2020)
     return loss.build(net, optimizer=pygrid.optim.SGD()), encode(initial_params(net))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,11 +36,7 @@ def build(
 
     Example: pygrid plan build examples/plans/digits.py:loss --model examples/plans/digits.py:Net -o digits.plan
     """
-    if importlib.util.find_spec("torch") is None:
-        raise AuthoringError("building plans needs PyTorch: pip install 'pygrid[torch]'", code="torch_missing")
-    import torch
-
-    from pygrid.plans.authoring import initial_params, summary
+    from pygrid.plans.authoring import initial_params, make_model, summary
     from pygrid.plans.authoring.decorators import AveragingPlan, LossPlan, StepPlan
     from pygrid.tensors import encode
 
@@ -56,8 +51,7 @@ def build(
         options = {"private": private, "optimizer": None if optimizer is None else read_optimizer(optimizer)}
     elif optimizer is not None or private:
         raise AuthoringError("--optimizer and --private are for plans made of a loss", code="plan_options")
-    torch.manual_seed(seed)
-    net = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
+    net = make_model(factory, seed=seed)
     plan = described.build(net, **options)
     plan.save(output)
     if weights is not None:

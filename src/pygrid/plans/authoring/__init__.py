@@ -16,10 +16,29 @@ This is the only part of pygrid that needs PyTorch (the extra ``torch``), and it
     build        plan file and manifest; mistakes   messages that name the author's line
 """
 
+import importlib.util
+
+from pygrid.errors import AuthoringError
+
+if importlib.util.find_spec("torch") is None:
+    raise AuthoringError("writing plans needs PyTorch: pip install 'pygrid[torch]'", code="torch_missing")
+
 from pygrid.plans.authoring import optim
 from pygrid.plans.authoring.build import summary
 from pygrid.plans.authoring.decorators import averaging_plan, plan, train_step
 from pygrid.plans.authoring.ports import Float, Integers, Label, Tensor
-from pygrid.plans.authoring.programs import initial_params
+from pygrid.plans.authoring.programs import initial_params, make_model
 
-__all__ = ["Float", "Integers", "Label", "Tensor", "averaging_plan", "initial_params", "optim", "plan", "summary", "train_step"]
+__all__ = [
+    "Float",
+    "Integers",
+    "Label",
+    "Tensor",
+    "averaging_plan",
+    "initial_params",
+    "make_model",
+    "optim",
+    "plan",
+    "summary",
+    "train_step",
+]

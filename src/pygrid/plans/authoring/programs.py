@@ -89,6 +89,18 @@ class _Call(torch.nn.Module):  # type: ignore[misc]
         return self.function(self.model, *args)
 
 
+def make_model(factory: Any, *, seed: int) -> torch.nn.Module:
+    """The model that a class or function makes, its first weights drawn with this seed; a model itself stays as it is.
+
+    Torch's own generator is afterwards where it was before.
+    """
+    if isinstance(factory, torch.nn.Module):
+        return factory
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return factory()
+
+
 def initial_params(model: torch.nn.Module) -> Params:
     """The model's weights as a checkpoint: parameters and floating-point buffers by name, float32, copied.
 

@@ -222,3 +222,9 @@ def test_a_wide_model_gets_a_smaller_largest_batch() -> None:
         pygrid.plan(data=column, max_batch_size=1024)(mean).build(model)
     assert caught.value.code == "plan_tensor_too_large"
     assert "A smaller max_batch_size may help" in caught.value.detail
+
+
+def test_without_torch_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; import pygrid; pygrid.plan"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "AuthoringError: writing plans needs PyTorch: pip install 'pygrid[torch]'" in done.stderr
