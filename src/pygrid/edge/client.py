@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 import numpy as np
@@ -31,11 +31,13 @@ from pygrid.messages.cycles import (
     ReportAccepted,
 )
 from pygrid.messages.media import TENSORS
-from pygrid.plans import MAX_PLAN_BYTES, Plan, Runner, TrainResult
-from pygrid.plans.batches import Data
-from pygrid.plans.runner import Cancel, Progress
+from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, HttpTransport, Request, Response, RetryPolicy, Transport
+
+if TYPE_CHECKING:  # at run time only once there is work: ONNX Runtime takes a tenth of a second and 15 MB
+    from pygrid.plans.batches import Data
+    from pygrid.plans.runner import Cancel, Progress, Runner, TrainResult
 
 logger = logging.getLogger(__name__)
 
@@ -342,6 +344,8 @@ class EdgeClient:
 
     def _runner_of(self, plan: Plan) -> Runner:
         if self._runner is None or self._runner.plan.id != plan.id:
+            from pygrid.plans.runner import Runner
+
             self._runner = Runner(plan, num_threads=self._num_threads)
         return self._runner
 

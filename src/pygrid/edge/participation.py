@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
@@ -26,8 +26,10 @@ from pygrid.edge.client import EdgeClient
 from pygrid.edge.reports import Difference
 from pygrid.errors import Conflict, Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
-from pygrid.plans.runner import TrainResult
 from pygrid.transport import Transport
+
+if TYPE_CHECKING:
+    from pygrid.plans.runner import TrainResult
 
 logger = logging.getLogger(__name__)
 
