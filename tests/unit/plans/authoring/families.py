@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,7 +77,6 @@ class Family:
     loss: Callable[..., Any] = classify
     lr: float = 0.1
     buffers: bool = False
-    tags: dict[str, Any] = field(default_factory=dict)
 
 
 def _images(model: Callable[[], nn.Module], **options: Any) -> Family:

@@ -109,22 +109,19 @@ class Context:
     def _symbolic(self, expr: sympy.Basic, dtype: DType) -> Value:
         kind = type(expr).__name__
         if kind in ("ToFloat", "TruncToInt"):
-            return self._symbolic_or_number(expr.args[0], dtype)
+            return self.number(expr.args[0], dtype)
         if kind in ("IntTrueDiv", "FloatTrueDiv"):
-            return self.elementwise("Div", [self._symbolic_or_number(arg, "float32") for arg in expr.args], "float32")
+            return self.elementwise("Div", [self.number(arg, "float32") for arg in expr.args], "float32")
         if isinstance(expr, sympy.Pow) and expr.exp == -1:
-            return self.elementwise("Reciprocal", [self._symbolic_or_number(expr.base, "float32")], "float32")
+            return self.elementwise("Reciprocal", [self.number(expr.base, "float32")], "float32")
         if isinstance(expr, sympy.Add | sympy.Mul) and dtype == "float32":
             op = "Add" if isinstance(expr, sympy.Add) else "Mul"
-            total, *rest = [self._symbolic_or_number(arg, dtype) for arg in expr.args]
+            total, *rest = [self.number(arg, dtype) for arg in expr.args]
             for term in rest:
                 total = self.elementwise(op, [total, term], dtype)
             return total
         size = self.graph.size_vector(as_dim(expr))
         return self.cast(self.graph.node("Squeeze", [size, self.ints([0])], ()), dtype)
-
-    def _symbolic_or_number(self, expr: sympy.Basic, dtype: DType) -> Value:
-        return self.number(expr, dtype)
 
     def value(self, operand: Any, dtype: DType) -> Value:
         """An operand of an elementwise operator, cast to a dtype."""
