@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,9 +19,10 @@ from pygrid.storage.tables import assignments, clients, cycles, events, processe
 
 @dataclass(frozen=True)
 class Report:
-    """An accepted report; its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle.
+    """An accepted report, under the id of its assignment.
 
-    ``scale`` is set when the cycle is completed: 1.0, or less if the diff was clipped.
+    Its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle. ``scale`` is set when the cycle is
+    completed: 1.0, or less if the diff was clipped.
     """
 
     id: int
@@ -241,7 +242,7 @@ def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -
 
 _FIND_BY_KEY = (
     sa.select(*_ASSIGNMENT, reports.c.fingerprint, *_CYCLE)
-    .select_from(assignments.join(cycles).outerjoin(reports, reports.c.assignment_id == assignments.c.id))
+    .select_from(assignments.join(cycles).outerjoin(reports, reports.c.id == assignments.c.id))
     .where(assignments.c.key_hash == sa.bindparam("key_hash"))
 )
 
@@ -303,22 +304,15 @@ _MARK_REPORTED = (
 _COUNT_REPORT = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_reports=cycles.c.num_reports + 1)
 
 
-def put_report(
-    connection: sa.Connection, assignment: Assignment, process_id: int, report: Report, fingerprint: str, now: dt.datetime
-) -> Report:
-    """Record an accepted report, mark its assignment and count it; gives the report with its id."""
-    fields = asdict(report)
-    del fields["id"]
-    row = {"assignment_id": assignment.id, "process_id": process_id, "fingerprint": fingerprint, "received_at": now, **fields}
-    key = connection.execute(_PUT_REPORT, row).inserted_primary_key
-    assert key is not None
-    connection.execute(_MARK_REPORTED, {"assignment_id": assignment.id})
-    connection.execute(_COUNT_REPORT, {"cycle_id": assignment.cycle_id})
-    return replace(report, id=int(key[0]))
+def put_report(connection: sa.Connection, report: Report, fingerprint: str, now: dt.datetime) -> None:
+    """Record an accepted report, mark its assignment and count it."""
+    connection.execute(_PUT_REPORT, {"fingerprint": fingerprint, "received_at": now, **asdict(report)})
+    connection.execute(_MARK_REPORTED, {"assignment_id": report.id})
+    connection.execute(_COUNT_REPORT, {"cycle_id": report.cycle_id})
 
 
 def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
-    """The accepted reports of a cycle in the order in which they were accepted."""
+    """The accepted reports of a cycle in a fixed order."""
     statement = sa.select(*_REPORT).where(reports.c.cycle_id == cycle_id).order_by(reports.c.id)
     return [Report(*row) for row in connection.execute(statement)]
 
@@ -337,15 +331,23 @@ def list_report_files(connection: sa.Connection) -> dict[int, set[str]]:
     return files
 
 
-def list_norms(connection: sa.Connection, process_id: int, before_cycle: int, limit: int) -> list[float]:
-    """Norms of the newest reports that a process accepted in cycles with an id below ``before_cycle``, newest last."""
-    statement = (
-        sa.select(reports.c.norm)
-        .where(reports.c.process_id == process_id, reports.c.cycle_id < before_cycle)
-        .order_by(reports.c.id.desc())
+def list_norms(connection: sa.Connection, process_id: int, before: int, limit: int) -> list[float]:
+    """Norms of the newest reports, at least ``limit`` if there are, of a process's cycles with a sequence below ``before``."""
+    newest = (
+        sa.select(cycles.c.id, cycles.c.num_reports)
+        .where(cycles.c.process_id == process_id, cycles.c.sequence < before)
+        .order_by(cycles.c.sequence.desc())
         .limit(limit)
     )
-    return [float(norm) for norm in connection.execute(statement).scalars()][::-1]
+    wanted: list[int] = []
+    found = 0
+    for cycle_id, num_reports in connection.execute(newest):
+        if found >= limit:
+            break
+        wanted.append(cycle_id)
+        found += num_reports
+    statement = sa.select(reports.c.norm).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
+    return [float(norm) for norm in connection.execute(statement).scalars()]
 
 
 def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:

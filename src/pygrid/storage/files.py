@@ -198,7 +198,7 @@ class Spool:
                 self._started = self._size
 
     def commit(self) -> None:
-        """Make it durable. Does nothing if its cycle is over and took the file along: the transaction that follows refuses it."""
+        """Make it durable. If its cycle is over, which took the file along, nothing is lost: the transaction refuses it."""
         with self._lock:
             if self._descriptor < 0:
                 return

@@ -97,10 +97,9 @@ assignments = sa.Table(
 reports = sa.Table(
     "reports",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("assignment_id", sa.ForeignKey("assignments.id"), nullable=False, unique=True),
+    # The assignment's id: one report for each at the most, and no index but this and the cycle's to write for each report.
+    sa.Column("id", sa.ForeignKey("assignments.id"), primary_key=True, autoincrement=False),
     sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
-    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("file", sa.String(64), nullable=False),
     sa.Column("offset", sa.BigInteger, nullable=False),

@@ -79,7 +79,7 @@ class Completion:
 
         def load(connection: sa.Connection) -> tuple[HostedProcess, list[Report], list[float], processes.Checkpoint]:
             process = self._store.processes.load(connection, cycle.process_id)
-            earlier = rows.list_norms(connection, process.id, cycle.id, WINDOW)
+            earlier = rows.list_norms(connection, process.id, cycle.sequence, WINDOW)
             checkpoint = processes.get_checkpoint(connection, process.id, cycle.checkpoint)
             return process, rows.list_reports(connection, cycle.id), earlier, checkpoint
 

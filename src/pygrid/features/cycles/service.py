@@ -237,7 +237,7 @@ class CyclesService:
         if redeemed.repeated:
             return None, cycle
         report = Report(
-            id=0,
+            id=assignment.id,
             cycle_id=cycle.id,
             file=file,
             offset=offset,
@@ -248,7 +248,7 @@ class CyclesService:
             scale=None,
             metrics=content.metrics,
         )
-        report = rows.put_report(connection, assignment, cycle.process_id, report, content.fingerprint, now)
+        rows.put_report(connection, report, content.fingerprint, now)
         cycle = rules.count_report(cycle)
         if rules.due(cycle, config, now) is Due.CLOSE:
             cycle = close_cycle(connection, cycle, now)

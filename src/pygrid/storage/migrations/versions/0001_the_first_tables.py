@@ -196,10 +196,8 @@ def upgrade() -> None:
 
     op.create_table(
         "reports",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("assignment_id", sa.Integer(), nullable=False),
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("cycle_id", sa.Integer(), nullable=False),
-        sa.Column("process_id", sa.Integer(), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
         sa.Column("file", sa.String(length=64), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
@@ -210,12 +208,9 @@ def upgrade() -> None:
         sa.Column("scale", sa.Double(), nullable=True),
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("received_at", schema.UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["assignment_id"], ["assignments.id"], name=op.f("fk_reports_assignment_id_assignments")),
         sa.ForeignKeyConstraint(["cycle_id"], ["cycles.id"], name=op.f("fk_reports_cycle_id_cycles")),
-        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_reports_process_id_processes")),
+        sa.ForeignKeyConstraint(["id"], ["assignments.id"], name=op.f("fk_reports_id_assignments")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
-        sa.UniqueConstraint("assignment_id", name=op.f("uq_reports_assignment_id")),
     )
     with op.batch_alter_table("reports", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_reports_cycle_id"), ["cycle_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_reports_process_id"), ["process_id"], unique=False)
