@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -148,10 +149,31 @@ def _check_together(config: ServerConfig) -> None:
         return
     if auth.secret is not None and len(auth.secret.encode()) < 32:
         raise InvalidConfig("server_config.authentication.secret must have at least 32 bytes", field="authentication.secret")
-    if auth.pub_key is not None and "PUBLIC KEY" not in auth.pub_key:
-        raise InvalidConfig("server_config.authentication.pub_key must be a PEM public key", field="authentication.pub_key")
-    if auth.endpoint is not None and not auth.endpoint.startswith(("http://", "https://")):
+    if auth.pub_key is not None and not _is_public_key(auth.pub_key):
+        raise InvalidConfig(
+            "server_config.authentication.pub_key must be a public RSA key in PEM", field="authentication.pub_key"
+        )
+    if auth.endpoint is not None and not _is_web_address(auth.endpoint):
         raise InvalidConfig("server_config.authentication.endpoint must be an http(s) URL", field="authentication.endpoint")
+
+
+def _is_public_key(pem: str) -> bool:
+    from jwt import PyJWTError  # here, because most Domains never need it and it brings 9 MB
+    from jwt.algorithms import RSAAlgorithm
+
+    try:
+        RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(pem)
+    except (PyJWTError, ValueError, TypeError):
+        return False
+    return "PUBLIC KEY" in pem
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        return False
 
 
 def read_client_config(raw: dict[str, Any]) -> tuple[str, str]:

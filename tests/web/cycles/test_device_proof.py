@@ -1,0 +1,202 @@
+"""``server_config.authentication``: how a device proves that it may take part.
+
+Should happen: a token signed with the secret (HS256) or the key (RS256) is enough; the endpoint, if there is one, has the last
+word.
+Should not happen: a token that is unsigned, expired, signed by another, or signed with the public key as if it were a secret
+gets in; a broken token or key is a fault of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from training_support import Site, config, form, model
+from web_support import assert_problem
+
+from pygrid.tensors import encode
+
+SECRET = "a secret of at least thirty-two bytes"
+_KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
+PRIVATE, STRANGER = _KEYS
+PUBLIC = PRIVATE.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+async def _try(site: Site, token: str | None) -> Any:
+    message = {"model_name": "digits", "model_version": "1.0"}
+    if token is not None:
+        message["auth_token"] = token
+    return await site.web.post("/model-centric/authenticate", json=message)
+
+
+def _unsigned(header: dict[str, Any], payload: dict[str, Any]) -> str:
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (header, payload)]
+    return ".".join([*parts, ""])
+
+
+def _hs256(payload: dict[str, Any], secret: str = SECRET) -> str:
+    return jwt.encode(payload, secret, "HS256")
+
+
+def _with_public_key_as_secret() -> str:
+    """The library refuses to sign so, an attacker does not."""
+    import hashlib
+    import hmac
+
+    head, body, _ = _unsigned({"alg": "HS256", "typ": "JWT"}, {"id": 1}).split(".")
+    digest = hmac.new(PUBLIC.encode(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    return f"{head}.{body}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
+async def test_a_token_of_the_secret_is_enough(site: Site) -> None:
+    await site.host(authentication={"secret": SECRET, "type": "jwt"})
+    assert (await _try(site, _hs256({"id": 1}))).status_code == 200
+    assert (await _try(site, _hs256({"exp": time.time() + 60, "aud": "anyone"}))).status_code == 200
+    assert_problem(await _try(site, None), 401, "auth_token_missing")
+    assert_problem(await _try(site, ""), 401, "auth_token_missing")
+
+
+async def test_a_token_of_the_key_is_enough(site: Site) -> None:
+    await site.host(authentication={"pub_key": PUBLIC})
+    assert (await _try(site, jwt.encode({"id": 1}, PRIVATE, "RS256"))).status_code == 200
+    assert_problem(await _try(site, jwt.encode({"id": 1}, STRANGER, "RS256")), 401, "auth_token_invalid")
+
+
+async def test_of_secret_and_key_one_is_enough(site: Site) -> None:
+    await site.host(authentication={"secret": SECRET, "pub_key": PUBLIC})
+    assert (await _try(site, _hs256({}))).status_code == 200
+    assert (await _try(site, jwt.encode({}, PRIVATE, "RS256"))).status_code == 200
+
+
+FORGED: dict[str, str] = {
+    "another secret": _hs256({"id": 1}, "b" * 40),
+    "expired": _hs256({"exp": time.time() - 60}),
+    "not yet good": _hs256({"nbf": time.time() + 600}),
+    "no algorithm": _unsigned({"alg": "none", "typ": "JWT"}, {"id": 1}),
+    "no algorithm, shouted": _unsigned({"alg": "NONE", "typ": "JWT"}, {"id": 1}),
+    "the public key as a secret": _with_public_key_as_secret(),
+    "another algorithm": jwt.encode({"id": 1}, SECRET * 2, "HS512"),
+    "another's key": jwt.encode({"id": 1}, STRANGER, "RS256"),
+    "a signature cut off": _hs256({"id": 1})[:-4],
+    "a payload exchanged": ".".join(
+        [_hs256({"id": 1}).split(".")[0], _hs256({"id": 2}).split(".")[1], _hs256({"id": 1}).split(".")[2]]
+    ),
+    "an expiry that is none": _hs256({"exp": "soon"}),
+    "an expiry without end": _hs256({"exp": float("inf")}),
+    "no token": "x",
+    "dots": "...",
+    "not base64": "é.é.é",
+    "nested deeply": base64.urlsafe_b64encode(b"[" * 12_000).decode() + ".e30.e30",
+    "a header that is a list": base64.urlsafe_b64encode(b"[]").decode() + ".e30.e30",
+    "too long": "a" * 20_000,
+}
+
+
+async def test_forged_tokens_are_refused(site: Site, subtests: pytest.Subtests) -> None:
+    await site.host(authentication={"secret": SECRET, "pub_key": PUBLIC})
+    for name, token in FORGED.items():
+        with subtests.test(name):
+            assert_problem(await _try(site, token), 401, "auth_token_invalid")
+
+
+async def test_a_key_or_address_that_is_none_is_refused_when_hosting(site: Site) -> None:
+    private = PRIVATE.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    for authentication in (
+        {"pub_key": PUBLIC.replace("M", "?")},
+        {"pub_key": "-----BEGIN PUBLIC KEY-----"},
+        {"pub_key": private},
+        {"endpoint": "http://["},
+        {"endpoint": "http://"},
+        {"endpoint": "http://host:0/"},
+        {"endpoint": "http://host:99999/"},
+        {"endpoint": "file:///etc/passwd"},
+        {"endpoint": "http://a\nb/"},
+    ):
+        answer = await site.try_host(form(config(authentication=authentication), encode(model())))
+        assert_problem(answer, 400, "invalid_config")
+
+
+async def test_without_a_way_to_prove_it_all_are_let_in(site: Site) -> None:
+    await site.host(authentication={"type": "jwt"})
+    assert (await _try(site, None)).status_code == 200
+
+
+class Endpoint:
+    """A local HTTP server that a process asks about its devices; it answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.hang = False
+        self.headers = b""
+        self.asked: list[bytes] = []
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+            )
+            self.asked.append(await reader.readexactly(length))
+            if self.hang:
+                await reader.read()
+            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n%s\r\n" % (self.status, self.headers))
+            await writer.drain()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    asked = Endpoint()
+    server = await asyncio.start_server(asked.answer, "127.0.0.1", 0)
+    asked.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/check"
+    async with server:
+        yield asked
+
+
+async def test_the_endpoint_has_the_last_word(site: Site, endpoint: Endpoint) -> None:
+    await site.host(authentication={"secret": SECRET, "endpoint": endpoint.url})
+    token = _hs256({"id": 1})
+    assert (await _try(site, token)).status_code == 200
+    assert [json.loads(body) for body in endpoint.asked] == [{"auth_token": token}]
+    for status in (201, 302, 401, 404, 500):
+        endpoint.status = status
+        endpoint.headers = b"Location: " + endpoint.url.encode() + b"\r\n" if status == 302 else b""
+        assert_problem(await _try(site, token), 401, "auth_token_refused")
+    num_asked = len(endpoint.asked)
+    # Who is refused here is not asked about there; a redirection is not followed.
+    assert_problem(await _try(site, "forged"), 401, "auth_token_invalid")
+    assert len(endpoint.asked) == num_asked == 6
+
+
+async def test_an_endpoint_that_does_not_answer_lets_nobody_in(
+    site: Site, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pygrid.features.cycles.devices.ENDPOINT_TIMEOUT_S", 0.2)
+    await site.host(authentication={"endpoint": endpoint.url})
+    endpoint.hang = True
+    assert_problem(await _try(site, "anything"), 401, "auth_token_refused")
+    await site.host(name="gone", authentication={"endpoint": "http://127.0.0.1:1/"})
+    answer = await site.web.post("/model-centric/authenticate", json={"model_name": "gone", "auth_token": "anything"})
+    assert_problem(answer, 401, "auth_token_refused")
+
+
+async def test_secrets_are_not_shown(site: Site) -> None:
+    process = await site.host(authentication={"secret": SECRET, "pub_key": PUBLIC})
+    for path in (f"/model-centric/processes/{process['id']}", "/model-centric/processes"):
+        answer = await site.web.get(path, headers=site.owner)
+        assert SECRET not in answer.text
+    assert process["server_config"]["authentication"]["secret"] == "(set)"
+    assert process["server_config"]["authentication"]["pub_key"] == PUBLIC
