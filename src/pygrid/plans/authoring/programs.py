@@ -40,7 +40,10 @@ class Subject:
     def __init__(self, model: torch.nn.Module) -> None:
         if not isinstance(model, torch.nn.Module):
             raise AuthoringError(f"build() needs a torch.nn.Module, got {type(model).__name__}", code="plan_model")
-        self.model = copy.deepcopy(model).to("cpu")
+        if torch.is_inference_mode_enabled():
+            raise AuthoringError("a plan can't be built in torch.inference_mode(): it has no gradients", code="plan_model")
+        plain = getattr(model, "_orig_mod", model)  # a compiled model is traced as what it was compiled from
+        self.model = copy.deepcopy(plain).to("cpu")
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
             if tensor.dtype in _FLOATS:
                 tensor.data = tensor.data.float()

@@ -123,6 +123,21 @@ def test_a_refused_build_leaves_torch_as_it_was() -> None:
     sensors.build(net())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch, of itself
+def test_a_compiled_model_is_the_model_it_was_compiled_from() -> None:
+    model = net()
+    assert sensors.build(torch.compile(model)).id == sensors.build(model).id
+    assert initial_params(torch.compile(model)).keys() == initial_params(model).keys()
+
+
+def test_modes_around_a_build() -> None:
+    model = net()
+    with torch.no_grad():
+        assert sensors.build(model).id == sensors.build(model).id
+    with torch.inference_mode(), pytest.raises(AuthoringError, match="inference_mode"):
+        sensors.build(model)
+
+
 def test_initial_params_are_float32_copies_without_counters() -> None:
     model = FAMILIES["cnn + batch norm"].model().double()
     params = initial_params(model)

@@ -264,6 +264,15 @@ class TiedLanguageModel(nn.Module):
         return self.out(self.embedding(x))
 
 
+def test_a_loss_on_the_gradient_of_the_model() -> None:
+    def smoothness(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        place = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(place).sum(), place, create_graph=True)
+        return slope.square().sum(1).mean()
+
+    assert is_independent(nn.Sequential(nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3)), VECTOR, smoothness)
+
+
 def test_a_tied_weight_is_one_parameter() -> None:
     def next_token(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(model(x)[:, :-1].reshape(-1, 20), x[:, 1:].reshape(-1))
