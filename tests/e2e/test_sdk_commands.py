@@ -75,30 +75,40 @@ def run(folder: Path, environment: dict[str, str]) -> Run:
     return done
 
 
-@pytest.fixture(scope="module")
-def url(folder: Path, start: Callable[..., subprocess.Popen[str]], run: Run) -> Iterator[str]:
-    """A Domain with its Owner logged in."""
+def start_domain(start: Callable[..., subprocess.Popen[str]], folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+    """A Domain with everything in ``folder``, ready; and its port."""
     port_file = folder / "port"
-    domain = start("domain", "--port", "0", "--port-file", str(port_file), "--data-dir", str(folder / "domain"))
+    port_file.unlink(missing_ok=True)
+    domain = start("domain", "--port", str(port), "--port-file", str(port_file), "--data-dir", str(folder / "domain"))
     give_up_at = time.monotonic() + TIMEOUT_S
     while not port_file.exists():
         assert domain.poll() is None, domain.communicate()
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
-    address = f"http://127.0.0.1:{port_file.read_text().strip()}"
+    return domain, int(port_file.read_text())
+
+
+def sign_up(run: Run, address: str, **extra: str) -> None:
+    done = run("login", address, "--sign-up", "--email", EMAIL, "--password-stdin", stdin=PASSWORD + "\n", **extra)
+    assert done.returncode == 0, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, start: Callable[..., subprocess.Popen[str]], run: Run) -> Iterator[str]:
+    """A Domain with its Owner logged in."""
+    domain, port = start_domain(start, folder)
     try:
-        done = run("login", address, "--sign-up", "--email", EMAIL, "--password-stdin", stdin=PASSWORD + "\n")
-        assert done.returncode == 0, done.stderr
-        assert PASSWORD not in done.stdout + done.stderr
-        yield address
+        sign_up(run, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
     finally:
         domain.terminate()
         domain.communicate(timeout=TIMEOUT_S)
 
 
-def host(run: Run, name: str, *options: str) -> None:
+def host(run: Run, name: str, *options: str, **extra: str) -> None:
     files = ["--model", "logistic.safetensors", "--plan", "logistic.plan"]
-    done = run("host", "--name", name, *files, "-c", "lr=0.1", "-c", "batch_size=20", *options)
+    done = run("host", "--name", name, *files, "-c", "lr=0.1", "-c", "batch_size=20", *options, **extra)
     assert done.returncode == 0, done.stderr
 
 
@@ -185,6 +195,32 @@ def test_a_signal_ends_a_training_device_between_batches(
     assert output == "stopped: 0 reports\n"
     finished = run("process", "finish", "long")
     assert finished.stdout == "long 1.0 is finished after 0 cycles\n"
+
+
+def test_devices_outlive_a_domain_that_is_killed(run: Run, start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """One device waits for work and one trains when the Domain is killed; both finish the training with its successor."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    domain, port = start_domain(start, tmp_path)
+    address = f"http://127.0.0.1:{port}"
+    sign_up(run, address, **home)
+    rules = ["-s", "num_cycles=2", "-s", "cycle_length=300", "-s", "min_diffs=2", "-s", "max_diffs=2"]
+    host(run, "killed", "-c", "epochs=400", *rules, **home)
+    devices = [start("edge", address, "--model", "killed", "--data", "data.npz") for _ in range(2)]
+    for device in devices:
+        wait_for_line(device, "training killed")
+    domain.kill()
+    domain.communicate(timeout=TIMEOUT_S)
+    successor, _ = start_domain(start, tmp_path, port)
+    try:
+        for device in devices:
+            output, errors = device.communicate(timeout=TIMEOUT_S)
+            assert (device.returncode, errors) == (0, "")
+            assert output.splitlines()[-2:] == ["training is over", "done: 2 reports"]
+        shown = run("process", "show", "killed", **home).stdout
+        assert shown.count("completed: 2 reports of 2 devices, 400 examples") == 2
+    finally:
+        successor.terminate()
+        successor.communicate(timeout=TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
