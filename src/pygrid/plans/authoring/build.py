@@ -109,8 +109,7 @@ def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str, *, si
                 raise
         else:
             break
-    for line in summary(plan):
-        logger.info("plan built", extra={"plan": line})
+    logger.info("plan built", extra={"plan_id": plan.id, "summary": summary(plan)})
     return plan
 
 

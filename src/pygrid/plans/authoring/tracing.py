@@ -216,8 +216,6 @@ def _translated(program: Program) -> Iterator[None]:
     except DynamicOutputShapeException as error:
         reason = "the size of the result depends on data; multiply by a mask"
         raise authoring_error(reason, place_of_error(error), code="plan_data_dependent_size") from error
-    except (
-        Exception
-    ) as error:  # whatever the author's code or torch raises: the author needs the line, and the cause is chained
+    except Exception as error:  # whatever the author's code or torch raises; the author needs the line, the cause is chained
         reason = f"the {program.name} graph can't be traced: {type(error).__name__}: {error}"
         raise authoring_error(reason, place_of_error(error), code="plan_trace_failed") from error
