@@ -128,6 +128,7 @@ class _Lines:
             on_report=self.reported,
             on_rejected=self.rejected,
             on_error=self.lost,
+            on_retry=self.retrying,
         )
 
     def say(self, text: str) -> None:
@@ -147,6 +148,11 @@ class _Lines:
         elif reason != self._reason:  # said once, however often it is asked
             self._reason = reason
             self.say(f"waiting: {reason.replace('_', ' ') or 'no work for now'}")
+
+    def retrying(self, error: PygridError, delay_s: float) -> None:
+        if error.code != self._reason:
+            self._reason = error.code
+            self.say(f"trying again: {error.detail}")
 
     def lost(self, error: PygridError) -> None:
         self.say(f"cycle lost ({error.detail}); going on with the next")

@@ -112,6 +112,10 @@ class EdgeClient:
     def url(self) -> str:
         return self._api.url
 
+    def tell_retries(self, callback: Callable[[PygridError, float], object] | None) -> None:
+        """Have a function called before a request is tried again, with the error and the seconds until then."""
+        self._api.on_retry = self._first_api.on_retry = callback
+
     def authenticate(self) -> str:
         """Become a client of the process; gives the client's id, under which the Domain knows this device.
 

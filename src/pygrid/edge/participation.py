@@ -56,6 +56,8 @@ class Callbacks:
     """Reason, and seconds until it is worth asking again; None: training is over."""
     on_error: Callable[[PygridError], object] | None = None
     """A cycle was lost, and the next one will be asked for."""
+    on_retry: Callable[[PygridError, float], object] | None = None
+    """The Domain could not be reached, or was busy; it is tried again after so many seconds."""
     on_finished: Callable[[], object] | None = None
     """Training is over."""
 
@@ -142,6 +144,7 @@ def take_part(
         )
     if cancel is not None:
         wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
+    client.tell_retries(callbacks.on_retry if callbacks is not None else None)
     return _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s).run(cycles, until_finished)
 
 

@@ -52,6 +52,8 @@ class Api:
     ) -> None:
         self.transport = transport
         self.token = token
+        self.on_retry: Callable[[PygridError, float], object] | None = None
+        """Called before a request is tried again, with the error and the seconds until then."""
         self._retries = retries or RetryPolicy()
         self._sleep = sleep
 
@@ -108,7 +110,10 @@ class Api:
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
+                failure = error
                 logger.debug("trying again: %s %s code=%s delay_s=%.2f", request.method, request.path, error.code, delay_s)
+            if self.on_retry is not None:
+                self.on_retry(failure, delay_s)
             self._sleep(delay_s)
 
     def open(self, request: Request) -> Response:

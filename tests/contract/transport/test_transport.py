@@ -205,7 +205,10 @@ def test_an_answer_of_another_protocol_says_so(transport: Transport) -> None:
 
 
 def test_a_busy_server_is_asked_again_even_if_the_call_is_not_idempotent(transport: Transport, app: TinyApp) -> None:
-    assert Api(transport, retries=FAST).post("/busy-twice", dict) == {"tries": 3}
+    api, told = Api(transport, retries=FAST), list[str]()
+    api.on_retry = lambda error, delay_s: told.append(error.code)
+    assert api.post("/busy-twice", dict) == {"tries": 3}
+    assert told == ["too_many_requests"] * 2
     assert app.calls == ["/busy-twice"] * 3
 
 
