@@ -28,6 +28,7 @@ from pygrid.storage.transitions import begin_cycle, close_cycle
 from pygrid.tensors.flat import num_values
 from pygrid.tensors.safetensors import Layout
 from pygrid.web.lifecycle import Stopping
+from pygrid.web.requests import decode_json
 
 EVENTS_AT_ONCE = 100
 REFRESH_S = 10.0
@@ -114,8 +115,8 @@ class ProcessesService:
         if not form.config or form.model is None or not form.plans:
             raise InvalidInput("the form needs the parts config, model and at least one plan:NAME", code="invalid_form")
         try:
-            request = msgspec.json.decode(form.config, type=HostRequest)
-        except (msgspec.DecodeError, RecursionError) as error:
+            request = msgspec.convert(decode_json(form.config), HostRequest)
+        except (InvalidInput, msgspec.ValidationError) as error:
             raise InvalidConfig(f"config is not {{client_config, server_config}} in JSON: {error}") from error
         name, version = read_client_config(request.client_config)
         config = read_server_config(request.server_config)

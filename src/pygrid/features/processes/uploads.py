@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ MAX_PLAN_BYTES = 8 * 1024 * 1024
 MAX_PLANS = 16
 MAX_MODEL_BYTES = 4 * 1024**3
 PLAN_PREFIX = "plan:"
+_PLAN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass
@@ -44,7 +46,7 @@ async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: B
         raise InvalidInput("send a multipart/form-data form with config, model and plan:NAME parts", code="invalid_form")
     reader = _Reader(model)
     try:
-        with PushMultipartParser(boundary, max_segment_count=MAX_PLANS + 8, max_segment_size=MAX_MODEL_BYTES) as parser:
+        with PushMultipartParser(boundary, max_segment_count=MAX_PLANS + 8) as parser:
             async for piece in body:
                 for event in parser.parse(piece):
                     await reader.take(event)
@@ -78,18 +80,23 @@ class _Reader:
 
     def _begin(self, name: str) -> None:
         form = self.form
-        known = name in ("config", "model", "averaging_plan") or (name.startswith(PLAN_PREFIX) and len(name) <= 200)
-        if not known or name == PLAN_PREFIX:
+        plan_name = name.removeprefix(PLAN_PREFIX) if name.startswith(PLAN_PREFIX) else None
+        if plan_name is not None and not _PLAN_NAME.fullmatch(plan_name):
+            raise InvalidInput(
+                f"{plan_name[:100]!r} is not a name for a plan: use up to 100 letters, digits and any of _ . -",
+                code="invalid_form",
+            )
+        if plan_name is None and name not in ("config", "model", "averaging_plan"):
             raise InvalidInput(f"the form has an unknown part {name[:100]!r}", code="invalid_form", part=name[:100])
         taken = (
             (name == "config" and form.config)
             or (name == "model" and form.model is not None)
             or (name == "averaging_plan" and form.averaging_plan is not None)
-            or name.removeprefix(PLAN_PREFIX) in form.plans
+            or plan_name in form.plans
         )
         if taken:
             raise InvalidInput(f"the form has part {name!r} twice", code="invalid_form", part=name)
-        if name.startswith(PLAN_PREFIX) and len(form.plans) >= MAX_PLANS:
+        if plan_name is not None and len(form.plans) >= MAX_PLANS:
             raise InvalidInput(f"a process has at most {MAX_PLANS} plans", code="invalid_form")
         self._name, self._data = name, bytearray()
         self._limit = MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES
