@@ -6,7 +6,8 @@
     │   ├── ShapeMismatch        400  names, shapes or dtypes differ from what is expected
     │   ├── NonFinite            400  NaN or infinity where a number is needed
     │   ├── InvalidPlan          400  a plan that the gate refuses
-    │   └── InvalidConfig        400  a configuration value that makes no sense
+    │   ├── InvalidConfig        400  a configuration value that makes no sense
+    │   └── InvalidDataset       400  a file that cannot be read as a table of records
     ├── Unauthenticated          401  no credentials, or credentials that are not (or no longer) good
     │   └── InvalidCredentials   401  a wrong password, or a token of no session that is good now
     ├── Forbidden                403  known, but not permitted
@@ -82,6 +83,10 @@ class InvalidPlan(InvalidInput):
 
 class InvalidConfig(InvalidInput):
     default_code = "invalid_config"
+
+
+class InvalidDataset(InvalidInput):
+    default_code = "invalid_dataset"
 
 
 class Unauthenticated(PygridError):

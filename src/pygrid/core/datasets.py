@@ -1,0 +1,334 @@
+"""The rules of datasets: what a description must be like, who may see and change one, what others are told of it.
+
+A dataset keeps its id through all its versions, so that what was spent on it stays spent.
+
+    private   its owner, and whoever has the role Owner
+    listed    everybody with an account
+    public    everybody
+
+That is about the description. Records are served to no one but those who may change the dataset.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import msgspec
+
+from pygrid.core.access import OWNER, Permission, Principal
+from pygrid.errors import InvalidConfig
+from pygrid.messages.datasets import (
+    Column,
+    ColumnDeclaration,
+    Dtype,
+    Schema,
+    UpdateDataset,
+    UploadRequest,
+    VersionRequest,
+    Visibility,
+)
+
+__all__ = ["Column", "ColumnDeclaration", "DatasetLimits", "Dtype", "Schema", "Visibility"]
+
+MAX_NAME = 100
+MAX_DESCRIPTION = 20_000
+MAX_TAGS = 50
+MAX_TAG = 50
+MAX_SHORT_TEXT = 200
+MAX_MOCK_RECORDS = 10_000
+MAX_DECLARED_CATEGORIES = 10_000
+_RESERVED_NAMES = frozenset({"__metadata__"})
+
+
+class DatasetLimits(msgspec.Struct, frozen=True):
+    """How large an upload may be; everything above is refused, and nothing of it stays."""
+
+    max_upload_bytes: int = 64 * 1024**3
+    """Of one uploaded file."""
+    max_total_bytes: int = 256 * 1024**3
+    """Of all datasets of the Domain as stored."""
+    max_columns: int = 4096
+    max_records: int = 2**31 - 1
+    max_categories: int = 10_000
+    """Different texts in one column."""
+    max_subjects: int = 2_000_000
+    max_text_chars: int = 4096
+    """Of one value."""
+    max_ratio: int = 20
+    """Stored bytes for each byte uploaded: more is how a decompression bomb looks."""
+    free_bytes: int = 16 * 1024**2
+    """So much is stored whatever the ratio: small files may well be dense."""
+
+    def max_stored_bytes(self, uploaded_bytes: int) -> int:
+        """What the columns of an upload of this size may take."""
+        return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * uploaded_bytes))
+
+
+class DatasetRefusal(enum.StrEnum):
+    """Why a dataset may not be changed."""
+
+    INVISIBLE = "dataset_not_found"
+    """The caller is not to know that there is such a dataset."""
+    MISSING_PERMISSION = "not_permitted"
+    NOT_YOURS = "not_your_dataset"
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Of a dataset what decides about access."""
+
+    created_by: int | None
+    visibility: Visibility
+
+
+def can_see(principal: Principal | None, dataset: Holding) -> bool:
+    """Whether the caller (None: without an account) may know of the dataset."""
+    if dataset.visibility == "public":
+        return True
+    if principal is None:
+        return False
+    return dataset.visibility == "listed" or _is_holder(principal, dataset)
+
+
+def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal | None:
+    """Whether the caller may change the dataset, add versions, delete it and look at its records."""
+    if not can_see(principal, dataset):
+        return DatasetRefusal.INVISIBLE
+    if principal is None or not principal.may(Permission.UPLOAD_DATA):
+        return DatasetRefusal.MISSING_PERMISSION
+    return None if _is_holder(principal, dataset) else DatasetRefusal.NOT_YOURS
+
+
+def _is_holder(principal: Principal, dataset: Holding) -> bool:
+    return principal.role.id == OWNER.id or principal.user_id == dataset.created_by
+
+
+def told_schema(schema: Schema, *, to_holder: bool) -> Schema:
+    """The schema as others may know it: categories that were found in the data are left out, and so is how many they are."""
+    if to_holder:
+        return schema
+    columns = tuple(
+        column
+        if column.categories is None or column.declared
+        else msgspec.structs.replace(column, categories=None, num_categories=None)
+        for column in schema.columns
+    )
+    return msgspec.structs.replace(schema, columns=columns)
+
+
+def check_name(name: str) -> str:
+    """The name of a dataset, without white space around it.
+
+    Raises:
+        InvalidConfig: empty, longer than 100 characters, not printable, or with a slash.
+    """
+    name = name.strip()
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "/" in name or "\\" in name:
+        raise _invalid("name", name, f"use 1 to {MAX_NAME} printable characters without slashes")
+    return name
+
+
+def check_description(text: str) -> str:
+    """Raises InvalidConfig: longer than 20,000 characters."""
+    if len(text) > MAX_DESCRIPTION:
+        raise _invalid("description", text, f"use at most {MAX_DESCRIPTION:,} characters")
+    return text
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags in their order, each once, without white space around them.
+
+    Raises:
+        InvalidConfig: names the tag that is empty, longer than 50 characters or not printable; or there are more than 50.
+    """
+    found = dict.fromkeys(tag.strip() for tag in tags)
+    for tag in found:
+        if not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
+            raise _invalid("tags", tag, f"use 1 to {MAX_TAG} printable characters for each tag")
+    if len(found) > MAX_TAGS:
+        raise _invalid("tags", f"{len(found)} tags", f"use at most {MAX_TAGS}")
+    return tuple(found)
+
+
+def check_column_name(name: str) -> str:
+    """The name of a column, of a file or declared; it is a label, never a path.
+
+    Raises:
+        InvalidConfig: empty, too long, not printable, or one that the file formats keep for themselves.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or name in _RESERVED_NAMES:
+        raise InvalidConfig(
+            f"{name[:MAX_NAME]!r} cannot be the name of a column: use 1 to {MAX_NAME} printable characters, without spaces at "
+            "either end",
+            code="invalid_column_name",
+            column=name[:MAX_NAME],
+        )
+    return name
+
+
+def check_upload(request: UploadRequest) -> UploadRequest:
+    """The request with name and tags in their stored form. Raises InvalidConfig: names what is wrong."""
+    check_version_request(request)
+    return msgspec.structs.replace(
+        request,
+        name=check_name(request.name),
+        description=check_description(request.description),
+        tags=check_tags(request.tags),
+    )
+
+
+def check_update(update: UpdateDataset) -> UpdateDataset:
+    """As `check_upload`, for what is changed."""
+    changes: dict[str, object] = {}
+    if isinstance(update.name, str):
+        changes["name"] = check_name(update.name)
+    if isinstance(update.description, str):
+        check_description(update.description)
+    if isinstance(update.tags, tuple):
+        changes["tags"] = check_tags(update.tags)
+    return msgspec.structs.replace(update, **changes)
+
+
+def check_version_request(request: VersionRequest) -> None:
+    """Check what does not depend on the file.
+
+    Raises:
+        InvalidConfig: names the column and what is wrong with its declaration, or another field that makes no sense.
+    """
+    if len(request.columns) > DatasetLimits().max_columns:
+        raise _invalid("columns", f"{len(request.columns)} columns", f"use at most {DatasetLimits().max_columns}")
+    names = [column.name for column in request.columns]
+    for column in request.columns:
+        _check_declaration(column)
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise _invalid("columns", min(twice), "declare each column once")
+    if not 1 <= request.num_mock_records <= MAX_MOCK_RECORDS:
+        raise _invalid("num_mock_records", request.num_mock_records, f"use 1 to {MAX_MOCK_RECORDS:,}")
+    if not 0 <= request.mock_seed < 2**63:
+        raise _invalid("mock_seed", request.mock_seed, "use a number from 0 to 2^63 - 1")
+    if len(request.note) > MAX_DESCRIPTION:
+        raise _invalid("note", request.note, f"use at most {MAX_DESCRIPTION:,} characters")
+    if request.max_records_per_subject is not None:
+        if request.subject is None:
+            raise _invalid("max_records_per_subject", request.max_records_per_subject, "name the subject column too")
+        if not 1 <= request.max_records_per_subject < 2**31:
+            raise _invalid("max_records_per_subject", request.max_records_per_subject, "use 1 or more")
+    elif request.subject is not None:
+        raise _invalid("subject", request.subject, "say how many records of one subject are used: max_records_per_subject")
+
+
+def _check_declaration(column: ColumnDeclaration) -> None:
+    check_column_name(column.name)
+    where = f"columns: {column.name!r}"
+    for field in ("unit", "meaning", "description"):
+        if len(getattr(column, field)) > (MAX_DESCRIPTION if field == "description" else MAX_SHORT_TEXT):
+            raise _invalid(f"{where}.{field}", getattr(column, field), "it is too long")
+    for bound in (column.min, column.max):
+        if bound is not None and not math.isfinite(bound):
+            raise _invalid(f"{where}: min and max", bound, "use finite numbers")
+    if column.min is not None and column.max is not None and column.min > column.max:
+        raise _invalid(f"{where}: min", column.min, f"it must not be above max, {column.max}")
+    if column.categories is not None:
+        if column.dtype not in (None, "text"):
+            raise _invalid(f"{where}: categories", column.dtype, "only a text column has them; leave dtype out, or use text")
+        if not 0 < len(column.categories) <= MAX_DECLARED_CATEGORIES or len(set(column.categories)) != len(column.categories):
+            raise _invalid(f"{where}: categories", f"{len(column.categories)} texts", "name each of 1 to 10,000 once")
+    if (column.categories is not None or column.dtype == "text") and (column.min is not None or column.max is not None):
+        raise _invalid(f"{where}: min and max", column.dtype, "a text column has none")
+    understand(column.meaning)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a meaning says in a form that can be checked; None where it says nothing."""
+
+    shape: tuple[int, ...] | None = None
+    bounds: tuple[int, int] | None = None
+
+
+_IMAGE = re.compile(r"image (\d{1,6}(?:x\d{1,6}){1,3})")
+_LABEL = re.compile(r"label (-?\d{1,15})\.\.(-?\d{1,15})")
+
+
+def understand(meaning: str) -> Understood:
+    """What `image 1x28x28` says of the shape and `label 0..9` of the values; any other meaning is for people.
+
+    Raises:
+        InvalidConfig: it begins like one of the two and is not.
+    """
+    if match := _IMAGE.fullmatch(meaning):
+        shape = tuple(int(part) for part in match[1].split("x"))
+        if 0 not in shape:
+            return Understood(shape=shape)
+    elif match := _LABEL.fullmatch(meaning):
+        low, high = int(match[1]), int(match[2])
+        if low <= high:
+            return Understood(bounds=(low, high))
+    elif not re.match(r"(image|label) -?\d", meaning):
+        return Understood()
+    raise _invalid("meaning", meaning, "write an image like 'image 1x28x28' and labels like 'label 0..9'")
+
+
+def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float | None]:
+    """The smallest and the largest value that the declaration allows: ``min`` and ``max``, else those of a label."""
+    label = understand(column.meaning).bounds
+    low = column.min if column.min is not None or label is None else float(label[0])
+    high = column.max if column.max is not None or label is None else float(label[1])
+    return low, high
+
+
+def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
+    """What was declared of the columns of a version, to hold for its successor."""
+    return tuple(
+        ColumnDeclaration(
+            column.name,
+            column.dtype,
+            column.unit,
+            column.meaning,
+            column.description,
+            column.min,
+            column.max,
+            column.categories if column.declared else None,
+        )
+        for column in schema.columns
+    )
+
+
+def search_text(name: str, description: str, tags: Sequence[str], schema: Schema) -> str:
+    """What a search by text looks through, in lower case: all words said of the dataset and its columns."""
+    said = [name, description, *tags]
+    for column in schema.columns:
+        said += [column.name, column.meaning, column.unit, column.description]
+    return "\n".join(part for part in said if part).casefold()
+
+
+def expand_source(patterns: Sequence[str], names: Sequence[str]) -> list[str] | None:
+    """The columns of a file that a declaration's ``source`` stands for; None if one of the patterns fits no name."""
+    found: list[str] = []
+    for pattern in patterns:
+        if pattern in names:
+            found.append(pattern)
+            continue
+        if not pattern.endswith("*"):
+            return None
+        prefix = pattern[:-1]
+        matching = [name for name in names if name.startswith(prefix)]
+        if not matching:
+            return None
+        found += matching
+    return found
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name from an archive would lead somewhere else if it were used as a path (it never is)."""
+    return "\\" in name or "/" in name or "\0" in name or PurePosixPath(name).name != name or ":" in name[:2]
+
+
+def _invalid(field: str, value: object, wanted: str) -> InvalidConfig:
+    shown = str(value)[:100]
+    return InvalidConfig(f"{field} is {shown!r}: {wanted}", code="invalid_dataset_config", field=field, value=shown)

@@ -1,0 +1,64 @@
+"""Mock twins: records drawn from the schema of a dataset alone, so that a program can be tried where no data may be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.datasets import Column, Schema, bounds_of, told_schema
+
+_PLACEHOLDERS = ("a", "b", "c")
+"""Categories of a text column whose own are not told."""
+_WIDEST_INT = 100
+
+
+def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
+    """A table of the same columns with values that mean nothing: uniform within declared bounds, else standard normal or
+    small whole numbers.
+
+    Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the data.
+
+    Returns:
+        The mock's schema, and its columns by name as stored (texts as int32 codes); each ``[num_records, *shape]``.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    told = told_schema(schema, to_holder=False)
+    columns: list[Column] = []
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for column in told.columns:
+        if column.name == told.subject:
+            columns.append(msgspec.structs.replace(column, categories=None, num_categories=None))
+            arrays[column.name] = _subjects(column, told, num_records, generator)
+            continue
+        if column.dtype == "text" and column.categories is None:
+            column = msgspec.structs.replace(column, categories=_PLACEHOLDERS, num_categories=len(_PLACEHOLDERS))
+        columns.append(column)
+        arrays[column.name] = _values(column, num_records, generator)
+    return msgspec.structs.replace(told, columns=tuple(columns), num_records=num_records), arrays
+
+
+def _subjects(column: Column, schema: Schema, num_records: int, generator: np.random.Generator) -> npt.NDArray[Any]:
+    each = schema.max_records_per_subject or 1
+    codes = generator.integers(0, max(1, -(-num_records // each)), num_records)
+    return codes.astype("<i4" if column.dtype == "text" else np.dtype(column.dtype).newbyteorder("<"))
+
+
+def _values(column: Column, num_records: int, generator: np.random.Generator) -> npt.NDArray[Any]:
+    shape = (num_records, *column.shape)
+    if column.dtype == "text":
+        assert column.categories is not None
+        return generator.integers(0, len(column.categories), shape, dtype=np.int32)
+    if column.dtype == "bool":
+        return generator.integers(0, 2, shape, dtype=np.uint8).astype(np.bool_)
+    low, high = bounds_of(column)
+    if column.dtype in ("float32", "float64"):
+        values = generator.standard_normal(shape) if low is None or high is None else generator.uniform(low, high, shape)
+        return np.clip(values, low, high).astype(column.dtype) if low is not None or high is not None else values.astype(column.dtype)
+    widest = np.iinfo(column.dtype)
+    first = int(np.ceil(low)) if low is not None else 0 if high is None else int(high) - _WIDEST_INT
+    last = int(np.floor(high)) if high is not None else first + _WIDEST_INT
+    first, last = max(first, int(widest.min)), min(last, int(widest.max))
+    return generator.integers(min(first, last), last, shape, dtype=np.int64, endpoint=True).astype(column.dtype)

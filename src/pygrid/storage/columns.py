@@ -1,0 +1,131 @@
+"""The records of datasets on the local disk, as columns that another process can map.
+
+    <folder>/<64 hex digits>/0.bin 1.bin ... schema.json      one version of a dataset, or its mock twin
+    <folder>/.<32 hex digits>.part/                           an upload under way
+
+A column is one raw file: little-endian values, row-major, the record is the first axis. No name of a user is a path here. A
+folder appears under its name complete and durable, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.datasets import Column, Schema
+from pygrid.errors import NotFound
+from pygrid.storage.files import sync_directory
+
+SCHEMA_FILE = "schema.json"
+
+
+def column_file(index: int) -> str:
+    """The name of the file of column number ``index`` of a schema."""
+    return f"{index}.bin"
+
+
+def stored_dtype(column: Column) -> np.dtype[Any]:
+    """The dtype of the values in the column's file: text is stored as int32 codes."""
+    return np.dtype("int32" if column.dtype == "text" else column.dtype).newbyteorder("<")
+
+
+def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
+    """The schema of a folder of columns, and each column ``[num_records, *shape]`` mapped read-only: nothing is read yet.
+
+    Raises:
+        NotFound: ``records_not_found``: a file is missing or has another length than the schema says.
+    """
+    try:
+        schema = msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
+        arrays = {}
+        for index, column in enumerate(schema.columns):
+            path, shape = folder / column_file(index), (schema.num_records, *column.shape)
+            if path.stat().st_size != schema.num_records * column.record_bytes:
+                raise _missing()
+            arrays[column.name] = np.memmap(path, dtype=stored_dtype(column), mode="r", shape=shape)
+    except FileNotFoundError:
+        raise _missing() from None
+    return schema, arrays
+
+
+class Draft:
+    """A folder of columns in the making."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def put(self, schema: Schema, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write a whole small table: the columns of ``schema`` as stored."""
+        for index, column in enumerate(schema.columns):
+            values = np.ascontiguousarray(arrays[column.name], dtype=stored_dtype(column))
+            (self.path / column_file(index)).write_bytes(values.reshape(-1).view(np.uint8).data)
+        (self.path / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
+
+
+class ColumnFiles:
+    """All folders of columns of a Domain."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.part"):
+            shutil.rmtree(leftover)
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """A new folder; what is not committed in the block is removed."""
+        path = self.folder / f".{uuid.uuid4().hex}.part"
+        path.mkdir(mode=0o700)
+        try:
+            yield Draft(path)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def commit(self, draft: Draft) -> str:
+        """Make a draft durable; gives the name under which it is found from now on."""
+        for file in draft.path.iterdir():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(draft.path)
+        name = secrets.token_hex(32)
+        draft.path.rename(self.folder / name)
+        sync_directory(self.folder)
+        return name
+
+    def path(self, name: str) -> Path:
+        """Where the columns of that name lie.
+
+        Raises:
+            NotFound: ``records_not_found``.
+        """
+        path = self.folder / name
+        if not (path / SCHEMA_FILE).is_file():
+            raise _missing()
+        return path
+
+    def drop(self, name: str) -> None:
+        """Remove columns. A process that has mapped them goes on with what it has."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def sweep(self, referenced: Collection[str]) -> None:
+        """Remove what a crash left behind: every folder that is not among ``referenced``."""
+        for folder in self.folder.iterdir():
+            if folder.name not in referenced:
+                shutil.rmtree(folder)
+
+
+def _missing() -> NotFound:
+    return NotFound("the records of this dataset are not on this machine, or damaged", code="records_not_found")

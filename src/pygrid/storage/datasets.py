@@ -1,0 +1,294 @@
+"""Rows of datasets: what is said of them, their versions and tags. Each function runs inside a transaction of the caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.core.access import OWNER, Principal
+from pygrid.core.datasets import Holding, Schema, Visibility
+from pygrid.errors import NotFound
+from pygrid.storage.tables_datasets import dataset_tags, dataset_versions, datasets
+
+Mock = Literal["none", "drawn", "uploaded"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that is not deleted."""
+
+    id: int
+    name: str
+    description: str
+    visibility: Visibility
+    created_by: int | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.created_by, self.visibility)
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One version; ``folder`` and ``mock_folder`` name folders of columns (`pygrid.storage.columns`)."""
+
+    id: int
+    dataset_id: int
+    number: int
+    folder: str
+    mock_folder: str | None
+    mock: Mock
+    num_records: int
+    num_columns: int
+    size_bytes: int
+    note: str
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version to be added."""
+
+    folder: str
+    mock_folder: str | None
+    mock: Mock
+    schema: Schema
+    note: str
+
+
+_DATASET = [datasets.c[field] for field in Dataset.__dataclass_fields__]
+_VERSION = [dataset_versions.c[field] for field in DatasetVersion.__dataclass_fields__]
+_LIVE = datasets.c.deleted_at.is_(None)
+
+
+def put_dataset(
+    connection: sa.Connection,
+    *,
+    name: str,
+    description: str,
+    visibility: Visibility,
+    tags: Sequence[str],
+    search_text: str,
+    created_by: int | None,
+    now: dt.datetime,
+) -> int:
+    """Add a dataset without versions; gives its id. Raises ``sqlalchemy.exc.IntegrityError`` if its name is taken."""
+    statement = datasets.insert().values(
+        name=name,
+        name_key=name.casefold(),
+        description=description,
+        visibility=visibility,
+        search_text=search_text,
+        created_by=created_by,
+        created_at=now,
+        updated_at=now,
+    )
+    dataset_id = _new_id(connection, statement)
+    put_tags(connection, dataset_id, tags)
+    return dataset_id
+
+
+def put_tags(connection: sa.Connection, dataset_id: int, tags: Sequence[str]) -> None:
+    """Give a dataset these tags in place of those it has."""
+    connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
+    if tags:
+        rows = [
+            {"dataset_id": dataset_id, "position": position, "tag": tag, "tag_key": tag.casefold()}
+            for position, tag in enumerate(tags)
+        ]
+        connection.execute(dataset_tags.insert(), rows)
+
+
+def put_version(
+    connection: sa.Connection, dataset_id: int, version: NewVersion, created_by: int | None, now: dt.datetime
+) -> DatasetVersion:
+    """Add the next version of a dataset."""
+    # Counted under the lock on the dataset's row, so that two versions added at once get two numbers.
+    connection.execute(datasets.update().where(datasets.c.id == dataset_id).values(updated_at=now))
+    newest = connection.execute(
+        sa.select(sa.func.max(dataset_versions.c.number)).where(dataset_versions.c.dataset_id == dataset_id)
+    ).scalar()
+    number = (newest or 0) + 1
+    values: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "number": number,
+        "folder": version.folder,
+        "mock_folder": version.mock_folder,
+        "mock": version.mock,
+        "num_records": version.schema.num_records,
+        "num_columns": len(version.schema.columns),
+        "size_bytes": version.schema.num_bytes,
+        "note": version.note,
+        "created_at": now,
+    }
+    statement = dataset_versions.insert().values(
+        **values, created_by=created_by, schema=msgspec.to_builtins(version.schema, order="deterministic")
+    )
+    return DatasetVersion(id=_new_id(connection, statement), **values)
+
+
+def update_dataset(connection: sa.Connection, dataset_id: int, **changes: Any) -> None:
+    """Change columns of a dataset's row. Raises ``sqlalchemy.exc.IntegrityError`` if a new name is taken."""
+    if "name" in changes:
+        changes["name_key"] = changes["name"].casefold()
+    connection.execute(datasets.update().where(datasets.c.id == dataset_id).values(changes))
+
+
+def delete_dataset(connection: sa.Connection, dataset_id: int, now: dt.datetime) -> list[str]:
+    """Mark a dataset as deleted and free its name; gives the folders of columns that nothing names any more."""
+    update_dataset(connection, dataset_id, name_key=None, deleted_at=now)
+    connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
+    return _folders(connection, dataset_versions.c.dataset_id == dataset_id)
+
+
+def get_dataset(connection: sa.Connection, dataset_id: int) -> Dataset:
+    """A dataset that is not deleted.
+
+    Raises:
+        NotFound: ``dataset_not_found``.
+    """
+    row = connection.execute(sa.select(*_DATASET).where(datasets.c.id == dataset_id, _LIVE)).first()
+    if row is None:
+        raise dataset_not_found(dataset_id)
+    return Dataset(*row)
+
+
+def find_dataset_by_name(connection: sa.Connection, name: str) -> Dataset | None:
+    """The dataset of a name, in whatever case, or None."""
+    row = connection.execute(sa.select(*_DATASET).where(datasets.c.name_key == name.casefold())).first()
+    return None if row is None else Dataset(*row)
+
+
+def get_version(connection: sa.Connection, dataset_id: int, number: int | None = None) -> DatasetVersion:
+    """A version of a dataset by number, or the newest.
+
+    Raises:
+        NotFound: ``dataset_version_not_found``.
+    """
+    statement = sa.select(*_VERSION).where(dataset_versions.c.dataset_id == dataset_id)
+    if number is None:
+        statement = statement.order_by(dataset_versions.c.number.desc()).limit(1)
+    else:
+        statement = statement.where(dataset_versions.c.number == number)
+    row = connection.execute(statement).first()
+    if row is None:
+        raise NotFound(
+            f"dataset {dataset_id} has no version {number}", code="dataset_version_not_found", id=dataset_id, version=number
+        )
+    return DatasetVersion(*row)
+
+
+def list_versions(connection: sa.Connection, dataset_id: int) -> list[DatasetVersion]:
+    """All versions of a dataset, newest first."""
+    statement = sa.select(*_VERSION).where(dataset_versions.c.dataset_id == dataset_id)
+    return [DatasetVersion(*row) for row in connection.execute(statement.order_by(dataset_versions.c.number.desc()))]
+
+
+def get_schema(connection: sa.Connection, version_id: int) -> Schema:
+    """The whole schema of a version, with what only its owner may know."""
+    raw = connection.execute(sa.select(dataset_versions.c.schema).where(dataset_versions.c.id == version_id)).scalar_one()
+    return msgspec.convert(raw, Schema)
+
+
+def list_tags(connection: sa.Connection, dataset_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """The tags of each of these datasets, in their order."""
+    found: dict[int, tuple[str, ...]] = dict.fromkeys(dataset_ids, ())
+    statement = sa.select(dataset_tags.c.dataset_id, dataset_tags.c.tag).where(dataset_tags.c.dataset_id.in_(dataset_ids))
+    for dataset_id, tag in connection.execute(statement.order_by(dataset_tags.c.dataset_id, dataset_tags.c.position)):
+        found[dataset_id] += (tag,)
+    return found
+
+
+def list_datasets(
+    connection: sa.Connection,
+    principal: Principal | None,
+    *,
+    words: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    before: int | None = None,
+    limit: int = 100,
+) -> list[tuple[Dataset, DatasetVersion]]:
+    """Datasets that the caller may know of with their newest versions, newest first.
+
+    Args:
+        words: each must occur in what is said of the dataset.
+        tags: the dataset must have each of them, in whatever case.
+        before: only those with a smaller id.
+    """
+    newest = sa.select(dataset_versions.c.dataset_id, sa.func.max(dataset_versions.c.number).label("number"))
+    last = newest.group_by(dataset_versions.c.dataset_id).subquery()
+    statement = (
+        sa.select(*_DATASET, *_VERSION)
+        .join(last, last.c.dataset_id == datasets.c.id)
+        .join(
+            dataset_versions,
+            (dataset_versions.c.dataset_id == datasets.c.id) & (dataset_versions.c.number == last.c.number),
+        )
+        .where(_LIVE, _visible(principal))
+        .order_by(datasets.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(datasets.c.id < before)
+    for word in words:
+        statement = statement.where(datasets.c.search_text.contains(word.casefold(), autoescape=True))
+    for tag in tags:
+        statement = statement.where(
+            sa.exists().where(dataset_tags.c.dataset_id == datasets.c.id, dataset_tags.c.tag_key == tag.casefold())
+        )
+    split = len(_DATASET)
+    return [(Dataset(*row[:split]), DatasetVersion(*row[split:])) for row in connection.execute(statement)]
+
+
+def list_all_tags(connection: sa.Connection, principal: Principal | None) -> list[str]:
+    """Every tag of the datasets that the caller may know of, sorted."""
+    statement = (
+        sa.select(dataset_tags.c.tag)
+        .join(datasets, datasets.c.id == dataset_tags.c.dataset_id)
+        .where(_LIVE, _visible(principal))
+        .distinct()
+    )
+    return sorted(connection.execute(statement).scalars())
+
+
+def stored_bytes(connection: sa.Connection) -> int:
+    """What the columns of all datasets take."""
+    statement = sa.select(sa.func.coalesce(sa.func.sum(dataset_versions.c.size_bytes), 0)).join(datasets).where(_LIVE)
+    return int(connection.execute(statement).scalar_one())
+
+
+def list_folders(connection: sa.Connection) -> list[str]:
+    """Every folder of columns that a dataset names."""
+    return _folders(connection, dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE)))
+
+
+def dataset_not_found(dataset_id: int) -> NotFound:
+    """The refusal for a dataset that is not there, or that the caller is not to know of."""
+    return NotFound(f"there is no dataset {dataset_id}", code="dataset_not_found", id=dataset_id)
+
+
+def _folders(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[str]:
+    statement = sa.select(dataset_versions.c.folder, dataset_versions.c.mock_folder).where(condition)
+    return [cast(str, name) for row in connection.execute(statement) for name in row if name is not None]
+
+
+def _visible(principal: Principal | None) -> sa.ColumnElement[bool]:
+    """`pygrid.core.datasets.can_see` as a condition."""
+    if principal is None:
+        return datasets.c.visibility == "public"
+    if principal.role.id == OWNER.id:
+        return sa.true()
+    return datasets.c.visibility.in_(("public", "listed")) | (datasets.c.created_by == principal.user_id)
+
+
+def _new_id(connection: sa.Connection, statement: sa.Insert) -> int:
+    key = connection.execute(statement).inserted_primary_key
+    assert key is not None
+    return int(key[0])
