@@ -139,36 +139,46 @@ class BlobFiles:
 class SegmentLog:
     """The small reports of one cycle, one after the other in one file. Used by the database's writer thread alone.
 
-    Once closed it swallows what comes: a report for a cycle that is over, which the transaction that follows refuses.
+    The file is opened when something is appended. Once closed the log swallows what comes: a report for a cycle that is over,
+    which the transaction that follows refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        self._end = os.fstat(self._descriptor).st_size
-        sync_directory(path.parent)
-        sync_directory(path.parent.parent)
+        self._descriptor: int | None = None
+        self._closed = False
+        self._end = 0
 
     def append(self, data: Bytes) -> int:
         """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        if self._closed:
+            return self._end
+        if self._descriptor is None:
+            self._descriptor = self._open()
         offset = self._end
-        if self._descriptor < 0:
-            return offset
         _write_all(self._descriptor, data, offset)
         self._end = offset + len(memoryview(data).cast("B"))
         return offset
 
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        self._end = os.fstat(descriptor).st_size
+        sync_directory(self._path.parent)
+        sync_directory(self._path.parent.parent)
+        return descriptor
+
     def sync(self) -> None:
         """Make all that was appended durable."""
-        if self._descriptor >= 0:
+        if self._descriptor is not None:
             os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Let go of the file. Harmless when called twice."""
-        if self._descriptor >= 0:
+        self._closed = True
+        if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = -1
+            self._descriptor = None
 
 
 class Spool:
@@ -229,7 +239,7 @@ class DiffFiles:
         folder.mkdir(parents=True, exist_ok=True)
 
     def log(self, cycle_id: int) -> SegmentLog:
-        """The cycle's segment file, opened on first use."""
+        """The log of a cycle's small reports."""
         log = self._logs.get(cycle_id)
         if log is None:
             log = self._logs[cycle_id] = SegmentLog(self._cycle(cycle_id) / self.SEGMENT)

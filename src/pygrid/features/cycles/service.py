@@ -17,7 +17,7 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
 from pygrid.core.processes import HostedProcess
-from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated
+from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
 from pygrid.features.cycles.devices import check_device
 from pygrid.features.cycles.receiving import Received, receive_report
@@ -206,9 +206,11 @@ class CyclesService:
                 report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
             else:
                 report, cycle = await self._store.database.write(transaction)
-        except BaseException:
+        except BaseException as error:
             if spool is not None:
                 spool.discard()
+            if isinstance(error, Gone):
+                self._store.database.write_later(lambda connection: self._clean_up(connection, cycle_id))
             raise
         if report is None:
             if spool is not None:
@@ -253,6 +255,11 @@ class CyclesService:
         if rules.due(cycle, config, now) is Due.CLOSE:
             cycle = close_cycle(connection, cycle, now)
         return report, cycle
+
+    def _clean_up(self, connection: sa.Connection, cycle_id: int) -> None:
+        """Remove the bytes of a report that came while its cycle was completed, after the others were removed."""
+        if rows.get_cycle(connection, cycle_id).state is CycleState.COMPLETED:
+            self._store.diffs.drop(cycle_id)
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
         """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle completes."""
