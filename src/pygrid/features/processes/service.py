@@ -230,12 +230,12 @@ class ProcessesService:
     async def _events(self, process_id: int, after: int) -> AsyncIterator[Event]:
         while not self._stopping.is_set():
             changed = self._store.signals.next(event_topic(process_id))
-            stored = await self._store.database.read(
-                partial(rows.list_events, process_id=process_id, after=after, limit=EVENTS_AT_ONCE)
-            )
+            stored, is_over = await self._store.database.read(partial(_read_events, process_id=process_id, after=after))
             for event in stored:
                 after = event.id
                 yield Event(event.id, event.kind, event.at, event.cycle, event.data)  # type: ignore[arg-type]
+            if not stored and is_over:
+                return
             if not stored:
                 await wait_for(changed, REFRESH_S)
 
@@ -256,6 +256,13 @@ class ProcessesService:
             server_config=read_server_config(process.server_config).public(),
             cycle=_describe_cycle(connection, rows.get_newest_cycle(connection, process.id)),
         )
+
+
+def _read_events(connection: sa.Connection, process_id: int, after: int) -> tuple[list[rows.StoredEvent], bool]:
+    """The next events, and whether none will come after those that are stored."""
+    stored = rows.list_events(connection, process_id, after, EVENTS_AT_ONCE)
+    finished = processes.get_process(connection, process_id).state == "finished"
+    return stored, finished and rows.get_newest_cycle(connection, process_id).state is CycleState.COMPLETED
 
 
 def _describe_cycle(connection: sa.Connection, cycle: Cycle) -> CycleInfo:
@@ -304,4 +311,5 @@ async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> 
 
 
 def _exists(name: str, version: str) -> Conflict:
-    return Conflict(f"FL Process already exists. Choose another version than {version!r}.", code="process_exists", name=name)
+    detail = f"FL Process already exists. {name!r} has a version {version!r}; choose another version or name."
+    return Conflict(detail, code="process_exists", name=name, version=version)
