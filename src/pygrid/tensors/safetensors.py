@@ -10,6 +10,7 @@ Files written here are deterministic: wider dtypes first, then by name, metadata
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -103,6 +104,8 @@ def parse_header(header: bytes | memoryview) -> Layout:
         if len(raw) > MAX_ARRAYS:
             raise InvalidTensors(f"the header lists {len(raw)} arrays; at most {MAX_ARRAYS} are allowed")
         infos = {name: msgspec.json.decode(info, type=_Info) for name, info in raw.items()}
+        num_strings = 5 * len(infos) + (0 if metadata_raw is None else 1 + 2 * len(metadata))
+        _check_no_name_twice(bytes(header[_PREFIX_BYTES:length]), num_strings)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidTensors(f"the header is not valid: {error}") from error
     entries = sorted((_entry(name, info) for name, info in infos.items()), key=lambda e: (e.begin, e.end))
@@ -112,6 +115,25 @@ def parse_header(header: bytes | memoryview) -> Layout:
             raise InvalidTensors(f"array {entry.name!r} begins at byte {entry.begin}, expected {position}", array=entry.name)
         position = entry.end
     return Layout(tuple(entries), metadata, length, position)
+
+
+def _check_no_name_twice(text: bytes, num_strings: int) -> None:
+    """Refuse a name that comes twice: the decoder takes the last one, another reader the first.
+
+    Args:
+        num_strings: in the header as it was decoded. Without escapes each has two quotes, so one more shows in their number.
+    """
+    if b"\\" in text:
+        json.loads(text, object_pairs_hook=_unique)
+    elif text.count(b'"') != 2 * num_strings:
+        raise InvalidTensors("the header has a name twice")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidTensors("the header has a name twice")
+    return found
 
 
 def _entry(name: str, info: _Info) -> Entry:
@@ -188,6 +210,6 @@ def encode(arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str,
     layout, header = make_layout({name: (a.dtype, a.shape) for name, a in arrays.items()}, metadata)
     chunks: list[bytes | memoryview] = [header]
     for entry in layout.entries:
-        array = np.ascontiguousarray(arrays[entry.name])
+        array = np.ascontiguousarray(arrays[entry.name], dtype=entry.dtype)
         chunks.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
     return b"".join(chunks)
