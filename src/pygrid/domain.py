@@ -13,11 +13,14 @@ from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
+from pygrid.features.datasets.routes import router as datasets_router
+from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
+from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
@@ -63,6 +66,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
+    datasets = DatasetsService(database, ColumnFiles(settings.data_dir / "datasets"), clock)
 
     async def wake_waiting() -> None:
         await stopping.wait()
@@ -74,6 +78,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await asyncio.to_thread(migrate, database)
             await database.write(seed_roles)
             await cycles.scheduler.recover()
+            await datasets.recover()
             yield
         finally:
             accounts.close()
@@ -84,7 +89,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes(), processes_router, cycles_router],
+        routes=[*account_routes(), processes_router, cycles_router, datasets_router],
         services={
             "settings": settings,
             "clock": clock,
@@ -96,6 +101,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "processes": processes,
             "cycles": cycles.service,
             "scheduler": cycles.scheduler,
+            "datasets": datasets,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),

@@ -56,7 +56,11 @@ def _values(column: Column, num_records: int, generator: np.random.Generator) ->
     low, high = bounds_of(column)
     if column.dtype in ("float32", "float64"):
         values = generator.standard_normal(shape) if low is None or high is None else generator.uniform(low, high, shape)
-        return np.clip(values, low, high).astype(column.dtype) if low is not None or high is not None else values.astype(column.dtype)
+        return (
+            np.clip(values, low, high).astype(column.dtype)
+            if low is not None or high is not None
+            else values.astype(column.dtype)
+        )
     widest = np.iinfo(column.dtype)
     first = int(np.ceil(low)) if low is not None else 0 if high is None else int(high) - _WIDEST_INT
     last = int(np.floor(high)) if high is not None else first + _WIDEST_INT

@@ -47,7 +47,7 @@ def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
     """
     try:
         schema = msgspec.json.decode((folder / SCHEMA_FILE).read_bytes(), type=Schema)
-        arrays = {}
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for index, column in enumerate(schema.columns):
             path, shape = folder / column_file(index), (schema.num_records, *column.shape)
             if path.stat().st_size != schema.num_records * column.record_bytes:

@@ -1,0 +1,44 @@
+"""The child process of `pygrid.features.datasets.conversion`: limits first, then the file."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+from pygrid.plans.child import EXIT_OUT_OF_MEMORY, read_parts, write_answer
+
+_MAX_OPEN_FILES = 4096 + 256
+"""One for each column, and some."""
+
+
+def _limit(memory_bytes: int, cpu_s: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(_MAX_OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+
+
+def main() -> None:
+    _limit(int(sys.argv[1]), int(sys.argv[2]))
+    import msgspec
+
+    from pygrid.errors import PygridError
+    from pygrid.features.datasets.conversion import Conversion, Reply, convert
+
+    (raw,) = read_parts()
+    conversion = msgspec.json.decode(raw, type=Conversion)
+    largest = conversion.limits.max_total_bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    try:
+        reply = Reply(schema=convert(conversion))
+    except PygridError as error:
+        reply = Reply(problem=error.to_problem())
+    except MemoryError:
+        sys.exit(EXIT_OUT_OF_MEMORY)
+    write_answer(msgspec.json.encode(reply))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Parquet and Arrow IPC files, with pyarrow (the extra ``tables``): batch by batch, without pyarrow's threads."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidDataset, InvalidInput
+from pygrid.features.datasets.formats.sink import Field, Piece, Sink, check_field_names
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    raise InvalidInput(
+        "this Domain reads no Parquet or Arrow: its operator has to install pygrid[tables]. It reads CSV, NPZ and safetensors",
+        code="dataset_format_unavailable",
+    ) from error
+
+BATCH_BYTES = 8 * 1024**2
+_MAX_BATCH_RECORDS = 65_536
+
+
+def read(path: Path, sink: Sink) -> None:
+    """Read the file.
+
+    Raises:
+        InvalidDataset: damaged, column types that are not stored, missing values among whole numbers.
+    """
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    try:
+        (_read_parquet if is_parquet else _read_ipc)(path, sink)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if isinstance(error, MemoryError):
+            raise
+        form = "parquet" if is_parquet else "arrow"
+        raise InvalidDataset(f"this is not a good {form} file: {error}", code="dataset_malformed", format=form) from error
+
+
+def _read_parquet(path: Path, sink: Sink) -> None:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1024**2) as file:
+        check_field_names(file.schema_arrow.names, sink.limits)
+        columns = _begin(file.schema_arrow, sink)
+        at_once = _records_at_once(columns)
+        for batch in file.iter_batches(at_once, columns=[name for name, _ in columns], use_threads=False):
+            _add(batch, columns, sink)
+
+
+def _read_ipc(path: Path, sink: Sink) -> None:
+    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        buffer = pa.py_buffer(view)
+        try:
+            _copy_batches(buffer, view, sink)
+        finally:
+            del buffer  # the map can be closed once nothing refers to it
+
+
+def _copy_batches(buffer: Any, view: mmap.mmap, sink: Sink) -> None:
+    schema, batches = _ipc_batches(buffer)
+    check_field_names(schema.names, sink.limits)
+    columns = _begin(schema, sink)
+    at_once = _records_at_once(columns)
+    for batch in batches:
+        for begin in range(0, batch.num_rows, at_once):
+            _add(batch.slice(begin, at_once), columns, sink)
+            # What was read stays in the page cache, but no longer counts as this process's.
+            view.madvise(mmap.MADV_DONTNEED)
+
+
+def _ipc_batches(buffer: Any) -> tuple[Any, Iterator[Any]]:
+    if bytes(buffer[:6]) == b"ARROW1":
+        reader = pa.ipc.open_file(buffer)
+        return reader.schema, (reader.get_batch(index) for index in range(reader.num_record_batches))
+    stream = pa.ipc.open_stream(buffer)
+    return stream.schema, iter(stream)
+
+
+def _begin(schema: Any, sink: Sink) -> list[tuple[str, Field]]:
+    fields = [_field(field) if sink.is_wanted(field.name) else Field(field.name, "float64") for field in schema]
+    sink.begin(fields)
+    return [(field.name, field) for field in fields if sink.is_wanted(field.name)]
+
+
+def _field(field: Any) -> Field:
+    kind: Any = field.type
+    shape: tuple[int, ...] = ()
+    while pa.types.is_fixed_size_list(kind):
+        shape, kind = (*shape, kind.list_size), kind.value_type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if kind.permutation is not None and list(kind.permutation) != sorted(kind.permutation):
+            raise InvalidDataset(f"column {field.name!r} has its axes permuted", code="dataset_dtype", column=field.name)
+        shape, kind = (*shape, *kind.shape), kind.value_type
+    text = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_string_view(text):
+        return Field(field.name, "text", shape)
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return Field(field.name, np.dtype(kind.to_pandas_dtype()).name, shape)
+    raise InvalidDataset(
+        f"column {field.name!r} holds {kind}, which is not stored: use numbers, true and false, or texts; for a time, "
+        "the seconds since 1970",
+        code="dataset_dtype",
+        column=field.name,
+        dtype=str(kind),
+    )
+
+
+def _records_at_once(columns: list[tuple[str, Field]]) -> int:
+    width = sum(
+        (64 if field.kind == "text" else np.dtype(field.kind).itemsize) * int(np.prod(field.shape)) for _, field in columns
+    )
+    return max(1, min(_MAX_BATCH_RECORDS, BATCH_BYTES // max(1, width)))
+
+
+def _add(batch: Any, columns: list[tuple[str, Field]], sink: Sink) -> None:
+    sink.add_rows({name: _piece(batch.column(name), name, field, sink) for name, field in columns})
+
+
+def _piece(array: Any, name: str, field: Field, sink: Sink) -> Piece:
+    array.validate(full=field.kind == "text")
+    if field.kind == "text":
+        return ["" if value is None else value for value in array.to_pylist()]
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if array.null_count and field.shape:
+        raise _missing(name)
+    while isinstance(array, pa.FixedSizeListArray):
+        array = array.flatten()
+    if array.null_count:
+        is_float = field.kind.startswith("float") or (sink.declared_kind(name) or "").startswith("float")
+        if not is_float or field.shape:
+            raise _missing(name)
+        array = array.cast(pa.float64())
+        return np.asarray(array.to_numpy(zero_copy_only=False), np.float64)
+    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values.reshape(-1, *field.shape)
+
+
+def _missing(name: str) -> InvalidDataset:
+    return InvalidDataset(
+        f"column {name!r} has missing values; fill them in, or declare its dtype as float64, where they become NaN",
+        code="dataset_missing_values",
+        column=name,
+    )

@@ -1,0 +1,191 @@
+"""CSV files (RFC 4180): a line of names, then a line for each record. Read twice: to tell what columns hold, then to store it.
+
+A column is stored as the narrowest that all its values fit: int64, float64, bool (``true``, ``false``), text. An empty field is
+NaN among numbers and the empty text among texts. A formula is a text like any other.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidDataset
+from pygrid.features.datasets.formats.sink import Field, Piece, Sink, check_field_names
+
+MAX_LINE_CHARS = 16 * 1024**2
+VALUES_AT_ONCE = 200_000
+_DELIMITERS = (",", ";", "\t", "|")
+_MISSING = frozenset(("", "NA", "N/A", "nan", "NaN", "null"))
+_BOOLS = {"true": True, "false": False, "True": True, "False": False, "TRUE": True, "FALSE": False}
+_NO_INT = re.compile(r"[^0-9+\-\n]|(?:^|\n)[+-]?0[0-9]")
+"""Found in values that are not all whole numbers; ``007`` is none, as it would not come back the same."""
+_NO_FLOAT = re.compile(r"[^0-9+\-.eE\n]|(?:^|\n)[+-]?0[0-9]")
+
+
+def read(path: Path, sink: Sink) -> None:
+    """Read the file.
+
+    Raises:
+        InvalidDataset: names the line that has another number of fields, is not UTF-8, or has a quote that does not end.
+    """
+    names, kinds = _tell_kinds(path, sink)
+    sink.begin([Field(name, kind) for name, kind in zip(names, kinds, strict=True)])
+    wanted = [(index, name, _PARSERS[kind]) for index, (name, kind) in enumerate(zip(names, kinds, strict=True))]
+    wanted = [item for item in wanted if sink.is_wanted(item[1])]
+    for block in _blocks(path, sink)[1]:
+        columns = list(zip(*block, strict=True))
+        sink.add_rows({name: parse(columns[index]) for index, name, parse in wanted})
+
+
+def _tell_kinds(path: Path, sink: Sink) -> tuple[list[str], list[str]]:
+    """Names and kinds of the columns, from all values; a declared kind holds if the values fit it."""
+    names, blocks = _blocks(path, sink)
+    declared = [sink.declared_kind(name) for name in names]
+    kinds: list[str | None] = ["text" if kind == "text" else None for kind in declared]
+    for block in blocks:
+        for index, values in enumerate(zip(*block, strict=True)):
+            if kinds[index] != "text" and sink.is_wanted(names[index]):
+                kinds[index] = _kind(values, kinds[index])
+    for name, kind, wanted in zip(names, kinds, declared, strict=True):
+        if wanted is not None and wanted != "text" and kind == "text":
+            raise InvalidDataset(
+                f"column {name!r} is declared as {wanted}, and not all its values are numbers",
+                code="dataset_dtype",
+                column=name,
+            )
+    return names, [kind or "float64" for kind in kinds]
+
+
+def _kind(values: Sequence[str], kind: str | None) -> str | None:
+    """The narrowest kind of these values and those before, of which ``kind`` is known; None: nothing but missing values."""
+    present = [value for value in values if value not in _MISSING]
+    if not present:
+        return {"int64": "float64", "bool": "text"}.get(kind or "", kind)
+    is_complete = len(present) == len(values)
+    if kind in (None, "bool") and is_complete and _BOOLS.keys() >= set(present):
+        return "bool"
+    if kind == "bool":
+        return "text"
+    joined = "\n".join(present)
+    if kind in (None, "int64") and is_complete and not _NO_INT.search(joined) and _parses(_ints, values):
+        return "int64"
+    if not _NO_FLOAT.search(joined) and _parses(_floats, values):
+        return "float64"
+    return "text"
+
+
+def _parses(parse: Callable[[Sequence[str]], object], values: Sequence[str]) -> bool:
+    try:
+        parse(values)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _ints(values: Sequence[str]) -> npt.NDArray[Any]:
+    return np.fromiter(map(int, values), np.int64, len(values))
+
+
+def _floats(values: Sequence[str]) -> npt.NDArray[Any]:
+    return np.fromiter((float("nan") if value in _MISSING else float(value) for value in values), np.float64, len(values))
+
+
+def _bools(values: Sequence[str]) -> npt.NDArray[Any]:
+    return np.fromiter(map(_BOOLS.__getitem__, values), np.bool_, len(values))
+
+
+def _texts(values: Sequence[str]) -> Piece:
+    return values
+
+
+_PARSERS: dict[str, Callable[[Sequence[str]], Piece]] = {
+    "int64": _ints,
+    "float64": _floats,
+    "bool": _bools,
+    "text": _texts,
+}
+
+
+def _blocks(path: Path, sink: Sink) -> tuple[list[str], Iterator[list[list[str]]]]:
+    """The names in the first line, and the records after it, some thousands at a time."""
+    rows = _rows(path, sink)
+    names = next(rows, [])
+    check_field_names(names, sink.limits)
+    return names, _gather(rows, max(1, VALUES_AT_ONCE // len(names)))
+
+
+def _gather(rows: Iterator[list[str]], at_once: int) -> Iterator[list[list[str]]]:
+    block: list[list[str]] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == at_once:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _rows(path: Path, sink: Sink) -> Iterator[list[str]]:
+    """All lines that are not empty, the names first, each with as many fields as there are names."""
+    num_fields = 0
+    with path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", errors="strict", newline="") as file:
+        reader: Any = None
+        try:
+            first = _first_line(file)
+            reader = csv.reader(_lines(file, first), delimiter=_delimiter(first), strict=True)
+            for row in reader:
+                if not row:
+                    continue
+                if not num_fields:
+                    num_fields = len(row)
+                    row = [name.strip() for name in row]
+                elif len(row) != num_fields:
+                    raise InvalidDataset(
+                        f"line {reader.line_num:,} has {len(row):,} fields, the first has {num_fields:,}",
+                        code="dataset_ragged",
+                        line=reader.line_num,
+                    )
+                yield row
+        except UnicodeDecodeError as error:
+            raise InvalidDataset(
+                f"the text is not all UTF-8 (after line {reader.line_num if reader else 0:,}); save the file as UTF-8",
+                code="dataset_encoding",
+            ) from error
+        except csv.Error as error:
+            line = reader.line_num if reader else 1
+            raise InvalidDataset(f"line {line:,} cannot be read: {error}", code="dataset_malformed", line=line) from error
+
+
+def _first_line(file: io.TextIOWrapper) -> str:
+    line = _bounded(file)
+    while line and not line.strip():
+        line = _bounded(file)
+    return line
+
+
+def _lines(file: io.TextIOWrapper, first: str) -> Iterator[str]:
+    line = first
+    while line:
+        yield line
+        line = _bounded(file)
+
+
+def _bounded(file: io.TextIOWrapper) -> str:
+    line = file.readline(MAX_LINE_CHARS)
+    if len(line) == MAX_LINE_CHARS:
+        raise InvalidDataset(f"a line has more than {MAX_LINE_CHARS:,} characters", code="dataset_malformed")
+    if "\0" in line:
+        raise InvalidDataset("the text has NUL characters: is it UTF-16, or no text? Save it as UTF-8", code="dataset_encoding")
+    return line
+
+
+def _delimiter(first: str) -> str:
+    """What separates the fields: of the usual characters the one that the line of names has most of."""
+    return max(_DELIMITERS, key=first.count)

@@ -1,0 +1,423 @@
+"""Takes pieces of columns, checks them against what the owner declared, and writes them as they will be mapped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.datasets import (
+    Column,
+    ColumnDeclaration,
+    DatasetLimits,
+    Dtype,
+    Schema,
+    bounds_of,
+    check_column_name,
+    expand_source,
+    understand,
+)
+from pygrid.errors import InvalidDataset, PayloadTooLarge
+from pygrid.storage.columns import SCHEMA_FILE, column_file, stored_dtype
+
+Piece = npt.NDArray[Any] | Sequence[str]
+"""Records of one column: an array ``[n, *shape]`` (or its values in one dimension), or texts."""
+
+_WIDER: dict[str, Dtype] = {
+    "float16": "float32",
+    "int8": "int32",
+    "int16": "int32",
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "int64",
+}
+"""How dtypes that are not stored are stored."""
+_STORED = frozenset(("float32", "float64", "int32", "int64", "uint8", "bool"))
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column as the file has it; ``kind`` is ``text`` or the name of a numpy dtype."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] = ()
+
+
+class _Codes(dict[str, int]):
+    """Text -> code; a text that is new gets the next one, if it may."""
+
+    def __init__(self, column: str, max_count: int, max_chars: int, fixed: Iterable[str] | None) -> None:
+        super().__init__({text: code for code, text in enumerate(fixed)} if fixed is not None else {})
+        self._column = column
+        self._is_fixed = fixed is not None
+        self._max_count = max_count
+        self._max_chars = max_chars
+
+    def __missing__(self, text: str) -> int:
+        if self._is_fixed:
+            raise InvalidDataset(
+                f"column {self._column!r} has {text[:50]!r}, which is not among its declared categories",
+                code="dataset_out_of_range",
+                column=self._column,
+            )
+        if len(text) > self._max_chars:
+            raise InvalidDataset(
+                f"column {self._column!r} has a text of {len(text):,} characters; at most {self._max_chars:,} are taken",
+                code="dataset_text_too_long",
+                column=self._column,
+            )
+        if len(self) >= self._max_count:
+            raise InvalidDataset(
+                f"column {self._column!r} has more than {self._max_count:,} different texts; leave it out (skip) or group its "
+                "values: a text column is for categories",
+                code="dataset_too_many_categories",
+                column=self._column,
+            )
+        code = self[text] = len(self)
+        return code
+
+
+class _Target:
+    """One column of the dataset in the making."""
+
+    def __init__(self, column: Column, sources: tuple[str, ...], file: BinaryIO, codes: _Codes | None) -> None:
+        self.column = column
+        self.sources = sources
+        self.num_values = 0
+        self.codes = codes
+        self._file = file
+        self._dtype = stored_dtype(column)
+        self._low, self._high = bounds_of(column)
+
+    def add(self, piece: Piece) -> int:
+        """Append values; gives how many bytes they take."""
+        if self.codes is not None:
+            values = np.fromiter(map(self.codes.__getitem__, piece), self._dtype, len(piece))
+        else:
+            assert isinstance(piece, np.ndarray)
+            values = self._cast(piece)
+            self._check_bounds(values)
+        self.num_values += values.size
+        if values.size:
+            self._file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        return values.nbytes
+
+    def _cast(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The values in the stored dtype, if none of them changes its meaning (rounding to float32 does not)."""
+        given, wanted = piece.dtype, self._dtype
+        if given.kind == wanted.kind and given.itemsize <= wanted.itemsize:
+            return piece.astype(wanted, copy=False)
+        with np.errstate(all="ignore"):
+            cast = piece.astype(wanted)
+            if wanted.kind == "f":
+                is_same = np.isinf(cast) == np.isinf(piece) if given.kind == "f" else np.isfinite(cast)
+            else:
+                is_same = cast.astype(given) == piece
+                if given.kind in "iu" and wanted.kind in "iu":
+                    is_same &= (cast < 0) == (piece < 0)
+        if not np.all(is_same):
+            first = np.asarray(piece).reshape(-1)[int(np.argmin(np.asarray(is_same).reshape(-1)))]
+            raise InvalidDataset(
+                f"column {self.column.name!r} has {first}, which {wanted.name} cannot hold",
+                code="dataset_out_of_range",
+                column=self.column.name,
+                dtype=self.column.dtype,
+            )
+        return cast
+
+    def _check_bounds(self, values: npt.NDArray[Any]) -> None:
+        if (self._low is None and self._high is None) or not values.size:
+            return
+        # A NaN is no value, so it is within any bounds.
+        smallest, largest = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+        is_low = self._low is not None and smallest < self._low
+        if is_low or (self._high is not None and largest > self._high):
+            raise InvalidDataset(
+                f"column {self.column.name!r} has {smallest if is_low else largest}; it was declared to lie from "
+                f"{self._low} to {self._high}",
+                code="dataset_out_of_range",
+                column=self.column.name,
+            )
+
+    def finish(self, *, keep_categories: bool) -> tuple[Column, int]:
+        """The column as it is described, and how many records it has."""
+        self._file.flush()
+        self._file.close()
+        num_records, rest = divmod(self.num_values, self.column.num_values)
+        if rest:
+            raise InvalidDataset(f"column {self.column.name!r} ends within a record", code="dataset_ragged")
+        column = self.column
+        if self.codes is not None and keep_categories:
+            column = msgspec.structs.replace(column, categories=tuple(self.codes), num_categories=len(self.codes))
+        return column, num_records
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Sink:
+    """Where a reader's columns go: first `begin` with all of them, then `add` or `add_rows`, at last `finish`.
+
+    Args:
+        folder: for the files of the columns.
+        declared: what the owner says of columns.
+        skip: columns of the file that are not stored.
+        subject: name of the column of subjects, whose texts are not kept.
+        uploaded_bytes: size of the file, which bounds what may come out of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        declared: Sequence[ColumnDeclaration] = (),
+        skip: Sequence[str] = (),
+        subject: str | None = None,
+        max_records_per_subject: int | None = None,
+        limits: DatasetLimits | None = None,
+        uploaded_bytes: int,
+    ) -> None:
+        self.limits = limits or DatasetLimits()
+        self._folder = folder
+        self._declared = {declaration.name: declaration for declaration in declared}
+        self._skip = frozenset(skip)
+        self._subject = subject
+        self._max_records_per_subject = max_records_per_subject
+        self._bytes_left = self.limits.max_stored_bytes(uploaded_bytes)
+        self._targets: list[_Target] = []
+        self._by_source: dict[str, _Target] = {}
+
+    def declared_kind(self, name: str) -> Dtype | None:
+        """The dtype that the owner declared for a column of the file; None: whatever it looks like."""
+        declaration = self._declared.get(name)
+        if declaration is not None and not declaration.source:
+            return "text" if declaration.categories is not None else declaration.dtype
+        for declaration in self._declared.values():
+            if declaration.source and expand_source(declaration.source, [name]):
+                return declaration.dtype
+        return None
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a column of the file is stored."""
+        return name not in self._skip
+
+    def begin(self, fields: Sequence[Field]) -> None:
+        """Take note of the columns of the file, in its order.
+
+        Raises:
+            InvalidDataset: too many, two of a name, a name that is none, a dtype that cannot be stored, or a declaration of a
+                column that is not there.
+        """
+        check_field_names([field.name for field in fields], self.limits)
+        by_name = {field.name: field for field in fields}
+        packed: dict[str, str] = {}
+        plan: list[tuple[Column, Sequence[str]]] = []
+        for declaration in self._declared.values():
+            for source in self._sources(declaration, by_name):
+                if packed.setdefault(source, declaration.name) != declaration.name:
+                    raise _config(f"column {source!r} is a source of two columns", declaration.name)
+        for field in fields:
+            target = packed.get(field.name)
+            if target is None and self.is_wanted(field.name):
+                plan.append((_describe(field, self._declared.get(field.name)), (field.name,)))
+            elif target is not None and target not in {column.name for column, _ in plan}:
+                sources = self._sources(self._declared[target], by_name)
+                plan.append((_pack([by_name[name] for name in sources], self._declared[target]), sources))
+        self._check_names([column for column, _ in plan], by_name)
+        for index, (column, names) in enumerate(plan):
+            self._open(index, column, tuple(names))
+
+    def _sources(self, declaration: ColumnDeclaration, fields: Mapping[str, Field]) -> list[str]:
+        if not declaration.source:
+            return []
+        found = expand_source(declaration.source, [name for name in fields if self.is_wanted(name)])
+        if found is None:
+            raise _config(f"the file has no columns {', '.join(declaration.source)!r} to make it of", declaration.name)
+        return found
+
+    def _check_names(self, columns: Sequence[Column], fields: Mapping[str, Field]) -> None:
+        names = [column.name for column in columns]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _config("the file has another column of that name", twice)
+        for name in (*self._declared, *((self._subject,) if self._subject is not None else ())):
+            if name not in names:
+                raise _config(f"the file has no such column; it has: {', '.join(list(fields)[:20])}", name)
+        for name in self._skip - fields.keys():
+            raise _config("it is to be skipped, but the file has no such column", name)
+        if not names:
+            raise InvalidDataset("no column is left to store", code="dataset_empty")
+        for column in columns:
+            if column.name == self._subject and (column.shape or column.dtype not in ("text", "int32", "int64", "uint8")):
+                raise _config("a column of subjects holds one text or whole number for each record", column.name)
+
+    def _open(self, index: int, column: Column, sources: tuple[str, ...]) -> None:
+        codes = None
+        if column.dtype == "text":
+            is_subject = column.name == self._subject
+            most = self.limits.max_subjects if is_subject else self.limits.max_categories
+            codes = _Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
+        file = (self._folder / column_file(index)).open("wb", buffering=0)
+        target = _Target(column, sources, file, codes)
+        self._targets.append(target)
+        for source in sources:
+            self._by_source[source] = target
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column of the file is stored as text."""
+        target = self._by_source.get(name)
+        return target is not None and target.codes is not None
+
+    def add(self, name: str, piece: Piece) -> None:
+        """Append records to a column of the file, for formats that have one column after the other.
+
+        Raises:
+            InvalidDataset, PayloadTooLarge: the values cannot be stored, or are too many.
+        """
+        target = self._by_source.get(name)
+        if target is None:
+            return
+        if target.sources != (name,):
+            raise _config("columns can be put together from tables only (CSV, Parquet, Arrow)", target.column.name)
+        self._count(target.add(piece), target)
+
+    def add_rows(self, pieces: Mapping[str, Piece]) -> None:
+        """Append the same records to all columns, for formats that have one record after the other."""
+        for target in self._targets:
+            if len(target.sources) == 1 and target.column.name not in self._packed_names:
+                self._count(target.add(pieces[target.sources[0]]), target)
+            else:
+                parts = [np.asarray(pieces[name]) for name in target.sources]
+                self._count(target.add(np.stack(parts, axis=1)), target)
+
+    @property
+    def _packed_names(self) -> frozenset[str]:
+        return frozenset(name for name, declaration in self._declared.items() if declaration.source)
+
+    def _count(self, num_bytes: int, target: _Target) -> None:
+        self._bytes_left -= num_bytes
+        if self._bytes_left < 0:
+            raise PayloadTooLarge(
+                f"this file unpacks to more than {self.limits.max_ratio} times its size, or to more than the Domain stores; "
+                "send it as safetensors, or in parts",
+                code="dataset_too_large",
+            )
+        if target.num_values > self.limits.max_records * target.column.num_values:
+            raise PayloadTooLarge(f"a dataset has at most {self.limits.max_records:,} records", code="dataset_too_many_records")
+
+    def finish(self) -> Schema:
+        """The schema of what was written, which is also written beside it.
+
+        Raises:
+            InvalidDataset: no records, or columns of different lengths.
+        """
+        columns, lengths = [], {}
+        for target in self._targets:
+            column, lengths[target.column.name] = target.finish(keep_categories=target.column.name != self._subject)
+            columns.append(column)
+        num_records = next(iter(lengths.values()), 0)
+        for name, length in lengths.items():
+            if length != num_records:
+                first = columns[0].name
+                raise InvalidDataset(
+                    f"column {name!r} has {length:,} records and column {first!r} has {num_records:,}",
+                    code="dataset_ragged",
+                    column=name,
+                )
+        if num_records == 0:
+            raise InvalidDataset("the file has no records", code="dataset_empty")
+        schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject)
+        (self._folder / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
+        return schema
+
+    def close(self) -> None:
+        """Let go of the files. Harmless after `finish`."""
+        for target in self._targets:
+            target.close()
+
+
+def check_field_names(names: Sequence[str], limits: DatasetLimits) -> None:
+    """Check the names of the columns of a file.
+
+    Raises:
+        InvalidDataset: too many, two the same, none at all. InvalidConfig: a name that is none.
+    """
+    if len(names) > limits.max_columns:
+        raise InvalidDataset(
+            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are taken. Many alike, such as pixels, "
+            "belong into one column of arrays (NPZ, safetensors)",
+            code="dataset_too_many_columns",
+            num_columns=len(names),
+        )
+    if not names:
+        raise InvalidDataset("the file has no columns", code="dataset_empty")
+    seen: set[str] = set()
+    for name in names:
+        check_column_name(name)
+        if name in seen:
+            raise InvalidDataset(f"the file has two columns {name!r}", code="dataset_duplicate_column", column=name)
+        seen.add(name)
+
+
+def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
+    """The column that a field of the file becomes."""
+    declared = declaration or ColumnDeclaration(field.name)
+    dtype = declared.dtype or ("text" if declared.categories is not None else _dtype(field))
+    if (dtype == "text") != (field.kind == "text"):
+        raise _config(f"it cannot be stored as {dtype}: the file has it as {field.kind}", field.name)
+    if dtype == "text" and field.shape:
+        raise InvalidDataset(
+            f"column {field.name!r} has several texts for each record", code="dataset_dtype", column=field.name
+        )
+    if 0 in field.shape or len(field.shape) > 8 or math.prod(field.shape) > 2**31:
+        raise InvalidDataset(
+            f"column {field.name!r} has records of shape {field.shape}", code="dataset_dtype", column=field.name
+        )
+    shape = understand(declared.meaning).shape
+    if shape is not None and shape != field.shape and math.prod(shape) != math.prod(field.shape):
+        raise _config(f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name)
+    return Column(
+        declared.name,
+        dtype,
+        shape or field.shape,
+        declared.unit,
+        declared.meaning,
+        declared.description,
+        declared.min,
+        declared.max,
+        declared.categories,
+        None if declared.categories is None else len(declared.categories),
+        declared.categories is not None,
+    )
+
+
+def _pack(fields: Sequence[Field], declaration: ColumnDeclaration) -> Column:
+    """The column of arrays that several single columns of the file become."""
+    if any(field.shape or field.kind == "text" for field in fields):
+        raise _config("it can be made of columns with one number for each record only", declaration.name)
+    kinds = {_dtype(field) for field in fields}
+    kind = np.result_type(*(np.dtype(kind) for kind in kinds)).name
+    return _describe(Field(declaration.name, kind, (len(fields),)), declaration)
+
+
+def _dtype(field: Field) -> Dtype:
+    if field.kind == "text" or field.kind in _STORED:
+        return field.kind  # type: ignore[return-value]
+    if field.kind in _WIDER:
+        return _WIDER[field.kind]
+    raise _no_dtype(field, f"holds {field.kind}, which is not stored: use numbers, true and false, or texts")
+
+
+def _no_dtype(field: Field, why: str) -> InvalidDataset:
+    return InvalidDataset(f"column {field.name!r} {why}", code="dataset_dtype", column=field.name, dtype=field.kind)
+
+
+def _config(why: str, column: str) -> InvalidDataset:
+    return InvalidDataset(f"column {column!r}: {why}", code="dataset_columns_differ", column=column)

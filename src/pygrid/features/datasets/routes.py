@@ -1,0 +1,215 @@
+"""The routes of datasets. Records leave through one of them only: the preview, for those who may change the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, Router, delete, get, post, put
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+
+from pygrid.core.access import Permission, Principal
+from pygrid.errors import InvalidInput
+from pygrid.features.datasets.service import DatasetsService, SchemaQuery
+from pygrid.messages import media
+from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
+from pygrid.web.auth import authenticate, find_token, require
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+
+PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
+MAX_SEARCH_CHARS = 1000
+
+
+class TagQuery(msgspec.Struct):
+    """The search of published clients: is there data with one of these tags?"""
+
+    query: list[str]
+
+
+class Found(msgspec.Struct):
+    content: bool
+
+
+def _service(state: State) -> DatasetsService:
+    service: DatasetsService = state.datasets
+    return service
+
+
+async def _anyone(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Lets in who has no account; who comes with a token must have a good one."""
+    if find_token(connection) is None:
+        connection.scope["user"] = None
+    else:
+        await authenticate(connection)
+
+
+def _caller(request: AppRequest) -> Principal | None:
+    caller: Principal | None = request.scope.get("user")
+    return caller
+
+
+@post(
+    "/datasets",
+    status_code=201,
+    request_max_body_size=None,
+    guards=[require(Permission.UPLOAD_DATA)],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 408, 409, 413),
+)
+async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
+    """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
+    service = _service(state)
+    body = stream_body(request, _max_form_bytes(service))
+    return await service.upload(request.user, request.headers.get("content-type", ""), body)
+
+
+@post(
+    "/datasets/{dataset_id:int}/versions",
+    status_code=201,
+    request_max_body_size=None,
+    guards=[require()],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 404, 408, 413),
+)
+async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
+    """Add a version to a dataset: a form as for a new one."""
+    service = _service(state)
+    body = stream_body(request, _max_form_bytes(service))
+    return await service.add_version(request.user, dataset_id, request.headers.get("content-type", ""), body)
+
+
+@get("/datasets", guards=[_anyone], responses=describe_problems(400, 401))
+async def list_datasets(
+    request: AppRequest,
+    state: State,
+    text: Annotated[str, QueryParameter(max_length=MAX_SEARCH_CHARS)] = "",
+    tag: Annotated[list[str] | None, QueryParameter(max_items=20)] = None,
+    column: FromQuery[str | None] = None,
+    dtype: FromQuery[str | None] = None,
+    meaning: FromQuery[str | None] = None,
+    before: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+) -> DatasetList:
+    """Datasets that the caller may know of, newest first; by words, tags, and what a column is like."""
+    if any("\0" in given for given in (text, *(tag or ()))):
+        raise InvalidInput("a search has no NUL characters")
+    found = await _service(state).list_datasets(
+        _caller(request),
+        text=text,
+        tags=tuple(tag or ()),
+        columns=SchemaQuery(column, dtype, meaning),
+        before=before,
+        limit=limit,
+    )
+    return DatasetList(found)
+
+
+@get("/datasets/by-name", guards=[_anyone], responses=describe_problems(400, 401, 404))
+async def find_dataset(
+    request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
+) -> DatasetInfo:
+    """The dataset of a name."""
+    if "\0" in name:
+        raise InvalidInput("a name has no NUL characters")
+    return await _service(state).find_by_name(_caller(request), name)
+
+
+@get("/datasets/{dataset_id:int}", guards=[_anyone], responses=describe_problems(400, 401, 404))
+async def get_dataset(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> DatasetInfo:
+    """One dataset, with the schema of a version (default: the newest)."""
+    return await _service(state).get(_caller(request), dataset_id, version)
+
+
+@put(
+    "/datasets/{dataset_id:int}",
+    guards=[require()],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+async def update_dataset(request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[UpdateDataset]) -> DatasetInfo:
+    """Change name, description, tags or visibility; what the body leaves out stays."""
+    return await _service(state).update(request.user, dataset_id, data)
+
+
+@delete(
+    "/datasets/{dataset_id:int}",
+    status_code=204,
+    guards=[require()],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId) -> None:
+    """Delete a dataset with all its versions."""
+    await _service(state).delete(request.user, dataset_id)
+
+
+@get("/datasets/{dataset_id:int}/mock", guards=[_anyone], responses=describe_problems(400, 401, 404))
+async def download_mock(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> Response[Any]:
+    """The mock twin: safetensors bytes, with its schema in the metadata."""
+    length, pieces = await _service(state).mock(_caller(request), dataset_id, version)
+    return Stream(_each(pieces), media_type=media.TENSORS, headers={"Content-Length": str(length)})
+
+
+async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+@get(
+    "/datasets/{dataset_id:int}/preview",
+    guards=[require()],
+    security=[{"session": []}],
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def preview_dataset(
+    request: AppRequest,
+    state: State,
+    dataset_id: PathId,
+    version: Version = None,
+    num_records: Annotated[int, QueryParameter(ge=1, le=100)] = 10,
+) -> Preview:
+    """The first records, for those who may change the dataset."""
+    return await _service(state).preview(request.user, dataset_id, version, num_records)
+
+
+@get("/dataset-tags", guards=[_anyone], responses=describe_problems(401))
+async def list_tags(request: AppRequest, state: State) -> list[str]:
+    """Every tag of the datasets that the caller may know of."""
+    return await _service(state).list_tags(_caller(request))
+
+
+@post("/search", status_code=200, guards=[_anyone], responses=describe_problems(400, 401))
+async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Found:
+    """Whether there is a dataset with one of these tags that the caller may know of."""
+    wanted = {tag.casefold() for tag in data.query}
+    return Found(any(tag.casefold() in wanted for tag in await _service(state).list_tags(_caller(request))))
+
+
+def _max_form_bytes(service: DatasetsService) -> int:
+    return 2 * service.limits.max_upload_bytes + 64 * 1024**2
+
+
+router = Router(
+    "/data-centric",
+    route_handlers=[
+        upload_dataset,
+        add_version,
+        list_datasets,
+        find_dataset,
+        get_dataset,
+        update_dataset,
+        delete_dataset,
+        download_mock,
+        preview_dataset,
+        list_tags,
+        search_tags,
+    ],
+    tags=["datasets"],
+)

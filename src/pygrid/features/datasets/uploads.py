@@ -1,0 +1,132 @@
+"""The multipart form that brings a dataset, read as it arrives: first ``config``, then the files, straight to the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from pygrid.errors import InvalidInput, PayloadTooLarge
+
+MAX_CONFIG_BYTES = 4 * 1024**2
+WRITE_BYTES = 1024**2
+_FILES = ("data", "mock")
+
+
+@dataclass(frozen=True)
+class UploadedFiles:
+    """Where the files lie; of no use once the folder that they were asked for in is gone."""
+
+    data: Path
+    mock: Path | None
+
+
+OnConfig = Callable[[bytes], Awaitable[Path]]
+"""Called with the whole ``config`` part before any byte of a file is taken: checks it and gives the folder for the files."""
+
+
+async def read_upload_form(content_type: str, body: AsyncIterator[bytes], on_config: OnConfig, max_bytes: int) -> UploadedFiles:
+    """Read the form.
+
+    Args:
+        max_bytes: of each file.
+    Raises:
+        InvalidInput: ``invalid_form``: not such a form, a part missing, twice, unknown or before ``config``.
+        PayloadTooLarge: a part is over its limit. And whatever ``on_config`` raises.
+    """
+    kind, options = parse_options_header(content_type)
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise _invalid("send a multipart/form-data form with the parts config, data and perhaps mock")
+    async with _Reader(on_config, max_bytes) as reader:
+        try:
+            with PushMultipartParser(boundary, max_segment_count=8) as parser:
+                async for piece in body:
+                    for event in parser.parse(piece):
+                        await reader.take(event)
+        except MultipartError as error:
+            raise _invalid(f"the form is broken: {error}") from error
+        return reader.files()
+
+
+class _Reader:
+    """Sorts what the parser gives: a segment's head, its pieces, None at its end."""
+
+    def __init__(self, on_config: OnConfig, max_bytes: int) -> None:
+        self._on_config = on_config
+        self._max_bytes = max_bytes
+        self._folder: Path | None = None
+        self._paths: dict[str, Path] = {}
+        self._name = ""
+        self._file: BinaryIO | None = None
+        self._pending = bytearray()
+        self._size = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    async def take(self, event: MultipartSegment | bytearray | None) -> None:
+        if isinstance(event, MultipartSegment):
+            self._begin(event.name or "")
+        elif event is None:
+            await self._end()
+        else:
+            self._size += len(event)
+            limit = MAX_CONFIG_BYTES if self._name == "config" else self._max_bytes
+            if self._size > limit:
+                raise PayloadTooLarge(f"part {self._name!r} has more than {limit:,} bytes", max_bytes=limit)
+            self._pending += event
+            if self._file is not None and len(self._pending) >= WRITE_BYTES:
+                await self._write()
+
+    def files(self) -> UploadedFiles:
+        """The files, once all of the form was taken."""
+        if "data" not in self._paths:
+            raise _invalid("the form has no part 'data'")
+        return UploadedFiles(self._paths["data"], self._paths.get("mock"))
+
+    def _begin(self, name: str) -> None:
+        if name != "config" and name not in _FILES:
+            raise _invalid(f"the form has an unknown part {name[:100]!r}")
+        if name in self._paths or (name == "config" and self._folder is not None):
+            raise _invalid(f"the form has part {name!r} twice")
+        if name != "config" and self._folder is None:
+            raise _invalid("the part 'config' has to come before the files, so that they need not be sent in vain")
+        self._name, self._pending, self._size = name, bytearray(), 0
+        if self._folder is not None:
+            self._paths[name] = self._folder / name
+            # Opening a file of one's own folder does not wait; writing to it may, and is done in a thread.
+            self._file = self._paths[name].open("xb", buffering=0)
+
+    async def _write(self) -> None:
+        assert self._file is not None
+        data, self._pending = self._pending, bytearray()
+        await asyncio.to_thread(_write_all, self._file, data)
+
+    async def _end(self) -> None:
+        if self._file is None:
+            self._folder = await self._on_config(bytes(self._pending))
+            return
+        await self._write()
+        self._file.close()
+        self._file = None
+        if not self._size:
+            raise _invalid(f"part {self._name!r} is empty")
+
+
+def _write_all(file: BinaryIO, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _invalid(why: str) -> InvalidInput:
+    return InvalidInput(why, code="invalid_form")
