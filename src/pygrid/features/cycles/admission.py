@@ -82,20 +82,20 @@ class Admissions:
             await wait_for(changed, remaining)
 
     async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float) -> Admission | Refusal:
-        """One attempt. Only a cycle that is open is worth a transaction; for the rest what the scheduler knows is enough."""
+        """One attempt. What the scheduler knows, and then a look, spare most refusals a transaction."""
         current = self._scheduler.current(process.id)
-        if current is not None and current.state is CycleState.HOSTED:
-            refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
-            assert refusal is not None
-            if refusal.reason != "waiting_for_workers" or not self._is_quorum(process, applicant.client_id, stay_s):
+        if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
+            return rules.BETWEEN_CYCLES
+        refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
+        if refusal is not None and refusal.reason == "waiting_for_workers":
+            if not self._is_quorum(process, applicant.client_id, stay_s):
                 return refusal
             await self._open(process)
-        elif current is not None and current.state is not CycleState.OPEN:
-            return rules.BETWEEN_CYCLES
+            refusal = None
+        if refusal is not None:
+            return _in_pool(refusal, process)
         outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant))
-        if isinstance(outcome, Refusal) and outcome.reason == "cycle_full" and process.config.pool_selection == "random":
-            return replace(outcome, reason="not_drawn", detail="the lot did not fall on this client")
-        return outcome
+        return outcome if isinstance(outcome, Admission) else _in_pool(outcome, process)
 
     def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant) -> Admission | Refusal:
         found, refusal = self._decide(connection, process, applicant)
@@ -176,3 +176,10 @@ class Admissions:
         for turn in turns:
             if not turn.done():
                 turn.set_result(None)
+
+
+def _in_pool(refusal: Refusal, process: HostedProcess) -> Refusal:
+    """The refusal as it reads where a full cycle means that the lot fell on others."""
+    if refusal.reason == "cycle_full" and process.config.pool_selection == "random":
+        return replace(refusal, reason="not_drawn", detail="the lot did not fall on this client")
+    return refusal
