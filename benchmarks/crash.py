@@ -32,7 +32,7 @@ import uvloop
 
 from loadgen import Address, Connection, Device, Process, RequestFailed, checkpoint, cycles, host, sign_up
 from pygrid.tensors import decode, encode
-from server_process import start_domain
+from server_process import leave_nothing_behind, start_domain
 from vector_model import NAME, model_bytes, plan_bytes
 
 SERVER_CONFIG: dict[str, Any] = {"cycle_length": 3.0, "max_diffs": 6, "min_diffs": 1, "outlier_factor": None}
@@ -144,8 +144,10 @@ async def run(folder: Path, *, num_kills: int, seed: int, size: int = 20_000, nu
         RuntimeError: the server did not come up again.
     """
     rng = random.Random(seed)
-    server = await asyncio.to_thread(start_domain, folder)
+    # Shielded, so that a server that is just being started when this is cancelled is known, and ended, too.
+    starting = asyncio.ensure_future(asyncio.to_thread(start_domain, folder))
     try:
+        server = await asyncio.shield(starting)
         address = server.address
         token = await sign_up(address, "owner@example.org", "correct horse battery staple")
         process = await host(address, token, "marks", model_bytes(size), plan_bytes(size), SERVER_CONFIG)
@@ -158,14 +160,15 @@ async def run(folder: Path, *, num_kills: int, seed: int, size: int = 20_000, nu
                 await asyncio.sleep(rng.uniform(0.0, MAX_UPTIME_S))
                 server.kill()
                 begin = time.perf_counter()
-                server = await asyncio.to_thread(start_domain, folder, address[1])
+                starting = asyncio.ensure_future(asyncio.to_thread(start_domain, folder, address[1]))
+                server = await asyncio.shield(starting)
                 restarts.append(time.perf_counter() - begin)
             await asyncio.sleep(MAX_UPTIME_S)
             stop.set()
         await _finish(address, process)
         return await _verify(address, process, marks, restarts)
     finally:
-        server.stop()
+        (await starting).stop()
 
 
 async def _finish(address: Address, process: Process) -> None:
@@ -242,6 +245,7 @@ def main() -> int:
         "--folder", type=Path, help="where the Domain keeps its data; on a real disk (default: a temporary one)"
     )
     options = parser.parse_args()
+    leave_nothing_behind()
     with tempfile.TemporaryDirectory(prefix="pygrid-crash-", dir=options.folder) as folder:
         result = uvloop.run(run(Path(folder), num_kills=options.kills, seed=options.seed))
     print(

@@ -24,7 +24,7 @@ from typing import Any
 import uvloop
 
 from loadgen import Address, Connection, Device, Process, cycles, host, open_devices, sign_up
-from server_process import ServerProcess, start_domain, start_floor
+from server_process import ServerProcess, leave_nothing_behind, start_domain, start_floor
 from vector_model import diff_bytes, model_bytes, plan_bytes
 
 MEGABYTE = 1e6
@@ -287,6 +287,7 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
     parser.add_argument("--folder", type=Path, help="where data is kept; on a real disk (default: the temporary folder)")
     options = parser.parse_args()
+    leave_nothing_behind()
     figures: list[Figure] = []
     print("| what | measured | budget | | beside it |\n|---|---|---|---|---|")
     for name, measure in PARTS.items():

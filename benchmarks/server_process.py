@@ -106,6 +106,11 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
+def leave_nothing_behind() -> None:
+    """Let SIGTERM end this program as Ctrl-C does, so that the servers it started are ended too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def start_floor(folder: Path) -> ServerProcess:
     return ServerProcess([sys.executable, str(FLOOR)], folder)
 
