@@ -1,0 +1,367 @@
+"""The queries on processes, cycles, assignments, reports and events, on SQLite and on PostgreSQL.
+
+Should happen: what was put is what is got; lists are in their order and within their bounds; counts follow what they count.
+Should not happen: two processes, checkpoints, reports or assignments where one is allowed; a lease that two hold.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from pygrid.core.config import read_server_config
+from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
+from pygrid.errors import NotFound
+from pygrid.storage import cycles as rows
+from pygrid.storage import processes, transitions
+from pygrid.storage.cycles import CycleTotals, Report
+from pygrid.storage.database import Database
+from pygrid.storage.migrations import migrate
+from pygrid.storage.processes import Checkpoint
+
+NOW = dt.datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
+
+
+def _after(seconds: float) -> dt.datetime:
+    return NOW + dt.timedelta(seconds=seconds)
+
+
+class Rows:
+    """A database with tables, each call in a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        migrate(database)
+        self._database = database
+
+    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._database.write_now(lambda connection: fn(connection, *args, **kwargs))
+
+    def process(self, name: str = "digits", version: str = "1.0") -> int:
+        process_id: int = self(
+            processes.put_process,
+            name=name,
+            version=version,
+            client_config={"name": name, "version": version, "text": "é\\u0000", "deep": [1, None, {"a": 0.1}]},
+            server_config={"cycle_length": None},
+            num_parameters=10**12,
+            now=NOW,
+            created_by=None,
+        )
+        return process_id
+
+    def cycle(self, process_id: int, sequence: int = 1, state: CycleState = CycleState.OPEN, **changes: Any) -> Cycle:
+        values = {"checkpoint": sequence, "now": NOW, "deadline_at": _after(60), **changes}
+        cycle: Cycle = self(rows.put_cycle, process_id=process_id, sequence=sequence, state=state, **values)
+        return cycle
+
+    def assigned(self, process_id: int, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
+        self(rows.put_client, client, process_id, NOW)
+        return self.assigned_again(cycle, client, key)
+
+    def assigned_again(self, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
+        key = key or f"key of {client} in {cycle.id}"
+        self(rows.put_assignment, cycle.id, client, key, NOW)
+        assignment: Assignment = self(rows.find_by_key, key)[0]
+        return assignment
+
+    def reported(self, assignment: Assignment, **changes: Any) -> Report:
+        values: dict[str, Any] = {
+            "id": assignment.id,
+            "cycle_id": assignment.cycle_id,
+            "file": "segment",
+            "offset": 2**40,
+            "length": 2**33,
+            "num_examples": 10**12,
+            "weight": 10,
+            "norm": 1.5,
+            "scale": None,
+            "metrics": {},
+        }
+        report = Report(**{**values, **changes})
+        self(rows.put_report, report, f"print of {assignment.id}", NOW)
+        return report
+
+
+@pytest.fixture
+def store(database: Database) -> Rows:
+    return Rows(database)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_is_got_as_it_was_put(store: Rows) -> None:
+    process_id = store.process()
+    process = store(processes.get_process, process_id)
+    assert (process.id, process.name, process.version, process.state) == (process_id, "digits", "1.0", "active")
+    assert process.client_config["deep"] == [1, None, {"a": 0.1}]
+    assert (process.num_parameters, process.created_at) == (10**12, NOW)
+    store(processes.set_process_state, process_id, "finished")
+    assert store(processes.get_process, process_id).state == "finished"
+
+
+def test_a_name_and_version_are_taken_once(store: Rows) -> None:
+    store.process()
+    with pytest.raises(sa.exc.IntegrityError):
+        store.process()
+    store.process(version="1.1")
+    store.process(name="Digits")
+
+
+def test_processes_are_listed_newest_first(store: Rows) -> None:
+    ids = [store.process(name, version) for name, version in (("a", "1"), ("b", "1"), ("a", "2"))]
+    for params, expected in (({}, [2, 1, 0]), ({"name": "a"}, [2, 0]), ({"version": "1"}, [1, 0]), ({"limit": 2}, [2, 1])):
+        assert [process.id for process in store(processes.list_processes, **params)] == [ids[place] for place in expected]
+    assert store(processes.get_process_by_name, "a", None).version == "2"
+    assert store(processes.get_process_by_name, "a", "1").id == ids[0]
+
+
+def test_a_process_that_is_not_there_is_not_found(store: Rows) -> None:
+    store.process()
+    for fn, *args in (
+        (processes.get_process, 99),
+        (processes.get_process_by_name, "nobody", None),
+        (processes.get_process_by_name, "digits", "9"),
+    ):
+        with pytest.raises(NotFound) as refused:
+            store(fn, *args)
+        assert refused.value.code == "process_not_found"
+
+
+def test_plans_are_those_of_their_process(store: Rows) -> None:
+    one, two = store.process("one"), store.process("two")
+    first = store(processes.put_plan, one, "training_plan", "training", "a" * 64, 2**33)
+    second = store(processes.put_plan, one, "averaging_plan", "averaging", "b" * 64, 1)
+    assert [(plan.id, plan.kind, plan.size_bytes) for plan in store(processes.list_plans, one)] == [
+        (first, "training", 2**33),
+        (second, "averaging", 1),
+    ]
+    assert store(processes.list_plans, two) == []
+    assert store(processes.find_plan, one, first).plan_hash == "a" * 64
+    assert store(processes.find_plan, two, first) is None
+    assert store(processes.find_plan, one, 99) is None
+    with pytest.raises(sa.exc.IntegrityError):
+        store(processes.put_plan, one, "training_plan", "training", "c" * 64, 1)
+    with pytest.raises(sa.exc.IntegrityError):
+        store(processes.put_plan, 99, "training_plan", "training", "c" * 64, 1)
+
+
+def test_checkpoints_are_numbered(store: Rows) -> None:
+    process_id = store.process()
+    made = [
+        Checkpoint(process_id, number, f"{number}" * 64, 2**33, {"m": "x" * 64} if number > 1 else {}, _after(number))
+        for number in (1, 2, 3)
+    ]
+    for checkpoint in made:
+        store(processes.put_checkpoint, checkpoint)
+    assert store(processes.list_checkpoints, process_id) == made
+    assert store(processes.get_checkpoint, process_id) == made[-1]
+    assert store(processes.get_checkpoint, process_id, 2) == made[1]
+    with pytest.raises(sa.exc.IntegrityError):
+        store(processes.put_checkpoint, made[0])
+    with pytest.raises(NotFound) as refused:
+        store(processes.get_checkpoint, process_id, 4)
+    assert refused.value.code == "checkpoint_not_found"
+
+
+# -- cycles ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cycle_is_got_as_it_was_put(store: Rows) -> None:
+    process_id = store.process()
+    opened = store.cycle(process_id)
+    assert opened == store(rows.get_cycle, opened.id)
+    assert (opened.opened_at, opened.deadline_at, opened.completed_at) == (NOW, _after(60), None)
+    waiting = store.cycle(process_id, 2, CycleState.HOSTED)
+    assert (waiting.state, waiting.opened_at, waiting.deadline_at) == (CycleState.HOSTED, None, None)
+    assert store(rows.get_newest_cycle, process_id) == waiting
+    with pytest.raises(sa.exc.IntegrityError):
+        store.cycle(process_id, 2)
+
+
+def test_cycles_are_listed_in_pages(store: Rows) -> None:
+    process_id, other = store.process(), store.process("other")
+    for sequence in (3, 1, 2):
+        store.cycle(process_id, sequence)
+    store.cycle(other)
+    for after, limit, expected in ((0, 10, [1, 2, 3]), (1, 10, [2, 3]), (0, 2, [1, 2]), (3, 10, []), (2**31 - 1, 10, [])):
+        assert [cycle.sequence for cycle in store(rows.list_cycles, process_id, after, limit)] == expected
+
+
+def test_unfinished_cycles_are_those_to_take_up_again(store: Rows) -> None:
+    process_id = store.process()
+    made = [store.cycle(process_id, number, state) for number, state in enumerate(CycleState, 1)]
+    assert [cycle.id for cycle in store(rows.list_unfinished_cycles)] == [
+        cycle.id for cycle in made if cycle.state is not CycleState.COMPLETED
+    ]
+
+
+def test_one_holder_has_the_lease(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    assert not store(rows.acquire_lease, cycle.id, NOW, _after(600)), "it is not closing"
+    closing = store(transitions.close_cycle, cycle, NOW)
+    assert closing.state is CycleState.CLOSING
+    assert not store(rows.acquire_lease, cycle.id, _after(1), _after(601)), "who closed it holds it"
+    assert store(rows.acquire_lease, cycle.id, _after(transitions.LEASE_S), _after(2000)), "it has run out"
+    assert not store(rows.acquire_lease, cycle.id, _after(1999), _after(3000))
+    store(rows.release_lease, cycle.id)
+    assert store(rows.acquire_lease, cycle.id, NOW, _after(600))
+    store(rows.release_all_leases)
+    assert store(rows.acquire_lease, cycle.id, NOW, _after(600))
+
+
+def test_transitions_are_stored_with_their_events(store: Rows) -> None:
+    process_id = store.process()
+    config = read_server_config({"cycle_length": 60, "min_workers": 2})
+    waiting = store(transitions.begin_cycle, process_id, config, 1, 1, NOW)
+    opened = store(transitions.open_cycle, waiting, config, _after(1))
+    assigned = store.assigned(process_id, opened, "client")
+    reopened = store(transitions.reopen_cycle, opened, config, _after(61))
+    assert store(rows.get_cycle, opened.id) == reopened
+    assert (reopened.attempt, reopened.deadline_at) == (2, _after(121))
+    assert store(rows.find_by_key, "key of client in 1")[0] == replace(assigned, state=AssignmentState.EXPIRED)
+    store(transitions.close_cycle, reopened, _after(70))
+    events = store(rows.list_events, process_id, 0, 10)
+    assert [(event.kind, event.cycle, event.at) for event in events] == [
+        ("cycle_waiting", 1, NOW),
+        ("cycle_opened", 1, _after(1)),
+        ("cycle_expired", 1, _after(61)),
+        ("cycle_closing", 1, _after(70)),
+    ]
+
+
+# -- clients, assignments, reports -------------------------------------------------------------------------------------
+
+
+def test_an_application_has_all_that_decides(store: Rows) -> None:
+    process_id, other = store.process(), store.process("other")
+    first = store.cycle(process_id, 1, CycleState.COMPLETED)
+    newest = store.cycle(process_id, 2)
+    store.cycle(other, 7)
+    store.assigned(process_id, first, "client")
+    found = store(rows.get_application, "client", process_id)
+    assert (found.process_state, found.cycle, found.own) == ("active", newest, None)
+    assignment = store.assigned_again(newest, "client")
+    found = store(rows.get_application, "client", process_id)
+    assert found.own == replace(assignment, fingerprint=None)
+    assert found.cycle.num_assigned == 1
+    for client, process in (("nobody", process_id), ("client", other), ("", process_id)):
+        with pytest.raises(NotFound) as refused:
+            store(rows.get_application, client, process)
+        assert refused.value.code == "worker_not_found"
+
+
+def test_the_last_cycle_of_a_client_is_known(store: Rows) -> None:
+    process_id = store.process()
+    cycles = [store.cycle(process_id, sequence) for sequence in (1, 2, 3, 4)]
+    store.assigned(process_id, cycles[0], "client")
+    store.assigned_again(cycles[2], "client")
+    assert [store(rows.find_last_sequence, "client", before) for before in (1, 2, 3, 4, 5)] == [None, 1, 1, 3, 3]
+    assert store(rows.find_last_sequence, "nobody", 5) is None
+
+
+def test_an_assignment_is_counted_once_and_renewed(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    assignment = store.assigned(process_id, cycle, "client", "old")
+    with pytest.raises(sa.exc.IntegrityError):
+        store(rows.put_assignment, cycle.id, "client", "another", NOW)
+    store(rows.renew_assignment, assignment, "new")
+    assert store(rows.find_by_key, "old") is None
+    found, of = store(rows.find_by_key, "new")
+    assert (found.id, found.state, of.num_assigned) == (assignment.id, AssignmentState.ASSIGNED, 1)
+    store(rows.expire_assignments, cycle.id)
+    expired = store(rows.find_by_key, "new")[0]
+    assert expired.state is AssignmentState.EXPIRED
+    store(rows.renew_assignment, expired, "newest")
+    found, of = store(rows.find_by_key, "newest")
+    assert (found.state, of.num_assigned) == (AssignmentState.ASSIGNED, 2)
+
+
+def test_a_key_belongs_to_one_assignment(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    store.assigned(process_id, cycle, "one", "the key")
+    store(rows.put_client, "two", process_id, NOW)
+    with pytest.raises(sa.exc.IntegrityError):
+        store(rows.put_assignment, cycle.id, "two", "the key", NOW)
+    assert store(rows.get_cycle, cycle.id).num_assigned == 1
+
+
+def test_a_report_is_stored_marked_and_counted(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    assignment = store.assigned(process_id, cycle, "client", "key")
+    report = store.reported(assignment, metrics={"loss": 0.1, "é": -1e300})
+    assert store(rows.list_reports, cycle.id) == [report]
+    found, of = store(rows.find_by_key, "key")
+    assert (found.state, found.fingerprint) == (AssignmentState.REPORTED, f"print of {assignment.id}")
+    assert of.num_reports == 1
+    with pytest.raises(sa.exc.IntegrityError):
+        store.reported(assignment)
+    assert store(rows.get_cycle, cycle.id).num_reports == 1
+    # What has reported does not end with the others.
+    store(rows.expire_assignments, cycle.id)
+    assert store(rows.find_by_key, "key")[0].state is AssignmentState.REPORTED
+
+
+def test_totals_add_up_and_are_kept(store: Rows) -> None:
+    process_id = store.process()
+    cycle = store.cycle(process_id)
+    for number, weight in enumerate((1, 3)):
+        assignment = store.assigned(process_id, cycle, f"client {number}")
+        metrics = {"loss": float(number)} if number else {"loss": 0.0, "only": 2.0}
+        store.reported(assignment, num_examples=weight, weight=weight, length=100, metrics=metrics)
+    so_far = CycleTotals(4, 0, 200, {"loss": 0.75, "only": 2.0})
+    assert store(rows.get_totals, cycle.id) == so_far
+    first, second = store(rows.list_reports, cycle.id)
+    store(rows.set_scales, {first.id: 1.0, second.id: 0.25})
+    store(rows.set_scales, {})
+    assert [report.scale for report in store(rows.list_reports, cycle.id)] == [1.0, 0.25]
+    done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED, completed_at=_after(9))
+    assert store(rows.complete_cycle, done) == replace(so_far, num_clipped=1)
+    assert store(rows.get_totals, cycle.id) == replace(so_far, num_clipped=1)
+    assert store(rows.get_cycle, cycle.id) == done
+    assert store(rows.get_totals, store.cycle(process_id, 2).id) == CycleTotals(0, 0, 0, {})
+
+
+def test_files_of_unfinished_cycles_are_known(store: Rows) -> None:
+    process_id = store.process()
+    cycles = [store.cycle(process_id, sequence) for sequence in (1, 2, 3)]
+    for number, (cycle, file) in enumerate(
+        [(cycles[0], "segment"), (cycles[1], "segment"), (cycles[1], "segment"), (cycles[1], "a.report")]
+    ):
+        store.reported(store.assigned(process_id, cycle, f"client {number}"), file=file)
+    store(rows.update_cycle, replace(store(rows.get_cycle, cycles[0].id), state=CycleState.COMPLETED))
+    assert store(rows.list_report_files) == {cycles[1].id: {"segment", "a.report"}}
+
+
+def test_norms_are_those_of_the_newest_earlier_cycles(store: Rows) -> None:
+    process_id, other = store.process(), store.process("other")
+    for sequence in (1, 2, 3):
+        cycle = store.cycle(process_id, sequence)
+        for number in range(3):
+            store.reported(store.assigned(process_id, cycle, f"client {sequence} {number}"), norm=10.0 * sequence + number)
+    store.reported(store.assigned(other, store.cycle(other), "stranger"), norm=1e9)
+    assert store(rows.list_norms, process_id, 3, 1000) == [10.0, 11.0, 12.0, 20.0, 21.0, 22.0]
+    assert store(rows.list_norms, process_id, 1, 1000) == []
+    assert store(rows.list_norms, process_id, 4, 2)[-2:] == [31.0, 32.0]
+    assert 10.0 not in store(rows.list_norms, process_id, 4, 4)
+
+
+def test_events_are_listed_in_order_from_any_place(store: Rows) -> None:
+    process_id, other = store.process(), store.process("other")
+    for number in range(5):
+        store(rows.put_event, process_id, number, "cycle_opened", _after(number), {"number": number, "metrics": {"loss": 0.1}})
+        store(rows.put_event, other, number, "cycle_closing", NOW)
+    events = store(rows.list_events, process_id, 0, 100)
+    assert [event.data["number"] for event in events] == [0, 1, 2, 3, 4]
+    assert store(rows.list_events, process_id, events[1].id, 2) == events[2:4]
+    assert store(rows.list_events, process_id, events[-1].id, 100) == []
+    assert store(rows.list_events, other, 0, 1)[0].data == {}
