@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -264,26 +264,24 @@ _RENEW_ASSIGNMENT = (
 _COUNT_ASSIGNED = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_assigned=cycles.c.num_assigned + 1)
 
 
-def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> None:
+def put_assignment(
+    connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime
+) -> Assignment:
     """Admit a client to a cycle and count it."""
-    connection.execute(
-        _PUT_ASSIGNMENT,
-        {
-            "cycle_id": cycle_id,
-            "client_id": client_id,
-            "state": AssignmentState.ASSIGNED.value,
-            "key_hash": key_hash,
-            "created_at": now,
-        },
-    )
+    state = AssignmentState.ASSIGNED
+    row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}
+    key = connection.execute(_PUT_ASSIGNMENT, row).inserted_primary_key
+    assert key is not None
     connection.execute(_COUNT_ASSIGNED, {"cycle_id": cycle_id})
+    return Assignment(int(key[0]), cycle_id, client_id, state)
 
 
-def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> None:
+def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
     """Give an assignment that has not reported a new key; an expired one is admitted, and counted, again."""
     connection.execute(_RENEW_ASSIGNMENT, {"assignment_id": assignment.id, "new_key_hash": key_hash})
     if assignment.state is AssignmentState.EXPIRED:
         connection.execute(_COUNT_ASSIGNED, {"cycle_id": assignment.cycle_id})
+    return replace(assignment, state=AssignmentState.ASSIGNED)
 
 
 def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:

@@ -76,10 +76,13 @@ def put_dataset(
     visibility: Visibility,
     tags: Sequence[str],
     search_text: str,
-    created_by: int | None,
+    created_by: int,
     now: dt.datetime,
 ) -> int:
-    """Add a dataset without versions; gives its id. Raises ``sqlalchemy.exc.IntegrityError`` if its name is taken."""
+    """Add a dataset without versions; gives its id.
+
+    Raises ``sqlalchemy.exc.IntegrityError`` if that person has one of that name.
+    """
     statement = datasets.insert().values(
         name=name,
         name_key=name.casefold(),
@@ -160,10 +163,19 @@ def get_dataset(connection: sa.Connection, dataset_id: int) -> Dataset:
     return Dataset(*row)
 
 
-def find_dataset_by_name(connection: sa.Connection, name: str) -> Dataset | None:
-    """The dataset of a name, in whatever case, or None."""
-    row = connection.execute(sa.select(*_DATASET).where(datasets.c.name_key == name.casefold())).first()
+def find_dataset_by_name(connection: sa.Connection, principal: Principal | None, name: str) -> Dataset | None:
+    """The dataset of a name, in whatever case, that the caller may know of: their own, else the newest; or None."""
+    statement = sa.select(*_DATASET).where(datasets.c.name_key == name.casefold(), _visible(principal))
+    if principal is not None:
+        statement = statement.order_by(sa.case((datasets.c.created_by == principal.user_id, 0), else_=1))
+    row = connection.execute(statement.order_by(datasets.c.id.desc()).limit(1)).first()
     return None if row is None else Dataset(*row)
+
+
+def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:
+    """Whether somebody has a dataset of that name, in whatever case."""
+    statement = sa.select(datasets.c.id).where(datasets.c.name_key == name.casefold(), datasets.c.created_by == created_by)
+    return connection.execute(statement).first() is not None
 
 
 def get_version(connection: sa.Connection, dataset_id: int, number: int | None = None) -> DatasetVersion:

@@ -30,6 +30,6 @@ class Signals:
             self.notify(topic)
 
 
-async def wait_for(signal: asyncio.Future[None], timeout_s: float) -> None:
-    """Return when the signal comes, or after ``timeout_s``. Others wait for the same signal, so it is never cancelled."""
-    await asyncio.wait([signal], timeout=max(0.0, timeout_s))
+async def wait_for_any(signals: list[asyncio.Future[None]], timeout_s: float) -> None:
+    """Return when one of the signals comes, or after ``timeout_s``. Others may wait for the same, so none is cancelled."""
+    await asyncio.wait(signals, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)

@@ -19,7 +19,7 @@ datasets = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     # The name in lower case: what makes it the same; NULL once the dataset is deleted.
-    sa.Column("name_key", sa.Text, nullable=True, unique=True),
+    sa.Column("name_key", sa.Text, nullable=True, index=True),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("visibility", sa.String(16), nullable=False),
     sa.Column("search_text", sa.Text, nullable=False),
@@ -27,6 +27,8 @@ datasets = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime, nullable=True),
+    # Of one person only: a name that is taken must not tell of somebody else's private dataset.
+    sa.UniqueConstraint("created_by", "name_key"),
     sqlite_autoincrement=True,
 )
 

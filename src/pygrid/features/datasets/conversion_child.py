@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import sys
 
@@ -24,7 +25,7 @@ def main() -> None:
     _limit(int(sys.argv[1]), int(sys.argv[2]))
     import msgspec
 
-    from pygrid.errors import PygridError
+    from pygrid.errors import PygridError, Unavailable
     from pygrid.features.datasets.conversion import Conversion, Reply, convert
 
     (raw,) = read_parts()
@@ -37,6 +38,11 @@ def main() -> None:
         reply = Reply(problem=error.to_problem())
     except MemoryError:
         sys.exit(EXIT_OUT_OF_MEMORY)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = Unavailable("the disk of this Domain is full; nothing of the upload was kept", code="storage_full")
+        reply = Reply(problem=full.to_problem())
     write_answer(msgspec.json.encode(reply))
 
 

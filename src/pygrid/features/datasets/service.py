@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ from pygrid.core.datasets import (
     told_schema,
 )
 from pygrid.core.mocks import draw_mock
-from pygrid.errors import Conflict, Forbidden, InvalidConfig, NotFound, PayloadTooLarge
+from pygrid.errors import Conflict, Forbidden, InvalidConfig, NotFound, PayloadTooLarge, Unavailable
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, declare_like
 from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
 from pygrid.messages.datasets import (
@@ -57,8 +58,6 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=VersionRequest)
 
-MIN_FREE_BYTES = 512 * 1024**2
-"""What an upload must leave on the disk, so that the database can go on."""
 CHUNK_BYTES = 256 * 1024
 SEARCHED_AT_ONCE = 200
 
@@ -108,12 +107,12 @@ class DatasetsService:
 
         Raises:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with the form or its files; nothing is left of it.
-            Conflict: ``dataset_exists``: the Domain has a dataset of that name.
+            Conflict: ``dataset_exists``: the caller has a dataset of that name.
         """
 
         async def check(config: bytes) -> UploadRequest:
             request = check_upload(_decode(config, UploadRequest))
-            if await self._database.read(lambda connection: rows.find_dataset_by_name(connection, request.name)):
+            if await self._database.read(lambda connection: rows.has_dataset(connection, principal.user_id, request.name)):
                 raise _exists(request.name)
             return request
 
@@ -198,9 +197,14 @@ class DatasetsService:
                 asked.append(await check(config))
                 return upload.path
 
-            space = await asyncio.to_thread(shutil.disk_usage, self._files.folder)
-            most = max(0, min(self.limits.max_upload_bytes, space.free - MIN_FREE_BYTES))
-            form = await read_upload_form(content_type, body, on_config, most)
+            try:
+                form = await read_upload_form(content_type, body, on_config, self.limits.max_upload_bytes)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise Unavailable(
+                    "the disk of this Domain is full; nothing of the upload was kept", code="storage_full"
+                ) from error
             request = asked[0]
             schema = await self._convert(form.data, data, request)
             mock_kind = await self._make_mock(form, mock, request, schema)
@@ -302,11 +306,11 @@ class DatasetsService:
         )
 
     async def find_by_name(self, principal: Principal | None, name: str) -> DatasetInfo:
-        """As `get`, by name."""
+        """As `get`, by name: the caller's own, else the newest of that name."""
 
         def load(connection: sa.Connection) -> DatasetInfo:
-            dataset = rows.find_dataset_by_name(connection, name)
-            if dataset is None or not can_see(principal, dataset.holding):
+            dataset = rows.find_dataset_by_name(connection, principal, name)
+            if dataset is None:
                 raise NotFound(f"there is no dataset {name!r}", code="dataset_not_found", name=name)
             return self._describe(connection, principal, dataset)
 
@@ -460,7 +464,7 @@ def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionReque
 
 def _exists(name: str) -> Conflict:
     return Conflict(
-        f"there is a dataset {name!r} already; add a version to it, or choose another name", code="dataset_exists", name=name
+        f"you have a dataset {name!r} already; add a version to it, or choose another name", code="dataset_exists", name=name
     )
 
 

@@ -27,11 +27,12 @@ def upgrade() -> None:
         sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
         sa.Column("deleted_at", schema.UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
-        sa.UniqueConstraint("name_key", name=op.f("uq_datasets_name_key")),
+        sa.UniqueConstraint("created_by", "name_key", name=op.f("uq_datasets_created_by_name_key")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("datasets", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_datasets_created_by"), ["created_by"], unique=False)
+        batch_op.create_index(batch_op.f("ix_datasets_name_key"), ["name_key"], unique=False)
 
     op.create_table(
         "dataset_tags",
