@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("pygrid.cli.plan", "Build a plan, look at what it does, try it."),
     "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, ready for devices."),
     "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),
+    "dataset": ("pygrid.cli.dataset", "Upload datasets, find them, look at them, change them."),
     "model": ("pygrid.cli.model", "Download a checkpoint, or look into a model's file."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
 }

@@ -10,6 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from pygrid.client.credentials import choose_url, find_token
+from pygrid.client.datasets import Datasets
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
@@ -54,6 +55,11 @@ class DomainClient:
     def token(self) -> str | None:
         """The session's token: a secret."""
         return self._api.token
+
+    @property
+    def datasets(self) -> Datasets:
+        """The datasets of the Domain: upload, list, search, and one by its name."""
+        return Datasets(self._api)
 
     def login(self, email: str, password: str) -> Self:
         """Begin a session; later calls are made in its name.

@@ -1,0 +1,427 @@
+"""Datasets on a Domain in the hands of those who own them, and of those who look for them.
+
+domain.datasets.upload("digits", "digits.npz", columns={"image": "image 1x8x8", "label": "label 0..9"}, visibility="listed")
+domain.datasets.search("digits", schema="label:int32")
+domain.datasets["digits"].mock()
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import csv
+import html
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.client.hosting import FileBody, FormBody, Part
+from pygrid.client.watching import counted, size
+from pygrid.errors import InvalidInput, PygridError
+from pygrid.messages.datasets import (
+    ColumnDeclaration,
+    DatasetInfo,
+    DatasetList,
+    DatasetSummary,
+    Preview,
+    Schema,
+    UpdateDataset,
+    UploadRequest,
+    VersionRequest,
+    Visibility,
+)
+from pygrid.tensors import decode
+from pygrid.transport import Api, Body, Request, Response
+from pygrid.transport.base import BytesBody
+
+T = TypeVar("T")
+
+DataSource = Mapping[str, Any] | str | os.PathLike[str] | Any
+"""The path of a CSV, Parquet, Arrow, NPZ or safetensors file; arrays by the name of their column; or a data frame."""
+Columns = Mapping[str, str | Mapping[str, Any]] | Sequence[ColumnDeclaration]
+"""What is said of columns: by name its meaning, or the fields of `ColumnDeclaration`."""
+
+_PAGE = 1000
+_MAX_ANSWER_BYTES = 256 * 1024**2
+_UPLOAD_PATIENCE_S = 4 * 3600.0
+"""The Domain is silent while it reads a file through."""
+
+
+class Datasets:
+    """The datasets of a Domain that the caller may know of. `DomainClient.datasets` gives one."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def upload(
+        self,
+        name: str,
+        data: DataSource,
+        *,
+        mock: DataSource | None = None,
+        description: str = "",
+        tags: Sequence[str] = (),
+        visibility: Visibility = "private",
+        progress: bool | None = None,
+        **version: Any,
+    ) -> Dataset:
+        """Upload a new dataset. The first axis of each column is the record.
+
+        Args:
+            name: new among one's own datasets.
+            data: a file, arrays by the name of their column, or a data frame.
+            mock: a table of the same columns that others may see; None: the Domain draws one from the schema.
+            visibility: who may know of it: ``private`` (you), ``listed`` (everybody with an account), ``public``. Nobody else
+                sees records in any case.
+            progress: show a bar; None: on a terminal or in a notebook.
+            version: ``columns``, ``skip``, ``subject`` with ``max_records_per_subject``, ``format``, ``note``, ``draw_mock``,
+                ``num_mock_records``, ``mock_seed``: see `pygrid.messages.datasets.VersionRequest`.
+        Raises:
+            Conflict: you have a dataset of that name (``dataset_exists``).
+            Unauthenticated, Forbidden: nobody is logged in, or may not upload.
+            InvalidInput and its subclasses: names what is wrong with the file or what was said of it. Nothing is left of it.
+        """
+        config = _request(UploadRequest, version, name=name, description=description, tags=tuple(tags), visibility=visibility)
+        return Dataset(self._api, _send(self._api, "/data-centric/datasets", config, data, mock, progress))
+
+    def list(self) -> DatasetTable:
+        """All datasets that the caller may know of, newest first."""
+        return self.search()
+
+    def search(
+        self, text: str = "", *, tags: Sequence[str] = (), schema: str | None = None, meaning: str | None = None
+    ) -> DatasetTable:
+        """Datasets that fit, newest first.
+
+        Args:
+            text: each of its words occurs in the name, the description, a tag, or what is said of a column.
+            tags: the dataset has all of them.
+            schema: a column it has: ``NAME``, ``NAME:DTYPE`` or ``:DTYPE``.
+            meaning: is part of what that column means, e.g. ``image``.
+        """
+        column, _, dtype = (schema or "").partition(":")
+        wanted = {"text": text, "column": column, "dtype": dtype, "meaning": meaning or ""}
+        query = {key: value for key, value in wanted.items() if value} | {"limit": str(_PAGE)}
+        found = DatasetTable()
+        while True:
+            page = self._page(query, tags)
+            found += page
+            if len(page) < _PAGE:
+                return found
+            query["before"] = str(page[-1].id)
+
+    def _page(self, query: Mapping[str, str], tags: Sequence[str]) -> builtins.list[DatasetSummary]:
+        # A key that occurs several times: the transport writes what it is given as it is given.
+        several: Any = [*query.items(), *(("tag", tag) for tag in tags)]
+        return self._api.get("/data-centric/datasets", DatasetList, query=several).datasets
+
+    def __getitem__(self, name: str) -> Dataset:
+        """The dataset of a name: your own, else the newest that is so called.
+
+        Raises:
+            NotFound: there is none, or you may not know of it (``dataset_not_found``).
+        """
+        return Dataset(self._api, self._api.get("/data-centric/datasets/by-name", DatasetInfo, query={"name": name}))
+
+    def __iter__(self) -> Iterator[Dataset]:
+        for summary in self.list():
+            yield Dataset(self._api, summary)
+
+    def __len__(self) -> int:
+        return len(self.list())
+
+    def __repr__(self) -> str:
+        return f"Datasets(url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            return self.list()._repr_html_()
+        except PygridError as error:
+            return html.escape(f"{self!r}: {error.detail}")
+
+
+class DatasetTable(list[DatasetSummary]):
+    """A list of datasets that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.name, one.description[:100], ", ".join(one.tags), one.version, f"{one.num_records:,}", size(one.size_bytes))
+            for one in self
+        ]
+        return _table(("name", "description", "tags", "version", "records", "size"), rows)
+
+
+class Dataset:
+    """One dataset on a Domain."""
+
+    def __init__(self, api: Api, info: DatasetSummary) -> None:
+        self._api = api
+        self.id = info.id
+        self.name = info.name
+
+    @property
+    def _path(self) -> str:
+        return f"/data-centric/datasets/{self.id}"
+
+    def info(self, version: int | None = None) -> DatasetInfo:
+        """What the Domain says of it now; with the schema of a version, if not the newest."""
+        return self._api.get(self._path, DatasetInfo, query=_version(version))
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the newest version."""
+        return self.info().schema
+
+    def mock(self, version: int | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The mock twin: columns of the same names, dtypes and shapes, with records that are nobody's. Texts are texts.
+
+        Raises:
+            NotFound: the version has none (``mock_not_found``).
+        """
+
+        def read(response: Response) -> bytearray:
+            data = bytearray()
+            for chunk in response.chunks():
+                data += chunk
+            return data
+
+        request = Request("GET", f"{self._path}/mock", _version(version))
+        arrays, metadata = decode(self._api.exchange(request, read))
+        schema = msgspec.json.decode(metadata["schema"], type=Schema)
+        return {
+            column.name: arrays[column.name] if column.categories is None else np.array(column.categories)[arrays[column.name]]
+            for column in schema.columns
+        }
+
+    def preview(self, num_records: int = 10, version: int | None = None) -> Preview:
+        """The first records, for those who may change the dataset. Raises Forbidden, NotFound: for all others."""
+        return self._api.get(f"{self._path}/preview", Preview, query={**_version(version), "num_records": str(num_records)})
+
+    def update(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        tags: Sequence[str] | None = None,
+        visibility: Visibility | None = None,
+    ) -> DatasetInfo:
+        """Change what is said of it; what is None stays.
+
+        Raises:
+            Forbidden: it is not yours. Conflict: you have another of that name. InvalidConfig: names what makes no sense.
+        """
+        given = {
+            "name": name,
+            "description": description,
+            "tags": None if tags is None else tuple(tags),
+            "visibility": visibility,
+        }
+        body = BytesBody(msgspec.json.encode(UpdateDataset(**{key: v for key, v in given.items() if v is not None})))  # type: ignore[arg-type]
+        request = Request("PUT", self._path, headers={"Content-Type": "application/json"}, body=body)
+        info = self._api.exchange(request, _reader(DatasetInfo, self._api.url))
+        self.name = info.name
+        return info
+
+    def new_version(
+        self, data: DataSource, *, mock: DataSource | None = None, progress: bool | None = None, **version: Any
+    ) -> DatasetInfo:
+        """Add a version. The dataset stays the same one, and what was spent on it stays spent.
+
+        Args:
+            version: as for `Datasets.upload`; what was said of the columns before holds, unless ``columns`` are given.
+        Raises:
+            As `Datasets.upload`.
+        """
+        return _send(self._api, f"{self._path}/versions", _request(VersionRequest, version), data, mock, progress)
+
+    def delete(self) -> None:
+        """Delete it with all its versions."""
+        self._api.exchange(Request("DELETE", self._path), lambda response: response.read(1024))
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, id={self.id}, url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            info = self.info()
+        except PygridError as error:
+            return html.escape(f"{self!r}: {error.detail}")
+        title = (
+            f"<b>{html.escape(info.name)}</b> version {info.version}, {counted(info.num_records, 'record')}, {info.visibility}"
+        )
+        rows = [
+            (column.name, column.dtype, "x".join(map(str, column.shape)), column.meaning, column.unit, column.description)
+            for column in info.schema.columns
+        ]
+        return f"{title}<br>{html.escape(info.description)}" + _table(
+            ("column", "dtype", "shape", "meaning", "unit", "description"), rows
+        )
+
+
+def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Write a table as CSV, such as a mock twin; what a spreadsheet would run as a formula is made plain text by a quote mark.
+
+    Raises:
+        InvalidInput: a column has an array for each record, which CSV cannot hold.
+    """
+    for name, values in columns.items():
+        if values.ndim != 1:
+            raise InvalidInput(
+                f"column {name!r} has records of shape {list(values.shape[1:])}, which CSV cannot hold; use .npz"
+            )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([neutralise(name) for name in columns])
+        lists = [values.tolist() for values in columns.values()]
+        writer.writerows(
+            [neutralise(cell) if isinstance(cell, str) else cell for cell in row] for row in zip(*lists, strict=True)
+        )
+
+
+def neutralise(text: str) -> str:
+    """The text, with a quote mark before it if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _request(kind: type[T], given: Mapping[str, Any], **more: Any) -> T:
+    values = {**given, **more}
+    if "columns" in values:
+        values["columns"] = _declarations(values["columns"])
+    try:
+        return msgspec.convert(msgspec.to_builtins(values), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"an upload is not described so: {error}", code="invalid_dataset_config") from error
+
+
+def _declarations(columns: Columns) -> list[Any]:
+    if not isinstance(columns, Mapping):
+        return list(columns)
+    return [{"name": name, **({"meaning": said} if isinstance(said, str) else said)} for name, said in columns.items()]
+
+
+def _send(
+    api: Api, path: str, config: VersionRequest, data: DataSource, mock: DataSource | None, progress: bool | None
+) -> DatasetInfo:
+    with contextlib.ExitStack() as stack:
+        parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(config)))]
+        for name, source in (("data", data), ("mock", mock)):
+            if source is not None:
+                parts.append(Part(name, "application/octet-stream", _body(source, stack)))
+        form = FormBody(parts)
+        body: Body = stack.enter_context(_shown(form, progress))
+        headers = {"Content-Type": form.media_type}
+        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, idempotent=False)
+
+
+def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            raise InvalidInput(f"there is no file {path}", code="file_not_found")
+        return FileBody(path)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pygrid-upload-"))
+    path = Path(folder) / "data.npz"
+    save_npz(_arrays(source), path)
+    return FileBody(path)
+
+
+def _arrays(source: Any) -> dict[str, npt.NDArray[Any]]:
+    """Columns by name, of a mapping or of anything with ``columns`` that can be asked for each, such as a data frame."""
+    if not isinstance(source, Mapping) and not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
+        raise InvalidInput(f"a {type(source).__name__} is no table: give a file, arrays by name, or a data frame")
+    names = source.keys() if isinstance(source, Mapping) else source.columns
+    return {str(name): _array(str(name), source[name]) for name in names}
+
+
+def _array(name: str, values: Any) -> npt.NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor of PyTorch
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.dtype.kind in "OT":
+        texts = array.tolist()
+        if array.ndim != 1 or not all(isinstance(text, str) for text in texts):
+            raise InvalidInput(f"column {name!r} holds Python objects other than texts; convert them to numbers or texts")
+        array = np.array(texts, dtype=np.str_)
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
+def save_npz(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Write arrays as an NPZ file, whatever their names, in their order.
+
+    Raises:
+        ValueError: an array holds Python objects.
+    """
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+class _Counted:
+    """A body that tells how far it has been sent."""
+
+    def __init__(self, body: Body, told: Callable[[int], object]) -> None:
+        self._body = body
+        self._told = told
+
+    @property
+    def num_bytes(self) -> int:
+        return self._body.num_bytes
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        done = 0
+        for piece in self._body:
+            yield piece
+            done += len(piece)
+            self._told(done)
+
+
+@contextlib.contextmanager
+def _shown(body: Body, progress: bool | None) -> Iterator[Body]:
+    """The body, with a bar of how far it has been sent."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter if progress is None else progress):
+        yield body
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        total = body.num_bytes
+        task = bar.add_task("uploading", total=total)
+
+        def told(done: int) -> None:
+            bar.update(task, completed=done, description="uploading" if done < total else "checking")
+
+        yield _Counted(body, told)
+
+
+def _reader(kind: type[T], url: str) -> Callable[[Response], T]:
+    def read(response: Response) -> T:
+        try:
+            return msgspec.json.decode(response.read(_MAX_ANSWER_BYTES), type=kind)
+        except msgspec.DecodeError as error:
+            raise PygridError(
+                f"{url} answered something that is not of this protocol ({error})", code="unexpected_answer"
+            ) from error
+
+    return read
+
+
+def _version(number: int | None) -> dict[str, str]:
+    return {} if number is None else {"version": str(number)}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
