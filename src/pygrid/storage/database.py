@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.errors import InvalidConfig, InvalidInput, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -281,9 +281,18 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True)
+        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise InvalidConfig("PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing") from error
+    sa.event.listen(engine, "handle_error", _refuse_nul)
+    return engine
+
+
+def _refuse_nul(context: sa.engine.ExceptionContext) -> InvalidInput | None:
+    """PostgreSQL has no NUL in its texts, so whoever asks for one is wrong, not the server."""
+    if isinstance(context.sqlalchemy_exception, sa.exc.DataError) and "NUL" in str(context.original_exception):
+        return InvalidInput("a text holds a NUL character, which nothing here may have")
+    return None
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
