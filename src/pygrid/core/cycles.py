@@ -188,12 +188,17 @@ def admit(
     if last_sequence is not None and cycle.sequence - last_sequence <= rest:
         return Refusal("resting", f"this client sits out until cycle {last_sequence + rest + 1}", wait_s)
     if cycle.state is CycleState.HOSTED:
-        return Refusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
+        return waiting_for_workers(config)
     if config.max_workers is not None and cycle.num_assigned >= config.max_workers:
         return Refusal("cycle_full", "the cycle has its clients", wait_s)
     if cycle.deadline_at is not None and now >= cycle.deadline_at:
         return BETWEEN_CYCLES
     return None
+
+
+def waiting_for_workers(config: ServerConfig) -> Refusal:
+    """The refusal while too few clients ask."""
+    return Refusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
 
 
 def may_renew(cycle: Cycle, own: Assignment, now: dt.datetime) -> bool:

@@ -264,9 +264,7 @@ _RENEW_ASSIGNMENT = (
 _COUNT_ASSIGNED = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_assigned=cycles.c.num_assigned + 1)
 
 
-def put_assignment(
-    connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime
-) -> Assignment:
+def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> Assignment:
     """Admit a client to a cycle and count it."""
     state = AssignmentState.ASSIGNED
     row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}

@@ -81,6 +81,12 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
             return
 
 
+async def wait_until_gone(request: Request[Any, Any, Any]) -> None:
+    """Return once the client has closed the connection. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
 

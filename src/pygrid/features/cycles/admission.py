@@ -10,24 +10,30 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Cycle, CycleState, Refusal
+from pygrid.core.cycles import Assignment, Cycle, CycleState, Refusal
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import cycles as rows
-from pygrid.storage.signals import wait_for
+from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import open_cycle
 from pygrid.web.lifecycle import Stopping
+from pygrid.web.requests import ClientGone
 
 PRESENCE_S = 3.0 * rules.POLL_S
 """A client that was told to come back counts as a candidate for so long."""
+
+MAX_KEYS = 50_000
+"""Request keys that are kept in memory, some 40 MB; older ones are found in the database."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Admission:
     """A client's way into a cycle."""
 
     request_key: str
+    assignment: Assignment
     cycle: Cycle
 
 
@@ -60,42 +67,96 @@ class Admissions:
         self._candidates: dict[int, dict[str, dt.datetime]] = {}
         self._draws: dict[int, list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
+        self._keys: OrderedDict[str, tuple[Admission, int]] = OrderedDict()
+        self._key_of: OrderedDict[int, str] = OrderedDict()
 
-    async def request(self, process: HostedProcess, applicant: Applicant, wait_s: float) -> Admission | Refusal:
+    async def request(
+        self, process: HostedProcess, applicant: Applicant, wait_s: float, departed: Callable[[], Awaitable[None]]
+    ) -> Admission | Refusal:
         """Admit a client, waiting up to ``wait_s`` for a place; else say why not.
 
+        Args:
+            departed: returns once the client has gone, if it goes; called only if it has to wait.
         Raises:
             NotFound: ``worker_not_found``: the client is none of this process.
+            ClientGone: the client went while it waited; it is neither admitted nor counted as a candidate.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
-        while True:
-            changed = self._store.signals.next(cycle_topic(process.id))
-            if process.config.pool_selection == "random":
-                await self._draw(process)
-            outcome = await self._try(process, applicant, stay_s=max(PRESENCE_S, end - loop.time()))
-            remaining = end - loop.time()
-            if isinstance(outcome, Admission) or outcome.timeout_s is None or outcome.reason == "too_slow":
-                return outcome
-            if remaining <= 0 or self._stopping.is_set():
-                return outcome
-            await wait_for(changed, remaining)
+        gone: asyncio.Future[None] | None = None
+        try:
+            while True:
+                changed = self._store.signals.next(cycle_topic(process.id))
+                if process.config.pool_selection == "random":
+                    await self._draw(process)
+                outcome = await self._try(process, applicant, max(PRESENCE_S, end - loop.time()), again=gone is not None)
+                remaining = end - loop.time()
+                if isinstance(outcome, Admission) or outcome.timeout_s is None or outcome.reason == "too_slow":
+                    return outcome
+                if remaining <= 0 or self._stopping.is_set():
+                    return outcome
+                gone = gone or asyncio.ensure_future(departed())
+                await wait_for_any([changed, gone], remaining)
+                if gone.done():
+                    self._candidates.get(process.id, {}).pop(applicant.client_id, None)
+                    raise ClientGone
+        finally:
+            if gone is not None:
+                gone.cancel()
 
-    async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float) -> Admission | Refusal:
-        """One attempt. What the scheduler knows, and then a look, spare most refusals a transaction."""
+    async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool) -> Admission | Refusal:
+        """One attempt. What the scheduler knows, and at first a look, spare most refusals a transaction."""
         current = self._scheduler.current(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
             return rules.BETWEEN_CYCLES
-        refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
+        if again and current is not None and current.state is CycleState.HOSTED and not _rests(process):
+            # Known from its first attempt; nothing but the number of candidates can be in its way.
+            refusal: Refusal | None = rules.waiting_for_workers(process.config)
+        elif again:
+            refusal = None
+        else:
+            refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
         if refusal is not None and refusal.reason == "waiting_for_workers":
             if not self._is_quorum(process, applicant.client_id, stay_s):
                 return refusal
             await self._open(process)
-            refusal = None
-        if refusal is not None:
+        elif refusal is not None:
             return _in_pool(refusal, process)
         outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant))
-        return outcome if isinstance(outcome, Admission) else _in_pool(outcome, process)
+        if isinstance(outcome, Refusal):
+            return _in_pool(outcome, process)
+        self._remember(process, outcome)
+        return outcome
+
+    def recall(self, key_hash: str) -> tuple[Assignment, Cycle] | None:
+        """A key that was given out lately, if nothing has changed for it since: spares a look at the database."""
+        known = self._keys.get(key_hash)
+        if known is None:
+            return None
+        admission, process_id = known
+        current = self._scheduler.current(process_id)
+        fresh = (
+            current is not None
+            and (current.id, current.attempt) == (admission.cycle.id, admission.cycle.attempt)
+            and current.state is CycleState.OPEN
+        )
+        if current is None or not fresh:
+            del self._keys[key_hash]
+            return None
+        return admission.assignment, current
+
+    def forget(self, key_hash: str) -> None:
+        """A key was used."""
+        self._keys.pop(key_hash, None)
+
+    def _remember(self, process: HostedProcess, admission: Admission) -> None:
+        key_hash = hash_secret(admission.request_key)
+        self.forget(self._key_of.get(admission.assignment.id, ""))
+        self._keys[key_hash] = (admission, process.id)
+        self._key_of[admission.assignment.id] = key_hash
+        for remembered in (self._keys, self._key_of):
+            if len(remembered) > MAX_KEYS:
+                remembered.popitem(last=False)
 
     def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant) -> Admission | Refusal:
         found, refusal = self._decide(connection, process, applicant)
@@ -103,10 +164,11 @@ class Admissions:
             return refusal
         key = new_secret()
         if found.own is None:
-            rows.put_assignment(connection, found.cycle.id, applicant.client_id, hash_secret(key), self._clock.now())
+            now = self._clock.now()
+            own = rows.put_assignment(connection, found.cycle.id, applicant.client_id, hash_secret(key), now)
         else:
-            rows.renew_assignment(connection, found.own, hash_secret(key))
-        return Admission(key, found.cycle)
+            own = rows.renew_assignment(connection, found.own, hash_secret(key))
+        return Admission(key, own, found.cycle)
 
     def _decide(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant
@@ -117,13 +179,12 @@ class Admissions:
             return found, rules.FINISHED
         if applicant.native and own is not None and rules.may_renew(cycle, own, self._clock.now()):
             return found, None
-        resting = process.config.do_not_reuse_workers_until_cycle > 0
         refusal = rules.admit(
             cycle,
             process.config,
             self._clock.now(),
             own=own,
-            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence) if resting else None,
+            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence) if _rests(process) else None,
             download=applicant.download,
             upload=applicant.upload,
         )
@@ -176,6 +237,10 @@ class Admissions:
         for turn in turns:
             if not turn.done():
                 turn.set_result(None)
+
+
+def _rests(process: HostedProcess) -> bool:
+    return process.config.do_not_reuse_workers_until_cycle > 0
 
 
 def _in_pool(refusal: Refusal, process: HostedProcess) -> Refusal:

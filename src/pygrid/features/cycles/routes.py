@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post
@@ -22,9 +23,9 @@ from pygrid.messages.cycles import (
     ReportAccepted,
 )
 from pygrid.web.auth import find_bearer
-from pygrid.web.blobs import BlobResponses
+from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.problems import describe_problems
-from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
 SPEED_TEST_BYTES = 64 * 1024 * 1024
 _SPEED_CHUNK = b"x" * (64 * 1024)
@@ -81,12 +82,12 @@ async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) 
 
 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
-async def cycle_request(data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
+async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
-    return await _service(state).request_cycle(data)
+    return await _service(state).request_cycle(data, partial(wait_until_gone, request))
 
 
-@get("/get-model", responses=describe_problems(400, 401, 404, 410))
+@get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
     """The model that this cycle starts from: safetensors bytes."""
     ticket = await _ticket(request, state)
@@ -95,7 +96,7 @@ async def get_model(request: AppRequest, state: State, model_id: FromQuery[int])
     return await responses.respond(request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)})
 
 
-@get("/get-plan", responses=describe_problems(400, 401, 404, 410))
+@get("/get-plan", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
 ) -> Response[Any]:

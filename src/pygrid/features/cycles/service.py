@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -94,9 +94,13 @@ class CyclesService:
         await self._store.database.write(lambda connection: rows.put_client(connection, client_id, process.id, now))
         return AuthenticateResponse("success", client_id, process.config.needs_speed_test)
 
-    async def request_cycle(self, message: CycleRequest) -> CycleAccepted | CycleRejected:
+    async def request_cycle(
+        self, message: CycleRequest, departed: Callable[[], Awaitable[None]]
+    ) -> CycleAccepted | CycleRejected:
         """Admit a client to the current cycle of its process, or say when to come back.
 
+        Args:
+            departed: returns once the client has gone.
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. InvalidInput: ``speed_missing``, ``invalid_input``.
         """
@@ -104,7 +108,7 @@ class CyclesService:
         _check_numbers(message, process)
         native = message.wait_s is not None
         applicant = Applicant(message.worker_id, message.download, message.upload, native)
-        outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0)
+        outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)
         if isinstance(outcome, Refusal):
             return _rejected(outcome, native)
         return await self._accepted(process, outcome, native)
@@ -142,7 +146,9 @@ class CyclesService:
             Unauthenticated: ``invalid_request_key``: no such key, or another client's.
         """
         key_hash = hash_secret(request_key)
-        found = await self._store.database.look_up(lambda connection: rows.find_by_key(connection, key_hash))
+        found = self._admissions.recall(key_hash)
+        if found is None:
+            found = await self._store.database.look_up(lambda connection: rows.find_by_key(connection, key_hash))
         if found is None or (client_id is not None and client_id != found[0].client_id):
             raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
         assignment, cycle = found
@@ -212,6 +218,7 @@ class CyclesService:
             if isinstance(error, Gone):
                 self._store.database.write_later(lambda connection: self._clean_up(connection, cycle_id))
             raise
+        self._admissions.forget(ticket.key_hash)
         if report is None:
             if spool is not None:
                 spool.discard()

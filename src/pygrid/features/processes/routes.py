@@ -19,7 +19,7 @@ from pygrid.features.processes.uploads import MAX_MODEL_BYTES
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
 from pygrid.web.auth import require
-from pygrid.web.blobs import BlobResponses
+from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -114,7 +114,11 @@ async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
     return CheckpointList(await _service(state).list_checkpoints(process_id))
 
 
-@get("/processes/{process_id:int}/plans/{plan_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
+@get(
+    "/processes/{process_id:int}/plans/{plan_id:int}",
+    guards=[require()],
+    responses={**describe_blob(), **describe_problems(400, 401, 404)},
+)
 async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
     """A plan archive."""
     plan_hash = await _service(state).find_plan(process_id, plan_id)
@@ -138,7 +142,7 @@ async def _encode(events: AsyncIterator[Event]) -> AsyncIterator[ServerEvent]:
         yield ServerEvent(event.id, event.kind, msgspec.json.encode(event))
 
 
-@get("/retrieve-model", guards=[_unless_open(None)], responses=describe_problems(400, 401, 404))
+@get("/retrieve-model", guards=[_unless_open(None)], responses={**describe_blob(), **describe_problems(400, 401, 404)})
 async def retrieve_model(
     request: AppRequest,
     state: State,

@@ -22,7 +22,7 @@ from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateLimits, GateReport, check_async
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
-from pygrid.storage.signals import wait_for
+from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import begin_cycle, close_cycle
 from pygrid.tensors.flat import num_values
@@ -237,7 +237,7 @@ class ProcessesService:
             if not stored and is_over:
                 return
             if not stored:
-                await wait_for(changed, REFRESH_S)
+                await wait_for_any([changed], REFRESH_S)
 
     def _describe(self, connection: sa.Connection, process: processes.Process) -> ProcessInfo:
         newest = processes.get_checkpoint(connection, process.id)
