@@ -1,0 +1,294 @@
+"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure, and their framing.
+
+Shared by the Domain, which writes specifications, and the Worker, which reads them; values only.
+
+A frame is one byte of kind, eight bytes of length (little-endian), and the body:
+
+    Domain -> Worker   S  a JobSpec as JSON
+    Worker -> Domain   P  a Progress as JSON, any number of times, never for a private job
+                       O  an Outcome as JSON, once, at the end
+                       B  the bytes of the result, once, after a good outcome
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from pygrid.aggregation.optimizers import ServerOptimizer
+from pygrid.errors import InvalidInput
+
+JobKind = Literal["train", "evaluate", "statistics"]
+Unit = Literal["record", "subject", "domain"]
+ColumnType = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text"]
+StatisticKind = Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
+FailureKind = Literal[
+    "refused", "plan_failed", "out_of_memory", "out_of_cpu", "out_of_time", "crashed", "cancelled", "result_too_large", "lost"
+]
+
+FRAME_HEADER_BYTES = 9
+SPEC, PROGRESS, OUTCOME, RESULT = b"S", b"P", b"O", b"B"
+MAX_SPEC_BYTES = 16 * 1024**2
+MAX_MESSAGE_BYTES = 1024**2
+"""Of a progress or an outcome."""
+
+_MAX_ROUNDS = 1_000_000
+_SHORTEST_BUCKET_S = 0.25
+
+
+class ColumnRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a column's raw little-endian values lie; ``shape`` is that of one record."""
+
+    path: str
+    dtype: ColumnType
+    shape: tuple[int, ...]
+    num_records: int
+    offset: int = 0
+    """Of the first value in the file, in bytes."""
+
+
+class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question about a scalar column. Bounds and keys are declared, never read off the data."""
+
+    kind: StatisticKind
+    column: str = ""
+    """Not needed to count."""
+    lower: float = 0.0
+    upper: float = 0.0
+    """Values are clamped to ``lower..upper`` for sum, mean and variance."""
+    edges: tuple[float, ...] = ()
+    """histogram: borders of the bins, rising; quantile: the candidates, rising. Values beyond the ends go to the last bins."""
+    quantile: float = 0.5
+    by: str = ""
+    """A column of integers or text to group by ..."""
+    keys: tuple[int, ...] = ()
+    """... and the values (for text: the codes) that get a group; records with other values are left out."""
+
+
+class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a private job promises. All of it is static: nothing here depends on the data.
+
+    In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``; each contributes a vector of L2 norm
+    at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum, which is then divided
+    by ``expected_size``.
+    """
+
+    clip: float
+    noise_multiplier: float
+    rounds: int
+    delta: float
+    expected_size: float
+    """Units that take part in a round on average, from public numbers: ``sampling_rate`` times the published size."""
+    sampling_rate: float = 1.0
+    unit: Unit = "record"
+    max_rows_per_subject: int = 1
+    """unit subject: further records of the same subject are left out."""
+
+
+class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a job may use; beyond what the Worker needs to start and the mapped columns."""
+
+    memory_bytes: int = 2 * 1024**3
+    cpu_s: int = 3600
+    wall_s: float = 3600.0
+    max_result_bytes: int = 256 * 1024**2
+
+
+class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job, complete: a Worker needs nothing else. The plan must have passed the gate."""
+
+    id: str
+    kind: JobKind
+    columns: dict[str, ColumnRef]
+    plan_path: str = ""
+    model_path: str = ""
+    """A safetensors file with exactly the plan's arrays."""
+    binding: dict[str, str] = {}
+    """The plan's data port -> column."""
+    hyper: dict[str, float] = {}
+    epochs: int = 1
+    batch_size: int = 32
+    seed: int = 0
+    """Of an exact job's order and noise ports. A private job draws its sample and its noise from the system's random source."""
+    optimizer: ServerOptimizer = ServerOptimizer()
+    """Private training only: what the trusted runner does with the noisy mean gradient."""
+    statistics: tuple[Statistic, ...] = ()
+    subject: str = ""
+    """The column that tells whose a record is; needed for the unit ``subject``."""
+    privacy: PrivacyTerms | None = None
+    limits: JobLimits = JobLimits()
+    num_threads: int = 1
+    """Threads of an operator; with one, the sandbox forbids threads altogether."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far an exact job has come."""
+
+    done: int
+    total: int
+    metrics: dict[str, float] = {}
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """For the owner of the data only: what happened, in numbers that may depend on single records."""
+
+    num_records: int = 0
+    bytes_in: int = 0
+    """Of the bound columns."""
+    bytes_out: int = 0
+    num_calls: int = 0
+    """Of the plan's graphs."""
+    num_zeroed: int = 0
+    """Contributions that counted as zero, because the plan failed on them or gave NaN or infinity."""
+    num_skipped: int = 0
+    """Contributions that counted as zero, because the time of the job was over."""
+    sandbox: tuple[str, ...] = ()
+    """The layers that held."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    max_rss_bytes: int = 0
+
+    @property
+    def bytes_out_ratio(self) -> float:
+        """Bytes of the result per byte of data: near or above 1, a result may hold the data itself."""
+        return self.bytes_out / self.bytes_in if self.bytes_in else math.inf
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why there is no result. ``detail`` may depend on the data: it is for the owner only, if the job was private."""
+
+    kind: FailureKind
+    detail: str
+    code: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A job's end as the Worker tells it."""
+
+    facts: Facts
+    failure: Failure | None = None
+    media_type: str = ""
+
+
+class JobResult(msgspec.Struct, frozen=True):
+    """A job's end as the Domain sees it: the bytes of a result, or why there are none."""
+
+    facts: Facts
+    failure: Failure | None = None
+    media_type: str = ""
+    payload: bytes = b""
+
+
+def check_spec(spec: JobSpec) -> None:
+    """Refuse a specification that no Worker could run, before anything is charged for it.
+
+    Raises:
+        InvalidInput: names the field, its value and what is allowed; ``invalid_job``.
+    """
+    if spec.kind == "statistics":
+        if not spec.statistics:
+            raise _invalid("a statistics job needs at least one statistic")
+        for statistic in spec.statistics:
+            _check_statistic(spec, statistic)
+    elif not spec.plan_path or not spec.model_path or not spec.binding:
+        raise _invalid(f"a job of kind {spec.kind} needs a plan, a model and a binding of the plan's data ports to columns")
+    for port, column in spec.binding.items():
+        if column not in spec.columns:
+            raise _invalid(f"port {port!r} is bound to column {column!r}, which the data set does not have")
+    lengths = {column.num_records for column in spec.columns.values()}
+    if len(lengths) != 1 or min(lengths) < 0:
+        raise _invalid(f"the columns have {sorted(lengths)} records; all columns of a data set have the same number")
+    for name, low, value in (
+        ("epochs", 0, spec.epochs),
+        ("batch_size", 1, spec.batch_size),
+        ("seed", 0, spec.seed),
+        ("num_threads", 1, spec.num_threads),
+        ("memory_bytes", 1, spec.limits.memory_bytes),
+        ("cpu_s", 1, spec.limits.cpu_s),
+        ("max_result_bytes", 1, spec.limits.max_result_bytes),
+    ):
+        if value < low:
+            raise _invalid(f"{name} is {value}; it must be at least {low}")
+    _check_positive("wall_s", spec.limits.wall_s)
+    if spec.privacy is not None:
+        _check_terms(spec, spec.privacy)
+
+
+def _check_terms(spec: JobSpec, terms: PrivacyTerms) -> None:
+    for name in ("clip", "noise_multiplier", "expected_size"):
+        _check_positive(name, getattr(terms, name))
+    if not 0 < terms.delta < 1:
+        raise _invalid(f"delta is {terms.delta}; it lies between 0 and 1")
+    if not 0 < terms.sampling_rate <= 1:
+        raise _invalid(f"sampling_rate is {terms.sampling_rate}; it lies above 0 and is at most 1")
+    if not 1 <= terms.rounds <= _MAX_ROUNDS:
+        raise _invalid(f"rounds is {terms.rounds}; 1 to {_MAX_ROUNDS:,} are allowed")
+    if terms.max_rows_per_subject < 1:
+        raise _invalid(f"max_rows_per_subject is {terms.max_rows_per_subject}; it must be at least 1")
+    if spec.kind != "train" and terms.rounds != 1:
+        raise _invalid(f"a private job of kind {spec.kind} has one round, not {terms.rounds}")
+    if terms.unit == "subject" and spec.subject not in spec.columns:
+        raise _invalid("the unit is subject, but the data set names no subject column")
+    if terms.unit == "domain" and (spec.kind != "train" or terms.sampling_rate != 1):
+        raise _invalid("the unit domain is for training, and the one Domain always takes part: sampling_rate is 1")
+
+
+def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
+    kind = statistic.kind
+    if kind != "count" and statistic.column not in spec.columns:
+        raise _invalid(f"{kind}: the data set has no column {statistic.column!r}")
+    for name in filter(None, (statistic.column, statistic.by)):
+        if name not in spec.columns or spec.columns[name].shape != ():
+            raise _invalid(f"{kind}: column {name!r} must be there and hold one number per record")
+    if kind in ("sum", "mean", "variance") and not (
+        math.isfinite(statistic.lower) and math.isfinite(statistic.upper) and statistic.lower < statistic.upper
+    ):
+        raise _invalid(f"{kind} of {statistic.column!r} needs finite bounds lower < upper, declared and not read off the data")
+    rising = all(a < b for a, b in zip(statistic.edges, statistic.edges[1:], strict=False))
+    if kind in ("quantile", "histogram") and (
+        len(statistic.edges) < 2 or not rising or not all(map(math.isfinite, statistic.edges))
+    ):
+        raise _invalid(f"{kind} of {statistic.column!r} needs at least two finite, rising edges")
+    if kind == "quantile" and not 0 <= statistic.quantile <= 1:
+        raise _invalid(f"the quantile is {statistic.quantile}; it lies between 0 and 1")
+    if statistic.by and (not statistic.keys or len(set(statistic.keys)) != len(statistic.keys)):
+        raise _invalid(f"to group by {statistic.by!r}, declare its keys, each once")
+    if statistic.by and spec.columns[statistic.by].dtype not in ("int32", "int64", "uint8", "bool", "text"):
+        raise _invalid(f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be grouped by")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise _invalid(f"{name} is {value}; it must be a finite number above 0")
+
+
+def _invalid(detail: str) -> InvalidInput:
+    return InvalidInput(detail, code="invalid_job")
+
+
+def frame(kind: bytes, body: bytes) -> bytes:
+    """One framed message."""
+    return frame_header(kind, len(body)) + body
+
+
+def frame_header(kind: bytes, length: int) -> bytes:
+    """What comes before a message's body."""
+    return kind + length.to_bytes(FRAME_HEADER_BYTES - 1, "little")
+
+
+def parse_frame_header(header: bytes) -> tuple[bytes, int]:
+    """Kind and length of the message whose first `FRAME_HEADER_BYTES` these are."""
+    return header[:1], int.from_bytes(header[1:FRAME_HEADER_BYTES], "little")
+
+
+def padded_s(elapsed_s: float) -> float:
+    """The end of the coarse bucket that a private job's run time falls into: 0.25 s, doubled as often as needed.
+
+    All that others learn of a run time is this; one bit per doubling is left, of a time that hardly depends on one record.
+    """
+    bucket = _SHORTEST_BUCKET_S
+    while bucket < elapsed_s:
+        bucket *= 2
+    return bucket

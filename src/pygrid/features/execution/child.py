@@ -1,0 +1,189 @@
+"""The life of one job's process: read the specification, map the data, close the sandbox, run, answer, end."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.execution import (
+    FRAME_HEADER_BYTES,
+    MAX_SPEC_BYTES,
+    OUTCOME,
+    PROGRESS,
+    RESULT,
+    SPEC,
+    ColumnRef,
+    Facts,
+    Failure,
+    JobLimits,
+    JobSpec,
+    Outcome,
+    Progress,
+    frame,
+    frame_header,
+    parse_frame_header,
+)
+from pygrid.errors import InvalidInput, InvalidPlan, PygridError
+from pygrid.features.execution import sandbox
+
+Array = npt.NDArray[Any]
+
+_DTYPES: dict[str, str] = {
+    "float32": "<f4",
+    "float64": "<f8",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "u1",
+    "bool": "?",
+    "text": "<i4",
+}
+_MAX_DETAIL = 2000
+_PROGRESS_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job works on, in memory or mapped."""
+
+    columns: Mapping[str, Array]
+    plan: bytes
+    model: bytes
+
+
+def preload() -> None:
+    """Import everything that a job needs: behind the sandbox no file can be opened."""
+    import numpy.random  # noqa: F401
+    import onnx.numpy_helper  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    import pygrid.features.execution.runner  # noqa: F401
+    import pygrid.plans.costs  # noqa: F401
+    import pygrid.plans.runner  # noqa: F401
+    import pygrid.plans.structure  # noqa: F401
+
+
+def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool) -> None:
+    """Run the job whose specification comes by ``stream``; everything that can go wrong with it is answered there."""
+    started = time.monotonic()
+    try:
+        spec = _read_spec(stream)
+        inputs = open_inputs(spec)
+        gc.disable()  # a short life; a collection would copy the pages that are shared with the fork server
+        layers = sandbox.apply(
+            sandbox.Limits(limits.memory_bytes, limits.cpu_s, threads=spec.num_threads > 1),
+            keep={stream},
+            empty_root=empty_root,
+            allow_weak=allow_weak,
+        )
+    except (PygridError, OSError) as error:
+        _answer(stream, Outcome(Facts(), Failure("refused", str(error)[:_MAX_DETAIL], getattr(error, "code", ""))), b"")
+        return
+    outcome, payload = _run(spec, inputs, _Reporter(stream), started, layers.names)
+    if len(payload) > limits.max_result_bytes:
+        detail = f"the result has {len(payload):,} bytes; {limits.max_result_bytes:,} are allowed"
+        outcome, payload = Outcome(outcome.facts, Failure("result_too_large", detail)), b""
+    _answer(stream, outcome, payload)
+
+
+def _run(
+    spec: JobSpec, inputs: Inputs, report: _Reporter, started: float, layers: tuple[str, ...]
+) -> tuple[Outcome, bytes]:
+    from pygrid.features.execution.runner import run
+
+    try:
+        outcome, payload = run(spec, inputs, report, started=started)
+    except MemoryError:
+        return Outcome(Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")), b""
+    except PygridError as error:
+        kind = "plan_failed" if isinstance(error, InvalidPlan) else "refused"
+        return Outcome(Facts(sandbox=layers), Failure(kind, error.detail[:_MAX_DETAIL], error.code)), b""
+    except Exception as error:  # the rim: a fault of this code, which the owner's log should show
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        detail = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+        return Outcome(Facts(sandbox=layers), Failure("crashed", detail[:_MAX_DETAIL])), b""
+    return msgspec.structs.replace(outcome, facts=msgspec.structs.replace(outcome.facts, sandbox=layers)), payload
+
+
+class _Reporter:
+    """Sends progress, not more often than anybody can read."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+        self._last = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.done >= progress.total or now - self._last >= _PROGRESS_EVERY_S:
+            self._last = now
+            _write(self._stream, frame(PROGRESS, msgspec.json.encode(progress)))
+
+
+def open_inputs(spec: JobSpec) -> Inputs:
+    """Map the columns and read plan and model, without looking at what they hold.
+
+    Raises:
+        InvalidInput: a column's file is shorter than the data set says.
+        OSError: a file is not there or can't be read.
+    """
+    columns = {name: _map(name, column) for name, column in spec.columns.items()}
+    plan = Path(spec.plan_path).read_bytes() if spec.plan_path else b""
+    model = Path(spec.model_path).read_bytes() if spec.model_path else b""
+    return Inputs(columns, plan, model)
+
+
+def _map(name: str, column: ColumnRef) -> Array:
+    dtype = np.dtype(_DTYPES[column.dtype])
+    shape = (column.num_records, *column.shape)
+    count = int(np.prod(shape, dtype=np.int64))
+    if count == 0:
+        return np.zeros(shape, dtype)
+    with open(column.path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < column.offset + count * dtype.itemsize:
+            raise InvalidInput(f"the file of column {name!r} has {size:,} bytes, fewer than its {count:,} values need")
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+    return np.frombuffer(mapped, dtype, count, column.offset).reshape(shape)
+
+
+def _read_spec(stream: int) -> JobSpec:
+    kind, length = parse_frame_header(_read(stream, FRAME_HEADER_BYTES))
+    if kind != SPEC or length > MAX_SPEC_BYTES:
+        raise InvalidInput("what came is no specification of a job")
+    try:
+        return msgspec.json.decode(_read(stream, length), type=JobSpec)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the specification of the job can't be read: {error}") from error
+
+
+def _answer(stream: int, outcome: Outcome, payload: bytes) -> None:
+    _write(stream, frame(OUTCOME, msgspec.json.encode(outcome)))
+    if outcome.failure is None:
+        _write(stream, frame_header(RESULT, len(payload)))
+        _write(stream, payload)
+
+
+def _read(stream: int, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        chunk = os.read(stream, length - len(data))
+        if not chunk:
+            raise InvalidInput("the specification of the job ends too early")
+        data += chunk
+    return bytes(data)
+
+
+def _write(stream: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(stream, rest) :]

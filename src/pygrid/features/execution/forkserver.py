@@ -1,0 +1,221 @@
+"""The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and ends it.
+
+    python -I -m pygrid.features.execution.forkserver DESCRIPTOR SETTINGS
+
+``DESCRIPTOR`` is a connected socket of packets, inherited from the Domain; each packet is one JSON document:
+
+    Domain -> here   {"start": ID, "limits": {...}}   with one descriptor: the job's own stream socket
+                     {"cancel": ID}
+    here -> Domain   {"ready": true, "sound": bool, "layers": [...]}
+                     {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s", "max_rss_bytes"}
+
+The child reads its specification from its stream and answers there (`pygrid.core.execution`), so no byte of a job passes through
+this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so that a fork copies
+a quiet process. When the Domain goes away, it ends, and every job with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pygrid.core.execution import JobLimits
+from pygrid.features.execution import sandbox
+from pygrid.features.execution.child import preload, run_job
+
+_TICK_S = 0.05
+_MAX_PACKET = 65_536
+_CPU_PROBE_S = 5
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """What the operator decided."""
+
+    allow_weak_sandbox: bool = False
+    niceness: int = 5
+    """Added to a job's priority value, so that the Domain answers while jobs compute."""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A packet from the Domain."""
+
+    start: str = ""
+    limits: JobLimits = JobLimits()
+    cancel: str = ""
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A packet to the Domain: a job's process is gone."""
+
+    ended: str
+    status: int
+    reason: str
+    wall_s: float
+    cpu_s: float
+    max_rss_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The first packet to the Domain: what the sandbox of a trial child was made of."""
+
+    sound: bool
+    layers: tuple[str, ...]
+    ready: bool = True
+
+
+@dataclass
+class _Job:
+    id: str
+    pid: int
+    pidfd: int
+    limits: JobLimits
+    base_bytes: int
+    started: float = field(default_factory=time.monotonic)
+    reason: str = ""
+
+
+class ForkServer:
+    """Forks, watches and reaps. Serial: one loop, woken by the Domain, by a child's end, or by the clock while jobs run."""
+
+    def __init__(self, control: socket.socket, settings: ServerSettings) -> None:
+        self._control = control
+        self._settings = settings
+        self._jobs: dict[str, _Job] = {}
+        self._selector = selectors.DefaultSelector()
+        self._folder = tempfile.mkdtemp(prefix="pygrid-worker-")
+        os.chmod(self._folder, 0o555)
+
+    def serve(self) -> None:
+        """Until the Domain is gone."""
+        self._send(self._try_sandbox())
+        self._selector.register(self._control, selectors.EVENT_READ, None)
+        try:
+            while True:
+                for key, _ in self._selector.select(_TICK_S if self._jobs else None):
+                    if key.data is not None:
+                        self._reap(key.data)
+                    elif not self._obey():
+                        return
+                self._watch()
+        finally:
+            for job in list(self._jobs.values()):
+                self._kill(job, "cancelled")
+                self._reap(job)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _obey(self) -> bool:
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 1)
+        if not packet:
+            return False
+        command = msgspec.json.decode(packet, type=Command)
+        if command.start and descriptors:
+            self._start(command, descriptors[0])
+        elif command.cancel in self._jobs:
+            self._kill(self._jobs[command.cancel], "cancelled")
+        return True
+
+    def _start(self, command: Command, stream: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            # The child never comes back to this loop, whatever happens.
+            try:
+                self._become_job(command.limits, stream)
+            finally:
+                os._exit(1)
+        os.close(stream)
+        # The child may be gone already; until it is reaped its number is its own.
+        job = _Job(command.start, pid, os.pidfd_open(pid), command.limits, _own_bytes(os.getpid()))
+        self._jobs[job.id] = job
+        self._selector.register(job.pidfd, selectors.EVENT_READ, job)
+
+    def _become_job(self, limits: JobLimits, stream: int) -> None:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        sandbox.die_with_parent()
+        os.nice(self._settings.niceness)
+        run_job(stream, limits, empty_root=self._folder, allow_weak=self._settings.allow_weak_sandbox)
+
+    def _watch(self) -> None:
+        """Kill what used up its time or memory. RLIMIT_CPU and RLIMIT_AS are the child's own; this is the view from outside."""
+        now = time.monotonic()
+        for job in self._jobs.values():
+            if now - job.started > job.limits.wall_s:
+                self._kill(job, "out_of_time")
+            elif _own_bytes(job.pid) - job.base_bytes > job.limits.memory_bytes:
+                self._kill(job, "out_of_memory")
+
+    def _kill(self, job: _Job, reason: str) -> None:
+        job.reason = job.reason or reason
+        try:
+            os.killpg(job.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # not yet the head of a group of its own
+            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+
+    def _reap(self, job: _Job) -> None:
+        _, status, usage = os.wait4(job.pid, 0)
+        self._selector.unregister(job.pidfd)
+        os.close(job.pidfd)
+        del self._jobs[job.id]
+        wall_s = time.monotonic() - job.started
+        self._send(Ended(job.id, status, job.reason, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024))
+
+    def _send(self, packet: Ready | Ended) -> None:
+        try:
+            self._control.send(msgspec.json.encode(packet))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the Domain is gone; the loop will see it
+
+    def _try_sandbox(self) -> Ready:
+        """Close a sandbox around a child that does nothing else, and see what held."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                limits = sandbox.Limits(JobLimits().memory_bytes, _CPU_PROBE_S)
+                layers = sandbox.apply(limits, keep={writer}, empty_root=self._folder, allow_weak=True)
+                os.write(writer, msgspec.json.encode(Ready(layers.sound, layers.names)))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as file:
+            answer = file.read()
+        os.waitpid(pid, 0)
+        return msgspec.json.decode(answer, type=Ready) if answer else Ready(False, ())
+
+
+def _own_bytes(pid: int) -> int:
+    """Resident memory of a process that is not backed by files; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            _, resident, shared, *_ = file.read().split()
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Load everything, then serve."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = msgspec.json.decode(sys.argv[2], type=ServerSettings)
+    # A terminal's Ctrl-C is meant for the Domain, which ends this process by closing the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    preload()
+    # What is here now stays shared with every child: the collector must not touch it.
+    gc.collect()
+    gc.freeze()
+    ForkServer(control, settings).serve()
+
+
+if __name__ == "__main__":
+    main()

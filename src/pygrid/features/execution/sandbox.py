@@ -1,0 +1,231 @@
+"""Takes from this process everything that a job does not need, for good. ctypes and the kernel; no library, no rights needed.
+
+    namespaces    no network, no shared memory or host name of the machine (root, or where users may make namespaces)
+    empty root    the file system is one empty folder (likewise)
+    user          a process of root becomes nobody; all capabilities go
+    rlimits       address space, CPU time, no files to write, no core, no processes
+    Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel knows)
+    seccomp       the allow-list of `pygrid.features.execution.bpf`
+
+Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. A job is
+safe to run if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are refused, and a
+hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless the operator allows a weak sandbox.
+
+Source: man 2 unshare, setrlimit, capset, seccomp; ``Documentation/userspace-api/landlock.rst``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pygrid.errors import Unavailable
+from pygrid.features.execution.bpf import MACHINES, filter_program
+
+NOBODY = 65_534
+
+_NEWUTS, _NEWIPC, _NEWUSER, _NEWNET = 0x04000000, 0x08000000, 0x10000000, 0x40000000
+_SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 4, 22, 38
+_SECCOMP_FILTER = 2
+_LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
+_LANDLOCK_VERSION = 1
+_CAPSET = {"x86_64": 126, "aarch64": 91}
+_CAPABILITY_VERSION = 0x20080522
+_MAX_OPEN_FILES = 64
+_SIGKILL = 9
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the process may use from now on."""
+
+    memory_bytes: int
+    """Address space beyond what is mapped when the sandbox closes."""
+    cpu_s: int
+    """CPU time of the process, from its start."""
+    threads: bool = False
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What holds."""
+
+    namespaces: bool
+    empty_root: bool
+    not_root: bool
+    landlock_abi: int
+    """0: the kernel has no Landlock."""
+    seccomp: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether a stranger's plan may run behind it."""
+        return self.seccomp and (self.landlock_abi > 0 or self.empty_root)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers that hold, for people and records."""
+        held = (
+            ("namespaces", self.namespaces),
+            ("empty root", self.empty_root),
+            ("not root", self.not_root),
+            ("rlimits", True),
+            (f"landlock {self.landlock_abi}", self.landlock_abi > 0),
+            ("seccomp", self.seccomp),
+        )
+        return tuple(name for name, holds in held if holds)
+
+
+def apply(limits: Limits, *, keep: Collection[int], empty_root: str | None = None, allow_weak: bool = False) -> Layers:
+    """Close the sandbox around this process. It must have one thread, and can't be undone.
+
+    Args:
+        keep: descriptors that stay open; 0, 1 and 2 become /dev/null.
+        empty_root: an empty folder that nobody may write to.
+        allow_weak: go on where too little holds.
+    Returns:
+        The layers that hold.
+    Raises:
+        Unavailable: ``sandbox_unavailable``; the process may have lost rights already, and must not go on to a job.
+    """
+    mapped_bytes, is_root = _mapped_bytes(), os.getuid() == 0
+    close_descriptors(keep)
+    namespaces = _unshare()
+    root_is_empty = empty_root is not None and _change_root(empty_root)
+    not_root = not is_root or _become_nobody()
+    _drop_capabilities()
+    die_with_parent()
+    _prctl(_SET_DUMPABLE, 0)
+    _check(_prctl(_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    _limit(limits, mapped_bytes)
+    abi = _landlock()
+    layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads))
+    if not layers.sound and not allow_weak:
+        raise Unavailable(
+            f"this machine offers too little to run a stranger's plan (what holds: {', '.join(layers.names)}). Needed are seccomp, "
+            "and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
+            code="sandbox_unavailable",
+        )
+    return layers
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends. A change of user undoes it."""
+    _check(_prctl(_SET_PDEATHSIG, _SIGKILL), "a tie to the parent")
+
+
+def close_descriptors(keep: Collection[int]) -> None:
+    """Close every descriptor but these; 0, 1 and 2 become /dev/null."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        if number not in keep:
+            os.dup2(null, number)
+    last = 3
+    for number in sorted({*keep, 1 << 20}):
+        if number >= last:
+            os.closerange(last, number)
+            last = number + 1
+
+
+def _unshare() -> bool:
+    flags = _NEWNET | _NEWIPC | _NEWUTS
+    if _libc.unshare(flags) == 0:
+        return True
+    return bool(_libc.unshare(flags | _NEWUSER) == 0)
+
+
+def _change_root(folder: str) -> bool:
+    try:
+        os.chroot(folder)
+        os.chdir("/")
+    except OSError:
+        return False
+    return True
+
+
+def _become_nobody() -> bool:
+    """Give up root. Without the right to (in a container that withholds it), the later layers have to do."""
+    try:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    except OSError:
+        return False
+    return True
+
+
+def _drop_capabilities() -> None:
+    number = _CAPSET.get(platform.machine())
+    if number is None:
+        return
+    header = struct.pack("<Ii", _CAPABILITY_VERSION, 0)
+    _check(_libc.syscall(number, header, bytes(24)), "giving up capabilities")
+
+
+def _mapped_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _limit(limits: Limits, mapped_bytes: int) -> None:
+    for kind, value in (
+        (resource.RLIMIT_AS, mapped_bytes + limits.memory_bytes),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+        *(() if limits.threads else ((resource.RLIMIT_NPROC, 0),)),
+    ):
+        resource.setrlimit(kind, (value, value))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
+
+
+def _landlock() -> int:
+    """Refuse every access that this kernel's Landlock knows of; gives the version of its interface, 0 without it."""
+    abi = int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _LANDLOCK_VERSION))
+    if abi < 1:
+        return 0
+    files = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # + refer, truncate, ioctl on devices
+    network = 2 if abi >= 4 else 0  # bind and connect TCP
+    scopes = 2 if abi >= 6 else 0  # abstract sockets, signals
+    fields = [(1 << files) - 1, (1 << network) - 1, (1 << scopes) - 1]
+    used = 1 + (abi >= 4) + (abi >= 6)
+    attributes = struct.pack(f"<{used}Q", *fields[:used])
+    ruleset = int(_libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0))
+    if ruleset < 0:
+        return 0
+    held = _libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0
+    os.close(ruleset)
+    return abi if held else 0
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def _seccomp(threads: bool) -> bool:
+    machine = MACHINES.get(platform.machine())
+    if machine is None:
+        return False
+    code = filter_program(machine, pid=os.getpid(), threads=threads)
+    program = _Program(len(code) // 8, code)
+    return _prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.addressof(program)) == 0
+
+
+def _prctl(option: int, *arguments: int) -> int:
+    padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
+    return int(_libc.prctl(option, *padded))
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise Unavailable(
+            f"the kernel refused {what} to the sandbox: {os.strerror(ctypes.get_errno())}", code="sandbox_unavailable"
+        )

@@ -1,0 +1,457 @@
+"""How a Domain has a job run: one interface, and the driver that uses processes of this machine.
+
+                run()
+    (unknown) ---------> queued -----> running -----> (result; forgotten but for its log)
+                            \\             \\
+                             cancel()       cancel(), time, memory: killed, with a failure as the result
+
+`run` always gives a `JobResult`; what goes wrong with a job is a failure in it, not an exception. `JobResult` is checked: the
+process that it came from may have been in a stranger's hand, so nothing that it says about itself is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from pygrid.core.execution import (
+    FRAME_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    OUTCOME,
+    PROGRESS,
+    RESULT,
+    SPEC,
+    Facts,
+    Failure,
+    FailureKind,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    check_spec,
+    frame,
+    padded_s,
+    parse_frame_header,
+)
+from pygrid.errors import Conflict, InvalidTensors, Unavailable
+from pygrid.tensors import decode, read_layout
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress], None]
+State = Literal["queued", "running"]
+
+_MODULE = "pygrid.features.execution.forkserver"
+_ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+}
+_START_S = 60.0
+_GRACE_S = 10.0
+_MAX_PACKET = 65_536
+_LOGS_KEPT = 1000
+
+
+class Driver(Protocol):
+    """Runs jobs somewhere. An implementation may be called from one event loop only."""
+
+    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None) -> JobResult:
+        """Queue a job, run it, give its result. If the caller is cancelled, so is the job.
+
+        Raises:
+            InvalidInput: the specification makes no sense; nothing ran.
+            Conflict: a job of this id is queued or running.
+            Unavailable: no Worker can be had, or only one whose sandbox is too weak; the job never started.
+        """
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job, whose `run` then gives a failure ``cancelled``; False if there is no such job now."""
+
+    def status(self, job_id: str) -> State | None:
+        """Where a job is; None if it is not here (any more)."""
+
+    def logs(self, job_id: str) -> tuple[str, ...]:
+        """What happened to a job, a line each; for its owner only, where the job is private. Kept for the latest jobs."""
+
+    async def close(self) -> None:
+        """End every job and every Worker."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the operator decides about Workers of this machine."""
+
+    max_concurrent: int = 2
+    allow_weak_sandbox: bool = False
+    """Run strangers' plans even where the kernel offers too little to lock them in."""
+
+
+@dataclass
+class _Job:
+    spec: JobSpec
+    state: State = "queued"
+    cancelled: bool = False
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What the fork server saw of a job's process from outside."""
+
+    status: int
+    reason: str
+    wall_s: float
+    cpu_s: float
+    max_rss_bytes: int
+
+
+class SubprocessDriver:
+    """Runs each job in a sandboxed process of this machine, forked from a warm one. Use it as an async context manager."""
+
+    def __init__(self, settings: WorkerSettings | None = None) -> None:
+        self._settings = settings or WorkerSettings()
+        self._slots = asyncio.Semaphore(self._settings.max_concurrent)
+        self._starting = asyncio.Lock()
+        self._server: _Server | None = None
+        self._jobs: dict[str, _Job] = {}
+        self._logs: OrderedDict[str, list[str]] = OrderedDict()
+        self._closed = False
+
+    async def __aenter__(self) -> SubprocessDriver:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> tuple[str, ...]:
+        """Start the warm process, if it does not run; gives the layers of its sandbox.
+
+        Raises:
+            Unavailable: it does not start (``worker_not_started``), or can't lock a plan in (``sandbox_unavailable``).
+        """
+        async with self._starting:
+            if self._closed:
+                raise Unavailable("the Domain is stopping; no job is started any more", code="worker_not_started")
+            if self._server is None or self._server.is_gone:
+                self._server = await _Server.start(self._settings)
+            return self._server.layers
+
+    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None) -> JobResult:
+        check_spec(spec)
+        if spec.id in self._jobs:
+            raise Conflict(f"job {spec.id} is here already", code="job_exists", job_id=spec.id)
+        job = self._jobs[spec.id] = _Job(spec)
+        self._log(spec.id, "queued")
+        try:
+            async with self._slots:
+                if job.cancelled:
+                    result = JobResult(Facts(), Failure("cancelled", "the job was cancelled before it began"))
+                else:
+                    result = await self._run_now(job, on_progress)
+        finally:
+            del self._jobs[spec.id]
+        how = "done" if result.failure is None else f"{result.failure.kind}: {result.failure.detail}"
+        self._log(spec.id, how)
+        return result
+
+    async def _run_now(self, job: _Job, on_progress: OnProgress | None) -> JobResult:
+        await self.start()
+        assert self._server is not None
+        began = time.monotonic()
+        job.state = "running"
+        self._log(job.spec.id, f"running behind {', '.join(self._server.layers)}")
+        result = await self._server.run(job.spec, on_progress)
+        if job.spec.privacy is not None and not job.cancelled:
+            # Whoever waits for the result must not learn from the time what the result does not tell.
+            elapsed = time.monotonic() - began
+            await asyncio.sleep(padded_s(elapsed) - elapsed)
+        return result
+
+    def cancel(self, job_id: str) -> bool:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        job.cancelled = True
+        if job.state == "running" and self._server is not None:
+            self._server.cancel(job_id)
+        return True
+
+    def status(self, job_id: str) -> State | None:
+        job = self._jobs.get(job_id)
+        return None if job is None else job.state
+
+    def logs(self, job_id: str) -> tuple[str, ...]:
+        return tuple(self._logs.get(job_id, ()))
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._server is not None:
+            await self._server.close()
+
+    def _log(self, job_id: str, line: str) -> None:
+        self._logs.setdefault(job_id, []).append(line)
+        self._logs.move_to_end(job_id)
+        while len(self._logs) > _LOGS_KEPT:
+            self._logs.popitem(last=False)
+
+
+class _Server:
+    """One fork server: its process, its socket of packets, and who waits for which job's end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._process, self._control = process, control
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._ends: dict[str, asyncio.Future[_Ended | None]] = {}
+        self.layers: tuple[str, ...] = ()
+        self.is_gone = False
+        self._loop.add_reader(control, self._receive)
+
+    @classmethod
+    async def start(cls, settings: WorkerSettings) -> _Server:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        decided = msgspec.json.encode({"allow_weak_sandbox": settings.allow_weak_sandbox}).decode()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno()), decided],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            env=_ENVIRONMENT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        server = cls(process, ours)
+        try:
+            ready = await asyncio.wait_for(asyncio.shield(server._ready), _START_S)
+            server.layers = tuple(ready["layers"])
+            if not ready["sound"] and not settings.allow_weak_sandbox:
+                raise Unavailable(
+                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what is missing",
+                    code="sandbox_unavailable",
+                )
+        except (TimeoutError, EOFError) as error:
+            await server.close()
+            raise Unavailable("the Worker's process does not start; see the log", code="worker_not_started") from error
+        except BaseException:
+            await server.close()
+            raise
+        return server
+
+    async def run(self, spec: JobSpec, on_progress: OnProgress | None) -> JobResult:
+        """Run one job and wait until its process is gone."""
+        end: asyncio.Future[_Ended | None] = self._loop.create_future()
+        self._ends[spec.id] = end
+        try:
+            outcome, payload = None, b""
+            trouble = ""
+            try:
+                async with asyncio.timeout(spec.limits.wall_s + _GRACE_S):
+                    outcome, payload = await self._talk(spec, on_progress)
+                    ended = await end
+            except _BadAnswerError as error:
+                trouble = str(error)
+                self.cancel(spec.id)
+                ended = await end
+            except TimeoutError:
+                # The fork server did not do its duty; without it nothing of the job is left.
+                await self.close()
+                ended = None
+        finally:
+            if not end.done():  # the caller was cancelled
+                self.cancel(spec.id)
+            self._ends.pop(spec.id, None)
+        return _result(spec, outcome, payload, ended, trouble)
+
+    async def _talk(self, spec: JobSpec, on_progress: OnProgress | None) -> tuple[Outcome | None, bytes]:
+        ours, theirs = socket.socketpair()
+        try:
+            packet = msgspec.json.encode({"start": spec.id, "limits": spec.limits})
+            socket.send_fds(self._control, [packet], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            return None, b""
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(frame(SPEC, msgspec.json.encode(spec)))
+            await writer.drain()
+            return await _read_answer(reader, spec, on_progress)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return None, b""  # the process is gone; how, the fork server tells
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def cancel(self, job_id: str) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(msgspec.json.encode({"cancel": job_id}))
+
+    def _receive(self) -> None:
+        try:
+            packet = self._control.recv(_MAX_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._lose()
+            return
+        message = msgspec.json.decode(packet)
+        if "ready" in message:
+            self._ready.set_result(message)
+            return
+        end = self._ends.get(message.pop("ended"))
+        if end is not None and not end.done():
+            end.set_result(_Ended(**message))
+
+    def _lose(self) -> None:
+        """The process is gone, and with it every job."""
+        if self.is_gone:
+            return
+        self.is_gone = True
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        if not self._ready.done():
+            self._ready.set_exception(EOFError())
+        for end in self._ends.values():
+            if not end.done():
+                end.set_result(None)
+
+    async def close(self) -> None:
+        """End the process; it takes its jobs with it."""
+        self._lose()
+        if self._ready.done() and not self._ready.cancelled():
+            self._ready.exception()  # seen
+        try:
+            await asyncio.to_thread(self._process.wait, _GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+
+class _BadAnswerError(Exception):
+    """What came from the process has no known form, or is too long."""
+
+
+async def _read_answer(
+    reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None
+) -> tuple[Outcome | None, bytes]:
+    outcome: Outcome | None = None
+    while True:
+        try:
+            kind, length = parse_frame_header(await reader.readexactly(FRAME_HEADER_BYTES))
+        except asyncio.IncompleteReadError:
+            return outcome, b""
+        if length > (spec.limits.max_result_bytes if kind == RESULT else MAX_MESSAGE_BYTES):
+            raise _BadAnswerError("an answer is longer than it may be")
+        body = await reader.readexactly(length)
+        try:
+            if kind == PROGRESS and outcome is None:
+                progress = msgspec.json.decode(body, type=Progress)
+                if on_progress is not None and spec.privacy is None:
+                    on_progress(progress)
+            elif kind == OUTCOME and outcome is None:
+                outcome = msgspec.json.decode(body, type=Outcome)
+                if outcome.failure is not None:
+                    return outcome, b""
+            elif kind == RESULT and outcome is not None:
+                return outcome, body
+            else:
+                raise _BadAnswerError("the answer has an unknown part")
+        except msgspec.DecodeError as error:
+            raise _BadAnswerError("the answer can't be read") from error
+
+
+def _result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str) -> JobResult:
+    facts = outcome.facts if outcome is not None else Facts()
+    facts = msgspec.structs.replace(facts, bytes_out=len(payload))
+    if ended is not None:
+        facts = msgspec.structs.replace(
+            facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes
+        )
+    failure = _failure(spec, outcome, payload, ended, trouble)
+    if failure is not None:
+        return JobResult(facts, failure)
+    assert outcome is not None
+    return JobResult(facts, None, outcome.media_type, payload)
+
+
+def _failure(
+    spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str
+) -> Failure | None:
+    if outcome is not None and outcome.failure is not None:
+        return outcome.failure
+    if ended is not None and ended.reason and not payload:
+        return Failure(_reason(ended.reason), _WORDS[_reason(ended.reason)])
+    if trouble:
+        return Failure("crashed", trouble)
+    if ended is None:
+        return Failure("lost", "the Worker's process was lost while the job ran")
+    if outcome is None or not payload:
+        return _death(spec, ended)
+    trouble = _wrong(spec, payload)
+    return Failure("crashed", trouble) if trouble else None
+
+
+_WORDS: dict[FailureKind, str] = {
+    "out_of_time": "the job took longer than it may",
+    "out_of_memory": "the job needs more memory than it may use",
+    "cancelled": "the job was cancelled",
+}
+
+
+def _reason(text: str) -> FailureKind:
+    return "out_of_time" if text == "out_of_time" else "out_of_memory" if text == "out_of_memory" else "cancelled"
+
+
+def _death(spec: JobSpec, ended: _Ended) -> Failure:
+    number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else 0
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
+        return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
+    if number:
+        return Failure("crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})")
+    return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
+
+
+def _wrong(spec: JobSpec, payload: bytes) -> str:
+    """What is wrong with the bytes of a result; empty if nothing is."""
+    if spec.kind != "train":
+        try:
+            msgspec.json.decode(payload)
+        except msgspec.DecodeError:
+            return "the result is not JSON"
+        return ""
+    try:
+        given = read_layout(payload)
+        wanted = read_layout(Path(spec.model_path).read_bytes())
+    except InvalidTensors as error:
+        return f"the result is no model: {error.detail}"
+    if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
+        return "the result has other arrays than the model"
+    if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
+        return "the result holds NaN or infinity"
+    return ""
