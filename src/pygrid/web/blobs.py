@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from litestar import Request, Response
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.response import Stream
 
 from pygrid.messages import media
@@ -17,6 +18,14 @@ from pygrid.messages import media
 CHUNK_BYTES = 512 * 1024
 SMALL_BYTES = 4 * 1024 * 1024
 CACHE_BYTES = 16 * 1024 * 1024
+
+
+def describe_blob() -> dict[int, ResponseSpec]:
+    """What a handler's ``responses=`` says about an answer of `BlobResponses`, for the OpenAPI document."""
+    return {
+        200: ResponseSpec(bytes, generate_examples=False, description="The bytes", media_type=media.TENSORS),
+        304: ResponseSpec(None, generate_examples=False, description="The client has them", media_type=media.TENSORS),
+    }
 
 
 class Blobs(Protocol):

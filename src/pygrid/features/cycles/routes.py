@@ -52,7 +52,7 @@ async def authenticate(data: JSONBody[AuthenticateRequest], state: State) -> Aut
     return await _service(state).authenticate(data)
 
 
-@get("/speed-test", responses=describe_problems(400))
+@get("/speed-test", responses={**describe_blob(), **describe_problems(400)})
 async def speed_test_download(
     state: State,
     worker_id: Text,
@@ -73,12 +73,12 @@ async def speed_test_download(
     return Stream(sample(), media_type=media.TENSORS, headers={"Content-Length": str(size_bytes)})
 
 
-@post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 413))
-async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) -> Response[bytes]:
+@post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413))
+async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) -> dict[str, str]:
     """Read bytes and forget them, while the client times their going."""
     async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
         pass
-    return Response(b"{}", media_type="application/json")
+    return {}
 
 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
