@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from pygrid.client.hosting import FileBody, FormBody, Part
 from pygrid.client.watching import counted, size
@@ -217,13 +218,13 @@ class Dataset:
         Raises:
             Forbidden: it is not yours. Conflict: you have another of that name. InvalidConfig: names what makes no sense.
         """
-        given = {
-            "name": name,
-            "description": description,
-            "tags": None if tags is None else tuple(tags),
-            "visibility": visibility,
-        }
-        body = BytesBody(msgspec.json.encode(UpdateDataset(**{key: v for key, v in given.items() if v is not None})))  # type: ignore[arg-type]
+        update = UpdateDataset(
+            name=UNSET if name is None else name,
+            description=UNSET if description is None else description,
+            tags=UNSET if tags is None else tuple(tags),
+            visibility=UNSET if visibility is None else visibility,
+        )
+        body = BytesBody(msgspec.json.encode(update))
         request = Request("PUT", self._path, headers={"Content-Type": "application/json"}, body=body)
         info = self._api.exchange(request, _reader(DatasetInfo, self._api.url))
         self.name = info.name

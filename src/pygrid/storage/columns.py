@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pygrid.core.datasets import Column, Schema
 from pygrid.errors import NotFound
-from pygrid.storage.files import sync_directory
+from pygrid.storage.files import WRITEBACK_BYTES, sync_directory
 
 SCHEMA_FILE = "schema.json"
 
@@ -56,6 +56,32 @@ def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
     except FileNotFoundError:
         raise _missing() from None
     return schema, arrays
+
+
+class ColumnWriter:
+    """One column as it is written. The disk is set to work on the way, so that little is left to wait for at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._size = 0
+        self._started = 0
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Append values as they are in memory."""
+        view = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        while view:
+            written = os.write(self._descriptor, view)
+            view, self._size = view[written:], self._size + written
+        if self._size - self._started >= WRITEBACK_BYTES:
+            # Begins to write what is dirty, and lets go of what is written: the server has other uses for its page cache.
+            os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
+            self._started = self._size
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Draft:

@@ -65,11 +65,15 @@ class _Reader:
         self._file: BinaryIO | None = None
         self._pending = bytearray()
         self._size = 0
+        self._writing: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Also when the upload is given up: the thread must be done with the file before the file is closed.
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         if self._file is not None:
             self._file.close()
 
@@ -107,15 +111,24 @@ class _Reader:
             self._file = self._paths[name].open("xb", buffering=0)
 
     async def _write(self) -> None:
+        """Have what is pending written while more arrives; waits for the write before."""
         assert self._file is not None
         data, self._pending = self._pending, bytearray()
-        await asyncio.to_thread(_write_all, self._file, data)
+        await self._written()
+        self._writing = asyncio.ensure_future(asyncio.to_thread(_write_all, self._file, data))
+
+    async def _written(self) -> None:
+        """Wait until the last write is done. Raises what it raised."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None
 
     async def _end(self) -> None:
         if self._file is None:
             self._folder = await self._on_config(bytes(self._pending))
             return
         await self._write()
+        await self._written()
         self._file.close()
         self._file = None
         if not self._size:

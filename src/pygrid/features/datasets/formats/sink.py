@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ from pygrid.core.datasets import (
     understand,
 )
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.storage.columns import SCHEMA_FILE, column_file, stored_dtype
+from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file, stored_dtype
 
 Piece = npt.NDArray[Any] | Sequence[str]
 """Records of one column: an array ``[n, *shape]`` (or its values in one dimension), or texts."""
@@ -87,7 +87,7 @@ class _Codes(dict[str, int]):
 class _Target:
     """One column of the dataset in the making."""
 
-    def __init__(self, column: Column, sources: tuple[str, ...], file: BinaryIO, codes: _Codes | None) -> None:
+    def __init__(self, column: Column, sources: tuple[str, ...], file: ColumnWriter, codes: _Codes | None) -> None:
         self.column = column
         self.sources = sources
         self.num_values = 0
@@ -106,7 +106,7 @@ class _Target:
             self._check_bounds(values)
         self.num_values += values.size
         if values.size:
-            self._file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+            self._file.write(values)
         return values.nbytes
 
     def _cast(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -148,7 +148,6 @@ class _Target:
 
     def finish(self, *, keep_categories: bool) -> tuple[Column, int]:
         """The column as it is described, and how many records it has."""
-        self._file.flush()
         self._file.close()
         num_records, rest = divmod(self.num_values, self.column.num_values)
         if rest:
@@ -264,7 +263,7 @@ class Sink:
             is_subject = column.name == self._subject
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
             codes = _Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
-        file = (self._folder / column_file(index)).open("wb", buffering=0)
+        file = ColumnWriter(self._folder / column_file(index))
         target = _Target(column, sources, file, codes)
         self._targets.append(target)
         for source in sources:
