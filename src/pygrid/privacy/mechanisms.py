@@ -1,0 +1,106 @@
+"""A sum of vectors that says little about any one of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidInput, ShapeMismatch
+from pygrid.privacy.clipping import Grid, quantise
+from pygrid.privacy.noise import DiscreteGaussian, SecretBits
+
+_CHUNK = 1 << 18
+"""Entries quantised at a time: 2 MiB in float64."""
+
+
+class GaussianSum:
+    """One noisy sum: contributions are clipped and added as integers, then discrete Gaussian noise is added once.
+
+    The largest change that one contribution, there or not there, makes to the sum before noise is exactly ``clip`` in L2 norm
+    (`clipping`); the noise has a standard deviation of ``noise_multiplier * clip`` in each entry. So one sum is the event
+    ``Gaussian(noise_multiplier)``, and ``PoissonSampledGaussian`` if who contributes was drawn by secret coins.
+
+    The privacy is that of what one call of `add` brings: a record, all records of a subject summed before, or a whole Domain.
+
+    Args:
+        size: entries of each vector.
+        clip: bound of the L2 norm of a contribution, C > 0.
+        noise_multiplier: z > 0, the standard deviation of the noise in units of C.
+        bits: where the noise comes from; default: a fresh `SecretBits`.
+    Raises:
+        InvalidInput: a value out of range, named.
+    """
+
+    def __init__(self, size: int, clip: float, noise_multiplier: float, bits: SecretBits | None = None) -> None:
+        self.grid = Grid.fit(clip, size)
+        check_noise_multiplier(noise_multiplier)
+        self.size = size
+        self.noise_multiplier = float(noise_multiplier)
+        self._noise = DiscreteGaussian(self.noise_multiplier * self.grid.sensitivity, bits)
+        self._sum = np.zeros(size, np.int64)
+        self._finished = False
+
+    @property
+    def sensitivity(self) -> float:
+        """The L2 norm of the largest contribution, in the units of the vectors; it is ``clip``."""
+        return self.grid.clip
+
+    def add(self, vector: npt.NDArray[np.floating[Any]] | None) -> None:
+        """Add one contribution, of shape (size,).
+
+        One that failed (None), or with a value that is not finite, counts as zeros: whether a record makes the computation fail
+        must not show in the result.
+
+        Raises:
+            ShapeMismatch: another shape; nothing was added. `finish` was called: RuntimeError.
+        """
+        if vector is None:
+            self._check_open()
+            return
+        self.add_rows(vector[np.newaxis])
+
+    def add_rows(self, rows: npt.NDArray[np.floating[Any]]) -> None:
+        """Add many contributions, one for each row of shape (n, size); each is clipped by itself.
+
+        Raises:
+            As `add`.
+        """
+        self._check_open()
+        if rows.ndim != 2 or rows.shape[1] != self.size or rows.dtype.kind != "f":
+            raise ShapeMismatch(
+                f"contributions must be floating-point of {self.size} entries each, these are {rows.dtype} {rows.shape[1:]}",
+                expected=[self.size],
+            )
+        num_together = max(1, _CHUNK // self.size)
+        for start in range(0, len(rows), num_together):
+            together = quantise(rows[start : start + num_together], self.grid)
+            # Whole numbers below 2^53 in sum as well: a chunk adds fewer than 2^18 of at most 2^24 steps.
+            self._sum += together.sum(axis=0).astype(np.int64)
+
+    def finish(self) -> npt.NDArray[np.float32]:
+        """The sum with noise, shape (size,); nothing can be added or drawn afterwards.
+
+        Raises:
+            RuntimeError: it was finished before: a second draw of noise would need a second charge.
+        """
+        self._check_open()
+        self._finished = True
+        noisy = self._noise.add(self._sum)
+        self._sum = np.zeros(0, np.int64)
+        return (noisy * self.grid.step).astype(np.float32)
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise RuntimeError("this sum is finished: its noise is drawn once; make a new one for another release")
+
+
+def check_noise_multiplier(noise_multiplier: float) -> None:
+    """Raises InvalidInput: ``invalid_noise_multiplier`` unless it is a number from 0.01 to 10 000."""
+    if not (math.isfinite(noise_multiplier) and 0.01 <= noise_multiplier <= 10_000):
+        raise InvalidInput(
+            f"a noise multiplier of {noise_multiplier} makes no sense: use 0.01 to 10000, for training about 1",
+            code="invalid_noise_multiplier",
+        )
