@@ -71,8 +71,8 @@ class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a private job promises. All of it is static: nothing here depends on the data.
 
     In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``; each contributes a vector of L2 norm
-    at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum, which is then divided
-    by ``expected_size``.
+    at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum, which is then
+    divided by ``expected_size``.
     """
 
     clip: float
@@ -256,7 +256,9 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
     if statistic.by and (not statistic.keys or len(set(statistic.keys)) != len(statistic.keys)):
         raise _invalid(f"to group by {statistic.by!r}, declare its keys, each once")
     if statistic.by and spec.columns[statistic.by].dtype not in ("int32", "int64", "uint8", "bool", "text"):
-        raise _invalid(f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be grouped by")
+        raise _invalid(
+            f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be grouped by"
+        )
 
 
 def _check_positive(name: str, value: float) -> None:

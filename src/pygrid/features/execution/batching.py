@@ -29,8 +29,9 @@ from pygrid.plans.sizes import Poly, at
 
 _DATA = ("data/", "noise/")
 _ELEMENTWISE = frozenset(
-    "Abs Add And Cast Clip Cos Div Elu Equal Erf Exp Floor Greater GreaterOrEqual Identity LeakyRelu Less LessOrEqual Log Max Min "
-    "Mod Mul Neg Not Or Pow Reciprocal Relu Sigmoid Sign Sin Softplus Sqrt Sub Sum Tanh Where".split()
+    {"Abs", "Add", "And", "Cast", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual"}
+    | {"Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow"}
+    | {"Reciprocal", "Relu", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Where"}
 )
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 
@@ -47,7 +48,7 @@ def batched_graph(model: onnx.ModelProto, *, keep: Sequence[str]) -> bytes | Non
         keep: the outputs that the new graph gives, ``[records, *shape]`` each; its inputs are those of the old one.
     """
     try:
-        return _Rewriter(model, keep).model().SerializeToString()
+        return bytes(_Rewriter(model, keep).model().SerializeToString())
     except (_NoRuleError, InvalidPlan):
         return None
 
@@ -97,8 +98,8 @@ class _Rewriter:
         return helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, shape)
 
     def _translate(self, node: onnx.NodeProto, step: Step, names: dict[str, str]) -> None:
-        known = [_elements(value) for value in step.outputs]
-        if step.outputs and all(item is not None for item in known):
+        known = [item for value in step.outputs if (item := _elements(value)) is not None]
+        if known and len(known) == len(step.outputs):
             for name, item in zip(step.output_names, known, strict=True):
                 names[name] = self.constant(item)
             return

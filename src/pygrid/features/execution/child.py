@@ -26,6 +26,7 @@ from pygrid.core.execution import (
     ColumnRef,
     Facts,
     Failure,
+    FailureKind,
     JobLimits,
     JobSpec,
     Outcome,
@@ -68,9 +69,6 @@ def preload() -> None:
     import onnxruntime  # noqa: F401
 
     import pygrid.features.execution.runner  # noqa: F401
-    import pygrid.plans.costs  # noqa: F401
-    import pygrid.plans.runner  # noqa: F401
-    import pygrid.plans.structure  # noqa: F401
 
 
 def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool) -> None:
@@ -96,9 +94,7 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
     _answer(stream, outcome, payload)
 
 
-def _run(
-    spec: JobSpec, inputs: Inputs, report: _Reporter, started: float, layers: tuple[str, ...]
-) -> tuple[Outcome, bytes]:
+def _run(spec: JobSpec, inputs: Inputs, report: _Reporter, started: float, layers: tuple[str, ...]) -> tuple[Outcome, bytes]:
     from pygrid.features.execution.runner import run
 
     try:
@@ -106,7 +102,7 @@ def _run(
     except MemoryError:
         return Outcome(Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")), b""
     except PygridError as error:
-        kind = "plan_failed" if isinstance(error, InvalidPlan) else "refused"
+        kind: FailureKind = "plan_failed" if isinstance(error, InvalidPlan) else "refused"
         return Outcome(Facts(sandbox=layers), Failure(kind, error.detail[:_MAX_DETAIL], error.code)), b""
     except Exception as error:  # the rim: a fault of this code, which the owner's log should show
         where = traceback.extract_tb(error.__traceback__)[-1]

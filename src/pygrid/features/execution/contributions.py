@@ -1,6 +1,6 @@
 """What each unit of a private job contributes: one vector, from a call of the plan that sees this unit alone.
 
-`PlanRows` computes it record by record, or, where the graph can be rewritten so (`pygrid.features.execution.batching`), for many
+`PlanRows` computes it record by record, or, where the graph can be rewritten (`pygrid.features.execution.batching`), for many
 records in one call in which no record can reach another.
 """
 
@@ -25,9 +25,12 @@ from pygrid.plans.structure import read_graph
 
 Array = npt.NDArray[Any]
 
-_CHUNK_BYTES = 16 * 1024**2
-"""Of contributions made in one call."""
-_MAX_CHUNK = 128
+_CHUNK_BYTES = 1536 * 1024
+"""Of contributions made in one call: what stays in the cache until they are summed ..."""
+_MIN_CHUNK, _MAX_CHUNK = 8, 128
+"""... but enough of them that a call pays, ..."""
+_MOST_BYTES = 256 * 1024**2
+"""... and never more than this."""
 
 
 class Contributions(Protocol):
@@ -45,7 +48,7 @@ class Contributions(Protocol):
         """Use this model from now on."""
 
     def rows(self, units: Array) -> tuple[Array, int]:
-        """The vectors of some units, ``[len(units), size]``, not yet clipped; and how many of them failed, whose rows are zero."""
+        """The vectors of some units, ``[len(units), size]``, not yet clipped; and how many failed and are zero."""
 
 
 class PlanRows:
@@ -96,7 +99,9 @@ class PlanRows:
         self._single = Session(plan.graph(graph), name=graph, num_threads=num_threads)
         many = batched_graph(model, keep=self._outputs) if groups is None else None
         self._many = None if many is None else Session(many, name=graph, num_threads=num_threads)
-        self.chunk = max(1, min(_MAX_CHUNK, _CHUNK_BYTES // (4 * self.size)))
+        row_bytes = 4 * self.size
+        self.chunk = min(_MAX_CHUNK, max(_MIN_CHUNK, _CHUNK_BYTES // row_bytes), max(1, _MOST_BYTES // row_bytes))
+        self._ones = np.ones(self.size, np.float32)
         self.set_params(params)
 
     @property
@@ -123,7 +128,7 @@ class PlanRows:
             return self._one_by_one([self._take(batch, usable, index) for index in range(len(units))])
         rows = np.concatenate([output.reshape(len(units), -1) for output in outputs], axis=1, dtype=np.float32)
         rows[~usable] = 0.0
-        return rows, int(np.count_nonzero(~_finite(rows) | ~usable))
+        return rows, int(np.count_nonzero(~self._finite(rows) | ~usable))
 
     def _one_by_one(self, batches: Sequence[tuple[dict[str, Array], npt.NDArray[np.bool_]]]) -> tuple[Array, int]:
         rows = np.zeros((len(batches), self.size), np.float32)
@@ -137,7 +142,13 @@ class PlanRows:
             except InvalidPlan:
                 row[:] = 0.0
                 num_failed += 1
-        return rows, num_failed + int(np.count_nonzero(~_finite(rows)))
+        return rows, num_failed + int(np.count_nonzero(~self._finite(rows)))
+
+    def _finite(self, rows: Array) -> npt.NDArray[np.bool_]:
+        """Which rows are finite, by their sums: only to count them, so that a sum beyond float32 does not matter."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite: npt.NDArray[np.bool_] = np.isfinite(rows @ self._ones)
+        return finite
 
     @staticmethod
     def _take(
@@ -168,9 +179,3 @@ def subject_groups(subjects: Array, max_rows: int) -> list[Array]:
     order = np.argsort(subjects, kind="stable")
     borders = np.flatnonzero(np.diff(subjects[order])) + 1
     return [group[:max_rows] for group in np.split(order, borders) if len(group)]
-
-
-def _finite(rows: Array) -> npt.NDArray[np.bool_]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite: npt.NDArray[np.bool_] = np.isfinite(rows.sum(axis=1))
-    return finite

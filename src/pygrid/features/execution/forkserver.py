@@ -9,13 +9,14 @@
     here -> Domain   {"ready": true, "sound": bool, "layers": [...]}
                      {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s", "max_rss_bytes"}
 
-The child reads its specification from its stream and answers there (`pygrid.core.execution`), so no byte of a job passes through
-this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so that a fork copies
-a quiet process. When the Domain goes away, it ends, and every job with it.
+The child reads its specification from its stream and answers there (`pygrid.core.execution`), so no byte of a job passes
+through this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so that a
+fork copies a quiet process. When the Domain goes away, it ends, and every job with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import selectors
@@ -171,10 +172,9 @@ class ForkServer:
         self._send(Ended(job.id, status, job.reason, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024))
 
     def _send(self, packet: Ready | Ended) -> None:
-        try:
+        # Where the Domain is gone, the loop will see it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(msgspec.json.encode(packet))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the Domain is gone; the loop will see it
 
     def _try_sandbox(self) -> Ready:
         """Close a sandbox around a child that does nothing else, and see what held."""

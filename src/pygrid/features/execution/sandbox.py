@@ -7,9 +7,9 @@
     Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel knows)
     seccomp       the allow-list of `pygrid.features.execution.bpf`
 
-Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. A job is
-safe to run if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are refused, and a
-hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless the operator allows a weak sandbox.
+Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. A job
+is safe to run if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are refused,
+and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless the operator allows a weak sandbox.
 
 Source: man 2 unshare, setrlimit, capset, seccomp; ``Documentation/userspace-api/landlock.rst``.
 """
@@ -110,8 +110,8 @@ def apply(limits: Limits, *, keep: Collection[int], empty_root: str | None = Non
     layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads))
     if not layers.sound and not allow_weak:
         raise Unavailable(
-            f"this machine offers too little to run a stranger's plan (what holds: {', '.join(layers.names)}). Needed are seccomp, "
-            "and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
+            f"this machine offers too little to run a stranger's plan (what holds: {', '.join(layers.names)}). Needed are "
+            "seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
             code="sandbox_unavailable",
         )
     return layers

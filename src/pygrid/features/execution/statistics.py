@@ -35,7 +35,7 @@ _CHUNK_ENTRIES = 1 << 18
 class StatisticRows:
     """The contributions of records (or of groups of them) to a list of statistics."""
 
-    names = ()
+    names: tuple[str, ...] = ()
 
     def __init__(
         self, statistics: Sequence[Statistic], columns: Mapping[str, Array], groups: Sequence[Array] | None = None
@@ -44,7 +44,9 @@ class StatisticRows:
         self.num_units = len(next(iter(columns.values()))) if groups is None else len(groups)
         self.size = sum(_width(statistic) * max(1, len(statistic.keys)) for statistic in statistics)
         if self.size > _MAX_WIDTH:
-            raise InvalidInput(f"the statistics have {self.size:,} numbers; at most {_MAX_WIDTH:,} are allowed", code="invalid_job")
+            raise InvalidInput(
+                f"the statistics have {self.size:,} numbers; at most {_MAX_WIDTH:,} are allowed", code="invalid_job"
+            )
         self.chunk = max(1, _CHUNK_ENTRIES // self.size)
 
     def set_params(self, params: Mapping[str, Array]) -> None:

@@ -62,6 +62,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    # A job is short and makes arrays of the same sizes again and again: keep what is freed, in place of new pages each time.
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
 }
@@ -232,7 +235,8 @@ class _Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         decided = msgspec.json.encode({"allow_weak_sandbox": settings.allow_weak_sandbox}).decode()
-        process = subprocess.Popen(
+        process = await asyncio.to_thread(
+            subprocess.Popen[bytes],
             [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno()), decided],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -248,7 +252,8 @@ class _Server:
             server.layers = tuple(ready["layers"])
             if not ready["sound"] and not settings.allow_weak_sandbox:
                 raise Unavailable(
-                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what is missing",
+                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what is "
+                    "missing",
                     code="sandbox_unavailable",
                 )
         except (TimeoutError, EOFError) as error:
@@ -390,9 +395,7 @@ def _result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ende
     facts = outcome.facts if outcome is not None else Facts()
     facts = msgspec.structs.replace(facts, bytes_out=len(payload))
     if ended is not None:
-        facts = msgspec.structs.replace(
-            facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes
-        )
+        facts = msgspec.structs.replace(facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes)
     failure = _failure(spec, outcome, payload, ended, trouble)
     if failure is not None:
         return JobResult(facts, failure)
@@ -400,9 +403,7 @@ def _result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ende
     return JobResult(facts, None, outcome.media_type, payload)
 
 
-def _failure(
-    spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str
-) -> Failure | None:
+def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str) -> Failure | None:
     if outcome is not None and outcome.failure is not None:
         return outcome.failure
     if ended is not None and ended.reason and not payload:
