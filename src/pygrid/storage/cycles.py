@@ -1,6 +1,6 @@
 """Queries on cycles, assignments, reports and events. Each takes a connection inside a transaction of its caller.
 
-Statements of the path of a report are made once and only bound on each call.
+Statements of the path of a report are `Prepared`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
 from pygrid.errors import NotFound
+from pygrid.storage.prepared import Prepared
 from pygrid.storage.tables import assignments, clients, cycles, events, processes, reports
 
 
@@ -199,7 +200,7 @@ class Application:
 
 
 _newest = cycles.alias("newest")
-_FIND_APPLICATION = (
+_FIND_APPLICATION = Prepared(
     sa.select(clients.c.process_id, processes.c.state, *_ASSIGNMENT, *_CYCLE)
     .select_from(
         clients.join(processes)
@@ -220,14 +221,14 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
     Raises:
         NotFound: ``worker_not_found``: no client of this process (the published name of a client is worker).
     """
-    row = connection.execute(_FIND_APPLICATION, {"client_id": client_id}).first()
+    row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
     if row is None or row[0] != process_id:
         raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
     own = None if row[2] is None else Assignment(row[2], row[3], row[4], AssignmentState(row[5]))
     return Application(row[0], row[1], _cycle(row[6:]), own)
 
 
-_LAST_SEQUENCE = (
+_LAST_SEQUENCE = Prepared(
     sa.select(sa.func.max(cycles.c.sequence))
     .select_from(assignments.join(cycles))
     .where(assignments.c.client_id == sa.bindparam("client_id"), cycles.c.sequence < sa.bindparam("before"))
@@ -236,11 +237,11 @@ _LAST_SEQUENCE = (
 
 def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -> int | None:
     """Sequence of the newest cycle before ``before`` that a client was admitted to."""
-    found: int | None = connection.execute(_LAST_SEQUENCE, {"client_id": client_id, "before": before}).scalar()
-    return found
+    row = _LAST_SEQUENCE.run(connection, {"client_id": client_id, "before": before})
+    return None if row is None else row[0]
 
 
-_FIND_BY_KEY = (
+_FIND_BY_KEY = Prepared(
     sa.select(*_ASSIGNMENT, reports.c.fingerprint, *_CYCLE)
     .select_from(assignments.join(cycles).outerjoin(reports, reports.c.id == assignments.c.id))
     .where(assignments.c.key_hash == sa.bindparam("key_hash"))
@@ -249,36 +250,38 @@ _FIND_BY_KEY = (
 
 def find_by_key(connection: sa.Connection, key_hash: str) -> tuple[Assignment, Cycle] | None:
     """The assignment that a request key belongs to, with its cycle; or None."""
-    row = connection.execute(_FIND_BY_KEY, {"key_hash": key_hash}).first()
+    row = _FIND_BY_KEY.run(connection, {"key_hash": key_hash})
     if row is None:
         return None
     return Assignment(row[0], row[1], row[2], AssignmentState(row[3]), row[4]), _cycle(row[5:])
 
 
-_PUT_ASSIGNMENT = assignments.insert()
-_RENEW_ASSIGNMENT = (
+_PUT_ASSIGNMENT = Prepared.insert(assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id")
+_RENEW_ASSIGNMENT = Prepared(
     assignments.update()
     .where(assignments.c.id == sa.bindparam("assignment_id"))
     .values(state=AssignmentState.ASSIGNED.value, key_hash=sa.bindparam("new_key_hash"))
 )
-_COUNT_ASSIGNED = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_assigned=cycles.c.num_assigned + 1)
+_COUNT_ASSIGNED = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_assigned=cycles.c.num_assigned + 1)
+)
 
 
 def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> Assignment:
     """Admit a client to a cycle and count it."""
     state = AssignmentState.ASSIGNED
     row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}
-    key = connection.execute(_PUT_ASSIGNMENT, row).inserted_primary_key
+    key = _PUT_ASSIGNMENT.run(connection, row)
     assert key is not None
-    connection.execute(_COUNT_ASSIGNED, {"cycle_id": cycle_id})
+    _COUNT_ASSIGNED.run(connection, {"of_cycle": cycle_id})
     return Assignment(int(key[0]), cycle_id, client_id, state)
 
 
 def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
     """Give an assignment that has not reported a new key; an expired one is admitted, and counted, again."""
-    connection.execute(_RENEW_ASSIGNMENT, {"assignment_id": assignment.id, "new_key_hash": key_hash})
+    _RENEW_ASSIGNMENT.run(connection, {"assignment_id": assignment.id, "new_key_hash": key_hash})
     if assignment.state is AssignmentState.EXPIRED:
-        connection.execute(_COUNT_ASSIGNED, {"cycle_id": assignment.cycle_id})
+        _COUNT_ASSIGNED.run(connection, {"of_cycle": assignment.cycle_id})
     return replace(assignment, state=AssignmentState.ASSIGNED)
 
 
@@ -293,18 +296,20 @@ def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
 
 # -- reports -----------------------------------------------------------------------------------------------------------
 
-_PUT_REPORT = reports.insert()
-_MARK_REPORTED = (
+_PUT_REPORT = Prepared.insert(reports, "fingerprint", "received_at", *Report.__dataclass_fields__)
+_MARK_REPORTED = Prepared(
     assignments.update().where(assignments.c.id == sa.bindparam("assignment_id")).values(state=AssignmentState.REPORTED.value)
 )
-_COUNT_REPORT = cycles.update().where(cycles.c.id == sa.bindparam("cycle_id")).values(num_reports=cycles.c.num_reports + 1)
+_COUNT_REPORT = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_reports=cycles.c.num_reports + 1)
+)
 
 
 def put_report(connection: sa.Connection, report: Report, fingerprint: str, now: dt.datetime) -> None:
     """Record an accepted report, mark its assignment and count it."""
-    connection.execute(_PUT_REPORT, {"fingerprint": fingerprint, "received_at": now, **asdict(report)})
-    connection.execute(_MARK_REPORTED, {"assignment_id": report.id})
-    connection.execute(_COUNT_REPORT, {"cycle_id": report.cycle_id})
+    _PUT_REPORT.run(connection, {"fingerprint": fingerprint, "received_at": now, **asdict(report)})
+    _MARK_REPORTED.run(connection, {"assignment_id": report.id})
+    _COUNT_REPORT.run(connection, {"of_cycle": report.cycle_id})
 
 
 def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
