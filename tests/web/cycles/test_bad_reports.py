@@ -481,9 +481,11 @@ async def test_numbers_that_cannot_be_are_refused(site: Site, subtests: pytest.S
 
 async def test_a_worker_of_nobody_is_refused(site: Site) -> None:
     await site.host()
-    for bad in ("nobody", "", "x" * 5000, "a\0b", "é"):
+    for bad in ("nobody", "", "x" * 5000, "é"):
         asked = {"worker_id": bad, "model": "digits", "version": "1.0", "wait_s": 0}
         assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 404, "worker_not_found")
+    asked = {"worker_id": "a\0b", "model": "digits", "version": "1.0", "wait_s": 0}
+    assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 400, "invalid_input")
 
 
 async def test_a_process_that_is_not_there_is_refused(site: Site) -> None:

@@ -49,6 +49,21 @@ async def test_min_workers_answers_those_who_wait_at_once(site: Site) -> None:
     assert deadline == "2026-01-01T00:01:00Z"
 
 
+@pytest.mark.parametrize("wait_s", [0, 30])
+async def test_many_who_ask_at_once_open_a_cycle_together(site: Site, wait_s: float) -> None:
+    """Some ask in the very moment in which it opens."""
+    process = await site.host(min_workers=20, max_diffs=40)
+    devices = [await site.device(process) for _ in range(40)]
+    answers = await asyncio.gather(*(device.ask(wait_s=wait_s) for device in devices))
+    reasons = Counter(answer.get("reason", "accepted") for answer in answers)
+    if wait_s:
+        assert reasons == {"accepted": 40}
+    else:
+        assert set(reasons) == {"accepted", "waiting_for_workers"}
+        assert reasons["accepted"] >= 21 - 1
+    assert (await site.cycle(process))["num_assigned"] == reasons["accepted"]
+
+
 async def test_who_asked_long_ago_does_not_count_for_min_workers(site: Site) -> None:
     process = await site.host(min_workers=2)
     first, second, third = [await site.device(process) for _ in range(3)]

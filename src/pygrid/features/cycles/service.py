@@ -106,6 +106,8 @@ class CyclesService:
         """
         process = await self._store.processes.get_by_name(message.model, message.version)
         _check_numbers(message, process)
+        if not message.worker_id.isprintable():  # PostgreSQL takes no NUL
+            raise InvalidInput("'worker_id' is not one that authenticate gave", field="worker_id")
         native = message.wait_s is not None
         applicant = Applicant(message.worker_id, message.download, message.upload, native)
         outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)

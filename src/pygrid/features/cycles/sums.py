@@ -12,6 +12,7 @@ import numpy as np
 from pygrid.aggregation.mean import BLOCK, WeightedMean
 from pygrid.aggregation.outliers import clip_scale
 from pygrid.core.processes import HostedProcess
+from pygrid.errors import Unavailable
 from pygrid.storage.cycles import Report
 from pygrid.storage.files import DiffFiles
 from pygrid.tensors.flat import VALUE_BYTES, Float32, match, num_values
@@ -66,6 +67,8 @@ class CycleSum:
             for begin in range(0, run.count, BLOCK):
                 count = min(BLOCK, run.count - begin)
                 raw = read(header_bytes + (run.source + begin) * VALUE_BYTES, count * VALUE_BYTES)
+                if len(raw) != count * VALUE_BYTES:
+                    raise Unavailable("a stored report is cut off", code="report_damaged")
                 yield run.target + begin, np.frombuffer(raw, dtype="<f4")
 
 

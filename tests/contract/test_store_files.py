@@ -1,0 +1,133 @@
+"""Bytes on the disk: blobs, segments, spools, and the sweep at the start.
+
+Should happen: what was committed is there under its name, in every place; a cycle's files go with the cycle.
+Should not happen: a file of an upload that was given up stays; a name of a user becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from pygrid.errors import NotFound
+from pygrid.storage.files import BlobFiles, DiffFiles
+
+
+def _names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_blob_is_named_by_its_bytes(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path)
+    name = blobs.put(b"some bytes")
+    assert name == hashlib.sha256(b"some bytes").hexdigest()
+    assert blobs.path(name).read_bytes() == b"some bytes"
+    assert blobs.put(b"some bytes") == name
+    assert _names(tmp_path) == {name}
+    with pytest.raises(NotFound) as refused:
+        blobs.path("0" * 64)
+    assert refused.value.code == "blob_not_found"
+
+
+def test_a_blob_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path)
+    with blobs.writer() as writer:
+        writer.write(b"some")
+        assert len(_names(tmp_path)) == 1
+    assert _names(tmp_path) == set()
+
+
+def test_what_a_crash_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    kept = BlobFiles(tmp_path, copies=2).put(b"kept")
+    (tmp_path / ".1.part").write_bytes(b"x")
+    (tmp_path / "copy-2" / ".2.part").write_bytes(b"x")
+    BlobFiles(tmp_path, copies=2)
+    assert _names(tmp_path) == {kept, f"copy-2/{kept}"}
+
+
+def test_a_lost_blob_is_read_from_its_copy(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path, copies=3)
+    name = blobs.put(b"precious")
+    assert _names(tmp_path) == {name, f"copy-2/{name}", f"copy-3/{name}"}
+    (tmp_path / name).unlink()
+    assert blobs.path(name).read_bytes() == b"precious"
+    (tmp_path / "copy-2" / name).unlink()
+    assert blobs.path(name) == tmp_path / "copy-3" / name
+
+
+def test_reports_lie_one_after_the_other(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    log = diffs.log(7)
+    assert [log.append(data) for data in (b"one", b"", b"three")] == [0, 3, 3]
+    log.sync()
+    assert diffs.path(7, DiffFiles.SEGMENT).read_bytes() == b"onethree"
+    diffs.close()
+    again = DiffFiles(tmp_path)
+    assert again.log(7).append(b"more") == 8
+    again.close()
+
+
+def test_a_cycle_takes_its_files_along(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    log, spool = diffs.log(7), diffs.spool(7)
+    log.append(b"small")
+    spool.write(b"large")
+    diffs.spool(8).commit()
+    diffs.drop(7)
+    assert not (tmp_path / "7").exists()
+    assert len(_names(tmp_path)) == 1
+    # What still comes for it is swallowed: its transaction is refused.
+    log.append(b"late")
+    log.sync()
+    spool.write(b"late")
+    spool.commit()
+    spool.discard()
+    diffs.drop(7)
+    assert not (tmp_path / "7").exists()
+    diffs.close()
+
+
+def test_a_spool_holds_what_was_written_until_it_is_discarded(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    spool = diffs.spool(7)
+    data = bytes(range(256)) * 40_000
+    for begin in range(0, len(data), 100_000):
+        spool.write(data[begin : begin + 100_000])
+    spool.commit()
+    assert diffs.path(7, spool.name).read_bytes() == data
+    spool.commit()
+    spool.discard()
+    spool.discard()
+    assert _names(tmp_path) == set()
+
+
+def test_a_spool_may_be_discarded_while_it_is_written(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    for _ in range(20):
+        spool = diffs.spool(7)
+        writing = threading.Thread(target=lambda spool=spool: [spool.write(b"x" * 10_000) for _ in range(50)])
+        writing.start()
+        spool.discard()
+        writing.join()
+        spool.write(b"late")
+        spool.commit()
+    assert _names(tmp_path) == set()
+
+
+def test_the_sweep_keeps_what_rows_refer_to(tmp_path: Path) -> None:
+    diffs = DiffFiles(tmp_path)
+    kept, lost = diffs.spool(7), diffs.spool(7)
+    for spool in (kept, lost):
+        spool.commit()
+    for cycle in (7, 8):
+        diffs.log(cycle).append(b"x")
+    diffs.close()
+    (tmp_path / "not a cycle").mkdir()
+    again = DiffFiles(tmp_path)
+    again.sweep({7: {kept.name, DiffFiles.SEGMENT}, 9: {DiffFiles.SEGMENT}})
+    assert _names(tmp_path) == {f"7/{kept.name}", "7/segment"}
+    assert {path.name for path in tmp_path.iterdir()} == {"7"}
+    again.close()

@@ -1,0 +1,118 @@
+"""The running sum of a cycle is a cache: whatever was folded before, in whatever order, the total is that of the reports.
+
+Should happen: the total equals numpy's weighted mean of exactly the reports asked for, with their final scales.
+Should not happen: a report counts twice, or a part of one that failed stays in the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pygrid.core.config import ServerConfig
+from pygrid.core.processes import HostedProcess
+from pygrid.errors import Unavailable
+from pygrid.features.cycles.sums import CycleSums
+from pygrid.storage.cycles import Report
+from pygrid.storage.files import DiffFiles
+from pygrid.tensors import encode, read_layout
+
+SHAPES = {"weight": (3, 2), "bias": (2,)}
+LAYOUT = read_layout(encode({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}))
+PROCESS = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {}, LAYOUT, (), None)
+CYCLE = 5
+
+
+class Reports:
+    """Reports on the disk, small ones in the segment and every third in a file of its own."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.diffs = DiffFiles(folder)
+        self.rows: list[Report] = []
+        self.arrays: list[dict[str, Any]] = []
+        self.bytes: list[bytes] = []
+        generator = np.random.default_rng(count)
+        for number in range(1, count + 1):
+            arrays = {name: generator.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+            data = encode(arrays)
+            if number % 3:
+                file, offset = DiffFiles.SEGMENT, self.diffs.log(CYCLE).append(data)
+            else:
+                spool = self.diffs.spool(CYCLE)
+                spool.write(data)
+                spool.commit()
+                file, offset = spool.name, 0
+            norm = math.sqrt(sum(float((array.astype(np.float64) ** 2).sum()) for array in arrays.values()))
+            self.rows.append(Report(number, CYCLE, file, offset, len(data), number, number, norm, None, {}))
+            self.arrays.append(arrays)
+            self.bytes.append(data)
+
+    def expected(self, chosen: list[int], scales: dict[int, float]) -> np.ndarray[Any, Any]:
+        flat = [
+            np.concatenate([self.arrays[n][entry.name].reshape(-1) for entry in LAYOUT.entries]).astype(np.float64)
+            * scales[self.rows[n].id]
+            for n in chosen
+        ]
+        mean: np.ndarray[Any, Any] = np.average(flat, axis=0, weights=[self.rows[n].weight for n in chosen])
+        return mean
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    return Reports(tmp_path_factory.mktemp("diffs"), 6)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject) -> None:
+    """Some are folded before, some twice, some with their bytes at hand; an earlier bound guessed other scales."""
+    sums = CycleSums(reports.diffs)
+    guess = data.draw(st.sampled_from([math.inf, 1.0, 0.1]))
+    sums.complete(PROCESS.id, CYCLE - 1, guess)
+    numbers = list(range(len(reports.rows)))
+    for number in data.draw(st.lists(st.sampled_from(numbers), max_size=8)):
+        sums.fold(PROCESS, reports.rows[number], reports.bytes[number] if data.draw(st.booleans()) else None)
+    scales = {row.id: data.draw(st.sampled_from([1.0, 0.5, 0.01])) for row in reports.rows}
+    total = sums.total(PROCESS, CYCLE, reports.rows, scales)
+    assert total.weight == sum(row.weight for row in reports.rows)
+    np.testing.assert_allclose(total.mean_block(0, 8), reports.expected(numbers, scales), rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_is_folded_for_a_cycle_that_is_over(reports: Reports) -> None:
+    sums = CycleSums(reports.diffs)
+    sums.complete(PROCESS.id, CYCLE, math.inf)
+    sums.fold(PROCESS, reports.rows[0], None)
+    assert sums._sums == {}
+
+
+def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCaptureFixture) -> None:
+    """The file of a report cannot be read: what was folded is made again, with what can be read by then."""
+    sums = CycleSums(reports.diffs)
+    sums.fold(PROCESS, reports.rows[0], None)
+    lost = reports.diffs.path(CYCLE, reports.rows[2].file)
+    aside = lost.with_suffix(".aside")
+    lost.rename(aside)
+    scales = {row.id: 1.0 for row in reports.rows}
+    try:
+        sums.fold(PROCESS, reports.rows[2], None)
+        assert "fold failed" in caplog.text
+        with pytest.raises(FileNotFoundError):
+            sums.total(PROCESS, CYCLE, reports.rows, scales)
+    finally:
+        aside.rename(lost)
+    total = sums.total(PROCESS, CYCLE, reports.rows, scales)
+    np.testing.assert_allclose(total.mean_block(0, 8), reports.expected(list(range(6)), scales), rtol=1e-12)
+
+
+def test_a_report_cut_off_on_the_disk_is_noticed(tmp_path: Path) -> None:
+    few = Reports(tmp_path, 3)
+    path = few.diffs.path(CYCLE, few.rows[2].file)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(Unavailable, match="cut off"):
+        CycleSums(few.diffs).total(PROCESS, CYCLE, few.rows, {row.id: 1.0 for row in few.rows})

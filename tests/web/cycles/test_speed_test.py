@@ -1,0 +1,57 @@
+"""The speed test.
+
+Should happen: a ping is answered at once; as many bytes come as were asked for; what is sent is forgotten.
+Should not happen: more than the limit is sent or taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from training_support import Site
+from web_support import assert_problem
+
+from pygrid.features.cycles.routes import SPEED_TEST_BYTES
+
+PATH = "/model-centric/speed-test"
+WHO = {"worker_id": "w", "random": "1"}
+
+
+async def test_a_ping_is_answered_at_once(site: Site) -> None:
+    answer = await site.web.get(PATH, params={**WHO, "is_ping": 1})
+    assert (answer.status_code, answer.json()) == (200, {})
+
+
+async def test_so_many_bytes_come(site: Site) -> None:
+    for size in (0, 1, 100_000, 65_536):
+        answer = await site.web.get(PATH, params={**WHO, "size_bytes": size})
+        assert (answer.status_code, len(answer.content), answer.headers["content-length"]) == (200, size, str(size))
+
+
+async def test_what_is_sent_is_forgotten(site: Site) -> None:
+    answer = await site.web.post(PATH, params=WHO, content=b"x" * 1_000_000)
+    assert (answer.status_code, answer.json()) == (200, {})
+
+
+async def test_the_limit_holds_both_ways(site: Site) -> None:
+    for size in (-1, SPEED_TEST_BYTES + 1, "many"):
+        assert_problem(await site.web.get(PATH, params={**WHO, "size_bytes": size}), 400, "invalid_input")
+    answer = await site.web.post(PATH, params=WHO, content=b"", headers={"Content-Length": str(10**12)})
+    assert_problem(answer, 413, "payload_too_large")
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 4_000_000
+
+    assert_problem(await site.web.post(PATH, params=WHO, content=endless()), 413, "payload_too_large")
+
+
+async def test_both_names_are_needed(site: Site) -> None:
+    for params in (
+        {"worker_id": "w"},
+        {"random": "1"},
+        {"worker_id": "", "random": "1"},
+        {"worker_id": "x" * 201, "random": "1"},
+    ):
+        assert_problem(await site.web.get(PATH, params=params), 400, "invalid_input")
+        assert_problem(await site.web.post(PATH, params=params), 400, "invalid_input")
