@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import dataclasses
 import os
 import socket
@@ -88,6 +89,8 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
             partly.write_text(f"{port}\n")
             partly.replace(port_file)
         print(banner(settings, port, has_owner), flush=True)
+        # What is loaded by now stays; the garbage collector need not look at it again and again.
+        gc.freeze()
 
     AppServer(app, settings.shutdown_s, _KEEP_ALIVE_S, announce).run(sockets=[listening])
 
