@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),
     "dataset": ("pygrid.cli.dataset", "Upload datasets, find them, look at them, change them."),
     "model": ("pygrid.cli.model", "Download a checkpoint, or look into a model's file."),
+    "worker": ("pygrid.cli.worker", "See whether this machine can run strangers' plans safely."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
 }
 """Name, module and help of each subcommand; the module's ``app`` is a `typer.Typer`."""

@@ -131,14 +131,14 @@ def _train(
         trained, metrics = _train_exactly(spec, plan, params, data, tally, report)
         return encode(trained, {"metrics": msgspec.json.encode(metrics).decode()})
     if spec.privacy.unit == "domain":
-        contributions: Contributions = _WholeDomain(spec, plan, params, data)
+        contributions: Contributions = _WholeDomain(spec, plan, params, data, _deadline(spec, started))
     else:
         contributions = _plan_rows(spec, plan, "grads", params, data, inputs)
     return encode(_train_privately(spec, spec.privacy, contributions, params, tally, _deadline(spec, started)))
 
 
 def _train_exactly(
-    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], tally: _Tally, report: Report | None
+    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], tally: _Tally, report: Report | None, *, deadline: float | None = None
 ) -> tuple[Params, dict[str, float]]:
     def progress(_epoch: int, done: int, total: int | None, metrics: dict[str, float]) -> None:
         tally.num_calls += 1
@@ -153,6 +153,7 @@ def _train_exactly(
         hyper=spec.hyper,
         seed=spec.seed,
         progress=progress,
+        cancel=None if deadline is None else lambda: time.monotonic() > deadline,
     )
     return result.params, result.metrics
 
@@ -251,8 +252,8 @@ class _WholeDomain:
 
     num_units, chunk = 1, 1
 
-    def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array]) -> None:
-        self._spec, self._plan, self._data = spec, plan, data
+    def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], deadline: float) -> None:
+        self._spec, self._plan, self._data, self._deadline = spec, plan, data, deadline
         self._params: Mapping[str, Array] = params
         self.names = tuple(params)
         self.size = sum(array.size for array in params.values())
@@ -263,7 +264,8 @@ class _WholeDomain:
     def rows(self, units: Array) -> tuple[Array, int]:
         start = dict(self._params)
         try:
-            trained, _ = _train_exactly(self._spec, self._plan, start, self._data, _Tally(), None)
+            # Training that is not done in time counts as far as it came.
+            trained, _ = _train_exactly(self._spec, self._plan, start, self._data, _Tally(), None, deadline=self._deadline)
         except (InvalidInput, InvalidPlan):
             return np.zeros((1, self.size), np.float32), 1
         diff = make_diff(start, trained)
