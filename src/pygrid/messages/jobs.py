@@ -1,0 +1,165 @@
+"""Messages of data scientists and data owners about jobs: what is asked, what it costs, what became of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+JobKind = Literal["train", "evaluate", "predict", "statistics"]
+Unit = Literal["record", "subject", "domain"]
+JobState = Literal[
+    "checking",
+    "waiting",
+    "approved",
+    "running",
+    "held",
+    "released",
+    "rejected",
+    "denied",
+    "revoked",
+    "cancelled",
+    "failed",
+]
+"""See the diagram in `pygrid.core.jobs`."""
+
+
+class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The guarantee that a job asks to run under: (epsilon, delta) for one ``unit``, with contributions clipped to ``clip``.
+
+    The noise follows from it; ``sampling_rate`` is the chance of each unit to take part in a round (training only).
+    """
+
+    epsilon: float
+    delta: float
+    clip: float = 1.0
+    unit: Unit = "record"
+    sampling_rate: float | None = None
+    """None: ``batch_size`` over the published number of records."""
+
+
+class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question about a scalar column; bounds, edges and keys are declared by who asks."""
+
+    kind: Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
+    column: str = ""
+    lower: float = 0.0
+    upper: float = 0.0
+    edges: tuple[float, ...] = ()
+    quantile: float = 0.5
+    by: str = ""
+    keys: tuple[int | str, ...] = ()
+
+
+class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for statistics."""
+
+    dataset: int
+    kind: JobKind
+    reason: str
+    version: int | None = None
+    """Of the dataset; None: the newest."""
+    binding: dict[str, str] = {}
+    """The plan's data port -> column."""
+    hyper: dict[str, float] = {}
+    epochs: int = 1
+    batch_size: int = 32
+    seed: int = 0
+    optimizer: dict[str, Any] = {}
+    """Private training: `pygrid.aggregation.optimizers.ServerOptimizer`; ``{}``: plain SGD with the plan's ``lr``."""
+    statistics: tuple[StatisticRequest, ...] = ()
+    privacy: PrivacyRequest | None = None
+    """None: an exact answer, which always needs a person's sign-off."""
+
+
+class JobCost(msgspec.Struct, frozen=True):
+    """What a job takes from the budget, and how that leaves it; None where no budget is open or the caller may not know."""
+
+    epsilon: float
+    """Of this job alone."""
+    delta: float
+    noise_multiplier: float
+    rounds: int
+    spent_before: float | None = None
+    spent_after: float | None = None
+    cap: float | None = None
+    yours_before: float | None = None
+    yours_after: float | None = None
+    your_cap: float | None = None
+    certainty: float | None = None
+    """How sure somebody who held it for 50 % likely that a unit is in the data can become: a reading of epsilon."""
+
+
+class JobInfo(msgspec.Struct, frozen=True):
+    """A job. Fields for the owner's eyes are None for the data scientist."""
+
+    id: str
+    dataset: int
+    dataset_name: str
+    version: int
+    kind: JobKind
+    state: JobState
+    request_hash: str
+    """SHA-256 over everything that an approval is bound to: request, plan, model, data version."""
+    requested_by: int
+    requested_by_email: str
+    reason: str
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    privacy: PrivacyRequest | None
+    cost: JobCost | None
+    detail: str
+    """Why it is in this state, where that may be told."""
+    progress: float
+    """0 to 1."""
+    metrics: dict[str, float]
+    """Of the mock run, and of an exact job."""
+    plan_id: str
+    plan_name: str
+    result_bytes: int | None
+    result_media_type: str
+    decided_by: int | None
+    plan_summary: str | None = None
+    """Owner: the plan in words."""
+    bytes_out_ratio: float | None = None
+    """Owner: bytes of the result per byte of data."""
+    facts: dict[str, Any] | None = None
+    """Owner: what the Worker saw."""
+    waiting_beside: int | None = None
+    """Owner: other requests on this dataset that wait."""
+
+
+class JobList(msgspec.Struct, frozen=True):
+    jobs: list[JobInfo]
+
+
+class DecisionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Approve or deny what is seen: ``request_hash`` must be the job's, so that nobody signs what they did not see."""
+
+    request_hash: str
+    comment: str = ""
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A dataset's policy and budget. Without one every job waits for a person and private jobs are refused for want of budget."""
+
+    epsilon: float
+    """Of the dataset in all."""
+    delta: float
+    epsilon_per_user: float
+    auto_approve: bool = False
+    """Differentially private jobs within the caps need no person."""
+    max_epsilon_per_job: float | None = None
+    use: Literal["statistics", "training", "mixed"] = "mixed"
+
+
+class BudgetInfo(msgspec.Struct, frozen=True):
+    """How much of a budget is spent. ``users`` (by id: spent epsilon) is None for who may not see others'."""
+
+    dataset: int
+    policy: PolicyInfo
+    spent: float | None
+    yours: float
+    your_cap: float
+    users: dict[str, float] | None = None
