@@ -142,7 +142,7 @@ class DecisionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A dataset's policy and budget. Without one every job waits for a person and private jobs are refused for want of budget."""
+    """A dataset's policy and budget. Without one every job waits for a person, and private jobs are refused."""
 
     epsilon: float
     """Of the dataset in all."""
