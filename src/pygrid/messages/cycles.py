@@ -63,7 +63,7 @@ class CycleAccepted(msgspec.Struct):
     """SHA-256 of the model's bytes, as in the ``ETag`` of its download."""
     plan_hashes: dict[str, str] | UnsetType = UNSET
     """SHA-256 of each plan's bytes: the plan id."""
-    deadline_s: float | None | UnsetType = UNSET
+    deadline_s: float | UnsetType | None = UNSET
     """Seconds until the cycle ends; null: no limit."""
     max_report_bytes: int | UnsetType = UNSET
 
