@@ -326,7 +326,14 @@ def expand_source(patterns: Sequence[str], names: Sequence[str]) -> list[str] | 
 
 def looks_like_path(name: str) -> bool:
     """Whether a name from an archive would lead somewhere else if it were used as a path (it never is)."""
-    return "\\" in name or "/" in name or "\0" in name or PurePosixPath(name).name != name or ":" in name[:2]
+    return (
+        name in (".", "..")
+        or "\\" in name
+        or "/" in name
+        or "\0" in name
+        or PurePosixPath(name).name != name
+        or ":" in name[:2]
+    )
 
 
 def _invalid(field: str, value: object, wanted: str) -> InvalidConfig:

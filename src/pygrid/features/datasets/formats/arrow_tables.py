@@ -55,12 +55,10 @@ def _read_parquet(path: Path, sink: Sink) -> None:
 
 
 def _read_ipc(path: Path, sink: Sink) -> None:
-    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        buffer = pa.py_buffer(view)
-        try:
-            _copy_batches(buffer, view, sink)
-        finally:
-            del buffer  # the map can be closed once nothing refers to it
+    with path.open("rb") as raw:
+        # Never closed by hand: it ends with the last of pyarrow's views of it, which an error's traceback may hold.
+        view = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    _copy_batches(pa.py_buffer(view), view, sink)
 
 
 def _copy_batches(buffer: Any, view: mmap.mmap, sink: Sink) -> None:
