@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         written = make("The first tables", 1)
     else:
         written = make(arguments[0], len(steps) + 1)
-    for command_line in (["check", "--fix", "-q"], ["format", "-q"]):
+    for command_line in (["format", "-q"], ["check", "--fix", "-q"], ["format", "-q"]):
         subprocess.run([sys.executable, "-m", "ruff", *command_line, *map(str, written)], check=True)
     print("\n".join(map(str, written)))
     return 0

@@ -3,6 +3,7 @@
 from alembic import context
 
 import pygrid.storage.tables
+import pygrid.storage.tables_budgets
 import pygrid.storage.tables_datasets  # noqa: F401 - each adds its tables to the metadata
 from pygrid.storage.schema import metadata
 

@@ -1,0 +1,203 @@
+"""An audit log in which nothing can be changed or taken out unnoticed.
+
+Each entry is canonical JSON, and its hash covers the one before: ``h_n = SHA256(h_(n-1) || entry_n)``, ``h_0`` being 64 zeros.
+An entry is written in the transaction that does what it tells of, so there is never the one without the other.
+
+Who can write to the database can also write the whole chain anew, so its head goes to a file beside it after each commit
+(`export_head`), and from there wherever the owner keeps copies; `verify` then finds a chain that does not lead through it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.errors import InvalidInput
+from pygrid.storage.tables_budgets import audit_entries, audit_head
+
+START = "0" * 64
+HEAD_FILE = "audit-head.json"
+"""Name of the file in the data folder that repeats the head."""
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest entry: its number (0 if there is none) and its hash."""
+
+    number: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry as read back."""
+
+    number: int
+    at: dt.datetime
+    actor: int | None
+    action: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Where the chain breaks first, and how."""
+
+    number: int
+    reason: str
+
+
+def lock(connection: sa.Connection) -> Head:
+    """The head, which no other transaction moves before this one ends.
+
+    A transaction that will write entries and take other locks takes this one first, so that no two wait for each other.
+    """
+    select = sa.select(audit_head.c.number, audit_head.c.hash).with_for_update()
+    row = connection.execute(select).first()
+    if row is None:
+        _insert_if_absent(connection)
+        row = connection.execute(select).one()
+    return Head(row.number, row.hash)
+
+
+def append(connection: sa.Connection, action: str, data: dict[str, Any], *, actor: int | None, now: dt.datetime) -> Head:
+    """Add an entry; it is there if the transaction is committed. Gives the new head.
+
+    Args:
+        action: a fixed name in snake_case.
+        data: what is needed to understand it later; JSON, no personal data, no secrets.
+        actor: the user who did it; None: the Domain by itself.
+    """
+    before = lock(connection)
+    number = before.number + 1
+    at = now.astimezone(dt.UTC).isoformat()
+    entry = _canonical({"action": action, "actor": actor, "at": at, "data": data, "number": number})
+    head = Head(number, _link(before.hash, entry))
+    connection.execute(audit_entries.insert().values(number=number, entry=entry, hash=head.hash))
+    connection.execute(audit_head.update().values(asdict(head)))
+    return head
+
+
+def get_head(connection: sa.Connection) -> Head:
+    """The newest entry's number and hash; number 0 if there is none."""
+    row = connection.execute(sa.select(audit_head.c.number, audit_head.c.hash)).first()
+    return Head(0, START) if row is None else Head(row.number, row.hash)
+
+
+def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) -> list[Entry]:
+    """Entries in order, those that follow the number ``after``."""
+    query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
+    return [_entry(row.number, row.entry) for row in connection.execute(query)]
+
+
+def verify(connection: sa.Connection, known: Head | None = None) -> Fault | None:
+    """Follow the whole chain; the first thing wrong with it, or None.
+
+    Args:
+        known: a head that was exported before: the chain must lead through it.
+    """
+    number, expected = 0, START
+    for row in _rows(connection):
+        number += 1
+        if row.number != number:
+            return Fault(number, f"entry {number} is missing: {row.number} follows {number - 1}")
+        expected = _link(expected, row.entry)
+        if row.hash != expected:
+            return Fault(number, f"entry {number} is not the one that was written: its hash is another")
+        try:
+            inside = _entry(number, row.entry).number
+        except (InvalidInput, KeyError, ValueError):
+            return Fault(number, f"entry {number} cannot be read")
+        if inside != number:
+            return Fault(number, f"entry {number} says that it is entry {inside}")
+        if known is not None and known.number == number and known.hash != expected:
+            return Fault(number, f"the log was written anew: entry {number} is not the one whose head was exported")
+    head = get_head(connection)
+    if head != Head(number, expected):
+        return Fault(number + 1, f"the log ends at entry {number}, but {head.number} were written")
+    if known is not None and known.number > number:
+        return Fault(
+            number + 1,
+            f"the log ends at entry {number}, but the exported head is entry {known.number}: "
+            "an old copy of the database was put back, or entries were removed",
+        )
+    return None
+
+
+def export_head(head: Head, path: Path) -> None:
+    """Repeat the head in a file, durably; call it after the commit. A file with a later head is left as it is.
+
+    Raises:
+        InvalidInput: ``invalid_audit_head``: the file holds something else. OSError: it cannot be written.
+    """
+    if path.exists() and read_head(path).number >= head.number:
+        return
+    partly = path.with_name(path.name + ".part")
+    with partly.open("wb") as file:
+        file.write(msgspec.json.encode(asdict(head)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partly.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_head(path: Path) -> Head:
+    """The head in a file.
+
+    Raises:
+        InvalidInput: ``invalid_audit_head``: it is no head. OSError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Head)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{path} is no exported head of an audit log: {error}", code="invalid_audit_head") from error
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _link(before: str, entry: str) -> str:
+    return hashlib.sha256(before.encode() + entry.encode()).hexdigest()
+
+
+def _entry(number: int, text: str) -> Entry:
+    try:
+        values = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"entry {number} of the audit log is not JSON: {error}", code="invalid_audit_entry") from error
+    at = dt.datetime.fromisoformat(values["at"])
+    return Entry(values["number"], at, values["actor"], values["action"], values["data"])
+
+
+def _rows(connection: sa.Connection) -> Iterator[sa.Row[Any]]:
+    after = -1
+    while True:
+        query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(_PAGE)
+        page = connection.execute(query).all()
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = page[-1].number
+
+
+def _insert_if_absent(connection: sa.Connection) -> None:
+    # Only the dialect in use is loaded.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    connection.execute(insert(audit_head).values(id=1, number=0, hash=START).on_conflict_do_nothing())

@@ -1,0 +1,379 @@
+"""Budgets, grants and charges. Each function takes a connection inside a transaction of its caller.
+
+Whatever changes one of them writes an entry of the audit log in the same transaction. `reserve` sums, decides and inserts under
+the lock of the audit log and of the dataset's budget, so that charges at once never overspend; it is durable when the caller's
+transaction is, and only then may the job start.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from pygrid.errors import Conflict, NotFound
+from pygrid.privacy import ledger
+from pygrid.privacy.accountants import Curve, zero_curve
+from pygrid.privacy.events import Event, decode_events, encode_events
+from pygrid.privacy.ledger import TRANSITIONS, Accepted, Cap, ChargeState, Cost, Refusal, Rejected, Spending, cost_of
+from pygrid.storage import audit
+from pygrid.storage.tables_budgets import budgets, charges, curves, grants
+
+_CAP_FIELDS = tuple(Cap.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The ledger of a dataset: its cap, and what each user gets who has no grant of their own (None: nothing)."""
+
+    dataset_id: int
+    cap: Cap
+    user_cap: Cap | None
+    opened_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a job takes from a budget."""
+
+    job_id: str
+    dataset_id: int
+    user_id: int
+    state: ChargeState
+    events: tuple[Event, ...]
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+# Budgets and grants
+
+
+def open_budget(
+    connection: sa.Connection, dataset_id: int, cap: Cap, user_cap: Cap | None, *, actor: int | None, now: dt.datetime
+) -> None:
+    """Open the ledger of a dataset; both caps keep their orders from now on.
+
+    Raises:
+        Conflict: ``budget_exists``.
+    """
+    audit.lock(connection)
+    if find_budget(connection, dataset_id) is not None:
+        raise Conflict(
+            f"dataset {dataset_id} has a budget already; its epsilon can be changed",
+            code="budget_exists",
+            dataset_id=dataset_id,
+        )
+    values = {"dataset_id": dataset_id, "opened_at": now, **asdict(cap), **_prefixed(user_cap)}
+    connection.execute(budgets.insert().values(values))
+    data = {"dataset_id": dataset_id, "cap": asdict(cap), "user_cap": None if user_cap is None else asdict(user_cap)}
+    audit.append(connection, "budget_opened", data, actor=actor, now=now)
+
+
+def update_budget(
+    connection: sa.Connection,
+    dataset_id: int,
+    *,
+    epsilon: float,
+    user_epsilon: float | None = None,
+    actor: int | None,
+    now: dt.datetime,
+) -> Budget:
+    """Give the dataset another epsilon, and (if given) those without a grant of their own another one; what is spent stays.
+
+    Raises:
+        NotFound: ``budget_not_found``. InvalidInput: ``budget_too_small`` for the order that the ledger is kept at.
+    """
+    audit.lock(connection)
+    before = get_budget(connection, dataset_id)
+    cap = ledger.change_cap(before.cap, epsilon)
+    user_cap = before.user_cap
+    if user_epsilon is not None:
+        user_cap = ledger.change_cap(user_cap, user_epsilon) if user_cap else ledger.open_cap(user_epsilon, cap.delta)
+        by_default = (grants.c.dataset_id == dataset_id, grants.c.is_default)
+        connection.execute(grants.update().where(*by_default).values(epsilon=user_cap.epsilon))
+    connection.execute(
+        budgets.update().where(budgets.c.dataset_id == dataset_id).values({**asdict(cap), **_prefixed(user_cap)})
+    )
+    data = {"dataset_id": dataset_id, "epsilon": epsilon, "user_epsilon": user_cap.epsilon if user_cap else None}
+    audit.append(connection, "budget_changed", data, actor=actor, now=now)
+    return Budget(dataset_id, cap, user_cap, before.opened_at)
+
+
+def find_budget(connection: sa.Connection, dataset_id: int) -> Budget | None:
+    """The ledger of a dataset, if one was opened."""
+    row = connection.execute(sa.select(budgets).where(budgets.c.dataset_id == dataset_id)).first()
+    return None if row is None else _budget(row)
+
+
+def get_budget(connection: sa.Connection, dataset_id: int) -> Budget:
+    """Raises NotFound: ``budget_not_found``."""
+    budget = find_budget(connection, dataset_id)
+    if budget is None:
+        raise NotFound(f"dataset {dataset_id} has no privacy budget", code="budget_not_found", dataset_id=dataset_id)
+    return budget
+
+
+def list_budgets(connection: sa.Connection) -> list[Budget]:
+    """All ledgers, by dataset."""
+    return [_budget(row) for row in connection.execute(sa.select(budgets).order_by(budgets.c.dataset_id))]
+
+
+def put_grant(
+    connection: sa.Connection,
+    dataset_id: int,
+    user_id: int,
+    epsilon: float,
+    *,
+    delta: float | None = None,
+    use: ledger.Use = ledger.Use.MIXED,
+    actor: int | None,
+    now: dt.datetime,
+) -> Cap:
+    """Let a user have so much of a dataset: a grant of their own, or another epsilon for the one they have.
+
+    Args:
+        delta, use: of a new grant; default: the dataset's delta. A grant that exists keeps its delta and order.
+    Raises:
+        NotFound: ``budget_not_found``. InvalidInput: a value out of range, or too small for the order of the grant.
+    """
+    audit.lock(connection)
+    budget = get_budget(connection, dataset_id)
+    existing = find_grant(connection, dataset_id, user_id)
+    if existing is None:
+        cap = ledger.open_cap(epsilon, budget.cap.delta if delta is None else delta, use)
+        _insert_grant(connection, dataset_id, user_id, cap, now, is_default=False)
+    else:
+        cap = ledger.change_cap(existing, epsilon)
+        connection.execute(
+            grants.update()
+            .where(grants.c.dataset_id == dataset_id, grants.c.user_id == user_id)
+            .values(epsilon=cap.epsilon, is_default=False, granted_at=now)
+        )
+    data = {"dataset_id": dataset_id, "user_id": user_id, "cap": asdict(cap)}
+    audit.append(connection, "budget_granted", data, actor=actor, now=now)
+    return cap
+
+
+def find_grant(connection: sa.Connection, dataset_id: int, user_id: int) -> Cap | None:
+    """The cap of a user on a dataset, if they were given one or have used what everybody gets."""
+    where = (grants.c.dataset_id == dataset_id, grants.c.user_id == user_id)
+    row = connection.execute(sa.select(grants).where(*where)).first()
+    return None if row is None else _cap(row)
+
+
+def list_grants(connection: sa.Connection, dataset_id: int) -> dict[int, Cap]:
+    """Caps by user id."""
+    query = sa.select(grants).where(grants.c.dataset_id == dataset_id).order_by(grants.c.user_id)
+    return {row.user_id: _cap(row) for row in connection.execute(query)}
+
+
+# Charges
+
+
+def reserve(
+    connection: sa.Connection,
+    *,
+    job_id: str,
+    dataset_id: int,
+    user_id: int,
+    events: Sequence[Event],
+    now: dt.datetime,
+) -> Accepted | Rejected:
+    """Debit a job before it starts, if it fits into the cap of the dataset and into that of the user.
+
+    The job may start once the transaction is committed. Asking again for the same job debits nothing more and gives the same
+    answer, until the charge has ended: then it is `Refusal.ALREADY_SETTLED`. A refusal leaves nothing behind.
+
+    Raises:
+        Conflict: ``job_charged_otherwise``: the job has a charge for another dataset, user or other events.
+    """
+    audit.lock(connection)
+    if (charge := find_charge(connection, job_id)) is not None:
+        return _repeated(charge, dataset_id, user_id, events)
+    row = connection.execute(sa.select(budgets).where(budgets.c.dataset_id == dataset_id).with_for_update()).first()
+    if row is None:
+        return Rejected(Refusal.NO_BUDGET)
+    budget = _budget(row)
+    granted = find_grant(connection, dataset_id, user_id)
+    user_cap = granted or budget.user_cap
+    if user_cap is None:
+        return Rejected(Refusal.NO_GRANT)
+    cost = cost_of(events)
+    of_dataset, of_user = _spent(connection, dataset_id, user_id)
+    decision = ledger.check((of_dataset, budget.cap), (of_user, user_cap), cost)
+    if isinstance(decision, Rejected):
+        return decision
+    if granted is None:
+        # From here on this user's charges are summed at this order, whatever others are given later.
+        _insert_grant(connection, dataset_id, user_id, user_cap, now, is_default=True)
+    in_dataset, in_user = cost.at(budget.cap.order), cost.at(user_cap.order)
+    text = encode_events(events)
+    values = {
+        "job_id": job_id,
+        "dataset_id": dataset_id,
+        "user_id": user_id,
+        "state": ChargeState.RESERVED.value,
+        "curve_id": _put_curve(connection, text, cost.curve),
+        "dataset_cost": in_dataset.divergence,
+        "user_cost": in_user.divergence,
+        "basic_epsilon": cost.basic_epsilon,
+        "basic_delta": cost.basic_delta,
+        "created_at": now,
+        "updated_at": now,
+    }
+    connection.execute(charges.insert().values(values))
+    data = {"job_id": job_id, "dataset_id": dataset_id, "user_id": user_id, "events": text}
+    audit.append(connection, "budget_reserved", data, actor=user_id, now=now)
+    return decision
+
+
+def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now: dt.datetime) -> None:
+    """Take a charge to another state; `pygrid.privacy.ledger` draws which may follow which.
+
+    Of several that try at once exactly one does it. Refund only what provably never started.
+
+    Raises:
+        NotFound: ``charge_not_found``. Conflict: ``charge_state``: it is in a state that does not lead there.
+    """
+    audit.lock(connection)
+    before = [from_state.value for from_state, following in TRANSITIONS.items() if state in following]
+    where = (charges.c.job_id == job_id, charges.c.state.in_(before))
+    moved = connection.execute(charges.update().where(*where).values(state=state.value, updated_at=now)).rowcount
+    if not moved:
+        charge = get_charge(connection, job_id)
+        raise Conflict(
+            f"the charge of job {job_id} is {charge.state}, so it cannot become {state}",
+            code="charge_state",
+            job_id=job_id,
+            state=charge.state.value,
+        )
+    audit.append(connection, f"charge_{state.value}", {"job_id": job_id}, actor=None, now=now)
+
+
+def find_charge(connection: sa.Connection, job_id: str) -> Charge | None:
+    """The charge of a job."""
+    row = connection.execute(sa.select(*_CHARGE).join_from(charges, curves).where(charges.c.job_id == job_id)).first()
+    return None if row is None else _charge(row)
+
+
+def get_charge(connection: sa.Connection, job_id: str) -> Charge:
+    """Raises NotFound: ``charge_not_found``."""
+    charge = find_charge(connection, job_id)
+    if charge is None:
+        raise NotFound(f"job {job_id} was charged nothing", code="charge_not_found", job_id=job_id)
+    return charge
+
+
+def list_charges(connection: sa.Connection, dataset_id: int, user_id: int | None = None, limit: int = 1000) -> list[Charge]:
+    """Charges of a dataset, or those of one user, newest first."""
+    query = sa.select(*_CHARGE).join_from(charges, curves).where(charges.c.dataset_id == dataset_id)
+    if user_id is not None:
+        query = query.where(charges.c.user_id == user_id)
+    return [_charge(row) for row in connection.execute(query.order_by(charges.c.id.desc()).limit(limit))]
+
+
+def get_total(connection: sa.Connection, dataset_id: int, user_id: int | None = None) -> Cost:
+    """All that was charged to a dataset, or to one user of it, at every order: what `ledger.epsilon_spent` turns into words."""
+    query = (
+        sa.select(
+            curves.c.divergences,
+            sa.func.count().label("times"),
+            sa.func.sum(charges.c.basic_epsilon).label("basic_epsilon"),
+            sa.func.sum(charges.c.basic_delta).label("basic_delta"),
+        )
+        .join_from(charges, curves)
+        .where(charges.c.dataset_id == dataset_id, _counts)
+        .group_by(curves.c.id, curves.c.divergences)
+    )
+    if user_id is not None:
+        query = query.where(charges.c.user_id == user_id)
+    total, basic_epsilon, basic_delta = zero_curve(), 0.0, 0.0
+    for row in connection.execute(query):
+        total += row.times * np.frombuffer(row.divergences, "<f8")
+        basic_epsilon += row.basic_epsilon
+        basic_delta += row.basic_delta
+    return Cost(total, basic_epsilon, basic_delta)
+
+
+_CHARGE = [
+    *(charges.c[name] for name in ("job_id", "dataset_id", "user_id", "state", "created_at", "updated_at")),
+    curves.c.events,
+]
+# All states but the one that gives back: what is unknown counts.
+_counts = charges.c.state != ChargeState.REFUNDED.value
+
+
+def _spent(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Spending, Spending]:
+    """What the dataset and the user of it have spent, each at the order of its cap; one pass over the index."""
+    total, sums = sa.func.total if connection.dialect.name == "sqlite" else sa.func.sum, charges.c
+    counted = [sums.basic_epsilon, sums.basic_delta]
+    of_dataset = connection.execute(
+        sa.select(total(sums.dataset_cost), *map(total, counted)).where(sums.dataset_id == dataset_id, _counts)
+    ).one()
+    of_user = connection.execute(
+        sa.select(total(sums.user_cost), *map(total, counted)).where(
+            sums.dataset_id == dataset_id, sums.user_id == user_id, _counts
+        )
+    ).one()
+    return Spending(*(value or 0.0 for value in of_dataset)), Spending(*(value or 0.0 for value in of_user))
+
+
+def _repeated(charge: Charge, dataset_id: int, user_id: int, events: Sequence[Event]) -> Accepted | Rejected:
+    asked = (dataset_id, user_id, encode_events(events))
+    if (charge.dataset_id, charge.user_id, encode_events(charge.events)) != asked:
+        raise Conflict(
+            f"job {charge.job_id} was charged for something else: a changed job needs an id of its own",
+            code="job_charged_otherwise",
+            job_id=charge.job_id,
+        )
+    if charge.state in (ChargeState.RESERVED, ChargeState.RUNNING):
+        return Accepted()
+    return Rejected(Refusal.ALREADY_SETTLED)
+
+
+def _put_curve(connection: sa.Connection, events: str, curve: Curve) -> int:
+    """The id of the row that holds the curve of these events; added if they are new. The lock of the log is held."""
+    events_hash = hashlib.sha256(events.encode()).hexdigest()
+    found = connection.execute(sa.select(curves.c.id).where(curves.c.events_hash == events_hash)).scalar()
+    if found is not None:
+        return int(found)
+    values = {"events_hash": events_hash, "events": events, "divergences": curve.astype("<f8").tobytes()}
+    return int(connection.execute(curves.insert().values(values).returning(curves.c.id)).scalar_one())
+
+
+def _insert_grant(
+    connection: sa.Connection, dataset_id: int, user_id: int, cap: Cap, now: dt.datetime, *, is_default: bool
+) -> None:
+    values = {"dataset_id": dataset_id, "user_id": user_id, "is_default": is_default, "granted_at": now, **asdict(cap)}
+    connection.execute(grants.insert().values(values))
+
+
+def _prefixed(cap: Cap | None) -> dict[str, Any]:
+    values = dict.fromkeys(_CAP_FIELDS) if cap is None else asdict(cap)
+    return {f"user_{name}": value for name, value in values.items()}
+
+
+def _cap(row: sa.Row[Any], prefix: str = "") -> Cap:
+    return Cap(**{name: row._mapping[prefix + name] for name in _CAP_FIELDS})
+
+
+def _budget(row: sa.Row[Any]) -> Budget:
+    user_cap = None if row.user_epsilon is None else _cap(row, "user_")
+    return Budget(row.dataset_id, _cap(row), user_cap, row.opened_at)
+
+
+def _charge(row: sa.Row[Any]) -> Charge:
+    return Charge(
+        row.job_id,
+        row.dataset_id,
+        row.user_id,
+        ChargeState(row.state),
+        decode_events(row.events),
+        row.created_at,
+        row.updated_at,
+    )
