@@ -121,6 +121,24 @@ class Device:
         assert (answer.status_code, answer.json()) == (200, {"status": "success"}), answer.text
 
 
+def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Any:
+    """What a server hands to the app for a request, for tests that are the server: of connections that break, or never end."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+    }
+
+
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 

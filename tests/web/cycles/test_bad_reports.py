@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from training_support import Device, Site, assert_values, bearer, model, wide_plan
+from training_support import Device, Site, assert_values, bearer, model, scope, wide_plan
 from web_support import assert_problem
 
 from pygrid.core.cycles import CycleState
@@ -329,21 +329,8 @@ async def _raw_report(case: Case, receive: Callable[[], Awaitable[Any]]) -> list
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/model-centric/report",
-        "raw_path": b"/model-centric/report",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {case.device.key}".encode())],
-        "client": ("127.0.0.1", 1),
-        "server": ("test", 80),
-    }
-    await case.site.app(scope, receive, send)  # type: ignore[arg-type]
+    headers = [(b"authorization", f"Bearer {case.device.key}".encode())]
+    await case.site.app(scope("POST", "/model-centric/report", headers), receive, send)  # type: ignore[arg-type]
     return sent
 
 

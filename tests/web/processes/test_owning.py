@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from training_support import PLAN, Site, assert_values, model
+from training_support import PLAN, Site, assert_values, model, scope
 from web_support import assert_problem
 
 from pygrid.tensors import decode, encode
@@ -201,21 +201,7 @@ class Stream:
                 self.status, self.headers = message["status"], dict(message["headers"])
 
         self._asked = False
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": self._headers,
-            "client": ("127.0.0.1", 1),
-            "server": ("test", 80),
-        }
-        await self._site.app(scope, receive, send)  # type: ignore[arg-type]
+        await self._site.app(scope("GET", self._path, self._headers), receive, send)  # type: ignore[arg-type]
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         buffer = b""
