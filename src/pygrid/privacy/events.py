@@ -111,8 +111,8 @@ def decode_events(text: str | bytes) -> tuple[Event, ...]:
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raises InvalidInput: ``invalid_epsilon`` unless it is a number above 0 and up to 1000."""
-    if not (_is_number(epsilon) and 0.0 < epsilon <= 1000.0):
+    """Raises InvalidInput: ``invalid_epsilon`` unless it is a number from 1e-6 to 1000."""
+    if not (_is_number(epsilon) and 1e-6 <= epsilon <= 1000.0):
         raise InvalidInput(
             f"an epsilon of {epsilon} makes no sense: use a number above 0; 0.1 to 8 is common", code="invalid_epsilon"
         )
