@@ -31,7 +31,7 @@ from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, check_alike, convert, convert_in_child
-from pygrid.features.datasets.formats import tell_format
+from pygrid.features.datasets.formats import csv_text, tell_format
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
@@ -199,8 +199,9 @@ def test_kinds_of_csv_columns_are_told_from_all_values(store: Callable[..., Any]
     assert np.isnan(mapped["none"]).all()
 
 
-def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any]) -> None:
-    many = 250_000
+def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_text, "VALUES_AT_ONCE", 1000)
+    many = 2500
     lines = ["n"] + ["1"] * many
     assert store("\n".join(lines).encode())[1]["n"].dtype == np.int64
     _, mapped = store("\n".join([*lines, "2.5"]).encode())

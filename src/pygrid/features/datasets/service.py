@@ -35,7 +35,16 @@ from pygrid.core.datasets import (
     told_schema,
 )
 from pygrid.core.mocks import draw_mock
-from pygrid.errors import Conflict, Forbidden, InvalidConfig, NotFound, PayloadTooLarge, Unavailable
+from pygrid.errors import (
+    Conflict,
+    Forbidden,
+    InvalidConfig,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+    from_problem,
+)
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, declare_like
 from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
 from pygrid.messages.datasets import (
@@ -235,7 +244,10 @@ class DatasetsService:
     async def _make_mock(self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema) -> rows.Mock:
         if form.mock is not None:
             like = msgspec.structs.replace(request, columns=_with_sources(declare_like(schema), request), format=None)
-            check_alike(await self._convert(form.mock, draft, like), schema)
+            try:
+                check_alike(await self._convert(form.mock, draft, like), schema)
+            except (InvalidInput, PayloadTooLarge) as error:
+                raise from_problem({**error.to_problem(), "detail": f"in the mock: {error.detail}"}) from error
             return "uploaded"
         if not request.draw_mock:
             return "none"

@@ -4,6 +4,7 @@ columns to a `Sink`. None unpickles, and none uses a name from the file as a pat
 
 from __future__ import annotations
 
+import errno
 import importlib
 import zlib
 from pathlib import Path
@@ -20,6 +21,8 @@ _READERS = {
     "safetensors": "pygrid.features.datasets.formats.tensors",
 }
 """Format -> module with ``read(path, sink)``; each is loaded when it is needed."""
+_OUR_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES))
+"""What an OSError says of this machine. Others come of the file: one that lies about an offset makes a reader seek there."""
 
 
 def tell_format(first: bytes) -> str:
@@ -55,7 +58,7 @@ def read_file(path: Path, wanted: str | None, sink: Sink) -> None:
     try:
         module.read(path, sink)
     except (OSError, EOFError, zlib.error, UnicodeError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno in _OUR_TROUBLE:
             raise
         raise malformed(chosen, error) from error
 

@@ -36,9 +36,7 @@ def read(path: Path, sink: Sink) -> None:
         is_parquet = file.read(4) == b"PAR1"
     try:
         (_read_parquet if is_parquet else _read_ipc)(path, sink)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except pa.ArrowException as error:
         if isinstance(error, MemoryError):
             raise
         form = "parquet" if is_parquet else "arrow"
