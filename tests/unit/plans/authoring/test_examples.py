@@ -13,7 +13,7 @@ from pygrid.plans import Plan, Runner
 from pygrid.tensors import decode
 
 PLANS = Path(__file__).parents[4] / "examples" / "plans"
-NAMES = ["digits", "digits_cnn"]
+NAMES = ["digits", "digits_cnn", "breast_cancer"]
 
 
 def load_source(name: str) -> ModuleType:
@@ -43,3 +43,16 @@ def test_it_learns_digits(name: str, shape: tuple[int, ...]) -> None:
     after = runner.evaluate(trained, {"x": x[1200:], "y": y[1200:]})
     assert before["accuracy"] < 0.3
     assert after["accuracy"] > 0.85
+
+
+def test_it_learns_to_tell_cells_apart() -> None:
+    table = np.loadtxt(PLANS.parent / "data" / "breast_cancer.csv", delimiter=",", skiprows=1, dtype=np.str_)
+    x, y = table[:, :30].astype(np.float32), (table[:, 30] == "malignant").astype(np.int64)
+    runner = Runner(Plan.load(PLANS / "breast_cancer.plan"))
+    params, _ = decode((PLANS / "breast_cancer.safetensors").read_bytes())
+    trained = runner.train(params, {"x": x[:400], "y": y[:400]}, epochs=20, hyper={"lr": 1.0}).params
+    assert runner.evaluate(trained, {"x": x[400:], "y": y[400:]})["accuracy"] > 0.93
+    # The published ranges are rounded and must cover the data, or the plan would cut values off.
+    ranges = np.array(load_source("breast_cancer").RANGES)
+    assert (x.min(axis=0) >= ranges[:, 0] - 1e-3).all()
+    assert (x.max(axis=0) <= ranges[:, 1] + 1e-3 * ranges[:, 1] + 1e-3).all()
