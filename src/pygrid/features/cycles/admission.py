@@ -54,6 +54,8 @@ class Admission:
     request_key: str
     assignment: Assignment
     cycle: Cycle
+    opened: bool
+    """Whether this admission opened the cycle."""
 
 
 class Admissions:
@@ -116,16 +118,15 @@ class Admissions:
             refusal = None
         else:
             refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
-        if refusal is not None and refusal.reason == "waiting_for_workers":
-            if not self._is_quorum(process, applicant.client_id, stay_s):
-                return refusal
-            await self._open(process)
-        elif refusal is not None:
+        opens = refusal is not None and refusal.reason == "waiting_for_workers"
+        if refusal is not None and not (opens and self._is_quorum(process, applicant.client_id, stay_s)):
             return _in_pool(refusal, process)
-        outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant))
+        outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant, opens))
         if isinstance(outcome, Refusal):
             return _in_pool(outcome, process)
         self._remember(process, outcome)
+        if outcome.opened:
+            self._opened(outcome.cycle)
         return outcome
 
     def recall(self, key_hash: str) -> tuple[Assignment, Cycle] | None:
@@ -158,8 +159,15 @@ class Admissions:
             if len(remembered) > MAX_KEYS:
                 remembered.popitem(last=False)
 
-    def _admit(self, connection: sa.Connection, process: HostedProcess, applicant: Applicant) -> Admission | Refusal:
+    def _admit(
+        self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, opens: bool
+    ) -> Admission | Refusal:
+        """Admit the client in the caller's transaction; ``opens``: and open the cycle, if nobody has yet."""
         found, refusal = self._decide(connection, process, applicant)
+        opened = opens and refusal is not None and refusal.reason == "waiting_for_workers"
+        if opened:
+            open_cycle(connection, found.cycle, process.config, self._clock.now())
+            found, refusal = self._decide(connection, process, applicant)
         if refusal is not None:
             return refusal
         key = new_secret()
@@ -168,7 +176,7 @@ class Admissions:
             own = rows.put_assignment(connection, found.cycle.id, applicant.client_id, hash_secret(key), now)
         else:
             own = rows.renew_assignment(connection, found.own, hash_secret(key))
-        return Admission(key, own, found.cycle)
+        return Admission(key, own, found.cycle, opened)
 
     def _decide(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant
@@ -193,28 +201,28 @@ class Admissions:
     # -- a cycle opens when enough clients ask -------------------------------------------------------------------------
 
     def _is_quorum(self, process: HostedProcess, client_id: str, stay_s: float) -> bool:
-        """Count a client as present for ``stay_s``, and say whether enough are."""
+        """Count a client as present for ``stay_s``, and say whether enough are.
+
+        Whoever completes the quorum wakes all others that wait. Each then comes to be admitted, and whose transaction is first
+        opens the cycle: the writer puts them all into one commit.
+        """
         now = self._clock.now()
         present = self._candidates.setdefault(process.id, {})
+        was_quorum = len(present) >= process.config.candidates_needed
         present[client_id] = now + dt.timedelta(seconds=stay_s)
         for gone in [candidate for candidate, until in present.items() if until <= now]:
             del present[gone]
-        return len(present) >= process.config.candidates_needed
+        is_quorum = len(present) >= process.config.candidates_needed
+        if is_quorum and not was_quorum:
+            self._store.signals.notify(cycle_topic(process.id))
+        return is_quorum
 
-    async def _open(self, process: HostedProcess) -> None:
-        """``hosted -> open``, once."""
-
-        def transaction(connection: sa.Connection) -> Cycle:
-            cycle = rows.get_newest_cycle(connection, process.id)
-            if cycle.state is CycleState.HOSTED:
-                return open_cycle(connection, cycle, process.config, self._clock.now())
-            return cycle
-
-        cycle = await self._store.database.write(transaction)
-        self._candidates.pop(process.id, None)
+    def _opened(self, cycle: Cycle) -> None:
+        """``hosted -> open`` was committed."""
+        self._candidates.pop(cycle.process_id, None)
         self._scheduler.watch(cycle)
-        self._store.signals.notify(cycle_topic(process.id))
-        self._store.signals.notify(event_topic(process.id))
+        self._store.signals.notify(cycle_topic(cycle.process_id))
+        self._store.signals.notify(event_topic(cycle.process_id))
 
     # -- selection by lot ----------------------------------------------------------------------------------------------
 
