@@ -62,7 +62,7 @@ def _print(examination: Examination) -> None:
         print()
         _columns(
             ("TRIED FROM INSIDE", "OUTCOME"),
-            *((finding.name, "ALLOWED" if finding.allowed else f"refused: {finding.detail}") for finding in examination.findings),
+            *((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}") for probe in examination.findings),
         )
     print()
     print(_meaning(examination))

@@ -20,7 +20,14 @@ USERS = [pytest.param(False, id="this user")]
 if os.getuid() == 0:
     USERS.append(pytest.param(True, id="nobody"))
 
-NEEDS_MORE_RIGHTS = {"mount", "make a namespace", "use io_uring", "load a BPF program", "handle page faults", "read the keyring"}
+NEEDS_MORE_RIGHTS = {
+    "mount",
+    "make a namespace",
+    "use io_uring",
+    "load a BPF program",
+    "handle page faults",
+    "read the keyring",
+}
 """What some users of some machines may not do in any case."""
 
 
@@ -36,14 +43,16 @@ def test_every_probe_is_refused(as_nobody: bool) -> None:
 
 
 def test_without_a_sandbox_the_probes_come_through() -> None:
-    findings = examine(sandboxed=False).findings
-    refused = {finding.name for finding in findings if not finding.allowed}
+    examination = examine(sandboxed=False)
+    refused = {finding.name for finding in examination.findings if not finding.allowed}
+    assert examination.trouble == ""
+    assert len(examination.findings) > 25
     assert refused <= NEEDS_MORE_RIGHTS
 
 
 def test_only_enough_layers_are_sound() -> None:
     def layers(**held: bool | int) -> Layers:
-        none: dict[str, bool | int] = dict(namespaces=False, empty_root=False, not_root=False, landlock_abi=0, seccomp=False)
+        none = {"namespaces": False, "empty_root": False, "not_root": False, "landlock_abi": 0, "seccomp": False}
         return Layers(**(none | held))  # type: ignore[arg-type]
 
     assert not layers(landlock_abi=7, empty_root=True, namespaces=True, not_root=True).sound
@@ -58,7 +67,9 @@ def test_a_sound_sandbox_that_lets_something_through_is_not_trusted() -> None:
     assert not Examination(good.layers, tuple(broken)).sound
 
 
-def inside(code: str, *, threads: bool = False, memory_bytes: int = 2**28, cpu_s: int = 20) -> subprocess.CompletedProcess[bytes]:
+def inside(
+    code: str, *, threads: bool = False, memory_bytes: int = 2**28, cpu_s: int = 20
+) -> subprocess.CompletedProcess[bytes]:
     """Run code in a process that closed its sandbox; what it writes to descriptor ``out`` comes back."""
     program = (
         "import os, threading, numpy as np\n"
@@ -80,6 +91,20 @@ def test_threads_only_where_they_are_wanted() -> None:
     assert inside(code).stdout == b""
     fork = "try:\n  os.fork()\nexcept OSError:\n  os.write(out, b'refused')"
     assert inside(fork, threads=True).stdout == b"refused"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_too_few_layers_are_refused_unless_the_operator_allows_it(allowed: bool) -> None:
+    """On a kind of processor whose system calls are not known, there is no seccomp filter."""
+    program = (
+        "import os\nfrom pygrid.features.execution import sandbox\nfrom pygrid.errors import Unavailable\n"
+        "out = os.dup(1)\nsandbox.MACHINES.clear()\n"
+        f"try:\n  held = sandbox.apply(sandbox.Limits(2**28, 20), keep={{out}}, allow_weak={allowed})\n"
+        "  os.write(out, b'weak' if not held.sound and not held.seccomp else b'sound')\n"
+        "except Unavailable as error:\n  os.write(out, error.code.encode())"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, timeout=60, check=True)
+    assert done.stdout == (b"weak" if allowed else b"sandbox_unavailable")
 
 
 def test_memory_beyond_the_limit_is_refused() -> None:

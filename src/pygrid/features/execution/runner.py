@@ -138,7 +138,14 @@ def _train(
 
 
 def _train_exactly(
-    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], tally: _Tally, report: Report | None, *, deadline: float | None = None
+    spec: JobSpec,
+    plan: Plan,
+    params: Params,
+    data: dict[str, Array],
+    tally: _Tally,
+    report: Report | None,
+    *,
+    deadline: float | None = None,
 ) -> tuple[Params, dict[str, float]]:
     def progress(_epoch: int, done: int, total: int | None, metrics: dict[str, float]) -> None:
         tally.num_calls += 1

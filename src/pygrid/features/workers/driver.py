@@ -155,7 +155,10 @@ class SubprocessDriver:
         async with self._starting:
             if self._closed:
                 raise Unavailable("the Domain is stopping; no job is started any more", code="worker_not_started")
-            if self._server is None or self._server.is_gone:
+            if self._server is not None and self._server.is_gone:
+                await self._server.close()
+                self._server = None
+            if self._server is None:
                 self._server = await _Server.start(self._settings)
             return self._server.layers
 

@@ -1,0 +1,298 @@
+"""Jobs in real Workers, through the driver: forked, sandboxed, watched, ended.
+
+Should happen: results of every kind; failures that say what was used up; a Domain that goes on after any of them.
+Should not happen: a job that outlives its limits, its driver, or its fork server; an answer that is longer than it may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from handmade import logistic_data, logistic_params, logistic_plan
+
+from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
+from pygrid.errors import Conflict, InvalidInput
+from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
+from pygrid.plans.runner import Runner
+from pygrid.tensors import decode, encode
+
+SIZE = 300
+ENDLESS = 10**7
+LAYERS = {"rlimits", "seccomp", "not root"}
+
+
+@pytest.fixture
+async def driver() -> AsyncIterator[SubprocessDriver]:
+    async with SubprocessDriver() as running:
+        yield running
+        process = server_process(running)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Columns, plan and model, as a Domain keeps them."""
+    data = logistic_data(SIZE)
+    data["x"].tofile(tmp_path / "0.bin")
+    data["y"].astype(np.int64).tofile(tmp_path / "1.bin")
+    (tmp_path / "plan").write_bytes(logistic_plan().data)
+    (tmp_path / "model").write_bytes(encode(logistic_params()))
+    return tmp_path
+
+
+def job(folder: Path, **changes: Any) -> JobSpec:
+    columns = {
+        "x": ColumnRef(str(folder / "0.bin"), "float32", (4,), SIZE),
+        "y": ColumnRef(str(folder / "1.bin"), "int64", (), SIZE),
+    }
+    values: dict[str, Any] = {
+        "id": "job",
+        "kind": "train",
+        "columns": columns,
+        "plan_path": str(folder / "plan"),
+        "model_path": str(folder / "model"),
+        "binding": {"x": "x", "y": "y"},
+        "limits": JobLimits(memory_bytes=2**29, cpu_s=30, wall_s=30.0),
+    }
+    return JobSpec(**{**values, **changes})
+
+
+def server_process(driver: SubprocessDriver) -> psutil.Process:
+    assert driver._server is not None
+    return psutil.Process(driver._server._process.pid)
+
+
+async def running_process(driver: SubprocessDriver, job_id: str = "job") -> psutil.Process:
+    """The process of the only job."""
+    while driver.status(job_id) != "running" or not (children := server_process(driver).children()):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return children[0]
+
+
+async def test_an_exact_job_is_what_the_runner_does(driver: SubprocessDriver, folder: Path) -> None:
+    reports: list[Progress] = []
+    result = await driver.run(job(folder, epochs=3, seed=5), reports.append)
+    expected = Runner(logistic_plan()).train(logistic_params(), logistic_data(SIZE), epochs=3, seed=5)
+    assert result.failure is None
+    trained, metadata = decode(result.payload)
+    for name, array in expected.params.items():
+        np.testing.assert_array_equal(trained[name], array)
+    assert json.loads(metadata["metrics"]) == pytest.approx(expected.metrics)
+    assert reports[-1].done == reports[-1].total == expected.num_updates
+    assert set(result.facts.sandbox) >= LAYERS
+    assert result.facts.bytes_out == len(result.payload)
+    assert result.facts.cpu_s > 0
+    assert driver.status("job") is None
+    assert driver.logs("job")[-1] == "done"
+
+
+async def test_private_jobs_of_each_kind(driver: SubprocessDriver, folder: Path) -> None:
+    terms = PrivacyTerms(1.0, 1.0, 1, 1e-5, SIZE)
+    started = time.monotonic()
+    train = await driver.run(job(folder, privacy=terms), lambda _: pytest.fail("a private job reports nothing"))
+    assert time.monotonic() - started >= 0.24, "the time of a private job is padded"
+    assert train.failure is None
+    assert decode(train.payload)[1] == {}
+    evaluate = await driver.run(job(folder, kind="evaluate", privacy=terms))
+    assert json.loads(evaluate.payload)["noise_std"] > 0
+    statistics = (Statistic("mean", "y", 0, 2), Statistic("count"))
+    answers = await driver.run(job(folder, kind="statistics", statistics=statistics, privacy=terms))
+    assert json.loads(answers.payload)["answers"][1]["value"] == pytest.approx(SIZE, abs=10)
+
+
+async def test_noise_is_fresh_in_each_fork(driver: SubprocessDriver, folder: Path) -> None:
+    spec = job(folder, privacy=PrivacyTerms(1.0, 1.0, 1, 1e-5, SIZE))
+    assert (await driver.run(spec)).payload != (await driver.run(spec)).payload
+
+
+async def test_endless_computing_is_ended_by_the_clock(driver: SubprocessDriver, folder: Path) -> None:
+    started = time.monotonic()
+    result = await driver.run(job(folder, epochs=ENDLESS, limits=JobLimits(wall_s=0.7)))
+    assert time.monotonic() - started < 5
+    assert result.failure is not None
+    assert result.failure.kind == "out_of_time"
+    assert result.payload == b""
+    assert (await driver.run(job(folder))).failure is None
+
+
+async def test_and_by_its_cpu_time(driver: SubprocessDriver, folder: Path) -> None:
+    result = await driver.run(job(folder, epochs=ENDLESS, limits=JobLimits(cpu_s=1, wall_s=60)))
+    assert result.failure is not None
+    assert result.failure.kind == "out_of_cpu"
+
+
+def huge(models: dict[str, onnx.ModelProto]) -> None:
+    """A tensor of 64 GB, as the gate would never let it through."""
+    graph = models["train"].graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([16 * 10**9], np.int64), "size"))
+    graph.node.append(onnx.helper.make_node("ConstantOfShape", ["size"], ["sixty-four"], name="huge"))
+    for node in graph.node:
+        if "metrics/accuracy" in node.output:
+            node.output[0] = "honest"
+    graph.node.append(onnx.helper.make_node("ReduceMax", ["sixty-four"], ["most"], name="most", keepdims=0))
+    graph.node.append(onnx.helper.make_node("Add", ["honest", "most"], ["metrics/accuracy"], name="sum"))
+
+
+async def test_tensors_of_64_gb_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+    (folder / "plan").write_bytes(logistic_plan(edit=huge).data)
+    result = await driver.run(job(folder))
+    assert result.failure is not None
+    assert result.failure.kind in ("plan_failed", "out_of_memory")
+    assert result.facts.max_rss_bytes < 2**29
+
+
+async def test_a_result_is_no_longer_than_it_may_be(driver: SubprocessDriver, folder: Path) -> None:
+    result = await driver.run(job(folder, limits=JobLimits(max_result_bytes=50)))
+    assert result.failure is not None
+    assert result.failure.kind == "result_too_large"
+
+
+async def test_a_result_as_large_as_the_data_can_be_told(driver: SubprocessDriver, folder: Path) -> None:
+    result = await driver.run(job(folder))
+    assert result.facts.bytes_in == SIZE * (16 + 8)
+    assert result.facts.bytes_out_ratio == len(result.payload) / (SIZE * 24)
+
+
+async def test_a_job_that_is_killed_takes_nothing_with_it(driver: SubprocessDriver, folder: Path) -> None:
+    task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
+    (await running_process(driver)).kill()
+    result = await task
+    assert result.failure is not None
+    assert result.failure.kind == "crashed"
+    assert "signal 9" in result.failure.detail
+    assert (await driver.run(job(folder))).failure is None
+
+
+async def test_a_fork_server_that_is_killed_is_replaced(driver: SubprocessDriver, folder: Path) -> None:
+    task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
+    process = await running_process(driver)
+    server_process(driver).kill()
+    result = await task
+    assert result.failure is not None
+    assert result.failure.kind == "lost"
+    await asyncio.to_thread(psutil.wait_procs, [process], timeout=5)
+    assert not process.is_running(), "a job ends with its parent"
+    assert (await driver.run(job(folder))).failure is None
+
+
+async def test_cancelling(driver: SubprocessDriver, folder: Path) -> None:
+    task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
+    await running_process(driver)
+    assert driver.cancel("job")
+    result = await task
+    assert result.failure is not None
+    assert result.failure.kind == "cancelled"
+    assert not driver.cancel("job")
+
+
+async def test_a_caller_that_goes_away_ends_the_job(driver: SubprocessDriver, folder: Path) -> None:
+    task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
+    process = await running_process(driver)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(psutil.wait_procs, [process], timeout=5)
+    assert not process.is_running()
+    assert driver.status("job") is None
+
+
+async def test_jobs_wait_for_a_slot(folder: Path) -> None:
+    async with SubprocessDriver(WorkerSettings(max_concurrent=1)) as driver:
+        first = asyncio.create_task(driver.run(job(folder, id="first", epochs=ENDLESS)))
+        await running_process(driver, "first")
+        second = asyncio.create_task(driver.run(job(folder, id="second")))
+        third = asyncio.create_task(driver.run(job(folder, id="third")))
+        await asyncio.sleep(0.05)
+        assert driver.status("second") == driver.status("third") == "queued"
+        with pytest.raises(Conflict):
+            await driver.run(job(folder, id="second"))
+        driver.cancel("third")
+        driver.cancel("first")
+        assert (await second).failure is None
+        outcomes = [(await task).failure for task in (first, third)]
+        assert [failure and failure.kind for failure in outcomes] == ["cancelled", "cancelled"]
+
+
+async def test_files_that_do_not_fit_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+    (folder / "0.bin").write_bytes(b"short")
+    result = await driver.run(job(folder))
+    assert result.failure is not None
+    assert result.failure.kind == "refused"
+    assert "fewer" in result.failure.detail
+    (folder / "1.bin").unlink()
+    result = await driver.run(job(folder))
+    assert result.failure is not None
+    assert result.failure.kind == "refused"
+    with pytest.raises(InvalidInput):
+        await driver.run(job(folder, epochs=-1))
+
+
+async def test_hostile_bytes_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+    for name, content in (("plan", os.urandom(5000)), ("plan", b""), ("model", os.urandom(5000)), ("model", b"")):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        result = await driver.run(job(folder))
+        assert result.failure is not None
+        assert result.failure.kind in ("refused", "plan_failed"), name
+        (folder / name).write_bytes(kept)
+
+
+async def test_many_at_once(folder: Path) -> None:
+    async with SubprocessDriver(WorkerSettings(max_concurrent=4)) as driver:
+        results = await asyncio.gather(*(driver.run(job(folder, id=str(index), seed=index)) for index in range(12)))
+    assert [result.failure for result in results] == [None] * 12
+    assert len({result.payload for result in results}) == 12
+
+
+DOMAIN = """
+import asyncio, sys, psutil, os, msgspec
+from pygrid.core.execution import JobSpec
+from pygrid.features.workers.driver import SubprocessDriver
+async def main():
+    driver = SubprocessDriver()
+    await driver.start()
+    task = asyncio.create_task(driver.run(msgspec.json.decode(sys.argv[1], type=JobSpec)))
+    while not (jobs := psutil.Process().children(recursive=True)[1:]):
+        await asyncio.sleep(0.01)
+    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    await task
+asyncio.run(main())
+"""
+
+
+def test_nothing_outlives_a_domain_that_is_killed(folder: Path) -> None:
+    import msgspec
+
+    spec = msgspec.json.encode(job(folder, epochs=ENDLESS)).decode()
+    with subprocess.Popen([sys.executable, "-c", DOMAIN, spec], stdout=subprocess.PIPE) as domain:
+        assert domain.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in domain.stdout.readline().split()]
+        assert len(processes) == 2
+        domain.send_signal(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(processes, timeout=5)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_the_doctor_says_what_holds() -> None:
+    done = subprocess.run([sys.executable, "-m", "pygrid", "worker", "doctor"], capture_output=True, timeout=60, check=False)
+    text = done.stdout.decode()
+    assert "seccomp" in text
+    assert "signal the parent" in text
+    assert (done.returncode == 0) == ("can be run here" in text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pygrid", "worker", "doctor", "--json"], capture_output=True, timeout=60, check=False
+    )
+    assert json.loads(done.stdout)["sound"] == (done.returncode == 0)

@@ -1,0 +1,133 @@
+"""Statistics, exact against numpy and private within their noise; a record's piece is never larger than one."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, padded_s
+from pygrid.errors import InvalidInput
+from pygrid.features.execution import runner
+from pygrid.features.execution.child import Inputs
+from pygrid.features.execution.statistics import StatisticRows, read_answers
+
+SIZE = 3000
+GENERATOR = np.random.default_rng(0)
+AGE = GENERATOR.integers(0, 100, SIZE).astype(np.int32)
+PAY = GENERATOR.normal(50.0, 20.0, SIZE)
+CITY = GENERATOR.integers(0, 4, SIZE).astype(np.int32)
+COLUMNS = {"age": AGE, "pay": PAY, "city": CITY, "who": (np.arange(SIZE) // 3).astype(np.int64)}
+REFS = {
+    "age": ColumnRef("", "int32", (), SIZE),
+    "pay": ColumnRef("", "float64", (), SIZE),
+    "city": ColumnRef("", "text", (), SIZE),
+    "who": ColumnRef("", "int64", (), SIZE),
+}
+EVERY = (
+    Statistic("count"),
+    Statistic("sum", "age", 0, 100),
+    Statistic("mean", "pay", -20, 120),
+    Statistic("variance", "pay", -20, 120),
+    Statistic("histogram", "age", edges=(0, 25, 50, 75, 100)),
+    Statistic("quantile", "age", edges=tuple(range(100)), quantile=0.9),
+    Statistic("mean", "pay", -20, 120, by="city", keys=(0, 1, 3)),
+)
+
+
+def ask(statistics: tuple[Statistic, ...] = EVERY, privacy: PrivacyTerms | None = None, columns: Any = COLUMNS) -> list[Any]:
+    spec = JobSpec("job", "statistics", REFS, statistics=statistics, privacy=privacy, subject="who")
+    _, payload = runner.run(spec, Inputs(columns, b"", b""), lambda _: None, started=time.monotonic())
+    return list(json.loads(payload)["answers"])
+
+
+def test_exact_answers_are_those_of_numpy() -> None:
+    count, total, mean, variance, histogram, quantile, grouped = ask()
+    pay = np.clip(PAY, -20, 120)
+    assert count["value"] == SIZE
+    assert total["value"] == pytest.approx(AGE.sum())
+    assert mean["value"] == pytest.approx(pay.mean())
+    assert variance["value"] == pytest.approx(pay.var())
+    assert histogram["value"] == pytest.approx(np.histogram(AGE, bins=[0, 25, 50, 75, 100])[0])
+    assert quantile["value"] == np.quantile(AGE, 0.9, method="inverted_cdf")
+    for key, value in grouped["groups"]:
+        assert value == pytest.approx(pay[key == CITY].mean())
+
+
+@pytest.mark.parametrize("unit", ["record", "subject"])
+def test_private_answers_lie_within_their_noise(unit: str) -> None:
+    rows = 3 if unit == "subject" else 1
+    terms = PrivacyTerms(1.0, 1.0, 1, 1e-6, 1.0, unit=unit, max_rows_per_subject=rows)  # type: ignore[arg-type]
+    exact, private = ask(), ask(privacy=terms)
+    for index in (0, 1):
+        assert private[index]["noise_std"] > 0
+        assert abs(private[index]["value"] - exact[index]["value"]) < 6 * private[index]["noise_std"]
+    assert private[0]["noise_std"] == pytest.approx(rows * np.sqrt(len(EVERY)))
+    assert private[2]["value"] == pytest.approx(exact[2]["value"], abs=2.0)
+    assert private[3]["value"] == pytest.approx(exact[3]["value"], abs=60.0)
+    assert private[5]["value"] == pytest.approx(exact[5]["value"], abs=5)
+
+
+def test_noise_is_fresh_each_time() -> None:
+    terms = PrivacyTerms(1.0, 1.0, 1, 1e-6, 1.0)
+    assert ask(privacy=terms)[0]["value"] != ask(privacy=terms)[0]["value"]
+
+
+@given(st.lists(st.floats(width=64) | st.just(float("nan")), min_size=1, max_size=20), st.integers(0, 5))
+def test_a_record_contributes_at_most_one(values: list[float], key: int) -> None:
+    """Whatever the data holds: infinities, NaN, values beyond the bounds, keys that were not declared."""
+    columns = {name: np.full(len(values), key, np.int32) for name in ("age", "city")} | {"pay": np.array(values)}
+    rows = StatisticRows(EVERY, columns).rows(np.arange(len(values)))[0]
+    assert np.isfinite(rows).all()
+    assert (np.sqrt((rows**2).sum(axis=1)) <= 1 + 1e-12).all()
+
+
+def test_nothing_counted_is_still_an_answer() -> None:
+    """Noise may make counts negative; what is made of them stays within the bounds."""
+    width = StatisticRows(EVERY, COLUMNS).size
+    for sums in (np.zeros(width), np.full(width, -3.0)):
+        for statistic, answer in zip(EVERY, read_answers(EVERY, sums, 1.0), strict=True):
+            if statistic.kind == "mean" and not statistic.by:
+                assert -20 <= answer["value"] <= 120
+            if statistic.kind == "variance":
+                assert 0 <= answer["value"] <= 70**2
+            if statistic.kind == "quantile":
+                assert answer["value"] in statistic.edges
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        Statistic("sum", "pay"),
+        Statistic("mean", "pay", 5, 5),
+        Statistic("mean", "pay", float("-inf"), 5),
+        Statistic("variance", "pay", float("nan"), 5),
+        Statistic("sum", "nothing", 0, 1),
+        Statistic("histogram", "pay", edges=(1.0,)),
+        Statistic("histogram", "pay", edges=(2.0, 1.0)),
+        Statistic("quantile", "pay", edges=(0.0, 1.0), quantile=2.0),
+        Statistic("mean", "age", 0, 1, by="city"),
+        Statistic("mean", "age", 0, 1, by="city", keys=(1, 1)),
+        Statistic("mean", "age", 0, 1, by="pay", keys=(1,)),
+    ],
+)
+def test_statistics_without_declared_bounds_are_refused(statistic: Statistic) -> None:
+    with pytest.raises(InvalidInput):
+        check_spec(JobSpec("job", "statistics", REFS, statistics=(statistic,)))
+
+
+def test_too_many_numbers_are_refused() -> None:
+    wide = msgspec.structs.replace(EVERY[4], edges=tuple(float(value) for value in range(100_002)))
+    with pytest.raises(InvalidInput, match="100,000"):
+        ask((wide,))
+
+
+@pytest.mark.parametrize(("elapsed", "bucket"), [(0.0, 0.25), (0.25, 0.25), (0.26, 0.5), (3.0, 4.0), (100.0, 128.0)])
+def test_run_times_are_padded_to_coarse_buckets(elapsed: float, bucket: float) -> None:
+    assert padded_s(elapsed) == bucket
