@@ -13,6 +13,14 @@ from pygrid.core.datasets import Column, Schema, bounds_of, told_schema
 _PLACEHOLDERS = ("a", "b", "c")
 """Categories of a text column whose own are not told."""
 _WIDEST_INT = 100
+MAX_MOCK_VALUES = 4_000_000
+"""In all columns of a drawn mock twin; of wide records there are fewer."""
+
+
+def num_mock_records(schema: Schema, wanted: int) -> int:
+    """How many records are drawn where so many are wanted; 0: a single one is too wide for a mock to be of use."""
+    width = sum(column.num_values for column in schema.columns)
+    return min(wanted, MAX_MOCK_VALUES // width)
 
 
 def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:

@@ -32,7 +32,7 @@ from pygrid.core.datasets import (
     told_schema,
     understand,
 )
-from pygrid.core.mocks import draw_mock
+from pygrid.core.mocks import MAX_MOCK_VALUES, draw_mock, num_mock_records
 from pygrid.errors import InvalidConfig
 from pygrid.messages.datasets import Column, ColumnDeclaration, Schema, UploadRequest, VersionRequest
 
@@ -229,3 +229,12 @@ def test_sizes_are_those_of_the_files() -> None:
     }
     assert SCHEMA.num_bytes == 12345 * sum(widths.values())
     assert len(list(itertools.chain(SCHEMA.columns))) == 9
+
+
+def test_of_wide_records_few_are_drawn() -> None:
+    def of(width: int) -> Schema:
+        return Schema((Column("x", "float32", (width,)),), 1)
+
+    assert num_mock_records(of(1), 100) == 100
+    assert num_mock_records(of(MAX_MOCK_VALUES // 5), 100) == 5
+    assert num_mock_records(of(MAX_MOCK_VALUES + 1), 100) == 0

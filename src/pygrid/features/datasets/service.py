@@ -34,7 +34,7 @@ from pygrid.core.datasets import (
     search_text,
     told_schema,
 )
-from pygrid.core.mocks import draw_mock
+from pygrid.core.mocks import draw_mock, num_mock_records
 from pygrid.errors import (
     Conflict,
     Forbidden,
@@ -67,6 +67,8 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=VersionRequest)
 
+MAX_MOCK_BYTES = 256 * 1024**2
+"""Of an uploaded mock twin as stored."""
 CHUNK_BYTES = 256 * 1024
 SEARCHED_AT_ONCE = 200
 
@@ -228,7 +230,14 @@ class DatasetsService:
                     self._files.drop(name)
                 raise
 
-    async def _convert(self, source: Path, draft: Draft, request: VersionRequest) -> Schema:
+    @property
+    def _mock_limits(self) -> DatasetLimits:
+        """A mock twin is downloaded whole and lies outside the quota, so it is kept small."""
+        return msgspec.structs.replace(self.limits, max_total_bytes=min(MAX_MOCK_BYTES, self.limits.max_total_bytes))
+
+    async def _convert(
+        self, source: Path, draft: Draft, request: VersionRequest, limits: DatasetLimits | None = None
+    ) -> Schema:
         conversion = Conversion(
             str(source),
             str(draft.path),
@@ -237,7 +246,7 @@ class DatasetsService:
             request.skip,
             request.subject,
             request.max_records_per_subject,
-            self.limits,
+            limits or self.limits,
         )
         return await self._converter.convert(conversion)
 
@@ -245,13 +254,14 @@ class DatasetsService:
         if form.mock is not None:
             like = msgspec.structs.replace(request, columns=_with_sources(declare_like(schema), request), format=None)
             try:
-                check_alike(await self._convert(form.mock, draft, like), schema)
+                check_alike(await self._convert(form.mock, draft, like, self._mock_limits), schema)
             except (InvalidInput, PayloadTooLarge) as error:
                 raise from_problem({**error.to_problem(), "detail": f"in the mock: {error.detail}"}) from error
             return "uploaded"
-        if not request.draw_mock:
+        num_records = num_mock_records(schema, request.num_mock_records)
+        if not request.draw_mock or not num_records:
             return "none"
-        drawn, arrays = await asyncio.to_thread(draw_mock, schema, request.num_mock_records, request.mock_seed)
+        drawn, arrays = await asyncio.to_thread(draw_mock, schema, num_records, request.mock_seed)
         await asyncio.to_thread(draft.put, drawn, arrays)
         return "drawn"
 

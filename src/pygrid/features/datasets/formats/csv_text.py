@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pygrid.features.datasets.formats.sink import Field, Piece, Sink, check_fiel
 
 MAX_LINE_CHARS = 16 * 1024**2
 VALUES_AT_ONCE = 200_000
+CHARS_AT_ONCE = 8 * 1024**2
 _DELIMITERS = (",", ";", "\t", "|")
 _MISSING = frozenset(("", "NA", "N/A", "nan", "NaN", "null"))
 _BOOLS = {"true": True, "false": False, "True": True, "False": False, "TRUE": True, "FALSE": False}
@@ -118,33 +120,42 @@ _PARSERS: dict[str, Callable[[Sequence[str]], Piece]] = {
 }
 
 
+@dataclass
+class _Meter:
+    """How much text was read so far."""
+
+    num_chars: int = 0
+
+
 def _blocks(path: Path, sink: Sink) -> tuple[list[str], Iterator[list[list[str]]]]:
     """The names in the first line, and the records after it, some thousands at a time."""
-    rows = _rows(path, sink)
+    meter = _Meter()
+    rows = _rows(path, meter)
     names = next(rows, [])
     check_field_names(names, sink.limits)
-    return names, _gather(rows, max(1, VALUES_AT_ONCE // len(names)))
+    return names, _gather(rows, max(1, VALUES_AT_ONCE // len(names)), meter)
 
 
-def _gather(rows: Iterator[list[str]], at_once: int) -> Iterator[list[list[str]]]:
+def _gather(rows: Iterator[list[str]], at_once: int, meter: _Meter) -> Iterator[list[list[str]]]:
     block: list[list[str]] = []
+    begin = meter.num_chars
     for row in rows:
         block.append(row)
-        if len(block) == at_once:
+        if len(block) == at_once or meter.num_chars - begin > CHARS_AT_ONCE:
             yield block
-            block = []
+            block, begin = [], meter.num_chars
     if block:
         yield block
 
 
-def _rows(path: Path, sink: Sink) -> Iterator[list[str]]:
+def _rows(path: Path, meter: _Meter) -> Iterator[list[str]]:
     """All lines that are not empty, the names first, each with as many fields as there are names."""
     num_fields = 0
     with path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", errors="strict", newline="") as file:
         reader: Any = None
         try:
             first = _first_line(file)
-            reader = csv.reader(_lines(file, first), delimiter=_delimiter(first), strict=True)
+            reader = csv.reader(_lines(file, first, meter), delimiter=_delimiter(first), strict=True)
             for row in reader:
                 if not row:
                     continue
@@ -175,9 +186,10 @@ def _first_line(file: io.TextIOWrapper) -> str:
     return line
 
 
-def _lines(file: io.TextIOWrapper, first: str) -> Iterator[str]:
+def _lines(file: io.TextIOWrapper, first: str, meter: _Meter) -> Iterator[str]:
     line = first
     while line:
+        meter.num_chars += len(line)
         yield line
         line = _bounded(file)
 

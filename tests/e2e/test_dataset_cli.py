@@ -1,0 +1,192 @@
+"""The commands for datasets as a user runs them, the examples of docs/datasets.md, and a Domain killed during an upload.
+
+Should happen: from a file to a listed dataset and its mock twin without a line of Python.
+Should not: a traceback for a mistake, exit code 0 for a failure, anything left of an upload that a kill cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sdk_support import PASSWORD
+
+import pygrid
+from pygrid.cli.dataset import read_column
+from pygrid.client import connect
+from pygrid.client.datasets import neutralise, save_csv
+from pygrid.errors import InvalidInput, Unavailable
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = Path(pygrid.__file__).parents[2] / "docs" / "datasets.md"
+ADDRESS, EMAIL = "http://127.0.0.1:5000", "ann@example.org"
+TIMEOUT_S = 60
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@contextlib.contextmanager
+def domain(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A Domain as a process, with its address."""
+    port_file = folder / "port"
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pygrid", "domain", "--port", "0", "--port-file", str(port_file), "--data-dir"]
+    process = subprocess.Popen([*command, str(folder / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not port_file.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port_file.read_text().strip()}", process
+    finally:
+        process.terminate()
+        process.communicate(timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run, with a home of its own and a file to upload."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("PYGRID_URL", "PYGRID_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "ages.csv").write_text("name,age\nann,30\nbob,41\n=1+1,52\n")
+    return tmp_path
+
+
+@pytest.fixture
+def url(folder: Path) -> Iterator[str]:
+    """A Domain with its Owner logged in."""
+    with domain(folder) as (address, _):
+        done = run("login", address, "--sign-up", "--email", EMAIL, "--password-stdin", stdin=PASSWORD + "\n")
+        assert done.returncode == 0, done.stderr
+        yield address
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pygrid", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ))
+
+
+def test_the_examples_run(url: str, folder: Path) -> None:
+    namespace: dict[str, Any] = {"PASSWORD": PASSWORD}
+    found = re.findall(r"^```(python|console)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) >= 5
+    for language, text in found:
+        if language == "python":
+            exec(compile(text.replace(ADDRESS, url), str(DOCUMENT), "exec"), namespace)
+            continue
+        for line in text.splitlines():
+            done = run(*shlex.split(line.removeprefix("$ pygrid ")))
+            assert done.returncode == 0, (line, done.stderr)
+    assert (folder / "mock.csv").read_text().splitlines()[0] == "name,age"
+    assert namespace["domain"].datasets.list() == []
+
+
+def test_commands_tell_what_there_is(url: str) -> None:
+    options = ["-c", r"age:float32,unit=years,meaning=at\, say\, noon,min=0", "-t", "a", "-t", "b", "--visibility", "public"]
+    done = run("dataset", "upload", "ages.csv", "--name", "people", "--description", "Some ages", *options)
+    assert (done.returncode, done.stdout) == (0, "people, version 1: 3 records, 2 columns, 24 B\n"), done.stderr
+    shown = run("dataset", "show", "people").stdout
+    for text in ("Some ages", "tags: a, b", "float32", "years", "at, say, noon", "0..", "3 categories", "mock drawn"):
+        assert text in shown, shown
+    assert '"name": "people"' in run("dataset", "list", "--json").stdout
+    assert "nothing fits" in run("dataset", "search", "nobody").stdout
+    assert "people" in run("dataset", "search", "--tag", "a", "--schema", ":float32", "--meaning", "noon").stdout
+    assert "private" in run("dataset", "update", "people", "--visibility", "private", "--no-tags").stdout
+    done = run("dataset", "mock", "people", "-o", "mock.npz")
+    assert done.returncode == 0, done.stderr
+    assert np.load("mock.npz")["age"].shape == (100,)
+    assert run("dataset", "delete", "people", stdin="n\n").returncode == 1
+    assert run("dataset", "delete", "people", stdin="y\n").returncode == 0
+    assert "has no dataset" in run("dataset", "list").stdout
+
+
+def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
+    (folder / "ragged.csv").write_text("a,b\n1\n")
+    for arguments, text in (
+        (("upload", "nothing.csv"), "there is no file nothing.csv"),
+        (("upload", "ragged.csv"), "line 2 has 1 fields, the first has 2"),
+        (("upload", "ages.csv", "--visibility", "secret"), "visibility"),
+        (("upload", "ages.csv", "-c", "age:float32,max=40"), "it was declared to lie from None to 40"),
+        (("upload", "ages.csv", "-c", "age,colour=red"), "colour=red"),
+        (("upload", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
+        (("show", "nobody"), "there is no dataset 'nobody'"),
+        (("mock", "nobody", "-o", "x.txt"), "neither in .npz nor in .csv"),
+    ):
+        done = run("dataset", *arguments)
+        assert done.returncode == 1, arguments
+        assert text in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert list((folder / "data" / "datasets").iterdir()) == []
+
+
+def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(folder: Path) -> None:
+    datasets = folder / "data" / "datasets"
+    big = {"x": np.zeros(40_000_000)}
+    with domain(folder) as (address, process), connect(address) as owner:
+        owner.sign_up(EMAIL, PASSWORD)
+        owner.datasets.upload("kept", "ages.csv")
+        before = sorted(datasets.iterdir())
+        failures: list[BaseException] = []
+
+        def upload() -> None:
+            try:
+                owner.datasets.upload("lost", big)
+            except Unavailable as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while not any(path.name == "data" for draft in datasets.glob(".*.part") for path in draft.iterdir()):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        thread.join(TIMEOUT_S)
+        assert failures
+        assert list(datasets.glob(".*.part")), "the kill left a draft"
+    with domain(folder) as (address, _), connect(address) as owner:
+        owner.login(EMAIL, PASSWORD)
+        assert sorted(datasets.iterdir()) == before
+        assert [found.name for found in owner.datasets.list()] == ["kept"]
+        assert owner.datasets["kept"].preview(1).columns == {"name": ["ann"], "age": [30]}
+
+
+def test_a_column_is_read_from_an_option() -> None:
+    assert read_column("age") == {"name": "age"}
+    assert read_column("x:uint8,source=p1|p*,max=255") == {"name": "x", "dtype": "uint8", "source": ["p1", "p*"], "max": 255.0}
+    for text in ("a,b", "a,min=x", "a,colour=red"):
+        with pytest.raises(InvalidInput):
+            read_column(text)
+
+
+def test_a_formula_in_an_export_is_plain_text(tmp_path: Path) -> None:
+    assert [neutralise(text) for text in ("=1", "+1", "-1", "@x", "\tx", "x", "")] == [
+        "'=1",
+        "'+1",
+        "'-1",
+        "'@x",
+        "'\tx",
+        "x",
+        "",
+    ]
+    save_csv({"=a": np.array(["=1+1", "b"]), "n": np.array([-1, 2])}, tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().split() == ["'=a,n", "'=1+1,-1", "b,2"]
+    with pytest.raises(InvalidInput):
+        save_csv({"x": np.zeros((2, 3))}, tmp_path / "y.csv")
