@@ -243,7 +243,10 @@ def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now:
     audit.lock(connection)
     before = [from_state.value for from_state, following in TRANSITIONS.items() if state in following]
     where = (charges.c.job_id == job_id, charges.c.state.in_(before))
-    moved = connection.execute(charges.update().where(*where).values(state=state.value, updated_at=now)).rowcount
+    values: dict[str, Any] = {"state": state.value, "updated_at": now}
+    if state is ChargeState.REFUNDED:
+        values |= dict.fromkeys(("dataset_cost", "user_cost", "basic_epsilon", "basic_delta"), 0.0)
+    moved = connection.execute(charges.update().where(*where).values(values)).rowcount
     if not moved:
         charge = get_charge(connection, job_id)
         raise Conflict(
@@ -275,6 +278,14 @@ def list_charges(connection: sa.Connection, dataset_id: int, user_id: int | None
     if user_id is not None:
         query = query.where(charges.c.user_id == user_id)
     return [_charge(row) for row in connection.execute(query.order_by(charges.c.id.desc()).limit(limit))]
+
+
+def count_charges(connection: sa.Connection, dataset_id: int, user_id: int | None = None) -> int:
+    """How many charges count against a dataset, or against one user of it."""
+    query = sa.select(sa.func.count()).select_from(charges).where(charges.c.dataset_id == dataset_id, _counts)
+    if user_id is not None:
+        query = query.where(charges.c.user_id == user_id)
+    return int(connection.execute(query).scalar_one())
 
 
 def get_total(connection: sa.Connection, dataset_id: int, user_id: int | None = None) -> Cost:
@@ -309,18 +320,23 @@ _counts = charges.c.state != ChargeState.REFUNDED.value
 
 
 def _spent(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Spending, Spending]:
-    """What the dataset and the user of it have spent, each at the order of its cap; one pass over the index."""
-    total, sums = sa.func.total if connection.dialect.name == "sqlite" else sa.func.sum, charges.c
-    counted = [sums.basic_epsilon, sums.basic_delta]
-    of_dataset = connection.execute(
-        sa.select(total(sums.dataset_cost), *map(total, counted)).where(sums.dataset_id == dataset_id, _counts)
-    ).one()
-    of_user = connection.execute(
-        sa.select(total(sums.user_cost), *map(total, counted)).where(
-            sums.dataset_id == dataset_id, sums.user_id == user_id, _counts
-        )
-    ).one()
-    return Spending(*(value or 0.0 for value in of_dataset)), Spending(*(value or 0.0 for value in of_user))
+    """What the dataset and the user of it have spent, each at the order of its cap. What was refunded costs 0."""
+    sums, here = charges.c, charges.c.dataset_id == dataset_id
+    of_user = sums.user_id == user_id
+
+    def total(column: sa.ColumnElement[float], *where: sa.ColumnElement[bool]) -> float:
+        return float(connection.execute(sa.select(sa.func.sum(column)).where(here, *where)).scalar_one() or 0.0)
+
+    # Whatever has a basic delta has a basic epsilon.
+    basic = sums.basic_epsilon > 0.0
+    return (
+        Spending(total(sums.dataset_cost), total(sums.basic_epsilon, basic), total(sums.basic_delta, basic)),
+        Spending(
+            total(sums.user_cost, of_user),
+            total(sums.basic_epsilon, basic, of_user),
+            total(sums.basic_delta, basic, of_user),
+        ),
+    )
 
 
 def _repeated(charge: Charge, dataset_id: int, user_id: int, events: Sequence[Event]) -> Accepted | Rejected:

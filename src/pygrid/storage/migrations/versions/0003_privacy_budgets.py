@@ -75,11 +75,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", name=op.f("uq_charges_job_id")),
     )
     with op.batch_alter_table("charges", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_charges_sums",
-            ["dataset_id", "user_id", "state", "dataset_cost", "user_cost", "basic_epsilon", "basic_delta", "curve_id"],
-            unique=False,
-        )
+        batch_op.create_index("ix_charges_basic", ["dataset_id", "basic_epsilon", "user_id", "basic_delta"], unique=False)
+        batch_op.create_index("ix_charges_sums", ["dataset_id", "user_id", "dataset_cost", "user_cost"], unique=False)
 
     op.create_table(
         "grants",
