@@ -1,15 +1,39 @@
-"""SDK for model owners: host a model and its plans on a Domain, watch the training, download what came of it.
+"""SDK for model owners, data scientists and data owners.
 
 import pygrid.client
 
 domain = pygrid.client.connect("https://domain.example").login("ann@example.org", password)
+
+Host a model, watch its training on devices, download what came of it:
+
 process = domain.host("digits", "1.0", model=params, plans={"training_plan": plan}, server_config={"num_cycles": 5, ...})
 process.watch()
 params = process.download()
+
+Ask for work on data that one does not see:
+
+job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
+job.wait()
+params = job.result()
 """
 
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
+from pygrid.client.jobs import Job
 from pygrid.client.process import Process
+from pygrid.client.statistics import count, histogram, mean, quantile, variance
+from pygrid.client.statistics import sum as sum  # not in __all__: a star import would hide Python's own
 
-__all__ = ["Credentials", "DomainClient", "Process", "connect", "credentials_file"]
+__all__ = [
+    "Credentials",
+    "DomainClient",
+    "Job",
+    "Process",
+    "connect",
+    "count",
+    "credentials_file",
+    "histogram",
+    "mean",
+    "quantile",
+    "variance",
+]

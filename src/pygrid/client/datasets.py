@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from pygrid.client.hosting import FileBody, FormBody, Part
 from pygrid.client.watching import counted, size
-from pygrid.errors import InvalidInput, PygridError
+from pygrid.errors import InvalidInput, NotFound, PygridError
 from pygrid.messages.datasets import (
     ColumnDeclaration,
     DatasetInfo,
@@ -38,6 +38,7 @@ from pygrid.messages.datasets import (
     VersionRequest,
     Visibility,
 )
+from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.tensors import decode
 from pygrid.transport import Api, Body, Request, Response
 from pygrid.transport.base import BytesBody
@@ -241,6 +242,38 @@ class Dataset:
             As `Datasets.upload`.
         """
         return _send(self._api, f"{self._path}/versions", _request(VersionRequest, version), data, mock, progress)
+
+    def policy(self, **changes: Any) -> PolicyInfo:
+        """What may be done with it, and its privacy budget; with arguments, change that, or set it for the first time.
+
+        Args:
+            changes: ``epsilon`` and ``delta`` of the dataset in all, ``epsilon_per_user``, ``auto_approve`` (private jobs
+                within these caps need no person), ``max_epsilon_per_job``, ``use``: see `pygrid.messages.jobs.PolicyInfo`.
+                What is not given stays.
+        Raises:
+            NotFound: it has none yet, and none was given (``policy_not_found``).
+            Forbidden: it is not yours to change. InvalidInput: names what makes no sense.
+        """
+        path = f"{self._path}/policy"
+        if not changes:
+            return self._api.get(path, PolicyInfo)
+        try:
+            given = msgspec.to_builtins(self._api.get(path, PolicyInfo)) | changes
+        except NotFound as error:
+            if error.code != "policy_not_found":
+                raise
+            given = changes
+        body = BytesBody(msgspec.json.encode(_request(PolicyInfo, given)))
+        request = Request("PUT", path, headers={"Content-Type": "application/json"}, body=body)
+        return self._api.exchange(request, _reader(PolicyInfo, self._api.url))
+
+    def budget(self) -> BudgetInfo:
+        """How much of its privacy budget is spent, by you and, if you may know, in all.
+
+        Raises:
+            NotFound: it has no budget yet (``policy_not_found``).
+        """
+        return self._api.get(f"{self._path}/budget", BudgetInfo)
 
     def delete(self) -> None:
         """Delete it with all its versions."""

@@ -1,21 +1,32 @@
-"""A Domain in the hands of a model owner."""
+"""A Domain in the hands of those who own models, ask for work on data, or hold data."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
 from pygrid.client.credentials import choose_url, find_token
-from pygrid.client.datasets import Datasets
+from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
+from pygrid.client.jobs import (
+    Job,
+    JobTable,
+    Requests,
+    find_jobs,
+    get_job,
+    privacy_terms,
+    statistic_requests,
+    submit_job,
+)
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
+from pygrid.messages.jobs import JobKind, JobState, StatisticRequest, Unit
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import HttpTransport, Transport
 
@@ -138,6 +149,103 @@ class DomainClient:
             there = f"it has: {', '.join(others[:20])}" if others else "it has none"
             raise NotFound(f"{self.url} has no process {which}; {there}", code="process_not_found")
         return Process(self._api, found[0])
+
+    def submit(
+        self,
+        plan: PlanSource,
+        *,
+        dataset: Dataset | str,
+        model: ModelSource,
+        kind: JobKind = "train",
+        reason: str,
+        binding: Mapping[str, str] | None = None,
+        hyper: Mapping[str, float] | None = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        seed: int = 0,
+        optimizer: Mapping[str, Any] | None = None,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        clip: float = 1.0,
+        unit: Unit = "record",
+        sampling_rate: float | None = None,
+        version: int | None = None,
+    ) -> Job:
+        """Ask to run a plan on data that stays where it is. It is tried on the mock first, by itself.
+
+        Args:
+            plan: a `Plan`, or the path of a plan file.
+            dataset: a `Dataset`, or its name; ``version`` None: the newest.
+            model: as for `host`: what training begins with, or what is evaluated.
+            kind: ``train`` or ``evaluate``.
+            reason: what for, for those who decide.
+            binding: the plan's data port -> column; left out, columns are found by name or meaning where only one fits.
+            hyper: values of the plan's hyperparameters.
+            epochs, batch_size, seed: of training; a private job takes its samples by chance, ``batch_size`` on average.
+            optimizer: of private training, e.g. ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the plan's ``lr``.
+            epsilon, delta: the guarantee to run under, taken from the dataset's budget; neither: an exact job, which a person
+                must approve, and whose result is held until a person lets it out.
+            clip: each unit's gradient is scaled down to this L2 norm.
+            unit: what is protected: one ``record``, all records of one ``subject``, or the whole ``domain``.
+            sampling_rate: the chance of each unit to take part in a round; None: by ``batch_size``.
+        Raises:
+            InvalidInput and its subclasses: names what is wrong; nothing was asked.
+            NotFound: no such dataset. Unauthenticated: nobody is logged in.
+        """
+        return submit_job(
+            self._api,
+            dataset,
+            kind,
+            reason,
+            privacy_terms(epsilon, delta, clip, unit, sampling_rate),
+            plan=plan,
+            model=model,
+            binding=binding,
+            version=version,
+            hyper=dict(hyper or {}),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            optimizer=dict(optimizer or {}),
+        )
+
+    def statistics(
+        self,
+        dataset: Dataset | str,
+        asked: Sequence[StatisticRequest] | StatisticRequest,
+        *,
+        reason: str,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        unit: Unit = "record",
+        version: int | None = None,
+    ) -> Job:
+        """Ask for figures about a dataset: ``[count(), mean("age", lower=0, upper=120)]``.
+
+        Args:
+            asked: made by the functions of `pygrid.client.statistics`; one noisy sum answers them all, so that asking for much
+                together makes each less exact, but costs no more.
+            reason, epsilon, delta, unit, version: as for `submit`.
+        Raises:
+            As `submit`.
+        """
+        terms = privacy_terms(epsilon, delta, 1.0, unit, None)
+        return submit_job(
+            self._api, dataset, "statistics", reason, terms, version=version, statistics=statistic_requests(asked)
+        )
+
+    def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool | None = None) -> JobTable:
+        """Your jobs, and those on datasets that you hold, newest first; ``mine``: only these, or only those."""
+        return JobTable(self._api, find_jobs(self._api, dataset=dataset, state=state, mine=mine))
+
+    def job(self, job_id: str) -> Job:
+        """A job by its id. Raises NotFound: there is none, or it is not yours to see (``job_not_found``)."""
+        return get_job(self._api, job_id)
+
+    @property
+    def requests(self) -> Requests:
+        """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and ``deny`` decide."""
+        return Requests(self._api)
 
     def close(self) -> None:
         """Close the connections. The session goes on."""

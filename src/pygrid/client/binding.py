@@ -1,0 +1,69 @@
+"""Which column a plan's data port reads, guessed where there is only one answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pygrid.errors import InvalidInput
+from pygrid.messages.datasets import Column, Schema
+from pygrid.plans import DataPort
+
+_LABEL = re.compile(r"label 0\.\.(\d+)")
+_WHOLE = frozenset({"uint8", "bool", "int32", "int64", "text"})
+_READABLE = {
+    "float32": _WHOLE - {"text"} | {"float32", "float64"},
+    "int64": _WHOLE,
+    "int32": _WHOLE,
+    "bool": frozenset({"bool"}),
+}
+"""Dtype of a port -> dtypes of the columns that it can read. A text is read as its code."""
+
+
+def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str]) -> dict[str, str]:
+    """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its meaning.
+
+    Labels of k classes mean the same as a column that means ``label 0..k-1``, or a text column of k categories.
+
+    Raises:
+        InvalidInput: a given port or column does not exist, or a port has no column, or several (``binding_unclear``).
+    """
+    for name, column in given.items():
+        if name not in ports:
+            raise InvalidInput(f"the plan has no data port {name!r}; it has: {', '.join(ports)}", code="binding_unclear")
+        if schema.find(column) is None:
+            there = ", ".join(one.name for one in schema.columns)
+            raise InvalidInput(f"the dataset has no column {column!r}; it has: {there}", code="binding_unclear")
+    binding = dict(given)
+    for name, port in ports.items():
+        if name not in binding:
+            free = [column for column in schema.columns if column.name not in binding.values() and _reads(port, column)]
+            binding[name] = _only(name, port, free)
+    return {name: binding[name] for name in ports}
+
+
+def _only(name: str, port: DataPort, free: list[Column]) -> str:
+    found = [column for column in free if column.name == name] or [column for column in free if _means_same(port, column)]
+    if len(found) == 1:
+        return found[0].name
+    candidates = ", ".join(column.name for column in found or free) or "none"
+    shape = "x".join(map(str, port.shape)) or "number"
+    what = f"{port.dtype} {shape}" + (f", {port.meaning}" if port.meaning else "")
+    raise InvalidInput(
+        f"which column is the plan's {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}. By dtype and shape these fit: "
+        f"{candidates}",
+        code="binding_unclear",
+    )
+
+
+def _reads(port: DataPort, column: Column) -> bool:
+    return column.shape == port.shape and column.dtype in _READABLE[port.dtype]
+
+
+def _means_same(port: DataPort, column: Column) -> bool:
+    if port.num_classes is not None and not column.shape:
+        label = _LABEL.fullmatch(column.meaning)
+        if label is not None:
+            return int(label[1]) + 1 == port.num_classes
+        return column.num_categories == port.num_classes
+    return bool(port.meaning) and port.meaning == column.meaning

@@ -1,0 +1,392 @@
+"""Jobs on data that one does not see: ask, wait, take the result; and for those who hold the data: look at it, decide.
+
+job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
+job.wait()
+params = job.result()
+
+for job in domain.requests:
+    print(job.sheet())
+    job.approve()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from pygrid.client.binding import complete_binding
+from pygrid.client.datasets import Dataset, Datasets
+from pygrid.client.events import parse_events
+from pygrid.client.hosting import FormBody, ModelSource, Part, PlanSource, load_plan, model_body
+from pygrid.client.sheet import cost_in_words, privacy_in_words, sheet
+from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
+from pygrid.messages.jobs import (
+    DecisionRequest,
+    JobCost,
+    JobInfo,
+    JobKind,
+    JobList,
+    JobRequest,
+    JobState,
+    PrivacyRequest,
+    StatisticRequest,
+    Unit,
+)
+from pygrid.messages.media import PLAN, TENSORS
+from pygrid.tensors import Params, decode
+from pygrid.transport import Api, Request, Response
+from pygrid.transport.base import BytesBody
+
+T = TypeVar("T")
+
+ENDED: frozenset[JobState] = frozenset({"released", "rejected", "denied", "revoked", "cancelled", "failed"})
+"""States that a job never leaves."""
+
+_PATH = "/data-centric/jobs"
+_SILENCE_S = 60.0
+_PATIENCE_S = 600.0
+_POLL_S = 0.5
+
+
+class Job:
+    """A job on a Domain, as it was when this was made; `info` asks anew. `DomainClient.submit` and `job` give one."""
+
+    def __init__(self, api: Api, info: JobInfo) -> None:
+        self._api = api
+        self._seen = info
+        self.id = info.id
+        self.kind = info.kind
+        self.dataset = info.dataset_name
+        self.request_hash = info.request_hash
+        """SHA-256 of all that is asked: what a decision made through this object is bound to."""
+
+    @property
+    def _path(self) -> str:
+        return f"{_PATH}/{self.id}"
+
+    def info(self) -> JobInfo:
+        """What the Domain says of the job now."""
+        return self._api.get(self._path, JobInfo)
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is now; see the diagram in the documentation of states."""
+        return self.info().state
+
+    @property
+    def cost(self) -> JobCost | None:
+        """What it takes from the privacy budget; None for an exact job."""
+        return self.info().cost
+
+    def sheet(self) -> str:
+        """What the job asks, costs and lets out, in lines for a person to decide by."""
+        return "\n".join(f"{name:<17}{value}" for name, value in sheet(self.info()))
+
+    def changes(self) -> Iterator[JobInfo]:
+        """The job as it is, and again at each change, until it has ended. A lost connection is taken up again.
+
+        Raises:
+            Unavailable: the Domain can't be reached for ten minutes.
+        """
+        last_seen, shown = time.monotonic(), self.info()
+        yield shown
+        while shown.state not in ENDED:
+            try:
+                for info in self._stream():
+                    last_seen = time.monotonic()
+                    if info != shown:
+                        shown = info
+                        yield info
+                        if info.state in ENDED:
+                            return
+            except Unavailable:
+                if time.monotonic() - last_seen > _PATIENCE_S:
+                    raise
+            time.sleep(_POLL_S)
+
+    def _stream(self) -> Iterator[JobInfo]:
+        """What one connection brings; asks once it is open, and after each silence, so that nothing falls in between."""
+        request = Request("GET", f"{self._path}/events", headers={"Accept": "text/event-stream"}, timeout_s=_SILENCE_S)
+        with self._api.open(request) as response:
+            for event in parse_events(response.chunks()):
+                yield self.info() if not event.kind else msgspec.json.decode(event.data, type=JobInfo)
+
+    def wait(
+        self,
+        until: JobState | Sequence[JobState] = (),
+        *,
+        timeout_s: float | None = None,
+        progress: bool | None = None,
+    ) -> JobInfo:
+        """Return when the job has ended, or as soon as it is in one of the states ``until``.
+
+        Args:
+            progress: show a bar, or elsewhere than on a terminal or in a notebook a line per change; None: a bar where there is
+                one, else nothing.
+        Raises:
+            Unavailable: ``timeout_s`` have passed (``wait_timeout``); the job goes on.
+        """
+        from pygrid.client.waiting import shown
+
+        wanted = ENDED | {until} if isinstance(until, str) else ENDED | frozenset(until)
+        with shown(self, progress) as show:
+            for info in self._until(timeout_s):
+                show(info)
+                if info.state in wanted:
+                    return info
+        raise AssertionError("a job is followed until it has ended")
+
+    def _until(self, timeout_s: float | None) -> Iterator[JobInfo]:
+        """`changes` where it may take as long as it takes, else by asking again and again, so that no silence is too long."""
+        if timeout_s is None:
+            yield from self.changes()
+            return
+        give_up_at = time.monotonic() + timeout_s
+        while True:
+            info = self.info()
+            yield info
+            if time.monotonic() >= give_up_at:
+                raise Unavailable(
+                    f"after {timeout_s} s the job is {info.state}; it goes on, and can be waited for again", code="wait_timeout"
+                )
+            time.sleep(min(_POLL_S, timeout_s))
+
+    def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
+        """What was released: the arrays of a trained model by name, or the figures of any other kind.
+
+        Args:
+            path: write the bytes there as well, a safetensors file or JSON.
+        Raises:
+            Conflict: nothing is released yet, or never will be (``not_released``); the text says why.
+        """
+        info = self.info()
+        if info.state != "released":
+            raise Conflict(_why_not(info), code="not_released", state=info.state)
+        data = self._download()
+        if path is not None:
+            Path(path).write_bytes(data)
+        return decode(data)[0] if info.kind == "train" else msgspec.json.decode(data, type=dict[str, Any])
+
+    def _download(self) -> bytearray:
+        def read(response: Response) -> bytearray:
+            data = bytearray()
+            for chunk in response.chunks():
+                data += chunk
+            announced = response.headers.get("etag", "").strip('"')
+            if announced and announced != hashlib.sha256(data).hexdigest():
+                raise PygridError("the result is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")
+            return data
+
+        return self._api.exchange(Request("GET", f"{self._path}/result"), read)
+
+    def cancel(self) -> JobInfo:
+        """End it, as the one who asked. What was charged stays charged.
+
+        Raises:
+            Conflict: it has ended already.
+        """
+        return self._api.post(f"{self._path}/cancel", JobInfo, idempotent=True)
+
+    def approve(self, comment: str = "") -> JobInfo:
+        """Let the job run; or, if its result is held, let that out.
+
+        Raises:
+            Conflict: somebody else decided first (``job_decided``), or what is asked is not what was seen here.
+            Forbidden: it is one's own request, or not one's to decide.
+        """
+        return self._decide("approve", comment)
+
+    def deny(self, comment: str = "") -> JobInfo:
+        """Refuse the job, or its held result; the one who asked reads the comment. Raises as `approve`."""
+        return self._decide("deny", comment)
+
+    def revoke(self) -> JobInfo:
+        """Take an approval back before the job runs. Raises Conflict: it is too late."""
+        return self._api.post(f"{self._path}/revoke", JobInfo)
+
+    def _decide(self, decision: Literal["approve", "deny"], comment: str) -> JobInfo:
+        return self._api.post(f"{self._path}/{decision}", JobInfo, json=DecisionRequest(self.request_hash, comment))
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r}, {self.kind} on {self.dataset!r}, url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            rows = sheet(self.info())
+        except PygridError as error:
+            rows = [("job", self.id), ("now", error.detail)]
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in rows
+        )
+        return f"<table>{cells}</table>"
+
+
+class JobTable(list[Job]):
+    """Jobs that a notebook shows as a table."""
+
+    def __init__(self, api: Api, infos: Sequence[JobInfo]) -> None:
+        super().__init__(Job(api, info) for info in infos)
+        self.infos = tuple(infos)
+
+    def _repr_html_(self) -> str:
+        heads = ("job", "kind", "dataset", "state", "asked by", "privacy", "budget", "reason")
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in heads)
+        rows = ""
+        for info in self.infos:
+            cells = (
+                info.id,
+                info.kind,
+                f"{info.dataset_name} v{info.version}",
+                info.state,
+                info.requested_by_email,
+                privacy_in_words(info),
+                cost_in_words(info) or "-",
+                info.reason,
+            )
+            rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+class Requests:
+    """What waits for a decision on datasets that the caller holds. `DomainClient.requests` gives it; a call gives a list."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def __call__(self, dataset: str | None = None) -> JobTable:
+        """The jobs that wait for an approval, and those whose result is held until it is signed off; newest first."""
+        infos = [
+            info for state in ("waiting", "held") for info in find_jobs(self._api, dataset=dataset, state=state, mine=False)
+        ]
+        return JobTable(self._api, sorted(infos, key=lambda info: info.created_at, reverse=True))
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self())
+
+    def __len__(self) -> int:
+        return len(self())
+
+    def approve(self, job: Job, comment: str = "") -> JobInfo:
+        """See `Job.approve`."""
+        return job.approve(comment)
+
+    def deny(self, job: Job, comment: str = "") -> JobInfo:
+        """See `Job.deny`."""
+        return job.deny(comment)
+
+    def revoke(self, job: Job) -> JobInfo:
+        """See `Job.revoke`."""
+        return job.revoke()
+
+    def __repr__(self) -> str:
+        return f"Requests(url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            return self()._repr_html_()
+        except PygridError as error:
+            return html.escape(f"{self!r}: {error.detail}")
+
+
+def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool | None = None) -> list[JobInfo]:
+    """One's own jobs and those on datasets that one holds, newest first; ``mine``: only these, or only those."""
+    query = {} if state is None else {"state": state}
+    if dataset is not None:
+        query["dataset"] = str(Datasets(api)[dataset].id)
+    if mine is not None:
+        query["mine"] = str(mine).lower()
+    return api.get(_PATH, JobList, query=query).jobs
+
+
+def get_job(api: Api, job_id: str) -> Job:
+    """A job by its id. Raises NotFound: there is none, or it is not one's to see (``job_not_found``)."""
+    return Job(api, api.get(f"{_PATH}/{job_id}", JobInfo))
+
+
+def submit_job(
+    api: Api,
+    dataset: Dataset | str,
+    kind: JobKind,
+    reason: str,
+    privacy: PrivacyRequest | None,
+    *,
+    plan: PlanSource | None = None,
+    model: ModelSource | None = None,
+    binding: Mapping[str, str] | None = None,
+    version: int | None = None,
+    **values: Any,
+) -> Job:
+    """Send a request; see `DomainClient.submit` and `DomainClient.statistics`."""
+    target = Datasets(api)[dataset] if isinstance(dataset, str) else dataset
+    parts: list[Part] = []
+    if plan is not None:
+        loaded = load_plan(plan)
+        info = target.info(version)
+        # The version whose columns were looked at, so that a new one in between is not taken unseen.
+        version = version or info.version
+        values["binding"] = complete_binding(loaded.manifest.data, info.schema, binding or {})
+        parts = [Part("plan", PLAN, BytesBody(loaded.data)), Part("model", TENSORS, model_body(model))]
+    given = {"dataset": target.id, "kind": kind, "reason": reason, "version": version, "privacy": privacy, **values}
+    try:
+        request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"this is not a request for a job: {error}", code="invalid_job") from error
+    form = FormBody([Part("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
+    info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, idempotent=False)
+    return Job(api, info_of)
+
+
+def privacy_terms(
+    epsilon: float | None, delta: float | None, clip: float, unit: Unit, sampling_rate: float | None
+) -> PrivacyRequest | None:
+    """The terms of a request; None if it is to be exact.
+
+    Raises:
+        InvalidInput: one of epsilon and delta without the other (``invalid_privacy``).
+    """
+    if epsilon is None and delta is None:
+        return None
+    if epsilon is None or delta is None:
+        missing = "epsilon" if epsilon is None else "delta"
+        raise InvalidInput(
+            f"{missing} is missing: a private job needs both, e.g. epsilon=3.0, delta=1e-6 (delta well below one over the "
+            "number of records); an exact one has neither, and always waits for a person",
+            code="invalid_privacy",
+        )
+    return PrivacyRequest(epsilon, delta, clip, unit, sampling_rate)
+
+
+def statistic_requests(asked: Sequence[StatisticRequest] | StatisticRequest) -> tuple[StatisticRequest, ...]:
+    """One question or several. Raises InvalidInput: something else is among them."""
+    several = (asked,) if isinstance(asked, StatisticRequest) else tuple(asked)
+    for one in several:
+        if not isinstance(one, StatisticRequest):
+            raise InvalidInput(
+                f"{one!r} is not a question; ask with pygrid.client.count(), mean(column, lower=..., upper=...), ...",
+                code="invalid_job",
+            )
+    return several
+
+
+def _why_not(info: JobInfo) -> str:
+    reasons = {
+        "checking": "it is being tried on the mock",
+        "waiting": "it waits until somebody who holds the data decides",
+        "approved": "it is approved, and runs as soon as a Worker is free",
+        "running": "it is running",
+        "held": "it has run, and its result is held until somebody who holds the data lets it out",
+        "rejected": "it was rejected before it ran",
+        "denied": "it was denied",
+        "revoked": "its approval was taken back",
+        "cancelled": "it was cancelled",
+        "failed": "it failed",
+    }
+    detail = f": {info.detail}" if info.detail else ""
+    return f"job {info.id} has no result to give: {reasons.get(info.state, info.state)}{detail}"

@@ -1,0 +1,104 @@
+"""A job in words: what is asked, what it costs, what leaves. The sheet that an approver signs."""
+
+from __future__ import annotations
+
+from pygrid.client.watching import counted, size
+from pygrid.messages.jobs import JobCost, JobInfo
+from pygrid.plans.text import printable
+
+_KINDS = {
+    "train": "train a model",
+    "evaluate": "evaluate a model",
+    "predict": "apply a model to each record",
+    "statistics": "answer statistics",
+}
+
+
+def sheet(info: JobInfo) -> list[tuple[str, str]]:
+    """Rows of a name and a value, safe to print; those that only the holder of the data may know are left out for others."""
+    rows = [
+        ("job", info.id),
+        ("state", f"{info.state}: {info.detail}" if info.detail else info.state),
+        ("asked by", info.requested_by_email),
+        ("reason", info.reason),
+        ("asks to", f"{_KINDS[info.kind]} on {info.dataset_name}, version {info.version}"),
+    ]
+    if info.plan_id:
+        rows.append(("plan", f"{info.plan_name}, SHA-256 {info.plan_id}"))
+    if info.plan_summary:
+        rows.append(("the plan", info.plan_summary))
+    rows.append(("privacy", privacy_in_words(info)))
+    if info.cost is not None:
+        rows += _budget_rows(info.cost)
+    rows.append(("what leaves", _leaves(info)))
+    if info.metrics:
+        rows.append(("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
+    if info.facts:
+        rows.append(("the Worker saw", ", ".join(f"{name} {_plain(value)}" for name, value in info.facts.items() if value)))
+    if info.waiting_beside:
+        rows.append(("waiting beside it", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
+    rows.append(("request hash", info.request_hash))
+    return [(name, printable(value)) for name, value in rows]
+
+
+def privacy_in_words(info: JobInfo) -> str:
+    """The guarantee that a job asks to run under."""
+    terms = info.privacy
+    if terms is None:
+        return "none: an exact answer, which a person signs off"
+    return f"epsilon {terms.epsilon:g}, delta {terms.delta:g} for each {terms.unit}; contributions clipped to {terms.clip:g}"
+
+
+def cost_in_words(info: JobInfo) -> str:
+    """What a job takes from the budget, in a few words; nothing for an exact one."""
+    return "" if info.cost is None else f"{info.cost.epsilon:.3g}{_of(info.cost.your_cap)}"
+
+
+def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
+    rounds = counted(cost.rounds, "round")
+    rows = [
+        ("cost", f"epsilon {cost.epsilon:.3g}: {rounds} with noise of {cost.noise_multiplier:.3g} times the clipping bound")
+    ]
+    if cost.certainty is not None:
+        rows.append(
+            (
+                "meaning",
+                f"who holds it for 50 % likely that somebody is in the data can become {cost.certainty:.0%} sure by this, at most",
+            )
+        )
+    if cost.spent_before is not None and cost.spent_after is not None:
+        rows.append(("dataset's budget", f"{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
+    if cost.yours_before is not None and cost.yours_after is not None:
+        rows.append(("asker's share", f"{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}"))
+    return rows
+
+
+def _of(cap: float | None) -> str:
+    return "" if cap is None else f" of {cap:g}"
+
+
+def _leaves(info: JobInfo) -> str:
+    exact = info.privacy is None
+    what = {
+        "train": "a trained model",
+        "evaluate": "a few metrics",
+        "predict": "one answer for each record",
+        "statistics": "the answers",
+    }[info.kind]
+    amount = "" if info.result_bytes is None else f", {size(info.result_bytes)}"
+    ratio = info.bytes_out_ratio
+    if ratio is not None:
+        amount += f" ({ratio:.2g} times the data)"
+    if not exact:
+        return f"{what}{amount}; only sums with noise go into it"
+    if ratio is not None and ratio >= 0.1:
+        return f"{what}{amount}. IT IS LARGE ENOUGH TO HOLD RECORDS"
+    return f"{what}{amount}, without noise"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

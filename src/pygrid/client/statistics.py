@@ -1,0 +1,45 @@
+"""Questions about a column, for `DomainClient.statistics`.
+
+domain.statistics("patients", [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)], epsilon=1, delta=1e-6, ...)
+
+Bounds, edges and keys are declared by who asks. They are never read off the data, which would tell something about it: values
+beyond the bounds count as the bound, and records with other keys are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pygrid.messages.jobs import StatisticRequest
+
+Keys = Sequence[int | str]
+
+
+def count(*, by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """How many records there are; with ``by``, how many for each key."""
+    return StatisticRequest("count", by=by, keys=tuple(keys))
+
+
+def sum(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """The sum of a column whose values are held between ``lower`` and ``upper``."""
+    return StatisticRequest("sum", column, lower, upper, by=by, keys=tuple(keys))
+
+
+def mean(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """The mean of a column whose values are held between ``lower`` and ``upper``."""
+    return StatisticRequest("mean", column, lower, upper, by=by, keys=tuple(keys))
+
+
+def variance(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """The variance (of the population) of a column whose values are held between ``lower`` and ``upper``."""
+    return StatisticRequest("variance", column, lower, upper, by=by, keys=tuple(keys))
+
+
+def quantile(column: str, q: float = 0.5, *, candidates: Sequence[float], by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """The candidate (of at least two, rising) nearest to the value that a share ``q`` of records does not exceed."""
+    return StatisticRequest("quantile", column, edges=tuple(candidates), quantile=q, by=by, keys=tuple(keys))
+
+
+def histogram(column: str, *, edges: Sequence[float], by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """How many records lie between each two of the edges (at least two, rising); those beyond count in the outer bins."""
+    return StatisticRequest("histogram", column, edges=tuple(edges), by=by, keys=tuple(keys))
