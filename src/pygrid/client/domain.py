@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -26,7 +26,7 @@ from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
-from pygrid.messages.jobs import JobKind, JobState, StatisticRequest, Unit
+from pygrid.messages.jobs import JobState, StatisticRequest, Unit
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import HttpTransport, Transport
 
@@ -156,7 +156,7 @@ class DomainClient:
         *,
         dataset: Dataset | str,
         model: ModelSource,
-        kind: JobKind = "train",
+        kind: Literal["train", "evaluate"] = "train",
         reason: str,
         binding: Mapping[str, str] | None = None,
         hyper: Mapping[str, float] | None = None,

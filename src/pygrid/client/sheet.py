@@ -55,17 +55,11 @@ def cost_in_words(info: JobInfo) -> str:
 
 
 def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
-    rounds = counted(cost.rounds, "round")
-    rows = [
-        ("cost", f"epsilon {cost.epsilon:.3g}: {rounds} with noise of {cost.noise_multiplier:.3g} times the clipping bound")
-    ]
+    noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times the clipping bound"
+    rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
     if cost.certainty is not None:
-        rows.append(
-            (
-                "meaning",
-                f"who holds it for 50 % likely that somebody is in the data can become {cost.certainty:.0%} sure by this, at most",
-            )
-        )
+        sure = f"{cost.certainty:.0%}"
+        rows.append(("that means", f"who thinks it 50 % likely that somebody is in the data can become {sure} sure, at most"))
     if cost.spent_before is not None and cost.spent_after is not None:
         rows.append(("dataset's budget", f"{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
     if cost.yours_before is not None and cost.yours_after is not None:
