@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, ready for devices."),
     "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),
     "dataset": ("pygrid.cli.dataset", "Upload datasets, find them, look at them, change them."),
+    "budget": ("pygrid.cli.budget", "See what was spent of the privacy of each dataset."),
+    "audit": ("pygrid.cli.audit", "Check that nothing in the audit log was changed, and read it."),
     "model": ("pygrid.cli.model", "Download a checkpoint, or look into a model's file."),
     "worker": ("pygrid.cli.worker", "See whether this machine can run strangers' plans safely."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),

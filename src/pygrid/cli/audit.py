@@ -1,0 +1,72 @@
+"""``pygrid audit``: see that nothing in the audit log was changed, and read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pygrid.cli.friendly import friendly
+from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
+
+app = typer.Typer(help="Check the audit log of a Domain, and read it.", no_args_is_help=True, add_completion=False)
+
+BROKEN = 2
+"""Exit code for a log that does not verify; 1 is for what could not be looked at."""
+
+
+@app.command("verify")
+@friendly
+def verify(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="An exported head, kept elsewhere; default: the one in the data folder, if there is one."),
+    ] = None,
+) -> None:
+    """Follow the audit log from its first entry to its last; exit code 2 if anything was changed, removed or put back.
+
+    Example: pygrid audit verify --data-dir ./pygrid-data
+    """
+    from pygrid.storage import audit
+
+    with stored_domain(data_dir, database_url) as (folder, database):
+        path = head or folder / audit.HEAD_FILE
+        known = audit.read_head(path) if head is not None or path.exists() else None
+        fault = database.read_now(lambda connection: audit.verify(connection, known))
+        newest = database.read_now(audit.get_head)
+    if fault is not None:
+        print(f"BROKEN at entry {fault.number}: {fault.reason}")
+        raise typer.Exit(BROKEN)
+    print(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
+    if known is None:
+        print(f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the same.")
+    else:
+        print(f"The chain leads through entry {known.number}, whose head is in {path}.")
+
+
+@app.command("show")
+@friendly
+def show(
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    last: Annotated[int, typer.Option(min=1, help="So many entries, the newest.")] = 20,
+) -> None:
+    """Print the newest entries of the audit log, one a line.
+
+    Example: pygrid audit show --last 50
+    """
+    import msgspec
+
+    from pygrid.storage import audit
+
+    with stored_domain(data_dir, database_url) as (_, database):
+        newest = database.read_now(audit.get_head).number
+        entries = database.read_now(lambda connection: audit.list_entries(connection, after=newest - last, limit=last))
+    for entry in entries:
+        who = "the Domain" if entry.actor is None else f"user {entry.actor}"
+        print(
+            f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  {msgspec.json.encode(entry.data).decode()}"
+        )

@@ -1,0 +1,127 @@
+"""``pygrid budget`` and ``pygrid audit``, on the data of a Domain that is not running."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from pygrid.cli import app
+from pygrid.errors import InvalidInput
+from pygrid.privacy.events import Gaussian, PureDp
+from pygrid.privacy.ledger import open_cap
+from pygrid.storage import audit, budgets
+from pygrid.storage.accounts import put_user, seed_roles
+from pygrid.storage.database import Database
+from pygrid.storage.migrations import migrate
+from pygrid.storage.tables_datasets import datasets
+
+NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "PYGRID_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data folder of a Domain with two charges on one dataset, one of them by somebody whose account is gone."""
+    database = Database(f"sqlite:///{tmp_path / 'domain.db'}")
+    migrate(database)
+
+    def prepare(connection: sa.Connection) -> None:
+        seed_roles(connection)
+        who = put_user(
+            connection,
+            email="ana@example.org",
+            email_key="ana@example.org",
+            password_hash="x",
+            private_key_hash="y",
+            role_id=1,
+            now=NOW,
+        )
+        values = {"name": "patients", "name_key": "patients", "description": "", "visibility": "private", "search_text": ""}
+        connection.execute(datasets.insert().values(id=3, created_at=NOW, updated_at=NOW, **values))
+        budgets.open_budget(connection, 3, open_cap(3.0, 1e-6), open_cap(2.0, 1e-6), actor=None, now=NOW)
+        for job_id, user_id, event in (("a", who, PureDp(0.5)), ("b", 99, Gaussian(8.0))):
+            budgets.reserve(connection, job_id=job_id, dataset_id=3, user_id=user_id, events=[event], now=NOW)
+
+    database.write_now(prepare)
+    database.close()
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write(folder: Path, statement: str) -> None:
+    database = Database(f"sqlite:///{folder / 'domain.db'}")
+    database.write_now(lambda connection: connection.execute(sa.text(statement)))
+    database.close()
+
+
+def test_spending_is_shown_in_all_and_by_user(folder: Path) -> None:
+    lines = run("budget", "show", "--data-dir", folder).stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["DATASET", *["patients (id 3)"] * 3]
+    assert ["all users" in lines[1], "ana@example.org" in lines[2], "user 99" in lines[3]] == [True] * 3
+    whole, ana, gone = json.loads(run("budget", "show", "--data-dir", folder, "--json").stdout)
+    assert (whole["num_charges"], ana["num_charges"], gone["num_charges"]) == (2, 1, 1)
+    assert whole["epsilon_spent"] > max(ana["epsilon_spent"], gone["epsilon_spent"])
+    assert ana["epsilon_spent"] == pytest.approx(0.5, abs=0.01)
+    assert 0 < whole["room"] < 1
+
+
+def test_a_dataset_without_a_budget_is_told(folder: Path) -> None:
+    assert run("budget", "show", "--data-dir", folder, "--dataset", "4").stdout == "dataset 4 has no privacy budget\n"
+
+
+def test_a_sound_log_verifies_and_is_shown(folder: Path) -> None:
+    result = run("audit", "verify", "--data-dir", folder)
+    assert result.exit_code == 0
+    assert "3 entries" in result.stdout
+    assert "no exported head" in result.stdout
+    shown = run("audit", "show", "--data-dir", folder, "--last", "2").stdout.splitlines()
+    assert [line.split("  ")[0] for line in shown] == ["2", "3"]
+    assert "budget_reserved" in shown[0]
+
+
+def test_a_log_that_was_changed_ends_with_2_and_says_where(folder: Path) -> None:
+    write(folder, "UPDATE audit_entries SET entry = replace(entry, '0.5', '0.1') WHERE number = 2")
+    result = run("audit", "verify", "--data-dir", folder)
+    assert result.exit_code == 2
+    assert result.stdout.startswith("BROKEN at entry 2: ")
+
+
+def test_the_exported_head_is_compared_with(folder: Path) -> None:
+    database = Database(f"sqlite:///{folder / 'domain.db'}")
+    head = database.read_now(audit.get_head)
+    database.close()
+    audit.export_head(head, folder / audit.HEAD_FILE)
+    assert "leads through entry 3" in run("audit", "verify", "--data-dir", folder).stdout
+    elsewhere = folder / "copy.json"
+    audit.export_head(audit.Head(9, "f"), elsewhere)
+    result = run("audit", "verify", "--data-dir", folder, "--head", elsewhere)
+    assert result.exit_code == 2
+    assert "old copy" in result.stdout
+
+
+@pytest.mark.parametrize("command", [("budget", "show"), ("audit", "verify"), ("audit", "show")])
+def test_a_folder_without_a_domain_is_told(tmp_path: Path, command: tuple[str, str]) -> None:
+    result = run(*command, "--data-dir", tmp_path)
+    assert isinstance(result.exception, InvalidInput)
+    assert result.exception.code == "no_domain_data"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_another_kind_is_told(tmp_path: Path) -> None:
+    (tmp_path / "domain.db").touch()
+    result = run("audit", "verify", "--data-dir", tmp_path)
+    assert isinstance(result.exception, InvalidInput)
+    assert "start the Domain once" in result.exception.detail
