@@ -410,8 +410,11 @@ def test_an_old_copy_put_back_is_found(told: Database) -> None:
         last = connection.execute(sa.select(audit_entries.c.hash).where(audit_entries.c.number == 3)).scalar_one()
         connection.execute(sa.text("UPDATE audit_head SET number = 3, hash = :hash"), {"hash": last})
 
+    assert told.read_now(lambda connection: audit.leads_through(connection, later))
     told.write_now(put_back)
     assert is_sound(told)
+    assert not told.read_now(lambda connection: audit.leads_through(connection, later))
+    assert told.read_now(lambda connection: audit.leads_through(connection, Head(0, audit.START)))
     fault = told.read_now(lambda connection: audit.verify(connection, later))
     assert fault is not None
     assert "old copy" in fault.reason

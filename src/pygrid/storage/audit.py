@@ -133,6 +133,17 @@ def verify(connection: sa.Connection, known: Head | None = None) -> Fault | None
     return None
 
 
+def leads_through(connection: sa.Connection, known: Head) -> bool:
+    """Whether the log has the entry that an exported head names: one row is read, so a Domain may ask when it starts.
+
+    False means that an older copy of the database was put back, or another written: what was spent since is not in it.
+    """
+    if known.number == 0:
+        return True
+    found = connection.execute(sa.select(audit_entries.c.hash).where(audit_entries.c.number == known.number)).scalar()
+    return found == known.hash
+
+
 def export_head(head: Head, path: Path) -> None:
     """Repeat the head in a file, durably; call it after the commit. A file with a later head is left as it is.
 
