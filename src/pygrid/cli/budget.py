@@ -1,4 +1,4 @@
-"""``pygrid budget``: what was spent of the privacy of each dataset."""
+"""``pygrid budget``: what was spent of the privacy of each dataset; open a budget, or change it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.friendly import UrlOption, friendly
 from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
+from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-app = typer.Typer(help="Look at the privacy budgets of a Domain's datasets.", no_args_is_help=True, add_completion=False)
+    from pygrid.messages.jobs import BudgetInfo
 
-
-@app.callback()
-def _group() -> None:
-    """Look at the privacy budgets of a Domain's datasets."""
+app = typer.Typer(
+    help="Look at the privacy budgets of a Domain's datasets, open and change them.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command("show")
 @friendly
 def show(
+    name: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="Ask the Domain about the dataset of this name.")
+    ] = None,
+    url: UrlOption = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    dataset: Annotated[int | None, typer.Option(help="Id of a dataset; default: all that have a budget.")] = None,
+    dataset: Annotated[int | None, typer.Option(help="In the folder: id of a dataset; default: all that have one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Show what was spent of each dataset, in all and by each user, and what is allowed.
 
-    EPSILON is what all charges together imply at the delta beside it. ROOM is the share that the ledger has left; it decides.
+    With the name of a dataset the Domain is asked, which tells you what you may know. Without, the Domain's own folder is read,
+    on the machine it runs on: EPSILON is what all charges together imply at the delta beside it, and ROOM the share that the
+    ledger has left; it decides.
 
-    Example: pygrid budget show --data-dir ./pygrid-data
+    Example: pygrid budget show patients
     """
     import msgspec
 
+    if name is not None:
+        if data_dir is not None or database_url is not None or dataset is not None:
+            raise InvalidInput("either the name of a dataset, to ask the Domain, or the options that read its folder; not both")
+        _show_online(name, url, as_json)
+        return
     with stored_domain(data_dir, database_url) as (_, database):
         found = database.read_now(lambda connection: _rows(connection, dataset))
     if as_json:
@@ -60,6 +71,68 @@ def show(
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@app.command("set")
+@friendly
+def set_budget(
+    name: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")],
+    epsilon: Annotated[float | None, typer.Option(help="Of the dataset in all.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the dataset in all; well below one over its records.")] = None,
+    epsilon_per_user: Annotated[float | None, typer.Option(help="What one user may take of it.")] = None,
+    auto_approve: Annotated[
+        bool | None, typer.Option("--auto-approve/--ask", help="Whether private jobs within the caps need no person.")
+    ] = None,
+    max_epsilon_per_job: Annotated[float | None, typer.Option(help="Beyond it a person is asked all the same.")] = None,
+    use: Annotated[str | None, typer.Option(help="What it is mostly for: statistics, training or mixed.")] = None,
+    url: UrlOption = None,
+) -> None:
+    """Open the privacy budget of a dataset that you hold, or change it; what is not given stays.
+
+    Example: pygrid budget set patients --epsilon 10 --delta 1e-6 --epsilon-per-user 5 --auto-approve
+    """
+    from pygrid.client import connect
+
+    given: dict[str, Any] = {
+        "epsilon": epsilon,
+        "delta": delta,
+        "epsilon_per_user": epsilon_per_user,
+        "auto_approve": auto_approve,
+        "max_epsilon_per_job": max_epsilon_per_job,
+        "use": use,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise InvalidInput("nothing to set; see: pygrid budget set --help")
+    with connect(url) as domain:
+        policy = domain.datasets[name].policy(**changes)
+    who = "need no person within the caps" if policy.auto_approve else "wait for a person"
+    print(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
+    print(f"private jobs {who}; exact ones always wait for a person")
+
+
+def _show_online(name: str, url: str | None, as_json: bool) -> None:
+    import msgspec
+
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        budget = domain.datasets[name].budget()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(budget), indent=2).decode())
+        return
+    for line in _lines(name, budget):
+        print(line)
+
+
+def _lines(name: str, budget: BudgetInfo) -> list[str]:
+    policy = budget.policy
+    lines = [f"{name}: epsilon {policy.epsilon:g} in all, at delta {policy.delta:g}"]
+    if budget.spent is not None:
+        lines.append(f"  spent in all  {budget.spent:.3f}")
+    lines.append(f"  spent by you  {budget.yours:.3f} of {budget.your_cap:g}")
+    lines += [f"  spent by user {user}  {spent:.3f}" for user, spent in sorted((budget.users or {}).items())]
+    return lines
 
 
 def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]]:

@@ -10,20 +10,20 @@ from pygrid.messages.datasets import Column, Schema
 from pygrid.plans import DataPort
 
 _LABEL = re.compile(r"label 0\.\.(\d+)")
-_WHOLE = frozenset({"uint8", "bool", "int32", "int64", "text"})
+_WHOLE = frozenset({"uint8", "bool", "int32", "int64"})
 _READABLE = {
-    "float32": _WHOLE - {"text"} | {"float32", "float64"},
+    "float32": _WHOLE | {"float32", "float64"},
     "int64": _WHOLE,
     "int32": _WHOLE,
     "bool": frozenset({"bool"}),
 }
-"""Dtype of a port -> dtypes of the columns that it can read. A text is read as its code."""
+"""Dtype of a port -> dtypes of the columns that it can read."""
 
 
 def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str]) -> dict[str, str]:
     """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its meaning.
 
-    Labels of k classes mean the same as a column that means ``label 0..k-1``, or a text column of k categories.
+    Labels of k classes mean the same as a column that means ``label 0..k-1``. Texts and subjects are nothing for a plan.
 
     Raises:
         InvalidInput: a given port or column does not exist, or a port has no column, or several (``binding_unclear``).
@@ -37,7 +37,8 @@ def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mappi
     binding = dict(given)
     for name, port in ports.items():
         if name not in binding:
-            free = [column for column in schema.columns if column.name not in binding.values() and _reads(port, column)]
+            used = {*binding.values(), schema.subject}
+            free = [column for column in schema.columns if column.name not in used and _reads(port, column)]
             binding[name] = _only(name, port, free)
     return {name: binding[name] for name in ports}
 
@@ -63,7 +64,5 @@ def _reads(port: DataPort, column: Column) -> bool:
 def _means_same(port: DataPort, column: Column) -> bool:
     if port.num_classes is not None and not column.shape:
         label = _LABEL.fullmatch(column.meaning)
-        if label is not None:
-            return int(label[1]) + 1 == port.num_classes
-        return column.num_categories == port.num_classes
+        return label is not None and int(label[1]) + 1 == port.num_classes
     return bool(port.meaning) and port.meaning == column.meaning

@@ -9,7 +9,6 @@ from pygrid.plans.text import printable
 _KINDS = {
     "train": "train a model",
     "evaluate": "evaluate a model",
-    "predict": "apply a model to each record",
     "statistics": "answer statistics",
 }
 
@@ -35,6 +34,8 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows.append(("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
     if info.facts:
         rows.append(("the Worker saw", ", ".join(f"{name} {_plain(value)}" for name, value in info.facts.items() if value)))
+    if info.decided_by is not None:
+        rows.append(("decided by", f"user {info.decided_by}" + (f": {info.comment}" if info.comment else "")))
     if info.waiting_beside:
         rows.append(("waiting beside it", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
     rows.append(("request hash", info.request_hash))
@@ -76,7 +77,6 @@ def _leaves(info: JobInfo) -> str:
     what = {
         "train": "a trained model",
         "evaluate": "a few metrics",
-        "predict": "one answer for each record",
         "statistics": "the answers",
     }[info.kind]
     amount = "" if info.result_bytes is None else f", {size(info.result_bytes)}"
