@@ -208,6 +208,18 @@ def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., 
     assert (mapped["n"].dtype, mapped["n"][-1], len(mapped["n"])) == (np.float64, 2.5, many + 1)
 
 
+def test_many_numbers_are_read_as_few_are(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.random(2000) * 10.0 ** generator.integers(-300, 300, 2000)
+    lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0", "1e400"]
+    expected = [float(line) if line not in ("", "NA") else np.nan for line in lines]
+    for many in (1, 10**9):
+        monkeypatch.setattr(csv_text, "MANY", many)
+        for text in (lines, lines[:2000]):
+            _, mapped = store("\n".join(["n,m", *(f"{line},1" for line in text)]).encode())
+            np.testing.assert_array_equal(mapped["n"], np.array(expected[: len(text)]))
+
+
 def test_quotes_line_ends_delimiters_and_a_byte_order_mark(store: Callable[..., Any]) -> None:
     data = '\ufeffa;b\r\n"x; ""y""\nz";1\r\n\r\nw;2\r\n'.encode()
     schema, mapped = store(data)
