@@ -160,6 +160,14 @@ async def test_a_result_is_no_longer_than_it_may_be(driver: SubprocessDriver, fo
     assert result.failure.kind == "result_too_large"
 
 
+async def test_a_model_that_blew_up_is_no_result(driver: SubprocessDriver, folder: Path) -> None:
+    params = {name: np.full_like(array, 3e38) for name, array in logistic_params().items()}
+    (folder / "model").write_bytes(encode(params))
+    result = await driver.run(job(folder, epochs=2))
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.code) == ("plan_failed", "non_finite")
+
+
 async def test_a_result_as_large_as_the_data_can_be_told(driver: SubprocessDriver, folder: Path) -> None:
     result = await driver.run(job(folder))
     assert result.facts.bytes_in == SIZE * (16 + 8)

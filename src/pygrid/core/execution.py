@@ -128,7 +128,8 @@ class Progress(msgspec.Struct, frozen=True):
 
     done: int
     total: int
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
+    """Of the latest batch; None where it is NaN or infinite, which JSON can't say."""
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -150,7 +150,7 @@ def _train_exactly(
     def progress(_epoch: int, done: int, total: int | None, metrics: dict[str, float]) -> None:
         tally.num_calls += 1
         if report is not None:
-            report(Progress(done, total or done, metrics))
+            report(Progress(done, total or done, dict(metrics)))
 
     result = Runner(plan, num_threads=spec.num_threads).train(
         params,

@@ -417,8 +417,7 @@ def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _End
         return Failure("lost", "the Worker's process was lost while the job ran")
     if outcome is None or not payload:
         return _death(spec, ended)
-    trouble = _wrong(spec, payload)
-    return Failure("crashed", trouble) if trouble else None
+    return _wrong(spec, payload)
 
 
 _WORDS: dict[FailureKind, str] = {
@@ -441,21 +440,21 @@ def _death(spec: JobSpec, ended: _Ended) -> Failure:
     return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
 
 
-def _wrong(spec: JobSpec, payload: bytes) -> str:
-    """What is wrong with the bytes of a result; empty if nothing is."""
+def _wrong(spec: JobSpec, payload: bytes) -> Failure | None:
+    """What is wrong with the bytes of a result."""
     if spec.kind != "train":
         try:
             msgspec.json.decode(payload)
         except msgspec.DecodeError:
-            return "the result is not JSON"
-        return ""
+            return Failure("crashed", "the result is not JSON")
+        return None
     try:
         given = read_layout(payload)
         wanted = read_layout(Path(spec.model_path).read_bytes())
     except InvalidTensors as error:
-        return f"the result is no model: {error.detail}"
+        return Failure("crashed", f"the result is no model: {error.detail}")
     if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
-        return "the result has other arrays than the model"
+        return Failure("crashed", "the result has other arrays than the model")
     if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
-        return "the result holds NaN or infinity"
-    return ""
+        return Failure("plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite")
+    return None
