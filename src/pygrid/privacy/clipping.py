@@ -73,25 +73,34 @@ def quantise(rows: npt.NDArray[np.floating[Any]], grid: Grid) -> npt.NDArray[np.
     Returns:
         Shape (n, size), float64 that holds whole numbers only.
     """
-    scaled = rows.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        squares = _squares(scaled)
-        if not np.isfinite(squares).all():
-            squares = _tame(scaled, squares)
+    values, squares = _finite(rows)
     largest = grid.sensitivity**2
     radius = math.sqrt(largest - rows.shape[1] / 8)
-    norms = np.sqrt(squares)
     # What is within the bound keeps its length; what is not is scaled down to it.
-    scaled *= (radius / np.maximum(norms, grid.clip))[:, np.newaxis]
-    rounded: npt.NDArray[np.float64] = np.rint(scaled)
-    for row in np.flatnonzero(_squares(rounded) > largest):
-        np.trunc(scaled[row], out=rounded[row])
-        if not float(rounded[row] @ rounded[row]) <= largest:
-            rounded[row] = 0.0
-    return rounded
+    factors = radius / np.maximum(np.sqrt(squares), grid.clip)
+    values *= factors[:, np.newaxis]
+    np.rint(values, out=values)
+    for row in np.flatnonzero(_squares(values) > largest):
+        again, _ = _finite(rows[row : row + 1])
+        np.trunc(again[0] * factors[row], out=values[row])
+        if not float(values[row] @ values[row]) <= largest:
+            values[row] = 0.0
+    return values
+
+
+def _finite(rows: npt.NDArray[np.floating[Any]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The rows in float64, all finite, and the squares of their norms."""
+    values = rows.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = _squares(values)
+        if not np.isfinite(squares).all():
+            squares = _tame(values, squares)
+    return values, squares
 
 
 def _squares(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if len(rows) == 1:  # the quickest by far for a long row
+        return np.array([rows[0] @ rows[0]])
     squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows)
     return squares
 
