@@ -131,6 +131,7 @@ class ForkServer:
             # The child never comes back to this loop, whatever happens.
             try:
                 self._become_job(command.limits, stream)
+                os._exit(0)
             finally:
                 os._exit(1)
         os.close(stream)
