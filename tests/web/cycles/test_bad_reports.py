@@ -227,6 +227,20 @@ async def test_the_same_report_again_is_a_success_and_counts_once(case: Case) ->
     assert case.site.diff_files() == []
 
 
+async def test_repeating_a_report_does_not_fill_the_disk(site: Site) -> None:
+    process = await site.host(max_diffs=3)
+    one, two = await site.devices(process, 2)
+    await one.report(0.5)
+    (segment,) = (site.folder / "diffs").rglob("segment")
+    size = segment.stat().st_size
+    for _ in range(5):
+        await one.report(0.5)
+        assert_problem(await one.send(model(0.25)), 409, "already_reported")
+    assert segment.stat().st_size == size
+    await two.report(0.5)
+    assert segment.stat().st_size == 2 * size
+
+
 async def test_other_bytes_under_a_used_key_are_refused(case: Case) -> None:
     process = await case.site.host(name="other", start=case.model(1.0), plans=_plans(case), max_diffs=3)
     (device,) = await case.site.devices(process, 1)
