@@ -107,7 +107,7 @@ def list_jobs(
     """
     from pygrid.client import connect
 
-    given: dict[str, Any] = {"state": state, "mine": mine or None}
+    given: dict[str, Any] = {"state": state, "mine": mine}
     with connect(url) as domain:
         print_jobs(domain.jobs(dataset, **given), as_json, "no job fits")
 

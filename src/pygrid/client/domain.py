@@ -234,8 +234,8 @@ class DomainClient:
             self._api, dataset, "statistics", reason, terms, version=version, statistics=statistic_requests(asked)
         )
 
-    def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool | None = None) -> JobTable:
-        """Your jobs, and those on datasets that you hold, newest first; ``mine``: only these, or only those."""
+    def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool = False) -> JobTable:
+        """Your jobs, and those on datasets that you hold, newest first; ``mine``: only yours."""
         return JobTable(self._api, find_jobs(self._api, dataset=dataset, state=state, mine=mine))
 
     def job(self, job_id: str) -> Job:

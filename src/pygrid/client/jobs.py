@@ -49,6 +49,7 @@ ENDED: frozenset[JobState] = frozenset({"released", "rejected", "denied", "revok
 """States that a job never leaves."""
 
 _PATH = "/data-centric/jobs"
+_PAGE = 100
 _SILENCE_S = 60.0
 _PATIENCE_S = 600.0
 _POLL_S = 0.5
@@ -163,11 +164,11 @@ class Job:
         Args:
             path: write the bytes there as well, a safetensors file or JSON.
         Raises:
-            Conflict: nothing is released yet, or never will be (``not_released``); the text says why.
+            Conflict: nothing is released yet, or never will be (``result_not_released``); the text says why.
         """
         info = self.info()
         if info.state != "released":
-            raise Conflict(_why_not(info), code="not_released", state=info.state)
+            raise Conflict(_why_not(info), code="result_not_released", state=info.state)
         data = self._download()
         if path is not None:
             Path(path).write_bytes(data)
@@ -263,7 +264,10 @@ class Requests:
     def __call__(self, dataset: str | None = None) -> JobTable:
         """The jobs that wait for an approval, and those whose result is held until it is signed off; newest first."""
         infos = [
-            info for state in ("waiting", "held") for info in find_jobs(self._api, dataset=dataset, state=state, mine=False)
+            info
+            for state in ("waiting", "held")
+            for info in find_jobs(self._api, dataset=dataset, state=state)
+            if info.waiting_beside is not None  # else it is one's own, on somebody else's data
         ]
         return JobTable(self._api, sorted(infos, key=lambda info: info.created_at, reverse=True))
 
@@ -295,14 +299,20 @@ class Requests:
             return html.escape(f"{self!r}: {error.detail}")
 
 
-def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool | None = None) -> list[JobInfo]:
-    """One's own jobs and those on datasets that one holds, newest first; ``mine``: only these, or only those."""
-    query = {} if state is None else {"state": state}
+def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool = False) -> list[JobInfo]:
+    """One's own jobs and those on datasets that one holds, newest first; ``mine``: only one's own."""
+    query = {"limit": str(_PAGE), "mine": str(mine).lower()}
+    if state is not None:
+        query["state"] = state
     if dataset is not None:
         query["dataset"] = str(Datasets(api)[dataset].id)
-    if mine is not None:
-        query["mine"] = str(mine).lower()
-    return api.get(_PATH, JobList, query=query).jobs
+    found: list[JobInfo] = []
+    while True:
+        page = api.get(_PATH, JobList, query=query).jobs
+        found += page
+        if len(page) < _PAGE:
+            return found
+        query["before"] = page[-1].id
 
 
 def get_job(api: Api, job_id: str) -> Job:

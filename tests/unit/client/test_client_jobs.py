@@ -283,7 +283,7 @@ def test_figures_are_a_dict() -> None:
 def test_a_result_that_was_not_released_is_an_error_in_words(state: str, said: str) -> None:
     with pytest.raises(Conflict, match=said) as caught:
         job_of(Scripted(info(state, detail="too few" if state == "denied" else ""))).result()
-    assert caught.value.code == "not_released"
+    assert caught.value.code == "result_not_released"
 
 
 def test_a_result_that_was_cut_is_noticed() -> None:
@@ -344,8 +344,20 @@ def test_words_of_strangers_are_harmless_on_a_sheet_and_in_a_notebook() -> None:
 
 
 def test_requests_are_those_that_wait_and_those_that_are_held() -> None:
-    server = Scripted(info("waiting"))
+    server = Scripted(info("waiting", id="theirs", waiting_beside=0), info("waiting", id="mine-on-their-data"))
     found = connect(transport=server).requests()
-    queries = [dict(request.query) for request, _ in server.sent]
-    assert queries == [{"state": "waiting", "mine": "false"}, {"state": "held", "mine": "false"}]
-    assert [job.id for job in found] == ["j1", "j1"]
+    assert [request.query["state"] for request, _ in server.sent] == ["waiting", "held"]
+    assert [job.id for job in found] == ["theirs", "theirs"]
+
+
+def test_long_lists_come_in_pages() -> None:
+    pages = [[info(id=f"a{number}") for number in range(100)], [info(id="b")]]
+
+    class Paged(Scripted):
+        def send(self, request: Request) -> Response:
+            self.states = pages[bool(request.query.get("before"))]
+            return super().send(request)
+
+    server = Paged(info())
+    assert len(connect(transport=server).jobs(mine=True)) == 101
+    assert [request.query.get("before") for request, _ in server.sent] == [None, "a99"]
