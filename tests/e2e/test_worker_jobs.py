@@ -113,6 +113,30 @@ async def test_private_jobs_of_each_kind(driver: SubprocessDriver, folder: Path)
     assert json.loads(answers.payload)["answers"][1]["value"] == pytest.approx(SIZE, abs=10)
 
 
+async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: SubprocessDriver, folder: Path) -> None:
+    """With it and without it: the same outcome, media type and size, the same padded time, and no word to whoever waits."""
+    spec = job(folder, privacy=PrivacyTerms(1.0, 1.0, 2, 1e-5, SIZE))
+    seen, zeroed = [], []
+    for poison in (False, True):
+        if poison:
+            data = logistic_data(SIZE)
+            data["x"][17], data["y"][18] = np.inf, 99
+            data["x"].tofile(folder / "0.bin")
+            data["y"].tofile(folder / "1.bin")
+        result = await driver.run(spec)
+        seen.append((result.failure, result.media_type, len(result.payload), decode(result.payload)[1]))
+        zeroed.append(result.facts.num_zeroed)
+    assert seen[0] == seen[1]
+    assert zeroed == [0, 4]
+
+
+async def test_the_warm_process_is_quiet(driver: SubprocessDriver) -> None:
+    """One thread, so that a fork copies nothing half done; no connection but the one to the Domain, so nobody phones home."""
+    process = server_process(driver)
+    assert process.num_threads() == 1
+    assert process.net_connections("inet") == []
+
+
 async def test_noise_is_fresh_in_each_fork(driver: SubprocessDriver, folder: Path) -> None:
     spec = job(folder, privacy=PrivacyTerms(1.0, 1.0, 1, 1e-5, SIZE))
     assert (await driver.run(spec)).payload != (await driver.run(spec)).payload

@@ -222,6 +222,17 @@ def test_exact_jobs_report_and_are_repeatable() -> None:
     assert json.loads(decode(first[1])[1]["metrics"])["accuracy"] > 0
 
 
+def test_no_records_are_an_answer_too() -> None:
+    """How many records there are may be private itself; noise comes all the same."""
+    empty = {"x": np.zeros((0, 4), np.float32), "y": np.zeros(0, np.int64), "who": np.zeros(0, np.int32)}
+    for unit in ("record", "subject"):
+        outcome, payload, _ = run(job(privacy=terms(unit=unit, rounds=2)), empty)
+        assert outcome.facts.num_records == 0
+        assert not np.array_equal(decode(payload)[0]["weight"], logistic_params()["weight"])
+    with pytest.raises(InvalidInput):
+        run(job(), empty)
+
+
 def test_two_private_runs_differ() -> None:
     spec = job(privacy=terms(rounds=1))
     assert run(spec, labelled())[1] != run(spec, labelled())[1]

@@ -85,7 +85,9 @@ class PlanRows:
         self._sizes = [int(np.prod([int(size) for size in port.shape], dtype=np.int64)) for port in ports]
         self.size = sum(self._sizes)
         self._outputs = [port.name for port in ports]
-        self._manifest, self._data, self._groups = manifest, data, groups
+        # Beyond its largest batch the gate promised nothing about the plan.
+        self._groups = None if groups is None else [group[: manifest.max_batch_size] for group in groups]
+        self._manifest, self._data = manifest, data
         self.num_units = len(next(iter(data.values()))) if groups is None else len(groups)
         self._takes = {port.name for port in entry.inputs}
         self._noise = {name: port for name, port in manifest.noise.items() if f"noise/{name}" in self._takes}
