@@ -15,12 +15,14 @@ from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.jobs import build_jobs
+from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
+from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
-from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
@@ -66,7 +68,11 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
-    datasets = DatasetsService(database, ColumnFiles(settings.data_dir / "datasets"), clock)
+    datasets = DatasetsService(database, store.columns, clock)
+    workers = SubprocessDriver(WorkerSettings())
+    jobs = build_jobs(
+        store, settings.data_dir, workers, clock, stopping, metrics, max_concurrent=WorkerSettings().max_concurrent
+    )
 
     async def wake_waiting() -> None:
         await stopping.wait()
@@ -79,8 +85,10 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await database.write(seed_roles)
             await cycles.scheduler.recover()
             await datasets.recover()
+            await jobs.runner.recover()
             yield
         finally:
+            await workers.close()
             accounts.close()
             cycles.close()
             store.close()
@@ -89,7 +97,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes(), processes_router, cycles_router, datasets_router],
+        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router],
         services={
             "settings": settings,
             "clock": clock,
@@ -102,9 +110,12 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "cycles": cycles.service,
             "scheduler": cycles.scheduler,
             "datasets": datasets,
+            "jobs": jobs.service,
+            "policies": jobs.policies,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),
+            BackgroundTask("run-jobs", jobs.runner.run),
             BackgroundTask("wake-waiting", wake_waiting),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],

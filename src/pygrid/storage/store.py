@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.files import BlobFiles, DiffFiles
 from pygrid.storage.hosted import HostedProcesses
@@ -20,12 +21,20 @@ class Store:
     diffs: DiffFiles
     processes: HostedProcesses
     signals: Signals
+    columns: ColumnFiles
 
     @classmethod
     def open(cls, database: Database, folder: Path, copies: int = 1) -> Store:
         """The store of a Domain whose bytes lie in ``folder``, with so many copies of models and plans."""
         blobs = BlobFiles(folder / "blobs", copies)
-        return cls(database, blobs, DiffFiles(folder / "diffs"), HostedProcesses(database, blobs), Signals())
+        return cls(
+            database=database,
+            blobs=blobs,
+            diffs=DiffFiles(folder / "diffs"),
+            processes=HostedProcesses(database, blobs),
+            signals=Signals(),
+            columns=ColumnFiles(folder / "datasets"),
+        )
 
     def close(self) -> None:
         """Let go of the files; the database is closed by who opened it."""

@@ -225,9 +225,11 @@ class DatasetsService:
                     committed.append(await asyncio.to_thread(self._files.commit, draft))
                 folder, mock_folder = committed[0], committed[1] if len(committed) > 1 else None
                 yield request, rows.NewVersion(folder, mock_folder, mock_kind, schema, request.note)
-            except BaseException:
+            except Exception:
+                # Not if the caller is cancelled: the database goes on with what it was given, and a row may come to name them.
+                # If none does, the next start removes them.
                 for name in committed:
-                    self._files.drop(name)
+                    await asyncio.to_thread(self._files.drop, name)
                 raise
 
     @property
