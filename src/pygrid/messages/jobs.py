@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-JobKind = Literal["train", "evaluate", "predict", "statistics"]
+JobKind = Literal["train", "evaluate", "statistics"]
 Unit = Literal["record", "subject", "domain"]
 JobState = Literal[
     "checking",
@@ -36,7 +36,7 @@ class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float = 1.0
     unit: Unit = "record"
     sampling_rate: float | None = None
-    """None: ``batch_size`` over the published number of records."""
+    """None: ``batch_size`` over the published number of units (records, or at least so many subjects)."""
 
 
 class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +128,10 @@ class JobInfo(msgspec.Struct, frozen=True):
     """Owner: what the Worker saw."""
     waiting_beside: int | None = None
     """Owner: other requests on this dataset that wait."""
+    code: str = ""
+    """Why it was rejected or failed, for programs: `budget_exhausted`, `plan_failed` ..."""
+    comment: str = ""
+    """Of who decided."""
 
 
 class JobList(msgspec.Struct, frozen=True):

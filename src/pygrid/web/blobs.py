@@ -45,8 +45,14 @@ class BlobResponses:
         self._cached_bytes = 0
         self._loading: dict[str, asyncio.Task[bytes]] = {}
 
-    async def respond(self, request: Request[Any, Any, Any], name: str, headers: dict[str, str] | None = None) -> Response[Any]:
-        """The blob as ``application/octet-stream``, or 304 if the client has it (``If-None-Match``)."""
+    async def respond(
+        self,
+        request: Request[Any, Any, Any],
+        name: str,
+        headers: dict[str, str] | None = None,
+        media_type: str = media.TENSORS,
+    ) -> Response[Any]:
+        """The blob, or 304 if the client has it (``If-None-Match``)."""
         etag = f'"{name}"'
         all_headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
         if etag in request.headers.get("if-none-match", ""):
@@ -54,13 +60,13 @@ class BlobResponses:
         data = self._cache.get(name)
         if data is not None:
             self._cache.move_to_end(name)
-            return Response(data, media_type=media.TENSORS, headers=all_headers)
+            return Response(data, media_type=media_type, headers=all_headers)
         size = await asyncio.to_thread(lambda: self._blobs.path(name).stat().st_size)
         if size > SMALL_BYTES:
             all_headers["Content-Length"] = str(size)
-            return Stream(self._stream(name), media_type=media.TENSORS, headers=all_headers)
+            return Stream(self._stream(name), media_type=media_type, headers=all_headers)
         data = await self._load(name)
-        return Response(data, media_type=media.TENSORS, headers=all_headers)
+        return Response(data, media_type=media_type, headers=all_headers)
 
     async def _load(self, name: str) -> bytes:
         """Read a small blob into the cache, once for all who ask for it at the same time."""

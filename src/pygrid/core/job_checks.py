@@ -1,0 +1,252 @@
+"""Whether a request makes sense for a dataset, a plan and a model; and the columns and statistics that a Worker is told of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pygrid.aggregation.optimizers import ServerOptimizer
+from pygrid.core.datasets import Column, Schema, bounds_of
+from pygrid.core.execution import Statistic
+from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
+from pygrid.messages.jobs import JobRequest, StatisticRequest
+from pygrid.plans.gate import GateReport
+from pygrid.plans.manifest import Manifest
+from pygrid.plans.runner import resolve_hyper
+
+MAX_REASON = 5_000
+MAX_EPOCHS = 10_000
+MAX_STATISTICS = 100
+
+
+def check_request(request: JobRequest) -> None:
+    """Check what depends on nothing else.
+
+    Raises:
+        InvalidConfig: ``invalid_job``: names the field and what is wrong with it.
+    """
+    if not request.reason.strip() or len(request.reason) > MAX_REASON:
+        raise _invalid(f"reason: say in 1 to {MAX_REASON:,} characters what the job is for; a person may have to decide on it")
+    if not 1 <= request.dataset < 2**31 or (request.version is not None and not 1 <= request.version < 2**31):
+        raise _invalid("dataset and version are numbers from 1 on")
+    if not 1 <= request.epochs <= MAX_EPOCHS:
+        raise _invalid(f"epochs is {request.epochs}; use 1 to {MAX_EPOCHS:,}")
+    if not 1 <= request.batch_size < 2**31:
+        raise _invalid(f"batch_size is {request.batch_size}; use 1 or more")
+    if not 0 <= request.seed < 2**63:
+        raise _invalid(f"seed is {request.seed}; use 0 to 2^63 - 1")
+    if (request.kind == "statistics") != bool(request.statistics) or len(request.statistics) > MAX_STATISTICS:
+        raise _invalid(f"statistics: a job of kind statistics, and no other, has 1 to {MAX_STATISTICS} of them")
+    if request.kind == "statistics" and (request.binding or request.hyper or request.optimizer):
+        raise _invalid("binding, hyper and optimizer are for jobs with a plan; statistics have none")
+    _refuse_nul(request)
+    read_optimizer(request)
+
+
+def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
+    """What turns the noisy mean gradient of a private training into a step; by default plain descent with the plan's ``lr``.
+
+    Raises:
+        InvalidConfig: ``invalid_job``.
+    """
+    if not request.optimizer:
+        return ServerOptimizer(learning_rate=lr)
+    try:
+        optimizer = msgspec.convert({"learning_rate": lr, **request.optimizer}, ServerOptimizer)
+    except msgspec.ValidationError as error:
+        raise _invalid(f"optimizer: {error}") from error
+    numbers = (optimizer.learning_rate, optimizer.momentum, optimizer.beta1, optimizer.beta2, optimizer.tau)
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or optimizer.tau == 0:
+        raise _invalid("optimizer: all its numbers are finite and not negative, and tau is above 0")
+    if request.privacy is None or request.kind != "train":
+        raise _invalid("optimizer is for private training; an exact job trains with the plan's own")
+    return optimizer
+
+
+def graph_of(request: JobRequest) -> str:
+    """The graph of the plan that a job runs on the data."""
+    if request.kind == "evaluate":
+        return "eval"
+    return "grads" if request.privacy is not None and request.privacy.unit != "domain" else "train"
+
+
+def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> None:
+    """Whether a plan that passed the gate can do what is asked.
+
+    Raises:
+        InvalidPlan: ``plan_kind``: another kind of plan, or a graph is missing; ``plan_mixes_examples``.
+        InvalidInput: a hyperparameter or batch size out of the plan's range.
+    """
+    if report.kind != "training":
+        raise InvalidPlan(f"plan {report.name!r} is of kind {report.kind!r}; a job needs a training plan", code="plan_kind")
+    graph = graph_of(request)
+    if graph not in report.graphs:
+        raise InvalidPlan(f"a job of this kind runs the graph {graph!r}, which the plan lacks", code="plan_kind", graph=graph)
+    if graph == "grads" and not report.per_example_independent:
+        raise InvalidPlan(
+            f"a private job can't use this plan, because {report.independence_reason}. Layers such as BatchNorm, which look at "
+            "a whole batch, have to be replaced (by GroupNorm)",
+            code="plan_mixes_examples",
+        )
+    if graph == "train" and request.batch_size > manifest.max_batch_size:
+        raise _invalid(f"batch_size is {request.batch_size}; this plan takes 1 to {manifest.max_batch_size}")
+    resolve_hyper(manifest, request.hyper)
+
+
+def check_binding(request: JobRequest, manifest: Manifest, schema: Schema) -> None:
+    """Whether every data port of a plan is bound to a column that fits it.
+
+    Raises:
+        InvalidInput: ``invalid_binding``: names the port.
+    """
+    for name in request.binding:
+        if name not in manifest.data:
+            raise _unbound(f"the plan has no data port {name!r}; it takes {', '.join(manifest.data)}", name)
+    for name, port in manifest.data.items():
+        if name not in request.binding:
+            raise _unbound(f"the plan's data port {name!r} is bound to no column: binding = {{{name!r}: COLUMN}}", name)
+        column = _column(schema, request.binding[name])
+        if column.dtype == "text" or column.name == schema.subject:
+            raise _unbound(
+                f"port {name!r}: column {column.name!r} holds texts or subjects, which a plan can't compute with", name
+            )
+        if column.shape != port.shape:
+            raise _unbound(
+                f"port {name!r} takes {list(port.shape)} per record; column {column.name!r} has {list(column.shape)}", name
+            )
+        if not np.can_cast(np.dtype(column.dtype), np.dtype(port.dtype), "same_kind"):
+            raise _unbound(f"port {name!r} is {port.dtype}, which column {column.name!r} ({column.dtype}) can't become", name)
+
+
+def used_columns(request: JobRequest, schema: Schema) -> tuple[str, ...]:
+    """The columns that a job's Worker maps: no other is within its reach."""
+    names = [*request.binding.values()]
+    for statistic in request.statistics:
+        names += [statistic.column, statistic.by]
+    if request.privacy is not None and request.privacy.unit == "subject" and schema.subject is not None:
+        names.append(schema.subject)
+    used = tuple(dict.fromkeys(name for name in names if name))
+    # To count, any column will do: only its length is looked at.
+    return used or (schema.columns[0].name,)
+
+
+def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...]:
+    """The questions as a Worker takes them: keys that are texts become codes. A text that does not occur gives an empty group,
+    and nobody is told that it does not occur.
+
+    Raises:
+        InvalidInput: ``invalid_statistic``: a column that is not there, or not of a kind that the question can be asked of.
+    """
+    return tuple(_read_statistic(number, asked, schema) for number, asked in enumerate(request.statistics))
+
+
+def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Statistic:
+    where = f"statistic {number} ({asked.kind})"
+    if asked.column:
+        column = _column(schema, asked.column)
+        if column.dtype == "text" or column.name == schema.subject:
+            raise _bad(f"{where}: column {column.name!r} holds texts or subjects; count them by declared keys: by, keys")
+    if asked.keys and not asked.by:
+        raise _bad(f"{where}: keys are values of a column: name it in by")
+    keys: Sequence[int] = ()
+    if asked.by:
+        column = _column(schema, asked.by)
+        if column.name == schema.subject:
+            raise _bad(f"{where}: nobody is told of single subjects, so {column.name!r} can't be grouped by")
+        keys = _codes(where, column, asked.keys)
+    return Statistic(
+        kind=asked.kind,
+        column=asked.column,
+        lower=asked.lower,
+        upper=asked.upper,
+        edges=asked.edges,
+        quantile=asked.quantile,
+        by=asked.by,
+        keys=tuple(keys),
+    )
+
+
+def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
+    wanted = str if column.dtype == "text" else int
+    if len(set(keys)) != len(keys) or not keys:
+        raise _bad(f"{where}: declare the keys of the groups, each once")
+    for key in keys:
+        if not isinstance(key, wanted) or isinstance(key, bool):
+            raise _bad(f"{where}: column {column.name!r} is {column.dtype}, and {key!r} is no value of that")
+        if isinstance(key, int) and not -(2**63) <= key < 2**63:
+            raise _bad(f"{where}: {key} is no value of column {column.name!r}")
+    if wanted is int:
+        return [int(key) for key in keys]
+    codes = {text: code for code, text in enumerate(column.categories or ())}
+    # Codes are never negative, so each of these is a group of its own, and empty.
+    return [codes.get(str(key), -1 - position) for position, key in enumerate(keys)]
+
+
+def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict[str, Any]]:
+    """The answers of a Worker, with the keys of groups as they were declared."""
+    named = []
+    for answer, asked in zip(answers, request.statistics, strict=True):
+        if asked.by:
+            values = [value for _, value in answer["groups"]]
+            answer = {**answer, "groups": [[key, value] for key, value in zip(asked.keys, values, strict=True)]}
+        named.append(answer)
+    return named
+
+
+def schema_for_mock(schema: Schema, request: JobRequest, manifest: Manifest | None) -> Schema:
+    """The schema to draw a mock twin from for one request: where nothing is declared of a column's values, those that its port
+    takes, so that a good plan does not fail for values that were made up.
+    """
+    if manifest is None:
+        return schema
+    most = {request.binding[name]: port.num_classes for name, port in manifest.data.items() if port.num_classes is not None}
+    columns = tuple(
+        msgspec.structs.replace(column, min=0.0, max=float(most[column.name] - 1))
+        if column.name in most and bounds_of(column) == (None, None)
+        else column
+        for column in schema.columns
+    )
+    return msgspec.structs.replace(schema, columns=columns)
+
+
+def _column(schema: Schema, name: str) -> Column:
+    column = schema.find(name)
+    if column is None:
+        there = ", ".join(column.name for column in schema.columns[:20])
+        raise InvalidInput(
+            f"the dataset has no column {name[:100]!r}; it has {there}", code="unknown_column", column=name[:100]
+        )
+    return column
+
+
+def _refuse_nul(request: JobRequest) -> None:
+    texts = [request.reason, *request.binding, *request.binding.values(), *request.hyper]
+    for statistic in request.statistics:
+        texts += [statistic.column, statistic.by, *(key for key in statistic.keys if isinstance(key, str))]
+    if any("\0" in text for text in texts):
+        raise _invalid("a text holds a NUL character, which nothing here may have")
+
+
+def _invalid(detail: str) -> InvalidConfig:
+    return InvalidConfig(detail, code="invalid_job")
+
+
+def _unbound(detail: str, port: str) -> InvalidInput:
+    return InvalidInput(detail, code="invalid_binding", port=port)
+
+
+def _bad(detail: str) -> InvalidInput:
+    return InvalidInput(detail, code="invalid_statistic")
+
+
+def metrics_of(values: Mapping[str, object]) -> dict[str, float]:
+    """The finite numbers among what a Worker calls metrics."""
+    return {
+        str(name): float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }

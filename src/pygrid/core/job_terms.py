@@ -1,0 +1,119 @@
+"""What the privacy that a job asks for comes to: its noise, its rounds, and what it takes from a budget.
+
+Everything here is worked out from declared and published numbers, never from the data, so that a price tells nothing.
+
+    units       records; or at least so many subjects as the records of a full subject allow; or one Domain
+    rounds      training: epochs / sampling_rate; else 1
+    noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if epsilon does
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pygrid.core.datasets import Schema
+from pygrid.core.execution import PrivacyTerms
+from pygrid.errors import InvalidInput
+from pygrid.messages.jobs import JobRequest, PrivacyRequest
+from pygrid.privacy.accountants import calibrate, epsilon_of
+from pygrid.privacy.events import Event, PoissonSampledGaussian, check_delta, check_epsilon
+from pygrid.privacy.ledger import Cap, Cost, cost_of
+
+MAX_ROUNDS = 1_000_000
+
+
+def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap]) -> PrivacyTerms | None:
+    """The terms of a request on a version of a dataset; None if it asks for an exact answer.
+
+    Args:
+        caps: of the budgets that it is to be taken from.
+    Raises:
+        InvalidInput: a number out of range, or a unit that this dataset, or this kind of job, does not have.
+    """
+    asked = request.privacy
+    if asked is None:
+        return None
+    check_epsilon(asked.epsilon)
+    check_delta(asked.delta)
+    if not (math.isfinite(asked.clip) and asked.clip > 0):
+        raise _invalid(f"clip is {asked.clip}; it must be a finite number above 0, such as 1.0")
+    for cap in caps:
+        if asked.delta > cap.delta:
+            raise _invalid(f"delta is {asked.delta}; the budget is kept for {cap.delta:g}, so ask for that or less")
+    num_units = _num_units(request, schema, asked)
+    rate = _sampling_rate(request, asked, num_units)
+    rounds = max(1, math.ceil(request.epochs / rate - 1e-9)) if request.kind == "train" and asked.unit != "domain" else 1
+    if rounds > MAX_ROUNDS:
+        raise _invalid(f"{request.epochs} epochs at a sampling rate of {rate:g} are {rounds:,} rounds; at most {MAX_ROUNDS:,}")
+    return PrivacyTerms(
+        clip=asked.clip,
+        noise_multiplier=_noise(asked, rate, rounds, caps),
+        rounds=rounds,
+        delta=asked.delta,
+        expected_size=rate * num_units,
+        sampling_rate=rate,
+        unit=asked.unit,
+        max_rows_per_subject=schema.max_records_per_subject or 1,
+    )
+
+
+def events_of(terms: PrivacyTerms) -> tuple[Event, ...]:
+    """What a job under these terms is charged for."""
+    return (PoissonSampledGaussian(terms.sampling_rate, terms.noise_multiplier, terms.rounds),)
+
+
+def epsilon_alone(terms: PrivacyTerms) -> float:
+    """The epsilon of a job by itself, at its own delta."""
+    return epsilon_of(cost_of(events_of(terms)).curve, terms.delta)
+
+
+def add(spent: Cost, more: Cost) -> Cost:
+    """What is spent after a further charge."""
+    return Cost(spent.curve + more.curve, spent.basic_epsilon + more.basic_epsilon, spent.basic_delta + more.basic_delta)
+
+
+def _num_units(request: JobRequest, schema: Schema, asked: PrivacyRequest) -> float:
+    if schema.num_records < 1:
+        raise _invalid("the dataset has no records, so there is nothing to protect")
+    if asked.unit == "domain":
+        if request.kind != "train":
+            raise _invalid("the unit 'domain' is for training; use 'record' or 'subject'")
+        return 1.0
+    if schema.subject is None:
+        if asked.unit == "subject":
+            raise _invalid("the dataset names no subject column, so the unit can't be 'subject'; use 'record'")
+        return float(schema.num_records)
+    if asked.unit == "record":
+        raise _invalid("a person has several records in this dataset, so the unit 'record' protects nobody; use 'subject'")
+    return math.ceil(schema.num_records / (schema.max_records_per_subject or 1))
+
+
+def _sampling_rate(request: JobRequest, asked: PrivacyRequest, num_units: float) -> float:
+    if request.kind != "train" or asked.unit == "domain":
+        if asked.sampling_rate not in (None, 1.0):
+            raise _invalid("a sampling_rate is for training by record or subject; leave it out here")
+        return 1.0
+    if asked.sampling_rate is None:
+        return min(1.0, request.batch_size / num_units)
+    if not 0.0 < asked.sampling_rate <= 1.0:
+        raise _invalid(f"sampling_rate is {asked.sampling_rate}; it lies above 0 and is at most 1")
+    return asked.sampling_rate
+
+
+def _noise(asked: PrivacyRequest, rate: float, rounds: int, caps: Sequence[Cap]) -> float:
+    """Calibrated at the best order for the job by itself. A ledger is kept at one order, where the same noise may cost a little
+    more: who asks for no more than a whole budget gets enough noise to fit into it.
+    """
+    noise = calibrate(asked.epsilon, asked.delta, rate, rounds)
+    for cap in caps:
+        if asked.epsilon <= cap.epsilon - cap.basic_epsilon:
+            price = cost_of((PoissonSampledGaussian(rate, noise, rounds),)).at(cap.order).divergence
+            if price > cap.divergence:
+                fits = calibrate(cap.epsilon - cap.basic_epsilon, cap.delta - cap.basic_delta, rate, rounds, cap.order)
+                noise = max(noise, fits)
+    return noise
+
+
+def _invalid(detail: str) -> InvalidInput:
+    return InvalidInput(detail, code="invalid_privacy_terms")

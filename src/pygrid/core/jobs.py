@@ -1,0 +1,326 @@
+"""The life of a job on private data, and who may do what with it.
+
+    checking ──present──> waiting    ──admit──> approved         ──reject──> rejected   ──cancel──> cancelled
+    waiting  ──approve──> approved   ──deny──> denied                                   ──cancel──> cancelled
+    approved ──start──> running      ──revoke──> revoked         ──fail──> failed       ──cancel──> cancelled
+    running  ──finish──> released (private) | held (exact)       ──fail──> failed       ──cancel──> cancelled
+             ──requeue──> approved: an exact job's Worker was lost, once
+    held     ──sign off──> released  ──deny──> denied
+
+| who | may |
+|---|---|
+| who asked | cancel it until it has ended or is held |
+| the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign off |
+| the Domain | everything else |
+
+A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
+**exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
+alone.
+
+All functions are pure: they take the state of things, and give the next state or refuse it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from pygrid.core.access import Permission, Principal
+from pygrid.core.datasets import Holding, can_manage, can_see
+from pygrid.core.execution import PrivacyTerms
+from pygrid.errors import Conflict, Forbidden, PygridError
+from pygrid.messages.jobs import JobRequest
+
+MAX_ATTEMPTS = 2
+"""How often an exact job is started at the most, if its Worker is lost. A private job is started once: it was paid for once."""
+
+
+class JobState(enum.StrEnum):
+    """See the diagram at the top of this module."""
+
+    CHECKING = "checking"
+    """It is tried on the mock twin."""
+    WAITING = "waiting"
+    APPROVED = "approved"
+    RUNNING = "running"
+    HELD = "held"
+    """There is a result, which a person has to sign off."""
+    RELEASED = "released"
+    REJECTED = "rejected"
+    """It failed on the mock twin."""
+    DENIED = "denied"
+    REVOKED = "revoked"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.CHECKING: frozenset({JobState.WAITING, JobState.APPROVED, JobState.REJECTED, JobState.CANCELLED}),
+    JobState.WAITING: frozenset({JobState.APPROVED, JobState.DENIED, JobState.CANCELLED}),
+    JobState.APPROVED: frozenset({JobState.RUNNING, JobState.REVOKED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.HELD, JobState.RELEASED, JobState.FAILED, JobState.CANCELLED, JobState.APPROVED}),
+    JobState.HELD: frozenset({JobState.RELEASED, JobState.DENIED}),
+    **dict.fromkeys(
+        (
+            JobState.RELEASED,
+            JobState.REJECTED,
+            JobState.DENIED,
+            JobState.REVOKED,
+            JobState.CANCELLED,
+            JobState.FAILED,
+        ),
+        frozenset(),
+    ),
+}
+"""Where each state may lead."""
+ENDED = frozenset(state for state, following in TRANSITIONS.items() if not following)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a Worker gave back: where its bytes are, and what they are."""
+
+    hash: str
+    """SHA-256 of the bytes."""
+    num_bytes: int
+    media_type: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of an exact job: they are part of what has to be signed off."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it is now."""
+
+    id: str
+    dataset_id: int
+    version_id: int
+    state: JobState
+    request: JobRequest
+    request_hash: str
+    requested_by: int
+    plan_id: str
+    """SHA-256 of the plan's file; empty for statistics."""
+    plan_name: str
+    plan_summary: str
+    model_hash: str
+    terms: PrivacyTerms | None
+    """What the request's privacy comes to; None: exact."""
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    sequence: int = 0
+    """Counts its changes."""
+    num_attempts: int = 0
+    decided_by: int | None = None
+    comment: str = ""
+    code: str = ""
+    detail: str = ""
+    """For whoever may see the job."""
+    private_detail: str = ""
+    """For the owner of the data only: it may depend on single records."""
+    mock_metrics: Mapping[str, float] = field(default_factory=dict)
+    result: Result | None = None
+    facts: Mapping[str, Any] | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether its result carries noise that protects single units."""
+        return self.terms is not None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+
+class JobRefusal(enum.StrEnum):
+    """Why somebody may not decide on a job."""
+
+    INVISIBLE = "job_not_found"
+    """The caller is not to know that there is such a job."""
+    NOT_YOURS = "not_your_dataset"
+    OWN_REQUEST = "own_request"
+
+
+def hash_request(
+    request: JobRequest, *, requested_by: int, version_id: int, plan_id: str, model_hash: str, terms: PrivacyTerms | None
+) -> str:
+    """SHA-256 over all that an approval is bound to, as canonical JSON: what differs in anything has another."""
+    bound = {
+        "request": msgspec.to_builtins(request),
+        "requested_by": requested_by,
+        "version_id": version_id,
+        "plan_id": plan_id,
+        "model_hash": model_hash,
+        "terms": msgspec.to_builtins(terms),
+    }
+    return hashlib.sha256(msgspec.json.encode(bound, order="deterministic")).hexdigest()
+
+
+# Who may
+
+
+def may_see(principal: Principal, requested_by: int, dataset: Holding) -> bool:
+    """Whether the caller may know of a job: it is theirs, or they may look after the dataset."""
+    return principal.user_id == requested_by or sees_all(principal, requested_by, dataset)
+
+
+def sees_all(principal: Principal, requested_by: int, dataset: Holding) -> bool:
+    """Whether the caller sees of a job what only the owner of the data may: what the Worker saw, and what it failed of."""
+    if can_manage(principal, dataset) is None:
+        return True
+    return principal.user_id != requested_by and _triages(principal, dataset)
+
+
+def may_decide(principal: Principal, requested_by: int, dataset: Holding) -> JobRefusal | None:
+    """Whether the caller may approve, deny, revoke and sign off. Nobody decides on their own request, whatever their role."""
+    if not may_see(principal, requested_by, dataset):
+        return JobRefusal.INVISIBLE
+    if can_manage(principal, dataset) is not None and not _triages(principal, dataset):
+        return JobRefusal.NOT_YOURS
+    return JobRefusal.OWN_REQUEST if principal.user_id == requested_by else None
+
+
+def _triages(principal: Principal, dataset: Holding) -> bool:
+    return principal.may(Permission.TRIAGE_REQUESTS) and can_see(principal, dataset)
+
+
+def may_cancel(principal: Principal, requested_by: int, dataset: Holding) -> JobRefusal | None:
+    """Whether the caller may cancel: only who asked."""
+    if principal.user_id == requested_by:
+        return None
+    return JobRefusal.NOT_YOURS if may_see(principal, requested_by, dataset) else JobRefusal.INVISIBLE
+
+
+# Transitions
+
+
+def reject(job: Job, code: str, why: str) -> Job:
+    """``checking -> rejected``: it failed on the mock twin, of which all may be told."""
+    return _move(job, JobState.REJECTED, code=code, detail=why)
+
+
+def present(job: Job, metrics: Mapping[str, float]) -> Job:
+    """``checking -> waiting``: it works on the mock twin, and a person has to decide."""
+    return _move(job, JobState.WAITING, mock_metrics=metrics, detail="a person has to approve it")
+
+
+def admit(job: Job, metrics: Mapping[str, float]) -> Job:
+    """``checking -> approved``: the dataset's policy lets it pass without a person."""
+    if not job.is_private:
+        raise ValueError("an exact job is never approved without a person")
+    return _move(job, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy")
+
+
+def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+    """``waiting -> approved``.
+
+    Raises:
+        Conflict: ``request_changed``: something else was looked at; ``job_decided``: another decision came first.
+    """
+    return _decide(job, JobState.WAITING, JobState.APPROVED, decided_by, request_hash, comment)
+
+
+def sign_off(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+    """``held -> released``. Raises as `approve`."""
+    return _decide(job, JobState.HELD, JobState.RELEASED, decided_by, request_hash, comment)
+
+
+def deny(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+    """``waiting -> denied``, or ``held -> denied``, and then the result is gone. Raises as `approve`."""
+    before = JobState.HELD if job.state is JobState.HELD else JobState.WAITING
+    return replace(_decide(job, before, JobState.DENIED, decided_by, request_hash, comment), result=None)
+
+
+def revoke(job: Job, decided_by: int) -> Job:
+    """``approved -> revoked``: an approval is taken back, which is too late once the job runs.
+
+    Raises:
+        Conflict: ``job_decided``.
+    """
+    if job.state is not JobState.APPROVED:
+        raise _decided(job)
+    return _move(job, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
+
+
+def cancel(job: Job) -> Job:
+    """``checking, waiting, approved, running -> cancelled``, by who asked. What was charged stays charged.
+
+    Raises:
+        Conflict: ``job_decided``: it is over, or its result waits to be signed off.
+    """
+    if JobState.CANCELLED not in TRANSITIONS[job.state]:
+        raise _decided(job)
+    return _move(job, JobState.CANCELLED, detail="cancelled by who asked")
+
+
+def start(job: Job) -> Job:
+    """``approved -> running``, in the transaction that debits it."""
+    return _move(job, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
+
+
+def requeue(job: Job) -> Job:
+    """``running -> approved``: the Worker was lost; see `may_run_again`."""
+    assert may_run_again(job)
+    return _move(job, JobState.APPROVED, detail="its Worker was lost; it is started once more")
+
+
+def may_run_again(job: Job) -> bool:
+    """Whether a job whose Worker was lost may have another: exact ones, once. A private one has used up its charge."""
+    return not job.is_private and job.num_attempts < MAX_ATTEMPTS
+
+
+def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
+    """``running -> released`` for a private job, ``running -> held`` for an exact one."""
+    if job.is_private:
+        return _move(job, JobState.RELEASED, result=result, facts=facts, detail="")
+    return _move(job, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off")
+
+
+def fail(job: Job, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None) -> Job:
+    """``running -> failed``; or ``approved -> failed``, if it can't be started: then nothing was charged."""
+    return _move(job, JobState.FAILED, code=code, detail=detail, private_detail=private_detail, facts=facts)
+
+
+def _decide(job: Job, before: JobState, after: JobState, decided_by: int, request_hash: str, comment: str) -> Job:
+    assert decided_by != job.requested_by
+    if request_hash != job.request_hash:
+        raise Conflict(
+            "this is not the request that was looked at: load the job again, and decide on what it says now",
+            code="request_changed",
+            job_id=job.id,
+        )
+    if job.state is not before:
+        raise _decided(job)
+    return _move(job, after, decided_by=decided_by, comment=comment, detail="")
+
+
+def _decided(job: Job) -> Conflict:
+    return Conflict(f"the job is {job.state}, so this cannot be done (any more)", code="job_decided", state=job.state.value)
+
+
+def _move(job: Job, state: JobState, **changes: Any) -> Job:
+    if state not in TRANSITIONS[job.state]:
+        raise Conflict(f"a job that is {job.state} does not become {state}", code="job_state", state=job.state.value)
+    return replace(job, state=state, sequence=job.sequence + 1, **changes)
+
+
+def may_have_result(job: Job, *, is_all_seen: bool) -> bool:
+    """Whether the caller may have the bytes of a result: everybody who may see the job once it is released; before that those
+    alone who see all of it, to decide whether it leaves.
+    """
+    return job.result is not None and (job.state is JobState.RELEASED or (job.state is JobState.HELD and is_all_seen))
+
+
+def refusal_error(refusal: JobRefusal, job_id: str) -> PygridError:
+    """The error that tells of a refusal."""
+    if refusal is JobRefusal.OWN_REQUEST:
+        return Forbidden("nobody decides on their own request; ask somebody else who may", code=str(refusal), job_id=job_id)
+    return Forbidden(
+        "this is for others: who asked may cancel, who holds the dataset decides", code=str(refusal), job_id=job_id
+    )

@@ -1,0 +1,47 @@
+"""Jobs on private data: requested, tried on the mock twin, decided on, charged, run by a Worker, released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygrid.clock import Clock
+from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.policies import PoliciesService
+from pygrid.features.jobs.service import JobsService
+from pygrid.features.jobs.specs import RunLimits
+from pygrid.features.jobs.tasks import JobRunner, Services, Workers
+from pygrid.metrics import Metrics
+from pygrid.storage.audit import HEAD_FILE
+from pygrid.storage.job_files import JobFiles
+from pygrid.storage.store import Store
+from pygrid.web.lifecycle import Stopping
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Everything of a Domain that sees to jobs, wired."""
+
+    service: JobsService
+    policies: PoliciesService
+    runner: JobRunner
+
+
+def build_jobs(
+    store: Store,
+    folder: Path,
+    workers: Workers,
+    clock: Clock,
+    stopping: Stopping,
+    metrics: Metrics,
+    *,
+    max_concurrent: int,
+    limits: RunLimits | None = None,
+) -> Jobs:
+    """The job features of a Domain whose bytes lie in ``folder``."""
+    writes = AuditedWrites(store.database, folder / HEAD_FILE)
+    files = JobFiles(folder / "jobs")
+    services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
+    runner = JobRunner(services, workers, max_concurrent=max_concurrent, limits=limits)
+    service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping)
+    return Jobs(service, PoliciesService(store.database, writes, clock), runner)

@@ -1,0 +1,174 @@
+"""What the holder of a dataset decides beforehand: its privacy budget, and which jobs need no person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.access import Permission, Principal
+from pygrid.core.datasets import DatasetRefusal, can_manage, can_see
+from pygrid.core.jobs import sees_all
+from pygrid.errors import Conflict, Forbidden, InvalidConfig, NotFound
+from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.budgets import find_account
+from pygrid.messages.jobs import BudgetInfo, PolicyInfo
+from pygrid.privacy import ledger
+from pygrid.privacy.events import check_epsilon
+from pygrid.privacy.ledger import Use
+from pygrid.storage import audit, budgets
+from pygrid.storage import datasets as dataset_rows
+from pygrid.storage import jobs as rows
+from pygrid.storage.budgets import Budget
+from pygrid.storage.database import Database
+from pygrid.storage.datasets import Dataset
+from pygrid.storage.jobs import Policy
+from pygrid.web.auth import not_permitted
+
+_NOBODY = 0
+"""Given for the requester where there is none; no user has this id."""
+
+
+@dataclass(frozen=True)
+class PoliciesService:
+    """The use cases of policies and budgets."""
+
+    database: Database
+    writes: AuditedWrites
+    clock: Clock
+
+    async def get(self, principal: Principal, dataset_id: int) -> PolicyInfo:
+        """The policy of a dataset that the caller may know of.
+
+        Raises:
+            NotFound: ``dataset_not_found``; ``policy_not_found``: it has none, so private jobs are refused.
+        """
+
+        def load(connection: sa.Connection) -> PolicyInfo:
+            _get_seen(connection, principal, dataset_id)
+            return _policy(connection, dataset_id)
+
+        return await self.database.read(load)
+
+    async def put(self, principal: Principal, dataset_id: int, wanted: PolicyInfo) -> PolicyInfo:
+        """Give a dataset a policy. The first one opens its budget, whose delta and use stay from then on; what is spent stays.
+
+        Raises:
+            NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
+            InvalidInput: a number out of range. Conflict: ``budget_fixed``: another delta or use.
+        """
+        if wanted.max_epsilon_per_job is not None:
+            check_epsilon(wanted.max_epsilon_per_job)
+        if wanted.epsilon_per_user > wanted.epsilon:
+            raise InvalidConfig(
+                f"epsilon_per_user is {wanted.epsilon_per_user}, more than the {wanted.epsilon} of the whole dataset",
+                code="invalid_policy",
+            )
+        use = Use(wanted.use)
+
+        def transaction(connection: sa.Connection) -> PolicyInfo:
+            now = self.clock.now()
+            _get_managed(connection, principal, dataset_id)
+            budget = budgets.find_budget(connection, dataset_id)
+            if budget is None:
+                cap = ledger.open_cap(wanted.epsilon, wanted.delta, use)
+                user_cap = ledger.open_cap(wanted.epsilon_per_user, wanted.delta, use)
+                budgets.open_budget(connection, dataset_id, cap, user_cap, actor=principal.user_id, now=now)
+            else:
+                self._change(connection, principal, budget, wanted)
+            policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use)
+            rows.put_policy(connection, dataset_id, policy, now)
+            data = {"dataset_id": dataset_id, "policy": msgspec.to_builtins(wanted)}
+            audit.append(connection, "policy_changed", data, actor=principal.user_id, now=now)
+            return _policy(connection, dataset_id)
+
+        return await self.writes.write(transaction)
+
+    def _change(self, connection: sa.Connection, principal: Principal, budget: Budget, wanted: PolicyInfo) -> None:
+        policy = rows.find_policy(connection, budget.dataset_id)
+        if wanted.delta != budget.cap.delta or (policy is not None and policy.use.value != wanted.use):
+            raise Conflict(
+                f"the budget was opened for delta {budget.cap.delta:g}"
+                f"{f' and {policy.use}' if policy is not None else ''}, which decided how it is kept; epsilon can be changed",
+                code="budget_fixed",
+                dataset_id=budget.dataset_id,
+            )
+        before = None if budget.user_cap is None else budget.user_cap.epsilon
+        if (wanted.epsilon, wanted.epsilon_per_user) != (budget.cap.epsilon, before):
+            budgets.update_budget(
+                connection,
+                budget.dataset_id,
+                epsilon=wanted.epsilon,
+                user_epsilon=wanted.epsilon_per_user,
+                actor=principal.user_id,
+                now=self.clock.now(),
+            )
+
+    async def budget(self, principal: Principal, dataset_id: int) -> BudgetInfo:
+        """How much of a budget is spent: one's own part; and all of it, for who looks after the dataset.
+
+        Raises:
+            NotFound: ``dataset_not_found``, ``policy_not_found``.
+        """
+
+        def load(connection: sa.Connection) -> BudgetInfo:
+            dataset = _get_seen(connection, principal, dataset_id)
+            policy = _policy(connection, dataset_id)
+            account = find_account(connection, dataset_id, principal.user_id)
+            assert account is not None
+            user_cap = account.user_cap
+            info = BudgetInfo(
+                dataset=dataset_id,
+                policy=policy,
+                spent=None,
+                yours=0.0 if user_cap is None else ledger.epsilon_spent(account.spent_by_user, user_cap),
+                your_cap=0.0 if user_cap is None else user_cap.epsilon,
+            )
+            if not sees_all(principal, _NOBODY, dataset.holding):
+                return info
+            users = {
+                str(user_id): ledger.epsilon_spent(budgets.get_total(connection, dataset_id, user_id), cap)
+                for user_id, cap in budgets.list_grants(connection, dataset_id).items()
+            }
+            return msgspec.structs.replace(info, spent=ledger.epsilon_spent(account.spent, account.cap), users=users)
+
+        return await self.database.read(load)
+
+
+def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
+    budget, policy = budgets.find_budget(connection, dataset_id), rows.find_policy(connection, dataset_id)
+    if budget is None or policy is None:
+        raise NotFound(
+            "this dataset has no policy: every job waits for a person, and private jobs are refused",
+            code="policy_not_found",
+            id=dataset_id,
+        )
+    return PolicyInfo(
+        epsilon=budget.cap.epsilon,
+        delta=budget.cap.delta,
+        epsilon_per_user=0.0 if budget.user_cap is None else budget.user_cap.epsilon,
+        auto_approve=policy.auto_approve,
+        max_epsilon_per_job=policy.max_epsilon_per_job,
+        use=policy.use.value,
+    )
+
+
+def _get_seen(connection: sa.Connection, principal: Principal, dataset_id: int) -> Dataset:
+    dataset = dataset_rows.get_dataset(connection, dataset_id)
+    if not can_see(principal, dataset.holding):
+        raise dataset_rows.dataset_not_found(dataset_id)
+    return dataset
+
+
+def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> Dataset:
+    dataset = dataset_rows.get_dataset(connection, dataset_id)
+    refusal = can_manage(principal, dataset.holding)
+    if refusal is DatasetRefusal.INVISIBLE:
+        raise dataset_rows.dataset_not_found(dataset_id)
+    if refusal is DatasetRefusal.MISSING_PERMISSION:
+        raise not_permitted(Permission.UPLOAD_DATA)
+    if refusal is not None:
+        raise Forbidden("somebody else uploaded this dataset; they and an Owner set its policy", code=str(refusal))
+    return dataset

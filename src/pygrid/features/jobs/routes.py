@@ -1,0 +1,168 @@
+"""The routes of jobs, and of the policies and budgets that they are decided by."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, Router, get, post, put
+from litestar.datastructures import State
+from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+
+from pygrid.core.jobs import JobState
+from pygrid.features.jobs.policies import PoliciesService
+from pygrid.features.jobs.service import JobsService
+from pygrid.features.jobs.uploads import MAX_FORM_BYTES
+from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, PolicyInfo
+from pygrid.messages.jobs import JobState as JobStateName
+from pygrid.web.auth import require
+from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.sse import ServerEvent, event_stream
+
+DatasetId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
+
+
+def _service(state: State) -> JobsService:
+    service: JobsService = state.jobs
+    return service
+
+
+def _policies(state: State) -> PoliciesService:
+    service: PoliciesService = state.policies
+    return service
+
+
+@post(
+    "/jobs",
+    status_code=201,
+    request_max_body_size=None,
+    guards=[require()],
+    responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503),
+)
+async def submit_job(request: AppRequest, state: State) -> JobInfo:
+    """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for statistics."""
+    body = stream_body(request, MAX_FORM_BYTES)
+    return await _service(state).submit(request.user, request.headers.get("content-type", ""), body)
+
+
+@get("/jobs", guards=[require()], responses=describe_problems(400, 401))
+async def list_jobs(
+    request: AppRequest,
+    state: State,
+    dataset: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
+    job_state: Annotated[list[JobStateName] | None, QueryParameter(name="state", max_items=20)] = None,
+    mine: FromQuery[bool] = False,
+    before: Annotated[str | None, QueryParameter(pattern="^[0-9a-f]{32}$")] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+) -> JobList:
+    """One's own jobs and those on datasets that one looks after, newest first."""
+    states = [JobState(name) for name in job_state or ()]
+    found = await _service(state).list_jobs(
+        request.user, dataset_id=dataset, states=states, mine=mine, before=before, limit=limit
+    )
+    return JobList(found)
+
+
+@get("/jobs/{job_id:str}", guards=[require()], responses=describe_problems(400, 401, 404))
+async def get_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+    """One job."""
+    return await _service(state).get(request.user, job_id)
+
+
+@get("/jobs/{job_id:str}/events", guards=[require()], responses=describe_problems(400, 401, 404))
+async def stream_job(request: AppRequest, state: State, job_id: JobId) -> Stream:
+    """Server-Sent Events: the job as it is, then each change until it has ended."""
+    changes = await _service(state).follow(request.user, job_id)
+    return event_stream(_encode(changes), state.stopping)
+
+
+async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[ServerEvent]:
+    async for sequence, info in changes:
+        yield ServerEvent(sequence, info.state, msgspec.json.encode(info))
+
+
+@get(
+    "/jobs/{job_id:str}/result",
+    guards=[require()],
+    responses={**describe_blob(), **describe_problems(400, 401, 404, 409)},
+)
+async def download_result(request: AppRequest, state: State, job_id: JobId) -> Response[Any]:
+    """The bytes of a result; the same at each download."""
+    folder, name, media_type = await _service(state).find_result(request.user, job_id)
+    return await BlobResponses(folder).respond(request, name, media_type=media_type)
+
+
+@post(
+    "/jobs/{job_id:str}/approve",
+    status_code=200,
+    guards=[require()],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
+    """Let a waiting job run, or let a result that is held leave."""
+    return await _service(state).approve(request.user, job_id, data)
+
+
+@post("/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
+    """Do not let a waiting job run, or a result that is held leave."""
+    return await _service(state).deny(request.user, job_id, data)
+
+
+@post("/jobs/{job_id:str}/revoke", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+    """Take an approval back before the job runs."""
+    return await _service(state).revoke(request.user, job_id)
+
+
+@post("/jobs/{job_id:str}/cancel", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
+    """End one's own job."""
+    return await _service(state).cancel(request.user, job_id)
+
+
+@get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
+async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> PolicyInfo:
+    """Which jobs a dataset's holder lets pass, and the privacy budget."""
+    return await _policies(state).get(request.user, dataset_id)
+
+
+@put(
+    "/datasets/{dataset_id:int}/policy",
+    guards=[require()],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+async def put_policy(request: AppRequest, state: State, dataset_id: DatasetId, data: JSONBody[PolicyInfo]) -> PolicyInfo:
+    """Set the policy of a dataset that one may change; the first one opens its privacy budget."""
+    return await _policies(state).put(request.user, dataset_id, data)
+
+
+@get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))
+async def get_budget(request: AppRequest, state: State, dataset_id: DatasetId) -> BudgetInfo:
+    """How much of a dataset's privacy budget is spent."""
+    return await _policies(state).budget(request.user, dataset_id)
+
+
+router = Router(
+    "/data-centric",
+    route_handlers=[
+        submit_job,
+        list_jobs,
+        get_job,
+        stream_job,
+        download_result,
+        approve_job,
+        deny_job,
+        revoke_job,
+        cancel_job,
+        get_policy,
+        put_policy,
+        get_budget,
+    ],
+    tags=["jobs"],
+)

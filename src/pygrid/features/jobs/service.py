@@ -1,0 +1,391 @@
+"""What people can do with jobs: ask for one, follow it, decide on it, take its result; and what a dataset's policy is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import jobs as rules
+from pygrid.core.access import Principal
+from pygrid.core.datasets import Schema, can_see
+from pygrid.core.job_checks import check_binding, check_plan, check_request, read_statistics
+from pygrid.core.job_terms import make_terms
+from pygrid.core.jobs import Job, JobState
+from pygrid.core.processes import check_fits
+from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound, TooManyRequests
+from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.describing import describe_job, describe_plan, describe_statistics
+from pygrid.features.jobs.uploads import JobForm, read_job_form
+from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
+from pygrid.plans.archive import Plan
+from pygrid.plans.gate import check_async
+from pygrid.privacy.ledger import Cap, ChargeState
+from pygrid.storage import audit, budgets
+from pygrid.storage import datasets as dataset_rows
+from pygrid.storage import jobs as rows
+from pygrid.storage.database import Database
+from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
+from pygrid.storage.jobs import JobDataset
+from pygrid.storage.signals import Signals, wait_for_any
+from pygrid.web.forms import invalid_form
+from pygrid.web.lifecycle import Stopping
+from pygrid.web.requests import decode_json
+
+logger = logging.getLogger(__name__)
+
+MAX_OPEN_JOBS = 20
+"""Of one user; a job is open until it has ended."""
+MAX_COMMENT = 5_000
+REFRESH_S = 10.0
+"""An event stream looks at the store this often, even if nothing woke it."""
+
+
+def job_topic(job_id: str) -> str:
+    """Notified at every change of a job, its progress included."""
+    return f"job/{job_id}"
+
+
+Decide = Callable[[sa.Connection, Job], tuple[Job, str]]
+"""The job after a decision, and the name of the audit entry."""
+
+
+class Dispatcher(Protocol):
+    """What runs jobs beside the requests."""
+
+    async def ready(self) -> None:
+        """Raises Unavailable: no job can be run here."""
+
+    def poke(self) -> None:
+        """There may be something to do."""
+
+    def stop(self, job_id: str) -> None:
+        """End what runs of a job."""
+
+    def progress(self, job_id: str) -> float:
+        """How far a running job is, 0 to 1."""
+
+
+class JobsService:
+    """The use cases of jobs."""
+
+    def __init__(
+        self,
+        database: Database,
+        writes: AuditedWrites,
+        files: JobFiles,
+        signals: Signals,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        stopping: Stopping,
+    ) -> None:
+        self._database = database
+        self._writes = writes
+        self._files = files
+        self._signals = signals
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._stopping = stopping
+
+    async def submit(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> JobInfo:
+        """Ask for a job by the form in ``body``: all of it is checked before anything is stored.
+
+        Raises:
+            InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
+            NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
+            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from.
+            TooManyRequests: ``too_many_jobs``. Unavailable: this Domain can run no jobs.
+        """
+        await self._dispatcher.ready()
+        job_id = new_job_id()
+        with self._files.receive(job_id) as inputs:
+            with inputs.writer() as model_writer:
+                form = await read_job_form(content_type, body, model_writer)
+                request = _read_request(form)
+                job = await self._make_job(principal, job_id, request, form)
+                model_hash = await asyncio.to_thread(model_writer.commit) if form.model is not None else ""
+            if form.plan is not None:
+                await asyncio.to_thread(inputs.put, form.plan)
+            job = _seal(job, model_hash)
+
+            def transaction(connection: sa.Connection) -> JobInfo:
+                if rows.count_open(connection, principal.user_id) >= MAX_OPEN_JOBS:
+                    raise TooManyRequests(
+                        f"you have {MAX_OPEN_JOBS} jobs that have not ended; wait for one, or cancel one", code="too_many_jobs"
+                    )
+                rows.put_job(connection, job)
+                data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
+                audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)
+                return self._describe(connection, principal, job)
+
+            info = await self._writes.write(transaction)
+        logger.info("job submitted", extra={"job_id": job.id, "dataset_id": job.dataset_id, "kind": request.kind})
+        self._dispatcher.poke()
+        return info
+
+    async def _make_job(self, principal: Principal, job_id: str, request: JobRequest, form: JobForm) -> Job:
+        """The job that a form asks for; its model's hash and the hash of all of it are still missing."""
+
+        def load(connection: sa.Connection) -> tuple[int, Schema, tuple[Cap, ...]]:
+            dataset = dataset_rows.get_dataset(connection, request.dataset)
+            if not can_see(principal, dataset.holding):
+                raise dataset_rows.dataset_not_found(request.dataset)
+            version = dataset_rows.get_version(connection, dataset.id, request.version)
+            schema = dataset_rows.get_schema(connection, version.id)
+            caps = () if request.privacy is None else _caps(connection, dataset.id, principal.user_id)
+            return version.id, schema, caps
+
+        version_id, schema, caps = await self._database.read(load)
+        plan_id, plan_name, summary = "", "", ""
+        if request.kind == "statistics":
+            if form.plan is not None or form.model is not None:
+                raise invalid_form("statistics have no plan and no model")
+            summary = describe_statistics(read_statistics(request, schema), request)
+        else:
+            if form.plan is None or form.model is None:
+                raise invalid_form(f"a job of kind {request.kind} needs the parts plan and model")
+            report = await check_async(form.plan)
+            plan = Plan.from_bytes(form.plan)
+            check_plan(request, plan.manifest, report)
+            spec = {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
+            check_fits(form.model, spec, plan.manifest.name)
+            check_binding(request, plan.manifest, schema)
+            plan_id, plan_name, summary = plan.id, plan.manifest.name, describe_plan(plan, report)
+        terms = await asyncio.to_thread(make_terms, request, schema, caps)
+        now = self._clock.now()
+        return Job(
+            id=job_id,
+            dataset_id=request.dataset,
+            version_id=version_id,
+            state=JobState.CHECKING,
+            request=request,
+            request_hash="",
+            requested_by=principal.user_id,
+            plan_id=plan_id,
+            plan_name=plan_name,
+            plan_summary=summary,
+            model_hash="",
+            terms=terms,
+            created_at=now,
+            updated_at=now,
+            detail="it is tried on the mock twin",
+        )
+
+    async def get(self, principal: Principal, job_id: str) -> JobInfo:
+        """A job. Raises NotFound: ``job_not_found``: there is none, or the caller may not know of it."""
+
+        def load(connection: sa.Connection) -> JobInfo:
+            job, _ = _get_seen(connection, principal, job_id)
+            return self._describe(connection, principal, job)
+
+        return await self._database.read(load)
+
+    async def list_jobs(
+        self,
+        principal: Principal,
+        *,
+        dataset_id: int | None = None,
+        states: Collection[JobState] = (),
+        mine: bool = False,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[JobInfo]:
+        """The caller's jobs and those on datasets that they look after, newest first; see `pygrid.storage.jobs.list_jobs`."""
+
+        def load(connection: sa.Connection) -> list[JobInfo]:
+            found = rows.list_jobs(
+                connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
+            )
+            return [self._describe(connection, principal, job) for job in found]
+
+        return await self._database.read(load)
+
+    async def follow(self, principal: Principal, job_id: str) -> AsyncIterator[tuple[int, JobInfo]]:
+        """A job as it is now and after each change, numbered, until it has ended. Changes in quick succession come as one.
+
+        Raises:
+            NotFound: ``job_not_found``.
+        """
+        await self.get(principal, job_id)
+        return self._changes(principal, job_id)
+
+    async def _changes(self, principal: Principal, job_id: str) -> AsyncIterator[tuple[int, JobInfo]]:
+        def load(connection: sa.Connection) -> tuple[Job, JobInfo]:
+            job, _ = _get_seen(connection, principal, job_id)
+            return job, self._describe(connection, principal, job)
+
+        last: tuple[int, float] | None = None
+        while not self._stopping.is_set():
+            changed = self._signals.next(job_topic(job_id))
+            job, info = await self._database.read(load)
+            if last != (job.sequence, info.progress):
+                last = job.sequence, info.progress
+                yield job.sequence, info
+            if job.has_ended:
+                return
+            await wait_for_any([changed], REFRESH_S)
+
+    async def find_result(self, principal: Principal, job_id: str) -> tuple[JobFolder, str, str]:
+        """Where the bytes of a result are: the job's folder, their SHA-256, their media type.
+
+        Raises:
+            NotFound: ``job_not_found``; ``result_not_found``: the job ended without one.
+            Conflict: ``result_not_released``: it has none yet, or one that the caller may not have yet.
+        """
+
+        def load(connection: sa.Connection) -> tuple[Job, bool]:
+            job, dataset = _get_seen(connection, principal, job_id)
+            return job, rules.sees_all(principal, job.requested_by, dataset.holding)
+
+        job, is_all_seen = await self._database.read(load)
+        if rules.may_have_result(job, is_all_seen=is_all_seen):
+            assert job.result is not None
+            return self._files.result(job.id), job.result.hash, job.result.media_type
+        if job.has_ended:
+            raise NotFound(f"the job is {job.state}: it has no result", code="result_not_found", job_id=job_id)
+        raise Conflict(f"the job is {job.state}: its result is not released", code="result_not_released", job_id=job_id)
+
+    async def approve(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
+        """Let a waiting job run, or let the result of a held one leave.
+
+        Raises:
+            NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
+            Conflict: ``request_changed``, ``job_decided``.
+        """
+
+        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+            if job.state is JobState.HELD:
+                moved = rules.sign_off(job, principal.user_id, decision.request_hash, decision.comment)
+                return moved, "job_released"
+            return rules.approve(job, principal.user_id, decision.request_hash, decision.comment), "job_approved"
+
+        return await self._decide(principal, job_id, decision.comment, decide)
+
+    async def deny(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
+        """Do not let a waiting job run, or a held result leave, which is deleted. Raises as `approve`."""
+
+        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+            return rules.deny(job, principal.user_id, decision.request_hash, decision.comment), "job_denied"
+
+        info = await self._decide(principal, job_id, decision.comment, decide)
+        self._files.drop_result(job_id)
+        return info
+
+    async def revoke(self, principal: Principal, job_id: str) -> JobInfo:
+        """Take an approval back before the job runs. Raises as `approve`."""
+
+        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+            return rules.revoke(job, principal.user_id), "job_revoked"
+
+        return await self._decide(principal, job_id, "", decide)
+
+    async def cancel(self, principal: Principal, job_id: str) -> JobInfo:
+        """End one's own job. What was charged for it stays charged.
+
+        Raises:
+            NotFound: ``job_not_found``. Forbidden: ``not_your_dataset``: somebody else's. Conflict: ``job_decided``.
+        """
+
+        def transaction(connection: sa.Connection) -> JobInfo:
+            now = self._clock.now()
+            job, dataset = _get_seen(connection, principal, job_id, lock=True)
+            if refusal := rules.may_cancel(principal, job.requested_by, dataset.holding):
+                raise rules.refusal_error(refusal, job_id)
+            moved = rules.cancel(job)
+            rows.update_job(connection, moved, now)
+            if job.state is JobState.RUNNING and job.is_private:
+                budgets.move_charge(connection, job_id, ChargeState.FAILED, now)
+            audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=principal.user_id, now=now)
+            return self._describe(connection, principal, moved)
+
+        info = await self._writes.write(transaction)
+        self._dispatcher.stop(job_id)
+        self._announce(job_id, has_ended=True)
+        return info
+
+    async def _decide(self, principal: Principal, job_id: str, comment: str, decide: Decide) -> JobInfo:
+        if len(comment) > MAX_COMMENT or "\0" in comment:
+            raise InvalidInput(f"comment: use at most {MAX_COMMENT:,} characters, and no NUL")
+
+        def transaction(connection: sa.Connection) -> tuple[JobInfo, bool]:
+            now = self._clock.now()
+            job, dataset = _get_seen(connection, principal, job_id, lock=True)
+            if refusal := rules.may_decide(principal, job.requested_by, dataset.holding):
+                raise rules.refusal_error(refusal, job_id)
+            moved, action = decide(connection, job)
+            rows.update_job(connection, moved, now)
+            data = {"job_id": job_id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
+            if moved.result is not None:
+                data["result_hash"] = moved.result.hash
+            audit.append(connection, action, data, actor=principal.user_id, now=now)
+            return self._describe(connection, principal, moved), moved.has_ended
+
+        info, has_ended = await self._writes.write(transaction)
+        logger.info("job decided", extra={"job_id": job_id, "state": info.state})
+        self._announce(job_id, has_ended=has_ended)
+        self._dispatcher.poke()
+        return info
+
+    def _announce(self, job_id: str, *, has_ended: bool) -> None:
+        if has_ended:
+            self._files.drop_inputs(job_id)
+        self._signals.notify(job_topic(job_id))
+
+    def _describe(self, connection: sa.Connection, principal: Principal, job: Job) -> JobInfo:
+        return describe_job(connection, principal, job, self._dispatcher.progress(job.id))
+
+
+def _get_seen(connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False) -> tuple[Job, JobDataset]:
+    """A job with its dataset, if the caller may know of it."""
+    job = rows.get_job(connection, job_id, lock=lock)
+    dataset = rows.get_job_dataset(connection, job)
+    if not rules.may_see(principal, job.requested_by, dataset.holding):
+        raise rows.job_not_found(job_id)
+    return job, dataset
+
+
+def _read_request(form: JobForm) -> JobRequest:
+    try:
+        request = msgspec.convert(decode_json(form.config or b""), JobRequest)
+    except (InvalidInput, msgspec.ValidationError) as error:
+        raise InvalidConfig(f"config is no request for a job: {error}", code="invalid_job") from error
+    check_request(request)
+    return request
+
+
+def _seal(job: Job, model_hash: str) -> Job:
+    """The job with the hash of all that an approval is bound to."""
+    request_hash = rules.hash_request(
+        job.request,
+        requested_by=job.requested_by,
+        version_id=job.version_id,
+        plan_id=job.plan_id,
+        model_hash=model_hash,
+        terms=job.terms,
+    )
+    return replace(job, model_hash=model_hash, request_hash=request_hash)
+
+
+def _caps(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Cap, ...]:
+    account = find_account(connection, dataset_id, user_id)
+    if account is None:
+        raise Conflict(
+            "this dataset has no privacy budget: ask its owner to open one, or ask for an exact answer, which a person has to "
+            "sign off",
+            code="no_budget",
+            dataset_id=dataset_id,
+        )
+    if account.user_cap is None:
+        raise Conflict(
+            "nothing of this dataset's privacy budget is meant for you: ask its owner for a grant",
+            code="no_grant",
+            dataset_id=dataset_id,
+        )
+    return account.cap, account.user_cap

@@ -1,0 +1,111 @@
+"""What a Worker is told of a job: on the data, and before that on the mock twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pygrid.core.datasets import Schema
+from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
+from pygrid.core.job_checks import graph_of, read_optimizer, read_statistics, used_columns
+from pygrid.core.jobs import Job
+from pygrid.plans.archive import Plan
+from pygrid.plans.runner import resolve_hyper
+from pygrid.storage.columns import column_file
+from pygrid.storage.job_files import JobFolder
+
+_MOCK_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """What jobs may use of the machine."""
+
+    memory_bytes: int = 2 * 1024**3
+    wall_s: float = 3600.0
+    mock_wall_s: float = 60.0
+    max_json_bytes: int = 16 * 1024**2
+
+    def of(self, job: Job, model_bytes: int, *, mock: bool) -> JobLimits:
+        """The limits of one job; a trained model is as large as the one that came, but for its header."""
+        wall_s = self.mock_wall_s if mock else self.wall_s
+        is_model = job.request.kind == "train"
+        most = int(model_bytes * 1.05) + 1024**2 if is_model else self.max_json_bytes
+        return JobLimits(self.memory_bytes, max(1, int(wall_s)), wall_s, most)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the things lie that a job needs."""
+
+    schema: Schema
+    folder: Path
+    """Of the columns."""
+    files: JobFolder
+
+    def plan(self, job: Job) -> Plan | None:
+        """The plan that a job came with."""
+        return Plan.load(self.files.path(job.plan_id)) if job.plan_id else None
+
+
+def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:
+    """The specification of a job on the data in ``inputs``.
+
+    Raises:
+        InvalidInput: no Worker could run it. NotFound: its files are not there. OSError.
+    """
+    request, schema = job.request, inputs.schema
+    plan = inputs.plan(job)
+    model_path = inputs.files.path(job.model_hash) if job.model_hash else None
+    lr = resolve_hyper(plan.manifest, request.hyper).get("lr", 1.0) if plan is not None else 1.0
+    columns = {}
+    for index, column in enumerate(schema.columns):
+        if column.name in used_columns(request, schema):
+            path = str(inputs.folder / column_file(index))
+            columns[column.name] = ColumnRef(path, column.dtype, column.shape, schema.num_records)
+    spec = JobSpec(
+        id=f"{job.id}-mock" if mock else job.id,
+        kind=request.kind,
+        columns=columns,
+        plan_path=str(inputs.files.path(job.plan_id)) if plan is not None else "",
+        model_path=str(model_path) if model_path is not None else "",
+        binding=request.binding,
+        hyper=request.hyper,
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        optimizer=read_optimizer(request, lr),
+        statistics=read_statistics(request, schema),
+        subject=schema.subject or "",
+        privacy=job.terms,
+        limits=limits.of(job, model_path.stat().st_size if model_path is not None else 0, mock=mock),
+    )
+    check_spec(spec)
+    return spec
+
+
+def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:
+    """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are, wherever the
+    plan has the graph for it; and privately too, where only that run can tell whether it is possible.
+    """
+    request, plan = job.request, inputs.plan(job)
+    private = make_spec(job, inputs, limits, mock=True)
+    if job.terms is not None:
+        # Few rounds, over all of the few records: it is a trial.
+        terms = msgspec.structs.replace(
+            job.terms,
+            rounds=min(job.terms.rounds, _MOCK_ROUNDS),
+            sampling_rate=1.0,
+            expected_size=max(1.0, float(inputs.schema.num_records)),
+        )
+        private = msgspec.structs.replace(private, privacy=terms)
+    exact = msgspec.structs.replace(private, privacy=None, epochs=1)
+    if plan is None or job.terms is None:
+        return [exact]
+    needs_private = request.kind == "evaluate"
+    if graph_of(request) == "grads" and "train" not in plan.manifest.graphs:
+        return [private]
+    exact = msgspec.structs.replace(exact, batch_size=min(exact.batch_size, plan.manifest.max_batch_size))
+    return [exact, private] if needs_private else [exact]

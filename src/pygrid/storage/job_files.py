@@ -1,0 +1,119 @@
+"""The bytes of jobs on the local disk: what a job came with until it has ended, and its result for as long as that is kept.
+
+    <folder>/inputs/<job id>/<SHA-256>          plan and model
+    <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
+    <folder>/results/<job id>/outcome.json      what else the Worker told, written before the result
+
+A job has a folder of its own, so that what ends with it can be removed without a look at others. Ids are made by the Domain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pygrid.errors import NotFound
+from pygrid.storage.files import BlobFiles, BlobWriter
+
+_OUTCOME = "outcome.json"
+
+
+class JobFolder:
+    """Files of one job by their SHA-256."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where a file lies. Raises NotFound: ``blob_not_found``."""
+        path = self._folder / name
+        if not path.is_file():
+            raise NotFound("a stored file of this job is missing", code="blob_not_found", name=name)
+        return path
+
+
+class JobFiles:
+    """The files of all jobs of a Domain."""
+
+    def __init__(self, folder: Path) -> None:
+        self._inputs, self._results = folder / "inputs", folder / "results"
+        for place in (self._inputs, self._results):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def receive(self, job_id: str) -> Iterator[BlobFiles]:
+        """The folder for what a job comes with; removed if the block fails.
+
+        Not if the caller is cancelled: the database goes on with what it was given, and a row may come to name the files. If
+        none does, the next start removes them.
+        """
+        folder = self._inputs / job_id
+        try:
+            yield BlobFiles(folder)
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def inputs(self, job_id: str) -> JobFolder:
+        """What a job came with."""
+        return JobFolder(self._inputs / job_id)
+
+    def result(self, job_id: str) -> JobFolder:
+        """The result of a job."""
+        return JobFolder(self._results / job_id)
+
+    def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
+        """Store a result, once and durably; gives the SHA-256 of its bytes.
+
+        Args:
+            outcome: what is needed to go on after a crash that comes before the row is written.
+        """
+        folder = self._results / job_id
+        files = BlobFiles(folder)
+        with files.writer() as writer:
+            writer.write(outcome)
+            _rename(folder, writer, _OUTCOME)
+        return files.put(payload)
+
+    def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
+        """The SHA-256, the bytes and the outcome of a result that was stored; None if there is none, or not all of it."""
+        folder = self._results / job_id
+        if not (folder / _OUTCOME).is_file():
+            return None
+        names = [path.name for path in folder.iterdir() if len(path.name) == 64]
+        if len(names) != 1:
+            return None
+        return names[0], (folder / names[0]).read_bytes(), (folder / _OUTCOME).read_bytes()
+
+    def drop_inputs(self, job_id: str) -> None:
+        """Remove what a job came with."""
+        shutil.rmtree(self._inputs / job_id, ignore_errors=True)
+
+    def drop_result(self, job_id: str) -> None:
+        """Remove the result of a job."""
+        shutil.rmtree(self._results / job_id, ignore_errors=True)
+
+    def sweep(self, unfinished: Collection[str], with_result: Collection[str]) -> None:
+        """Remove what a crash left behind.
+
+        Args:
+            unfinished: ids of jobs that have not ended. with_result: ids of jobs whose result is kept.
+        """
+        for folder in self._inputs.iterdir():
+            if folder.name not in unfinished:
+                shutil.rmtree(folder)
+        for folder in self._results.iterdir():
+            if folder.name not in unfinished and folder.name not in with_result:
+                shutil.rmtree(folder)
+
+
+def new_job_id() -> str:
+    """A fresh id, as 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def _rename(folder: Path, writer: BlobWriter, name: str) -> None:
+    (folder / writer.commit()).rename(folder / name)

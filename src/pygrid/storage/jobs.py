@@ -1,0 +1,293 @@
+"""Queries on jobs and on the policies of datasets. Each takes a connection inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.core.access import OWNER, Permission, Principal
+from pygrid.core.datasets import Holding
+from pygrid.core.execution import PrivacyTerms
+from pygrid.core.jobs import ENDED, Job, JobState, Result
+from pygrid.errors import Conflict, NotFound
+from pygrid.messages.jobs import JobRequest
+from pygrid.privacy.ledger import Use
+from pygrid.storage.schema import users
+from pygrid.storage.tables_datasets import dataset_versions, datasets
+from pygrid.storage.tables_jobs import jobs, policies
+
+
+@dataclass(frozen=True)
+class JobDataset:
+    """The dataset that a job is about, deleted or not."""
+
+    id: int
+    name: str
+    version: int
+    size_bytes: int
+    folder: str
+    mock_folder: str | None
+    mock: str
+    holding: Holding
+    is_deleted: bool
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a dataset's owner has decided about jobs beforehand."""
+
+    auto_approve: bool
+    max_epsilon_per_job: float | None
+    use: Use
+
+
+_SAME = (
+    "id",
+    "dataset_id",
+    "version_id",
+    "request_hash",
+    "requested_by",
+    "plan_id",
+    "plan_name",
+    "plan_summary",
+    "model_hash",
+    "created_at",
+    "updated_at",
+    "sequence",
+    "num_attempts",
+    "decided_by",
+    "comment",
+    "code",
+    "detail",
+    "private_detail",
+    "mock_metrics",
+    "facts",
+)
+"""Fields of a job that are columns as they are."""
+_JOB = [column for column in jobs.c if column.name != "lease_until"]
+
+
+# Jobs
+
+
+def put_job(connection: sa.Connection, job: Job) -> None:
+    """Add a job."""
+    connection.execute(jobs.insert().values(_values(job)))
+
+
+def update_job(connection: sa.Connection, job: Job, now: dt.datetime, *, lease_until: dt.datetime | None = None) -> None:
+    """Write a job that has made one transition since it was read.
+
+    Raises:
+        Conflict: ``job_decided``: it has made another meanwhile; nothing was changed.
+    """
+    values = {**_values(job), "updated_at": now, "lease_until": lease_until}
+    changed = connection.execute(
+        jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1).values(values)
+    ).rowcount
+    if not changed:
+        raise Conflict("the job was changed by somebody else at the same moment; load it again", code="job_decided")
+
+
+def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Job | None:
+    """A job; with ``lock``, no other transaction changes it before this one ends."""
+    statement = sa.select(*_JOB).where(jobs.c.id == job_id)
+    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    return None if row is None else _job(row)
+
+
+def get_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Job:
+    """As `find_job`. Raises NotFound: ``job_not_found``."""
+    job = find_job(connection, job_id, lock=lock)
+    if job is None:
+        raise job_not_found(job_id)
+    return job
+
+
+def list_jobs(
+    connection: sa.Connection,
+    principal: Principal,
+    *,
+    dataset_id: int | None = None,
+    states: Collection[JobState] = (),
+    mine: bool = False,
+    before: str | None = None,
+    limit: int = 100,
+) -> list[Job]:
+    """Jobs that the caller may know of, newest first.
+
+    Args:
+        states: only jobs in one of them; none given: in any.
+        before: only jobs submitted before the one of this id.
+    """
+    statement = sa.select(*_JOB).join(datasets).where(_visible(principal)).order_by(jobs.c.number.desc()).limit(limit)
+    if mine:
+        statement = statement.where(jobs.c.requested_by == principal.user_id)
+    if dataset_id is not None:
+        statement = statement.where(jobs.c.dataset_id == dataset_id)
+    if states:
+        statement = statement.where(jobs.c.state.in_([state.value for state in states]))
+    if before is not None:
+        statement = statement.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
+    return [_job(row) for row in connection.execute(statement)]
+
+
+def list_in_state(connection: sa.Connection, state: JobState, limit: int = 1000) -> list[Job]:
+    """Jobs of everybody in a state, oldest first."""
+    statement = sa.select(*_JOB).where(jobs.c.state == state.value).order_by(jobs.c.number).limit(limit)
+    return [_job(row) for row in connection.execute(statement)]
+
+
+def list_unfinished_ids(connection: sa.Connection) -> set[str]:
+    """The ids of all jobs that have not ended."""
+    statement = sa.select(jobs.c.id).where(jobs.c.state.not_in([state.value for state in ENDED]))
+    return set(connection.execute(statement).scalars())
+
+
+def list_result_ids(connection: sa.Connection) -> set[str]:
+    """The ids of all jobs with a result that is kept."""
+    return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.result_hash.is_not(None))).scalars())
+
+
+def count_open(connection: sa.Connection, user_id: int) -> int:
+    """How many jobs of somebody have not ended."""
+    statement = sa.select(sa.func.count()).where(
+        jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED])
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def count_waiting(connection: sa.Connection, dataset_id: int, but: str) -> int:
+    """How many other jobs on a dataset wait for a person."""
+    statement = sa.select(sa.func.count()).where(
+        jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value, jobs.c.id != but
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+# The queue
+
+
+def find_next(connection: sa.Connection) -> Job | None:
+    """The job that was approved and has waited longest, which nobody else takes before this transaction ends; or None."""
+    statement = (
+        sa.select(*_JOB)
+        .where(jobs.c.state == JobState.APPROVED.value)
+        .order_by(jobs.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else _job(row)
+
+
+def renew_leases(connection: sa.Connection, job_ids: Collection[str], until: dt.datetime) -> None:
+    """Say that jobs still run here."""
+    where = (jobs.c.id.in_(job_ids), jobs.c.state == JobState.RUNNING.value)
+    connection.execute(jobs.update().where(*where).values(lease_until=until))
+
+
+def list_lost(connection: sa.Connection, now: dt.datetime) -> list[Job]:
+    """Running jobs whose lease is over: whoever ran them is gone."""
+    where = (jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until < now)
+    return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
+
+
+# What belongs to them
+
+
+def get_job_dataset(connection: sa.Connection, job: Job) -> JobDataset:
+    """The dataset of a job and the version that it runs on."""
+    fields = [datasets.c[name] for name in ("id", "name", "created_by", "visibility", "deleted_at")]
+    versions = [dataset_versions.c[name] for name in ("number", "size_bytes", "folder", "mock_folder", "mock")]
+    statement = sa.select(*fields, *versions).join(dataset_versions).where(dataset_versions.c.id == job.version_id)
+    row = connection.execute(statement).one()
+    return JobDataset(
+        row.id,
+        row.name,
+        row.number,
+        row.size_bytes,
+        row.folder,
+        row.mock_folder,
+        row.mock,
+        Holding(row.created_by, row.visibility),
+        row.deleted_at is not None,
+    )
+
+
+def get_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int, str]:
+    """The e-mail of each of these users who still has an account."""
+    statement = sa.select(users.c.id, users.c.email).where(users.c.id.in_(user_ids))
+    return {row.id: row.email for row in connection.execute(statement)}
+
+
+def job_not_found(job_id: str) -> NotFound:
+    """The refusal for a job that is not there, or that the caller is not to know of."""
+    return NotFound(f"there is no job {job_id}", code="job_not_found", job_id=job_id)
+
+
+# Policies
+
+
+def find_policy(connection: sa.Connection, dataset_id: int) -> Policy | None:
+    """The policy of a dataset, if it has one."""
+    row = connection.execute(sa.select(policies).where(policies.c.dataset_id == dataset_id)).first()
+    return None if row is None else Policy(row.auto_approve, row.max_epsilon_per_job, Use(row.use))
+
+
+def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: dt.datetime) -> None:
+    """Give a dataset a policy, in place of the one it has."""
+    values = {
+        "auto_approve": policy.auto_approve,
+        "max_epsilon_per_job": policy.max_epsilon_per_job,
+        "use": policy.use.value,
+        "updated_at": now,
+    }
+    changed = connection.execute(policies.update().where(policies.c.dataset_id == dataset_id).values(values)).rowcount
+    if not changed:
+        connection.execute(policies.insert().values(dataset_id=dataset_id, **values))
+
+
+def _visible(principal: Principal) -> sa.ColumnElement[bool]:
+    """`pygrid.core.jobs.may_see` as a condition on jobs joined with their datasets."""
+    if principal.role.id == OWNER.id:
+        return sa.true()
+    conditions = [jobs.c.requested_by == principal.user_id]
+    if principal.may(Permission.UPLOAD_DATA):
+        conditions.append(datasets.c.created_by == principal.user_id)
+    if principal.may(Permission.TRIAGE_REQUESTS):
+        conditions.append(datasets.c.visibility.in_(("public", "listed")))
+        conditions.append(datasets.c.created_by == principal.user_id)
+    return sa.or_(*conditions)
+
+
+def _values(job: Job) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(job, name) for name in _SAME}
+    result = job.result
+    return values | {
+        "state": job.state.value,
+        "request": msgspec.to_builtins(job.request),
+        "terms": msgspec.to_builtins(job.terms),
+        "result_hash": None if result is None else result.hash,
+        "result_bytes": None if result is None else result.num_bytes,
+        "result_media_type": None if result is None else result.media_type,
+        "result_metrics": None if result is None else dict(result.metrics),
+    }
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    result = None
+    if row.result_hash is not None:
+        result = Result(row.result_hash, row.result_bytes, row.result_media_type, row.result_metrics)
+    return Job(
+        state=JobState(row.state),
+        request=msgspec.convert(row.request, JobRequest),
+        terms=msgspec.convert(row.terms, PrivacyTerms | None),
+        result=result,
+        **{name: row._mapping[name] for name in _SAME},
+    )

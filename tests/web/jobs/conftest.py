@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from jobs_support import Site, running_site
+from training_support import gate_in_process
+
+from pygrid.features.datasets import conversion
+from pygrid.settings import DomainSettings
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and plans are checked in this process; the children have tests of their own. Workers are real."""
+    monkeypatch.setattr(conversion, "convert_in_child", conversion.convert)
+    monkeypatch.setattr("pygrid.features.jobs.service.check_async", gate_in_process)
+
+
+@pytest.fixture
+async def site(settings: DomainSettings) -> AsyncIterator[Site]:
+    async with running_site(settings) as running:
+        yield running

@@ -1,0 +1,162 @@
+"""A Domain with data, its holder, an officer who triages, and scientists who ask for jobs over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+from handmade import logistic_params, logistic_plan
+from litestar import Litestar
+from web_support import People, running
+
+from pygrid.domain import build_domain
+from pygrid.settings import DomainSettings
+from pygrid.tensors import encode
+
+JOBS = "/data-centric/jobs"
+DATASETS = "/data-centric/datasets"
+PLAN = logistic_plan().data
+MODEL = encode(logistic_params())
+BINDING = {"x": "features", "y": "label"}
+ENDED = {"released", "rejected", "denied", "revoked", "cancelled", "failed"}
+NUM_RECORDS = 300
+PRIVATE = {"epsilon": 1.0, "delta": 1e-6}
+POLICY = {"epsilon": 8.0, "delta": 1e-6, "epsilon_per_user": 4.0, "auto_approve": True}
+
+
+def records(size: int = NUM_RECORDS, seed: int = 3) -> dict[str, npt.NDArray[Any]]:
+    """Three groups of points that can be told apart, with a text and a number beside them."""
+    generator = np.random.default_rng(seed)
+    label = generator.integers(0, 3, size)
+    features = generator.normal(size=(size, 4)).astype(np.float32) + 2 * np.eye(3, 4, dtype=np.float32)[label]
+    return {
+        "features": features,
+        "label": label.astype(np.int64),
+        "age": generator.uniform(20, 80, size).astype(np.float32),
+        "town": np.array(["Bern", "Chur", "Wil"])[generator.integers(0, 3, size)],
+    }
+
+
+def npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@dataclass
+class Person:
+    """Somebody who is logged in."""
+
+    web: httpx.AsyncClient
+    headers: dict[str, str]
+
+    async def call(self, verb: str, path: str, **more: Any) -> httpx.Response:
+        return await self.web.request(verb, path, headers=self.headers, **more)
+
+    async def upload(self, name: str = "points", arrays: Mapping[str, Any] | None = None, **config: Any) -> int:
+        """The id of a new dataset, which everybody with an account sees."""
+        data = records() if arrays is None else arrays
+        columns = [{"name": "label", "meaning": "label 0..2"}] if "label" in data else []
+        sent = {"name": name, "visibility": "listed", "columns": columns, **config}
+        files = {"config": json.dumps(sent).encode(), "data": npz(data)}
+        answer = await self.call("POST", DATASETS, files=files)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["id"])
+
+    async def set_policy(self, dataset: int, **changes: Any) -> dict[str, Any]:
+        answer = await self.call("PUT", f"{DATASETS}/{dataset}/policy", json={**POLICY, **changes})
+        assert answer.status_code == 200, answer.text
+        policy: dict[str, Any] = answer.json()
+        return policy
+
+    async def try_submit(
+        self, dataset: int, kind: str = "train", *, plan: bytes | None = PLAN, model: bytes | None = MODEL, **config: Any
+    ) -> httpx.Response:
+        request = {"dataset": dataset, "kind": kind, "reason": "a test", **config}
+        if kind != "statistics":
+            request = {"binding": BINDING, **request}
+        files = {"config": json.dumps(request).encode()}
+        if kind != "statistics" and plan is not None:
+            files["plan"] = plan
+        if kind != "statistics" and model is not None:
+            files["model"] = model
+        return await self.call("POST", JOBS, files=files)
+
+    async def submit(self, dataset: int, kind: str = "train", **more: Any) -> dict[str, Any]:
+        answer = await self.try_submit(dataset, kind, **more)
+        assert answer.status_code == 201, answer.text
+        job: dict[str, Any] = answer.json()
+        assert job["state"] == "checking"
+        return job
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        answer = await self.call("GET", f"{JOBS}/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    async def wait(self, job_id: str, *states: str, seconds: float = 40) -> dict[str, Any]:
+        """The job once it is in one of the states."""
+        async with asyncio.timeout(seconds):
+            while (job := await self.job(job_id))["state"] not in states:
+                assert job["state"] not in ENDED, job
+                await asyncio.sleep(0.02)
+        return job
+
+    async def decide(self, what: str, job: dict[str, Any], **more: Any) -> httpx.Response:
+        body = {"request_hash": job["request_hash"], **more}
+        return await self.call("POST", f"{JOBS}/{job['id']}/{what}", json=body)
+
+    async def approve(self, job: dict[str, Any], comment: str = "") -> dict[str, Any]:
+        answer = await self.decide("approve", job, comment=comment)
+        assert answer.status_code == 200, answer.text
+        decided: dict[str, Any] = answer.json()
+        return decided
+
+    async def result(self, job_id: str) -> httpx.Response:
+        return await self.call("GET", f"{JOBS}/{job_id}/result")
+
+    async def budget(self, dataset: int) -> dict[str, Any]:
+        answer = await self.call("GET", f"{DATASETS}/{dataset}/budget")
+        assert answer.status_code == 200, answer.text
+        budget: dict[str, Any] = answer.json()
+        return budget
+
+
+@dataclass
+class Site:
+    """A Domain that runs, and people on it."""
+
+    app: Litestar
+    web: httpx.AsyncClient
+    owner: Person
+    scientist: Person
+    officer: Person
+    stranger: Person
+    people: People = field(repr=False)
+
+
+@asynccontextmanager
+async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
+    """A new Domain with the owner of data, a scientist, a compliance officer and somebody else."""
+    app = build_domain(settings)
+    async with running(app) as web:
+        people = People(web)
+        owner = await people.owner()
+        yield Site(
+            app,
+            web,
+            Person(web, owner),
+            Person(web, await people.with_role(1, owner, "scientist@example.org")),
+            Person(web, await people.with_role(2, owner, "officer@example.org")),
+            Person(web, await people.with_role(1, owner, "stranger@example.org")),
+            people,
+        )
