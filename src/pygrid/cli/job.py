@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly, read_settings
-from pygrid.errors import InvalidInput
+from pygrid.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from pygrid.client import DomainClient
     from pygrid.client.jobs import Job, JobTable
     from pygrid.messages.jobs import JobInfo, StatisticRequest
 
@@ -19,10 +20,11 @@ app = typer.Typer(
     help="Ask for work on data that you do not see, follow it, take the result.", no_args_is_help=True, add_completion=False
 )
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as 'pygrid job list' shows it.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there: safetensors, or JSON.")]
 
+_ID_CHARS = 32
 _STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys")
 
 
@@ -117,7 +119,7 @@ def list_jobs(
 def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
     """Show a job: what was asked, what it costs, where it is.
 
-    Example: pygrid job show 01J9ZK3T
+    Example: pygrid job show 4f1c09
     """
     show_job(job_id, url, as_json)
 
@@ -127,13 +129,13 @@ def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
 def watch(job_id: JobId, url: UrlOption = None) -> None:
     """Follow a job until it has ended. Ctrl-C ends the following, not the job.
 
-    Example: pygrid job watch 01J9ZK3T
+    Example: pygrid job watch 4f1c09
     """
     from pygrid.client import connect
     from pygrid.client.waiting import in_words
 
     with connect(url) as domain:
-        print(in_words(domain.job(job_id).wait(progress=True)))
+        print(in_words(find_job(domain, job_id).wait(progress=True)))
 
 
 @app.command("result")
@@ -141,12 +143,12 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
 def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
     """Take the result of a job, once it is released: figures are printed, a model is written to a file.
 
-    Example: pygrid job result 01J9ZK3T -o model.safetensors
+    Example: pygrid job result 4f1c09 -o model.safetensors
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        _give(domain.job(job_id), output)
+        _give(find_job(domain, job_id), output)
 
 
 @app.command("cancel")
@@ -154,12 +156,12 @@ def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
 def cancel(job_id: JobId, url: UrlOption = None) -> None:
     """End a job that you asked for. What was charged stays charged.
 
-    Example: pygrid job cancel 01J9ZK3T
+    Example: pygrid job cancel 4f1c09
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {domain.job(job_id).cancel().state}")
+        print(f"{job_id} is {find_job(domain, job_id).cancel().state}")
 
 
 def read_statistic(text: str) -> StatisticRequest:
@@ -222,12 +224,28 @@ def _give(job: Job, output: Path | None) -> None:
         print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
+def find_job(domain: DomainClient, job_id: str) -> Job:
+    """A job by its id, or by the beginning of it.
+
+    Raises:
+        NotFound: none that the caller may see begins so. InvalidInput: several do (``ambiguous_id``).
+    """
+    if len(job_id) == _ID_CHARS:
+        return domain.job(job_id)
+    found = [job for job in domain.jobs() if job.id.startswith(job_id)]
+    if not found:
+        raise NotFound(f"no job that you may see has an id beginning with {job_id!r}", code="job_not_found")
+    if len(found) > 1:
+        raise InvalidInput(f"{len(found)} jobs have an id beginning with {job_id!r}; give more of it", code="ambiguous_id")
+    return found[0]
+
+
 def show_job(job_id: str, url: str | None, as_json: bool) -> None:
     """Print all of a job that the caller may know."""
     from pygrid.client import connect
 
     with connect(url) as domain:
-        job = domain.job(job_id)
+        job = find_job(domain, job_id)
         if as_json:
             _print_json(job.info())
         else:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
-from pygrid.cli.job import JobId, Json, print_jobs, show_job
+from pygrid.cli.job import JobId, Json, find_job, print_jobs, show_job
 
 app = typer.Typer(help="See what is asked of the data that you hold, and decide.", no_args_is_help=True, add_completion=False)
 
@@ -37,7 +37,7 @@ def list_requests(
 def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
     """Show what a request asks, what it costs, what leaves, and what else waits: the sheet to decide by.
 
-    Example: pygrid request show 01J9ZK3T
+    Example: pygrid request show 4f1c09
     """
     show_job(job_id, url, as_json)
 
@@ -47,12 +47,12 @@ def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
 def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOption = None) -> None:
     """Let a job run, or let its held result out, after a look at the sheet.
 
-    Example: pygrid request approve 01J9ZK3T
+    Example: pygrid request approve 4f1c09
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        job = domain.job(job_id)
+        job = find_job(domain, job_id)
         if not yes:
             print(job.sheet())
             typer.confirm("Approve this?", abort=True)
@@ -64,12 +64,12 @@ def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOpti
 def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
     """Refuse a job, or its held result.
 
-    Example: pygrid request deny 01J9ZK3T --comment "too few records for this"
+    Example: pygrid request deny 4f1c09 --comment "too few records for this"
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {domain.job(job_id).deny(comment).state}")
+        print(f"{job_id} is {find_job(domain, job_id).deny(comment).state}")
 
 
 @app.command("revoke")
@@ -77,9 +77,9 @@ def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
 def revoke(job_id: JobId, url: UrlOption = None) -> None:
     """Take an approval back, as long as the job does not run yet.
 
-    Example: pygrid request revoke 01J9ZK3T
+    Example: pygrid request revoke 4f1c09
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {domain.job(job_id).revoke().state}")
+        print(f"{job_id} is {find_job(domain, job_id).revoke().state}")

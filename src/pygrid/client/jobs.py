@@ -24,7 +24,7 @@ from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, ModelSource, Part, PlanSource, load_plan, model_body
-from pygrid.client.sheet import cost_in_words, privacy_in_words, sheet
+from pygrid.client.sheet import as_text, cost_in_words, privacy_in_words, sheet
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.jobs import (
     DecisionRequest,
@@ -87,7 +87,7 @@ class Job:
 
     def sheet(self) -> str:
         """What the job asks, costs and lets out, in lines for a person to decide by."""
-        return "\n".join(f"{name:<17}{value}" for name, value in sheet(self.info()))
+        return as_text(sheet(self.info()))
 
     def changes(self) -> Iterator[JobInfo]:
         """The job as it is, and again at each change, until it has ended. A lost connection is taken up again.
@@ -101,7 +101,7 @@ class Job:
             try:
                 for info in self._stream():
                     last_seen = time.monotonic()
-                    if info != shown:
+                    if info is not None and info != shown:
                         shown = info
                         yield info
                         if info.state in ENDED:
@@ -111,12 +111,12 @@ class Job:
                     raise
             time.sleep(_POLL_S)
 
-    def _stream(self) -> Iterator[JobInfo]:
-        """What one connection brings; asks once it is open, and after each silence, so that nothing falls in between."""
+    def _stream(self) -> Iterator[JobInfo | None]:
+        """The job as it is, then each change, over one connection; None for a sign of life."""
         request = Request("GET", f"{self._path}/events", headers={"Accept": "text/event-stream"}, timeout_s=_SILENCE_S)
         with self._api.open(request) as response:
             for event in parse_events(response.chunks()):
-                yield self.info() if not event.kind else msgspec.json.decode(event.data, type=JobInfo)
+                yield msgspec.json.decode(event.data, type=JobInfo) if event.kind else None
 
     def wait(
         self,
@@ -312,7 +312,7 @@ def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None,
         found += page
         if len(page) < _PAGE:
             return found
-        query["before"] = page[-1].id
+        query = {**query, "before": page[-1].id}
 
 
 def get_job(api: Api, job_id: str) -> Job:

@@ -13,6 +13,18 @@ _KINDS = {
 }
 
 
+_FACTS = {
+    "num_records": "records",
+    "num_calls": "calls of the plan",
+    "num_zeroed": "contributions that failed",
+    "num_skipped": "contributions that came too late",
+    "wall_s": "seconds",
+    "cpu_s": "seconds of the processor",
+    "max_rss_bytes": "bytes of memory",
+    "sandbox": "sandbox",
+}
+
+
 def sheet(info: JobInfo) -> list[tuple[str, str]]:
     """Rows of a name and a value, safe to print; those that only the holder of the data may know are left out for others."""
     rows = [
@@ -33,13 +45,20 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     if info.metrics:
         rows.append(("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
     if info.facts:
-        rows.append(("the Worker saw", ", ".join(f"{name} {_plain(value)}" for name, value in info.facts.items() if value)))
+        facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
+        rows.append(("the Worker saw", ", ".join(f"{_FACTS[name]} {_plain(value)}" for name, value in facts.items())))
     if info.decided_by is not None:
         rows.append(("decided by", f"user {info.decided_by}" + (f": {info.comment}" if info.comment else "")))
     if info.waiting_beside:
         rows.append(("waiting beside it", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
     rows.append(("request hash", info.request_hash))
     return [(name, printable(value)) for name, value in rows]
+
+
+def as_text(rows: list[tuple[str, str]]) -> str:
+    """The rows as lines; a value of several lines is set in."""
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width) for name, value in rows)
 
 
 def privacy_in_words(info: JobInfo) -> str:
