@@ -2,7 +2,7 @@
 
     python benchmarks/ledger.py [--rows 100000]
 
-Claim: the check, with its sums over all rows, takes less than 20 ms. The baseline in the same run is the same call on an empty
+Claim: the check takes less than 20 ms. The baseline in the same run is the same call on an empty
 ledger, so the difference is what the rows cost. Each time is the best of some, to leave out what else the machine does.
 """
 
@@ -22,7 +22,7 @@ from pygrid.privacy.ledger import Accepted, Use, cost_of, open_cap
 from pygrid.storage import budgets
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
-from pygrid.storage.tables_budgets import charges
+from pygrid.storage.tables_budgets import charges, grants
 from pygrid.storage.tables_datasets import datasets
 
 BUDGET_MS = 20.0
@@ -44,11 +44,17 @@ def fill(connection: sa.Connection, num_rows: int) -> None:
     """Charges as if reserved one by one; every other one by the user who is measured."""
     first = connection.execute(sa.select(charges).limit(1)).mappings().one()
     price = cost_of(EVENTS).at(CAP.order).divergence
-    rows = [
-        {**first, "id": TURNS + number + 2, "job_id": f"filled-{number}", "user_id": USER + number % 2, "dataset_cost": price}
-        for number in range(num_rows)
-    ]
+    common = {name: value for name, value in first.items() if name != "id"} | {"dataset_cost": price}
+    rows = [{**common, "job_id": f"filled-{number}", "user_id": USER + number % 2} for number in range(num_rows)]
     connection.execute(charges.insert(), rows)
+    connection.execute(
+        grants.insert().from_select(
+            list(grants.c.keys()),
+            sa.select(*(sa.literal(USER + 1) if column.name == "user_id" else column for column in grants.c)),
+        )
+    )
+    totals = {grants.c[name]: grants.c[name] + price * (num_rows / 2) for name in ("spent_divergence", "spent_in_dataset")}
+    connection.execute(grants.update().values(totals))
 
 
 def reserve_ms(database: Database, name: str) -> tuple[float, float]:

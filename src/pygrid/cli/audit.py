@@ -26,19 +26,23 @@ def verify(
         typer.Option(help="An exported head, kept elsewhere; default: the one in the data folder, if there is one."),
     ] = None,
 ) -> None:
-    """Follow the audit log from its first entry to its last; exit code 2 if anything was changed, removed or put back.
+    """Follow the audit log from its first entry to its last, and add up all charges; exit code 2 if anything was changed.
 
     Example: pygrid audit verify --data-dir ./pygrid-data
     """
-    from pygrid.storage import audit
+    from pygrid.storage import audit, budgets
 
     with stored_domain(data_dir, database_url) as (folder, database):
         path = head or folder / audit.HEAD_FILE
         known = audit.read_head(path) if head is not None or path.exists() else None
         fault = database.read_now(lambda connection: audit.verify(connection, known))
         newest = database.read_now(audit.get_head)
+        mismatch = database.read_now(budgets.find_mismatch)
     if fault is not None:
         print(f"BROKEN at entry {fault.number}: {fault.reason}")
+        raise typer.Exit(BROKEN)
+    if mismatch is not None:
+        print(f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the charges")
         raise typer.Exit(BROKEN)
     print(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
     if known is None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -227,6 +228,7 @@ def reserve(
         "updated_at": now,
     }
     connection.execute(charges.insert().values(values))
+    _count(connection, values)
     data = {"job_id": job_id, "dataset_id": dataset_id, "user_id": user_id, "events": text}
     audit.append(connection, "budget_reserved", data, actor=user_id, now=now)
     return decision
@@ -243,11 +245,9 @@ def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now:
     audit.lock(connection)
     before = [from_state.value for from_state, following in TRANSITIONS.items() if state in following]
     where = (charges.c.job_id == job_id, charges.c.state.in_(before))
-    values: dict[str, Any] = {"state": state.value, "updated_at": now}
-    if state is ChargeState.REFUNDED:
-        values |= dict.fromkeys(("dataset_cost", "user_cost", "basic_epsilon", "basic_delta"), 0.0)
-    moved = connection.execute(charges.update().where(*where).values(values)).rowcount
-    if not moved:
+    update = charges.update().where(*where).values(state=state.value, updated_at=now)
+    moved = connection.execute(update.returning(*(charges.c[name] for name in _COUNTED))).first()
+    if moved is None:
         charge = get_charge(connection, job_id)
         raise Conflict(
             f"the charge of job {job_id} is {charge.state}, so it cannot become {state}",
@@ -255,6 +255,8 @@ def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now:
             job_id=job_id,
             state=charge.state.value,
         )
+    if state is ChargeState.REFUNDED:
+        _count(connection, moved._asdict(), sign=-1)
     audit.append(connection, f"charge_{state.value}", {"job_id": job_id}, actor=None, now=now)
 
 
@@ -278,6 +280,24 @@ def list_charges(connection: sa.Connection, dataset_id: int, user_id: int | None
     if user_id is not None:
         query = query.where(charges.c.user_id == user_id)
     return [_charge(row) for row in connection.execute(query.order_by(charges.c.id.desc()).limit(limit))]
+
+
+def find_mismatch(connection: sa.Connection) -> tuple[int, int] | None:
+    """The dataset and user of the first grant whose sums are not those of its charges; None if all are right."""
+    sums = {name: sa.func.coalesce(sa.func.sum(charges.c[column]), 0.0) for name, column in _SUMS.items()}
+    joined = (charges.c.dataset_id == grants.c.dataset_id) & (charges.c.user_id == grants.c.user_id) & _counts
+    query = (
+        sa.select(grants, *(value.label(f"true_{name}") for name, value in sums.items()))
+        .join_from(grants, charges, joined, isouter=True)
+        .group_by(*grants.c)
+        .order_by(grants.c.dataset_id, grants.c.user_id)
+    )
+    for row in connection.execute(query).mappings():
+        for name in _SUMS:
+            # Up to the rounding of sums in another order.
+            if not math.isclose(row[name], row[f"true_{name}"], rel_tol=1e-9, abs_tol=1e-12):
+                return row["dataset_id"], row["user_id"]
+    return None
 
 
 def count_charges(connection: sa.Connection, dataset_id: int, user_id: int | None = None) -> int:
@@ -311,6 +331,15 @@ def get_total(connection: sa.Connection, dataset_id: int, user_id: int | None = 
     return Cost(total, basic_epsilon, basic_delta)
 
 
+_SUMS = {
+    "spent_divergence": "user_cost",
+    "spent_in_dataset": "dataset_cost",
+    "spent_basic_epsilon": "basic_epsilon",
+    "spent_basic_delta": "basic_delta",
+}
+"""Which sum of a grant is of which column of its charges."""
+_COUNTED = ("dataset_id", "user_id", *_SUMS.values())
+
 _CHARGE = [
     *(charges.c[name] for name in ("job_id", "dataset_id", "user_id", "state", "created_at", "updated_at")),
     curves.c.events,
@@ -320,23 +349,19 @@ _counts = charges.c.state != ChargeState.REFUNDED.value
 
 
 def _spent(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Spending, Spending]:
-    """What the dataset and the user of it have spent, each at the order of its cap. What was refunded costs 0."""
-    sums, here = charges.c, charges.c.dataset_id == dataset_id
-    of_user = sums.user_id == user_id
+    """What the dataset and the user of it have spent, each at the order of its cap."""
+    total, here = sa.func.sum, grants.c.dataset_id == dataset_id
+    basic = (grants.c.spent_basic_epsilon, grants.c.spent_basic_delta)
+    of_dataset = connection.execute(sa.select(total(grants.c.spent_in_dataset), *map(total, basic)).where(here)).one()
+    of_user = connection.execute(sa.select(grants.c.spent_divergence, *basic).where(here, grants.c.user_id == user_id)).first()
+    return Spending(*(value or 0.0 for value in of_dataset)), Spending(*(of_user or ()))
 
-    def total(column: sa.ColumnElement[float], *where: sa.ColumnElement[bool]) -> float:
-        return float(connection.execute(sa.select(sa.func.sum(column)).where(here, *where)).scalar_one() or 0.0)
 
-    # Whatever has a basic delta has a basic epsilon.
-    basic = sums.basic_epsilon > 0.0
-    return (
-        Spending(total(sums.dataset_cost), total(sums.basic_epsilon, basic), total(sums.basic_delta, basic)),
-        Spending(
-            total(sums.user_cost, of_user),
-            total(sums.basic_epsilon, basic, of_user),
-            total(sums.basic_delta, basic, of_user),
-        ),
-    )
+def _count(connection: sa.Connection, charge: Mapping[str, Any], sign: int = 1) -> None:
+    """Add a charge to the sums of its user's grant, or take it off."""
+    where = (grants.c.dataset_id == charge["dataset_id"], grants.c.user_id == charge["user_id"])
+    added = {grants.c[name]: grants.c[name] + sign * charge[column] for name, column in _SUMS.items()}
+    connection.execute(grants.update().where(*where).values(added))
 
 
 def _repeated(charge: Charge, dataset_id: int, user_id: int, events: Sequence[Event]) -> Accepted | Rejected:
@@ -365,8 +390,8 @@ def _put_curve(connection: sa.Connection, events: str, curve: Curve) -> int:
 def _insert_grant(
     connection: sa.Connection, dataset_id: int, user_id: int, cap: Cap, now: dt.datetime, *, is_default: bool
 ) -> None:
-    values = {"dataset_id": dataset_id, "user_id": user_id, "is_default": is_default, "granted_at": now, **asdict(cap)}
-    connection.execute(grants.insert().values(values))
+    values = {"dataset_id": dataset_id, "user_id": user_id, "is_default": is_default, "granted_at": now}
+    connection.execute(grants.insert().values({**values, **asdict(cap), **dict.fromkeys(_SUMS, 0.0)}))
 
 
 def _prefixed(cap: Cap | None) -> dict[str, Any]:

@@ -99,6 +99,13 @@ def test_a_log_that_was_changed_ends_with_2_and_says_where(folder: Path) -> None
     assert result.stdout.startswith("BROKEN at entry 2: ")
 
 
+def test_spending_that_is_not_that_of_the_charges_is_found(folder: Path) -> None:
+    write(folder, "UPDATE grants SET spent_in_dataset = 0 WHERE user_id = 99")
+    result = run("audit", "verify", "--data-dir", folder)
+    assert result.exit_code == 2
+    assert "user 99" in result.stdout
+
+
 def test_the_exported_head_is_compared_with(folder: Path) -> None:
     database = Database(f"sqlite:///{folder / 'domain.db'}")
     head = database.read_now(audit.get_head)

@@ -75,8 +75,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", name=op.f("uq_charges_job_id")),
     )
     with op.batch_alter_table("charges", schema=None) as batch_op:
-        batch_op.create_index("ix_charges_basic", ["dataset_id", "basic_epsilon", "user_id", "basic_delta"], unique=False)
-        batch_op.create_index("ix_charges_sums", ["dataset_id", "user_id", "dataset_cost", "user_cost"], unique=False)
+        batch_op.create_index("ix_charges_dataset_user", ["dataset_id", "user_id"], unique=False)
 
     op.create_table(
         "grants",
@@ -88,6 +87,10 @@ def upgrade() -> None:
         sa.Column("basic_delta", sa.Double(), nullable=False),
         sa.Column("order", sa.Integer(), nullable=False),
         sa.Column("is_default", sa.Boolean(), nullable=False),
+        sa.Column("spent_divergence", sa.Double(), nullable=False),
+        sa.Column("spent_in_dataset", sa.Double(), nullable=False),
+        sa.Column("spent_basic_epsilon", sa.Double(), nullable=False),
+        sa.Column("spent_basic_delta", sa.Double(), nullable=False),
         sa.Column("granted_at", schema.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_grants_dataset_id_budgets")),
         sa.PrimaryKeyConstraint("dataset_id", "user_id", name=op.f("pk_grants")),
