@@ -64,6 +64,11 @@ class ServerProcess:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """Its number, as long as it runs."""
+        return self._process.pid
+
+    @property
     def cpu_s(self) -> float:
         """CPU seconds, user and system, of all threads that it has or had.
 

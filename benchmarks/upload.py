@@ -63,7 +63,7 @@ class Memory(threading.Thread):
 
     def __init__(self, server: ServerProcess) -> None:
         super().__init__(daemon=True)
-        self._pid = server._process.pid
+        self._pid = server.pid
         self._ended = threading.Event()
         self.peaks: dict[str, int] = {"domain": 0, "child": 0}
 

@@ -11,6 +11,7 @@ import datetime as dt
 import io
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -562,3 +563,17 @@ def test_a_deleted_dataset_frees_its_name_and_keeps_its_number(migrated: Databas
         assert add(connection, "x") > first
 
     migrated.write_now(check)
+
+
+def test_without_pyarrow_the_other_formats_are_read(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pygrid.features.datasets.formats.arrow_tables", raising=False)
+    monkeypatch.setattr(csv_text, "MANY", 1)
+    arrays = {"a": np.arange(3.0)}
+    for form in ("csv", "npz", "safetensors"):
+        np.testing.assert_array_equal(store(write(form, arrays))[1]["a"], arrays["a"])
+    for data in (b"PAR1" + b"\0" * 100, b"ARROW1" + b"\0" * 100):
+        with pytest.raises(InvalidInput) as refused:
+            store(data)
+        assert refused.value.code == "dataset_format_unavailable"
+        assert "pygrid[tables]" in refused.value.detail
