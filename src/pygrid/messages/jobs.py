@@ -87,6 +87,8 @@ class JobCost(msgspec.Struct, frozen=True):
     yours_before: float | None = None
     yours_after: float | None = None
     your_cap: float | None = None
+    fits: bool | None = None
+    """Whether the budget has room for it now. A ledger is kept at one Renyi order, so it may be full before these figures are."""
     certainty: float | None = None
     """How sure somebody who held it for 50 % likely that a unit is in the data can become: a reading of epsilon."""
 

@@ -68,6 +68,7 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
         noise_multiplier=cost.noise_multiplier,
         rounds=cost.rounds,
         certainty=cost.certainty,
+        fits=isinstance(account.check(own), Accepted),
         yours_before=yours_before,
         yours_after=yours_after,
         your_cap=your_cap,

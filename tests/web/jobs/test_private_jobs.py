@@ -1,0 +1,145 @@
+"""Jobs under privacy terms, over HTTP, with real Workers.
+
+Should happen: what fits the policy needs no person; it is charged once, before it runs; caps hold whoever asks and how often.
+Should not happen: anything but noise of a plan that gives the data away; a charge that is given back; one record that shows in
+state, text or time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from handmade import logistic_plan
+from jobs_support import POLICY, Site, records
+from web_support import assert_problem
+
+from pygrid.plans.runner import Runner
+from pygrid.storage import audit
+from pygrid.storage.database import Database
+from pygrid.tensors import decode
+
+
+async def test_a_private_training_within_the_policy_needs_no_person(site: Site) -> None:
+    dataset = await site.owner.upload()
+    policy = await site.owner.set_policy(dataset)
+    assert policy == {**POLICY, "max_epsilon_per_job": None, "use": "mixed"}
+    terms = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}
+    job = await site.scientist.submit(dataset, epochs=10, batch_size=60, privacy=terms, optimizer={"learning_rate": 0.5})
+    cost = job["cost"]
+    assert 2.99 < cost["epsilon"] <= 3.0
+    assert cost["rounds"] == 50
+    assert (cost["yours_before"], cost["your_cap"], cost["spent_before"]) == (0.0, 4.0, None)
+    assert 0.95 < cost["certainty"] < 0.953
+    done = await site.scientist.wait(job["id"], "released")
+    assert (done["facts"], done["plan_summary"], done["decided_by"]) == (None, None, None)
+    trained, _ = decode((await site.scientist.result(job["id"])).content)
+    data = records()
+    metrics = Runner(logistic_plan()).evaluate(trained, {"x": data["features"], "y": data["label"]})
+    assert metrics["accuracy"] > 0.7
+    budget = await site.scientist.budget(dataset)
+    assert budget["yours"] == pytest.approx(cost["yours_after"])
+    assert (budget["spent"], budget["users"]) == (None, None)
+    of_all = await site.owner.budget(dataset)
+    assert of_all["spent"] == pytest.approx(budget["yours"])
+    assert list(of_all["users"].values()) == [pytest.approx(budget["yours"])]
+    assert (await site.owner.job(job["id"]))["facts"]["num_calls"] > 0
+
+
+async def test_a_second_job_beyond_the_cap_waits_and_fails_without_a_charge(site: Site) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset, epsilon_per_user=1.5)
+    asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 1.2, "delta": 1e-6}}
+    first = await site.scientist.submit(dataset, "statistics", **asked)
+    await site.scientist.wait(first["id"], "released")
+    before = await site.owner.budget(dataset)
+    second = await site.scientist.submit(dataset, "statistics", **asked)
+    waiting = await site.owner.wait(second["id"], "waiting")
+    assert (first["cost"]["fits"], waiting["cost"]["fits"]) == (True, False)
+    await site.owner.approve(waiting)
+    for person in (site.scientist, site.owner):
+        failed = await person.wait(second["id"], "failed")
+        assert failed["code"] == "budget_exhausted"
+        assert "nothing was charged" in failed["detail"]
+    assert await site.owner.budget(dataset) == before
+    assert_problem(await site.scientist.result(second["id"]), 404, "result_not_found")
+
+
+async def test_whoever_asks_for_a_whole_budget_gets_it(site: Site) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset, epsilon=1.0, epsilon_per_user=1.0, use="training")
+    job = await site.scientist.submit(
+        dataset, epochs=2, batch_size=30, privacy={"epsilon": 1.0, "delta": 1e-6}, optimizer={"learning_rate": 0.1}
+    )
+    await site.scientist.wait(job["id"], "released")
+
+
+async def test_a_policy_may_want_a_person_for_dear_jobs(site: Site) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset, max_epsilon_per_job=0.5)
+    asked = {"statistics": [{"kind": "count"}]}
+    cheap = await site.scientist.submit(dataset, "statistics", **asked, privacy={"epsilon": 0.5, "delta": 1e-6})
+    dear = await site.scientist.submit(dataset, "statistics", **asked, privacy={"epsilon": 0.6, "delta": 1e-6})
+    exact = await site.scientist.submit(dataset, "statistics", **asked)
+    await site.scientist.wait(cheap["id"], "released")
+    for job in (dear, exact):
+        assert (await site.scientist.wait(job["id"], "waiting"))["decided_by"] is None
+
+
+async def test_statistics_by_texts_tell_nothing_of_unknown_ones(site: Site) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    asked = [
+        {"kind": "count", "by": "town", "keys": ["Wil", "Oz", "Bern"]},
+        {"kind": "mean", "column": "age", "lower": 20, "upper": 80, "by": "label", "keys": [0, 1, 2, 9]},
+        {"kind": "quantile", "column": "age", "edges": list(range(20, 81, 5))},
+    ]
+    exact = await site.scientist.submit(dataset, "statistics", statistics=asked)
+    await site.owner.approve(await site.owner.wait(exact["id"], "waiting"))
+    await site.owner.approve(await site.owner.wait(exact["id"], "held"))
+    answers = (await site.scientist.result(exact["id"])).json()["answers"]
+    data = records()
+    towns = {town: int((data["town"] == town).sum()) for town in ("Wil", "Bern")}
+    assert answers[0]["groups"] == [["Wil", towns["Wil"]], ["Oz", 0], ["Bern", towns["Bern"]]]
+    for key, mean in answers[1]["groups"][:3]:
+        assert mean == pytest.approx(data["age"][data["label"] == key].mean(), rel=1e-5)
+    private = await site.scientist.submit(dataset, "statistics", statistics=asked[:1], privacy={"epsilon": 3.0, "delta": 1e-6})
+    await site.scientist.wait(private["id"], "released")
+    answer = await site.scientist.result(private["id"])
+    assert answer.headers["content-type"].startswith("application/json")
+    noisy = dict(answer.json()["answers"][0]["groups"])
+    std = answer.json()["answers"][0]["noise_std"]
+    assert noisy.keys() == {"Wil", "Oz", "Bern"}
+    for town, value in noisy.items():
+        assert abs(value - towns.get(town, 0)) < 6 * std
+
+
+async def test_caps_hold_against_many_jobs_at_once(site: Site, settings: Any) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset, epsilon=3.0, epsilon_per_user=2.0, auto_approve=True)
+    asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.8, "delta": 1e-6}}
+    askers = [site.scientist] * 10 + [site.stranger] * 10
+    jobs = await asyncio.gather(*(person.submit(dataset, "statistics", **asked) for person in askers))
+    ended = []
+    for person, job in zip(askers, jobs, strict=True):
+        there = await person.wait(job["id"], "released", "waiting", "failed")
+        if there["state"] == "waiting":
+            await site.owner.approve(await site.owner.job(job["id"]))
+            there = await person.wait(job["id"], "released", "failed")
+        ended.append(there)
+    released = [job for job in ended if job["state"] == "released"]
+    assert {job["code"] for job in ended if job["state"] == "failed"} == {"budget_exhausted"}
+    assert 1 < len(released) < 20
+    budget = await site.owner.budget(dataset)
+    assert budget["spent"] <= 3.0
+    assert all(spent <= 2.0 for spent in budget["users"].values())
+    assert_sound(settings.database_url)
+
+
+def assert_sound(url: str) -> None:
+    database = Database(url)
+    try:
+        assert database.read_now(audit.verify) is None
+    finally:
+        database.close()
