@@ -209,9 +209,12 @@ def _check(settings: DomainSettings) -> DomainSettings:
             code="secret_key_short",
             setting="SECRET_KEY",
         )
+    # The processes that read strangers' files and plans work elsewhere, where a relative path leads nowhere.
+    data_dir = settings.data_dir.absolute()
     return dataclasses.replace(
         settings,
-        database_url=settings.database_url or f"sqlite:///{settings.data_dir / 'domain.db'}",
+        data_dir=data_dir,
+        database_url=settings.database_url or f"sqlite:///{data_dir / 'domain.db'}",
         open_signup=settings.is_loopback if settings.open_signup is None else settings.open_signup,
     )
 

@@ -26,7 +26,9 @@ def test_with_nothing_configured_only_this_machine_gets_in() -> None:
     settings = load_settings({})
     assert settings.is_loopback
     assert (settings.host, settings.port, settings.id) == ("127.0.0.1", 5000, "domain")
-    assert settings.database_url == "sqlite:///pygrid-data/domain.db"
+    # Whole paths: processes that work in another folder are told of them.
+    assert settings.data_dir == Path.cwd() / "pygrid-data"
+    assert settings.database_url == f"sqlite:///{Path.cwd()}/pygrid-data/domain.db"
     assert settings.open_signup
     assert not settings.legacy_open
 
