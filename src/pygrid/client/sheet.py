@@ -43,7 +43,8 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows += _budget_rows(info.cost)
     rows.append(("what leaves", _leaves(info)))
     if info.metrics:
-        rows.append(("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
+        where = "of the result" if info.state in ("held", "released") else "on the mock"
+        rows.append((where, ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
     if info.facts:
         facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
         rows.append(("the Worker saw", ", ".join(f"{_FACTS[name]} {_plain(value)}" for name, value in facts.items())))
