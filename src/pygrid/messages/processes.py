@@ -89,8 +89,6 @@ class Event(msgspec.Struct):
         "process_hosted",
         "cycle_waiting",
         "cycle_opened",
-        "client_assigned",
-        "report_accepted",
         "cycle_closing",
         "cycle_expired",
         "cycle_completed",

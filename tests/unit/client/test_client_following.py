@@ -18,9 +18,9 @@ from pygrid.transport.base import connection_lost
 OPEN, ALIVE = b": open\n\n", b": still here\n\n"
 
 
-def event(number: int, kind: str = "report_accepted") -> bytes:
-    data = msgspec.json.encode(Event(number, "report_accepted", T0, 1, {}))
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, kind.encode(), data.replace(b"report_accepted", kind.encode()))
+def event(number: int, kind: str = "cycle_opened") -> bytes:
+    data = msgspec.json.encode(Event(number, "cycle_opened", T0, 1, {}))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, kind.encode(), data.replace(b"cycle_opened", kind.encode()))
 
 
 class Scripted:

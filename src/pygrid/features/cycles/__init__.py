@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pygrid.clock import Clock
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
+from pygrid.features.cycles.counts import CycleCounts
 from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
@@ -34,7 +35,8 @@ def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metric
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
     sums = CycleSums(store.diffs)
-    scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics)
+    counts = CycleCounts(metrics)
+    scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping)
-    service = CyclesService(store, admissions, sums, scheduler, clock, executor)
+    service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts)
     return Cycles(service, scheduler, executor)

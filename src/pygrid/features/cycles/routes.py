@@ -12,7 +12,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.errors import InvalidInput, Unauthenticated
-from pygrid.features.cycles.service import CyclesService, Ticket
+from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (
     AuthenticateRequest,
@@ -38,12 +38,12 @@ def _service(state: State) -> CyclesService:
     return service
 
 
-async def _ticket(request: Request[Any, Any, Any], state: State) -> Ticket:
-    """The ticket of the request key that came as a bearer token or, from clients of 2020, in the query."""
+def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
+    """The request key, which came as a bearer token or, from clients of 2020, in the query; and the client's id if it did."""
     key = find_bearer(request) or request.query_params.get("request_key")
     if not key:
         raise Unauthenticated("Missing request key! Send 'Authorization: Bearer REQUEST_KEY'.", code="missing_request_key")
-    return await _service(state).redeem_key(key, request.query_params.get("worker_id"))
+    return key, request.query_params.get("worker_id")
 
 
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404))
@@ -90,7 +90,7 @@ async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state
 @get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
     """The model that this cycle starts from: safetensors bytes."""
-    ticket = await _ticket(request, state)
+    ticket = await _service(state).redeem_key(*_key(request))
     checkpoint = await _service(state).find_model(ticket, model_id)
     responses: BlobResponses = state.blobs
     return await responses.respond(request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)})
@@ -101,7 +101,7 @@ async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
 ) -> Response[Any]:
     """A plan of the process: the plan archive."""
-    ticket = await _ticket(request, state)
+    ticket = await _service(state).redeem_key(*_key(request))
     plan_hash = _service(state).find_plan(ticket, plan_id)
     if receive_operations_as != "onnx":
         raise InvalidInput(
@@ -115,10 +115,7 @@ async def get_plan(
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
 async def report(request: AppRequest, state: State) -> ReportAccepted:
     """Hand in the diff of a training: safetensors bytes. Once answered it is durable and counts once."""
-    service = _service(state)
-    ticket = await _ticket(request, state)
-    received = await service.receive_report(ticket, stream_body(request, ticket.process.max_report_bytes))
-    await service.submit_report(ticket, received)
+    await _service(state).take_report(*_key(request), partial(stream_body, request))
     return ReportAccepted("success")
 
 

@@ -17,8 +17,9 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
 from pygrid.core.processes import HostedProcess
-from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated
+from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
+from pygrid.features.cycles.counts import CycleCounts
 from pygrid.features.cycles.devices import check_device
 from pygrid.features.cycles.receiving import Received, receive_report
 from pygrid.features.cycles.sums import CycleSums
@@ -67,6 +68,7 @@ class CyclesService:
         scheduler: CycleScheduler,
         clock: Clock,
         executor: ThreadPoolExecutor,
+        counts: CycleCounts,
     ) -> None:
         self._store = store
         self._admissions = admissions
@@ -74,8 +76,9 @@ class CyclesService:
         self._scheduler = scheduler
         self._clock = clock
         self._executor = executor
+        self._counts = counts
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
-        self._submitting: set[asyncio.Task[None]] = set()
+        self._submitting: set[asyncio.Task[Report | None]] = set()
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -111,6 +114,7 @@ class CyclesService:
         native = message.wait_s is not None
         applicant = Applicant(message.worker_id, message.download, message.upload, native)
         outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)
+        self._counts.admissions.labels(outcome.reason if isinstance(outcome, Refusal) else "accepted").inc()
         if isinstance(outcome, Refusal):
             return _rejected(outcome, native)
         return await self._accepted(process, outcome, native)
@@ -179,6 +183,23 @@ class CyclesService:
                 return plan.plan_hash
         raise NotFound("Plan ID not found!", code="plan_not_found", plan_id=plan_id)
 
+    async def take_report(self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[bytes]]) -> None:
+        """The whole way of a report, counted under what became of it: `redeem_key`, `receive_report`, `submit_report`.
+
+        Args:
+            read: gives the body, of which it refuses more than so many bytes.
+        """
+        try:
+            ticket = await self.redeem_key(request_key, client_id)
+            received = await self.receive_report(ticket, read(ticket.process.max_report_bytes))
+            report = await self.submit_report(ticket, received)
+        except PygridError as error:
+            self._counts.reports.labels(error.code).inc()
+            raise
+        self._counts.reports.labels("repeated" if report is None else "accepted").inc()
+        if report is not None:
+            self._counts.report_bytes.inc(report.length)
+
     async def receive_report(self, ticket: Ticket, pieces: AsyncIterator[bytes]) -> Received:
         """Read and check the bytes of a report. See `receiving.receive_report`.
 
@@ -189,8 +210,10 @@ class CyclesService:
         cycle_id = ticket.cycle.id
         return await receive_report(pieces, ticket.process, lambda: self._store.diffs.spool(cycle_id), self._spooling)
 
-    async def submit_report(self, ticket: Ticket, received: Received) -> None:
+    async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
+
+        Gives what was recorded, or None if it was here before.
 
         Raises:
             Conflict: ``already_reported``. Gone: ``cycle_closed``. Nothing was changed.
@@ -199,17 +222,18 @@ class CyclesService:
         submitting = asyncio.create_task(self._submit(ticket, received))
         self._submitting.add(submitting)
         submitting.add_done_callback(self._submitting.discard)
-        await asyncio.shield(submitting)
+        return await asyncio.shield(submitting)
 
-    async def _submit(self, ticket: Ticket, received: Received) -> None:
+    async def _submit(self, ticket: Ticket, received: Received) -> Report | None:
         cycle_id, spool = ticket.cycle.id, received.spool
         file = DiffFiles.SEGMENT if spool is None else spool.name
+        keeps_bytes = spool is not None or self._may_count(ticket)
 
         def transaction(connection: sa.Connection, offset: int = 0) -> tuple[Report | None, Cycle]:
-            return self._accept(connection, ticket, received, file, offset)
+            return self._accept(connection, ticket, received, file, offset, keeps_bytes)
 
         try:
-            if received.data is not None and self._may_count(ticket):
+            if received.data is not None and keeps_bytes:
                 log = self._store.diffs.log(cycle_id)
                 report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
             else:
@@ -224,11 +248,12 @@ class CyclesService:
         if report is None:
             if spool is not None:
                 spool.discard()
-            return
+            return None
         self._fold_soon(ticket.process, report, received.data)
         if cycle.state is CycleState.CLOSING:
             self._scheduler.watch(cycle)
-        self._store.signals.notify(event_topic(ticket.process.id))
+            self._store.signals.notify(event_topic(ticket.process.id))
+        return report
 
     def _may_count(self, ticket: Ticket) -> bool:
         """Whether the bytes of a report are worth keeping: not if it was here before, or its cycle is over."""
@@ -236,7 +261,7 @@ class CyclesService:
         return ticket.assignment.state is AssignmentState.ASSIGNED and current is not None and current.id == ticket.cycle.id
 
     def _accept(
-        self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int
+        self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int, keeps_bytes: bool
     ) -> tuple[Report | None, Cycle]:
         """Load, decide, record, count, and close the cycle if this was its last report. No report: it was here before."""
         now, content, config = self._clock.now(), received.content, ticket.process.config
@@ -247,6 +272,8 @@ class CyclesService:
         redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.fingerprint))
         if redeemed.repeated:
             return None, cycle
+        if not keeps_bytes:  # what the scheduler knows was behind the database for a moment
+            raise Unavailable("the cycle has just changed; send the report again", code="cycle_changed", retry_after_s=1)
         report = Report(
             id=assignment.id,
             cycle_id=cycle.id,

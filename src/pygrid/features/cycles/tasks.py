@@ -13,6 +13,7 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.features.cycles.completion import Completed, Completion
+from pygrid.features.cycles.counts import CycleCounts
 from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
 from pygrid.storage.store import Store, cycle_topic, event_topic
@@ -32,12 +33,21 @@ class CycleScheduler:
         executor: with one thread, which also folds the reports: so a completion sees all that came before.
     """
 
-    def __init__(self, store: Store, completion: Completion, clock: Clock, executor: Executor, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        completion: Completion,
+        clock: Clock,
+        executor: Executor,
+        metrics: Metrics,
+        counts: CycleCounts,
+    ) -> None:
         self._store = store
         self._completion = completion
         self._clock = clock
         self._executor = executor
         self._metrics = metrics
+        self._counts = counts
         self._deadlines: dict[int, dt.datetime] = {}
         self._closing: dict[int, dt.datetime] = {}
         self._leased: set[int] = set()
@@ -128,6 +138,7 @@ class CycleScheduler:
 
     async def _complete(self, cycle_id: int) -> None:
         loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             leased = cycle_id in self._leased
             completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
@@ -140,6 +151,9 @@ class CycleScheduler:
         self._leased.discard(cycle_id)
         self._failures.pop(cycle_id, None)
         if completed is not None:
+            self._counts.cycles.inc()
+            self._counts.clipped.inc(completed.totals.num_clipped)
+            self._counts.completion_seconds.observe(loop.time() - began)
             self._announce(completed)
 
     def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
