@@ -1,0 +1,29 @@
+"""What this feature counts, for `/metrics`."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from pygrid.metrics import Metrics
+
+
+class CycleCounts:
+    """Counters of admissions, reports and cycles; a refusal is counted under its code or reason."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        registry = metrics.registry
+        self.admissions = Counter(
+            "pygrid_admissions", "Answers to requests to take part: accepted, or why not.", ("outcome",), registry=registry
+        )
+        self.reports = Counter(
+            "pygrid_reports", "Reports: accepted, repeated, or the code of the refusal.", ("outcome",), registry=registry
+        )
+        self.report_bytes = Counter("pygrid_report_bytes", "Bytes of accepted reports.", registry=registry)
+        self.clipped = Counter("pygrid_reports_clipped", "Reports that were clipped as outliers.", registry=registry)
+        self.cycles = Counter("pygrid_cycles_completed", "Cycles that were completed.", registry=registry)
+        self.completion_seconds = Histogram(
+            "pygrid_cycle_completion_seconds",
+            "Time from the closing of a cycle to its checkpoint.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            registry=registry,
+        )
