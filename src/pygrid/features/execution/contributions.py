@@ -167,8 +167,9 @@ class PlanRows:
             port = self._manifest.data[name]
             if port.num_classes is not None:
                 wrong = (values < 0) | (values >= port.num_classes)
-                usable &= ~wrong.reshape(len(rows), -1).any(axis=1)
-                columns[name] = np.where(wrong, 0, values)
+                if wrong.any():
+                    usable &= ~wrong.reshape(len(rows), -1).any(axis=1)
+                    columns[name] = np.where(wrong, 0, values)
         with np.errstate(over="ignore", invalid="ignore"):
             batch = {f"data/{name}": array for name, array in convert(self._manifest.data, columns).items()}
         for name, array in draw_noise(self._noise, len(rows), self._generator).items():

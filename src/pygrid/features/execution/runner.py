@@ -42,8 +42,6 @@ MEDIA_JSON = "application/json"
 
 _TIME_FOR_DATA = 0.8
 """The part of a private job's time in which data is looked at; the rest is for noise, so that it ends well in any case."""
-_CACHED_ENTRIES = 1 << 17
-"""Clipped and summed at a time: a megabyte in float64, which stays in the cache."""
 
 
 @dataclass
@@ -188,7 +186,7 @@ def _noisy_mean(
     chosen = np.flatnonzero(tally.bits.coins(contributions.num_units, terms.sampling_rate))
     total = GaussianSum(contributions.size, terms.clip, terms.noise_multiplier, tally.bits)
     contributions.set_params(params)
-    together, done = max(1, _CACHED_ENTRIES // contributions.size), 0
+    done = 0
     while done < len(chosen):
         if time.monotonic() > deadline:
             tally.num_skipped += len(chosen) - done
@@ -197,8 +195,7 @@ def _noisy_mean(
         rows, num_failed = contributions.rows(part)
         tally.num_zeroed += num_failed
         tally.num_calls += 1
-        for begin in range(0, len(part), together):
-            total.add_rows(rows[begin : begin + together])
+        total.add_rows(rows)
         done += len(part)
     return total.finish().astype(np.float64) / terms.expected_size
 
