@@ -177,3 +177,10 @@ async def test_without_a_version_the_newest_process_is_meant(site: Site, version
     message = {"worker_id": answer.json()["worker_id"], "model": "digits", "wait_s": 0}
     asked = await site.web.post("/model-centric/cycle-request", json=message)
     assert (asked.json()["version"], asked.json()["model_id"]) == ("2.0", newest["id"])
+
+
+async def test_there_is_no_protocol_to_get(site: Site) -> None:
+    (device,) = await site.devices(await site.host(), 1)
+    route, wanted = "/model-centric/get-protocol", {"protocol_id": 1}
+    assert_problem(await site.web.get(route, params=wanted, headers=bearer(device.key)), 404, "protocol_not_found")
+    assert_problem(await site.web.get(route, params=wanted), 401, "missing_request_key")

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from pygrid.errors import InvalidInput, Unauthenticated
+from pygrid.errors import InvalidInput, NotFound, Unauthenticated
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (
@@ -112,6 +112,13 @@ async def get_plan(
     return await responses.respond(request, plan_hash)
 
 
+@get("/get-protocol", responses=describe_problems(400, 401, 404))
+async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery[int]) -> None:
+    """A protocol of the process. A process hosted here has none: ``protocols`` in an acceptance is empty."""
+    await _service(state).redeem_key(*_key(request))
+    raise NotFound("Protocol ID not found!", code="protocol_not_found", protocol_id=protocol_id)
+
+
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
 async def report(request: AppRequest, state: State) -> ReportAccepted:
     """Hand in the diff of a training: safetensors bytes. Once answered it is durable and counts once."""
@@ -128,6 +135,7 @@ router = Router(
         cycle_request,
         get_model,
         get_plan,
+        get_protocol,
         report,
     ],
     tags=["devices"],
