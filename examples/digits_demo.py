@@ -1,7 +1,9 @@
-"""Ten devices learn to read handwritten digits together, on this machine, in about half a minute.
+"""Ten devices learn to read handwritten digits together; then a model learns from records that its author never sees.
 
     scripts/demo                     or: python examples/digits_demo.py
-    scripts/demo --devices 4 --keep-running
+    scripts/demo --devices 4 --only devices --keep-running
+
+All on this machine, in less than a minute. The second part is `private_demo.py`, on the same Domain.
 
 Starts a Domain and one process per device. Each device gets images of its own, skewed by digit, and keeps them: what it sends
 are the differences that training made to the model. After each cycle the new model is tried on images that no device has.
@@ -25,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 
 import digits_data
+import private_demo
 from digits_data import Digits
 from learning_curve import Curve, draw
 from local_processes import LocalProcesses, ProcessFailed
@@ -55,6 +58,8 @@ class Options:
     seed: int
     output: Path
     keep_running: bool
+    only: str | None = None
+    """Of the two parts: ``devices`` or ``records``; None: both."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,23 @@ class Demo:
         self.console.print("starting a Domain ...")
         self.url = self.processes.start_domain(self.options.output / "domain")
         with client.connect(self.url) as owner:
-            process = self.host(owner)
-            self.start_devices()
-            rows = self.watch(process)
-            self.processes.wait("device-", timeout_s=STALL_S)
-            self.finish(process, rows)
+            owner.sign_up(OWNER, self.password)
+            if self.options.only != "records":
+                process = self.host(owner)
+                self.start_devices()
+                rows = self.watch(process)
+                self.processes.wait("device-", timeout_s=STALL_S)
+                self.finish(process, rows)
+            if self.options.only != "devices":
+                self.console.print("\nNow with records that stay at the Domain, for a model of somebody else's:\n")
+                private_demo.run(self.url, owner, self.say, seed=self.options.seed)
+
+    def say(self, text: str) -> None:
+        """Show a line of the second part as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def host(self, owner: client.DomainClient) -> client.Process:
-        """Become the owner of the Domain and host the model, as a data scientist would."""
-        owner.sign_up(OWNER, self.password)
+        """Host the model, as a data scientist would."""
         num = self.options.devices
         return owner.host(
             name="digits",
@@ -219,6 +232,8 @@ class Demo:
             f"  .venv/bin/pygrid login {self.url} --email {OWNER}      password: {self.password}\n"
             f"  .venv/bin/pygrid process list\n"
             f"  .venv/bin/pygrid model download digits --checkpoint 1 -o untrained.safetensors\n"
+            f"  .venv/bin/pygrid job list\n"
+            f"  .venv/bin/pygrid budget show {private_demo.NAME}\n"
             f"Ctrl-C ends it.",
             soft_wrap=True,
             highlight=False,
@@ -274,11 +289,14 @@ def prepare(output: Path) -> None:
 
 def parse(arguments: list[str] | None = None) -> Options:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description="Ten devices learn to read handwritten digits together, on this machine.")
+    parser = argparse.ArgumentParser(
+        description="Ten devices learn together, then a model learns from records that its author never sees; on this machine."
+    )
     parser.add_argument("--devices", type=int, default=10, help="how many (default 10, at most 35)")
     parser.add_argument("--cycles", type=int, default=20, help="how many training cycles (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="draws which images are held out and who gets the others")
     parser.add_argument("--output", type=Path, default=Path("pygrid-demo"), help="folder for results and logs, emptied first")
+    parser.add_argument("--only", choices=("devices", "records"), help="one of the two parts; default: both")
     parser.add_argument("--keep-running", action="store_true", help="leave the Domain running to look around, until Ctrl-C")
     options = parser.parse_args(arguments)
     if not 1 <= options.devices <= 35:
@@ -287,7 +305,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         parser.error("--cycles must be from 1 to 1000")
     if options.seed < 0:
         parser.error("--seed must be 0 or more")
-    return Options(options.devices, options.cycles, options.seed, options.output.resolve(), options.keep_running)
+    output = options.output.resolve()
+    return Options(options.devices, options.cycles, options.seed, output, options.keep_running, options.only)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -304,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.keep_running:
                 demo.keep_running()
                 return 0
-    except (DemoFailed, ProcessFailed, PygridError, OSError) as error:
+    except (DemoFailed, private_demo.PrivateDemoFailed, ProcessFailed, PygridError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
