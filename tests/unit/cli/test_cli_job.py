@@ -1,0 +1,71 @@
+"""What is typed about a job, before anything is sent."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from pygrid.cli import app
+from pygrid.cli.job import read_statistic
+from pygrid.client import statistics
+from pygrid.errors import InvalidInput
+from pygrid.messages.jobs import StatisticRequest
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("count", statistics.count()),
+        ("count,by=sex,keys=f|m", statistics.count(by="sex", keys=["f", "m"])),
+        ("count,by=label,keys=0|-1", statistics.count(by="label", keys=[0, -1])),
+        ("mean:age,lower=0,upper=120", statistics.mean("age", lower=0, upper=120)),
+        ("sum:age,lower=-1.5,upper=2e3", statistics.sum("age", lower=-1.5, upper=2000)),
+        ("variance:age,lower=0,upper=1,by=b,keys=x", statistics.variance("age", lower=0, upper=1, by="b", keys=["x"])),
+        ("histogram:age,edges=0|10|20", statistics.histogram("age", edges=[0, 10, 20])),
+        ("quantile:age,q=0.9,candidates=0|10", statistics.quantile("age", 0.9, candidates=[0, 10])),
+    ],
+)
+def test_questions_are_read(text: str, asked: StatisticRequest) -> None:
+    assert read_statistic(text) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("median:age", "'median' is none of count, sum"),
+        ("mean:age", "missing 2 required keyword-only arguments: 'lower' and 'upper'"),
+        ("mean,lower=0,upper=1", "missing 1 required positional argument: 'column'"),
+        ("mean:age,lower=low,upper=1", "'low' is not a number"),
+        ("mean:age,lowest=0,upper=1", "'lowest=0' is none of lower="),
+        ("histogram:age,lower=0", "unexpected keyword argument 'lower'"),
+        ("__class__", "is none of"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused_in_words(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        read_statistic(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "3"], "a job needs --plan and --model"),
+        (["--statistic", "count", "--model", "m.safetensors"], "statistics need neither a plan nor a model"),
+        (["--plan", "p", "--model", "m", "--bind", "x"], "--bind 'x' is not PORT=COLUMN"),
+        (["--plan", "p", "--model", "m", "--hyper", "lr"], "'lr' is neither key=value nor"),
+    ],
+)
+def test_a_job_that_is_said_by_half_is_refused(arguments: list[str], said: str) -> None:
+    base = ["job", "submit", "cells", "--reason", "a study", "--url", "http://127.0.0.1:9"]
+    done = CliRunner().invoke(app, [*base, *arguments])
+    assert isinstance(done.exception, InvalidInput)
+    assert said in done.exception.detail
+
+
+def test_a_dataset_by_name_and_a_folder_exclude_each_other() -> None:
+    done = CliRunner().invoke(app, ["budget", "show", "cells", "--data-dir", "x"])
+    assert isinstance(done.exception, InvalidInput)
+    assert "not both" in done.exception.detail
+    done = CliRunner().invoke(app, ["budget", "set", "cells"])
+    assert isinstance(done.exception, InvalidInput)
+    assert "nothing to set" in done.exception.detail
