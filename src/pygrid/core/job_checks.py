@@ -11,7 +11,7 @@ import numpy as np
 
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.datasets import Column, Schema, bounds_of
-from pygrid.core.execution import Statistic
+from pygrid.core.execution import ColumnRef, JobSpec, Statistic, check_spec
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.messages.jobs import JobRequest, StatisticRequest
 from pygrid.plans.gate import GateReport
@@ -139,9 +139,14 @@ def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...
     and nobody is told that it does not occur.
 
     Raises:
-        InvalidInput: ``invalid_statistic``: a column that is not there, or not of a kind that the question can be asked of.
+        InvalidInput: ``unknown_column``; ``invalid_statistic``: a column of a kind that the question can't be asked of;
+            ``invalid_job``: bounds or edges that are missing or make no sense.
     """
-    return tuple(_read_statistic(number, asked, schema) for number, asked in enumerate(request.statistics))
+    statistics = tuple(_read_statistic(number, asked, schema) for number, asked in enumerate(request.statistics))
+    if statistics:
+        columns = {column.name: ColumnRef("", column.dtype, column.shape, schema.num_records) for column in schema.columns}
+        check_spec(JobSpec(id="", kind="statistics", columns=columns, statistics=statistics))
+    return statistics
 
 
 def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Statistic:

@@ -95,6 +95,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A state that a job came into, and when."""
+
+    state: JobState
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it is now."""
 
@@ -127,6 +135,8 @@ class Job:
     mock_metrics: Mapping[str, float] = field(default_factory=dict)
     result: Result | None = None
     facts: Mapping[str, Any] | None = None
+    history: tuple[Change, ...] = ()
+    """Each state it has been in, the present one last; as many as ``sequence``, and the first."""
 
     @property
     def is_private(self) -> bool:

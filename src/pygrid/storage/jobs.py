@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
 from pygrid.core.execution import PrivacyTerms
-from pygrid.core.jobs import ENDED, Job, JobState, Result
+from pygrid.core.jobs import ENDED, Change, Job, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
 from pygrid.privacy.ledger import Use
@@ -77,6 +77,7 @@ _JOB = [column for column in jobs.c if column.name != "lease_until"]
 
 def put_job(connection: sa.Connection, job: Job) -> None:
     """Add a job."""
+    job = replace(job, history=(Change(job.state, job.created_at),))
     connection.execute(jobs.insert().values(_values(job)))
 
 
@@ -86,7 +87,8 @@ def update_job(connection: sa.Connection, job: Job, now: dt.datetime, *, lease_u
     Raises:
         Conflict: ``job_decided``: it has made another meanwhile; nothing was changed.
     """
-    values = {**_values(job), "updated_at": now, "lease_until": lease_until}
+    job = replace(job, updated_at=now, history=(*job.history, Change(job.state, now)))
+    values = {**_values(job), "lease_until": lease_until}
     changed = connection.execute(
         jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1).values(values)
     ).rowcount
@@ -272,6 +274,7 @@ def _values(job: Job) -> dict[str, Any]:
     return values | {
         "state": job.state.value,
         "request": msgspec.to_builtins(job.request),
+        "history": msgspec.to_builtins([(change.state.value, change.at) for change in job.history]),
         "terms": msgspec.to_builtins(job.terms),
         "result_hash": None if result is None else result.hash,
         "result_bytes": None if result is None else result.num_bytes,
@@ -289,5 +292,6 @@ def _job(row: sa.Row[Any]) -> Job:
         request=msgspec.convert(row.request, JobRequest),
         terms=msgspec.convert(row.terms, PrivacyTerms | None),
         result=result,
+        history=tuple(Change(*one) for one in msgspec.convert(row.history, list[tuple[JobState, dt.datetime]])),
         **{name: row._mapping[name] for name in _SAME},
     )

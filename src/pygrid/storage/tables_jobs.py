@@ -45,6 +45,8 @@ jobs = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     # Each change of the job counts it up by one; a change is written only if nobody else's came between.
     sa.Column("sequence", sa.Integer, nullable=False),
+    # [[state, time], ...]: all of them, so that whoever follows the job misses none.
+    sa.Column("history", sa.JSON, nullable=False),
     sa.Column("num_attempts", sa.Integer, nullable=False),
     sa.Column("decided_by", sa.Integer, nullable=True),
     sa.Column("comment", sa.Text, nullable=False),

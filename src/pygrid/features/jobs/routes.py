@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response, Router, get, post, put
 from litestar.datastructures import State
-from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.jobs import JobState
@@ -75,9 +75,14 @@ async def get_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
 
 
 @get("/jobs/{job_id:str}/events", guards=[require()], responses=describe_problems(400, 401, 404))
-async def stream_job(request: AppRequest, state: State, job_id: JobId) -> Stream:
-    """Server-Sent Events: the job as it is, then each change until it has ended."""
-    changes = await _service(state).follow(request.user, job_id)
+async def stream_job(
+    request: AppRequest,
+    state: State,
+    job_id: JobId,
+    last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = None,
+) -> Stream:
+    """Server-Sent Events: the job as it is, then each change and its progress until it has ended."""
+    changes = await _service(state).follow(request.user, job_id, last_event_id)
     return event_stream(_encode(changes), state.stopping)
 
 

@@ -207,26 +207,32 @@ class JobsService:
 
         return await self._database.read(load)
 
-    async def follow(self, principal: Principal, job_id: str) -> AsyncIterator[tuple[int, JobInfo]]:
-        """A job as it is now and after each change, numbered, until it has ended. Changes in quick succession come as one.
+    async def follow(self, principal: Principal, job_id: str, after: int | None = None) -> AsyncIterator[tuple[int, JobInfo]]:
+        """A job as it is now, then after each change and as its progress goes on, until it has ended; numbered by change.
 
+        Args:
+            after: the number of the change that was seen last: then the ones since come first.
         Raises:
             NotFound: ``job_not_found``.
         """
         await self.get(principal, job_id)
-        return self._changes(principal, job_id)
+        return self._changes(principal, job_id, after)
 
-    async def _changes(self, principal: Principal, job_id: str) -> AsyncIterator[tuple[int, JobInfo]]:
+    async def _changes(self, principal: Principal, job_id: str, after: int | None) -> AsyncIterator[tuple[int, JobInfo]]:
         def load(connection: sa.Connection) -> tuple[Job, JobInfo]:
             job, _ = _get_seen(connection, principal, job_id)
             return job, self._describe(connection, principal, job)
 
-        last: tuple[int, float] | None = None
+        last, progress = after, -1.0
         while not self._stopping.is_set():
             changed = self._signals.next(job_topic(job_id))
             job, info = await self._database.read(load)
-            if last != (job.sequence, info.progress):
-                last = job.sequence, info.progress
+            for number in range(job.sequence if last is None else last + 1, job.sequence):
+                # Two changes came before there was time to look: the earlier one is told from what is known of it.
+                missed = job.history[number]
+                yield number, msgspec.structs.replace(info, state=missed.state.value, updated_at=missed.at)
+            if (job.sequence, info.progress) != (last, progress):
+                last, progress = job.sequence, info.progress
                 yield job.sequence, info
             if job.has_ended:
                 return

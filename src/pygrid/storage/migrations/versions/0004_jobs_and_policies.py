@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("created_at", schema.UtcDateTime(), nullable=False),
         sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
         sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("history", sa.JSON(), nullable=False),
         sa.Column("num_attempts", sa.Integer(), nullable=False),
         sa.Column("decided_by", sa.Integer(), nullable=True),
         sa.Column("comment", sa.Text(), nullable=False),
