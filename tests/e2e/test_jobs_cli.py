@@ -1,7 +1,7 @@
 """The commands about jobs as their two sides run them, against a Domain that runs as a user runs it.
 
-Should happen: a private job runs by policy and its model is written to a file; an exact one waits, is looked at, approved, held,
-and then let out or denied; both sides see where it is; the budget is shown to each as far as they may know.
+Should happen: a private job runs by policy and its model is written to a file; an exact one waits, is looked at, approved,
+held, and then let out or denied; both sides see where it is; the budget is shown to each as far as they may know.
 Should not: a result before it is released; a decision that was not confirmed; a job of others; a traceback for a mistake.
 """
 

@@ -51,8 +51,8 @@ def _only(name: str, port: DataPort, free: list[Column]) -> str:
     shape = "x".join(map(str, port.shape)) or "number"
     what = f"{port.dtype} {shape}" + (f", {port.meaning}" if port.meaning else "")
     raise InvalidInput(
-        f"which column is the plan's {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind {name}=COLUMN. By dtype "
-        f"and shape these fit: {candidates}",
+        f"which column is the plan's {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind {name}=COLUMN. By "
+        f"dtype and shape these fit: {candidates}",
         code="binding_unclear",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pygrid.client.watching import counted, size
-from pygrid.messages.jobs import JobCost, JobInfo
+from pygrid.messages.jobs import JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
 
 _KINDS = {
@@ -38,6 +38,8 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows.append(("plan", f"{info.plan_name}, SHA-256 {info.plan_id}"))
     if info.plan_summary:
         rows.append(("the plan", info.plan_summary))
+    if info.request is not None:
+        rows += _request_rows(info.request)
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:
         rows += _budget_rows(info.cost)
@@ -75,6 +77,18 @@ def cost_in_words(info: JobInfo) -> str:
     return "" if info.cost is None else f"{info.cost.epsilon:.3g}{_of(info.cost.your_cap)}"
 
 
+def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
+    rows = []
+    if request.binding:
+        rows.append(("columns", ", ".join(f"{column} as {port}" for port, column in request.binding.items())))
+    if request.kind == "train":
+        hyper = "".join(f", {name} {value:g}" for name, value in request.hyper.items())
+        rows.append(("training", f"{counted(request.epochs, 'epoch')} in batches of {request.batch_size}{hyper}"))
+    if request.optimizer:
+        rows.append(("optimizer", ", ".join(f"{name} {value}" for name, value in request.optimizer.items())))
+    return rows
+
+
 def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
     noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times the clipping bound"
     rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
@@ -83,6 +97,8 @@ def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
         rows.append(("that means", f"who thinks it 50 % likely that somebody is in the data can become {sure} sure, at most"))
     if cost.spent_before is not None and cost.spent_after is not None:
         rows.append(("dataset's budget", f"{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
+    if cost.fits is not None:
+        rows.append(("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, whoever approves"))
     if cost.yours_before is not None and cost.yours_after is not None:
         rows.append(("asker's share", f"{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}"))
     return rows

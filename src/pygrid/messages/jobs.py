@@ -88,7 +88,8 @@ class JobCost(msgspec.Struct, frozen=True):
     yours_after: float | None = None
     your_cap: float | None = None
     fits: bool | None = None
-    """Whether the budget has room for it now. A ledger is kept at one Renyi order, so it may be full before these figures are."""
+    """Whether the budget has room for it now. A ledger is kept at one Renyi order, so it may be full before these figures
+    are."""
     certainty: float | None = None
     """How sure somebody who held it for 50 % likely that a unit is in the data can become: a reading of epsilon."""
 
@@ -134,6 +135,8 @@ class JobInfo(msgspec.Struct, frozen=True):
     """Why it was rejected or failed, for programs: `budget_exhausted`, `plan_failed` ..."""
     comment: str = ""
     """Of who decided."""
+    request: JobRequest | None = None
+    """All that was asked."""
 
 
 class JobList(msgspec.Struct, frozen=True):

@@ -307,8 +307,11 @@ def test_a_decision_names_what_was_seen() -> None:
 
 
 def test_the_sheet_says_what_an_approver_needs() -> None:
-    cost = JobCost(2.0, 1e-6, 1.5, 90, 3.0, 4.4, 10.0, 0.0, 2.0, 8.0, 0.88)
-    asked = info("waiting", privacy=PrivacyRequest(2.0, 1e-6), cost=cost, plan_summary="For a model of 15 parameters: trains.")
+    cost = JobCost(2.0, 1e-6, 1.5, 90, 3.0, 4.4, 10.0, 0.0, 2.0, 8.0, fits=False, certainty=0.88)
+    summary = "For a model of 15 parameters: trains.\nEach record is computed by itself."
+    request = JobRequest(3, "train", "a study", binding={"x": "numbers"}, hyper={"lr": 0.5}, epochs=3)
+    terms = PrivacyRequest(2.0, 1e-6)
+    asked = info("waiting", privacy=terms, cost=cost, plan_summary=summary, request=request)
     text = Job(Api(Scripted(asked)), asked).sheet()
     for said in (
         "bea@example.org",
@@ -317,6 +320,9 @@ def test_the_sheet_says_what_an_approver_needs() -> None:
         "cd" * 32,
         "For a model of 15 parameters",
         "epsilon 2, delta 1e-06 for each record; contributions clipped to 1",
+        "numbers as x",
+        "3 epochs in batches of 32, lr 0.5",
+        "NO: the budget would refuse it",
         "90 rounds with noise of 1.5 times",
         "3 before, 4.4 after of 10",
         "0 before, 2 after of 8",

@@ -56,6 +56,7 @@ def describe_job(connection: sa.Connection, principal: Principal, job: Job, prog
         decided_by=job.decided_by,
         code=job.code,
         comment=job.comment,
+        request=job.request,
     )
     if not sees_all:
         return info
