@@ -79,7 +79,7 @@ async def test_of_secret_and_key_one_is_enough(site: Site) -> None:
 FORGED: dict[str, str] = {
     "another secret": _hs256({"id": 1}, "b" * 40),
     "expired": _hs256({"exp": time.time() - 60}),
-    "not yet good": _hs256({"nbf": time.time() + 600}),
+    "not yet good": _hs256({"nbf": time.time() + 86_400}),
     "no algorithm": _unsigned({"alg": "none", "typ": "JWT"}, {"id": 1}),
     "no algorithm, shouted": _unsigned({"alg": "NONE", "typ": "JWT"}, {"id": 1}),
     "the public key as a secret": _with_public_key_as_secret(),
