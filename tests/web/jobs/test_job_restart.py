@@ -1,0 +1,190 @@
+"""A Domain that is stopped while jobs are on their way, and starts again on the same folder.
+
+Should happen: what waits goes on; what was charged stays charged; a result that was stored is released, once; an exact job
+whose Worker was lost is started once more.
+Should not happen: a private job runs twice on one charge; a job that stays as it is for ever; files of nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from jobs_support import Person, Site, running_site
+from web_support import People, running
+
+from pygrid.core.jobs import Job
+from pygrid.domain import build_domain
+from pygrid.features.jobs.tasks import JobRunner
+from pygrid.settings import DomainSettings
+from pygrid.storage import audit
+from pygrid.storage.audit import HEAD_FILE, read_head
+from pygrid.storage.database import Database
+from pygrid.storage.job_files import JobFiles
+from pygrid.storage.tables_budgets import charges
+
+COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
+PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
+LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+
+
+@asynccontextmanager
+async def again(settings: DomainSettings) -> AsyncIterator[Site]:
+    """The same Domain, once more, with the same people."""
+    app = build_domain(settings)
+    async with running(app) as web:
+        people = People(web)
+        names = ("owner", "scientist", "officer", "stranger")
+        everybody = [Person(web, await people.log_in(f"{name}@example.org")) for name in names]
+        yield Site(app, web, *everybody, people)
+
+
+async def never(*_: object) -> Any:
+    """What a crash came before."""
+    await asyncio.Event().wait()
+
+
+def states_of_charges(settings: DomainSettings) -> list[str]:
+    database = Database(settings.database_url)
+    try:
+        assert database.read_now(lambda connection: audit.verify(connection, read_head(settings.data_dir / HEAD_FILE))) is None
+        return database.read_now(
+            lambda connection: list(connection.execute(sa.select(charges.c.state).order_by(charges.c.id)).scalars())
+        )
+    finally:
+        database.close()
+
+
+async def test_what_is_checked_waits_or_is_approved_goes_on(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing_now(_runner: JobRunner) -> None:
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRunner, "_try_on_mock", never)
+        async with running_site(settings) as site:
+            dataset = await site.owner.upload()
+            await site.owner.set_policy(dataset)
+            exact = await site.scientist.submit(dataset, "statistics", **COUNT)
+            private = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRunner, "_take_next", nothing_now)
+        async with again(settings) as site:
+            waiting = await site.owner.wait(exact["id"], "waiting")
+            await site.scientist.wait(private["id"], "approved")
+    assert states_of_charges(settings) == []
+    async with again(settings) as site:
+        await site.scientist.wait(private["id"], "released")
+        await site.owner.approve(waiting)
+        await site.owner.wait(exact["id"], "held")
+    async with again(settings) as site:
+        held = await site.owner.job(exact["id"])
+        await site.owner.approve(held)
+    async with again(settings) as site:
+        assert (await site.scientist.result(exact["id"])).json()["answers"][0]["value"] == 300
+    assert states_of_charges(settings) == ["released"]
+
+
+async def test_a_private_job_that_was_cut_off_fails_and_stays_charged(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        job = await site.scientist.submit(dataset, **LONG_PRIVATE)
+        await site.scientist.wait(job["id"], "running")
+        await asyncio.sleep(0.3)
+    assert states_of_charges(settings) == ["running"]
+    async with again(settings) as site:
+        failed = await site.scientist.wait(job["id"], "failed")
+        assert failed["code"] == "job_failed"
+        assert "was stopped" in (await site.owner.job(job["id"]))["detail"]
+        assert 0.9 < (await site.scientist.budget(dataset))["yours"] <= 1.0
+    assert states_of_charges(settings) == ["failed"]
+    assert not list((settings.data_dir / "jobs" / "inputs").iterdir())
+
+
+async def test_an_exact_job_that_was_cut_off_is_started_once_more_and_no_more(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        job = await site.scientist.submit(dataset, **LONG)
+        await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+        await site.scientist.wait(job["id"], "running")
+    async with again(settings) as site:
+        await site.scientist.wait(job["id"], "running")
+    async with again(settings) as site:
+        failed = await site.scientist.wait(job["id"], "failed")
+        assert failed["code"] == "lost"
+
+
+async def test_a_result_that_was_stored_is_released_once(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[bytes] = []
+    put_result = JobFiles.put_result
+
+    def put(files: JobFiles, job_id: str, payload: bytes, outcome: bytes) -> str:
+        stored.append(payload)
+        return put_result(files, job_id, payload, outcome)
+
+    monkeypatch.setattr(JobFiles, "put_result", put)
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRunner, "_finish", never)
+        async with running_site(settings) as site:
+            dataset = await site.owner.upload()
+            await site.owner.set_policy(dataset)
+            job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+            async with asyncio.timeout(20):
+                while not stored:  # noqa: ASYNC110 - another program is waited for
+                    await asyncio.sleep(0.02)
+            assert (await site.scientist.job(job["id"]))["state"] == "running"
+    assert states_of_charges(settings) == ["running"]
+    for _ in range(2):
+        async with again(settings) as site:
+            await site.scientist.wait(job["id"], "released")
+            assert (await site.scientist.result(job["id"])).content == stored[0]
+            assert (await site.owner.job(job["id"]))["facts"]["num_records"] == 300
+    assert len(stored) == 1
+    assert states_of_charges(settings) == ["released"]
+
+
+async def test_a_charge_is_durable_before_the_worker_starts(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    spec = JobRunner._spec
+
+    async def look(runner: JobRunner, job: Job) -> Any:
+        seen.append(await asyncio.to_thread(states_of_charges, settings))
+        return await spec(runner, job)
+
+    monkeypatch.setattr(JobRunner, "_spec", look)
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(job["id"], "released")
+    assert seen == [["running"]]
+
+
+async def test_a_cancelled_private_job_stays_charged(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        job = await site.scientist.submit(dataset, **LONG_PRIVATE)
+        await site.scientist.wait(job["id"], "running")
+        answer = await site.scientist.call("POST", f"/data-centric/jobs/{job['id']}/cancel")
+        assert answer.json()["state"] == "cancelled"
+        assert (await site.scientist.budget(dataset))["yours"] > 0.9
+    assert states_of_charges(settings) == ["failed"]
+
+
+async def test_a_deleted_dataset_costs_nothing_any_more(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset, auto_approve=False)
+        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        waiting = await site.owner.wait(job["id"], "waiting")
+        assert (await site.owner.call("DELETE", f"/data-centric/datasets/{dataset}")).status_code == 204
+        await site.owner.approve(waiting)
+        failed = await site.scientist.wait(job["id"], "failed")
+        assert failed["code"] == "dataset_not_found"
+    assert states_of_charges(settings) == []
