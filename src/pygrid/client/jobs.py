@@ -65,7 +65,7 @@ class Job:
         self.kind = info.kind
         self.dataset = info.dataset_name
         self.request_hash = info.request_hash
-        """SHA-256 of all that is asked: what a decision made through this object is bound to."""
+        """SHA-256 of all that is asked. A decision made through this object is bound to it, and to the state seen."""
 
     @property
     def _path(self) -> str:
@@ -198,7 +198,7 @@ class Job:
         """Let the job run; or, if its result is held, let that out.
 
         Raises:
-            Conflict: somebody else decided first (``job_decided``), or what is asked is not what was seen here.
+            Conflict: somebody else decided first (``job_decided``), or it is not what was seen when this was made.
             Forbidden: it is one's own request, or not one's to decide.
         """
         return self._decide("approve", comment)
@@ -212,7 +212,15 @@ class Job:
         return self._api.post(f"{self._path}/revoke", JobInfo)
 
     def _decide(self, decision: Literal["approve", "deny"], comment: str) -> JobInfo:
-        return self._api.post(f"{self._path}/{decision}", JobInfo, json=DecisionRequest(self.request_hash, comment))
+        seen = self._seen.state
+        if seen not in ("waiting", "held"):
+            raise Conflict(
+                f"job {self.id} was {seen} when it was looked at, so there was nothing to decide; look again: domain.job(id)",
+                code="job_decided",
+                state=seen,
+            )
+        body = DecisionRequest(self.request_hash, comment, seen)
+        return self._api.post(f"{self._path}/{decision}", JobInfo, json=body)
 
     def __repr__(self) -> str:
         return f"Job({self.id!r}, {self.kind} on {self.dataset!r}, url={self._api.url!r})"

@@ -236,6 +236,16 @@ def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
     return _decide(job, JobState.WAITING, JobState.APPROVED, decided_by, request_hash, comment)
 
 
+def check_seen(job: Job, state: str | None) -> None:
+    """Refuse a decision on a job that was looked at in another state than it is in; None: it does not matter.
+
+    Raises:
+        Conflict: ``job_decided``.
+    """
+    if state is not None and job.state.value != state:
+        raise _decided(job)
+
+
 def sign_off(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
     """``held -> released``. Raises as `approve`."""
     return _decide(job, JobState.HELD, JobState.RELEASED, decided_by, request_hash, comment)

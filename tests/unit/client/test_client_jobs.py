@@ -303,7 +303,15 @@ def test_a_decision_names_what_was_seen() -> None:
     job.approve("fine")
     request, body = server.sent[-1]
     assert request.path == "/data-centric/jobs/j1/approve"
-    assert msgspec.json.decode(body) == {"request_hash": "ab" * 32, "comment": "fine"}
+    assert msgspec.json.decode(body) == {"request_hash": "ab" * 32, "comment": "fine", "state": "waiting"}
+
+
+def test_what_was_not_seen_waiting_is_not_decided_on() -> None:
+    server = Scripted(info("running"), info("held"))
+    job = job_of(server)
+    with pytest.raises(Conflict, match="was running when it was looked at"):
+        job.approve()
+    assert server.sent == []
 
 
 def test_the_sheet_says_what_an_approver_needs() -> None:

@@ -267,6 +267,7 @@ class JobsService:
         """
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+            rules.check_seen(job, decision.state)
             if job.state is JobState.HELD:
                 moved = rules.sign_off(job, principal.user_id, decision.request_hash, decision.comment)
                 return moved, "job_released"
@@ -278,6 +279,7 @@ class JobsService:
         """Do not let a waiting job run, or a held result leave, which is deleted. Raises as `approve`."""
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+            rules.check_seen(job, decision.state)
             return rules.deny(job, principal.user_id, decision.request_hash, decision.comment), "job_denied"
 
         info = await self._decide(principal, job_id, decision.comment, decide)
