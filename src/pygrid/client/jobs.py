@@ -215,7 +215,7 @@ class Job:
         seen = self._seen.state
         if seen not in ("waiting", "held"):
             raise Conflict(
-                f"job {self.id} was {seen} when it was looked at, so there was nothing to decide; look again: domain.job(id)",
+                f"the job is {seen}, so there is nothing to decide; if it has moved on since, look at it again",
                 code="job_decided",
                 state=seen,
             )

@@ -309,7 +309,7 @@ def test_a_decision_names_what_was_seen() -> None:
 def test_what_was_not_seen_waiting_is_not_decided_on() -> None:
     server = Scripted(info("running"), info("held"))
     job = job_of(server)
-    with pytest.raises(Conflict, match="was running when it was looked at"):
+    with pytest.raises(Conflict, match="the job is running, so there is nothing to decide"):
         job.approve()
     assert server.sent == []
 

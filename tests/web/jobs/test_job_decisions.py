@@ -45,6 +45,16 @@ async def test_of_decisions_at_once_exactly_one_wins(site: Site) -> None:
             assert_problem(answer, 409, "job_decided")
 
 
+async def test_a_second_approval_of_a_job_does_not_let_its_result_out(site: Site) -> None:
+    job = await waiting_job(site)
+    assert (await site.owner.decide("approve", job, state="waiting")).status_code == 200
+    await site.owner.wait(job["id"], "held")
+    for what in ("approve", "deny"):
+        assert_problem(await site.officer.decide(what, job, state="waiting"), 409, "job_decided")
+    assert (await site.owner.job(job["id"]))["state"] == "held"
+    assert (await site.officer.decide("approve", job, state="held")).status_code == 200
+
+
 async def test_a_decision_counts_for_what_was_looked_at_alone(site: Site) -> None:
     job = await waiting_job(site)
     for what in ("approve", "deny"):
