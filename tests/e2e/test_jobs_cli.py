@@ -148,6 +148,7 @@ def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: R
     said(owner, "request", "approve", job, stdin="y\n")
     wait_for(scientist, job, "held")
     assert "held until somebody who holds the data lets it out" in refused(scientist, "job", "result", job)
+    assert json.loads(said(owner, "job", "result", job))["answers"][0]["value"] == 300, "who signs it off may look at it"
     assert "released" in said(owner, "request", "approve", job, "--yes")
     assert json.loads(said(scientist, "job", "result", job))["answers"][0]["value"] == 300
     assert "the job is released" in refused(owner, "request", "revoke", job)
@@ -192,6 +193,14 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
         assert "no job" in refused(stranger, *command, job)
         assert "no job that you may see" in refused(stranger, *command, job[:8])
     assert "no job fits" in said(stranger, "job", "list")
+
+
+def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
+    output = said(owner, "budget", "set", "flowers", "--epsilon", "12")
+    assert "epsilon 12 at delta 1e-05, 5 for each user" in output
+    assert "need no person" in output
+    assert "the budget was opened for delta 1e-05" in refused(owner, "budget", "set", "flowers", "--delta", "1e-3")
+    assert json.loads(said(owner, "budget", "show", "flowers", "--json"))["policy"]["epsilon"] == 12
 
 
 @pytest.mark.parametrize(

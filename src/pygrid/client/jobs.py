@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,11 +54,14 @@ _PATH = "/data-centric/jobs"
 _PAGE = 100
 _SILENCE_S = 60.0
 _PATIENCE_S = 600.0
-_POLL_S = 0.5
+_FIRST_POLL_S, _POLL_S = 0.05, 0.5
 
 
 class Job:
-    """A job on a Domain, as it was when this was made; `info` asks anew. `DomainClient.submit` and `job` give one."""
+    """A job on a Domain. `DomainClient.submit` and `job` give one.
+
+    A decision made through it is bound to the job as it was last seen through it.
+    """
 
     def __init__(self, api: Api, info: JobInfo) -> None:
         self._api = api
@@ -64,8 +69,6 @@ class Job:
         self.id = info.id
         self.kind = info.kind
         self.dataset = info.dataset_name
-        self.request_hash = info.request_hash
-        """SHA-256 of all that is asked. A decision made through this object is bound to it, and to the state seen."""
 
     @property
     def _path(self) -> str:
@@ -73,7 +76,13 @@ class Job:
 
     def info(self) -> JobInfo:
         """What the Domain says of the job now."""
-        return self._api.get(self._path, JobInfo)
+        self._seen = self._api.get(self._path, JobInfo)
+        return self._seen
+
+    @property
+    def request_hash(self) -> str:
+        """SHA-256 of all that is asked."""
+        return self._seen.request_hash
 
     @property
     def state(self) -> JobState:
@@ -102,7 +111,7 @@ class Job:
                 for info in self._stream():
                     last_seen = time.monotonic()
                     if info is not None and info != shown:
-                        shown = info
+                        self._seen = shown = info
                         yield info
                         if info.state in ENDED:
                             return
@@ -148,30 +157,37 @@ class Job:
         if timeout_s is None:
             yield from self.changes()
             return
-        give_up_at = time.monotonic() + timeout_s
+        give_up_at, pause_s = time.monotonic() + timeout_s, _FIRST_POLL_S
         while True:
             info = self.info()
             yield info
-            if time.monotonic() >= give_up_at:
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
                 raise Unavailable(
                     f"after {timeout_s} s the job is {info.state}; it goes on, and can be waited for again", code="wait_timeout"
                 )
-            time.sleep(min(_POLL_S, timeout_s))
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _POLL_S)
 
     def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
-        """What was released: the arrays of a trained model by name, or the figures of any other kind.
+        """What was released: the arrays of a trained model by name, or the figures of any other kind. Who may let a result out
+        may look at it while it is held.
 
         Args:
-            path: write the bytes there as well, a safetensors file or JSON.
+            path: write the bytes there as well, a safetensors file or JSON, at once or not at all.
         Raises:
             Conflict: nothing is released yet, or never will be (``result_not_released``); the text says why.
         """
         info = self.info()
-        if info.state != "released":
-            raise Conflict(_why_not(info), code="result_not_released", state=info.state)
-        data = self._download()
+        refusal = Conflict(_why_not(info), code="result_not_released", state=info.state)
+        if info.state not in ("released", "held"):
+            raise refusal
+        try:
+            data = self._download()
+        except Conflict as error:
+            raise refusal from error
         if path is not None:
-            Path(path).write_bytes(data)
+            _write(data, Path(path))
         return decode(data)[0] if info.kind == "train" else msgspec.json.decode(data, type=dict[str, Any])
 
     def _download(self) -> bytearray:
@@ -198,7 +214,7 @@ class Job:
         """Let the job run; or, if its result is held, let that out.
 
         Raises:
-            Conflict: somebody else decided first (``job_decided``), or it is not what was seen when this was made.
+            Conflict: somebody else decided first (``job_decided``), or the job is not what was last seen through this object.
             Forbidden: it is one's own request, or not one's to decide.
         """
         return self._decide("approve", comment)
@@ -391,6 +407,18 @@ def statistic_requests(asked: Sequence[StatisticRequest] | StatisticRequest) -> 
                 code="invalid_job",
             )
     return several
+
+
+def _write(data: bytearray, path: Path) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _why_not(info: JobInfo) -> str:

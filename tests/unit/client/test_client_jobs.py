@@ -29,6 +29,7 @@ from pygrid.client.waiting import in_words, shown
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.datasets import Column, DatasetInfo, Schema
 from pygrid.messages.jobs import JobCost, JobInfo, JobList, JobRequest, PrivacyRequest, StatisticRequest
+from pygrid.messages.media import PROBLEM
 from pygrid.plans import DataPort
 from pygrid.tensors import encode
 from pygrid.transport import Api, Request, Response
@@ -85,6 +86,9 @@ class Scripted:
         if request.path.endswith("/events"):
             return Response(200, {}, self._events(self.streams.pop(0)), lambda: None)
         if request.path.endswith("/result"):
+            if not self.result:
+                problem = Conflict("not yet", code="result_not_released").to_problem()
+                return Response(409, {"content-type": PROBLEM}, [msgspec.json.encode(problem)], lambda: None)
             return Response(200, {"etag": f'"{self.etag}"'}, [self.result], lambda: None)
         if "/datasets" in request.path:
             return Response(200, {}, [msgspec.json.encode(DATASET)], lambda: None)
@@ -278,7 +282,12 @@ def test_figures_are_a_dict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"), [("waiting", "until somebody who holds the data decides"), ("denied", "it was denied: too few")]
+    ("state", "said"),
+    [
+        ("waiting", "until somebody who holds the data decides"),
+        ("held", "held until somebody who holds the data lets it out"),
+        ("denied", "it was denied: too few"),
+    ],
 )
 def test_a_result_that_was_not_released_is_an_error_in_words(state: str, said: str) -> None:
     with pytest.raises(Conflict, match=said) as caught:
@@ -299,11 +308,18 @@ def test_a_result_that_was_cut_is_noticed() -> None:
 def test_a_decision_names_what_was_seen() -> None:
     server = Scripted(info("waiting"), info("waiting", request_hash="ff" * 32))
     job = connect(transport=server).job("j1")
-    job.info()
     job.approve("fine")
     request, body = server.sent[-1]
     assert request.path == "/data-centric/jobs/j1/approve"
     assert msgspec.json.decode(body) == {"request_hash": "ab" * 32, "comment": "fine", "state": "waiting"}
+
+
+def test_what_was_waited_for_was_seen() -> None:
+    server = Scripted(info("waiting"), streams=([info("running"), info("held")],))
+    job = job_of(server)
+    job.wait("held")
+    job.deny()
+    assert msgspec.json.decode(server.sent[-1][1])["state"] == "held"
 
 
 def test_what_was_not_seen_waiting_is_not_decided_on() -> None:
