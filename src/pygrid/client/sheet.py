@@ -21,7 +21,7 @@ _FACTS = {
     "wall_s": "seconds",
     "cpu_s": "seconds of the processor",
     "max_rss_bytes": "bytes of memory",
-    "sandbox": "sandbox",
+    "sandbox": "around it",
 }
 
 
@@ -37,7 +37,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     if info.plan_id:
         rows.append(("plan", f"{info.plan_name}, SHA-256 {info.plan_id}"))
     if info.plan_summary:
-        rows.append(("the plan", info.plan_summary))
+        rows.append(("the plan" if info.plan_id else "the questions", info.plan_summary))
     if info.request is not None:
         rows += _request_rows(info.request)
     rows.append(("privacy", privacy_in_words(info)))
@@ -49,7 +49,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows.append((where, ", ".join(f"{name} {value:.4g}" for name, value in sorted(info.metrics.items()))))
     if info.facts:
         facts = {name: value for name, value in info.facts.items() if value and name in _FACTS}
-        rows.append(("the Worker saw", ", ".join(f"{_FACTS[name]} {_plain(value)}" for name, value in facts.items())))
+        rows.append(("the Worker saw", ", ".join(f"{_plain(value)} {_FACTS[name]}" for name, value in facts.items())))
     if info.decided_by is not None:
         rows.append(("decided by", f"user {info.decided_by}" + (f": {info.comment}" if info.comment else "")))
     if info.waiting_beside:
@@ -130,5 +130,5 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
+        return " + ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
