@@ -63,30 +63,28 @@ def test_reports_lie_one_after_the_other(tmp_path: Path) -> None:
     log = diffs.log(7)
     assert [log.append(data) for data in (b"one", b"", b"three")] == [0, 3, 3]
     log.sync()
-    assert diffs.path(7, DiffFiles.SEGMENT).read_bytes() == b"onethree"
+    assert diffs.path(diffs.segment(7)).read_bytes() == b"onethree"
     diffs.close()
     again = DiffFiles(tmp_path)
     assert again.log(7).append(b"more") == 8
     again.close()
 
 
-def test_a_cycle_takes_its_files_along(tmp_path: Path) -> None:
+def test_a_completed_cycle_takes_its_diffs_along(tmp_path: Path) -> None:
     diffs = DiffFiles(tmp_path)
-    log, spool = diffs.log(7), diffs.spool(7)
+    log, spool, other = diffs.log(1), diffs.spool(7), diffs.spool(77)
     log.append(b"small")
     spool.write(b"large")
-    diffs.spool(8).commit()
-    diffs.drop(7)
-    assert not (tmp_path / "7").exists()
-    assert len(_names(tmp_path)) == 1
-    # What still comes for it is swallowed: its transaction is refused.
-    log.append(b"late")
-    log.sync()
-    spool.write(b"late")
-    spool.commit()
+    for file in (spool, other):
+        file.commit()
+    diffs.drop(1, 7)
+    assert _names(tmp_path) == {"1.segment", other.name}
+    assert diffs.path("1.segment").stat().st_size == 0
+    # An upload that outlived its cycle ends without a trace.
     spool.discard()
-    diffs.drop(7)
-    assert not (tmp_path / "7").exists()
+    assert log.append(b"of the next cycle") == 0
+    diffs.drop(2, 8)
+    assert _names(tmp_path) == {"1.segment", other.name}
     diffs.close()
 
 
@@ -97,7 +95,7 @@ def test_a_spool_holds_what_was_written_until_it_is_discarded(tmp_path: Path) ->
     for begin in range(0, len(data), 100_000):
         spool.write(data[begin : begin + 100_000])
     spool.commit()
-    assert diffs.path(7, spool.name).read_bytes() == data
+    assert diffs.path(spool.name).read_bytes() == data
     spool.commit()
     spool.discard()
     spool.discard()
@@ -122,12 +120,11 @@ def test_the_sweep_keeps_what_rows_refer_to(tmp_path: Path) -> None:
     kept, lost = diffs.spool(7), diffs.spool(7)
     for spool in (kept, lost):
         spool.commit()
-    for cycle in (7, 8):
-        diffs.log(cycle).append(b"x")
+    for process in (1, 2):
+        diffs.log(process).append(b"x")
     diffs.close()
-    (tmp_path / "not a cycle").mkdir()
+    (tmp_path / "stray").write_bytes(b"")
     again = DiffFiles(tmp_path)
-    again.sweep({7: {kept.name, DiffFiles.SEGMENT}, 9: {DiffFiles.SEGMENT}})
-    assert _names(tmp_path) == {f"7/{kept.name}", "7/segment"}
-    assert {path.name for path in tmp_path.iterdir()} == {"7"}
+    again.sweep({kept.name, again.segment(1), "of another machine"})
+    assert _names(tmp_path) == {kept.name, "1.segment"}
     again.close()

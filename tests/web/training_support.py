@@ -236,7 +236,7 @@ class Site:
 
     def diff_files(self) -> list[Path]:
         """Files of reports, without the segments, which small reports share."""
-        return [path for path in (self.folder / "diffs").rglob("*") if path.is_file() and path.name != "segment"]
+        return [path for path in (self.folder / "diffs").rglob("*") if path.is_file() and path.suffix != ".segment"]
 
     def partial_files(self) -> list[Path]:
         """Files that an upload began and did not finish."""

@@ -150,12 +150,10 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
     )
 
 
-def complete_cycle(connection: sa.Connection, cycle: Cycle) -> CycleTotals:
+def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals) -> None:
     """Write back a cycle that is completed, with what its reports add up to, which does not change any more."""
-    totals = _add_up(list_reports(connection, cycle.id))
     update_cycle(connection, cycle)
     connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals)))
-    return totals
 
 
 def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
@@ -318,18 +316,15 @@ def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
     return [Report(*row) for row in connection.execute(statement)]
 
 
-def list_report_files(connection: sa.Connection) -> dict[int, set[str]]:
-    """Names of the files that hold reports of cycles that are not completed, by cycle id."""
+def list_report_files(connection: sa.Connection) -> set[str]:
+    """Names of the files that hold reports of cycles that are not completed."""
     statement = (
-        sa.select(reports.c.cycle_id, reports.c.file)
+        sa.select(reports.c.file)
         .select_from(reports.join(cycles, cycles.c.id == reports.c.cycle_id))
         .where(cycles.c.state != CycleState.COMPLETED.value)
         .distinct()
     )
-    files: dict[int, set[str]] = {}
-    for cycle_id, file in connection.execute(statement):
-        files.setdefault(cycle_id, set()).add(file)
-    return files
+    return set(connection.execute(statement).scalars())
 
 
 def list_norms(connection: sa.Connection, process_id: int, before: int, limit: int) -> list[float]:
@@ -352,7 +347,7 @@ def list_norms(connection: sa.Connection, process_id: int, before: int, limit: i
 
 
 def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:
-    """Record with what scale each report (by id) went into its checkpoint."""
+    """Record with what scale reports (by id) went into their checkpoint; without one it is 1.0."""
     if scales:
         statement = reports.update().where(reports.c.id == sa.bindparam("report_id")).values(scale=sa.bindparam("by"))
         connection.execute(statement, [{"report_id": report_id, "by": scale} for report_id, scale in scales.items()])
@@ -361,10 +356,11 @@ def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:
 def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
     """What the accepted reports of a cycle add up to so far."""
     stored = connection.execute(sa.select(cycles.c.totals).where(cycles.c.id == cycle_id)).scalar()
-    return CycleTotals(**stored) if stored else _add_up(list_reports(connection, cycle_id))
+    return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
 
 
-def _add_up(found: Sequence[Report]) -> CycleTotals:
+def add_up(found: Sequence[Report]) -> CycleTotals:
+    """What these reports come to."""
     sums: dict[str, tuple[float, float]] = {}
     for report in found:
         for name, value in report.metrics.items():

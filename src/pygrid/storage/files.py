@@ -137,45 +137,37 @@ class BlobFiles:
 
 
 class SegmentLog:
-    """The small reports of one cycle, one after the other in one file. Used by the database's writer thread alone.
-
-    The file is opened when something is appended. Once closed the log swallows what comes: a report for a cycle that is over,
-    which the transaction that follows refuses.
-    """
+    """The small reports of a process's open cycle, one after the other in one file. For the database's writer thread alone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
-        self._closed = False
         self._end = 0
 
     def append(self, data: Bytes) -> int:
         """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
-        if self._closed:
-            return self._end
         if self._descriptor is None:
-            self._descriptor = self._open()
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+            self._end = os.fstat(self._descriptor).st_size
+            sync_directory(self._path.parent)
         offset = self._end
         _write_all(self._descriptor, data, offset)
         self._end = offset + len(memoryview(data).cast("B"))
         return offset
-
-    def _open(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-        self._end = os.fstat(descriptor).st_size
-        sync_directory(self._path.parent)
-        sync_directory(self._path.parent.parent)
-        return descriptor
 
     def sync(self) -> None:
         """Make all that was appended durable."""
         if self._descriptor is not None:
             os.fdatasync(self._descriptor)
 
+    def empty(self) -> None:
+        """Forget every report; the file stays, so that the next cycle need not make one."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            self._end = 0
+
     def close(self) -> None:
         """Let go of the file. Harmless when called twice."""
-        self._closed = True
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -187,9 +179,8 @@ class Spool:
     Threads may write and discard at the same time (an upload that is cancelled): a write after `discard` does nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.name = f"{uuid.uuid4().hex}.report"
+    def __init__(self, folder: Path, cycle_id: int) -> None:
+        self.name = f"{cycle_id}-{uuid.uuid4().hex}.report"
         self._path = folder / self.name
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         self._lock = threading.Lock()
@@ -208,16 +199,14 @@ class Spool:
                 self._started = self._size
 
     def commit(self) -> None:
-        """Make it durable. If its cycle is over, which took the file along, nothing is lost: the transaction refuses it."""
+        """Make it durable."""
         with self._lock:
             if self._descriptor < 0:
                 return
             os.fdatasync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-            with contextlib.suppress(FileNotFoundError):
-                sync_directory(self._path.parent)
-            sync_directory(self._path.parent.parent)
+            sync_directory(self._path.parent)
 
     def discard(self) -> None:
         """Remove it, committed or not."""
@@ -229,53 +218,48 @@ class Spool:
 
 
 class DiffFiles:
-    """The diffs of open cycles: a folder for each cycle, gone when the cycle is completed."""
-
-    SEGMENT = "segment"
+    """The diffs of open cycles, in one folder: ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a large one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._logs: dict[int, SegmentLog] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def log(self, cycle_id: int) -> SegmentLog:
-        """The log of a cycle's small reports."""
-        log = self._logs.get(cycle_id)
+    @staticmethod
+    def segment(process_id: int) -> str:
+        """The name of the file that holds the small reports of a process's open cycle."""
+        return f"{process_id}.segment"
+
+    def log(self, process_id: int) -> SegmentLog:
+        """The log of small reports of a process's open cycle."""
+        log = self._logs.get(process_id)
         if log is None:
-            log = self._logs[cycle_id] = SegmentLog(self._cycle(cycle_id) / self.SEGMENT)
+            log = self._logs[process_id] = SegmentLog(self.path(self.segment(process_id)))
         return log
 
     def spool(self, cycle_id: int) -> Spool:
         """A new file for one large report."""
-        return Spool(self._cycle(cycle_id))
+        return Spool(self._folder, cycle_id)
 
-    def path(self, cycle_id: int, file: str) -> Path:
-        """Where a file of a cycle lies: `SEGMENT` or the name of a spool."""
-        return self._cycle(cycle_id) / file
+    def path(self, file: str) -> Path:
+        """Where a file lies: a `segment`, or the name of a spool."""
+        return self._folder / file
 
-    def drop(self, cycle_id: int) -> None:
-        """Remove all diffs of a cycle. Called in the database's writer thread."""
-        log = self._logs.pop(cycle_id, None)
-        if log is not None:
-            log.close()
-        shutil.rmtree(self._cycle(cycle_id), ignore_errors=True)
+    def drop(self, process_id: int, cycle_id: int) -> None:
+        """Remove all diffs of a completed cycle. In the writer thread, before its process takes reports for the next one."""
+        if process_id in self._logs:
+            self._logs[process_id].empty()
+        for path in self._folder.glob(f"{cycle_id}-*.report"):
+            path.unlink(missing_ok=True)
 
-    def sweep(self, referenced: dict[int, set[str]]) -> None:
-        """Remove what a crash left behind: cycles and files that are not in ``referenced`` (cycle id -> file names)."""
-        for folder in self._folder.iterdir():
-            keep = referenced.get(int(folder.name)) if folder.name.isdigit() else None
-            if keep is None:
-                shutil.rmtree(folder)
-                continue
-            for file in folder.iterdir():
-                if file.name not in keep and file.name != self.SEGMENT:
-                    file.unlink()
+    def sweep(self, referenced: set[str]) -> None:
+        """Remove what a crash left behind: every file that is not in ``referenced``. Before the first report is taken."""
+        for path in self._folder.iterdir():
+            if path.name not in referenced:
+                path.unlink()
 
     def close(self) -> None:
         """Let go of every file."""
         for log in self._logs.values():
             log.close()
         self._logs.clear()
-
-    def _cycle(self, cycle_id: int) -> Path:
-        return self._folder / str(cycle_id)

@@ -69,10 +69,14 @@ class HostedProcesses:
         found = self._checkpoints.get((process_id, number))
         if found is None:
             found = await self._database.read(lambda connection: store.get_checkpoint(connection, process_id, number))
-            self._checkpoints[process_id, number] = found
-            if len(self._checkpoints) > MAX_CHECKPOINTS:
-                self._checkpoints.popitem(last=False)
+            self.keep_checkpoint(found)
         return found
+
+    def keep_checkpoint(self, checkpoint: store.Checkpoint) -> None:
+        """Keep a checkpoint that was read or has just been stored."""
+        self._checkpoints[checkpoint.process_id, checkpoint.number] = checkpoint
+        if len(self._checkpoints) > MAX_CHECKPOINTS:
+            self._checkpoints.popitem(last=False)
 
     def load(self, connection: sa.Connection, process_id: int) -> HostedProcess:
         """`get` inside a transaction."""

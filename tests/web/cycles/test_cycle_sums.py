@@ -42,7 +42,7 @@ class Reports:
             arrays = {name: generator.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
             data = encode(arrays)
             if number % 3:
-                file, offset = DiffFiles.SEGMENT, self.diffs.log(CYCLE).append(data)
+                file, offset = DiffFiles.segment(PROCESS.id), self.diffs.log(PROCESS.id).append(data)
             else:
                 spool = self.diffs.spool(CYCLE)
                 spool.write(data)
@@ -95,7 +95,7 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
     """The file of a report cannot be read: what was folded is made again, with what can be read by then."""
     sums = CycleSums(reports.diffs)
     sums.fold(PROCESS, reports.rows[0], None)
-    lost = reports.diffs.path(CYCLE, reports.rows[2].file)
+    lost = reports.diffs.path(reports.rows[2].file)
     aside = lost.with_suffix(".aside")
     lost.rename(aside)
     scales = {row.id: 1.0 for row in reports.rows}
@@ -112,7 +112,7 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
 
 def test_a_report_cut_off_on_the_disk_is_noticed(tmp_path: Path) -> None:
     few = Reports(tmp_path, 3)
-    path = few.diffs.path(CYCLE, few.rows[2].file)
+    path = few.diffs.path(few.rows[2].file)
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(Unavailable, match="cut off"):
         CycleSums(few.diffs).total(PROCESS, CYCLE, few.rows, {row.id: 1.0 for row in few.rows})

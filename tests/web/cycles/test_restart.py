@@ -164,15 +164,13 @@ async def test_files_of_nobody_are_swept_at_the_start(domain_again: Restartable)
         one, two = await site.devices(process, 2)
         assert (await one.send(model(0.5, WIDE))).status_code == 200
     folder = domain_again.folder
-    (kept,) = (folder / "diffs").rglob("*.report")
+    (kept,) = (folder / "diffs").glob("*.report")
     left = [
-        kept.with_name("0123456789abcdef.report"),
-        folder / "diffs" / "999" / "segment",
-        folder / "diffs" / "999" / "a.report",
+        kept.with_name("1-0123456789abcdef.report"),
+        folder / "diffs" / "999.segment",
         folder / "blobs" / ".abc.part",
     ]
     for path in left:
-        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left behind")
     async with domain_again.running() as site:
         assert [path for path in left if path.exists()] == []
@@ -189,7 +187,7 @@ async def test_bytes_without_a_row_do_not_count(domain_again: Restartable) -> No
         process = await site.host()
         one, two = await site.devices(process, 2)
         await one.report(0.5)
-    (segment,) = (domain_again.folder / "diffs").rglob("segment")
+    (segment,) = (domain_again.folder / "diffs").glob("*.segment")
     with segment.open("ab") as file:
         file.write(encode(model(100.0)) + b"half a rep")
     async with domain_again.running() as site:

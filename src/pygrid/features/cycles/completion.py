@@ -87,11 +87,16 @@ class Completion:
         bound = norm_bound(earlier, [report.norm for report in reports], process.config.outlier_factor)
         scales = {report.id: clip_scale(report.norm, bound) for report in reports}
         new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, scales) if reports else None
+        clipped = {report_id: scale for report_id, scale in scales.items() if scale != 1.0}
+        totals = rows.add_up([replace(report, scale=scales[report.id]) for report in reports])
         completed = database.write_now(
-            lambda connection: self._store_result(connection, process, cycle, new_checkpoint, scales)
+            lambda connection: self._store_result(connection, process, cycle, new_checkpoint, totals, clipped)
         )
         self._sums.complete(process.id, cycle.id, bound)
-        database.write_later(lambda _connection: self._store.diffs.drop(cycle.id))
+        # Queued before anybody hears of the next cycle, so before a report for it: the writer keeps the order.
+        database.write_later(lambda _connection: self._store.diffs.drop(process.id, cycle.id))
+        if new_checkpoint is not None:
+            self._store.processes.keep_checkpoint(new_checkpoint)
         logger.info("cycle completed", extra={"process_id": process.id, "cycle": cycle.sequence, "num_reports": len(reports)})
         return completed
 
@@ -148,18 +153,24 @@ class Completion:
         process: HostedProcess,
         cycle: Cycle,
         new_checkpoint: processes.Checkpoint | None,
-        scales: dict[int, float],
+        totals: rows.CycleTotals,
+        clipped: dict[int, float],
     ) -> Completed:
         """Checkpoint, end of the cycle and next cycle, in one transaction."""
         now = self._clock.now()
-        rows.set_scales(connection, scales)
+        rows.set_scales(connection, clipped)
         if new_checkpoint is not None:
             processes.put_checkpoint(connection, new_checkpoint)
         rows.expire_assignments(connection, cycle.id)
         done = replace(cycle, state=CycleState.COMPLETED, completed_at=now)
-        totals = rows.complete_cycle(connection, done)
+        rows.complete_cycle(connection, done, totals)
         number = cycle.checkpoint if new_checkpoint is None else new_checkpoint.number
-        data = {"checkpoint": number, "num_reports": len(scales), "num_clipped": totals.num_clipped, "metrics": totals.metrics}
+        data = {
+            "checkpoint": number,
+            "num_reports": cycle.num_reports,
+            "num_clipped": totals.num_clipped,
+            "metrics": totals.metrics,
+        }
         rows.put_event(connection, process.id, cycle.sequence, "cycle_completed", now, data)
         finished = processes.get_process(connection, process.id).state == "finished"
         if finished or rules.is_last(cycle, process.config):

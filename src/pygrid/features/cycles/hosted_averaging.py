@@ -56,7 +56,7 @@ def average_by_plan(
 
 def _ref(store: Store, report: Report, scale: float, clipped: list[Spool]) -> DiffRef:
     """Where a report's bytes lie; those of one that is clipped, in a file made for it."""
-    path = store.diffs.path(report.cycle_id, report.file)
+    path = store.diffs.path(report.file)
     if scale == 1.0:
         return DiffRef(path, report.offset, report.length)
     with path.open("rb") as file:
@@ -65,4 +65,4 @@ def _ref(store: Store, report: Report, scale: float, clipped: list[Spool]) -> Di
     spool = store.diffs.spool(report.cycle_id)
     clipped.append(spool)
     spool.write(encode({name: np.multiply(array, scale, dtype=np.float32) for name, array in arrays.items()}))
-    return DiffRef(store.diffs.path(report.cycle_id, spool.name))
+    return DiffRef(store.diffs.path(spool.name))

@@ -17,7 +17,7 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
 from pygrid.core.processes import HostedProcess
-from pygrid.errors import Gone, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
+from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
 from pygrid.features.cycles.counts import CycleCounts
 from pygrid.features.cycles.devices import check_device
@@ -225,8 +225,8 @@ class CyclesService:
         return await asyncio.shield(submitting)
 
     async def _submit(self, ticket: Ticket, received: Received) -> Report | None:
-        cycle_id, spool = ticket.cycle.id, received.spool
-        file = DiffFiles.SEGMENT if spool is None else spool.name
+        process_id, spool = ticket.process.id, received.spool
+        file = DiffFiles.segment(process_id) if spool is None else spool.name
         keeps_bytes = spool is not None or self._may_count(ticket)
 
         def transaction(connection: sa.Connection, offset: int = 0) -> tuple[Report | None, Cycle]:
@@ -234,15 +234,13 @@ class CyclesService:
 
         try:
             if received.data is not None and keeps_bytes:
-                log = self._store.diffs.log(cycle_id)
+                log = self._store.diffs.log(process_id)
                 report, cycle = await self._store.database.write_with_bytes(transaction, log, received.data)
             else:
                 report, cycle = await self._store.database.write(transaction)
-        except BaseException as error:
+        except BaseException:
             if spool is not None:
                 spool.discard()
-            if isinstance(error, Gone):
-                self._store.database.write_later(lambda connection: self._clean_up(connection, cycle_id))
             raise
         self._admissions.forget(ticket.key_hash)
         if report is None:
@@ -252,7 +250,7 @@ class CyclesService:
         self._fold_soon(ticket.process, report, received.data)
         if cycle.state is CycleState.CLOSING:
             self._scheduler.watch(cycle)
-            self._store.signals.notify(event_topic(ticket.process.id))
+            self._store.signals.notify(event_topic(process_id))
         return report
 
     def _may_count(self, ticket: Ticket) -> bool:
@@ -291,11 +289,6 @@ class CyclesService:
         if rules.due(cycle, config, now) is Due.CLOSE:
             cycle = close_cycle(connection, cycle, now)
         return report, cycle
-
-    def _clean_up(self, connection: sa.Connection, cycle_id: int) -> None:
-        """Remove the bytes of a report that came while its cycle was completed, after the others were removed."""
-        if rows.get_cycle(connection, cycle_id).state is CycleState.COMPLETED:
-            self._store.diffs.drop(cycle_id)
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
         """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle completes."""

@@ -54,7 +54,7 @@ class CycleSum:
         if data is not None:
             yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count])
             return
-        descriptor = os.open(self._diffs.path(report.cycle_id, report.file), os.O_RDONLY)
+        descriptor = os.open(self._diffs.path(report.file), os.O_RDONLY)
         try:
             yield from self._pieces(lambda begin, count: os.pread(descriptor, count, report.offset + begin))
         finally:

@@ -58,7 +58,7 @@ class CycleScheduler:
     async def recover(self) -> None:
         """Take up what was left at the last stop; called once, before the first request."""
 
-        def load(connection: sa.Connection) -> tuple[list[Cycle], dict[int, set[str]]]:
+        def load(connection: sa.Connection) -> tuple[list[Cycle], set[str]]:
             rows.release_all_leases(connection)
             return rows.list_unfinished_cycles(connection), rows.list_report_files(connection)
 
