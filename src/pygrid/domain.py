@@ -69,10 +69,9 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock)
-    workers = SubprocessDriver(WorkerSettings())
-    jobs = build_jobs(
-        store, settings.data_dir, workers, clock, stopping, metrics, max_concurrent=WorkerSettings().max_concurrent
-    )
+    # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
+    workers = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    jobs = build_jobs(store, settings.data_dir, workers, clock, stopping, metrics, max_concurrent=settings.num_workers)
 
     async def wake_waiting() -> None:
         await stopping.wait()

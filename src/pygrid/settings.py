@@ -68,6 +68,15 @@ class DomainSettings:
         flag="--legacy-open",
         help="Let hosting and downloads go without an account, as in 2020. Loopback only.",
     )
+    num_workers: int = _setting(
+        2, env="PYGRID_NUM_WORKERS", flag="--num-workers", help="Jobs on private data that run at once, at least 1."
+    )
+    allow_weak_sandbox: bool = _setting(
+        False,
+        env="PYGRID_ALLOW_WEAK_SANDBOX",
+        flag="--allow-weak-sandbox",
+        help="Run strangers' plans even where this machine offers too little to lock them in (see pygrid worker doctor).",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", env="PYGRID_LOG_LEVEL", flag="--log-level", help="debug, info, warning or error."
     )
@@ -164,7 +173,7 @@ def _kept_secret(path: Path) -> str:
 
 def _parse(field: str, name: str, text: str, default: Any) -> Any:
     """The value of an environment variable, by the type of the setting's default."""
-    if field in ("open_signup", "legacy_open", "access_log"):
+    if field in ("open_signup", "legacy_open", "access_log", "allow_weak_sandbox"):
         known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
         if (value := known.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")
@@ -185,6 +194,8 @@ def _check(settings: DomainSettings) -> DomainSettings:
         raise _wrong("GRID_NODE_PORT (--port)", settings.port, "use a number from 0 to 65535")
     if settings.num_replicas < 1:
         raise _wrong("NUM_REPLICAS (--num-replicas)", settings.num_replicas, "use 1 or more")
+    if settings.num_workers < 1:
+        raise _wrong("PYGRID_NUM_WORKERS (--num-workers)", settings.num_workers, "use 1 or more")
     if settings.shutdown_s < 0:
         raise _wrong("PYGRID_SHUTDOWN_S (--shutdown-s)", settings.shutdown_s, "use 0 or more")
     if not settings.id.strip() or len(settings.id) > 100 or not settings.id.isprintable():

@@ -81,6 +81,7 @@ def test_strangers_sign_up_on_loopback_only_unless_told() -> None:
         ({"PYGRID_LOG_LEVEL": "loud"}, "PYGRID_LOG_LEVEL"),
         ({"PYGRID_LOG_FORMAT": "xml"}, "PYGRID_LOG_FORMAT"),
         ({"PYGRID_SHUTDOWN_S": "-1"}, "PYGRID_SHUTDOWN_S"),
+        ({"PYGRID_NUM_WORKERS": "0"}, "PYGRID_NUM_WORKERS"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(env: dict[str, str], named: str) -> None:

@@ -41,6 +41,8 @@ def domain(
     num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
     open_signup: Annotated[bool | None, _option("open_signup")] = None,
     legacy_open: Annotated[bool | None, _option("legacy_open")] = None,
+    num_workers: Annotated[int | None, _option("num_workers")] = None,
+    allow_weak_sandbox: Annotated[bool | None, _option("allow_weak_sandbox")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
     access_log: Annotated[bool | None, _option("access_log")] = None,
