@@ -164,22 +164,20 @@ def count_open(connection: sa.Connection, user_id: int) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def count_waiting(connection: sa.Connection, dataset_id: int, but: str) -> int:
-    """How many other jobs on a dataset wait for a person."""
-    statement = sa.select(sa.func.count()).where(
-        jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value, jobs.c.id != but
-    )
+def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
+    """How many jobs on a dataset wait for a person."""
+    statement = sa.select(sa.func.count()).where(jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value)
     return int(connection.execute(statement).scalar_one())
 
 
 # The queue
 
 
-def find_next(connection: sa.Connection) -> Job | None:
+def find_next(connection: sa.Connection, *, exact_only: bool = False) -> Job | None:
     """The job that was approved and has waited longest, which nobody else takes before this transaction ends; or None."""
     statement = (
         sa.select(*_JOB)
-        .where(jobs.c.state == JobState.APPROVED.value)
+        .where(jobs.c.state == JobState.APPROVED.value, *((jobs.c.terms.is_(None),) if exact_only else ()))
         .order_by(jobs.c.number)
         .limit(1)
         .with_for_update(skip_locked=True)

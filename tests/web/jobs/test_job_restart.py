@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from jobs_support import Person, Site, running_site
-from web_support import People, running
+from web_support import People, assert_problem, running
 
 from pygrid.core.jobs import Job
 from pygrid.domain import build_domain
@@ -188,3 +188,26 @@ async def test_a_deleted_dataset_costs_nothing_any_more(settings: DomainSettings
         failed = await site.scientist.wait(job["id"], "failed")
         assert failed["code"] == "dataset_not_found"
     assert states_of_charges(settings) == []
+
+
+async def test_no_private_job_runs_on_a_database_that_is_older_than_its_exported_head(settings: DomainSettings) -> None:
+    file = settings.data_dir / "domain.db"
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        approved = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(approved["id"], "released")
+    old = file.read_bytes()
+    async with again(settings) as site:
+        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(job["id"], "released")
+    file.write_bytes(old)
+    async with again(settings) as site:
+        answer = await site.scientist.try_submit(dataset, "statistics", **PRIVATE_COUNT)
+        assert "audit-head.json" in assert_problem(answer, 503, "ledger_rolled_back")["detail"]
+        exact = await site.scientist.submit(dataset, "statistics", **COUNT)
+        await site.owner.wait(exact["id"], "waiting")
+    (settings.data_dir / HEAD_FILE).unlink()
+    async with again(settings) as site:
+        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(job["id"], "released")

@@ -42,8 +42,13 @@ def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
     return Account(budget.cap, spent, user_cap, budgets.get_total(connection, dataset_id, user_id))
 
 
+def needs_account(job: Job) -> bool:
+    """Whether a job's cost is told beside how its budget stands: until it is charged."""
+    return job.terms is not None and job.state in (JobState.CHECKING, JobState.WAITING, JobState.APPROVED)
+
+
 def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCost | None:
-    """What a private job costs; and until it is charged, how that leaves the budget."""
+    """What a private job costs; and, if ``account`` is given, how that leaves the budget."""
     if job.terms is None:
         return None
     epsilon = job_terms.epsilon_alone(job.terms)
@@ -54,7 +59,7 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
         rounds=job.terms.rounds,
         certainty=ledger.best_guess(epsilon),
     )
-    if account is None or job.state not in (JobState.CHECKING, JobState.WAITING, JobState.APPROVED):
+    if account is None:
         return cost
     own = ledger.cost_of(job_terms.events_of(job.terms))
     yours_before = yours_after = your_cap = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
 from pygrid.core.execution import Statistic
 from pygrid.core.jobs import Job, JobState
-from pygrid.features.jobs.budgets import describe_cost, find_account
+from pygrid.features.jobs.budgets import Account, describe_cost, find_account, needs_account
 from pygrid.messages.jobs import JobInfo, JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateReport
@@ -24,49 +24,81 @@ _MAX_WORDS = 500
 """Of the author's description of a plan."""
 
 
-def describe_job(connection: sa.Connection, principal: Principal, job: Job, progress: float) -> JobInfo:
-    """A job as the caller may know it."""
-    dataset = rows.get_job_dataset(connection, job)
-    sees_all = rules.sees_all(principal, job.requested_by, dataset.holding)
-    account = None if job.terms is None else find_account(connection, job.dataset_id, job.requested_by)
-    has_result = rules.may_have_result(job, is_all_seen=sees_all)
-    metrics = job.result.metrics if job.result is not None and has_result and job.result.metrics else job.mock_metrics
-    info = JobInfo(
-        id=job.id,
-        dataset=job.dataset_id,
-        dataset_name=dataset.name,
-        version=dataset.version,
-        kind=job.request.kind,
-        state=job.state.value,
-        request_hash=job.request_hash,
-        requested_by=job.requested_by,
-        requested_by_email=rows.get_emails(connection, [job.requested_by]).get(job.requested_by, ""),
-        reason=job.request.reason,
-        created_at=job.created_at,
-        updated_at=job.updated_at,
-        privacy=job.request.privacy,
-        cost=describe_cost(job, account, sees_all=sees_all),
-        detail=job.private_detail if sees_all and job.private_detail else job.detail,
-        progress=1.0 if job.state in (JobState.HELD, JobState.RELEASED) else progress,
-        metrics=dict(metrics),
-        plan_id=job.plan_id,
-        plan_name=job.plan_name,
-        result_bytes=job.result.num_bytes if job.result is not None and has_result else None,
-        result_media_type=job.result.media_type if job.result is not None and has_result else "",
-        decided_by=job.decided_by,
-        code=job.code,
-        comment=job.comment,
-        request=job.request,
-    )
-    if not sees_all:
-        return info
-    return msgspec.structs.replace(
-        info,
-        plan_summary=job.plan_summary,
-        bytes_out_ratio=None if job.facts is None else job.facts.get("bytes_out_ratio"),
-        facts=None if job.facts is None else dict(job.facts),
-        waiting_beside=rows.count_waiting(connection, job.dataset_id, job.id),
-    )
+class Describer:
+    """Describes jobs as one caller may know them; what several of them share is looked up once. Good for one transaction.
+
+    Args:
+        progress: of a running job by its id, 0 to 1.
+    """
+
+    def __init__(self, connection: sa.Connection, principal: Principal, progress: Callable[[str], float]) -> None:
+        self._connection = connection
+        self._principal = principal
+        self._progress = progress
+        self._accounts: dict[tuple[int, int], Account | None] = {}
+        self._waiting: dict[int, int] = {}
+        self._emails: dict[int, str] = {}
+
+    def describe(self, job: Job) -> JobInfo:
+        """A job as the caller may know it."""
+        dataset = rows.get_job_dataset(self._connection, job)
+        sees_all = rules.sees_all(self._principal, job.requested_by, dataset.holding)
+        result = job.result if rules.may_have_result(job, is_all_seen=sees_all) else None
+        info = JobInfo(
+            id=job.id,
+            dataset=job.dataset_id,
+            dataset_name=dataset.name,
+            version=dataset.version,
+            kind=job.request.kind,
+            state=job.state.value,
+            request=job.request,
+            request_hash=job.request_hash,
+            requested_by=job.requested_by,
+            requested_by_email=self._email(job.requested_by),
+            reason=job.request.reason,
+            created_at=job.created_at,
+            updated_at=job.updated_at,
+            privacy=job.request.privacy,
+            cost=describe_cost(job, self._account(job), sees_all=sees_all),
+            detail=job.private_detail if sees_all and job.private_detail else job.detail,
+            progress=1.0 if job.state in (JobState.HELD, JobState.RELEASED) else self._progress(job.id),
+            metrics=dict(job.mock_metrics if result is None or not result.metrics else result.metrics),
+            plan_id=job.plan_id,
+            plan_name=job.plan_name,
+            result_bytes=None if result is None else result.num_bytes,
+            result_media_type="" if result is None else result.media_type,
+            decided_by=job.decided_by,
+            code=job.code,
+            comment=job.comment,
+        )
+        return self._with_owners_part(info, job) if sees_all else info
+
+    def _with_owners_part(self, info: JobInfo, job: Job) -> JobInfo:
+        return msgspec.structs.replace(
+            info,
+            plan_summary=job.plan_summary,
+            bytes_out_ratio=None if job.facts is None else job.facts.get("bytes_out_ratio"),
+            facts=None if job.facts is None else dict(job.facts),
+            waiting_beside=self._num_waiting(job.dataset_id) - (job.state is JobState.WAITING),
+        )
+
+    def _account(self, job: Job) -> Account | None:
+        if not needs_account(job):
+            return None
+        key = job.dataset_id, job.requested_by
+        if key not in self._accounts:
+            self._accounts[key] = find_account(self._connection, *key)
+        return self._accounts[key]
+
+    def _num_waiting(self, dataset_id: int) -> int:
+        if dataset_id not in self._waiting:
+            self._waiting[dataset_id] = rows.count_waiting(self._connection, dataset_id)
+        return self._waiting[dataset_id]
+
+    def _email(self, user_id: int) -> str:
+        if user_id not in self._emails:
+            self._emails[user_id] = rows.get_emails(self._connection, [user_id]).get(user_id, "")
+        return self._emails[user_id]
 
 
 def describe_plan(plan: Plan, report: GateReport) -> str:

@@ -22,7 +22,7 @@ from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import find_account
-from pygrid.features.jobs.describing import describe_job, describe_plan, describe_statistics
+from pygrid.features.jobs.describing import Describer, describe_plan, describe_statistics
 from pygrid.features.jobs.uploads import JobForm, read_job_form
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
 from pygrid.plans.archive import Plan
@@ -101,7 +101,7 @@ class JobsService:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
             Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from.
-            TooManyRequests: ``too_many_jobs``. Unavailable: this Domain can run no jobs.
+            TooManyRequests: ``too_many_jobs``. Unavailable: this Domain can run no jobs, or no private ones.
         """
         await self._dispatcher.ready()
         job_id = new_job_id()
@@ -109,6 +109,8 @@ class JobsService:
             with inputs.writer() as model_writer:
                 form = await read_job_form(content_type, body, model_writer)
                 request = _read_request(form)
+                if request.privacy is not None:
+                    self._writes.check()
                 job = await self._make_job(principal, job_id, request, form)
                 model_hash = await asyncio.to_thread(model_writer.commit) if form.model is not None else ""
             if form.plan is not None:
@@ -203,7 +205,8 @@ class JobsService:
             found = rows.list_jobs(
                 connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
             )
-            return [self._describe(connection, principal, job) for job in found]
+            describer = Describer(connection, principal, self._dispatcher.progress)
+            return [describer.describe(job) for job in found]
 
         return await self._database.read(load)
 
@@ -347,7 +350,7 @@ class JobsService:
         self._signals.notify(job_topic(job_id))
 
     def _describe(self, connection: sa.Connection, principal: Principal, job: Job) -> JobInfo:
-        return describe_job(connection, principal, job, self._dispatcher.progress(job.id))
+        return Describer(connection, principal, self._dispatcher.progress).describe(job)
 
 
 def _get_seen(connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False) -> tuple[Job, JobDataset]:

@@ -76,10 +76,7 @@ class Workers(Protocol):
         """Raises Unavailable: no Worker can be had, or only one that can't be locked in."""
 
     async def run(self, spec: JobSpec, on_progress: Callable[[Progress], None] | None = None) -> JobResult:
-        """Run a job; what goes wrong with it is a failure in the result."""
-
-    def cancel(self, job_id: str) -> bool:
-        """End a job."""
+        """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -118,6 +115,7 @@ class JobRunner:
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, float] = {}
+        self._stopped: set[str] = set()
 
     # What requests ask of it
 
@@ -130,9 +128,11 @@ class JobRunner:
         self._changed.set()
 
     def stop(self, job_id: str) -> None:
-        """End what runs of a job here."""
-        for worker_id in (job_id, *(f"{job_id}-mock-{number}" for number in range(2))):
-            self._workers.cancel(worker_id)
+        """End what runs of a job here; its Worker goes with the task that waits for it."""
+        for task in (self._checking.get(job_id), self._running.get(job_id)):
+            if task is not None:
+                self._stopped.add(job_id)
+                task.cancel()
 
     def progress(self, job_id: str) -> float:
         """How far a running exact job is, 0 to 1; of a private one nothing is told."""
@@ -142,6 +142,7 @@ class JobRunner:
 
     async def recover(self) -> None:
         """Take up what was left at the last stop; called once, before the first request."""
+        await self._do.writes.recover()
         for job in await self._do.database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING)):
             await self._end_lost(job)
         unfinished = await self._do.database.read(rows.list_unfinished_ids)
@@ -153,7 +154,13 @@ class JobRunner:
         try:
             while True:
                 self._changed.clear()
-                pause_s = await self._tick()
+                try:
+                    pause_s = await self._tick()
+                except Exception:
+                    # Jobs that run go on: theirs is not this fault.
+                    self._do.metrics.task_failures.labels("look-for-jobs").inc()
+                    logger.exception("jobs not looked at", extra={"retry_s": RETRY_S})
+                    pause_s = RETRY_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._changed.wait()
@@ -194,6 +201,9 @@ class JobRunner:
         def done(task: asyncio.Task[None]) -> None:
             among.pop(job.id, None)
             self._progress.pop(job.id, None)
+            if job.id in self._stopped:
+                self._stopped.discard(job.id)
+                self._do.files.drop_result(job.id)
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._do.metrics.task_failures.labels("run-job").inc()
                 logger.error("job not seen through", exc_info=error, extra={"job_id": job.id})
@@ -232,6 +242,9 @@ class JobRunner:
             raise  # it stays as it is, and is tried again
         except PygridError as error:
             return await self._reject(job, error.code, error.detail)
+        except Exception:
+            logger.exception("trial failed", extra={"job_id": job.id})
+            return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
         await self._decide_by_policy(job, metrics)
 
     async def _mock_inputs(self, job: Job, draft: Draft) -> Inputs:
@@ -279,7 +292,7 @@ class JobRunner:
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
-            job = rows.find_next(connection)
+            job = rows.find_next(connection, exact_only=self._do.writes.is_rolled_back)
             if job is None:
                 return None
             now = self._do.clock.now()
@@ -309,6 +322,9 @@ class JobRunner:
             result = await self._workers.run(await self._spec(job), on_progress)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
+        except Exception as error:
+            logger.exception("job failed", extra={"job_id": job.id})
+            result = JobResult(Facts(), Failure("crashed", f"a fault of the Domain: {type(error).__name__}"))
         if result.failure is None:
             await self._keep(job, result)
         elif result.failure.kind == "lost" and rules.may_run_again(job):
@@ -360,7 +376,7 @@ class JobRunner:
         return True
 
     async def _fail(self, job: Job, failure: Failure, facts: Facts | None) -> None:
-        code = "job_failed" if job.is_private else failure.code or failure.kind
+        code = "job_failed" if job.is_private else failure.kind
         detail = _NO_RESULT if job.is_private else _WORDS[failure.kind]
         private = f"{_WORDS[failure.kind]}: {failure.detail}"
         told = None if facts is None else _facts(facts, 0)
