@@ -59,8 +59,9 @@ class PoliciesService:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
             InvalidInput: a number out of range. Conflict: ``budget_fixed``: another delta or use.
         """
-        if wanted.max_epsilon_per_job is not None:
-            check_epsilon(wanted.max_epsilon_per_job)
+        for epsilon in (wanted.epsilon, wanted.epsilon_per_user, wanted.max_epsilon_per_job):
+            if epsilon is not None:
+                check_epsilon(epsilon)
         if wanted.epsilon_per_user > wanted.epsilon:
             raise InvalidConfig(
                 f"epsilon_per_user is {wanted.epsilon_per_user}, more than the {wanted.epsilon} of the whole dataset",

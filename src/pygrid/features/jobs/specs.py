@@ -9,7 +9,7 @@ import msgspec
 
 from pygrid.core.datasets import Schema
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
-from pygrid.core.job_checks import graph_of, read_optimizer, read_statistics, used_columns
+from pygrid.core.job_checks import read_optimizer, read_statistics, used_columns
 from pygrid.core.jobs import Job
 from pygrid.plans.archive import Plan
 from pygrid.plans.runner import resolve_hyper
@@ -88,24 +88,23 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
 
 def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:
     """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are, wherever the
-    plan has the graph for it; and privately too, where only that run can tell whether it is possible.
+    plan has the graph for it; and, for a private job, privately, since it runs another graph in another way.
     """
     request, plan = job.request, inputs.plan(job)
-    private = make_spec(job, inputs, limits, mock=True)
-    if job.terms is not None:
-        # Few rounds, over all of the few records: it is a trial.
-        terms = msgspec.structs.replace(
-            job.terms,
-            rounds=min(job.terms.rounds, _MOCK_ROUNDS),
-            sampling_rate=1.0,
-            expected_size=max(1.0, float(inputs.schema.num_records)),
-        )
-        private = msgspec.structs.replace(private, privacy=terms)
-    exact = msgspec.structs.replace(private, privacy=None, epochs=1)
-    if plan is None or job.terms is None:
+    spec = make_spec(job, inputs, limits, mock=True)
+    exact = msgspec.structs.replace(spec, privacy=None, epochs=1)
+    if job.terms is None:
         return [exact]
-    needs_private = request.kind == "evaluate"
-    if graph_of(request) == "grads" and "train" not in plan.manifest.graphs:
+    # Few rounds, over all of the few records: it is a trial.
+    terms = msgspec.structs.replace(
+        job.terms,
+        rounds=min(job.terms.rounds, _MOCK_ROUNDS),
+        sampling_rate=1.0,
+        expected_size=max(1.0, float(inputs.schema.num_records)),
+    )
+    private = msgspec.structs.replace(spec, privacy=terms)
+    if plan is None:
         return [private]
     exact = msgspec.structs.replace(exact, batch_size=min(exact.batch_size, plan.manifest.max_batch_size))
-    return [exact, private] if needs_private else [exact]
+    can_run_exactly = request.kind == "evaluate" or "train" in plan.manifest.graphs
+    return [exact, private] if can_run_exactly else [private]

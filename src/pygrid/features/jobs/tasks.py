@@ -75,8 +75,12 @@ class Workers(Protocol):
     async def start(self) -> object:
         """Raises Unavailable: no Worker can be had, or only one that can't be locked in."""
 
-    async def run(self, spec: JobSpec, on_progress: Callable[[Progress], None] | None = None) -> JobResult:
-        """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended."""
+    async def run(self, spec: JobSpec, on_progress: Callable[[Progress], None] | None = None, *, pad: bool = True) -> JobResult:
+        """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended.
+
+        Args:
+            pad: have a private job end at the end of a coarse bucket of time, as its time may depend on single records.
+        """
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -231,7 +235,7 @@ class JobRunner:
                 inputs = await self._mock_inputs(job, draft)
                 specs = await asyncio.to_thread(make_mock_specs, job, inputs, self._limits)
                 for number, spec in enumerate(specs):
-                    result = await self._workers.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"))
+                    result = await self._workers.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
                     if result.failure is not None:
                         return await self._reject(job, result.failure.code or result.failure.kind, result.failure.detail)
                     if spec.privacy is None:
