@@ -34,10 +34,19 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request. ``route`` is the template (``/users/{user_id}``), never the path itself."""
-        self.requests.labels(method, route, str(status)).inc()
-        self.seconds.labels(method, route).observe(seconds)
+        key = (method, route, status)
+        found = self._children.get(key)
+        if found is None:
+            # Looking a child up by its labels costs more than counting; routes and methods are few.
+            found = self.requests.labels(method, route, str(status)), self.seconds.labels(method, route)
+            self._children[key] = found
+        count, histogram = found
+        count.inc()
+        histogram.observe(seconds)
 
     def render(self) -> bytes:
         """All families in Prometheus's text format."""

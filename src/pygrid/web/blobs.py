@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,22 +62,35 @@ class BlobResponses:
         if data is not None:
             self._cache.move_to_end(name)
             return Response(data, media_type=media_type, headers=all_headers)
-        size = await asyncio.to_thread(lambda: self._blobs.path(name).stat().st_size)
-        if size > SMALL_BYTES:
-            all_headers["Content-Length"] = str(size)
-            return Stream(self._stream(name), media_type=media_type, headers=all_headers)
         data = await self._load(name)
-        return Response(data, media_type=media_type, headers=all_headers)
+        if data:
+            return Response(data, media_type=media_type, headers=all_headers)
+        all_headers["Content-Length"] = str(await asyncio.to_thread(lambda: self._blobs.path(name).stat().st_size))
+        return Stream(self._stream(name), media_type=media_type, headers=all_headers)
+
+    def preload(self, name: str) -> None:
+        """Begin to read a blob that will be asked for in a moment, if it is small enough to be kept."""
+        if name not in self._cache and name not in self._loading:
+            self._start_loading(name)
 
     async def _load(self, name: str) -> bytes:
         """Read a small blob into the cache, once for all who ask for it at the same time."""
-        task = self._loading.get(name)
-        if task is None:
-            task = self._loading[name] = asyncio.create_task(asyncio.to_thread(self._blobs.path(name).read_bytes))
-            task.add_done_callback(lambda _: self._loading.pop(name, None))
-        data = await asyncio.shield(task)
-        self._keep(name, data)
-        return data
+        return await asyncio.shield(self._loading.get(name) or self._start_loading(name))
+
+    def _start_loading(self, name: str) -> asyncio.Task[bytes]:
+        task = self._loading[name] = asyncio.create_task(asyncio.to_thread(self._read, name))
+        task.add_done_callback(partial(self._loaded, name))
+        return task
+
+    def _read(self, name: str) -> bytes:
+        """The bytes of a small blob; of a large one none, as it is streamed."""
+        path = self._blobs.path(name)
+        return path.read_bytes() if path.stat().st_size <= SMALL_BYTES else b""
+
+    def _loaded(self, name: str, task: asyncio.Task[bytes]) -> None:
+        del self._loading[name]
+        if not task.cancelled() and task.exception() is None and task.result():
+            self._keep(name, task.result())
 
     def _keep(self, name: str, data: bytes) -> None:
         if name in self._cache:

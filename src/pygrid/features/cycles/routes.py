@@ -84,7 +84,11 @@ async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
 async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
-    return await _service(state).request_cycle(data, partial(wait_until_gone, request))
+    answer = await _service(state).request_cycle(data, partial(wait_until_gone, request))
+    if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
+        responses: BlobResponses = state.blobs
+        responses.preload(answer.model_hash)
+    return answer
 
 
 @get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
