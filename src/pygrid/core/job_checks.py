@@ -15,8 +15,8 @@ from pygrid.core.execution import ColumnRef, JobSpec, Statistic, check_spec
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.messages.jobs import JobRequest, StatisticRequest
 from pygrid.plans.gate import GateReport
+from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.manifest import Manifest
-from pygrid.plans.runner import resolve_hyper
 
 MAX_REASON = 5_000
 MAX_EPOCHS = 10_000

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pygrid.errors import InvalidInput, InvalidPlan, ShapeMismatch, Unavailable
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import Batch, Batches, Data, batch_length, check_arrays, convert, draw_noise, noise_generator
+from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.manifest import Manifest, NoisePort, Port
 from pygrid.plans.sessions import Session
 from pygrid.tensors import Params
@@ -346,24 +347,6 @@ def check_params(spec: Mapping[str, tuple[str, tuple[int, ...]]], params: Mappin
     for name in params:
         if name not in spec:
             raise ShapeMismatch(f"the model has an array {name!r}, which the plan does not take", array=name)
-
-
-def resolve_hyper(manifest: Manifest, given: Mapping[str, float] | None) -> dict[str, float]:
-    """The value of each hyperparameter: the given one, else the default.
-
-    Raises:
-        InvalidInput: a name that the plan does not have, or a value outside its range.
-    """
-    values = {name: hyper.default for name, hyper in manifest.hyper.items()}
-    for name, value in (given or {}).items():
-        if name not in manifest.hyper:
-            known = ", ".join(manifest.hyper) or "none"
-            raise InvalidInput(f"the plan has no hyperparameter {name!r}; it has {known}", hyper=name)
-        bounds = manifest.hyper[name]
-        if not bounds.min <= value <= bounds.max:
-            raise InvalidInput(f"hyperparameter {name!r} is {value}; the plan allows {bounds.min} to {bounds.max}", hyper=name)
-        values[name] = float(value)
-    return values
 
 
 def _bare(port: str) -> str:

@@ -12,7 +12,7 @@ from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.job_checks import read_optimizer, read_statistics, used_columns
 from pygrid.core.jobs import Job
 from pygrid.plans.archive import Plan
-from pygrid.plans.runner import resolve_hyper
+from pygrid.plans.hyper import resolve_hyper
 from pygrid.storage.columns import column_file
 from pygrid.storage.job_files import JobFolder
 
