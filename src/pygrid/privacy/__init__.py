@@ -2,7 +2,6 @@
 
     clipping, noise ──> mechanisms      a noisy sum whose sensitivity is what it says, whatever was added
     events ──> accountants ──> ledger   what was used ──> (epsilon, delta) ──> may there be more?
-    statistics                          count, sum, mean, ... through OpenDP (extra ``stats``)
 
 ``docs/privacy.md`` says what is guaranteed, to whom and under which assumptions.
 """
