@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartSegment
 
-from pygrid.errors import InvalidInput, PayloadTooLarge
+from pygrid.errors import PayloadTooLarge
+from pygrid.web.forms import FormEvent, form_events, invalid_form
 
 MAX_CONFIG_BYTES = 4 * 1024**2
 WRITE_BYTES = 1024**2
@@ -38,18 +39,10 @@ async def read_upload_form(content_type: str, body: AsyncIterator[bytes], on_con
         InvalidInput: ``invalid_form``: not such a form, a part missing, twice, unknown or before ``config``.
         PayloadTooLarge: a part is over its limit. And whatever ``on_config`` raises.
     """
-    kind, options = parse_options_header(content_type)
-    boundary = options.get("boundary", "")
-    if kind != "multipart/form-data" or not boundary:
-        raise _invalid("send a multipart/form-data form with the parts config, data and perhaps mock")
+    parts = "the parts config, data and perhaps mock"
     async with _Reader(on_config, max_bytes) as reader:
-        try:
-            with PushMultipartParser(boundary, max_segment_count=8) as parser:
-                async for piece in body:
-                    for event in parser.parse(piece):
-                        await reader.take(event)
-        except MultipartError as error:
-            raise _invalid(f"the form is broken: {error}") from error
+        async for event in form_events(content_type, body, parts=parts, max_parts=8):
+            await reader.take(event)
         return reader.files()
 
 
@@ -77,7 +70,7 @@ class _Reader:
         if self._file is not None:
             self._file.close()
 
-    async def take(self, event: MultipartSegment | bytearray | None) -> None:
+    async def take(self, event: FormEvent) -> None:
         if isinstance(event, MultipartSegment):
             self._begin(event.name or "")
         elif event is None:
@@ -94,16 +87,16 @@ class _Reader:
     def files(self) -> UploadedFiles:
         """The files, once all of the form was taken."""
         if "data" not in self._paths:
-            raise _invalid("the form has no part 'data'")
+            raise invalid_form("the form has no part 'data'")
         return UploadedFiles(self._paths["data"], self._paths.get("mock"))
 
     def _begin(self, name: str) -> None:
         if name != "config" and name not in _FILES:
-            raise _invalid(f"the form has an unknown part {name[:100]!r}")
+            raise invalid_form(f"the form has an unknown part {name[:100]!r}")
         if name in self._paths or (name == "config" and self._folder is not None):
-            raise _invalid(f"the form has part {name!r} twice")
+            raise invalid_form(f"the form has part {name!r} twice")
         if name != "config" and self._folder is None:
-            raise _invalid("the part 'config' has to come before the files, so that they need not be sent in vain")
+            raise invalid_form("the part 'config' has to come before the files, so that they need not be sent in vain")
         self._name, self._pending, self._size = name, bytearray(), 0
         if self._folder is not None:
             self._paths[name] = self._folder / name
@@ -132,14 +125,10 @@ class _Reader:
         self._file.close()
         self._file = None
         if not self._size:
-            raise _invalid(f"part {self._name!r} is empty")
+            raise invalid_form(f"part {self._name!r} is empty")
 
 
 def _write_all(file: BinaryIO, data: bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _invalid(why: str) -> InvalidInput:
-    return InvalidInput(why, code="invalid_form")

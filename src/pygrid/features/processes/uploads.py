@@ -7,13 +7,14 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartSegment
 
 from pygrid.errors import InvalidInput, PayloadTooLarge
 from pygrid.storage.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
+from pygrid.web.forms import FormEvent, form_events
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_PLAN_BYTES = 8 * 1024 * 1024
@@ -40,18 +41,10 @@ async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: B
         InvalidInput: not such a form, a part twice or unknown. PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """
-    kind, options = parse_options_header(content_type)
-    boundary = options.get("boundary", "")
-    if kind != "multipart/form-data" or not boundary:
-        raise InvalidInput("send a multipart/form-data form with config, model and plan:NAME parts", code="invalid_form")
     reader = _Reader(model)
-    try:
-        with PushMultipartParser(boundary, max_segment_count=MAX_PLANS + 8) as parser:
-            async for piece in body:
-                for event in parser.parse(piece):
-                    await reader.take(event)
-    except MultipartError as error:
-        raise InvalidInput(f"the form is broken: {error}", code="invalid_form") from error
+    parts = "config, model and plan:NAME parts"
+    async for event in form_events(content_type, body, parts=parts, max_parts=MAX_PLANS + 8):
+        await reader.take(event)
     return reader.form
 
 
@@ -66,7 +59,7 @@ class _Reader:
         self._data = bytearray()
         self._limit = 0
 
-    async def take(self, event: MultipartSegment | bytearray | None) -> None:
+    async def take(self, event: FormEvent) -> None:
         if isinstance(event, MultipartSegment):
             self._begin(event.name or "")
         elif event is None:
