@@ -661,11 +661,20 @@ def test_a_plan_without_any_graph_to_train():
     ],
     ids=["time", "answer", "memory", "cpu"],
 )
-def test_a_child_that_does_not_end_well_is_a_refusal(limits, reason):
+def test_a_child_that_does_not_end_well_is_a_refusal(limits, reason, monkeypatch):
+    monkeypatch.setattr("pygrid.plans.gate._passed", {})
     with pytest.raises(InvalidPlan, match=reason) as error:
         check_in_child_process(PLAN.data, child=limits)
     assert error.value.code == "plan_check_failed"
     assert psutil.Process().children() == []
+
+
+def test_a_plan_that_passed_passes_again_without_a_child(monkeypatch):
+    report = check_in_child_process(PLAN.data)
+    monkeypatch.setattr("pygrid.plans.gate.run_child", None)
+    assert check_in_child_process(PLAN.data) is report
+    with pytest.raises(TypeError):  # other limits, other question: the child would be asked
+        check_in_child_process(PLAN.data, GateLimits(max_nodes=19_999))
 
 
 # ---- fuzz ---------------------------------------------------------------------------------------------------------
