@@ -20,18 +20,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
-import pygrid
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms
-from pygrid.features.execution import batching, contributions, runner
+from pygrid.features.execution import contributions, runner
 from pygrid.features.execution.child import open_inputs
 from pygrid.features.workers.driver import SubprocessDriver
-from pygrid.plans.authoring import initial_params
+from pygrid.plans import authoring
 from pygrid.tensors import encode
 
 NUM_RECORDS, NUM_FEATURES, NUM_CLASSES, EPOCHS = 1797, 64, 10, 5
@@ -52,9 +52,9 @@ def prepare(folder: Path) -> None:
     y.astype(np.int64).tofile(folder / "1.bin")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(NUM_FEATURES, 128), nn.ReLU(), nn.Linear(128, NUM_CLASSES))
-    ports = {"x": pygrid.Tensor["batch", NUM_FEATURES], "y": pygrid.Label(NUM_CLASSES)}
-    (folder / "plan").write_bytes(pygrid.plan(data=ports)(loss).build(model).data)
-    (folder / "model").write_bytes(encode(initial_params(model)))
+    ports = {"x": authoring.Tensor["batch", NUM_FEATURES], "y": authoring.Label(NUM_CLASSES)}
+    (folder / "plan").write_bytes(authoring.plan(data=ports)(loss).build(model).data)
+    (folder / "model").write_bytes(encode(authoring.initial_params(model)))
 
 
 def job(folder: Path, batch_size: int, *, private: bool) -> JobSpec:
@@ -93,13 +93,10 @@ async def measure(folder: Path, batch_size: int, turns: int) -> tuple[float, flo
 def measure_loop(folder: Path, batch_size: int) -> float:
     """CPU milliseconds of the private job in this process, one call for each record."""
     spec = job(folder, batch_size, private=True)
-    contributions.batched_graph = lambda *_, **__: None  # type: ignore[assignment]
-    try:
+    with mock.patch.object(contributions, "batched_graph", return_value=None):
         started = time.process_time()
         runner.run(spec, open_inputs(spec), lambda _: None, started=time.monotonic())
         return 1000 * (time.process_time() - started)
-    finally:
-        contributions.batched_graph = batching.batched_graph
 
 
 def main() -> None:

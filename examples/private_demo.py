@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ NAME = "cells"
 DELTA = 1e-5
 """Well below one over the number of records."""
 POLICY = {"epsilon": 10.0, "delta": DELTA, "epsilon_per_user": 6.0, "auto_approve": True, "use": "training"}
-TRAINING = {"hyper": {"lr": 1.0}, "epochs": 30, "batch_size": 64}
+TRAINING: dict[str, Any] = {"hyper": {"lr": 1.0}, "epochs": 30, "batch_size": 64}
 EPSILON = 5.0
 MIN_ACCURACY = 0.85
 """Of the private model: guessing the more frequent class gives 0.63; training tells about 0.97 right, with noise or without."""
@@ -122,7 +123,7 @@ class PrivateDemo:
     def try_on_mock(self, dataset: Dataset) -> None:
         """The plan, tried here on records that are nobody's."""
         mock = dataset.mock()
-        data = {"x": mock["measurements"].astype(np.float32), "y": mock["malignant"].astype(np.int64)}
+        data: dict[str, Any] = {"x": mock["measurements"].astype(np.float32), "y": mock["malignant"].astype(np.int64)}
         result = self.runner.train(self.initial, data, batch_size=32)
         self.say(f"           tries the plan on {len(data['y'])} mock records: it runs (loss {result.metrics['loss']:.2f})")
 
@@ -181,7 +182,7 @@ class PrivateDemo:
         self.say(f"scientist  gets the model without noise, {self.accuracy(result):.1%} right")
         return result
 
-    def submit(self, dataset: Dataset, reason: str, **privacy: float) -> client.Job:
+    def submit(self, dataset: Dataset, reason: str, **privacy: Any) -> client.Job:
         """The scientist asks to train; the columns are found by what they mean."""
         return self.scientist.submit(self.plan, dataset=dataset, model=self.initial, reason=reason, **TRAINING, **privacy)
 

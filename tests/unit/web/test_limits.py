@@ -22,13 +22,12 @@ def test_no_window_holds_more_than_allowed(pauses_s: list[int]) -> None:
         clock.advance(pause_s)
         now_s += pause_s
         recent = [at for at in allowed if at > now_s - 60]
-        try:
-            limit.record("key")
-        except TooManyRequests as refused:
-            assert len(recent) == 5
-            assert refused.fields["retry_after_s"] == pytest.approx(recent[0] + 60 - now_s)
+        if len(recent) == 5:
+            with pytest.raises(TooManyRequests) as refused:
+                limit.record("key")
+            assert refused.value.fields["retry_after_s"] == pytest.approx(recent[0] + 60 - now_s)
         else:
-            assert len(recent) < 5
+            limit.record("key")
             allowed.append(now_s)
 
 

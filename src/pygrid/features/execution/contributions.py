@@ -18,8 +18,8 @@ from pygrid.features.execution.batching import batched_graph
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import convert, draw_noise
 from pygrid.plans.costs import analyse
+from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.independence import judge
-from pygrid.plans.runner import resolve_hyper
 from pygrid.plans.sessions import Session
 from pygrid.plans.structure import read_graph
 
