@@ -17,6 +17,7 @@ from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs import build_jobs
 from pygrid.features.jobs.routes import router as jobs_router
+from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
@@ -71,7 +72,16 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     datasets = DatasetsService(database, store.columns, clock)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     workers = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
-    jobs = build_jobs(store, settings.data_dir, workers, clock, stopping, metrics, max_concurrent=settings.num_workers)
+    jobs = build_jobs(
+        store,
+        settings.data_dir,
+        workers,
+        clock,
+        stopping,
+        metrics,
+        max_concurrent=settings.num_workers,
+        limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
+    )
 
     async def wake_waiting() -> None:
         await stopping.wait()

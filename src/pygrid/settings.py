@@ -71,6 +71,12 @@ class DomainSettings:
     num_workers: int = _setting(
         2, env="PYGRID_NUM_WORKERS", flag="--num-workers", help="Jobs on private data that run at once, at least 1."
     )
+    job_memory_mb: int = _setting(
+        2048, env="PYGRID_JOB_MEMORY_MB", flag="--job-memory-mb", help="Memory that a job may use beside the data, in MiB."
+    )
+    job_wall_s: int = _setting(
+        3600, env="PYGRID_JOB_WALL_S", flag="--job-wall-s", help="Seconds that a job may take before it is ended."
+    )
     allow_weak_sandbox: bool = _setting(
         False,
         env="PYGRID_ALLOW_WEAK_SANDBOX",
@@ -194,8 +200,13 @@ def _check(settings: DomainSettings) -> DomainSettings:
         raise _wrong("GRID_NODE_PORT (--port)", settings.port, "use a number from 0 to 65535")
     if settings.num_replicas < 1:
         raise _wrong("NUM_REPLICAS (--num-replicas)", settings.num_replicas, "use 1 or more")
-    if settings.num_workers < 1:
-        raise _wrong("PYGRID_NUM_WORKERS (--num-workers)", settings.num_workers, "use 1 or more")
+    for name, value, least in (
+        ("PYGRID_NUM_WORKERS (--num-workers)", settings.num_workers, 1),
+        ("PYGRID_JOB_MEMORY_MB (--job-memory-mb)", settings.job_memory_mb, 64),
+        ("PYGRID_JOB_WALL_S (--job-wall-s)", settings.job_wall_s, 1),
+    ):
+        if value < least:
+            raise _wrong(name, value, f"use {least} or more")
     if settings.shutdown_s < 0:
         raise _wrong("PYGRID_SHUTDOWN_S (--shutdown-s)", settings.shutdown_s, "use 0 or more")
     if not settings.id.strip() or len(settings.id) > 100 or not settings.id.isprintable():

@@ -82,6 +82,8 @@ def test_strangers_sign_up_on_loopback_only_unless_told() -> None:
         ({"PYGRID_LOG_FORMAT": "xml"}, "PYGRID_LOG_FORMAT"),
         ({"PYGRID_SHUTDOWN_S": "-1"}, "PYGRID_SHUTDOWN_S"),
         ({"PYGRID_NUM_WORKERS": "0"}, "PYGRID_NUM_WORKERS"),
+        ({"PYGRID_JOB_MEMORY_MB": "1"}, "PYGRID_JOB_MEMORY_MB"),
+        ({"PYGRID_JOB_WALL_S": "0"}, "PYGRID_JOB_WALL_S"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(env: dict[str, str], named: str) -> None:

@@ -42,6 +42,8 @@ def domain(
     open_signup: Annotated[bool | None, _option("open_signup")] = None,
     legacy_open: Annotated[bool | None, _option("legacy_open")] = None,
     num_workers: Annotated[int | None, _option("num_workers")] = None,
+    job_memory_mb: Annotated[int | None, _option("job_memory_mb")] = None,
+    job_wall_s: Annotated[int | None, _option("job_wall_s")] = None,
     allow_weak_sandbox: Annotated[bool | None, _option("allow_weak_sandbox")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,

@@ -36,7 +36,7 @@ def build_jobs(
     metrics: Metrics,
     *,
     max_concurrent: int,
-    limits: RunLimits | None = None,
+    limits: RunLimits,
 ) -> Jobs:
     """The job features of a Domain whose bytes lie in ``folder``."""
     writes = AuditedWrites(store.database, folder / HEAD_FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pygrid.core.datasets import Schema
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.job_checks import read_optimizer, read_statistics, used_columns
 from pygrid.core.jobs import Job
+from pygrid.messages.datasets import ITEM_BYTES
 from pygrid.plans.archive import Plan
 from pygrid.plans.hyper import resolve_hyper
 from pygrid.storage.columns import column_file
@@ -23,14 +25,14 @@ _MOCK_ROUNDS = 2
 class RunLimits:
     """What jobs may use of the machine."""
 
-    memory_bytes: int = 2 * 1024**3
-    wall_s: float = 3600.0
+    memory_bytes: int
+    wall_s: float
     mock_wall_s: float = 60.0
     max_json_bytes: int = 16 * 1024**2
 
     def of(self, job: Job, model_bytes: int, *, mock: bool) -> JobLimits:
         """The limits of one job; a trained model is as large as the one that came, but for its header."""
-        wall_s = self.mock_wall_s if mock else self.wall_s
+        wall_s = min(self.wall_s, self.mock_wall_s) if mock else self.wall_s
         is_model = job.request.kind == "train"
         most = int(model_bytes * 1.05) + 1024**2 if is_model else self.max_json_bytes
         return JobLimits(self.memory_bytes, max(1, int(wall_s)), wall_s, most)
@@ -84,6 +86,11 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
     )
     check_spec(spec)
     return spec
+
+
+def data_bytes(spec: JobSpec) -> int:
+    """Bytes of the columns within a job's reach."""
+    return sum(ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records for column in spec.columns.values())
 
 
 def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:

@@ -32,7 +32,9 @@ from pygrid.errors import Conflict, InvalidInput, InvalidTensors, PygridError, U
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import find_account
 from pygrid.features.jobs.service import job_topic
-from pygrid.features.jobs.specs import Inputs, RunLimits, make_mock_specs, make_spec
+from pygrid.features.jobs.specs import Inputs, RunLimits, data_bytes, make_mock_specs, make_spec
+from pygrid.messages import media
+from pygrid.messages.jobs import JobKind
 from pygrid.metrics import Metrics
 from pygrid.privacy.ledger import Accepted, ChargeState, Refusal, Rejected, cost_of
 from pygrid.storage import audit, budgets
@@ -65,6 +67,7 @@ _WORDS: dict[FailureKind, str] = {
     "result_too_large": "the result is larger than it may be",
     "lost": "the job's Worker was lost",
 }
+_MEDIA_TYPES: dict[JobKind, str] = {"train": media.TENSORS, "evaluate": "application/json", "statistics": "application/json"}
 _NO_RESULT = "the job came to no result; what it was charged stays charged"
 """All that is told of a private job that failed: what it failed of may depend on single records."""
 
@@ -110,11 +113,11 @@ class JobRunner:
         max_concurrent: how many jobs are run at once, and how many are tried on their mock twins beside them.
     """
 
-    def __init__(self, services: Services, workers: Workers, *, max_concurrent: int, limits: RunLimits | None = None) -> None:
+    def __init__(self, services: Services, workers: Workers, *, max_concurrent: int, limits: RunLimits) -> None:
         self._do = services
         self._workers = workers
         self._max_concurrent = max_concurrent
-        self._limits = limits or RunLimits()
+        self._limits = limits
         self._changed = asyncio.Event()
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -322,15 +325,18 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         """``running -> released | held | failed``, or back to ``approved``."""
         on_progress = None if job.is_private else self._watch(job)
+        bytes_in = 0
         try:
-            result = await self._workers.run(await self._spec(job), on_progress)
+            spec = await self._spec(job)
+            bytes_in = data_bytes(spec)
+            result = await self._workers.run(spec, on_progress)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
         except Exception as error:
             logger.exception("job failed", extra={"job_id": job.id})
             result = JobResult(Facts(), Failure("crashed", f"a fault of the Domain: {type(error).__name__}"))
         if result.failure is None:
-            await self._keep(job, result)
+            await self._keep(job, result, bytes_in)
         elif result.failure.kind == "lost" and rules.may_run_again(job):
             await self._move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
@@ -351,14 +357,16 @@ class JobRunner:
 
         return on_progress
 
-    async def _keep(self, job: Job, result: JobResult) -> None:
-        """Store the bytes once, then say so."""
+    async def _keep(self, job: Job, result: JobResult, bytes_in: int) -> None:
+        """Store the bytes once, then say so. How much data there was is not the Worker's to tell: who signs off looks at it."""
         try:
             payload = await asyncio.to_thread(_finished, job, result.payload)
         except (InvalidInput, msgspec.DecodeError, ValueError, KeyError) as error:
             # What came from a Worker may have been in a stranger's hand.
             return await self._fail(job, Failure("crashed", f"the result can't be read: {error}"), result.facts)
-        outcome = msgspec.json.encode(Outcome(result.media_type, _facts(result.facts, len(payload))))
+        facts = msgspec.structs.replace(result.facts, bytes_in=bytes_in, bytes_out=len(payload))
+        told = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
+        outcome = msgspec.json.encode(Outcome(_MEDIA_TYPES[job.request.kind], told))
         await asyncio.to_thread(self._do.files.put_result, job.id, payload, outcome)
         await self._finish(job)
 
@@ -383,7 +391,7 @@ class JobRunner:
         code = "job_failed" if job.is_private else failure.kind
         detail = _NO_RESULT if job.is_private else _WORDS[failure.kind]
         private = f"{_WORDS[failure.kind]}: {failure.detail}"
-        told = None if facts is None else _facts(facts, 0)
+        told = None if facts is None else _facts(facts)
         await self._move(job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED)
 
     async def _end_lost(self, job: Job) -> None:
@@ -447,10 +455,9 @@ def _refused(job: Job, reason: Refusal) -> Job:
     return rules.fail(job, reason.value, "the privacy budget refused this job; nothing was charged")
 
 
-def _facts(facts: Facts, num_bytes: int) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(facts, bytes_out=num_bytes))
-    ratio = num_bytes / facts.bytes_in if facts.bytes_in else None
-    return {**told, "bytes_out_ratio": ratio}
+def _facts(facts: Facts) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(facts)
+    return told
 
 
 def _finished(job: Job, payload: bytes) -> bytes:
