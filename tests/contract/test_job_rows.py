@@ -155,6 +155,16 @@ def test_the_queue_gives_the_oldest(filled: Database) -> None:
     assert taken == [job.id for job in approved]
 
 
+def test_nobody_keeps_all_workers_for_themselves(filled: Database) -> None:
+    first = [put(filled, new_job(state=JobState.APPROVED, asker=7)) for _ in range(3)]
+    other = [put(filled, new_job(state=JobState.APPROVED, asker=8)) for _ in range(2)]
+    taken = []
+    while (job := filled.write_now(rows.find_next)) is not None:
+        taken.append(job.id)
+        update(filled, rules.start(job), lease_until=LATER)
+    assert taken == [first[0].id, other[0].id, first[1].id, other[1].id, first[2].id]
+
+
 def test_the_queue_can_leave_out_what_would_be_charged(filled: Database) -> None:
     put(filled, new_job(state=JobState.APPROVED))
     exact = put(filled, new_job(state=JobState.APPROVED, terms=None))

@@ -174,13 +174,23 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 
 
 def find_next(connection: sa.Connection, *, exact_only: bool = False) -> Job | None:
-    """The job that was approved and has waited longest, which nobody else takes before this transaction ends; or None."""
+    """The approved job that is next, which nobody else takes before this transaction ends; or None.
+
+    It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all Workers.
+    """
+    others = jobs.alias()
+    num_running = (
+        sa.select(sa.func.count())
+        .where(others.c.requested_by == jobs.c.requested_by, others.c.state == JobState.RUNNING.value)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
     statement = (
         sa.select(*_JOB)
         .where(jobs.c.state == JobState.APPROVED.value, *((jobs.c.terms.is_(None),) if exact_only else ()))
-        .order_by(jobs.c.number)
+        .order_by(num_running, jobs.c.number)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=jobs, skip_locked=True)
     )
     row = connection.execute(statement).first()
     return None if row is None else _job(row)

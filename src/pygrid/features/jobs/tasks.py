@@ -114,7 +114,7 @@ class JobRunner:
     """
 
     def __init__(self, services: Services, workers: Workers, *, max_concurrent: int, limits: RunLimits) -> None:
-        self._do = services
+        self._services = services
         self._workers = workers
         self._max_concurrent = max_concurrent
         self._limits = limits
@@ -149,12 +149,12 @@ class JobRunner:
 
     async def recover(self) -> None:
         """Take up what was left at the last stop; called once, before the first request."""
-        await self._do.writes.recover()
-        for job in await self._do.database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING)):
+        await self._services.writes.recover()
+        for job in await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING)):
             await self._end_lost(job)
-        unfinished = await self._do.database.read(rows.list_unfinished_ids)
-        with_result = await self._do.database.read(rows.list_result_ids)
-        await asyncio.to_thread(self._do.files.sweep, unfinished, with_result)
+        unfinished = await self._services.database.read(rows.list_unfinished_ids)
+        with_result = await self._services.database.read(rows.list_result_ids)
+        await asyncio.to_thread(self._services.files.sweep, unfinished, with_result)
 
     async def run(self) -> None:
         """Work until cancelled; what runs then is cut off, as by a crash."""
@@ -165,7 +165,7 @@ class JobRunner:
                     pause_s = await self._tick()
                 except Exception:
                     # Jobs that run go on: theirs is not this fault.
-                    self._do.metrics.task_failures.labels("look-for-jobs").inc()
+                    self._services.metrics.task_failures.labels("look-for-jobs").inc()
                     logger.exception("jobs not looked at", extra={"retry_s": RETRY_S})
                     pause_s = RETRY_S
                 with contextlib.suppress(TimeoutError):
@@ -179,13 +179,15 @@ class JobRunner:
 
     async def _tick(self) -> float:
         """Do everything that is due now; gives how long to wait at most until the next look."""
-        now = self._do.clock.now()
+        now = self._services.clock.now()
         await self._keep_leases(now)
-        for job in await self._do.database.read(lambda connection: rows.list_lost(connection, now)):
+        for job in await self._services.database.read(lambda connection: rows.list_lost(connection, now)):
             if job.id not in self._running:
                 await self._end_lost(job)
-        waiting = await self._do.database.read(lambda connection: rows.list_in_state(connection, JobState.CHECKING))
-        is_queued = bool(await self._do.database.read(lambda connection: rows.list_in_state(connection, JobState.APPROVED, 1)))
+        waiting = await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.CHECKING))
+        is_queued = bool(
+            await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.APPROVED, 1))
+        )
         if not waiting and not is_queued:
             return LOOK_S
         try:
@@ -210,9 +212,9 @@ class JobRunner:
             self._progress.pop(job.id, None)
             if job.id in self._stopped:
                 self._stopped.discard(job.id)
-                self._do.files.drop_result(job.id)
+                self._services.files.drop_result(job.id)
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._do.metrics.task_failures.labels("run-job").inc()
+                self._services.metrics.task_failures.labels("run-job").inc()
                 logger.error("job not seen through", exc_info=error, extra={"job_id": job.id})
             self._changed.set()
 
@@ -221,12 +223,12 @@ class JobRunner:
     async def _keep_leases(self, now: dt.datetime) -> None:
         if self._running:
             job_ids, until = set(self._running), now + dt.timedelta(seconds=LEASE_S)
-            await self._do.database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
+            await self._services.database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
 
     def _announce(self, job: Job) -> None:
         if job.has_ended:
-            self._do.files.drop_inputs(job.id)
-        self._do.signals.notify(job_topic(job.id))
+            self._services.files.drop_inputs(job.id)
+        self._services.signals.notify(job_topic(job.id))
 
     # checking
 
@@ -234,7 +236,7 @@ class JobRunner:
         """``checking -> waiting | approved | rejected``."""
         metrics: dict[str, float] = {}
         try:
-            with self._do.columns.draft() as draft:
+            with self._services.columns.draft() as draft:
                 inputs = await self._mock_inputs(job, draft)
                 specs = await asyncio.to_thread(make_mock_specs, job, inputs, self._limits)
                 for number, spec in enumerate(specs):
@@ -260,12 +262,12 @@ class JobRunner:
         def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:
             return rows.get_job_dataset(connection, job), dataset_rows.get_schema(connection, job.version_id)
 
-        dataset, schema = await self._do.database.read(load)
-        files = self._do.files.inputs(job.id)
+        dataset, schema = await self._services.database.read(load)
+        files = self._services.files.inputs(job.id)
 
         def prepare() -> Inputs:
             if dataset.mock == "uploaded" and dataset.mock_folder is not None:
-                folder = self._do.columns.path(dataset.mock_folder)
+                folder = self._services.columns.path(dataset.mock_folder)
                 return Inputs(map_columns(folder)[0], folder, files)
             plan = Inputs(schema, draft.path, files).plan(job)
             wanted = schema_for_mock(schema, job.request, None if plan is None else plan.manifest)
@@ -287,7 +289,7 @@ class JobRunner:
                 return self._write(connection, rules.present(now_is, metrics), "job_presented")
             return self._write(connection, rules.admit(now_is, metrics), "job_approved")
 
-        moved = await self._do.writes.write(transaction)
+        moved = await self._services.writes.write(transaction)
         if moved is not None:
             self._announce(moved)
 
@@ -299,10 +301,10 @@ class JobRunner:
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
-            job = rows.find_next(connection, exact_only=self._do.writes.is_rolled_back)
+            job = rows.find_next(connection, exact_only=self._services.writes.is_rolled_back)
             if job is None:
                 return None
-            now = self._do.clock.now()
+            now = self._services.clock.now()
             if rows.get_job_dataset(connection, job).is_deleted:
                 gone = rules.fail(job, "dataset_not_found", "the dataset was deleted; nothing was charged")
                 return self._write(connection, gone, "job_failed")
@@ -320,7 +322,7 @@ class JobRunner:
                 budgets.move_charge(connection, job.id, ChargeState.RUNNING, now)
             return self._write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
 
-        return await self._do.writes.write(transaction)
+        return await self._services.writes.write(transaction)
 
     async def _run(self, job: Job) -> None:
         """``running -> released | held | failed``, or back to ``approved``."""
@@ -346,14 +348,16 @@ class JobRunner:
         def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:
             return rows.get_job_dataset(connection, job), dataset_rows.get_schema(connection, job.version_id)
 
-        dataset, schema = await self._do.database.read(load)
-        folder = self._do.columns.path(dataset.folder)
-        return await asyncio.to_thread(make_spec, job, Inputs(schema, folder, self._do.files.inputs(job.id)), self._limits)
+        dataset, schema = await self._services.database.read(load)
+        folder = self._services.columns.path(dataset.folder)
+        return await asyncio.to_thread(
+            make_spec, job, Inputs(schema, folder, self._services.files.inputs(job.id)), self._limits
+        )
 
     def _watch(self, job: Job) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:
             self._progress[job.id] = min(1.0, progress.done / max(1, progress.total))
-            self._do.signals.notify(job_topic(job.id))
+            self._services.signals.notify(job_topic(job.id))
 
         return on_progress
 
@@ -367,12 +371,12 @@ class JobRunner:
         facts = msgspec.structs.replace(result.facts, bytes_in=bytes_in, bytes_out=len(payload))
         told = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
         outcome = msgspec.json.encode(Outcome(_MEDIA_TYPES[job.request.kind], told))
-        await asyncio.to_thread(self._do.files.put_result, job.id, payload, outcome)
+        await asyncio.to_thread(self._services.files.put_result, job.id, payload, outcome)
         await self._finish(job)
 
     async def _finish(self, job: Job) -> bool:
         """``running -> released | held`` by the result that is stored; False if there is none."""
-        found = await asyncio.to_thread(self._do.files.find_result, job.id)
+        found = await asyncio.to_thread(self._services.files.find_result, job.id)
         if found is None:
             return False
         name, payload, raw = found
@@ -384,7 +388,7 @@ class JobRunner:
             return rules.finish(now, result, outcome.facts), "job_released" if now.is_private else "job_held"
 
         if await self._move(job, step, ChargeState.RELEASED) is None:
-            self._do.files.drop_result(job.id)  # cancelled meanwhile
+            self._services.files.drop_result(job.id)  # cancelled meanwhile
         return True
 
     async def _fail(self, job: Job, failure: Failure, facts: Facts | None) -> None:
@@ -415,11 +419,11 @@ class JobRunner:
                 return None
             moved, action = step(now_is)
             if charge is not None and now_is.is_private:
-                budgets.move_charge(connection, job.id, charge, self._do.clock.now())
+                budgets.move_charge(connection, job.id, charge, self._services.clock.now())
             return self._write(connection, moved, action)
 
         try:
-            moved = await self._do.writes.write(transaction)
+            moved = await self._services.writes.write(transaction)
         except Conflict:
             return None
         if moved is not None:
@@ -428,7 +432,7 @@ class JobRunner:
         return moved
 
     def _write(self, connection: sa.Connection, moved: Job, action: str, lease_s: float | None = None) -> Job:
-        now = self._do.clock.now()
+        now = self._services.clock.now()
         rows.update_job(connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s))
         data = {"job_id": moved.id, "dataset_id": moved.dataset_id, "request_hash": moved.request_hash}
         if moved.result is not None:
