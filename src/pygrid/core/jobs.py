@@ -212,19 +212,19 @@ def may_cancel(principal: Principal, requested_by: int, dataset: Holding) -> Job
 
 def reject(job: Job, code: str, why: str) -> Job:
     """``checking -> rejected``: it failed on the mock twin, of which all may be told."""
-    return _move(job, JobState.REJECTED, code=code, detail=why)
+    return _move(job, {JobState.CHECKING}, JobState.REJECTED, code=code, detail=why)
 
 
 def present(job: Job, metrics: Mapping[str, float]) -> Job:
     """``checking -> waiting``: it works on the mock twin, and a person has to decide."""
-    return _move(job, JobState.WAITING, mock_metrics=metrics, detail="a person has to approve it")
+    return _move(job, {JobState.CHECKING}, JobState.WAITING, mock_metrics=metrics, detail="a person has to approve it")
 
 
 def admit(job: Job, metrics: Mapping[str, float]) -> Job:
     """``checking -> approved``: the dataset's policy lets it pass without a person."""
     if not job.is_private:
         raise ValueError("an exact job is never approved without a person")
-    return _move(job, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy")
+    return _move(job, {JobState.CHECKING}, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy")
 
 
 def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
@@ -265,7 +265,7 @@ def revoke(job: Job, decided_by: int) -> Job:
     """
     if job.state is not JobState.APPROVED:
         raise _decided(job)
-    return _move(job, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
+    return _move(job, {JobState.APPROVED}, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
 
 
 def cancel(job: Job) -> Job:
@@ -276,18 +276,18 @@ def cancel(job: Job) -> Job:
     """
     if JobState.CANCELLED not in TRANSITIONS[job.state]:
         raise _decided(job)
-    return _move(job, JobState.CANCELLED, detail="cancelled by who asked")
+    return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by who asked")
 
 
 def start(job: Job) -> Job:
     """``approved -> running``, in the transaction that debits it."""
-    return _move(job, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
+    return _move(job, {JobState.APPROVED}, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
 
 
 def requeue(job: Job) -> Job:
     """``running -> approved``: the Worker was lost; see `may_run_again`."""
     assert may_run_again(job)
-    return _move(job, JobState.APPROVED, detail="its Worker was lost; it is started once more")
+    return _move(job, {JobState.RUNNING}, JobState.APPROVED, detail="its Worker was lost; it is started once more")
 
 
 def may_run_again(job: Job) -> bool:
@@ -298,13 +298,21 @@ def may_run_again(job: Job) -> bool:
 def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
     """``running -> released`` for a private job, ``running -> held`` for an exact one."""
     if job.is_private:
-        return _move(job, JobState.RELEASED, result=result, facts=facts, detail="")
-    return _move(job, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off")
+        return _move(job, {JobState.RUNNING}, JobState.RELEASED, result=result, facts=facts, detail="")
+    return _move(job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off")
 
 
 def fail(job: Job, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None) -> Job:
     """``running -> failed``; or ``approved -> failed``, if it can't be started: then nothing was charged."""
-    return _move(job, JobState.FAILED, code=code, detail=detail, private_detail=private_detail, facts=facts)
+    return _move(
+        job,
+        {JobState.APPROVED, JobState.RUNNING},
+        JobState.FAILED,
+        code=code,
+        detail=detail,
+        private_detail=private_detail,
+        facts=facts,
+    )
 
 
 def _decide(job: Job, before: JobState, after: JobState, decided_by: int, request_hash: str, comment: str) -> Job:
@@ -317,17 +325,20 @@ def _decide(job: Job, before: JobState, after: JobState, decided_by: int, reques
         )
     if job.state is not before:
         raise _decided(job)
-    return _move(job, after, decided_by=decided_by, comment=comment, detail="")
+    return _move(job, {before}, after, decided_by=decided_by, comment=comment, detail="")
 
 
 def _decided(job: Job) -> Conflict:
     return Conflict(f"the job is {job.state}, so this cannot be done (any more)", code="job_decided", state=job.state.value)
 
 
-def _move(job: Job, state: JobState, **changes: Any) -> Job:
-    if state not in TRANSITIONS[job.state]:
-        raise Conflict(f"a job that is {job.state} does not become {state}", code="job_state", state=job.state.value)
-    return replace(job, state=state, sequence=job.sequence + 1, **changes)
+def _move(job: Job, before: set[JobState], after: JobState, **changes: Any) -> Job:
+    if job.state not in before:
+        raise Conflict(
+            f"a job that is {job.state} does not become {after} in this way", code="job_state", state=job.state.value
+        )
+    assert after in TRANSITIONS[job.state]
+    return replace(job, state=after, sequence=job.sequence + 1, **changes)
 
 
 def may_have_result(job: Job, *, is_all_seen: bool) -> bool:

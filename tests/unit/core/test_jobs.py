@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pygrid.core import jobs as rules
@@ -72,6 +72,7 @@ STEPS = {
 
 
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=40), st.booleans())
+@example(["admit", "start", "admit", "start"], True)
 def test_every_walk_follows_the_diagram(steps: list[str], is_private: bool) -> None:
     now = job(terms=TERMS if is_private else None)
     done: list[str] = []
