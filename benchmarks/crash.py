@@ -186,7 +186,10 @@ async def _finish(address: Address, process: Process) -> None:
 
 
 async def _verify(address: Address, process: Process, marks: Marks, restarts: list[float]) -> CrashResult:
-    completed = [cycle for cycle in await _all_cycles(address, process) if cycle["state"] == "completed"]
+    # A cycle that was finished before its first report made no checkpoint.
+    completed = [
+        cycle for cycle in await _all_cycles(address, process) if cycle["state"] == "completed" and cycle["num_reports"]
+    ]
     checkpoints = [await _model(address, process, number + 1) for number in range(len(completed) + 1)]
     return CrashResult(
         num_kills=len(restarts),
