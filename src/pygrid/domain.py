@@ -18,9 +18,12 @@ from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs import build_jobs
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.specs import RunLimits
+from pygrid.features.models.routes import model_routes
+from pygrid.features.models.service import ModelsService
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
+from pygrid.features.workers.inference import InferenceWorkers
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
@@ -83,6 +86,9 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
     )
 
+    inference = InferenceWorkers(allow_weak_sandbox=settings.allow_weak_sandbox)
+    models = ModelsService(store, inference, clock)
+
     async def wake_waiting() -> None:
         await stopping.wait()
         store.signals.notify_all()
@@ -95,8 +101,10 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await cycles.scheduler.recover()
             await datasets.recover()
             await jobs.runner.recover()
+            await models.recover()
             yield
         finally:
+            await inference.close()
             await workers.close()
             accounts.close()
             cycles.close()
@@ -106,7 +114,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router],
+        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router, *model_routes],
         services={
             "settings": settings,
             "clock": clock,
@@ -121,6 +129,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "datasets": datasets,
             "jobs": jobs.service,
             "policies": jobs.policies,
+            "models": models,
+            "served_blobs": BlobResponses(store.served),
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),

@@ -29,7 +29,7 @@ FailureKind = Literal[
 ]
 
 FRAME_HEADER_BYTES = 9
-SPEC, PROGRESS, OUTCOME, RESULT = b"S", b"P", b"O", b"B"
+SPEC, PROGRESS, OUTCOME, RESULT, READY = b"S", b"P", b"O", b"B", b"R"
 MAX_SPEC_BYTES = 16 * 1024**2
 MAX_MESSAGE_BYTES = 1024**2
 """Of a progress or an outcome."""
@@ -163,6 +163,19 @@ class Failure(msgspec.Struct, frozen=True):
     kind: FailureKind
     detail: str
     code: str = ""
+
+
+class InferenceSettings(msgspec.Struct, frozen=True):
+    """What a warm Worker is told about the one model that it answers with."""
+
+    model_path: str
+    outputs: tuple[str, ...]
+    memory_bytes: int
+    cpu_s: int
+    """Over the Worker's life."""
+    max_request_bytes: int
+    empty_root: str
+    allow_weak_sandbox: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ not know is mixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -74,14 +74,7 @@ class Verdict:
 
 def judge(grads: Analysis) -> Verdict:
     """The verdict on a grads graph."""
-    places: dict[str, Place] = {}
-    for name in grads.inputs:
-        places[name] = Rows(0) if name.startswith(("data/", "noise/")) else FREE
-    places.update(dict.fromkeys(grads.initializers, FREE))
-    for step in grads.steps:
-        inputs = [places[name] for name in step.input_names]
-        for name, value in zip(step.output_names, step.outputs, strict=True):
-            places[name] = _settle(_place(step, inputs, value), value, step.label)
+    places = _places(grads, {name: Rows(0) if name.startswith(("data/", "noise/")) else FREE for name in grads.inputs})
     for name in grads.outputs:
         place = places[name]
         if isinstance(place, Mixed):
@@ -89,6 +82,42 @@ def judge(grads: Analysis) -> Verdict:
         if isinstance(place, Rows):
             return Verdict(False, f"{name} is not summed over the examples")
     return Verdict(True, "")
+
+
+def judge_rows(graph: Analysis) -> Verdict:
+    """Whether row i of each output follows from row i of the inputs alone, whatever i and the batch size are.
+
+    Then the batches of several callers may be joined, run at once, and parted again: nobody's rows depend on another's. This
+    asks for more than `judge`, where a tensor may depend on position and batch size: here, what follows from the batch size may
+    only say to which shape rows are brought.
+    """
+    if any(not graph.values[name].shape or graph.values[name].shape[0] != SYMBOL for name in graph.inputs):
+        return Verdict(False, "an input has no batch axis")
+    places = _places(graph, {name: Rows(0) for name in graph.inputs})
+    counts: set[str] = set()
+    for step in graph.steps:
+        counting = [index for index, name in enumerate(step.input_names) if name in counts]
+        if step.call.op_type in ("Shape", "Size") or (counting and all(places[name] == FREE for name in step.output_names)):
+            counts.update(step.output_names)
+        elif counting and (step.call.op_type not in ("Reshape", "Expand") or counting != [1]):
+            return Verdict(False, f"{step.label} computes with the batch size")
+    for name in graph.outputs:
+        place = places[name]
+        if isinstance(place, Mixed):
+            return Verdict(False, f"{name} mixes examples at {place.where}")
+        if place != Rows(0):
+            return Verdict(False, f"{name} has no row for each example")
+    return Verdict(True, "")
+
+
+def _places(graph: Analysis, inputs: Mapping[str, Place]) -> dict[str, Place]:
+    """The place of every tensor of the graph."""
+    places: dict[str, Place] = {**inputs, **dict.fromkeys(graph.initializers, FREE)}
+    for step in graph.steps:
+        given = [places[name] for name in step.input_names]
+        for name, value in zip(step.output_names, step.outputs, strict=True):
+            places[name] = _settle(_place(step, given, value), value, step.label)
+    return places
 
 
 def _settle(place: Place, value: Value, label: str) -> Place:

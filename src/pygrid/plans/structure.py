@@ -32,11 +32,24 @@ _FIELDS: dict[str, frozenset[str]] = {
 """What may be set, message by message. So whatever ONNX has beside it, or gains, is refused: functions, subgraphs, sparse and
 external tensors, strings, sequences, optional values, training info, quantization, metadata, device placement."""
 
+_PLAN_OPSETS = range(OPSET, OPSET + 1)
 _ATTRIBUTE_KINDS = frozenset({"FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS"})
 
 
 def read_graph(name: str, data: bytes, entry: Graph) -> onnx.ModelProto:
     """Parse a graph, check its structure, and that its rim is what the manifest says.
+
+    Raises:
+        InvalidPlan: see `pygrid.plans.gate` for the codes.
+    """
+    model = parse_graph(name, data, _PLAN_OPSETS)
+    _check_rim(name, model.graph, entry)
+    check_valid(name, model)
+    return model
+
+
+def parse_graph(name: str, data: bytes, opsets: range) -> onnx.ModelProto:
+    """Parse a graph and check its structure; what its ports are, and whether ONNX finds it valid, is still to be checked.
 
     Raises:
         InvalidPlan: see `pygrid.plans.gate` for the codes.
@@ -48,17 +61,20 @@ def read_graph(name: str, data: bytes, entry: Graph) -> onnx.ModelProto:
         raise _refused(name, "is not an ONNX model", "plan_graph_invalid") from error
     _check_encoding(name, model, data)
     _check_fields(name, model)
-    _check_versions(name, model)
+    _check_versions(name, model, opsets)
     for index, node in enumerate(model.graph.node):
         _check_node(name, index, node)
     for tensor in model.graph.initializer:
         tensor_value(name, tensor)
-    _check_rim(name, model.graph, entry)
+    return model
+
+
+def check_valid(name: str, model: onnx.ModelProto) -> None:
+    """Have ONNX check the model. Raises InvalidPlan: ``plan_graph_invalid``."""
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise _refused(name, f"is not valid ONNX: {one_line(str(error))}", "plan_graph_invalid") from error
-    return model
 
 
 def constant_bytes(model: onnx.ModelProto) -> int:
@@ -114,7 +130,7 @@ def _is_repeated(value: Any) -> bool:
     return not hasattr(value, "DESCRIPTOR")
 
 
-def _check_versions(name: str, model: onnx.ModelProto) -> None:
+def _check_versions(name: str, model: onnx.ModelProto, opsets: range) -> None:
     if model.ir_version not in IR_VERSIONS:
         raise _refused(
             name,
@@ -125,8 +141,10 @@ def _check_versions(name: str, model: onnx.ModelProto) -> None:
     if domains != [""]:
         foreign = next((domain for domain in domains if domain), "")
         raise _refused(name, f"imports operators of {foreign[:80]!r}; only the default domain, once", "plan_domain_forbidden")
-    if model.opset_import[0].version != OPSET:
-        raise _refused(name, f"is for opset {model.opset_import[0].version}; {OPSET} is supported", "plan_version_unsupported")
+    if model.opset_import[0].version not in opsets:
+        first, last = opsets.start, opsets.stop - 1
+        supported = f"{last} is supported" if first == last else f"{first} to {last} are supported"
+        raise _refused(name, f"is for opset {model.opset_import[0].version}; {supported}", "plan_version_unsupported")
 
 
 def _check_node(name: str, index: int, node: onnx.NodeProto) -> None:
@@ -154,14 +172,15 @@ def _check_rim(name: str, graph: onnx.GraphProto, entry: Graph) -> None:
         if tensor.name in inputs:
             raise _refused(name, f"has {tensor.name[:80]!r} both as input and as constant", "plan_ports_invalid")
     for what, infos, ports in (("inputs", graph.input, entry.inputs), ("outputs", graph.output, entry.outputs)):
-        found = tuple(_port(name, info) for info in infos)
+        found = tuple(read_port(name, info) for info in infos)
         if found != ports:
             differing = next((a for a, b in zip(found, ports, strict=False) if a != b), None)
             where = f"{differing.name[:80]!r} differs" if differing else f"there are {len(found)}, not {len(ports)}"
             raise _refused(name, f"has other {what} than the manifest says, or in another order: {where}", "plan_ports_invalid")
 
 
-def _port(graph: str, info: onnx.ValueInfoProto) -> Port:
+def read_port(graph: str, info: onnx.ValueInfoProto) -> Port:
+    """What a graph says of one of its inputs or outputs. Raises InvalidPlan: no shape, an open size, or another dtype."""
     tensor = info.type.tensor_type
     dtype = ELEMENT_TYPES.get(tensor.elem_type)
     if dtype is None or not tensor.HasField("shape"):

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pygrid.errors import NotFound
@@ -85,6 +85,11 @@ class BlobWriter:
         sync_directory(self._folder)
         return name
 
+    @property
+    def path(self) -> Path:
+        """Where its bytes lie until `commit`, for who checks them."""
+        return self._path
+
     def discard(self) -> None:
         """Forget it; harmless after `commit`."""
         if self._descriptor >= 0:
@@ -134,6 +139,18 @@ class BlobFiles:
             if (place / name).is_file():
                 return place / name
         raise NotFound("a stored file is missing", code="blob_not_found", name=name)
+
+    def drop(self, name: str) -> None:
+        """Remove a blob and its copies, for good. Whoever reads it now may go on."""
+        for place in (self._folder, *self._copies):
+            (place / name).unlink(missing_ok=True)
+
+    def sweep(self, referenced: Collection[str]) -> None:
+        """Remove what a crash left behind: every blob that is not in ``referenced``. Before the first is put."""
+        for place in (self._folder, *self._copies):
+            for path in place.iterdir():
+                if path.is_file() and path.name not in referenced:
+                    path.unlink()
 
 
 class SegmentLog:

@@ -22,6 +22,8 @@ class Store:
     processes: HostedProcesses
     signals: Signals
     columns: ColumnFiles
+    served: BlobFiles
+    """Of served models, which can be deleted; nothing else refers to them."""
 
     @classmethod
     def open(cls, database: Database, folder: Path, copies: int = 1) -> Store:
@@ -34,6 +36,7 @@ class Store:
             processes=HostedProcesses(database, blobs),
             signals=Signals(),
             columns=ColumnFiles(folder / "datasets"),
+            served=BlobFiles(folder / "served-models", copies),
         )
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""Owners serve ONNX models; others ask them, or take them, where that is allowed."""

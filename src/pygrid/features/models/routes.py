@@ -1,0 +1,117 @@
+"""The routes of served models, under both published spellings of their prefix."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Response, Router, delete, get, post
+from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.features.models.service import ModelsService
+from pygrid.features.models.uploads import MAX_FORM_BYTES
+from pygrid.messages import media
+from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
+from pygrid.web.auth import require
+from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+
+ModelId = Annotated[str, PathParameter(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+
+
+def _service(state: State) -> ModelsService:
+    service: ModelsService = state.models
+    return service
+
+
+@post(
+    "/serve-model",
+    status_code=200,
+    request_max_body_size=None,
+    guards=[require(Permission.UPLOAD_DATA)],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 408, 409, 413),
+)
+async def serve_model(request: AppRequest, state: State) -> ServedModel:
+    """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX)."""
+    body = stream_body(request, MAX_FORM_BYTES)
+    info = await _service(state).serve(request.user, request.headers.get("content-type", ""), body)
+    return ServedModel(f"Model saved with id: {info.id}", info)
+
+
+@get("/models", guards=[require()], security=_SESSION, responses=describe_problems(401))
+async def list_model_ids(state: State) -> ModelIds:
+    """The ids of the models that are served."""
+    return ModelIds(await _service(state).list_ids())
+
+
+@get("/detailed-models-list", guards=[require()], security=_SESSION, responses=describe_problems(401))
+async def list_models(request: AppRequest, state: State) -> ModelList:
+    """The models that are served, and what is allowed with each."""
+    return ModelList(await _service(state).list_models(request.user))
+
+
+@get("/models/{model_id:str}", guards=[require()], security=_SESSION, responses=describe_problems(400, 401, 404))
+async def get_model(request: AppRequest, state: State, model_id: ModelId) -> ServedModelInfo:
+    """One model."""
+    return await _service(state).get(request.user, model_id)
+
+
+@delete(
+    "/models/{model_id:str}",
+    status_code=204,
+    guards=[require()],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> None:
+    """Stop serving a model and remove it."""
+    await _service(state).delete(request.user, model_id)
+
+
+@get(
+    "/models/{model_id:str}/download",
+    guards=[require()],
+    security=_SESSION,
+    responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
+)
+async def download_model(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
+    """The ONNX file, as it was served."""
+    file = await _service(state).find_file(request.user, model_id)
+    blobs: BlobResponses = state.served_blobs
+    return await blobs.respond(request, file)
+
+
+@post(
+    "/models/{model_id:str}/predict",
+    status_code=200,
+    request_max_body_size=None,
+    guards=[require()],
+    security=_SESSION,
+    responses={
+        200: ResponseSpec(bytes, generate_examples=False, description="Outputs as safetensors", media_type=media.TENSORS),
+        **describe_problems(400, 401, 403, 404, 408, 413, 503),
+    },
+)
+async def predict(request: AppRequest, state: State, model_id: ModelId) -> Response[bytes]:
+    """Ask a model: arrays by the names of its inputs as safetensors, answered with its outputs in the same way."""
+    service = _service(state)
+    model = await service.check_may_ask(request.user, model_id)
+    announced = request.headers.get("content-length", "")
+    is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
+    with service.room_for(model, int(announced) if is_number else None) as max_bytes:
+        question = b"".join([piece async for piece in stream_body(request, max_bytes)])
+        return Response(await service.predict(model, question), media_type=media.TENSORS)
+
+
+_HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]
+
+model_routes = [
+    Router("/data-centric", route_handlers=_HANDLERS, tags=["models"]),
+    # As clients of 2020 spell it.
+    Router("/data_centric", route_handlers=_HANDLERS, tags=["models"], include_in_schema=False),
+]

@@ -1,0 +1,258 @@
+"""What people can do with the models that a Domain serves: serve, list, ask, download, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from pygrid.clock import Clock
+from pygrid.core.access import Principal
+from pygrid.core.serving import HEADER_BYTES, ServableModel, ServingRefusal, can_ask, can_download, can_withdraw, is_holder
+from pygrid.errors import Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
+from pygrid.features.models.uploads import read_serve_form
+from pygrid.messages.models import PortInfo, ServedModelInfo
+from pygrid.plans.manifest import Port
+from pygrid.plans.serving import check_model_async, port_bytes
+from pygrid.storage import models as rows
+from pygrid.storage.models import StoredModel
+from pygrid.storage.store import Store
+from pygrid.tensors import Params, decode, encode
+
+logger = logging.getLogger(__name__)
+
+MAX_QUESTION_BYTES = 256 * 1024**2
+"""Of all questions that are being read or answered."""
+_NUM_CHECKS = 1
+_NUM_UPLOADS = 4
+
+
+class Asker(Protocol):
+    """Has a model answer. The rest of its errors: `Unavailable` if it can't now, `InvalidInput` for values it can't take."""
+
+    async def ask(self, model: ServableModel, arrays: Params, num_examples: int) -> Params:
+        """The outputs for inputs that fit the model's ports."""
+        ...
+
+    async def forget(self, path: Path) -> None:
+        """Let go of the model in this file, which is about to be removed."""
+        ...
+
+
+class ModelsService:
+    """The use cases of served models."""
+
+    def __init__(self, store: Store, asker: Asker, clock: Clock) -> None:
+        self._store = store
+        self._asker = asker
+        self._clock = clock
+        self._checks = asyncio.Semaphore(_NUM_CHECKS)
+        self._uploads = asyncio.Semaphore(_NUM_UPLOADS)
+        # A file is there before its row, and goes after it: neither may come between the other's two steps.
+        self._files = asyncio.Lock()
+        self._question_bytes = 0
+
+    async def recover(self) -> None:
+        """Remove what a crash left behind. Before the first request."""
+        referenced = await self._store.database.read(rows.list_model_files)
+        await asyncio.to_thread(self._store.served.sweep, referenced)
+
+    async def serve(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> ServedModelInfo:
+        """Serve the model of the form in ``body``: all of it is checked before anything is stored.
+
+        Raises:
+            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict: ``model_exists``.
+        """
+        async with self._uploads:
+            with self._store.served.writer() as writer:
+                request = await read_serve_form(content_type, body, writer)
+                if await self._store.database.read(lambda connection: rows.find_model(connection, request.model_id)):
+                    raise rows.model_exists(request.model_id)
+                async with self._checks:
+                    report = await check_model_async(writer.path, request.max_batch_size)
+                async with self._files:
+                    file = await asyncio.to_thread(writer.commit)
+                    stored = await self._store.database.write(
+                        lambda connection: rows.put_model(
+                            connection,
+                            request,
+                            report,
+                            file=file,
+                            size_bytes=writer.size,
+                            created_by=principal.user_id,
+                            now=self._clock.now(),
+                        )
+                    )
+        logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
+        return _describe(principal, stored)
+
+    async def list_ids(self) -> list[str]:
+        """The ids of all models that are served, sorted."""
+        return await self._store.database.read(rows.list_model_ids)
+
+    async def list_models(self, principal: Principal) -> list[ServedModelInfo]:
+        """All models that are served, sorted by id."""
+        return [_describe(principal, model) for model in await self._store.database.read(rows.list_models)]
+
+    async def get(self, principal: Principal, model_id: str) -> ServedModelInfo:
+        """One model. Raises NotFound: ``model_not_found``."""
+        return _describe(principal, await self._get(model_id))
+
+    async def find_file(self, principal: Principal, model_id: str) -> str:
+        """The name of a model's bytes, for who may take them.
+
+        Raises:
+            NotFound: ``model_not_found``. Forbidden: ``download_not_allowed``.
+        """
+        model = await self._get(model_id)
+        if refusal := can_download(principal, model.serving):
+            raise _forbidden(refusal, model_id)
+        return model.file
+
+    async def check_may_ask(self, principal: Principal, model_id: str) -> StoredModel:
+        """The model, for who may ask it: before the question is read.
+
+        Raises:
+            NotFound: ``model_not_found``. Forbidden: ``inference_not_allowed``.
+        """
+        model = await self._get(model_id)
+        if refusal := can_ask(principal, model.serving):
+            raise _forbidden(refusal, model_id)
+        return model
+
+    @contextlib.contextmanager
+    def room_for(self, model: StoredModel, announced_bytes: int | None) -> Iterator[int]:
+        """Room in memory for a question of so many bytes (None: not told); gives how many it may have.
+
+        Raises:
+            PayloadTooLarge: more than the model's largest batch can have. Unavailable: ``inference_busy``: there is none now.
+        """
+        most = port_bytes(model.report.inputs, model.max_batch_size) + HEADER_BYTES
+        if announced_bytes is not None and announced_bytes > most:
+            raise PayloadTooLarge(
+                f"the question has {announced_bytes:,} bytes; {most:,} are the most for {model.max_batch_size} examples",
+                max_bytes=most,
+            )
+        taken = most if announced_bytes is None else announced_bytes
+        if self._question_bytes and self._question_bytes + taken > MAX_QUESTION_BYTES:
+            raise Unavailable("too much is asked at once; try again in a moment", code="inference_busy", retry_after_s=1)
+        self._question_bytes += taken
+        try:
+            yield taken
+        finally:
+            self._question_bytes -= taken
+
+    async def predict(self, model: StoredModel, question: bytes) -> bytes:
+        """The outputs for a question, both as safetensors bytes.
+
+        Raises:
+            InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``: the model
+                can't compute with its values. Unavailable: the model can't answer now; the code says why.
+        """
+        arrays, _ = decode(question)
+        num_examples = check_question(arrays, model.report.inputs, model.max_batch_size)
+        report = model.report
+        servable = ServableModel(
+            path=self._store.served.path(model.file),
+            inputs=report.inputs,
+            outputs=report.outputs,
+            max_batch_size=model.max_batch_size,
+            joins=report.rows_independent,
+            size_bytes=model.size_bytes,
+            peak_bytes=report.peak_bytes,
+        )
+        return encode(await self._asker.ask(servable, arrays, num_examples))
+
+    async def delete(self, principal: Principal, model_id: str) -> None:
+        """Stop serving a model and remove its bytes.
+
+        Raises:
+            NotFound: ``model_not_found``. Forbidden: ``not_your_model``.
+        """
+        async with self._files:
+            model = await self._get(model_id)
+            if refusal := can_withdraw(principal, model.serving):
+                raise _forbidden(refusal, model_id)
+            path = self._store.served.path(model.file)
+            if await self._store.database.write(lambda connection: rows.delete_model(connection, model_id)):
+                await self._asker.forget(path)
+                await asyncio.to_thread(self._store.served.drop, model.file)
+        logger.info("model deleted", extra={"model_id": model_id})
+
+    async def _get(self, model_id: str) -> StoredModel:
+        return await self._store.database.look_up(lambda connection: rows.get_model(connection, model_id))
+
+
+def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int) -> int:
+    """Check arrays against the inputs of a model; gives the number of examples (1 if the model has no batch).
+
+    Raises:
+        InvalidInput: an array is missing or of no use, of another dtype, or there are too many examples. ShapeMismatch.
+    """
+    wanted = {port.name for port in ports}
+    there = ", ".join(sorted(wanted))
+    for name in sorted(wanted ^ arrays.keys()):
+        trouble = f"input {name!r} is missing" if name in wanted else f"the model has no input {name[:80]!r}"
+        raise InvalidInput(f"{trouble}; its inputs are: {there}", code="inference_inputs", array=name[:200])
+    num_examples: int | None = None
+    for port in ports:
+        array = arrays[port.name]
+        if array.dtype.name != port.dtype:
+            raise InvalidInput(
+                f"input {port.name!r} is {array.dtype.name}; the model wants {port.dtype}",
+                code="inference_inputs",
+                array=port.name,
+            )
+        if port.shape and isinstance(port.shape[0], str) and array.ndim:
+            num_examples = array.shape[0] if num_examples is None else num_examples
+        shape = tuple(num_examples if isinstance(side, str) else side for side in port.shape)
+        if array.shape != shape:
+            raise ShapeMismatch(
+                f"input {port.name!r} has shape {list(array.shape)}; the model wants {_shown(port.shape)}, with the same batch "
+                "for all inputs",
+                array=port.name,
+            )
+    if num_examples is not None and not 1 <= num_examples <= max_batch_size:
+        raise InvalidInput(
+            f"the question has {num_examples} examples; this model takes 1 to {max_batch_size} at once",
+            code="inference_batch_size",
+            max_batch_size=max_batch_size,
+        )
+    return num_examples or 1
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _forbidden(refusal: ServingRefusal, model_id: str) -> Forbidden:
+    details = {
+        ServingRefusal.DOWNLOAD: "who serves this model does not let others download it",
+        ServingRefusal.INFERENCE: "You're not allowed to run inferences on this model.",
+        ServingRefusal.NOT_YOURS: "only who served this model, or an Owner of the Domain, may delete it",
+    }
+    return Forbidden(details[refusal], code=refusal.value, model_id=model_id)
+
+
+def _describe(principal: Principal, model: StoredModel) -> ServedModelInfo:
+    report = model.report
+    return ServedModelInfo(
+        id=model.model_id,
+        description=model.description,
+        model_size=f"{-(-model.size_bytes // 1024)}KB",
+        size_bytes=model.size_bytes,
+        sha256=model.file,
+        allow_download=model.allow_download,
+        allow_remote_inference=model.allow_remote_inference,
+        inputs=tuple(PortInfo(port.name, port.dtype, port.shape) for port in report.inputs),
+        outputs=tuple(PortInfo(port.name, port.dtype, port.shape) for port in report.outputs),
+        max_batch_size=model.max_batch_size,
+        num_parameters=report.num_parameters,
+        flops_per_example=report.flops_per_example,
+        rows_independent=report.rows_independent,
+        created_at=model.created_at,
+        mine=is_holder(principal, model.serving),
+    )

@@ -1,0 +1,434 @@
+"""Warm Workers for hosted models: one sandboxed process for each model that was asked lately, started by the first question.
+
+                ask()                        the batch is done
+    (no process) ----> starting ----> idle <----------------- busy
+         ^                             |  \\_____ask()________/   \\
+         |______ idle for long, _______|                          | too slow, died, or answered nonsense
+         |       another model's turn                             | (whoever waits for this batch is told)
+         |________________________________________________________|
+
+A model has one process, and that one batch at a time. What is asked meanwhile waits, and the next batch takes as much of it as
+fits, so many small questions cost little more than one, and a single question never waits for company. Only models whose rows
+are proven independent (`pygrid.plans.independence.judge_rows`) share batches; a batch that fails is done again one by one, so
+that one caller's bad input is nobody else's failure. What comes from the process is checked before it goes to anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.execution import (
+    FRAME_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    OUTCOME,
+    READY,
+    RESULT,
+    SPEC,
+    Failure,
+    InferenceSettings,
+    frame_header,
+    parse_frame_header,
+)
+from pygrid.core.serving import HEADER_BYTES, ServableModel
+from pygrid.errors import InvalidInput, InvalidTensors, Unavailable
+from pygrid.plans.manifest import Port
+from pygrid.plans.serving import port_bytes
+from pygrid.tensors import decode, encode
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_MODULE = "pygrid.features.execution.inference"
+_ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+}
+_START_S = 60.0
+_GRACE_S = 5.0
+_CPU_S = 36_000
+_BASE_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True)
+class InferenceLimits:
+    """What the warm Workers of a Domain may use together."""
+
+    max_models: int = 4
+    """Processes at once."""
+    max_waiting: int = 1024
+    """Questions that wait for one model."""
+    wall_s: float = 30.0
+    """Of one batch."""
+    idle_s: float = 600.0
+    """A process that nobody asked for so long is ended."""
+
+
+@dataclass
+class _Question:
+    arrays: Arrays
+    num_examples: int
+    answer: asyncio.Future[Arrays]
+
+
+class InferenceWorkers:
+    """Answers questions to models. For one event loop."""
+
+    def __init__(self, limits: InferenceLimits | None = None, *, allow_weak_sandbox: bool = False) -> None:
+        self._limits = limits or InferenceLimits()
+        self._allow_weak_sandbox = allow_weak_sandbox
+        self._warm: OrderedDict[ServableModel, _WarmModel] = OrderedDict()
+        self._folder: str | None = None
+        self._closed = False
+
+    async def ask(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
+        """The model's outputs for these inputs, which must be of the names, dtypes and shapes of its ports.
+
+        Raises:
+            InvalidInput: ``inference_failed``: the model can't compute with these values.
+            Unavailable: ``inference_busy``: too much is asked at once; ``inference_too_slow``, ``inference_lost``: the process
+                was ended, or ended; ``sandbox_unavailable``: this machine can't lock it in; ``out_of_memory``.
+        """
+        warm = self._find(model)
+        if len(warm.waiting) >= self._limits.max_waiting:
+            raise _busy("too many questions wait for this model")
+        question = _Question(arrays, num_examples, asyncio.get_running_loop().create_future())
+        warm.waiting.append(question)
+        warm.wake.set()
+        return await question.answer
+
+    async def forget(self, path: Path) -> None:
+        """End the processes of the model in this file."""
+        await self._end([model for model in self._warm if model.path == path])
+
+    async def close(self) -> None:
+        """End every process; whoever waits is told."""
+        self._closed = True
+        await self._end(list(self._warm))
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, True)
+            self._folder = None
+
+    def _find(self, model: ServableModel) -> _WarmModel:
+        if self._closed:
+            raise Unavailable("the Domain is stopping", code="shutting_down")
+        warm = self._warm.get(model)
+        if warm is not None and warm.has_ended:
+            del self._warm[model]
+            warm = None
+        if warm is None:
+            if len(self._warm) >= self._limits.max_models:
+                self._retire_one()
+            warm = _WarmModel(model, self._limits, self._settings(model))
+            self._warm[model] = warm
+        self._warm.move_to_end(model)
+        return warm
+
+    def _retire_one(self) -> None:
+        """Make room: end the process that was not asked for the longest time."""
+        for model, warm in self._warm.items():
+            if warm.has_ended or not (warm.is_busy or warm.waiting):
+                warm.task.cancel()
+                del self._warm[model]
+                return
+        raise _busy(f"{len(self._warm)} other models are at work")
+
+    async def _end(self, models: Sequence[ServableModel]) -> None:
+        tasks = []
+        for model in models:
+            warm = self._warm.pop(model)
+            warm.task.cancel()
+            tasks.append(warm.task)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _settings(self, model: ServableModel) -> InferenceSettings:
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="pygrid-inference-")
+            os.chmod(self._folder, 0o555)
+        ports = port_bytes(model.inputs, model.max_batch_size) + port_bytes(model.outputs, model.max_batch_size)
+        return InferenceSettings(
+            model_path=str(model.path),
+            outputs=tuple(port.name for port in model.outputs),
+            # The runtime keeps the weights up to three times while it loads; its arena grows in powers of two.
+            memory_bytes=_BASE_BYTES + 3 * model.size_bytes + 2 * model.peak_bytes + 4 * ports,
+            cpu_s=_CPU_S,
+            max_request_bytes=model.max_request_bytes,
+            empty_root=self._folder,
+            allow_weak_sandbox=self._allow_weak_sandbox,
+        )
+
+
+@dataclass
+class _WarmModel:
+    """A model's questions, and the task that has them answered."""
+
+    model: ServableModel
+    limits: InferenceLimits
+    settings: InferenceSettings
+    waiting: deque[_Question] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    is_busy: bool = True
+    has_ended: bool = False
+    """Nobody answers here any more."""
+    task: asyncio.Task[None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.task = asyncio.create_task(self._serve())
+        self.task.add_done_callback(lambda _: self._end())  # also where it was cancelled before its first step
+
+    def _end(self, batch: Sequence[_Question] = ()) -> None:
+        self.has_ended = True
+        _fail([*batch, *self.waiting], Unavailable("the model's process was ended; ask again", code="inference_lost"))
+
+    async def _serve(self) -> None:
+        """Answer until nobody asks for long."""
+        process: _Process | None = None
+        batch: list[_Question] = []
+        try:
+            while await self._next():
+                batch = self._take()
+                if not batch:
+                    continue
+                # Not for as long as it may run: the limit of CPU time is to end a process that was taken over, no other.
+                if process is not None and process.busy_s > _CPU_S / 2:
+                    await process.close()
+                    process = None
+                try:
+                    if process is None:
+                        process = await _Process.start(self.settings)
+                    await self._answer(process, batch)
+                except (Unavailable, InvalidInput) as error:
+                    _fail(batch, error)
+                if process is not None and process.is_gone:
+                    await process.close()
+                    process = None
+        except Exception as error:
+            logger.exception("a Worker for inference failed")
+            _fail([*batch, *self.waiting], _lost(f"a fault of this server ({type(error).__name__}), which its log tells of"))
+        finally:
+            self._end(batch)
+            if process is not None:
+                await asyncio.shield(process.close())
+
+    async def _next(self) -> bool:
+        """Wait for a question; False if none came for long."""
+        self.is_busy = bool(self.waiting)
+        if not self.waiting:
+            self.wake.clear()
+            try:
+                async with asyncio.timeout(self.limits.idle_s):
+                    await self.wake.wait()
+            except TimeoutError:
+                return bool(self.waiting)
+            # Whoever asks in the same turn of the event loop comes along.
+            await asyncio.sleep(0)
+        self.is_busy = True
+        return True
+
+    def _take(self) -> list[_Question]:
+        """The next batch, in the order of asking, without those who have gone."""
+        batch: list[_Question] = []
+        num_examples = 0
+        while self.waiting:
+            question = self.waiting[0]
+            if question.answer.done():
+                self.waiting.popleft()
+                continue
+            fits = not batch or (self.model.joins and num_examples + question.num_examples <= self.model.max_batch_size)
+            if not fits:
+                break
+            batch.append(self.waiting.popleft())
+            num_examples += question.num_examples
+        return batch
+
+    async def _answer(self, process: _Process, batch: list[_Question]) -> None:
+        if len(batch) == 1:
+            _settle(batch[0], await process.run(self.model, batch[0].arrays, batch[0].num_examples, self.limits.wall_s))
+            return
+        joined = {port.name: np.concatenate([q.arrays[port.name] for q in batch]) for port in self.model.inputs}
+        total = sum(question.num_examples for question in batch)
+        try:
+            outputs = await process.run(self.model, joined, total, self.limits.wall_s)
+        except InvalidInput:
+            for question in batch:
+                try:
+                    await self._answer(process, [question])
+                except InvalidInput as error:
+                    _fail([question], error)
+            return
+        begin = 0
+        for question in batch:
+            end = begin + question.num_examples
+            _settle(question, {name: array[begin:end] for name, array in outputs.items()})
+            begin = end
+
+
+def _settle(question: _Question, outputs: Arrays) -> None:
+    if not question.answer.done():
+        question.answer.set_result(outputs)
+
+
+def _fail(questions: Sequence[_Question] | deque[_Question], error: Exception) -> None:
+    for question in questions:
+        if not question.answer.done():
+            question.answer.set_exception(error)
+
+
+class _Process:
+    """One process with its stream; runs one batch at a time."""
+
+    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self.is_gone = False
+        self.busy_s = 0.0
+
+    @classmethod
+    async def start(cls, settings: InferenceSettings) -> _Process:
+        """A process that has loaded its model behind the sandbox. Raises Unavailable, InvalidInput."""
+        popen, ours = _launch(settings)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024**2)
+        process = cls(popen, reader, writer)
+        try:
+            async with asyncio.timeout(_START_S):
+                kind, _ = await process._read(MAX_MESSAGE_BYTES)
+            if kind != READY:
+                raise _lost("it began with something else than it should")
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+            await process.close()
+            raise Unavailable("the model's process does not start; see the log", code="worker_not_started") from None
+        except BaseException:
+            await process.close()
+            raise
+        return process
+
+    async def run(self, model: ServableModel, arrays: Arrays, num_examples: int, wall_s: float) -> Arrays:
+        """The outputs of one batch.
+
+        Raises:
+            InvalidInput: the model failed on these inputs; the process goes on. Unavailable: it does not.
+        """
+        began = time.monotonic()
+        most = port_bytes(model.outputs, num_examples) + HEADER_BYTES
+        body = encode(arrays)
+        try:
+            async with asyncio.timeout(wall_s):
+                self._writer.write(frame_header(SPEC, len(body)))
+                self._writer.write(body)
+                await self._writer.drain()
+                kind, answer = await self._read(most)
+        except TimeoutError:
+            self.is_gone = True
+            raise Unavailable(
+                f"the model took longer than {wall_s:g} s; ask for fewer at once", code="inference_too_slow"
+            ) from None
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.is_gone = True
+            raise _lost("it ended before it had answered") from None
+        except asyncio.CancelledError:
+            self.is_gone = True
+            raise
+        finally:
+            self.busy_s += time.monotonic() - began
+        if kind != RESULT:
+            self.is_gone = True
+            raise _lost("it answered something else than it should")
+        return self._checked(model, answer, num_examples)
+
+    async def _read(self, max_bytes: int) -> tuple[bytes, bytes]:
+        kind, length = parse_frame_header(await self._reader.readexactly(FRAME_HEADER_BYTES))
+        if length > (MAX_MESSAGE_BYTES if kind == OUTCOME else max_bytes):
+            self.is_gone = True
+            raise _lost("its answer is too long")
+        body = await self._reader.readexactly(length)
+        if kind != OUTCOME:
+            return kind, body
+        try:
+            failure = msgspec.json.decode(body, type=Failure)
+        except msgspec.DecodeError:
+            self.is_gone = True
+            raise _lost("its answer can't be read") from None
+        if failure.kind == "plan_failed":
+            raise InvalidInput(f"the model can't compute with these inputs: {failure.detail}", code="inference_failed")
+        raise Unavailable(failure.detail, code=failure.code or failure.kind)
+
+    def _checked(self, model: ServableModel, answer: bytes, num_examples: int) -> Arrays:
+        """The arrays of an answer, which must be those that the gate foretold."""
+        try:
+            arrays, _ = decode(answer)
+        except InvalidTensors:
+            arrays = {}
+        wanted = {port.name: (port.dtype, port_shape(port, num_examples)) for port in model.outputs}
+        if {name: (array.dtype.name, array.shape) for name, array in arrays.items()} != wanted:
+            self.is_gone = True
+            raise _lost("it gave other arrays than the model has outputs")
+        return dict(arrays)
+
+    async def close(self) -> None:
+        """End the process."""
+        self.is_gone = True
+        if self._process.poll() is None:
+            self._process.kill()
+        # Without sending what is left: nobody reads it.
+        self._writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        await asyncio.to_thread(self._process.wait, _GRACE_S)
+
+
+def port_shape(port: Port, num_examples: int) -> tuple[int, ...]:
+    """The shape of a port's array with so many examples."""
+    return tuple(num_examples if isinstance(side, str) else side for side in port.shape)
+
+
+def _launch(settings: InferenceSettings) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Begin the process; gives it and our end of its stream.
+
+    In the thread of the event loop, not in another: the kernel ends the process with the thread that began it.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno()), msgspec.json.encode(settings).decode()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env=_ENVIRONMENT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
+
+
+def _busy(why: str) -> Unavailable:
+    return Unavailable(f"{why}; try again in a moment", code="inference_busy", retry_after_s=1)
+
+
+def _lost(why: str) -> Unavailable:
+    return Unavailable(f"the model's process was lost: {why}", code="inference_lost")

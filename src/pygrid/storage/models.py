@@ -1,0 +1,118 @@
+"""Rows of served models. Each function runs inside a transaction of the caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.core.serving import Serving
+from pygrid.errors import Conflict, NotFound
+from pygrid.messages.models import ServeRequest
+from pygrid.plans.serving import ServingReport
+from pygrid.storage.tables_models import served_models
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that is served; ``file`` names its bytes."""
+
+    model_id: str
+    description: str
+    file: str
+    size_bytes: int
+    allow_download: bool
+    allow_remote_inference: bool
+    max_batch_size: int
+    report: ServingReport
+    created_by: int | None
+    created_at: dt.datetime
+
+    @property
+    def serving(self) -> Serving:
+        return Serving(self.created_by, self.allow_download, self.allow_remote_inference)
+
+
+_COLUMNS = [served_models.c[field] for field in StoredModel.__dataclass_fields__]
+
+
+def put_model(
+    connection: sa.Connection,
+    request: ServeRequest,
+    report: ServingReport,
+    *,
+    file: str,
+    size_bytes: int,
+    created_by: int,
+    now: dt.datetime,
+) -> StoredModel:
+    """Add a model. Raises Conflict: ``model_exists``."""
+    values: dict[str, Any] = {
+        **msgspec.structs.asdict(request),
+        "file": file,
+        "size_bytes": size_bytes,
+        "created_by": created_by,
+        "created_at": now,
+    }
+    try:
+        connection.execute(served_models.insert().values(**values, report=msgspec.to_builtins(report)))
+    except sa.exc.IntegrityError:
+        raise model_exists(request.model_id) from None
+    return StoredModel(report=report, **values)
+
+
+def find_model(connection: sa.Connection, model_id: str) -> StoredModel | None:
+    """The model of an id, if it is served."""
+    row = connection.execute(sa.select(*_COLUMNS).where(served_models.c.model_id == model_id)).one_or_none()
+    return None if row is None else _model(row)
+
+
+def get_model(connection: sa.Connection, model_id: str) -> StoredModel:
+    """The model of an id. Raises NotFound: ``model_not_found``."""
+    model = find_model(connection, model_id)
+    if model is None:
+        raise model_not_found(model_id)
+    return model
+
+
+def list_models(connection: sa.Connection) -> list[StoredModel]:
+    """All that are served, sorted by id."""
+    return [_model(row) for row in connection.execute(sa.select(*_COLUMNS).order_by(served_models.c.model_id))]
+
+
+def list_model_ids(connection: sa.Connection) -> list[str]:
+    """The ids of all that are served, sorted."""
+    return list(connection.execute(sa.select(served_models.c.model_id).order_by(served_models.c.model_id)).scalars())
+
+
+def delete_model(connection: sa.Connection, model_id: str) -> bool:
+    """Stop serving a model; whether its file is needed by no other."""
+    model = get_model(connection, model_id)
+    connection.execute(served_models.delete().where(served_models.c.model_id == model_id))
+    others = sa.select(sa.func.count()).where(served_models.c.file == model.file)
+    return int(connection.execute(others).scalar_one()) == 0
+
+
+def list_model_files(connection: sa.Connection) -> set[str]:
+    """Every file that a model names."""
+    return set(connection.execute(sa.select(served_models.c.file)).scalars())
+
+
+def model_exists(model_id: str) -> Conflict:
+    """The refusal for an id that is taken."""
+    detail = f"Model id already exists. Choose another than {model_id!r}, or delete that model first."
+    return Conflict(detail, code="model_exists", model_id=model_id)
+
+
+def model_not_found(model_id: str) -> NotFound:
+    """The refusal for an id that no model has."""
+    return NotFound(f"there is no model {model_id[:100]!r}", code="model_not_found", model_id=model_id[:100])
+
+
+def _model(row: sa.Row[Any]) -> StoredModel:
+    fields = dict(row._mapping)
+    fields["report"] = msgspec.convert(fields["report"], ServingReport)
+    return StoredModel(**fields)
