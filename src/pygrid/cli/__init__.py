@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "request": ("pygrid.cli.request", "See what is asked of the data that you hold, and decide."),
     "budget": ("pygrid.cli.budget", "See what was spent of the privacy of each dataset; open a budget."),
     "audit": ("pygrid.cli.audit", "Check that nothing in the audit log was changed, and read it."),
-    "model": ("pygrid.cli.model", "Download a checkpoint, or look into a model's file."),
+    "model": ("pygrid.cli.model", "Download checkpoints; serve models that answer questions, and ask them."),
     "worker": ("pygrid.cli.worker", "See whether this machine can run strangers' plans safely."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
 }

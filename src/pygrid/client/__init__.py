@@ -15,11 +15,17 @@ Ask for work on data that one does not see:
 job = domain.submit(plan, dataset="patients", model=params, epochs=10, epsilon=3.0, delta=1e-6, reason="...")
 job.wait()
 params = job.result()
+
+Serve a model that answers questions, and ask it:
+
+model = domain.serve("digits", "digits.onnx", allow_remote_inference=True)
+scores = model.predict({"x": images})["scores"]
 """
 
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.jobs import Job
+from pygrid.client.models import HostedModel
 from pygrid.client.process import Process
 from pygrid.client.statistics import count, histogram, mean, quantile, variance
 from pygrid.client.statistics import sum as sum  # not in __all__: a star import would hide Python's own
@@ -27,6 +33,7 @@ from pygrid.client.statistics import sum as sum  # not in __all__: a star import
 __all__ = [
     "Credentials",
     "DomainClient",
+    "HostedModel",
     "Job",
     "Process",
     "connect",

@@ -22,11 +22,13 @@ from pygrid.client.jobs import (
     statistic_requests,
     submit_job,
 )
+from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
+from pygrid.messages.models import ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import HttpTransport, Transport
 
@@ -149,6 +151,40 @@ class DomainClient:
             there = f"it has: {', '.join(others[:20])}" if others else "it has none"
             raise NotFound(f"{self.url} has no process {which}; {there}", code="process_not_found")
         return Process(self._api, found[0])
+
+    def serve(
+        self,
+        model_id: str,
+        onnx: OnnxSource,
+        *,
+        allow_remote_inference: bool = False,
+        allow_download: bool = False,
+        description: str = "",
+        max_batch_size: int = 64,
+    ) -> HostedModel:
+        """Serve an ONNX model, so that it answers questions at the Domain.
+
+        Args:
+            model_id: new to the Domain.
+            onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. What exporters add for people and tools is left
+                out before it is sent.
+            allow_remote_inference, allow_download: what others may do; you and Owners may do both anyway.
+            max_batch_size: examples of one question at most; the model's costs are bounded at so many.
+        Raises:
+            Conflict: there is a model of that id (``model_exists``).
+            InvalidPlan: the Domain would not run it; the message says why. InvalidInput: it is no ONNX model.
+            Unauthenticated, Forbidden: nobody is logged in, or may not serve.
+        """
+        request = ServeRequest(model_id, description, allow_download, allow_remote_inference, max_batch_size)
+        return serve_model(self._api, request, onnx)
+
+    def models(self) -> ModelTable:
+        """The models that the Domain serves, by id."""
+        return list_served(self._api)
+
+    def model(self, model_id: str) -> HostedModel:
+        """A model that the Domain serves. Raises NotFound: there is none of that id (``model_not_found``)."""
+        return get_served(self._api, model_id)
 
     def submit(
         self,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import mmap
 import os
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unavailable
 from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
-from pygrid.transport import Api, Request, Response
+from pygrid.transport import Api, Request
 
 if TYPE_CHECKING:
     from pygrid.plans.batches import Data
@@ -83,17 +81,8 @@ class Process:
         query = {"name": self.name, "version": self.version, "checkpoint": str(checkpoint)}
         request = Request("GET", "/model-centric/retrieve-model", query)
         if path is None:
-            return decode(self._api.exchange(request, lambda response: _checked(response, bytearray())))[0]
-        target = Path(path)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        draft = Path(name)
-        try:
-            os.close(descriptor)
-            self._api.exchange(request, lambda response: _write(response, draft))
-            draft.chmod(0o644)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+            return decode(read_checked(self._api, request))[0]
+        target = write_checked(self._api, request, path)
         with target.open("rb") as file:
             return decode(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))[0]
 
@@ -240,27 +229,3 @@ def _rows(info: ProcessInfo) -> dict[str, Any]:
         rows["cycle"] = f"{cycle.sequence} ({cycle.state}): {cycle.num_reports} reports of {cycle.num_assigned} devices"
         rows |= {name: f"{value:.4g}" for name, value in cycle.metrics.items()}
     return rows
-
-
-def _checked(response: Response, into: bytearray) -> bytearray:
-    digest = hashlib.sha256()
-    for chunk in response.chunks():
-        digest.update(chunk)
-        into += chunk
-    _check_etag(response, digest.hexdigest())
-    return into
-
-
-def _write(response: Response, path: Path) -> None:
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for chunk in response.chunks():
-            digest.update(chunk)
-            file.write(chunk)
-    _check_etag(response, digest.hexdigest())
-
-
-def _check_etag(response: Response, digest: str) -> None:
-    announced = response.headers.get("etag", "").strip('"')
-    if announced and announced != digest:
-        raise PygridError("the download is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")

@@ -1,0 +1,64 @@
+"""Downloads whose SHA-256 the Domain announces as ``ETag``, checked as they arrive."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from pygrid.errors import PygridError
+from pygrid.transport import Api, Request, Response
+
+
+def read_checked(api: Api, request: Request) -> bytearray:
+    """The bytes of an answer.
+
+    Raises:
+        PygridError: the Domain's refusal, or ``content_mismatch``.
+    """
+    return api.exchange(request, _read)
+
+
+def write_checked(api: Api, request: Request, path: str | os.PathLike[str]) -> Path:
+    """Write an answer to a file, which is there once all of it is; gives its path.
+
+    Raises:
+        As `read_checked`; nothing was written. OSError: the file can't be.
+    """
+    target = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    draft = Path(name)
+    try:
+        os.close(descriptor)
+        api.exchange(request, lambda response: _write(response, draft))
+        draft.chmod(0o644)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _read(response: Response) -> bytearray:
+    data = bytearray()
+    digest = hashlib.sha256()
+    for chunk in response.chunks():
+        digest.update(chunk)
+        data += chunk
+    _check_etag(response, digest.hexdigest())
+    return data
+
+
+def _write(response: Response, path: Path) -> None:
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in response.chunks():
+            digest.update(chunk)
+            file.write(chunk)
+    _check_etag(response, digest.hexdigest())
+
+
+def _check_etag(response: Response, digest: str) -> None:
+    announced = response.headers.get("etag", "").strip('"')
+    if announced and announced != digest:
+        raise PygridError("the download is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")

@@ -1,0 +1,209 @@
+"""Models that a Domain serves: put them there, ask them, take them."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.client.downloads import read_checked, write_checked
+from pygrid.client.hosting import FormBody, Part
+from pygrid.errors import InvalidInput
+from pygrid.messages.media import TENSORS
+from pygrid.messages.models import ModelList, ServedModel, ServedModelInfo, ServeRequest
+from pygrid.plans.serving import tidy_model
+from pygrid.tensors import decode, encode
+from pygrid.transport import Api, Request, Response
+from pygrid.transport.base import BytesBody
+
+OnnxSource = bytes | str | os.PathLike[str] | Any
+"""The bytes of an ONNX model, the path of its file, or an ``onnx.ModelProto``."""
+_TIMEOUT_S = 120.0
+
+
+class HostedModel:
+    """A model on a Domain that answers."""
+
+    def __init__(self, api: Api, info: ServedModelInfo) -> None:
+        self._api = api
+        self.info = info
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def _path(self) -> str:
+        return f"/data-centric/models/{self.id}"
+
+    def predict(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        """The model's outputs for as many examples as one likes; what is more than one batch is asked in parts.
+
+        Args:
+            inputs: arrays by the names of the model's inputs, converted to their dtypes; the first axis is the examples.
+        Raises:
+            InvalidInput, ShapeMismatch: the arrays do not fit the model, or it can't compute with their values.
+            Forbidden: others may not ask it (``inference_not_allowed``). NotFound: it is not served any more.
+            Unavailable: it can't answer now, also after some tries.
+        """
+        arrays = self._converted(inputs)
+        batched = [port.name for port in self.info.inputs if port.shape and isinstance(port.shape[0], str)]
+        num_examples = len(arrays[batched[0]]) if batched and arrays[batched[0]].ndim else 1
+        most = self.info.max_batch_size
+        if num_examples <= most:
+            return self._ask(arrays)
+        if not self.info.rows_independent:
+            raise InvalidInput(
+                f"these are {num_examples:,} examples; model {self.id!r} takes {most} at once, and what it says of one may "
+                "depend on the others, so they can't be asked in parts",
+                code="inference_batch_size",
+            )
+        parts = [
+            self._ask({name: array[begin : begin + most] for name, array in arrays.items()})
+            for begin in range(0, num_examples, most)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def download(self, path: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """The ONNX file as it was served: its bytes, or with ``path`` written there.
+
+        Raises:
+            Forbidden: others may not take it (``download_not_allowed``). NotFound: it is not served any more.
+        """
+        request = Request("GET", f"{self._path}/download")
+        return bytes(read_checked(self._api, request)) if path is None else write_checked(self._api, request, path)
+
+    def delete(self) -> None:
+        """Stop serving it. Raises Forbidden: it is not yours (``not_your_model``)."""
+        self._api.exchange(Request("DELETE", self._path), lambda response: None)
+
+    def _converted(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        dtypes = {port.name: np.dtype(port.dtype) for port in self.info.inputs}
+        if inputs.keys() != dtypes.keys():
+            given, wanted = ", ".join(inputs) or "none", ", ".join(dtypes)
+            raise InvalidInput(f"model {self.id!r} takes the inputs {wanted}; given: {given}", code="inference_inputs")
+        arrays = {}
+        for name, dtype in dtypes.items():
+            array = np.asarray(inputs[name])
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise InvalidInput(
+                    f"input {name!r} is {array.dtype}, which is no {dtype} without loss; convert it first",
+                    code="inference_inputs",
+                )
+            arrays[name] = array.astype(dtype, copy=False)
+        return arrays
+
+    def _ask(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        headers = {"Content-Type": TENSORS}
+        body = BytesBody(encode(arrays))
+        request = Request("POST", f"{self._path}/predict", headers=headers, body=body, timeout_s=_TIMEOUT_S)
+
+        def read(response: Response) -> bytearray:
+            data = bytearray()
+            for chunk in response.chunks():
+                data += chunk
+            return data
+
+        return decode(self._api.exchange(request, read, idempotent=True))[0]
+
+    def __repr__(self) -> str:
+        return f"HostedModel({self.id!r})"
+
+    def _repr_html_(self) -> str:
+        rows = _rows(self.info).items()
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows
+        )
+        return f"<table>{cells}</table>"
+
+
+class ModelTable(list[ServedModelInfo]):
+    """A list of served models that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        heads = ("id", "description", "inputs", "outputs", "download", "ask")
+        rows = [
+            (
+                one.id,
+                one.description[:100],
+                _ports(one.inputs),
+                _ports(one.outputs),
+                one.allow_download,
+                one.allow_remote_inference,
+            )
+            for one in self
+        ]
+        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{cells}</table>"
+
+
+def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
+    """Put a model on a Domain. See `pygrid.client.DomainClient.serve`."""
+    parts = [
+        Part("config", "application/json", BytesBody(msgspec.json.encode(request))),
+        Part("model", TENSORS, BytesBody(tidy_model(_onnx_bytes(source)))),
+    ]
+    form = FormBody(parts)
+    headers = {"Content-Type": form.media_type}
+    answer = api.send_body("/data-centric/serve-model", ServedModel, form, headers=headers, idempotent=False)
+    return HostedModel(api, answer.model)
+
+
+def list_served(api: Api) -> ModelTable:
+    """The models that a Domain serves."""
+    return ModelTable(api.get("/data-centric/detailed-models-list", ModelList).models)
+
+
+def get_served(api: Api, model_id: str) -> HostedModel:
+    """A model by its id. Raises InvalidInput: it is no id. NotFound: it is not served."""
+    if not model_id.isascii() or not model_id or set(model_id) & set("/?#%"):
+        raise InvalidInput(f"{model_id!r} is no id of a model; use letters, digits and any of _ . -", code="invalid_config")
+    return HostedModel(api, api.get(f"/data-centric/models/{model_id}", ServedModelInfo))
+
+
+def _onnx_bytes(source: OnnxSource) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if hasattr(source, "SerializeToString"):
+        return bytes(source.SerializeToString())
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidInput(
+            f"a {type(source).__name__} is not an ONNX model; give its bytes, the path of its file, or an onnx.ModelProto",
+            code="not_a_model",
+        )
+    path = Path(source)
+    if not path.is_file():
+        raise InvalidInput(f"there is no model file {os.fspath(source)!r}", code="file_not_found", path=os.fspath(source))
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        # Weights in files beside it come along.
+        return bytes(onnx.load(path).SerializeToString())
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise InvalidInput(f"{path} can't be read as an ONNX model: {error}", code="not_a_model") from error
+
+
+def _ports(ports: Any) -> str:
+    return ", ".join(f"{port.name}: {port.dtype}[{', '.join(map(str, port.shape))}]" for port in ports)
+
+
+def _rows(info: ServedModelInfo) -> dict[str, str]:
+    return {
+        "model": info.id,
+        "description": info.description,
+        "inputs": _ports(info.inputs),
+        "outputs": _ports(info.outputs),
+        "parameters": f"{info.num_parameters:,}",
+        "examples at once": str(info.max_batch_size),
+        "others may": ", ".join(
+            what for what, allowed in (("ask it", info.allow_remote_inference), ("download it", info.allow_download)) if allowed
+        )
+        or "not use it",
+    }
