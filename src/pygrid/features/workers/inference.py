@@ -216,15 +216,18 @@ class _WarmModel:
                 if process is not None and process.busy_s > _CPU_S / 2:
                     await process.close()
                     process = None
+                failed: Unavailable | InvalidInput | None = None
                 try:
                     if process is None:
                         process = await _Process.start(self.settings)
                     await self._answer(process, batch)
                 except (Unavailable, InvalidInput) as error:
-                    _fail(batch, error)
+                    failed = error
                 if process is not None and process.is_gone:
                     await process.close()
                     process = None
+                if failed is not None:  # last, so that who is told finds everything in order
+                    _fail(batch, failed)
         except Exception as error:
             logger.exception("a Worker for inference failed")
             _fail([*batch, *self.waiting], _lost(f"a fault of this server ({type(error).__name__}), which its log tells of"))
@@ -309,7 +312,13 @@ class _Process:
     async def start(cls, settings: InferenceSettings) -> _Process:
         """A process that has loaded its model behind the sandbox. Raises Unavailable, InvalidInput."""
         popen, ours = _launch(settings)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024**2)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024**2)
+        except BaseException:
+            popen.kill()
+            popen.wait()
+            ours.close()
+            raise
         process = cls(popen, reader, writer)
         try:
             async with asyncio.timeout(_START_S):
