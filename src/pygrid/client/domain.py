@@ -172,7 +172,7 @@ class DomainClient:
             max_batch_size: examples of one question at most; the model's costs are bounded at so many.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
-            InvalidPlan: the Domain would not run it; the message says why. InvalidInput: it is no ONNX model.
+            InvalidInput: it is no ONNX model, or the Domain would not run it (``plan_...``); the message says why.
             Unauthenticated, Forbidden: nobody is logged in, or may not serve.
         """
         request = ServeRequest(model_id, description, allow_download, allow_remote_inference, max_batch_size)
