@@ -17,7 +17,6 @@ from pygrid.client.hosting import FormBody, Part
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ServedModel, ServedModelInfo, ServeRequest
-from pygrid.plans.serving import tidy_model
 from pygrid.tensors import decode, encode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import BytesBody
@@ -145,6 +144,9 @@ class ModelTable(list[ServedModelInfo]):
 
 def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
     """Put a model on a Domain. See `pygrid.client.DomainClient.serve`."""
+    # Here, because onnx takes a tenth of a second, and hardly anybody who uses the SDK serves a model.
+    from pygrid.plans.tidying import tidy_model
+
     parts = [
         Part("config", "application/json", BytesBody(msgspec.json.encode(request))),
         Part("model", TENSORS, BytesBody(tidy_model(_onnx_bytes(source)))),

@@ -165,46 +165,6 @@ async def check_model_async(path: Path, max_batch_size: int, limits: ServingLimi
         raise
 
 
-def tidy_model(data: bytes) -> bytes:
-    """The same model without what exporters add for people and tools, and what the gate refuses: types of inner tensors,
-    metadata, names of operator sets that no node uses.
-
-    Weights in other files have to be loaded into it before (``onnx.load`` does).
-
-    Raises:
-        InvalidPlan: ``plan_graph_invalid``: not an ONNX model.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except (DecodeError, ValueError, RecursionError) as error:
-        raise _refused("is not an ONNX model", "plan_graph_invalid") from error
-    model.DiscardUnknownFields()
-    graph = model.graph
-    used = {node.domain for node in graph.node} | {""}
-    opsets = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(opsets)
-    for message in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        if "metadata_props" in message.DESCRIPTOR.fields_by_name:
-            message.ClearField("metadata_props")
-    for info in (*graph.input, *graph.output):
-        info.type.ClearField("denotation")
-    del graph.value_info[:]
-    if all(node.domain == "" for node in graph.node):
-        named = {function.name for function in model.functions}
-        if not any(node.op_type in named for node in graph.node):
-            del model.functions[:]
-    for tensor in graph.initializer:
-        # What is inside the file says so by default; some writers say it again.
-        if tensor.data_location == onnx.TensorProto.DEFAULT:
-            tensor.ClearField("data_location")
-    return bytes(model.SerializeToString(deterministic=True))
-
-
 def port_bytes(ports: tuple[Port, ...], num_examples: int) -> int:
     """Bytes of the arrays of these ports with so many examples."""
     total = 0

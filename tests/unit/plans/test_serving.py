@@ -1,4 +1,4 @@
-"""The gate for whole models: what it takes, what it finds out, and what the tidying of exported models leaves."""
+"""The gate for whole models: what it takes, and what it finds out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from model_support import WEIGHT, centred, graph_model, linear, lookup
+from model_support import centred, graph_model, linear, lookup
 from onnx import helper
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.child import ChildLimits
 from pygrid.plans.manifest import Port
-from pygrid.plans.serving import ServingLimits, check_model_file, check_model_in_child, port_bytes, tidy_model
+from pygrid.plans.serving import ServingLimits, check_model_file, check_model_in_child, port_bytes
 
 N4 = {"x": ("float32", ["N", 4])}
 SHAPE = helper.make_node("Shape", ["x"], ["shape"])
@@ -134,21 +134,3 @@ def test_data_in_other_files_is_refused(tmp_path: Path) -> None:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
     assert refusal(tmp_path, model.SerializeToString()) == "plan_external_data"
-
-
-def test_an_exporters_extras_are_tidied_away_and_nothing_else(tmp_path: Path) -> None:
-    model = onnx.load_from_string(linear())
-    model.metadata_props.add(key="author", value="somebody")
-    model.graph.node[0].metadata_props.add(key="stack", value="/home/somebody/train.py")
-    model.graph.value_info.add(name="inner")
-    model.opset_import.add(domain="exporter.extras", version=1)
-    data = model.SerializeToString()
-    assert refusal(tmp_path, data) in ("plan_feature_forbidden", "plan_domain_forbidden")
-    tidied = tidy_model(data)
-    assert b"somebody" not in tidied
-    assert verdict(tmp_path, tidied)
-    kept = onnx.load_from_string(tidied)
-    np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept.graph.initializer[0]), WEIGHT)
-    assert tidy_model(tidied) == tidied
-    with pytest.raises(InvalidPlan):
-        tidy_model(b"\xff\xff")
