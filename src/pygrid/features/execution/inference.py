@@ -98,8 +98,6 @@ def main() -> None:
     connection = _Connection(stream)
     try:
         model = Path(settings.model_path).read_bytes()
-        import numpy.random  # noqa: F401 - behind the sandbox no file can be opened
-
         layers = sandbox.apply(
             sandbox.Limits(settings.memory_bytes, settings.cpu_s),
             keep={stream},
