@@ -5,7 +5,8 @@ from alembic import context
 import pygrid.storage.tables
 import pygrid.storage.tables_budgets
 import pygrid.storage.tables_datasets
-import pygrid.storage.tables_jobs  # noqa: F401 - each adds its tables to the metadata
+import pygrid.storage.tables_jobs
+import pygrid.storage.tables_workers  # noqa: F401 - each adds its tables to the metadata
 from pygrid.storage.schema import metadata
 
 context.configure(
