@@ -21,6 +21,10 @@ from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
+from pygrid.features.workers.places import Places
+from pygrid.features.workers.remote import RemoteDriver
+from pygrid.features.workers.routes import router as workers_router
+from pygrid.features.workers.service import WorkersService
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
@@ -71,17 +75,21 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
-    workers = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    remote = RemoteDriver()
+    places = Places(here, remote, settings.prefer_remote_workers)
     jobs = build_jobs(
         store,
         settings.data_dir,
-        workers,
+        places,
         clock,
         stopping,
         metrics,
         max_concurrent=settings.num_workers,
         limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
     )
+    remote.on_ask = jobs.runner.poke
+    workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
 
     async def wake_waiting() -> None:
         await stopping.wait()
@@ -97,7 +105,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await jobs.runner.recover()
             yield
         finally:
-            await workers.close()
+            await places.close()
             accounts.close()
             cycles.close()
             store.close()
@@ -106,7 +114,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router],
+        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router, workers_router],
         services={
             "settings": settings,
             "clock": clock,
@@ -121,6 +129,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "datasets": datasets,
             "jobs": jobs.service,
             "policies": jobs.policies,
+            "workers": workers,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),

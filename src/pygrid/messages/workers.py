@@ -67,7 +67,7 @@ class LeasedFile(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A job for one Worker, until ``expires_in_s`` after it was renewed last. It must be renewed once before anything is done."""
+    """A job for one Worker, until ``expires_in_s`` after it was renewed last; renew it once before anything is done."""
 
     id: str
     expires_in_s: float
