@@ -21,12 +21,26 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pygrid.core.execution import OUTCOME, RESULT, Facts, Failure, JobResult, JobSpec, Outcome, Progress, frame, move_paths
+from pygrid.core.execution import (
+    OUTCOME,
+    RESULT,
+    Facts,
+    Failure,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    frame,
+    frame_header,
+    move_paths,
+)
 from pygrid.errors import Gone, NotFound, PygridError, Unauthenticated
 from pygrid.features.execution.received import ReceivedFiles
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
+from pygrid.messages.media import TENSORS
 from pygrid.messages.workers import Lease, LeaseAnswer, LeasedFile, LeaseRequest, Renewed, RenewRequest, ResultTaken
-from pygrid.transport import Api, BytesBody, Request, RetryPolicy, Transport
+from pygrid.transport import Api, Request, RetryPolicy, Transport
+from pygrid.transport.base import BytesBody
 from pygrid.transport.retry import NO_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -140,24 +154,27 @@ class RemoteWorker:
     async def _work(self, held: _Held) -> None:
         lease = held.lease
         result = await self._result(held)
-        outcome = Outcome(result.facts, result.failure, result.media_type)
-        body = frame(OUTCOME, msgspec.json.encode(outcome))
-        if result.failure is None:
-            body += frame(RESULT, result.payload)
-        headers = {"Content-Type": "application/octet-stream"}
-        path = f"{_LEASES}/{lease.id}/result"
-        await _in_thread(lambda: self._patient.send_body(path, ResultTaken, BytesBody(body), headers=headers, idempotent=True))
+        await _in_thread(lambda: self._bring(lease, result))
         how = "done" if result.failure is None else result.failure.kind
         logger.info("job ended", extra={"lease": lease.id, "how": how})
+
+    def _bring(self, lease: Lease, result: JobResult) -> ResultTaken:
+        outcome = Outcome(result.facts, result.failure, result.media_type)
+        parts = [frame(OUTCOME, msgspec.json.encode(outcome))]
+        if result.failure is None:
+            parts += [frame_header(RESULT, len(result.payload)), result.payload]
+        path, headers = f"{_LEASES}/{lease.id}/result", {"Content-Type": TENSORS}
+        return self._patient.send_body(path, ResultTaken, BytesBody(b"".join(parts)), headers=headers, idempotent=True)
 
     async def _result(self, held: _Held) -> JobResult:
         try:
             spec = msgspec.convert(held.lease.spec, JobSpec)
             with self._files.using(file.hash for file in held.lease.files):
-                spec = await _in_thread(lambda: self._fetch(held.lease, spec))
+                here = await _in_thread(lambda: self._fetch(held.lease, spec))
                 logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
                 # The Domain sees to it that the time tells nothing.
-                return await self._driver.run(spec, None if spec.privacy is not None else held.tell, pad=False)
+                on_progress = held.tell if spec.privacy is None else None
+                return await self._driver.run(here, on_progress, pad=False)
         except Gone:
             raise
         except PygridError as error:

@@ -331,7 +331,7 @@ class JobRunner:
 
     async def _take_next(self, *, remote: bool = False) -> Job | None:
         """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed`` if the
-        ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only jobs that may go to another machine.
+        ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go elsewhere.
         """
 
         def transaction(connection: sa.Connection) -> Job | None:

@@ -191,7 +191,8 @@ class RemoteDriver:
             self._match()
             if not poll.done():
                 self.on_ask()
-                await asyncio.wait({poll, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [poll, leaving]
+                await asyncio.wait(both, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
             self._polls.pop(poll, None)
