@@ -49,6 +49,8 @@ T = TypeVar("T")
 
 WAIT_S = 20.0
 _ANSWER_SLACK_S = 30.0
+_PROGRESS_S = 0.5
+"""Progress is worth telling sooner than a lease is worth renewing."""
 _MAX_PAUSE_S = 30.0
 _HASH = re.compile("[0-9a-f]{64}")
 _LEASES = "/data-centric/workers/leases"
@@ -209,7 +211,8 @@ class _Held:
         self.lease = lease
         self._api = api
         self._progress: Progress | None = None
-        self._until = time.monotonic() + lease.expires_in_s
+        self._renewed_at = time.monotonic()
+        self._until = self._renewed_at + lease.expires_in_s
         self._pause_s = lease.expires_in_s / 3
 
     def tell(self, progress: Progress) -> None:
@@ -217,29 +220,29 @@ class _Held:
         self._progress = progress
 
     async def renew(self, api: Api | None = None) -> None:
-        """Keep it. Raises Gone, Unauthenticated: it is over."""
-        progress: dict[str, Any] | None = None if self._progress is None else msgspec.to_builtins(self._progress)
+        """Keep it, and tell what progress there was. Raises Gone, Unauthenticated: it is over."""
+        told, self._progress = self._progress, None
+        progress: dict[str, Any] | None = None if told is None else msgspec.to_builtins(told)
         sent_at = time.monotonic()
-        path = f"{_LEASES}/{self.lease.id}/renew"
+        path, patience_s = f"{_LEASES}/{self.lease.id}/renew", max(1.0, self._pause_s)
         answer = await _in_thread(
-            lambda: (api or self._api).post(
-                path, Renewed, json=RenewRequest(progress), timeout_s=max(1.0, self._pause_s), idempotent=True
-            )
+            lambda: (api or self._api).post(path, Renewed, json=RenewRequest(progress), timeout_s=patience_s, idempotent=True)
         )
-        self._until, self._pause_s = sent_at + answer.expires_in_s, answer.expires_in_s / 3
+        self._renewed_at, self._until = sent_at, sent_at + answer.expires_in_s
+        self._pause_s = answer.expires_in_s / 3
 
     async def keep(self) -> None:
         """Renew it again and again; returns when it is over, as the Domain says or as its time tells."""
         while time.monotonic() < self._until:
-            # Progress is worth telling sooner than the lease is worth renewing.
-            await asyncio.sleep(min(self._pause_s, 1.0) if self._progress is not None else self._pause_s)
+            await asyncio.sleep(min(self._pause_s, _PROGRESS_S))
+            if self._progress is None and time.monotonic() < self._renewed_at + self._pause_s:
+                continue
             try:
                 await self.renew()
             except PygridError as error:
                 if error.status < 500:
                     return
                 logger.warning("lease not renewed", extra={"lease": self.lease.id, "code": error.code})
-                await asyncio.sleep(min(1.0, self._pause_s))
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

@@ -242,7 +242,7 @@ def test_lists_can_be_narrowed_and_go_on(filled: Database) -> None:
 
 def test_a_policy_is_put_and_replaced(filled: Database) -> None:
     assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) is None
-    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED)):
+    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED, allow_remote_workers=True)):
         filled.write_now(lambda connection, p=policy: rows.put_policy(connection, 1, p, NOW))
         assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) == policy
 

@@ -45,7 +45,7 @@ from pygrid.features.workers.driver import LOGS_KEPT, OnProgress, State, find_fa
 
 logger = logging.getLogger(__name__)
 
-LEASE_S = 20.0
+LEASE_S = 15.0
 """How long a Worker may be silent."""
 OFFER_S = 20.0
 """How long a job waits for a Worker to ask, which was there when the job was started."""
