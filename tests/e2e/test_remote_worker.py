@@ -32,8 +32,8 @@ LONG_PRIVATE = LONG | {"epochs": 5000, "batch_size": 10, "privacy": TERMS}
 class Running:
     """A Domain that runs, with its people, and two datasets: records of the one may leave the machine."""
 
-    def __init__(self, folder: Path, web: httpx.Client, address: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, web: httpx.Client, address: str, process: subprocess.Popen[bytes]) -> None:
+        self.folder, self.process = folder, process
         self.site = Site(web)
         self.site.sign_up(address)
         self.site.log_in(address)
@@ -54,6 +54,12 @@ class Running:
     def let_in(self, name: str) -> dict[str, Any]:
         new: dict[str, Any] = self.site.call("POST", WORKERS, self.site.owner, json={"name": name})
         return new
+
+    def command(self, *arguments: str) -> str:
+        """What ``pygrid worker`` prints, in the Owner's name."""
+        environment = {**os.environ, "PYGRID_URL": self.site.address, "PYGRID_TOKEN": self.site.owner["token"]}
+        command = [sys.executable, "-m", "pygrid", "worker", *arguments]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def known(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.site.call("GET", WORKERS, self.site.owner)["workers"]
@@ -96,28 +102,33 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "pygrid", "domain", "--port", "0", "--port-file", str(port_file), "--data-dir"]
-    with (tmp_path / "domain.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "data"), "--prefer-remote-workers", "--num-workers", "1"],
-            stdout=log,
-            stderr=log,
-            cwd=tmp_path,
-        )
+@contextlib.contextmanager
+def started(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A Domain as a process, and its address."""
+    port_file = folder / "port"
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pygrid", "domain", "--port", str(port), "--port-file", str(port_file), "--data-dir"]
+    options = [str(folder / "data"), "--prefer-remote-workers", "--num-workers", "1"]
+    with (folder / "domain.log").open("ab") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=folder)
     try:
         deadline = time.monotonic() + 60
         while not port_file.exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "domain.log").read_text()
+            told = (folder / "domain.log").read_text()
+            assert process.poll() is None, told
+            assert time.monotonic() < deadline, told
             time.sleep(0.05)
-        with httpx.Client(timeout=60) as web:
-            yield Running(tmp_path, web, f"http://127.0.0.1:{port_file.read_text().strip()}")
+        yield process, f"http://127.0.0.1:{port_file.read_text().strip()}"
     finally:
         process.terminate()
         process.wait()
-    assert "Traceback" not in (tmp_path / "domain.log").read_text()
+    assert "Traceback" not in (folder / "domain.log").read_text()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with started(tmp_path) as (process, address), httpx.Client(timeout=60) as web:
+        yield Running(tmp_path, web, address, process)
 
 
 @pytest.mark.slow
@@ -136,7 +147,7 @@ def test_jobs_run_on_another_machine_where_the_policy_allows_it(running: Running
         job = running.finished(count)
         assert (job["state"], job["facts"]["worker"]) == ("released", "")
         # Exact jobs tell how far they are.
-        exact = site.submit(running.open, **LONG | {"epochs": 1000})
+        exact = site.submit(running.open, **LONG | {"epochs": 500})
         site.approve(exact, "waiting")
         site.wait(exact, lambda job: job["state"] == "held" or 0 < job["progress"] < 1)
         assert running.known()[0]["num_running"] == 1
@@ -193,3 +204,28 @@ def test_a_worker_that_is_let_in_no_more_loses_its_job_and_ends(running: Running
         assert [path.name for path in (running.folder / "kept").iterdir()] == [".lock"], "records stay on the machine"
         site.wait(exact, lambda job: job["state"] == "running")
         site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+
+
+@pytest.mark.slow
+def test_a_worker_outlasts_its_domain_and_works_for_the_next_one(running: Running) -> None:
+    site = running.site
+    token = running.command("token", "gpu-1").strip()
+    assert "gpu-1" in running.command("list")
+    with running.worker(token):
+        exact = site.submit(running.open, **LONG)
+        site.approve(exact, "waiting")
+        site.wait(exact, lambda job: job["progress"] > 0)
+        running.process.kill()
+        running.process.wait()
+        with started(running.folder, int(site.address.rpartition(":")[2])) as (_, address):
+            site.log_in(address)
+            # The Domain knows nothing of the lease: the job runs again, here, and the Worker lets go of it.
+            site.wait(exact, lambda job: job["state"] == "running" and job["progress"] > 0)
+            running.until(lambda: running.known()[0]["num_waiting"])
+            private = site.submit(running.open, **TRAIN, privacy=TERMS)
+            job = running.finished(private)
+            assert (job["state"], job["facts"]["worker"]) == ("released", "gpu-1")
+            site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+            running.command("revoke", "gpu-1")
+            assert "no Worker" in running.command("list")
+    assert "Traceback" not in (running.folder / "worker.log").read_text()

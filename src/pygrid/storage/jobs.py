@@ -198,11 +198,7 @@ def find_next(connection: sa.Connection, *, exact_only: bool = False, remote_onl
         open_to_remote = sa.select(policies.c.dataset_id).where(policies.c.allow_remote_workers)
         where += [jobs.c.num_attempts == 0, jobs.c.dataset_id.in_(open_to_remote)]
     statement = (
-        sa.select(*_JOB)
-        .where(*where)
-        .order_by(num_running, jobs.c.number)
-        .limit(1)
-        .with_for_update(of=jobs, skip_locked=True)
+        sa.select(*_JOB).where(*where).order_by(num_running, jobs.c.number).limit(1).with_for_update(of=jobs, skip_locked=True)
     )
     row = connection.execute(statement).first()
     return None if row is None else _job(row)

@@ -273,3 +273,13 @@ async def test_a_machine_that_cannot_lock_plans_in_gets_no_job(site: Site) -> No
     assert_problem(await worker.call("POST", "/lease", json=weak), 403, "sandbox_unavailable")
     for wait_s in (-1, 61):
         assert_problem(await worker.call("POST", "/lease", json={**CAPABLE, "wait_s": wait_s}), 400, "invalid_input")
+
+
+async def test_a_worker_that_waits_does_not_keep_the_domain_from_stopping(site: Site) -> None:
+    worker = await machine(site)
+    asking = asyncio.create_task(worker.ask(wait_s=60))
+    while not driver(site).num_places:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    site.app.state.stopping.set()
+    async with asyncio.timeout(5):
+        assert await asking is None
