@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# What has to do with Workers, making the environment first if need be. A Domain starts its Workers by itself.
+# A Worker on a machine of its own, and what else has to do with Workers, making the environment first if need be.
+# A Domain starts the Workers of its own machine by itself.
+#   apps/worker/run.sh --domain https://domain.example --token-file token
 #   apps/worker/run.sh doctor
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

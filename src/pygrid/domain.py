@@ -24,6 +24,10 @@ from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.features.workers.inference import InferenceWorkers
+from pygrid.features.workers.places import Places
+from pygrid.features.workers.remote import RemoteDriver
+from pygrid.features.workers.routes import router as workers_router
+from pygrid.features.workers.service import WorkersService
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
@@ -74,17 +78,21 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
-    workers = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    remote = RemoteDriver()
+    places = Places(here, remote, settings.prefer_remote_workers)
     jobs = build_jobs(
         store,
         settings.data_dir,
-        workers,
+        places,
         clock,
         stopping,
         metrics,
         max_concurrent=settings.num_workers,
         limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
     )
+    remote.on_ask = jobs.runner.poke
+    workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
 
     inference = InferenceWorkers(allow_weak_sandbox=settings.allow_weak_sandbox)
     models = ModelsService(store, inference, clock)
@@ -105,7 +113,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             yield
         finally:
             await inference.close()
-            await workers.close()
+            await places.close()
             accounts.close()
             cycles.close()
             store.close()
@@ -114,7 +122,15 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[*account_routes(), processes_router, cycles_router, datasets_router, jobs_router, *model_routes],
+        routes=[
+            *account_routes(),
+            processes_router,
+            cycles_router,
+            datasets_router,
+            jobs_router,
+            workers_router,
+            *model_routes,
+        ],
         services={
             "settings": settings,
             "clock": clock,
@@ -131,6 +147,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "policies": jobs.policies,
             "models": models,
             "served_blobs": BlobResponses(store.served),
+            "workers": workers,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),

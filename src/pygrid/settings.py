@@ -83,6 +83,12 @@ class DomainSettings:
         flag="--allow-weak-sandbox",
         help="Run strangers' plans even where this machine offers too little to lock them in (see pygrid worker doctor).",
     )
+    prefer_remote_workers: bool = _setting(
+        False,
+        env="PYGRID_PREFER_REMOTE_WORKERS",
+        flag="--prefer-remote-workers",
+        help="Run jobs on Workers of other machines first, where the dataset's policy allows it; else when this one is busy.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", env="PYGRID_LOG_LEVEL", flag="--log-level", help="debug, info, warning or error."
     )
@@ -179,7 +185,7 @@ def _kept_secret(path: Path) -> str:
 
 def _parse(field: str, name: str, text: str, default: Any) -> Any:
     """The value of an environment variable, by the type of the setting's default."""
-    if field in ("open_signup", "legacy_open", "access_log", "allow_weak_sandbox"):
+    if field in ("open_signup", "legacy_open", "access_log", "allow_weak_sandbox", "prefer_remote_workers"):
         known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
         if (value := known.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")

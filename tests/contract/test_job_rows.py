@@ -173,6 +173,26 @@ def test_the_queue_can_leave_out_what_would_be_charged(filled: Database) -> None
     assert found.id == exact.id
 
 
+def test_the_queue_gives_to_other_machines_what_may_go_there_for_the_first_time(filled: Database) -> None:
+    other = filled.write_now(lambda connection: put_dataset(connection, "lines", 5))
+    lost = put(filled, new_job(dataset_id=other, state=JobState.APPROVED, num_attempts=1))
+    put(filled, new_job(state=JobState.APPROVED))
+    may_go = put(filled, new_job(dataset_id=other, state=JobState.APPROVED))
+
+    def found() -> Job | None:
+        return filled.write_now(lambda connection: rows.find_next(connection, remote_only=True))
+
+    assert found() is None, "no dataset has a policy"
+    for allowed, job in ((False, None), (True, may_go)):
+        policy = Policy(True, None, Use.MIXED, allow_remote_workers=allowed)
+        filled.write_now(lambda connection, p=policy: rows.put_policy(connection, other, p, NOW))
+        taken = found()
+        assert (taken and taken.id) == (job and job.id)
+    oldest = filled.write_now(rows.find_next)
+    assert oldest is not None
+    assert oldest.id == lost.id
+
+
 def test_two_that_take_at_once_take_different_jobs(filled: Database) -> None:
     if filled.dialect == "sqlite":
         pytest.skip("SQLite has one writer at a time")
@@ -242,7 +262,7 @@ def test_lists_can_be_narrowed_and_go_on(filled: Database) -> None:
 
 def test_a_policy_is_put_and_replaced(filled: Database) -> None:
     assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) is None
-    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED)):
+    for policy in (Policy(True, 0.5, Use.MIXED), Policy(False, None, Use.MIXED, allow_remote_workers=True)):
         filled.write_now(lambda connection, p=policy: rows.put_policy(connection, 1, p, NOW))
         assert filled.read_now(lambda connection: rows.find_policy(connection, 1)) == policy
 

@@ -85,6 +85,10 @@ def set_budget(
     ] = None,
     max_epsilon_per_job: Annotated[float | None, typer.Option(help="Beyond it a person is asked all the same.")] = None,
     use: Annotated[str | None, typer.Option(help="What it is mostly for: statistics, training or mixed.")] = None,
+    allow_remote_workers: Annotated[
+        bool | None,
+        typer.Option("--allow-remote-workers/--here-only", help="Whether the records may go to Workers on other machines."),
+    ] = None,
     url: UrlOption = None,
 ) -> None:
     """Open the privacy budget of a dataset that you hold, or change it; what is not given stays.
@@ -100,6 +104,7 @@ def set_budget(
         "auto_approve": auto_approve,
         "max_epsilon_per_job": max_epsilon_per_job,
         "use": use,
+        "allow_remote_workers": allow_remote_workers,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
@@ -109,6 +114,8 @@ def set_budget(
     who = "need no person within the caps" if policy.auto_approve else "wait for a person"
     print(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
     print(f"private jobs {who}; exact ones always wait for a person")
+    if policy.allow_remote_workers:
+        print("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")
 
 
 def _show_online(name: str, url: str | None, as_json: bool) -> None:

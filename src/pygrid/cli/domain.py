@@ -45,6 +45,7 @@ def domain(
     job_memory_mb: Annotated[int | None, _option("job_memory_mb")] = None,
     job_wall_s: Annotated[int | None, _option("job_wall_s")] = None,
     allow_weak_sandbox: Annotated[bool | None, _option("allow_weak_sandbox")] = None,
+    prefer_remote_workers: Annotated[bool | None, _option("prefer_remote_workers")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
     access_log: Annotated[bool | None, _option("access_log")] = None,

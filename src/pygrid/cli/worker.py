@@ -1,24 +1,173 @@
-"""``pygrid worker``: whether this machine can run strangers' plans safely."""
+"""``pygrid worker``: work for a Domain from another machine; let such Workers in; see whether a machine is fit for it."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pygrid.features.execution.probes import Examination
 
-app = typer.Typer(help="Look at what Workers of this machine are locked in by.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Run jobs of a Domain on this machine; see whether it can lock strangers' plans in.", add_completion=False
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+TOKEN_VARIABLE = "PYGRID_WORKER_TOKEN"
 
 
-@app.callback()
-def _worker() -> None:
-    """Look at what Workers of this machine are locked in by."""
+@app.callback(invoke_without_command=True)
+@friendly
+def worker(
+    context: typer.Context,
+    domain: Annotated[str | None, typer.Option(help="Address of the Domain to work for.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the Worker's token; default: the variable {TOKEN_VARIABLE}.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to run at once.")] = 1,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where the files of jobs are kept, records of datasets among them.")
+    ] = None,
+    cache_bytes: Annotated[
+        int, typer.Option(min=0, help="How much of them to keep between jobs; 0: nothing stays on this machine.")
+    ] = 10 * 1024**3,
+    allow_weak_sandbox: Annotated[
+        bool, typer.Option("--allow-weak-sandbox", help="Run plans even if this machine can't lock them in; see doctor.")
+    ] = False,
+) -> None:
+    """Run jobs of a Domain on this machine, until Ctrl-C or SIGTERM. It listens on nothing: it asks the Domain for jobs.
+
+    The Owner of the Domain makes the token with: pygrid worker token NAME. Jobs come from datasets whose policy allows it.
+
+    Example: PYGRID_WORKER_TOKEN=... pygrid worker --domain https://domain.example
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if domain is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+    _work(domain, _read_token(token_file), jobs, cache_dir or _default_cache_dir(), cache_bytes, allow_weak_sandbox)
+
+
+def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int, allow_weak_sandbox: bool) -> None:
+    import asyncio
+    import signal
+
+    from pygrid.features.execution.received import ReceivedFiles
+    from pygrid.logs import configure_logs
+    from pygrid.transport import HttpTransport
+    from pygrid.worker import RemoteSettings, RemoteWorker
+
+    configure_logs()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await RemoteWorker(transport, token, files, RemoteSettings(jobs, allow_weak_sandbox)).run()
+
+    transport = HttpTransport(domain)
+    files = ReceivedFiles(cache_dir, cache_bytes)
+    print(f"works for {transport.url}, {jobs} at once; files of jobs are kept in {cache_dir}", flush=True)
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        print("stopped")
+    finally:
+        files.close()
+        transport.close()
+
+
+def _read_token(file: Path | None) -> str:
+    token = file.read_text().strip() if file is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        raise InvalidInput(
+            f"no token: set {TOKEN_VARIABLE}, or name a file with --token-file. The Owner of the Domain makes one with: "
+            "pygrid worker token NAME",
+            code="worker_token_missing",
+        )
+    return token
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pygrid-worker"
+
+
+@app.command("token")
+@friendly
+def make_token(
+    name: Annotated[str, typer.Argument(help="What to call the Worker; one for each machine.")],
+    url: UrlOption = None,
+) -> None:
+    """Let a Worker of another machine in, and print its token, which is shown this once. For Owners.
+
+    Example: pygrid worker token gpu-1 > token
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        new = domain.workers.let_in(name)
+        address = domain.url
+    print(new.token)
+    typer.echo(f"Worker {new.name!r} is let in. On its machine: pygrid worker --domain {address} --token-file FILE", err=True)
+
+
+@app.command("list")
+@friendly
+def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
+    """List the Workers of other machines that are let in, and what they do. For Owners.
+
+    Example: pygrid worker list
+    """
+    import msgspec
+
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        found = domain.workers()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    elif not found:
+        print("no Worker of another machine is let in")
+    else:
+        _columns(
+            ("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS"),
+            *(
+                (
+                    str(one.id),
+                    one.name,
+                    "never" if one.last_seen_at is None else f"{one.last_seen_at:%Y-%m-%d %H:%M:%S}",
+                    str(one.num_waiting),
+                    str(one.num_running),
+                )
+                for one in found
+            ),
+        )
+
+
+@app.command("revoke")
+@friendly
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the Worker.")],
+    url: UrlOption = None,
+) -> None:
+    """Let a Worker in no more; its token is good for nothing, and what it runs is lost to it. For Owners.
+
+    Example: pygrid worker revoke gpu-1
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        domain.workers.revoke(name)
+    print(f"Worker {name!r} is let in no more")
 
 
 @app.command("doctor")

@@ -25,6 +25,7 @@ from pygrid.client.jobs import (
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
+from pygrid.client.workers import Workers
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
@@ -282,6 +283,11 @@ class DomainClient:
     def requests(self) -> Requests:
         """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and ``deny`` decide."""
         return Requests(self._api)
+
+    @property
+    def workers(self) -> Workers:
+        """Workers on other machines: ``domain.workers()`` lists, ``let_in`` makes a token, ``revoke`` takes it back."""
+        return Workers(self._api)
 
     def close(self) -> None:
         """Close the connections. The session goes on."""

@@ -13,6 +13,7 @@ A frame is one byte of kind, eight bytes of length (little-endian), and the body
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -147,6 +148,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Contributions that counted as zero, because the time of the job was over."""
     sandbox: tuple[str, ...] = ()
     """The layers that held."""
+    worker: str = ""
+    """Name of the Worker on another machine that ran it; empty: this machine did."""
     wall_s: float = 0.0
     cpu_s: float = 0.0
     max_rss_bytes: int = 0
@@ -193,6 +196,21 @@ class JobResult(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     media_type: str = ""
     payload: bytes = b""
+
+
+def list_paths(spec: JobSpec) -> set[str]:
+    """Every file that a job needs."""
+    return {spec.plan_path, spec.model_path, *(column.path for column in spec.columns.values())} - {""}
+
+
+def move_paths(spec: JobSpec, moved: Callable[[str], str]) -> JobSpec:
+    """The same job with its files elsewhere: ``moved`` gives for each path the new one."""
+    return msgspec.structs.replace(
+        spec,
+        columns={name: msgspec.structs.replace(column, path=moved(column.path)) for name, column in spec.columns.items()},
+        plan_path=spec.plan_path and moved(spec.plan_path),
+        model_path=spec.model_path and moved(spec.model_path),
+    )
 
 
 def check_spec(spec: JobSpec) -> None:

@@ -164,6 +164,8 @@ class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Differentially private jobs within the caps need no person."""
     max_epsilon_per_job: float | None = None
     use: Literal["statistics", "training", "mixed"] = "mixed"
+    allow_remote_workers: bool = False
+    """The records may be sent to Workers on other machines, which the Owner of the Domain has let in."""
 
 
 class BudgetInfo(msgspec.Struct, frozen=True):

@@ -44,6 +44,8 @@ class Policy:
     auto_approve: bool
     max_epsilon_per_job: float | None
     use: Use
+    allow_remote_workers: bool = False
+    """Its records may be sent to Workers on other machines."""
 
 
 _SAME = (
@@ -173,10 +175,14 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 # The queue
 
 
-def find_next(connection: sa.Connection, *, exact_only: bool = False) -> Job | None:
+def find_next(connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False) -> Job | None:
     """The approved job that is next, which nobody else takes before this transaction ends; or None.
 
     It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all Workers.
+
+    Args:
+        remote_only: only one that a Worker on another machine may have: by the dataset's policy, and not after a Worker was
+            lost with it.
     """
     others = jobs.alias()
     num_running = (
@@ -185,12 +191,14 @@ def find_next(connection: sa.Connection, *, exact_only: bool = False) -> Job | N
         .correlate(jobs)
         .scalar_subquery()
     )
+    where = [jobs.c.state == JobState.APPROVED.value]
+    if exact_only:
+        where.append(jobs.c.terms.is_(None))
+    if remote_only:
+        open_to_remote = sa.select(policies.c.dataset_id).where(policies.c.allow_remote_workers)
+        where += [jobs.c.num_attempts == 0, jobs.c.dataset_id.in_(open_to_remote)]
     statement = (
-        sa.select(*_JOB)
-        .where(jobs.c.state == JobState.APPROVED.value, *((jobs.c.terms.is_(None),) if exact_only else ()))
-        .order_by(num_running, jobs.c.number)
-        .limit(1)
-        .with_for_update(of=jobs, skip_locked=True)
+        sa.select(*_JOB).where(*where).order_by(num_running, jobs.c.number).limit(1).with_for_update(of=jobs, skip_locked=True)
     )
     row = connection.execute(statement).first()
     return None if row is None else _job(row)
@@ -247,7 +255,7 @@ def job_not_found(job_id: str) -> NotFound:
 def find_policy(connection: sa.Connection, dataset_id: int) -> Policy | None:
     """The policy of a dataset, if it has one."""
     row = connection.execute(sa.select(policies).where(policies.c.dataset_id == dataset_id)).first()
-    return None if row is None else Policy(row.auto_approve, row.max_epsilon_per_job, Use(row.use))
+    return None if row is None else _policy(row)
 
 
 def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: dt.datetime) -> None:
@@ -256,11 +264,16 @@ def put_policy(connection: sa.Connection, dataset_id: int, policy: Policy, now: 
         "auto_approve": policy.auto_approve,
         "max_epsilon_per_job": policy.max_epsilon_per_job,
         "use": policy.use.value,
+        "allow_remote_workers": policy.allow_remote_workers,
         "updated_at": now,
     }
     changed = connection.execute(policies.update().where(policies.c.dataset_id == dataset_id).values(values)).rowcount
     if not changed:
         connection.execute(policies.insert().values(dataset_id=dataset_id, **values))
+
+
+def _policy(row: sa.Row[Any]) -> Policy:
+    return Policy(row.auto_approve, row.max_epsilon_per_job, Use(row.use), row.allow_remote_workers)
 
 
 def _visible(principal: Principal) -> sa.ColumnElement[bool]:

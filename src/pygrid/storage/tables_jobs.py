@@ -22,6 +22,8 @@ policies = sa.Table(
     # What the budget was opened for; its order follows from it and stays.
     sa.Column("use", sa.String(16), nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    # Whether the records may be sent to Workers on other machines.
+    sa.Column("allow_remote_workers", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 jobs = sa.Table(

@@ -24,7 +24,7 @@ from pygrid.tensors import decode
 async def test_a_private_training_within_the_policy_needs_no_person(site: Site) -> None:
     dataset = await site.owner.upload()
     policy = await site.owner.set_policy(dataset)
-    assert policy == {**POLICY, "max_epsilon_per_job": None, "use": "mixed"}
+    assert policy == {**POLICY, "max_epsilon_per_job": None, "use": "mixed", "allow_remote_workers": False}
     terms = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}
     job = await site.scientist.submit(dataset, epochs=10, batch_size=60, privacy=terms, optimizer={"learning_rate": 0.5})
     cost = job["cost"]

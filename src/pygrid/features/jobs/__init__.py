@@ -25,6 +25,7 @@ class Jobs:
     service: JobsService
     policies: PoliciesService
     runner: JobRunner
+    writes: AuditedWrites
 
 
 def build_jobs(
@@ -44,4 +45,4 @@ def build_jobs(
     services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
     runner = JobRunner(services, workers, max_concurrent=max_concurrent, limits=limits)
     service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping)
-    return Jobs(service, PoliciesService(store.database, writes, clock), runner)
+    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes)

@@ -79,7 +79,7 @@ class PoliciesService:
                 budgets.open_budget(connection, dataset_id, cap, user_cap, actor=principal.user_id, now=now)
             else:
                 self._change(connection, principal, budget, wanted)
-            policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use)
+            policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use, wanted.allow_remote_workers)
             rows.put_policy(connection, dataset_id, policy, now)
             data = {"dataset_id": dataset_id, "policy": msgspec.to_builtins(wanted)}
             audit.append(connection, "policy_changed", data, actor=principal.user_id, now=now)
@@ -153,6 +153,7 @@ def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
         auto_approve=policy.auto_approve,
         max_epsilon_per_job=policy.max_epsilon_per_job,
         use=policy.use.value,
+        allow_remote_workers=policy.allow_remote_workers,
     )
 
 

@@ -75,14 +75,30 @@ _NO_RESULT = "the job came to no result; what it was charged stays charged"
 class Workers(Protocol):
     """What runs jobs in sandboxes."""
 
+    @property
+    def prefer_remote(self) -> bool:
+        """Whether jobs that may go to another machine do so while this one has room."""
+
+    @property
+    def num_remote(self) -> int:
+        """How many jobs can run on other machines at once, now."""
+
     async def start(self) -> object:
         """Raises Unavailable: no Worker can be had, or only one that can't be locked in."""
 
-    async def run(self, spec: JobSpec, on_progress: Callable[[Progress], None] | None = None, *, pad: bool = True) -> JobResult:
+    async def run(
+        self,
+        spec: JobSpec,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        pad: bool = True,
+        remote: bool = False,
+    ) -> JobResult:
         """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended.
 
         Args:
             pad: have a private job end at the end of a coarse bucket of time, as its time may depend on single records.
+            remote: on another machine, if one takes it.
         """
 
 
@@ -121,6 +137,8 @@ class JobRunner:
         self._changed = asyncio.Event()
         self._checking: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._remote: set[str] = set()
+        """Those that run on other machines; they take no room here."""
         self._progress: dict[str, float] = {}
         self._stopped: set[str] = set()
 
@@ -198,17 +216,33 @@ class JobRunner:
         for job in waiting:
             if len(self._checking) < self._max_concurrent and job.id not in self._checking:
                 self._spawn(self._checking, job, self._try_on_mock(job))
-        while len(self._running) < self._max_concurrent and (started := await self._take_next()) is not None:
-            self._announce(started)
-            if started.state is JobState.RUNNING:
-                self._spawn(self._running, started, self._run(started))
+        for start in (
+            (self._start_remote, self._start_here) if self._workers.prefer_remote else (self._start_here, self._start_remote)
+        ):
+            await start()
         return LOOK_S
+
+    async def _start_here(self) -> None:
+        while len(self._running) - len(self._remote) < self._max_concurrent and (taken := await self._take_next()) is not None:
+            self._begin(taken)
+
+    async def _start_remote(self) -> None:
+        while len(self._remote) < self._workers.num_remote and (taken := await self._take_next(remote=True)) is not None:
+            self._begin(taken, remote=True)
+
+    def _begin(self, taken: Job, *, remote: bool = False) -> None:
+        self._announce(taken)
+        if taken.state is JobState.RUNNING:
+            if remote:
+                self._remote.add(taken.id)
+            self._spawn(self._running, taken, self._run(taken, remote=remote))
 
     def _spawn(self, among: dict[str, asyncio.Task[None]], job: Job, work: Coroutine[Any, Any, None]) -> None:
         task = among[job.id] = asyncio.create_task(work, name=f"job-{job.id}")
 
         def done(task: asyncio.Task[None]) -> None:
             among.pop(job.id, None)
+            self._remote.discard(job.id)
             self._progress.pop(job.id, None)
             if job.id in self._stopped:
                 self._stopped.discard(job.id)
@@ -295,13 +329,13 @@ class JobRunner:
 
     # running
 
-    async def _take_next(self) -> Job | None:
+    async def _take_next(self, *, remote: bool = False) -> Job | None:
         """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed`` if the
-        ledger refuses it, and then nothing is debited. None: nothing to do.
+        ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go elsewhere.
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
-            job = rows.find_next(connection, exact_only=self._services.writes.is_rolled_back)
+            job = rows.find_next(connection, exact_only=self._services.writes.is_rolled_back, remote_only=remote)
             if job is None:
                 return None
             now = self._services.clock.now()
@@ -324,14 +358,14 @@ class JobRunner:
 
         return await self._services.writes.write(transaction)
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, *, remote: bool) -> None:
         """``running -> released | held | failed``, or back to ``approved``."""
         on_progress = None if job.is_private else self._watch(job)
         bytes_in = 0
         try:
             spec = await self._spec(job)
             bytes_in = data_bytes(spec)
-            result = await self._workers.run(spec, on_progress)
+            result = await self._workers.run(spec, on_progress, remote=remote)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
         except Exception as error:

@@ -71,7 +71,7 @@ _ENVIRONMENT = {
 _START_S = 60.0
 _GRACE_S = 10.0
 _MAX_PACKET = 65_536
-_LOGS_KEPT = 1000
+LOGS_KEPT = 1000
 
 
 class Driver(Protocol):
@@ -164,6 +164,11 @@ class SubprocessDriver:
                 self._server = await _Server.start(self._settings)
             return self._server.layers
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the sandbox, once it was started, is enough for a stranger's plan."""
+        return self._server is not None and self._server.is_sound
+
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
         if spec.id in self._jobs:
@@ -219,7 +224,7 @@ class SubprocessDriver:
     def _log(self, job_id: str, line: str) -> None:
         self._logs.setdefault(job_id, []).append(line)
         self._logs.move_to_end(job_id)
-        while len(self._logs) > _LOGS_KEPT:
+        while len(self._logs) > LOGS_KEPT:
             self._logs.popitem(last=False)
 
 
@@ -232,6 +237,7 @@ class _Server:
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._ends: dict[str, asyncio.Future[_Ended | None]] = {}
         self.layers: tuple[str, ...] = ()
+        self.is_sound = False
         self.is_gone = False
         self._loop.add_reader(control, self._receive)
 
@@ -254,8 +260,8 @@ class _Server:
         server = cls(process, ours)
         try:
             ready = await asyncio.wait_for(asyncio.shield(server._ready), _START_S)
-            server.layers = tuple(ready["layers"])
-            if not ready["sound"] and not settings.allow_weak_sandbox:
+            server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
+            if not server.is_sound and not settings.allow_weak_sandbox:
                 raise Unavailable(
                     "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what is "
                     "missing",
@@ -419,7 +425,7 @@ def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _End
         return Failure("lost", "the Worker's process was lost while the job ran")
     if outcome is None or not payload:
         return _death(spec, ended)
-    return _wrong(spec, payload)
+    return find_fault(spec, payload)
 
 
 _WORDS: dict[FailureKind, str] = {
@@ -442,8 +448,8 @@ def _death(spec: JobSpec, ended: _Ended) -> Failure:
     return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
 
 
-def _wrong(spec: JobSpec, payload: bytes) -> Failure | None:
-    """What is wrong with the bytes of a result."""
+def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
+    """What is wrong with the bytes of a result, if something is."""
     if spec.kind != "train":
         try:
             msgspec.json.decode(payload)

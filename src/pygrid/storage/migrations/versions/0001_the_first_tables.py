@@ -15,6 +15,50 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "audit_entries",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("entry", sa.Text(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_audit_entries")),
+    )
+    op.create_table(
+        "audit_head",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
+    )
+    op.create_table(
+        "curves",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("events_hash", sa.String(length=64), nullable=False),
+        sa.Column("events", sa.Text(), nullable=False),
+        sa.Column("divergences", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_curves")),
+        sa.UniqueConstraint("events_hash", name=op.f("uq_curves_events_hash")),
+    )
+    op.create_table(
+        "datasets",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name_key", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("visibility", sa.String(length=16), nullable=False),
+        sa.Column("search_text", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("deleted_at", schema.UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
+        sa.UniqueConstraint("created_by", "name_key", name=op.f("uq_datasets_created_by_name_key")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("datasets", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_datasets_created_by"), ["created_by"], unique=False)
+        batch_op.create_index(batch_op.f("ix_datasets_name_key"), ["name_key"], unique=False)
+
+    op.create_table(
         "first_owner",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("created_at", schema.UtcDateTime(), nullable=False),
@@ -57,6 +101,56 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_roles")),
         sa.UniqueConstraint("name", name=op.f("uq_roles_name")),
         sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "served_models",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("model_id", sa.String(length=100), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("file", sa.String(length=64), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("allow_download", sa.Boolean(), nullable=False),
+        sa.Column("allow_remote_inference", sa.Boolean(), nullable=False),
+        sa.Column("max_batch_size", sa.Integer(), nullable=False),
+        sa.Column("report", sa.JSON(), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_served_models")),
+        sa.UniqueConstraint("model_id", name=op.f("uq_served_models_model_id")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("served_models", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_served_models_file"), ["file"], unique=False)
+
+    op.create_table(
+        "workers",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("token_hash", sa.String(length=64), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("last_seen_at", schema.UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
+        sa.UniqueConstraint("name", name=op.f("uq_workers_name")),
+        sa.UniqueConstraint("token_hash", name=op.f("uq_workers_token_hash")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "budgets",
+        sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("epsilon", sa.Double(), nullable=False),
+        sa.Column("delta", sa.Double(), nullable=False),
+        sa.Column("basic_epsilon", sa.Double(), nullable=False),
+        sa.Column("basic_delta", sa.Double(), nullable=False),
+        sa.Column("order", sa.Integer(), nullable=False),
+        sa.Column("user_epsilon", sa.Double(), nullable=True),
+        sa.Column("user_delta", sa.Double(), nullable=True),
+        sa.Column("user_basic_epsilon", sa.Double(), nullable=True),
+        sa.Column("user_basic_delta", sa.Double(), nullable=True),
+        sa.Column("user_order", sa.Integer(), nullable=True),
+        sa.Column("opened_at", schema.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_budgets_dataset_id_datasets")),
+        sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_budgets")),
     )
     op.create_table(
         "checkpoints",
@@ -106,6 +200,40 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_cycles_state"), ["state"], unique=False)
 
     op.create_table(
+        "dataset_tags",
+        sa.Column("dataset_id", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("tag_key", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_tags_dataset_id_datasets"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("dataset_id", "position", name=op.f("pk_dataset_tags")),
+    )
+    with op.batch_alter_table("dataset_tags", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_dataset_tags_tag_key"), ["tag_key"], unique=False)
+
+    op.create_table(
+        "dataset_versions",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("dataset_id", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("folder", sa.String(length=64), nullable=False),
+        sa.Column("mock_folder", sa.String(length=64), nullable=True),
+        sa.Column("mock", sa.String(length=16), nullable=False),
+        sa.Column("schema", sa.JSON(), nullable=False),
+        sa.Column("num_records", sa.BigInteger(), nullable=False),
+        sa.Column("num_columns", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_dataset_versions_dataset_id_datasets")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dataset_versions")),
+        sa.UniqueConstraint("dataset_id", "number", name=op.f("uq_dataset_versions_dataset_id_number")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "events",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("process_id", sa.Integer(), nullable=False),
@@ -134,6 +262,17 @@ def upgrade() -> None:
     with op.batch_alter_table("plans", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_plans_process_id"), ["process_id"], unique=False)
 
+    op.create_table(
+        "policies",
+        sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("auto_approve", sa.Boolean(), nullable=False),
+        sa.Column("max_epsilon_per_job", sa.Double(), nullable=True),
+        sa.Column("use", sa.String(length=16), nullable=False),
+        sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_policies_dataset_id_datasets")),
+        sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_policies")),
+    )
     op.create_table(
         "users",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -168,6 +307,89 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("assignments", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_assignments_client_id"), ["client_id"], unique=False)
+
+    op.create_table(
+        "charges",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("dataset_id", sa.Integer(), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("curve_id", sa.Integer(), nullable=False),
+        sa.Column("dataset_cost", sa.Double(), nullable=False),
+        sa.Column("user_cost", sa.Double(), nullable=False),
+        sa.Column("basic_epsilon", sa.Double(), nullable=False),
+        sa.Column("basic_delta", sa.Double(), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["curve_id"], ["curves.id"], name=op.f("fk_charges_curve_id_curves")),
+        sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_charges_dataset_id_budgets")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_charges")),
+        sa.UniqueConstraint("job_id", name=op.f("uq_charges_job_id")),
+    )
+    with op.batch_alter_table("charges", schema=None) as batch_op:
+        batch_op.create_index("ix_charges_dataset_user", ["dataset_id", "user_id"], unique=False)
+
+    op.create_table(
+        "grants",
+        sa.Column("dataset_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("user_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("epsilon", sa.Double(), nullable=False),
+        sa.Column("delta", sa.Double(), nullable=False),
+        sa.Column("basic_epsilon", sa.Double(), nullable=False),
+        sa.Column("basic_delta", sa.Double(), nullable=False),
+        sa.Column("order", sa.Integer(), nullable=False),
+        sa.Column("is_default", sa.Boolean(), nullable=False),
+        sa.Column("spent_divergence", sa.Double(), nullable=False),
+        sa.Column("spent_in_dataset", sa.Double(), nullable=False),
+        sa.Column("spent_basic_epsilon", sa.Double(), nullable=False),
+        sa.Column("spent_basic_delta", sa.Double(), nullable=False),
+        sa.Column("granted_at", schema.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["budgets.dataset_id"], name=op.f("fk_grants_dataset_id_budgets")),
+        sa.PrimaryKeyConstraint("dataset_id", "user_id", name=op.f("pk_grants")),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("dataset_id", sa.Integer(), nullable=False),
+        sa.Column("version_id", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("request", sa.JSON(), nullable=False),
+        sa.Column("request_hash", sa.String(length=64), nullable=False),
+        sa.Column("requested_by", sa.Integer(), nullable=False),
+        sa.Column("plan_id", sa.String(length=64), nullable=False),
+        sa.Column("plan_name", sa.Text(), nullable=False),
+        sa.Column("plan_summary", sa.Text(), nullable=False),
+        sa.Column("model_hash", sa.String(length=64), nullable=False),
+        sa.Column("terms", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("history", sa.JSON(), nullable=False),
+        sa.Column("num_attempts", sa.Integer(), nullable=False),
+        sa.Column("decided_by", sa.Integer(), nullable=True),
+        sa.Column("comment", sa.Text(), nullable=False),
+        sa.Column("code", sa.String(length=64), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("private_detail", sa.Text(), nullable=False),
+        sa.Column("mock_metrics", sa.JSON(), nullable=False),
+        sa.Column("result_hash", sa.String(length=64), nullable=True),
+        sa.Column("result_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("result_media_type", sa.String(length=100), nullable=True),
+        sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("lease_until", schema.UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
+        sa.ForeignKeyConstraint(["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_jobs_dataset_id"), ["dataset_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_jobs_requested_by"), ["requested_by"], unique=False)
+        batch_op.create_index(batch_op.f("ix_jobs_state"), ["state"], unique=False)
 
     op.create_table(
         "memberships",

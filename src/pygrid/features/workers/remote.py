@@ -1,0 +1,335 @@
+"""Jobs for Workers on other machines, which ask for them: the driver's side, and the leases under which they are given out.
+
+                run()             a Worker asks          the first renew
+    (unknown) ---------> queued -----------------> offered -------------> running ----> (result)
+                            |                          |                      |
+                     no Worker asks: never began    no renew: never began    no renew, token revoked: ``lost``
+
+A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is let in no
+more, or when nobody wants the result any more; whatever comes under it after that is refused (``lease_over``). A Worker begins
+only after its first renewal was answered, so a job whose lease was never renewed has not begun, and may run elsewhere.
+
+Leases live in this process alone. A Domain that starts again knows none of them, and treats each job that was running by its
+row: an exact one is started once more, a private one has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pygrid.core.execution import (
+    Facts,
+    Failure,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    check_spec,
+    list_paths,
+    move_paths,
+    padded_s,
+)
+from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
+from pygrid.features.workers.driver import LOGS_KEPT, OnProgress, State, find_fault
+
+logger = logging.getLogger(__name__)
+
+LEASE_S = 15.0
+"""How long a Worker may be silent."""
+OFFER_S = 20.0
+"""How long a job waits for a Worker to ask, which was there when the job was started."""
+Hangup = Callable[[], Coroutine[Any, Any, None]]
+_TRANSFER_S = 3600.0
+"""What a job gets beyond its own time, for its files to travel."""
+_NOT_BEGUN = "no_remote_worker"
+_MAX_HASHES = 10_000
+_READ_BYTES = 1024 * 1024
+
+
+@dataclass
+class _Job:
+    spec: JobSpec
+    on_progress: OnProgress | None
+    done: asyncio.Future[JobResult | None]
+    """None: it never began."""
+    sent: JobSpec | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    lease: _Lease | None = None
+
+
+@dataclass
+class _Lease:
+    id: str
+    worker_id: int
+    worker: str
+    job: _Job
+    timer: asyncio.TimerHandle
+    begun: bool = False
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A job as it is given out."""
+
+    lease_id: str
+    spec: JobSpec
+    """With hashes in place of paths."""
+    files: dict[str, Path]
+    """By SHA-256."""
+
+
+class RemoteDriver:
+    """A `pygrid.features.workers.driver.Driver` whose jobs are fetched by Workers.
+
+    Args:
+        lease_s, offer_s: see `LEASE_S`, `OFFER_S`.
+    """
+
+    def __init__(self, *, lease_s: float = LEASE_S, offer_s: float = OFFER_S) -> None:
+        self.lease_s, self.offer_s = lease_s, offer_s
+        self.on_ask: Callable[[], object] = lambda: None
+        """Called when a Worker asks for a job and there is none."""
+        self._jobs: dict[str, _Job] = {}
+        self._queue: OrderedDict[str, _Job] = OrderedDict()
+        self._polls: dict[asyncio.Future[_Lease], tuple[int, str]] = {}
+        self._leases: dict[str, _Lease] = {}
+        self._logs: OrderedDict[str, list[str]] = OrderedDict()
+        self._hashes: dict[tuple[str, int, int], str] = {}
+        self._closed = False
+
+    # The driver
+
+    @property
+    def num_places(self) -> int:
+        """How many jobs can run at once on the Workers that are there."""
+        return len(self._polls) + len(self._leases)
+
+    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
+        check_spec(spec)
+        if spec.id in self._jobs:
+            raise Conflict(f"job {spec.id} is here already", code="job_exists", job_id=spec.id)
+        began = time.monotonic()
+        job = self._jobs[spec.id] = _Job(spec, on_progress, asyncio.get_running_loop().create_future())
+        self._log(spec.id, "queued")
+        try:
+            result = await self._run(job)
+        finally:
+            self._forget(job)
+        how = "done" if result.failure is None else f"{result.failure.kind}: {result.failure.detail}"
+        self._log(spec.id, how)
+        if pad and spec.privacy is not None:
+            # As on this machine, and the way there and back must not tell either.
+            elapsed = time.monotonic() - began
+            await asyncio.sleep(padded_s(elapsed) - elapsed)
+        return result
+
+    async def _run(self, job: _Job) -> JobResult:
+        job.sent, job.files = await asyncio.to_thread(self._pack, job.spec)
+        if self._closed:
+            raise _not_begun("the Domain is stopping")
+        self._queue[job.spec.id] = job
+        self._match()
+        waiting = asyncio.get_running_loop().call_later(self.offer_s, self._withdraw, job)
+        try:
+            async with asyncio.timeout(job.spec.limits.wall_s + self.offer_s + _TRANSFER_S):
+                result = await job.done
+        except TimeoutError:
+            result = JobResult(Facts(), Failure("out_of_time", "the job took longer than it may"))
+        finally:
+            waiting.cancel()
+        if result is None:
+            raise _not_begun("no Worker took it")
+        fault = result.failure or await asyncio.to_thread(find_fault, job.spec, result.payload)
+        return result if fault is None else JobResult(result.facts, fault)
+
+    def cancel(self, job_id: str) -> bool:
+        job = self._jobs.get(job_id)
+        if job is None or job.done.done():
+            return False
+        job.done.set_result(JobResult(Facts(), Failure("cancelled", "the job was cancelled")))
+        return True
+
+    def status(self, job_id: str) -> State | None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        return "running" if job.lease is not None and job.lease.begun else "queued"
+
+    def logs(self, job_id: str) -> tuple[str, ...]:
+        return tuple(self._logs.get(job_id, ()))
+
+    async def close(self) -> None:
+        self._closed = True
+        for lease in list(self._leases.values()):
+            self._lose(lease, "the Domain is stopping")
+        for job in self._jobs.values():
+            if not job.done.done():
+                job.done.set_result(None)
+
+    # What Workers ask of it
+
+    async def lease(self, worker_id: int, worker: str, wait_s: float, gone: Hangup) -> Offer | None:
+        """Give a Worker a job, waiting for one if need be; None: there is none.
+
+        ``gone`` returns when the Worker has hung up.
+        """
+        poll: asyncio.Future[_Lease] = asyncio.get_running_loop().create_future()
+        self._polls[poll] = worker_id, worker
+        leaving = asyncio.create_task(gone())
+        try:
+            self._match()
+            if not poll.done():
+                self.on_ask()
+                both: list[asyncio.Future[Any]] = [poll, leaving]
+                await asyncio.wait(both, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            self._polls.pop(poll, None)
+        if not poll.done() or poll.cancelled():
+            return None
+        lease = poll.result()
+        assert lease.job.sent is not None
+        return Offer(lease.id, lease.job.sent, lease.job.files)
+
+    def renew(self, worker_id: int, lease_id: str, progress: Progress | None = None) -> None:
+        """Hear that a job goes on, and how far it has come. Raises Gone: ``lease_over``."""
+        lease = self._get(worker_id, lease_id)
+        if not lease.begun:
+            lease.begun = True
+            self._log(lease.job.spec.id, f"running on Worker {lease.worker!r}")
+        lease.timer.cancel()
+        lease.timer = self._start_timer(lease_id)
+        if progress is not None and lease.job.on_progress is not None and lease.job.spec.privacy is None:
+            lease.job.on_progress(progress)
+
+    def find_file(self, worker_id: int, lease_id: str, name: str) -> Path:
+        """A file that the job under this lease needs. Raises Gone: ``lease_over``. NotFound: ``file_not_found``."""
+        lease = self._get(worker_id, lease_id)
+        if not lease.begun:
+            raise Conflict("renew the lease once before anything is done under it", code="lease_not_begun")
+        if name not in lease.job.files:
+            raise NotFound("the job under this lease has no such file", code="file_not_found", hash=name)
+        return lease.job.files[name]
+
+    def max_result_bytes(self, worker_id: int, lease_id: str) -> int:
+        """The longest result that is taken under a lease. Raises Gone: ``lease_over``."""
+        return self._get(worker_id, lease_id).job.spec.limits.max_result_bytes
+
+    def finish(self, worker_id: int, lease_id: str, outcome: Outcome, payload: bytes) -> None:
+        """Take a result, once; its lease is over.
+
+        Raises:
+            Gone: ``lease_over``. PayloadTooLarge. Conflict: ``lease_not_begun``.
+        """
+        lease = self._get(worker_id, lease_id)
+        if not lease.begun:
+            raise Conflict("renew the lease once before anything is done under it", code="lease_not_begun")
+        if len(payload) > lease.job.spec.limits.max_result_bytes:
+            raise PayloadTooLarge("the result is larger than it may be", max_bytes=lease.job.spec.limits.max_result_bytes)
+        self._end(lease)
+        facts = msgspec.structs.replace(outcome.facts, bytes_out=len(payload), worker=lease.worker)
+        lease.job.done.set_result(JobResult(facts, outcome.failure, outcome.media_type, payload))
+
+    def drop_worker(self, worker_id: int) -> None:
+        """End all that a Worker holds, and what it waits for: it is let in no more."""
+        for poll, (asking, _) in list(self._polls.items()):
+            if asking == worker_id and not poll.done():
+                self._polls.pop(poll)
+                poll.cancel()
+        for lease in list(self._leases.values()):
+            if lease.worker_id == worker_id:
+                self._lose(lease, f"Worker {lease.worker!r} is let in no more")
+
+    def count(self, worker_id: int) -> tuple[int, int]:
+        """How many jobs a Worker waits for, and how many it runs."""
+        waiting = sum(asking == worker_id for asking, _ in self._polls.values())
+        return waiting, sum(lease.worker_id == worker_id for lease in self._leases.values())
+
+    # Leases
+
+    def _match(self) -> None:
+        """Give queued jobs to Workers that wait, both in the order in which they came."""
+        while self._queue and (poll := next((poll for poll in self._polls if not poll.done()), None)) is not None:
+            _, job = self._queue.popitem(last=False)
+            worker_id, worker = self._polls.pop(poll)
+            lease_id = secrets.token_hex(16)
+            lease = _Lease(lease_id, worker_id, worker, job, self._start_timer(lease_id))
+            job.lease = self._leases[lease_id] = lease
+            self._log(job.spec.id, f"offered to Worker {worker!r}")
+            poll.set_result(lease)
+
+    def _start_timer(self, lease_id: str) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self.lease_s, self._expire, lease_id)
+
+    def _expire(self, lease_id: str) -> None:
+        if (lease := self._leases.get(lease_id)) is not None:
+            self._lose(lease, f"Worker {lease.worker!r} was not heard of for {self.lease_s:g} s")
+
+    def _lose(self, lease: _Lease, why: str) -> None:
+        self._end(lease)
+        logger.warning("lease lost", extra={"job_id": lease.job.spec.id, "worker": lease.worker, "why": why})
+        if not lease.job.done.done():
+            lost = JobResult(Facts(worker=lease.worker), Failure("lost", why))
+            lease.job.done.set_result(lost if lease.begun else None)
+
+    def _end(self, lease: _Lease) -> None:
+        lease.timer.cancel()
+        self._leases.pop(lease.id, None)
+
+    def _withdraw(self, job: _Job) -> None:
+        if self._queue.pop(job.spec.id, None) is not None and not job.done.done():
+            job.done.set_result(None)
+
+    def _forget(self, job: _Job) -> None:
+        self._jobs.pop(job.spec.id, None)
+        self._queue.pop(job.spec.id, None)
+        if job.lease is not None:
+            self._end(job.lease)
+
+    def _get(self, worker_id: int, lease_id: str) -> _Lease:
+        lease = self._leases.get(lease_id)
+        # To a Worker, another's lease is like one that is over.
+        if lease is None or lease.worker_id != worker_id or lease.job.done.done():
+            raise Gone("this lease is over: the job has ended, or was given to another Worker", code="lease_over")
+        return lease
+
+    # Files
+
+    def _pack(self, spec: JobSpec) -> tuple[JobSpec, dict[str, Path]]:
+        names = {path: self._hash(path) for path in list_paths(spec)}
+        return move_paths(spec, names.__getitem__), {name: Path(path) for path, name in names.items()}
+
+    def _hash(self, path: str) -> str:
+        """SHA-256 of a file; of one that was hashed before and has not changed, without reading it again."""
+        with open(path, "rb") as file:
+            stat = Path(path).stat()
+            key = path, stat.st_size, stat.st_mtime_ns
+            if key not in self._hashes:
+                if len(self._hashes) >= _MAX_HASHES:
+                    self._hashes.clear()
+                digest = hashlib.sha256()
+                while piece := file.read(_READ_BYTES):
+                    digest.update(piece)
+                self._hashes[key] = digest.hexdigest()
+        return self._hashes[key]
+
+    def _log(self, job_id: str, line: str) -> None:
+        self._logs.setdefault(job_id, []).append(line)
+        self._logs.move_to_end(job_id)
+        while len(self._logs) > LOGS_KEPT:
+            self._logs.popitem(last=False)
+
+
+def _not_begun(why: str) -> Unavailable:
+    return Unavailable(f"no Worker on another machine runs the job: {why}", code=_NOT_BEGUN)

@@ -1,0 +1,129 @@
+"""The routes of Workers on other machines: people let them in, they fetch jobs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from litestar import Response, Router, delete, get, post
+from litestar.datastructures import State
+from litestar.params import JSONBody, PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.features.workers.service import WorkersService
+from pygrid.messages.workers import (
+    LeaseAnswer,
+    LeaseRequest,
+    NewWorker,
+    Renewed,
+    RenewRequest,
+    ResultTaken,
+    TokenRequest,
+    WorkerList,
+    WorkerRemoved,
+)
+from pygrid.storage.workers import Worker
+from pygrid.web.auth import find_bearer, require
+from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
+
+WorkerId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+LeaseId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
+FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
+
+_may = require(Permission.MANAGE_INFRASTRUCTURE)
+
+
+def _service(state: State) -> WorkersService:
+    service: WorkersService = state.workers
+    return service
+
+
+async def _worker(request: AppRequest, state: State) -> Worker:
+    return await _service(state).authenticate(find_bearer(request))
+
+
+@post("/workers", status_code=201, guards=[_may], responses=describe_problems(400, 401, 403, 409, 413))
+async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenRequest]) -> NewWorker:
+    """Let a Worker of another machine in; its token is in this answer and never again."""
+    return await _service(state).create(request.user, data.name)
+
+
+@get("/workers", guards=[_may], responses=describe_problems(401, 403))
+async def list_workers(state: State) -> WorkerList:
+    """The Workers of other machines that are let in."""
+    return WorkerList(await _service(state).list_workers())
+
+
+@delete("/workers/{worker_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
+async def revoke_worker(request: AppRequest, state: State, worker_id: WorkerId) -> WorkerRemoved:
+    """Let a Worker in no more; the jobs that it has are lost to it at once."""
+    await _service(state).revoke(request.user, worker_id)
+    return WorkerRemoved(worker_id)
+
+
+@post("/workers/lease", status_code=200, responses=describe_problems(400, 401, 403, 413))
+async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseRequest]) -> LeaseAnswer:
+    """Ask for a job; with ``wait_s`` the answer is held until there is one."""
+    worker = await _worker(request, state)
+    return await _service(state).lease(worker, data, partial(wait_until_gone, request))
+
+
+@post(
+    "/workers/leases/{lease_id:str}/renew",
+    status_code=200,
+    responses=describe_problems(400, 401, 410, 413),
+)
+async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data: JSONBody[RenewRequest]) -> Renewed:
+    """Keep a lease, and tell how far its job has come."""
+    return _service(state).renew(await _worker(request, state), lease_id, data)
+
+
+@get(
+    "/workers/leases/{lease_id:str}/files/{file_hash:str}",
+    responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
+)
+async def download_leased_file(request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash) -> Response[Any]:
+    """A file that the job under a lease needs."""
+    path = _service(state).find_file(await _worker(request, state), lease_id, file_hash)
+    return await BlobResponses(_OneFile(path)).respond(request, file_hash)
+
+
+@post(
+    "/workers/leases/{lease_id:str}/result",
+    status_code=200,
+    request_max_body_size=None,
+    responses=describe_problems(400, 401, 408, 409, 410, 413),
+)
+async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
+    """Bring the end of a job: two frames, of the outcome and of the result (`pygrid.core.execution`)."""
+    worker = await _worker(request, state)
+    body = stream_body(request, _service(state).max_answer_bytes(worker, lease_id))
+    return await _service(state).finish(worker, lease_id, body)
+
+
+class _OneFile:
+    """The one blob that there is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def path(self, _name: str) -> Path:
+        return self._path
+
+
+router = Router(
+    "/data-centric",
+    route_handlers=[
+        create_worker,
+        list_workers,
+        revoke_worker,
+        lease_job,
+        renew_lease,
+        download_leased_file,
+        finish_lease,
+    ],
+    tags=["workers"],
+)

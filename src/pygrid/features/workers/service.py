@@ -1,0 +1,220 @@
+"""Workers on other machines: who is let in, and what they may do then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.access import Principal
+from pygrid.core.execution import (
+    FRAME_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    OUTCOME,
+    RESULT,
+    Outcome,
+    Progress,
+    parse_frame_header,
+)
+from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
+from pygrid.features.workers.remote import Hangup, RemoteDriver
+from pygrid.ids import hash_secret, new_secret
+from pygrid.messages.workers import (
+    MAX_WAIT_S,
+    Lease,
+    LeaseAnswer,
+    LeasedFile,
+    LeaseRequest,
+    NewWorker,
+    Renewed,
+    RenewRequest,
+    ResultTaken,
+    WorkerInfo,
+)
+from pygrid.storage import audit
+from pygrid.storage import workers as rows
+from pygrid.storage.database import Database
+from pygrid.storage.workers import Worker
+from pygrid.web.lifecycle import Stopping
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_NAME = 100
+_FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
+
+
+class Writes(Protocol):
+    """Writes that leave an entry in the audit log."""
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction that may append to the log."""
+
+
+@dataclass(frozen=True)
+class WorkersService:
+    """The use cases of Workers, and of those who let them in."""
+
+    database: Database
+    writes: Writes
+    driver: RemoteDriver
+    clock: Clock
+    stopping: Stopping
+    allow_weak_sandbox: bool = False
+
+    # For people
+
+    async def create(self, principal: Principal, name: str) -> NewWorker:
+        """Let a Worker in; the answer alone has its token.
+
+        Raises:
+            InvalidConfig: ``invalid_name``. Conflict: ``worker_exists``.
+        """
+        name = name.strip()
+        if not (name and len(name) <= MAX_NAME and name.isprintable()):
+            raise InvalidConfig(
+                f"{name[:MAX_NAME]!r} is no name: use 1 to {MAX_NAME} printable characters", code="invalid_name"
+            )
+        token, now = new_secret(), self.clock.now()
+
+        def transaction(connection: sa.Connection) -> Worker:
+            worker = rows.put_worker(connection, name, hash_secret(token), principal.user_id, now)
+            data = {"worker_id": worker.id, "name": name}
+            audit.append(connection, "worker_let_in", data, actor=principal.user_id, now=now)
+            return worker
+
+        worker = await self.writes.write(transaction)
+        return NewWorker(worker.id, worker.name, token)
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        """All that are let in, oldest first."""
+        found = await self.database.read(rows.list_workers)
+        return [
+            WorkerInfo(worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id))
+            for worker in found
+        ]
+
+    async def revoke(self, principal: Principal, worker_id: int) -> None:
+        """Let a Worker in no more, and take from it what it holds. Raises NotFound: ``worker_not_found``."""
+
+        def transaction(connection: sa.Connection) -> None:
+            rows.release_worker(connection, worker_id)
+            data = {"worker_id": worker_id}
+            audit.append(connection, "worker_revoked", data, actor=principal.user_id, now=self.clock.now())
+
+        await self.writes.write(transaction)
+        self.driver.drop_worker(worker_id)
+
+    # For Workers
+
+    async def authenticate(self, token: str | None) -> Worker:
+        """The Worker that a token is of.
+
+        Raises:
+            Unauthenticated: ``worker_token_missing``; ``invalid_worker_token``: it is of none that is let in now.
+        """
+        if token is None:
+            raise Unauthenticated("send 'Authorization: Bearer TOKEN' with the token of a Worker", code="worker_token_missing")
+        token_hash = hash_secret(token)
+        worker = await self.database.look_up(lambda connection: rows.find_worker(connection, token_hash))
+        if worker is None:
+            raise Unauthenticated(
+                "this is not the token of a Worker that is let in; the Owner of the Domain makes one: pygrid worker token NAME",
+                code="invalid_worker_token",
+            )
+        return worker
+
+    async def lease(self, worker: Worker, request: LeaseRequest, gone: Hangup) -> LeaseAnswer:
+        """A job for this Worker, if there is one before ``wait_s`` is over.
+
+        Raises:
+            Forbidden: ``sandbox_unavailable``: its machine can't lock a plan in.
+            InvalidInput: ``wait_s`` is out of range.
+        """
+        if not 0 <= request.wait_s <= MAX_WAIT_S:
+            raise InvalidInput(f"wait_s is {request.wait_s}; it may be 0 to {MAX_WAIT_S:g}")
+        if not (request.is_sound or self.allow_weak_sandbox):
+            raise Forbidden(
+                f"this Domain gives jobs only to machines that can lock a stranger's plan in; what holds on this one is: "
+                f"{', '.join(request.layers) or 'nothing'}. `pygrid worker doctor` shows what is missing",
+                code="sandbox_unavailable",
+            )
+        now = self.clock.now()
+        await self.database.write(lambda connection: rows.update_seen(connection, worker.id, now))
+        offer = await self.driver.lease(worker.id, worker.name, request.wait_s, lambda: self._until_gone(gone))
+        if offer is None:
+            return LeaseAnswer()
+        sizes = await asyncio.to_thread(lambda: {name: path.stat().st_size for name, path in offer.files.items()})
+        files = [LeasedFile(name, size) for name, size in sizes.items()]
+        return LeaseAnswer(Lease(offer.lease_id, self.driver.lease_s, msgspec.to_builtins(offer.spec), files))
+
+    async def _until_gone(self, gone: Hangup) -> None:
+        """Return when the Worker has hung up, or the Domain is about to stop."""
+        waits = [asyncio.create_task(gone()), asyncio.create_task(self.stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def renew(self, worker: Worker, lease_id: str, request: RenewRequest) -> Renewed:
+        """Keep a lease. Raises Gone: ``lease_over``. InvalidInput: the progress is none."""
+        progress = None
+        if request.progress is not None:
+            try:
+                progress = msgspec.convert(request.progress, Progress)
+            except msgspec.ValidationError as error:
+                raise InvalidInput(f"this is no progress of a job: {error}") from error
+        self.driver.renew(worker.id, lease_id, progress)
+        return Renewed(self.driver.lease_s)
+
+    def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
+        """Where a file lies that the job under a lease needs. Raises Gone, NotFound, Conflict: as `RemoteDriver.find_file`."""
+        return self.driver.find_file(worker.id, lease_id, name)
+
+    def max_answer_bytes(self, worker: Worker, lease_id: str) -> int:
+        """The longest body that `finish` takes. Raises Gone: ``lease_over``."""
+        return self.driver.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
+
+    async def finish(self, worker: Worker, lease_id: str, body: AsyncIterator[bytes]) -> ResultTaken:
+        """Take the end of a job: an outcome, and the bytes of its result if it was good, each framed.
+
+        Raises:
+            Gone: ``lease_over``; nothing was taken. InvalidInput: ``invalid_result``. PayloadTooLarge.
+        """
+        data = bytearray()
+        async for chunk in body:
+            data += chunk
+        outcome, payload = _read_end(bytes(data))
+        self.driver.finish(worker.id, lease_id, outcome, payload)
+        return ResultTaken(lease_id)
+
+
+def _read_end(data: bytes) -> tuple[Outcome, bytes]:
+    parts: dict[bytes, bytes] = {}
+    while data:
+        kind, length = parse_frame_header(data)
+        body = data[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + length]
+        if kind not in (OUTCOME, RESULT) or kind in parts or len(data) < FRAME_HEADER_BYTES + length:
+            raise _invalid("it is cut off, or has an unknown part")
+        parts[kind] = body
+        data = data[FRAME_HEADER_BYTES + length :]
+    try:
+        outcome = msgspec.json.decode(parts.get(OUTCOME, b""), type=Outcome)
+    except msgspec.DecodeError as error:
+        raise _invalid(str(error)) from error
+    if (outcome.failure is None) != bool(parts.get(RESULT)):
+        raise _invalid("a good outcome has a result, and no other has")
+    return outcome, parts.get(RESULT, b"")
+
+
+def _invalid(why: str) -> InvalidInput:
+    return InvalidInput(f"this is not the end of a job: {why}", code="invalid_result")

@@ -1,0 +1,59 @@
+"""Queries on Workers of other machines. Each takes a connection inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pygrid.errors import Conflict, NotFound
+from pygrid.storage.tables_workers import workers
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A Worker that was let in."""
+
+    id: int
+    name: str
+    created_at: dt.datetime
+    last_seen_at: dt.datetime | None
+
+
+_COLUMNS = [workers.c[name] for name in ("id", "name", "created_at", "last_seen_at")]
+
+
+def put_worker(connection: sa.Connection, name: str, token_hash: str, created_by: int, now: dt.datetime) -> Worker:
+    """Let a Worker in.
+
+    Raises:
+        Conflict: ``worker_exists``: another has this name.
+    """
+    if connection.execute(sa.select(workers.c.id).where(workers.c.name == name)).first() is not None:
+        raise Conflict(f"there is a Worker {name!r} already; choose another name, or revoke that one", code="worker_exists")
+    values = {"name": name, "token_hash": token_hash, "created_by": created_by, "created_at": now}
+    worker_id = connection.execute(workers.insert().values(values).returning(workers.c.id)).scalar_one()
+    return Worker(worker_id, name, now, None)
+
+
+def list_workers(connection: sa.Connection) -> list[Worker]:
+    """All that are let in, oldest first."""
+    return [Worker(*row) for row in connection.execute(sa.select(*_COLUMNS).order_by(workers.c.id))]
+
+
+def find_worker(connection: sa.Connection, token_hash: str) -> Worker | None:
+    """The Worker with this token, if it is (still) let in."""
+    row = connection.execute(sa.select(*_COLUMNS).where(workers.c.token_hash == token_hash)).first()
+    return None if row is None else Worker(*row)
+
+
+def update_seen(connection: sa.Connection, worker_id: int, now: dt.datetime) -> None:
+    """Remember that a Worker has called."""
+    connection.execute(workers.update().where(workers.c.id == worker_id).values(last_seen_at=now))
+
+
+def release_worker(connection: sa.Connection, worker_id: int) -> None:
+    """Let a Worker in no more. Raises NotFound: ``worker_not_found``."""
+    if not connection.execute(workers.delete().where(workers.c.id == worker_id)).rowcount:
+        raise NotFound(f"there is no Worker {worker_id}", code="worker_not_found", id=worker_id)

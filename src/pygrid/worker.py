@@ -1,0 +1,271 @@
+"""What a Worker on another machine is: it asks its Domain for jobs, runs them in sandboxes here, and brings the results.
+
+    ask ──> renew once ──> fetch files ──> run ──> bring the result ──> ask
+              └── every third of the lease: renew, and tell progress; if refused, the job is ended
+
+It listens on nothing: every connection is one that it makes. Several jobs at once are several such circles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pygrid.core.execution import (
+    OUTCOME,
+    RESULT,
+    Facts,
+    Failure,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    frame,
+    frame_header,
+    move_paths,
+)
+from pygrid.errors import Gone, NotFound, PygridError, Unauthenticated
+from pygrid.features.execution.received import ReceivedFiles
+from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
+from pygrid.messages.media import TENSORS
+from pygrid.messages.workers import Lease, LeaseAnswer, LeasedFile, LeaseRequest, Renewed, RenewRequest, ResultTaken
+from pygrid.transport import Api, Request, RetryPolicy, Transport
+from pygrid.transport.base import BytesBody
+from pygrid.transport.retry import NO_RETRIES
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WAIT_S = 20.0
+_ANSWER_SLACK_S = 30.0
+_PROGRESS_S = 0.5
+"""Progress is worth telling sooner than a lease is worth renewing."""
+_MAX_PAUSE_S = 30.0
+_HASH = re.compile("[0-9a-f]{64}")
+_LEASES = "/data-centric/workers/leases"
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """What the operator of this machine decides."""
+
+    num_jobs: int = 1
+    """At once."""
+    allow_weak_sandbox: bool = False
+
+
+class RemoteWorker:
+    """Works for one Domain until `run` is cancelled.
+
+    Args:
+        transport: to the Domain; it stays the caller's to close.
+        token: what the Domain's Owner made for this Worker.
+        files: where the files of jobs are kept; it stays the caller's to close.
+        wait_s: how long the Domain may hold its answer while there is no job.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        token: str,
+        files: ReceivedFiles,
+        settings: RemoteSettings | None = None,
+        *,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self._settings = settings or RemoteSettings()
+        self._once = Api(transport, token=token, retries=NO_RETRIES)
+        self._patient = Api(transport, token=token, retries=RetryPolicy(max_delay_s=5.0))
+        self._files = files
+        self._wait_s = wait_s
+        self._driver = SubprocessDriver(WorkerSettings(self._settings.num_jobs, self._settings.allow_weak_sandbox))
+
+    async def run(self) -> None:
+        """Take jobs until cancelled; what runs then is ended, and its lease left to run out.
+
+        Raises:
+            Unavailable: this machine can't lock a plan in (``sandbox_unavailable``).
+            Unauthenticated, Forbidden, NotFound: the Domain does not let this Worker in (any more).
+        """
+        layers = await self._driver.start()
+        circles = [asyncio.create_task(self._circle(tuple(layers))) for _ in range(self._settings.num_jobs)]
+        try:
+            await asyncio.gather(*circles)
+        finally:
+            for circle in circles:
+                circle.cancel()
+            await asyncio.gather(*circles, return_exceptions=True)
+            await self._driver.close()
+
+    async def _circle(self, layers: tuple[str, ...]) -> None:
+        request = LeaseRequest(layers, self._driver.is_sound, self._wait_s)
+        pause_s = 1.0
+        while True:
+            try:
+                answer = await _in_thread(lambda: self._ask(request))
+            except PygridError as error:
+                if error.status < 500:
+                    raise
+                logger.warning("Domain not reached", extra={"code": error.code, "detail": error.detail, "retry_s": pause_s})
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
+                continue
+            pause_s = 1.0
+            if answer.lease is not None:
+                await self._see_through(answer.lease)
+
+    def _ask(self, request: LeaseRequest) -> LeaseAnswer:
+        path = "/data-centric/workers/lease"
+        return self._once.post(path, LeaseAnswer, json=request, timeout_s=self._wait_s + _ANSWER_SLACK_S)
+
+    async def _see_through(self, lease: Lease) -> None:
+        """One job from the first renewal to its result. What goes wrong with it is told, and no reason to stop working."""
+        held = _Held(lease, self._once)
+        try:
+            await held.renew(self._patient)
+            keeping = asyncio.create_task(held.keep())
+            working = asyncio.create_task(self._work(held))
+            try:
+                await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
+                if not working.done():
+                    logger.warning("lease over", extra={"lease": lease.id})
+                    return
+                await working
+            finally:
+                keeping.cancel()
+                working.cancel()
+                await asyncio.gather(keeping, working, return_exceptions=True)
+        except (Gone, NotFound):
+            logger.warning("result not wanted", extra={"lease": lease.id})
+        except Unauthenticated:
+            raise
+        except PygridError as error:
+            logger.warning("job given up", extra={"lease": lease.id, "code": error.code, "detail": error.detail})
+
+    async def _work(self, held: _Held) -> None:
+        lease = held.lease
+        result = await self._result(held)
+        await _in_thread(lambda: self._bring(lease, result))
+        how = "done" if result.failure is None else result.failure.kind
+        logger.info("job ended", extra={"lease": lease.id, "how": how})
+
+    def _bring(self, lease: Lease, result: JobResult) -> ResultTaken:
+        outcome = Outcome(result.facts, result.failure, result.media_type)
+        parts = [frame(OUTCOME, msgspec.json.encode(outcome))]
+        if result.failure is None:
+            parts += [frame_header(RESULT, len(result.payload)), result.payload]
+        path, headers = f"{_LEASES}/{lease.id}/result", {"Content-Type": TENSORS}
+        return self._patient.send_body(path, ResultTaken, BytesBody(b"".join(parts)), headers=headers, idempotent=True)
+
+    async def _result(self, held: _Held) -> JobResult:
+        try:
+            spec = msgspec.convert(held.lease.spec, JobSpec)
+            with self._files.using(file.hash for file in held.lease.files):
+                here = await _in_thread(lambda: self._fetch(held.lease, spec))
+                logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
+                # The Domain sees to it that the time tells nothing.
+                on_progress = held.tell if spec.privacy is None else None
+                return await self._driver.run(here, on_progress, pad=False)
+        except Gone:
+            raise
+        except PygridError as error:
+            return JobResult(Facts(), Failure("refused", error.detail, error.code))
+        except (msgspec.ValidationError, OSError) as error:
+            return JobResult(Facts(), Failure("refused", f"the Worker can't take this job: {error}", "worker_fault"))
+
+    def _fetch(self, lease: Lease, spec: JobSpec) -> JobSpec:
+        """The specification with paths of this machine, every file being there."""
+        paths: dict[str, str] = {}
+        for file in lease.files:
+            if not _HASH.fullmatch(file.hash):
+                raise PygridError(f"{file.hash[:80]!r} is not a SHA-256", code="unexpected_answer")
+            paths[file.hash] = str(self._files.find(file.hash) or self._download(lease, file))
+
+        def moved(name: str) -> str:
+            if name not in paths:
+                raise PygridError("the job names a file that the Domain did not announce", code="unexpected_answer")
+            return paths[name]
+
+        return move_paths(spec, moved)
+
+    def _download(self, lease: Lease, file: LeasedFile) -> Path:
+        request = Request("GET", f"{_LEASES}/{lease.id}/files/{file.hash}")
+        return self._patient.exchange(request, lambda answer: self._files.receive(file.hash, file.num_bytes, answer.chunks()))
+
+
+class _Held:
+    """A lease in this Worker's hand."""
+
+    def __init__(self, lease: Lease, api: Api) -> None:
+        self.lease = lease
+        self._api = api
+        self._progress: Progress | None = None
+        self._renewed_at = time.monotonic()
+        self._until = self._renewed_at + lease.expires_in_s
+        self._pause_s = lease.expires_in_s / 3
+
+    def tell(self, progress: Progress) -> None:
+        """Have the next renewal say how far the job has come."""
+        self._progress = progress
+
+    async def renew(self, api: Api | None = None) -> None:
+        """Keep it, and tell what progress there was. Raises Gone, Unauthenticated: it is over."""
+        told, self._progress = self._progress, None
+        progress: dict[str, Any] | None = None if told is None else msgspec.to_builtins(told)
+        sent_at = time.monotonic()
+        path, patience_s = f"{_LEASES}/{self.lease.id}/renew", max(1.0, self._pause_s)
+        answer = await _in_thread(
+            lambda: (api or self._api).post(path, Renewed, json=RenewRequest(progress), timeout_s=patience_s, idempotent=True)
+        )
+        self._renewed_at, self._until = sent_at, sent_at + answer.expires_in_s
+        self._pause_s = answer.expires_in_s / 3
+
+    async def keep(self) -> None:
+        """Renew it again and again; returns when it is over, as the Domain says or as its time tells."""
+        while time.monotonic() < self._until:
+            await asyncio.sleep(min(self._pause_s, _PROGRESS_S))
+            if self._progress is None and time.monotonic() < self._renewed_at + self._pause_s:
+                continue
+            try:
+                await self.renew()
+            except PygridError as error:
+                if error.status < 500:
+                    return
+                logger.warning("lease not renewed", extra={"lease": self.lease.id, "code": error.code})
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """What a blocking call gives. Its thread does not keep the process from ending, as those of `asyncio.to_thread` do."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def give(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)  # type: ignore[arg-type]  # of the call, as there was no error
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = call()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(give, result, failure)
+
+    threading.Thread(target=work, daemon=True, name="to-domain").start()
+    return await answer

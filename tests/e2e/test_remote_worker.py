@@ -1,0 +1,231 @@
+"""A Domain and a Worker of another machine as two processes, and what goes wrong between them.
+
+Should happen: jobs on datasets that allow it run there, exact ones with progress; an exact job whose Worker is killed runs on
+the Domain's machine; a private one fails and stays charged; a Worker that is let in no more ends.
+Should not happen: a job of another dataset that leaves the machine; files of jobs that stay longer than they may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from handmade import logistic_data
+from test_job_crash import BINDING, COUNT, DATASETS, JOBS, LONG, POLICY, TERMS, Site
+
+from pygrid.tensors import decode, encode
+
+WORKERS = "/data-centric/workers"
+TRAIN: dict[str, Any] = {"kind": "train", "epochs": 2, "binding": BINDING}
+LONG_PRIVATE = LONG | {"epochs": 5000, "batch_size": 10, "privacy": TERMS}
+
+
+class Running:
+    """A Domain that runs, with its people, and two datasets: records of the one may leave the machine."""
+
+    def __init__(self, folder: Path, web: httpx.Client, address: str, process: subprocess.Popen[bytes]) -> None:
+        self.folder, self.process = folder, process
+        self.site = Site(web)
+        self.site.sign_up(address)
+        self.site.log_in(address)
+        self.open, self.closed = self._upload("open", True), self._upload("closed", False)
+
+    def _upload(self, name: str, allow: bool) -> int:
+        config = {"name": name, "visibility": "listed", "columns": [{"name": "y", "meaning": "label 0..2"}]}
+        files = {"config": _json(config), "data": encode(logistic_data(300))}
+        dataset: int = self.site.call("POST", DATASETS, self.site.owner, files=files)["id"]
+        policy = POLICY | {"allow_remote_workers": allow}
+        assert self.site.call("PUT", f"{DATASETS}/{dataset}/policy", self.site.owner, json=policy) == {
+            "max_epsilon_per_job": None,
+            "use": "mixed",
+            **policy,
+        }
+        return dataset
+
+    def let_in(self, name: str) -> dict[str, Any]:
+        new: dict[str, Any] = self.site.call("POST", WORKERS, self.site.owner, json={"name": name})
+        return new
+
+    def command(self, *arguments: str) -> str:
+        """What ``pygrid worker`` prints, in the Owner's name."""
+        environment = {**os.environ, "PYGRID_URL": self.site.address, "PYGRID_TOKEN": self.site.owner["token"]}
+        command = [sys.executable, "-m", "pygrid", "worker", *arguments]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def known(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.site.call("GET", WORKERS, self.site.owner)["workers"]
+        return found
+
+    @contextlib.contextmanager
+    def worker(self, token: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A Worker with this token that has asked for a job."""
+        environment = {**os.environ, "PYGRID_WORKER_TOKEN": token}
+        command = [sys.executable, "-m", "pygrid", "worker", "--domain", self.site.address, "--cache-dir"]
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, str(self.folder / "kept"), *options], env=environment, stdout=log, stderr=log, cwd=self.folder
+            )
+        try:
+            self.until(lambda: any(one["num_waiting"] for one in self.known()) or process.poll() is not None)
+            assert process.poll() is None, (self.folder / "worker.log").read_text()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def until(self, is_there: Callable[[], object], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_there():
+            assert time.monotonic() < deadline, (self.folder / "worker.log").read_text()
+            time.sleep(0.05)
+
+    def finished(self, job_id: str) -> dict[str, Any]:
+        return self.site.wait(job_id, lambda job: job["state"] not in ("checking", "approved", "running"))
+
+    def spent(self) -> float:
+        spent: float = self.site.call("GET", f"{DATASETS}/{self.open}/budget", self.site.owner)["spent"]
+        return spent
+
+
+def _json(value: object) -> bytes:
+    import json
+
+    return json.dumps(value).encode()
+
+
+@contextlib.contextmanager
+def started(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A Domain as a process, and its address."""
+    port_file = folder / "port"
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pygrid", "domain", "--port", str(port), "--port-file", str(port_file), "--data-dir"]
+    options = [str(folder / "data"), "--prefer-remote-workers", "--num-workers", "1"]
+    with (folder / "domain.log").open("ab") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=folder)
+    try:
+        deadline = time.monotonic() + 60
+        while not port_file.exists():
+            told = (folder / "domain.log").read_text()
+            assert process.poll() is None, told
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{port_file.read_text().strip()}"
+    finally:
+        process.terminate()
+        process.wait()
+    assert "Traceback" not in (folder / "domain.log").read_text()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with started(tmp_path) as (process, address), httpx.Client(timeout=60) as web:
+        yield Running(tmp_path, web, address, process)
+
+
+@pytest.mark.slow
+def test_jobs_run_on_another_machine_where_the_policy_allows_it(running: Running) -> None:
+    site = running.site
+    token = running.let_in("gpu-1")["token"]
+    with running.worker(token) as process:
+        private = site.submit(running.open, **TRAIN, privacy=TERMS)
+        job = running.finished(private)
+        assert (job["state"], job["facts"]["worker"]) == ("released", "gpu-1"), job
+        assert "seccomp" in job["facts"]["sandbox"]
+        trained = httpx.get(f"{site.address}{JOBS}/{private}/result", headers=site.scientist).content
+        assert set(decode(trained)[0]) == {"weight", "bias"}
+        # The other dataset's jobs stay here, though the Worker waits.
+        count = site.submit(running.closed, **COUNT, privacy=TERMS)
+        job = running.finished(count)
+        assert (job["state"], job["facts"]["worker"]) == ("released", "")
+        # Exact jobs tell how far they are.
+        exact = site.submit(running.open, **LONG | {"epochs": 500})
+        site.approve(exact, "waiting")
+        site.wait(exact, lambda job: job["state"] == "held" or 0 < job["progress"] < 1)
+        assert running.known()[0]["num_running"] == 1
+        job = running.finished(exact)
+        assert (job["state"], job["facts"]["worker"]) == ("held", "gpu-1")
+        # One file of a kind for all of these jobs, and no column that none of them is bound to.
+        kept = [path for path in (running.folder / "kept").iterdir() if not path.name.startswith(".")]
+        assert len(kept) == 4
+        process.terminate()
+        assert process.wait(10) == 0
+    assert "Traceback" not in (running.folder / "worker.log").read_text()
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) -> None:
+    site = running.site
+    token = running.let_in("gpu-1")["token"]
+    with running.worker(token, "--jobs", "2") as process:
+        private = site.submit(running.open, **LONG_PRIVATE)
+        exact = site.submit(running.open, **LONG)
+        site.approve(exact, "waiting")
+        running.until(lambda: running.known()[0]["num_running"] == 2)
+        site.wait(exact, lambda job: job["progress"] > 0)
+        children = psutil.Process(process.pid).children(recursive=True)
+        spent = running.spent()
+        assert spent > 0.9
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive, "a job goes on without its Worker"
+        job = running.finished(private)
+        assert (job["state"], job["code"]) == ("failed", "job_failed")
+        assert "Worker 'gpu-1' was not heard of" in job["detail"]
+        assert running.spent() == spent
+        # The exact one runs again, on the Domain's machine.
+        site.wait(exact, lambda job: job["state"] == "running" and "once more" not in job["detail"])
+        assert running.known()[0]["num_running"] == 0
+        site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_let_in_no_more_loses_its_job_and_ends(running: Running) -> None:
+    site = running.site
+    new = running.let_in("gpu-1")
+    with running.worker(new["token"], "--cache-bytes", "0") as process:
+        exact = site.submit(running.open, **LONG)
+        site.approve(exact, "waiting")
+        site.wait(exact, lambda job: job["progress"] > 0)
+        site.call("DELETE", f"{WORKERS}/{new['id']}", site.owner)
+        assert process.wait(30) == 1
+        told = (running.folder / "worker.log").read_text()
+        assert "not the token of a Worker that is let in" in told
+        assert "Traceback" not in told
+        assert [path.name for path in (running.folder / "kept").iterdir()] == [".lock"], "records stay on the machine"
+        site.wait(exact, lambda job: job["state"] == "running")
+        site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+
+
+@pytest.mark.slow
+def test_a_worker_outlasts_its_domain_and_works_for_the_next_one(running: Running) -> None:
+    site = running.site
+    token = running.command("token", "gpu-1").strip()
+    assert "gpu-1" in running.command("list")
+    with running.worker(token):
+        exact = site.submit(running.open, **LONG)
+        site.approve(exact, "waiting")
+        site.wait(exact, lambda job: job["progress"] > 0)
+        running.process.kill()
+        running.process.wait()
+        with started(running.folder, int(site.address.rpartition(":")[2])) as (_, address):
+            site.log_in(address)
+            # The Domain knows nothing of the lease: the job runs again, here, and the Worker lets go of it.
+            site.wait(exact, lambda job: job["state"] == "running" and job["progress"] > 0)
+            running.until(lambda: running.known()[0]["num_waiting"])
+            private = site.submit(running.open, **TRAIN, privacy=TERMS)
+            job = running.finished(private)
+            assert (job["state"], job["facts"]["worker"]) == ("released", "gpu-1")
+            site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+            running.command("revoke", "gpu-1")
+            assert "no Worker" in running.command("list")
+    assert "Traceback" not in (running.folder / "worker.log").read_text()
