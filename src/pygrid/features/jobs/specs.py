@@ -35,7 +35,7 @@ class RunLimits:
         wall_s = min(self.wall_s, self.mock_wall_s) if mock else self.wall_s
         is_model = job.request.kind == "train"
         most = int(model_bytes * 1.05) + 1024**2 if is_model else self.max_json_bytes
-        return JobLimits(self.memory_bytes, max(1, int(wall_s)), wall_s, most)
+        return JobLimits(self.memory_bytes, int(wall_s) + 1, wall_s, most)
 
 
 @dataclass(frozen=True)
