@@ -310,6 +310,11 @@ def put_report(connection: sa.Connection, report: Report, fingerprint: str, now:
     _COUNT_REPORT.run(connection, {"of_cycle": report.cycle_id})
 
 
+def get_report(connection: sa.Connection, report_id: int) -> Report:
+    """The report of an assignment's id, which must have reported."""
+    return Report(*connection.execute(sa.select(*_REPORT).where(reports.c.id == report_id)).one())
+
+
 def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
     """The accepted reports of a cycle in a fixed order."""
     statement = sa.select(*_REPORT).where(reports.c.cycle_id == cycle_id).order_by(reports.c.id)

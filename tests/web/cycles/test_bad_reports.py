@@ -227,6 +227,24 @@ async def test_the_same_report_again_is_a_success_and_counts_once(case: Case) ->
     assert case.site.diff_files() == []
 
 
+async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit again."""
+    database = case.site.app.state.database
+    run_together, lost = database._run_together, []
+
+    def lose_the_answer(batch: Any) -> Any:
+        outcomes = run_together(batch)
+        if not lost:
+            lost.append(batch)
+            raise ConnectionError("the server closed the connection")
+        return outcomes
+
+    monkeypatch.setattr(database, "_run_together", lose_the_answer)
+    await case.assert_unharmed()
+    assert len(lost) == 1
+    assert (await case.site.cycles(case.process))[0]["num_reports"] == 2
+
+
 async def test_repeating_a_report_does_not_fill_the_disk(site: Site) -> None:
     process = await site.host(max_diffs=3)
     one, two = await site.devices(process, 2)
