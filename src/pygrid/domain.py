@@ -34,8 +34,10 @@ from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
+from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
+from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 
 SESSION_SWEEP_S = 3600.0
@@ -64,11 +66,12 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests end.
 
     Raises:
-        InvalidConfig: no secret key where one is needed, or a database URL that is none.
+        InvalidConfig: no secret key where one is needed, a database URL that is none, or a damaged identity file.
     """
     settings = with_secret(settings)
     clock = clock or SystemClock()
     make_data_dir(settings.data_dir)
+    identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)
@@ -123,6 +126,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         routes=[
+            *identity_routes(),
             *account_routes(),
             processes_router,
             cycles_router,
@@ -133,6 +137,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         ],
         services={
             "settings": settings,
+            "identity": identity,
             "clock": clock,
             "database": database,
             "accounts": accounts,

@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 
-TAGS = {"users", "roles", "groups", "health", "datasets", "models", "workers"}
+TAGS = {"identity", "users", "roles", "groups", "health", "datasets", "models", "workers"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, use_after_free]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pygrid.transport.api import Api
 from pygrid.transport.base import Body, Request, Response, Transport
 from pygrid.transport.http import HttpTransport
+from pygrid.transport.opening import open_transport
 from pygrid.transport.retry import NO_RETRIES, RetryPolicy
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "Response",
     "RetryPolicy",
     "Transport",
+    "open_transport",
 ]
 
 
