@@ -64,6 +64,7 @@ def serve(
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Others may take the file.")] = False,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     max_batch_size: Annotated[int, typer.Option(min=1, help="Examples of one question at most.")] = 64,
+    public: Annotated[bool, typer.Option("--public", help="Strangers may know of it, and Networks find it.")] = False,
     url: UrlOption = None,
 ) -> None:
     """Serve an ONNX model at a Domain, where it answers questions.
@@ -80,6 +81,7 @@ def serve(
             allow_download=allow_download,
             description=description,
             max_batch_size=max_batch_size,
+            visibility="public" if public else "listed",
         )
     print(f"{served.id} is served: {served.info.num_parameters:,} parameters, {served.info.size_bytes:,} bytes")
 

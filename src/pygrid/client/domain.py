@@ -29,7 +29,7 @@ from pygrid.client.workers import Workers
 from pygrid.errors import NotFound
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
-from pygrid.messages.models import ServeRequest
+from pygrid.messages.models import ModelVisibility, ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.transport import HttpTransport, Transport
 
@@ -162,6 +162,7 @@ class DomainClient:
         allow_download: bool = False,
         description: str = "",
         max_batch_size: int = 64,
+        visibility: ModelVisibility = "listed",
     ) -> HostedModel:
         """Serve an ONNX model, so that it answers questions at the Domain.
 
@@ -171,12 +172,14 @@ class DomainClient:
                 out before it is sent.
             allow_remote_inference, allow_download: what others may do; you and Owners may do both anyway.
             max_batch_size: examples of one question at most; the model's costs are bounded at so many.
+            visibility: who may know of it: ``listed`` (everybody with an account), or ``public``: everybody, and it is found by a
+                search at the Networks that the Domain belongs to.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
             InvalidInput: it is no ONNX model, or the Domain would not run it (``plan_...``); the message says why.
             Unauthenticated, Forbidden: nobody is logged in, or may not serve.
         """
-        request = ServeRequest(model_id, description, allow_download, allow_remote_inference, max_batch_size)
+        request = ServeRequest(model_id, description, allow_download, allow_remote_inference, max_batch_size, visibility)
         return serve_model(self._api, request, onnx)
 
     def models(self) -> ModelTable:

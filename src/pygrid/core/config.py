@@ -69,11 +69,19 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A diff whose L2 norm exceeds this many times the running median of accepted norms is clipped to that bound and
     flagged; null: off."""
     server_optimizer: ServerOptimizer = ServerOptimizer()
+    visibility: Literal["listed", "public"] | None = None
+    """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks too;
+    null: public if any device may take part, listed if devices must prove that they may."""
 
     @property
     def needs_speed_test(self) -> bool:
         """Whether a floor for bandwidth is configured."""
         return self.minimum_upload_speed is not None or self.minimum_download_speed is not None
+
+    @property
+    def is_public(self) -> bool:
+        """Whether strangers may know of the process."""
+        return self.visibility == "public" or (self.visibility is None and self.authentication is None)
 
     @property
     def needed_diffs(self) -> int:

@@ -6,8 +6,12 @@ The lists have the fields of the published interface (``success``, ``models``, `
 from __future__ import annotations
 
 import datetime as dt
+from typing import Literal
 
 import msgspec
+
+ModelVisibility = Literal["listed", "public"]
+"""Who may know of a model: everybody with an account on its Domain, or everybody, through the Networks of the Domain too."""
 
 
 class PortInfo(msgspec.Struct, frozen=True):
@@ -29,6 +33,7 @@ class ServeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether others may ask it."""
     max_batch_size: int = 64
     """Examples of one question at most."""
+    visibility: ModelVisibility = "listed"
 
 
 class ServedModelInfo(msgspec.Struct, frozen=True):
@@ -54,6 +59,7 @@ class ServedModelInfo(msgspec.Struct, frozen=True):
     """Whether the caller may download, ask and delete it whatever is allowed to others."""
     mpc: bool = False
     """Of the published interface: no model is shared out."""
+    visibility: ModelVisibility = "listed"
 
 
 class ServedModel(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pygrid.core.serving import Serving
 from pygrid.errors import Conflict, NotFound
-from pygrid.messages.models import ServeRequest
+from pygrid.messages.models import ModelVisibility, ServeRequest
 from pygrid.plans.serving import ServingReport
 from pygrid.storage.tables_models import served_models
 
@@ -27,6 +27,7 @@ class StoredModel:
     allow_download: bool
     allow_remote_inference: bool
     max_batch_size: int
+    visibility: ModelVisibility
     report: ServingReport
     created_by: int | None
     created_at: dt.datetime

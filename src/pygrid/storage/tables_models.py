@@ -17,6 +17,7 @@ served_models = sa.Table(
     sa.Column("allow_download", sa.Boolean, nullable=False),
     sa.Column("allow_remote_inference", sa.Boolean, nullable=False),
     sa.Column("max_batch_size", sa.Integer, nullable=False),
+    sa.Column("visibility", sa.String(16), nullable=False),
     sa.Column("report", sa.JSON, nullable=False),
     # Not referred to: the model outlives the account.
     sa.Column("created_by", sa.Integer, nullable=True),

@@ -255,4 +255,5 @@ def _describe(principal: Principal, model: StoredModel) -> ServedModelInfo:
         rows_independent=report.rows_independent,
         created_at=model.created_at,
         mine=is_holder(principal, model.serving),
+        visibility=model.visibility,
     )

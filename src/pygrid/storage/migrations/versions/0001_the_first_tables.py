@@ -112,6 +112,7 @@ def upgrade() -> None:
         sa.Column("allow_download", sa.Boolean(), nullable=False),
         sa.Column("allow_remote_inference", sa.Boolean(), nullable=False),
         sa.Column("max_batch_size", sa.Integer(), nullable=False),
+        sa.Column("visibility", sa.String(length=16), nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("created_by", sa.Integer(), nullable=True),
         sa.Column("created_at", schema.UtcDateTime(), nullable=False),
