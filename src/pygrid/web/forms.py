@@ -1,16 +1,71 @@
-"""Multipart forms, read as they arrive."""
+"""Multipart forms, read as they arrive: small parts into memory, large ones to where they are wanted."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TypeAlias
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from pygrid.errors import InvalidInput
+from pygrid.errors import InvalidInput, PayloadTooLarge
 
 FormEvent: TypeAlias = MultipartSegment | bytearray | None
 """The head of a part, a piece of its content, or its end."""
+_TAKE_BYTES = 1024**2
+"""A large part is handed on in pieces of about so many."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the content of a part goes."""
+
+    max_bytes: int
+    take: Callable[[bytearray], object] | None = None
+    """Called in a thread with piece after piece; None: the part is kept in memory."""
+
+
+Begin: TypeAlias = Callable[[str, Mapping[str, bytes]], Place]
+"""The place of a part, by its name and the parts that were read before it; raises for a part that the form does not have."""
+
+
+async def read_form(
+    content_type: str, body: AsyncIterator[bytes], begin: Begin, *, parts: str, max_parts: int
+) -> dict[str, bytes]:
+    """The parts of a form by name; those that were taken elsewhere are empty here.
+
+    Args:
+        content_type: of the request.
+        begin: called at the head of each part.
+        parts: which parts the form should have, in words, for the message.
+    Raises:
+        InvalidInput: ``invalid_form``: it is no such form, is broken, has a part twice, or more than ``max_parts``.
+        PayloadTooLarge: a part is over its limit. And whatever ``begin`` and `Place.take` raise.
+    """
+    read: dict[str, bytes] = {}
+    name, place, data, size = "", Place(0), bytearray(), 0
+    async for event in form_events(content_type, body, parts=parts, max_parts=max_parts):
+        if isinstance(event, MultipartSegment):
+            name, data, size = event.name or "", bytearray(), 0
+            if name in read:
+                raise invalid_form(f"the form has part {name[:100]!r} twice", part=name[:100])
+            place = begin(name, read)
+            read[name] = b""
+        elif event is None:
+            if place.take is None:
+                read[name] = bytes(data)
+            elif data:
+                await asyncio.to_thread(place.take, data)
+        else:
+            size += len(event)
+            if size > place.max_bytes:
+                raise PayloadTooLarge(f"part {name[:100]!r} has more than {place.max_bytes:,} bytes", max_bytes=place.max_bytes)
+            data += event
+            if place.take is not None and len(data) >= _TAKE_BYTES:
+                await asyncio.to_thread(place.take, data)
+                data = bytearray()
+    return read
 
 
 async def form_events(content_type: str, body: AsyncIterator[bytes], *, parts: str, max_parts: int) -> AsyncIterator[FormEvent]:
@@ -35,6 +90,11 @@ async def form_events(content_type: str, body: AsyncIterator[bytes], *, parts: s
         raise invalid_form(f"the form is broken: {error}") from error
 
 
-def invalid_form(why: str) -> InvalidInput:
+def unknown_part(name: str, wanted: str) -> InvalidInput:
+    """The refusal of a part that the form does not have."""
+    return invalid_form(f"the form has an unknown part {name[:100]!r}; it takes {wanted}", part=name[:100])
+
+
+def invalid_form(why: str, **fields: Any) -> InvalidInput:
     """The refusal of a form."""
-    return InvalidInput(why, code="invalid_form")
+    return InvalidInput(why, code="invalid_form", **fields)

@@ -112,7 +112,7 @@ class JobsService:
                 if request.privacy is not None:
                     self._writes.check()
                 job = await self._make_job(principal, job_id, request, form)
-                model_hash = await asyncio.to_thread(model_writer.commit) if form.model is not None else ""
+                model_hash = await asyncio.to_thread(model_writer.commit) if form.has_model else ""
             if form.plan is not None:
                 await asyncio.to_thread(inputs.put, form.plan)
             job = _seal(job, model_hash)
@@ -147,17 +147,17 @@ class JobsService:
         version_id, schema, caps = await self._database.read(load)
         plan_id, plan_name, summary = "", "", ""
         if request.kind == "statistics":
-            if form.plan is not None or form.model is not None:
+            if form.plan is not None or form.has_model:
                 raise invalid_form("statistics have no plan and no model")
             summary = describe_statistics(read_statistics(request, schema), request)
         else:
-            if form.plan is None or form.model is None:
+            if form.plan is None or form.arrays is None:
                 raise invalid_form(f"a job of kind {request.kind} needs the parts plan and model")
             report = await check_async(form.plan)
             plan = Plan.from_bytes(form.plan)
             check_plan(request, plan.manifest, report)
             spec = {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
-            check_fits(form.model, spec, plan.manifest.name)
+            check_fits(form.arrays, spec, plan.manifest.name)
             check_binding(request, plan.manifest, schema)
             plan_id, plan_name, summary = plan.id, plan.manifest.name, describe_plan(plan, report)
         terms = await asyncio.to_thread(make_terms, request, schema, caps)
@@ -364,7 +364,7 @@ def _get_seen(connection: sa.Connection, principal: Principal, job_id: str, *, l
 
 def _read_request(form: JobForm) -> JobRequest:
     try:
-        request = msgspec.convert(decode_json(form.config or b""), JobRequest)
+        request = msgspec.convert(decode_json(form.config), JobRequest)
     except (InvalidInput, msgspec.ValidationError) as error:
         raise InvalidConfig(f"config is no request for a job: {error}", code="invalid_job") from error
     check_request(request)

@@ -2,88 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from multipart import MultipartSegment
+import msgspec
 
-from pygrid.errors import PayloadTooLarge
 from pygrid.plans.archive import MAX_PLAN_BYTES
 from pygrid.storage.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import FormEvent, form_events, invalid_form
+from pygrid.web.forms import Place, invalid_form, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MODEL_BYTES = 256 * 1024**2
 MAX_FORM_BYTES = MAX_MODEL_BYTES + MAX_PLAN_BYTES + 1024**2
 
 
-@dataclass
+@dataclass(frozen=True)
 class JobForm:
-    """The parts of the form. The model's bytes are in the blob writer, checked, not committed."""
+    """The parts of the form. The model's bytes are in the blob writer, not committed."""
 
-    config: bytes | None = None
+    config: bytes
     plan: bytes | None = None
-    model: Layout | None = None
+    has_model: bool = False
+    arrays: Layout | None = None
+    """Of a model that consists of named arrays, which were checked. An ONNX model (kind ``predict``) was not."""
+
+
+class _Asked(msgspec.Struct):
+    """What has to be known of ``config`` before the model is read."""
+
+    kind: object = ""
 
 
 async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> JobForm:
-    """Read the form; the model goes to ``model`` while it is checked.
+    """Read the form; the model goes to ``model``, checked on the way unless ``config`` came before it and asks to predict.
 
     Raises:
         InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown.
         PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """
-    reader = _Reader(model)
-    async for event in form_events(content_type, body, parts="the parts config, plan and model", max_parts=8):
-        await reader.take(event)
-    if reader.form.config is None:
+    check = StreamCheck(MAX_MODEL_BYTES, check_model)
+    is_onnx = False
+
+    def take_arrays(data: bytearray) -> None:
+        check.add(data)
+        model.write(data)
+
+    def begin(name: str, before: Mapping[str, bytes]) -> Place:
+        nonlocal is_onnx
+        if name == "model":
+            is_onnx = _asks_to_predict(before.get("config"))
+            return Place(MAX_MODEL_BYTES, model.write if is_onnx else take_arrays)
+        if name not in ("config", "plan"):
+            raise unknown_part(name, "config, plan and model")
+        return Place(MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES)
+
+    found = await read_form(content_type, body, begin, parts="the parts config, plan and model", max_parts=8)
+    if "config" not in found:
         raise invalid_form("the form has no part 'config'")
-    return reader.form
+    has_model = "model" in found
+    arrays = check.finish().layout if has_model and not is_onnx else None
+    return JobForm(found["config"], found.get("plan"), has_model, arrays)
 
 
-class _Reader:
-    """Sorts what comes."""
-
-    def __init__(self, model: BlobWriter) -> None:
-        self.form = JobForm()
-        self._model = model
-        self._check = StreamCheck(MAX_MODEL_BYTES, check_model)
-        self._name = ""
-        self._data = bytearray()
-
-    async def take(self, event: FormEvent) -> None:
-        if isinstance(event, MultipartSegment):
-            self._begin(event.name or "")
-        elif event is None:
-            self._end()
-        elif self._name == "model":
-            await asyncio.to_thread(self._take_model, bytes(event))
-        else:
-            self._data += event
-            limit = MAX_CONFIG_BYTES if self._name == "config" else MAX_PLAN_BYTES
-            if len(self._data) > limit:
-                raise PayloadTooLarge(f"part {self._name!r} has more than {limit:,} bytes", max_bytes=limit)
-
-    def _begin(self, name: str) -> None:
-        if name not in ("config", "plan", "model"):
-            raise invalid_form(f"the form has an unknown part {name[:100]!r}; it takes config, plan and model")
-        if getattr(self.form, name) is not None:
-            raise invalid_form(f"the form has part {name!r} twice")
-        self._name, self._data = name, bytearray()
-
-    def _take_model(self, data: bytes) -> None:
-        self._check.add(data)
-        self._model.write(data)
-
-    def _end(self) -> None:
-        if self._name == "config":
-            self.form.config = bytes(self._data)
-        elif self._name == "plan":
-            self.form.plan = bytes(self._data)
-        else:
-            self.form.model = self._check.finish().layout
+def _asks_to_predict(config: bytes | None) -> bool:
+    try:
+        return config is not None and msgspec.json.decode(config, type=_Asked).kind == "predict"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # `config` is read in full later, and refused then

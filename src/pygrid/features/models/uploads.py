@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
-from multipart import MultipartSegment
 
 from pygrid.core.serving import check_serve_request
-from pygrid.errors import InvalidConfig, InvalidInput, PayloadTooLarge
+from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.models import ServeRequest
 from pygrid.plans.serving import MAX_SERVED_BYTES
 from pygrid.storage.files import BlobWriter
-from pygrid.web.forms import form_events, invalid_form
+from pygrid.web.forms import Place, invalid_form, read_form, unknown_part
 from pygrid.web.requests import decode_json
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2
 _PARTS = "the parts config (JSON) and model (ONNX)"
 _PUBLISHED = frozenset({"model_id", "description", "allow_download", "allow_remote_inference", "max_batch_size"})
-_IGNORED = frozenset({"encoding"})
-_WRITE_BYTES = 1024**2
+_SMALL = _PUBLISHED | {"config", "mpc", "encoding"}
+"""Parts beside the model; what a published client says of its encoding is not needed."""
 
 
 async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> ServeRequest:
@@ -33,37 +31,18 @@ async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: 
         InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown.
         InvalidConfig: what is said of the model makes no sense. PayloadTooLarge: a part is over its limit.
     """
-    fields: dict[str, bytes] = {}
-    name, pending, size = "", bytearray(), 0
-    async for event in form_events(content_type, body, parts=_PARTS, max_parts=16):
-        if isinstance(event, MultipartSegment):
-            name, pending, size = _checked_name(event.name or "", fields), bytearray(), 0
-            fields[name] = b""
-        elif event is None:
-            if name == "model":
-                await asyncio.to_thread(model.write, pending)
-            else:
-                fields[name] = bytes(pending)
-        else:
-            size += len(event)
-            limit = MAX_SERVED_BYTES if name == "model" else MAX_CONFIG_BYTES
-            if size > limit:
-                raise PayloadTooLarge(f"part {name!r} has more than {limit:,} bytes", max_bytes=limit)
-            pending += event
-            if name == "model" and len(pending) >= _WRITE_BYTES:
-                await asyncio.to_thread(model.write, pending)
-                pending = bytearray()
-    if "model" not in fields or not model.size:
+
+    def begin(name: str, before: Mapping[str, bytes]) -> Place:
+        if name == "model":
+            return Place(MAX_SERVED_BYTES, model.write)
+        if name not in _SMALL:
+            raise unknown_part(name, "config and model")
+        return Place(MAX_CONFIG_BYTES)
+
+    fields = await read_form(content_type, body, begin, parts=_PARTS, max_parts=16)
+    if not model.size:
         raise invalid_form("the form has no part 'model', or an empty one")
     return check_serve_request(_request(fields))
-
-
-def _checked_name(name: str, taken: dict[str, bytes]) -> str:
-    if name == "mpc" or name in _IGNORED or name in _PUBLISHED or name in ("config", "model"):
-        if name in taken:
-            raise invalid_form(f"the form has part {name!r} twice")
-        return name
-    raise invalid_form(f"the form has an unknown part {name[:100]!r}")
 
 
 def _request(fields: dict[str, bytes]) -> ServeRequest:
