@@ -20,6 +20,19 @@ class Permission(enum.StrEnum):
     EDIT_ROLES = "can_edit_roles"
     MANAGE_INFRASTRUCTURE = "can_manage_infrastructure"
     UPLOAD_DATA = "can_upload_data"
+    MANAGE_NODES = "can_manage_nodes"
+    """Only on a Network: decide which Domains belong to it."""
+
+
+DOMAIN_PERMISSIONS = tuple(permission for permission in Permission if permission is not Permission.MANAGE_NODES)
+"""What a role of a Domain may allow, in the published order."""
+NETWORK_PERMISSIONS = (
+    Permission.EDIT_SETTINGS,
+    Permission.CREATE_USERS,
+    Permission.EDIT_ROLES,
+    Permission.MANAGE_NODES,
+)
+"""What a role of a Network may allow, in the published order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +61,44 @@ COMPLIANCE_OFFICER = Role(2, "Compliance Officer", frozenset({Permission.TRIAGE_
 ADMINISTRATOR = Role(
     3,
     "Administrator",
-    frozenset(Permission) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE},
+    frozenset(DOMAIN_PERMISSIONS) - {Permission.EDIT_ROLES, Permission.MANAGE_INFRASTRUCTURE},
 )
-OWNER = Role(4, "Owner", frozenset(Permission))
+OWNER = Role(4, "Owner", frozenset(DOMAIN_PERMISSIONS))
 
 DEFAULT_ROLES = (USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER)
 """The roles of a new Domain, with their published ids."""
+
+NETWORK_ROLES = (
+    USER,
+    Role(
+        ADMINISTRATOR.id,
+        ADMINISTRATOR.name,
+        frozenset({Permission.EDIT_SETTINGS, Permission.CREATE_USERS, Permission.MANAGE_NODES}),
+    ),
+    Role(OWNER.id, OWNER.name, frozenset(NETWORK_PERMISSIONS)),
+)
+"""The roles of a new Network; they have the ids of a Domain's, so that one set of rules holds for both."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppAccess:
+    """What differs between the apps in who may do what."""
+
+    permissions: tuple[Permission, ...]
+    """Those that there are; an app says nothing of others."""
+    roles: tuple[Role, ...]
+    """Of a new app."""
+    see_users: Permission
+    """Needed to look at other users and at groups."""
+    see_roles: Permission
+
+
+DOMAIN_ACCESS = AppAccess(
+    DOMAIN_PERMISSIONS, DEFAULT_ROLES, see_users=Permission.TRIAGE_REQUESTS, see_roles=Permission.TRIAGE_REQUESTS
+)
+NETWORK_ACCESS = AppAccess(
+    NETWORK_PERMISSIONS, NETWORK_ROLES, see_users=Permission.CREATE_USERS, see_roles=Permission.EDIT_SETTINGS
+)
 
 
 class Refusal(enum.StrEnum):

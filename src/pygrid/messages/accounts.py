@@ -24,24 +24,26 @@ class LoginRequest(msgspec.Struct):
 
 
 class RoleInfo(msgspec.Struct):
-    """A role and its permissions."""
+    """A role and its permissions: those that the app has."""
 
     id: int
     name: str
-    can_triage_requests: bool
-    can_edit_settings: bool
-    can_create_users: bool
-    can_create_groups: bool
-    can_edit_roles: bool
-    can_manage_infrastructure: bool
-    can_upload_data: bool
+    can_triage_requests: bool | UnsetType = UNSET
+    can_edit_settings: bool | UnsetType = UNSET
+    can_create_users: bool | UnsetType = UNSET
+    can_create_groups: bool | UnsetType = UNSET
+    can_edit_roles: bool | UnsetType = UNSET
+    can_manage_infrastructure: bool | UnsetType = UNSET
+    can_upload_data: bool | UnsetType = UNSET
+    can_manage_nodes: bool | UnsetType = UNSET
 
 
 class UserInfo(msgspec.Struct):
     id: int
     email: str
     role: RoleInfo
-    groups: list[dict[str, str | int]] = []
+    groups: list[dict[str, str | int]] | UnsetType = UNSET
+    """Absent on a Network, which has none."""
     private_key: str | UnsetType = UNSET
     """Only in the answer to the sign-up that made it."""
 
@@ -95,23 +97,7 @@ class UserSearch(msgspec.Struct):
     group: str | None = None
 
 
-class RoleRequest(msgspec.Struct):
-    """A new role; every permission is stated."""
-
-    name: Name
-    can_triage_requests: bool
-    can_edit_settings: bool
-    can_create_users: bool
-    can_create_groups: bool
-    can_edit_roles: bool
-    can_manage_infrastructure: bool
-    can_upload_data: bool
-
-
-class RoleEdit(msgspec.Struct):
-    """What is absent stays as it is."""
-
-    name: Name | UnsetType = UNSET
+class _Permissions(msgspec.Struct):
     can_triage_requests: bool | UnsetType = UNSET
     can_edit_settings: bool | UnsetType = UNSET
     can_create_users: bool | UnsetType = UNSET
@@ -119,6 +105,19 @@ class RoleEdit(msgspec.Struct):
     can_edit_roles: bool | UnsetType = UNSET
     can_manage_infrastructure: bool | UnsetType = UNSET
     can_upload_data: bool | UnsetType = UNSET
+    can_manage_nodes: bool | UnsetType = UNSET
+
+
+class RoleRequest(_Permissions, kw_only=True):
+    """A new role; every permission that the app has is stated."""
+
+    name: Name
+
+
+class RoleEdit(_Permissions, kw_only=True):
+    """What is absent stays as it is."""
+
+    name: Name | UnsetType = UNSET
 
 
 class RoleResponse(msgspec.Struct):

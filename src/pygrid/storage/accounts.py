@@ -44,11 +44,11 @@ class Session:
 # Roles
 
 
-def seed_roles(connection: sa.Connection) -> None:
-    """Put the four default roles, unless there are roles already."""
+def seed_roles(connection: sa.Connection, default_roles: Sequence[Role] = DEFAULT_ROLES) -> None:
+    """Put the roles that a new app has, unless there are roles already."""
     if connection.execute(sa.select(sa.func.count()).select_from(roles)).scalar_one():
         return
-    for role in DEFAULT_ROLES:
+    for role in default_roles:
         values = {"id": role.id, **_role_values(role.name, role.permissions)}
         connection.execute(_insert_if_absent(connection, roles, values))
     if connection.dialect.name == "postgresql":

@@ -60,6 +60,8 @@ roles = sa.Table(
     _flag("can_edit_roles"),
     _flag("can_manage_infrastructure"),
     _flag("can_upload_data"),
+    # Only roles of a Network have it, as they have only some of the others.
+    _flag("can_manage_nodes"),
     sqlite_autoincrement=True,
 )
 

@@ -14,6 +14,9 @@ from pygrid.core.access import (
     ADMINISTRATOR,
     COMPLIANCE_OFFICER,
     DEFAULT_ROLES,
+    DOMAIN_PERMISSIONS,
+    NETWORK_PERMISSIONS,
+    NETWORK_ROLES,
     OWNER,
     USER,
     Permission,
@@ -34,13 +37,32 @@ ids = st.integers(1, 3)
 
 
 def test_the_default_roles_are_the_published_ones() -> None:
-    table = {role.name: [permission in role.permissions for permission in Permission] for role in DEFAULT_ROLES}
+    table = {role.name: [permission in role.permissions for permission in DOMAIN_PERMISSIONS] for role in DEFAULT_ROLES}
     assert list(table) == ["User", "Compliance Officer", "Administrator", "Owner"]
     assert [role.id for role in DEFAULT_ROLES] == [1, 2, 3, 4]
     assert table["User"] == [False] * 7
     assert table["Compliance Officer"] == [True] + [False] * 6
     assert table["Administrator"] == [True, True, True, True, False, False, True]
     assert table["Owner"] == [True] * 7
+    assert not any(Permission.MANAGE_NODES in role.permissions for role in DEFAULT_ROLES)
+
+
+def test_a_network_has_roles_of_its_own_with_the_same_ids() -> None:
+    table = {
+        (role.id, role.name): [permission in role.permissions for permission in NETWORK_PERMISSIONS] for role in NETWORK_ROLES
+    }
+    assert [str(permission) for permission in NETWORK_PERMISSIONS] == [
+        "can_edit_settings",
+        "can_create_users",
+        "can_edit_roles",
+        "can_manage_nodes",
+    ]
+    assert table == {
+        (1, "User"): [False] * 4,
+        (3, "Administrator"): [True, True, False, True],
+        (4, "Owner"): [True] * 4,
+    }
+    assert all(role.permissions <= set(NETWORK_PERMISSIONS) for role in NETWORK_ROLES)
 
 
 @given(ids, roles, ids, roles, roles, st.integers(1, 3))
@@ -125,5 +147,5 @@ def test_user_and_owner_stay_as_they_are(role: Role) -> None:
 
 
 def test_an_owner_edits_the_other_roles() -> None:
-    for role in (COMPLIANCE_OFFICER, ADMINISTRATOR, Role(9, "made", frozenset(Permission))):
+    for role in (COMPLIANCE_OFFICER, ADMINISTRATOR, Role(9, "made", frozenset(DOMAIN_PERMISSIONS))):
         assert can_edit_role(Principal(1, OWNER), role, frozenset()) is None

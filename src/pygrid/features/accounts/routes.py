@@ -12,6 +12,7 @@ import msgspec
 from litestar import Response, Router, delete, get, post, put
 from litestar.connection import Request
 from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import JSONBody, PathParameter
 
 from pygrid.core.access import Permission, Role
@@ -42,7 +43,7 @@ from pygrid.messages.accounts import (
     UsersResponse,
 )
 from pygrid.storage.accounts import Group, User
-from pygrid.web.auth import authenticate, find_token, require
+from pygrid.web.auth import Connection, authenticate, find_token, require
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
@@ -68,9 +69,17 @@ _CHANGED = describe_problems(400, 403, 404, 409, 413)
 _SIGNED_IN = describe_problems(400, 403, 404, 409, 413, 429)
 
 
-def _service(request: AppRequest) -> AccountService:
-    service: AccountService = request.app.state.accounts
+def _service(connection: Connection) -> AccountService:
+    service: AccountService = connection.app.state.accounts
     return service
+
+
+async def _may_see_users(connection: Connection, handler: BaseRouteHandler) -> None:
+    await require(_service(connection).access.see_users)(connection, handler)
+
+
+async def _may_see_roles(connection: Connection, handler: BaseRouteHandler) -> None:
+    await require(_service(connection).access.see_roles)(connection, handler)
 
 
 # Users
@@ -90,7 +99,7 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> UserRes
     elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
         actor = await service.authenticate_key(private_key)
     new = await service.sign_up(data.email, data.password, data.role, actor=actor)
-    return UserResponse(True, msgspec.structs.replace(_user_info(new.user), private_key=new.private_key))
+    return UserResponse(True, msgspec.structs.replace(_user_info(request, new.user), private_key=new.private_key))
 
 
 @post("/users/login", status_code=200, responses=_SIGNED_IN)
@@ -108,65 +117,67 @@ async def log_out(request: AppRequest) -> Done:
     return Done(True)
 
 
-@get("/users", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+@get("/users", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def list_users(request: AppRequest) -> UsersResponse:
     """All users, oldest first."""
-    return UsersResponse(True, [_user_info(user) for user in await _service(request).list_users()])
+    return UsersResponse(True, [_user_info(request, user) for user in await _service(request).list_users()])
 
 
 @get("/users/me", guards=[require()], security=_SESSION, responses=_ASKED)
 async def get_me(request: AppRequest) -> UserResponse:
     """The user whose session it is."""
-    return UserResponse(True, _user_info(await _service(request).get_user(request.user, request.user.user_id)))
+    return UserResponse(True, _user_info(request, await _service(request).get_user(request.user, request.user.user_id)))
 
 
 @get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_ASKED)
 async def get_user(request: AppRequest, user_id: PathId) -> UserResponse:
-    """A user: oneself, or with ``can_triage_requests`` anyone."""
-    return UserResponse(True, _user_info(await _service(request).get_user(request.user, user_id)))
+    """A user: oneself, or anyone for who may list users."""
+    return UserResponse(True, _user_info(request, await _service(request).get_user(request.user, user_id)))
 
 
 @post(
     "/users/search",
     status_code=200,
-    guards=[require(Permission.TRIAGE_REQUESTS)],
+    guards=[_may_see_users],
     security=_SESSION,
     responses=_ASKED,
 )
 async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
     """Users that match everything given."""
     found = await _service(request).search_users(data.email, data.role, data.group)
-    return UsersResponse(True, [_user_info(user) for user in found])
+    return UsersResponse(True, [_user_info(request, user) for user in found])
 
 
 @put("/users/{user_id:int}/email", guards=[require()], security=_SESSION, responses=_CHANGED)
 async def change_email(request: AppRequest, user_id: PathId, data: JSONBody[EmailChange]) -> UserResponse:
     """One's own, or with ``can_create_users`` that of a user who is not above oneself."""
-    return UserResponse(True, _user_info(await _service(request).change_email(request.user, user_id, data.email)))
+    return UserResponse(True, _user_info(request, await _service(request).change_email(request.user, user_id, data.email)))
 
 
 @put("/users/{user_id:int}/password", guards=[require()], security=_SESSION, responses=_SIGNED_IN)
 async def change_password(request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange]) -> UserResponse:
     """As for the e-mail; ends the user's sessions, this one too if it is one's own."""
-    return UserResponse(True, _user_info(await _service(request).change_password(request.user, user_id, data.password)))
+    return UserResponse(
+        True, _user_info(request, await _service(request).change_password(request.user, user_id, data.password))
+    )
 
 
 @put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
 async def change_role(request: AppRequest, user_id: PathId, data: JSONBody[RoleChange]) -> UserResponse:
     """Nobody raises themselves or gives more than they have; ends the user's sessions."""
-    return UserResponse(True, _user_info(await _service(request).change_role(request.user, user_id, data.role)))
+    return UserResponse(True, _user_info(request, await _service(request).change_role(request.user, user_id, data.role)))
 
 
 @put("/users/{user_id:int}/groups", guards=[require()], security=_SESSION, responses=_CHANGED)
 async def change_groups(request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange]) -> UserResponse:
     """The groups the user is in from now on, all of them."""
-    return UserResponse(True, _user_info(await _service(request).change_groups(request.user, user_id, data.groups)))
+    return UserResponse(True, _user_info(request, await _service(request).change_groups(request.user, user_id, data.groups)))
 
 
 @delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
 async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
     """Remove an account with its sessions and memberships."""
-    return UserResponse(True, _user_info(await _service(request).delete_user(request.user, user_id)))
+    return UserResponse(True, _user_info(request, await _service(request).delete_user(request.user, user_id)))
 
 
 # Roles
@@ -175,28 +186,26 @@ async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
 @post("/roles", status_code=200, guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
     """A new role within one's own permissions."""
-    wanted = [permission for permission in Permission if getattr(data, permission)]
-    return RoleResponse(True, _role_info(await _service(request).create_role(request.user, data.name, wanted)))
+    return RoleResponse(True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data))))
 
 
-@get("/roles", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+@get("/roles", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
 async def list_roles(request: AppRequest) -> RolesResponse:
     """All roles, oldest first."""
-    return RolesResponse(True, [_role_info(role) for role in await _service(request).list_roles()])
+    return RolesResponse(True, [_role_info(request, role) for role in await _service(request).list_roles()])
 
 
-@get("/roles/{role_id:int}", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+@get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
 async def get_role(request: AppRequest, role_id: PathId) -> RoleResponse:
     """One role."""
-    return RoleResponse(True, _role_info(await _service(request).get_role(role_id)))
+    return RoleResponse(True, _role_info(request, await _service(request).get_role(role_id)))
 
 
 @put("/roles/{role_id:int}", guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
 async def edit_role(request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit]) -> RoleResponse:
     """What is given changes, for everyone who has the role."""
-    given = {p: value for p in Permission if (value := getattr(data, p)) is not msgspec.UNSET}
     name = None if data.name is msgspec.UNSET else data.name
-    return RoleResponse(True, _role_info(await _service(request).edit_role(request.user, role_id, name, given)))
+    return RoleResponse(True, _role_info(request, await _service(request).edit_role(request.user, role_id, name, _flags(data))))
 
 
 @delete(
@@ -208,7 +217,7 @@ async def edit_role(request: AppRequest, role_id: PathId, data: JSONBody[RoleEdi
 )
 async def delete_role(request: AppRequest, role_id: PathId) -> RoleDeleted:
     """Remove a role that nobody has."""
-    info = _role_info(await _service(request).delete_role(request.user, role_id))
+    info = _role_info(request, await _service(request).delete_role(request.user, role_id))
     return RoleDeleted(True, info, info)
 
 
@@ -221,13 +230,13 @@ async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> Gro
     return GroupResponse(True, _group_info(await _service(request).create_group(data.name)))
 
 
-@get("/groups", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+@get("/groups", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def list_groups(request: AppRequest) -> GroupsResponse:
     """All groups, oldest first."""
     return GroupsResponse(True, [_group_info(group) for group in await _service(request).list_groups()])
 
 
-@get("/groups/{group_id:int}", guards=[require(Permission.TRIAGE_REQUESTS)], security=_SESSION, responses=_ASKED)
+@get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def get_group(request: AppRequest, group_id: PathId) -> GroupResponse:
     """One group."""
     return GroupResponse(True, _group_info(await _service(request).get_group(group_id)))
@@ -254,17 +263,25 @@ async def delete_group(request: AppRequest, group_id: PathId) -> GroupResponse:
 # Answers
 
 
-def _role_info(role: Role) -> RoleInfo:
-    return RoleInfo(role.id, role.name, **{str(permission): permission in role.permissions for permission in Permission})
+def _role_info(request: AppRequest, role: Role) -> RoleInfo:
+    shown = _service(request).access.permissions
+    return RoleInfo(role.id, role.name, **{str(permission): permission in role.permissions for permission in shown})
 
 
 def _group_info(group: Group) -> GroupInfo:
     return GroupInfo(group.id, group.name)
 
 
-def _user_info(user: User) -> UserInfo:
-    groups: list[dict[str, str | int]] = [{"id": group.id, "name": group.name} for group in user.groups]
-    return UserInfo(user.id, user.email, _role_info(user.role), groups)
+def _user_info(request: AppRequest, user: User) -> UserInfo:
+    info = UserInfo(user.id, user.email, _role_info(request, user.role))
+    if Permission.CREATE_GROUPS in _service(request).access.permissions:
+        info.groups = [{"id": group.id, "name": group.name} for group in user.groups]
+    return info
+
+
+def _flags(data: RoleRequest | RoleEdit) -> dict[Permission, bool]:
+    """The permissions that a request states."""
+    return {permission: value for permission in Permission if (value := getattr(data, permission)) is not msgspec.UNSET}
 
 
 def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
@@ -280,16 +297,18 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
     return _published_problem(to_problem(error))
 
 
-def account_routes() -> list[Any]:
+def account_routes(*, with_groups: bool = True) -> list[Any]:
     """The routes; the app's state needs ``accounts``, an `AccountService`, which is its ``authenticator`` too."""
     on_error: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
     users = [
         *(sign_up, log_in, log_out, list_users, get_me, get_user, search_users),
-        *(change_email, change_password, change_role, change_groups, delete_user),
+        *(change_email, change_password, change_role, delete_user),
+        *([change_groups] if with_groups else []),
     ]
     roles = [create_role, list_roles, get_role, edit_role, delete_role]
     groups = [create_group, list_groups, get_group, rename_group, delete_group]
     return [
         Router("/", route_handlers=handlers, tags=[tag], exception_handlers=on_error)
         for tag, handlers in (("users", users), ("roles", roles), ("groups", groups))
+        if with_groups or tag != "groups"
     ]

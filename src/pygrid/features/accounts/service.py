@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import OWNER, USER, Permission, Principal, Refusal, Role
+from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput
 from pygrid.features.accounts.passwords import Passwords
 from pygrid.ids import hash_secret, new_secret
@@ -50,11 +50,12 @@ class AccountService:
     """Use cases of accounts.
 
     Each checks everything first; a refusal changes nothing. Refused are, beside what a method lists, with Forbidden
-    ``not_permitted`` who lacks a permission, ``last_owner`` what would leave nobody to run the Domain, and with NotFound
+    ``not_permitted`` who lacks a permission, ``last_owner`` what would leave nobody to run the app, and with NotFound
     ``user_not_found``, ``role_not_found`` or ``group_not_found`` an id that is not there.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, open_signup: bool) -> None:
+    def __init__(self, database: Database, clock: Clock, *, open_signup: bool, access: AppAccess = DOMAIN_ACCESS) -> None:
+        self.access = access
         self._database = database
         self._clock = clock
         self._open_signup = open_signup
@@ -109,7 +110,7 @@ class AccountService:
 
     def _check_may_sign_up(self, actor: Principal | None) -> None:
         if actor is None and not self._open_signup:
-            raise Forbidden("new accounts are made by the people who run this Domain: ask them for one", code="signup_closed")
+            raise Forbidden("new accounts are made by the people who run this server: ask them for one", code="signup_closed")
 
     @staticmethod
     def _role_to_give(connection: sa.Connection, actor: Principal, role_id: int) -> Role:
@@ -183,8 +184,8 @@ class AccountService:
         return await self._database.read(store.list_users)
 
     async def get_user(self, actor: Principal, user_id: int) -> User:
-        """A user: oneself, or with ``can_triage_requests`` anyone."""
-        if actor.user_id != user_id and not actor.may(Permission.TRIAGE_REQUESTS):
+        """A user: oneself, or with the app's permission to see users anyone."""
+        if actor.user_id != user_id and not actor.may(self.access.see_users):
             raise _not_permitted(Refusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
@@ -281,10 +282,17 @@ class AccountService:
         """One role."""
         return await self._database.read(lambda connection: store.get_role(connection, role_id))
 
-    async def create_role(self, actor: Principal, name: str, permissions: Iterable[Permission]) -> Role:
-        """A new role within the actor's own permissions. Raises Conflict: ``role_exists``; InvalidInput: ``invalid_name``."""
+    async def create_role(self, actor: Principal, name: str, flags: Mapping[Permission, bool]) -> Role:
+        """A new role within the actor's own permissions; ``flags`` states each permission that the app has.
+
+        Raises:
+            Conflict: ``role_exists``. InvalidInput: ``invalid_name``, ``missing_field``, ``unknown_permission``.
+        """
         _check_name(name)
-        wanted = frozenset(permissions)
+        if missing := [permission for permission in self.access.permissions if permission not in flags]:
+            raise InvalidInput(f"a new role states each permission; missing: {', '.join(missing)}", code="missing_field")
+        self._check_known(flags)
+        wanted = frozenset(permission for permission, given in flags.items() if given)
 
         def create(connection: sa.Connection) -> Role:
             _refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
@@ -293,15 +301,16 @@ class AccountService:
         return await self._database.write(create)
 
     async def edit_role(
-        self, actor: Principal, role_id: int, name: str | None = None, changes: dict[Permission, bool] | None = None
+        self, actor: Principal, role_id: int, name: str | None = None, changes: Mapping[Permission, bool] | None = None
     ) -> Role:
         """Rename a role, or change what it allows, for everyone who has it; the built-in User and Owner stay as they are.
 
         Raises:
-            Conflict: ``role_exists``. Forbidden: ``built_in_role``. InvalidInput: ``invalid_name``.
+            Conflict: ``role_exists``. Forbidden: ``built_in_role``. InvalidInput: ``invalid_name``, ``unknown_permission``.
         """
         if name is not None:
             _check_name(name)
+        self._check_known(changes or {})
 
         def edit(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
@@ -314,6 +323,12 @@ class AccountService:
         role = await self._database.write(edit)
         logger.info("role edited", extra={"role": role.name, "by_user_id": actor.user_id})
         return role
+
+    def _check_known(self, flags: Mapping[Permission, bool]) -> None:
+        if unknown := sorted(
+            permission for permission, given in flags.items() if given and permission not in self.access.permissions
+        ):
+            raise InvalidInput(f"there is no such permission here: {', '.join(unknown)}", code="unknown_permission")
 
     async def delete_role(self, actor: Principal, role_id: int) -> Role:
         """Remove a role that nobody has; what it was. Raises Conflict: ``role_in_use``; Forbidden: ``built_in_role``."""

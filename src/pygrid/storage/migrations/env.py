@@ -7,6 +7,7 @@ import pygrid.storage.tables_budgets
 import pygrid.storage.tables_datasets
 import pygrid.storage.tables_jobs
 import pygrid.storage.tables_models
+import pygrid.storage.tables_networks
 import pygrid.storage.tables_workers  # noqa: F401 - each adds its tables to the metadata
 from pygrid.storage.schema import metadata
 

@@ -74,6 +74,35 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "invitations",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("token_hash", sa.String(length=64), nullable=False),
+        sa.Column("domain", sa.String(length=100), nullable=True),
+        sa.Column("max_uses", sa.Integer(), nullable=False),
+        sa.Column("num_uses", sa.Integer(), nullable=False),
+        sa.Column("expires_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
+        sa.UniqueConstraint("token_hash", name=op.f("uq_invitations_token_hash")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "networks",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("url", sa.String(length=300), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=True),
+        sa.Column("identity", sa.String(length=64), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("invitation", sa.String(length=200), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_networks")),
+        sa.UniqueConstraint("url", name=op.f("uq_networks_url")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "processes",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
@@ -98,6 +127,7 @@ def upgrade() -> None:
         sa.Column("can_edit_roles", sa.Boolean(), nullable=False),
         sa.Column("can_manage_infrastructure", sa.Boolean(), nullable=False),
         sa.Column("can_upload_data", sa.Boolean(), nullable=False),
+        sa.Column("can_manage_nodes", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_roles")),
         sa.UniqueConstraint("name", name=op.f("uq_roles_name")),
         sqlite_autoincrement=True,
@@ -171,6 +201,8 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("process_id", sa.Integer(), nullable=False),
         sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=True),
+        sa.Column("left_at", schema.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_clients_process_id_processes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clients")),
     )
@@ -193,6 +225,7 @@ def upgrade() -> None:
         sa.Column("completed_at", schema.UtcDateTime(), nullable=True),
         sa.Column("lease_until", schema.UtcDateTime(), nullable=True),
         sa.Column("totals", sa.JSON(), nullable=True),
+        sa.Column("num_left", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_cycles_process_id_processes")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cycles")),
         sa.UniqueConstraint("process_id", "sequence", name=op.f("uq_cycles_process_id_sequence")),
@@ -235,6 +268,32 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "domains",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("identity", sa.String(length=64), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("entry", sa.JSON(), nullable=False),
+        sa.Column("address", sa.String(length=300), nullable=True),
+        sa.Column("address_checked_at", schema.UtcDateTime(), nullable=True),
+        sa.Column("invitation_id", sa.Integer(), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("decided_at", schema.UtcDateTime(), nullable=True),
+        sa.Column("decided_by", sa.Integer(), nullable=True),
+        sa.Column("last_seen_at", schema.UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["invitation_id"], ["invitations.id"], name=op.f("fk_domains_invitation_id_invitations"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
+        sa.UniqueConstraint("name", name=op.f("uq_domains_name")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("domains", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_domains_identity"), ["identity"], unique=False)
+        batch_op.create_index(batch_op.f("ix_domains_state"), ["state"], unique=False)
+
+    op.create_table(
         "events",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("process_id", sa.Integer(), nullable=False),
@@ -270,7 +329,7 @@ def upgrade() -> None:
         sa.Column("max_epsilon_per_job", sa.Double(), nullable=True),
         sa.Column("use", sa.String(length=16), nullable=False),
         sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
-        sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_policies_dataset_id_datasets")),
         sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_policies")),
     )
@@ -381,6 +440,7 @@ def upgrade() -> None:
         sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("lease_until", schema.UtcDateTime(), nullable=True),
+        sa.Column("is_federated", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
         sa.ForeignKeyConstraint(["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
@@ -417,6 +477,23 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_sessions_expires_at"), ["expires_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_sessions_user_id"), ["user_id"], unique=False)
 
+    op.create_table(
+        "federated_cycles",
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("cycle", sa.Integer(), nullable=False),
+        sa.Column("model_hash", sa.String(length=64), nullable=False),
+        sa.Column("client_id", sa.Text(), nullable=False),
+        sa.Column("request_key", sa.Text(), nullable=False),
+        sa.Column("diff_hash", sa.String(length=64), nullable=True),
+        sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("private_detail", sa.Text(), nullable=False),
+        sa.Column("begun_at", schema.UtcDateTime(), nullable=False),
+        sa.Column("ended_at", schema.UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_federated_cycles_job_id_jobs")),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_federated_cycles")),
+    )
     op.create_table(
         "reports",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

@@ -1,0 +1,66 @@
+"""Tables of associations: on a Network the Domains it knows and the invitations it gave; on a Domain its Networks.
+
+domains n--1 invitations        networks
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from pygrid.storage.schema import UtcDateTime, metadata
+
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # SHA-256 of the token, which was shown once.
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    # Null: a Domain of any name may use it.
+    sa.Column("domain", sa.String(100), nullable=True),
+    sa.Column("max_uses", sa.Integer, nullable=False),
+    sa.Column("num_uses", sa.Integer, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    # A user, who is not referred to: an invitation outlives their account.
+    sa.Column("created_by", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+domains = sa.Table(
+    "domains",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False, unique=True),
+    # The text of its key; null: a node of 2020, which has an address only.
+    sa.Column("identity", sa.String(64), nullable=True, index=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    # What it says of itself: version, address, counts. Signed, but for the counts of the last heartbeat.
+    sa.Column("entry", sa.JSON, nullable=False),
+    # Of those at which it can be called directly, the one that was checked.
+    sa.Column("address", sa.String(300), nullable=True),
+    sa.Column("address_checked_at", UtcDateTime, nullable=True),
+    sa.Column("invitation_id", sa.ForeignKey("invitations.id", ondelete="SET NULL"), nullable=True),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("decided_at", UtcDateTime, nullable=True),
+    sa.Column("decided_by", sa.Integer, nullable=True),
+    sa.Column("last_seen_at", UtcDateTime, nullable=True),
+    sqlite_autoincrement=True,
+)
+
+networks = sa.Table(
+    "networks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("url", sa.String(300), nullable=False, unique=True),
+    # What it called itself, and its key, as they were when it was first reached; null until then.
+    sa.Column("name", sa.String(100), nullable=True),
+    sa.Column("identity", sa.String(64), nullable=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(500), nullable=False),
+    # Kept until the Network has accepted: the Domain may be started again before.
+    sa.Column("invitation", sa.String(200), nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
