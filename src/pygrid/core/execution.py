@@ -20,8 +20,9 @@ import msgspec
 
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.errors import InvalidInput
+from pygrid.plans.manifest import Port
 
-JobKind = Literal["train", "evaluate", "statistics"]
+JobKind = Literal["train", "evaluate", "statistics", "predict"]
 Unit = Literal["record", "subject", "domain"]
 ColumnType = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text"]
 StatisticKind = Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
@@ -86,6 +87,8 @@ class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: Unit = "record"
     max_rows_per_subject: int = 1
     """unit subject: further records of the same subject are left out."""
+    cycles: int = 1
+    """A federated job runs its rounds anew in each of so many cycles at the most; its Worker is started once for each."""
 
 
 class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,9 +108,13 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     columns: dict[str, ColumnRef]
     plan_path: str = ""
     model_path: str = ""
-    """A safetensors file with exactly the plan's arrays."""
+    """A safetensors file with exactly the plan's arrays; to predict, an ONNX file."""
     binding: dict[str, str] = {}
-    """The plan's data port -> column."""
+    """The plan's data port, or the model's input -> column."""
+    inputs: tuple[Port, ...] = ()
+    """To predict: all inputs of the model; each begins with the records."""
+    outputs: tuple[Port, ...] = ()
+    """To predict: the outputs that leave; each begins with the records."""
     hyper: dict[str, float] = {}
     epochs: int = 1
     batch_size: int = 32
@@ -224,6 +231,16 @@ def check_spec(spec: JobSpec) -> None:
             raise _invalid("a statistics job needs at least one statistic")
         for statistic in spec.statistics:
             _check_statistic(spec, statistic)
+    elif spec.kind == "predict":
+        if spec.privacy is not None:
+            raise _invalid("an answer for each record can't be private")
+        if (
+            not spec.model_path
+            or not spec.inputs
+            or not spec.outputs
+            or {port.name for port in spec.inputs} != set(spec.binding)
+        ):
+            raise _invalid("to predict, a model with inputs and outputs is needed, and a column for each input")
     elif not spec.plan_path or not spec.model_path or not spec.binding:
         raise _invalid(f"a job of kind {spec.kind} needs a plan, a model and a binding of the plan's data ports to columns")
     for port, column in spec.binding.items():
@@ -257,6 +274,8 @@ def _check_terms(spec: JobSpec, terms: PrivacyTerms) -> None:
         raise _invalid(f"sampling_rate is {terms.sampling_rate}; it lies above 0 and is at most 1")
     if not 1 <= terms.rounds <= _MAX_ROUNDS:
         raise _invalid(f"rounds is {terms.rounds}; 1 to {_MAX_ROUNDS:,} are allowed")
+    if terms.cycles < 1:
+        raise _invalid(f"cycles is {terms.cycles}; it must be at least 1")
     if terms.max_rows_per_subject < 1:
         raise _invalid(f"max_rows_per_subject is {terms.max_rows_per_subject}; it must be at least 1")
     if spec.kind != "train" and terms.rounds != 1:

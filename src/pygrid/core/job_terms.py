@@ -4,6 +4,7 @@ Everything here is worked out from declared and published numbers, never from th
 
     units       records; or at least so many subjects as the records of a full subject allow; or one Domain
     rounds      training: epochs / sampling_rate; else 1
+    cycles      of a federated job: so often are all rounds run, and paid for; else 1
     noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if epsilon does
 """
 
@@ -44,12 +45,15 @@ def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap]) -> Priv
     num_units = _num_units(request, schema, asked)
     rate = _sampling_rate(request, asked, num_units)
     rounds = max(1, math.ceil(request.epochs / rate - 1e-9)) if request.kind == "train" and asked.unit != "domain" else 1
-    if rounds > MAX_ROUNDS:
-        raise _invalid(f"{request.epochs} epochs at a sampling rate of {rate:g} are {rounds:,} rounds; at most {MAX_ROUNDS:,}")
+    cycles = 1 if request.federation is None else request.federation.cycles
+    if rounds * cycles > MAX_ROUNDS:
+        asked_for = f"{request.epochs} epochs at a sampling rate of {rate:g}" + ("" if cycles == 1 else f", {cycles:,} times,")
+        raise _invalid(f"{asked_for} are {rounds * cycles:,} rounds; at most {MAX_ROUNDS:,}")
     return PrivacyTerms(
         clip=asked.clip,
-        noise_multiplier=_noise(asked, rate, rounds, caps),
+        noise_multiplier=_noise(asked, rate, rounds * cycles, caps),
         rounds=rounds,
+        cycles=cycles,
         delta=asked.delta,
         expected_size=rate * num_units,
         sampling_rate=rate,
@@ -59,8 +63,8 @@ def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap]) -> Priv
 
 
 def events_of(terms: PrivacyTerms) -> tuple[Event, ...]:
-    """What a job under these terms is charged for."""
-    return (PoissonSampledGaussian(terms.sampling_rate, terms.noise_multiplier, terms.rounds),)
+    """What a job under these terms is charged for: all rounds of all cycles."""
+    return (PoissonSampledGaussian(terms.sampling_rate, terms.noise_multiplier, terms.rounds * terms.cycles),)
 
 
 def epsilon_alone(terms: PrivacyTerms) -> float:

@@ -5,6 +5,7 @@
     approved ──start──> running      ──revoke──> revoked         ──fail──> failed       ──cancel──> cancelled
     running  ──finish──> released (private) | held (exact)       ──fail──> failed       ──cancel──> cancelled
              ──requeue──> approved: an exact job's Worker was lost, once
+             ──depart──> released  ──revoke──> revoked: a federated job
     held     ──sign off──> released  ──deny──> denied
 
 | who | may |
@@ -16,6 +17,9 @@
 A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
 **exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
 alone.
+
+A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federation`): it has no result, as what it may
+let out, the diff of each cycle, leaves while it runs. Its approval can be taken back until it has ended.
 
 All functions are pure: they take the state of things, and give the next state or refuse it.
 """
@@ -64,7 +68,9 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.CHECKING: frozenset({JobState.WAITING, JobState.APPROVED, JobState.REJECTED, JobState.CANCELLED}),
     JobState.WAITING: frozenset({JobState.APPROVED, JobState.DENIED, JobState.CANCELLED}),
     JobState.APPROVED: frozenset({JobState.RUNNING, JobState.REVOKED, JobState.CANCELLED, JobState.FAILED}),
-    JobState.RUNNING: frozenset({JobState.HELD, JobState.RELEASED, JobState.FAILED, JobState.CANCELLED, JobState.APPROVED}),
+    JobState.RUNNING: frozenset(
+        {JobState.HELD, JobState.RELEASED, JobState.FAILED, JobState.CANCELLED, JobState.APPROVED, JobState.REVOKED}
+    ),
     JobState.HELD: frozenset({JobState.RELEASED, JobState.DENIED}),
     **dict.fromkeys(
         (
@@ -142,6 +148,11 @@ class Job:
     def is_private(self) -> bool:
         """Whether its result carries noise that protects single units."""
         return self.terms is not None
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether it takes part in the cycles of a process at another Domain."""
+        return self.request.federation is not None
 
     @property
     def has_ended(self) -> bool:
@@ -258,14 +269,15 @@ def deny(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
 
 
 def revoke(job: Job, decided_by: int) -> Job:
-    """``approved -> revoked``: an approval is taken back, which is too late once the job runs.
+    """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked`` for a
+    federated job, of which nothing leaves any more then.
 
     Raises:
         Conflict: ``job_decided``.
     """
-    if job.state is not JobState.APPROVED:
+    if job.state is not JobState.APPROVED and not (job.state is JobState.RUNNING and job.is_federated):
         raise _decided(job)
-    return _move(job, {JobState.APPROVED}, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
+    return _move(job, {job.state}, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
 
 
 def cancel(job: Job) -> Job:
@@ -292,11 +304,18 @@ def requeue(job: Job) -> Job:
 
 def may_run_again(job: Job) -> bool:
     """Whether a job whose Worker was lost may have another: exact ones, once. A private one has used up its charge."""
-    return not job.is_private and job.num_attempts < MAX_ATTEMPTS
+    return not job.is_private and not job.is_federated and job.num_attempts < MAX_ATTEMPTS
+
+
+def depart(job: Job, detail: str, facts: Mapping[str, Any]) -> Job:
+    """``running -> released`` for a federated job: all that it may let out has left."""
+    assert job.is_federated
+    return _move(job, {JobState.RUNNING}, JobState.RELEASED, facts=facts, detail=detail)
 
 
 def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
-    """``running -> released`` for a private job, ``running -> held`` for an exact one."""
+    """``running -> released`` for a private job, ``running -> held`` for an exact one; not for a federated one."""
+    assert not job.is_federated
     if job.is_private:
         return _move(job, {JobState.RUNNING}, JobState.RELEASED, result=result, facts=facts, detail="")
     return _move(job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off")

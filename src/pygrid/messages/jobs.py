@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-JobKind = Literal["train", "evaluate", "statistics"]
+JobKind = Literal["train", "evaluate", "statistics", "predict"]
 Unit = Literal["record", "subject", "domain"]
 JobState = Literal[
     "checking",
@@ -52,8 +52,24 @@ class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[int | str, ...] = ()
 
 
+class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a federated job takes part: a process at a coordinating Domain, cycle by cycle, as a client of it."""
+
+    coordinator: str
+    """The coordinating Domain's address: ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a Network's relay."""
+    process: str
+    version: str
+    cycles: int
+    """How often the job may train at the most. Privacy terms, and what is taken from the budget, are of all of them together."""
+    auth_token: str = ""
+    """What the process asks its clients for. Only the Domain gets to see it: in a `JobInfo` it is replaced."""
+
+
 class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for statistics."""
+    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for statistics.
+
+    To predict, there is no plan, and ``model`` is an ONNX model, which comes after ``config``.
+    """
 
     dataset: int
     kind: JobKind
@@ -61,7 +77,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
     """Of the dataset; None: the newest."""
     binding: dict[str, str] = {}
-    """The plan's data port -> column."""
+    """The plan's data port, or the ONNX model's input -> column."""
     hyper: dict[str, float] = {}
     epochs: int = 1
     batch_size: int = 32
@@ -71,6 +87,27 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     statistics: tuple[StatisticRequest, ...] = ()
     privacy: PrivacyRequest | None = None
     """None: an exact answer, which always needs a person's sign-off."""
+    select: tuple[str, ...] = ()
+    """To predict: the outputs that are wanted; none given: all of the model's."""
+    max_records: int | None = None
+    """To predict: only for the first so many records; None: for all."""
+    federation: FederationRequest | None = None
+    """Training across Domains; ``epochs`` is then per cycle, and what leaves are the diffs of the cycles, no trained model."""
+
+
+class FederationInfo(msgspec.Struct, frozen=True):
+    """How far a federated job has come."""
+
+    num_begun: int
+    """Cycles that its Worker was started for."""
+    num_spent: int
+    """Of those that it may take part in, how many it has used up."""
+    num_reported: int
+    """Cycles whose diff has left."""
+    cycle: int | None
+    """Number, at the coordinator, of the cycle that it trains or trained for last."""
+    doing: str
+    """What it does now, in words; empty unless it runs."""
 
 
 class JobCost(msgspec.Struct, frozen=True):
@@ -124,7 +161,9 @@ class JobInfo(msgspec.Struct, frozen=True):
     result_media_type: str
     decided_by: int | None
     plan_summary: str | None = None
-    """Owner: the plan in words."""
+    """Owner: the plan, the questions or the model in words."""
+    leaves: str | None = None
+    """Owner: what leaves in words, where that is a row for each record."""
     bytes_out_ratio: float | None = None
     """Owner: bytes of the result per byte of data."""
     facts: dict[str, Any] | None = None
@@ -136,7 +175,9 @@ class JobInfo(msgspec.Struct, frozen=True):
     comment: str = ""
     """Of who decided."""
     request: JobRequest | None = None
-    """All that was asked."""
+    """All that was asked, but for the token of a federation."""
+    federation: FederationInfo | None = None
+    """Of a federated job: how far it has come."""
 
 
 class JobList(msgspec.Struct, frozen=True):

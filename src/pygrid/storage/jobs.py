@@ -71,7 +71,7 @@ _SAME = (
     "facts",
 )
 """Fields of a job that are columns as they are."""
-_JOB = [column for column in jobs.c if column.name != "lease_until"]
+_JOB = [column for column in jobs.c if column.name not in ("lease_until", "is_federated")]
 
 
 # Jobs
@@ -175,7 +175,9 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 # The queue
 
 
-def find_next(connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False) -> Job | None:
+def find_next(
+    connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False, federated: bool = False
+) -> Job | None:
     """The approved job that is next, which nobody else takes before this transaction ends; or None.
 
     It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all Workers.
@@ -183,15 +185,20 @@ def find_next(connection: sa.Connection, *, exact_only: bool = False, remote_onl
     Args:
         remote_only: only one that a Worker on another machine may have: by the dataset's policy, and not after a Worker was
             lost with it.
+        federated: only federated ones, which take no Worker yet; else none of them.
     """
     others = jobs.alias()
     num_running = (
         sa.select(sa.func.count())
-        .where(others.c.requested_by == jobs.c.requested_by, others.c.state == JobState.RUNNING.value)
+        .where(
+            others.c.requested_by == jobs.c.requested_by,
+            others.c.state == JobState.RUNNING.value,
+            others.c.is_federated.is_(federated),
+        )
         .correlate(jobs)
         .scalar_subquery()
     )
-    where = [jobs.c.state == JobState.APPROVED.value]
+    where = [jobs.c.state == JobState.APPROVED.value, jobs.c.is_federated.is_(federated)]
     if exact_only:
         where.append(jobs.c.terms.is_(None))
     if remote_only:
@@ -295,6 +302,7 @@ def _values(job: Job) -> dict[str, Any]:
     return values | {
         "state": job.state.value,
         "request": msgspec.to_builtins(job.request),
+        "is_federated": job.is_federated,
         "history": msgspec.to_builtins([(change.state.value, change.at) for change in job.history]),
         "terms": msgspec.to_builtins(job.terms),
         "result_hash": None if result is None else result.hash,

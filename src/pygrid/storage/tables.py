@@ -71,6 +71,8 @@ cycles = sa.Table(
     sa.Column("completed_at", UtcDateTime, nullable=True),
     sa.Column("lease_until", UtcDateTime, nullable=True),
     sa.Column("totals", sa.JSON, nullable=True),
+    # Clients of a process with named clients that have left it: the cycle does not wait for them.
+    sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("process_id", "sequence"),
 )
 
@@ -80,6 +82,9 @@ clients = sa.Table(
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    # Whom its token named, if its process asks for tokens.
+    sa.Column("subject", sa.Text, nullable=True),
+    sa.Column("left_at", UtcDateTime, nullable=True),
 )
 
 assignments = sa.Table(

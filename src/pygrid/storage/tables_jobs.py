@@ -2,6 +2,7 @@
 
     datasets 1--1 policies
     datasets 1--n jobs 1--1 charges (`pygrid.storage.tables_budgets`)
+                  jobs 1--n federated_cycles
 
 Bytes are not here: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. Users are not referred to: what they
 asked for, and who decided, outlives their accounts.
@@ -63,5 +64,28 @@ jobs = sa.Table(
     sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
     # Held while running; renewed by the Domain that runs it, so that another sees when it is gone.
     sa.Column("lease_until", UtcDateTime, nullable=True),
+    # Of a federated job: it takes a Worker for each cycle, and none while it waits for the next.
+    sa.Column("is_federated", sa.Boolean, nullable=False, server_default=sa.false()),
     sqlite_autoincrement=True,
+)
+
+federated_cycles = sa.Table(
+    "federated_cycles",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey("jobs.id"), primary_key=True),
+    # From 1 on: how often the job has begun to train.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    # Of the coordinator: the number of its cycle, the model that training began with, who the job is there and its key.
+    sa.Column("cycle", sa.Integer, nullable=False),
+    sa.Column("model_hash", sa.String(64), nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("request_key", sa.Text, nullable=False),
+    # Names a file of the job, until its diff was reported.
+    sa.Column("diff_hash", sa.String(64), nullable=True),
+    sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+    # For the owner of the data only.
+    sa.Column("private_detail", sa.Text, nullable=False),
+    sa.Column("begun_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
 )

@@ -56,7 +56,7 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
         epsilon=epsilon,
         delta=job.terms.delta,
         noise_multiplier=job.terms.noise_multiplier,
-        rounds=job.terms.rounds,
+        rounds=job.terms.rounds * job.terms.cycles,
         certainty=ledger.best_guess(epsilon),
     )
     if account is None:

@@ -329,7 +329,7 @@ def upgrade() -> None:
         sa.Column("max_epsilon_per_job", sa.Double(), nullable=True),
         sa.Column("use", sa.String(length=16), nullable=False),
         sa.Column("updated_at", schema.UtcDateTime(), nullable=False),
-        sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("allow_remote_workers", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_policies_dataset_id_datasets")),
         sa.PrimaryKeyConstraint("dataset_id", name=op.f("pk_policies")),
     )
@@ -440,7 +440,7 @@ def upgrade() -> None:
         sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("lease_until", schema.UtcDateTime(), nullable=True),
-        sa.Column("is_federated", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("is_federated", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
         sa.ForeignKeyConstraint(["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
