@@ -11,6 +11,7 @@ from litestar import Litestar
 from pygrid.clock import Clock, SystemClock
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
@@ -79,7 +80,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
-    datasets = DatasetsService(database, store.columns, clock)
+    datasets = DatasetsService(database, store.columns, clock, public=store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
@@ -151,6 +152,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "jobs": jobs.service,
             "policies": jobs.policies,
             "models": models,
+            "catalog": CatalogService(database, store.public),
             "served_blobs": BlobResponses(store.served),
             "workers": workers,
         },

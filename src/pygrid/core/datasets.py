@@ -69,6 +69,27 @@ class DatasetLimits(msgspec.Struct, frozen=True):
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * uploaded_bytes))
 
 
+@dataclass(frozen=True)
+class SchemaQuery:
+    """What the columns of a dataset must be like to be found; None: anything."""
+
+    column: str | None = None
+    dtype: str | None = None
+    meaning: str | None = None
+
+    def __bool__(self) -> bool:
+        return (self.column, self.dtype, self.meaning) != (None, None, None)
+
+    def fits(self, schema: Schema) -> bool:
+        """Whether one column is as wanted in every respect."""
+        return any(
+            (self.column is None or column.name.casefold() == self.column.casefold())
+            and (self.dtype is None or column.dtype == self.dtype)
+            and (self.meaning is None or self.meaning.casefold() in column.meaning.casefold())
+            for column in schema.columns
+        )
+
+
 class DatasetRefusal(enum.StrEnum):
     """Why a dataset may not be changed."""
 

@@ -9,6 +9,7 @@ from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.files import BlobFiles, DiffFiles
 from pygrid.storage.hosted import HostedProcesses
+from pygrid.storage.public import PublicContent
 from pygrid.storage.signals import Signals
 
 
@@ -24,6 +25,8 @@ class Store:
     columns: ColumnFiles
     served: BlobFiles
     """Of served models, which can be deleted; nothing else refers to them."""
+    public: PublicContent
+    """Told of changes to what strangers may know."""
 
     @classmethod
     def open(cls, database: Database, folder: Path, copies: int = 1) -> Store:
@@ -37,6 +40,7 @@ class Store:
             signals=Signals(),
             columns=ColumnFiles(folder / "datasets"),
             served=BlobFiles(folder / "served-models", copies),
+            public=PublicContent(),
         )
 
     def close(self) -> None:

@@ -155,6 +155,8 @@ class CycleScheduler:
             self._counts.clipped.inc(completed.totals.num_clipped)
             self._counts.completion_seconds.observe(loop.time() - began)
             self._announce(completed)
+            if completed.next_cycle is None:
+                await self._store.public.changed()
 
     def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
         """Count and log the fault that is being handled, and say when to try again; other cycles go on meanwhile."""

@@ -14,8 +14,9 @@ from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.access import Permission, Principal
+from pygrid.core.datasets import SchemaQuery
 from pygrid.errors import InvalidInput
-from pygrid.features.datasets.service import DatasetsService, SchemaQuery
+from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import authenticate, find_token, require

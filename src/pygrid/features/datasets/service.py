@@ -8,7 +8,6 @@ import errno
 import logging
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,8 @@ from pygrid.core.datasets import (
     DatasetLimits,
     DatasetRefusal,
     Schema,
+    SchemaQuery,
+    Visibility,
     can_manage,
     can_see,
     check_update,
@@ -60,6 +61,7 @@ from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, Draft, map_columns
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
+from pygrid.storage.public import PublicContent
 from pygrid.tensors.safetensors import make_layout
 from pygrid.web.auth import not_permitted
 
@@ -73,36 +75,24 @@ CHUNK_BYTES = 256 * 1024
 SEARCHED_AT_ONCE = 200
 
 
-@dataclass(frozen=True)
-class SchemaQuery:
-    """What the columns of a dataset must be like to be found; None: anything."""
-
-    column: str | None = None
-    dtype: str | None = None
-    meaning: str | None = None
-
-    def __bool__(self) -> bool:
-        return (self.column, self.dtype, self.meaning) != (None, None, None)
-
-    def fits(self, schema: Schema) -> bool:
-        """Whether one column is as wanted in every respect."""
-        return any(
-            (self.column is None or column.name.casefold() == self.column.casefold())
-            and (self.dtype is None or column.dtype == self.dtype)
-            and (self.meaning is None or self.meaning.casefold() in column.meaning.casefold())
-            for column in schema.columns
-        )
-
-
 class DatasetsService:
     """The use cases of datasets.
 
     Args:
         limits: how large uploads may be.
+        public: told of changes to what strangers may know.
     """
 
-    def __init__(self, database: Database, files: ColumnFiles, clock: Clock, limits: DatasetLimits | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        files: ColumnFiles,
+        clock: Clock,
+        limits: DatasetLimits | None = None,
+        public: PublicContent | None = None,
+    ) -> None:
         self.limits = limits or DatasetLimits()
+        self._public = public or PublicContent()
         self._database = database
         self._files = files
         self._clock = clock
@@ -149,6 +139,7 @@ class DatasetsService:
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
             info = await self._database.write(transaction)
+        await self._tell_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
 
@@ -192,6 +183,7 @@ class DatasetsService:
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
             info = await self._database.write(transaction)
+        await self._tell_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
 
@@ -266,6 +258,11 @@ class DatasetsService:
         drawn, arrays = await asyncio.to_thread(draw_mock, schema, num_records, request.mock_seed)
         await asyncio.to_thread(draft.put, drawn, arrays)
         return "drawn"
+
+    async def _tell_change(self, *visibilities: Visibility) -> None:
+        """Tell that a dataset has changed which is, or was, of this visibility."""
+        if "public" in visibilities:
+            await self._public.changed()
 
     def _check_quota(self, connection: sa.Connection, num_bytes: int) -> None:
         stored = rows.stored_bytes(connection)
@@ -349,7 +346,7 @@ class DatasetsService:
         """
         update = check_update(update)
 
-        def transaction(connection: sa.Connection) -> DatasetInfo:
+        def transaction(connection: sa.Connection) -> tuple[Visibility, DatasetInfo]:
             dataset = self._get_managed(connection, principal, dataset_id)
             given = {name: value for name, value in msgspec.structs.asdict(update).items() if value is not msgspec.UNSET}
             tags = given.pop("tags", None)
@@ -363,9 +360,11 @@ class DatasetsService:
                 rows.update_dataset(connection, dataset_id, **given, updated_at=self._clock.now())
             except sa.exc.IntegrityError:
                 raise _exists(name) from None
-            return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+            return dataset.visibility, self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-        return await self._database.write(transaction)
+        before, info = await self._database.write(transaction)
+        await self._tell_change(before, info.visibility)
+        return info
 
     async def delete(self, principal: Principal, dataset_id: int) -> None:
         """Remove a dataset with all its versions. Its id is not given again.
@@ -374,11 +373,13 @@ class DatasetsService:
             NotFound, Forbidden: as `update`.
         """
 
-        def transaction(connection: sa.Connection) -> list[str]:
-            self._get_managed(connection, principal, dataset_id)
-            return rows.delete_dataset(connection, dataset_id, self._clock.now())
+        def transaction(connection: sa.Connection) -> tuple[Visibility, list[str]]:
+            dataset = self._get_managed(connection, principal, dataset_id)
+            return dataset.visibility, rows.delete_dataset(connection, dataset_id, self._clock.now())
 
-        for folder in await self._database.write(transaction):
+        visibility, folders = await self._database.write(transaction)
+        await self._tell_change(visibility)
+        for folder in folders:
             await asyncio.to_thread(self._files.drop, folder)
         logger.info("dataset deleted", extra={"dataset_id": dataset_id})
 

@@ -86,6 +86,8 @@ class ModelsService:
                             now=self._clock.now(),
                         )
                     )
+        if stored.visibility == "public":
+            await self._store.public.changed()
         logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
         return _describe(principal, stored)
 
@@ -180,6 +182,8 @@ class ModelsService:
             if await self._store.database.write(lambda connection: rows.delete_model(connection, model_id)):
                 await self._asker.forget(path)
                 await asyncio.to_thread(self._store.served.drop, model.file)
+        if model.visibility == "public":
+            await self._store.public.changed()
         logger.info("model deleted", extra={"model_id": model_id})
 
     async def _get(self, model_id: str) -> StoredModel:

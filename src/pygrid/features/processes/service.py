@@ -109,6 +109,8 @@ class ProcessesService:
 
         info, cycle = await self._store.database.write(transaction)
         self._watch_cycle(cycle)
+        if candidate.config.is_public:
+            await self._store.public.changed()
         return info
 
     async def _check(self, form: HostForm) -> _Candidate:
@@ -173,6 +175,7 @@ class ProcessesService:
         if closing is not None:
             self._watch_cycle(closing)
         self._store.signals.notify(cycle_topic(process_id))
+        await self._store.public.changed()
         return info
 
     async def list_cycles(self, process_id: int, after: int, limit: int) -> list[CycleInfo]:

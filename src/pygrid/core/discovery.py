@@ -1,0 +1,120 @@
+"""The rules of search: what may be asked, when something fits, what a stranger's answer must be like, what comes first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from pygrid.errors import InvalidInput
+from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, Kind, SearchQuery
+
+MAX_WORDS = 20
+MAX_ANSWER_BYTES = 256 * 1024
+"""Of what one Domain answers."""
+_ESCAPES = re.compile(rb"\\[bfru]")
+
+
+def check_query(query: SearchQuery) -> SearchQuery:
+    """The query in the one form that all of its meaning have: lower case, words and tags sorted, each once.
+
+    Raises:
+        InvalidInput: ``invalid_search``: more than 20 words, or characters that nothing printable has.
+    """
+    words = sorted(set(query.text.casefold().split()))
+    if len(words) > MAX_WORDS:
+        raise _invalid("text", f"use at most {MAX_WORDS} words")
+    tags = sorted({tag.strip().casefold() for tag in query.tags})
+    fields = {
+        "text": words,
+        "tags": tags,
+        "column": [query.column.strip().casefold()],
+        "meaning": [query.meaning.strip().casefold()],
+        "model": [query.model.strip()],
+    }
+    for name, texts in fields.items():
+        if not all(text.isprintable() for text in texts):
+            raise _invalid(name, "use printable characters")
+    if not all(tags):
+        raise _invalid("tags", "leave no tag empty")
+    return SearchQuery(
+        text=" ".join(words),
+        tags=tuple(tags),
+        column=fields["column"][0],
+        dtype=query.dtype,
+        meaning=fields["meaning"][0],
+        model=fields["model"][0],
+        kinds=tuple(sorted(set(query.kinds))),
+    )
+
+
+def asks_for(query: SearchQuery, kind: Kind) -> bool:
+    """Whether things of this kind can fit."""
+    if query.kinds and kind not in query.kinds:
+        return False
+    of_datasets = bool(query.tags or query.column or query.dtype or query.meaning)
+    return not (of_datasets and kind != "dataset") and not (query.model and kind != "model")
+
+
+def mentions(said: Iterable[str], words: Sequence[str]) -> bool:
+    """Whether each word, in lower case, is a part of what is said."""
+    text = "\n".join(said).casefold()
+    return all(word in text for word in words)
+
+
+def relevance(words: Sequence[str], name: str, tags: Sequence[str] = ()) -> int:
+    """How well something that fits does so: by how many of the words are its name, one of its tags, or a part of its name."""
+    name, known = name.casefold(), {tag.casefold() for tag in tags}
+    score = 8 if words and name == " ".join(words) else 0
+    for word in words:
+        if word in name.split() or word == name:
+            score += 4
+        elif word in known:
+            score += 3
+        elif word in name:
+            score += 2
+    return score
+
+
+def snippet(text: str, length: int) -> str:
+    """The beginning of a text, with a sign that it goes on."""
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
+    """Check that a stranger's answer is not too large and has no characters that a terminal obeys; gives its bytes as JSON.
+
+    Raises:
+        InvalidInput: ``invalid_answer``.
+    """
+    encoded = msgspec.json.encode(answer)
+    if len(encoded) > MAX_ANSWER_BYTES:
+        raise _untold(f"it has more than {MAX_ANSWER_BYTES:,} bytes")
+    # Control characters below U+0020 are escapes here. They are rare, so only then each text is looked at.
+    if not encoded.decode().isprintable() or (_ESCAPES.search(encoded) and not _is_printable(msgspec.to_builtins(answer))):
+        raise _untold("it has control characters")
+    return len(encoded)
+
+
+def _is_printable(value: Any) -> bool:
+    """Whether all texts within are printable, but for line breaks and tabs."""
+    if isinstance(value, str):
+        return value.replace("\n", "").replace("\t", "").isprintable()
+    if isinstance(value, dict):
+        return all(_is_printable(item) for item in value.values())
+    return not isinstance(value, list | tuple) or all(_is_printable(item) for item in value)
+
+
+def encoded_size(value: Any) -> int:
+    """Bytes of a value as JSON."""
+    return len(msgspec.json.encode(value))
+
+
+def _invalid(field: str, wanted: str) -> InvalidInput:
+    return InvalidInput(f"{field} of a search: {wanted}", code="invalid_search", field=field)
+
+
+def _untold(why: str) -> InvalidInput:
+    return InvalidInput(f"the answer is refused: {why}", code="invalid_answer")
