@@ -1,7 +1,7 @@
-"""Settings of a Domain: from flags, else from the environment, else a default that is safe on any machine.
+"""Settings of a Domain and of a Network: from flags, else from the environment, else a default that is safe on any machine.
 
-Each setting is declared once, as a field of `DomainSettings` with its environment variable, its flag and its meaning;
-`docs/settings.md` lists the same, and a test holds the two together.
+Each setting is declared once, as a field with its environment variable, its flag and its meaning; `docs/settings.md` lists the
+same, and a test holds the two together. What both apps have is in `AppSettings`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pygrid.errors import InvalidConfig
 
@@ -21,21 +22,28 @@ _PUBLISHED_SECRET = "justasecretkeythatishouldputhere"
 """The constant that a Domain of 2020 fell back to; everybody knows it, so it is no secret."""
 
 _DATA_DIR = Path("pygrid-data")
+_NETWORK_DATA_DIR = Path("pygrid-network-data")
+
+PUBLISHABLE_COUNTS = ("datasets", "models", "processes", "cycles", "jobs", "users")
+"""What a Domain can tell a Network the number of."""
 
 
 def _setting(default: Any, *, env: str, flag: str | None = None, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"env": env, "flag": flag, "help": help})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DomainSettings:
-    """What an operator can set. Made by `load_settings`, which checks it; times in seconds, sizes in bytes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AppSettings:
+    """What an operator can set of any app. Times in seconds, sizes in bytes."""
 
-    id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
-    host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
-    port: int = _setting(5000, env="GRID_NODE_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
-    data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
-        _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
+    secret_key: str = dataclasses.field(
+        default="",
+        repr=False,
+        metadata={
+            "env": "SECRET_KEY",
+            "flag": None,
+            "help": "At least 32 bytes; signs what the app hands out. Needed unless it listens on loopback only.",
+        },
     )
     database_url: str = _setting(
         "",
@@ -43,24 +51,49 @@ class DomainSettings:
         flag="--database-url",
         help="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; empty: a SQLite file in the data folder.",
     )
-    secret_key: str = dataclasses.field(
-        default="",
-        repr=False,
-        metadata={
-            "env": "SECRET_KEY",
-            "flag": None,
-            "help": "At least 32 bytes; signs what this Domain hands out. Needed unless it listens on loopback only.",
-        },
-    )
-    network: str = _setting("", env="NETWORK", flag="--network", help="Address of the Network that this Domain belongs to.")
-    num_replicas: int = _setting(
-        1, env="NUM_REPLICAS", flag="--num-replicas", help="Copies kept of each checkpoint's bytes, at least 1."
-    )
     open_signup: bool = _setting(
         None,
         env="PYGRID_OPEN_SIGNUP",
         flag="--open-signup/--closed-signup",
         help="Whether strangers may make an account (with the role User). Default: only on loopback.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", env="PYGRID_LOG_LEVEL", flag="--log-level", help="debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text", env="PYGRID_LOG_FORMAT", flag="--log-format", help="text for people, json (one object a line) for machines."
+    )
+    access_log: bool = _setting(
+        False, env="PYGRID_ACCESS_LOG", flag="--access-log", help="Log one line for each request; failures (5xx) always are."
+    )
+    shutdown_s: int = _setting(
+        5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the app is stopped."
+    )
+    id: str
+    host: str
+    port: int
+    data_dir: Path
+    legacy_open: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the app."""
+        return is_loopback_host(self.host)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DomainSettings(AppSettings):
+    """What an operator can set of a Domain. Made by `load_settings`, which checks it."""
+
+    id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
+    host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
+    port: int = _setting(5000, env="GRID_NODE_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
+    data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
+        _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
+    )
+    network: str = _setting("", env="NETWORK", flag="--network", help="Address of the Network that this Domain belongs to.")
+    num_replicas: int = _setting(
+        1, env="NUM_REPLICAS", flag="--num-replicas", help="Copies kept of each checkpoint's bytes, at least 1."
     )
     legacy_open: bool = _setting(
         False,
@@ -89,58 +122,130 @@ class DomainSettings:
         flag="--prefer-remote-workers",
         help="Run jobs on Workers of other machines first, where the dataset's policy allows it; else when this one is busy.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", env="PYGRID_LOG_LEVEL", flag="--log-level", help="debug, info, warning or error."
+    address: str = _setting(
+        "",
+        env="ADDRESS",
+        flag="--address",
+        help="Where others may call this Domain directly, like https://domain.example; empty: only through its Network.",
     )
-    log_format: Literal["text", "json"] = _setting(
-        "text", env="PYGRID_LOG_FORMAT", flag="--log-format", help="text for people, json (one object a line) for machines."
+    invitation: str = dataclasses.field(
+        default="",
+        repr=False,
+        metadata={
+            "env": "PYGRID_INVITATION",
+            "flag": None,
+            "help": "Invitation to the Network in NETWORK; with it the Domain is accepted at once.",
+        },
     )
-    access_log: bool = _setting(
-        False, env="PYGRID_ACCESS_LOG", flag="--access-log", help="Log one line for each request; failures (5xx) always are."
-    )
-    shutdown_s: int = _setting(
-        5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the Domain is stopped."
+    publish: str = _setting(
+        "none",
+        env="PYGRID_PUBLISH",
+        flag="--publish",
+        help=f"What the Network may tell everybody the number of: some of {','.join(PUBLISHABLE_COUNTS)}; or all, or none.",
     )
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the Domain."""
-        return _is_loopback(self.host)
+        """Whether only this machine can reach the Domain; whoever reaches its Network reaches it through that."""
+        return is_loopback_host(self.host) and (not self.network or is_loopback_url(self.network))
+
+    @property
+    def published_counts(self) -> tuple[str, ...]:
+        """What the Network may tell the number of."""
+        if self.publish in ("all", "none"):
+            return PUBLISHABLE_COUNTS if self.publish == "all" else ()
+        return tuple(name for name in PUBLISHABLE_COUNTS if name in self.publish.split(","))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkSettings(AppSettings):
+    """What an operator can set of a Network. Made by `load_network_settings`, which checks it."""
+
+    id: str = _setting("network", env="NODE_ID", flag="--id", help="Name of this Network, shown to people and to Domains.")
+    host: str = _setting(
+        "127.0.0.1", env="GRID_NETWORK_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one."
+    )
+    port: int = _setting(7000, env="GRID_NETWORK_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
+    data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
+        _NETWORK_DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Network keeps."
+    )
+    num_replicas: int = _setting(
+        1, env="NUM_REPLICAS", flag="--num-replicas", help="Domains that choose-model-host names for a new model, at least 1."
+    )
+    legacy_open: bool = _setting(
+        False,
+        env="PYGRID_LEGACY_OPEN",
+        flag="--legacy-open",
+        help="Let nodes join and leave without an account or invitation, as in 2020. Loopback only.",
+    )
+    open_relay: bool = _setting(
+        None,
+        env="PYGRID_OPEN_RELAY",
+        flag="--open-relay/--closed-relay",
+        help="Whether calls of strangers are relayed to Domains. Default: only on loopback.",
+    )
+    allow_private_addresses: bool = _setting(
+        None,
+        env="PYGRID_ALLOW_PRIVATE_ADDRESSES",
+        flag="--allow-private-addresses/--public-addresses",
+        help="Whether the address of a Domain may lie in a private network or on this machine. Default: only on loopback.",
+    )
+    heartbeat_s: int = _setting(
+        10, env="PYGRID_HEARTBEAT_S", flag="--heartbeat-s", help="Seconds between two signs of life of a Domain, 1 to 600."
+    )
+
+
+S = TypeVar("S", bound=AppSettings)
 
 
 def load_settings(env: Mapping[str, str] | None = None, **given: Any) -> DomainSettings:
-    """The settings that hold: ``given`` (None: not given) before ``env`` (default: the process's) before the defaults.
+    """The Domain's settings that hold: ``given`` (None: not given) before ``env`` (default: the process's) before the defaults.
 
     Reads no file and writes none; `with_secret` fills in a missing secret key afterwards.
 
     Raises:
         InvalidConfig: names the setting, its value and what is wanted.
     """
+    return _complete(_check_domain(_check(_load(DomainSettings, env, given))), "domain.db")
+
+
+def load_network_settings(env: Mapping[str, str] | None = None, **given: Any) -> NetworkSettings:
+    """As `load_settings`, for a Network."""
+    settings = _complete(_check_network(_check(_load(NetworkSettings, env, given))), "network.db")
+    here = settings.is_loopback
+    return dataclasses.replace(
+        settings,
+        open_relay=here if settings.open_relay is None else settings.open_relay,
+        allow_private_addresses=here if settings.allow_private_addresses is None else settings.allow_private_addresses,
+    )
+
+
+def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) -> S:
     environment = os.environ if env is None else env
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(DomainSettings):
+    for field in dataclasses.fields(cls):
         name = field.metadata["env"]
         if given.get(field.name) is not None:
             values[field.name] = given[field.name]
         elif environment.get(name):
             values[field.name] = _parse(field.name, name, environment[name], field.default)
-    unknown = given.keys() - {field.name for field in dataclasses.fields(DomainSettings)}
+    unknown = given.keys() - {field.name for field in dataclasses.fields(cls)}
     if unknown:
         raise InvalidConfig(f"no such setting: {', '.join(sorted(unknown))}", code="unknown_setting")
-    return _check(DomainSettings(**values))
+    return cls(**values)
 
 
-def with_secret(settings: DomainSettings) -> DomainSettings:
+def with_secret(settings: S) -> S:
     """The settings with a secret key: the given one, else the one kept in the data folder, made on first use (mode 0600).
 
     Raises:
-        InvalidConfig: ``secret_key_missing`` if others can reach the Domain and no key was given.
+        InvalidConfig: ``secret_key_missing`` if others can reach the app and no key was given.
     """
     if settings.secret_key:
         return settings
     if not settings.is_loopback:
         raise InvalidConfig(
-            f"SECRET_KEY is not set, and {settings.host} can be reached from other machines. Make one and keep it:\n"
+            f"SECRET_KEY is not set, and {_reach(settings)}. Make one and keep it:\n"
             "  export SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')\n"
             "To try things out on this machine only, use --host 127.0.0.1, which needs none.",
             code="secret_key_missing",
@@ -183,9 +288,13 @@ def _kept_secret(path: Path) -> str:
     return secret
 
 
+_DEPENDENT = frozenset({"open_signup", "open_relay", "allow_private_addresses"})
+"""Yes-or-no settings whose default depends on others."""
+
+
 def _parse(field: str, name: str, text: str, default: Any) -> Any:
     """The value of an environment variable, by the type of the setting's default."""
-    if field in ("open_signup", "legacy_open", "access_log", "allow_weak_sandbox", "prefer_remote_workers"):
+    if isinstance(default, bool) or field in _DEPENDENT:
         known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
         if (value := known.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")
@@ -200,34 +309,16 @@ def _parse(field: str, name: str, text: str, default: Any) -> Any:
     return text
 
 
-def _check(settings: DomainSettings) -> DomainSettings:
-    """The settings with what depends on others filled in, or the first thing wrong with them."""
+def _check(settings: S) -> S:
+    """The settings, or the first thing wrong with what every app has."""
     if not 0 <= settings.port <= 65535:
-        raise _wrong("GRID_NODE_PORT (--port)", settings.port, "use a number from 0 to 65535")
-    if settings.num_replicas < 1:
-        raise _wrong("NUM_REPLICAS (--num-replicas)", settings.num_replicas, "use 1 or more")
-    for name, value, least in (
-        ("PYGRID_NUM_WORKERS (--num-workers)", settings.num_workers, 1),
-        ("PYGRID_JOB_MEMORY_MB (--job-memory-mb)", settings.job_memory_mb, 64),
-        ("PYGRID_JOB_WALL_S (--job-wall-s)", settings.job_wall_s, 1),
-    ):
-        if value < least:
-            raise _wrong(name, value, f"use {least} or more")
+        raise _wrong(_name(settings, "port"), settings.port, "use a number from 0 to 65535")
     if settings.shutdown_s < 0:
         raise _wrong("PYGRID_SHUTDOWN_S (--shutdown-s)", settings.shutdown_s, "use 0 or more")
     if not settings.id.strip() or len(settings.id) > 100 or not settings.id.isprintable():
         raise _wrong("NODE_ID (--id)", settings.id, "use 1 to 100 printable characters")
     _check_one_of("PYGRID_LOG_LEVEL (--log-level)", settings.log_level, ("debug", "info", "warning", "error"))
     _check_one_of("PYGRID_LOG_FORMAT (--log-format)", settings.log_format, ("text", "json"))
-    if settings.network and not settings.network.startswith(("http://", "https://")):
-        raise _wrong("NETWORK (--network)", settings.network, "use an address that begins with http:// or https://")
-    if settings.legacy_open and not settings.is_loopback:
-        raise InvalidConfig(
-            f"PYGRID_LEGACY_OPEN lets anyone host and download, and {settings.host} can be reached from other machines. "
-            "Use it with --host 127.0.0.1 only.",
-            code="legacy_open_refused",
-            setting="PYGRID_LEGACY_OPEN",
-        )
     if settings.secret_key and (
         len(settings.secret_key.encode()) < MIN_SECRET_BYTES or settings.secret_key == _PUBLISHED_SECRET
     ):
@@ -237,14 +328,71 @@ def _check(settings: DomainSettings) -> DomainSettings:
             code="secret_key_short",
             setting="SECRET_KEY",
         )
+    return settings
+
+
+def _check_domain(settings: DomainSettings) -> DomainSettings:
+    _check_at_least(settings, "num_replicas", 1)
+    for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1)):
+        _check_at_least(settings, name, least)
+    for name in ("network", "address"):
+        url = getattr(settings, name)
+        if url and not url.startswith(("http://", "https://")):
+            raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+    counts = settings.publish.split(",")
+    if settings.publish not in ("all", "none") and not set(counts) <= set(PUBLISHABLE_COUNTS):
+        wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)} with commas between"
+        raise _wrong("PYGRID_PUBLISH (--publish)", settings.publish, wanted)
+    if settings.legacy_open and not settings.is_loopback:
+        raise _legacy_open_refused(settings, "lets anyone host and download")
+    return settings
+
+
+def _check_network(settings: NetworkSettings) -> NetworkSettings:
+    _check_at_least(settings, "num_replicas", 1)
+    if not 1 <= settings.heartbeat_s <= 600:
+        raise _wrong("PYGRID_HEARTBEAT_S (--heartbeat-s)", settings.heartbeat_s, "use a number from 1 to 600")
+    if settings.legacy_open and not settings.is_loopback:
+        raise _legacy_open_refused(settings, "lets anyone add and remove nodes")
+    return settings
+
+
+def _complete(settings: S, database: str) -> S:
+    """The settings with what depends on others filled in."""
     # The processes that read strangers' files and plans work elsewhere, where a relative path leads nowhere.
     data_dir = settings.data_dir.absolute()
     return dataclasses.replace(
         settings,
         data_dir=data_dir,
-        database_url=settings.database_url or f"sqlite:///{data_dir / 'domain.db'}",
+        database_url=settings.database_url or f"sqlite:///{data_dir / database}",
         open_signup=settings.is_loopback if settings.open_signup is None else settings.open_signup,
     )
+
+
+def _legacy_open_refused(settings: AppSettings, what: str) -> InvalidConfig:
+    return InvalidConfig(
+        f"PYGRID_LEGACY_OPEN {what}, and {_reach(settings)}. Use it with --host 127.0.0.1 only.",
+        code="legacy_open_refused",
+        setting="PYGRID_LEGACY_OPEN",
+    )
+
+
+def _reach(settings: AppSettings) -> str:
+    """Who can reach the app, in words."""
+    if is_loopback_host(settings.host) and isinstance(settings, DomainSettings):
+        return f"it can be reached through the Network {settings.network}"
+    return f"{settings.host} can be reached from other machines"
+
+
+def _name(settings: AppSettings, field: str) -> str:
+    """A setting as people give it: ``VARIABLE (--flag)``."""
+    meta = next(known.metadata for known in dataclasses.fields(settings) if known.name == field)
+    return f"{meta['env']} ({meta['flag']})"
+
+
+def _check_at_least(settings: AppSettings, field: str, least: int) -> None:
+    if (value := getattr(settings, field)) < least:
+        raise _wrong(_name(settings, field), value, f"use {least} or more")
 
 
 def _check_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -256,7 +404,13 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
     return InvalidConfig(f"{name} is {str(value)!r}: {wanted}", code="invalid_setting", setting=name, value=str(value))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback_url(url: str) -> bool:
+    """Whether what is at an address is on this machine."""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host's name or IP address stands for this machine."""
     if host.lower() == "localhost":
         return True
     try:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from pygrid.cli import network as network_command
 from pygrid.cli.domain import app, banner
 from pygrid.errors import InvalidConfig
-from pygrid.settings import DomainSettings, load_settings, with_secret
+from pygrid.settings import AppSettings, DomainSettings, NetworkSettings, load_network_settings, load_settings, with_secret
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 GOOD_SECRET = "0123456789abcdef0123456789abcdef"
@@ -141,26 +142,118 @@ def test_an_unknown_setting_is_refused() -> None:
         load_settings({}, colour="red")
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(DomainSettings), ids=lambda field: field.name)
-def test_every_setting_is_documented_with_its_variable_flag_and_meaning(field: dataclasses.Field[object]) -> None:
+def documented(settings: type[AppSettings]) -> str:
+    """The part of the documentation that is about these settings."""
+    domain, network = DOCS.read_text().split("## Settings of a Network")
+    return domain if settings is DomainSettings else network
+
+
+FIELDS = [(kind, field) for kind in (DomainSettings, NetworkSettings) for field in dataclasses.fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"), FIELDS, ids=lambda value: getattr(value, "name", getattr(value, "__name__", ""))
+)
+def test_every_setting_is_documented_with_its_variable_flag_and_meaning(
+    settings: type[AppSettings], field: dataclasses.Field[object]
+) -> None:
     flag = f"`{field.metadata['flag']}`" if field.metadata["flag"] else "–"
     row = f"| `{field.metadata['env']}` | {flag} | {field.metadata['help']} |"
-    assert row in DOCS.read_text(), f"docs/settings.md lacks: {row}"
+    assert row in documented(settings), f"docs/settings.md lacks: {row}"
 
 
-def test_every_documented_setting_exists() -> None:
-    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", DOCS.read_text(), re.MULTILINE))
-    assert documented == {field.metadata["env"] for field in dataclasses.fields(DomainSettings)}
+@pytest.mark.parametrize("settings", [DomainSettings, NetworkSettings])
+def test_every_documented_setting_exists(settings: type[AppSettings]) -> None:
+    named = set(re.findall(r"^\| `([A-Z_]+)` \|", documented(settings), re.MULTILINE))
+    assert named == {field.metadata["env"] for field in dataclasses.fields(settings)}
 
 
-def test_every_flag_of_the_command_is_documented() -> None:
-    command = typer.main.get_command(app)
+@pytest.mark.parametrize("commands", [app, network_command.app], ids=["domain", "network"])
+def test_every_flag_of_the_commands_is_documented(commands: typer.Typer) -> None:
+    command = typer.main.get_command(commands)
     text = DOCS.read_text()
     flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
-    assert flags >= {"--id", "--host", "--port", "-p", "--num_replicas", "--start_local_db", "--network"}
+    assert flags >= {"--id", "--host", "--port", "-p", "--num_replicas", "--start_local_db"}
     assert [
         flag for flag in sorted(flags) if f"`{flag}`" not in text and f"{flag}/" not in text and f"/{flag}" not in text
     ] == []
+
+
+@pytest.mark.parametrize(("commands", "settings"), [(app, DomainSettings), (network_command.app, NetworkSettings)])
+def test_every_setting_with_a_flag_can_be_given_on_the_command_line(commands: typer.Typer, settings: type[AppSettings]) -> None:
+    parameters = {parameter.name for parameter in typer.main.get_command(commands).params}
+    assert {field.name for field in dataclasses.fields(settings) if field.metadata["flag"]} <= parameters
+
+
+def test_a_domain_whose_network_is_elsewhere_is_not_on_this_machine_alone(tmp_path: Path) -> None:
+    here = load_settings({}, network="http://127.0.0.1:7000", data_dir=tmp_path)
+    assert (here.is_loopback, here.open_signup) == (True, True)
+    there = load_settings({}, network="https://network.example", data_dir=tmp_path)
+    assert (there.is_loopback, there.open_signup) == (False, False)
+    with pytest.raises(InvalidConfig, match="through the Network https:") as refused:
+        with_secret(there)
+    assert refused.value.code == "secret_key_missing"
+    with pytest.raises(InvalidConfig) as refused:
+        load_settings({}, network="https://network.example", legacy_open=True)
+    assert refused.value.code == "legacy_open_refused"
+
+
+def test_what_a_domain_publishes() -> None:
+    assert load_settings({}).published_counts == ()
+    assert load_settings({}, publish="jobs,datasets").published_counts == ("datasets", "jobs")
+    assert len(load_settings({}, publish="all").published_counts) == 6
+    with pytest.raises(InvalidConfig, match="PYGRID_PUBLISH"):
+        load_settings({"PYGRID_PUBLISH": "datasets,secrets"})
+
+
+def test_an_invitation_is_not_shown() -> None:
+    assert "hush" not in repr(load_settings({"PYGRID_INVITATION": "hush"}))
+
+
+def test_a_network_with_nothing_configured_is_open_to_this_machine_alone(tmp_path: Path) -> None:
+    settings = load_network_settings({}, data_dir=tmp_path)
+    assert (settings.host, settings.port, settings.id, settings.heartbeat_s) == ("127.0.0.1", 7000, "network", 10)
+    assert (settings.is_loopback, settings.open_signup, settings.open_relay) == (True, True, True)
+    assert (settings.allow_private_addresses, settings.legacy_open) == (True, False)
+    assert settings.database_url == f"sqlite:///{tmp_path / 'network.db'}"
+    far = load_network_settings({"GRID_NETWORK_HOST": "0.0.0.0", "GRID_NETWORK_PORT": "7001"})
+    assert (far.host, far.port) == ("0.0.0.0", 7001)
+    assert [far.is_loopback, far.open_signup, far.open_relay, far.allow_private_addresses] == [False] * 4
+    with pytest.raises(InvalidConfig) as refused:
+        with_secret(far)
+    assert refused.value.code == "secret_key_missing"
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"GRID_NETWORK_PORT": "-1"}, "GRID_NETWORK_PORT"),
+        ({"NUM_REPLICAS": "0"}, "NUM_REPLICAS"),
+        ({"PYGRID_HEARTBEAT_S": "0"}, "PYGRID_HEARTBEAT_S"),
+        ({"PYGRID_HEARTBEAT_S": "601"}, "PYGRID_HEARTBEAT_S"),
+        ({"PYGRID_OPEN_RELAY": "perhaps"}, "PYGRID_OPEN_RELAY"),
+        ({"NODE_ID": "a\nb"}, "NODE_ID"),
+    ],
+)
+def test_a_value_that_makes_no_sense_for_a_network_is_named(env: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        load_network_settings(env)
+    assert refused.value.code == "invalid_setting"
+    assert refused.value.detail.startswith(named)
+
+
+def test_the_open_network_of_2020_stays_on_this_machine() -> None:
+    assert load_network_settings({"PYGRID_LEGACY_OPEN": "1"}).legacy_open
+    with pytest.raises(InvalidConfig) as refused:
+        load_network_settings({"PYGRID_LEGACY_OPEN": "1"}, host="0.0.0.0")
+    assert refused.value.code == "legacy_open_refused"
+
+
+def test_the_banner_of_a_network_tells_where_it_is_and_how_to_join() -> None:
+    text = network_command.banner(load_network_settings({}), 7001, has_owner=False)
+    assert "Network network is ready." in text
+    assert "pygrid login http://127.0.0.1:7001 --sign-up" in text
+    assert "pygrid domain --network http://127.0.0.1:7001" in text
 
 
 def test_the_banner_tells_where_the_domain_is_and_what_to_do_first(tmp_path: Path) -> None:
@@ -170,5 +263,6 @@ def test_the_banner_tells_where_the_domain_is_and_what_to_do_first(tmp_path: Pat
     assert "http://127.0.0.1:5001" in text
     assert str(tmp_path) in text
     assert "pygrid login http://127.0.0.1:5001 --sign-up" in text
-    assert "nothing is sent there" in text
+    assert "http://net:7000" in text
+    assert "whoever the Network lets through" in text
     assert "sign-up --email" not in banner(settings, 5001, has_owner=True)

@@ -1,0 +1,101 @@
+"""Running an app as a server: what ``pygrid domain`` and ``pygrid network`` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from litestar import Litestar
+
+from pygrid.errors import InvalidConfig
+from pygrid.settings import AppSettings
+
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
+
+
+def option(settings: type[AppSettings], name: str, *flags: str, **kwargs: Any) -> Any:
+    """The command-line option of a setting; ``flags`` in place of its own."""
+    meta = next(field.metadata for field in dataclasses.fields(settings) if field.name == name)
+    return typer.Option(*(flags or (meta["flag"],)), help=f"{meta['help']} ({meta['env']})", show_default=False, **kwargs)
+
+
+def environment(start_local_db: bool) -> dict[str, str]:
+    """The environment that settings are read from; ``start_local_db``: without a database of its own."""
+    # Read by numpy when it is first imported: its threads would only get in each other's way in a server.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    env = dict(os.environ)
+    if start_local_db:
+        env.pop("DATABASE_URL", None)
+    return env
+
+
+def shown_address(settings: AppSettings, port: int) -> str:
+    """Where people on this machine reach the app."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{shown}:{port}"
+
+
+def serve(
+    settings: AppSettings, port_file: Path | None, prepare: Callable[[], Callable[[int], str]], build: Callable[[], Litestar]
+) -> None:
+    """Run an app in this process until a signal ends it.
+
+    Args:
+        port_file: where to write the port once the app is ready.
+        prepare: brings the store to the present; gives what tells the operator, for a port, that the app is ready.
+    Raises:
+        InvalidConfig: the address is taken or not of this machine. Unavailable: the database does not answer.
+    """
+    from pygrid.cli.memory import limit_fragmentation
+    from pygrid.cli.server import AppServer
+    from pygrid.logs import configure_logs
+
+    limit_fragmentation()
+    configure_logs(settings.log_level, settings.log_format, access=settings.access_log)
+    listening = _listen(settings)
+    banner = prepare()
+    app = build()
+
+    def announce() -> None:
+        port = listening.getsockname()[1]
+        if port_file is not None:
+            partly = port_file.with_name(port_file.name + ".part")
+            partly.write_text(f"{port}\n")
+            partly.replace(port_file)
+        print(banner(port), flush=True)
+        # What is loaded by now stays; the garbage collector need not look at it again and again.
+        gc.freeze()
+
+    AppServer(app, settings.shutdown_s, _KEEP_ALIVE_S, announce).run(sockets=[listening])
+
+
+def _listen(settings: AppSettings) -> socket.socket:
+    """A socket bound to the address; port 0 has become a real one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidConfig(f"--host {settings.host}: {error.strerror}", code="invalid_address") from error
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        # Connections made before the app is ready wait here, and are answered once it is.
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise InvalidConfig(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
+            "If another app runs there, stop it or use another --port; --port 0 picks a free one.",
+            code="address_in_use",
+        ) from error
+    return listening
