@@ -34,7 +34,8 @@ BELOW = {
     "ui": FEATURES | {"features"},
     **dict.fromkeys(("domain", "network", "worker"), APPS),
     **dict.fromkeys(("client", "edge"), PURE | WIRE),
-    **dict.fromkeys(("cli", "deploy", "simulation"), TOP),
+    **dict.fromkeys(("deploy", "simulation"), TOP),
+    "cli": TOP | {"deploy"},
     "__main__": {"cli"},
 }
 """What each part may import besides itself and the ground."""
