@@ -28,8 +28,9 @@ PUBLISHABLE_COUNTS = ("datasets", "models", "processes", "cycles", "jobs", "user
 """What a Domain can tell a Network the number of."""
 
 
-def _setting(default: Any, *, env: str, flag: str | None = None, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"env": env, "flag": flag, "help": help})
+def _setting(default: Any, *, env: str, flag: str | None = None, help: str, also: str = "") -> Any:
+    """A field with its variable, and ``also``: an older name of that, which counts where the present one is not set."""
+    return dataclasses.field(default=default, metadata={"env": env, "flag": flag, "help": help, "also": also})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,13 +88,17 @@ class DomainSettings(AppSettings):
 
     id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
     host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
-    port: int = _setting(5000, env="GRID_NODE_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
+    port: int = _setting(5000, env="GRID_NODE_PORT", also="PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
     data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
         _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
     )
     network: str = _setting("", env="NETWORK", flag="--network", help="Address of the Network that this Domain belongs to.")
     num_replicas: int = _setting(
-        1, env="NUM_REPLICAS", flag="--num-replicas", help="Copies kept of each checkpoint's bytes, at least 1."
+        1,
+        env="NUM_REPLICAS",
+        also="N_REPLICAS",
+        flag="--num-replicas",
+        help="Copies kept of each checkpoint's bytes, at least 1.",
     )
     legacy_open: bool = _setting(
         False,
@@ -165,12 +170,18 @@ class NetworkSettings(AppSettings):
     host: str = _setting(
         "127.0.0.1", env="GRID_NETWORK_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one."
     )
-    port: int = _setting(7000, env="GRID_NETWORK_PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
+    port: int = _setting(
+        7000, env="GRID_NETWORK_PORT", also="PORT", flag="--port", help="Port to listen on; 0 picks a free one."
+    )
     data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
         _NETWORK_DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Network keeps."
     )
     num_replicas: int = _setting(
-        1, env="NUM_REPLICAS", flag="--num-replicas", help="Domains that choose-model-host names for a new model, at least 1."
+        1,
+        env="NUM_REPLICAS",
+        also="N_REPLICAS",
+        flag="--num-replicas",
+        help="Domains that choose-model-host names for a new model, at least 1.",
     )
     legacy_open: bool = _setting(
         False,
@@ -224,11 +235,13 @@ def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) ->
     environment = os.environ if env is None else env
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        name = field.metadata["env"]
         if given.get(field.name) is not None:
             values[field.name] = given[field.name]
-        elif environment.get(name):
-            values[field.name] = _parse(field.name, name, environment[name], field.default)
+            continue
+        for name in (field.metadata["env"], field.metadata.get("also")):
+            if name and environment.get(name):
+                values[field.name] = _parse(field.name, name, environment[name], field.default)
+                break
     unknown = given.keys() - {field.name for field in dataclasses.fields(cls)}
     if unknown:
         raise InvalidConfig(f"no such setting: {', '.join(sorted(unknown))}", code="unknown_setting")

@@ -58,6 +58,23 @@ def test_flags_win_over_the_environment_which_wins_over_defaults() -> None:
     assert load_settings(env, open_signup=True).open_signup
 
 
+def test_older_names_of_variables_count_where_the_present_one_is_not_set() -> None:
+    assert load_settings({"PORT": "3000", "N_REPLICAS": "2"}).port == 3000
+    assert load_settings({"PORT": "3000", "N_REPLICAS": "2"}).num_replicas == 2
+    assert load_settings({"PORT": "3000", "GRID_NODE_PORT": "4000"}).port == 4000
+    assert load_settings({"PORT": "3000", "GRID_NODE_PORT": ""}).port == 3000
+    assert load_network_settings({"PORT": "3000"}).port == 3000
+    with pytest.raises(InvalidConfig, match=r"^PORT is 'x'"):
+        load_settings({"PORT": "x"})
+
+
+@pytest.mark.parametrize("cls", [DomainSettings, NetworkSettings])
+def test_older_names_of_variables_are_documented(cls: type[AppSettings]) -> None:
+    for field in dataclasses.fields(cls):
+        if also := field.metadata.get("also"):
+            assert f"`{also}` for `{field.metadata['env']}`" in DOCS.read_text()
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert load_settings({"GRID_NODE_PORT": "", "SECRET_KEY": "", "NETWORK": ""}) == load_settings({})
 
