@@ -26,7 +26,17 @@ from pygrid.core.datasets import (
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file, stored_dtype
 
-Piece = npt.NDArray[Any] | Sequence[str]
+
+@dataclass(frozen=True)
+class Coded:
+    """Texts, each of them once, and which of them each record has."""
+
+    texts: Sequence[str]
+    """In the order in which they first occur; all of them do."""
+    codes: npt.NDArray[Any]
+
+
+Piece = npt.NDArray[Any] | Sequence[str] | Coded
 """Records of one column: an array ``[n, *shape]`` (or its values in one dimension), or texts."""
 
 _WIDER: dict[str, Dtype] = {
@@ -98,7 +108,12 @@ class _Target:
 
     def add(self, piece: Piece) -> int:
         """Append values; gives how many bytes they take."""
-        if self.codes is not None:
+        values: npt.NDArray[Any]
+        if isinstance(piece, Coded):
+            assert self.codes is not None
+            codes = np.fromiter(map(self.codes.__getitem__, piece.texts), self._dtype, len(piece.texts))
+            values = codes[piece.codes]
+        elif self.codes is not None:
             values = np.fromiter(map(self.codes.__getitem__, piece), self._dtype, len(piece))
         else:
             assert isinstance(piece, np.ndarray)
@@ -189,7 +204,9 @@ class Sink:
         self._skip = frozenset(skip)
         self._subject = subject
         self._max_records_per_subject = max_records_per_subject
-        self._bytes_left = self.limits.max_stored_bytes(uploaded_bytes)
+        self._max_bytes = self.limits.max_stored_bytes(uploaded_bytes)
+        self._bytes_left = self._max_bytes
+        self._packed = frozenset(name for name, declaration in self._declared.items() if declaration.source)
         self._targets: list[_Target] = []
         self._by_source: dict[str, _Target] = {}
 
@@ -290,15 +307,11 @@ class Sink:
     def add_rows(self, pieces: Mapping[str, Piece]) -> None:
         """Append the same records to all columns, for formats that have one record after the other."""
         for target in self._targets:
-            if len(target.sources) == 1 and target.column.name not in self._packed_names:
+            if len(target.sources) == 1 and target.column.name not in self._packed:
                 self._count(target.add(pieces[target.sources[0]]), target)
             else:
                 parts = [np.asarray(pieces[name]) for name in target.sources]
                 self._count(target.add(np.stack(parts, axis=1)), target)
-
-    @property
-    def _packed_names(self) -> frozenset[str]:
-        return frozenset(name for name, declaration in self._declared.items() if declaration.source)
 
     def _count(self, num_bytes: int, target: _Target) -> None:
         self._bytes_left -= num_bytes
@@ -335,6 +348,13 @@ class Sink:
         schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject)
         (self._folder / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
         return schema
+
+    def start_over(self) -> None:
+        """Forget everything since `begin`, which can be called again."""
+        self.close()
+        for index in range(len(self._targets)):
+            (self._folder / column_file(index)).unlink()
+        self._targets, self._by_source, self._bytes_left = [], {}, self._max_bytes
 
     def close(self) -> None:
         """Let go of the files. Harmless after `finish`."""

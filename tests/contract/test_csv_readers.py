@@ -1,0 +1,319 @@
+"""The readers of CSV: with pyarrow, without it, and a naive one beside them that holds all of it and looks at each value.
+
+Should happen: all three store the same bytes under the same schema, or refuse with the same code and line.
+Should not happen: what comes of a file depends on where its pieces end; a value changes its meaning; memory follows the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema
+from pygrid.errors import PygridError
+from pygrid.features.datasets.formats import csv_pieces, csv_text
+from pygrid.features.datasets.formats.csv_text import read
+from pygrid.features.datasets.formats.sink import Sink
+
+Outcome = tuple[Schema, list[bytes]] | str
+MISSING = ("", "NA", "N/A", "nan", "NaN", "null")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def stored(text: bytes, *, with_arrow: bool, **sink: Any) -> Outcome:
+    """What comes of a file, or the code of its refusal and the line it names."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "file").write_bytes(text)
+        (folder / "columns").mkdir()
+        made = Sink(folder / "columns", uploaded_bytes=len(text), **sink)
+        try:
+            read(folder / "file", made, with_arrow=with_arrow)
+            schema = made.finish()
+        except PygridError as error:
+            return f"{error.code} {error.fields.get('line', '')}".strip()
+        finally:
+            made.close()
+        return schema, [(folder / "columns" / f"{index}.bin").read_bytes() for index in range(len(schema.columns))]
+
+
+def naive(rows: list[list[str]]) -> list[tuple[str, Any]]:
+    """Kind and values of each column, by looking at every value alone."""
+    return [_naive_column(list(values)) for values in zip(*rows, strict=True)]
+
+
+def _naive_column(values: list[str]) -> tuple[str, Any]:
+    classes = {_class(value) for value in values}
+    if classes <= {"bool"}:
+        return "bool", [value.lower() == "true" for value in values]
+    if classes <= {"int"}:
+        return "int64", [int(value) for value in values]
+    if classes <= {"int", "float", "missing"}:
+        return "float64", [math.nan if value in MISSING else float(value) for value in values]
+    return "text", values
+
+
+def _class(value: str) -> str:
+    if value in MISSING:
+        return "missing"
+    if value in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return "bool"
+    if not NUMBER.fullmatch(value) or re.match(r"[+-]?0\d", value):
+        return "other"
+    if re.fullmatch(r"[+-]?\d+", value) and -(2**63) <= int(value) < 2**63:
+        return "int"
+    return "float"
+
+
+def agree(names: list[str], rows: list[list[str]], outcome: Outcome) -> None:
+    assert not isinstance(outcome, str), outcome
+    schema, columns = outcome
+    assert [column.name for column in schema.columns] == names
+    assert schema.num_records == len(rows)
+    for column, data, (kind, values) in zip(schema.columns, columns, naive(rows), strict=True):
+        assert column.dtype == kind, (column.name, values)
+        if kind == "text":
+            assert column.categories is not None
+            assert [column.categories[code] for code in np.frombuffer(data, np.int32)] == values
+            assert list(column.categories) == list(dict.fromkeys(values))
+        else:
+            wanted = np.array(values, kind)
+            assert data == wanted.tobytes() or (
+                # NaN has many forms, and one meaning.
+                kind == "float64" and np.array_equal(np.frombuffer(data), wanted, equal_nan=True)
+            )
+            if kind == "float64":
+                np.testing.assert_array_equal(np.signbit(np.frombuffer(data)), np.signbit(wanted))
+
+
+LIKE_NUMBERS = """
+    0 1 -0 +5 007 -01 00.5 0.5 .5 5. 1e5 1E+05 1e400 1e-400 - . e5 1e 1-2 --1 inf Infinity NAN 0x1F 1_000 # ٣ =1+1
+    9223372036854775807 9223372036854775808 -9223372036854775808 9007199254740993 123456789012345678901234567890
+    2.4703282292062328e-324 1.7976931348623159e308 NA nan NaN null N/A true False TRUE
+"""
+UNLIKE = [
+    "",
+    " ",
+    " 5",
+    "5 ",
+    "5\n",
+    "\n5",
+    "two\nlines",
+    "two\r\nlines",
+    'quo"te',
+    '"',
+    '=cmd|"/c calc"!A0',
+    "a,b",
+    "a;b",
+    "t\tb",
+]
+WORDS = st.sampled_from(
+    [*LIKE_NUMBERS.split(), *UNLIKE, "ünïcode", "数", "\u2028", "x" * 300, "0" * 40, "0.1" + "0" * 400 + "1"]
+)
+INTS = st.integers(-(2**65), 2**65).map(str)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False).map(repr)
+KINDS = [
+    st.integers(-1000, 1000).map(str),
+    INTS,
+    FLOATS,
+    st.one_of(FLOATS, INTS, st.just("")),
+    st.sampled_from(["true", "false"]),
+    WORDS,
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
+    num_columns = draw(st.integers(1, 5))
+    values = [draw(st.sampled_from(KINDS)) for _ in range(num_columns)]
+    rows = draw(st.lists(st.tuples(*values).map(list), min_size=1, max_size=12))
+    # Columns that change late: what was told from the beginning does not hold.
+    if draw(st.booleans()):
+        rows += draw(st.lists(st.lists(WORDS, min_size=num_columns, max_size=num_columns), max_size=2))
+    return [f"c{index}" for index in range(num_columns)], rows
+
+
+def text_of(names: list[str], rows: list[list[str]], *, delimiter: str, end: str, quoting: int, bom: bool) -> bytes:
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows([names, *rows])  # type: ignore[arg-type]
+    return (b"\xef\xbb\xbf" if bom else b"") + out.getvalue().encode()
+
+
+SMALL_PIECES = [7, 64, 10**6]
+
+
+def with_pieces(size: int, action: Callable[[], Outcome]) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_text, "PREFIX_BYTES", size)
+        patch.setattr(csv_text, "PIECE_BYTES", size)
+        patch.setattr(csv_pieces, "VALUES_AT_ONCE", size)
+        return action()
+
+
+def every_outcome(text: bytes, **sink: Any) -> list[Outcome]:
+    """Of both readers, with pieces of several sizes."""
+    return [
+        with_pieces(size, lambda with_arrow=with_arrow: stored(text, with_arrow=with_arrow, **sink))  # type: ignore[misc]
+        for size, with_arrow in itertools.product(SMALL_PIECES, (True, False))
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    tables(),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    st.booleans(),
+)
+@example((["c0"], [[""], ["true"]]), ",", "\n", csv.QUOTE_ALL, False)
+@example((["c0", "c1"], [["", "1"], ["5", "1"]]), ",", "\n", csv.QUOTE_MINIMAL, False)
+@example((["c0", "c1"], [["-0", "1"], ["5", "1"], ["1.5", "x"]]), ",", "\n", csv.QUOTE_MINIMAL, True)
+def test_all_readers_agree(table: tuple[list[str], list[list[str]]], delimiter: str, end: str, quoting: int, bom: bool) -> None:
+    names, rows = table
+    if len(names) == 1:
+        delimiter = ","  # a header of one name says nothing of the delimiter
+    text = text_of(names, rows, delimiter=delimiter, end=end, quoting=quoting, bom=bom)
+    for outcome in every_outcome(text):
+        agree(names, rows, outcome)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"a", b"1", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"\0", b"0", b".", b"\xc3\xa4"]),
+        max_size=40,
+    )
+)
+@example([b"\n", b'"', b'"', b"a"])
+@example([b"\n", b"1", b",", b"1", b"\r", b"1", b",", b"1"])
+def test_readers_agree_on_what_is_no_good_file(pieces: list[bytes]) -> None:
+    """The same columns, or the same code and the same line, whoever reads it."""
+    outcomes = every_outcome(b"a,b\n1,2\n" + b"".join(pieces))
+    assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("with_arrow", [True, False])
+def test_what_is_wrong_deep_in_a_file_has_its_line(with_arrow: bool) -> None:
+    lines = [b"a,b,c"] + [b"%d,%d.5,word %d" % (number, number, number % 7) for number in range(400_000)]
+    assert len(b"\n".join(lines)) > 2 * csv_text.PIECE_BYTES
+    for bad, code in ((b"1,2", "dataset_ragged"), (b'1,"2"x,3', "dataset_malformed"), (b"1,2,\xff", "dataset_encoding")):
+        damaged = [*lines]
+        damaged[350_000] = bad
+        assert stored(b"\n".join(damaged), with_arrow=with_arrow) == f"{code} 350001"
+
+
+@pytest.mark.parametrize("with_arrow", [True, False])
+@pytest.mark.parametrize(
+    ("late", "kind"),
+    [(b"1.5", "float64"), (b"", "float64"), (b"x", "text"), (b"9223372036854775808", "float64"), (b"true", "text")],
+)
+def test_a_column_that_turns_out_wider_is_stored_as_that_from_its_beginning(with_arrow: bool, late: bytes, kind: str) -> None:
+    head = [b"%d,1" % (number % 100) for number in range(200_000)]
+    outcome = stored(b"a,b\n" + b"\n".join([*head, late + b",2"]), with_arrow=with_arrow)
+    assert not isinstance(outcome, str)
+    schema, columns = outcome
+    assert [column.dtype for column in schema.columns] == [kind, "int64"]
+    assert schema.num_records == 200_001
+    if kind == "text":
+        assert schema.columns[0].categories == (*(str(number) for number in range(100)), late.decode())
+    else:
+        values = np.frombuffer(columns[0])
+        np.testing.assert_array_equal(values[:-1], np.arange(200_000) % 100)
+        np.testing.assert_equal(values[-1], float(late or b"nan"))
+
+
+@pytest.mark.parametrize("with_arrow", [True, False])
+def test_a_refusal_that_comes_of_a_wrong_guess_is_taken_back(with_arrow: bool) -> None:
+    """A column of subjects cannot hold float64, and one of which nothing but empty fields is known looks like it."""
+    text = b"who,v\n" + b",1\n" * 200_000 + b"ann,1\n"
+    outcome = stored(text, with_arrow=with_arrow, subject="who", max_records_per_subject=1)
+    assert not isinstance(outcome, str)
+    assert outcome[0].columns[0].dtype == "text"
+    only_empty = stored(text[: -len(b"ann,1\n")], with_arrow=with_arrow, subject="who", max_records_per_subject=1)
+    assert only_empty == "dataset_columns_differ"
+
+
+def test_what_is_declared_holds_with_both_readers() -> None:
+    text = b"id,p0,p1,word,rest\n" + b"".join(
+        b"%d,%d,%d,%s,x y\n"
+        % (
+            n,
+            n % 256,
+            n % 3,
+            b"ab"[n % 2 :][:1],
+        )
+        for n in range(1000)
+    )
+    columns = (
+        ColumnDeclaration("image", "uint8", source=("p*",)),
+        ColumnDeclaration("id", "float32"),
+        ColumnDeclaration("word", categories=("b", "a")),
+    )
+    outcomes = every_outcome(text, declared=columns, skip=("rest",))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert not isinstance(outcomes[0], str)
+    schema, data = outcomes[0]
+    assert [(column.name, column.dtype, column.shape) for column in schema.columns] == [
+        ("id", "float32", ()),
+        ("image", "uint8", (2,)),
+        ("word", "text", ()),
+    ]
+    np.testing.assert_array_equal(np.frombuffer(data[1], np.uint8).reshape(-1, 2)[:, 0], np.arange(1000) % 256)
+    np.testing.assert_array_equal(np.frombuffer(data[2], np.int32), np.arange(1000) % 2 == 0)
+    for bad, code in (
+        ((ColumnDeclaration("word", "float32"),), "dataset_dtype"),
+        ((ColumnDeclaration("p0", "uint8", max=100),), "dataset_out_of_range"),
+        ((ColumnDeclaration("id", "uint8"),), "dataset_out_of_range"),
+        ((ColumnDeclaration("word", categories=("a",)),), "dataset_out_of_range"),
+        ((ColumnDeclaration("none"),), "dataset_columns_differ"),
+    ):
+        assert set(every_outcome(text, declared=bad)) == {code}  # type: ignore[arg-type]
+
+
+def test_limits_hold_with_both_readers() -> None:
+    million = b",".join(b"c%d" % index for index in range(10**6)) + b"\n" + b"1," * (10**6 - 1) + b"1\n"
+    for with_arrow in (True, False):
+        assert stored(million, with_arrow=with_arrow) == "dataset_too_many_columns"
+    limits = DatasetLimits(max_categories=3, max_text_chars=10, max_records=5)
+    for text, code in (
+        (b"a\nw\nx\ny\nz\n", "dataset_too_many_categories"),
+        (b"a\nxxxxxxxxxxx\n", "dataset_text_too_long"),
+        (b"a\n1\n1\n1\n1\n1\n1\n", "dataset_too_many_records"),
+        (b"", "dataset_empty"),
+        (b"a,b\n", "dataset_empty"),
+        (b"a,a\n1,1\n", "dataset_duplicate_column"),
+    ):
+        assert set(every_outcome(text, limits=limits)) == {code}  # type: ignore[arg-type]
+    long_field = b"x" * 200_000
+    for text in (
+        b"a,b\n1,2\n" + long_field + b",1\n",
+        b'a,b\n1,2\n"' + long_field + b'",1\n',
+        b'a,b\n1,2\n"' + b'x""\n' * 100_000 + b'",1\n',
+    ):
+        outcomes = every_outcome(text)
+        assert all(outcome == outcomes[0] for outcome in outcomes)
+        assert str(outcomes[0]).startswith("dataset_malformed"), "Python's csv takes no field of that length"
+
+
+def test_lines_of_the_header_count() -> None:
+    text = b'\n  \n"a\na",b\n1,2\n3\n'
+    assert set(every_outcome(text)) == {"invalid_column_name"}  # type: ignore[arg-type]
+    text = b"\n  \na , b\n\n1,2\n3\n"
+    assert set(every_outcome(text)) == {"dataset_ragged 6"}  # type: ignore[arg-type]
+    outcome = stored(text[:-2], with_arrow=True)
+    assert not isinstance(outcome, str)
+    assert [column.name for column in outcome[0].columns] == ["a", "b"]
