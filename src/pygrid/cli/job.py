@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly, read_settings
+from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.job_submit import Output, give, predict, submit
 from pygrid.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from pygrid.client import DomainClient
     from pygrid.client.jobs import Job, JobTable
-    from pygrid.messages.jobs import JobInfo, StatisticRequest
+    from pygrid.messages.jobs import JobInfo
 
 app = typer.Typer(
     help="Ask for work on data that you do not see, follow it, take the result.", no_args_is_help=True, add_completion=False
@@ -22,76 +22,11 @@ app = typer.Typer(
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there: safetensors, or JSON.")]
 
 _ID_CHARS = 32
-_STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys")
 
-
-@app.command("submit")
-@friendly
-def submit(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
-    reason: Annotated[str, typer.Option(help="What for, for those who decide.")],
-    plan: Annotated[Path | None, typer.Option(help="The plan file; none for statistics.")] = None,
-    model: Annotated[Path | None, typer.Option(help="The model, a safetensors file.")] = None,
-    kind: Annotated[str, typer.Option(help="train or evaluate.")] = "train",
-    statistic: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--statistic",
-            "-s",
-            help="Ask for figures instead: count, sum:COLUMN, mean:COLUMN, variance:COLUMN (with ,lower=..,upper=..), "
-            "histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; each with ,by=COLUMN,keys=a|b. "
-            "Can be given several times.",
-        ),
-    ] = None,
-    bind: Annotated[
-        list[str] | None,
-        typer.Option("--bind", "-b", help="PORT=COLUMN of the plan's data; what is left out is found by name or meaning."),
-    ] = None,
-    hyper: Annotated[
-        list[str] | None, typer.Option("--hyper", "-p", help="A hyperparameter: key=value or a JSON file; several times.")
-    ] = None,
-    optimizer: Annotated[
-        list[str] | None, typer.Option(help="Of private training: key=value or a JSON file, e.g. name=adam; several times.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Records of an update; of a private one on average.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of an exact training.")] = 0,
-    epsilon: Annotated[float | None, typer.Option(help="The guarantee to run under; left out with delta: exact.")] = None,
-    delta: Annotated[float | None, typer.Option(help="Its delta, well below one over the number of records.")] = None,
-    clip: Annotated[float, typer.Option(help="Bound of each unit's contribution (L2 norm).")] = 1.0,
-    unit: Annotated[str, typer.Option(help="What is protected: record, subject or domain.")] = "record",
-    version: Annotated[int | None, typer.Option(help="Of the dataset; default: the newest.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Stay until the job has ended.")] = False,
-    output: Output = None,
-    url: UrlOption = None,
-) -> None:
-    """Ask for a job. It is tried on the mock first; then a policy or a person lets it run.
-
-    Example: pygrid job submit patients --plan risk.plan --model risk.safetensors --epsilon 3 --delta 1e-6 --reason "a study"
-    """
-    from pygrid.client import connect
-
-    privacy: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "unit": unit, "version": version}
-    with connect(url) as domain:
-        if statistic:
-            if plan is not None or model is not None:
-                raise InvalidInput("statistics need neither a plan nor a model; leave out --statistic, or these")
-            asked = [read_statistic(text) for text in statistic]
-            job = domain.statistics(dataset, asked, reason=reason, **privacy)
-        else:
-            if plan is None or model is None:
-                raise InvalidInput("a job needs --plan and --model; statistics need --statistic instead")
-            given: dict[str, Any] = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "seed": seed, "clip": clip}
-            given |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
-            given |= {"binding": _pairs(bind or []), "reason": reason, **privacy}
-            job = domain.submit(plan, dataset=dataset, model=model, **given)
-        print(job.id)
-        if wait or output is not None:
-            job.wait(progress=True)
-            _give(job, output)
+app.command("submit")(submit)
+app.command("predict")(predict)
 
 
 @app.command("list")
@@ -148,7 +83,7 @@ def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        _give(find_job(domain, job_id), output)
+        give(find_job(domain, job_id), output)
 
 
 @app.command("cancel")
@@ -162,66 +97,6 @@ def cancel(job_id: JobId, url: UrlOption = None) -> None:
 
     with connect(url) as domain:
         print(f"{job_id} is {find_job(domain, job_id).cancel().state}")
-
-
-def read_statistic(text: str) -> StatisticRequest:
-    """A question from ``KIND[:COLUMN][,key=value ...]``; lists are written with ``|``.
-
-    Raises:
-        InvalidInput: names the part that makes no sense.
-    """
-    from pygrid.client import statistics
-
-    head, *parts = text.split(",")
-    kind, _, column = head.partition(":")
-    given: dict[str, Any] = {}
-    for part in parts:
-        key, is_pair, value = part.partition("=")
-        if not is_pair or key not in _STATISTIC_KEYS:
-            raise InvalidInput(f"--statistic {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _STATISTIC_KEYS)}")
-        given[key] = _value(text, key, value)
-    if kind not in ("count", "sum", "mean", "variance", "quantile", "histogram"):
-        raise InvalidInput(f"--statistic {text!r}: {kind!r} is none of count, sum, mean, variance, quantile, histogram")
-    try:
-        asked: StatisticRequest = getattr(statistics, kind)(*([column] if column else []), **given)
-    except TypeError as error:  # of the call: something is missing, or not of this kind of question
-        raise InvalidInput(f"--statistic {text!r}: {str(error).removeprefix(f'{kind}() ')}") from None
-    return asked
-
-
-def _value(text: str, key: str, value: str) -> Any:
-    if key == "by":
-        return value
-    if key == "keys":
-        return [int(item) if item.lstrip("-").isdecimal() else item for item in value.split("|")]
-    try:
-        return [float(item) for item in value.split("|")] if key in ("edges", "candidates") else float(value)
-    except ValueError:
-        raise InvalidInput(f"--statistic {text!r}: {value!r} is not a number") from None
-
-
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for item in given:
-        key, is_pair, value = item.partition("=")
-        if not is_pair:
-            raise InvalidInput(f"--bind {item!r} is not PORT=COLUMN, e.g. x=measurements")
-        pairs[key] = value
-    return pairs
-
-
-def _give(job: Job, output: Path | None) -> None:
-    import msgspec
-
-    if job.kind == "train" and output is None:
-        print(f"the model is there; take it with: pygrid job result {job.id} -o model.safetensors")
-        job.result()
-        return
-    found = job.result(output)
-    if output is not None:
-        print(f"{output}: {output.stat().st_size:,} bytes")
-    else:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
 def find_job(domain: DomainClient, job_id: str) -> Job:

@@ -20,7 +20,9 @@ _READABLE = {
 """Dtype of a port -> dtypes of the columns that it can read."""
 
 
-def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str]) -> dict[str, str]:
+def complete_binding(
+    ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str], *, whose: str = "plan"
+) -> dict[str, str]:
     """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its meaning.
 
     Labels of k classes mean the same as a column that means ``label 0..k-1``. Texts and subjects are nothing for a plan.
@@ -30,7 +32,7 @@ def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mappi
     """
     for name, column in given.items():
         if name not in ports:
-            raise InvalidInput(f"the plan has no data port {name!r}; it has: {', '.join(ports)}", code="binding_unclear")
+            raise InvalidInput(f"the {whose} has no data port {name!r}; it has: {', '.join(ports)}", code="binding_unclear")
         if schema.find(column) is None:
             there = ", ".join(one.name for one in schema.columns)
             raise InvalidInput(f"the dataset has no column {column!r}; it has: {there}", code="binding_unclear")
@@ -39,11 +41,11 @@ def complete_binding(ports: Mapping[str, DataPort], schema: Schema, given: Mappi
         if name not in binding:
             used = {*binding.values(), schema.subject}
             free = [column for column in schema.columns if column.name not in used and _reads(port, column)]
-            binding[name] = _only(name, port, free)
+            binding[name] = _only(whose, name, port, free)
     return {name: binding[name] for name in ports}
 
 
-def _only(name: str, port: DataPort, free: list[Column]) -> str:
+def _only(whose: str, name: str, port: DataPort, free: list[Column]) -> str:
     found = [column for column in free if column.name == name] or [column for column in free if _means_same(port, column)]
     if len(found) == 1:
         return found[0].name
@@ -51,7 +53,7 @@ def _only(name: str, port: DataPort, free: list[Column]) -> str:
     shape = "x".join(map(str, port.shape)) or "number"
     what = f"{port.dtype} {shape}" + (f", {port.meaning}" if port.meaning else "")
     raise InvalidInput(
-        f"which column is the plan's {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind {name}=COLUMN. By "
+        f"which column is the {whose}'s {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind {name}=COLUMN. By "
         f"dtype and shape these fit: {candidates}",
         code="binding_unclear",
     )

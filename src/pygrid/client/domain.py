@@ -23,6 +23,7 @@ from pygrid.client.jobs import (
     submit_job,
 )
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
+from pygrid.client.predicting import request_predictions
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
 from pygrid.client.workers import Workers
@@ -172,8 +173,8 @@ class DomainClient:
                 out before it is sent.
             allow_remote_inference, allow_download: what others may do; you and Owners may do both anyway.
             max_batch_size: examples of one question at most; the model's costs are bounded at so many.
-            visibility: who may know of it: ``listed`` (everybody with an account), or ``public``: everybody, and it is found by a
-                search at the Networks that the Domain belongs to.
+            visibility: who may know of it: ``listed``, everybody with an account; or ``public``, everybody, and a search at the
+                Networks that the Domain belongs to finds it.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
             InvalidInput: it is no ONNX model, or the Domain would not run it (``plan_...``); the message says why.
@@ -272,6 +273,46 @@ class DomainClient:
         terms = privacy_terms(epsilon, delta, 1.0, unit, None)
         return submit_job(
             self._api, dataset, "statistics", reason, terms, version=version, statistics=statistic_requests(asked)
+        )
+
+    def predict(
+        self,
+        onnx: OnnxSource,
+        *,
+        dataset: Dataset | str,
+        reason: str,
+        binding: Mapping[str, str] | None = None,
+        select: Sequence[str] = (),
+        max_records: int | None = None,
+        batch_size: int = 64,
+        version: int | None = None,
+    ) -> Job:
+        """Ask to have an ONNX model answer for each record of a dataset, where the data is.
+
+        The result holds its outputs by name, in the order of the records. Such a job is always exact: a person approves it, and
+        signs the result off.
+
+        Args:
+            onnx: as for `serve`; the first size of its inputs and outputs is the number of records.
+            binding: the model's input -> column; left out, columns are found by name where only one fits.
+            select: the outputs that are wanted; none given: all.
+            max_records: only for the first so many records.
+            batch_size: records that the model gets at once.
+            reason, version: as for `submit`.
+        Raises:
+            InvalidInput and its subclasses: names what is wrong; nothing was asked. ``result_too_large``: ask for less at once.
+            NotFound: no such dataset. Unauthenticated: nobody is logged in.
+        """
+        return request_predictions(
+            self._api,
+            onnx,
+            dataset,
+            binding=binding,
+            reason=reason,
+            select=tuple(select),
+            max_records=max_records,
+            batch_size=batch_size,
+            version=version,
         )
 
     def jobs(self, dataset: str | None = None, *, state: JobState | None = None, mine: bool = False) -> JobTable:

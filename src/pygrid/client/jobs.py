@@ -50,6 +50,9 @@ T = TypeVar("T")
 ENDED: frozenset[JobState] = frozenset({"released", "rejected", "denied", "revoked", "cancelled", "failed"})
 """States that a job never leaves."""
 
+WITH_ARRAYS: frozenset[JobKind] = frozenset({"train", "predict"})
+"""Kinds whose result is a safetensors file."""
+
 _PATH = "/data-centric/jobs"
 _PAGE = 100
 _SILENCE_S = 60.0
@@ -170,8 +173,8 @@ class Job:
             pause_s = min(2 * pause_s, _POLL_S)
 
     def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
-        """What was released: the arrays of a trained model by name, or the figures of any other kind. Who may let a result out
-        may look at it while it is held.
+        """What was released: the arrays of a trained model by name, the outputs of a model for each record, or the figures
+        of any other kind. Who may let a result out may look at it while it is held.
 
         Args:
             path: write the bytes there as well, a safetensors file or JSON, at once or not at all.
@@ -188,7 +191,7 @@ class Job:
             raise refusal from error
         if path is not None:
             _write(data, Path(path))
-        return decode(data)[0] if info.kind == "train" else msgspec.json.decode(data, type=dict[str, Any])
+        return decode(data)[0] if info.kind in WITH_ARRAYS else msgspec.json.decode(data, type=dict[str, Any])
 
     def _download(self) -> bytearray:
         def read(response: Response) -> bytearray:
@@ -368,6 +371,11 @@ def submit_job(
         values["binding"] = complete_binding(loaded.manifest.data, info.schema, binding or {})
         parts = [Part("plan", PLAN, BytesBody(loaded.data)), Part("model", TENSORS, model_body(model))]
     given = {"dataset": target.id, "kind": kind, "reason": reason, "version": version, "privacy": privacy, **values}
+    return send_request(api, given, parts)
+
+
+def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[Part]) -> Job:
+    """Ask for the job with these fields of `JobRequest`, and these parts of the form after it."""
     try:
         request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
     except msgspec.ValidationError as error:

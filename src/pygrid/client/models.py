@@ -149,7 +149,7 @@ def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedMo
 
     parts = [
         Part("config", "application/json", BytesBody(msgspec.json.encode(request))),
-        Part("model", TENSORS, BytesBody(tidy_model(_onnx_bytes(source)))),
+        Part("model", TENSORS, BytesBody(tidy_model(onnx_bytes(source)))),
     ]
     form = FormBody(parts)
     headers = {"Content-Type": form.media_type}
@@ -169,7 +169,12 @@ def get_served(api: Api, model_id: str) -> HostedModel:
     return HostedModel(api, api.get(f"/data-centric/models/{model_id}", ServedModelInfo))
 
 
-def _onnx_bytes(source: OnnxSource) -> bytes:
+def onnx_bytes(source: OnnxSource) -> bytes:
+    """The ONNX model itself, from a file if need be.
+
+    Raises:
+        InvalidInput: no such file (``file_not_found``), or no ONNX model (``not_a_model``).
+    """
     if isinstance(source, bytes):
         return source
     if hasattr(source, "SerializeToString"):

@@ -10,8 +10,11 @@ _KINDS = {
     "train": "train a model",
     "evaluate": "evaluate a model",
     "statistics": "answer statistics",
+    "predict": "have a model answer for each record",
 }
 
+_BROUGHT = {"train": "plan", "evaluate": "plan", "statistics": "questions", "predict": "model"}
+"""What a job comes with that says what it does."""
 
 _FACTS = {
     "num_records": "records",
@@ -35,9 +38,9 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         ("asks to", f"{_KINDS[info.kind]} on {info.dataset_name}, version {info.version}"),
     ]
     if info.plan_id:
-        rows.append(("plan", f"{info.plan_name}, SHA-256 {info.plan_id}"))
+        rows.append((_BROUGHT[info.kind], f"{info.plan_name}, SHA-256 {info.plan_id}".removeprefix(", ")))
     if info.plan_summary:
-        rows.append(("the plan" if info.plan_id else "the questions", info.plan_summary))
+        rows.append((f"the {_BROUGHT[info.kind]}", info.plan_summary))
     if info.request is not None:
         rows += _request_rows(info.request)
     rows.append(("privacy", privacy_in_words(info)))
@@ -84,6 +87,10 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
     if request.kind == "train":
         hyper = "".join(f", {name} {value:g}" for name, value in request.hyper.items())
         rows.append(("training", f"{counted(request.epochs, 'epoch')} in batches of {request.batch_size}{hyper}"))
+    if request.select:
+        rows.append(("of its outputs", ", ".join(request.select)))
+    if request.max_records is not None:
+        rows.append(("only for", f"the first {counted(request.max_records, 'record')}"))
     if request.optimizer:
         rows.append(("optimizer", ", ".join(f"{name} {value}" for name, value in request.optimizer.items())))
     return rows
@@ -114,6 +121,7 @@ def _leaves(info: JobInfo) -> str:
         "train": "a trained model",
         "evaluate": "a few metrics",
         "statistics": "the answers",
+        "predict": info.leaves or "an answer for each record",
     }[info.kind]
     amount = "" if info.result_bytes is None else f", {size(info.result_bytes)}"
     ratio = info.bytes_out_ratio
@@ -121,6 +129,9 @@ def _leaves(info: JobInfo) -> str:
         amount += f" ({ratio:.2g} times the data)"
     if not exact:
         return f"{what}{amount}; only sums with noise go into it"
+    if info.kind == "predict":
+        most = " AND IS LARGE ENOUGH TO HOLD THEM" if ratio is not None and ratio >= 0.1 else ""
+        return f"{what}{amount}. IT TELLS OF EACH RECORD BY ITSELF{most}"
     if ratio is not None and ratio >= 0.1:
         return f"{what}{amount}. IT IS LARGE ENOUGH TO HOLD RECORDS"
     return f"{what}{amount}, without noise"

@@ -12,11 +12,13 @@ import numpy as np
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.datasets import Column, Schema, bounds_of
 from pygrid.core.execution import ColumnRef, JobSpec, Statistic, check_spec
+from pygrid.core.federation import check_federation
+from pygrid.core.predictions import check_predict_request, refuse_predict_fields
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.messages.jobs import JobRequest, StatisticRequest
 from pygrid.plans.gate import GateReport
 from pygrid.plans.hyper import resolve_hyper
-from pygrid.plans.manifest import Manifest
+from pygrid.plans.manifest import DataPort, Manifest
 
 MAX_REASON = 5_000
 MAX_EPOCHS = 10_000
@@ -43,7 +45,12 @@ def check_request(request: JobRequest) -> None:
         raise _invalid(f"statistics: a job of kind statistics, and no other, has 1 to {MAX_STATISTICS} of them")
     if request.kind == "statistics" and (request.binding or request.hyper or request.optimizer):
         raise _invalid("binding, hyper and optimizer are for jobs with a plan; statistics have none")
+    if request.kind == "predict":
+        check_predict_request(request)
+    else:
+        refuse_predict_fields(request)
     _refuse_nul(request)
+    check_federation(request)
     read_optimizer(request)
 
 
@@ -97,18 +104,18 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
     resolve_hyper(manifest, request.hyper)
 
 
-def check_binding(request: JobRequest, manifest: Manifest, schema: Schema) -> None:
-    """Whether every data port of a plan is bound to a column that fits it.
+def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Schema) -> None:
+    """Whether every data port of a plan, or input of a model, is bound to a column that fits it.
 
     Raises:
         InvalidInput: ``invalid_binding``: names the port.
     """
     for name in request.binding:
-        if name not in manifest.data:
-            raise _unbound(f"the plan has no data port {name!r}; it takes {', '.join(manifest.data)}", name)
-    for name, port in manifest.data.items():
+        if name not in ports:
+            raise _unbound(f"there is no data port {name[:100]!r}; there are {', '.join(ports)}", name[:100])
+    for name, port in ports.items():
         if name not in request.binding:
-            raise _unbound(f"the plan's data port {name!r} is bound to no column: binding = {{{name!r}: COLUMN}}", name)
+            raise _unbound(f"the data port {name!r} is bound to no column: binding = {{{name!r}: COLUMN}}", name)
         column = _column(schema, request.binding[name])
         if column.dtype == "text" or column.name == schema.subject:
             raise _unbound(
@@ -229,7 +236,7 @@ def _column(schema: Schema, name: str) -> Column:
 
 
 def _refuse_nul(request: JobRequest) -> None:
-    texts = [request.reason, *request.binding, *request.binding.values(), *request.hyper]
+    texts = [request.reason, *request.binding, *request.binding.values(), *request.hyper, *request.select]
     for statistic in request.statistics:
         texts += [statistic.column, statistic.by, *(key for key in statistic.keys if isinstance(key, str))]
     if any("\0" in text for text in texts):

@@ -1,6 +1,8 @@
 """The bytes of jobs on the local disk: what a job came with until it has ended, and its result for as long as that is kept.
 
     <folder>/inputs/<job id>/<SHA-256>          plan and model
+    <folder>/inputs/<job id>/cycles/            of a federated job: the model of its cycle, the report that it makes of it
+    <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model
     <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
     <folder>/results/<job id>/outcome.json      what else the Worker told, written before the result
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from pygrid.errors import NotFound
 from pygrid.storage.files import BlobFiles, BlobWriter
 
+REPORT = "report.json"
 _OUTCOME = "outcome.json"
 
 
@@ -61,9 +64,20 @@ class JobFiles:
         """What a job came with."""
         return JobFolder(self._inputs / job_id)
 
+    def cycle_folder(self, job_id: str) -> Path:
+        """Where a federated job keeps what belongs to its cycles; goes with its inputs."""
+        return self._inputs / job_id / "cycles"
+
     def result(self, job_id: str) -> JobFolder:
         """The result of a job."""
         return JobFolder(self._results / job_id)
+
+    def put_report(self, job_id: str, report: bytes) -> None:
+        """Keep what the gate says of the model that a job came with, durably; as `REPORT` of its inputs."""
+        folder = self._inputs / job_id
+        with BlobFiles(folder).writer() as writer:
+            writer.write(report)
+            _rename(folder, writer, REPORT)
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
         """Store a result, once and durably; gives the SHA-256 of its bytes.

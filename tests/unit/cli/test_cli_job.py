@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pygrid.cli import app
-from pygrid.cli.job import read_statistic
+from pygrid.cli.job_submit import read_statistic
 from pygrid.client import statistics
 from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import StatisticRequest

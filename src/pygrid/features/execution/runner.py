@@ -27,6 +27,7 @@ from pygrid.core.execution import Facts, JobSpec, Outcome, PrivacyTerms, Progres
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.contributions import Contributions, PlanRows, subject_groups
+from pygrid.features.execution.predicting import predict
 from pygrid.features.execution.statistics import StatisticRows, read_answers
 from pygrid.plans.archive import Plan
 from pygrid.plans.runner import Runner, check_params, model_spec
@@ -68,6 +69,9 @@ def run(spec: JobSpec, inputs: Inputs, report: Report, *, started: float) -> tup
     tally = _Tally()
     if spec.kind == "statistics":
         media_type, payload = MEDIA_JSON, _statistics(spec, inputs, tally, started)
+    elif spec.kind == "predict":
+        media_type = MEDIA_TENSORS
+        payload, tally.num_calls = predict(spec, inputs, report)
     else:
         plan = Plan.from_bytes(inputs.plan)
         params = {name: np.require(array, np.float32, ("C", "A")) for name, array in decode(inputs.model)[0].items()}

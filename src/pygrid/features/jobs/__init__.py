@@ -44,5 +44,5 @@ def build_jobs(
     files = JobFiles(folder / "jobs")
     services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
     runner = JobRunner(services, workers, max_concurrent=max_concurrent, limits=limits)
-    service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping)
+    service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)
     return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
+from pygrid.core.datasets import Schema
 from pygrid.core.execution import Statistic
 from pygrid.core.jobs import Job, JobState
 from pygrid.features.jobs.budgets import Account, describe_cost, find_account, needs_account
@@ -16,12 +17,17 @@ from pygrid.messages.jobs import JobInfo, JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateReport
 from pygrid.plans.inspect import describe
-from pygrid.plans.text import one_line
+from pygrid.plans.manifest import Port
+from pygrid.plans.serving import ServingReport, port_bytes
+from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
 
 _MAX_KEYS_SHOWN = 10
+_MAX_NAME = 80
 _MAX_WORDS = 500
 """Of the author's description of a plan."""
+_LEAVES = "\nWhat leaves: "
+"""Before the last line of the words about a job that gives a row for each record."""
 
 
 class Describer:
@@ -74,9 +80,13 @@ class Describer:
         return self._with_owners_part(info, job) if sees_all else info
 
     def _with_owners_part(self, info: JobInfo, job: Job) -> JobInfo:
+        summary, leaves = job.plan_summary, ""
+        if job.request.kind == "predict":
+            summary, _, leaves = summary.partition(_LEAVES)
         return msgspec.structs.replace(
             info,
-            plan_summary=job.plan_summary,
+            plan_summary=summary,
+            leaves=leaves or None,
             bytes_out_ratio=None if job.facts is None else job.facts.get("bytes_out_ratio"),
             facts=None if job.facts is None else dict(job.facts),
             waiting_beside=self._num_waiting(job.dataset_id) - (job.state is JobState.WAITING),
@@ -113,6 +123,47 @@ def describe_plan(plan: Plan, report: GateReport) -> str:
     ]
     independent = "Each record is computed by itself." if found.per_example_independent else "Records of a batch mix."
     return "\n".join([*lines, independent])
+
+
+def describe_model(
+    request: JobRequest, report: ServingReport, outputs: Sequence[Port], schema: Schema, num_records: int
+) -> str:
+    """An ONNX model that passed the gate, for who decides: what it is, what it reads, and what leaves of which records."""
+    operators = ", ".join(f"{name} {count}" for name, count in sorted(report.operators.items(), key=lambda one: -one[1]))
+    lines = [
+        f"An ONNX model of {human_count(report.num_parameters)} parameters and {report.num_nodes} nodes: {operators}. "
+        f"{human_count(report.flops_per_example)} operations for each record.",
+        *(f"It reads {_named(port)}, from column {request.binding[port.name]}." for port in report.inputs),
+        *(f"It gives {_named(port)}{'' if port in outputs else ', which does not leave'}." for port in report.outputs),
+    ]
+    if report.rows_independent:
+        lines.append("Each record is computed by itself.")
+    else:
+        why = one_line(report.independence_reason)
+        lines.append(f"Records of a batch of {request.batch_size} may mix ({why}), so a row may tell of others.")
+    columns = [column for column in schema.columns if column.name in request.binding.values()]
+    bytes_in, bytes_out = num_records * sum(column.record_bytes for column in columns), port_bytes(tuple(outputs), num_records)
+    ratio = f", {bytes_out / bytes_in:.2g} times the data that is read" if bytes_in else ""
+    rows = ", ".join(map(_named, outputs))
+    records = (
+        f"each of {num_records:,} records" if request.max_records is None else f"each of the first {num_records:,} records"
+    )
+    leaves = f"{rows}, for {records}: {human_bytes(bytes_out)}{ratio}"
+    return "\n".join(lines) + _LEAVES + leaves
+
+
+def _named(port: Port) -> str:
+    return f"{one_line(port.name, _MAX_NAME)!r} ({_row(port)})"
+
+
+def _row(port: Port) -> str:
+    """What there is of a port for each record: ``one row of 10 numbers, float32``."""
+    sizes = [side for side in port.shape[1:] if isinstance(side, int)]
+    if not sizes:
+        return f"one number, {port.dtype}"
+    if len(sizes) == 1:
+        return f"one row of {sizes[0]:,} numbers, {port.dtype}"
+    return f"{' x '.join(map(str, sizes))} numbers, {port.dtype}"
 
 
 def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -15,18 +16,17 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema, can_see
-from pygrid.core.job_checks import check_binding, check_plan, check_request, read_statistics
+from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
-from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import find_account
-from pygrid.features.jobs.describing import Describer, describe_plan, describe_statistics
+from pygrid.features.jobs.checking import Asked, check_asked
+from pygrid.features.jobs.describing import Describer
+from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
-from pygrid.plans.archive import Plan
-from pygrid.plans.gate import check_async
 from pygrid.privacy.ledger import Cap, ChargeState
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as dataset_rows
@@ -35,7 +35,6 @@ from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
 from pygrid.storage.signals import Signals, wait_for_any
-from pygrid.web.forms import invalid_form
 from pygrid.web.lifecycle import Stopping
 from pygrid.web.requests import decode_json
 
@@ -85,6 +84,7 @@ class JobsService:
         dispatcher: Dispatcher,
         clock: Clock,
         stopping: Stopping,
+        limits: RunLimits,
     ) -> None:
         self._database = database
         self._writes = writes
@@ -93,6 +93,7 @@ class JobsService:
         self._dispatcher = dispatcher
         self._clock = clock
         self._stopping = stopping
+        self._limits = limits
 
     async def submit(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> JobInfo:
         """Ask for a job by the form in ``body``: all of it is checked before anything is stored.
@@ -111,10 +112,12 @@ class JobsService:
                 request = _read_request(form)
                 if request.privacy is not None:
                     self._writes.check()
-                job = await self._make_job(principal, job_id, request, form)
+                job, asked = await self._make_job(principal, job_id, request, form, model_writer.path)
                 model_hash = await asyncio.to_thread(model_writer.commit) if form.has_model else ""
             if form.plan is not None:
                 await asyncio.to_thread(inputs.put, form.plan)
+            if asked.report:
+                await asyncio.to_thread(self._files.put_report, job_id, asked.report)
             job = _seal(job, model_hash)
 
             def transaction(connection: sa.Connection) -> JobInfo:
@@ -132,7 +135,9 @@ class JobsService:
         self._dispatcher.poke()
         return info
 
-    async def _make_job(self, principal: Principal, job_id: str, request: JobRequest, form: JobForm) -> Job:
+    async def _make_job(
+        self, principal: Principal, job_id: str, request: JobRequest, form: JobForm, model: Path
+    ) -> tuple[Job, Asked]:
         """The job that a form asks for; its model's hash and the hash of all of it are still missing."""
 
         def load(connection: sa.Connection) -> tuple[int, Schema, tuple[Cap, ...]]:
@@ -145,24 +150,10 @@ class JobsService:
             return version.id, schema, caps
 
         version_id, schema, caps = await self._database.read(load)
-        plan_id, plan_name, summary = "", "", ""
-        if request.kind == "statistics":
-            if form.plan is not None or form.has_model:
-                raise invalid_form("statistics have no plan and no model")
-            summary = describe_statistics(read_statistics(request, schema), request)
-        else:
-            if form.plan is None or form.arrays is None:
-                raise invalid_form(f"a job of kind {request.kind} needs the parts plan and model")
-            report = await check_async(form.plan)
-            plan = Plan.from_bytes(form.plan)
-            check_plan(request, plan.manifest, report)
-            spec = {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
-            check_fits(form.arrays, spec, plan.manifest.name)
-            check_binding(request, plan.manifest, schema)
-            plan_id, plan_name, summary = plan.id, plan.manifest.name, describe_plan(plan, report)
+        asked = await check_asked(request, form, schema, model, max_result_bytes=self._limits.max_answers_bytes)
         terms = await asyncio.to_thread(make_terms, request, schema, caps)
         now = self._clock.now()
-        return Job(
+        job = Job(
             id=job_id,
             dataset_id=request.dataset,
             version_id=version_id,
@@ -170,15 +161,16 @@ class JobsService:
             request=request,
             request_hash="",
             requested_by=principal.user_id,
-            plan_id=plan_id,
-            plan_name=plan_name,
-            plan_summary=summary,
+            plan_id=asked.plan_id,
+            plan_name=asked.plan_name,
+            plan_summary=asked.summary,
             model_hash="",
             terms=terms,
             created_at=now,
             updated_at=now,
             detail="it is tried on the mock twin",
         )
+        return job, asked
 
     async def get(self, principal: Principal, job_id: str) -> JobInfo:
         """A job. Raises NotFound: ``job_not_found``: there is none, or the caller may not know of it."""
@@ -372,16 +364,17 @@ def _read_request(form: JobForm) -> JobRequest:
 
 
 def _seal(job: Job, model_hash: str) -> Job:
-    """The job with the hash of all that an approval is bound to."""
+    """The job with the hash of all that an approval is bound to. To predict, the model is in the place of a plan."""
+    plan_id = model_hash if job.request.kind == "predict" else job.plan_id
     request_hash = rules.hash_request(
         job.request,
         requested_by=job.requested_by,
         version_id=job.version_id,
-        plan_id=job.plan_id,
+        plan_id=plan_id,
         model_hash=model_hash,
         terms=job.terms,
     )
-    return replace(job, model_hash=model_hash, request_hash=request_hash)
+    return replace(job, plan_id=plan_id, model_hash=model_hash, request_hash=request_hash)
 
 
 def _caps(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Cap, ...]:

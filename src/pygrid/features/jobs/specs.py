@@ -12,11 +12,14 @@ from pygrid.core.datasets import Schema
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.job_checks import read_optimizer, read_statistics, used_columns
 from pygrid.core.jobs import Job
+from pygrid.core.predictions import chosen_outputs, count_records, max_result_bytes
 from pygrid.messages.datasets import ITEM_BYTES
+from pygrid.messages.jobs import JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.hyper import resolve_hyper
+from pygrid.plans.serving import ServingReport
 from pygrid.storage.columns import column_file
-from pygrid.storage.job_files import JobFolder
+from pygrid.storage.job_files import REPORT, JobFolder
 
 _MOCK_ROUNDS = 2
 
@@ -29,6 +32,8 @@ class RunLimits:
     wall_s: float
     mock_wall_s: float = 60.0
     max_json_bytes: int = 16 * 1024**2
+    max_answers_bytes: int = 64 * 1024**2
+    """Of a result with a row for each record."""
 
     def of(self, job: Job, model_bytes: int, *, mock: bool) -> JobLimits:
         """The limits of one job; a trained model is as large as the one that came, but for its header."""
@@ -48,8 +53,13 @@ class Inputs:
     files: JobFolder
 
     def plan(self, job: Job) -> Plan | None:
-        """The plan that a job came with."""
-        return Plan.load(self.files.path(job.plan_id)) if job.plan_id else None
+        """The plan that a job came with; None: it has none."""
+        has_plan = job.plan_id and job.request.kind != "predict"
+        return Plan.load(self.files.path(job.plan_id)) if has_plan else None
+
+    def report(self) -> ServingReport:
+        """What the gate says of the ONNX model that a job came with. Raises NotFound: ``blob_not_found``."""
+        return msgspec.json.decode(self.files.path(REPORT).read_bytes(), type=ServingReport)
 
 
 def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:
@@ -84,8 +94,25 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
         privacy=job.terms,
         limits=limits.of(job, model_path.stat().st_size if model_path is not None else 0, mock=mock),
     )
+    if request.kind == "predict":
+        spec = _predicting(spec, request, inputs)
     check_spec(spec)
     return spec
+
+
+def _predicting(spec: JobSpec, request: JobRequest, inputs: Inputs) -> JobSpec:
+    """What else a Worker is told that has a model answer for each record: the model's ports, for how many records, and the
+    size of the answers, which follows from these.
+    """
+    report, num_records = inputs.report(), count_records(request, inputs.schema)
+    outputs = chosen_outputs(request, report)
+    return msgspec.structs.replace(
+        spec,
+        columns={name: msgspec.structs.replace(one, num_records=num_records) for name, one in spec.columns.items()},
+        inputs=report.inputs,
+        outputs=outputs,
+        limits=msgspec.structs.replace(spec.limits, max_result_bytes=max_result_bytes(outputs, num_records)),
+    )
 
 
 def data_bytes(spec: JobSpec) -> int:

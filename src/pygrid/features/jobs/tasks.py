@@ -67,7 +67,12 @@ _WORDS: dict[FailureKind, str] = {
     "result_too_large": "the result is larger than it may be",
     "lost": "the job's Worker was lost",
 }
-_MEDIA_TYPES: dict[JobKind, str] = {"train": media.TENSORS, "evaluate": "application/json", "statistics": "application/json"}
+_MEDIA_TYPES: dict[JobKind, str] = {
+    "train": media.TENSORS,
+    "evaluate": "application/json",
+    "statistics": "application/json",
+    "predict": media.TENSORS,
+}
 _NO_RESULT = "the job came to no result; what it was charged stays charged"
 """All that is told of a private job that failed: what it failed of may depend on single records."""
 
@@ -427,8 +432,11 @@ class JobRunner:
 
     async def _fail(self, job: Job, failure: Failure, facts: Facts | None) -> None:
         code = "job_failed" if job.is_private else failure.kind
-        detail = _NO_RESULT if job.is_private else _WORDS[failure.kind]
-        private = f"{_WORDS[failure.kind]}: {failure.detail}"
+        words = _WORDS[failure.kind]
+        if job.request.kind == "predict":
+            words = words.replace("the plan", "the model")
+        detail = _NO_RESULT if job.is_private else words
+        private = f"{words}: {failure.detail}"
         told = None if facts is None else _facts(facts)
         await self._move(job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED)
 

@@ -450,6 +450,8 @@ def _death(spec: JobSpec, ended: _Ended) -> Failure:
 
 def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
     """What is wrong with the bytes of a result, if something is."""
+    if spec.kind == "predict":
+        return _find_fault_in_answers(spec, payload)
     if spec.kind != "train":
         try:
             msgspec.json.decode(payload)
@@ -465,4 +467,17 @@ def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
         return Failure("crashed", "the result has other arrays than the model")
     if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
         return Failure("plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite")
+    return None
+
+
+def _find_fault_in_answers(spec: JobSpec, payload: bytes) -> Failure | None:
+    """What is wrong with the bytes of a result that has a row for each record. Values may be anything, NaN included."""
+    num_records = next(iter(spec.columns.values())).num_records
+    wanted = {(port.name, port.dtype, (num_records, *port.shape[1:])) for port in spec.outputs}
+    try:
+        layout = read_layout(payload)
+    except InvalidTensors as error:
+        return Failure("crashed", f"the result holds no answers: {error.detail}")
+    if layout.metadata or {(one.name, one.dtype.name, one.shape) for one in layout.entries} != wanted:
+        return Failure("crashed", "the result has other arrays than the outputs that were asked for")
     return None
