@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from handmade import logistic_data, logistic_params, logistic_plan
+from model_support import WEIGHT, linear
 
 from local_processes import LocalProcesses
 from pygrid.edge import load_data
@@ -39,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logistic_plan().save(made / "logistic.plan")
     (made / "logistic.safetensors").write_bytes(encode(logistic_params()))
     np.savez(made / "flowers.npz", **logistic_data(300))
+    (made / "linear.onnx").write_bytes(linear())
     return made
 
 
@@ -154,6 +156,26 @@ def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: R
     assert "the job is released" in refused(owner, "request", "revoke", job)
 
 
+def test_a_models_answers_are_looked_at_and_let_out(owner: Run, scientist: Run, folder: Path) -> None:
+    job = ask(scientist, "job", "predict", "flowers", "linear.onnx", "--max-records", "20", "--select", "y")
+    wait_for(scientist, job, "waiting")
+    sheet = said(owner, "request", "show", job)
+    for words in (
+        "have a model answer for each record",
+        "for each of the first 20 records",
+        "IT TELLS OF EACH RECORD BY ITSELF",
+    ):
+        assert words in sheet
+    said(owner, "request", "approve", job, "--yes")
+    wait_for(scientist, job, "held")
+    assert "AND IS LARGE ENOUGH TO HOLD THEM" in said(owner, "request", "show", job)
+    said(owner, "request", "approve", job, "--yes")
+    assert "the answers are there" in said(scientist, "job", "result", job)
+    said(scientist, "job", "result", job, "-o", "answers.safetensors")
+    answers = load_data(folder / "answers.safetensors")["y"]
+    np.testing.assert_allclose(answers, logistic_data(300)["x"][:20] @ WEIGHT, rtol=1e-5)
+
+
 def test_a_held_result_can_be_denied(owner: Run, scientist: Run) -> None:
     job = ask(scientist, *COUNT)
     wait_for(scientist, job, "waiting")
@@ -216,6 +238,10 @@ def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
         (["budget", "set", "flowers", "--epsilon", "99"], "this needs a role with can_upload_data"),
         (["request", "show", "f" * 32], "no job"),
         (["job", "submit", "flowers", "--plan", "nothing.plan", "--model", "m", "--reason", "x"], "there is no plan file"),
+        (["job", "predict", "flowers", "nothing.onnx", "--reason", "x"], "there is no model file"),
+        (["job", "predict", "flowers", "logistic.plan", "--reason", "x"], "can't be read as an ONNX model"),
+        (["job", "predict", "flowers", "linear.onnx", "--reason", "x", "--select", "z"], "the model has no output 'z'"),
+        (["job", "predict", "flowers", "linear.onnx", "--reason", "x", "-b", "x=y"], "takes [4] per record"),
     ],
 )
 def test_mistakes_are_told_in_words(scientist: Run, arguments: list[str], words: str) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 from handmade import logistic_params, logistic_plan
+from model_support import linear
 from rich.console import Console
 
 import pygrid.client
@@ -187,6 +188,27 @@ def test_a_submission_says_all_that_was_asked() -> None:
     form = server.sent[-1][1]
     assert logistic_plan().data in form
     assert encode(logistic_params()) in form
+
+
+def test_a_model_that_answers_for_each_record_needs_no_plan() -> None:
+    server = Scripted(info("checking", kind="predict"))
+    connect(transport=server).predict(
+        linear(), dataset="iris", reason="r", select=["y"], binding={"x": "numbers"}, max_records=5
+    )
+    asked = server.request()
+    assert (asked.kind, asked.version, asked.binding) == ("predict", 2, {"x": "numbers"})
+    assert (asked.select, asked.max_records, asked.batch_size) == (("y",), 5, 64)
+    form = server.sent[-1][1]
+    assert form.index(b'name="config"') < form.index(b'name="model"')
+    assert b'name="plan"' not in form
+
+
+@pytest.mark.parametrize(("model", "said"), [(linear(), "which column is the model's 'x'"), (b"no model", "not an ONNX model")])
+def test_a_model_that_fits_nothing_is_refused_before_anything_is_sent(model: bytes, said: str) -> None:
+    server = Scripted(info("checking", kind="predict"))
+    with pytest.raises(InvalidInput, match=said):
+        connect(transport=server).predict(model, dataset="iris", reason="r")
+    assert all(request.method == "GET" for request, _ in server.sent)
 
 
 def test_statistics_need_no_plan() -> None:
@@ -364,6 +386,21 @@ def test_the_sheet_warns_of_results_as_large_as_the_data() -> None:
     assert warned["the Worker saw"] == "300 records, 0.0233 seconds, namespaces + rlimits around it"
     small = dict(sheet(info("held", result_bytes=40, bytes_out_ratio=0.008)))
     assert "RECORDS" not in small["what leaves"]
+
+
+def test_the_sheet_of_a_models_answers_always_warns() -> None:
+    request = JobRequest(3, "predict", "r", binding={"x": "numbers"}, select=("y",), max_records=5)
+    waiting = info("waiting", kind="predict", plan_name="", plan_summary="An ONNX model", leaves="'y' for 5", request=request)
+    rows = dict(sheet(waiting))
+    assert rows["model"] == f"SHA-256 {'cd' * 32}"
+    assert rows["the model"] == "An ONNX model"
+    assert rows["of its outputs"] == "y"
+    assert rows["only for"] == "the first 5 records"
+    assert rows["what leaves"] == "'y' for 5. IT TELLS OF EACH RECORD BY ITSELF"
+    held = msgspec.structs.replace(waiting, state="held", bytes_out_ratio=1.0, result_bytes=80)
+    assert dict(sheet(held))["what leaves"].endswith("BY ITSELF AND IS LARGE ENOUGH TO HOLD THEM")
+    asker = dict(sheet(info("waiting", kind="predict")))
+    assert asker["what leaves"] == "an answer for each record. IT TELLS OF EACH RECORD BY ITSELF"
 
 
 def test_words_of_strangers_are_harmless_on_a_sheet_and_in_a_notebook() -> None:
