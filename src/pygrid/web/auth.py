@@ -69,6 +69,24 @@ def require(permission: Permission | None = None) -> Guard:
     return guard
 
 
+async def anyone(connection: Connection, _handler: BaseRouteHandler) -> None:
+    """A guard that lets in who has no account; who comes with a token must have a good one.
+
+    Raises:
+        Unauthenticated: ``invalid_credentials``.
+    """
+    if find_token(connection) is None:
+        connection.scope["user"] = None
+    else:
+        await authenticate(connection)
+
+
+def find_principal(connection: Connection) -> Principal | None:
+    """Who is asking, where `anyone` may; None: somebody without an account."""
+    principal: Principal | None = connection.scope.get("user")
+    return principal
+
+
 def not_permitted(permission: Permission) -> Forbidden:
     """The refusal for a missing permission."""
     return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))

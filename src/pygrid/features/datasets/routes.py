@@ -7,19 +7,17 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, Router, delete, get, post, put
-from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
-from pygrid.core.access import Permission, Principal
+from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
 from pygrid.errors import InvalidInput
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
-from pygrid.web.auth import authenticate, find_token, require
+from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 
@@ -41,19 +39,6 @@ class Found(msgspec.Struct):
 def _service(state: State) -> DatasetsService:
     service: DatasetsService = state.datasets
     return service
-
-
-async def _anyone(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Lets in who has no account; who comes with a token must have a good one."""
-    if find_token(connection) is None:
-        connection.scope["user"] = None
-    else:
-        await authenticate(connection)
-
-
-def _caller(request: AppRequest) -> Principal | None:
-    caller: Principal | None = request.scope.get("user")
-    return caller
 
 
 @post(
@@ -86,7 +71,7 @@ async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> 
     return await service.add_version(request.user, dataset_id, request.headers.get("content-type", ""), body)
 
 
-@get("/datasets", guards=[_anyone], responses=describe_problems(400, 401))
+@get("/datasets", guards=[anyone], responses=describe_problems(400, 401))
 async def list_datasets(
     request: AppRequest,
     state: State,
@@ -102,7 +87,7 @@ async def list_datasets(
     if any("\0" in given for given in (text, *(tag or ()))):
         raise InvalidInput("a search has no NUL characters")
     found = await _service(state).list_datasets(
-        _caller(request),
+        find_principal(request),
         text=text,
         tags=tuple(tag or ()),
         columns=SchemaQuery(column, dtype, meaning),
@@ -112,20 +97,20 @@ async def list_datasets(
     return DatasetList(found)
 
 
-@get("/datasets/by-name", guards=[_anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/by-name", guards=[anyone], responses=describe_problems(400, 401, 404))
 async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
 ) -> DatasetInfo:
     """The dataset of a name."""
     if "\0" in name:
         raise InvalidInput("a name has no NUL characters")
-    return await _service(state).find_by_name(_caller(request), name)
+    return await _service(state).find_by_name(find_principal(request), name)
 
 
-@get("/datasets/{dataset_id:int}", guards=[_anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/{dataset_id:int}", guards=[anyone], responses=describe_problems(400, 401, 404))
 async def get_dataset(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> DatasetInfo:
     """One dataset, with the schema of a version (default: the newest)."""
-    return await _service(state).get(_caller(request), dataset_id, version)
+    return await _service(state).get(find_principal(request), dataset_id, version)
 
 
 @put(
@@ -151,10 +136,10 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId) 
     await _service(state).delete(request.user, dataset_id)
 
 
-@get("/datasets/{dataset_id:int}/mock", guards=[_anyone], responses=describe_problems(400, 401, 404))
+@get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=describe_problems(400, 401, 404))
 async def download_mock(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> Response[Any]:
     """The mock twin: safetensors bytes, with its schema in the metadata."""
-    length, pieces = await _service(state).mock(_caller(request), dataset_id, version)
+    length, pieces = await _service(state).mock(find_principal(request), dataset_id, version)
     return Stream(_each(pieces), media_type=media.TENSORS, headers={"Content-Length": str(length)})
 
 
@@ -180,17 +165,17 @@ async def preview_dataset(
     return await _service(state).preview(request.user, dataset_id, version, num_records)
 
 
-@get("/dataset-tags", guards=[_anyone], responses=describe_problems(401))
+@get("/dataset-tags", guards=[anyone], responses=describe_problems(401))
 async def list_tags(request: AppRequest, state: State) -> list[str]:
     """Every tag of the datasets that the caller may know of."""
-    return await _service(state).list_tags(_caller(request))
+    return await _service(state).list_tags(find_principal(request))
 
 
-@post("/search", status_code=200, guards=[_anyone], responses=describe_problems(400, 401))
+@post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401))
 async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Found:
     """Whether there is a dataset with one of these tags that the caller may know of."""
     wanted = {tag.casefold() for tag in data.query}
-    return Found(any(tag.casefold() in wanted for tag in await _service(state).list_tags(_caller(request))))
+    return Found(any(tag.casefold() in wanted for tag in await _service(state).list_tags(find_principal(request))))
 
 
 def _max_form_bytes(service: DatasetsService) -> int:

@@ -1,0 +1,1 @@
+"""Search over all Domains of a Network, and who hosts which model."""

@@ -1,0 +1,85 @@
+"""The routes of search at a Network: open to everybody, as everything that is found is public."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from litestar import Router, get, post
+from litestar.datastructures import State
+from litestar.params import JSONBody, QueryParameter
+
+from pygrid.errors import InvalidInput
+from pygrid.features.discovery.service import DiscoveryService
+from pygrid.messages.discovery import (
+    DEFAULT_TIMEOUT_S,
+    MAX_TAGS,
+    MAX_TEXT,
+    MAX_TIMEOUT_S,
+    SearchAnswer,
+    SearchQuery,
+    SearchRequest,
+)
+from pygrid.web.auth import anyone, find_principal
+from pygrid.web.limits import AttemptLimit
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest
+
+
+def count_search(request: AppRequest, state: State) -> DiscoveryService:
+    """The service, once the caller has been counted.
+
+    Raises:
+        TooManyRequests: ``too_many_attempts``.
+    """
+    limit: AttemptLimit = state.searches
+    principal = find_principal(request)
+    limit.record(principal.user_id if principal else request.client.host if request.client else "")
+    service: DiscoveryService = state.discovery
+    return service
+
+
+@post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
+async def search(request: AppRequest, state: State, data: JSONBody[SearchRequest]) -> SearchAnswer:
+    """Ask all Domains at once; answered at the deadline with what has come, and with who is missing."""
+    return await _search(request, state, data)
+
+
+@get("/search", guards=[anyone], responses=describe_problems(400, 401, 429))
+async def search_by_address(
+    request: AppRequest,
+    state: State,
+    q: Annotated[str, QueryParameter(max_length=MAX_TEXT)] = "",
+    tag: Annotated[list[str] | None, QueryParameter(max_items=MAX_TAGS)] = None,
+    column: Annotated[str, QueryParameter(max_length=100)] = "",
+    dtype: Annotated[str | None, QueryParameter(max_length=20)] = None,
+    meaning: Annotated[str, QueryParameter(max_length=200)] = "",
+    model: Annotated[str, QueryParameter(max_length=100)] = "",
+    kind: Annotated[list[str] | None, QueryParameter(max_items=3)] = None,
+    timeout_s: Annotated[float, QueryParameter(ge=0.01, le=MAX_TIMEOUT_S)] = DEFAULT_TIMEOUT_S,
+) -> SearchAnswer:
+    """As the POST, for people: ``/network/search?q=age+income&tag=oncology``."""
+    asked = {
+        "text": q,
+        "tags": tag or [],
+        "column": column,
+        "dtype": dtype,
+        "meaning": meaning,
+        "model": model,
+        "kinds": kind or [],
+        "timeout_s": timeout_s,
+    }
+    try:
+        return await _search(request, state, msgspec.convert(asked, SearchRequest))
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"this is no search: {error}", code="invalid_search") from error
+
+
+async def _search(request: AppRequest, state: State, asked: SearchRequest) -> SearchAnswer:
+    service = count_search(request, state)
+    fields = msgspec.structs.asdict(asked)
+    timeout_s = fields.pop("timeout_s")
+    return await service.search(SearchQuery(**fields), timeout_s, str(request.base_url))
+
+
+router = Router("/network", route_handlers=[search, search_by_address], tags=["discovery"])
