@@ -30,13 +30,16 @@ domains = sa.Table(
     "domains",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(100), nullable=False, unique=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    # The name, case-folded: what makes it the same one.
+    sa.Column("name_key", sa.String(100), nullable=False, unique=True),
     # The text of its key; null: a node of 2020, which has an address only.
     sa.Column("identity", sa.String(64), nullable=True, index=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
-    # What it says of itself: version, address, counts. Signed, but for the counts of the last heartbeat.
+    # What it says of itself, and its signature of that; null: a node of 2020, which signs nothing.
     sa.Column("entry", sa.JSON, nullable=False),
-    # Of those at which it can be called directly, the one that was checked.
+    sa.Column("entry_signature", sa.String(100), nullable=True),
+    # Where it can be called directly: checked, or of a node of 2020.
     sa.Column("address", sa.String(300), nullable=True),
     sa.Column("address_checked_at", UtcDateTime, nullable=True),
     sa.Column("invitation_id", sa.ForeignKey("invitations.id", ondelete="SET NULL"), nullable=True),

@@ -271,9 +271,11 @@ def upgrade() -> None:
         "domains",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("name_key", sa.String(length=100), nullable=False),
         sa.Column("identity", sa.String(length=64), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("entry", sa.JSON(), nullable=False),
+        sa.Column("entry_signature", sa.String(length=100), nullable=True),
         sa.Column("address", sa.String(length=300), nullable=True),
         sa.Column("address_checked_at", schema.UtcDateTime(), nullable=True),
         sa.Column("invitation_id", sa.Integer(), nullable=True),
@@ -286,7 +288,7 @@ def upgrade() -> None:
             ["invitation_id"], ["invitations.id"], name=op.f("fk_domains_invitation_id_invitations"), ondelete="SET NULL"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
-        sa.UniqueConstraint("name", name=op.f("uq_domains_name")),
+        sa.UniqueConstraint("name_key", name=op.f("uq_domains_name_key")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("domains", schema=None) as batch_op:

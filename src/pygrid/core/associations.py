@@ -1,0 +1,193 @@
+"""How a Domain and a Network come together and part: the states of an association, who may move it, how a Domain is doing.
+
+At the Network, of each Domain it knows:
+
+               ask                accept
+    (unknown) ─────> pending ──────────────> accepted ──revoke──> revoked ──accept──> accepted
+        │               │                    ^  │  ^                   (by a manager)
+        │               └──deny──> denied ───┘  │  │ accept, or an invitation
+        └──ask, with an invitation──────────────┘  │
+                                            leave──┴─> left ──ask──> pending
+
+A name belongs to the key that came with it first. Another key may have it only after the first was denied, or forgotten.
+
+At the Domain, of each of its Networks:
+
+    joining ──> pending | accepted | denied | revoked | refused       whatever the Network answered last
+       any  ──leave──> leaving ──(the Network was told)──> left ──join──> joining
+
+Pure: states and times in, states and refusals out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import random
+import re
+from dataclasses import dataclass
+
+from pygrid.errors import Conflict, InvalidInput
+
+MAX_NAME = 100
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+ONLINE_INTERVALS = 2.5
+"""A Domain is online if it was heard of within so many intervals between heartbeats."""
+DEGRADED_INTERVALS = 6.0
+"""Later than that it is degraded, up to so many; then offline."""
+
+FIRST_RETRY_S = 1.0
+MAX_RETRY_S = 60.0
+RARE_RETRY_S = 600.0
+"""How often a Domain asks that was denied, revoked or refused: a decision may change."""
+
+
+class AssociationState(enum.StrEnum):
+    """See the diagrams at the top of this module."""
+
+    JOINING = "joining"
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    DENIED = "denied"
+    REVOKED = "revoked"
+    REFUSED = "refused"
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+class Health(enum.StrEnum):
+    """How a Domain of a Network is doing."""
+
+    ONLINE = "online"
+    DEGRADED = "degraded"
+    """It says so itself, or its heartbeats are late."""
+    OFFLINE = "offline"
+
+
+class Act(enum.StrEnum):
+    """What moves an association at the Network."""
+
+    ACCEPT = "accept"
+    DENY = "deny"
+    REVOKE = "revoke"
+    LEAVE = "leave"
+
+
+_MOVES: dict[Act, tuple[frozenset[AssociationState], AssociationState]] = {
+    Act.ACCEPT: (
+        frozenset({AssociationState.PENDING, AssociationState.DENIED, AssociationState.REVOKED, AssociationState.LEFT}),
+        AssociationState.ACCEPTED,
+    ),
+    Act.DENY: (frozenset({AssociationState.PENDING}), AssociationState.DENIED),
+    Act.REVOKE: (frozenset({AssociationState.ACCEPTED}), AssociationState.REVOKED),
+    Act.LEAVE: (frozenset({AssociationState.PENDING, AssociationState.ACCEPTED}), AssociationState.LEFT),
+}
+
+
+def check_domain_name(name: str) -> str:
+    """The name, if a Domain can be known by it on a Network: part of addresses and commands, so plain.
+
+    Raises:
+        InvalidInput: ``invalid_name``.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name[:MAX_NAME]!r} can't be the name of a Domain on a Network: use 1 to {MAX_NAME} of A-Z, a-z, 0-9, dot, dash "
+            "and underscore, with a letter or digit at both ends (--id)",
+            code="invalid_name",
+        )
+    return name
+
+
+def name_key(name: str) -> str:
+    """What makes two names the same one: case does not count."""
+    return name.casefold()
+
+
+def move(state: AssociationState, act: Act, name: str) -> AssociationState:
+    """The state after an act.
+
+    Raises:
+        Conflict: ``wrong_state``: the act does not lead on from here.
+    """
+    sources, target = _MOVES[act]
+    if state not in sources:
+        wanted = " or ".join(sorted(sources))
+        raise Conflict(
+            f"{name!r} is {state}; one can {act} what is {wanted}", code="wrong_state", domain=name, state=str(state)
+        )
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a Network knows under a name, or of a key."""
+
+    identity: str | None
+    """None: a node of 2020, which proves nothing."""
+    state: AssociationState
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A Domain that is not let in, and why."""
+
+    code: str
+    detail: str
+
+
+def arrive(name: str, identity: str, known: Known | None, invited: bool) -> AssociationState | Turned:
+    """The state of a Domain that has just proven its key, or that it is turned away.
+
+    Args:
+        known: what the Network has under this name.
+        invited: whether it brought an invitation that is good for this name.
+    """
+    if known is not None and known.identity != identity:
+        if known.state is not AssociationState.DENIED:
+            return Turned(
+                "name_taken",
+                f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who run "
+                "the Network to remove it",
+            )
+        known = None
+    if known is None:
+        return AssociationState.ACCEPTED if invited else AssociationState.PENDING
+    if known.state is AssociationState.REVOKED:
+        # An invitation that is good for many must not undo what was decided about one.
+        return Turned("revoked", f"this Network has revoked the association of {name!r}")
+    if known.state is AssociationState.ACCEPTED or invited:
+        return AssociationState.ACCEPTED
+    if known.state is AssociationState.DENIED:
+        return Turned("denied", f"this Network has denied the request of {name!r} to join")
+    return AssociationState.PENDING
+
+
+def find_health(heard_at: dt.datetime | None, now: dt.datetime, interval_s: float, *, says_degraded: bool) -> Health:
+    """How a Domain is doing.
+
+    Args:
+        heard_at: when its last heartbeat came over the link that is open now; None: there is no link.
+        interval_s: between heartbeats.
+    """
+    if heard_at is None:
+        return Health.OFFLINE
+    silent_s = (now - heard_at).total_seconds()
+    if silent_s > DEGRADED_INTERVALS * interval_s:
+        return Health.OFFLINE
+    if silent_s > ONLINE_INTERVALS * interval_s or says_degraded:
+        return Health.DEGRADED
+    return Health.ONLINE
+
+
+def retry_s(num_failures: int, state: AssociationState, draw: random.Random) -> float:
+    """How long a Domain waits before it dials again: at random up to a bound that doubles (full jitter), so that those which
+    were cut off together do not come back together; seldom if it was turned away.
+
+    Args:
+        num_failures: since a link last stood for a while, at least 1.
+    """
+    if state in (AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED):
+        return RARE_RETRY_S * (0.5 + draw.random())
+    return draw.random() * min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(num_failures, 16))
