@@ -147,6 +147,8 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
 
 
 def text_of(names: list[str], rows: list[list[str]], *, delimiter: str, end: str, quoting: int, bom: bool) -> bytes:
+    if any("\r" in value for row in rows for value in row):
+        quoting = csv.QUOTE_ALL  # the writer quotes none that are not part of its own line ends
     out = io.StringIO(newline="")
     csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows([names, *rows])  # type: ignore[arg-type]
     return (b"\xef\xbb\xbf" if bom else b"") + out.getvalue().encode()
