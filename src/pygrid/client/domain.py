@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,10 +23,9 @@ from pygrid.client.jobs import (
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
 from pygrid.client.predicting import request_predictions
 from pygrid.client.process import Process
-from pygrid.client.session import SessionApi
+from pygrid.client.session import SessionClient
 from pygrid.client.workers import Workers
 from pygrid.errors import NotFound
-from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
 from pygrid.messages.models import ModelVisibility, ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
@@ -55,53 +52,13 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
     return DomainClient(chosen, token=token or find_token(chosen.url), owns_transport=True)
 
 
-class DomainClient:
+class DomainClient(SessionClient):
     """Log in, host processes, find them again. `connect` gives one."""
-
-    def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
-        self._owns_transport = owns_transport
-        self._api = SessionApi(transport, token=token)
-
-    @property
-    def url(self) -> str:
-        return self._api.url
-
-    @property
-    def token(self) -> str | None:
-        """The session's token: a secret."""
-        return self._api.token
 
     @property
     def datasets(self) -> Datasets:
         """The datasets of the Domain: upload, list, search, and one by its name."""
         return Datasets(self._api)
-
-    def login(self, email: str, password: str) -> Self:
-        """Begin a session; later calls are made in its name.
-
-        Raises:
-            Unauthenticated: no such account, or not its password (``invalid_credentials``).
-            TooManyRequests: too many attempts; the error says when to try again.
-        """
-        self._api.token = None
-        self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
-        return self
-
-    def sign_up(self, email: str, password: str) -> UserInfo:
-        """Make an account and log in with it. The first account of a Domain becomes its Owner.
-
-        Raises:
-            Conflict: there is an account with this address (``email_taken``).
-            Forbidden: the Domain does not let strangers sign up.
-        """
-        user = self._api.post("/users", UserResponse, json={"email": email, "password": password}).user
-        self.login(email, password)
-        return user
-
-    def logout(self) -> None:
-        """End the session at the Domain; its token is good for nothing any more."""
-        self._api.post("/users/logout", dict, idempotent=True)
-        self._api.token = None
 
     def host(
         self,
@@ -332,20 +289,3 @@ class DomainClient:
     def workers(self) -> Workers:
         """Workers on other machines: ``domain.workers()`` lists, ``let_in`` makes a token, ``revoke`` takes it back."""
         return Workers(self._api)
-
-    def close(self) -> None:
-        """Close the connections. The session goes on."""
-        if self._owns_transport:
-            self._api.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"DomainClient({self.url!r}, {'logged in' if self._api.token else 'not logged in'})"
-
-    def _repr_html_(self) -> str:
-        return html.escape(repr(self))

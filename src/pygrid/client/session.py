@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import html
+from types import TracebackType
+from typing import Self
+
 from pygrid.errors import Unauthenticated
-from pygrid.transport import Api, Request, Response
+from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
+from pygrid.transport import Api, Request, Response, Transport
 
 _WRONG_PASSWORD = "invalid_credentials"
 
@@ -24,3 +29,64 @@ class SessionApi(Api):
                 code=error.code,
                 **error.fields,
             ) from error
+
+
+class SessionClient:
+    """What a Domain and a Network in somebody's hands share: sessions, and the connection."""
+
+    def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
+        self._owns_transport = owns_transport
+        self._api = SessionApi(transport, token=token)
+
+    @property
+    def url(self) -> str:
+        return self._api.url
+
+    @property
+    def token(self) -> str | None:
+        """The session's token: a secret."""
+        return self._api.token
+
+    def login(self, email: str, password: str) -> Self:
+        """Begin a session; later calls are made in its name.
+
+        Raises:
+            Unauthenticated: no such account, or not its password (``invalid_credentials``).
+            TooManyRequests: too many attempts; the error says when to try again.
+        """
+        self._api.token = None
+        self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
+        return self
+
+    def sign_up(self, email: str, password: str) -> UserInfo:
+        """Make an account and log in with it. The first account becomes the Owner.
+
+        Raises:
+            Conflict: there is an account with this address (``email_taken``).
+            Forbidden: strangers may not sign up there.
+        """
+        user = self._api.post("/users", UserResponse, json={"email": email, "password": password}).user
+        self.login(email, password)
+        return user
+
+    def logout(self) -> None:
+        """End the session; its token is good for nothing any more."""
+        self._api.post("/users/logout", dict, idempotent=True)
+        self._api.token = None
+
+    def close(self) -> None:
+        """Close the connections. The session goes on."""
+        if self._owns_transport:
+            self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, {'logged in' if self._api.token else 'not logged in'})"
+
+    def _repr_html_(self) -> str:
+        return html.escape(repr(self))
