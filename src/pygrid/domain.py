@@ -23,6 +23,7 @@ from pygrid.features.models.routes import model_routes
 from pygrid.features.models.service import ModelsService
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
+from pygrid.features.relay.domain_side import PipeServer
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.features.workers.inference import InferenceWorkers
 from pygrid.features.workers.places import Places
@@ -35,6 +36,7 @@ from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
+from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
@@ -73,6 +75,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     clock = clock or SystemClock()
     make_data_dir(settings.data_dir)
     identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
+    pipes = PipeServer(server_context(identity, settings.data_dir / IDENTITY_FILE))
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)
@@ -116,6 +119,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await models.recover()
             yield
         finally:
+            await pipes.close()
             await inference.close()
             await places.close()
             accounts.close()
@@ -139,6 +143,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         services={
             "settings": settings,
             "identity": identity,
+            "pipes": pipes,
             "clock": clock,
             "database": database,
             "accounts": accounts,

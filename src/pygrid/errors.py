@@ -11,6 +11,7 @@
     ├── Unauthenticated          401  no credentials, or credentials that are not (or no longer) good
     │   └── InvalidCredentials   401  a wrong password, or a token of no session that is good now
     ├── Forbidden                403  known, but not permitted
+    │   └── IdentityChanged      403  another answers than the Domain that is known; nothing was sent
     ├── NotFound                 404  no such thing, or not visible to the caller
     ├── Conflict                 409  it exists already, or another request won
     ├── Gone                     410  it was there, and is over
@@ -99,6 +100,10 @@ class InvalidCredentials(Unauthenticated):
 
 class Forbidden(PygridError):
     status, default_code = 403, "forbidden"
+
+
+class IdentityChanged(Forbidden):
+    default_code = "identity_changed"
 
 
 class NotFound(PygridError):

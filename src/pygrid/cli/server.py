@@ -15,6 +15,7 @@ from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pygrid.messages import media
+from pygrid.transport.pipes import MAX_MESSAGE_BYTES
 
 MAX_HEADER_BYTES = 16 * 1024
 """Of the request line and all headers together."""
@@ -39,6 +40,9 @@ class AppServer(uvicorn.Server):
                 ws="websockets-sansio",
                 # Diffs hardly compress, and deflate costs some 40 kB for each connection.
                 ws_per_message_deflate=False,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                # Who only reads now and then, as a caller's end of a pipe does, can't answer pings; links have heartbeats.
+                ws_ping_interval=None,
                 lifespan="on",
                 log_config=None,
                 log_level="warning",
@@ -55,6 +59,9 @@ class AppServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            pipes = getattr(self._app.state, "pipes", None)
+            if pipes is not None:
+                pipes.serve_with(self._read_relayed)
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -63,6 +70,10 @@ class AppServer(uvicorn.Server):
         if self.force_exit:
             # A second signal cuts requests off, but what the app has open is closed all the same.
             await self.lifespan.shutdown()
+
+    def _read_relayed(self, caller: str) -> asyncio.Protocol:
+        """What reads a connection that came through a pipe, as one of this server's own."""
+        return RelayedProtocol(self.config, self.server_state, self.lifespan.state, caller=caller)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits with 0.
@@ -156,3 +167,15 @@ class BoundedProtocol(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+
+
+class RelayedProtocol(BoundedProtocol):
+    """The same for a connection through a pipe: ``caller`` is taken for the address that it came from."""
+
+    def __init__(self, *args: Any, caller: str) -> None:
+        super().__init__(*args)
+        self._caller = caller
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = (self._caller, 0)

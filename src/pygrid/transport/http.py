@@ -15,47 +15,30 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import httpcore
 
 from pygrid.errors import InvalidInput
+from pygrid.transport.address import check_url
 from pygrid.transport.base import Request, Response, connection_failed, connection_lost
 
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
-_MAX_CONNECTIONS = 20
-_KEEP_ALIVE_S = 30.0
+MAX_CONNECTIONS = 20
+KEEP_ALIVE_S = 30.0
 
 
-def check_url(url: str) -> str:
-    """The address of a Domain without a trailing slash.
+class PooledTransport:
+    """A `Transport` over a pool of HTTP connections. Redirects are not followed: a token must not wander to another host.
 
-    Raises:
-        InvalidInput: not ``http(s)://HOST[:PORT][/PATH]``; user names, passwords, queries and fragments are refused.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"{url!r} is not the address of a Domain; write it like http://127.0.0.1:5000", code="invalid_url")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise InvalidInput(
-            f"the address of a Domain is scheme, host and port only, e.g. {parts.scheme}://{parts.hostname}:5000; pass "
-            "credentials as a token",
-            code="invalid_url",
-        )
-    return url.rstrip("/")
-
-
-class HttpTransport:
-    """A `Transport` over HTTP. Redirects are not followed: a token must not wander to another host.
-
-    A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
-
-    ``ssl_context``: for a Domain whose certificate is not signed by a public authority.
+    Args:
+        url: of the server, for messages.
+        origin, base_path, host: scheme, host and port that the pool connects to; what comes before each path; the ``Host``.
+        pool: closed with the transport.
     """
 
-    def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._url = check_url(url)
-        parts = urlsplit(self._url)
-        self._base_path = parts.path
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._host = parts.netloc
-        self._pool = _pool(parts, ssl_context)
+    def __init__(self, url: str, *, origin: str, host: str, pool: httpcore.ConnectionPool, base_path: str = "") -> None:
+        self._url = url
+        self._base_path = base_path
+        self._origin = origin
+        self._host = host
+        self._pool = pool
         # In a notebook nobody closes anything.
         weakref.finalize(self, self._pool.close)
 
@@ -84,9 +67,9 @@ class HttpTransport:
         try:
             answer = self._pool.handle_request(outgoing)
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
-            raise connection_failed(self._url, _reason(error)) from error
+            raise connection_failed(self._url, explain(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            raise connection_lost(self._url, _reason(error)) from error
+            raise connection_lost(self._url, explain(error)) from error
         arrived = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         return Response(answer.status, arrived, self._chunks(answer), answer.close)
 
@@ -94,22 +77,38 @@ class HttpTransport:
         try:
             yield from answer.iter_stream()
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            raise connection_lost(self._url, _reason(error)) from error
+            raise connection_lost(self._url, explain(error)) from error
 
     def close(self) -> None:
         self._pool.close()
 
 
-def _pool(parts: SplitResult, ssl_context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
+class HttpTransport(PooledTransport):
+    """A `Transport` over HTTP to where the server listens.
+
+    A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
+
+    ``ssl_context``: for a Domain whose certificate is not signed by a public authority.
+    """
+
+    def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        checked = check_url(url)
+        parts = urlsplit(checked)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        super().__init__(checked, origin=origin, host=parts.netloc, pool=make_pool(parts, ssl_context), base_path=parts.path)
+
+
+def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
+    """Connections to the host of an address, through the proxy that the environment names for it."""
     if ssl_context is None and parts.scheme == "http":
         # Never used, but httpcore would load all public authorities at once: 30 ms and a few MB on a device.
         ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpcore.ConnectionPool(
         ssl_context=ssl_context or httpcore.default_ssl_context(),
         proxy=_find_proxy(parts),
-        max_connections=_MAX_CONNECTIONS,
-        max_keepalive_connections=_MAX_CONNECTIONS,
-        keepalive_expiry=_KEEP_ALIVE_S,
+        max_connections=MAX_CONNECTIONS,
+        max_keepalive_connections=MAX_CONNECTIONS,
+        keepalive_expiry=KEEP_ALIVE_S,
     )
 
 
@@ -142,13 +141,14 @@ def _find_proxy(parts: SplitResult) -> httpcore.Proxy | None:
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (httpcore.ConnectTimeout, f"no answer within {CONNECT_TIMEOUT_S:.0f} s"),
-    (httpcore.PoolTimeout, f"all {_MAX_CONNECTIONS} connections are busy"),
+    (httpcore.PoolTimeout, f"all {MAX_CONNECTIONS} connections are busy"),
     (httpcore.ReadTimeout, "the server was silent for too long"),
     (httpcore.WriteTimeout, f"the server took no data for {WRITE_TIMEOUT_S:.0f} s"),
 )
 
 
-def _reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Why there is no connection, or no longer, in words."""
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words

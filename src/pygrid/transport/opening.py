@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pygrid.transport.address import parse_address
 from pygrid.transport.base import Transport
 from pygrid.transport.http import HttpTransport
 
+if TYPE_CHECKING:
+    from pygrid.transport.relayed import RelayToken
 
-def open_transport(url: str) -> Transport:
-    """The way to the Domain or Network at an address. Nothing is sent yet.
 
+def open_transport(url: str, *, relay_token: RelayToken | None = None) -> Transport:
+    """The way to the Domain at an address, in either of its forms (`pygrid.transport.address`). Nothing is sent yet.
+
+    Args:
+        relay_token: gives what the Network is told, if there is one in between; None: ``PYGRID_NETWORK_TOKEN``.
     Raises:
-        InvalidInput: ``invalid_url``: not an address.
+        InvalidInput: ``invalid_url``: not an address; ``invalid_identity``: it names an identity that is none.
     """
-    return HttpTransport(url)
+    address = parse_address(url)
+    if isinstance(address, str):
+        return HttpTransport(address)
+    from pygrid.transport.relayed import RelayedTransport  # with websockets and cryptography, which a direct way does not need
+
+    return RelayedTransport(address, relay_token=relay_token)

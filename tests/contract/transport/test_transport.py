@@ -16,10 +16,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from relay_site import running_site
 
 from pygrid.errors import Conflict, Gone, InvalidInput, PayloadTooLarge, PygridError, TooManyRequests, Unavailable
 from pygrid.transport import NO_RETRIES, Api, AsgiTransport, HttpTransport, Request, RetryPolicy, Transport
@@ -138,10 +140,16 @@ def app() -> TinyApp:
     return TinyApp()
 
 
-@pytest.fixture(params=["http", "in-process"])
-def transport(request: pytest.FixtureRequest, app: TinyApp) -> Iterator[Transport]:
+@pytest.fixture(params=["http", "in-process", "relayed"])
+def transport(request: pytest.FixtureRequest, app: TinyApp, tmp_path: Path) -> Iterator[Transport]:
     with contextlib.ExitStack() as stack:
-        chosen: Transport = HttpTransport(stack.enter_context(served(app))) if request.param == "http" else AsgiTransport(app)
+        chosen: Transport
+        if request.param == "http":
+            chosen = HttpTransport(stack.enter_context(served(app)))
+        elif request.param == "relayed":
+            chosen = stack.enter_context(running_site(app, tmp_path)).open()
+        else:
+            chosen = AsgiTransport(app)
         stack.callback(chosen.close)
         yield chosen
 

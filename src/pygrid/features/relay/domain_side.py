@@ -1,0 +1,160 @@
+"""The Domain's half: dials out when the Network asks for a pipe, and serves the app through it as through its own port.
+
+    pipe ──> TLS that ends here, with the identity's certificate ──> the same HTTP server ──> the app
+
+No port is opened for it. The server counts these connections among its own, so a stop waits for their requests as for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
+from pygrid.transport.pipes import MAX_MESSAGE_BYTES, MESSAGE_BYTES
+
+logger = logging.getLogger(__name__)
+_quiet = logging.getLogger("pygrid.features.relay.dialling")
+_quiet.setLevel(logging.WARNING)  # it would tell the tokens
+
+MAX_PIPES = 1000
+DIAL_S = 10.0
+HANDSHAKE_S = 10.0
+RELAYED = "relayed:"
+"""Before the address that the Network tells of a caller: what it says is no more than hearsay."""
+
+ProtocolFactory = Callable[[str], asyncio.Protocol]
+"""Makes what the server reads a connection with; gets the caller's address."""
+
+
+class PipeRequest(msgspec.Struct, frozen=True):
+    """What the Network asks."""
+
+    token: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{20,100}$")]
+    caller: Annotated[str, msgspec.Meta(max_length=100)] = ""
+
+
+class PipeServer:
+    """Serves pipes once the app's server has said how connections are read (`serve_with`).
+
+    Args:
+        context: TLS of the Domain's identity.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, max_pipes: int = MAX_PIPES) -> None:
+        self._context = context
+        self._max_pipes = max_pipes
+        self._factory: ProtocolFactory | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self._num_dialling = 0
+
+    def serve_with(self, factory: ProtocolFactory) -> None:
+        """Read connections with the protocols that the factory makes."""
+        self._factory = factory
+
+    def handlers(self, network_url: str) -> Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]:
+        """What answers a Network over its control link: ``open_pipe``."""
+
+        async def open_pipe(payload: dict[str, Any]) -> dict[str, Any]:
+            await self.open_pipe(network_url, payload)
+            return {}
+
+        return {"open_pipe": open_pipe}
+
+    async def open_pipe(self, network_url: str, payload: Mapping[str, Any]) -> None:
+        """Dial the Network with the token that it sent; returns once the pipe is there and is being served.
+
+        Raises:
+            InvalidInput: ``invalid_input``: not such a question. TooManyRequests: ``too_many_pipes``.
+            Unavailable: ``pipe_failed``: the Network does not take the pipe; ``not_serving``: no server runs the app.
+        """
+        try:
+            request = msgspec.convert(payload, PipeRequest)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"open_pipe: {error}") from None
+        if self._factory is None:
+            raise Unavailable("no server runs this Domain's app", code="not_serving")
+        if len(self._serving) + self._num_dialling >= self._max_pipes:
+            raise TooManyRequests(f"{self._max_pipes} pipes are open", code="too_many_pipes", retry_after_s=1.0)
+        self._num_dialling += 1
+        try:
+            pipe = await _dial(network_url, request.token)
+        finally:
+            self._num_dialling -= 1
+        task = asyncio.create_task(self._serve(pipe, self._factory, request.caller))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def close(self) -> None:
+        """Cut what is still open: the app stops."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, pipe: ClientConnection, factory: ProtocolFactory, caller: str) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        loops = [
+            asyncio.create_task(_read_pipe(pipe, ours)),
+            asyncio.create_task(_write_pipe(ours, pipe)),
+        ]
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: factory(RELAYED + caller), theirs, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+            )
+            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        except (ssl.SSLError, OSError) as error:
+            logger.debug("no TLS through a pipe", extra={"why": str(error)})
+        except Exception:
+            logger.exception("pipe failed")
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            ours.close()
+            await pipe.close()
+
+
+async def _dial(network_url: str, token: str) -> ClientConnection:
+    scheme = {"http": "ws", "https": "wss"}[urlsplit(network_url).scheme]
+    url = f"{scheme}://{network_url.partition('://')[2].rstrip('/')}/pipes/{token}"
+    try:
+        return await connect(
+            url,
+            compression=None,
+            ping_interval=None,
+            open_timeout=DIAL_S,
+            close_timeout=5.0,
+            max_size=MAX_MESSAGE_BYTES,
+            max_queue=2,
+            logger=_quiet,
+            user_agent_header="pygrid",
+        )
+    except (InvalidHandshake, OSError, TimeoutError) as error:
+        raise Unavailable(f"the Network does not take the pipe: {error}", code="pipe_failed") from error
+
+
+async def _read_pipe(pipe: ClientConnection, into: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionClosed, OSError):
+        while True:
+            message = await pipe.recv(decode=False)
+            await loop.sock_sendall(into, message)
+
+
+async def _write_pipe(source: socket.socket, pipe: ClientConnection) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionClosed, OSError):
+        while data := await loop.sock_recv(source, MESSAGE_BYTES):
+            await pipe.send(data)

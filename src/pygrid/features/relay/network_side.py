@@ -1,0 +1,193 @@
+"""The Network's half: lets callers in, asks Domains for pipes, and splices the two."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, cast
+
+from litestar import WebSocket, websocket
+from litestar.exceptions import WebSocketDisconnect
+from litestar.params import FromPath
+
+from pygrid.clock import Clock
+from pygrid.errors import InvalidCredentials, PygridError, TooSlow, Unauthenticated, Unavailable
+from pygrid.features.relay.pipes import RETRY_S, End, Pipes, Receive, Send
+from pygrid.messages import media
+from pygrid.transport.identity import IdentityKey
+from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
+from pygrid.web.auth import Authenticator, find_bearer
+from pygrid.web.problems import problem_response
+
+logger = logging.getLogger(__name__)
+
+AnySocket = WebSocket[Any, Any, Any]
+_LINK_CODES = frozenset({"link_closed", "link_busy", "no_answer"})
+
+
+class Member(Protocol):
+    """A Domain that belongs to the Network and is connected."""
+
+    async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
+        """The Domain's answer to a question over its control link."""
+        ...
+
+
+class Membership(Protocol):
+    """What the relay must know of the Network's Domains."""
+
+    async def reach(self, name: str) -> Member:
+        """The Domain, to ask it.
+
+        Raises:
+            NotFound: ``domain_not_found``: no accepted Domain has this name. Unavailable: ``domain_offline``.
+        """
+        ...
+
+    async def find_identity(self, name: str) -> IdentityKey | None:
+        """Who the accepted Domain of this name is."""
+        ...
+
+
+class Relay:
+    """Carries connections to the Network's Domains.
+
+    Args:
+        own: the Network's identity, which tickets are made out to.
+        is_open: whether anybody may come, without a login or a ticket.
+    """
+
+    def __init__(
+        self, pipes: Pipes, domains: Membership, authenticator: Authenticator, own: IdentityKey, clock: Clock, *, is_open: bool
+    ) -> None:
+        self.pipes = pipes
+        self._domains = domains
+        self._authenticator = authenticator
+        self._own = own
+        self._clock = clock
+        self._is_open = is_open
+
+    async def name_caller(self, bearer: str | None, address: str, target: str) -> str:
+        """Who wants to get through to ``target``, in a word by which their connections are counted.
+
+        Raises:
+            Unauthenticated: ``network_login_needed``: nothing was shown; ``invalid_credentials``, ``invalid_ticket``: it is
+                not, or no longer, good.
+        """
+        if bearer is not None and bearer.startswith(PREFIX):
+            ticket = read_ticket(bearer)
+            identity = await self._domains.find_identity(ticket.domain)
+            if identity is None:
+                raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code="invalid_ticket")
+            check_ticket(ticket, identity, self._own, target, self._clock.now())
+            return f"domain {ticket.domain}"
+        if bearer is not None:
+            try:
+                return f"user {(await self._authenticator.authenticate(bearer)).user_id}"
+            except Unauthenticated:
+                if not self._is_open:
+                    raise
+        if self._is_open:
+            return f"address {address}"
+        raise Unauthenticated(
+            "this Network carries connections for those who are logged in: use pygrid login with its own address first, or set "
+            "PYGRID_NETWORK_TOKEN",
+            code="network_login_needed",
+        )
+
+    async def order(self, name: str, caller: str) -> End:
+        """The Domain's end of a new pipe.
+
+        Args:
+            caller: address that the Domain is told.
+        Raises:
+            NotFound, Unavailable: see `Membership.reach`; ``domain_unreachable``. PygridError: what the Domain refuses with.
+        """
+        member = await self._domains.reach(name)
+
+        async def ask(token: str) -> None:
+            try:
+                await member.ask("open_pipe", {"token": token, "caller": caller}, self.pipes.limits.open_s)
+            except (Unavailable, TooSlow) as error:
+                if error.code not in _LINK_CODES:
+                    raise
+                detail = f"the connection to the Domain {name!r} broke: {error.detail}"
+                raise Unavailable(detail, code="domain_unreachable", domain=name, retry_after_s=RETRY_S) from error
+
+        return await self.pipes.order(ask, name)
+
+
+@websocket("/relay/{domain:str}")
+async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
+    """A caller's connection to a Domain."""
+    service: Relay = socket.app.state.relay
+    address = socket.client.host if socket.client else ""
+
+    async def carry() -> None:
+        caller = await service.name_caller(find_bearer(socket), address, domain)
+        with service.pipes.place(domain, caller):
+            end = await service.order(domain, address)
+            try:
+                await _accept(socket)
+                await service.pipes.splice(domain, _end_of(socket), end)
+            finally:
+                end.released.set()
+
+    await _answer(socket, carry)
+
+
+@websocket("/pipes/{token:str}")
+async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
+    """A Domain's end of a pipe, which it was asked for."""
+    service: Relay = socket.app.state.relay
+
+    async def bring() -> None:
+        awaited = service.pipes.claim(token)
+        await _accept(socket)
+        if not awaited.done():  # else nobody waits any more
+            end = _end_of(socket)
+            awaited.set_result(end)
+            await end.released.wait()
+
+    await _answer(socket, bring)
+
+
+def relay_routes() -> list[Any]:
+    """The WebSockets of callers and of Domains; the app's state holds a `Relay` as ``relay``."""
+    return [relay, pipe]
+
+
+async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> None:
+    """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any request is."""
+    await socket.receive()  # the first message only says that it is there
+    try:
+        await work()
+    except PygridError as error:
+        await _refuse(socket, error)
+        return
+    except (WebSocketDisconnect, OSError):  # whichever end it was, the other learns of it
+        logger.debug("pipe ended", extra={"route": socket.scope.get("path_template", "")})
+    with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
+        await socket.send({"type": "websocket.close", "code": 1000, "reason": ""})
+
+
+async def _accept(socket: AnySocket) -> None:
+    await socket.send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+
+
+async def _refuse(socket: AnySocket, error: PygridError) -> None:
+    answer = problem_response(error.to_problem())
+    headers = [
+        (b"content-type", media.PROBLEM.encode()),
+        *((k.lower().encode(), v.encode()) for k, v in answer.headers.items()),
+    ]
+    with contextlib.suppress(WebSocketDisconnect, OSError):
+        await socket.send(
+            cast("Any", {"type": "websocket.http.response.start", "status": error.status, "headers": headers}),
+        )
+        await socket.send(cast("Any", {"type": "websocket.http.response.body", "body": answer.content}))
+
+
+def _end_of(socket: AnySocket) -> End:
+    return End(cast("Receive", socket.receive), cast("Send", socket.send))

@@ -1,0 +1,91 @@
+"""How the address of a Domain is written.
+
+http(s)://HOST[:PORT][/PATH]                                      the Domain listens there
+grid+http(s)://HOST[:PORT]/DOMAIN[?identity=ed25519:...]          through the relay of the Network that listens there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from pygrid.errors import InvalidInput
+from pygrid.transport.identity import IdentityKey
+
+RELAYED = "grid+"
+MAX_NAME_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedAddress:
+    """Where a Domain is found behind a Network. ``str()`` is the address without the identity: what things are filed under."""
+
+    network_url: str
+    """``http(s)://HOST[:PORT]``."""
+    domain: str
+    """The Domain's name at that Network."""
+    identity: IdentityKey | None = None
+    """Who must answer; None: whoever answered the first time."""
+
+    def __str__(self) -> str:
+        return f"{RELAYED}{self.network_url}/{quote(self.domain, safe='')}"
+
+
+def parse_address(url: str) -> str | RelayedAddress:
+    """An address in its parts, or, if the Domain is reached directly, the address without a trailing slash.
+
+    Raises:
+        InvalidInput: ``invalid_url``: neither form. ``invalid_identity``.
+    """
+    return _parse_relayed(url) if url.startswith(RELAYED) else check_url(url)
+
+
+def plain_address(url: str) -> str:
+    """The address as tokens are filed under it: without a trailing slash and without an identity; as it is, if it is none."""
+    try:
+        return str(parse_address(url))
+    except InvalidInput:
+        return url.rstrip("/")
+
+
+def check_url(url: str) -> str:
+    """The direct address of a Domain, without a trailing slash.
+
+    Raises:
+        InvalidInput: not ``http(s)://HOST[:PORT][/PATH]``; user names, passwords, queries and fragments are refused.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(f"{url!r} is not the address of a Domain; write it like http://127.0.0.1:5000", code="invalid_url")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InvalidInput(
+            f"the address of a Domain is scheme, host and port only, e.g. {parts.scheme}://{parts.hostname}:5000; pass "
+            "credentials as a token",
+            code="invalid_url",
+        )
+    return url.rstrip("/")
+
+
+def _parse_relayed(url: str) -> RelayedAddress:
+    try:
+        parts = urlsplit(url.removeprefix(RELAYED))
+        name = unquote(parts.path.removeprefix("/").removesuffix("/"), errors="strict")
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        has_port = parts.port is not None or not parts.netloc.endswith(":")
+    except ValueError:  # a port that is no number, bytes that are no text, a query that is none
+        raise _not_relayed(url) from None
+    is_host_alone = parts.scheme in ("http", "https") and parts.hostname and has_port and not (parts.username or parts.password)
+    if not is_host_alone or parts.fragment or [key for key, _ in query if key != "identity"] or len(query) > 1:
+        raise _not_relayed(url)
+    if not name or len(name) > MAX_NAME_CHARS or "/" in name or not name.isprintable():
+        raise _not_relayed(url)
+    identity = IdentityKey.parse(query[0][1]) if query else None
+    return RelayedAddress(f"{parts.scheme}://{parts.netloc.lower()}", name, identity)
+
+
+def _not_relayed(url: str) -> InvalidInput:
+    return InvalidInput(
+        f"{url[:300]!r} is not the address of a Domain behind a Network; write it like "
+        "grid+http://127.0.0.1:7000/hospital-a, and ?identity=ed25519:... after it to say who must answer",
+        code="invalid_url",
+    )

@@ -1,0 +1,154 @@
+"""TLS over any stream, to a peer that is known by its identity."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import httpcore
+
+from pygrid.transport.certificates import read_certificate
+from pygrid.transport.identity import IdentityKey
+from pygrid.transport.pipes import countdown
+
+_READ_BYTES = 256 * 1024
+_WRITE_BYTES = 256 * 1024
+_GOODBYE_S = 0.5
+
+
+class PinnedStream(httpcore.NetworkStream):
+    """Bytes to and from the peer, encrypted on the way over ``stream``, which it owns.
+
+    What comes out of `read` was sent by the peer, in this order and without a gap: anything else that ``stream`` brings ends in
+    ``httpcore.ReadError``, and so does an end that the peer did not announce.
+
+    Args:
+        check: called with the peer's identity before anything is sent to it; raises if it is not who is wanted.
+    Raises:
+        httpcore.ConnectError: the handshake failed. What ``check`` raises. The stream is closed then.
+    """
+
+    def __init__(
+        self,
+        stream: httpcore.NetworkStream,
+        context: ssl.SSLContext,
+        check: Callable[[IdentityKey], None],
+        timeout_s: float | None,
+    ) -> None:
+        self._stream = stream
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing)
+        self._is_broken = False
+        try:
+            self._shake_hands(timeout_s)
+            certificate = self._tls.getpeercert(binary_form=True)
+            assert certificate is not None  # a TLS 1.3 server always shows one
+            check(read_certificate(certificate))
+        except BaseException:
+            stream.close()
+            raise
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        parts: list[bytes] = []
+        room = max_bytes
+        left_s = countdown(timeout)
+        while room:
+            try:
+                part = self._tls.read(room)  # one record at most
+            except ssl.SSLWantReadError:
+                self._flush(timeout)  # a key update asks for an answer
+                if parts:
+                    break
+                self._receive(left_s())
+                continue
+            except ssl.SSLError as error:
+                self._is_broken = True
+                raise httpcore.ReadError(_explain(error)) from error
+            if not part:
+                break
+            parts.append(part)
+            room -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        view = memoryview(buffer)
+        while view:
+            try:
+                num_taken = self._tls.write(view[:_WRITE_BYTES])
+            except ssl.SSLError as error:
+                self._is_broken = True
+                raise httpcore.WriteError(_explain(error)) from error
+            view = view[num_taken:]
+            self._flush(timeout)
+
+    def close(self) -> None:
+        try:
+            if not self._is_broken:
+                self._say_goodbye()
+        finally:
+            self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return self._has_news()
+        return self._stream.get_extra_info(info)
+
+    def _has_news(self) -> bool:
+        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its end."""
+        try:
+            if self._tls.pending():
+                return True
+            if not self._stream.get_extra_info("is_readable"):
+                return False
+            return bool(self.read(1, timeout=0.01)) or True
+        except httpcore.ReadTimeout:
+            return False  # it was for the layers below only
+        except (httpcore.NetworkError, httpcore.ProtocolError):
+            return True
+
+    def _shake_hands(self, timeout_s: float | None) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                try:
+                    self._flush(timeout_s)
+                    self._receive(timeout_s)
+                except (httpcore.ReadTimeout, httpcore.WriteTimeout) as error:
+                    raise httpcore.ConnectTimeout(str(error)) from error
+                except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+                    raise httpcore.ConnectError(str(error)) from error
+            except ssl.SSLError as error:
+                raise httpcore.ConnectError(f"the TLS handshake failed: {_explain(error)}") from error
+            else:
+                break
+        try:
+            self._flush(timeout_s)
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            raise httpcore.ConnectError(str(error)) from error
+
+    def _receive(self, timeout: float | None) -> None:
+        data = self._stream.read(_READ_BYTES, timeout)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def _flush(self, timeout: float | None) -> None:
+        if self._outgoing.pending:
+            self._stream.write(self._outgoing.read(), timeout)
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # the peer's own goodbye is not waited for
+            self._tls.unwrap()
+        with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
+            self._flush(_GOODBYE_S)
+
+
+def _explain(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLEOFError):
+        return "it was cut off in the middle"
+    return f"what came is not what the other end sent ({error.reason or error})"

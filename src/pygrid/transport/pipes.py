@@ -1,0 +1,130 @@
+"""A pipe's caller end: a stream of bytes in the binary messages of a WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpcore
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CLIENT, OPEN, Protocol
+from websockets.utils import accept_key
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""What an end takes in one message."""
+MESSAGE_BYTES = 256 * 1024
+"""What an end sends in one message at most."""
+_READ_BYTES = 256 * 1024
+
+_quiet = logging.getLogger("pygrid.transport.pipes.frames")
+_quiet.setLevel(logging.WARNING)
+
+
+def upgrade_headers() -> tuple[dict[str, str], str]:
+    """The headers that ask for a WebSocket, and the ``Sec-WebSocket-Accept`` that the answer must bring."""
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    asked = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    return asked, accept_key(key)
+
+
+class PipeStream(httpcore.NetworkStream):
+    """The bytes of an open WebSocket's binary messages; their borders mean nothing.
+
+    Args:
+        stream: the connection, after its answer 101.
+        release: called once it is closed, to let go of the connection.
+    """
+
+    def __init__(self, stream: httpcore.NetworkStream, release: Callable[[], object]) -> None:
+        self._stream = stream
+        self._release = release
+        self._frames = Protocol(CLIENT, state=OPEN, max_size=MAX_MESSAGE_BYTES, logger=_quiet)
+        self._data = memoryview(b"")
+        self._is_over = False
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        left_s = countdown(timeout)  # of all reads together: frames without content must not make it wait for ever
+        while not self._data and not self._is_over:
+            self._take(self._stream.read(_READ_BYTES, left_s()), timeout)
+        piece, self._data = self._data[:max_bytes], self._data[max_bytes:]
+        return bytes(piece)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        view = memoryview(buffer)
+        for begin in range(0, len(view), MESSAGE_BYTES):
+            if self._is_over:
+                raise httpcore.WriteError("the pipe is closed")
+            self._frames.send_binary(view[begin : begin + MESSAGE_BYTES])
+            self._flush(timeout)
+
+    def close(self) -> None:
+        self._is_over = True
+        try:
+            self._stream.close()
+        finally:
+            self._release()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return bool(self._data) or self._is_over or self._stream.get_extra_info(info)
+        return self._stream.get_extra_info(info)
+
+    def _take(self, data: bytes, timeout: float | None) -> None:
+        if data:
+            self._frames.receive_data(data)
+        else:
+            self._frames.receive_eof()
+            self._is_over = True
+        parts: list[bytes | bytearray | memoryview] = [self._data] if self._data else []
+        for frame in self._frames.events_received():
+            assert isinstance(frame, Frame)
+            if frame.opcode in (Opcode.BINARY, Opcode.CONT):
+                parts.append(frame.data)
+            elif frame.opcode is Opcode.CLOSE:
+                self._is_over = True
+            elif frame.opcode is Opcode.TEXT:
+                raise httpcore.ReadError("a text message came through a pipe")
+        self._data = memoryview(parts[0]) if len(parts) == 1 else memoryview(b"".join(parts))
+        if self._frames.parser_exc is not None and data:
+            self._is_over = True
+            raise httpcore.ReadError(f"what came is no WebSocket ({self._frames.parser_exc})")
+        self._flush(timeout)  # a ping is answered, a close is echoed
+
+    def _flush(self, timeout: float | None) -> None:
+        for piece in self._frames.data_to_send():
+            if piece:
+                self._stream.write(piece, timeout)
+
+
+def countdown(timeout: float | None) -> Callable[[], float | None]:
+    """Gives the seconds that are left of ``timeout``, again and again. None: as many as it takes.
+
+    Raises (what it gives):
+        httpcore.ReadTimeout: none is left.
+    """
+    if timeout is None:
+        return lambda: None
+    end = time.monotonic() + timeout
+
+    def left_s() -> float:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("nothing that counts came in time")
+        return left
+
+    return left_s
+
+
+def is_upgraded(status: int, headers: Mapping[str, str], accept: str) -> bool:
+    """Whether an answer opens the WebSocket that `upgrade_headers` asked for."""
+    return (
+        status == 101
+        and headers.get("upgrade", "").lower() == "websocket"
+        and "upgrade" in [token.strip() for token in headers.get("connection", "").lower().split(",")]
+        and headers.get("sec-websocket-accept") == accept
+        and "sec-websocket-extensions" not in headers
+    )

@@ -1,0 +1,149 @@
+"""Requests to a Domain through the relay of a Network, which carries them but cannot read them.
+
+RelayedTransport       HTTP/1.1 with a pool of connections, as if the Domain were there
+  └── PinnedStream     TLS 1.3 to the Domain, known by its identity
+        └── PipeStream     the binary messages of a WebSocket to the Network, one for each connection
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpcore
+import msgspec
+
+from pygrid.errors import PygridError, from_problem
+from pygrid.messages.media import PROBLEM
+from pygrid.transport.address import RelayedAddress
+from pygrid.transport.certificates import client_context
+from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
+from pygrid.transport.identity import IdentityKey
+from pygrid.transport.known_domains import KnownDomains
+from pygrid.transport.pinned import PinnedStream
+from pygrid.transport.pipes import PipeStream, is_upgraded, upgrade_headers
+
+NETWORK_TOKEN_VARIABLE = "PYGRID_NETWORK_TOKEN"
+_MAX_PROBLEM_BYTES = 64 * 1024
+
+RelayToken = Callable[[], str | None]
+"""Gives what the Network is told, as ``Authorization: Bearer``, each time a connection is opened."""
+
+
+class RelayedTransport(PooledTransport):
+    """A `Transport` through the relay of a Network.
+
+    A proxy to the Network is taken from the environment, as by `HttpTransport`; one for plain http must let WebSockets through.
+
+    Args:
+        address: of the Domain.
+        relay_token: a session of the Network, or a ticket; None: ``PYGRID_NETWORK_TOKEN``.
+        known: where identities are kept.
+    """
+
+    def __init__(
+        self, address: RelayedAddress, *, relay_token: RelayToken | None = None, known: KnownDomains | None = None
+    ) -> None:
+        backend = RelayBackend(address, relay_token or _token_of_environment, known or KnownDomains())
+        pool = httpcore.ConnectionPool(
+            # Never used, as the origin is plain http to httpcore: the backend encrypts.
+            ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            network_backend=backend,
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_CONNECTIONS,
+            keepalive_expiry=KEEP_ALIVE_S,
+        )
+        super().__init__(str(address), origin="http://domain", host="domain", pool=pool)
+        self._backend = backend
+
+    def close(self) -> None:
+        super().close()
+        self._backend.close()
+
+
+class RelayBackend(httpcore.NetworkBackend):
+    """Opens connections to the one Domain; what host and port are asked for does not matter."""
+
+    def __init__(self, address: RelayedAddress, relay_token: RelayToken, known: KnownDomains) -> None:
+        self._address = address
+        self._relay_token = relay_token
+        self._known = known
+        self._tls = client_context()
+        self._pool = make_pool(urlsplit(address.network_url), None)
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """An encrypted stream to the Domain.
+
+        Raises:
+            httpcore.ConnectError, ConnectTimeout: the Network can't be reached, or the way to the Domain broke.
+            PygridError: the Network's refusal; or ``identity_changed``, ``wrong_identity``. Nothing was sent to the Domain.
+        """
+        pipe = self._open_pipe(timeout)
+        return PinnedStream(pipe, self._tls, self._check, timeout)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _check(self, seen: IdentityKey) -> None:
+        self._known.check(self._address, seen)
+
+    def _open_pipe(self, timeout: float | None) -> PipeStream:
+        upgrade, accept = upgrade_headers()
+        network = self._address.network_url
+        headers = {"Host": urlsplit(network).netloc, "User-Agent": "pygrid", **upgrade}
+        if token := self._relay_token():
+            headers["Authorization"] = f"Bearer {token}"
+        request = httpcore.Request(
+            "GET",
+            f"{network}/relay/{quote(self._address.domain, safe='')}",
+            headers=list(headers.items()),
+            extensions={"timeout": dict.fromkeys(("connect", "pool", "write", "read"), timeout)},
+        )
+        try:
+            answer = self._pool.handle_request(request)
+        except httpcore.TimeoutException as error:
+            raise httpcore.ConnectTimeout(f"the Network {network}: {explain(error)}") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
+            raise httpcore.ConnectError(f"the Network {network}: {explain(error)}") from error
+        arrived = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
+        if not is_upgraded(answer.status, arrived, accept):
+            raise self._refusal(answer, arrived)
+        return PipeStream(answer.extensions["network_stream"], answer.close)
+
+    def _refusal(self, answer: httpcore.Response, headers: dict[str, str]) -> PygridError | httpcore.ConnectError:
+        network = self._address.network_url
+        try:
+            if headers.get("content-type", "").startswith(PROBLEM) and answer.status >= 400:
+                problem = msgspec.json.decode(_read(answer), type=dict[str, Any])
+                return from_problem({**problem, "network": network})
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, msgspec.DecodeError) as error:
+            return httpcore.ConnectError(f"the Network {network} answered what can't be read ({error})")
+        finally:
+            answer.close()
+        return httpcore.ConnectError(
+            f"{network} answered status {answer.status} in place of a WebSocket. Is it a pygrid Network, or is a proxy in "
+            "between that lets no WebSockets through?"
+        )
+
+
+def _read(answer: httpcore.Response) -> bytes:
+    data = b""
+    for piece in answer.iter_stream():
+        data += piece
+        if len(data) > _MAX_PROBLEM_BYTES:
+            break
+    return data
+
+
+def _token_of_environment() -> str | None:
+    return os.environ.get(NETWORK_TOKEN_VARIABLE)

@@ -1,0 +1,87 @@
+"""Tickets: what a Domain shows a Network in place of a login, to be let through to another Domain of that Network.
+
+A text ``ticket.`` and base64url of a JSON object. Its signature, by the bearer's identity for the purpose ``ticket``, covers
+the Network's identity, the bearer's name, the other Domain's name and the end of its validity (seconds since 1970, 8 bytes).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+from typing import Annotated
+
+import msgspec
+
+from pygrid.errors import InvalidCredentials, InvalidInput
+from pygrid.messages.identity import from_base64url, to_base64url
+from pygrid.transport.identity import Identity, IdentityKey
+
+PREFIX = "ticket."
+LIFETIME_S = 60
+MAX_LIFETIME_S = 300
+"""No ticket is good for longer from now, whatever it says; clocks may differ by the rest."""
+_MAX_CHARS = 2000
+
+
+class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ticket as it was read. Nothing of it is to be believed before `check_ticket`."""
+
+    domain: str
+    """Who shows it."""
+    target: str
+    """Where it leads."""
+    expires: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    """Seconds since 1970."""
+    signature: str
+
+
+def make_ticket(identity: Identity, network: IdentityKey, domain: str, target: str, now: dt.datetime) -> str:
+    """A ticket of the Domain ``domain``, which has ``identity``, to the Domain ``target``; good for a minute."""
+    expires = int(now.timestamp()) + LIFETIME_S
+    signature = identity.sign("ticket", *_parts(network, domain, target, expires))
+    content = msgspec.json.encode(Ticket(domain, target, expires, to_base64url(signature)))
+    return PREFIX + to_base64url(content)
+
+
+def read_ticket(text: str) -> Ticket:
+    """What a ticket says.
+
+    Raises:
+        InvalidCredentials: ``invalid_ticket``: it is none.
+    """
+    encoded = text.removeprefix(PREFIX)
+    try:
+        if encoded == text or len(text) > _MAX_CHARS:
+            raise ValueError
+        data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(data, type=Ticket)
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise _refused("it is not written like one") from None
+
+
+def check_ticket(ticket: Ticket, bearer: IdentityKey, network: IdentityKey, target: str, now: dt.datetime) -> None:
+    """Return if the ticket was made by ``bearer``, for this Network and ``target``, and is good now.
+
+    Raises:
+        InvalidCredentials: ``invalid_ticket``: says why not.
+    """
+    if ticket.target != target:
+        raise _refused("it leads to another Domain")
+    seconds = now.timestamp()
+    if not seconds < ticket.expires <= seconds + MAX_LIFETIME_S:
+        raise _refused("it is over, or the clocks of the Domain and the Network differ by minutes")
+    try:
+        signature = from_base64url(ticket.signature, 64, "signature")
+    except InvalidInput:
+        raise _refused("its signature is none") from None
+    if not bearer.verify(signature, "ticket", *_parts(network, ticket.domain, ticket.target, ticket.expires)):
+        raise _refused("its signature does not hold")
+
+
+def _parts(network: IdentityKey, domain: str, target: str, expires: int) -> tuple[bytes, ...]:
+    return network.raw, domain.encode(), target.encode(), expires.to_bytes(8, "big")
+
+
+def _refused(why: str) -> InvalidCredentials:
+    return InvalidCredentials(f"this ticket opens nothing: {why}", code="invalid_ticket")
