@@ -23,6 +23,7 @@ BYTES_AT_ONCE = 8 * 1024**2
 _LF, _CR, _QUOTE = 10, 13, 34
 
 Bytes = npt.NDArray[np.uint8]
+Places = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Block:
     data: bytes
     num_lines: int
     """Lines of the file before it."""
+    num_own_lines: int
     has_quotes: bool
 
 
@@ -54,7 +56,7 @@ def pieces(file: BinaryIO, header: Header, at_once: int) -> Iterator[Block | Row
             return
         block = _block(data, header.delimiter.encode(), num_lines, is_last=len(data) < at_once)
         if block is not None:
-            position, num_lines = position + len(block.data), num_lines + _num_lines(block.data)
+            position, num_lines = position + len(block.data), num_lines + block.num_own_lines
             yield block
             continue
         file.seek(position)
@@ -92,42 +94,31 @@ def _gathered(reader: RowReader, max_bytes: int | None) -> Iterator[Rows]:
 
 def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> Block | None:
     """As much of the data as is a block; None if it takes a careful reader to see where records end."""
-    end = len(data) if is_last else data.rfind(b"\n") + 1
     text: Bytes = np.frombuffer(data, np.uint8)
-    has_quotes = data.find(b'"', 0, end) >= 0
-    if has_quotes and not is_last:
-        end = _last_end(text[:end])
-    data = data[:end]
-    if not data or b"\0" in data or data.count(b"\r") != data.count(b"\r\n") or not _is_utf8(data):
-        return None
-    text = text[:end]
-    if has_quotes:
-        if not _has_good_quotes(text, ord(delimiter)):
-            return None
-    elif _longest(np.flatnonzero(text == _LF), end) > MAX_FIELD_BYTES:
-        separators = np.flatnonzero((text == _LF) | (text == ord(delimiter)))
-        if _longest(separators, end) > MAX_FIELD_BYTES:
-            return None
-    return Block(data, num_lines, has_quotes)
-
-
-def _last_end(text: Bytes) -> int:
-    """Where the last line ends that is not within quotes; 0: nowhere."""
-    outside = _ends_outside(np.flatnonzero(text == _QUOTE), text)
-    return int(outside[-1]) + 1 if outside.size else 0
-
-
-def _ends_outside(quotes: npt.NDArray[Any], text: Bytes) -> npt.NDArray[Any]:
     ends = np.flatnonzero(text == _LF)
-    outside: npt.NDArray[Any] = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return outside
+    quotes = np.flatnonzero(text == _QUOTE) if b'"' in data else ends[:0]
+    # A line end after an odd number of quotes lies within a field.
+    records = ends[np.searchsorted(quotes, ends) % 2 == 0] if quotes.size else ends
+    end = len(data) if is_last else int(records[-1]) + 1 if records.size else 0
+    data, text, quotes = data[:end], text[:end], quotes[: np.searchsorted(quotes, end)]
+    if not data or b"\0" in data or not _has_good_ends(data) or not _is_utf8(data):
+        return None
+    if quotes.size and not _has_good_quotes(text, quotes, ord(delimiter)):
+        return None
+    if _longest(records, end) > MAX_FIELD_BYTES:
+        separators = np.flatnonzero((text == _LF) | (text == ord(delimiter)))
+        if quotes.size or _longest(separators, end) > MAX_FIELD_BYTES:
+            return None
+    return Block(data, num_lines, int(np.searchsorted(ends, end)), bool(quotes.size))
 
 
-def _has_good_quotes(text: Bytes, delimiter: int) -> bool:
-    """Whether quotes come in pairs that enclose fields, or parts of fields between doubled quotes; fields not too long."""
-    quotes = np.flatnonzero(text == _QUOTE)
-    # Several lines between quotes are one field.
-    if quotes.size % 2 or _longest(_ends_outside(quotes, text), text.size) > MAX_FIELD_BYTES:
+def _has_good_ends(data: bytes) -> bool:
+    return b"\r" not in data or data.count(b"\r") == data.count(b"\r\n")
+
+
+def _has_good_quotes(text: Bytes, quotes: Places, delimiter: int) -> bool:
+    """Whether quotes come in pairs that enclose fields, or parts of fields between doubled quotes."""
+    if quotes.size % 2:
         return False
     opening, closing = quotes[0::2], quotes[1::2]
     before = text[np.maximum(opening - 1, 0)]
@@ -137,13 +128,9 @@ def _has_good_quotes(text: Bytes, delimiter: int) -> bool:
     return bool(np.all(is_good_opening) and np.all(is_good_closing))
 
 
-def _longest(ends: npt.NDArray[Any], size: int) -> int:
+def _longest(ends: Places, size: int) -> int:
     """The longest stretch between these places, and the beginning and end of the text."""
     return int(np.max(np.diff(ends, prepend=-1, append=size)))
-
-
-def _num_lines(data: bytes) -> int:
-    return data.count(b"\n")
 
 
 def _is_utf8(data: bytes) -> bool:

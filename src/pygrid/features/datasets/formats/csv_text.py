@@ -30,7 +30,7 @@ PIECE_BYTES = 4 * 1024**2
 SMALL_BYTES = 1024**2
 """Of a smaller file pyarrow would take longer to load than to read it."""
 NUM_THREADS = 2
-_AHEAD = 2
+_AHEAD = 1
 """Pieces that are read while others are stored, beside those of the threads."""
 
 
