@@ -1,6 +1,17 @@
 """Named arrays and their byte format. Knows nothing of learning."""
 
 from pygrid.tensors.params import Params, apply_diff, make_diff
-from pygrid.tensors.safetensors import Entry, Layout, decode, encode, parse_header, read_layout
+from pygrid.tensors.safetensors import Entry, Layout, decode, encode, encode_pieces, parse_header, read_layout
 
-__all__ = ["Entry", "Layout", "Params", "apply_diff", "decode", "encode", "make_diff", "parse_header", "read_layout"]
+__all__ = [
+    "Entry",
+    "Layout",
+    "Params",
+    "apply_diff",
+    "decode",
+    "encode",
+    "encode_pieces",
+    "make_diff",
+    "parse_header",
+    "read_layout",
+]

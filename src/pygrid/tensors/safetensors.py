@@ -200,7 +200,15 @@ def make_layout(
 
 
 def encode(arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a file with these arrays (copied once) and this metadata.
+    """The bytes of a file with these arrays (copied once) and this metadata. Raises as `encode_pieces`."""
+    return b"".join(encode_pieces(arrays, metadata))
+
+
+def encode_pieces(
+    arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None
+) -> list[bytes | memoryview]:
+    """The bytes of a file in pieces, one after the other: its header, then each array as it lies in memory, not copied if it is
+    contiguous.
 
     Raises:
         InvalidTensors: an array has a dtype that the format does not know.
@@ -212,4 +220,4 @@ def encode(arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str,
     for entry in layout.entries:
         array = np.ascontiguousarray(arrays[entry.name], dtype=entry.dtype)
         chunks.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
-    return b"".join(chunks)
+    return chunks

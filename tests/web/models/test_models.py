@@ -8,6 +8,7 @@ values come to another, or spoil another's answer.
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,24 @@ async def test_questions_that_do_not_fit_are_refused_before_the_model_sees_them(
     path = f"{PATH}/scores/predict"
     assert_problem(await owner.web.post(path, content=b"{}", headers=owner.headers), 400, "invalid_tensors")
     assert_problem(await owner.web.post(path, content=bytes(2**21), headers=owner.headers), 413, "payload_too_large")
+
+
+async def test_a_large_question_is_read_beside_the_event_loop(owner: Someone, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def decode_here(data: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return decode(data)
+
+    monkeypatch.setattr("pygrid.features.models.service.decode", decode_here)
+    await owner.serve(linear(), max_batch_size=60_000)
+    large = np.random.default_rng(1).standard_normal((60_000, 4)).astype(np.float32)
+    for asked, is_here in ((X, True), (large, False)):
+        answer = await owner.ask(x=asked)
+        assert answer.status_code == 200, answer.text
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        np.testing.assert_allclose(decode(answer.content)[0]["y"], asked @ WEIGHT, rtol=1e-4, atol=1e-5)
+        assert (threads.pop() is threading.main_thread()) is is_here
 
 
 async def test_a_crash_leaves_no_file_without_a_model(settings: DomainSettings) -> None:

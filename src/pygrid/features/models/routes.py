@@ -16,6 +16,7 @@ from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.offload import bytes_response
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 
@@ -97,15 +98,15 @@ async def download_model(request: AppRequest, state: State, model_id: ModelId) -
         **describe_problems(400, 401, 403, 404, 408, 413, 503),
     },
 )
-async def predict(request: AppRequest, state: State, model_id: ModelId) -> Response[bytes]:
+async def predict(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
     """Ask a model: arrays by the names of its inputs as safetensors, answered with its outputs in the same way."""
     service = _service(state)
     model = await service.check_may_ask(request.user, model_id)
     announced = request.headers.get("content-length", "")
     is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
     with service.room_for(model, int(announced) if is_number else None) as max_bytes:
-        question = b"".join([piece async for piece in stream_body(request, max_bytes)])
-        return Response(await service.predict(model, question), media_type=media.TENSORS)
+        question = [piece async for piece in stream_body(request, max_bytes)]
+        return bytes_response(await service.predict(model, question))
 
 
 _HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from pygrid.plans.serving import check_model_async, port_bytes
 from pygrid.storage import models as rows
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
-from pygrid.tensors import Params, decode, encode
+from pygrid.tensors import Params, decode, encode_pieces
+from pygrid.web.offload import offload
 
 logger = logging.getLogger(__name__)
 
@@ -147,14 +148,14 @@ class ModelsService:
         finally:
             self._question_bytes -= taken
 
-    async def predict(self, model: StoredModel, question: bytes) -> bytes:
-        """The outputs for a question, both as safetensors bytes.
+    async def predict(self, model: StoredModel, question: Sequence[bytes]) -> list[bytes | memoryview]:
+        """The outputs for a question, both as safetensors bytes in pieces.
 
         Raises:
             InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``: the model
                 can't compute with its values. Unavailable: the model can't answer now; the code says why.
         """
-        arrays, _ = decode(question)
+        arrays = await offload(sum(map(len, question)), _read, question)
         num_examples = check_question(arrays, model.report.inputs, model.max_batch_size)
         report = model.report
         servable = ServableModel(
@@ -166,7 +167,7 @@ class ModelsService:
             size_bytes=model.size_bytes,
             peak_bytes=report.peak_bytes,
         )
-        return encode(await self._asker.ask(servable, arrays, num_examples))
+        return encode_pieces(await self._asker.ask(servable, arrays, num_examples))
 
     async def delete(self, principal: Principal, model_id: str) -> None:
         """Stop serving a model and remove its bytes.
@@ -188,6 +189,10 @@ class ModelsService:
 
     async def _get(self, model_id: str) -> StoredModel:
         return await self._store.database.look_up(lambda connection: rows.get_model(connection, model_id))
+
+
+def _read(pieces: Sequence[bytes]) -> Params:
+    return decode(b"".join(pieces))[0]
 
 
 def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int) -> int:

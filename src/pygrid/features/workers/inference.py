@@ -51,7 +51,8 @@ from pygrid.core.serving import HEADER_BYTES, ServableModel
 from pygrid.errors import InvalidInput, InvalidTensors, Unavailable
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import port_bytes
-from pygrid.tensors import decode, encode
+from pygrid.tensors import decode, encode_pieces
+from pygrid.web.offload import SLICE_BYTES, offload, slices
 
 logger = logging.getLogger(__name__)
 
@@ -271,8 +272,8 @@ class _WarmModel:
         if len(batch) == 1:
             _settle(batch[0], await process.run(self.model, batch[0].arrays, batch[0].num_examples, self.limits.wall_s))
             return
-        joined = {port.name: np.concatenate([q.arrays[port.name] for q in batch]) for port in self.model.inputs}
         total = sum(question.num_examples for question in batch)
+        joined = await offload(port_bytes(self.model.inputs, total), _join, self.model.inputs, batch)
         try:
             outputs = await process.run(self.model, joined, total, self.limits.wall_s)
         except InvalidInput:
@@ -287,6 +288,10 @@ class _WarmModel:
             end = begin + question.num_examples
             _settle(question, {name: array[begin:end] for name, array in outputs.items()})
             begin = end
+
+
+def _join(ports: Sequence[Port], batch: Sequence[_Question]) -> Arrays:
+    return {port.name: np.concatenate([question.arrays[port.name] for question in batch]) for port in ports}
 
 
 def _settle(question: _Question, outputs: Arrays) -> None:
@@ -339,14 +344,12 @@ class _Process:
         Raises:
             InvalidInput: the model failed on these inputs; the process goes on. Unavailable: it does not.
         """
-        began = time.monotonic()
         most = port_bytes(model.outputs, num_examples) + HEADER_BYTES
-        body = encode(arrays)
+        body = encode_pieces(arrays)
+        began = time.monotonic()
         try:
             async with asyncio.timeout(wall_s):
-                self._writer.write(frame_header(SPEC, len(body)))
-                self._writer.write(body)
-                await self._writer.drain()
+                await self._send(body)
                 kind, answer = await self._read(most)
         except TimeoutError:
             self.is_gone = True
@@ -366,12 +369,30 @@ class _Process:
             raise _lost("it answered something else than it should")
         return self._checked(model, answer, num_examples)
 
+    async def _send(self, body: Sequence[bytes | memoryview]) -> None:
+        """Send a question in slices: all at once would be copied at once, and hold up everybody meanwhile."""
+        self._writer.write(frame_header(SPEC, sum(map(len, body))))
+        for part in slices(body):
+            self._writer.write(part)
+            await self._writer.drain()
+
+    async def _receive(self, length: int) -> bytes:
+        """So many bytes, in slices likewise."""
+        pieces, left = [], length
+        while left:
+            piece = await self._reader.read(min(left, SLICE_BYTES))
+            if not piece:
+                raise asyncio.IncompleteReadError(b"", left)
+            pieces.append(piece)
+            left -= len(piece)
+        return await offload(length, b"".join, pieces)
+
     async def _read(self, max_bytes: int) -> tuple[bytes, bytes]:
         kind, length = parse_frame_header(await self._reader.readexactly(FRAME_HEADER_BYTES))
         if length > (MAX_MESSAGE_BYTES if kind == OUTCOME else max_bytes):
             self.is_gone = True
             raise _lost("its answer is too long")
-        body = await self._reader.readexactly(length)
+        body = await self._receive(length)
         if kind != OUTCOME:
             return kind, body
         try:
