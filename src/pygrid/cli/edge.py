@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -56,14 +56,19 @@ def edge(
 
     Example: pygrid edge http://127.0.0.1:5000 --model digits --data my_digits.npz
     """
+    from pygrid.client.credentials import find_network_token
     from pygrid.edge import EdgeClient, load_data
     from pygrid.edge.participation import take_part
+    from pygrid.transport import open_transport
 
     arrays = load_data(data)
     stop = threading.Event()
     received: list[int] = []
     with (
-        EdgeClient(url, model, version, auth_token=auth_token, cache_dir=cache_dir, num_threads=threads) as client,
+        closing(open_transport(url, relay_token=find_network_token)) as transport,
+        EdgeClient(
+            url, model, version, auth_token=auth_token, cache_dir=cache_dir, num_threads=threads, transport=transport
+        ) as client,
         _ending_on_signals(client, stop, received),
         _shown(quiet) as callbacks,
     ):

@@ -59,9 +59,10 @@ def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int,
     import asyncio
     import signal
 
+    from pygrid.client.credentials import find_network_token
     from pygrid.features.execution.received import ReceivedFiles
     from pygrid.logs import configure_logs
-    from pygrid.transport import HttpTransport
+    from pygrid.transport import open_transport
     from pygrid.worker import RemoteSettings, RemoteWorker
 
     configure_logs()
@@ -73,7 +74,7 @@ def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int,
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         await RemoteWorker(transport, token, files, RemoteSettings(jobs, allow_weak_sandbox)).run()
 
-    transport = HttpTransport(domain)
+    transport = open_transport(domain, relay_token=find_network_token)
     files = ReceivedFiles(cache_dir, cache_bytes)
     print(f"works for {transport.url}, {jobs} at once; files of jobs are kept in {cache_dir}", flush=True)
     try:

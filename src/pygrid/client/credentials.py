@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pygrid.errors import InvalidInput
+from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, config_dir, plain_address
 
 URL_VARIABLE = "PYGRID_URL"
 TOKEN_VARIABLE = "PYGRID_TOKEN"
@@ -23,8 +24,7 @@ class Credentials(msgspec.Struct):
 
 def credentials_file() -> Path:
     """``$XDG_CONFIG_HOME/pygrid/credentials.json``, else the same under ``~/.config``."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "pygrid" / "credentials.json"
+    return config_dir() / "credentials.json"
 
 
 def load_credentials() -> Credentials:
@@ -80,9 +80,17 @@ def find_token(url: str) -> str | None:
     If ``PYGRID_URL`` is set as well, ``PYGRID_TOKEN`` goes to that address only.
     """
     home = os.environ.get(URL_VARIABLE)
-    if (token := os.environ.get(TOKEN_VARIABLE)) and (home is None or home.rstrip("/") == url):
+    if (token := os.environ.get(TOKEN_VARIABLE)) and (home is None or plain_address(home) == url):
         return token
     return load_credentials().tokens.get(url)
+
+
+def find_network_token(network_url: str) -> str | None:
+    """What a Network is shown to be let through to a Domain: ``PYGRID_NETWORK_TOKEN``, else what ``pygrid login`` keeps for it.
+
+    Never ``PYGRID_TOKEN``, which is the Domain's and must not reach the Network.
+    """
+    return os.environ.get(NETWORK_TOKEN_VARIABLE) or load_credentials().tokens.get(network_url)
 
 
 def _save(credentials: Credentials) -> Path:

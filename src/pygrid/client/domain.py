@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pygrid.client.credentials import choose_url, find_token
+from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
 from pygrid.client.jobs import (
@@ -29,7 +29,7 @@ from pygrid.errors import NotFound
 from pygrid.messages.jobs import JobState, StatisticRequest, Unit
 from pygrid.messages.models import ModelVisibility, ServeRequest
 from pygrid.messages.processes import HostRequest, ProcessInfo
-from pygrid.transport import HttpTransport, Transport
+from pygrid.transport import Transport, open_transport
 
 
 class _Processes(msgspec.Struct):
@@ -40,7 +40,8 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
     """A Domain to work with. Nothing is sent yet.
 
     Args:
-        url: its address; None: ``PYGRID_URL``, else the one that ``pygrid login`` was used with last.
+        url: its address, ``http://HOST:PORT`` or, through a Network, ``grid+http://NETWORK:PORT/NAME``; None: ``PYGRID_URL``,
+            else the one that ``pygrid login`` was used with last.
         token: of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` keeps for that address.
         transport: in place of HTTP to ``url``; it stays the caller's to close.
     Raises:
@@ -48,7 +49,7 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
     """
     if transport is not None:
         return DomainClient(transport, token=token)
-    chosen = HttpTransport(choose_url(url))
+    chosen = open_transport(choose_url(url), relay_token=find_network_token)
     return DomainClient(chosen, token=token or find_token(chosen.url), owns_transport=True)
 
 

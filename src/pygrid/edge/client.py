@@ -33,7 +33,7 @@ from pygrid.messages.cycles import (
 from pygrid.messages.media import TENSORS
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
-from pygrid.transport import Api, HttpTransport, Request, Response, RetryPolicy, Transport
+from pygrid.transport import Api, Request, Response, RetryPolicy, Transport, open_transport
 
 if TYPE_CHECKING:  # at run time only once there is work: ONNX Runtime takes a tenth of a second and 15 MB
     from pygrid.plans.batches import Data
@@ -53,7 +53,7 @@ class EdgeClient:
     """Authenticate, ask for a cycle, fetch, train, report. `pygrid.edge.participate` does all of it in a loop.
 
     Args:
-        url: address of the Domain, e.g. ``https://domain.example``.
+        url: address of the Domain, e.g. ``https://domain.example``; through a Network, ``grid+https://network.example/domain``.
         model: name of the process.
         version: of the process; None: the newest.
         auth_token: where the process asks for one.
@@ -88,7 +88,7 @@ class EdgeClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._owns_transport = transport is None
-        carrier = transport or HttpTransport(url)
+        carrier = transport or open_transport(url)
         self._api = Api(carrier, retries=retries, sleep=sleep)
         # An address that was never right should be told at once; a Domain that restarts is worth waiting for.
         first = replace(retries, patience_s=min(retries.patience_s, _FIRST_CONTACT_S))

@@ -6,13 +6,17 @@ grid+http(s)://HOST[:PORT]/DOMAIN[?identity=ed25519:...]          through the re
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pygrid.errors import InvalidInput
 from pygrid.transport.identity import IdentityKey
 
 RELAYED = "grid+"
+NETWORK_TOKEN_VARIABLE = "PYGRID_NETWORK_TOKEN"
+"""What a Network is told in the name of who calls through it, if nothing else is given."""
 MAX_NAME_CHARS = 100
 
 
@@ -46,6 +50,12 @@ def plain_address(url: str) -> str:
         return str(parse_address(url))
     except InvalidInput:
         return url.rstrip("/")
+
+
+def config_dir() -> Path:
+    """Where this user's tokens and known identities are kept: ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "pygrid"
 
 
 def check_url(url: str) -> str:

@@ -11,14 +11,8 @@ from pathlib import Path
 import msgspec
 
 from pygrid.errors import IdentityChanged, InvalidConfig, InvalidInput
-from pygrid.transport.address import RelayedAddress
+from pygrid.transport.address import RelayedAddress, config_dir
 from pygrid.transport.identity import IdentityKey
-
-
-def config_dir() -> Path:
-    """``$XDG_CONFIG_HOME/pygrid``, else the same under ``~/.config``."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "pygrid"
 
 
 class _Content(msgspec.Struct):

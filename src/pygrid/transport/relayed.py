@@ -18,7 +18,7 @@ import msgspec
 
 from pygrid.errors import PygridError, from_problem
 from pygrid.messages.media import PROBLEM
-from pygrid.transport.address import RelayedAddress
+from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, RelayedAddress
 from pygrid.transport.certificates import client_context
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
 from pygrid.transport.identity import IdentityKey
@@ -26,11 +26,10 @@ from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.pinned import PinnedStream
 from pygrid.transport.pipes import PipeStream, is_upgraded, upgrade_headers
 
-NETWORK_TOKEN_VARIABLE = "PYGRID_NETWORK_TOKEN"
 _MAX_PROBLEM_BYTES = 64 * 1024
 
-RelayToken = Callable[[], str | None]
-"""Gives what the Network is told, as ``Authorization: Bearer``, each time a connection is opened."""
+RelayToken = Callable[[str], str | None]
+"""Gives what the Network of this address is told, as ``Authorization: Bearer``; asked each time a connection is opened."""
 
 
 class RelayedTransport(PooledTransport):
@@ -101,7 +100,7 @@ class RelayBackend(httpcore.NetworkBackend):
         upgrade, accept = upgrade_headers()
         network = self._address.network_url
         headers = {"Host": urlsplit(network).netloc, "User-Agent": "pygrid", **upgrade}
-        if token := self._relay_token():
+        if token := self._relay_token(network):
             headers["Authorization"] = f"Bearer {token}"
         request = httpcore.Request(
             "GET",
@@ -145,5 +144,5 @@ def _read(answer: httpcore.Response) -> bytes:
     return data
 
 
-def _token_of_environment() -> str | None:
+def _token_of_environment(_network_url: str) -> str | None:
     return os.environ.get(NETWORK_TOKEN_VARIABLE)

@@ -31,7 +31,7 @@ class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who shows it."""
     target: str
     """Where it leads."""
-    expires: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    expires: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     """Seconds since 1970."""
     signature: str
 
