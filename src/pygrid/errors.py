@@ -22,8 +22,8 @@
     └── AuthoringError           a plan's source that cannot be turned into a plan (client side only)
 
 Each error carries a stable ``code`` (snake_case, part of the published interface), an HTTP ``status``, a ``detail`` for people,
-and ``fields``: the ids and values involved. Over HTTP it is a problem document (RFC 9457); the SDKs turn ``code`` back into the
-same class through `from_problem`.
+and ``fields``: the ids and values involved. Over HTTP it is a problem document (RFC 9457), whose title is the class in words;
+the SDKs turn it back into the same class through `from_problem`.
 """
 
 from __future__ import annotations
@@ -43,18 +43,17 @@ class PygridError(Exception):
         self.code = code or self.default_code
         self.fields = fields
 
-    @property
-    def title(self) -> str:
-        """The class name in words, e.g. ``Shape mismatch``."""
-        name = type(self).__name__
-        words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+    @classmethod
+    def title_of(cls) -> str:
+        """The class name in words, e.g. ``Shape mismatch``; by it the other side knows the class."""
+        words = "".join(f" {c.lower()}" if c.isupper() else c for c in cls.__name__).strip()
         return words.capitalize()
 
     def to_problem(self) -> dict[str, Any]:
         """The problem document (RFC 9457) of this error, ready for JSON."""
         return {
             "type": f"urn:pygrid:error:{self.code}",
-            "title": self.title,
+            "title": self.title_of(),
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
@@ -138,27 +137,32 @@ class AuthoringError(PygridError):
     default_code = "authoring_error"
 
 
-def _by_code_and_status() -> tuple[dict[str, type[PygridError]], dict[int, type[PygridError]]]:
-    codes: dict[str, type[PygridError]] = {}
-    statuses: dict[int, type[PygridError]] = {}
-    todo = list(PygridError.__subclasses__())
-    while todo:
-        cls = todo.pop(0)
-        codes[cls.default_code] = cls
-        statuses.setdefault(cls.status, cls)
-        todo.extend(cls.__subclasses__())
-    return codes, statuses
+def _find_class(title: object, code: str, status: int) -> type[PygridError]:
+    """The class that a title names, if its status is this one; else the one whose own code this is; else that of the status."""
+    classes: list[type[PygridError]] = [PygridError]
+    for cls in classes:  # grows meanwhile, so that parents come before their children
+        classes.extend(cls.__subclasses__())
+    for fits in (
+        lambda cls: cls.title_of() == title and cls.status == status,
+        lambda cls: cls.default_code == code,
+        lambda cls: cls.status == status,
+    ):
+        found = next(filter(fits, classes), None)
+        if found is not None:
+            return found
+    return PygridError
 
 
 _RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
 def from_problem(problem: dict[str, Any]) -> PygridError:
-    """The error that a problem document describes: by its code if that names a class, else by its status."""
-    codes, statuses = _by_code_and_status()
+    """The error that a problem document describes, of the class that it was raised as: the title names it, whatever the code is.
+    For a title that names none, the class is that of the code, else of the status.
+    """
     code = str(problem.get("code", "internal"))
     raw_status = problem.get("status")
     status = raw_status if isinstance(raw_status, int) else 500
-    cls = codes.get(code) or statuses.get(status, PygridError)
+    cls = _find_class(problem.get("title"), code, status)
     fields = {k: v for k, v in problem.items() if k not in _RESERVED}
     return cls(str(problem.get("detail", code)), code=code, **fields)
