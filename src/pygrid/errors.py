@@ -144,7 +144,7 @@ def _find_class(title: object, code: str, status: int) -> type[PygridError]:
         classes.extend(cls.__subclasses__())
     for fits in (
         lambda cls: cls.title_of() == title and cls.status == status,
-        lambda cls: cls.default_code == code,
+        lambda cls: cls.default_code == code and cls is not PygridError,
         lambda cls: cls.status == status,
     ):
         found = next(filter(fits, classes), None)
@@ -157,7 +157,7 @@ _RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
 def from_problem(problem: dict[str, Any]) -> PygridError:
-    """The error that a problem document describes, of the class that it was raised as: the title names it, whatever the code is.
+    """The error that a problem document describes, of the class that it was raised as: the title names it, whatever the code.
     For a title that names none, the class is that of the code, else of the status.
     """
     code = str(problem.get("code", "internal"))
