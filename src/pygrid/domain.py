@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from litestar import Litestar
 
 from pygrid.clock import Clock, SystemClock
+from pygrid.edge import EdgeClient
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.catalog.service import CatalogService
@@ -16,7 +18,10 @@ from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
+from pygrid.features.federation import Federation, ModelFiles
+from pygrid.features.federation import Services as FederationServices
 from pygrid.features.jobs import build_jobs
+from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.models.routes import model_routes
@@ -30,20 +35,26 @@ from pygrid.features.workers.places import Places
 from pygrid.features.workers.remote import RemoteDriver
 from pygrid.features.workers.routes import router as workers_router
 from pygrid.features.workers.service import WorkersService
+from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
 from pygrid.storage.database import Database
+from pygrid.storage.job_files import JobFiles
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
+from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE, Identity
+from pygrid.transport.opening import open_transport
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 
 SESSION_SWEEP_S = 3600.0
+COORDINATOR_PATIENCE_S = 30.0
+"""A coordinator that can't be reached is tried for so long before a job says so; then it is tried again."""
 
 
 def prepare_store(settings: DomainSettings) -> bool:
@@ -61,6 +72,34 @@ def prepare_store(settings: DomainSettings) -> bool:
         return database.read_now(has_first_owner)
     finally:
         database.close()
+
+
+def connect_to_coordinator(
+    federation: FederationRequest,
+    *,
+    client_id: str | None,
+    cache: ModelFiles,
+    is_guarded: bool,
+    sleep: Callable[[float], None],
+) -> EdgeClient:
+    """This Domain as a client of a process at another one; see `pygrid.features.federation.Connect`."""
+    return EdgeClient(
+        federation.coordinator,
+        federation.process,
+        federation.version,
+        auth_token=federation.auth_token or None,
+        client_id=client_id,
+        cache=cache,
+        retries=RetryPolicy(patience_s=COORDINATOR_PATIENCE_S),
+        transport=open_transport(federation.coordinator),
+        owns_transport=True,
+        sleep=sleep,
+    )
+
+
+async def may_dial(settings: DomainSettings, coordinator: str) -> bool:
+    """Whether a coordinator's address is one that this Domain dials without a person having looked at it."""
+    return settings.is_loopback
 
 
 def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:
@@ -88,6 +127,11 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
+
+    def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> Federation:
+        services = FederationServices(database, writes, files, clock, notify)
+        return Federation(services, connect_to_coordinator, partial(may_dial, settings))
+
     jobs = build_jobs(
         store,
         settings.data_dir,
@@ -95,6 +139,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         clock,
         stopping,
         metrics,
+        federate,
         max_concurrent=settings.num_workers,
         limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
     )
@@ -122,6 +167,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await pipes.close()
             await inference.close()
             await places.close()
+            jobs.federation.close()
             accounts.close()
             cycles.close()
             store.close()
@@ -152,6 +198,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "blobs": BlobResponses(store.blobs),
             "processes": processes,
             "cycles": cycles.service,
+            "membership": cycles.membership,
             "scheduler": cycles.scheduler,
             "datasets": datasets,
             "jobs": jobs.service,

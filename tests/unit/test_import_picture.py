@@ -32,7 +32,8 @@ BELOW = {
     "web": CORE | WIRE,
     "features": FEATURES,
     "ui": FEATURES | {"features"},
-    **dict.fromkeys(("domain", "network", "worker"), APPS),
+    **dict.fromkeys(("network", "worker"), APPS),
+    "domain": APPS | {"edge"},  # a federated job makes it a client of another Domain
     **dict.fromkeys(("client", "edge"), PURE | WIRE),
     **dict.fromkeys(("deploy", "simulation"), TOP),
     "cli": TOP | {"deploy"},

@@ -73,6 +73,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks too;
     null: public if any device may take part, listed if devices must prove that they may."""
 
+    named_clients: bool = False
+    """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left. Needs
+    ``authentication`` with a secret or a public key."""
+
     @property
     def needs_speed_test(self) -> bool:
         """Whether a floor for bandwidth is configured."""
@@ -153,6 +157,11 @@ def _check_together(config: ServerConfig) -> None:
     refuse("min_diffs", "max_workers")
     refuse("max_diffs", "max_workers")
     auth = config.authentication
+    if config.named_clients and (auth is None or not (auth.secret or auth.pub_key)):
+        raise InvalidConfig(
+            "server_config.named_clients needs authentication with a secret or a pub_key: names come from signed tokens",
+            field="named_clients",
+        )
     if auth is None:
         return
     if auth.secret is not None and len(auth.secret.encode()) < 32:

@@ -61,6 +61,8 @@ class Cycle:
     opened_at: dt.datetime | None = None
     deadline_at: dt.datetime | None = None
     completed_at: dt.datetime | None = None
+    num_left: int = 0
+    """Of clients with names, those that have left and will not report: it does not wait for them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Refusal:
     timeout_s: int | None
 
 
+LEFT = Refusal("training_finished", "this client has left the training", None)
 FINISHED = Refusal("training_finished", "training of this process is over", None)
 BETWEEN_CYCLES = Refusal("between_cycles", "a cycle is being completed", 1)
 
@@ -142,14 +145,15 @@ def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
     """Whether an open cycle closes or is opened again.
 
     It closes with at least `needed_diffs` reports when: ``max_diffs`` is reached; the deadline has passed; everybody who can be
-    admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once.
+    admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once. Each named client that has left
+    is one report less to wait for.
     """
     if cycle.state is not CycleState.OPEN:
         return Due.NOTHING
     passed = cycle.deadline_at is not None and now >= cycle.deadline_at
     if cycle.num_reports < config.needed_diffs:
         return Due.REOPEN if passed else Due.NOTHING
-    full = config.max_diffs is not None and cycle.num_reports >= config.max_diffs
+    full = config.max_diffs is not None and cycle.num_reports >= config.max_diffs - cycle.num_left
     nobody_left = config.max_workers is not None and cycle.num_reports >= config.max_workers
     no_limits = config.max_diffs is None and cycle.deadline_at is None and config.max_workers is None
     return Due.CLOSE if full or passed or nobody_left or no_limits else Due.NOTHING

@@ -20,7 +20,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pygrid.errors import InvalidConfig
@@ -32,6 +32,11 @@ MAX_LOST_IN_A_ROW = 3
 MAX_TOKEN_CHARS = 16 * 1024
 MAX_NAME_CHARS = 200
 MAX_ADDRESS_CHARS = 2_000
+
+
+_ADDED = frozenset({"num_calls", "num_zeroed", "num_skipped", "bytes_out", "wall_s", "cpu_s"})
+_PEAK = "max_rss_bytes"
+"""Of what a Worker saw."""
 
 
 class PartState(enum.StrEnum):
@@ -82,6 +87,19 @@ class Part:
         return not _TRANSITIONS[self.state]
 
 
+@dataclass(frozen=True)
+class Departure:
+    """How a job's part in a training has ended."""
+
+    detail: str
+    """For whoever may see the job."""
+    code: str = ""
+    """Why it failed; empty: it did what it could."""
+    private_detail: str = ""
+    """For the owner of the data only, as is:"""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 def keep(part: Part, diff_hash: str, facts: Mapping[str, Any]) -> Part:
     """``training -> trained``."""
     return replace(_move(part, PartState.TRAINED), diff_hash=diff_hash, facts=facts)
@@ -111,6 +129,16 @@ def is_hopeless(parts: Sequence[Part]) -> bool:
     """Whether the last trainings all came to nothing, so that there is no point in another."""
     last = parts[-MAX_LOST_IN_A_ROW:]
     return len(last) == MAX_LOST_IN_A_ROW and all(part.state is PartState.LOST for part in last)
+
+
+def add_facts(parts: Sequence[Part]) -> dict[str, Any]:
+    """What the Workers of all parts saw together; what can't be added is that of the last."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        for name, value in (part.facts or {}).items():
+            adds = name in _ADDED and name in total
+            total[name] = total[name] + value if adds else max(total[name], value) if name == _PEAK and name in total else value
+    return total
 
 
 def fits_cycle(part: Part, cycle: int, model_hash: str) -> bool:

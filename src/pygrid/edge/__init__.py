@@ -11,9 +11,9 @@ from pygrid.edge.cache import Cache, DiskCache, MemoryCache, default_cache_dir
 from pygrid.edge.client import EdgeClient
 from pygrid.edge.data import load_data
 from pygrid.edge.participation import Callbacks, Participation, participate
-from pygrid.edge.reports import Difference
 from pygrid.edge.settings import TrainingSettings
 from pygrid.edge.speed import Speed
+from pygrid.tensors.params import Difference
 
 __all__ = [
     "Cache",

@@ -28,12 +28,14 @@ from pygrid.messages.cycles import (
     CycleAccepted,
     CycleRejected,
     CycleRequest,
+    LeaveRequest,
+    LeaveResponse,
     ReportAccepted,
 )
 from pygrid.messages.media import TENSORS
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
-from pygrid.transport import Api, Request, Response, RetryPolicy, Transport, open_transport
+from pygrid.transport import Api, Body, Request, Response, RetryPolicy, Transport, open_transport
 
 if TYPE_CHECKING:  # at run time only once there is work: ONNX Runtime takes a tenth of a second and 15 MB
     from pygrid.plans.batches import Data
@@ -64,7 +66,7 @@ class EdgeClient:
         cache: in place of a folder, e.g. `MemoryCache`.
         num_threads: of the training.
         retries: how long to put up with a Domain that can't be reached, once it was reached.
-        transport: in place of HTTP to ``url``; it stays the caller's to close.
+        transport: in place of HTTP to ``url``; it stays the caller's to close, unless ``owns_transport``.
         sleep: waits that many seconds.
 
     Not for use by several threads at once.
@@ -85,9 +87,10 @@ class EdgeClient:
         num_threads: int = 1,
         retries: RetryPolicy = DEVICE_RETRIES,
         transport: Transport | None = None,
+        owns_transport: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._owns_transport = transport is None
+        self._owns_transport = transport is None or owns_transport
         carrier = transport or open_transport(url)
         self._api = Api(carrier, retries=retries, sleep=sleep)
         # An address that was never right should be told at once; a Domain that restarts is worth waiting for.
@@ -276,8 +279,12 @@ class EdgeClient:
             InvalidInput, PayloadTooLarge: the Domain refuses the diff; the key is still good.
             Unavailable: the Domain can't be reached; the diff may or may not have arrived.
         """
+        self._assigned()
+        self.send_report(ReportBody(diff, num_examples, metrics or {}))
+
+    def send_report(self, body: Body) -> None:
+        """As `report`, of a report that was made before, byte for byte."""
         assignment = self._assigned()
-        body = ReportBody(diff, num_examples, metrics or {})
         if assignment.max_report_bytes is not UNSET and body.num_bytes > assignment.max_report_bytes:
             raise PayloadTooLarge(
                 f"the report has {body.num_bytes:,} bytes; this process takes {assignment.max_report_bytes:,}. Does the diff "
@@ -286,6 +293,16 @@ class EdgeClient:
             )
         headers = {"Authorization": f"Bearer {assignment.request_key}", "Content-Type": TENSORS}
         self._api.send_body("/model-centric/report", ReportAccepted, body, headers=headers, idempotent=True)
+        self.assignment = None
+
+    def leave(self) -> None:
+        """Take no further part: the Domain does not wait for this client any more, if its process knows its clients by name.
+
+        Raises:
+            NotFound: the process, or this client, is not (or no longer) known to the Domain.
+        """
+        request = LeaveRequest(self.client_id or self.authenticate(), self.model, self.version)
+        self._first_api.post("/model-centric/leave", LeaveResponse, json=_without_none(request), idempotent=True)
         self.assignment = None
 
     def close(self) -> None:

@@ -23,9 +23,9 @@ from msgspec import UNSET
 
 from pygrid.edge.cache import Cache
 from pygrid.edge.client import EdgeClient
-from pygrid.edge.reports import Difference
 from pygrid.errors import Conflict, Gone, InvalidInput, NotFound, PygridError, Unauthenticated
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
+from pygrid.tensors.params import Difference
 from pygrid.transport import Transport
 
 if TYPE_CHECKING:

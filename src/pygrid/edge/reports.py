@@ -8,41 +8,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.errors import InvalidInput, NonFinite, ShapeMismatch
+from pygrid.errors import InvalidInput, NonFinite
 from pygrid.messages.media import METRIC_PREFIX, NUM_EXAMPLES
+from pygrid.tensors.params import Difference
 from pygrid.tensors.safetensors import make_layout
 from pygrid.transport.base import slices
 
 Array = npt.NDArray[np.generic]
-
-
-class Difference(Mapping[str, Array]):
-    """The diff ``original - trained`` as a mapping whose arrays are computed when they are asked for, one at a time.
-
-    Raises:
-        ShapeMismatch: names the first array that is missing, added or of another shape.
-    """
-
-    def __init__(self, original: Mapping[str, Array], trained: Mapping[str, Array]) -> None:
-        for name in {**original, **trained}:
-            if name not in original or name not in trained or original[name].shape != trained[name].shape:
-                raise ShapeMismatch(f"array {name!r} is not in both models with the same shape", array=name)
-        self._original = original
-        self._trained = trained
-
-    def __getitem__(self, name: str) -> Array:
-        difference: Array = np.subtract(self._original[name], self._trained[name])
-        return difference
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._original)
-
-    def __len__(self) -> int:
-        return len(self._original)
-
-    def specs(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
-        """Dtype and shape of each array, without computing it."""
-        return {name: (array.dtype, array.shape) for name, array in self._original.items()}
 
 
 class ReportBody:

@@ -93,3 +93,17 @@ class ReportAccepted(msgspec.Struct):
     """The report is durable and will be in exactly one checkpoint. The answer to a repeated report is the same."""
 
     status: Literal["success"]
+
+
+class LeaveRequest(msgspec.Struct):
+    """A client takes no further part in a process."""
+
+    worker_id: str
+    model: str
+    version: str | None = None
+
+
+class LeaveResponse(msgspec.Struct):
+    """Of a process with ``named_clients`` the present cycle, and all later ones, do not wait for the client any more."""
+
+    status: Literal["success"]

@@ -52,6 +52,27 @@ class CycleInfo(msgspec.Struct):
     completed_at: dt.datetime | None
 
 
+class Contribution(msgspec.Struct, frozen=True):
+    """One accepted report, and who sent it."""
+
+    id: int
+    cycle: int
+    client: str
+    """Whom its token named; empty where clients have no names."""
+    num_examples: int
+    weight: int
+    """With which it goes into the average."""
+    norm: float
+    scale: float
+    """Below 1 if it was clipped; 1 until its cycle is completed."""
+    metrics: dict[str, float]
+    received_at: dt.datetime
+
+
+class ContributionList(msgspec.Struct, frozen=True):
+    contributions: list[Contribution]
+
+
 class CheckpointInfo(msgspec.Struct):
     """One state of the model. ``alias`` is ``latest`` for the newest, else empty."""
 

@@ -82,6 +82,7 @@ def put_cycle(
     checkpoint: int,
     now: dt.datetime,
     deadline_at: dt.datetime | None,
+    num_left: int = 0,
 ) -> Cycle:
     """Add a cycle that begins in ``state``."""
     opened_at = now if state is CycleState.OPEN else None
@@ -93,6 +94,7 @@ def put_cycle(
         checkpoint=checkpoint,
         num_assigned=0,
         num_reports=0,
+        num_left=num_left,
         created_at=now,
         opened_at=opened_at,
         deadline_at=deadline_at if opened_at else None,
@@ -180,9 +182,54 @@ def release_all_leases(connection: sa.Connection) -> None:
 # -- clients and assignments -------------------------------------------------------------------------------------------
 
 
-def put_client(connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime) -> None:
-    """Add a client of a process."""
-    connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now))
+def put_client(
+    connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, subject: str | None = None
+) -> None:
+    """Add a client of a process; ``subject``: whom its token names, where that is who it is."""
+    connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now, subject=subject))
+
+
+def lock_process(connection: sa.Connection, process_id: int) -> None:
+    """Let no other transaction that does this run beside the caller's."""
+    connection.execute(sa.select(processes.c.id).where(processes.c.id == process_id).with_for_update())
+
+
+def find_client(connection: sa.Connection, process_id: int, subject: str) -> str | None:
+    """The id of the client of a process that a subject is."""
+    where = (clients.c.process_id == process_id, clients.c.subject == subject)
+    return connection.execute(sa.select(clients.c.id).where(*where)).scalar()
+
+
+def put_departure(connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, is_named: bool) -> Cycle:
+    """Record that a client has left its process, once; gives the newest cycle, which does not wait for it any more.
+
+    Args:
+        is_named: whether the process counts its clients: then this cycle, unless the client has reported in it, and all
+            later ones count one that has left.
+    Raises:
+        NotFound: ``worker_not_found``.
+    """
+    found = get_application(connection, client_id, process_id)
+    cycle, own = found.cycle, found.own
+    first = clients.update().where(clients.c.id == client_id, clients.c.left_at.is_(None)).values(left_at=now)
+    if not connection.execute(first).rowcount:
+        return cycle
+    has_reported = own is not None and own.state is AssignmentState.REPORTED
+    if own is not None and own.state is AssignmentState.ASSIGNED:
+        ended = assignments.update().where(assignments.c.id == own.id).values(state=AssignmentState.EXPIRED.value)
+        connection.execute(ended)
+        cycle = replace(cycle, num_assigned=cycle.num_assigned - 1)
+    if is_named and not has_reported:
+        cycle = replace(cycle, num_left=cycle.num_left + 1)
+    values = {"num_assigned": cycle.num_assigned, "num_left": cycle.num_left}
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(values))
+    return cycle
+
+
+def count_left(connection: sa.Connection, process_id: int) -> int:
+    """How many clients of a process have left it."""
+    statement = sa.select(sa.func.count()).where(clients.c.process_id == process_id, clients.c.left_at.is_not(None))
+    return int(connection.execute(statement).scalar_one())
 
 
 @dataclass(frozen=True)
@@ -195,11 +242,12 @@ class Application:
     """The newest of its process."""
     own: Assignment | None
     """The client's assignment to that cycle, if any."""
+    has_left: bool = False
 
 
 _newest = cycles.alias("newest")
 _FIND_APPLICATION = Prepared(
-    sa.select(clients.c.process_id, processes.c.state, *_ASSIGNMENT, *_CYCLE)
+    sa.select(clients.c.process_id, processes.c.state, clients.c.left_at, *_ASSIGNMENT, *_CYCLE)
     .select_from(
         clients.join(processes)
         .join(cycles, cycles.c.process_id == clients.c.process_id)
@@ -222,8 +270,8 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
     row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
     if row is None or row[0] != process_id:
         raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
-    own = None if row[2] is None else Assignment(row[2], row[3], row[4], AssignmentState(row[5]))
-    return Application(row[0], row[1], _cycle(row[6:]), own)
+    own = None if row[3] is None else Assignment(row[3], row[4], row[5], AssignmentState(row[6]))
+    return Application(row[0], row[1], _cycle(row[7:]), own, row[2] is not None)
 
 
 _LAST_SEQUENCE = Prepared(
@@ -319,6 +367,48 @@ def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
     """The accepted reports of a cycle in a fixed order."""
     statement = sa.select(*_REPORT).where(reports.c.cycle_id == cycle_id).order_by(reports.c.id)
     return [Report(*row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """An accepted report, and who sent it."""
+
+    id: int
+    cycle: int
+    """Its sequence in the process."""
+    client: str
+    """Whom its token named; empty where clients have no names."""
+    num_examples: int
+    weight: int
+    norm: float
+    scale: float
+    """Below 1 if it was clipped; 1 until its cycle is completed."""
+    metrics: dict[str, float]
+    received_at: dt.datetime
+
+
+def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[Contribution]:
+    """The accepted reports of a process with an id above ``after``, oldest admission first."""
+    statement = (
+        sa.select(
+            reports.c.id,
+            cycles.c.sequence,
+            sa.func.coalesce(clients.c.subject, ""),
+            reports.c.num_examples,
+            reports.c.weight,
+            reports.c.norm,
+            sa.func.coalesce(reports.c.scale, 1.0),
+            reports.c.metrics,
+            reports.c.received_at,
+        )
+        .select_from(reports.join(cycles, cycles.c.id == reports.c.cycle_id))
+        .join(assignments, assignments.c.id == reports.c.id)
+        .join(clients, clients.c.id == assignments.c.client_id)
+        .where(cycles.c.process_id == process_id, reports.c.id > after)
+        .order_by(reports.c.id)
+        .limit(limit)
+    )
+    return [Contribution(*row) for row in connection.execute(statement)]
 
 
 def list_report_files(connection: sa.Connection) -> set[str]:

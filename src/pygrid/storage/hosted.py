@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -18,7 +19,12 @@ MAX_CHECKPOINTS = 1000
 
 def read_model_layout(blobs: BlobFiles, model_hash: str) -> Layout:
     """The layout of a stored model, from its header."""
-    with blobs.path(model_hash).open("rb") as file:
+    return read_layout_of(blobs.path(model_hash))
+
+
+def read_layout_of(path: Path) -> Layout:
+    """The layout of a safetensors file, from its header."""
+    with path.open("rb") as file:
         prefix = file.read(8)
         return parse_header(prefix + file.read(header_length(prefix) - len(prefix)))
 

@@ -28,6 +28,7 @@ def begin_cycle(
         checkpoint=checkpoint,
         now=now,
         deadline_at=rules.first_deadline(config, now),
+        num_left=rows.count_left(connection, process_id) if config.named_clients else 0,
     )
     kind = "cycle_opened" if state is CycleState.OPEN else "cycle_waiting"
     rows.put_event(connection, process_id, sequence, kind, now, {"checkpoint": checkpoint})

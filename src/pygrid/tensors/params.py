@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,35 @@ def apply_diff(model: Mapping[str, npt.NDArray[np.generic]], diff: Mapping[str, 
     """
     _same_arrays(model, diff)
     return {name: np.subtract(array, diff[name]) for name, array in model.items()}
+
+
+class Difference(Mapping[str, npt.NDArray[np.generic]]):
+    """The diff ``original - trained`` as a mapping whose arrays are computed when they are asked for, one at a time.
+
+    Raises:
+        ShapeMismatch: names the first array that is missing, added or of another shape.
+    """
+
+    def __init__(self, original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        for name in {**original, **trained}:
+            if name not in original or name not in trained or original[name].shape != trained[name].shape:
+                raise ShapeMismatch(f"array {name!r} is not in both models with the same shape", array=name)
+        self._original = original
+        self._trained = trained
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        difference: npt.NDArray[np.generic] = np.subtract(self._original[name], self._trained[name])
+        return difference
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._original)
+
+    def __len__(self) -> int:
+        return len(self._original)
+
+    def specs(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """Dtype and shape of each array, without computing it."""
+        return {name: (array.dtype, array.shape) for name, array in self._original.items()}
 
 
 def _same_arrays(expected: Mapping[str, npt.NDArray[np.generic]], given: Mapping[str, npt.NDArray[np.generic]]) -> None:

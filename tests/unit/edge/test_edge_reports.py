@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pygrid.edge.reports import Difference, ReportBody
+from pygrid.edge.reports import ReportBody
 from pygrid.errors import InvalidInput, NonFinite, ShapeMismatch
 from pygrid.tensors import decode, encode, make_diff
+from pygrid.tensors.params import Difference
 from pygrid.transport.base import CHUNK_BYTES
 
 values = st.floats(-8, 8, width=16)

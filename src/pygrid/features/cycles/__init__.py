@@ -9,6 +9,7 @@ from pygrid.clock import Clock
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.membership import Membership
 from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
@@ -22,6 +23,7 @@ class Cycles:
     """The parts of this feature, put together."""
 
     service: CyclesService
+    membership: Membership
     scheduler: CycleScheduler
     executor: ThreadPoolExecutor
 
@@ -39,4 +41,4 @@ def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metric
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping)
     service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts)
-    return Cycles(service, scheduler, executor)
+    return Cycles(service, Membership(store, scheduler, clock), scheduler, executor)

@@ -185,6 +185,8 @@ class Admissions:
         cycle, own = found.cycle, found.own
         if found.process_state == "finished":
             return found, rules.FINISHED
+        if found.has_left:
+            return found, rules.LEFT
         if applicant.native and own is not None and rules.may_renew(cycle, own, self._clock.now()):
             return found, None
         refusal = rules.admit(

@@ -9,8 +9,8 @@ ENDPOINT_TIMEOUT_S = 3.0
 MAX_TOKEN_CHARS = 16 * 1024
 
 
-async def check_device(authentication: Authentication | None, auth_token: str | None) -> None:
-    """Check a device's token against what its process asks for.
+async def check_device(authentication: Authentication | None, auth_token: str | None) -> str | None:
+    """Check a device's token against what its process asks for; gives whom it names, if it was signed and names somebody.
 
     A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm; its expiry is
     respected. Then the endpoint, if there is one, has the last word.
@@ -19,16 +19,18 @@ async def check_device(authentication: Authentication | None, auth_token: str | 
         Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
     """
     if authentication is None or not (authentication.secret or authentication.pub_key or authentication.endpoint):
-        return
+        return None
     if not auth_token:
         raise Unauthenticated("Authentication is required, please pass an 'auth_token'.", code="auth_token_missing")
+    subject = None
     if authentication.secret or authentication.pub_key:
-        _check_signature(authentication, auth_token)
+        subject = _check_signature(authentication, auth_token)
     if authentication.endpoint:
         await _ask_endpoint(authentication.endpoint, auth_token)
+    return subject
 
 
-def _check_signature(authentication: Authentication, auth_token: str) -> None:
+def _check_signature(authentication: Authentication, auth_token: str) -> str | None:
     import jwt  # here, because most Domains never need it and it brings 9 MB
 
     keys = ((authentication.secret, "HS256"), (authentication.pub_key, "RS256"))
@@ -37,10 +39,11 @@ def _check_signature(authentication: Authentication, auth_token: str) -> None:
             if key is None:
                 continue
             try:
-                jwt.decode(auth_token, key, algorithms=[algorithm], options={"verify_aud": False})
+                claims = jwt.decode(auth_token, key, algorithms=[algorithm], options={"verify_aud": False})
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
                 continue
-            return
+            subject = claims.get("sub")
+            return subject if isinstance(subject, str) else None
     raise Unauthenticated("The 'auth_token' you sent is invalid.", code="auth_token_invalid")
 
 

@@ -12,6 +12,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.errors import InvalidInput, NotFound, Unauthenticated
+from pygrid.features.cycles.membership import Membership
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (
@@ -20,6 +21,8 @@ from pygrid.messages.cycles import (
     CycleAccepted,
     CycleRejected,
     CycleRequest,
+    LeaveRequest,
+    LeaveResponse,
     ReportAccepted,
 )
 from pygrid.web.auth import find_bearer
@@ -38,6 +41,11 @@ def _service(state: State) -> CyclesService:
     return service
 
 
+def _membership(state: State) -> Membership:
+    membership: Membership = state.membership
+    return membership
+
+
 def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
     """The request key, which came as a bearer token or, from clients of 2020, in the query; and the client's id if it did."""
     key = find_bearer(request) or request.query_params.get("request_key")
@@ -49,7 +57,14 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404))
 async def authenticate(data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
     """Become a client of a process."""
-    return await _service(state).authenticate(data)
+    return await _membership(state).authenticate(data)
+
+
+@post("/leave", status_code=200, responses=describe_problems(400, 404))
+async def leave(data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
+    """Take no further part: where clients have names, no cycle waits for this one any more."""
+    await _membership(state).leave(data)
+    return LeaveResponse("success")
 
 
 @get("/speed-test", responses={**describe_blob(), **describe_problems(400)})
@@ -134,6 +149,7 @@ router = Router(
     "/model-centric",
     route_handlers=[
         authenticate,
+        leave,
         speed_test_download,
         speed_test_upload,
         cycle_request,

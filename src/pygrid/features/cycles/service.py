@@ -20,15 +20,12 @@ from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
 from pygrid.features.cycles.counts import CycleCounts
-from pygrid.features.cycles.devices import check_device
 from pygrid.features.cycles.receiving import Received, receive_report
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
-from pygrid.ids import hash_secret, new_client_id
+from pygrid.ids import hash_secret
 from pygrid.messages.cycles import (
     MAX_WAIT_S,
-    AuthenticateRequest,
-    AuthenticateResponse,
     CycleAccepted,
     CycleRejected,
     CycleRequest,
@@ -83,19 +80,6 @@ class CyclesService:
     def close(self) -> None:
         """Let go of the threads."""
         self._spooling.shutdown()
-
-    async def authenticate(self, message: AuthenticateRequest) -> AuthenticateResponse:
-        """Make a client of a process.
-
-        Raises:
-            NotFound: ``process_not_found``. Unauthenticated: see `check_device`.
-        """
-        process = await self._store.processes.get_by_name(message.model_name, message.model_version)
-        await check_device(process.config.authentication, message.auth_token)
-        client_id = new_client_id()
-        now = self._clock.now()
-        await self._store.database.write(lambda connection: rows.put_client(connection, client_id, process.id, now))
-        return AuthenticateResponse("success", client_id, process.config.needs_speed_test)
 
     async def request_cycle(
         self, message: CycleRequest, departed: Callable[[], Awaitable[None]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pygrid.clock import Clock
 from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.federated import Federation
 from pygrid.features.jobs.policies import PoliciesService
-from pygrid.features.jobs.service import JobsService
+from pygrid.features.jobs.service import JobsService, job_topic
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.tasks import JobRunner, Services, Workers
 from pygrid.metrics import Metrics
@@ -16,6 +18,9 @@ from pygrid.storage.audit import HEAD_FILE
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.store import Store
 from pygrid.web.lifecycle import Stopping
+
+MakeFederation = Callable[[AuditedWrites, JobFiles, Callable[[str], None]], Federation]
+"""From what writes, what keeps the files of jobs, and what tells those who follow a job by its id."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Jobs:
     policies: PoliciesService
     runner: JobRunner
     writes: AuditedWrites
+    federation: Federation
 
 
 def build_jobs(
@@ -35,14 +41,20 @@ def build_jobs(
     clock: Clock,
     stopping: Stopping,
     metrics: Metrics,
+    federate: MakeFederation,
     *,
     max_concurrent: int,
     limits: RunLimits,
 ) -> Jobs:
-    """The job features of a Domain whose bytes lie in ``folder``."""
+    """The job features of a Domain whose bytes lie in ``folder``.
+
+    Args:
+        federate: makes what federated jobs take part through.
+    """
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
     files = JobFiles(folder / "jobs")
+    federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
     services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
-    runner = JobRunner(services, workers, max_concurrent=max_concurrent, limits=limits)
+    runner = JobRunner(services, workers, federation, max_concurrent=max_concurrent, limits=limits)
     service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)
-    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes)
+    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes, federation)

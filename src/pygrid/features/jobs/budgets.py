@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from pygrid.core import job_terms
 from pygrid.core.jobs import Job, JobState
 from pygrid.messages.jobs import JobCost
 from pygrid.privacy import ledger
-from pygrid.privacy.ledger import Accepted, Cap, Cost, Rejected
+from pygrid.privacy.ledger import Accepted, Cap, ChargeState, Cost, Rejected
 from pygrid.storage import budgets
 
 
@@ -81,3 +82,10 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
         spent_after=ledger.epsilon_spent(job_terms.add(account.spent, own), account.cap) if sees_all else None,
         cap=account.cap.epsilon if sees_all else None,
     )
+
+
+def end_charge(connection: sa.Connection, job: Job, state: ChargeState, now: dt.datetime) -> None:
+    """Move the charge of a private job that ends. That of a federated one which never began to train is given back."""
+    if job.is_federated and budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
+        state = ChargeState.REFUNDED
+    budgets.move_charge(connection, job.id, state, now)

@@ -11,9 +11,11 @@ from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema
 from pygrid.core.execution import Statistic
+from pygrid.core.federation import PartState, without_secrets
+from pygrid.core.federation import num_spent as num_spent_of
 from pygrid.core.jobs import Job, JobState
 from pygrid.features.jobs.budgets import Account, describe_cost, find_account, needs_account
-from pygrid.messages.jobs import JobInfo, JobRequest
+from pygrid.messages.jobs import FederationInfo, FederationRequest, JobInfo, JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateReport
 from pygrid.plans.inspect import describe
@@ -21,6 +23,7 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, port_bytes
 from pygrid.plans.text import human_bytes, human_count, one_line
 from pygrid.storage import jobs as rows
+from pygrid.storage.federated import list_parts
 
 _MAX_KEYS_SHOWN = 10
 _MAX_NAME = 80
@@ -35,12 +38,20 @@ class Describer:
 
     Args:
         progress: of a running job by its id, 0 to 1.
+        doing: what a federated job does now, in words, by its id.
     """
 
-    def __init__(self, connection: sa.Connection, principal: Principal, progress: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        connection: sa.Connection,
+        principal: Principal,
+        progress: Callable[[str], float],
+        doing: Callable[[str], str],
+    ) -> None:
         self._connection = connection
         self._principal = principal
         self._progress = progress
+        self._doing = doing
         self._accounts: dict[tuple[int, int], Account | None] = {}
         self._waiting: dict[int, int] = {}
         self._emails: dict[int, str] = {}
@@ -77,7 +88,25 @@ class Describer:
             code=job.code,
             comment=job.comment,
         )
+        if job.request.federation is not None:
+            info = self._with_federation(info, job, job.request.federation)
         return self._with_owners_part(info, job) if sees_all else info
+
+    def _with_federation(self, info: JobInfo, job: Job, federation: FederationRequest) -> JobInfo:
+        parts = list_parts(self._connection, job.id)
+        num_spent = num_spent_of(parts, is_private=job.is_private)
+        return msgspec.structs.replace(
+            info,
+            request=msgspec.structs.replace(job.request, federation=without_secrets(federation)),
+            progress=num_spent / federation.cycles,
+            federation=FederationInfo(
+                num_begun=len(parts),
+                num_spent=num_spent,
+                num_reported=sum(part.state is PartState.REPORTED for part in parts),
+                cycle=parts[-1].cycle if parts else None,
+                doing=self._doing(job.id) if job.state is JobState.RUNNING else "",
+            ),
+        )
 
     def _with_owners_part(self, info: JobInfo, job: Job) -> JobInfo:
         summary, leaves = job.plan_summary, ""

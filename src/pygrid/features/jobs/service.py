@@ -21,20 +21,21 @@ from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.budgets import end_charge, find_account
 from pygrid.features.jobs.checking import Asked, check_asked
 from pygrid.features.jobs.describing import Describer
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
 from pygrid.privacy.ledger import Cap, ChargeState
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
 from pygrid.storage.signals import Signals, wait_for_any
+from pygrid.transport.address import parse_address
 from pygrid.web.lifecycle import Stopping
 from pygrid.web.requests import decode_json
 
@@ -70,6 +71,12 @@ class Dispatcher(Protocol):
 
     def progress(self, job_id: str) -> float:
         """How far a running job is, 0 to 1."""
+
+    def doing(self, job_id: str) -> str:
+        """What a federated job does now, in words."""
+
+    def leave(self, job: Job) -> None:
+        """Tell the coordinator of a federated job that has ended."""
 
 
 class JobsService:
@@ -197,7 +204,7 @@ class JobsService:
             found = rows.list_jobs(
                 connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
             )
-            describer = Describer(connection, principal, self._dispatcher.progress)
+            describer = Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing)
             return [describer.describe(job) for job in found]
 
         return await self._database.read(load)
@@ -282,12 +289,21 @@ class JobsService:
         return info
 
     async def revoke(self, principal: Principal, job_id: str) -> JobInfo:
-        """Take an approval back before the job runs. Raises as `approve`."""
+        """Take an approval back: before the job runs, or of a federated one until it has ended. Raises as `approve`."""
+        ended: list[Job] = []
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
-            return rules.revoke(job, principal.user_id), "job_revoked"
+            moved = rules.revoke(job, principal.user_id)
+            if job.state is JobState.RUNNING:
+                if job.is_private:
+                    end_charge(connection, job, ChargeState.FAILED, self._clock.now())
+                ended[:] = [job]
+            return moved, "job_revoked"
 
-        return await self._decide(principal, job_id, "", decide)
+        info = await self._decide(principal, job_id, "", decide)
+        for job in ended:
+            self._end_federated(job)
+        return info
 
     async def cancel(self, principal: Principal, job_id: str) -> JobInfo:
         """End one's own job. What was charged for it stays charged.
@@ -296,7 +312,7 @@ class JobsService:
             NotFound: ``job_not_found``. Forbidden: ``not_your_dataset``: somebody else's. Conflict: ``job_decided``.
         """
 
-        def transaction(connection: sa.Connection) -> JobInfo:
+        def transaction(connection: sa.Connection) -> tuple[JobInfo, Job]:
             now = self._clock.now()
             job, dataset = _get_seen(connection, principal, job_id, lock=True)
             if refusal := rules.may_cancel(principal, job.requested_by, dataset.holding):
@@ -304,12 +320,14 @@ class JobsService:
             moved = rules.cancel(job)
             rows.update_job(connection, moved, now)
             if job.state is JobState.RUNNING and job.is_private:
-                budgets.move_charge(connection, job_id, ChargeState.FAILED, now)
+                end_charge(connection, job, ChargeState.FAILED, now)
             audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=principal.user_id, now=now)
-            return self._describe(connection, principal, moved)
+            return self._describe(connection, principal, moved), job
 
-        info = await self._writes.write(transaction)
+        info, before = await self._writes.write(transaction)
         self._dispatcher.stop(job_id)
+        if before.is_federated and before.state is JobState.RUNNING:
+            self._dispatcher.leave(before)
         self._announce(job_id, has_ended=True)
         return info
 
@@ -336,13 +354,18 @@ class JobsService:
         self._dispatcher.poke()
         return info
 
+    def _end_federated(self, job: Job) -> None:
+        """Nothing more leaves of a job whose approval was taken back."""
+        self._dispatcher.stop(job.id)
+        self._dispatcher.leave(job)
+
     def _announce(self, job_id: str, *, has_ended: bool) -> None:
         if has_ended:
             self._files.drop_inputs(job_id)
         self._signals.notify(job_topic(job_id))
 
     def _describe(self, connection: sa.Connection, principal: Principal, job: Job) -> JobInfo:
-        return Describer(connection, principal, self._dispatcher.progress).describe(job)
+        return Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing).describe(job)
 
 
 def _get_seen(connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False) -> tuple[Job, JobDataset]:
@@ -360,6 +383,8 @@ def _read_request(form: JobForm) -> JobRequest:
     except (InvalidInput, msgspec.ValidationError) as error:
         raise InvalidConfig(f"config is no request for a job: {error}", code="invalid_job") from error
     check_request(request)
+    if request.federation is not None:
+        parse_address(request.federation.coordinator)
     return request
 
 

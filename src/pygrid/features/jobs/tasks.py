@@ -14,7 +14,9 @@ import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -24,13 +26,15 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.datasets import Schema
 from pygrid.core.execution import Facts, Failure, FailureKind, JobResult, JobSpec, Progress
+from pygrid.core.federation import Departure
 from pygrid.core.job_checks import metrics_of, name_groups, schema_for_mock
 from pygrid.core.job_terms import epsilon_alone, events_of
 from pygrid.core.jobs import Job, JobState, Result
 from pygrid.core.mocks import draw_mock
 from pygrid.errors import Conflict, InvalidInput, InvalidTensors, PygridError, Unavailable
 from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.budgets import end_charge, find_account
+from pygrid.features.jobs.federated import FederatedJobs, Federation, WorkerPlaces
 from pygrid.features.jobs.service import job_topic
 from pygrid.features.jobs.specs import Inputs, RunLimits, data_bytes, make_mock_specs, make_spec
 from pygrid.messages import media
@@ -134,9 +138,14 @@ class JobRunner:
         max_concurrent: how many jobs are run at once, and how many are tried on their mock twins beside them.
     """
 
-    def __init__(self, services: Services, workers: Workers, *, max_concurrent: int, limits: RunLimits) -> None:
+    def __init__(
+        self, services: Services, workers: Workers, federation: Federation, *, max_concurrent: int, limits: RunLimits
+    ) -> None:
         self._services = services
         self._workers = workers
+        self._federation = federation
+        self._federated = FederatedJobs(federation, self, self._end_federated, services.metrics, self.poke)
+        self._places = WorkerPlaces(self.poke)
         self._max_concurrent = max_concurrent
         self._limits = limits
         self._changed = asyncio.Event()
@@ -163,6 +172,15 @@ class JobRunner:
             if task is not None:
                 self._stopped.add(job_id)
                 task.cancel()
+        self._federated.stop(job_id)
+
+    def doing(self, job_id: str) -> str:
+        """What a federated job does now, in words; empty if it takes no part now."""
+        return self._federation.doing(job_id)
+
+    def leave(self, job: Job) -> None:
+        """Tell the coordinator of a federated job that has ended."""
+        self._federated.leave(job)
 
     def progress(self, job_id: str) -> float:
         """How far a running exact job is, 0 to 1; of a private one nothing is told."""
@@ -174,7 +192,8 @@ class JobRunner:
         """Take up what was left at the last stop; called once, before the first request."""
         await self._services.writes.recover()
         for job in await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING)):
-            await self._end_lost(job)
+            if not job.is_federated:  # those go on with their next cycle
+                await self._end_lost(job)
         unfinished = await self._services.database.read(rows.list_unfinished_ids)
         with_result = await self._services.database.read(rows.list_result_ids)
         await asyncio.to_thread(self._services.files.sweep, unfinished, with_result)
@@ -182,6 +201,9 @@ class JobRunner:
     async def run(self) -> None:
         """Work until cancelled; what runs then is cut off, as by a crash."""
         try:
+            for job in await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING)):
+                if job.is_federated:
+                    self._federated.begin(job)
             while True:
                 self._changed.clear()
                 try:
@@ -199,14 +221,18 @@ class JobRunner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._federated.close()
 
     async def _tick(self) -> float:
         """Do everything that is due now; gives how long to wait at most until the next look."""
         now = self._services.clock.now()
         await self._keep_leases(now)
         for job in await self._services.database.read(lambda connection: rows.list_lost(connection, now)):
-            if job.id not in self._running:
+            if job.is_federated:
+                self._federated.begin(job)
+            elif job.id not in self._running:
                 await self._end_lost(job)
+        self._places.give(self._num_free)
         waiting = await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.CHECKING))
         is_queued = bool(
             await self._services.database.read(lambda connection: rows.list_in_state(connection, JobState.APPROVED, 1))
@@ -225,10 +251,18 @@ class JobRunner:
             (self._start_remote, self._start_here) if self._workers.prefer_remote else (self._start_here, self._start_remote)
         ):
             await start()
+        while self._federated.has_room and (taken := await self._take_next(federated=True)) is not None:
+            self._begin(taken)
         return LOOK_S
 
+    @property
+    def _num_free(self) -> int:
+        """Places for Workers on this machine."""
+        return self._max_concurrent - (len(self._running) - len(self._remote)) - self._places.num_taken
+
     async def _start_here(self) -> None:
-        while len(self._running) - len(self._remote) < self._max_concurrent and (taken := await self._take_next()) is not None:
+        # Who waits for a place has a cycle that waits for them.
+        while self._places.give(self._num_free) > 0 and (taken := await self._take_next()) is not None:
             self._begin(taken)
 
     async def _start_remote(self) -> None:
@@ -237,7 +271,9 @@ class JobRunner:
 
     def _begin(self, taken: Job, *, remote: bool = False) -> None:
         self._announce(taken)
-        if taken.state is JobState.RUNNING:
+        if taken.state is JobState.RUNNING and taken.is_federated:
+            self._federated.begin(taken)
+        elif taken.state is JobState.RUNNING:
             if remote:
                 self._remote.add(taken.id)
             self._spawn(self._running, taken, self._run(taken, remote=remote))
@@ -260,8 +296,8 @@ class JobRunner:
         task.add_done_callback(done)
 
     async def _keep_leases(self, now: dt.datetime) -> None:
-        if self._running:
-            job_ids, until = set(self._running), now + dt.timedelta(seconds=LEASE_S)
+        if job_ids := {*self._running, *self._federated.ids}:
+            until = now + dt.timedelta(seconds=LEASE_S)
             await self._services.database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
 
     def _announce(self, job: Job) -> None:
@@ -320,11 +356,13 @@ class JobRunner:
         await self._move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
 
     async def _decide_by_policy(self, job: Job, metrics: dict[str, float]) -> None:
+        may_dial = not job.is_federated or await self._federation.may_dial(job)
+
         def transaction(connection: sa.Connection) -> Job | None:
             now_is = rows.get_job(connection, job.id, lock=True)
             if now_is.state is not JobState.CHECKING:
                 return None
-            if not _passes(connection, now_is):
+            if not may_dial or not _passes(connection, now_is):
                 return self._write(connection, rules.present(now_is, metrics), "job_presented")
             return self._write(connection, rules.admit(now_is, metrics), "job_approved")
 
@@ -334,13 +372,16 @@ class JobRunner:
 
     # running
 
-    async def _take_next(self, *, remote: bool = False) -> Job | None:
+    async def _take_next(self, *, remote: bool = False, federated: bool = False) -> Job | None:
         """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed`` if the
         ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go elsewhere.
+
+        The debit of a federated job is reserved until it begins to train: it can be given back until then.
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
-            job = rows.find_next(connection, exact_only=self._services.writes.is_rolled_back, remote_only=remote)
+            exact_only = self._services.writes.is_rolled_back
+            job = rows.find_next(connection, exact_only=exact_only, remote_only=remote, federated=federated)
             if job is None:
                 return None
             now = self._services.clock.now()
@@ -358,7 +399,8 @@ class JobRunner:
                 )
                 if isinstance(decision, Rejected):
                     return self._write(connection, _refused(job, decision.reason), "job_failed")
-                budgets.move_charge(connection, job.id, ChargeState.RUNNING, now)
+                if not job.is_federated:
+                    budgets.move_charge(connection, job.id, ChargeState.RUNNING, now)
             return self._write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
 
         return await self._services.writes.write(transaction)
@@ -382,6 +424,38 @@ class JobRunner:
             await self._move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
             await self._fail(job, result.failure, result.facts)
+
+    # Federated jobs: of which each has Workers, one after the other
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """The place of a Worker, once one is free."""
+        return self._places.one()
+
+    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        """What a Worker of a federated job makes of the model in a file; each has another seed."""
+        await self._workers.start()
+        try:
+            spec = await self._spec(job)
+            spec = msgspec.structs.replace(
+                spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
+            )
+            result = await self._workers.run(spec)
+        except PygridError as error:
+            return JobResult(Facts(), Failure("refused", error.detail, error.code))
+        facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
+        return msgspec.structs.replace(result, facts=facts)
+
+    async def _end_federated(self, job: Job, departure: Departure) -> None:
+        """``running -> released | failed``."""
+
+        def step(now: Job) -> tuple[Job, str]:
+            if departure.code:
+                failed = rules.fail(now, departure.code, departure.detail, departure.private_detail, departure.facts)
+                return failed, "job_failed"
+            return rules.depart(now, departure.detail, departure.facts), "job_departed"
+
+        await self._move(job, step, ChargeState.FAILED if departure.code else ChargeState.RELEASED)
+        self._federated.leave(job)
 
     async def _spec(self, job: Job) -> JobSpec:
         def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:
@@ -461,7 +535,7 @@ class JobRunner:
                 return None
             moved, action = step(now_is)
             if charge is not None and now_is.is_private:
-                budgets.move_charge(connection, job.id, charge, self._services.clock.now())
+                end_charge(connection, now_is, charge, self._services.clock.now())
             return self._write(connection, moved, action)
 
         try:

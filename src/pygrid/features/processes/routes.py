@@ -17,7 +17,7 @@ from pygrid.core.access import Permission
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.processes.uploads import MAX_MODEL_BYTES
 from pygrid.messages import media
-from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
+from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.problems import describe_problems
@@ -108,6 +108,21 @@ async def list_cycles(
     return CycleList(await _service(state).list_cycles(process_id, after, limit))
 
 
+@get(
+    "/processes/{process_id:int}/contributions",
+    guards=[require(Permission.UPLOAD_DATA)],
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def list_contributions(
+    state: State,
+    process_id: PathId,
+    after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
+) -> ContributionList:
+    """Who has reported what in which cycle; ``after``: only those with a larger id."""
+    return ContributionList(await _service(state).list_contributions(process_id, after, limit))
+
+
 @get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
     """Checkpoints, oldest first."""
@@ -164,6 +179,7 @@ router = Router(
         get_process,
         finish_process,
         list_cycles,
+        list_contributions,
         list_checkpoints,
         download_plan,
         stream_events,

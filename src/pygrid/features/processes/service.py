@@ -17,7 +17,7 @@ from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan, NotFound
 from pygrid.features.processes.uploads import HostForm, read_host_form
-from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, HostRequest, PlanInfo, ProcessInfo
+from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, HostRequest, PlanInfo, ProcessInfo
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateLimits, GateReport, check_async
 from pygrid.storage import cycles as rows
@@ -184,6 +184,15 @@ class ProcessesService:
         def load(connection: sa.Connection) -> list[CycleInfo]:
             processes.get_process(connection, process_id)
             return [_describe_cycle(connection, cycle) for cycle in rows.list_cycles(connection, process_id, after, limit)]
+
+        return await self._store.database.read(load)
+
+    async def list_contributions(self, process_id: int, after: int, limit: int) -> list[Contribution]:
+        """Accepted reports with an id above ``after``, by admission. Raises NotFound: ``process_not_found``."""
+
+        def load(connection: sa.Connection) -> list[Contribution]:
+            processes.get_process(connection, process_id)
+            return [Contribution(**asdict(one)) for one in rows.list_contributions(connection, process_id, after, limit)]
 
         return await self._store.database.read(load)
 

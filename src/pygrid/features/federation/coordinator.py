@@ -1,0 +1,237 @@
+"""The other end: a process at a coordinating Domain, of which this Domain is a client. It is a stranger, perhaps an enemy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Protocol, TypeVar, cast
+
+import numpy as np
+
+from pygrid.errors import NonFinite, PayloadTooLarge, PygridError, ShapeMismatch
+from pygrid.messages.cycles import CycleAccepted, CycleRejected
+from pygrid.messages.jobs import FederationRequest
+from pygrid.tensors import Params
+from pygrid.tensors.safetensors import Layout
+from pygrid.transport import Body
+from pygrid.transport.base import CHUNK_BYTES
+
+T = TypeVar("T")
+
+_MAX_ID_CHARS = 500
+MODEL_SLACK_BYTES = 64 * 1024
+"""What a model may be larger than the one that was approved: another writer's header."""
+
+
+class Coordinator(Protocol):
+    """A client of the process; `pygrid.edge.EdgeClient` is one. Its calls block; one thread at a time makes them."""
+
+    client_id: str | None
+    assignment: CycleAccepted | None
+
+    def authenticate(self) -> str: ...
+    def request_cycle(self, wait_s: float = ...) -> CycleAccepted | CycleRejected: ...
+    def fetch_model(self) -> Params: ...
+    def send_report(self, body: Body) -> None: ...
+    def leave(self) -> None: ...
+    def close(self) -> None:
+        """Cut every connection, under whichever thread."""
+
+
+class Connect(Protocol):
+    """Gives a client of the process that a request names. Nothing is sent yet."""
+
+    def __call__(
+        self,
+        federation: FederationRequest,
+        *,
+        client_id: str | None,
+        cache: ModelFiles,
+        is_guarded: bool,
+        sleep: Callable[[float], None],
+    ) -> Coordinator:
+        """
+        Args:
+            client_id: to go on with.
+            cache: where models are put.
+            is_guarded: only addresses that any stranger may make this Domain dial: no person has looked at this one.
+            sleep: waits between two tries; raises to give up.
+        """
+
+
+class Stopped(Exception):
+    """The job is to say no more."""
+
+
+class Line:
+    """The calls to one coordinator, made in a thread of ``executor``; cut off when whoever waits for one is cancelled."""
+
+    def __init__(self, make: Callable[[Callable[[float], None]], Coordinator], executor: Executor) -> None:
+        self._stopped = threading.Event()
+        self._executor = executor
+        self.client = make(self._sleep)
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """What ``function`` gives. Raises what it raises."""
+        future = asyncio.get_running_loop().run_in_executor(self._executor, function)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._stopped.set()
+            self.client.close()
+            with contextlib.suppress(Exception):
+                await future
+            raise
+
+    def body(self, path: Path) -> Body:
+        """A file as the body of a report, of which nothing is sent once the line is cut."""
+        return _StoppableFile(path, self._stopped)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self.client.close()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise Stopped
+
+
+class _StoppableFile:
+    def __init__(self, path: Path, stopped: threading.Event) -> None:
+        self._path, self._stopped = path, stopped
+
+    @property
+    def num_bytes(self) -> int:
+        return self._path.stat().st_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                if self._stopped.is_set():
+                    raise Stopped
+                yield chunk
+
+
+class ModelFiles:
+    """The model of the present cycle as a file in ``folder``; a `pygrid.edge.Cache` of one entry.
+
+    Args:
+        max_bytes: what a coordinator sends beyond this is not taken.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+
+    def path(self, digest: str) -> Path:
+        """Where a model lies that was fetched."""
+        return self._folder / digest
+
+    def get(self, digest: str, fetch: Callable[[BinaryIO], None]) -> memoryview:
+        """The model with this SHA-256: what is kept, else what ``fetch`` writes.
+
+        Raises:
+            PygridError: what was fetched is something else (``content_mismatch``). PayloadTooLarge.
+        """
+        if not _is_digest(digest):
+            raise _unexpected("a model without a SHA-256")
+        path = self.path(digest)
+        if not path.is_file():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for older in self._folder.iterdir():
+                older.unlink()
+            draft = self._folder / "draft"
+            with draft.open("w+b") as file:
+                fetch(cast(BinaryIO, _Bounded(file, self._max_bytes)))
+            draft.rename(path)
+        content = _map(path)
+        if hashlib.sha256(content).hexdigest() != digest:
+            path.unlink()
+            raise PygridError("the model is not the one that the coordinator announced", code="content_mismatch")
+        return content
+
+    def note(self, digest: str, text: str) -> None:
+        raise NotImplementedError("only plans have notes")
+
+    def find_note(self, digest: str) -> str | None:
+        return None
+
+
+class _Bounded:
+    """A file that takes no more than so many bytes."""
+
+    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+
+    def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._max_bytes:
+            raise PayloadTooLarge(
+                f"the coordinator sends more than the {self._max_bytes:,} bytes that its model may have",
+                max_bytes=self._max_bytes,
+            )
+        return self._file.write(data)
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self) -> int:
+        return self._file.truncate()
+
+
+def _map(path: Path) -> memoryview:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if not os.fstat(descriptor).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(descriptor)
+
+
+def check_offered(model: Params, approved: Layout) -> None:
+    """Refuse a model that is not, array for array, like the one that was approved, or is no model at all.
+
+    Raises:
+        ShapeMismatch: names the first array that differs. NonFinite: names one that holds something else than numbers.
+    """
+    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {entry.name: (entry.dtype, entry.shape) for entry in approved.entries}
+    for name, array in model.items():
+        if wanted.pop(name, None) != (array.dtype, array.shape):
+            raise ShapeMismatch(f"the coordinator's model has array {name[:100]!r} otherwise than the job's", array=name[:100])
+        if not np.isfinite(array).all():
+            raise NonFinite(f"array {name!r} of the coordinator's model holds NaN or infinity", array=name)
+    for name in wanted:
+        raise ShapeMismatch(f"the coordinator's model lacks array {name!r}", array=name)
+
+
+def check_accepted(accepted: CycleAccepted, client_id: str | None) -> None:
+    """Refuse an admission that can't be recorded.
+
+    Raises:
+        PygridError: ``unexpected_answer``.
+    """
+    number, digest = accepted.cycle, accepted.model_hash
+    if not isinstance(number, int) or not 1 <= number < 2**31:
+        raise _unexpected("a cycle without a number from 1 on")
+    if not isinstance(digest, str) or not _is_digest(digest):
+        raise _unexpected("a model without a SHA-256")
+    for name, text in (("id", client_id), ("request key", accepted.request_key)):
+        if text is None or not text.isprintable() or not 1 <= len(text) <= _MAX_ID_CHARS:
+            raise _unexpected(f"a {name} that is no printable text of 1 to {_MAX_ID_CHARS} characters")
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _unexpected(what: str) -> PygridError:
+    return PygridError(f"the coordinator gives {what}", code="unexpected_answer")

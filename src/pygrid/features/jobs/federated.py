@@ -1,0 +1,171 @@
+"""Federated jobs beside the others: each has a task that sees it through, and takes a Worker only while it trains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from pygrid.core.execution import JobResult
+from pygrid.core.federation import Departure
+from pygrid.core.jobs import Job
+from pygrid.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 30.0
+"""After a fault of this Domain."""
+
+
+class Trainer(Protocol):
+    """What runs a job's Workers."""
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the place of a Worker, and hold it for the length of the block."""
+
+    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
+
+
+class Federation(Protocol):
+    """What takes part in trainings at other Domains."""
+
+    @property
+    def max_jobs(self) -> int:
+        """How many jobs can take part at once."""
+
+    def doing(self, job_id: str) -> str:
+        """What a job does now, in words."""
+
+    async def may_dial(self, job: Job) -> bool:
+        """Whether its coordinator's address is one that this Domain dials without a person having looked at it."""
+
+    async def take_part(self, job: Job, trainer: Trainer) -> Departure:
+        """See a running job through; what an earlier call was cut off from is taken up."""
+
+    async def leave(self, job: Job) -> None:
+        """Tell the coordinator of a job that has ended not to wait for it, if it can be told."""
+
+    def close(self) -> None:
+        """Let go of everything; nothing takes part any more."""
+
+
+class FederatedJobs:
+    """The tasks of federated jobs.
+
+    Args:
+        trainer: runs their Workers.
+        end: writes how a job has ended.
+        on_change: called when there may be room for another.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        trainer: Trainer,
+        end: Callable[[Job, Departure], Awaitable[None]],
+        metrics: Metrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._federation = federation
+        self._trainer = trainer
+        self._end = end
+        self._metrics = metrics
+        self._on_change = on_change
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def ids(self) -> set[str]:
+        """Of the jobs that take part."""
+        return set(self._tasks)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._tasks) < self._federation.max_jobs
+
+    def begin(self, job: Job) -> None:
+        """Have a running job take part, or go on with it."""
+        if job.id not in self._tasks:
+            self._tasks[job.id] = self._spawn(self._see_through(job), job, lambda: self._tasks.pop(job.id, None))
+
+    def stop(self, job_id: str) -> None:
+        """End what runs of a job."""
+        if (task := self._tasks.get(job_id)) is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cut off everything, as by a crash; jobs go on at the next start."""
+        tasks = [*self._tasks.values(), *self._leaving]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _see_through(self, job: Job) -> None:
+        while True:
+            try:
+                departure = await self._federation.take_part(job, self._trainer)
+            except Exception:
+                # A full disk, say: the job goes on where it was.
+                self._metrics.task_failures.labels("take-part").inc()
+                logger.exception("federated job broke off", extra={"job_id": job.id, "retry_s": RETRY_S})
+                await asyncio.sleep(RETRY_S)
+            else:
+                return await self._end(job, departure)
+
+    def leave(self, job: Job) -> None:
+        """Tell the coordinator of a job that has ended, beside everything else."""
+        task = self._spawn(self._federation.leave(job), job, lambda: self._leaving.discard(task))
+        self._leaving.add(task)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], job: Job, forget: Callable[[], object]) -> asyncio.Task[None]:
+        def done(task: asyncio.Task[None]) -> None:
+            forget()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._metrics.task_failures.labels("take-part").inc()
+                logger.error("federated job not seen through", exc_info=error, extra={"job_id": job.id})
+            self._on_change()
+
+        task = asyncio.create_task(work, name=f"federated-{job.id}")
+        task.add_done_callback(done)
+        return task
+
+
+class WorkerPlaces:
+    """The places for Workers of federated jobs, which wait in line for one while they hold none."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.num_taken = 0
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Wait for a place, and hold it for the length of the block."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._on_change()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self.num_taken -= 1
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            self._on_change()
+
+    def give(self, num_free: int) -> int:
+        """Give places to those who wait longest; tells how many are left."""
+        while num_free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self.num_taken += 1
+                num_free -= 1
+        return num_free
