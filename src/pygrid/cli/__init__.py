@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "domain": ("pygrid.cli.domain", "Start a Domain: hosts models and data, runs their training."),
     "network": ("pygrid.cli.network", "Start a Network: Domains join it, and are searched and reached through it."),
     "login": ("pygrid.cli.login", "Sign up at a Domain or log in to it; the session is kept for the other commands."),
+    "search": ("pygrid.cli.search", "Find datasets, models and processes on all Domains of a Network."),
     "plan": ("pygrid.cli.plan", "Build a plan, look at what it does, try it."),
     "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, ready for devices."),
     "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),

@@ -20,12 +20,19 @@ Serve a model that answers questions, and ask it:
 
 model = domain.serve("digits", "digits.onnx", allow_remote_inference=True)
 scores = model.predict({"x": images})["scores"]
+
+Search all Domains of a Network at once, and open what was found:
+
+network = pygrid.client.connect_network("https://network.example")
+found = network.search("age income", tags=["oncology"])
+dataset = found.datasets[0].open()
 """
 
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.jobs import Job
 from pygrid.client.models import HostedModel
+from pygrid.client.network import NetworkClient, connect_network
 from pygrid.client.process import Process
 from pygrid.client.statistics import count, histogram, mean, quantile, variance
 from pygrid.client.statistics import sum as sum  # not in __all__: a star import would hide Python's own
@@ -35,8 +42,10 @@ __all__ = [
     "DomainClient",
     "HostedModel",
     "Job",
+    "NetworkClient",
     "Process",
     "connect",
+    "connect_network",
     "count",
     "credentials_file",
     "histogram",

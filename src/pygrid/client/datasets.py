@@ -132,6 +132,10 @@ class Datasets:
         """
         return Dataset(self._api, self._api.get("/data-centric/datasets/by-name", DatasetInfo, query={"name": name}))
 
+    def by_id(self, dataset_id: int) -> Dataset:
+        """The dataset of an id. Raises NotFound: there is none, or you may not know of it (``dataset_not_found``)."""
+        return Dataset(self._api, self._api.get(f"/data-centric/datasets/{dataset_id}", DatasetInfo))
+
     def __iter__(self) -> Iterator[Dataset]:
         for summary in self.list():
             yield Dataset(self._api, summary)

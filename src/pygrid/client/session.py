@@ -47,6 +47,11 @@ class SessionClient:
         """The session's token: a secret."""
         return self._api.token
 
+    @property
+    def transport(self) -> Transport:
+        """What carries the requests."""
+        return self._api.transport
+
     def login(self, email: str, password: str) -> Self:
         """Begin a session; later calls are made in its name.
 

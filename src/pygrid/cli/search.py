@@ -1,0 +1,86 @@
+"""``pygrid search``: find things on all Domains of a Network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pygrid.cli.friendly import friendly
+from pygrid.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pygrid.client.found import SearchResults
+    from pygrid.client.tables import Table
+
+app = typer.Typer(add_completion=False)
+
+_KINDS = ("dataset", "model", "process")
+
+
+@app.command()
+@friendly
+def search(
+    text: Annotated[str, typer.Argument(help="Words that all occur in what is said of it.")] = "",
+    network: Annotated[
+        str | None, typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False)
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", "-t", help="A tag; can be given several times.")] = None,
+    column: Annotated[str | None, typer.Option(help="A column that a dataset has: NAME, NAME:DTYPE or :DTYPE.")] = None,
+    meaning: Annotated[str | None, typer.Option(help="Part of what that column means.")] = None,
+    model: Annotated[str | None, typer.Option(help="The id of a model.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(_KINDS)}.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.01, max=10, help="When to go on with what has come.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Find datasets, models and processes on all Domains of a Network. It needs no account.
+
+    Example: pygrid search "age income" --tag oncology --network http://127.0.0.1:7000
+    """
+    from pygrid.client import connect_network
+
+    kinds: Any = tuple(kind or ())
+    if unknown := [one for one in kinds if one not in _KINDS]:
+        raise InvalidInput(f"--kind {unknown[0]}: use one of {', '.join(_KINDS)}")
+    name, _, dtype = (column or "").partition(":")
+    wanted: dict[str, Any] = {"column": name or None, "dtype": dtype or None, "meaning": meaning, "model": model}
+    with connect_network(network) as client:
+        found = client.search(text, tags=tag or (), kinds=kinds, timeout_s=timeout_s, **wanted)
+        _print_json(found) if as_json else _print_tables(found)
+
+
+def _print_json(found: SearchResults) -> None:
+    import msgspec
+
+    tables: dict[str, Any] = {"datasets": found.datasets, "models": found.models, "processes": found.processes}
+    content: dict[str, Any] = {name: [item.info for item in items] for name, items in tables.items()}
+    content |= {"missing": found.missing, "num_domains": found.num_domains, "more": found.more}
+    print(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+
+
+def _print_tables(found: SearchResults) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    screen = Console()
+    shown: list[Table[Any]] = [table for table in (found.datasets, found.models, found.processes) if table]
+    for table in shown:
+        screen.print(_rich_table(table))
+    for remark in found.remarks():
+        screen.print(Text(remark, style="yellow"))
+
+
+def _rich_table(table: Table[Any]) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from pygrid.plans.text import printable
+
+    drawn = RichTable(box=box.SIMPLE_HEAD)
+    for head in table.heads:
+        drawn.add_column(head, overflow="fold")
+    for item in table:
+        # As `Text`, so that a stranger's brackets are no markup.
+        drawn.add_row(*(Text(printable(str(value))) for value in table.row(item)))
+    return drawn

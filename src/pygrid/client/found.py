@@ -1,0 +1,178 @@
+"""What a search over all Domains of a Network found: tables of things that can be opened where they are."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pygrid.client.tables import Row, Table
+from pygrid.errors import InvalidInput
+from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing, ModelHit, ProcessHit, SearchAnswer
+
+if TYPE_CHECKING:
+    from pygrid.client.datasets import Dataset
+    from pygrid.client.models import HostedModel
+    from pygrid.client.network import NetworkClient
+    from pygrid.client.process import Process
+
+_REASONS = {"timeout": "did not answer in time", "offline": "is offline", "error": "answered something that is no answer"}
+
+
+class FoundDataset:
+    """A public dataset on one of the Domains; ``info`` is all that is told of it."""
+
+    def __init__(self, network: NetworkClient, info: DatasetHit) -> None:
+        self._network = network
+        self.info = info
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def domain(self) -> DomainRef:
+        """Where it is."""
+        return self.info.domain
+
+    def open(self) -> Dataset:
+        """The dataset, as its Domain gives it to whoever is logged in there.
+
+        Raises:
+            InvalidInput: ``legacy_node``: it is on a node of 2020, which gives no datasets.
+            NotFound: it is not there any more. Unavailable: the Domain can't be reached.
+        """
+        if not self.info.id:
+            raise InvalidInput(f"{self.domain.name!r} is a node of 2020: it tells tags and no more", code="legacy_node")
+        return self._network.open_domain(self.domain).datasets.by_id(self.info.id)
+
+    def __repr__(self) -> str:
+        return f"FoundDataset({self.name!r}, domain={self.domain.name!r})"
+
+
+class FoundModel:
+    """A public model that one of the Domains serves."""
+
+    def __init__(self, network: NetworkClient, info: ModelHit) -> None:
+        self._network = network
+        self.info = info
+
+    @property
+    def name(self) -> str:
+        """Its id."""
+        return self.info.id
+
+    @property
+    def domain(self) -> DomainRef:
+        """Where it is."""
+        return self.info.domain
+
+    def open(self) -> HostedModel:
+        """The model, ready to be asked by whoever is logged in at its Domain and may.
+
+        Raises:
+            Unauthenticated: nobody is logged in there. NotFound: it is not served any more. Unavailable: the Domain can't be
+                reached.
+        """
+        return self._network.open_domain(self.domain).model(self.info.id)
+
+    def __repr__(self) -> str:
+        return f"FoundModel({self.name!r}, domain={self.domain.name!r})"
+
+
+class FoundProcess:
+    """A process that one of the Domains hosts."""
+
+    def __init__(self, network: NetworkClient, info: ProcessHit) -> None:
+        self._network = network
+        self.info = info
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def domain(self) -> DomainRef:
+        """Where it is."""
+        return self.info.domain
+
+    def open(self) -> Process:
+        """The process, for whoever is logged in at its Domain.
+
+        Raises:
+            Unauthenticated: nobody is logged in there. Unavailable: the Domain can't be reached.
+        """
+        return self._network.open_domain(self.domain).process(self.info.name, self.info.version)
+
+    def __repr__(self) -> str:
+        return f"FoundProcess({self.name!r}, version={self.info.version!r}, domain={self.domain.name!r})"
+
+
+class FoundDatasets(Table[FoundDataset]):
+    heads = ("dataset", "domain", "description", "tags", "records", "columns")
+
+    def row(self, item: FoundDataset) -> Row:
+        info = item.info
+        columns = ", ".join(column.name for column in info.columns)
+        return (info.name, info.domain.name, info.description, ", ".join(info.tags), f"{info.num_records:,}", columns)
+
+
+class FoundModels(Table[FoundModel]):
+    heads = ("model", "domain", "description", "inputs", "outputs", "others may")
+
+    def row(self, item: FoundModel) -> Row:
+        info = item.info
+        allowed = [what for what, yes in (("ask", info.allow_remote_inference), ("download", info.allow_download)) if yes]
+        inputs, outputs = _ports(info.inputs), _ports(info.outputs)
+        return (info.id, info.domain.name, info.description, inputs, outputs, " and ".join(allowed) or "not use it")
+
+
+class FoundProcesses(Table[FoundProcess]):
+    heads = ("process", "version", "domain", "state", "parameters")
+
+    def row(self, item: FoundProcess) -> Row:
+        info = item.info
+        return (info.name, info.version, info.domain.name, info.state, f"{info.num_parameters:,}")
+
+
+class SearchResults:
+    """What was found, best first, and which Domains did not answer."""
+
+    def __init__(self, network: NetworkClient, answer: SearchAnswer) -> None:
+        self.datasets = FoundDatasets(FoundDataset(network, hit) for hit in answer.datasets)
+        self.models = FoundModels(FoundModel(network, hit) for hit in answer.models)
+        self.processes = FoundProcesses(FoundProcess(network, hit) for hit in answer.processes)
+        self.missing: tuple[Missing, ...] = answer.missing
+        self.num_domains = answer.num_domains
+        self.more = answer.more
+        """Whether more fits than is shown; narrow the search then."""
+
+    def __len__(self) -> int:
+        return len(self.datasets) + len(self.models) + len(self.processes)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    @property
+    def _tables(self) -> Sequence[Table[FoundDataset] | Table[FoundModel] | Table[FoundProcess]]:
+        return [table for table in (self.datasets, self.models, self.processes) if table]
+
+    def remarks(self) -> list[str]:
+        """What one should know beside the tables, in sentences."""
+        said = [f"{one.domain} {_REASONS[one.reason]}" for one in self.missing]
+        if not self:
+            said.insert(0, f"nothing fits on {self.num_domains - len(self.missing)} of {self.num_domains} Domains")
+        if self.more:
+            said.append("there is more than is shown: narrow the search")
+        return said
+
+    def __repr__(self) -> str:
+        return "\n\n".join([*(repr(table) for table in self._tables), "\n".join(self.remarks())]).strip()
+
+    def _repr_html_(self) -> str:
+        remarks = "<br>".join(html.escape(text) for text in self.remarks())
+        return "".join(table._repr_html_() for table in self._tables) + remarks
+
+
+def _ports(ports: Sequence[FoundPort]) -> str:
+    return ", ".join(f"{port.name}: {port.dtype}[{', '.join(map(str, port.shape))}]" for port in ports)

@@ -1,0 +1,199 @@
+"""A Network in the hands of those who look for data, models and processes, and of those who run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pygrid.client.credentials import TOKEN_VARIABLE, URL_VARIABLE, find_network_token, load_credentials
+from pygrid.client.domain import DomainClient
+from pygrid.client.found import SearchResults
+from pygrid.client.models import OnnxSource
+from pygrid.client.replicas import NetworkModel, find_model, serve_on
+from pygrid.client.session import SessionClient
+from pygrid.client.tables import Row, Table
+from pygrid.errors import InvalidInput
+from pygrid.messages.associations import DomainDetail, DomainInfo, DomainList
+from pygrid.messages.datasets import Dtype
+from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, SearchAnswer, SearchRequest
+from pygrid.transport import Transport, open_transport
+from pygrid.transport.address import RelayedAddress, parse_address, plain_address
+from pygrid.transport.identity import IdentityKey
+from pygrid.transport.known_domains import KnownDomains
+
+NETWORK_VARIABLE = "PYGRID_NETWORK_URL"
+
+
+def connect_network(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> NetworkClient:
+    """A Network to work with. Nothing is sent yet; searching needs no account.
+
+    Args:
+        url: its address; None: ``PYGRID_NETWORK_URL``.
+        token: of a session; None: ``PYGRID_NETWORK_TOKEN``, else the one that ``pygrid login`` keeps for that address.
+        transport: in place of HTTP to ``url``; it stays the caller's to close.
+    Raises:
+        InvalidInput: no address is known, or it is not one.
+    """
+    if transport is not None:
+        return NetworkClient(transport, token=token)
+    chosen = url or os.environ.get(NETWORK_VARIABLE)
+    if not chosen:
+        raise InvalidInput(f"which Network? Give its address, or set {NETWORK_VARIABLE}", code="url_missing")
+    if chosen.startswith("grid+"):
+        raise InvalidInput(f"{chosen!r} is the address of a Domain behind a Network, not of a Network", code="invalid_url")
+    opened = open_transport(chosen)
+    return NetworkClient(opened, token=token or find_network_token(opened.url), owns_transport=True)
+
+
+class DomainTable(Table[DomainInfo]):
+    """The Domains of a Network."""
+
+    heads = ("domain", "state", "reached", "version", "last seen", "identity")
+
+    def row(self, item: DomainInfo) -> Row:
+        seen = f"{item.last_seen_at:%Y-%m-%d %H:%M:%S}" if item.last_seen_at else "never"
+        state = item.state if item.association == "accepted" else item.association
+        return (item.name, state, item.address or "through the relay", item.version or "", seen, item.identity or "")
+
+
+class NetworkClient(SessionClient):
+    """Search all Domains of a Network, and reach them. `connect_network` gives one."""
+
+    def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
+        super().__init__(transport, token=token, owns_transport=owns_transport)
+        self._domains: dict[tuple[str, str], DomainClient] = {}
+
+    def domains(self) -> DomainTable:
+        """The Domains that belong to the Network, and how they are."""
+        return DomainTable(self._api.get("/domains", DomainList).domains)
+
+    def domain(self, name: str, identity: str | None = None) -> DomainClient:
+        """One of the Domains, to work with: at its own address if it has one, else through the relay.
+
+        It is logged in if ``pygrid login`` was used with its address; else ``login`` it. The same is given each time.
+
+        Args:
+            identity: whom to expect behind the relay; None: who answered there the first time, else whom the Network names.
+        Raises:
+            NotFound: the Network has no such Domain (``domain_not_found``). InvalidInput: ``identity`` is none.
+        """
+        info = self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail).domain
+        state = "offline" if info.state == "unknown" else info.state
+        address = info.address or str(RelayedAddress(self.url, info.name))
+        return self.open_domain(DomainRef(info.name, state, address, info.identity or ""), identity)
+
+    def open_domain(self, ref: DomainRef, identity: str | None = None) -> DomainClient:
+        """As `domain`, for what a search has found."""
+        address = self._pinned(ref, identity)
+        key = (ref.name, str(address))
+        if (known := self._domains.get(key)) is not None:
+            return known
+        transport = open_transport(_spelled(address), relay_token=self._relay_token)
+        opened = DomainClient(transport, token=_domain_token(transport.url), owns_transport=True)
+        self._domains[key] = opened
+        return opened
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        tags: Sequence[str] = (),
+        column: str | None = None,
+        dtype: Dtype | None = None,
+        meaning: str | None = None,
+        model: str | None = None,
+        kinds: Sequence[Kind] | Kind = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> SearchResults:
+        """What all Domains publish that fits. All are asked at once; who does not answer is in ``missing``.
+
+        Args:
+            text: words that all occur in what is said of the thing.
+            tags: a dataset has all of them.
+            column, dtype, meaning: a column that a dataset has: its name, what it holds, a part of what it means.
+            model: the id of a model.
+            kinds: only ``dataset``, ``model`` or ``process``, or some of them.
+            timeout_s: when to go on with what has come, 0.01 to 10.
+        Raises:
+            InvalidInput: ``invalid_search``. TooManyRequests: too many searches; the error says when to try again.
+        """
+        request = SearchRequest(
+            text=text,
+            tags=tuple(tags),
+            column=column or "",
+            dtype=dtype,
+            meaning=meaning or "",
+            model=model or "",
+            kinds=(kinds,) if isinstance(kinds, str) else tuple(kinds),
+            timeout_s=timeout_s,
+        )
+        answer = self._api.post("/network/search", SearchAnswer, json=request, idempotent=True, timeout_s=timeout_s + 30)
+        return SearchResults(self, answer)
+
+    def model(self, model_id: str, *, domain: str | None = None) -> NetworkModel:
+        """A public model that answers from whichever of the Domains that serve it is there.
+
+        Args:
+            domain: whose model is meant, where Domains serve different ones under this id.
+        Raises:
+            NotFound: no Domain that answers serves it (``model_not_found``).
+            InvalidInput: ``model_ambiguous``: Domains serve different models under this id.
+        """
+        return find_model(self, model_id, domain)
+
+    def serve(
+        self,
+        model_id: str,
+        onnx: OnnxSource,
+        *,
+        replicas: int = 2,
+        visibility: Literal["listed", "public"] = "public",
+        **more: Any,
+    ) -> NetworkModel:
+        """Serve a model on several Domains, so that it answers as long as one of them does.
+
+        Args:
+            replicas: on so many of those that are online and where you are logged in.
+            more: as for `DomainClient.serve`.
+        Raises:
+            Unavailable: ``too_few_domains``: you are logged in at fewer, or too few take it; it is served on none.
+            As `DomainClient.serve`.
+        """
+        return serve_on(self, model_id, onnx, replicas, {"visibility": visibility, **more})
+
+    def close(self) -> None:
+        """Close the connections, also those to Domains. Sessions go on."""
+        for domain in self._domains.values():
+            domain.close()
+        self._domains.clear()
+        super().close()
+
+    def _pinned(self, ref: DomainRef, identity: str | None) -> str | RelayedAddress:
+        """The address with whom to expect there. Who answered before counts for more than what the Network says."""
+        if isinstance(direct := parse_address(ref.address), str):
+            return direct
+        # The Network is taken at the address by which it is known here, whatever it calls itself.
+        address = RelayedAddress(self.url, ref.name)
+        if identity is None and KnownDomains().find(address) is None:
+            identity = ref.identity or None
+        return RelayedAddress(self.url, ref.name, IdentityKey.parse(identity) if identity is not None else None)
+
+    def _relay_token(self, _network_url: str) -> str | None:
+        return self.token
+
+
+def _spelled(address: str | RelayedAddress) -> str:
+    if isinstance(address, RelayedAddress) and address.identity is not None:
+        return f"{address}?identity={quote(str(address.identity), safe='')}"
+    return str(address)
+
+
+def _domain_token(url: str) -> str | None:
+    """The token kept for an address. One from the environment goes to the address there and nowhere else: this one a Network
+    has named, and it could name anybody's."""
+    token, home = os.environ.get(TOKEN_VARIABLE), os.environ.get(URL_VARIABLE)
+    if token and home and plain_address(home) == url:
+        return token
+    return load_credentials().tokens.get(url)

@@ -1,0 +1,171 @@
+"""One model on several Domains: it answers as long as one of them does."""
+
+from __future__ import annotations
+
+import html
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from pygrid.client.models import HostedModel, OnnxSource, get_served
+from pygrid.client.session import SessionApi
+from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
+from pygrid.messages.discovery import DomainRef, ModelHit
+from pygrid.transport import NO_RETRIES
+
+if TYPE_CHECKING:
+    from pygrid.client.domain import DomainClient
+    from pygrid.client.network import NetworkClient
+
+logger = logging.getLogger(__name__)
+
+
+class NetworkModel:
+    """A model that any of several Domains answers for. `NetworkClient.model` gives one."""
+
+    def __init__(self, network: NetworkClient, hits: Sequence[ModelHit]) -> None:
+        self._network = network
+        self.info = hits[0]
+        """What is told of it."""
+        # By lot, so that the callers of a model spread over its Domains.
+        self._refs = random.sample([hit.domain for hit in hits], len(hits))
+        self._models: dict[str, HostedModel] = {}
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def domains(self) -> list[str]:
+        """The names of the Domains that serve it; the first is asked first."""
+        return [ref.name for ref in self._refs]
+
+    def predict(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        """As `HostedModel.predict`. If a Domain can't answer the next is asked; if none can, the Network is asked for others.
+
+        Raises:
+            Unavailable: no Domain answers (``no_domain_answers``). Unauthenticated: you are logged in at none that does.
+            As `HostedModel.predict`.
+        """
+        failures = self._try_all(inputs)
+        if isinstance(failures, dict):
+            return failures
+        self._look_again()
+        failures = self._try_all(inputs)
+        if isinstance(failures, dict):
+            return failures
+        raise self._no_answer(failures)
+
+    def _try_all(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]] | list[tuple[str, PygridError]]:
+        """The answer of the first Domain that gives one, or why none does."""
+        failures: list[tuple[str, PygridError]] = []
+        for ref in list(self._refs):
+            try:
+                return self._open(ref).predict(inputs)
+            except (Unavailable, Unauthenticated, NotFound) as error:
+                logger.debug("next Domain: model=%s domain=%s code=%s", self.id, ref.name, error.code)
+                failures.append((ref.name, error))
+                self._models.pop(ref.name, None)
+                # What has failed is asked last the next time.
+                self._refs.remove(ref)
+                self._refs.append(ref)
+        return failures
+
+    def _open(self, ref: DomainRef) -> HostedModel:
+        if ref.name not in self._models:
+            model = get_served(_impatient(self._network.open_domain(ref)), self.id)
+            if self.info.sha256 and model.info.sha256 != self.info.sha256:
+                raise NotFound(f"{ref.name} serves another model as {self.id!r} now", code="model_not_found", domain=ref.name)
+            self._models[ref.name] = model
+        return self._models[ref.name]
+
+    def _look_again(self) -> None:
+        hits = [hit for hit in _find_hits(self._network, self.id) if hit.sha256 == self.info.sha256]
+        known = {ref.name for ref in self._refs}
+        self._refs = [hit.domain for hit in hits if hit.domain.name not in known] + self._refs
+
+    def _no_answer(self, failures: list[tuple[str, PygridError]]) -> PygridError:
+        told = "; ".join(f"{name}: {error.detail}" for name, error in failures)
+        for _, error in failures:
+            if isinstance(error, Unauthenticated):
+                return Unauthenticated(
+                    f"no Domain answers for model {self.id!r} where you are logged in. Log in with "
+                    f"network.domain(NAME).login(email, password). {told}",
+                    code=error.code,
+                )
+        return Unavailable(f"no Domain answers for model {self.id!r}. {told}", code="no_domain_answers", model_id=self.id)
+
+    def __repr__(self) -> str:
+        return f"NetworkModel({self.id!r}, domains={self.domains})"
+
+    def _repr_html_(self) -> str:
+        return html.escape(repr(self))
+
+
+def find_model(network: NetworkClient, model_id: str, domain: str | None) -> NetworkModel:
+    """See `NetworkClient.model`."""
+    hits = _find_hits(network, model_id)
+    if domain is not None:
+        of_domain = {hit.sha256 for hit in hits if hit.domain.name == domain}
+        hits = [hit for hit in hits if hit.sha256 in of_domain]
+    if not hits:
+        who = "no Domain that answers" if domain is None else f"{domain} does not answer, or does not"
+        verb = "serves" if domain is None else "serve"
+        raise NotFound(f"{who} {verb} a public model {model_id!r}", code="model_not_found", model_id=model_id)
+    if len({hit.sha256 for hit in hits}) > 1:
+        names = ", ".join(sorted(hit.domain.name for hit in hits))
+        raise InvalidInput(
+            f"Domains serve different models as {model_id!r}: {names}. Say whose: network.model({model_id!r}, domain=...)",
+            code="model_ambiguous",
+            model_id=model_id,
+        )
+    return NetworkModel(network, hits)
+
+
+def serve_on(
+    network: NetworkClient, model_id: str, onnx: OnnxSource, replicas: int, options: Mapping[str, Any]
+) -> NetworkModel:
+    """See `NetworkClient.serve`."""
+    if replicas < 1:
+        raise InvalidInput(f"replicas is {replicas}; it must be at least 1")
+    candidates = _logged_in(network)
+    if len(candidates) < replicas:
+        there = ", ".join(name for name, _ in candidates) or "none"
+        raise _too_few(f"you are logged in at {len(candidates)} Domains that are online ({there}), not at {replicas}", model_id)
+    served: list[HostedModel] = []
+    refused: list[str] = []
+    try:
+        for name, domain in random.sample(candidates, len(candidates)):
+            try:
+                served.append(domain.serve(model_id, onnx, **options))
+            except (Unavailable, Conflict) as error:
+                refused.append(f"{name}: {error.detail}")
+            if len(served) == replicas:
+                return find_model(network, model_id, None)
+        raise _too_few(f"only {len(served)} Domains took it. {'; '.join(refused)}", model_id)
+    except PygridError:
+        for model in served:
+            model.delete()
+        raise
+
+
+def _logged_in(network: NetworkClient) -> list[tuple[str, DomainClient]]:
+    online = [info.name for info in network.domains() if info.state == "online"]
+    opened = [(name, network.domain(name)) for name in online]
+    return [(name, domain) for name, domain in opened if domain.token is not None]
+
+
+def _find_hits(network: NetworkClient, model_id: str) -> list[ModelHit]:
+    return [found.info for found in network.search(model=model_id, kinds="model").models]
+
+
+def _impatient(domain: DomainClient) -> SessionApi:
+    """The same session, but each call is tried once: another Domain can answer sooner than this one comes back."""
+    return SessionApi(domain.transport, token=domain.token, retries=NO_RETRIES)
+
+
+def _too_few(why: str, model_id: str) -> Unavailable:
+    return Unavailable(f"{why}. The model is served on none", code="too_few_domains", model_id=model_id)
