@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from private_training import job, prepare
+from pygrid import sandbox
 from pygrid.core.execution import JobSpec
-from pygrid.features.execution import sandbox
 from pygrid.features.workers.driver import SubprocessDriver
 
 BUDGET_MS = 300.0

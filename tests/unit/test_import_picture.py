@@ -16,7 +16,7 @@ GROUND = {"", "errors", "clock", "ids", "settings", "logs", "metrics"}
 PURE = {"plans", "aggregation", "privacy", "secagg", "tensors"}
 WIRE = {"transport", "messages", "tensors"}
 CORE = PURE | {"core", "messages"}
-FEATURES = CORE | WIRE | {"web", "storage"}
+FEATURES = CORE | WIRE | {"web", "storage", "sandbox"}
 APPS = FEATURES | {"features", "ui"}
 TOP = APPS | {"domain", "network", "worker", "client", "edge"}
 
@@ -24,9 +24,11 @@ BELOW = {
     **dict.fromkeys(GROUND, NOTHING),
     "": {"plans"},  # the root package offers the authoring names, on first use
     "tensors": NOTHING,
+    "sandbox": NOTHING,
     "messages": {"tensors"},
     "transport": {"messages", "tensors"},
     **dict.fromkeys(PURE - {"tensors"}, frozenset({"tensors"})),
+    "plans": {"tensors", "sandbox"},  # what reads a stranger's plan locks itself in first
     "core": PURE | {"messages"},  # both sides spell the reasons for a refusal in the same way
     "storage": CORE,
     "web": CORE | WIRE,

@@ -12,7 +12,7 @@ from pygrid.cli.friendly import UrlOption, friendly
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from pygrid.features.execution.probes import Examination
+    from pygrid.sandbox.probes import Examination
 
 app = typer.Typer(
     help="Run jobs of a Domain on this machine; see whether it can lock strangers' plans in.", add_completion=False
@@ -182,7 +182,7 @@ def doctor(as_json: Json = False) -> None:
 
     import msgspec
 
-    from pygrid.features.execution.probes import examine
+    from pygrid.sandbox.probes import examine
 
     examination = examine()
     if as_json:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import sandbox
 from pygrid.core.execution import (
     FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
@@ -36,7 +37,6 @@ from pygrid.core.execution import (
     parse_frame_header,
 )
 from pygrid.errors import InvalidInput, InvalidPlan, PygridError
-from pygrid.features.execution import sandbox
 
 Array = npt.NDArray[Any]
 

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pygrid import sandbox
 from pygrid.core.execution import JobLimits
-from pygrid.features.execution import sandbox
 from pygrid.features.execution.child import preload, run_job
 
 _TICK_S = 0.05

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from pygrid import sandbox
 from pygrid.core.execution import (
     FRAME_HEADER_BYTES,
     OUTCOME,
@@ -34,7 +35,6 @@ from pygrid.core.execution import (
     parse_frame_header,
 )
 from pygrid.errors import InvalidPlan, PygridError
-from pygrid.features.execution import sandbox
 from pygrid.plans.sessions import Session
 from pygrid.tensors import decode, encode
 

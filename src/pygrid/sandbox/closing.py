@@ -1,15 +1,19 @@
-"""Takes from this process everything that a job does not need, for good. ctypes and the kernel; no library, no rights needed.
+"""Takes from this process everything that its work does not need, for good. ctypes and the kernel; no library, no rights.
 
     namespaces    no network, no shared memory or host name of the machine (root, or where users may make namespaces)
-    empty root    the file system is one empty folder (likewise)
+    empty root    the file system is one empty folder, or the one that may be written to (likewise)
     user          a process of root becomes nobody; all capabilities go
     rlimits       address space, CPU time, no files to write, no core, no processes
     Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel knows)
-    seccomp       the allow-list of `pygrid.features.execution.bpf`
+    seccomp       the allow-list of `pygrid.sandbox.bpf`
 
-Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. A job
-is safe to run if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are refused,
-and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless the operator allows a weak sandbox.
+Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. Work on
+a stranger's bytes is safe if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are
+refused, and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless a weak sandbox is allowed.
+
+There are two kinds of work. `Limits` alone are for one that computes: it has its input in memory or mapped, and answers by a
+descriptor. With an `Output` it may also make, write and remove files in one folder; it reads its input from descriptors that
+are open already. It keeps its user, whose folder that is.
 
 Source: man 2 unshare, setrlimit, capset, seccomp; ``Documentation/userspace-api/landlock.rst``.
 """
@@ -25,15 +29,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pygrid.errors import Unavailable
-from pygrid.features.execution.bpf import MACHINES, filter_program
+from pygrid.sandbox.bpf import MACHINES, filter_program
 
 NOBODY = 65_534
 
 _NEWUTS, _NEWIPC, _NEWUSER, _NEWNET = 0x04000000, 0x08000000, 0x10000000, 0x40000000
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_FILTER = 2
-_LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
-_LANDLOCK_VERSION = 1
+_LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_VERSION, _LANDLOCK_PATH_BENEATH = 1, 1
+_WRITE_FILE, _REMOVE_FILE, _MAKE_FILE, _TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION = 0x20080522
 _MAX_OPEN_FILES = 64
@@ -52,6 +57,16 @@ class Limits:
     cpu_s: int
     """CPU time of the process, from its start."""
     threads: bool = False
+    num_files: int = _MAX_OPEN_FILES
+    """Descriptors open at once."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the process may make files, write and remove them; it may not read them."""
+
+    folder: str
+    max_file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Layers:
 
     @property
     def sound(self) -> bool:
-        """Whether a stranger's plan may run behind it."""
+        """Whether a stranger's plan may run, or a stranger's file be read, behind it."""
         return self.seccomp and (self.landlock_abi > 0 or self.empty_root)
 
     @property
@@ -84,12 +99,21 @@ class Layers:
         return tuple(name for name, holds in held if holds)
 
 
-def apply(limits: Limits, *, keep: Collection[int], empty_root: str | None = None, allow_weak: bool = False) -> Layers:
+def apply(
+    limits: Limits,
+    *,
+    keep: Collection[int],
+    empty_root: str | None = None,
+    output: Output | None = None,
+    allow_weak: bool = False,
+) -> Layers:
     """Close the sandbox around this process. It must have one thread, and can't be undone.
 
     Args:
         keep: descriptors that stay open; 0, 1 and 2 become /dev/null.
         empty_root: an empty folder that nobody may write to.
+        output: the folder to write to, which becomes the root in place of ``empty_root``: if ``Layers.empty_root`` is true, its
+            path is ``/`` from then on.
         allow_weak: go on where too little holds.
     Returns:
         The layers that hold.
@@ -97,21 +121,26 @@ def apply(limits: Limits, *, keep: Collection[int], empty_root: str | None = Non
         Unavailable: ``sandbox_unavailable``; the process may have lost rights already, and must not go on to a job.
     """
     mapped_bytes, is_root = _mapped_bytes(), os.getuid() == 0
-    close_descriptors(keep)
+    _check_alone()
+    folder = None if output is None else os.open(output.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    close_descriptors(keep if folder is None else {*keep, folder})
     namespaces = _unshare()
-    root_is_empty = empty_root is not None and _change_root(empty_root)
-    not_root = not is_root or _become_nobody()
+    root = empty_root if output is None else output.folder
+    root_is_empty = root is not None and _change_root(root)
+    not_root = not is_root or (output is None and _become_nobody())
     _drop_capabilities()
     die_with_parent()
     _prctl(_SET_DUMPABLE, 0)
     _check(_prctl(_SET_NO_NEW_PRIVS, 1), "no_new_privs")
-    _limit(limits, mapped_bytes)
-    abi = _landlock()
-    layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads))
+    _limit(limits, mapped_bytes, 0 if output is None else output.max_file_bytes)
+    abi = _landlock(folder)
+    if folder is not None:
+        os.close(folder)
+    layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads, writes=output is not None))
     if not layers.sound and not allow_weak:
         raise Unavailable(
-            f"this machine offers too little to run a stranger's plan (what holds: {', '.join(layers.names)}). Needed are "
-            "seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
+            f"this machine offers too little to lock in what a stranger made (what holds: {', '.join(layers.names)}). Needed "
+            "are seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
             code="sandbox_unavailable",
         )
     return layers
@@ -133,6 +162,12 @@ def close_descriptors(keep: Collection[int]) -> None:
         if number >= last:
             os.closerange(last, number)
             last = number + 1
+
+
+def _check_alone() -> None:
+    """Landlock and seccomp hold for one thread and those that it starts."""
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise Unavailable("the sandbox cannot be closed around several threads", code="sandbox_unavailable")
 
 
 def _unshare() -> bool:
@@ -175,20 +210,29 @@ def _mapped_bytes() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _limit(limits: Limits, mapped_bytes: int) -> None:
+def _limit(limits: Limits, mapped_bytes: int, max_file_bytes: int) -> None:
     for kind, value in (
         (resource.RLIMIT_AS, mapped_bytes + limits.memory_bytes),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, max_file_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+        (resource.RLIMIT_NOFILE, limits.num_files),
         *(() if limits.threads else ((resource.RLIMIT_NPROC, 0),)),
     ):
+        # Never above what holds already: without rights that cannot be had, and it was set for a reason.
+        _, most = resource.getrlimit(kind)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    if most == resource.RLIM_INFINITY or limits.cpu_s < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
 
 
-def _landlock() -> int:
-    """Refuse every access that this kernel's Landlock knows of; gives the version of its interface, 0 without it."""
+def _landlock(writable: int | None = None) -> int:
+    """Refuse every access that this kernel's Landlock knows of; gives the version of its interface, 0 without it.
+
+    Args:
+        writable: a descriptor of the folder in which files may be made, written and removed.
+    """
     abi = int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _LANDLOCK_VERSION))
     if abi < 1:
         return 0
@@ -201,6 +245,12 @@ def _landlock() -> int:
     ruleset = int(_libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0))
     if ruleset < 0:
         return 0
+    if writable is not None:
+        allowed = _WRITE_FILE | _REMOVE_FILE | _MAKE_FILE | (_TRUNCATE if abi >= 3 else 0)
+        rule = struct.pack("<Qi", allowed, writable)
+        if _libc.syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0) != 0:
+            os.close(ruleset)
+            return 0
     held = _libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0) == 0
     os.close(ruleset)
     return abi if held else 0
@@ -210,11 +260,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def _seccomp(threads: bool) -> bool:
+def _seccomp(threads: bool, *, writes: bool = False) -> bool:
     machine = MACHINES.get(platform.machine())
     if machine is None:
         return False
-    code = filter_program(machine, pid=os.getpid(), threads=threads)
+    code = filter_program(machine, pid=os.getpid(), threads=threads, writes=writes)
     program = _Program(len(code) // 8, code)
     return _prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.addressof(program)) == 0
 

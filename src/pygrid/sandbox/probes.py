@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pygrid import sandbox
 from pygrid.errors import PygridError
-from pygrid.features.execution import sandbox
 
 _MEMORY_BYTES = 1024**3
 _TOO_MUCH_BYTES = 6 * 1024**3
@@ -68,7 +68,7 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False) -> Examination:
         sandboxed: False shows what the probes can do without one.
         as_nobody: become an ordinary user first (needs root).
     """
-    command = [sys.executable, "-I", "-m", "pygrid.features.execution.probes", str(int(sandboxed)), str(int(as_nobody))]
+    command = [sys.executable, "-I", "-m", "pygrid.sandbox.probes", str(int(sandboxed)), str(int(as_nobody))]
     with tempfile.TemporaryDirectory(prefix="pygrid-probes-") as folder:
         os.chmod(folder, 0o755)
         for name in ("secret", "empty"):

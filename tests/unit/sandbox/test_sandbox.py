@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
-from pygrid.features.execution.bpf import MACHINES, filter_program
-from pygrid.features.execution.probes import Examination, examine
-from pygrid.features.execution.sandbox import Layers
+from pygrid.sandbox.bpf import MACHINES, filter_program
+from pygrid.sandbox.closing import Layers
+from pygrid.sandbox.probes import Examination, examine
 
 USERS = [pytest.param(False, id="this user")]
 if os.getuid() == 0:
@@ -73,7 +73,7 @@ def inside(
     """Run code in a process that closed its sandbox; what it writes to descriptor ``out`` comes back."""
     program = (
         "import os, threading, numpy as np\n"
-        "from pygrid.features.execution import sandbox\n"
+        "from pygrid import sandbox\n"
         "out = os.dup(1)\n"
         f"sandbox.apply(sandbox.Limits({memory_bytes}, {cpu_s}, {threads}), keep={{out}})\n" + code
     )
@@ -97,8 +97,8 @@ def test_threads_only_where_they_are_wanted() -> None:
 def test_too_few_layers_are_refused_unless_the_operator_allows_it(allowed: bool) -> None:
     """On a kind of processor whose system calls are not known, there is no seccomp filter."""
     program = (
-        "import os\nfrom pygrid.features.execution import sandbox\nfrom pygrid.errors import Unavailable\n"
-        "out = os.dup(1)\nsandbox.MACHINES.clear()\n"
+        "import os\nfrom pygrid import sandbox\nfrom pygrid.sandbox import closing\nfrom pygrid.errors import Unavailable\n"
+        "out = os.dup(1)\nclosing.MACHINES.clear()\n"
         f"try:\n  held = sandbox.apply(sandbox.Limits(2**28, 20), keep={{out}}, allow_weak={allowed})\n"
         "  os.write(out, b'weak' if not held.sound and not held.seccomp else b'sound')\n"
         "except Unavailable as error:\n  os.write(out, error.code.encode())"
@@ -117,7 +117,7 @@ def test_other_descriptors_are_closed(tmp_path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     program = (
-        "import os\nfrom pygrid.features.execution import sandbox\n"
+        "import os\nfrom pygrid import sandbox\n"
         f"leak, out = os.open({str(secret)!r}, os.O_RDONLY), os.dup(1)\n"
         "sandbox.apply(sandbox.Limits(2**28, 20), keep={out})\n"
         "try:\n  os.read(leak, 10)\n  os.write(out, b'read')\nexcept OSError:\n  os.write(out, b'closed')\n"
@@ -130,8 +130,8 @@ def test_other_descriptors_are_closed(tmp_path) -> None:
 def test_landlock_holds_by_itself() -> None:
     """A hole in the list of system calls would still find no file and no address."""
     program = (
-        "import os, socket\nfrom pygrid.features.execution import sandbox\n"
-        "sandbox._prctl(sandbox._SET_NO_NEW_PRIVS, 1)\nabi = sandbox._landlock()\nrefused = 0\n"
+        "import os, socket\nfrom pygrid.sandbox import closing\n"
+        "closing._prctl(closing._SET_NO_NEW_PRIVS, 1)\nabi = closing._landlock()\nrefused = 0\n"
         "for attempt in (lambda: os.open('/etc/passwd', os.O_RDONLY), lambda: os.listdir('/'),"
         " lambda: os.mkdir('/tmp/pygrid-x'), lambda: socket.socket().connect(('127.0.0.1', 9))):\n"
         "  try:\n    attempt()\n  except PermissionError:\n    refused += 1\n  except OSError:\n    pass\n"
@@ -144,9 +144,10 @@ def test_landlock_holds_by_itself() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("threads", [False, True])
-def test_filters_are_whole_on_each_machine(machine: str, threads: bool) -> None:
+@pytest.mark.parametrize("writes", [False, True])
+def test_filters_are_whole_on_each_machine(machine: str, threads: bool, writes: bool) -> None:
     """Each instruction has eight bytes, jumps stay inside the program, and it ends in a return."""
-    code = filter_program(MACHINES[machine], pid=1, threads=threads)
+    code = filter_program(MACHINES[machine], pid=1, threads=threads, writes=writes)
     instructions = [code[i : i + 8] for i in range(0, len(code), 8)]
     assert len(code) % 8 == 0
     assert len(instructions) < 4096
@@ -157,3 +158,7 @@ def test_filters_are_whole_on_each_machine(machine: str, threads: bool) -> None:
     assert int.from_bytes(instructions[-1][:2], "little") == 6
     assert len(set(MACHINES[machine].plain.values())) == len(MACHINES[machine].plain)
     assert not set(MACHINES[machine].plain.values()) & set(MACHINES[machine].checked.values())
+    assert not set(MACHINES[machine].writing.values()) & {
+        *MACHINES[machine].plain.values(),
+        *MACHINES[machine].checked.values(),
+    }

@@ -1,8 +1,10 @@
-"""The system calls that a job keeps, as a program for the kernel's seccomp filter.
+"""The system calls that work in a sandbox keeps, as a program for the kernel's seccomp filter.
 
 An allow-list: what is not named here fails with EPERM. There is no call that opens, makes or looks up a file, makes a socket or
 a process, runs a program, traces, changes credentials or namespaces, or talks to a device. What is left computes on memory that
 is mapped already and on descriptors that are open already.
+
+Work that writes files keeps the few calls more that open, look up and remove one; which files, is for the other layers to say.
 
 Source: Linux, ``Documentation/userspace-api/seccomp_filter.rst``; numbers from ``asm/unistd.h`` of each machine.
 """
@@ -19,6 +21,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _PROT_EXEC = 0x4
+_DUPLICATE = 1030  # F_DUPFD_CLOEXEC
 # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM: together what makes a thread and not a process.
 _THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, and CLONE_UNTRACED, CLONE_PTRACE, CLONE_VFORK.
@@ -39,6 +42,8 @@ class Machine:
     """Allowed with any arguments; the frequent ones first, because the kernel looks at them in this order."""
     checked: dict[str, int]
     """Allowed with some arguments only."""
+    writing: dict[str, int]
+    """Allowed to work that writes files."""
     first_foreign: int | None
     """Numbers from here on belong to another calling convention."""
 
@@ -54,7 +59,8 @@ MACHINES = {
             "getpid": 39, "gettid": 186, "getuid": 102, "getrusage": 98, "sched_getaffinity": 204, "getcpu": 309,
             "set_robust_list": 273, "rseq": 334, "membarrier": 324, "exit": 60, "exit_group": 231,
         },
-        {"mmap": 9, "mprotect": 10, "clone": 56, "clone3": 435, "tgkill": 234, "prlimit64": 302},
+        {"mmap": 9, "mprotect": 10, "clone": 56, "clone3": 435, "tgkill": 234, "prlimit64": 302, "fcntl": 72},
+        {"openat": 257, "fstat": 5, "newfstatat": 262, "unlink": 87, "unlinkat": 263, "fadvise64": 221, "pread64": 17},
         0x40000000,
     ),
     "aarch64": Machine(
@@ -67,18 +73,20 @@ MACHINES = {
             "getpid": 172, "gettid": 178, "getuid": 174, "getrusage": 165, "sched_getaffinity": 123, "getcpu": 168,
             "set_robust_list": 99, "rseq": 293, "membarrier": 283, "exit": 93, "exit_group": 94,
         },
-        {"mmap": 222, "mprotect": 226, "clone": 220, "clone3": 435, "tgkill": 131, "prlimit64": 261},
+        {"mmap": 222, "mprotect": 226, "clone": 220, "clone3": 435, "tgkill": 131, "prlimit64": 261, "fcntl": 25},
+        {"openat": 56, "fstat": 80, "newfstatat": 79, "unlinkat": 35, "fadvise64": 223, "pread64": 67},
         None,
     ),
 }  # fmt: skip
 
 
-def filter_program(machine: Machine, *, pid: int, threads: bool) -> bytes:
+def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = False) -> bytes:
     """The filter as an array of ``struct sock_filter``.
 
     Args:
         pid: of the process that will be filtered; it may signal itself, so that an abort is one.
         threads: whether it may start threads (never processes).
+        writes: whether it may open, make and remove files, as far as other layers let it.
     """
     checked = machine.checked
     program: list[Instruction] = [
@@ -89,7 +97,7 @@ def filter_program(machine: Machine, *, pid: int, threads: bool) -> bytes:
     ]
     if machine.first_foreign is not None:
         program += [(_JUMP_AT_LEAST, 0, 1, machine.first_foreign), (_RETURN, 0, 0, _KILL)]
-    for number in machine.plain.values():
+    for number in (*machine.plain.values(), *(machine.writing.values() if writes else ())):
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     for name in ("mmap", "mprotect"):
         program += _when(checked[name], [_argument(2), (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC), _refuse(errno.EPERM), _allow()])
@@ -111,6 +119,9 @@ def filter_program(machine: Machine, *, pid: int, threads: bool) -> bytes:
                 _allow(),
             ],
         )
+    if writes:
+        # A second descriptor of an open file, as mapping it takes one; nothing else of what fcntl does.
+        program += _when(checked["fcntl"], [_argument(1), (_JUMP_EQUAL, 1, 0, _DUPLICATE), _refuse(errno.EPERM), _allow()])
     program.append(_refuse(errno.EPERM))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 
