@@ -61,6 +61,8 @@ class Sessions:
 class Member:
     """A Domain in the same event loop, asked without a control link."""
 
+    name = "hospital-a"
+
     def __init__(self, site: RelaySite, pipes: PipeServer) -> None:
         self.site = site
         self.pipes = pipes
@@ -86,6 +88,7 @@ class RelaySite:
         self.pipe_servers: dict[str, PipeServer] = {}
         self.asked: list[dict[str, Any]] = []
         self.identity: Identity
+        self.network_identity: IdentityKey
 
     def address(self, name: str = "hospital-a", identity: IdentityKey | None = None) -> str:
         url = f"grid+{self.network_url}/{name}"
@@ -123,8 +126,9 @@ def running_site(
     directory, metrics, stopping = Directory(), Metrics(), Stopping()
     identity = Identity.load_or_make(folder / "identity.pem")
     directory.identities["hospital-a"] = identity.key
+    network_identity = Identity.make()
     pipes = make_pipes(limits or RelayLimits(), stopping, metrics)
-    relay = Relay(pipes, directory, Sessions(), Identity.make().key, SystemClock(), is_open=is_open)
+    relay = Relay(pipes, directory, Sessions(), network_identity.key, SystemClock(), is_open=is_open)
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[None]:
@@ -176,6 +180,7 @@ def running_site(
             assert ready.wait(30)
             site = RelaySite(loops[0], folder, directory, f"http://127.0.0.1:{listening.getsockname()[1]}", relay)
             site.identity = identity
+            site.network_identity = network_identity.key
             site.pipe_servers["hospital-a"] = pipe_server
             directory.members["hospital-a"] = Member(site, pipe_server)
             yield site

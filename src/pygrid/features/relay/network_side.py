@@ -29,6 +29,11 @@ _LINK_CODES = frozenset({"link_closed", "link_busy", "no_answer"})
 class Member(Protocol):
     """A Domain that belongs to the Network and is connected."""
 
+    @property
+    def name(self) -> str:
+        """As it is written; who calls may write it in other cases."""
+        ...
+
     async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
         """The Domain's answer to a question over its control link."""
         ...
@@ -96,15 +101,18 @@ class Relay:
             code="network_login_needed",
         )
 
-    async def order(self, name: str, caller: str) -> End:
+    async def reach(self, name: str) -> Member:
+        """The Domain of this name. Raises as `Membership.reach`."""
+        return await self._domains.reach(name)
+
+    async def order(self, member: Member, caller: str) -> End:
         """The Domain's end of a new pipe.
 
         Args:
             caller: address that the Domain is told.
         Raises:
-            NotFound, Unavailable: see `Membership.reach`; ``domain_unreachable``. PygridError: what the Domain refuses with.
+            Unavailable: ``domain_unreachable``: it does not open the way. PygridError: what the Domain refuses with.
         """
-        member = await self._domains.reach(name)
 
         async def ask(token: str) -> None:
             try:
@@ -112,10 +120,10 @@ class Relay:
             except (Unavailable, TooSlow) as error:
                 if error.code not in _LINK_CODES:
                     raise
-                detail = f"the connection to the Domain {name!r} broke: {error.detail}"
-                raise Unavailable(detail, code="domain_unreachable", domain=name, retry_after_s=RETRY_S) from error
+                detail = f"the connection to the Domain {member.name!r} broke: {error.detail}"
+                raise Unavailable(detail, code="domain_unreachable", domain=member.name, retry_after_s=RETRY_S) from error
 
-        return await self.pipes.order(ask, name)
+        return await self.pipes.order(ask, member.name)
 
 
 @websocket("/relay/{domain:str}")
@@ -126,11 +134,12 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
 
     async def carry() -> None:
         caller = await service.name_caller(find_bearer(socket), address, domain)
-        with service.pipes.place(domain, caller):
-            end = await service.order(domain, address)
+        member = await service.reach(domain)
+        with service.pipes.place(member.name, caller):
+            end = await service.order(member, address)
             try:
                 await _accept(socket)
-                await service.pipes.splice(domain, _end_of(socket), end)
+                await service.pipes.splice(member.name, _end_of(socket), end)
             finally:
                 end.released.set()
 
