@@ -49,8 +49,10 @@ class LocalProcesses:
                 start_new_session=True,
             )
 
-    def start_domain(self, data_dir: Path) -> str:
+    def start_domain(self, data_dir: Path, name: str = "domain") -> str:
         """Start a Domain on a free port that only this machine can reach; gives its address once it is ready.
+
+        ``name`` is its own, and that of its log.
 
         Raises:
             ProcessFailed: it ended, or was not ready within a minute.
@@ -58,10 +60,8 @@ class LocalProcesses:
         data_dir.mkdir(parents=True, exist_ok=True)
         port_file = data_dir / "port"
         port_file.unlink(missing_ok=True)
-        self.start(
-            "domain",
-            ["domain", "--host", "127.0.0.1", "--port", "0", "--port-file", str(port_file), "--data-dir", str(data_dir)],
-        )
+        arguments = ["domain", "--host", "127.0.0.1", "--port", "0", "--port-file", str(port_file), "--data-dir", str(data_dir)]
+        self.start(name, arguments if name == "domain" else [*arguments, "--id", name])
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             self.check()
@@ -69,7 +69,7 @@ class LocalProcesses:
             if port and _is_ready(int(port)):
                 return f"http://127.0.0.1:{port}"
             time.sleep(0.05)
-        raise ProcessFailed(self._report("domain", f"was not ready after {START_TIMEOUT_S:.0f} s"))
+        raise ProcessFailed(self._report(name, f"was not ready after {START_TIMEOUT_S:.0f} s"))
 
     def check(self) -> None:
         """Raise ProcessFailed if one has ended with an error."""

@@ -26,10 +26,20 @@ Search all Domains of a Network at once, and open what was found:
 network = pygrid.client.connect_network("https://network.example")
 found = network.search("age income", tags=["oncology"])
 dataset = found.datasets[0].open()
+
+Train a model across the data of several owners:
+
+run = pygrid.client.federate(
+    plan, params, [alice.datasets["cells"], bob.datasets["cells"]],
+    coordinator=domain, rounds=20, epsilon=4.0, delta=1e-6, reason="...",
+)
+params = run.wait().model()
 """
 
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
+from pygrid.client.federated import federate, resume_federated
+from pygrid.client.federated_run import FederatedRun
 from pygrid.client.jobs import Job
 from pygrid.client.models import HostedModel
 from pygrid.client.network import NetworkClient, connect_network
@@ -40,6 +50,7 @@ from pygrid.client.statistics import sum as sum  # not in __all__: a star import
 __all__ = [
     "Credentials",
     "DomainClient",
+    "FederatedRun",
     "HostedModel",
     "Job",
     "NetworkClient",
@@ -48,8 +59,10 @@ __all__ = [
     "connect_network",
     "count",
     "credentials_file",
+    "federate",
     "histogram",
     "mean",
     "quantile",
+    "resume_federated",
     "variance",
 ]

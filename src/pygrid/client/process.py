@@ -15,7 +15,7 @@ from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unavailable
-from pygrid.messages.processes import CheckpointInfo, CycleInfo, Event, ProcessInfo
+from pygrid.messages.processes import CheckpointInfo, Contribution, ContributionList, CycleInfo, Event, ProcessInfo
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Request
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pygrid.plans.batches import Data
 
 _PAGE = 100
+_LONG_PAGE = 1000
 _SILENCE_S = 60.0
 _PATIENCE_S = 600.0
 _POLL_S = 0.5
@@ -63,6 +64,20 @@ class Process:
             page = self._api.get(f"{self._path}/cycles", _Cycles, query=query).cycles
             found += page
             if len(page) < _PAGE:
+                return found
+
+    def contributions(self, after: int = 0) -> list[Contribution]:
+        """Who has reported what in which cycle, those with an id above ``after``; clients without names are all ``""``.
+
+        Raises:
+            Forbidden: you may not host processes there.
+        """
+        found: list[Contribution] = []
+        while True:
+            query = {"after": str(found[-1].id if found else after), "limit": str(_LONG_PAGE)}
+            page = self._api.get(f"{self._path}/contributions", ContributionList, query=query).contributions
+            found += page
+            if len(page) < _LONG_PAGE:
                 return found
 
     def checkpoints(self) -> list[CheckpointInfo]:

@@ -1,0 +1,289 @@
+"""A training across Domains while it goes on, in the hands of who began it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pygrid.client.domain import DomainClient
+from pygrid.client.federated_view import CycleTable, DomainTable, Following
+from pygrid.client.federation_records import Member, Record
+from pygrid.client.hosting import USUAL_PLAN
+from pygrid.client.jobs import ENDED, get_job
+from pygrid.client.process import Process
+from pygrid.errors import Conflict, NotFound, PygridError, Unavailable
+from pygrid.messages.jobs import JobInfo
+from pygrid.messages.processes import Contribution, CycleInfo
+from pygrid.plans import Plan
+from pygrid.tensors import Params
+from pygrid.transport import Api
+
+if TYPE_CHECKING:
+    from pygrid.plans.batches import Data
+
+_FIRST_POLL_S, _POLL_S = 0.1, 1.0
+_TOO_LATE = "no decision in time"
+
+
+@dataclass(frozen=True)
+class DomainState:
+    """A Domain that was asked to take part."""
+
+    name: str
+    url: str
+    dataset: str
+    job_id: str
+    state: str
+    """Of its job; ``refused``: it took none; ``unknown``: it can't be asked now."""
+    detail: str
+    """What it does now; or why it takes no part, or no longer."""
+    num_reported: int = 0
+    """Cycles that its diff went into."""
+
+
+@dataclass(frozen=True)
+class FederatedCycle:
+    """A cycle of the training, and what it brought."""
+
+    cycle: int
+    state: str
+    contributions: tuple[Contribution, ...]
+    metrics: Mapping[str, float]
+    """Of the model after it, on the data given as ``evaluate``."""
+    seconds: float | None
+    """From its opening to its end."""
+
+
+@dataclass
+class FederatedRun:
+    """A training across Domains. `federate` and `resume_federated` give one."""
+
+    coordinator: DomainClient
+    _record: Record
+    _apis: Mapping[str, Api]
+    evaluate: Data | None = None
+    _metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = self._record.name
+
+    # Before it begins
+
+    def decide(self, *, within_s: float | None = None, progress: bool | None = None) -> None:
+        """Wait until every Domain has decided, then host the process; nothing if that was done. See `federate`."""
+        record = self._record
+        if record.is_hosted:
+            return
+        give_up_at = time.monotonic() + (float("inf") if within_s is None else within_s)
+        pause_s = _FIRST_POLL_S
+        with Following(self.name, progress) as show:
+            while open_ones := [member for member in record.members if member.job_id and not member.refusal]:
+                states = {member.name: self._state_of(member) for member in record.members}
+                for member in open_ones:
+                    if states[member.name].state in ENDED:
+                        member.refusal = states[member.name].detail
+                record.save()
+                show(list(states.values()), [])
+                undecided = [m for m in open_ones if not m.refusal and states[m.name].state != "running"]
+                if not undecided or sum(not m.refusal for m in open_ones) < record.min_domains:
+                    break
+                if time.monotonic() > give_up_at:
+                    for member in undecided:
+                        self._cancel(member)
+                        member.refusal = _TOO_LATE
+                    break
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _POLL_S)
+        self._host()
+
+    def _host(self) -> None:
+        record = self._record
+        willing = [member for member in record.members if not member.refusal]
+        record.save()
+        if len(willing) < record.min_domains:
+            for member in willing:
+                self._cancel(member)
+            said = "; ".join(f"{member.name}: {member.refusal}" for member in record.members if member.refusal)
+            raise Conflict(
+                f"{len(willing)} of {len(record.members)} Domains take part, and {record.min_domains} are needed: nothing is "
+                f"trained. {said}",
+                code="too_few_domains",
+            )
+        config: dict[str, Any] = {
+            "cycle_length": record.cycle_s,
+            "num_cycles": record.rounds,
+            "min_workers": record.min_domains,
+            "min_diffs": record.min_domains,
+            "max_diffs": len(willing),
+            "max_weight": 1_000_000,
+            "named_clients": True,
+            "authentication": {"secret": record.secret},
+        }
+        if record.server_optimizer is not None:
+            config["server_optimizer"] = record.server_optimizer
+        try:
+            self.coordinator.host(
+                record.name,
+                record.version,
+                model=record.model_path,
+                plans={USUAL_PLAN: record.plan_path},
+                client_config=record.client_config,
+                server_config=config,
+            )
+        except Conflict as error:
+            if error.code != "process_exists":  # hosted by an earlier call, which was interrupted before it could note that
+                raise
+        record.is_hosted = True
+        record.save()
+
+    # While it goes on
+
+    @property
+    def process(self) -> Process:
+        """The process at the coordinator. Raises NotFound: it is not hosted yet, or not any more."""
+        if not self._record.is_hosted:
+            raise NotFound(f"{self.name!r} is not hosted yet: not all Domains have decided", code="process_not_found")
+        return self.coordinator.process(self._record.name, self._record.version)
+
+    @property
+    def domains(self) -> DomainTable:
+        """The Domains that were asked, where each of them is, and why one takes no part (any more)."""
+        return DomainTable(self._state_of(member) for member in self._record.members)
+
+    @property
+    def history(self) -> CycleTable:
+        """The completed cycles, and the one that is open."""
+        process = self.process
+        return self._history(process, process.cycles())
+
+    def model(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
+        """The model as it is now, or as it was at a checkpoint. As `Process.download`."""
+        return self.process.download(checkpoint, path)
+
+    def wait(self, *, timeout_s: float | None = None, progress: bool | None = None) -> FederatedRun:
+        """Return when the training is over.
+
+        Args:
+            progress: show how it goes; None: where there is a terminal or a notebook.
+        Raises:
+            Conflict: too few Domains are left to go on (``too_few_domains``); the model as it is can be taken.
+            Unavailable: ``timeout_s`` have passed (``wait_timeout``); the training goes on.
+        """
+        process = self.process
+        give_up_at = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        pause_s = _FIRST_POLL_S
+        with Following(self.name, progress) as show:
+            while True:
+                info = process.info()
+                history, domains = self._history(process, process.cycles()), self.domains
+                show(domains, history, self._record.rounds)
+                if info.state == "finished":
+                    return self
+                self._check_enough(process, domains)
+                if time.monotonic() > give_up_at:
+                    raise Unavailable(
+                        f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.rounds} cycles are completed; the "
+                        "training goes on",
+                        code="wait_timeout",
+                    )
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _POLL_S)
+
+    def _check_enough(self, process: Process, domains: DomainTable) -> None:
+        """Finish a process whose open cycle can't be completed any more. Raises Conflict."""
+        num_left = sum(domain.state not in ENDED | {"refused"} for domain in domains)
+        info = process.info()  # after the Domains were asked: those that have ended report no more
+        cycle = info.cycle
+        is_open = info.state == "active" and cycle is not None and cycle.state in ("hosted", "open")
+        if not is_open or cycle is None or cycle.num_reports + num_left >= self._record.min_domains:
+            return
+        process.finish()
+        said = "; ".join(f"{domain.name} {domain.state}: {domain.detail}" for domain in domains)
+        raise Conflict(
+            f"{num_left} Domains are left, and {self._record.min_domains} are needed: the training ended after "
+            f"{info.num_checkpoints - 1} of {self._record.rounds} cycles. {said}",
+            code="too_few_domains",
+        )
+
+    def cancel(self) -> None:
+        """End it: the process is finished, and the jobs that still run are cancelled. What was charged stays charged."""
+        if self._record.is_hosted:
+            self.process.finish()
+        for member in self._record.members:
+            self._cancel(member)
+
+    def _history(self, process: Process, cycles: list[CycleInfo]) -> CycleTable:
+        by_cycle: dict[int, list[Contribution]] = {}
+        for one in process.contributions():
+            by_cycle.setdefault(one.cycle, []).append(one)
+        found = []
+        for cycle in cycles:
+            took = None
+            if cycle.completed_at is not None and cycle.opened_at is not None:
+                took = (cycle.completed_at - cycle.opened_at).total_seconds()
+            metrics = self._evaluate(process, cycle) if cycle.state == "completed" else {}
+            contributions = tuple(sorted(by_cycle.get(cycle.sequence, ()), key=lambda one: one.client))
+            found.append(FederatedCycle(cycle.sequence, cycle.state, contributions, metrics, took))
+        return CycleTable(found)
+
+    def _evaluate(self, process: Process, cycle: CycleInfo) -> dict[str, float]:
+        """The metrics of the model that a completed cycle made, computed once."""
+        if self.evaluate is None or not cycle.num_reports:
+            return {}
+        number = cycle.checkpoint + 1
+        if number not in self._metrics:
+            from pygrid.plans import Runner
+
+            plan = Plan.load(self._record.plan_path)
+            self._metrics[number] = Runner(plan).evaluate(process.download(number), self.evaluate)
+        return self._metrics[number]
+
+    def _state_of(self, member: Member) -> DomainState:
+        def told(state: str, detail: str, num_reported: int = 0) -> DomainState:
+            return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
+
+        if not member.job_id:
+            return told("refused", member.refusal)
+        try:
+            info = get_job(self._apis[member.name], member.job_id).info()
+        except PygridError as error:
+            return told("unknown", error.detail)
+        return told(info.state, _in_words(info, member), info.federation.num_reported if info.federation else 0)
+
+    def _cancel(self, member: Member) -> None:
+        if not member.job_id:
+            return
+        try:
+            get_job(self._apis[member.name], member.job_id).cancel()
+        except Conflict:
+            return  # it has ended
+        except PygridError as error:
+            member.refusal = f"could not be told that it is over: {error.detail}"
+
+    def __repr__(self) -> str:
+        return f"FederatedRun({self.name!r}, coordinator={self.coordinator.url!r})"
+
+    def _repr_html_(self) -> str:
+        parts: list[Callable[[], str]] = [lambda: self.domains._repr_html_(), lambda: self.history._repr_html_()]
+        shown = [f"<b>{_escaped(self.name)}</b>"]
+        for part in parts:
+            try:
+                shown.append(part())
+            except PygridError as error:
+                shown.append(_escaped(error.detail))
+        return "".join(shown)
+
+
+def _in_words(info: JobInfo, member: Member) -> str:
+    if info.state in ENDED:
+        return member.refusal if member.refusal == _TOO_LATE else info.comment or info.detail
+    return info.federation.doing if info.federation is not None and info.federation.doing else info.detail
+
+
+def _escaped(text: str) -> str:
+    import html
+
+    return html.escape(text)

@@ -1,0 +1,106 @@
+"""A training across Domains on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pygrid.client.tables import Row, Table, html_table, text_table
+from pygrid.plans.text import one_line
+
+if TYPE_CHECKING:
+    from pygrid.client.federated_run import DomainState, FederatedCycle
+
+
+class DomainTable(Table["DomainState"]):
+    """The Domains of a training."""
+
+    heads = ("domain", "dataset", "state", "cycles", "now")
+
+    def row(self, item: DomainState) -> Row:
+        return (item.name, item.dataset, item.state, item.num_reported, item.detail)
+
+    def __getitem__(self, which: str | int) -> DomainState:  # type: ignore[override]
+        if isinstance(which, str):
+            return next(item for item in self if item.name == which)
+        return list.__getitem__(self, which)
+
+
+class CycleTable(Table["FederatedCycle"]):
+    """The cycles of a training: a column for each Domain says how many examples are behind its diff, and how long that is."""
+
+    def _heads_and_rows(self) -> tuple[list[str], list[Row]]:
+        names = sorted({one.client for cycle in self for one in cycle.contributions})
+        metrics = sorted({name for cycle in self for name in cycle.metrics})
+        rows: list[Row] = []
+        for cycle in self:
+            sent = {one.client: one for one in cycle.contributions}
+            told = [f"{sent[name].num_examples:,}, norm {sent[name].norm:.3g}" if name in sent else "-" for name in names]
+            values = [f"{cycle.metrics[name]:.4g}" if name in cycle.metrics else "" for name in metrics]
+            took = "" if cycle.seconds is None else f"{cycle.seconds:.1f}"
+            rows.append((cycle.cycle, cycle.state, *told, *values, took))
+        return ["cycle", "state", *names, *metrics, "s"], rows
+
+    def __repr__(self) -> str:
+        return text_table(*self._heads_and_rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._heads_and_rows())
+
+
+class Following:
+    """Shows a training at each change: a bar on a terminal or in a notebook, else, if wanted, a line.
+
+    Args:
+        progress: None: a bar where there can be one, else nothing; False: nothing at all.
+    """
+
+    def __init__(self, name: str, progress: bool | None, console: Console | None = None) -> None:
+        self._screen = console or Console(stderr=True)
+        self._name = name
+        has_bar = (self._screen.is_terminal or self._screen.is_jupyter) and progress is not False
+        self._bar: Progress | None = None
+        if has_bar:
+            # Without markup: details may quote the words of strangers.
+            words = (TextColumn(text, markup=False) for text in ("{task.fields[name]}", "{task.description}"))
+            self._bar = Progress(next(words), BarColumn(), next(words), TimeElapsedColumn(), console=self._screen)
+            self._task = self._bar.add_task("", name=name, total=None)
+        self._lines = bool(progress) and not has_bar
+        self._last = ""
+
+    def __enter__(self) -> Following:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None) -> None:
+        """Show where it is; without cycles it has not begun."""
+        words = one_line(describe(domains, cycles), 200)
+        if self._bar is not None:
+            done = sum(cycle.state == "completed" for cycle in cycles)
+            self._bar.update(self._task, description=words, total=total, completed=done)
+        elif self._lines and words != self._last:
+            self._last = words
+            self._screen.print(words, highlight=False, soft_wrap=True, markup=False)
+
+
+def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -> str:
+    """Where a training is, in one line."""
+    if not cycles:
+        told = ", ".join(f"{domain.name} {domain.state}" for domain in domains)
+        return f"waiting for the Domains to decide: {told}"
+    completed = [cycle for cycle in cycles if cycle.state == "completed"]
+    metrics = "".join(f", {name} {value:.4g}" for name, value in sorted(completed[-1].metrics.items())) if completed else ""
+    last = cycles[-1]
+    if last.state == "completed":
+        return f"cycle {last.cycle} is completed{metrics}"
+    present = ", ".join(one.client for one in last.contributions) or "nobody yet"
+    return f"cycle {last.cycle}: {present} reported{metrics}"
