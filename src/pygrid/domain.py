@@ -9,10 +9,13 @@ from functools import partial
 
 from litestar import Litestar
 
+import pygrid
 from pygrid.clock import Clock, SystemClock
 from pygrid.edge import EdgeClient
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.associations.domain_routes import router as associations_router
+from pygrid.features.associations.domain_side import Description, DomainAssociations, DomainTerms
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
@@ -24,17 +27,19 @@ from pygrid.features.jobs import build_jobs
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.specs import RunLimits
+from pygrid.features.jobs.upkeep import EVERY_S as UPKEEP_S
 from pygrid.features.models.routes import model_routes
 from pygrid.features.models.service import ModelsService
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.relay.domain_side import PipeServer
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
-from pygrid.features.workers.inference import InferenceWorkers
+from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers
 from pygrid.features.workers.places import Places
 from pygrid.features.workers.remote import RemoteDriver
 from pygrid.features.workers.routes import router as workers_router
 from pygrid.features.workers.service import WorkersService
+from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
@@ -141,13 +146,38 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         metrics,
         federate,
         max_concurrent=settings.num_workers,
-        limits=RunLimits(memory_bytes=settings.job_memory_mb * 1024**2, wall_s=settings.job_wall_s),
+        limits=RunLimits(
+            memory_bytes=settings.job_memory_mb * 1024**2,
+            wall_s=settings.job_wall_s,
+            max_answers_bytes=settings.job_answers_mb * 1024**2,
+        ),
+        keep_results_days=settings.keep_results_days,
     )
     remote.on_ask = jobs.runner.poke
     workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
 
-    inference = InferenceWorkers(allow_weak_sandbox=settings.allow_weak_sandbox)
-    models = ModelsService(store, inference, clock)
+    inference = InferenceWorkers(
+        InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
+        allow_weak_sandbox=settings.allow_weak_sandbox,
+    )
+    models = ModelsService(store, inference, clock, max_question_bytes=settings.inference_questions_mb * 1024**2)
+
+    catalog = CatalogService(database, store.public)
+    associations = DomainAssociations(
+        database,
+        jobs.writes,
+        identity,
+        clock,
+        stopping,
+        DomainTerms(
+            Entry(settings.id, pygrid.__version__, settings.address or None),
+            settings.network,
+            settings.invitation,
+            only_loopback=settings.is_loopback and (settings.open_signup or settings.legacy_open),
+        ),
+    )
+    associations.handlers = lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)}
+    catalog.on_change(associations.tell_change)
 
     async def wake_waiting() -> None:
         await stopping.wait()
@@ -162,6 +192,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await datasets.recover()
             await jobs.runner.recover()
             await models.recover()
+            await associations.recover()
             yield
         finally:
             await pipes.close()
@@ -173,7 +204,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             store.close()
             await asyncio.to_thread(database.close)
 
-    return build_app(
+    app = build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         routes=[
@@ -184,6 +215,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             datasets_router,
             jobs_router,
             workers_router,
+            associations_router,
             *model_routes,
         ],
         services={
@@ -203,14 +235,18 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "datasets": datasets,
             "jobs": jobs.service,
             "policies": jobs.policies,
+            "job_upkeep": jobs.upkeep,
             "models": models,
-            "catalog": CatalogService(database, store.public),
+            "catalog": catalog,
+            "associations": associations,
             "served_blobs": BlobResponses(store.served),
             "workers": workers,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),
             BackgroundTask("run-jobs", jobs.runner.run),
+            BackgroundTask.every(UPKEEP_S, "look-after-jobs", jobs.upkeep.run_once),
+            BackgroundTask("keep-associations", associations.run),
             BackgroundTask("wake-waiting", wake_waiting),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],
@@ -219,3 +255,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         metrics=metrics,
         cors_open_paths=["/model-centric/"],
     )
+    associations.describe = Description(
+        database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing
+    )
+    return app

@@ -115,6 +115,36 @@ class DomainSettings(AppSettings):
     job_wall_s: int = _setting(
         3600, env="PYGRID_JOB_WALL_S", flag="--job-wall-s", help="Seconds that a job may take before it is ended."
     )
+    job_answers_mb: int = _setting(
+        64,
+        env="PYGRID_JOB_ANSWERS_MB",
+        flag="--job-answers-mb",
+        help="Largest result of a job that has a model answer for each record, in MiB.",
+    )
+    keep_results_days: int = _setting(
+        0,
+        env="PYGRID_KEEP_RESULTS_DAYS",
+        flag="--keep-results-days",
+        help="Days that the result of a job is kept after its release; 0: for good.",
+    )
+    inference_models: int = _setting(
+        4, env="PYGRID_INFERENCE_MODELS", flag="--inference-models", help="Served models that are kept warm at once."
+    )
+    inference_wall_s: int = _setting(
+        30, env="PYGRID_INFERENCE_WALL_S", flag="--inference-wall-s", help="Seconds that a served model may take for a batch."
+    )
+    inference_idle_s: int = _setting(
+        600,
+        env="PYGRID_INFERENCE_IDLE_S",
+        flag="--inference-idle-s",
+        help="Seconds without a question after which the process of a served model is ended.",
+    )
+    inference_questions_mb: int = _setting(
+        256,
+        env="PYGRID_INFERENCE_QUESTIONS_MB",
+        flag="--inference-questions-mb",
+        help="Questions to served models that are held in memory at once, in MiB; one is always taken.",
+    )
     allow_weak_sandbox: bool = _setting(
         False,
         env="PYGRID_ALLOW_WEAK_SANDBOX",
@@ -200,6 +230,15 @@ class NetworkSettings(AppSettings):
         env="PYGRID_ALLOW_PRIVATE_ADDRESSES",
         flag="--allow-private-addresses/--public-addresses",
         help="Whether the address of a Domain may lie in a private network or on this machine. Default: only on loopback.",
+    )
+    invitation: str = dataclasses.field(
+        default="",
+        repr=False,
+        metadata={
+            "env": "PYGRID_INVITATION",
+            "flag": None,
+            "help": "An invitation that any Domain may use while it is set: 32 characters or more. For fleets that start together.",
+        },
     )
     heartbeat_s: int = _setting(
         10, env="PYGRID_HEARTBEAT_S", flag="--heartbeat-s", help="Seconds between two signs of life of a Domain, 1 to 600."
@@ -346,12 +385,18 @@ def _check(settings: S) -> S:
 
 def _check_domain(settings: DomainSettings) -> DomainSettings:
     _check_at_least(settings, "num_replicas", 1)
-    for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1)):
+    for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1), ("job_answers_mb", 1)):
         _check_at_least(settings, name, least)
+    if not 0 <= settings.keep_results_days <= 36_500:
+        raise _wrong(_name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500")
+    for name in ("inference_models", "inference_wall_s", "inference_idle_s", "inference_questions_mb"):
+        _check_at_least(settings, name, 1)
     for name in ("network", "address"):
         url = getattr(settings, name)
         if url and not url.startswith(("http://", "https://")):
             raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+    if len(settings.invitation) > 200:
+        raise InvalidConfig("PYGRID_INVITATION is no invitation: they are shorter", code="invalid_setting")
     counts = settings.publish.split(",")
     if settings.publish not in ("all", "none") and not set(counts) <= set(PUBLISHABLE_COUNTS):
         wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)} with commas between"
@@ -363,6 +408,12 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
 
 def _check_network(settings: NetworkSettings) -> NetworkSettings:
     _check_at_least(settings, "num_replicas", 1)
+    if settings.invitation and not MIN_SECRET_BYTES <= len(settings.invitation) <= 200:
+        raise InvalidConfig(
+            f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, as whoever guesses it joins the Network",
+            code="invitation_short",
+            setting="PYGRID_INVITATION",
+        )
     if not 1 <= settings.heartbeat_s <= 600:
         raise _wrong("PYGRID_HEARTBEAT_S (--heartbeat-s)", settings.heartbeat_s, "use a number from 1 to 600")
     if settings.legacy_open and not settings.is_loopback:

@@ -102,6 +102,10 @@ def test_strangers_sign_up_on_loopback_only_unless_told() -> None:
         ({"PYGRID_NUM_WORKERS": "0"}, "PYGRID_NUM_WORKERS"),
         ({"PYGRID_JOB_MEMORY_MB": "1"}, "PYGRID_JOB_MEMORY_MB"),
         ({"PYGRID_JOB_WALL_S": "0"}, "PYGRID_JOB_WALL_S"),
+        ({"PYGRID_JOB_ANSWERS_MB": "0"}, "PYGRID_JOB_ANSWERS_MB"),
+        ({"PYGRID_KEEP_RESULTS_DAYS": "-1"}, "PYGRID_KEEP_RESULTS_DAYS"),
+        ({"PYGRID_KEEP_RESULTS_DAYS": "1000000"}, "PYGRID_KEEP_RESULTS_DAYS"),
+        ({"PYGRID_INFERENCE_MODELS": "0"}, "PYGRID_INFERENCE_MODELS"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(env: dict[str, str], named: str) -> None:

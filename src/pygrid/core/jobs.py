@@ -12,7 +12,7 @@
 |---|---|
 | who asked | cancel it until it has ended or is held |
 | the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign off |
-| the Domain | everything else |
+| the Domain | everything else; it also cancels the jobs of accounts that were deleted |
 
 A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
 **exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
@@ -41,6 +41,8 @@ from pygrid.core.execution import PrivacyTerms
 from pygrid.errors import Conflict, Forbidden, PygridError
 from pygrid.messages.jobs import JobRequest
 
+RESULT_EXPIRED = "result_expired"
+"""The code of a released job whose result was deleted after it had been kept long enough."""
 MAX_ATTEMPTS = 2
 """How often an exact job is started at the most, if its Worker is lost. A private job is started once: it was paid for once."""
 
@@ -289,6 +291,19 @@ def cancel(job: Job) -> Job:
     if JobState.CANCELLED not in TRANSITIONS[job.state]:
         raise _decided(job)
     return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by who asked")
+
+
+def is_abandoned(job: Job, *, has_asker: bool) -> bool:
+    """Whether a job has to end because who asked has no account any more. A private job that runs ends by itself, paid for; one
+    whose result is held is left to who signs it off.
+    """
+    ends_itself = job.state is JobState.RUNNING and job.is_private and not job.is_federated
+    return not has_asker and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
+
+
+def abandon(job: Job) -> Job:
+    """``checking, waiting, approved, running -> cancelled``, if it `is_abandoned`. What was charged stays charged."""
+    return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled, as who asked has no account any more")
 
 
 def start(job: Job) -> Job:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
 from pygrid.core.execution import PrivacyTerms
-from pygrid.core.jobs import ENDED, Change, Job, JobState, Result
+from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, Change, Job, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
 from pygrid.privacy.ledger import Use
@@ -156,6 +156,33 @@ def list_unfinished_ids(connection: sa.Connection) -> set[str]:
 def list_result_ids(connection: sa.Connection) -> set[str]:
     """The ids of all jobs with a result that is kept."""
     return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.result_hash.is_not(None))).scalars())
+
+
+def list_abandoned_ids(connection: sa.Connection) -> list[str]:
+    """The ids of jobs that could be cancelled and whose askers have no account any more, oldest first."""
+    states = [state.value for state, following in TRANSITIONS.items() if JobState.CANCELLED in following]
+    gone = jobs.c.requested_by.not_in(sa.select(users.c.id))
+    return list(
+        connection.execute(sa.select(jobs.c.id).where(jobs.c.state.in_(states), gone).order_by(jobs.c.number)).scalars()
+    )
+
+
+def has_account(connection: sa.Connection, user_id: int) -> bool:
+    """Whether a user is still there."""
+    return connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first() is not None
+
+
+def list_old_results(connection: sa.Connection, before: dt.datetime, limit: int = 1000) -> list[str]:
+    """The ids of jobs whose results were released before a time and are still kept, oldest first."""
+    where = (jobs.c.state == JobState.RELEASED.value, jobs.c.result_hash.is_not(None), jobs.c.updated_at < before)
+    return list(connection.execute(sa.select(jobs.c.id).where(*where).order_by(jobs.c.number).limit(limit)).scalars())
+
+
+def forget_result(connection: sa.Connection, job_id: str, detail: str) -> None:
+    """Say of a released job that its result is not kept any more. The job has ended, so it makes no transition."""
+    columns = ("result_hash", "result_bytes", "result_media_type", "result_metrics")
+    values = {**dict.fromkeys(columns), "code": RESULT_EXPIRED, "detail": detail}
+    connection.execute(jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RELEASED.value).values(values))
 
 
 def count_open(connection: sa.Connection, user_id: int) -> int:

@@ -13,6 +13,7 @@ from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService, job_topic
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.tasks import JobRunner, Services, Workers
+from pygrid.features.jobs.upkeep import JobUpkeep
 from pygrid.metrics import Metrics
 from pygrid.storage.audit import HEAD_FILE
 from pygrid.storage.job_files import JobFiles
@@ -32,6 +33,7 @@ class Jobs:
     runner: JobRunner
     writes: AuditedWrites
     federation: Federation
+    upkeep: JobUpkeep
 
 
 def build_jobs(
@@ -45,10 +47,12 @@ def build_jobs(
     *,
     max_concurrent: int,
     limits: RunLimits,
+    keep_results_days: int = 0,
 ) -> Jobs:
     """The job features of a Domain whose bytes lie in ``folder``.
 
     Args:
+        keep_results_days: how long a result is kept after its release; 0: for good.
         federate: makes what federated jobs take part through.
     """
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
@@ -57,4 +61,5 @@ def build_jobs(
     services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
     runner = JobRunner(services, workers, federation, max_concurrent=max_concurrent, limits=limits)
     service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)
-    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes, federation)
+    upkeep = JobUpkeep(store.database, writes, files, store.signals, runner, clock, keep_results_days=keep_results_days)
+    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes, federation, upkeep)

@@ -94,7 +94,7 @@ async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[
 @get(
     "/jobs/{job_id:str}/result",
     guards=[require()],
-    responses={**describe_blob(), **describe_problems(400, 401, 404, 409)},
+    responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
 )
 async def download_result(request: AppRequest, state: State, job_id: JobId) -> Response[Any]:
     """The bytes of a result; the same at each download."""

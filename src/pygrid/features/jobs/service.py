@@ -19,7 +19,7 @@ from pygrid.core.datasets import Schema, can_see
 from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
-from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound, TooManyRequests
+from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import end_charge, find_account
 from pygrid.features.jobs.checking import Asked, check_asked
@@ -244,7 +244,7 @@ class JobsService:
         """Where the bytes of a result are: the job's folder, their SHA-256, their media type.
 
         Raises:
-            NotFound: ``job_not_found``; ``result_not_found``: the job ended without one.
+            NotFound: ``job_not_found``; ``result_not_found``: the job ended without one. Gone: ``result_expired``.
             Conflict: ``result_not_released``: it has none yet, or one that the caller may not have yet.
         """
 
@@ -256,6 +256,8 @@ class JobsService:
         if rules.may_have_result(job, is_all_seen=is_all_seen):
             assert job.result is not None
             return self._files.result(job.id), job.result.hash, job.result.media_type
+        if job.code == rules.RESULT_EXPIRED:
+            raise Gone(job.detail, code=job.code, job_id=job_id)
         if job.has_ended:
             raise NotFound(f"the job is {job.state}: it has no result", code="result_not_found", job_id=job_id)
         raise Conflict(f"the job is {job.state}: its result is not released", code="result_not_released", job_id=job_id)

@@ -25,8 +25,6 @@ from pygrid.web.offload import offload
 
 logger = logging.getLogger(__name__)
 
-MAX_QUESTION_BYTES = 256 * 1024**2
-"""Of all questions that are being read or answered."""
 _NUM_CHECKS = 1
 _NUM_UPLOADS = 4
 
@@ -44,9 +42,13 @@ class Asker(Protocol):
 
 
 class ModelsService:
-    """The use cases of served models."""
+    """The use cases of served models.
 
-    def __init__(self, store: Store, asker: Asker, clock: Clock) -> None:
+    Args:
+        max_question_bytes: of all questions that are being read or answered; one is taken whatever its size.
+    """
+
+    def __init__(self, store: Store, asker: Asker, clock: Clock, *, max_question_bytes: int) -> None:
         self._store = store
         self._asker = asker
         self._clock = clock
@@ -54,6 +56,7 @@ class ModelsService:
         self._uploads = asyncio.Semaphore(_NUM_UPLOADS)
         # A file is there before its row, and goes after it: neither may come between the other's two steps.
         self._files = asyncio.Lock()
+        self._max_question_bytes = max_question_bytes
         self._question_bytes = 0
 
     async def recover(self) -> None:
@@ -140,7 +143,7 @@ class ModelsService:
                 max_bytes=most,
             )
         taken = most if announced_bytes is None else announced_bytes
-        if self._question_bytes and self._question_bytes + taken > MAX_QUESTION_BYTES:
+        if self._question_bytes and self._question_bytes + taken > self._max_question_bytes:
             raise Unavailable("too much is asked at once; try again in a moment", code="inference_busy", retry_after_s=1)
         self._question_bytes += taken
         try:

@@ -1,0 +1,111 @@
+"""Jobs that nobody looks after any more.
+
+Should happen: the jobs of an account that was deleted end, whatever state they are in; a result that was kept long enough is
+deleted, and says so.
+Should not happen: a private job that runs, and is paid for, is cut off; a job of somebody who is still there ends; a result
+goes before its time, or one that waits to be signed off.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from jobs_support import Person, Site
+from web_support import assert_problem
+
+from pygrid.clock import SystemClock
+from pygrid.storage import audit
+
+
+class Later(SystemClock):
+    """So many days ahead."""
+
+    def __init__(self, days: float) -> None:
+        self._days = days
+
+    def now(self) -> dt.datetime:
+        return super().now() + dt.timedelta(days=self._days)
+
+
+async def delete_account(site: Site, person: Person) -> None:
+    me = (await person.call("GET", "/users/me")).json()["user"]["id"]
+    answer = await site.owner.call("DELETE", f"/users/{me}")
+    assert answer.status_code == 200, answer.text
+
+
+async def tidy(site: Site) -> None:
+    await site.app.state.job_upkeep.run_once()
+
+
+async def test_jobs_of_a_deleted_account_end(site: Site) -> None:
+    dataset = await site.owner.upload()
+    statistics = {"kind": "statistics", "statistics": [{"kind": "count"}]}
+    waiting = await site.scientist.submit(dataset, **statistics)
+    await site.owner.wait(waiting["id"], "waiting")
+    held = await site.scientist.submit(dataset, **statistics)
+    await site.owner.approve(await site.owner.wait(held["id"], "waiting"))
+    await site.owner.wait(held["id"], "held")
+    others = await site.stranger.submit(dataset, **statistics)
+    await site.owner.wait(others["id"], "waiting")
+    await tidy(site)
+    assert (await site.owner.job(waiting["id"]))["state"] == "waiting", "the account is still there"
+    await delete_account(site, site.scientist)
+    await tidy(site)
+    ended = await site.owner.job(waiting["id"])
+    assert (ended["state"], ended["detail"]) == ("cancelled", "cancelled, as who asked has no account any more")
+    assert (await site.owner.job(held["id"]))["state"] == "held"
+    assert (await site.owner.job(others["id"]))["state"] == "waiting"
+    folder = site.app.state.settings.data_dir / "jobs" / "inputs" / waiting["id"]
+    assert not folder.exists()
+    entries = await site.app.state.database.read(audit.list_entries)
+    assert [(one.action, one.actor) for one in entries if one.data.get("job_id") == waiting["id"]][-1] == (
+        "job_cancelled",
+        None,
+    )
+
+
+@pytest.mark.parametrize(("privacy", "state"), [(None, "cancelled"), ({"epsilon": 1.0, "delta": 1e-6}, "released")])
+async def test_a_running_job_of_a_deleted_account(
+    site: Site, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, float] | None, state: str
+) -> None:
+    """An exact one is ended with its Worker; a private one is paid for, and ends by itself."""
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    # Long enough to be caught at it.
+    job = await site.scientist.submit(
+        dataset, epochs=400 if privacy is None else 120, batch_size=1 if privacy is None else 8, privacy=privacy
+    )
+    if privacy is None:
+        await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+    await site.owner.wait(job["id"], "running")
+    await delete_account(site, site.scientist)
+    await tidy(site)
+    assert (await site.owner.wait(job["id"], state))["state"] == state
+
+
+async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    job = await site.scientist.submit(dataset, privacy={"epsilon": 1.0, "delta": 1e-6})
+    released = await site.scientist.wait(job["id"], "released")
+    exact = await site.scientist.submit(dataset)
+    await site.owner.approve(await site.owner.wait(exact["id"], "waiting"))
+    await site.owner.wait(exact["id"], "held")
+    upkeep = site.app.state.job_upkeep
+    folder = site.app.state.settings.data_dir / "jobs" / "results"
+    monkeypatch.setattr(upkeep, "_clock", Later(1000))
+    await tidy(site)
+    assert (await site.scientist.result(job["id"])).status_code == 200, "by default results are kept"
+    monkeypatch.setattr(upkeep, "_keep_results_days", 30)
+    monkeypatch.setattr(upkeep, "_clock", Later(29.9))
+    await tidy(site)
+    assert (await site.scientist.result(job["id"])).status_code == 200
+    monkeypatch.setattr(upkeep, "_clock", Later(30.1))
+    await tidy(site)
+    problem = assert_problem(await site.scientist.result(job["id"]), 410, "result_expired")
+    assert problem["detail"] == "its result was kept for 30 days after its release, and is deleted"
+    assert {path.name for path in folder.iterdir()} == {exact["id"]}, "what waits to be signed off stays"
+    now = await site.scientist.job(job["id"])
+    assert (now["state"], now["result_bytes"], now["cost"]) == ("released", None, released["cost"])
+    assert (await site.scientist.budget(dataset))["yours"] > 0
