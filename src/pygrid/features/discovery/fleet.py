@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pygrid.messages.discovery import DomainState
-
 
 class Member(Protocol):
     """A Domain that was accepted, as it is at the moment."""
@@ -15,7 +13,9 @@ class Member(Protocol):
     def name(self) -> str: ...
 
     @property
-    def state(self) -> DomainState: ...
+    def state(self) -> str:
+        """A `DomainState`."""
+        ...
 
     @property
     def address(self) -> str:

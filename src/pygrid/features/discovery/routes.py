@@ -25,6 +25,10 @@ from pygrid.web.limits import AttemptLimit
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 
+MAX_SEARCHES = 120
+"""Of one caller, in the window."""
+SEARCH_WINDOW_S = 60.0
+
 
 def count_search(request: AppRequest, state: State) -> DiscoveryService:
     """The service, once the caller has been counted.

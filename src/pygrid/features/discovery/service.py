@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from pygrid.messages.discovery import (
     CatalogSummary,
     DatasetHit,
     DomainRef,
+    DomainState,
     ModelHit,
     ProcessHit,
     SearchAnswer,
@@ -40,7 +41,7 @@ class DiscoveryService:
     """
 
     def __init__(self, fleet: Fleet, num_replicas: int, asking: Asking | None = None) -> None:
-        self._fleet = fleet
+        self.fleet = fleet
         self._num_replicas = num_replicas
         self._asking = asking or Asking()
 
@@ -53,7 +54,7 @@ class DiscoveryService:
             InvalidInput: ``invalid_search``.
         """
         query = check_query(query)
-        members = self._fleet.members()
+        members = self.fleet.members()
         payload: dict[str, Any] = msgspec.to_builtins(query)
         asked = await self._asking.ask_all(members, "search", payload, CatalogAnswer, timeout_s)
         words = query.text.split()
@@ -78,7 +79,7 @@ class DiscoveryService:
 
     async def summaries(self) -> Asked[CatalogSummary]:
         """The names of what each Domain publishes."""
-        return await self._asking.ask_all(self._fleet.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
+        return await self._asking.ask_all(self.fleet.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
 
     async def find_hosts(self, model_id: str) -> list[Member]:
         """The Domains that serve a model, as far as they answer."""
@@ -97,7 +98,7 @@ class DiscoveryService:
 
     def draw_online(self, most: int) -> list[Member]:
         """So many Domains that are online, by lot; all of them if there are fewer."""
-        online = [member for member in self._fleet.members() if member.state == "online"]
+        online = [member for member in self.fleet.members() if member.state == "online"]
         return random.sample(online, min(most, len(online)))
 
     async def close(self) -> None:
@@ -111,7 +112,7 @@ def address_of(member: Member, network_url: str) -> str:
 
 
 def _refer(member: Member, network_url: str) -> DomainRef:
-    return DomainRef(member.name, member.state, address_of(member, network_url), member.identity)
+    return DomainRef(member.name, cast(DomainState, str(member.state)), address_of(member, network_url), member.identity)
 
 
 def _hit(kind: type[H], found: Any, ref: DomainRef) -> H:
