@@ -12,6 +12,16 @@ from pygrid.clock import Clock, SystemClock
 from pygrid.core.access import NETWORK_ACCESS
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.associations.direct import DirectAddresses
+from pygrid.features.associations.fleet import Fleet
+from pygrid.features.associations.network_routes import network_routes
+from pygrid.features.associations.network_side import NetworkAssociations, NetworkTerms
+from pygrid.features.discovery.legacy import WithLegacy
+from pygrid.features.discovery.published import router as published_router
+from pygrid.features.discovery.routes import MAX_SEARCHES, SEARCH_WINDOW_S
+from pygrid.features.discovery.routes import router as search_router
+from pygrid.features.discovery.service import DiscoveryService
+from pygrid.ids import hash_secret
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import has_first_owner, seed_roles
@@ -21,9 +31,11 @@ from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
+from pygrid.web.limits import AttemptLimit
 from pygrid.web.links import Links
 
 SESSION_SWEEP_S = 3600.0
+NOTE_SEEN_S = 60.0
 
 
 def prepare_store(settings: NetworkSettings) -> bool:
@@ -59,27 +71,36 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     stopping = Stopping()
     database = Database(settings.database_url)
     accounts = AccountService(database, clock, open_signup=settings.open_signup, access=NETWORK_ACCESS)
-    links = Links()
+    fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
+    invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
+    terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
+    associations = NetworkAssociations(database, identity, fleet, clock, terms)
+    direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
+    associations.on_change.append(direct.poke)
+    discovery = DiscoveryService(WithLegacy(fleet, allow_private=settings.allow_private_addresses), settings.num_replicas)
 
     async def close_links() -> None:
         await stopping.wait()
-        await links.close_all()
+        await associations.close()
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(migrate, database)
             await database.write(lambda connection: seed_roles(connection, NETWORK_ACCESS.roles))
+            await associations.load()
             yield
         finally:
-            await links.close_all()
+            await discovery.close()
+            await associations.close()
+            await associations.note_seen()
             accounts.close()
             await asyncio.to_thread(database.close)
 
     return build_app(
         title=f"Network {settings.id}",
         description="Connects Domains: they join, are watched, searched and reached here. No data passes in the clear.",
-        routes=[*account_routes(with_groups=False), *identity_routes()],
+        routes=[*account_routes(with_groups=False), *identity_routes(), *network_routes, search_router, published_router],
         services={
             "settings": settings,
             "clock": clock,
@@ -87,10 +108,16 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             "accounts": accounts,
             "authenticator": accounts,
             "identity": identity,
-            "links": links,
+            "links": fleet.links,
+            "fleet": fleet,
+            "associations": associations,
+            "discovery": discovery,
+            "searches": AttemptLimit(clock, MAX_SEARCHES, SEARCH_WINDOW_S),
         },
         tasks=[
             BackgroundTask("close-links", close_links),
+            BackgroundTask("check-addresses", direct.run),
+            BackgroundTask.every(NOTE_SEEN_S, "note-seen", associations.note_seen),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],
         opening=opening,

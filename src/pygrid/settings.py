@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ _PUBLISHED_SECRET = "justasecretkeythatishouldputhere"
 _DATA_DIR = Path("pygrid-data")
 _NETWORK_DATA_DIR = Path("pygrid-network-data")
 
+NETWORK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+"""How a Domain may be called on a Network: its name is part of addresses and commands."""
 PUBLISHABLE_COUNTS = ("datasets", "models", "processes", "cycles", "jobs", "users")
 """What a Domain can tell a Network the number of."""
 
@@ -237,7 +240,7 @@ class NetworkSettings(AppSettings):
         metadata={
             "env": "PYGRID_INVITATION",
             "flag": None,
-            "help": "An invitation that any Domain may use while it is set: 32 characters or more. For fleets that start together.",
+            "help": "An invitation of 32 or more characters, good for any Domain while it is set: for a fleet that starts together.",
         },
     )
     heartbeat_s: int = _setting(
@@ -395,6 +398,9 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
         url = getattr(settings, name)
         if url and not url.startswith(("http://", "https://")):
             raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+    if settings.network and not NETWORK_NAME.fullmatch(settings.id):
+        wanted = "on a Network use A-Z, a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends"
+        raise _wrong("NODE_ID (--id)", settings.id, wanted)
     if len(settings.invitation) > 200:
         raise InvalidConfig("PYGRID_INVITATION is no invitation: they are shorter", code="invalid_setting")
     counts = settings.publish.split(",")

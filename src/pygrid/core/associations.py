@@ -24,13 +24,12 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import random
-import re
 from dataclasses import dataclass
 
 from pygrid.errors import Conflict, InvalidInput
+from pygrid.settings import NETWORK_NAME
 
 MAX_NAME = 100
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 ONLINE_INTERVALS = 2.5
 """A Domain is online if it was heard of within so many intervals between heartbeats."""
@@ -91,7 +90,7 @@ def check_domain_name(name: str) -> str:
     Raises:
         InvalidInput: ``invalid_name``.
     """
-    if not _NAME.fullmatch(name):
+    if not NETWORK_NAME.fullmatch(name):
         raise InvalidInput(
             f"{name[:MAX_NAME]!r} can't be the name of a Domain on a Network: use 1 to {MAX_NAME} of A-Z, a-z, 0-9, dot, dash "
             "and underscore, with a letter or digit at both ends (--id)",
@@ -148,8 +147,8 @@ def arrive(name: str, identity: str, known: Known | None, invited: bool) -> Asso
         if known.state is not AssociationState.DENIED:
             return Turned(
                 "name_taken",
-                f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who run "
-                "the Network to remove it",
+                f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who "
+                "run the Network to remove it",
             )
         known = None
     if known is None:
@@ -190,4 +189,5 @@ def retry_s(num_failures: int, state: AssociationState, draw: random.Random) -> 
     """
     if state in (AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED):
         return RARE_RETRY_S * (0.5 + draw.random())
-    return draw.random() * min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(num_failures, 16))
+    bound_s = min(MAX_RETRY_S, FIRST_RETRY_S * float(2 ** min(num_failures, 16)))
+    return draw.random() * bound_s

@@ -6,8 +6,8 @@
     Domain    {"type": "heartbeat", "id", ...}, again and again          `Heartbeat` -> `Heard`
 
 Signatures are of the purpose ``control`` (the Domain: nonce, identity of the Network, name, SHA-256 of the entry in canonical
-JSON), ``entry`` (the Domain: the entry in canonical JSON; anybody can check it later) and ``welcome`` (the Network: the Domain's
-nonce, identity of the Domain, the Network's name). Bytes are spelled in base64url.
+JSON), ``entry`` (the Domain: the entry in canonical JSON; anybody can check it later) and ``welcome`` (the Network: nonce and
+identity of the Domain, name of the Network). Bytes are spelled in base64url.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class DomainInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     counts: dict[str, int]
     last_seen_at: dt.datetime | None
     joined_at: dt.datetime
+    connected: bool
     association: str = "accepted"
     """Others than accepted ones are shown to those who manage the Network."""
     reason: str = ""

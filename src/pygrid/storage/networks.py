@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from pygrid.core.associations import AssociationState, Known, name_key
 from pygrid.errors import NotFound
+from pygrid.storage import schema, tables, tables_datasets, tables_jobs, tables_models
 from pygrid.storage.tables_networks import domains, invitations, networks
 
 
@@ -275,3 +276,26 @@ def delete_network(connection: sa.Connection, network_id: int) -> None:
 def _network(row: sa.Row[Any]) -> JoinedNetwork:
     fields = dict(row._mapping)
     return JoinedNetwork(**fields | {"state": AssociationState(fields["state"])})
+
+
+# What a Domain publishes the number of
+
+_COUNTED = {
+    "datasets": tables_datasets.datasets,
+    "models": tables_models.served_models,
+    "processes": tables.processes,
+    "cycles": tables.cycles,
+    "jobs": tables_jobs.jobs,
+    "users": schema.users,
+}
+
+
+def count_rows(connection: sa.Connection, names: Collection[str]) -> dict[str, int]:
+    """How many of each of these a Domain has: some of ``datasets, models, processes, cycles, jobs, users``."""
+    counts = {}
+    for name in names:
+        query = sa.select(sa.func.count()).select_from(_COUNTED[name])
+        if name == "datasets":
+            query = query.where(tables_datasets.datasets.c.deleted_at.is_(None))
+        counts[name] = int(connection.execute(query).scalar_one())
+    return counts

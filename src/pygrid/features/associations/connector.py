@@ -1,0 +1,330 @@
+"""Dials a Domain's Networks and keeps one control link to each, so that the Domain needs no open port.
+
+For each Network: dial ──> challenge, hello ──> welcome ──> heartbeats, until the link ends ──> wait ──> dial ...
+
+What the Network answers is kept in its row; a Network is known again by its key, whatever its address then leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from pygrid.clock import Clock
+from pygrid.core.associations import AssociationState, retry_s
+from pygrid.errors import Forbidden, InvalidInput, PygridError
+from pygrid.messages.associations import (
+    CONTROL_PATH,
+    Challenge,
+    Entry,
+    Heard,
+    Heartbeat,
+    Hello,
+    StateChange,
+    Turned,
+    Welcome,
+    canonical,
+)
+from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
+from pygrid.storage import networks as rows
+from pygrid.storage.database import Database
+from pygrid.storage.networks import JoinedNetwork
+from pygrid.transport.identity import Identity, IdentityKey
+from pygrid.web.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame
+from pygrid.web.sockets import ClientSocket
+
+logger = logging.getLogger(__name__)
+
+DIAL_S = 10.0
+ANSWER_S = 10.0
+"""For each step of the greeting, and for the answer to a heartbeat."""
+CATALOG_S = 1.0
+"""How long the author of a change waits for the Networks to know of it."""
+STEADY_S = 30.0
+"""A link that stood for so long was a good one: the next failure is the first again."""
+MAX_HEARTBEAT_S = 600.0
+_SIGNATURE_BYTES = 64
+_DECIDED = frozenset({AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED})
+_TURNED = {"denied": AssociationState.DENIED, "revoked": AssociationState.REVOKED}
+
+HandlersFor = Callable[[str], Mapping[str, Handler]]
+"""What the Domain answers to the Network at an address."""
+
+
+class Connector:
+    """The link to one Network.
+
+    Args:
+        describe: gives what a heartbeat tells.
+        handlers: are asked only while the Network has accepted this Domain.
+    """
+
+    def __init__(
+        self,
+        network: JoinedNetwork,
+        database: Database,
+        identity: Identity,
+        entry: Entry,
+        clock: Clock,
+        describe: Callable[[], Awaitable[Heartbeat]],
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        self.network = network
+        self._database = database
+        self._identity = identity
+        self._entry = {name: value for name, value in msgspec.to_builtins(entry).items() if value is not None}
+        self._clock = clock
+        self._describe = describe
+        self._handlers = handlers
+        self._link: Link | None = None
+        self._wake = asyncio.Event()
+        self._draw = random.Random()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is open now."""
+        return self._link is not None and self._link.is_open
+
+    async def run(self) -> None:
+        """Keep the link until the Domain has left the Network."""
+        num_failures = 0
+        while not self._has_left():
+            began = time.monotonic()
+            try:
+                ended = await self._visit()
+            except (OSError, TimeoutError, WebSocketException, SocketClosed, PygridError) as error:
+                logger.info("network not reached", extra={"network": self.network.url, "why": _words(error)})
+                ended = None
+                if self.network.state not in _DECIDED:
+                    await self.note(reason=_words(error))
+            num_failures = 1 if time.monotonic() - began >= STEADY_S else num_failures + 1
+            if ended is not None and ended.code == REPLACED:
+                # Another process has this Domain's key; the two must not push each other out again and again.
+                logger.warning("another process connects with this Domain's identity", extra={"network": self.network.url})
+                num_failures = max(num_failures, 5)
+            if not self._has_left():
+                await self._rest(retry_s(num_failures, self.network.state, self._draw))
+
+    def _has_left(self) -> bool:
+        return self.network.state is AssociationState.LEFT
+
+    def poke(self, network: JoinedNetwork) -> None:
+        """The row has changed: do not wait until it is tried the next time."""
+        self.network = network
+        self._wake.set()
+
+    async def beat(self) -> None:
+        """Tell the Network at once what has changed, if it is connected."""
+        if self._link is not None and self._link.is_open:
+            try:
+                await self._heartbeat(self._link, CATALOG_S)
+            except PygridError as error:
+                logger.info("heartbeat not answered", extra={"network": self.network.url, "why": error.code})
+
+    async def leave(self) -> bool:
+        """Tell the Network that the Domain leaves; gives whether it has heard so."""
+        if self._link is None or not self._link.is_open:
+            return False
+        try:
+            await self._link.ask("leave", timeout_s=ANSWER_S)
+        except PygridError as error:
+            logger.info("leave not answered", extra={"network": self.network.url, "why": error.code})
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the link, if it is open."""
+        if self._link is not None:
+            await self._link.close()
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _visit(self) -> SocketClosed | None:
+        """One connection, from dialling to its end; None: the Domain was turned away."""
+        self._wake.clear()
+        async with _dial(self.network.url) as connection:
+            socket = ClientSocket(connection)
+            heartbeat_s = await self._greet(socket)
+            if heartbeat_s is None:
+                return None
+            link = Link(socket, {**self._guarded(), "state": self._on_state}, name=self.network.name or self.network.url)
+            running = asyncio.create_task(link.run())
+            self._link = link
+            try:
+                if self.network.state is AssociationState.LEAVING:
+                    if await self.leave():
+                        await self.note(state=AssociationState.LEFT, reason="")
+                else:
+                    await self._beat_until_over(link, heartbeat_s, running)
+            finally:
+                self._link = None
+                await link.close()
+                ended = await running
+            return ended
+
+    async def _greet(self, socket: ClientSocket) -> float | None:
+        """Seconds between heartbeats, once the Network has let the Domain in; None: it was turned away, and its row says so."""
+        challenge = await _receive(socket, Challenge)
+        key = IdentityKey.parse(challenge.identity)
+        if self.network.identity is not None and self.network.identity != challenge.identity:
+            await self.note(
+                state=AssociationState.REFUSED,
+                reason=f"another Network answers at {self.network.url} now: its key is {challenge.identity}. If that is right, "
+                "leave this association and join anew",
+            )
+            return None
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        await socket.send_text(msgspec.json.encode(self._hello(challenge, key, nonce)).decode())
+        answer = await _receive(socket, Welcome | Turned)
+        proven = answer.signature is not None and key.verify(
+            from_base64url(answer.signature, _SIGNATURE_BYTES, "signature"),
+            "welcome",
+            nonce,
+            self._identity.key.raw,
+            challenge.network.encode(),
+        )
+        if isinstance(answer, Turned):
+            if not proven:
+                # It may not have got so far as to sign; nothing is believed of it but that it is no welcome.
+                raise InvalidInput(f"{answer.code}: {answer.detail}", code="hello_refused")
+            await self._note_turned(answer)
+            return None
+        if not proven:
+            raise InvalidInput("what answers there can't prove to be the Network that it says it is", code="bad_signature")
+        changes: dict[str, Any] = {"name": challenge.network, "identity": challenge.identity}
+        if self.network.state is not AssociationState.LEAVING:
+            changes |= {"state": AssociationState(answer.state), "reason": ""}
+            if answer.state == "accepted":
+                changes["invitation"] = None
+        await self.note(**changes)
+        assert isinstance(answer, Welcome)
+        return min(answer.heartbeat_s, MAX_HEARTBEAT_S)
+
+    def _hello(self, challenge: Challenge, network: IdentityKey, nonce: bytes) -> Hello:
+        entry = canonical(self._entry)
+        name = str(self._entry["name"])
+        their_nonce = from_base64url(challenge.nonce, NONCE_BYTES, "nonce")
+        signed = (their_nonce, network.raw, name.encode(), hashlib.sha256(entry).digest())
+        return Hello(
+            name=name,
+            identity=str(self._identity.key),
+            nonce=to_base64url(nonce),
+            signature=to_base64url(self._identity.sign("control", *signed)),
+            entry=self._entry,
+            entry_signature=to_base64url(self._identity.sign("entry", entry)),
+            invitation=self.network.invitation,
+        )
+
+    async def _note_turned(self, answer: Turned) -> None:
+        if self.network.state is AssociationState.LEAVING:
+            # Whoever is not let in has left.
+            await self.note(state=AssociationState.LEFT, reason="")
+            return
+        state = _TURNED.get(answer.code, AssociationState.REFUSED)
+        logger.warning("turned away", extra={"network": self.network.url, "why": answer.code})
+        await self.note(state=state, reason=answer.detail)
+
+    async def _beat_until_over(self, link: Link, heartbeat_s: float, running: asyncio.Task[SocketClosed]) -> None:
+        """Until the link is closed, the Network does not answer, or its row was changed, which is a reason to dial anew."""
+        poked = asyncio.create_task(self._wake.wait())
+        try:
+            while not running.done() and not poked.done():
+                await self._heartbeat(link, max(ANSWER_S, heartbeat_s))
+                await asyncio.wait({running, poked}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+        except PygridError as error:
+            logger.info("link ends", extra={"network": self.network.url, "why": error.code})
+        finally:
+            poked.cancel()
+
+    async def _heartbeat(self, link: Link, timeout_s: float) -> None:
+        heartbeat = msgspec.to_builtins(await self._describe())
+        answer = await link.ask("heartbeat", heartbeat, timeout_s)
+        try:
+            heard = msgspec.convert(answer, Heard)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"the Network's answer: {error}", code="invalid_answer") from None
+        if self.network.state in (AssociationState.PENDING, AssociationState.ACCEPTED):
+            await self.note(state=AssociationState(heard.state))
+
+    async def _on_state(self, payload: Payload) -> None:
+        try:
+            change = msgspec.convert(payload, StateChange)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"state: {error}", code="invalid_state") from None
+        if self.network.state is AssociationState.LEAVING:
+            return
+        changes: dict[str, Any] = {"state": AssociationState(change.state), "reason": change.reason}
+        if change.state == "accepted":
+            changes["invitation"] = None
+        logger.info("association", extra={"network": self.network.url, "state": change.state})
+        await self.note(**changes)
+
+    def _guarded(self) -> dict[str, Handler]:
+        """The handlers, which a Network that has not accepted this Domain, or that it leaves, can't use."""
+
+        def guard(handler: Handler) -> Handler:
+            async def handle(payload: Payload) -> Payload | None:
+                if self.network.state is not AssociationState.ACCEPTED:
+                    raise Forbidden("this Domain does not belong to your Network", code="not_a_member")
+                return await handler(payload)
+
+            return handle
+
+        return {kind: guard(handler) for kind, handler in self._handlers.items()}
+
+    async def note(self, **changes: Any) -> None:
+        """Keep what has changed, in memory and in the row."""
+        before = self.network
+        # In memory first: what comes right after on the link must see it.
+        self.network = replace(before, **changes)
+        if self.network == before:
+            return
+        values = {name: str(value) if isinstance(value, AssociationState) else value for name, value in changes.items()}
+        now = self._clock.now()
+        await self._database.write(lambda connection: rows.update_network(connection, before.id, values, now))
+
+
+def _dial(url: str) -> connect:
+    scheme = {"http": "ws", "https": "wss"}[urlsplit(url).scheme]
+    return connect(
+        f"{scheme}://{url.partition('://')[2]}{CONTROL_PATH}",
+        compression=None,
+        open_timeout=DIAL_S,
+        close_timeout=5.0,
+        # Heartbeats are asked, so each end notices by itself that the other is gone.
+        ping_interval=None,
+        max_size=MAX_FRAME_BYTES,
+        user_agent_header="pygrid",
+    )
+
+
+async def _receive(socket: ClientSocket, wanted: Any) -> Any:
+    """The next frame, which must be this message. Raises InvalidInput: ``not_a_network``."""
+    async with asyncio.timeout(ANSWER_S):
+        text = await socket.receive_text()
+    try:
+        return msgspec.convert(decode_frame(text), wanted)
+    except (msgspec.ValidationError, PygridError) as error:
+        await socket.close(PROTOCOL_ERROR, "this is not what comes next")
+        raise InvalidInput(f"what answers there speaks like no Network: {error}", code="not_a_network") from None
+
+
+def _words(error: Exception) -> str:
+    return str(error)[:300] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

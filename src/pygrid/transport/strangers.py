@@ -1,0 +1,228 @@
+"""Calls to addresses that strangers supply, so that nobody can use this server to reach what they could not reach themselves.
+
+The address is taken apart, its host resolved once, every IP address that it stands for checked, and the connection made to one
+of those: a name that resolves otherwise a moment later changes nothing. Redirects are not followed, proxies of the environment
+not used, and time and size are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import httpcore
+import msgspec
+
+from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow, Unavailable
+
+TIMEOUT_S = 3.0
+MAX_BYTES = 64 * 1024
+MAX_URL = 300
+
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerAnswer:
+    """What a stranger answered; anything may be in it."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+async def fetch_from_stranger(
+    url: str,
+    *,
+    json: Any = None,
+    allow_private: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    max_bytes: int = MAX_BYTES,
+) -> StrangerAnswer:
+    """GET an address that a stranger supplied, or POST ``json`` to it.
+
+    Args:
+        allow_private: whether it may lie in a private network or on this machine; link-local and multicast addresses may not.
+        timeout_s: for all of it.
+    Raises:
+        InvalidInput: ``address_refused``: not http(s), or it leads where it must not; nothing was sent.
+        TooSlow: ``stranger_too_slow``. PayloadTooLarge: ``stranger_too_large``.
+        Unavailable: ``stranger_unreachable``: no connection, not HTTP, or a redirect.
+    """
+    target = _parse(url)
+    try:
+        async with asyncio.timeout(timeout_s):
+            address = await _resolve(target, allow_private)
+            return await _exchange(target, address, json, max_bytes)
+    except TimeoutError:
+        raise TooSlow(f"{url} did not answer within {timeout_s:g} s", code="stranger_too_slow", limit_s=timeout_s) from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+        raise _unreachable(url, str(error) or type(error).__name__) from error
+
+
+async def check_stranger_address(url: str, *, allow_private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
+    """The address without a trailing slash, if `fetch_from_stranger` would call it now; nothing is sent there.
+
+    Raises:
+        InvalidInput, TooSlow, Unavailable: as `fetch_from_stranger`.
+    """
+    target = _parse(url)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _resolve(target, allow_private)
+    except TimeoutError:
+        raise TooSlow(f"the name in {url} was not resolved within {timeout_s:g} s", code="stranger_too_slow") from None
+    except OSError as error:
+        raise _unreachable(url, str(error)) from error
+    return url.rstrip("/")
+
+
+def find_fault(address: IpAddress, allow_private: bool) -> str | None:
+    """Why this IP address must not be called; None: it may."""
+    if isinstance(address, ipaddress.IPv6Address):
+        # Forms that carry an IPv4 address go where that one goes.
+        for inside in _embedded(address):
+            if fault := find_fault(inside, allow_private):
+                return fault
+        if address.ipv4_mapped is not None or address in _NAT64:
+            return None
+    if address.is_multicast:
+        return "multicast"
+    if address.is_link_local or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local):
+        return "link-local"
+    if address.is_loopback:
+        return None if allow_private else "on this machine"
+    if address.is_unspecified:
+        return "unspecified"
+    if address.is_global and not address.is_reserved:
+        return None
+    if address.is_private and not address.is_reserved:
+        return None if allow_private else "in a private network"
+    return "reserved"
+
+
+def _embedded(address: ipaddress.IPv6Address) -> Iterable[ipaddress.IPv4Address]:
+    if address.ipv4_mapped is not None:
+        yield address.ipv4_mapped
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
+    if address in _NAT64 or address in _LOCAL_NAT64:
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+
+
+def _parse(url: str) -> _Target:
+    if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or any(c in url for c in ' \\"<>^`{|}'):
+        raise _refused(url, f"an address has at most {MAX_URL} plain characters")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _refused(url, str(error)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _refused(url, "it must begin with http:// or https:// and name a host")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise _refused(url, "it has no user name, password or fragment")
+    if port == 0:
+        raise _refused(url, "port 0 is none")
+    path = parts.path or "/"
+    return _Target(
+        parts.scheme,
+        parts.hostname,
+        port or {"http": 80, "https": 443}[parts.scheme],
+        f"{path}?{parts.query}" if parts.query else path,
+    )
+
+
+async def _resolve(target: _Target, allow_private: bool) -> str:
+    """One of the IP addresses of the host, all of which were found good."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise _refused(target.host, "its host is no name") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    for text in addresses:
+        # The zone of a link-local address is no part of it.
+        fault = find_fault(ipaddress.ip_address(text.partition("%")[0]), allow_private)
+        if fault is not None:
+            raise _refused(target.host, f"it leads to {text}, which is {fault}")
+    if not addresses:
+        raise OSError(f"{target.host} has no address")
+    return addresses[0]
+
+
+class _PinnedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to the one IP address that was checked, whatever the name stands for now."""
+
+    def __init__(self, address: str) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        self._address = address
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface of httpcore
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return await self._inner.connect_tcp(self._address, port, timeout, local_address, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) -> StrangerAnswer:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    headers = {"Host": f"{host}:{target.port}", "User-Agent": "pygrid", "Accept-Encoding": "identity", "Connection": "close"}
+    content = None
+    if json is not None:
+        content = msgspec.json.encode(json)
+        headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    request = httpcore.Request(
+        "GET" if json is None else "POST",
+        httpcore.URL(scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()),
+        headers=list(headers.items()),
+        content=content,
+    )
+    async with httpcore.AsyncConnectionPool(network_backend=_PinnedBackend(address), max_connections=1) as pool:
+        answer = await pool.handle_async_request(request)
+        try:
+            if 300 <= answer.status < 400:
+                raise _unreachable(target.host, "it answers with a redirect")
+            body = bytearray()
+            async for chunk in answer.aiter_stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise PayloadTooLarge(
+                        f"{target.host} answers with more than {max_bytes:,} bytes",
+                        code="stranger_too_large",
+                        max_bytes=max_bytes,
+                    )
+            return StrangerAnswer(answer.status, bytes(body))
+        finally:
+            await answer.aclose()
+
+
+def _refused(url: str, why: str) -> InvalidInput:
+    return InvalidInput(f"the address {url[:MAX_URL]!r} is refused: {why}", code="address_refused", why=why)
+
+
+def _unreachable(url: str, why: str) -> Unavailable:
+    return Unavailable(f"{url[:MAX_URL]} can't be reached: {why}", code="stranger_unreachable")
