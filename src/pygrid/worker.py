@@ -52,6 +52,7 @@ _ANSWER_SLACK_S = 30.0
 _PROGRESS_S = 0.5
 """Progress is worth telling sooner than a lease is worth renewing."""
 _MAX_PAUSE_S = 30.0
+_GIVE_BACK_S = 3.0
 _HASH = re.compile("[0-9a-f]{64}")
 _LEASES = "/data-centric/workers/leases"
 
@@ -62,6 +63,8 @@ class RemoteSettings:
 
     num_jobs: int = 1
     """At once."""
+    num_threads: int = 1
+    """Of each."""
     allow_weak_sandbox: bool = False
 
 
@@ -92,7 +95,7 @@ class RemoteWorker:
         self._driver = SubprocessDriver(WorkerSettings(self._settings.num_jobs, self._settings.allow_weak_sandbox))
 
     async def run(self) -> None:
-        """Take jobs until cancelled; what runs then is ended, and its lease left to run out.
+        """Take jobs until cancelled; what runs then is ended, and its lease given back.
 
         Raises:
             Unavailable: this machine can't lock a plan in (``sandbox_unavailable``).
@@ -146,6 +149,9 @@ class RemoteWorker:
                 keeping.cancel()
                 working.cancel()
                 await asyncio.gather(keeping, working, return_exceptions=True)
+        except asyncio.CancelledError:
+            await held.give_back()
+            raise
         except (Gone, NotFound):
             logger.warning("result not wanted", extra={"lease": lease.id})
         except Unauthenticated:
@@ -172,7 +178,7 @@ class RemoteWorker:
         try:
             spec = msgspec.convert(held.lease.spec, JobSpec)
             with self._files.using(file.hash for file in held.lease.files):
-                here = await _in_thread(lambda: self._fetch(held.lease, spec))
+                here = self._with_threads(await _in_thread(lambda: self._fetch(held.lease, spec)))
                 logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
                 # The Domain sees to it that the time tells nothing.
                 on_progress = held.tell if spec.privacy is None else None
@@ -183,6 +189,12 @@ class RemoteWorker:
             return JobResult(Facts(), Failure("refused", error.detail, error.code))
         except (msgspec.ValidationError, OSError) as error:
             return JobResult(Facts(), Failure("refused", f"the Worker can't take this job: {error}", "worker_fault"))
+
+    def _with_threads(self, spec: JobSpec) -> JobSpec:
+        """As many threads as this machine's operator gives a job, and computing time for all of them."""
+        number = self._settings.num_threads
+        limits = msgspec.structs.replace(spec.limits, cpu_s=spec.limits.cpu_s * number)
+        return msgspec.structs.replace(spec, num_threads=number, limits=limits)
 
     def _fetch(self, lease: Lease, spec: JobSpec) -> JobSpec:
         """The specification with paths of this machine, every file being there."""
@@ -230,6 +242,13 @@ class _Held:
         )
         self._renewed_at, self._until = sent_at, sent_at + answer.expires_in_s
         self._pause_s = answer.expires_in_s / 3
+
+    async def give_back(self) -> None:
+        """Say that this Worker is stopped. If that can't be said, the lease runs out all the same, later."""
+        path = f"{_LEASES}/{self.lease.id}"
+        request = Request("DELETE", path, timeout_s=_GIVE_BACK_S)
+        with contextlib.suppress(PygridError):
+            await _in_thread(lambda: self._api.exchange(request, lambda answer: None))
 
     async def keep(self) -> None:
         """Renew it again and again; returns when it is over, as the Domain says or as its time tells."""

@@ -189,6 +189,23 @@ def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) 
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_stopped_gives_its_job_back(running: Running) -> None:
+    site = running.site
+    with running.worker(running.let_in("gpu-1")["token"], "--num-threads", "2") as process:
+        exact = site.submit(running.open, **LONG)
+        site.approve(exact, "waiting")
+        site.wait(exact, lambda job: job["progress"] > 0)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert "Traceback" not in (running.folder / "worker.log").read_text()
+    site.wait(exact, lambda job: job["state"] == "running" and running.known()[0]["num_running"] == 0)
+    told = (running.folder / "domain.log").read_text()
+    assert "was stopped" in told
+    assert "was not heard of" not in told
+    site.call("POST", f"{JOBS}/{exact}/cancel", site.scientist)
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_let_in_no_more_loses_its_job_and_ends(running: Running) -> None:
     site = running.site
     new = running.let_in("gpu-1")

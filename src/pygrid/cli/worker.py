@@ -13,6 +13,7 @@ from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pygrid.sandbox.probes import Examination
+    from pygrid.worker import RemoteSettings
 
 app = typer.Typer(
     help="Run jobs of a Domain on this machine; see whether it can lock strangers' plans in.", add_completion=False
@@ -31,6 +32,7 @@ def worker(
         Path | None, typer.Option(help=f"File with the Worker's token; default: the variable {TOKEN_VARIABLE}.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to run at once.")] = 1,
+    num_threads: Annotated[int, typer.Option(min=1, max=1000, help="Threads of each job.")] = 1,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Where the files of jobs are kept, records of datasets among them.")
     ] = None,
@@ -52,10 +54,13 @@ def worker(
     if domain is None:
         print(context.get_help())
         raise typer.Exit(2)
-    _work(domain, _read_token(token_file), jobs, cache_dir or _default_cache_dir(), cache_bytes, allow_weak_sandbox)
+    from pygrid.worker import RemoteSettings
+
+    settings = RemoteSettings(jobs, num_threads, allow_weak_sandbox)
+    _work(domain, _read_token(token_file), cache_dir or _default_cache_dir(), cache_bytes, settings)
 
 
-def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int, allow_weak_sandbox: bool) -> None:
+def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: RemoteSettings) -> None:
     import asyncio
     import signal
 
@@ -63,7 +68,7 @@ def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int,
     from pygrid.features.execution.received import ReceivedFiles
     from pygrid.logs import configure_logs
     from pygrid.transport import open_transport
-    from pygrid.worker import RemoteSettings, RemoteWorker
+    from pygrid.worker import RemoteWorker
 
     configure_logs()
 
@@ -72,11 +77,11 @@ def _work(domain: str, token: str, jobs: int, cache_dir: Path, cache_bytes: int,
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await RemoteWorker(transport, token, files, RemoteSettings(jobs, allow_weak_sandbox)).run()
+        await RemoteWorker(transport, token, files, settings).run()
 
     transport = open_transport(domain, relay_token=find_network_token)
     files = ReceivedFiles(cache_dir, cache_bytes)
-    print(f"works for {transport.url}, {jobs} at once; files of jobs are kept in {cache_dir}", flush=True)
+    print(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}", flush=True)
     try:
         asyncio.run(run())
     except asyncio.CancelledError:

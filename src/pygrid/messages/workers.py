@@ -92,6 +92,12 @@ class Renewed(msgspec.Struct, frozen=True):
     expires_in_s: float
 
 
+class LeaseGivenBack(msgspec.Struct, frozen=True):
+    """The Worker has the job no more; it runs elsewhere, or has failed."""
+
+    lease: str
+
+
 class ResultTaken(msgspec.Struct, frozen=True):
     """The Domain has the result; the lease is over."""
 

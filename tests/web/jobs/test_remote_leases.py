@@ -162,6 +162,26 @@ async def test_an_exact_job_whose_lease_ran_out_is_run_here(site: Site) -> None:
     assert_problem(await worker.bring(lease, ended(GOOD, b'{"answers":[]}')), 410, "lease_over")
 
 
+async def test_a_job_that_is_given_back_goes_on_at_once(site: Site) -> None:
+    dataset, worker, other = await open_dataset(site), await machine(site), await machine(site, "gpu-2")
+    driver(site).lease_s = 3600
+    exact = await site.scientist.submit(dataset, "statistics", **COUNT)
+    lease, _ = await worker.take(site.owner.approve(await site.owner.wait(exact["id"], "waiting")))
+    await worker.renew(lease)
+    assert_problem(await other.call("DELETE", f"/leases/{lease['id']}"), 410, "lease_over")
+    assert (await worker.call("DELETE", f"/leases/{lease['id']}")).json() == {"lease": lease["id"]}
+    assert_problem(await worker.call("DELETE", f"/leases/{lease['id']}"), 410, "lease_over")
+    assert (await site.owner.wait(exact["id"], "held"))["facts"]["worker"] == ""
+    lease, private = await worker.take(site.scientist.submit(dataset, "statistics", **COUNT, **PRIVATE))
+    await worker.renew(lease)
+    await worker.call("DELETE", f"/leases/{lease['id']}")
+    failed = await site.owner.wait(private["id"], "failed")
+    assert "Worker 'gpu-1' was stopped" in failed["detail"]
+    lease, unbegun = await worker.take(site.scientist.submit(dataset, "statistics", **COUNT, **PRIVATE))
+    await worker.call("DELETE", f"/leases/{lease['id']}")
+    assert (await site.owner.wait(unbegun["id"], "released"))["facts"]["worker"] == ""
+
+
 async def history(site: Site, job_id: str) -> Any:
     from pygrid.storage import jobs as rows
 

@@ -3,7 +3,7 @@
                 run()             a Worker asks          the first renew
     (unknown) ---------> queued -----------------> offered -------------> running ----> (result)
                             |                          |                      |
-                     no Worker asks: never began    no renew: never began    no renew, token revoked: ``lost``
+                     no Worker asks: never began    no renew: never began    no renew, token revoked, given back: ``lost``
 
 A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is let in no
 more, or when nobody wants the result any more; whatever comes under it after that is refused (``lease_over``). A Worker begins
@@ -240,6 +240,11 @@ class RemoteDriver:
         self._end(lease)
         facts = msgspec.structs.replace(outcome.facts, bytes_out=len(payload), worker=lease.worker)
         lease.job.done.set_result(JobResult(facts, outcome.failure, outcome.media_type, payload))
+
+    def give_back(self, worker_id: int, lease_id: str) -> None:
+        """End a lease whose Worker stops: as if it was not renewed any more, but now. Raises Gone: ``lease_over``."""
+        lease = self._get(worker_id, lease_id)
+        self._lose(lease, f"Worker {lease.worker!r} was stopped")
 
     def drop_worker(self, worker_id: int) -> None:
         """End all that a Worker holds, and what it waits for: it is let in no more."""

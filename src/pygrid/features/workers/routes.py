@@ -14,6 +14,7 @@ from pygrid.core.access import Permission
 from pygrid.features.workers.service import WorkersService
 from pygrid.messages.workers import (
     LeaseAnswer,
+    LeaseGivenBack,
     LeaseRequest,
     NewWorker,
     Renewed,
@@ -104,6 +105,12 @@ async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> 
     return await _service(state).finish(worker, lease_id, body)
 
 
+@delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))
+async def give_lease_back(request: AppRequest, state: State, lease_id: LeaseId) -> LeaseGivenBack:
+    """Have a job no more, as this Worker is stopped: an exact one runs again elsewhere, a private one has failed."""
+    return _service(state).give_back(await _worker(request, state), lease_id)
+
+
 class _OneFile:
     """The one blob that there is."""
 
@@ -124,6 +131,7 @@ router = Router(
         renew_lease,
         download_leased_file,
         finish_lease,
+        give_lease_back,
     ],
     tags=["workers"],
 )

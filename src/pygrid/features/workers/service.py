@@ -31,6 +31,7 @@ from pygrid.messages.workers import (
     Lease,
     LeaseAnswer,
     LeasedFile,
+    LeaseGivenBack,
     LeaseRequest,
     NewWorker,
     Renewed,
@@ -175,6 +176,11 @@ class WorkersService:
                 raise InvalidInput(f"this is no progress of a job: {error}") from error
         self.driver.renew(worker.id, lease_id, progress)
         return Renewed(self.driver.lease_s)
+
+    def give_back(self, worker: Worker, lease_id: str) -> LeaseGivenBack:
+        """End the lease of a Worker that is stopped. Raises Gone: ``lease_over``."""
+        self.driver.give_back(worker.id, lease_id)
+        return LeaseGivenBack(lease_id)
 
     def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
         """Where a file lies that the job under a lease needs. Raises Gone, NotFound, Conflict: as `RemoteDriver.find_file`."""
