@@ -8,21 +8,31 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
 from pygrid.errors import InvalidPlan, PygridError, Unavailable, from_problem
 from pygrid.plans.archive import Plan
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, ChildLimits, limit_this_process, read_parts, run_child, write_answer
+from pygrid.plans.child import (
+    EXIT_OUT_OF_MEMORY,
+    ChildLimits,
+    limit_this_process,
+    lock_in,
+    read_parts,
+    run_child,
+    write_answer,
+)
 from pygrid.tensors import Params, decode, encode
 
 CODE = "averaging_failed"
 _MARGIN_BYTES = 8 * 1024 * 1024
 _GOOD, _BAD = b"\x00", b"\x01"
+_MAX_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
@@ -112,21 +122,23 @@ def _child_failed(why: str) -> PygridError:
     return Unavailable(f"the averaging plan could not be run within the limits: {why}", code=CODE)
 
 
-def _read_diffs(work: _Work) -> Iterator[Params]:
+def _read_diffs(work: _Work, files: Mapping[str, BinaryIO]) -> Iterator[Params]:
     for path, offset, length in work.refs:
-        with Path(path).open("rb") as file:
-            file.seek(offset)
-            yield decode(file.read() if length is None else file.read(length))[0]
+        files[path].seek(offset)
+        yield decode(files[path].read() if length is None else files[path].read(length))[0]
 
 
 def main() -> None:
-    limit_this_process(sys.argv[1:])
+    limit_this_process(sys.argv[1:], num_files=_MAX_OPEN_FILES)
     from pygrid.plans.averaging import AveragingRunner
 
     raw_work, plan_data = read_parts()
     work = msgspec.json.decode(raw_work, type=_Work)
+    # Open until this process ends: behind the sandbox no file can be opened again.
+    files: dict[str, BinaryIO] = {path: Path(path).open("rb") for path in {path for path, _, _ in work.refs}}  # noqa: SIM115
+    lock_in(sys.argv[1:], keep=[file.fileno() for file in files.values()], num_files=_MAX_OPEN_FILES)
     try:
-        average = AveragingRunner(Plan.from_bytes(plan_data)).average(_read_diffs(work))
+        average = AveragingRunner(Plan.from_bytes(plan_data)).average(_read_diffs(work, files))
     except MemoryError:
         sys.exit(EXIT_OUT_OF_MEMORY)
     except PygridError as error:

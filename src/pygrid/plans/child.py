@@ -1,28 +1,35 @@
 """Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
 
 The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its standard
-output. The child limits itself before it reads anything; the parent kills its whole process group when time is up. This bounds
-memory and time. It does not keep a child that was taken over from the network or from files: plans meet private data in a
-Worker, never here.
+output. The child limits itself before it reads anything, and locks itself in before it parses anything (`pygrid.sandbox`), so
+that one that was taken over reaches no file and no network; the parent kills its whole process group when time is up.
+
+Where the machine offers too little to lock it in, the child goes on with its limits, and the parent logs a warning, once. It
+never meets private data, but for the file that an owner uploads; plans meet theirs in a Worker, which refuses there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from pygrid.errors import PygridError
+from pygrid import sandbox
+from pygrid.errors import PygridError, Unavailable
+
+logger = logging.getLogger(__name__)
 
 EXIT_OUT_OF_MEMORY = 97
 """Exit code of a child that could not allocate."""
 
+_LOCKED_IN, _NOT_LOCKED_IN = b"\x01", b"\x00"
 _LENGTH_BYTES = 8
 _CHUNK = 65_536
 _MAX_OPEN_FILES = 64
@@ -31,6 +38,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    # A thread of an allocator that pyarrow brings and does not use; a sandbox is closed around one thread.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
 }
@@ -84,10 +93,25 @@ def run_child(
         raise failed(f"it took longer than {limits.wall_s:g} s")
     if len(output) > limits.max_output_bytes:
         raise failed("its answer is too long")
-    length = int.from_bytes(output[:_LENGTH_BYTES], "little")
-    if len(output) < _LENGTH_BYTES or len(output) != _LENGTH_BYTES + length:
+    begin = len(_LOCKED_IN) + _LENGTH_BYTES
+    length = int.from_bytes(output[len(_LOCKED_IN) : begin], "little")
+    if len(output) < begin or len(output) != begin + length:
         raise failed(_death(code))
-    return output[_LENGTH_BYTES:]
+    if not output.startswith(_LOCKED_IN):
+        _warn_once(module)
+    return output[begin:]
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(module: str) -> None:
+    if module not in _warned:
+        _warned.add(module)
+        logger.warning(
+            "a process that reads strangers' bytes is held by limits alone; pygrid worker doctor shows why",
+            extra={"child": module},
+        )
 
 
 def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits) -> bytes | None:
@@ -136,16 +160,57 @@ def _death(code: int) -> str:
     return f"it ended with code {code} and without an answer"
 
 
-def limit_this_process(arguments: Sequence[str]) -> None:
+def limit_this_process(arguments: Sequence[str], *, max_file_bytes: int = 0, num_files: int = _MAX_OPEN_FILES) -> None:
     """In the child: take on the limits that `run_child` passed, before anything of a stranger is read."""
     import resource
 
     memory, cpu = int(arguments[0]), int(arguments[1])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_files = num_files if most == resource.RLIM_INFINITY else min(num_files, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, num_files))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def lock_in(
+    arguments: Sequence[str],
+    *,
+    keep: Collection[int] = (),
+    threads: bool = False,
+    num_files: int = _MAX_OPEN_FILES,
+    output: sandbox.Output | None = None,
+) -> sandbox.Layers | None:
+    """In the child: give up what reading a stranger's bytes does not need. Whatever is to be imported must have been.
+
+    Args:
+        arguments: as `limit_this_process`.
+        keep: descriptors that are read from, beside standard output.
+        output: the folder to write to, if any.
+    Returns:
+        The layers that hold; None: the sandbox could not be closed, or this is not Linux.
+    """
+    global _locked_in
+    if sys.platform != "linux":
+        return None
+    sys.stdin.buffer.close()
+    empty = sandbox.open_empty_folder() if output is None else None
+    try:
+        layers = sandbox.apply(
+            sandbox.Limits(int(arguments[0]), int(arguments[1]), threads, num_files),
+            keep={1, *keep, *(() if empty is None else (empty,))},
+            empty_root=None if empty is None else f"/proc/self/fd/{empty}",
+            output=output,
+            allow_weak=True,
+        )
+    except Unavailable:
+        return None
+    _locked_in = layers.sound
+    return layers
+
+
+_locked_in = False
 
 
 def read_parts() -> list[bytes]:
@@ -162,6 +227,7 @@ def read_parts() -> list[bytes]:
 
 def write_answer(answer: bytes) -> None:
     """In the child: give the answer, once."""
+    sys.stdout.buffer.write(_LOCKED_IN if _locked_in else _NOT_LOCKED_IN)
     sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH_BYTES, "little"))
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()

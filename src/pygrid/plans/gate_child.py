@@ -1,20 +1,25 @@
-"""The child process of `pygrid.plans.gate.check_in_child`: limits first, then the bytes."""
+"""The child process of `pygrid.plans.gate.check_in_child`: limits first, then the sandbox, then the bytes."""
 
 from __future__ import annotations
 
 import sys
 
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, read_parts, write_answer
+from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
 
 
 def main() -> None:
     limit_this_process(sys.argv[1:])
     import msgspec
 
+    # All that a check imports on its way: behind the sandbox no file can be opened.
+    import pygrid.plans.costs
+    import pygrid.plans.independence
+    import pygrid.plans.structure  # noqa: F401
     from pygrid.errors import InvalidPlan
     from pygrid.plans.gate import GateLimits, Reply, check
 
     raw_limits, data = read_parts()
+    lock_in(sys.argv[1:])
     try:
         reply = Reply(report=check(data, msgspec.json.decode(raw_limits, type=GateLimits)))
     except InvalidPlan as error:

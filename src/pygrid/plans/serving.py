@@ -88,15 +88,25 @@ def check_model_file(path: Path, max_batch_size: int, limits: ServingLimits | No
     Raises:
         InvalidPlan: it is refused; ``code`` says why for a program, the message for its author.
     """
+    limits = limits or ServingLimits()
+    return check_model(read_model(path, limits), max_batch_size, limits)
+
+
+def read_model(path: Path, limits: ServingLimits) -> bytes:
+    """The bytes of the file, not looked at yet. Raises InvalidPlan: ``plan_too_large``."""
+    size = path.stat().st_size
+    if size > limits.max_model_bytes:
+        raise _refused(f"has {size:,} bytes; {limits.max_model_bytes:,} are allowed", "plan_too_large")
+    return path.read_bytes()
+
+
+def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> ServingReport:
+    """As `check_model_file`, of what the file holds."""
     from pygrid.plans.costs import analyse
     from pygrid.plans.independence import judge_rows
     from pygrid.plans.structure import constant_bytes
 
-    limits = limits or ServingLimits()
-    size = path.stat().st_size
-    if size > limits.max_model_bytes:
-        raise _refused(f"has {size:,} bytes; {limits.max_model_bytes:,} are allowed", "plan_too_large")
-    model = _parse(path.read_bytes())
+    model = _parse(data)
     graph = model.graph
     if len(graph.node) > limits.max_nodes:
         raise _refused(f"has {len(graph.node):,} nodes; at most {limits.max_nodes:,} are allowed", "plan_too_many_nodes")

@@ -1,10 +1,10 @@
-"""The child process of `pygrid.plans.serving.check_model_in_child`: limits first, then the file."""
+"""The child process of `pygrid.plans.serving.check_model_in_child`: limits first, then the sandbox, then the file."""
 
 from __future__ import annotations
 
 import sys
 
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, read_parts, write_answer
+from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
 
 
 def main() -> None:
@@ -13,13 +13,21 @@ def main() -> None:
 
     import msgspec
 
+    # All that a check imports on its way: behind the sandbox no file can be opened.
+    import pygrid.plans.costs
+    import pygrid.plans.independence
+    import pygrid.plans.sizes
+    import pygrid.plans.structure  # noqa: F401
     from pygrid.errors import InvalidPlan
-    from pygrid.plans.serving import Reply, ServingLimits, check_model_file
+    from pygrid.plans.serving import Reply, ServingLimits, check_model, read_model
 
     raw_limits, raw_question = read_parts()
     path, max_batch_size = msgspec.json.decode(raw_question, type=tuple[str, int])
+    limits = msgspec.json.decode(raw_limits, type=ServingLimits)
     try:
-        reply = Reply(check_model_file(Path(path), max_batch_size, msgspec.json.decode(raw_limits, type=ServingLimits)))
+        data = read_model(Path(path), limits)
+        lock_in(sys.argv[1:])
+        reply = Reply(check_model(data, max_batch_size, limits))
     except InvalidPlan as error:
         reply = Reply(code=error.code, detail=error.detail, fields=error.fields)
     except MemoryError:

@@ -25,6 +25,7 @@ import os
 import platform
 import resource
 import struct
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -144,6 +145,20 @@ def apply(
             code="sandbox_unavailable",
         )
     return layers
+
+
+def open_empty_folder() -> int | None:
+    """A descriptor of an empty folder that stays empty, as it is removed already; None: none was to be had.
+
+    Keep it, and name it as ``/proc/self/fd/NUMBER`` for the root of `apply`.
+    """
+    try:
+        path = tempfile.mkdtemp(prefix="pygrid-empty-")
+    except OSError:
+        return None
+    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.rmdir(path)
+    return folder
 
 
 def die_with_parent() -> None:

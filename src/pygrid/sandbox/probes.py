@@ -61,20 +61,27 @@ class Examination:
         return self.layers is not None and self.layers.sound and not any(finding.allowed for finding in self.findings)
 
 
-def examine(*, sandboxed: bool = True, as_nobody: bool = False) -> Examination:
+def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = False) -> Examination:
     """Run every probe in a fresh process.
 
     Args:
         sandboxed: False shows what the probes can do without one.
         as_nobody: become an ordinary user first (needs root).
+        writes: the sandbox of a reader of files, which writes to one folder.
     """
-    command = [sys.executable, "-I", "-m", "pygrid.sandbox.probes", str(int(sandboxed)), str(int(as_nobody))]
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "pygrid.sandbox.probes",
+        *(str(int(flag)) for flag in (sandboxed, as_nobody, writes)),
+    ]
     with tempfile.TemporaryDirectory(prefix="pygrid-probes-") as folder:
         os.chmod(folder, 0o755)
-        for name in ("secret", "empty"):
-            path = Path(folder) / name
-            path.mkdir() if name == "empty" else path.write_text("secret")
-        Path(folder, "empty").chmod(0o555)
+        Path(folder, "secret").write_text("secret")
+        for name, mode in (("empty", 0o555), ("draft", 0o777)):
+            Path(folder, name).mkdir()
+            Path(folder, name).chmod(mode)
         done = subprocess.run([*command, folder], capture_output=True, timeout=60, check=False)
     if done.returncode != 0:
         return Examination(None, (), f"the probes did not come to an end: {done.stderr.decode(errors='replace')[-500:]}")
@@ -120,14 +127,22 @@ def probes(secret: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def try_all(secret: str) -> list[Finding]:
-    """Try every probe in this process. Any error but a refusal shows that the kernel went to work, so it counts as allowed."""
+def try_all(secret: str, *, writes: bool = False) -> list[Finding]:
+    """Try every probe in this process. Any error but a refusal shows that the kernel went to work, so it counts as allowed.
+
+    Args:
+        writes: the process may make files in one folder. It may then look up names too, and what it does not find because its
+            root is that folder is as good as refused.
+    """
     findings = []
+    refusals = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, *((errno.ENOENT,) if writes else ())}
     for name, probe in probes(secret).items():
+        if writes and name == "look up a file":
+            continue
         try:
             probe()
         except OSError as error:
-            refused = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM)
+            refused = error.errno in refusals
             findings.append(Finding(name, not refused, os.strerror(error.errno or 0)))
         else:
             findings.append(Finding(name, True, "allowed"))
@@ -175,7 +190,8 @@ def _raise_limit() -> None:
 
 def main() -> None:
     """The child: close the sandbox if asked to, try everything, answer on standard output."""
-    sandboxed, as_nobody, folder = sys.argv[1] == "1", sys.argv[2] == "1", sys.argv[3]
+    sandboxed, as_nobody, writes = (flag == "1" for flag in sys.argv[1:4])
+    folder = sys.argv[4]
     answer_to = os.dup(1)
     if as_nobody:
         os.setgroups([])
@@ -185,11 +201,15 @@ def main() -> None:
     if sandboxed:
         try:
             layers = sandbox.apply(
-                sandbox.Limits(_MEMORY_BYTES, _CPU_S), keep={answer_to}, empty_root=f"{folder}/empty", allow_weak=True
+                sandbox.Limits(_MEMORY_BYTES, _CPU_S, threads=writes),
+                keep={answer_to},
+                empty_root=f"{folder}/empty",
+                output=sandbox.Output(f"{folder}/draft", 1024) if writes else None,
+                allow_weak=True,
             )
         except PygridError as error:
             trouble = error.detail
-    findings = try_all(f"{folder}/secret") if not trouble else []
+    findings = try_all(f"{folder}/secret", writes=writes) if not trouble else []
     answer = {
         "layers": None if layers is None else layers.__dict__,
         "findings": [finding.__dict__ for finding in findings],

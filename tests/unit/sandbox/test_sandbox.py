@@ -32,8 +32,9 @@ NEEDS_MORE_RIGHTS = {
 
 
 @pytest.mark.parametrize("as_nobody", USERS)
-def test_every_probe_is_refused(as_nobody: bool) -> None:
-    examination = examine(as_nobody=as_nobody)
+@pytest.mark.parametrize("writes", [False, True])
+def test_every_probe_is_refused(as_nobody: bool, writes: bool) -> None:
+    examination = examine(as_nobody=as_nobody, writes=writes)
     assert examination.trouble == ""
     assert {finding.name: finding.detail for finding in examination.findings if finding.allowed} == {}
     assert len(examination.findings) > 25
@@ -162,3 +163,47 @@ def test_filters_are_whole_on_each_machine(machine: str, threads: bool, writes: 
         *MACHINES[machine].plain.values(),
         *MACHINES[machine].checked.values(),
     }
+
+
+@pytest.mark.parametrize("as_nobody", USERS)
+def test_a_writer_makes_files_in_its_folder_and_nowhere_else(tmp_path, as_nobody: bool) -> None:
+    """With Landlock alone as well, which is what an ordinary user has: then the folder is not the root."""
+    for each in (tmp_path, *tmp_path.parents):
+        if str(each).startswith("/tmp/"):
+            each.chmod(0o755)
+    draft, other = tmp_path / "draft", tmp_path / "other"
+    for folder in (draft, other):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (draft / "old").write_text("secret")
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom pygrid import sandbox\nfrom pygrid.sandbox import closing\n"
+        "out, draft, other, change_root = os.dup(1), sys.argv[1], sys.argv[2], sys.argv[3] == '1'\n"
+        "if sys.argv[4] == '1':\n  os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "if not change_root:\n  closing._change_root = lambda folder: False\n"
+        "held = sandbox.apply(sandbox.Limits(2**28, 20), keep={out}, output=sandbox.Output(draft, 100))\n"
+        "here = Path('/' if held.empty_root else draft)\n"
+        "def tried(action):\n  try:\n    action()\n    return 'done'\n  except OSError as error:\n"
+        "    return type(error).__name__\n"
+        "found = [tried(lambda: (here / 'a').write_bytes(b'x' * 100)), tried(lambda: (here / 'b').write_bytes(b'x' * 101)),"
+        " tried(lambda: (here / 'a').read_bytes()), tried(lambda: (here / 'old').read_bytes()),"
+        " tried(lambda: (here / 'b').unlink()), tried(lambda: (here / 'd').mkdir()),"
+        " tried(lambda: (here / 'l').symlink_to('/')), tried(lambda: os.link(here / 'a', here / 'm')),"
+        " tried(lambda: os.rename(here / 'a', here / 'm')), tried(lambda: os.listdir(here)),"
+        " tried(lambda: Path(other, 'a').write_bytes(b'')), tried(lambda: (here / '../other/a').write_bytes(b''))]\n"
+        "os.write(out, ' '.join(found).encode())"
+    )
+    for change_root in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program, str(draft), str(other), change_root, str(int(as_nobody))],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        found = done.stdout.decode().split()
+        assert found[:2] == ["done", "OSError"], "as large as is allowed, and no larger"
+        assert found[4] == "done"
+        assert {*found[2:4], *found[5:]} <= {"PermissionError", "FileNotFoundError"}
+        assert sorted(path.name for path in draft.iterdir()) == ["a", "old"]
+        assert list(other.iterdir()) == []
+        (draft / "a").unlink()

@@ -1,0 +1,206 @@
+"""The real child processes that read strangers' bytes, taken over at the place where they parse: what can they still do?
+
+Should happen: every probe is refused in each of them, as root and as an ordinary user; where the machine offers too little, the
+child goes on and its parent warns, once.
+Should not happen: a module is imported behind the sandbox, where it could not be.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from test_plan_averaging import PLANS, diffs
+from test_plan_gate import PLAN, with_node
+
+from pygrid.errors import InvalidPlan
+from pygrid.plans import child
+from pygrid.plans.gate import GateLimits, check_in_child
+from pygrid.plans.serving import ServingLimits
+from pygrid.tensors import encode
+
+USERS = [pytest.param(False, id="this user")]
+if os.getuid() == 0:
+    USERS.append(pytest.param(True, id="nobody"))
+
+# The real child, in which the parser is replaced by what took it over.
+TAKEN_OVER = """
+import importlib, json, os, sys
+import numpy
+from pygrid.errors import InvalidPlan
+from pygrid.sandbox.probes import try_all
+child, patched, secret, writes, as_nobody = sys.argv[3:8]
+main = importlib.import_module(child)
+lock_in = main.lock_in
+module, _, name = patched.rpartition(".")
+
+def taken_over(*_):
+    found = try_all(secret, writes=writes == "1")
+    raise InvalidPlan(json.dumps({one.name: one.detail for one in found if one.allowed} | {"tried": len(found)}), code="x")
+
+setattr(importlib.import_module(module), name, taken_over)
+
+def lock_in_as_user(arguments, **more):
+    if as_nobody == "1":  # only now, as this user may not read where Python is installed
+        os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    return lock_in(arguments, **more)
+
+main.lock_in = lock_in_as_user
+main.main()
+"""
+MEMORY_BYTES, CPU_S = 2 * 1024**3, 20
+
+
+def gate(_: Path) -> tuple[str, str, list[bytes]]:
+    return "pygrid.plans.gate_child", "pygrid.plans.gate.check", [msgspec.json.encode(GateLimits()), b"bytes"]
+
+
+def serving(folder: Path) -> tuple[str, str, list[bytes]]:
+    (folder / "model").write_bytes(b"bytes")
+    parts = [msgspec.json.encode(ServingLimits()), msgspec.json.encode([str(folder / "model"), 1])]
+    return "pygrid.plans.serving_child", "pygrid.plans.serving.check_model", parts
+
+
+def averaging(folder: Path) -> tuple[str, str, list[bytes]]:
+    (folder / "diff").write_bytes(encode({"w": np.zeros(3, np.float32)}))
+    parts = [msgspec.json.encode({"refs": [[str(folder / "diff"), 0, None]]}), b"plan"]
+    return "pygrid.plans.averaging_child", "pygrid.plans.averaging_child.Plan.from_bytes", parts
+
+
+def in_taken_over_child(
+    which: Callable[[Path], tuple[str, str, list[bytes]]], folder: Path, *, writes: bool, as_nobody: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the child says that it is locked in, and what came through."""
+    module, patched, parts = which(folder)
+    secret = folder / "secret"
+    secret.write_text("secret")
+    for each in (folder, *folder.parents):
+        if str(each).startswith("/tmp/"):
+            each.chmod(0o755)
+    program = TAKEN_OVER
+    if patched.endswith("Plan.from_bytes"):
+        program = program.replace("importlib.import_module(module)", "sys.modules[child].Plan")
+    flags = [str(int(writes)), str(int(as_nobody))]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(MEMORY_BYTES), str(CPU_S), module, patched, str(secret), *flags],
+        input=b"".join(len(part).to_bytes(8, "little") + part for part in parts),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=child._ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    answer = done.stdout[9:]
+    answer = answer[1:] if answer[:1] == b"\x01" else answer  # of averaging: a refusal
+    reply = json.loads(answer)
+    detail = reply.get("detail") or reply["problem"]["detail"]
+    return done.stdout[:1] == b"\x01", json.loads(detail)
+
+
+@pytest.mark.parametrize("as_nobody", USERS)
+@pytest.mark.parametrize("which", [gate, serving, averaging])
+def test_a_child_that_was_taken_over_reaches_nothing(
+    tmp_path: Path, which: Callable[[Path], tuple[str, str, list[bytes]]], as_nobody: bool
+) -> None:
+    locked_in, came_through = in_taken_over_child(which, tmp_path, writes=False, as_nobody=as_nobody)
+    assert locked_in
+    assert came_through.pop("tried") > 25
+    assert came_through == {}
+
+
+WITHOUT_SECCOMP = """#!{python} -I
+# Stands for Python on a kind of processor whose system calls are not known: there is no seccomp filter.
+import runpy, sys
+from pygrid.sandbox import closing
+closing.MACHINES.clear()
+sys.argv = sys.argv[3:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def without_seccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text(WITHOUT_SECCOMP.format(python=sys.executable))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(child, "_warned", set())
+
+
+@pytest.mark.usefixtures("without_seccomp")
+def test_a_child_that_cannot_be_locked_in_goes_on_and_its_parent_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING), pytest.raises(InvalidPlan) as refused:
+            check_in_child(b"no plan")
+        assert refused.value.code == "plan_malformed"
+    assert [record.getMessage() for record in caplog.records] == [
+        "a process that reads strangers' bytes is held by limits alone; pygrid worker doctor shows why"
+    ]
+
+
+def test_a_child_that_is_locked_in_causes_no_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_warned", set())
+    with pytest.raises(InvalidPlan):
+        check_in_child(b"no plan")
+    assert caplog.records == []
+
+
+IMPORTS = """
+import importlib, sys
+main = importlib.import_module(sys.argv[3])
+lock_in, before = main.lock_in, set()
+
+def noting(arguments, **more):
+    before.update(sys.modules)
+    return lock_in(arguments, **more)
+
+main.lock_in = noting
+main.main()
+missed = " ".join(sorted(set(sys.modules) - before))
+if missed:
+    sys.exit(f"imported behind the sandbox: {missed}")
+"""
+
+
+def plans() -> list[bytes]:
+    averaging = PLANS["iterative"].data
+    return [PLAN.data, with_node("NonZero", "data/x"), with_node("If", "data/x"), PLAN.data[:-30], b"PK\x03\x04", averaging]
+
+
+@pytest.mark.parametrize("plan", plans())
+def test_nothing_is_imported_behind_the_sandbox(plan: bytes, tmp_path: Path) -> None:
+    assert_nothing_imported("pygrid.plans.gate_child", [msgspec.json.encode(GateLimits()), plan])
+    (tmp_path / "model").write_bytes(plan)
+    parts = [msgspec.json.encode(ServingLimits()), msgspec.json.encode([str(tmp_path / "model"), 1])]
+    assert_nothing_imported("pygrid.plans.serving_child", parts)
+
+
+def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
+    for name, plan in PLANS.items():
+        refs = []
+        for index, diff in enumerate(diffs()):
+            (tmp_path / f"{name}{index}").write_bytes(encode(diff))
+            refs.append([str(tmp_path / f"{name}{index}"), 0, None])
+        assert_nothing_imported("pygrid.plans.averaging_child", [msgspec.json.encode({"refs": refs}), plan.data])
+
+
+def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", IMPORTS, str(MEMORY_BYTES), str(CPU_S), module],
+        input=b"".join(len(part).to_bytes(8, "little") + part for part in parts),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=child._ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout[:1] == b"\x01"
