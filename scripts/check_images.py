@@ -279,11 +279,16 @@ def needs_a_token(image: Image) -> None:
 def starts_and_stops(image: Image) -> None:
     process = image.start("--domain", "http://127.0.0.1:5000", PYGRID_WORKER_TOKEN="x" * 40)
     assert process.stdout is not None
-    first = process.stdout.readline()
+    said = ""
+    # Nothing listens there, which it says once it is up, and then it tries again.
+    while "Domain not reached" not in said:
+        if not (line := process.stdout.readline()):
+            fail("the Worker", said)
+        said += line
     process.send_signal(getattr(signal, _stop_signal(image)))
     output, _ = process.communicate(timeout=30)
-    if process.returncode or "/data/pygrid-worker" not in first:
-        fail("the Worker", first + output)
+    if process.returncode or "/data/pygrid-worker" not in said:
+        fail("the Worker", said + output)
 
 
 ATTEMPTS: Mapping[str, Mapping[str, Callable[[Image], None]]] = {
