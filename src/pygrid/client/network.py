@@ -15,15 +15,26 @@ from pygrid.client.replicas import NetworkModel, find_model, serve_on
 from pygrid.client.session import SessionClient
 from pygrid.client.tables import Row, Table
 from pygrid.errors import InvalidInput
-from pygrid.messages.associations import DomainDetail, DomainInfo, DomainList
+from pygrid.messages.associations import (
+    Decision,
+    DomainDetail,
+    DomainInfo,
+    DomainList,
+    InvitationInfo,
+    InvitationList,
+    InvitationRequest,
+    NewInvitation,
+)
 from pygrid.messages.datasets import Dtype
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, SearchAnswer, SearchRequest
-from pygrid.transport import Transport, open_transport
+from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.address import RelayedAddress, parse_address, plain_address
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 
 NETWORK_VARIABLE = "PYGRID_NETWORK_URL"
+Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
+_MAX_ANSWER_BYTES = 64 * 1024
 
 
 def connect_network(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> NetworkClient:
@@ -65,9 +76,15 @@ class NetworkClient(SessionClient):
         super().__init__(transport, token=token, owns_transport=owns_transport)
         self._domains: dict[tuple[str, str], DomainClient] = {}
 
-    def domains(self) -> DomainTable:
-        """The Domains that belong to the Network, and how they are."""
-        return DomainTable(self._api.get("/domains", DomainList).domains)
+    def domains(self, association: Association = "accepted") -> DomainTable:
+        """The Domains that belong to the Network, by name, and how they are.
+
+        Args:
+            association: others than ``accepted`` ones are for those who manage the Network; ``pending`` ones wait.
+        Raises:
+            Forbidden, Unauthenticated: others than accepted ones are not for you.
+        """
+        return DomainTable(self._api.get("/domains", DomainList, query={"association": association}).domains)
 
     def domain(self, name: str, identity: str | None = None) -> DomainClient:
         """One of the Domains, to work with: at its own address if it has one, else through the relay.
@@ -162,6 +179,50 @@ class NetworkClient(SessionClient):
             As `DomainClient.serve`.
         """
         return serve_on(self, model_id, onnx, replicas, {"visibility": visibility, **more})
+
+    def accept(self, name: str, reason: str = "") -> DomainInfo:
+        """Let a Domain belong to the Network; the Domain is told the reason. Needs a role with can_manage_nodes.
+
+        Raises:
+            NotFound: there is no such Domain (``domain_not_found``). Conflict: it belongs to it already (``wrong_state``).
+            Forbidden, Unauthenticated: you may not, or nobody is logged in.
+        """
+        return self._decide(name, "accept", reason)
+
+    def deny(self, name: str, reason: str = "") -> DomainInfo:
+        """Turn a Domain down that waits for a decision. Raises: as `accept`."""
+        return self._decide(name, "deny", reason)
+
+    def revoke(self, name: str, reason: str = "") -> DomainInfo:
+        """Put a Domain out of the Network; its key gets in no more unless you accept it again. Raises: as `accept`."""
+        return self._decide(name, "revoke", reason)
+
+    def forget(self, name: str) -> None:
+        """Forget a Domain and what was decided about it: it may ask again. Raises: as `accept`."""
+        request = Request("DELETE", f"/domains/{quote(name, safe='')}")
+        self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
+
+    def invite(self, domain: str | None = None, *, max_uses: int = 1, expires_in_s: int = 7 * 86400) -> NewInvitation:
+        """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again.
+
+        Args:
+            domain: only a Domain of this name may use it.
+        Raises:
+            Forbidden, Unauthenticated: you may not, or nobody is logged in.
+        """
+        return self._api.post("/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s))
+
+    def invitations(self) -> list[InvitationInfo]:
+        """The invitations that were given and not taken back, without their tokens."""
+        return self._api.get("/invitations", InvitationList).invitations
+
+    def take_back(self, invitation_id: int) -> None:
+        """Take an invitation back; Domains that came by it stay. Raises NotFound: there is none (``invitation_not_found``)."""
+        request = Request("DELETE", f"/invitations/{invitation_id}")
+        self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
+
+    def _decide(self, name: str, act: str, reason: str) -> DomainInfo:
+        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason))
 
     def close(self) -> None:
         """Close the connections, also those to Domains. Sessions go on."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from discovery_support import Holder
-from network_support import Site, running_network
+from search_support import Site, running_network
 from web_support import assert_problem
 
 
@@ -115,38 +115,38 @@ async def test_people_search_by_an_address(site: Site) -> None:
         assert (await site.web.get(f"/network/search?{wrong}")).status_code == 400, wrong
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"x" * 1_000_000, 413),
-        (b'{"text": "' + b"x" * 1_000_000 + b'"}', 413),
-        (b'{"text": ' + b"[" * 20_000, 400),
-        (b'{"tags": ' + b'{"a":' * 40 + b"1" + b"}" * 40 + b"}", 400),
-        (b'{"text": "a\\u0000b"}', 400),
-        (b'{"text": "' + b"a " * 30 + b'"}', 200),
-        (b'{"text": "' + " ".join(f"w{number}" for number in range(30)).encode() + b'"}', 400),
-        (b'{"text": "(a+)+$"}', 200),
-        (b'{"text": "%_\\\\"}', 200),
-        (b'{"tags": ["' + b"x" * 51 + b'"]}', 400),
-        (b'{"timeout_s": 1e9}', 400),
-        (b'{"timeout_s": -1}', 400),
-        (b'{"kinds": ["user"]}', 400),
-        (b'{"unknown": 1}', 400),
-        (b"[]", 400),
-        (b"", 400),
-        (b"\xff", 400),
-    ],
-)
-async def test_wrong_searches_are_refused(site: Site, body: bytes, status: int) -> None:
+WRONG_OR_ODD: list[tuple[bytes, int]] = [
+    (b"x" * 1_000_000, 413),
+    (b'{"text": "' + b"x" * 1_000_000 + b'"}', 413),
+    (b'{"text": ' + b"[" * 20_000, 400),
+    (b'{"tags": ' + b'{"a":' * 40 + b"1" + b"}" * 40 + b"}", 400),
+    (b'{"text": "a\\u0000b"}', 400),
+    (b'{"text": "' + b"a " * 30 + b'"}', 200),
+    (b'{"text": "' + " ".join(f"w{number}" for number in range(30)).encode() + b'"}', 400),
+    (b'{"text": "(a+)+$"}', 200),
+    (b'{"text": "%_\\\\"}', 200),
+    (b'{"tags": ["' + b"x" * 51 + b'"]}', 400),
+    (b'{"timeout_s": 1e9}', 400),
+    (b'{"timeout_s": -1}', 400),
+    (b'{"kinds": ["user"]}', 400),
+    (b'{"unknown": 1}', 400),
+    (b"[]", 400),
+    (b"", 400),
+    (b"\xff", 400),
+]
+
+
+async def test_wrong_searches_are_refused(site: Site) -> None:
     one = await site.add("one")
     await one.holder.upload("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", description="%")
-    answer = await site.web.post("/network/search", content=body)
-    assert answer.status_code == status, answer.text
-    if status == 200:
-        found = [hit["name"] for hit in answer.json()["datasets"]]
-        assert len(found) == (1 if body.startswith(b'{"text": "a a') else 0)
-    else:
-        assert answer.headers["content-type"] == "application/problem+json"
+    for body, status in WRONG_OR_ODD:
+        answer = await site.web.post("/network/search", content=body)
+        assert answer.status_code == status, (body[:100], answer.text)
+        if status == 200:
+            found = [hit["name"] for hit in answer.json()["datasets"]]
+            assert len(found) == (1 if body.startswith(b'{"text": "a a') else 0), body
+        else:
+            assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_a_caller_searches_so_often_and_no_more(site: Site) -> None:

@@ -150,7 +150,9 @@ def log_in(client: Any) -> Any:
 
 
 def _listen() -> socket.socket:
-    listening = socket.create_server(("127.0.0.1", 0))
+    # With the protocol said, asyncio switches off what waits for more to send.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
     listening.listen(128)
     return listening
 
