@@ -240,7 +240,7 @@ class NetworkSettings(AppSettings):
         metadata={
             "env": "PYGRID_INVITATION",
             "flag": None,
-            "help": "An invitation of 32 or more characters, good for any Domain while it is set: for a fleet that starts together.",
+            "help": "An invitation of 32 or more characters, good for any Domain while it is set: for whole fleets.",
         },
     )
     heartbeat_s: int = _setting(

@@ -1,0 +1,140 @@
+"""A Network on a real port in the test's event loop, Domains that dial it, and a Domain that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+from litestar import Litestar
+from web_support import People
+from websockets.asyncio.client import ClientConnection, connect
+
+from pygrid.messages.associations import canonical
+from pygrid.messages.identity import from_base64url, to_base64url
+from pygrid.network import build_network
+from pygrid.settings import load_network_settings
+from pygrid.transport.identity import Identity, IdentityKey
+
+WAIT_S = 20.0
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
+    """What it gives once that is true."""
+    async with asyncio.timeout(WAIT_S):
+        while not (found := await holds()):  # noqa: ASYNC110 - what it asks about has no event
+            await asyncio.sleep(0.02)
+    return found
+
+
+@asynccontextmanager
+async def served(app: Litestar, port: int = 0) -> AsyncIterator[int]:
+    """The app on a port of loopback; gives the port."""
+    config = uvicorn.Config(app, port=port, ws="websockets-sansio", log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not task.done()
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        app.state.stopping.set()
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class Net:
+    """A Network that is running, and its Owner."""
+
+    app: Litestar
+    url: str
+    port: int
+    web: httpx.AsyncClient
+    owner: dict[str, str] = field(default_factory=dict)
+
+    async def list(self, association: str = "accepted", **kwargs: Any) -> dict[str, dict[str, Any]]:
+        """The Domains in this state, by name; as its Owner sees them."""
+        answer = await self.web.get("/domains", params={"association": association}, headers=self.owner, **kwargs)
+        assert answer.status_code == 200, answer.text
+        return {found["name"]: found for found in answer.json()["domains"]}
+
+    async def decide(self, name: str, act: str, **decision: Any) -> httpx.Response:
+        return await self.web.post(f"/domains/{name}/{act}", json=decision, headers=self.owner)
+
+    async def invite(self, **wanted: Any) -> str:
+        answer = await self.web.post("/invitations", json=wanted, headers=self.owner)
+        assert answer.status_code == 201, answer.text
+        token: str = answer.json()["token"]
+        return token
+
+    def control_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/network/control"
+
+
+@asynccontextmanager
+async def running_network(
+    folder: Path, port: int = 0, *, sign_up: bool = True, clock: Any = None, **given: Any
+) -> AsyncIterator[Net]:
+    """A Network with an Owner."""
+    app = build_network(load_network_settings({}, data_dir=folder, id="net", **{"heartbeat_s": 1, **given}), clock=clock)
+    async with served(app, port) as bound:
+        url = f"http://127.0.0.1:{bound}"
+        async with httpx.AsyncClient(base_url=url) as web:
+            people = People(web)
+            owner = await (people.owner() if sign_up else people.log_in("owner@example.org"))
+            yield Net(app, url, bound, web, owner)
+
+
+class Impostor:
+    """A Domain's side of the greeting, told step by step, so that each step can be wrong."""
+
+    def __init__(self, name: str = "alice", identity: Identity | None = None) -> None:
+        self.name = name
+        self.identity = identity or Identity.make()
+        self.nonce = secrets.token_bytes(32)
+
+    def hello(self, challenge: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        """The hello that answers a challenge, honest but for ``changes``; ``signed`` ones go in before it is signed."""
+        signed = {
+            "nonce": from_base64url(challenge["nonce"], 32, "nonce"),
+            "network": IdentityKey.parse(challenge["identity"]).raw,
+            "name": self.name.encode(),
+            "entry": {"name": self.name, "version": "0"},
+            **changes.pop("signed", {}),
+        }
+        entry = canonical(signed["entry"])
+        parts = (signed["nonce"], signed["network"], signed["name"], hashlib.sha256(entry).digest())
+        return {
+            "type": "hello",
+            "name": self.name,
+            "identity": str(self.identity.key),
+            "nonce": to_base64url(self.nonce),
+            "signature": to_base64url(self.identity.sign("control", *parts)),
+            "entry": signed["entry"],
+            "entry_signature": to_base64url(self.identity.sign("entry", entry)),
+            **changes,
+        }
+
+    @asynccontextmanager
+    async def greeting(self, net: Net, **changes: Any) -> AsyncIterator[tuple[ClientConnection, dict[str, Any]]]:
+        """A control WebSocket after the hello, and the answer to that."""
+        async with connect(net.control_url(), proxy=None) as connection:
+            challenge = msgspec.json.decode(await connection.recv())
+            await connection.send(msgspec.json.encode(self.hello(challenge, **changes)).decode())
+            yield connection, msgspec.json.decode(await connection.recv())
+
+    async def greet(self, net: Net, **changes: Any) -> dict[str, Any]:
+        """The answer to the hello; the connection is closed."""
+        async with self.greeting(net, **changes) as (_, answer):
+            return answer
