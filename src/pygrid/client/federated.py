@@ -28,6 +28,8 @@ from pygrid.errors import Conflict, InvalidInput, PygridError
 from pygrid.messages.identity import NONCE_BYTES, IdentityInfo, to_base64url
 from pygrid.messages.jobs import FederationRequest, Unit
 from pygrid.plans.batches import Data
+from pygrid.transport import Api
+from pygrid.transport.address import RELAYED
 
 Source = Dataset | tuple[DomainClient, str]
 """A dataset; or a Domain, and the name of a dataset on it."""
@@ -114,9 +116,10 @@ def federate(
     wanted: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
     wanted |= {"binding": binding, "optimizer": dict(optimizer or {})}
     record.save_inputs(loaded.data, initial)
+    reached_at = coordinator_url or _address_of(coordinator)
     for who, dataset in asked.items():
         token = _token(record.secret, who)
-        federation = FederationRequest(coordinator_url or coordinator.url, record.name, record.version, rounds, token)
+        federation = FederationRequest(reached_at, record.name, record.version, rounds, token)
         member = Member(who, dataset._api.url, dataset.name)
         try:
             job = submit_job(
@@ -186,8 +189,18 @@ def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Datas
 
 
 def _name_of(dataset: Dataset) -> str:
-    query = {"nonce": to_base64url(secrets.token_bytes(NONCE_BYTES))}
-    return dataset._api.get("/identity", IdentityInfo, query=query).name
+    return _identity(dataset._api).name
+
+
+def _address_of(coordinator: DomainClient) -> str:
+    """Where the Domains find the coordinator; behind a Network, with who must answer there."""
+    if not coordinator.url.startswith(RELAYED):
+        return coordinator.url
+    return f"{coordinator.url}?identity={_identity(coordinator._api).identity}"
+
+
+def _identity(api: Api) -> IdentityInfo:
+    return api.get("/identity", IdentityInfo, query={"nonce": to_base64url(secrets.token_bytes(NONCE_BYTES))})
 
 
 def _check(rounds: int, min_domains: int, num_domains: int, cycle_s: float) -> None:

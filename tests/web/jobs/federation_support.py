@@ -1,0 +1,146 @@
+"""A coordinating Domain on a socket of this machine, and Domains with data whose jobs take part in its process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import uvicorn
+from jobs_support import MODEL, PLAN, POLICY, Person, Site, records, running_site
+from litestar import Litestar
+from training_support import form
+from web_support import People
+
+from pygrid.domain import build_domain
+from pygrid.settings import load_settings
+from pygrid.tensors import Params, decode
+
+PROCESS = {"process": "shared", "version": "1"}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 30, "hyper": {"lr": 0.1}}
+PRIVATE: dict[str, Any] = {**QUICK, "privacy": {"epsilon": 2.0, "delta": 1e-6}}
+LONG: dict[str, Any] = {"epochs": 4000, "batch_size": 10, "privacy": {"epsilon": 2.0, "delta": 1e-6}}
+"""Minutes of training."""
+
+
+@asynccontextmanager
+async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
+    """The address at which an app answers for the length of the block, in this event loop."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not running.done(), running.result()
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        if isinstance(app, Litestar):
+            app.state.stopping.set()
+        server.should_exit = True
+        await running
+
+
+@dataclass
+class Hub:
+    """The coordinating Domain and its Owner."""
+
+    app: Litestar
+    url: str
+    owner: Person
+    secret: str
+
+    def request(self, name: str, cycles: int, **changes: Any) -> dict[str, Any]:
+        """The ``federation`` of a job, with a token in which the Domain has this name."""
+        token = jwt.encode({"sub": name}, self.secret, "HS256")
+        return {"coordinator": self.url, **PROCESS, "cycles": cycles, "auth_token": token, **changes}
+
+    async def host(self, **changes: Any) -> dict[str, Any]:
+        config = {"cycle_length": 60, "num_cycles": 3, "min_workers": 2, "min_diffs": 2, "max_diffs": 2, "named_clients": True}
+        sent = {
+            "client_config": {"name": "shared", "version": "1"},
+            "server_config": {**config, "authentication": {"secret": self.secret}, **changes},
+        }
+        answer = await self.owner.call("POST", "/model-centric/host-training", files=form(json.dumps(sent).encode(), MODEL))
+        assert answer.status_code == 201, answer.text
+        process: dict[str, Any] = answer.json()
+        return process
+
+    async def get(self, process: dict[str, Any], what: str = "") -> dict[str, Any]:
+        answer = await self.owner.call("GET", f"/model-centric/processes/{process['id']}{what}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def contributions(self, process: dict[str, Any]) -> list[tuple[int, str]]:
+        """Cycle and name of each report."""
+        found = (await self.get(process, "/contributions"))["contributions"]
+        return sorted((one["cycle"], one["client"]) for one in found)
+
+    async def until(self, process: dict[str, Any], *, completed: int, seconds: float = 60) -> dict[str, Any]:
+        """The process once so many cycles are completed."""
+        async with asyncio.timeout(seconds):
+            while (found := await self.get(process))["num_checkpoints"] - 1 < completed:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return found
+
+    async def model(self, number: int | str = "latest") -> Params:
+        wanted = {"name": "shared", "version": "1", "checkpoint": number}
+        answer = await self.owner.call("GET", "/model-centric/retrieve-model", params=wanted)
+        assert answer.status_code == 200, answer.text
+        return decode(answer.content)[0]
+
+
+@asynccontextmanager
+async def running_hub(folder: Path, secret: str | None = None, port: int = 0) -> AsyncIterator[Hub]:
+    """A coordinating Domain; with the secret of an earlier run, the same one again."""
+    app = build_domain(load_settings({}, data_dir=folder, id="hub"))
+    async with serving(app, port) as url, httpx.AsyncClient(base_url=url, timeout=60) as web:
+        people = People(web)
+        owner = await (people.owner() if secret is None else people.log_in("owner@example.org"))
+        yield Hub(app, url, Person(web, owner), secret or secrets.token_hex(32))
+
+
+@dataclass
+class Town:
+    """A coordinator and Domains with data, by name."""
+
+    hub: Hub
+    sites: dict[str, Site] = field(default_factory=dict)
+    datasets: dict[str, int] = field(default_factory=dict)
+
+    async def submit(self, name: str, cycles: int = 3, **request: Any) -> dict[str, Any]:
+        """A federated job at a Domain."""
+        federation = self.hub.request(name, cycles, **request.pop("federation", {}))
+        return await self.sites[name].scientist.submit(self.datasets[name], federation=federation, **request)
+
+    async def wait(self, name: str, job: dict[str, Any], *states: str, seconds: float = 60) -> dict[str, Any]:
+        """What the owner sees of a job once it is in one of the states."""
+        return await self.sites[name].owner.wait(job["id"], *states, seconds=seconds)
+
+
+@asynccontextmanager
+async def running_town(folder: Path, *names: str, **policy: Any) -> AsyncIterator[Town]:
+    """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass."""
+    async with AsyncExitStack() as stack:
+        town = Town(await stack.enter_async_context(running_hub(folder / "hub")))
+        for seed, name in enumerate(names):
+            site = await stack.enter_async_context(running_site(settings_of(folder, name)))
+            town.sites[name] = site
+            town.datasets[name] = await site.owner.upload(arrays=records(200 + 20 * seed, seed))
+            await site.owner.set_policy(town.datasets[name], **{**POLICY, **policy})
+        yield town
+
+
+def settings_of(folder: Path, name: str) -> Any:
+    return load_settings({}, data_dir=folder / name, id=name, num_workers=1)
+
+
+__all__ = ["LONG", "PLAN", "PRIVATE", "QUICK", "Hub", "Town", "running_hub", "running_town", "serving", "settings_of"]
