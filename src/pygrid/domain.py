@@ -12,6 +12,7 @@ from litestar import Litestar
 import pygrid
 from pygrid.clock import Clock, SystemClock
 from pygrid.edge import EdgeClient
+from pygrid.features.accounts.published import account_messages
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.associations.domain_routes import router as associations_router
@@ -28,6 +29,7 @@ from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.upkeep import EVERY_S as UPKEEP_S
+from pygrid.features.models.published import model_messages
 from pygrid.features.models.routes import model_routes
 from pygrid.features.models.service import ModelsService
 from pygrid.features.processes.routes import router as processes_router
@@ -56,6 +58,7 @@ from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
+from pygrid.web.published import Published, converse, domain_messages
 
 SESSION_SWEEP_S = 3600.0
 COORDINATOR_PATIENCE_S = 30.0
@@ -217,6 +220,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             workers_router,
             associations_router,
             *model_routes,
+            converse,
         ],
         services={
             "settings": settings,
@@ -237,6 +241,13 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "policies": jobs.policies,
             "job_upkeep": jobs.upkeep,
             "models": models,
+            "published": Published(
+                {
+                    **domain_messages(settings.id),
+                    **account_messages(accounts, settings.id),
+                    **model_messages(models),
+                }
+            ),
             "catalog": catalog,
             "associations": associations,
             "served_blobs": BlobResponses(store.served),

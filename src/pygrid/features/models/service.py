@@ -11,13 +11,23 @@ from typing import Protocol
 
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
-from pygrid.core.serving import HEADER_BYTES, ServableModel, ServingRefusal, can_ask, can_download, can_withdraw, is_holder
+from pygrid.core.serving import (
+    HEADER_BYTES,
+    ServableModel,
+    ServingRefusal,
+    can_ask,
+    can_download,
+    can_withdraw,
+    check_serve_request,
+    is_holder,
+)
 from pygrid.errors import Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
 from pygrid.features.models.uploads import read_serve_form
-from pygrid.messages.models import PortInfo, ServedModelInfo
+from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import check_model_async, port_bytes
 from pygrid.storage import models as rows
+from pygrid.storage.files import BlobWriter
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
 from pygrid.tensors import Params, decode, encode_pieces
@@ -73,23 +83,34 @@ class ModelsService:
         async with self._uploads:
             with self._store.served.writer() as writer:
                 request = await read_serve_form(content_type, body, writer)
-                if await self._store.database.read(lambda connection: rows.find_model(connection, request.model_id)):
-                    raise rows.model_exists(request.model_id)
-                async with self._checks:
-                    report = await check_model_async(writer.path, request.max_batch_size)
-                async with self._files:
-                    file = await asyncio.to_thread(writer.commit)
-                    stored = await self._store.database.write(
-                        lambda connection: rows.put_model(
-                            connection,
-                            request,
-                            report,
-                            file=file,
-                            size_bytes=writer.size,
-                            created_by=principal.user_id,
-                            now=self._clock.now(),
-                        )
-                    )
+                return await self._serve(principal, request, writer)
+
+    async def serve_bytes(self, principal: Principal, request: ServeRequest, model: bytes) -> ServedModelInfo:
+        """Serve a small model that is in memory. Raises as `serve`."""
+        check_serve_request(request)
+        async with self._uploads:
+            with self._store.served.writer() as writer:
+                await asyncio.to_thread(writer.write, model)
+                return await self._serve(principal, request, writer)
+
+    async def _serve(self, principal: Principal, request: ServeRequest, writer: BlobWriter) -> ServedModelInfo:
+        if await self._store.database.read(lambda connection: rows.find_model(connection, request.model_id)):
+            raise rows.model_exists(request.model_id)
+        async with self._checks:
+            report = await check_model_async(writer.path, request.max_batch_size)
+        async with self._files:
+            file = await asyncio.to_thread(writer.commit)
+            stored = await self._store.database.write(
+                lambda connection: rows.put_model(
+                    connection,
+                    request,
+                    report,
+                    file=file,
+                    size_bytes=writer.size,
+                    created_by=principal.user_id,
+                    now=self._clock.now(),
+                )
+            )
         if stored.visibility == "public":
             await self._store.public.changed()
         logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
@@ -151,16 +172,28 @@ class ModelsService:
         finally:
             self._question_bytes -= taken
 
-    async def predict(self, model: StoredModel, question: Sequence[bytes]) -> list[bytes | memoryview]:
+    async def predict(
+        self, model: StoredModel, question: Sequence[bytes], *, max_answer_bytes: int | None = None
+    ) -> list[bytes | memoryview]:
         """The outputs for a question, both as safetensors bytes in pieces.
 
+        Args:
+            max_answer_bytes: of the outputs' values; None: as many as the model may give.
         Raises:
+            PayloadTooLarge: ``inference_answer_too_large``: for so many examples they are more.
             InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``: the model
                 can't compute with its values. Unavailable: the model can't answer now; the code says why.
         """
         arrays = await offload(sum(map(len, question)), _read, question)
         num_examples = check_question(arrays, model.report.inputs, model.max_batch_size)
         report = model.report
+        if max_answer_bytes is not None and port_bytes(report.outputs, num_examples) > max_answer_bytes:
+            raise PayloadTooLarge(
+                f"the answer for {num_examples} examples has more than {max_answer_bytes:,} bytes, the most that is sent in "
+                "this way; ask for fewer at once, or over HTTP",
+                code="inference_answer_too_large",
+                max_bytes=max_answer_bytes,
+            )
         servable = ServableModel(
             path=self._store.served.path(model.file),
             inputs=report.inputs,

@@ -52,12 +52,20 @@ def _request(fields: dict[str, bytes]) -> ServeRequest:
         except (InvalidInput, msgspec.ValidationError) as error:
             raise InvalidConfig(f"config is not the JSON that describes a served model: {error}") from error
     try:
-        texts = {name: data.decode().strip() for name, data in fields.items() if name in _PUBLISHED or name == "mpc"}
-        if texts.pop("mpc", "False").lower() not in ("false", "0", ""):
-            raise InvalidConfig("models are not shared out here; leave mpc away", field="mpc")
-        return msgspec.convert({name: _lower(name, text) for name, text in texts.items()}, ServeRequest, strict=False)
-    except (UnicodeDecodeError, msgspec.ValidationError) as error:
+        return read_published_fields({name: data.decode() for name, data in fields.items()})
+    except UnicodeDecodeError as error:
         raise InvalidConfig(f"the parts of the form do not describe a served model: {error}") from error
+
+
+def read_published_fields(fields: Mapping[str, str]) -> ServeRequest:
+    """What published clients say of a model, field by field; not checked. Raises InvalidConfig."""
+    texts = {name: text.strip() for name, text in fields.items() if name in _PUBLISHED or name == "mpc"}
+    if texts.pop("mpc", "False").lower() not in ("false", "0", ""):
+        raise InvalidConfig("models are not shared out here; leave mpc away", field="mpc")
+    try:
+        return msgspec.convert({name: _lower(name, text) for name, text in texts.items()}, ServeRequest, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"these fields do not describe a served model: {error}") from error
 
 
 def _lower(name: str, text: str) -> str:

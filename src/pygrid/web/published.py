@@ -1,0 +1,186 @@
+"""The WebSocket at ``/``: messages as clients of 2020 send them, one answer for each.
+
+    {"type": "run-inference", "request_id": 7, "token": "...", "model_id": "digits", ...}
+    {"request_id": 7, "success": true, "prediction": [[0.1, 0.9]]}
+
+Features say which types they answer (`Handler`); the app's state holds `Published` as ``published``. A handler does what the
+REST route of the same use case does, with the same permissions. What is refused is answered too, and the WebSocket stays open:
+``error`` is the published text where there is one, else in words; ``code`` is that of the error.
+
+Who is asking is told by a session's token: in the message (``token``), or by a message ``authentication`` before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from litestar import WebSocket, websocket
+from litestar.datastructures import State
+
+from pygrid.core.access import Permission, Principal
+from pygrid.errors import InvalidInput, PygridError, Unauthenticated
+from pygrid.web.auth import Authenticator, not_permitted
+from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
+from pygrid.web.requests import decode_json
+from pygrid.web.sockets import AsgiSocket
+
+logger = logging.getLogger(__name__)
+
+Message: TypeAlias = Mapping[str, Any]
+Answer: TypeAlias = dict[str, Any]
+Socket: TypeAlias = WebSocket[Any, Any, Any]
+
+IDLE_S = 600.0
+"""A WebSocket that brings nothing for so long is closed."""
+MAX_SOCKETS = 1000
+TRY_AGAIN = 1013
+"""Close code: there are as many as this app holds."""
+SYFT_VERSION = "0.2.9"
+"""Of the published clients, which refuse a Domain that names another one."""
+PUBLISHED_TEXTS = {
+    "unauthenticated": "Missing request key!",
+    "invalid_credentials": "Invalid credentials!",
+    "not_permitted": "User is not authorized for this operation!",
+    "model_not_found": "Model ID not found!",
+    "model_exists": "Model id already exists.",
+}
+"""Code of an error -> what clients of 2020 compare with."""
+
+
+class Caller:
+    """Who sends messages over one WebSocket."""
+
+    def __init__(self, authenticator: Authenticator, address: str) -> None:
+        self.address = address
+        self.token: str | None = None
+        """Of the session that an ``authentication`` began."""
+        self._authenticator = authenticator
+
+    async def principal(self, message: Message, permission: Permission | None = None) -> Principal:
+        """Who a message is from; looked up for each, so that a session that has ended counts no more.
+
+        Raises:
+            Unauthenticated: no token came, or none of a session. Forbidden: ``not_permitted``.
+        """
+        token = message.get("token") or self.token
+        if not isinstance(token, str):
+            raise Unauthenticated("send the token of a session as 'token', or a message 'authentication' first")
+        principal = await self._authenticator.authenticate(token)
+        if permission is not None and not principal.may(permission):
+            raise not_permitted(permission)
+        return principal
+
+
+Handler: TypeAlias = Callable[[Caller, Message], Awaitable[Answer]]
+
+
+class Published:
+    """What an app answers, by the type of the message, and how many talk to it."""
+
+    def __init__(self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS) -> None:
+        self.handlers = handlers
+        self.max_sockets = max_sockets
+        self.num_open = 0
+
+
+def text_field(message: Message, name: str) -> str:
+    """A text in a message. Raises InvalidInput: ``missing_field``: it is not there, or no text."""
+    value = message.get(name)
+    if not isinstance(value, str):
+        raise InvalidInput(f"the message needs a text {name!r}", code="missing_field", field=name)
+    return value
+
+
+def domain_messages(domain_id: str) -> dict[str, Handler]:
+    """What a Domain answers about itself."""
+
+    async def get_id(_caller: Caller, _message: Message) -> Answer:
+        return {"id": domain_id, "syft_version": SYFT_VERSION}
+
+    async def ping(_caller: Caller, _message: Message) -> Answer:
+        return {"alive": "True"}
+
+    return {"get-id": get_id, "socket-ping": ping}
+
+
+@websocket("/")
+async def converse(socket: Socket, state: State) -> None:
+    """Answer one message after the other, until the client goes."""
+    published: Published = state.published
+    await socket.accept()
+    if published.num_open >= published.max_sockets:
+        await socket.close(TRY_AGAIN, "too many connections; try again later")
+        return
+    published.num_open += 1
+    try:
+        await _serve(socket, published.handlers, state)
+    finally:
+        published.num_open -= 1
+
+
+async def _serve(socket: Socket, handlers: Mapping[str, Handler], state: State) -> None:
+    caller = Caller(state.authenticator, socket.client.host if socket.client else "")
+    end = AsgiSocket(socket)
+    try:
+        while True:
+            async with asyncio.timeout(IDLE_S):
+                text = await end.receive_text()
+            await end.send_text(msgspec.json.encode(await answer(handlers, caller, text)).decode())
+    except TimeoutError:
+        await end.close(NORMAL, "nothing came for long")
+    except SocketClosed:
+        return
+    except asyncio.CancelledError:
+        await end.close(GOING_AWAY)
+        raise
+
+
+async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> Answer:
+    """The answer to a message, whatever it is."""
+    if not text:
+        return {"error": "messages are JSON texts; those of PySyft (binary) are not understood here", "code": "invalid_input"}
+    try:
+        message = decode_json(text.encode())
+    except InvalidInput as error:
+        return {"error": _in_pythons_words(text) or error.detail, "code": error.code}
+    if not isinstance(message, dict):
+        return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
+    try:
+        found = await _handle(handlers, caller, message)
+    except PygridError as error:
+        found = refusal(error)
+    except Exception:
+        log_id = secrets.token_hex(8)
+        logger.exception("unexpected error", extra={"log_id": log_id})
+        found = {"error": f"The server failed to answer. Its log tells why under {log_id}.", "code": "internal"}
+    return {"request_id": message["request_id"], **found} if "request_id" in message else found
+
+
+async def _handle(handlers: Mapping[str, Handler], caller: Caller, message: Message) -> Answer:
+    kind = message.get("type")
+    handler = handlers.get(kind) if isinstance(kind, str) else None
+    if handler is None:
+        raise InvalidInput(f"no message of type {str(kind)[:100]!r} is known here", code="unknown_type")
+    return await handler(caller, message)
+
+
+def refusal(error: PygridError) -> Answer:
+    """What a client is told of an error."""
+    return {**error.fields, "success": False, "error": PUBLISHED_TEXTS.get(error.code, error.detail), "code": error.code}
+
+
+def _in_pythons_words(text: str) -> str:
+    """What Python says of a text that is no JSON, as the published answer does; empty if it has nothing to say."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        pass
+    return ""
