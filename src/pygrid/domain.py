@@ -15,7 +15,7 @@ from pygrid.edge import EdgeClient
 from pygrid.features.accounts.published import account_messages
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
-from pygrid.features.associations.domain_routes import router as associations_router
+from pygrid.features.associations.domain_routes import association_routes
 from pygrid.features.associations.domain_side import Description, DomainAssociations, DomainTerms
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
@@ -218,7 +218,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             datasets_router,
             jobs_router,
             workers_router,
-            associations_router,
+            *association_routes,
             *model_routes,
             converse,
         ],
