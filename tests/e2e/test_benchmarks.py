@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+import search
 from floor import Sum
 from loadgen import Connection, RequestFailed
 from pygrid.plans import Plan
@@ -60,6 +61,13 @@ async def test_cycles_and_large_reports_are_measured(tmp_path):
         *await measure_large(tmp_path / "large", num_devices=2, size=100_000),
     ]
     assert [figure.unit for figure in figures] == ["ms", "x", "x"]
+    assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.slow
+async def test_searches_are_measured(tmp_path):
+    figures = await search.measure(tmp_path, num_domains=4, distance_s=0.0)
+    assert [figure.unit for figure in figures] == ["ms"] * 3
     assert all(figure.value > 0 for figure in figures)
 
 
