@@ -16,6 +16,8 @@ from pygrid.features.associations.direct import DirectAddresses
 from pygrid.features.associations.fleet import Fleet
 from pygrid.features.associations.network_routes import network_routes
 from pygrid.features.associations.network_side import NetworkAssociations, NetworkTerms
+from pygrid.features.associations.nodes import LegacyNodes
+from pygrid.features.associations.published_routes import published_node_routes
 from pygrid.features.discovery.legacy import WithLegacy
 from pygrid.features.discovery.published import router as published_router
 from pygrid.features.discovery.routes import MAX_SEARCHES, SEARCH_WINDOW_S
@@ -77,6 +79,13 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     associations = NetworkAssociations(database, identity, fleet, clock, terms)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
     associations.on_change.append(direct.poke)
+    nodes = LegacyNodes(
+        database,
+        associations,
+        clock,
+        allow_private=settings.allow_private_addresses,
+        is_open=settings.legacy_open,
+    )
     discovery = DiscoveryService(WithLegacy(fleet, allow_private=settings.allow_private_addresses), settings.num_replicas)
 
     async def close_links() -> None:
@@ -100,7 +109,14 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     return build_app(
         title=f"Network {settings.id}",
         description="Connects Domains: they join, are watched, searched and reached here. No data passes in the clear.",
-        routes=[*account_routes(with_groups=False), *identity_routes(), *network_routes, search_router, published_router],
+        routes=[
+            *account_routes(with_groups=False),
+            *identity_routes(),
+            *network_routes,
+            *published_node_routes,
+            search_router,
+            published_router,
+        ],
         services={
             "settings": settings,
             "clock": clock,
@@ -111,6 +127,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             "links": fleet.links,
             "fleet": fleet,
             "associations": associations,
+            "nodes": nodes,
             "discovery": discovery,
             "searches": AttemptLimit(clock, MAX_SEARCHES, SEARCH_WINDOW_S),
         },

@@ -15,13 +15,14 @@ import httpx
 import msgspec
 import uvicorn
 from litestar import Litestar
-from web_support import People
+from web_support import People, running
 from websockets.asyncio.client import ClientConnection, connect
 
+from pygrid.domain import build_domain
 from pygrid.messages.associations import canonical
 from pygrid.messages.identity import from_base64url, to_base64url
 from pygrid.network import build_network
-from pygrid.settings import load_network_settings
+from pygrid.settings import load_network_settings, load_settings
 from pygrid.transport.identity import Identity, IdentityKey
 
 WAIT_S = 20.0
@@ -94,6 +95,47 @@ async def running_network(
             people = People(web)
             owner = await (people.owner() if sign_up else people.log_in("owner@example.org"))
             yield Net(app, url, bound, web, owner)
+
+
+class Dom:
+    """A Domain that is running in process, and its Owner."""
+
+    def __init__(self, web: httpx.AsyncClient, app: Any, owner: dict[str, str]) -> None:
+        self.web, self.app, self.owner = web, app, owner
+
+    async def associations(self) -> list[dict[str, Any]]:
+        answer = await self.web.get("/associations", headers=self.owner)
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["associations"]
+        return found
+
+    async def until(self, **wanted: Any) -> dict[str, Any]:
+        """Its one association, once that is as wanted."""
+
+        async def holds() -> Any:
+            found = await self.associations()
+            return found[0] if found and all(found[0][name] == value for name, value in wanted.items()) else None
+
+        found: dict[str, Any] = await until(holds)
+        return found
+
+
+@asynccontextmanager
+async def running_domain(folder: Path, name: str = "alice", *, sign_up: bool = True, **given: Any) -> AsyncIterator[Dom]:
+    app = build_domain(load_settings({}, data_dir=folder, id=name, **given))
+    async with running(app) as web:
+        people = People(web)
+        owner = await (people.owner() if sign_up else people.log_in("owner@example.org"))
+        yield Dom(web, app, owner)
+
+
+async def until_listed(net: Net, name: str, association: str = "accepted", **wanted: Any) -> dict[str, Any]:
+    async def holds() -> Any:
+        found = (await net.list(association)).get(name)
+        return found if found and all(found[key] == value for key, value in wanted.items()) else None
+
+    found: dict[str, Any] = await until(holds)
+    return found
 
 
 class Impostor:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from network_support import SECRET, Net, running_network, until
-from web_support import People, assert_problem, running
+from network_support import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
+from web_support import People, assert_problem
 
 from pygrid.domain import build_domain
 from pygrid.features.associations import connector
@@ -34,47 +33,6 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 async def net(tmp_path: Path) -> AsyncIterator[Net]:
     async with running_network(tmp_path / "net") as found:
         yield found
-
-
-class Dom:
-    """A Domain that is running in process, and its Owner."""
-
-    def __init__(self, web: httpx.AsyncClient, app: Any, owner: dict[str, str]) -> None:
-        self.web, self.app, self.owner = web, app, owner
-
-    async def associations(self) -> list[dict[str, Any]]:
-        answer = await self.web.get("/associations", headers=self.owner)
-        assert answer.status_code == 200, answer.text
-        found: list[dict[str, Any]] = answer.json()["associations"]
-        return found
-
-    async def until(self, **wanted: Any) -> dict[str, Any]:
-        """Its one association, once that is as wanted."""
-
-        async def holds() -> Any:
-            found = await self.associations()
-            return found[0] if found and all(found[0][name] == value for name, value in wanted.items()) else None
-
-        found: dict[str, Any] = await until(holds)
-        return found
-
-
-@asynccontextmanager
-async def running_domain(folder: Path, name: str = "alice", *, sign_up: bool = True, **given: Any) -> AsyncIterator[Dom]:
-    app = build_domain(load_settings({}, data_dir=folder, id=name, **given))
-    async with running(app) as web:
-        people = People(web)
-        owner = await (people.owner() if sign_up else people.log_in("owner@example.org"))
-        yield Dom(web, app, owner)
-
-
-async def until_listed(net: Net, name: str, association: str = "accepted", **wanted: Any) -> dict[str, Any]:
-    async def holds() -> Any:
-        found = (await net.list(association)).get(name)
-        return found if found and all(found[key] == value for key, value in wanted.items()) else None
-
-    found: dict[str, Any] = await until(holds)
-    return found
 
 
 async def test_a_domain_asks_waits_is_accepted_and_seen(net: Net, tmp_path: Path) -> None:
@@ -319,8 +277,6 @@ async def test_another_network_at_the_known_address_is_refused(tmp_path: Path) -
 
 
 async def test_a_direct_address_is_named_once_the_domain_answers_there(net: Net, tmp_path: Path) -> None:
-    from network_support import served
-
     token = await net.invite(max_uses=10)
     settings = load_settings({}, data_dir=tmp_path / "real", id="alice")
     app = build_domain(settings)
@@ -348,8 +304,6 @@ async def test_a_direct_address_is_named_once_the_domain_answers_there(net: Net,
 
 async def test_a_checked_address_is_public(net: Net, tmp_path: Path) -> None:
     import socket
-
-    from network_support import served
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -11,6 +11,7 @@ from litestar.params import JSONBody, PathParameter
 from pygrid.core.access import Permission
 from pygrid.features.associations.domain_side import DomainAssociations
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
+from pygrid.messages.nodes import AssociationAsk, AssociationMessage, AssociationRequest
 from pygrid.web.auth import require
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
@@ -56,4 +57,63 @@ async def leave_network(request: AppRequest, state: State, association_id: Assoc
     return await _service(state).leave(request.user, association_id)
 
 
-router = Router("/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"])
+# The same under the names of 2021
+
+
+@get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+async def list_requests(state: State) -> list[AssociationRequest]:
+    """The Networks that this Domain has asked."""
+    return [_request(info) for info in await _service(state).list_networks()]
+
+
+@get(
+    "/association-requests/{association_id:int}",
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def get_request(state: State, association_id: AssociationId) -> AssociationRequest:
+    """One of them."""
+    return _request(await _service(state).get_network(association_id))
+
+
+@post(
+    "/association-requests/request",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 409, 413),
+)
+async def request_association(request: AppRequest, state: State, data: JSONBody[AssociationAsk]) -> AssociationMessage:
+    """Ask the Network at this address to let this Domain in."""
+    await _service(state).join(request.user, data.address, None)
+    return AssociationMessage("Association request sent!")
+
+
+@delete(
+    "/association-requests/{association_id:int}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def delete_request(request: AppRequest, state: State, association_id: AssociationId) -> AssociationMessage:
+    """Leave a Network."""
+    await _service(state).leave(request.user, association_id)
+    return AssociationMessage("Association request deleted!")
+
+
+def _request(info: AssociationInfo) -> AssociationRequest:
+    accepted = info.updated_at if info.state == "accepted" else None
+    return AssociationRequest(info.id, info.name or "", info.network, info.state, info.created_at, accepted)
+
+
+association_routes = [
+    Router("/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]),
+    Router(
+        "/",
+        route_handlers=[list_requests, get_request, request_association, delete_request],
+        tags=["association-requests"],
+    ),
+]
+"""The app's state needs ``associations``, a `DomainAssociations`."""
