@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from handmade import logistic_data
+from model_support import WEIGHT, linear
 from test_job_crash import BINDING, COUNT, DATASETS, JOBS, LONG, POLICY, TERMS, Site
 
 from pygrid.tensors import decode, encode
@@ -156,6 +158,15 @@ def test_jobs_run_on_another_machine_where_the_policy_allows_it(running: Running
         # One file of a kind for all of these jobs, and no column that none of them is bound to.
         kept = [path for path in (running.folder / "kept").iterdir() if not path.name.startswith(".")]
         assert len(kept) == 4
+        # A stranger's model answers there too, for as many records as were asked for.
+        config = {"dataset": running.open, "kind": "predict", "reason": "r", "binding": {"x": "x"}, "max_records": 7}
+        files = {"config": _json(config), "model": linear()}
+        predict = site.call("POST", JOBS, site.scientist, files=files)["id"]
+        site.approve(predict, "waiting")
+        job = running.finished(predict)
+        assert (job["state"], job["facts"]["worker"], job["facts"]["num_records"]) == ("held", "gpu-1", 7)
+        found = decode(httpx.get(f"{site.address}{JOBS}/{predict}/result", headers=site.owner).content)[0]["y"]
+        np.testing.assert_allclose(found, logistic_data(300)["x"][:7] @ WEIGHT, rtol=1e-5)
         process.terminate()
         assert process.wait(10) == 0
     assert "Traceback" not in (running.folder / "worker.log").read_text()
