@@ -19,6 +19,7 @@
     ├── TooSlow                  408  the peer stalled
     ├── TooManyRequests          429  come back after `retry_after_s`
     ├── Unavailable              503  the server cannot do this now
+    ├── StorageFull              507  the server's disk has no room for it
     └── AuthoringError           a plan's source that cannot be turned into a plan (client side only)
 
 Each error carries a stable ``code`` (snake_case, part of the published interface), an HTTP ``status``, a ``detail`` for people,
@@ -131,6 +132,10 @@ class TooManyRequests(PygridError):
 
 class Unavailable(PygridError):
     status, default_code = 503, "unavailable"
+
+
+class StorageFull(PygridError):
+    status, default_code = 507, "storage_full"
 
 
 class AuthoringError(PygridError):

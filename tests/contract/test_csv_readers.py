@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,11 @@ from hypothesis import strategies as st
 
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import PygridError
-from pygrid.features.datasets.formats import csv_pieces, csv_text
+from pygrid.features.datasets.formats import csv_arrow, csv_pieces, csv_text
 from pygrid.features.datasets.formats.csv_text import read
 from pygrid.features.datasets.formats.sink import Sink
+
+assert csv_arrow.__name__ == csv_text._FAST, "it is loaded, so it is used"
 
 Outcome = tuple[Schema, list[bytes]] | str
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null")
@@ -40,7 +43,10 @@ def stored(text: bytes, *, with_arrow: bool, **sink: Any) -> Outcome:
         (folder / "columns").mkdir()
         made = Sink(folder / "columns", uploaded_bytes=len(text), **sink)
         try:
-            read(folder / "file", made, with_arrow=with_arrow)
+            with pytest.MonkeyPatch.context() as patch, (folder / "file").open("rb") as file:
+                if not with_arrow:
+                    patch.delitem(sys.modules, csv_text._FAST, raising=False)
+                read(file, made)
             schema = made.finish()
         except PygridError as error:
             return f"{error.code} {error.fields.get('line', '')}".strip()

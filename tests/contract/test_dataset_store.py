@@ -7,6 +7,7 @@ with a code comes of it; a reader runs code or writes elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import io
 import pickle
@@ -20,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -31,8 +33,8 @@ from hypothesis.extra import numpy as hnp
 from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
-from pygrid.features.datasets.conversion import Conversion, check_alike, convert, convert_in_child
-from pygrid.features.datasets.formats import csv_text, tell_format
+from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
+from pygrid.features.datasets.formats import csv_pieces, csv_text, tell_format
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
@@ -201,7 +203,8 @@ def test_kinds_of_csv_columns_are_told_from_all_values(store: Callable[..., Any]
 
 
 def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_text, "VALUES_AT_ONCE", 1000)
+    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
+    monkeypatch.setattr(csv_text, "PREFIX_BYTES", 1000)
     many = 2500
     lines = ["n"] + ["1"] * many
     assert store("\n".join(lines).encode())[1]["n"].dtype == np.int64
@@ -214,8 +217,9 @@ def test_many_numbers_are_read_as_few_are(store: Callable[..., Any], monkeypatch
     values = generator.random(2000) * 10.0 ** generator.integers(-300, 300, 2000)
     lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0", "1e400"]
     expected = [float(line) if line not in ("", "NA") else np.nan for line in lines]
-    for many in (1, 10**9):
-        monkeypatch.setattr(csv_text, "MANY", many)
+    for small_bytes in (10**9, 1):
+        monkeypatch.setattr(csv_text, "SMALL_BYTES", small_bytes)
+        monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
         for text in (lines, lines[:2000]):
             _, mapped = store("\n".join(["n,m", *(f"{line},1" for line in text)]).encode())
             np.testing.assert_array_equal(mapped["n"], np.array(expected[: len(text)]))
@@ -565,10 +569,36 @@ def test_a_deleted_dataset_frees_its_name_and_keeps_its_number(migrated: Databas
     migrated.write_now(check)
 
 
+async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None:
+    """Long before it would have ended by itself, and no process stays; the turn goes to the next."""
+    source = tmp_path / "long.csv"
+    with source.open("wb") as file:
+        file.write(b"a,b\n")
+        for _ in range(300):
+            file.write(b'1,x "y"\n' * 20_000)  # what takes the careful reader: half a minute
+    converter = Converter()
+    tasks = []
+    for number in range(2):
+        (tmp_path / f"draft{number}").mkdir()
+        asked = conversion(source, tmp_path / f"draft{number}", skip=("b",))
+        tasks.append(asyncio.create_task(converter.convert(asked)))
+    before = psutil.Process().children()
+    while len(psutil.Process().children()) < len(before) + 2:  # noqa: ASYNC110 - of a thread
+        await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [asyncio.CancelledError] * 2
+    assert psutil.Process().children() == before
+    (tmp_path / "short.csv").write_bytes(b"a\n1\n")
+    (tmp_path / "draft2").mkdir()
+    assert (await converter.convert(conversion(tmp_path / "short.csv", tmp_path / "draft2"))).num_records == 1
+
+
 def test_without_pyarrow_the_other_formats_are_read(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pygrid.features.datasets.formats.arrow_tables", raising=False)
-    monkeypatch.setattr(csv_text, "MANY", 1)
+    monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
+    monkeypatch.setattr(csv_text, "SMALL_BYTES", 1)
     arrays = {"a": np.arange(3.0)}
     for form in ("csv", "npz", "safetensors"):
         np.testing.assert_array_equal(store(write(form, arrays))[1]["a"], arrays["a"])

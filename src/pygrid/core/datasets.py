@@ -304,7 +304,7 @@ def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float |
 
 
 def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
-    """What was declared of the columns of a version, to hold for its successor."""
+    """Declarations that make another table like this one: the next version of it, or an uploaded mock twin."""
     return tuple(
         ColumnDeclaration(
             column.name,

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from pygrid import sandbox
 from pygrid.errors import PygridError, Unavailable
@@ -56,15 +57,42 @@ class ChildLimits:
     max_output_bytes: int
 
 
+class Stop:
+    """Tells a thread in `run_child` to end its child. Use it as a context manager around that call."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.is_set = False
+
+    def set(self) -> None:
+        """End the child, now or as soon as there is one."""
+        self.is_set = True
+        os.write(self._write, b"x")
+
+    def fileno(self) -> int:
+        """Can be read once it is set."""
+        return self._read
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
 def run_child(
     module: str,
     parts: Sequence[bytes],
     *,
     limits: ChildLimits,
     failed: Callable[[str], PygridError],
+    stop: Stop | None = None,
 ) -> bytes:
     """Run ``python -m module`` on these input parts and give its answer.
 
+    Args:
+        stop: ends the child from another thread.
     Raises:
         PygridError: what ``failed`` makes of the reason, if the child does not end well, in time, with a short enough answer.
     """
@@ -79,7 +107,7 @@ def run_child(
         start_new_session=True,
     )
     try:
-        output = _exchange(process, parts, limits)
+        output = _exchange(process, parts, limits, stop)
     finally:
         # Before the child is waited for: until then its number is its own, and so is that of its group, which may hold others.
         # A child that closed its output has ended, or has nothing more to say.
@@ -89,6 +117,8 @@ def run_child(
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+    if output is None and stop is not None and stop.is_set:
+        raise failed("it was stopped")
     if output is None:
         raise failed(f"it took longer than {limits.wall_s:g} s")
     if len(output) > limits.max_output_bytes:
@@ -114,8 +144,8 @@ def _warn_once(module: str) -> None:
         )
 
 
-def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits) -> bytes | None:
-    """Write and read at once, so that neither side can block the other; None when time is up."""
+def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits, stop: Stop | None) -> bytes | None:
+    """Write and read at once, so that neither side can block the other; None when time is up, or it is to stop."""
     assert process.stdin is not None
     assert process.stdout is not None
     deadline = time.monotonic() + limits.wall_s
@@ -125,6 +155,8 @@ def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: 
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         selector.register(process.stdin, selectors.EVENT_WRITE)
+        if stop is not None:
+            selector.register(stop, selectors.EVENT_READ)
         while selector.get_map():
             left = deadline - time.monotonic()
             ready = selector.select(left) if left > 0 else []
@@ -136,6 +168,8 @@ def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: 
                     answer += chunk
                     if not chunk or len(answer) > limits.max_output_bytes:
                         return bytes(answer)
+                elif key.fileobj is stop:
+                    return None
                 else:
                     pending = _write(process, pending)
                     if not pending:
@@ -160,13 +194,14 @@ def _death(code: int) -> str:
     return f"it ended with code {code} and without an answer"
 
 
-def limit_this_process(arguments: Sequence[str], *, max_file_bytes: int = 0, num_files: int = _MAX_OPEN_FILES) -> None:
+def limit_this_process(arguments: Sequence[str], *, max_file_bytes: int | None = 0, num_files: int = _MAX_OPEN_FILES) -> None:
     """In the child: take on the limits that `run_child` passed, before anything of a stranger is read."""
     import resource
 
     memory, cpu = int(arguments[0]), int(arguments[1])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    if max_file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     num_files = num_files if most == resource.RLIM_INFINITY else min(num_files, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (num_files, num_files))

@@ -12,17 +12,22 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_plan_averaging import PLANS, diffs
 from test_plan_gate import PLAN, with_node
 
-from pygrid.errors import InvalidPlan
+from pygrid.core.datasets import DatasetLimits, Schema
+from pygrid.errors import InvalidPlan, PygridError
+from pygrid.features.datasets.conversion import Conversion, convert, convert_in_child
 from pygrid.plans import child
 from pygrid.plans.gate import GateLimits, check_in_child
 from pygrid.plans.serving import ServingLimits
@@ -34,20 +39,21 @@ if os.getuid() == 0:
 
 # The real child, in which the parser is replaced by what took it over.
 TAKEN_OVER = """
-import importlib, json, os, sys
+import importlib, json, os, pkgutil, sys
 import numpy
-from pygrid.errors import InvalidPlan
+from pygrid.errors import InvalidPlan, PygridError
 from pygrid.sandbox.probes import try_all
 child, patched, secret, writes, as_nobody = sys.argv[3:8]
 main = importlib.import_module(child)
 lock_in = main.lock_in
-module, _, name = patched.rpartition(".")
+holder, _, name = patched.rpartition(".")
+holder = pkgutil.resolve_name(holder)
 
 def taken_over(*_):
     found = try_all(secret, writes=writes == "1")
     raise InvalidPlan(json.dumps({one.name: one.detail for one in found if one.allowed} | {"tried": len(found)}), code="x")
 
-setattr(importlib.import_module(module), name, taken_over)
+setattr(holder, name, taken_over)
 
 def lock_in_as_user(arguments, **more):
     if as_nobody == "1":  # only now, as this user may not read where Python is installed
@@ -73,7 +79,20 @@ def serving(folder: Path) -> tuple[str, str, list[bytes]]:
 def averaging(folder: Path) -> tuple[str, str, list[bytes]]:
     (folder / "diff").write_bytes(encode({"w": np.zeros(3, np.float32)}))
     parts = [msgspec.json.encode({"refs": [[str(folder / "diff"), 0, None]]}), b"plan"]
-    return "pygrid.plans.averaging_child", "pygrid.plans.averaging_child.Plan.from_bytes", parts
+    return "pygrid.plans.averaging_child", "pygrid.plans.averaging_child:Plan.from_bytes", parts
+
+
+def converting(folder: Path) -> tuple[str, str, list[bytes]]:
+    (folder / "file").write_bytes(b"a\n1\n")
+    (folder / "draft").mkdir()
+    (folder / "draft").chmod(0o777)
+    patched = "pygrid.features.datasets.formats:Reader.read"
+    return "pygrid.features.datasets.conversion_child", patched, [conversion_of(folder / "file", folder / "draft")]
+
+
+def conversion_of(source: Path, draft: Path) -> bytes:
+    asked = Conversion(str(source), str(draft), None, (), (), None, None, DatasetLimits())
+    return msgspec.json.encode(asked)
 
 
 def in_taken_over_child(
@@ -86,12 +105,9 @@ def in_taken_over_child(
     for each in (folder, *folder.parents):
         if str(each).startswith("/tmp/"):
             each.chmod(0o755)
-    program = TAKEN_OVER
-    if patched.endswith("Plan.from_bytes"):
-        program = program.replace("importlib.import_module(module)", "sys.modules[child].Plan")
     flags = [str(int(writes)), str(int(as_nobody))]
     done = subprocess.run(
-        [sys.executable, "-I", "-c", program, str(MEMORY_BYTES), str(CPU_S), module, patched, str(secret), *flags],
+        [sys.executable, "-I", "-c", TAKEN_OVER, str(MEMORY_BYTES), str(CPU_S), module, patched, str(secret), *flags],
         input=b"".join(len(part).to_bytes(8, "little") + part for part in parts),
         capture_output=True,
         timeout=60,
@@ -107,11 +123,11 @@ def in_taken_over_child(
 
 
 @pytest.mark.parametrize("as_nobody", USERS)
-@pytest.mark.parametrize("which", [gate, serving, averaging])
+@pytest.mark.parametrize("which", [gate, serving, averaging, converting])
 def test_a_child_that_was_taken_over_reaches_nothing(
     tmp_path: Path, which: Callable[[Path], tuple[str, str, list[bytes]]], as_nobody: bool
 ) -> None:
-    locked_in, came_through = in_taken_over_child(which, tmp_path, writes=False, as_nobody=as_nobody)
+    locked_in, came_through = in_taken_over_child(which, tmp_path, writes=which is converting, as_nobody=as_nobody)
     assert locked_in
     assert came_through.pop("tried") > 25
     assert came_through == {}
@@ -157,11 +173,10 @@ def test_a_child_that_is_locked_in_causes_no_warning(caplog: pytest.LogCaptureFi
 IMPORTS = """
 import importlib, sys
 main = importlib.import_module(sys.argv[3])
-lock_in, before = main.lock_in, set()
+before = set()
 
-def noting(arguments, **more):
+def noting(arguments, **more):  # in place of the sandbox, behind which an import fails without a word
     before.update(sys.modules)
-    return lock_in(arguments, **more)
 
 main.lock_in = noting
 main.main()
@@ -193,6 +208,71 @@ def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
         assert_nothing_imported("pygrid.plans.averaging_child", [msgspec.json.encode({"refs": refs}), plan.data])
 
 
+def uploads(folder: Path) -> Iterator[bytes]:
+    """Files of all formats, good and bad, small and large."""
+    values, texts = np.arange(200_000.0), np.array(["x", "yy", "ü"])
+    for save, arrays in (
+        (np.savez, {"a": values, "t": texts[np.arange(200_000) % 3]}),
+        (np.savez_compressed, {"a": values}),
+        (np.savez, {"a": np.asfortranarray(np.ones((3, 4)))}),
+        (np.savez, {"a": np.array([None, 1], dtype=object)}),
+    ):
+        save(folder / "x.npz", **arrays)  # type: ignore[operator]
+        yield (folder / "x.npz").read_bytes()
+        yield (folder / "x.npz").read_bytes()[:-100]
+    with zipfile.ZipFile(folder / "z.zip", "w") as archive:
+        archive.writestr("\N{GREEK SMALL LETTER ALPHA}.npy", b"\x93NUMPY\x02\x00" + b"x" * 100)
+    yield (folder / "z.zip").read_bytes()
+    yield encode({"a": values})
+    yield encode({"a": values})[:-1]
+    rows = b"".join(b'%d,1.5,"word %d",true,NA\n' % (n, n % 5) for n in range(100_000))
+    for tail in (b"", b"x,y,z,\xff,1\n", b"1,2\n", b'1,2,3,4,"5', b"1,+1e400,\xc3\xbc,5,5\n"):
+        yield b"a,b,c,d,e\n" + rows[:1000] + tail
+        yield b"a,b,c,d,e\n" + rows + tail
+    table = pa.table({"a": values, "t": texts[np.arange(200_000) % 3], "n": pa.array([None, 1.5] * 100_000)})
+    for codec in ("snappy", "zstd", "gzip", "none"):
+        pq.write_table(table, folder / "x.parquet", compression=codec)
+        yield (folder / "x.parquet").read_bytes()
+    yield (folder / "x.parquet").read_bytes()[:-50]
+    for codec in (None, "zstd", "lz4"):
+        with pa.ipc.new_file(folder / "x.arrow", table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        yield (folder / "x.arrow").read_bytes()
+    with pa.ipc.new_stream(folder / "x.arrows", table.schema) as writer:
+        writer.write_table(table)
+    yield (folder / "x.arrows").read_bytes()
+    yield (folder / "x.arrows").read_bytes()[:-500_000]
+
+
+@pytest.mark.slow
+def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path) -> None:
+    for number, content in enumerate(uploads(tmp_path)):
+        (tmp_path / "file").write_bytes(content)
+        draft = tmp_path / f"draft{number}"
+        draft.mkdir()
+        parts = [conversion_of(tmp_path / "file", draft)]
+        assert_nothing_imported("pygrid.features.datasets.conversion_child", parts)
+
+
+@pytest.mark.slow
+def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_warned", set())
+
+    def outcome(read: Callable[[Conversion], Schema], draft: Path) -> tuple[object, dict[str, bytes]]:
+        draft.mkdir()
+        try:
+            schema: object = read(Conversion(str(tmp_path / "file"), str(draft), None, (), (), None, None, DatasetLimits()))
+        except PygridError as error:
+            return (error.code, error.detail), {}
+        return schema, {path.name: path.read_bytes() for path in draft.iterdir()}
+
+    for number, content in enumerate(uploads(tmp_path)):
+        (tmp_path / "file").write_bytes(content)
+        behind = outcome(convert_in_child, tmp_path / f"behind{number}")
+        assert behind == outcome(convert, tmp_path / f"before{number}")
+    assert child._warned == set()
+
+
 def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-c", IMPORTS, str(MEMORY_BYTES), str(CPU_S), module],
@@ -203,4 +283,3 @@ def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
         env=child._ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout[:1] == b"\x01"

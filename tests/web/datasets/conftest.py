@@ -12,7 +12,7 @@ from pygrid.settings import DomainSettings
 @pytest.fixture(autouse=True)
 def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in this process; the child has tests of its own."""
-    monkeypatch.setattr(conversion, "convert_in_child", conversion.convert)
+    monkeypatch.setattr(conversion, "convert_in_child", lambda asked, _stop: conversion.convert(asked))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pygrid.settings import DomainSettings
 @pytest.fixture(autouse=True)
 def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and plans are checked in this process; the children have tests of their own. Workers are real."""
-    monkeypatch.setattr(conversion, "convert_in_child", conversion.convert)
+    monkeypatch.setattr(conversion, "convert_in_child", lambda asked, _stop: conversion.convert(asked))
     monkeypatch.setattr("pygrid.features.jobs.checking.check_async", gate_in_process)
 
 

@@ -1,22 +1,25 @@
 """Turns an uploaded file into a folder of columns, in a child process: readers of files meet hostile bytes.
 
-The child has limits on memory, time and file size. One that dies takes nothing along but the upload that it was working on.
+The child has limits on memory, time and file size, and is locked in a sandbox that lets it write to that folder. One that dies
+takes nothing along but the upload that it was working on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import InvalidDataset, PygridError, from_problem
-from pygrid.features.datasets.formats import read_file
+from pygrid.features.datasets.formats import Reader, find_reader, num_bytes, tell_format
 from pygrid.features.datasets.formats.sink import Sink
 from pygrid.messages.datasets import Format
-from pygrid.plans.child import ChildLimits, run_child
+from pygrid.plans.child import ChildLimits, Stop, run_child
 
 _CHILD = "pygrid.features.datasets.conversion_child"
 _LIMITS = ChildLimits(memory_bytes=4 * 1024**3, cpu_s=4 * 3600, wall_s=4 * 3600.0, max_output_bytes=256 * 1024**2)
@@ -52,67 +55,73 @@ class Converter:
     async def convert(self, conversion: Conversion) -> Schema:
         """Write the columns of a file into its folder; gives their schema.
 
-        A caller that is cancelled still waits for the child, which is at work in a folder that the caller will remove.
+        If the caller is cancelled, the child is ended; it has ended when this returns, so that its folder can be removed.
 
         Raises:
             InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
         """
         async with self._turn:
-            work = asyncio.ensure_future(asyncio.to_thread(convert_in_child, conversion))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait([work])
-                raise
+            with Stop() as stop:
+                work = asyncio.ensure_future(asyncio.to_thread(convert_in_child, conversion, stop))
+                try:
+                    return await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    stop.set()
+                    await asyncio.wait([work])
+                    raise
 
 
-def convert_in_child(conversion: Conversion) -> Schema:
+def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Schema:
     """`convert` in a process of its own; blocks."""
-    answer = run_child(_CHILD, [msgspec.json.encode(conversion)], limits=_LIMITS, failed=_failed)
+    answer = run_child(_CHILD, [msgspec.json.encode(conversion)], limits=_limits(conversion), failed=_failed, stop=stop)
     reply = msgspec.json.decode(answer, type=Reply)
     if reply.schema is None:
         raise from_problem(reply.problem)
     return reply.schema
 
 
-def convert(conversion: Conversion) -> Schema:
+def _limits(conversion: Conversion) -> ChildLimits:
+    with Path(conversion.source).open("rb") as file:
+        if tell_format(file.read(16)) != "arrow":
+            return _LIMITS
+        # It is mapped as a whole, which takes addresses and no memory.
+        return replace(_LIMITS, memory_bytes=_LIMITS.memory_bytes + num_bytes(file))
+
+
+LockIn = Callable[[BinaryIO], Path]
+"""Closes a sandbox around this process, in which an open file can be read; gives the path of the folder to write to."""
+
+
+def convert(conversion: Conversion, lock_in: LockIn | None = None) -> Schema:
     """Write the columns of a file into its folder; gives their schema.
 
+    Args:
+        lock_in: called before anything but the first bytes of the file is read.
     Raises:
         InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
     """
-    source = Path(conversion.source)
+    with Path(conversion.source).open("rb") as file:
+        reader = find_reader(file, conversion.format)
+        uploaded_bytes = num_bytes(file)
+        folder = Path(conversion.folder) if lock_in is None else lock_in(file)
+        return _convert(conversion, reader, folder, uploaded_bytes)
+
+
+def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Schema:
     sink = Sink(
-        Path(conversion.folder),
+        folder,
         declared=conversion.columns,
         skip=conversion.skip,
         subject=conversion.subject,
         max_records_per_subject=conversion.max_records_per_subject,
         limits=conversion.limits,
-        uploaded_bytes=source.stat().st_size,
+        uploaded_bytes=uploaded_bytes,
     )
     try:
-        read_file(source, conversion.format, sink)
+        reader.read(sink)
         return sink.finish()
     finally:
         sink.close()
-
-
-def declare_like(schema: Schema) -> tuple[ColumnDeclaration, ...]:
-    """Declarations that make an uploaded mock twin a table like the real one."""
-    return tuple(
-        ColumnDeclaration(
-            column.name,
-            column.dtype,
-            column.unit,
-            column.meaning,
-            column.description,
-            column.min,
-            column.max,
-            column.categories if column.declared else None,
-        )
-        for column in schema.columns
-    )
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:

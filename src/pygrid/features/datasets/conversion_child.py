@@ -1,39 +1,41 @@
-"""The child process of `pygrid.features.datasets.conversion`: limits first, then the file."""
+"""The child process of `pygrid.features.datasets.conversion`: limits first, then the sandbox, then the file."""
 
 from __future__ import annotations
 
 import errno
-import resource
 import sys
+from pathlib import Path
+from typing import BinaryIO
 
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, read_parts, write_answer
+from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
+from pygrid.sandbox import Output
 
 _MAX_OPEN_FILES = 4096 + 256
 """One for each column, and some."""
 
 
-def _limit(memory_bytes: int, cpu_s: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(_MAX_OPEN_FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-
-
 def main() -> None:
-    _limit(int(sys.argv[1]), int(sys.argv[2]))
+    limit_this_process(sys.argv[1:], max_file_bytes=None, num_files=_MAX_OPEN_FILES)
     import msgspec
 
-    from pygrid.errors import PygridError, Unavailable
+    from pygrid.errors import PygridError, StorageFull
     from pygrid.features.datasets.conversion import Conversion, Reply, convert
 
     (raw,) = read_parts()
     conversion = msgspec.json.decode(raw, type=Conversion)
-    largest = conversion.limits.max_total_bytes
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    def lock_in_with(file: BinaryIO) -> Path:
+        layers = lock_in(
+            sys.argv[1:],
+            keep={file.fileno()},
+            threads=True,
+            num_files=_MAX_OPEN_FILES,
+            output=Output(conversion.folder, conversion.limits.max_total_bytes),
+        )
+        return Path("/" if layers is not None and layers.empty_root else conversion.folder)
+
     try:
-        reply = Reply(schema=convert(conversion))
+        reply = Reply(schema=convert(conversion, lock_in_with))
     except PygridError as error:
         reply = Reply(problem=error.to_problem())
     except MemoryError:
@@ -41,8 +43,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        full = Unavailable("the disk of this Domain is full; nothing of the upload was kept", code="storage_full")
-        reply = Reply(problem=full.to_problem())
+        reply = Reply(problem=StorageFull("the disk of this Domain is full; nothing of the upload was kept").to_problem())
     write_answer(msgspec.json.encode(reply))
 
 

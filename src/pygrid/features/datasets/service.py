@@ -46,7 +46,7 @@ from pygrid.errors import (
     Unavailable,
     from_problem,
 )
-from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, declare_like
+from pygrid.features.datasets.conversion import Conversion, Converter, check_alike
 from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
 from pygrid.messages.datasets import (
     DatasetInfo,
@@ -246,7 +246,7 @@ class DatasetsService:
 
     async def _make_mock(self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema) -> rows.Mock:
         if form.mock is not None:
-            like = msgspec.structs.replace(request, columns=_with_sources(declare_like(schema), request), format=None)
+            like = msgspec.structs.replace(request, columns=_with_sources(declarations_of(schema), request), format=None)
             try:
                 check_alike(await self._convert(form.mock, draft, like, self._mock_limits), schema)
             except (InvalidInput, PayloadTooLarge) as error:

@@ -1,14 +1,15 @@
-"""Readers of the formats in which datasets arrive: each goes through a file once or twice in bounded memory and hands pieces of
-columns to a `Sink`. None unpickles, and none uses a name from the file as a path.
+"""Readers of the formats in which datasets arrive: each goes through an open file in bounded memory and hands pieces of columns
+to a `Sink`. None unpickles, none opens a file, and none uses a name from the file as a path.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
+import os
 import zlib
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from pygrid.errors import InvalidDataset
 from pygrid.features.datasets.formats.sink import Sink
@@ -20,7 +21,7 @@ _READERS = {
     "npz": "pygrid.features.datasets.formats.npz",
     "safetensors": "pygrid.features.datasets.formats.tensors",
 }
-"""Format -> module with ``read(path, sink)``; each is loaded when it is needed."""
+"""Format -> module with ``read(file, sink)``; each is loaded when it is needed."""
 _OUR_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES))
 """What an OSError says of this machine. Others come of the file: one that lies about an offset makes a reader seek there."""
 
@@ -38,14 +39,36 @@ def tell_format(first: bytes) -> str:
     return "csv"
 
 
-def read_file(path: Path, wanted: str | None, sink: Sink) -> None:
-    """Read a file of the wanted format (None: of the one that it looks like) into the sink.
+@dataclass(frozen=True)
+class Reader:
+    """What reads an open file. All that it needs is imported, so that it can work where no file can be opened."""
+
+    format: str
+    _file: BinaryIO
+    _module: Any
+
+    def read(self, sink: Sink) -> None:
+        """Read the file into the sink.
+
+        Raises:
+            InvalidDataset, InvalidTensors, PayloadTooLarge: names what cannot be taken.
+        """
+        try:
+            self._module.read(self._file, sink)
+        except (OSError, EOFError, zlib.error, UnicodeError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno in _OUR_TROUBLE:
+                raise
+            raise malformed(self.format, error) from error
+
+
+def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
+    """The reader of a file of the wanted format (None: of the one that it looks like). Looks at its first bytes only.
 
     Raises:
-        InvalidDataset, InvalidTensors, PayloadTooLarge: names what cannot be taken.
+        InvalidDataset: ``dataset_format_mismatch``. InvalidInput: ``dataset_format_unavailable``.
     """
-    with path.open("rb") as file:
-        found = tell_format(file.read(16))
+    found = tell_format(file.read(16))
+    file.seek(0)
     chosen = wanted or found
     if wanted is not None and wanted != found:
         raise InvalidDataset(
@@ -55,12 +78,14 @@ def read_file(path: Path, wanted: str | None, sink: Sink) -> None:
             found=found,
         )
     module: Any = importlib.import_module(_READERS[chosen])
-    try:
-        module.read(path, sink)
-    except (OSError, EOFError, zlib.error, UnicodeError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno in _OUR_TROUBLE:
-            raise
-        raise malformed(chosen, error) from error
+    if chosen == "csv":
+        module.load_for(num_bytes(file))
+    return Reader(chosen, file, module)
+
+
+def num_bytes(file: BinaryIO) -> int:
+    """The size of an open file."""
+    return os.fstat(file.fileno()).st_size
 
 
 def malformed(form: str, why: object) -> InvalidDataset:

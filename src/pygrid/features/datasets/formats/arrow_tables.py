@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from pygrid.features.datasets.formats.sink import Field, Piece, Sink, check_fiel
 
 try:
     import pyarrow as pa
+    import pyarrow.compute  # pyarrow itself does on some of its ways, which must not be behind a sandbox
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     raise InvalidInput(
@@ -26,16 +26,16 @@ BATCH_BYTES = 8 * 1024**2
 _MAX_BATCH_RECORDS = 65_536
 
 
-def read(path: Path, sink: Sink) -> None:
+def read(file: BinaryIO, sink: Sink) -> None:
     """Read the file.
 
     Raises:
         InvalidDataset: damaged, column types that are not stored, missing values among whole numbers.
     """
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
+    is_parquet = file.read(4) == b"PAR1"
+    file.seek(0)
     try:
-        (_read_parquet if is_parquet else _read_ipc)(path, sink)
+        (_read_parquet if is_parquet else _read_ipc)(file, sink)
     except pa.ArrowException as error:
         if isinstance(error, MemoryError):
             raise
@@ -43,19 +43,18 @@ def read(path: Path, sink: Sink) -> None:
         raise InvalidDataset(f"this is not a good {form} file: {error}", code="dataset_malformed", format=form) from error
 
 
-def _read_parquet(path: Path, sink: Sink) -> None:
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1024**2) as file:
-        check_field_names(file.schema_arrow.names, sink.limits)
-        columns = _begin(file.schema_arrow, sink)
+def _read_parquet(file: BinaryIO, sink: Sink) -> None:
+    with pq.ParquetFile(pa.PythonFile(file, "r"), pre_buffer=False, buffer_size=1024**2) as parquet:
+        check_field_names(parquet.schema_arrow.names, sink.limits)
+        columns = _begin(parquet.schema_arrow, sink)
         at_once = _records_at_once(columns)
-        for batch in file.iter_batches(at_once, columns=[name for name, _ in columns], use_threads=False):
+        for batch in parquet.iter_batches(at_once, columns=[name for name, _ in columns], use_threads=False):
             _add(batch, columns, sink)
 
 
-def _read_ipc(path: Path, sink: Sink) -> None:
-    with path.open("rb") as raw:
-        # Never closed by hand: it ends with the last of pyarrow's views of it, which an error's traceback may hold.
-        view = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+def _read_ipc(file: BinaryIO, sink: Sink) -> None:
+    # Never closed by hand: it ends with the last of pyarrow's views of it, which an error's traceback may hold.
+    view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     _copy_batches(pa.py_buffer(view), view, sink)
 
 

@@ -10,13 +10,14 @@ any other, and all without pyarrow, are read by Python's own `csv`, which also f
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.features.datasets.formats.csv_kinds import NOTHING, OTHER, Kind, Looked, kind_of, look
@@ -30,6 +31,7 @@ PIECE_BYTES = 4 * 1024**2
 SMALL_BYTES = 1024**2
 """Of a smaller file pyarrow would take longer to load than to read it."""
 NUM_THREADS = 2
+_FAST = "pygrid.features.datasets.formats.csv_arrow"
 _AHEAD = 1
 """Pieces that are read while others are stored, beside those of the threads."""
 
@@ -89,30 +91,32 @@ class _Columns:
         return [Field(name, kinds.get(index, "float64")) for index, name in enumerate(self.header.names)]
 
 
-def read(path: Path, sink: Sink, *, with_arrow: bool | None = None) -> None:
-    """Read the file.
+def load_for(num_bytes: int) -> None:
+    """Import what reads a file of this size, where that is installed."""
+    if num_bytes >= SMALL_BYTES and find_spec("pyarrow") is not None:
+        importlib.import_module(_FAST)
 
-    Args:
-        with_arrow: whether pyarrow reads what is plain; None: if it is installed and the file is worth it.
+
+def read(file: BinaryIO, sink: Sink) -> None:
+    """Read the file; with pyarrow if `load_for` was called for one that is worth it.
+
     Raises:
         InvalidDataset: names the line that has another number of fields, is not UTF-8, or has a quote that does not end.
     """
-    with path.open("rb") as file:
-        header = read_header(file)
-        check_field_names(header.names, sink.limits)
-        wanted = [index for index, name in enumerate(header.names) if sink.is_wanted(name)]
-        declared = [sink.declared_kind(header.names[index]) for index in wanted]
-        seen = [OTHER if kind == "text" else NOTHING for kind in declared]
-        columns = _Columns(header, wanted, seen, sink)
-        if with_arrow is None:
-            with_arrow = path.stat().st_size >= SMALL_BYTES
-        reader = _block_reader(header, wanted) if with_arrow else None
-        for first in _looked(file, columns, reader, PREFIX_BYTES):
-            columns.note(first)
-            break
-        if not _store(file, columns, reader):
-            sink.start_over()
-            _store(file, columns, reader)
+    header = read_header(file)
+    check_field_names(header.names, sink.limits)
+    wanted = [index for index, name in enumerate(header.names) if sink.is_wanted(name)]
+    declared = [sink.declared_kind(header.names[index]) for index in wanted]
+    seen = [OTHER if kind == "text" else NOTHING for kind in declared]
+    columns = _Columns(header, wanted, seen, sink)
+    fast: Any = sys.modules.get(_FAST)
+    reader: BlockReader | None = None if fast is None or not wanted else fast.ArrowReader(header, wanted)
+    for first in _looked(file, columns, reader, PREFIX_BYTES):
+        columns.note(first)
+        break
+    if not _store(file, columns, reader):
+        sink.start_over()
+        _store(file, columns, reader)
 
 
 def _store(file: BinaryIO, columns: _Columns, reader: BlockReader | None) -> bool:
@@ -188,11 +192,3 @@ def _taken(
 def _look_at(piece: Rows, columns: _Columns) -> list[Looked]:
     values = list(zip(*piece, strict=True))
     return [look(values[index], kind) for index, kind in zip(columns.indices, columns.kinds, strict=True)]
-
-
-def _block_reader(header: Header, wanted: list[int]) -> BlockReader | None:
-    if not wanted or find_spec("pyarrow") is None:
-        return None
-    from pygrid.features.datasets.formats.csv_arrow import ArrowReader
-
-    return ArrowReader(header, wanted)

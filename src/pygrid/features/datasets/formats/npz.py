@@ -5,11 +5,12 @@ Source of the NPY format: numpy's "A Simple File Format for NumPy Arrays" (NEP 1
 
 from __future__ import annotations
 
+import codecs
 import math
+import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.features.datasets.formats.sink import Field, Sink
 from pygrid.features.datasets.formats.tensors import PIECE_BYTES, check_bools, fill
 
+codecs.lookup("cp437")  # that of names in a zip archive; it can't be imported any more when the file is read
 _SUFFIX = ".npy"
 _MAX_HEADER_BYTES = 10_000
 _MAX_COLUMN_MAJOR_BYTES = 64 * 1024**2
@@ -38,7 +40,7 @@ class _Array:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read(path: Path, sink: Sink) -> None:
+def read(file: BinaryIO, sink: Sink) -> None:
     """Read the archive array by array.
 
     Raises:
@@ -46,8 +48,8 @@ def read(path: Path, sink: Sink) -> None:
             not true. PayloadTooLarge: it would unpack to too much.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = _list(archive, path.stat().st_size, sink)
+        with zipfile.ZipFile(file) as archive:
+            arrays = _list(archive, os.fstat(file.fileno()).st_size, sink)
             sink.begin([_field(array) for array in arrays])
             for array in arrays:
                 with archive.open(array.info) as member:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import os
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,38 +15,38 @@ from pygrid.tensors.safetensors import header_length, parse_header
 PIECE_BYTES = 4 * 1024**2
 
 
-def read(path: Path, sink: Sink) -> None:
+def read(file: BinaryIO, sink: Sink) -> None:
     """Read the file array by array, in pieces of 4 MB.
 
     Raises:
         InvalidTensors: not this format. InvalidDataset: it ends early or late, or an array has no first axis.
     """
-    with path.open("rb", buffering=0) as file:
-        length = header_length(file.read(8))
-        file.seek(0)
-        layout = parse_header(file.read(length))
-        if path.stat().st_size != layout.total_bytes:
+    length = header_length(file.read(8))
+    file.seek(0)
+    layout = parse_header(file.read(length))
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes != layout.total_bytes:
+        raise InvalidDataset(
+            f"the file has {num_bytes:,} bytes, its header describes {layout.total_bytes:,}",
+            code="dataset_malformed",
+            format="safetensors",
+        )
+    for entry in layout.entries:
+        if not entry.shape:
             raise InvalidDataset(
-                f"the file has {path.stat().st_size:,} bytes, its header describes {layout.total_bytes:,}",
-                code="dataset_malformed",
-                format="safetensors",
+                f"array {entry.name!r} is a single number: its first axis must be the record", code="dataset_ragged"
             )
-        for entry in layout.entries:
-            if not entry.shape:
-                raise InvalidDataset(
-                    f"array {entry.name!r} is a single number: its first axis must be the record", code="dataset_ragged"
-                )
-        entries = sorted(layout.entries, key=lambda entry: entry.name)
-        sink.begin([Field(entry.name, entry.dtype.name, entry.shape[1:]) for entry in entries])
-        buffer = bytearray(PIECE_BYTES)
-        for entry in layout.entries:
-            file.seek(layout.header_bytes + entry.begin)
-            left = entry.end - entry.begin
-            while left:
-                view = memoryview(buffer)[: min(left, PIECE_BYTES)]
-                fill(file, view)
-                sink.add(entry.name, check_bools(np.frombuffer(view, entry.dtype), entry.name))
-                left -= len(view)
+    entries = sorted(layout.entries, key=lambda entry: entry.name)
+    sink.begin([Field(entry.name, entry.dtype.name, entry.shape[1:]) for entry in entries])
+    buffer = bytearray(PIECE_BYTES)
+    for entry in layout.entries:
+        file.seek(layout.header_bytes + entry.begin)
+        left = entry.end - entry.begin
+        while left:
+            view = memoryview(buffer)[: min(left, PIECE_BYTES)]
+            fill(file, view)
+            sink.add(entry.name, check_bools(np.frombuffer(view, entry.dtype), entry.name))
+            left -= len(view)
 
 
 def fill(file: Any, view: memoryview) -> None:
