@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import httpx
 import psutil
 import pytest
 
+ROOT = Path(__file__).parents[2]
 SECRETS = {"SECRET_KEY": "k" * 64, "PYGRID_INVITATION": "i" * 64}
 TIMEOUT_S = 90.0
 
@@ -120,6 +122,66 @@ def test_a_signal_stops_all_in_order(tmp_path: Path, how: signal.Signals) -> Non
     assert "by force" not in said.replace("once more, and they are ended by force", "")
     assert (tmp_path / "pygrid-up" / "alice" / "domain.db").exists()
     assert (tmp_path / "pygrid-up" / "bob").stat().st_mode & 0o777 == 0o700
+
+
+def domains_online(network: int) -> dict[str, str]:
+    """The Domains that the Network says are online, and the direct address of each."""
+    found = httpx.get(f"http://127.0.0.1:{network}/domains").json()["domains"]
+    return {one["name"]: one["address"] for one in found if one["state"] == "online"}
+
+
+def wait_online(network: int, wanted: dict[str, str]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while (online := domains_online(network)) != wanted:
+        assert time.monotonic() < deadline, online
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_shipped_grid_comes_up_and_stays_up(tmp_path: Path) -> None:
+    """docker-compose.yml as it is, but for the ports that it publishes."""
+    ports: dict[str, int] = {}
+
+    def elsewhere(match: re.Match[str]) -> str:
+        ports[match[1]] = free_port()
+        return f":{ports[match[1]]}:{match[1]}"
+
+    text = re.sub(r":(\d{4}):\1", elsewhere, (ROOT / "docker-compose.yml").read_text())
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
+    network, alice, bob = ports["7000"], ports["5000"], ports["5001"]
+    expected = {"alice": f"http://127.0.0.1:{alice}", "bob": f"http://127.0.0.1:{bob}"}
+    with started(tmp_path, text, "network", "alice", "bob") as up:
+        up.wait_for("all 3 are up")
+        wait_online(network, expected)
+        killed = up.services()["alice"]
+        killed.kill()
+        up.wait_for("alice   | is ready again")
+        assert up.services()["alice"].pid != killed.pid
+        up.wait_for("domain=alice state=accepted", times=2)
+        wait_online(network, expected)
+        family = up.family()
+        up.process.terminate()
+        assert up.process.wait(TIMEOUT_S) == 0
+    assert are_gone(family)
+    said = up.said
+    assert said.rindex("alice   | stopping") < said.rindex("network | stopping")
+    assert not [secret for secret in SECRETS.values() if secret in said]
+    assert "Traceback" not in said
+    assert sorted(path.name for path in (tmp_path / "pygrid-up").iterdir()) == ["alice", "bob", "network"]
+
+
+def test_a_domain_with_another_invitation_is_turned_away(tmp_path: Path) -> None:
+    network, alice = free_port(), free_port()
+    text = (
+        "services:\n"
+        f"  network: {{image: pygrid-network, ports: ['{network}:7000'], environment: {{PYGRID_INVITATION: {'i' * 64}}}}}\n"
+        f"  alice:\n    image: pygrid-domain\n    ports: ['{alice}:5000']\n"
+        f"    environment: {{NODE_ID: alice, NETWORK: 'http://network:7000', PYGRID_INVITATION: {'j' * 64}}}\n"
+    )
+    with started(tmp_path, text) as up:
+        up.wait_for("domain turned away")
+        assert "domain=alice why=invalid_invitation" in up.said
+        assert domains_online(network) == {}
 
 
 def test_nothing_is_left_behind_when_it_is_killed(tmp_path: Path) -> None:
