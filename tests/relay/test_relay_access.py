@@ -33,10 +33,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from pygrid.errors import (
+    Conflict,
     Gone,
     IdentityChanged,
     InvalidCredentials,
     NotFound,
+    PygridError,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
@@ -101,8 +103,9 @@ def test_a_closed_one_asks_for_a_session_of_the_network(closed_site: RelaySite, 
         call(closed_site)
     assert refused.value.code == "network_login_needed"
     assert "pygrid login" in refused.value.detail
-    with pytest.raises(InvalidCredentials):
+    with pytest.raises(Unauthenticated) as over:
         call(closed_site, "guessed")
+    assert over.value.code == "network_session_over"
     assert closed_site.asked == []
     assert call(closed_site, "good") == 200
 
@@ -127,15 +130,16 @@ def test_a_ticket_of_a_member_opens_a_closed_one(closed_site: RelaySite) -> None
         "that is none": "ticket.AAAA",
     }
     for what, text in wrong.items():
-        with pytest.raises(InvalidCredentials) as refused:
+        with pytest.raises(Unauthenticated) as refused:
             call(closed_site, text)
         assert refused.value.code == "invalid_ticket", what
     assert len(closed_site.asked) == asked
 
 
 def test_a_wrong_ticket_opens_nothing_even_where_all_is_open(site: RelaySite) -> None:
-    with pytest.raises(InvalidCredentials):
+    with pytest.raises(Unauthenticated) as refused:
         call(site, "ticket.AAAA")
+    assert refused.value.code == "invalid_ticket"
 
 
 def test_each_refusal_comes_before_the_upgrade(site: RelaySite) -> None:
@@ -312,6 +316,27 @@ def test_only_the_newest_tls_is_spoken(site: RelaySite) -> None:
     transport._backend._tls = context
     with pytest.raises(Unavailable) as failed:
         transport.send(SMALL)
+    assert failed.value.code == "connection_failed"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Gone("the cycle is over", code="cycle_closed"),
+        Conflict("it was reported", code="already_reported"),
+        InvalidCredentials("a wrong password"),
+        IdentityChanged("trust me"),
+        NotFound("no such model", code="model_not_found"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_a_network_can_not_refuse_in_the_name_of_the_domain(site: RelaySite, error: PygridError) -> None:
+    async def lies(name: str) -> Any:
+        raise error
+
+    site.directory.reach = lies  # type: ignore[method-assign]
+    with pytest.raises(Unavailable) as failed:
+        call(site)
     assert failed.value.code == "connection_failed"
 
 

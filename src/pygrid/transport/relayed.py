@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import httpcore
 import msgspec
 
-from pygrid.errors import PygridError, from_problem
+from pygrid.errors import PygridError
 from pygrid.messages.media import PROBLEM
+from pygrid.messages.relay import REFUSALS
 from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, RelayedAddress
 from pygrid.transport.certificates import client_context
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
@@ -27,6 +28,7 @@ from pygrid.transport.pinned import PinnedStream
 from pygrid.transport.pipes import PipeStream, is_upgraded, upgrade_headers
 
 _MAX_PROBLEM_BYTES = 64 * 1024
+_MAX_WAIT_S = 60.0
 
 RelayToken = Callable[[str], str | None]
 """Gives what the Network of this address is told, as ``Authorization: Bearer``; asked each time a connection is opened."""
@@ -123,8 +125,12 @@ class RelayBackend(httpcore.NetworkBackend):
         network = self._address.network_url
         try:
             if headers.get("content-type", "").startswith(PROBLEM) and answer.status >= 400:
-                problem = msgspec.json.decode(_read(answer), type=dict[str, Any])
-                return from_problem({**problem, "network": network})
+                problem = msgspec.json.decode(_read(answer), type=_Problem)
+                # Of what the Network says only what is its to say: it must not refuse in the name of the Domain.
+                if (cls := REFUSALS.get(problem.code)) is not None:
+                    wait = {} if problem.retry_after_s is None else {"retry_after_s": min(problem.retry_after_s, _MAX_WAIT_S)}
+                    detail = f"{problem.detail[:500]} (says the Network {network})"
+                    return cls(detail, code=problem.code, network=network, domain=self._address.domain, **wait)
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, msgspec.DecodeError) as error:
             return httpcore.ConnectError(f"the Network {network} answered what can't be read ({error})")
         finally:
@@ -133,6 +139,12 @@ class RelayBackend(httpcore.NetworkBackend):
             f"{network} answered status {answer.status} in place of a WebSocket. Is it a pygrid Network, or is a proxy in "
             "between that lets no WebSockets through?"
         )
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    detail: str = ""
+    retry_after_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 def _read(answer: httpcore.Response) -> bytes:

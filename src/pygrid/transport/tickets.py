@@ -15,6 +15,7 @@ import msgspec
 
 from pygrid.errors import InvalidCredentials, InvalidInput
 from pygrid.messages.identity import from_base64url, to_base64url
+from pygrid.messages.relay import INVALID_TICKET
 from pygrid.transport.identity import Identity, IdentityKey
 
 PREFIX = "ticket."
@@ -84,4 +85,4 @@ def _parts(network: IdentityKey, domain: str, target: str, expires: int) -> tupl
 
 
 def _refused(why: str) -> InvalidCredentials:
-    return InvalidCredentials(f"this ticket opens nothing: {why}", code="invalid_ticket")
+    return InvalidCredentials(f"this ticket opens nothing: {why}", code=INVALID_TICKET)

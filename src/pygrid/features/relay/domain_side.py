@@ -105,25 +105,34 @@ class PipeServer:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
-        loops = [
-            asyncio.create_task(_read_pipe(pipe, ours)),
-            asyncio.create_task(_write_pipe(ours, pipe)),
-        ]
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
+        loop = asyncio.get_running_loop()
+        reading = loop.create_task(_read_pipe(pipe, ours))
+        writing = loop.create_task(_write_pipe(ours, pipe))
+        connecting = loop.create_task(
+            loop.connect_accepted_socket(
                 lambda: factory(RELAYED + caller), theirs, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
             )
-            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-        except (ssl.SSLError, OSError) as error:
-            logger.debug("no TLS through a pipe", extra={"why": str(error)})
-        except Exception:
-            logger.exception("pipe failed")
+        )
+        try:
+            # Whatever ends the connection ends one of the two: the server closes its socket, or the pipe is closed.
+            await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            for task in (reading, writing, connecting):
+                task.cancel()
+            for ended in await asyncio.gather(reading, writing, connecting, return_exceptions=True):
+                _log_end(ended)
             ours.close()
-            await pipe.close()
+            try:
+                await pipe.close()
+            finally:
+                pipe.transport.abort()  # where the stop of the app cuts the goodbye short
+
+
+def _log_end(ended: object) -> None:
+    if isinstance(ended, ssl.SSLError | OSError):
+        logger.debug("pipe ended", extra={"why": str(ended)})
+    elif isinstance(ended, Exception):
+        logger.error("pipe failed", exc_info=ended)
 
 
 async def _dial(network_url: str, token: str) -> ClientConnection:
@@ -135,7 +144,7 @@ async def _dial(network_url: str, token: str) -> ClientConnection:
             compression=None,
             ping_interval=None,
             open_timeout=DIAL_S,
-            close_timeout=5.0,
+            close_timeout=2.0,
             max_size=MAX_MESSAGE_BYTES,
             max_queue=2,
             logger=_quiet,

@@ -12,9 +12,10 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
 from pygrid.clock import Clock
-from pygrid.errors import InvalidCredentials, PygridError, TooSlow, Unauthenticated, Unavailable
-from pygrid.features.relay.pipes import RETRY_S, End, Pipes, Receive, Send
+from pygrid.errors import InvalidCredentials, PygridError, Unauthenticated
+from pygrid.features.relay.pipes import End, Pipes, Receive, Send, too_many, unreachable
 from pygrid.messages import media
+from pygrid.messages.relay import INVALID_TICKET, LOGIN_NEEDED, SESSION_OVER, TOO_MANY_PIPES
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
 from pygrid.web.auth import Authenticator, find_bearer
@@ -23,7 +24,6 @@ from pygrid.web.problems import problem_response
 logger = logging.getLogger(__name__)
 
 AnySocket = WebSocket[Any, Any, Any]
-_LINK_CODES = frozenset({"link_closed", "link_busy", "no_answer"})
 
 
 class Member(Protocol):
@@ -77,28 +77,29 @@ class Relay:
         """Who wants to get through to ``target``, in a word by which their connections are counted.
 
         Raises:
-            Unauthenticated: ``network_login_needed``: nothing was shown; ``invalid_credentials``, ``invalid_ticket``: it is
+            Unauthenticated: ``network_login_needed``: nothing was shown; ``network_session_over``, ``invalid_ticket``: it is
                 not, or no longer, good.
         """
         if bearer is not None and bearer.startswith(PREFIX):
             ticket = read_ticket(bearer)
             identity = await self._domains.find_identity(ticket.domain)
             if identity is None:
-                raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code="invalid_ticket")
+                raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET)
             check_ticket(ticket, identity, self._own, target, self._clock.now())
             return f"domain {ticket.domain}"
         if bearer is not None:
             try:
                 return f"user {(await self._authenticator.authenticate(bearer)).user_id}"
-            except Unauthenticated:
+            except Unauthenticated as error:
                 if not self._is_open:
-                    raise
+                    detail = "your session with this Network is over: use pygrid login with its address"
+                    raise Unauthenticated(detail, code=SESSION_OVER) from error
         if self._is_open:
             return f"address {address}"
         raise Unauthenticated(
             "this Network carries connections for those who are logged in: use pygrid login with its own address first, or set "
             "PYGRID_NETWORK_TOKEN",
-            code="network_login_needed",
+            code=LOGIN_NEEDED,
         )
 
     async def reach(self, name: str) -> Member:
@@ -111,17 +112,16 @@ class Relay:
         Args:
             caller: address that the Domain is told.
         Raises:
-            Unavailable: ``domain_unreachable``: it does not open the way. PygridError: what the Domain refuses with.
+            Unavailable: ``domain_unreachable``. TooManyRequests: ``too_many_pipes``: it has as many as it takes.
         """
 
         async def ask(token: str) -> None:
             try:
                 await member.ask("open_pipe", {"token": token, "caller": caller}, self.pipes.limits.open_s)
-            except (Unavailable, TooSlow) as error:
-                if error.code not in _LINK_CODES:
-                    raise
-                detail = f"the connection to the Domain {member.name!r} broke: {error.detail}"
-                raise Unavailable(detail, code="domain_unreachable", domain=member.name, retry_after_s=RETRY_S) from error
+            except PygridError as error:
+                if error.code == TOO_MANY_PIPES:
+                    raise too_many(f"the Domain {member.name!r} has as many connections open as it takes") from error
+                raise unreachable(member.name, f"opens no way: {error.detail}") from error
 
         return await self.pipes.order(ask, member.name)
 

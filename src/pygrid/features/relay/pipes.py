@@ -14,6 +14,7 @@ from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
 
 from pygrid.errors import Gone, TooManyRequests, Unavailable
+from pygrid.messages.relay import DOMAIN_UNREACHABLE, TOO_MANY_PIPES
 from pygrid.metrics import Metrics
 from pygrid.web.lifecycle import Stopping
 
@@ -71,9 +72,9 @@ class Pipes:
             TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
         """
         if self._by_domain[domain] >= self.limits.max_pipes_per_domain:
-            raise _too_many(f"the Domain {domain!r}", self.limits.max_pipes_per_domain)
+            raise too_many(f"the Domain {domain!r} has {self._by_domain[domain]} connections open, as many as there may be")
         if self._by_caller[caller] >= self.limits.max_pipes_per_caller:
-            raise _too_many("you", self.limits.max_pipes_per_caller)
+            raise too_many(f"you have {self._by_caller[caller]} connections open, as many as there may be")
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1
         self._open.inc()
@@ -102,11 +103,11 @@ class Pipes:
                 await asyncio.wait([asking, arrived], return_when=asyncio.FIRST_COMPLETED)
                 if not arrived.done():
                     await asking  # raises what the Domain refused with
-                    raise _unreachable(domain, "says it opened the way, and did not")
+                    raise unreachable(domain, "says it opened the way, and did not")
             is_taken = True
             return arrived.result()
         except TimeoutError:
-            raise _unreachable(domain, f"did not open the way within {self.limits.open_s:g} s") from None
+            raise unreachable(domain, f"did not open the way within {self.limits.open_s:g} s") from None
         finally:
             self._awaited.pop(token, None)
             asking.cancel()
@@ -187,15 +188,15 @@ async def _carry(receive: Receive, send: Send, seen: _Seen) -> None:
             await send({"type": "websocket.send", "bytes": data})
 
 
-def _unreachable(domain: str, what: str) -> Unavailable:
+def unreachable(domain: str, what: str) -> Unavailable:
+    """The refusal for a Domain that brings no pipe."""
     detail = f"the Domain {domain!r} {what}"
-    return Unavailable(detail, code="domain_unreachable", domain=domain, retry_after_s=RETRY_S)
+    return Unavailable(detail, code=DOMAIN_UNREACHABLE, domain=domain, retry_after_s=RETRY_S)
 
 
-def _too_many(who: str, limit: int) -> TooManyRequests:
-    has = "have" if who == "you" else "has"
-    detail = f"{who} {has} {limit} connections open, as many as there may be"
-    return TooManyRequests(detail, code="too_many_pipes", retry_after_s=RETRY_S)
+def too_many(detail: str) -> TooManyRequests:
+    """The refusal where there are as many pipes as there may be."""
+    return TooManyRequests(detail, code=TOO_MANY_PIPES, retry_after_s=RETRY_S)
 
 
 def _take_one(counts: Counter[str], key: str) -> None:
