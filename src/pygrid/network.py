@@ -23,6 +23,8 @@ from pygrid.features.discovery.published import router as published_router
 from pygrid.features.discovery.routes import MAX_SEARCHES, SEARCH_WINDOW_S
 from pygrid.features.discovery.routes import router as search_router
 from pygrid.features.discovery.service import DiscoveryService
+from pygrid.features.relay.network_side import Relay, relay_routes
+from pygrid.features.relay.pipes import Pipes, RelayLimits
 from pygrid.ids import hash_secret
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, make_data_dir, with_secret
@@ -79,6 +81,14 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     associations = NetworkAssociations(database, identity, fleet, clock, terms)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
     associations.on_change.append(direct.poke)
+    pipes = Pipes(RelayLimits(), stopping, metrics)
+    relay = Relay(pipes, fleet, accounts, identity.key, clock, is_open=settings.open_relay)
+
+    def cut_pipes(name: str) -> None:
+        if fleet.find(name) is None:
+            pipes.cut(name)
+
+    associations.on_change.append(cut_pipes)
     nodes = LegacyNodes(
         database,
         associations,
@@ -116,6 +126,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             *published_node_routes,
             search_router,
             published_router,
+            *relay_routes(),
         ],
         services={
             "settings": settings,
@@ -128,6 +139,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             "fleet": fleet,
             "associations": associations,
             "nodes": nodes,
+            "relay": relay,
             "discovery": discovery,
             "searches": AttemptLimit(clock, MAX_SEARCHES, SEARCH_WINDOW_S),
         },
