@@ -17,6 +17,7 @@ import httpcore
 from pygrid.errors import InvalidInput
 from pygrid.transport.address import check_url
 from pygrid.transport.base import Request, Response, connection_failed, connection_lost
+from pygrid.transport.dialing import Dialer
 
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
@@ -88,24 +89,34 @@ class HttpTransport(PooledTransport):
 
     A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
-    ``ssl_context``: for a Domain whose certificate is not signed by a public authority.
+    ``ssl_context``: for a Domain whose certificate is not signed by a public authority. `close` cuts off requests that other
+    threads are at.
     """
 
-    def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None, dialer: Dialer | None = None) -> None:
         checked = check_url(url)
         parts = urlsplit(checked)
         origin = f"{parts.scheme}://{parts.netloc}"
-        super().__init__(checked, origin=origin, host=parts.netloc, pool=make_pool(parts, ssl_context), base_path=parts.path)
+        self._dialer = dialer or Dialer()
+        pool = make_pool(parts, ssl_context, self._dialer)
+        super().__init__(checked, origin=origin, host=parts.netloc, pool=pool, base_path=parts.path)
+
+    def close(self) -> None:
+        self._dialer.cut()
+        super().close()
 
 
-def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
-    """Connections to the host of an address, through the proxy that the environment names for it."""
+def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Dialer) -> httpcore.ConnectionPool:
+    """Connections to the host of an address, through the proxy that the environment names for it; but none if not every address
+    will do, as the proxy's is not the one that counts.
+    """
     if ssl_context is None and parts.scheme == "http":
         # Never used, but httpcore would load all public authorities at once: 30 ms and a few MB on a device.
         ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpcore.ConnectionPool(
         ssl_context=ssl_context or httpcore.default_ssl_context(),
-        proxy=_find_proxy(parts),
+        proxy=None if dialer.is_guarded else _find_proxy(parts),
+        network_backend=dialer,
         max_connections=MAX_CONNECTIONS,
         max_keepalive_connections=MAX_CONNECTIONS,
         keepalive_expiry=KEEP_ALIVE_S,

@@ -21,6 +21,7 @@ from pygrid.messages.media import PROBLEM
 from pygrid.messages.relay import REFUSALS
 from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, RelayedAddress
 from pygrid.transport.certificates import client_context
+from pygrid.transport.dialing import Dialer
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
@@ -43,12 +44,18 @@ class RelayedTransport(PooledTransport):
         address: of the Domain.
         relay_token: a session of the Network, or a ticket; None: ``PYGRID_NETWORK_TOKEN``.
         known: where identities are kept.
+        dialer: makes the connections to the Network.
     """
 
     def __init__(
-        self, address: RelayedAddress, *, relay_token: RelayToken | None = None, known: KnownDomains | None = None
+        self,
+        address: RelayedAddress,
+        *,
+        relay_token: RelayToken | None = None,
+        known: KnownDomains | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
-        backend = RelayBackend(address, relay_token or _token_of_environment, known or KnownDomains())
+        backend = RelayBackend(address, relay_token or _token_of_environment, known or KnownDomains(), dialer or Dialer())
         pool = httpcore.ConnectionPool(
             # Never used, as the origin is plain http to httpcore: the backend encrypts.
             ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -61,6 +68,7 @@ class RelayedTransport(PooledTransport):
         self._backend = backend
 
     def close(self) -> None:
+        self._backend.cut()
         super().close()
         self._backend.close()
 
@@ -68,12 +76,13 @@ class RelayedTransport(PooledTransport):
 class RelayBackend(httpcore.NetworkBackend):
     """Opens connections to the one Domain; what host and port are asked for does not matter."""
 
-    def __init__(self, address: RelayedAddress, relay_token: RelayToken, known: KnownDomains) -> None:
+    def __init__(self, address: RelayedAddress, relay_token: RelayToken, known: KnownDomains, dialer: Dialer) -> None:
         self._address = address
         self._relay_token = relay_token
         self._known = known
         self._tls = client_context()
-        self._pool = make_pool(urlsplit(address.network_url), None)
+        self._dialer = dialer
+        self._pool = make_pool(urlsplit(address.network_url), None, dialer)
 
     def connect_tcp(
         self,
@@ -91,6 +100,10 @@ class RelayBackend(httpcore.NetworkBackend):
         """
         pipe = self._open_pipe(timeout)
         return PinnedStream(pipe, self._tls, self._check, timeout)
+
+    def cut(self) -> None:
+        """End every connection, whoever uses it."""
+        self._dialer.cut()
 
     def close(self) -> None:
         self._pool.close()
