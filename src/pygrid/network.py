@@ -18,6 +18,7 @@ from pygrid.features.associations.network_routes import network_routes
 from pygrid.features.associations.network_side import NetworkAssociations, NetworkTerms
 from pygrid.features.associations.nodes import LegacyNodes
 from pygrid.features.associations.published_routes import published_node_routes
+from pygrid.features.discovery.asking import Asking
 from pygrid.features.discovery.legacy import WithLegacy
 from pygrid.features.discovery.published import router as published_router
 from pygrid.features.discovery.routes import MAX_SEARCHES, SEARCH_WINDOW_S
@@ -96,7 +97,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
         allow_private=settings.allow_private_addresses,
         is_open=settings.legacy_open,
     )
-    discovery = DiscoveryService(WithLegacy(fleet, allow_private=settings.allow_private_addresses), settings.num_replicas)
+    searched = WithLegacy(fleet, allow_private=settings.allow_private_addresses)
+    discovery = DiscoveryService(searched, settings.num_replicas, Asking(metrics))
 
     async def close_links() -> None:
         await stopping.wait()

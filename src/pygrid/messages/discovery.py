@@ -6,6 +6,7 @@ Lengths are part of the types: whatever a Domain sends is a stranger's.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -47,7 +48,7 @@ class SearchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     text: Annotated[str, Meta(max_length=MAX_TEXT)] = ""
     """Words, each of which occurs in what is said of the thing."""
-    tags: Annotated[tuple[_Tag, ...], Meta(max_length=MAX_TAGS)] = ()
+    tags: Annotated[Sequence[_Tag], Meta(max_length=MAX_TAGS)] = ()
     """The dataset has all of them."""
     column: Annotated[str, Meta(max_length=100)] = ""
     """Name of a column."""
@@ -57,7 +58,7 @@ class SearchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """A part of what that column means."""
     model: Annotated[str, Meta(max_length=100)] = ""
     """The id of a model."""
-    kinds: Annotated[tuple[Kind, ...], Meta(max_length=3)] = ()
+    kinds: Annotated[Sequence[Kind], Meta(max_length=3)] = ()
     """Only things of these kinds; none given: all."""
 
 
@@ -73,7 +74,7 @@ class FoundColumn(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     dtype: Annotated[str, Meta(max_length=20)]
-    shape: Annotated[tuple[_Count, ...], Meta(max_length=32)] = ()
+    shape: Annotated[Sequence[_Count], Meta(max_length=32)] = ()
     unit: _Short = ""
     meaning: _Short = ""
 
@@ -83,7 +84,7 @@ class FoundPort(msgspec.Struct, frozen=True):
 
     name: _Short
     dtype: Annotated[str, Meta(max_length=20)]
-    shape: Annotated[tuple[_Count | _Short, ...], Meta(max_length=32)]
+    shape: Annotated[Sequence[_Count | _Short], Meta(max_length=32)]
 
 
 class FoundDataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,11 +95,11 @@ class FoundDataset(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=100)]
     description: _Snippet
     """Its beginning."""
-    tags: Annotated[tuple[_Tag, ...], Meta(max_length=50)]
+    tags: Annotated[Sequence[_Tag], Meta(max_length=50)]
     version: _Count
     num_records: _Count
     num_columns: _Count
-    columns: Annotated[tuple[FoundColumn, ...], Meta(max_length=MAX_COLUMNS)]
+    columns: Annotated[Sequence[FoundColumn], Meta(max_length=MAX_COLUMNS)]
     """The first ones."""
     updated_at: dt.datetime | None
 
@@ -108,8 +109,8 @@ class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
 
     id: _ModelId
     description: _Snippet
-    inputs: Annotated[tuple[FoundPort, ...], Meta(max_length=64)]
-    outputs: Annotated[tuple[FoundPort, ...], Meta(max_length=64)]
+    inputs: Annotated[Sequence[FoundPort], Meta(max_length=64)]
+    outputs: Annotated[Sequence[FoundPort], Meta(max_length=64)]
     allow_download: bool
     allow_remote_inference: bool
     num_parameters: _Count
@@ -133,9 +134,9 @@ class CatalogAnswer(msgspec.Struct, frozen=True):
 
     version: _Version
     """Of all that the Domain publishes: with the same one it would answer the same."""
-    datasets: Annotated[tuple[FoundDataset, ...], Meta(max_length=MAX_ITEMS)] = ()
-    models: Annotated[tuple[FoundModel, ...], Meta(max_length=MAX_ITEMS)] = ()
-    processes: Annotated[tuple[FoundProcess, ...], Meta(max_length=MAX_ITEMS)] = ()
+    datasets: Annotated[Sequence[FoundDataset], Meta(max_length=MAX_ITEMS)] = ()
+    models: Annotated[Sequence[FoundModel], Meta(max_length=MAX_ITEMS)] = ()
+    processes: Annotated[Sequence[FoundProcess], Meta(max_length=MAX_ITEMS)] = ()
     more: bool = False
     """Whether more fits than is told."""
 
@@ -144,8 +145,8 @@ class CatalogSummary(msgspec.Struct, frozen=True):
     """Names of what a Domain publishes."""
 
     version: _Version
-    tags: Annotated[tuple[_Tag, ...], Meta(max_length=MAX_NAMES)] = ()
-    models: Annotated[tuple[_ModelId, ...], Meta(max_length=MAX_NAMES)] = ()
+    tags: Annotated[Sequence[_Tag], Meta(max_length=MAX_NAMES)] = ()
+    models: Annotated[Sequence[_ModelId], Meta(max_length=MAX_NAMES)] = ()
 
 
 class DomainRef(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from fleet_support import Domain, answering, dataset, linked
 from pygrid.features.discovery.asking import MAX_OPEN, Asking
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import CatalogAnswer, Missing, SearchAnswer, SearchQuery
+from pygrid.metrics import Metrics
 
 URL = "http://network:7000/"
 
@@ -228,6 +229,19 @@ async def test_what_is_remembered_is_bounded() -> None:
         assert len(domain.asked) == 20
         await asking.ask_all(fleet.members(), "search", {"text": "0"}, CatalogAnswer, 5.0)
         assert len(domain.asked) == 21
+
+
+async def test_what_became_of_each_is_counted() -> None:
+    metrics = Metrics()
+    one, gone = Domain("one", answering(dataset())), Domain("gone")
+    gone.state = "offline"
+    async with linked(one, gone) as fleet:
+        service = DiscoveryService(fleet, 1, Asking(metrics))
+        await find(service)
+        await find(service)
+    counted = metrics.render().decode()
+    for outcome, count in (("answered", 1), ("remembered", 1), ("offline", 2)):
+        assert f'pygrid_network_asked_total{{outcome="{outcome}"}} {count}.0' in counted
 
 
 async def test_an_answer_has_bounds_too() -> None:

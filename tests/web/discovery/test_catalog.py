@@ -7,18 +7,25 @@ program.
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 from discovery_support import CSV, Holder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from litestar import Litestar
+from web_support import running
 
 from pygrid.core.discovery import MAX_ANSWER_BYTES, check_foreign
+from pygrid.domain import build_domain
 from pygrid.errors import InvalidInput
 from pygrid.features.catalog.service import CatalogService
 from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, SearchQuery
+from pygrid.settings import load_settings
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ async def test_datasets_are_found_by_what_is_said_of_them(holder: Holder, catalo
         assert await names(catalog, **query) == [], query
     assert await names(catalog) == ["other", "Patients"]
     found = (await ask(catalog, text="patients")).datasets[0]
-    assert (found.num_records, found.num_columns, found.version, found.tags) == (3, 2, 1, ("Oncology", "EU"))
+    assert (found.num_records, found.num_columns, found.version, found.tags) == (3, 2, 1, ["Oncology", "EU"])
     assert [(column.name, column.dtype, column.unit) for column in found.columns] == [
         ("name", "text", ""),
         ("age", "int32", "years"),
@@ -112,6 +119,67 @@ async def test_only_what_is_public_shows(holder: Holder, catalog: CatalogService
     assert not [text for text in everything if b"secretword" in text]
     await holder.host("known", authentication={"secret": "s" * 32}, visibility="public")
     assert await names(catalog) == ["known"]
+
+
+async def test_it_is_so_on_either_database(database_url: str, tmp_path: Path) -> None:
+    app = build_domain(load_settings({}, data_dir=tmp_path / "data", database_url=database_url))
+    async with running(app) as web:
+        holder, catalog = await Holder.first(web), app.state.catalog
+        await holder.upload("Straße 100%", tags=["Ünï"], description="under_score")
+        await holder.upload("secret", visibility="listed", tags=["Ünï"])
+        await holder.host("process")
+        for query in ({"text": "STRASSE"}, {"text": "100%"}, {"text": "r_s"}, {"tags": ["üNÏ"]}, {"column": "age"}):
+            assert await names(catalog, **query) == ["Straße 100%"], query
+        for text in ("1%0", "r%s", "under.score", "secret"):
+            assert await names(catalog, text=text) == [], text
+        assert await names(catalog, kinds=["process"]) == ["process"]
+        assert list((await catalog.summary()).tags) == ["Ünï"]
+
+
+WORDS = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=4, max_size=10)
+THINGS = st.lists(
+    st.tuples(st.sampled_from(["private", "listed", "public"]), WORDS, st.lists(WORDS, max_size=3, unique=True), WORDS, WORDS),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda thing: thing[1],
+)
+
+
+@pytest.mark.slow
+def test_no_word_of_what_is_not_public_finds_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is uploaded, and whatever it is called."""
+
+    @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(things=THINGS)
+    def check(things: list[Any]) -> None:
+        asyncio.run(_upload_and_search(tmp_path_factory.mktemp("site"), things))
+
+    check()
+
+
+async def _upload_and_search(folder: Path, things: list[Any]) -> None:
+    app = build_domain(load_settings({}, data_dir=folder))
+    async with running(app) as web:
+        holder, catalog = await Holder.first(web), app.state.catalog
+        for visibility, name, tags, description, meaning in things:
+            column = {"name": "age", "meaning": meaning}
+            said = {"tags": tags, "description": description, "columns": [column]}
+            await holder.upload(name, visibility=visibility, **said)
+        public = {
+            name: " ".join((name, *tags, description, meaning))
+            for kind, name, tags, description, meaning in things
+            if kind == "public"
+        }
+        for _, name, tags, description, meaning in things:
+            for word in (name, *tags, description, meaning):
+                expected = sorted(known for known, said in public.items() if word in said)
+                assert sorted(await names(catalog, text=word)) == expected
+                by_tag = [known for kind, known, theirs, _, _ in things if kind == "public" and word in theirs]
+                assert sorted(await names(catalog, tags=[word])) == sorted(by_tag)
+        assert sorted(await names(catalog)) == sorted(public)
+        assert list((await catalog.summary()).tags) == sorted(
+            {tag for kind, _, tags, _, _ in things if kind == "public" for tag in tags}
+        )
 
 
 async def test_what_was_found_in_the_data_is_not_told(holder: Holder, catalog: CatalogService) -> None:
@@ -233,7 +301,7 @@ async def test_an_answer_is_never_newer_than_its_version_says(holder: Holder, ca
     """Content that is newer than the version does no harm, as the version is about to change; older content would stay."""
     before = catalog.version
     answer = await catalog.search(SearchQuery())
-    assert (answer.version, answer.datasets) == (before, ())
+    assert (answer.version, list(answer.datasets)) == (before, [])
     await holder.upload("people")
     answer = await catalog.search(SearchQuery())
     assert answer.version == catalog.version != before

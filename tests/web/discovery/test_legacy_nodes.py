@@ -85,11 +85,11 @@ async def test_its_models_and_tags_are_found() -> None:
         answer = await find(fleet)
         assert [hit.id for hit in answer.models] == ["digits", "mnist-cnn"]
         assert answer.models[0].domain.address == old.address
-        assert [hit.tags for hit in answer.datasets] == [tuple(TAGS)]
+        assert [hit.tags for hit in answer.datasets] == [TAGS]
         assert [hit.id for hit in (await find(fleet, model="digits")).models] == ["digits"]
         assert [hit.id for hit in (await find(fleet, text="MNIST")).models] == ["mnist-cnn"]
         (data,) = (await find(fleet, tags=("#TRAINING", "eu"))).datasets
-        assert data.tags[:2] == ("#Training", "eu")
+        assert data.tags[:2] == ["#Training", "eu"]
         assert not (await find(fleet, tags=("#training", "us"))).datasets
         assert not (await find(fleet, text="train us")).datasets
         for query in ({"column": "age"}, {"dtype": "int32"}, {"meaning": "x"}, {"kinds": ("process",)}):
@@ -108,7 +108,7 @@ async def test_published_questions_reach_it() -> None:
         service = DiscoveryService(Fleet(old), 1)
         assert [member.name for member in await service.find_hosts("digits")] == ["old"]
         assert await service.find_hosts("other") == []
-        assert [summary.tags for _, summary in (await service.summaries()).answers] == [tuple(TAGS)]
+        assert [summary.tags for _, summary in (await service.summaries()).answers] == [TAGS]
 
 
 async def test_the_deadline_holds_for_it_too() -> None:

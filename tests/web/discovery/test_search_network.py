@@ -205,6 +205,7 @@ async def test_the_published_routes(site: Site) -> None:
         for body in (b"", b"{}", b"[", b'{"query": "x", "model_id": 5}'):
             answer = await site.web.post(path, content=body)
             assert answer.status_code == 400, (path, body, answer.text)
+            assert answer.json()["message"] == "Invalid JSON format."
 
 
 async def test_a_search_without_domains_finds_nothing(site: Site) -> None:

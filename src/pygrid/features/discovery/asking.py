@@ -9,18 +9,21 @@ A Domain that is late for one caller is not given up: its answer is kept for the
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from prometheus_client import Counter
 
 from pygrid.core.discovery import check_foreign
 from pygrid.errors import InvalidInput, PygridError, TooSlow
 from pygrid.features.discovery.fleet import Member
 from pygrid.messages.discovery import MAX_TIMEOUT_S, CatalogAnswer, CatalogSummary, Missing, Reason
+from pygrid.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,14 @@ class Asked(Generic[T]):
 class Asking:
     """Asks Domains and remembers their answers, within bounds."""
 
-    def __init__(self, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
+    def __init__(self, metrics: Metrics | None = None, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
         self._max_cache_bytes = max_cache_bytes
         self._cache: OrderedDict[_Key, tuple[Any, int]] = OrderedDict()
         self._cached_bytes = 0
         self._open: dict[_Key, asyncio.Task[Any]] = {}
-        self._num_open: Counter[str] = Counter()
+        self._num_open: collections.Counter[str] = collections.Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._outcomes = None if metrics is None else _count_outcomes(metrics)
 
     async def ask_all(
         self, members: Sequence[Member], type: str, payload: dict[str, Any], answer: type[T], timeout_s: float
@@ -66,6 +70,7 @@ class Asking:
                 missing[member.name] = "offline"
             elif (known := self._recall((member.name, member.catalog, question))) is not None:
                 came[member.name] = known
+                self._count("remembered")
             elif (task := self._begin(member, type, payload, question, answer)) is not None:
                 waiting[task] = member
             else:
@@ -79,6 +84,9 @@ class Asking:
                 missing[member.name] = _reason(error)
             else:
                 came[member.name] = task.result()
+                self._count("answered")
+        for reason in missing.values():
+            self._count(reason)
         return Asked(
             [(member, came[member.name]) for member in members if member.name in came],
             [Missing(member.name, missing[member.name]) for member in members if member.name in missing],
@@ -129,6 +137,10 @@ class Asking:
             self._keep((name, found.version, question), found, size)
         return found
 
+    def _count(self, outcome: str) -> None:
+        if self._outcomes is not None:
+            self._outcomes.labels(outcome).inc()
+
     def _recall(self, key: _Key) -> Any:
         if not key[1] or (kept := self._cache.get(key)) is None:
             return None
@@ -144,6 +156,15 @@ class Asking:
         while self._cached_bytes > self._max_cache_bytes or len(self._cache) > MAX_CACHE_ENTRIES:
             _, (_, dropped) = self._cache.popitem(last=False)
             self._cached_bytes -= dropped
+
+
+def _count_outcomes(metrics: Metrics) -> Counter:
+    return Counter(
+        "pygrid_network_asked",
+        "Domains that a search was about: answered, remembered, or why they are missing.",
+        ("outcome",),
+        registry=metrics.registry,
+    )
 
 
 def _reason(error: BaseException) -> Reason:

@@ -1,25 +1,32 @@
-"""The routes by which clients of 2020 search a Network; nodes are answered as ``[[id, address], ...]``."""
+"""The routes by which clients of 2020 search a Network; nodes are answered as ``[[id, address], ...]``.
+
+Refusals are problem documents; the published text for a body that is none is their member ``message``.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Response, Router, get, post
+from litestar import Request, Response, Router, get, post
 from litestar.datastructures import State
+from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
+from pygrid.errors import PygridError
 from pygrid.features.discovery.fleet import Member
 from pygrid.features.discovery.routes import count_search
 from pygrid.features.discovery.service import address_of
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
 from pygrid.web.auth import anyone
-from pygrid.web.problems import describe_problems
+from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
-Nodes = list[tuple[str, str]]
+_INVALID = "Invalid JSON format."
+
+Nodes = list[list[str]]
 """Names and addresses."""
 
 
@@ -41,7 +48,7 @@ class DatasetNames(msgspec.Struct):
 
 
 def _nodes(request: AppRequest, members: list[Member]) -> Nodes:
-    return [(member.name, address_of(member, str(request.base_url))) for member in members]
+    return [[member.name, address_of(member, str(request.base_url))] for member in members]
 
 
 @get("/choose-model-host", guards=[anyone], responses=describe_problems(400, 401, 429))
@@ -117,6 +124,18 @@ async def list_datasets(request: AppRequest, state: State) -> DatasetNames:
     return DatasetNames(sorted({hit.name for hit in answer.datasets}))
 
 
+def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
+
+
+def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _published_problem(to_problem(error))
+
+
+def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
+    return problem_response({**problem, "message": _INVALID if problem["status"] == 400 else problem["detail"]})
+
+
 router = Router(
     "/",
     route_handlers=[
@@ -130,5 +149,6 @@ router = Router(
         list_models,
         list_datasets,
     ],
+    exception_handlers={PygridError: _answer_error, HTTPException: _answer_http_error},
     tags=["discovery"],
 )
