@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("pygrid.cli.audit", "Check that nothing in the audit log was changed, and read it."),
     "model": ("pygrid.cli.model", "Download checkpoints; serve models that answer questions, and ask them."),
     "worker": ("pygrid.cli.worker", "Run jobs of a Domain on this machine; see whether it can lock strangers' plans in."),
+    "association": ("pygrid.cli.association", "Let a Domain join a Network, and leave it."),
+    "domains": ("pygrid.cli.domains", "Look at the Domains of a Network; let them in."),
     "up": ("pygrid.cli.up", "Start the services of a compose file as processes of this machine."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
 }

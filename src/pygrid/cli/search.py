@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.tables import rich_table
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -65,22 +66,6 @@ def _print_tables(found: SearchResults) -> None:
     screen = Console()
     shown: list[Table[Any]] = [table for table in (found.datasets, found.models, found.processes) if table]
     for table in shown:
-        screen.print(_rich_table(table))
+        screen.print(rich_table(table))
     for remark in found.remarks():
         screen.print(Text(remark, style="yellow"))
-
-
-def _rich_table(table: Table[Any]) -> Any:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    from pygrid.plans.text import printable
-
-    drawn = RichTable(box=box.SIMPLE_HEAD)
-    for head in table.heads:
-        drawn.add_column(head, overflow="fold")
-    for item in table:
-        # As `Text`, so that a stranger's brackets are no markup.
-        drawn.add_row(*(Text(printable(str(value))) for value in table.row(item)))
-    return drawn

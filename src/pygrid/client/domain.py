@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pygrid.client.associations import Associations
 from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
@@ -285,6 +286,11 @@ class DomainClient(SessionClient):
     def requests(self) -> Requests:
         """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and ``deny`` decide."""
         return Requests(self._api)
+
+    @property
+    def associations(self) -> Associations:
+        """The Networks of this Domain: ``domain.associations()`` lists, ``join`` asks one to let it in, ``leave`` parts."""
+        return Associations(self._api)
 
     @property
     def workers(self) -> Workers:

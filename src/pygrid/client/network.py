@@ -69,6 +69,15 @@ class DomainTable(Table[DomainInfo]):
         return (item.name, state, item.address or "through the relay", item.version or "", seen, item.identity or "")
 
 
+class InvitationTable(Table[InvitationInfo]):
+    """Invitations to a Network, without their tokens."""
+
+    heads = ("id", "for", "used", "until")
+
+    def row(self, item: InvitationInfo) -> Row:
+        return (item.id, item.domain or "any", f"{item.num_uses} of {item.max_uses}", f"{item.expires_at:%Y-%m-%d %H:%M}")
+
+
 class NetworkClient(SessionClient):
     """Search all Domains of a Network, and reach them. `connect_network` gives one."""
 
@@ -86,6 +95,10 @@ class NetworkClient(SessionClient):
         """
         return DomainTable(self._api.get("/domains", DomainList, query={"association": association}).domains)
 
+    def show(self, name: str) -> DomainInfo:
+        """What the Network knows of a Domain. Raises NotFound: it has no such Domain (``domain_not_found``)."""
+        return self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail).domain
+
     def domain(self, name: str, identity: str | None = None) -> DomainClient:
         """One of the Domains, to work with: at its own address if it has one, else through the relay.
 
@@ -96,7 +109,7 @@ class NetworkClient(SessionClient):
         Raises:
             NotFound: the Network has no such Domain (``domain_not_found``). InvalidInput: ``identity`` is none.
         """
-        info = self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail).domain
+        info = self.show(name)
         state = "offline" if info.state == "unknown" else info.state
         address = info.address or str(RelayedAddress(self.url, info.name))
         return self.open_domain(DomainRef(info.name, state, address, info.identity or ""), identity)
@@ -212,9 +225,9 @@ class NetworkClient(SessionClient):
         """
         return self._api.post("/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s))
 
-    def invitations(self) -> list[InvitationInfo]:
+    def invitations(self) -> InvitationTable:
         """The invitations that were given and not taken back, without their tokens."""
-        return self._api.get("/invitations", InvitationList).invitations
+        return InvitationTable(self._api.get("/invitations", InvitationList).invitations)
 
     def take_back(self, invitation_id: int) -> None:
         """Take an invitation back; Domains that came by it stay. Raises NotFound: there is none (``invitation_not_found``)."""

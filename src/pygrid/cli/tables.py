@@ -1,0 +1,39 @@
+"""Tables of the SDK, drawn for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pygrid.client.tables import Table
+
+
+def print_table(table: Table[Any], empty: str) -> None:
+    """Print a table, or what to say if there is nothing in it."""
+    from rich.console import Console
+
+    Console().print(rich_table(table) if table else empty, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a message, or several, as JSON for scripts."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def rich_table(table: Table[Any]) -> Any:
+    """A table as Rich draws it."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from pygrid.plans.text import printable
+
+    drawn = RichTable(box=box.SIMPLE_HEAD)
+    for head in table.heads:
+        drawn.add_column(head, overflow="fold")
+    for item in table:
+        # As `Text`, so that a stranger's brackets are no markup.
+        drawn.add_row(*(Text(printable(str(value))) for value in table.row(item)))
+    return drawn

@@ -1,0 +1,65 @@
+"""A Domain's Networks, in the hands of whoever runs the Domain."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pygrid.client.tables import Row, Table
+from pygrid.errors import NotFound
+from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
+from pygrid.transport import Api, Request
+
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+class AssociationTable(Table[AssociationInfo]):
+    """The Networks of a Domain."""
+
+    heads = ("id", "network", "name", "state", "connected", "reason")
+
+    def row(self, item: AssociationInfo) -> Row:
+        return (item.id, item.network, item.name or "", item.state, "yes" if item.connected else "no", item.reason)
+
+
+class Associations:
+    """``domain.associations()`` lists the Networks of the Domain. Needs a role with can_manage_infrastructure."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def __call__(self) -> AssociationTable:
+        """All Networks that the Domain has joined, left, or asked, oldest first."""
+        return AssociationTable(self._api.get("/associations", AssociationList).associations)
+
+    def get(self, association_id: int) -> AssociationInfo:
+        """How the Domain stands with one of them. Raises NotFound: there is none (``association_not_found``)."""
+        return self._api.get(f"/associations/{association_id}", AssociationInfo)
+
+    def join(self, network: str, invitation: str | None = None) -> AssociationInfo:
+        """Have the Domain ask a Network to let it in. It dials out, so it needs no open port; look at ``state`` for what came.
+
+        Args:
+            network: its address.
+            invitation: with a good one the Domain is accepted at once.
+        Raises:
+            InvalidInput: no address. Conflict: strangers may do things on this Domain that must stay on its machine
+            (``domain_is_open``). Forbidden: you may not.
+        """
+        return self._api.post("/associations", AssociationInfo, json=JoinRequest(network, invitation))
+
+    def leave(self, association: int | str) -> AssociationInfo:
+        """Leave a Network, by the association's id or the Network's address or name; one that was left is forgotten.
+
+        Raises:
+            NotFound: there is none (``association_not_found``). Forbidden: you may not.
+        """
+        if isinstance(association, str):
+            wanted = association.rstrip("/")
+            found = [known.id for known in self() if wanted in (known.network, known.name)]
+            if len(found) != 1:
+                how_many = "none" if not found else f"{len(found)}"
+                raise NotFound(f"of the Domain's Networks {how_many} fit {association!r}", code="association_not_found")
+            association = found[0]
+        request = Request("DELETE", f"/associations/{association}")
+        body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
+        return msgspec.json.decode(body, type=AssociationInfo)
