@@ -83,7 +83,7 @@ class NetworkClient(SessionClient):
 
     def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
         super().__init__(transport, token=token, owns_transport=owns_transport)
-        self._domains: dict[tuple[str, str], DomainClient] = {}
+        self._domains: dict[tuple[str, str | None], DomainClient] = {}
 
     def domains(self, association: Association = "accepted") -> DomainTable:
         """The Domains that belong to the Network, by name, and how they are.
@@ -117,7 +117,7 @@ class NetworkClient(SessionClient):
     def open_domain(self, ref: DomainRef, identity: str | None = None) -> DomainClient:
         """As `domain`, for what a search has found."""
         address = self._pinned(ref, identity)
-        key = (ref.name, str(address))
+        key = (str(address), identity)
         if (known := self._domains.get(key)) is not None:
             return known
         transport = open_transport(_spelled(address), relay_token=self._relay_token)

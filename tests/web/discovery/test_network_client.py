@@ -8,6 +8,7 @@ an address that a Network has named.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ from search_support import Site, log_in, running_network
 from web_support import PASSWORD
 
 from pygrid.client import NetworkClient, connect_network
-from pygrid.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, Unavailable
+from pygrid.errors import Forbidden, IdentityChanged, InvalidInput, NotFound, Unauthenticated, Unavailable
+from pygrid.transport.identity import Identity
 
 T = TypeVar("T")
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
@@ -73,6 +75,45 @@ async def test_what_was_found_opens_where_it_is(site: Site, network: NetworkClie
         assert [item.name for item in network.search(kinds="model").models] == ["people-model"]
 
     await asyncio.to_thread(use)
+
+
+async def test_what_was_found_behind_the_relay_opens_through_it(site: Site, network: NetworkClient, tmp_path: Path) -> None:
+    one = await site.add("one", direct=False)
+    await one.holder.upload("people")
+    await one.holder.serve("digits")
+    known = tmp_path / "config" / "pygrid" / "known_domains.json"
+
+    def use() -> None:
+        domain = network.domain("one")
+        assert domain.url == f"grid+{site.url}/one"
+        assert network.search("people").datasets[0].open().info().num_records == 3
+        log_in(domain)
+        np.testing.assert_allclose(network.model("digits").predict({"x": X})["y"], X @ WEIGHT, rtol=1e-5)
+        kept = json.loads(known.read_text())["domains"]
+        assert kept == {domain.url: network.domains()[0].identity}
+
+    await asyncio.to_thread(use)
+
+
+async def test_whom_one_knows_counts_for_more_than_what_the_network_says(
+    site: Site, network: NetworkClient, tmp_path: Path
+) -> None:
+    one = await site.add("one", direct=False)
+    await one.holder.upload("people")
+    listed = (await asyncio.to_thread(network.domains))[0].identity
+    other = Identity.make().key
+    known = tmp_path / "config" / "pygrid" / "known_domains.json"
+    known.parent.mkdir(parents=True)
+    known.write_text(json.dumps({"domains": {f"grid+{site.url}/one": str(other)}}))
+    (found,) = (await asyncio.to_thread(network.search)).datasets
+    assert found.domain.identity == listed
+    await refused(IdentityChanged, "identity_changed", found.open)
+    # Whoever is named by the caller counts for most.
+    dataset = await asyncio.to_thread(lambda: network.domain("one", listed).datasets["people"])
+    assert dataset.name == "people"
+    with connect_network(site.url) as fresh:
+        await refused(IdentityChanged, "wrong_identity", lambda: fresh.domain("one", str(other)).datasets["people"])
+    await refused(InvalidInput, "invalid_identity", network.domain, "one", "ed25519:short")
 
 
 async def test_the_table_of_domains(site: Site, network: NetworkClient) -> None:
