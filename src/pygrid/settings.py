@@ -148,6 +148,18 @@ class DomainSettings(AppSettings):
         flag="--inference-questions-mb",
         help="Questions to served models that are held in memory at once, in MiB; one is always taken.",
     )
+    max_upload_mb: int = _setting(
+        65_536, env="PYGRID_MAX_UPLOAD_MB", flag="--max-upload-mb", help="Largest file of a dataset that is taken, in MiB."
+    )
+    max_datasets_mb: int = _setting(
+        262_144, env="PYGRID_MAX_DATASETS_MB", flag="--max-datasets-mb", help="What all datasets may take on the disk, in MiB."
+    )
+    max_columns: int = _setting(
+        4096, env="PYGRID_MAX_COLUMNS", flag="--max-columns", help="Most columns of a dataset, 1 to 4096."
+    )
+    min_free_mb: int = _setting(
+        512, env="PYGRID_MIN_FREE_MB", flag="--min-free-mb", help="MiB that uploads of datasets leave free on the disk."
+    )
     allow_weak_sandbox: bool = _setting(
         False,
         env="PYGRID_ALLOW_WEAK_SANDBOX",
@@ -394,6 +406,10 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
         raise _wrong(_name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500")
     for name in ("inference_models", "inference_wall_s", "inference_idle_s", "inference_questions_mb"):
         _check_at_least(settings, name, 1)
+    for name, least in (("max_upload_mb", 1), ("max_datasets_mb", 1), ("min_free_mb", 0)):
+        _check_at_least(settings, name, least)
+    if not 1 <= settings.max_columns <= 4096:
+        raise _wrong(_name(settings, "max_columns"), settings.max_columns, "use a number from 1 to 4096")
     for name in ("network", "address"):
         url = getattr(settings, name)
         if url and not url.startswith(("http://", "https://")):

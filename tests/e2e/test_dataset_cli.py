@@ -7,6 +7,7 @@ Should not: a traceback for a mistake, exit code 0 for a failure, anything left 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from sdk_support import PASSWORD
 
@@ -166,6 +168,43 @@ def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(folder: Pat
         assert sorted(datasets.iterdir()) == before
         assert [found.name for found in owner.datasets.list()] == ["kept"]
         assert owner.datasets["kept"].preview(1).columns == {"name": ["ann"], "age": [30]}
+
+
+def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path) -> None:
+    """Which would go on for minutes, and keep the next from its turn."""
+    row = b'1,x "y"\n'  # what the careful reader has to read
+    data = b"a,b\n" + row * (200_000_000 // len(row))
+    head = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x", "skip": ["b"]}\r\n--b\r\n'
+    head += b'Content-Disposition: form-data; name="data"\r\n\r\n'
+    end = b"\r\n--b--\r\n"
+    datasets = folder / "data" / "datasets"
+
+    def readers(server: psutil.Process) -> list[psutil.Process]:
+        return [
+            child for child in server.children(recursive=True) if any("conversion_child" in word for word in child.cmdline())
+        ]
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+
+    with domain(folder) as (address, process), connect(address) as owner:
+        owner.sign_up(EMAIL, PASSWORD)
+        server = psutil.Process(process.pid)
+        connection = http.client.HTTPConnection(address.removeprefix("http://"))
+        headers = {
+            "Content-Type": "multipart/form-data; boundary=b",
+            "Content-Length": str(len(head) + len(data) + len(end)),
+            "Authorization": f"Bearer {owner._api.token}",
+        }
+        connection.request("POST", "/data-centric/datasets", iter((head, data, end)), headers)
+        wait_for(lambda: bool(readers(server)))
+        connection.close()
+        wait_for(lambda: not readers(server) and not list(datasets.iterdir()))
+        assert list(owner.datasets.list()) == []
+        owner.datasets.upload("kept", "ages.csv")
 
 
 def test_a_column_is_read_from_an_option() -> None:

@@ -327,4 +327,6 @@ def test_the_doctor_says_what_holds() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pygrid", "worker", "doctor", "--json"], capture_output=True, timeout=60, check=False
     )
-    assert json.loads(done.stdout)["sound"] == (done.returncode == 0)
+    told = json.loads(done.stdout)
+    assert told["sound"] == (done.returncode == 0)
+    assert told["uploads"]["sound"] == ("Uploaded files can be read here" in text)

@@ -179,7 +179,7 @@ def revoke(
 @app.command("doctor")
 @friendly
 def doctor(as_json: Json = False) -> None:
-    """Close the sandbox around a trial process and try to break out of it. Exit code 1 if strangers' plans would be refused.
+    """Close the sandbox around trial processes and try to break out. Exit code 1 if strangers' plans would be refused.
 
     Example: pygrid worker doctor
     """
@@ -189,12 +189,14 @@ def doctor(as_json: Json = False) -> None:
 
     from pygrid.sandbox.probes import examine
 
-    examination = examine()
+    examination, reading = examine(), examine(writes=True)
     if as_json:
         answer = dataclasses.asdict(examination) | {"sound": examination.sound}
+        answer["uploads"] = dataclasses.asdict(reading) | {"sound": reading.sound}
         print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     else:
         _print(examination)
+        print(_meaning_for_uploads(reading))
     if not examination.sound:
         raise typer.Exit(1)
 
@@ -236,6 +238,16 @@ def _meaning(examination: Examination) -> str:
     if came_through:
         missing.append(f"this came through: {', '.join(came_through)}")
     return f"Strangers' plans are refused here, unless the operator allows a weak sandbox: {'; '.join(missing)}."
+
+
+def _meaning_for_uploads(reading: Examination) -> str:
+    if reading.sound:
+        return "Uploaded files can be read here: what reads one writes to one folder, and reaches nothing else."
+    came_through = ", ".join(finding.name for finding in reading.findings if finding.allowed) or reading.trouble or "too little"
+    return (
+        "Uploaded files, and plans before they are run, are read here all the same: what reads them has limits on memory and "
+        f"time, and no sandbox that holds ({came_through})."
+    )
 
 
 def _yes(holds: bool) -> str:

@@ -63,6 +63,19 @@ class DatasetLimits(msgspec.Struct, frozen=True):
     """Stored bytes for each byte uploaded: more is how a decompression bomb looks."""
     free_bytes: int = 16 * 1024**2
     """So much is stored whatever the ratio: small files may well be dense."""
+    min_free_bytes: int = 512 * 1024**2
+    """What an upload leaves free on the disk, for everything else that a Domain keeps."""
+
+    @classmethod
+    def from_mb(cls, *, max_upload_mb: int, max_datasets_mb: int, max_columns: int, min_free_mb: int) -> DatasetLimits:
+        """The limits that an operator sets, in MiB; the others are what they are."""
+        mb = 1024**2
+        return cls(
+            max_upload_bytes=max_upload_mb * mb,
+            max_total_bytes=max_datasets_mb * mb,
+            max_columns=max_columns,
+            min_free_bytes=min_free_mb * mb,
+        )
 
     def max_stored_bytes(self, uploaded_bytes: int) -> int:
         """What the columns of an upload of this size may take."""

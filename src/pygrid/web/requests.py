@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar.connection import Request
@@ -12,6 +12,8 @@ from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
 from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow
+
+T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 1024
 MAX_JSON_DEPTH = 32
@@ -85,6 +87,27 @@ async def wait_until_gone(request: Request[Any, Any, Any]) -> None:
     """Return once the client has closed the connection. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. If the client goes before that, the work is cancelled.
+
+    Args:
+        departed: returns once the client has gone, as `wait_until_gone` does.
+    Raises:
+        ClientGone: after the work has ended.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departed())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

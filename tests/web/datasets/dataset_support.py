@@ -38,7 +38,7 @@ class Owner:
     def __init__(self, web: httpx.AsyncClient, headers: dict[str, str], folder: Path) -> None:
         self.web = web
         self.headers = headers
-        self._folder = folder
+        self.folder = folder
 
     async def try_upload(
         self, config: dict[str, Any] | bytes, data: bytes | None = CSV, mock: bytes | None = None
@@ -53,4 +53,4 @@ class Owner:
 
     def stored(self) -> list[Path]:
         """Everything that lies in the folder of datasets, drafts included."""
-        return sorted((self._folder / "datasets").iterdir())
+        return sorted((self.folder / "datasets").iterdir())

@@ -8,7 +8,10 @@ upload that is refused or breaks off leaves anything behind.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import select
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +29,9 @@ from pygrid.clock import ManualClock
 from pygrid.core.access import OWNER, Principal
 from pygrid.core.datasets import DatasetLimits
 from pygrid.domain import build_domain
+from pygrid.errors import StorageFull
+from pygrid.features.datasets import conversion
+from pygrid.features.datasets.receiving import Upload
 from pygrid.messages.datasets import Schema
 from pygrid.settings import DomainSettings
 from pygrid.storage.columns import map_columns
@@ -289,7 +295,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
         raise ClientGone
 
     with pytest.raises(ClientGone):
-        await domain.state.datasets.upload(Principal(1, OWNER), "multipart/form-data; boundary=b", body())
+        await domain.state.datasets.upload(Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body()))
     assert seen == [3], "the drafts of the upload, its data and its mock were there"
     assert owner.stored() == []
     assert (await owner.web.get(PATH, headers=owner.headers)).json()["datasets"] == []
@@ -305,7 +311,9 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
     async def body() -> AsyncIterator[bytes]:
         yield config + data
 
-    task = asyncio.create_task(domain.state.datasets.upload(Principal(1, OWNER), "multipart/form-data; boundary=b", body()))
+    task = asyncio.create_task(
+        domain.state.datasets.upload(Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body()))
+    )
     async with asyncio.timeout(10):
         while len([path for path in owner.stored() if len(path.name) == 64]) < 2:  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.01)
@@ -351,6 +359,59 @@ async def test_limits_hold(owner: Owner) -> None:
     assert len(owner.stored()) == 2
     announced = {**owner.headers, "Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(10**12)}
     assert_problem(await owner.web.post(PATH, content=b"x", headers=announced), 413, "payload_too_large")
+
+
+async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(owner: Owner, domain: Litestar) -> None:
+    free = shutil.disk_usage(owner.folder).free
+    domain.state.datasets.limits = DatasetLimits(min_free_bytes=free * 2)
+    problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
+    assert "bytes left" in problem["detail"]
+    assert owner.stored() == []
+    # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is taken.
+    domain.state.datasets.limits = DatasetLimits(min_free_bytes=free // 2)
+    taken: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
+        taken.append(b"asked for more")
+        yield b""
+
+    upload = Upload("multipart/form-data; boundary=b", body(), announced_bytes=free // 2)
+    with pytest.raises(StorageFull):
+        await domain.state.datasets.upload(Principal(1, OWNER), upload)
+    assert taken == []
+    assert owner.stored() == []
+    domain.state.datasets.limits = DatasetLimits()
+    await owner.upload()
+
+
+async def test_limits_are_those_of_the_settings(settings: DomainSettings, clock: ManualClock) -> None:
+    chosen = dataclasses.replace(settings, max_upload_mb=1, max_datasets_mb=2, max_columns=3, min_free_mb=4)
+    limits = build_domain(chosen, clock=clock).state.datasets.limits
+    assert (limits.max_upload_bytes, limits.max_total_bytes) == (2**20, 2**21)
+    assert (limits.max_columns, limits.min_free_bytes) == (3, 2**22)
+
+
+async def test_an_upload_whose_client_goes_while_it_is_read_leaves_nothing(
+    owner: Owner, domain: Litestar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, held = threading.Event(), threading.Event()
+    monkeypatch.setattr(
+        conversion, "convert_in_child", lambda _asked, stop: (begun.set(), select.select([stop], [], []), held.set())
+    )
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
+        yield b'Content-Disposition: form-data; name="data"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
+
+    async def departed() -> None:
+        await asyncio.to_thread(begun.wait)
+
+    upload = Upload("multipart/form-data; boundary=b", body(), departed=departed)
+    with pytest.raises(ClientGone):
+        await domain.state.datasets.upload(Principal(1, OWNER), upload)
+    assert held.is_set(), "the child was told to stop, and had ended before its folder was removed"
+    assert owner.stored() == []
 
 
 async def test_an_update_that_makes_no_sense_changes_nothing(owner: Owner) -> None:

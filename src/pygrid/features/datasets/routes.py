@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -14,12 +15,13 @@ from litestar.response import Stream
 from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
 from pygrid.errors import InvalidInput
+from pygrid.features.datasets.receiving import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.problems import describe_problems
-from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
@@ -41,19 +43,29 @@ def _service(state: State) -> DatasetsService:
     return service
 
 
+def _upload(request: AppRequest, service: DatasetsService) -> Upload:
+    """The form that the request brings."""
+    announced = request.headers.get("content-length", "")
+    return Upload(
+        request.headers.get("content-type", ""),
+        stream_body(request, _max_form_bytes(service)),
+        int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None,
+        partial(wait_until_gone, request),
+    )
+
+
 @post(
     "/datasets",
     status_code=201,
     request_max_body_size=None,
     guards=[require(Permission.UPLOAD_DATA)],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 408, 409, 413),
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
     service = _service(state)
-    body = stream_body(request, _max_form_bytes(service))
-    return await service.upload(request.user, request.headers.get("content-type", ""), body)
+    return await service.upload(request.user, _upload(request, service))
 
 
 @post(
@@ -62,13 +74,12 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     request_max_body_size=None,
     guards=[require()],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 404, 408, 413),
+    responses=describe_problems(400, 401, 403, 404, 408, 413, 507),
 )
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset: a form as for a new one."""
     service = _service(state)
-    body = stream_body(request, _max_form_bytes(service))
-    return await service.add_version(request.user, dataset_id, request.headers.get("content-type", ""), body)
+    return await service.add_version(request.user, dataset_id, _upload(request, service))
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(400, 401))

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import logging
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal
 from pygrid.core.datasets import (
-    Column,
-    ColumnDeclaration,
     DatasetLimits,
     DatasetRefusal,
     Schema,
@@ -35,19 +27,15 @@ from pygrid.core.datasets import (
     search_text,
     told_schema,
 )
-from pygrid.core.mocks import draw_mock, num_mock_records
 from pygrid.errors import (
     Conflict,
     Forbidden,
     InvalidConfig,
-    InvalidInput,
     NotFound,
     PayloadTooLarge,
-    Unavailable,
-    from_problem,
 )
-from pygrid.features.datasets.conversion import Conversion, Converter, check_alike
-from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
+from pygrid.features.datasets.receiving import Receiver, Upload
+from pygrid.features.datasets.records import as_safetensors, first_records
 from pygrid.messages.datasets import (
     DatasetInfo,
     DatasetSummary,
@@ -58,20 +46,16 @@ from pygrid.messages.datasets import (
     VersionRequest,
 )
 from pygrid.storage import datasets as rows
-from pygrid.storage.columns import ColumnFiles, Draft, map_columns
+from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.public import PublicContent
-from pygrid.tensors.safetensors import make_layout
 from pygrid.web.auth import not_permitted
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=VersionRequest)
 
-MAX_MOCK_BYTES = 256 * 1024**2
-"""Of an uploaded mock twin as stored."""
-CHUNK_BYTES = 256 * 1024
 SEARCHED_AT_ONCE = 200
 
 
@@ -96,18 +80,18 @@ class DatasetsService:
         self._database = database
         self._files = files
         self._clock = clock
-        self._converter = Converter()
+        self._receiver = Receiver(files)
 
     async def recover(self) -> None:
         """Remove what a crash left behind. Call it before the first request."""
         referenced = set(await self._database.read(rows.list_folders))
         await asyncio.to_thread(self._files.sweep, referenced)
 
-    async def upload(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> DatasetInfo:
-        """Make a dataset from the form in ``body``: all of it is checked before anything of it can be seen.
+    async def upload(self, principal: Principal, upload: Upload) -> DatasetInfo:
+        """Make a dataset from a form: all of it is checked before anything of it can be seen.
 
         Raises:
-            InvalidInput and its subclasses, PayloadTooLarge: what is wrong with the form or its files; nothing is left of it.
+            As `Receiver.receive`; PayloadTooLarge: ``dataset_quota``: the datasets of the Domain would take too much.
             Conflict: ``dataset_exists``: the caller has a dataset of that name.
         """
 
@@ -117,7 +101,7 @@ class DatasetsService:
                 raise _exists(request.name)
             return request
 
-        async with self._receive(content_type, body, check) as (request, version):
+        async with self._receiver.receive(upload, check, self.limits) as (request, version):
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
                 now = self._clock.now()
@@ -143,9 +127,7 @@ class DatasetsService:
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
 
-    async def add_version(
-        self, principal: Principal, dataset_id: int, content_type: str, body: AsyncIterator[bytes]
-    ) -> DatasetInfo:
+    async def add_version(self, principal: Principal, dataset_id: int, upload: Upload) -> DatasetInfo:
         """Add a version to a dataset; what was spent on the versions before stays spent.
 
         Columns are declared as in the version before, unless the request declares any.
@@ -171,7 +153,7 @@ class DatasetsService:
             check_version_request(request)
             return request
 
-        async with self._receive(content_type, body, check) as (_, version):
+        async with self._receiver.receive(upload, check, self.limits) as (_, version):
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
                 dataset = self._get_managed(connection, principal, dataset_id)
@@ -186,78 +168,6 @@ class DatasetsService:
         await self._tell_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
-
-    @contextlib.asynccontextmanager
-    async def _receive(
-        self, content_type: str, body: AsyncIterator[bytes], check: Callable[[bytes], Awaitable[R]]
-    ) -> AsyncIterator[tuple[R, rows.NewVersion]]:
-        """The checked request and its columns, durable; if the block fails, nothing is left of them."""
-        committed: list[str] = []
-        with self._files.draft() as upload, self._files.draft() as data, self._files.draft() as mock:
-            asked: list[R] = []
-
-            async def on_config(config: bytes) -> Path:
-                asked.append(await check(config))
-                return upload.path
-
-            try:
-                form = await read_upload_form(content_type, body, on_config, self.limits.max_upload_bytes)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise Unavailable(
-                    "the disk of this Domain is full; nothing of the upload was kept", code="storage_full"
-                ) from error
-            request = asked[0]
-            schema = await self._convert(form.data, data, request)
-            mock_kind = await self._make_mock(form, mock, request, schema)
-            await asyncio.to_thread(shutil.rmtree, upload.path)
-            try:
-                for draft in (data, mock) if mock_kind != "none" else (data,):
-                    committed.append(await asyncio.to_thread(self._files.commit, draft))
-                folder, mock_folder = committed[0], committed[1] if len(committed) > 1 else None
-                yield request, rows.NewVersion(folder, mock_folder, mock_kind, schema, request.note)
-            except Exception:
-                # Not if the caller is cancelled: the database goes on with what it was given, and a row may come to name them.
-                # If none does, the next start removes them.
-                for name in committed:
-                    await asyncio.to_thread(self._files.drop, name)
-                raise
-
-    @property
-    def _mock_limits(self) -> DatasetLimits:
-        """A mock twin is downloaded whole and lies outside the quota, so it is kept small."""
-        return msgspec.structs.replace(self.limits, max_total_bytes=min(MAX_MOCK_BYTES, self.limits.max_total_bytes))
-
-    async def _convert(
-        self, source: Path, draft: Draft, request: VersionRequest, limits: DatasetLimits | None = None
-    ) -> Schema:
-        conversion = Conversion(
-            str(source),
-            str(draft.path),
-            request.format,
-            request.columns,
-            request.skip,
-            request.subject,
-            request.max_records_per_subject,
-            limits or self.limits,
-        )
-        return await self._converter.convert(conversion)
-
-    async def _make_mock(self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema) -> rows.Mock:
-        if form.mock is not None:
-            like = msgspec.structs.replace(request, columns=_with_sources(declarations_of(schema), request), format=None)
-            try:
-                check_alike(await self._convert(form.mock, draft, like, self._mock_limits), schema)
-            except (InvalidInput, PayloadTooLarge) as error:
-                raise from_problem({**error.to_problem(), "detail": f"in the mock: {error.detail}"}) from error
-            return "uploaded"
-        num_records = num_mock_records(schema, request.num_mock_records)
-        if not request.draw_mock or not num_records:
-            return "none"
-        drawn, arrays = await asyncio.to_thread(draw_mock, schema, num_records, request.mock_seed)
-        await asyncio.to_thread(draft.put, drawn, arrays)
-        return "drawn"
 
     async def _tell_change(self, *visibilities: Visibility) -> None:
         """Tell that a dataset has changed which is, or was, of this visibility."""
@@ -401,7 +311,7 @@ class DatasetsService:
         folder = await self._database.read(load)
         if folder is None:
             raise NotFound(f"dataset {dataset_id} has no mock twin", code="mock_not_found", id=dataset_id)
-        return await asyncio.to_thread(_as_safetensors, self._files.path(folder))
+        return await asyncio.to_thread(as_safetensors, self._files.path(folder))
 
     async def preview(self, principal: Principal, dataset_id: int, number: int | None, num_records: int) -> Preview:
         """The first records of a version, for those who may change the dataset.
@@ -415,7 +325,7 @@ class DatasetsService:
             return rows.get_version(connection, dataset_id, number).folder
 
         folder = self._files.path(await self._database.read(load))
-        return await asyncio.to_thread(_first_records, folder, num_records)
+        return await asyncio.to_thread(first_records, folder, num_records)
 
     async def list_tags(self, principal: Principal | None) -> list[str]:
         """Every tag of the datasets that the caller may know of."""
@@ -481,41 +391,7 @@ def _decode(config: bytes, kind: type[R]) -> R:
         raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
 
 
-def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionRequest) -> tuple[ColumnDeclaration, ...]:
-    """The declarations with the sources that the request names: a mock twin comes in the form of the data."""
-    sources = {column.name: column.source for column in request.columns}
-    return tuple(msgspec.structs.replace(column, source=sources.get(column.name, ())) for column in declared)
-
-
 def _exists(name: str) -> Conflict:
     return Conflict(
         f"you have a dataset {name!r} already; add a version to it, or choose another name", code="dataset_exists", name=name
     )
-
-
-def _as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
-    schema, arrays = map_columns(folder)
-    metadata = {"schema": msgspec.json.encode(schema).decode()}
-    layout, header = make_layout({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
-
-    def pieces() -> Iterator[bytes]:
-        yield header
-        for entry in layout.entries:
-            values = memoryview(np.ascontiguousarray(arrays[entry.name]).reshape(-1).view(np.uint8).data)
-            for begin in range(0, len(values), CHUNK_BYTES):
-                yield bytes(values[begin : begin + CHUNK_BYTES])
-
-    return layout.total_bytes, pieces()
-
-
-def _first_records(folder: Path, num_records: int) -> Preview:
-    schema, arrays = map_columns(folder)
-    first = {column.name: _listed(column, arrays[column.name][:num_records]) for column in schema.columns}
-    return Preview(schema.num_records, first)
-
-
-def _listed(column: Column, values: npt.NDArray[Any]) -> list[object]:
-    if column.categories is not None:
-        return [column.categories[code] for code in values.tolist()]
-    listed: list[object] = values.tolist()
-    return listed

@@ -1,0 +1,51 @@
+"""What is served of the records that lie on the disk: a mock twin as a file, and the first records of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.datasets import Column
+from pygrid.messages.datasets import Preview
+from pygrid.storage.columns import map_columns
+from pygrid.tensors.safetensors import make_layout
+
+CHUNK_BYTES = 256 * 1024
+
+
+def as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
+    """The columns of a folder as a safetensors file: its length in bytes, and the bytes in pieces.
+
+    Texts are int32 codes; the metadata ``schema`` holds the schema as JSON, with their categories.
+    """
+    schema, arrays = map_columns(folder)
+    metadata = {"schema": msgspec.json.encode(schema).decode()}
+    layout, header = make_layout({name: (array.dtype, array.shape) for name, array in arrays.items()}, metadata)
+
+    def pieces() -> Iterator[bytes]:
+        yield header
+        for entry in layout.entries:
+            values = memoryview(np.ascontiguousarray(arrays[entry.name]).reshape(-1).view(np.uint8).data)
+            for begin in range(0, len(values), CHUNK_BYTES):
+                yield bytes(values[begin : begin + CHUNK_BYTES])
+
+    return layout.total_bytes, pieces()
+
+
+def first_records(folder: Path, num_records: int) -> Preview:
+    """The first records of a folder of columns, texts in words."""
+    schema, arrays = map_columns(folder)
+    first = {column.name: _listed(column, arrays[column.name][:num_records]) for column in schema.columns}
+    return Preview(schema.num_records, first)
+
+
+def _listed(column: Column, values: npt.NDArray[Any]) -> list[object]:
+    if column.categories is not None:
+        return [column.categories[code] for code in values.tolist()]
+    listed: list[object] = values.tolist()
+    return listed
