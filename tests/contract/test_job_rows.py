@@ -27,6 +27,7 @@ from pygrid.errors import Conflict, NotFound
 from pygrid.messages.datasets import Column, Schema
 from pygrid.messages.jobs import JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.privacy.ledger import Use
+from pygrid.storage import accounts
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
@@ -312,3 +313,35 @@ def test_what_was_refused_leaves_no_files(tmp_path: Path) -> None:
         inputs.put(b"plan")
         raise Conflict("refused")
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_jobs_whose_askers_are_gone_are_found(filled: Database) -> None:
+    def put_asker(connection: sa.Connection) -> int:
+        accounts.seed_roles(connection)
+        texts = dict.fromkeys(("email", "email_key", "password_hash", "private_key_hash"), "a@b.c")
+        return accounts.put_user(connection, **texts, role_id=1, now=NOW)
+
+    asker = filled.write_now(put_asker)
+    put(filled, new_job(asker=asker))
+    gone = [put(filled, new_job(asker=asker + 1, state=state)).id for state in (JobState.RUNNING, JobState.CHECKING)]
+    for state in (JobState.HELD, JobState.RELEASED, JobState.CANCELLED, JobState.FAILED):
+        put(filled, new_job(asker=asker + 1, state=state))
+    assert filled.read_now(rows.list_abandoned_ids) == gone
+    assert filled.read_now(lambda connection: rows.has_account(connection, asker))
+    assert not filled.read_now(lambda connection: rows.has_account(connection, asker + 1))
+
+
+def test_a_released_result_is_forgotten_when_it_is_old(filled: Database) -> None:
+    result = Result("f" * 64, 10, "application/json", {"loss": 0.5})
+    old = put(filled, new_job(state=JobState.RELEASED, result=result))
+    held = put(filled, new_job(state=JobState.HELD, result=result))
+    young = put(filled, new_job(state=JobState.RELEASED, result=result, updated_at=LATER))
+    assert filled.read_now(lambda connection: rows.list_old_results(connection, LATER)) == [old.id]
+    for job in (old, held):
+        filled.write_now(lambda connection, job=job: rows.forget_result(connection, job.id, "it was kept for a day"))
+    assert filled.read_now(lambda connection: rows.get_job(connection, old.id)) == replace(
+        old, result=None, code="result_expired", detail="it was kept for a day"
+    )
+    assert filled.read_now(lambda connection: rows.get_job(connection, held.id)) == held
+    assert filled.read_now(rows.list_result_ids) == {held.id, young.id}
+    assert filled.read_now(lambda connection: rows.list_old_results(connection, LATER)) == []
