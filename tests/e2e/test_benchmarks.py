@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+import fleet
 import search
 from floor import Sum
 from loadgen import Connection, RequestFailed
@@ -79,3 +80,10 @@ def test_a_budget_is_kept_on_its_side(value, at_least, kept):
     figure = Figure("what", value, "ms", 2.0, at_least=at_least)
     assert figure.kept is kept
     assert ("MISSED" in figure.line()) is not kept
+
+
+@pytest.mark.slow
+async def test_a_fleet_is_measured(tmp_path):
+    figures = await fleet.measure(tmp_path, num_domains=3, seconds=0.5)
+    assert [figure.unit for figure in figures] == ["%", "MB", "s"]
+    assert all(figure.value > 0 for figure in figures)
