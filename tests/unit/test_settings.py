@@ -279,11 +279,12 @@ def test_the_banner_of_a_network_tells_where_it_is_and_how_to_join() -> None:
 
 def test_the_banner_tells_where_the_domain_is_and_what_to_do_first(tmp_path: Path) -> None:
     settings = load_settings({}, data_dir=tmp_path, id="bob", network="http://net:7000")
-    text = banner(settings, 5001, has_owner=False)
+    text = banner(settings, 5001, has_owner=False, identity="ed25519:abc")
+    assert "identity     ed25519:abc" in text
     assert "Domain bob is ready." in text
     assert "http://127.0.0.1:5001" in text
     assert str(tmp_path) in text
     assert "pygrid login http://127.0.0.1:5001 --sign-up" in text
     assert "http://net:7000" in text
     assert "whoever the Network lets through" in text
-    assert "sign-up --email" not in banner(settings, 5001, has_owner=True)
+    assert "sign-up --email" not in banner(settings, 5001, has_owner=True, identity="ed25519:abc")

@@ -37,6 +37,10 @@ def domain(
     num_workers: Annotated[int | None, _option("num_workers")] = None,
     job_memory_mb: Annotated[int | None, _option("job_memory_mb")] = None,
     job_wall_s: Annotated[int | None, _option("job_wall_s")] = None,
+    max_upload_mb: Annotated[int | None, _option("max_upload_mb")] = None,
+    max_datasets_mb: Annotated[int | None, _option("max_datasets_mb")] = None,
+    max_columns: Annotated[int | None, _option("max_columns")] = None,
+    min_free_mb: Annotated[int | None, _option("min_free_mb")] = None,
     job_answers_mb: Annotated[int | None, _option("job_answers_mb")] = None,
     keep_results_days: Annotated[int | None, _option("keep_results_days")] = None,
     inference_models: Annotated[int | None, _option("inference_models")] = None,
@@ -65,15 +69,17 @@ def domain(
 def serve(settings: DomainSettings, port_file: Path | None) -> None:
     """Run a Domain in this process until a signal ends it (`pygrid.cli.running.serve`)."""
     from pygrid.domain import build_domain, prepare_store
+    from pygrid.transport.identity import IDENTITY_FILE, Identity
 
     def prepare() -> Callable[[int], str]:
         has_owner = prepare_store(settings)
-        return lambda port: banner(settings, port, has_owner)
+        identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE).key
+        return lambda port: banner(settings, port, has_owner, str(identity))
 
     running.serve(settings, port_file, prepare, lambda: build_domain(settings))
 
 
-def banner(settings: DomainSettings, port: int, has_owner: bool) -> str:
+def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) -> str:
     """What the operator sees when the Domain is ready."""
     address = running.shown_address(settings, port)
     if not is_loopback_host(settings.host):
@@ -85,6 +91,7 @@ def banner(settings: DomainSettings, port: int, has_owner: bool) -> str:
         f"  address      {address}  ({reach})",
         f"  data folder  {settings.data_dir.resolve()}",
         f"  sign-up      {'open' if settings.open_signup else 'by those who run it'}",
+        f"  identity     {identity}",
     ]
     if settings.network:
         lines.append(f"  network      {settings.network}  (see: pygrid association list)")
