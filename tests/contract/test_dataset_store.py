@@ -569,6 +569,22 @@ def test_a_deleted_dataset_frees_its_name_and_keeps_its_number(migrated: Databas
     migrated.write_now(check)
 
 
+def test_texts_of_arrow_are_coded_as_they_first_occur(store: Callable[..., Any]) -> None:
+    """Whatever the file calls them: its dictionary may have texts that no record has, and a text that is missing is empty."""
+    coded = pa.DictionaryArray.from_arrays(pa.array([2, None, 0, 2], pa.int8()), pa.array(["c", "unused", "a"]))
+    plain = pa.array(["c", "a", None, "c"])
+    table = pa.table(
+        {"coded": coded, "plain": plain, "large": plain.cast(pa.large_string()), "view": plain.cast(pa.string_view())}
+    )
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    schema, mapped = store(out.getvalue())
+    assert [column.categories for column in schema.columns] == [("a", "", "c"), ("c", "a", ""), ("c", "a", ""), ("c", "a", "")]
+    assert mapped["coded"].tolist() == [0, 1, 2, 0]
+    assert mapped["plain"].tolist() == mapped["large"].tolist() == mapped["view"].tolist() == [0, 1, 2, 0]
+
+
 async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None:
     """Long before it would have ended by itself, and no process stays; the turn goes to the next."""
     source = tmp_path / "long.csv"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidDataset, InvalidInput
-from pygrid.features.datasets.formats.sink import Field, Piece, Sink, check_field_names
+from pygrid.features.datasets.formats.sink import Coded, Field, Piece, Sink, check_field_names
 
 try:
     import pyarrow as pa
@@ -121,7 +121,9 @@ def _add(batch: Any, columns: list[tuple[str, Field]], sink: Sink) -> None:
 def _piece(array: Any, name: str, field: Field, sink: Sink) -> Piece:
     array.validate(full=field.kind == "text")
     if field.kind == "text":
-        return ["" if value is None else value for value in array.to_pylist()]
+        # Cast first: a dictionary may have texts that no record has.
+        coded = array.cast(pa.large_string()).fill_null("").dictionary_encode()
+        return Coded(coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False))
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if array.null_count and field.shape:
