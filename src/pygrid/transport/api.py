@@ -141,7 +141,7 @@ class Api:
         if response.headers.get("content-type", "").startswith(PROBLEM):
             try:
                 problem = msgspec.json.decode(data, type=dict[str, Any])
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 logger.debug("unreadable problem document: %s %s status=%d", request.method, request.path, response.status)
         if not problem:
             status = 503 if response.status in _GATEWAY_STATUSES else response.status
@@ -156,7 +156,7 @@ class Api:
         data = response.read(MAX_JSON_BYTES)
         try:
             return msgspec.json.decode(data, type=answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise PygridError(
                 f"{self.url} answered something that is not of this protocol ({error}). Is it a pygrid Domain, of a version "
                 "that fits this one?",

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -30,6 +31,8 @@ class Dialer(httpcore.SyncBackend):
     def __init__(self, find_fault: FindFault | None = None) -> None:
         self._find_fault = find_fault
         self._streams: weakref.WeakSet[_CuttableStream] = weakref.WeakSet()
+        self._num_cuts = 0
+        self._lock = threading.Lock()
 
     @property
     def is_guarded(self) -> bool:
@@ -45,13 +48,21 @@ class Dialer(httpcore.SyncBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Raises InvalidInput: ``address_refused``. httpcore.ConnectError, ConnectTimeout."""
+        num_cuts = self._num_cuts
         where = host if self._find_fault is None else _checked(host, port, self._find_fault)
-        stream = _CuttableStream(super().connect_tcp(where, port, timeout, local_address, socket_options), self._streams)
-        return stream
+        inner = super().connect_tcp(where, port, timeout, local_address, socket_options)
+        with self._lock:
+            if self._num_cuts == num_cuts:
+                return _CuttableStream(inner, self._streams)
+        inner.close()
+        raise httpcore.ConnectError("it was cut off while it was made")
 
     def cut(self) -> None:
-        """End every connection; who reads from one, or writes to it, in whichever thread, is told that it was lost."""
-        for stream in list(self._streams):
+        """End every connection, also those in the making; whoever reads from one, or writes to it, is told that it was lost."""
+        with self._lock:
+            self._num_cuts += 1
+            streams = list(self._streams)
+        for stream in streams:
             stream.cut()
 
 

@@ -62,10 +62,10 @@ class Hub:
         token = jwt.encode({"sub": name}, self.secret, "HS256")
         return {"coordinator": self.url, **PROCESS, "cycles": cycles, "auth_token": token, **changes}
 
-    async def host(self, **changes: Any) -> dict[str, Any]:
+    async def host(self, name: str = "shared", **changes: Any) -> dict[str, Any]:
         config = {"cycle_length": 60, "num_cycles": 3, "min_workers": 2, "min_diffs": 2, "max_diffs": 2, "named_clients": True}
         sent = {
-            "client_config": {"name": "shared", "version": "1"},
+            "client_config": {"name": name, "version": "1"},
             "server_config": {**config, "authentication": {"secret": self.secret}, **changes},
         }
         answer = await self.owner.call("POST", "/model-centric/host-training", files=form(json.dumps(sent).encode(), MODEL))
@@ -127,10 +127,12 @@ class Town:
 
 
 @asynccontextmanager
-async def running_town(folder: Path, *names: str, **policy: Any) -> AsyncIterator[Town]:
-    """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass."""
+async def running_town(folder: Path, *names: str, hub: Hub | None = None, **policy: Any) -> AsyncIterator[Town]:
+    """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass; ``hub``: one that
+    runs already.
+    """
     async with AsyncExitStack() as stack:
-        town = Town(await stack.enter_async_context(running_hub(folder / "hub")))
+        town = Town(hub or await stack.enter_async_context(running_hub(folder / "hub")))
         for seed, name in enumerate(names):
             site = await stack.enter_async_context(running_site(settings_of(folder, name)))
             town.sites[name] = site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import mmap
 import os
 import threading
@@ -22,6 +23,8 @@ from pygrid.tensors import Params
 from pygrid.tensors.safetensors import Layout
 from pygrid.transport import Body
 from pygrid.transport.base import CHUNK_BYTES
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -79,7 +82,12 @@ class Line:
         self.client = make(self._sleep)
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What ``function`` gives. Raises what it raises."""
+        """What ``function`` gives.
+
+        Raises:
+            PygridError: what it raises; ``unexpected_answer``: the coordinator's answer is such that nobody could foresee it.
+            OSError: this machine's fault.
+        """
         future = asyncio.get_running_loop().run_in_executor(self._executor, function)
         try:
             return await asyncio.shield(future)
@@ -89,6 +97,11 @@ class Line:
             with contextlib.suppress(Exception):
                 await future
             raise
+        except (PygridError, OSError):
+            raise
+        except Exception as error:
+            logger.warning("coordinator's answer not handled", exc_info=True)
+            raise _unexpected(f"an answer that can't be handled ({type(error).__name__})") from error
 
     def body(self, path: Path) -> Body:
         """A file as the body of a report, of which nothing is sent once the line is cut."""

@@ -89,7 +89,7 @@ class Federation:
         approved = await asyncio.to_thread(read_layout_of, services.files.inputs(job.id).path(job.model_hash))
         models = ModelFiles(folder / "models", approved.total_bytes + MODEL_SLACK_BYTES)
         reports = await asyncio.to_thread(BlobFiles, folder / "reports")
-        line = self._open(job, parts[-1].client_id if parts else None, models)
+        line = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
         given = Given(job, approved, num_records, models, reports, line, trainer, lambda: services.notify(job.id))
         participation = Participation(given, services.writes, services.clock, parts)
         self._taking_part[job.id] = participation
@@ -101,7 +101,7 @@ class Federation:
 
     async def leave(self, job: Job) -> None:
         """Tell the coordinator of a job that has ended not to wait for it. Where that fails it finds out by its deadline."""
-        line = self._open(job, None, ModelFiles(Path(), 0))
+        line = await asyncio.to_thread(self._open, job, None, ModelFiles(Path(), 0))
         try:
             await line.call(line.client.authenticate)
             await line.call(line.client.leave)

@@ -1,0 +1,190 @@
+"""Trainings across Domains in which Domains stop, come back, are late, or find nobody there.
+
+Should happen: a training that was cut off is lost, and the next one begins; a diff that was kept is reported after a restart,
+the very same bytes; a cycle that was opened again gets the diff that came too late for it; a coordinator that is back is found.
+Should not happen: more trainings than were paid for; a diff that counts twice in a cycle; a job that waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation_support import LONG, PRIVATE, running_hub, running_town, settings_of
+from jobs_support import Person, Site
+from test_federated_jobs import charges_of, parts_of
+from web_support import People, running
+
+from pygrid.domain import build_domain
+from pygrid.edge import EdgeClient
+from pygrid.features.federation import participating
+from pygrid.features.jobs.tasks import JobRunner
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training_support import gate_in_process
+
+    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
+    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
+
+
+@asynccontextmanager
+async def again(folder: Path, name: str) -> AsyncIterator[Site]:
+    """A Domain that was stopped, once more."""
+    app = build_domain(settings_of(folder, name))
+    async with running(app) as web:
+        people = People(web)
+        everybody = [
+            Person(web, await people.log_in(f"{who}@example.org")) for who in ("owner", "scientist", "officer", "stranger")
+        ]
+        yield Site(app, web, *everybody, people)
+
+
+async def until_doing(site: Site, job: dict[str, Any], words: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while words not in (found := await site.owner.job(job["id"]))["federation"]["doing"]:
+            assert found["state"] in ("checking", "approved", "running"), found
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def test_a_training_that_was_cut_off_is_lost_and_the_next_is_for_the_same_cycle(tmp_path: Path) -> None:
+    async with running_hub(tmp_path / "hub") as hub:
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=2)
+        async with running_town(tmp_path, "alice", hub=hub) as town:
+            job = await town.submit("alice", 3, **LONG)
+            await until_doing(town.sites["alice"], job, "trains for cycle 1")
+        assert parts_of(tmp_path, "alice") == [(1, "training")]
+        async with again(tmp_path, "alice") as site:
+            found = await until_doing(site, job, "trains for cycle 1")
+            assert (found["federation"]["num_begun"], found["federation"]["num_spent"]) == (2, 2)
+        async with again(tmp_path, "alice") as site:
+            await until_doing(site, job, "trains for cycle 1")
+        async with again(tmp_path, "alice") as site:
+            ended = await site.owner.wait(job["id"], "failed")
+            assert ended["code"] == "job_failed"
+        # Paid for three, begun three times: not a fourth.
+        assert parts_of(tmp_path, "alice") == [(1, "lost")] * 3
+        assert [state for state, _ in charges_of(tmp_path, "alice")] == ["failed"]
+        assert await hub.contributions(process) == []
+
+
+async def test_a_diff_that_was_kept_is_reported_after_a_restart_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    send = EdgeClient.send_report
+
+    async with running_hub(tmp_path / "hub") as hub:
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1)
+
+        def lost(self: EdgeClient, body: Any) -> None:
+            sent.append(b"".join(body))
+            raise participating.Unavailable("the test cut the line", code="connection_lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EdgeClient, "send_report", lost)
+            async with running_town(tmp_path, "alice", hub=hub) as town:
+                job = await town.submit("alice", 3, **PRIVATE)
+                await until_doing(town.sites["alice"], job, "tries again")
+        assert parts_of(tmp_path, "alice") == [(1, "trained")]
+
+        def watched(self: EdgeClient, body: Any) -> None:
+            sent.append(b"".join(body))
+            send(self, body)
+
+        monkeypatch.setattr(EdgeClient, "send_report", watched)
+        async with again(tmp_path, "alice") as site:
+            ended = await site.owner.wait(job["id"], "released")
+            assert ended["federation"]["num_reported"] == 1
+        assert len(set(sent)) == 1
+        assert await hub.contributions(process) == [(1, "alice")]
+
+
+async def test_a_report_whose_answer_was_lost_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = EdgeClient.send_report
+    calls: list[int] = []
+
+    def loses_the_answer(self: EdgeClient, body: Any) -> None:
+        assignment = self.assignment
+        send(self, body)
+        calls.append(1)
+        if len(calls) == 1:
+            self.assignment = assignment
+            raise participating.Unavailable("the test lost the answer", code="connection_lost")
+
+    monkeypatch.setattr(EdgeClient, "send_report", loses_the_answer)
+    async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=2)
+        job = await town.submit("alice", 2, **PRIVATE)
+        ended = await town.wait("alice", job, "released")
+        assert ended["federation"]["num_reported"] == 2
+        assert await hub.contributions(process) == [(1, "alice"), (2, "alice")]
+    assert len(calls) == 3
+
+
+async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its diff is for the same model, so nothing more is paid for it."""
+    train = JobRunner.train
+
+    async def slowly(self: JobRunner, *args: Any) -> Any:
+        result = await train(self, *args)
+        await asyncio.sleep(1.2)
+        return result
+
+    monkeypatch.setattr(JobRunner, "train", slowly)
+    async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1, cycle_length=1.0)
+        job = await town.submit("alice", 3, **PRIVATE)
+        await hub.until(process, completed=1)
+        await town.wait("alice", job, "released")
+        cycles = (await hub.get(process, "/cycles"))["cycles"]
+        assert [(cycle["sequence"], cycle["state"]) for cycle in cycles] == [(1, "completed")]
+        assert cycles[0]["attempt"] > 1
+    assert parts_of(tmp_path, "alice") == [(1, "reported")]
+
+
+async def test_a_straggler_misses_a_cycle_and_takes_part_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = JobRunner.train
+    held = asyncio.Event()
+
+    async def waits_once(self: JobRunner, job: Any, model: Path, number: int) -> Any:
+        if "alice" in str(model) and number == 1:
+            await held.wait()
+        return await train(self, job, model, number)
+
+    monkeypatch.setattr(JobRunner, "train", waits_once)
+    async with running_town(tmp_path, "alice", "bob") as town:
+        jobs = {name: await town.submit(name, **PRIVATE) for name in town.sites}
+        process = await town.hub.host(min_workers=2, min_diffs=1, cycle_length=1.5)
+        await town.hub.until(process, completed=1)
+        held.set()
+        await town.hub.until(process, completed=3)
+        for name, job in jobs.items():
+            await town.wait(name, job, "released")
+        found = await town.hub.contributions(process)
+        assert (1, "bob") in found
+        assert (1, "alice") not in found
+        assert (3, "alice") in found
+        assert len(set(found)) == len(found)
+    assert parts_of(tmp_path, "alice")[0] == (1, "missed")
+
+
+async def test_a_coordinator_that_goes_away_and_comes_back_is_found_again(tmp_path: Path) -> None:
+    async with running_hub(tmp_path / "hub") as hub:
+        port, secret = int(hub.url.rpartition(":")[2]), hub.secret
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=2)
+    async with running_town(tmp_path, "alice", hub=hub) as town:
+        job = await town.submit("alice", 2, **PRIVATE)
+        await until_doing(town.sites["alice"], job, "tries again")
+        async with running_hub(tmp_path / "hub", secret, port) as hub:
+            await town.wait("alice", job, "released")
+            assert await hub.contributions(process) == [(1, "alice"), (2, "alice")]
