@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import friendly
-from pygrid.cli.tables import rich_table
+from pygrid.cli.tables import open_screen, rich_table
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ def _print_json(found: SearchResults) -> None:
 
 
 def _print_tables(found: SearchResults) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    screen = Console()
+    screen = open_screen()
     shown: list[Table[Any]] = [table for table in (found.datasets, found.models, found.processes) if table]
     for table in shown:
         screen.print(rich_table(table))

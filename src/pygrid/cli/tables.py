@@ -5,14 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pygrid.client.tables import Table
+
+_WIDE = 240
 
 
 def print_table(table: Table[Any], empty: str) -> None:
     """Print a table, or what to say if there is nothing in it."""
+    open_screen().print(rich_table(table) if table else empty, markup=False)
+
+
+def open_screen() -> Console:
+    """Where tables are printed. In a file or a pipe they are wide, as nothing need fit beside anything there."""
     from rich.console import Console
 
-    Console().print(rich_table(table) if table else empty, markup=False)
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=_WIDE)
 
 
 def print_json(value: Any) -> None:
@@ -31,8 +41,9 @@ def rich_table(table: Table[Any]) -> Any:
     from pygrid.plans.text import printable
 
     drawn = RichTable(box=box.SIMPLE_HEAD)
-    for head in table.heads:
-        drawn.add_column(head, overflow="fold")
+    for place, head in enumerate(table.heads):
+        # What it is called, and the next beside it, stay whole.
+        drawn.add_column(head, overflow="fold", no_wrap=place < 2)
     for item in table:
         # As `Text`, so that a stranger's brackets are no markup.
         drawn.add_row(*(Text(printable(str(value))) for value in table.row(item)))

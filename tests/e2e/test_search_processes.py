@@ -1,0 +1,153 @@
+"""A Network and its Domains as processes: the examples of docs/search.md, and `pygrid search`.
+
+Should happen: every example runs; a Domain that is killed is named, and what the others have is found.
+Should not happen: a search that waits for a Domain that is gone; a failure without a word of help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from model_support import linear
+
+import pygrid
+from pygrid.client import connect, connect_network
+
+ROOT = Path(pygrid.__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "search.md"
+ADDRESS = "http://127.0.0.1:7000"
+EMAIL, PASSWORD = "ann@example.org", "correct horse battery"
+INVITATION = "an invitation for tests, 32 chars and more"
+TIMEOUT_S = 60
+CSV = b"age,income\n30,100\n41,200\n52,300\n"
+
+pytestmark = pytest.mark.slow
+
+
+class Process:
+    """``pygrid network`` or ``pygrid domain`` on a free port."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        folder.mkdir()
+        port_file = folder / "port"
+        program = [sys.executable, "-m", "pygrid", *command]
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*program, "--port", "0", "--port-file", str(port_file), "--data-dir", str(folder)],
+                env={**os.environ, "PYGRID_INVITATION": INVITATION},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while not port_file.exists():
+            assert self._process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+        self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(TIMEOUT_S)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(TIMEOUT_S)
+
+
+class Place:
+    """A Network with two Domains, each with a dataset."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.network = Process(folder / "network", "network")
+        stack.callback(self.network.stop)
+        self.domains: dict[str, Process] = {}
+        for name in ("hospital-a", "hospital-b"):
+            domain = self.domains[name] = Process(folder / name, "domain", "--id", name, "--network", self.network.url)
+            stack.callback(domain.stop)
+            with connect(domain.url) as client:
+                client.sign_up(EMAIL, PASSWORD)
+                file = folder / f"{name}.csv"
+                file.write_bytes(CSV)
+                client.datasets.upload(f"people of {name}", file, tags=["census"], visibility="public")
+            self.until(name, "online")
+
+    def until(self, name: str, state: str) -> None:
+        give_up_at = time.monotonic() + TIMEOUT_S
+        with connect_network(self.network.url) as network:
+            while (name, state) not in [(info.name, info.state) for info in network.domains()]:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.05)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    for name in ("PYGRID_URL", "PYGRID_TOKEN", "PYGRID_NETWORK_URL", "PYGRID_NETWORK_TOKEN", "NETWORK", "NODE_ID", "ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with contextlib.ExitStack() as stack:
+        yield Place(tmp_path, stack)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pygrid", *words], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def test_the_examples_run(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "scores.onnx").write_bytes(linear())
+    namespace: dict[str, object] = {"PASSWORD": PASSWORD}
+    blocks = re.findall(r"^```(python|console)\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    for language, text in blocks:
+        text = text.replace(ADDRESS, place.network.url)
+        if language == "python":
+            exec(compile(text, "search.md", "exec"), namespace)
+            continue
+        for line in text.splitlines():
+            done = run(*shlex.split(line.removeprefix("$ pygrid ")))
+            assert done.returncode == 0, (line, done.stderr)
+    with connect_network(place.network.url) as network:
+        assert network.model("scores").domains == ["hospital-a"]
+
+
+def test_one_that_is_killed_is_named(place: Place) -> None:
+    both = run("search", "people", "--network", place.network.url)
+    assert both.returncode == 0, both.stderr
+    assert "people of hospital-a" in both.stdout
+    assert "people of hospital-b" in both.stdout
+    place.domains["hospital-b"].kill()
+    place.until("hospital-b", "offline")
+    one = run("search", "people", "--network", place.network.url)
+    assert "people of hospital-a" in one.stdout
+    assert "people of hospital-b" not in one.stdout
+    assert "hospital-b is offline" in one.stdout
+    answer = json.loads(run("search", "--column", "age:int64", "--json", "--network", place.network.url).stdout)
+    assert [(hit["name"], hit["domain"]["name"]) for hit in answer["datasets"]] == [("people of hospital-a", "hospital-a")]
+    assert answer["missing"] == [{"domain": "hospital-b", "reason": "offline"}]
+
+
+def test_trouble_is_told_in_words(place: Place) -> None:
+    nothing = run("search", "nowhere", "--network", place.network.url)
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing fits on 2 of 2 Domains")
+    for words, told in (
+        (("search",), "which Network? Give its address, or set PYGRID_NETWORK_URL"),
+        (("search", "--kind", "user", "--network", place.network.url), "--kind user: use one of dataset, model, process"),
+        (("search", "--column", "age:object", "--network", place.network.url), "dtype"),
+        (("search", "--network", "http://127.0.0.1:1/[31m"), "no connection"),
+    ):
+        done = run(*words)
+        assert done.returncode == 1, done
+        assert told in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
