@@ -1,16 +1,14 @@
-"""Takes pieces of columns, checks them against what the owner declared, and writes them as they will be mapped."""
+"""Takes pieces of columns from a reader and hands each to the column of the dataset that it belongs to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pygrid.core.datasets import (
     Column,
@@ -18,26 +16,15 @@ from pygrid.core.datasets import (
     DatasetLimits,
     Dtype,
     Schema,
-    bounds_of,
     check_column_name,
     expand_source,
     understand,
 )
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file, stored_dtype
+from pygrid.features.datasets.formats.targets import Coded, Codes, Piece, Target
+from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file
 
-
-@dataclass(frozen=True)
-class Coded:
-    """Texts, each of them once, and which of them each record has."""
-
-    texts: Sequence[str]
-    """In the order in which they first occur; all of them do."""
-    codes: npt.NDArray[Any]
-
-
-Piece = npt.NDArray[Any] | Sequence[str] | Coded
-"""Records of one column: an array ``[n, *shape]`` (or its values in one dimension), or texts."""
+__all__ = ["Coded", "Field", "Piece", "Sink", "check_field_names"]
 
 _WIDER: dict[str, Dtype] = {
     "float16": "float32",
@@ -58,122 +45,6 @@ class Field:
     name: str
     kind: str
     shape: tuple[int, ...] = ()
-
-
-class _Codes(dict[str, int]):
-    """Text -> code; a text that is new gets the next one, if it may."""
-
-    def __init__(self, column: str, max_count: int, max_chars: int, fixed: Iterable[str] | None) -> None:
-        super().__init__({text: code for code, text in enumerate(fixed)} if fixed is not None else {})
-        self._column = column
-        self._is_fixed = fixed is not None
-        self._max_count = max_count
-        self._max_chars = max_chars
-
-    def __missing__(self, text: str) -> int:
-        if self._is_fixed:
-            raise InvalidDataset(
-                f"column {self._column!r} has {text[:50]!r}, which is not among its declared categories",
-                code="dataset_out_of_range",
-                column=self._column,
-            )
-        if len(text) > self._max_chars:
-            raise InvalidDataset(
-                f"column {self._column!r} has a text of {len(text):,} characters; at most {self._max_chars:,} are taken",
-                code="dataset_text_too_long",
-                column=self._column,
-            )
-        if len(self) >= self._max_count:
-            raise InvalidDataset(
-                f"column {self._column!r} has more than {self._max_count:,} different texts; leave it out (skip) or group its "
-                "values: a text column is for categories",
-                code="dataset_too_many_categories",
-                column=self._column,
-            )
-        code = self[text] = len(self)
-        return code
-
-
-class _Target:
-    """One column of the dataset in the making."""
-
-    def __init__(self, column: Column, sources: tuple[str, ...], file: ColumnWriter, codes: _Codes | None) -> None:
-        self.column = column
-        self.sources = sources
-        self.num_values = 0
-        self.codes = codes
-        self._file = file
-        self._dtype = stored_dtype(column)
-        self._low, self._high = bounds_of(column)
-
-    def add(self, piece: Piece) -> int:
-        """Append values; gives how many bytes they take."""
-        values: npt.NDArray[Any]
-        if isinstance(piece, Coded):
-            assert self.codes is not None
-            codes = np.fromiter(map(self.codes.__getitem__, piece.texts), self._dtype, len(piece.texts))
-            values = codes[piece.codes]
-        elif self.codes is not None:
-            values = np.fromiter(map(self.codes.__getitem__, piece), self._dtype, len(piece))
-        else:
-            assert isinstance(piece, np.ndarray)
-            values = self._cast(piece)
-            self._check_bounds(values)
-        self.num_values += values.size
-        if values.size:
-            self._file.write(values)
-        return values.nbytes
-
-    def _cast(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The values in the stored dtype, if none of them changes its meaning (rounding to float32 does not)."""
-        given, wanted = piece.dtype, self._dtype
-        if given.kind == wanted.kind and given.itemsize <= wanted.itemsize:
-            return piece.astype(wanted, copy=False)
-        with np.errstate(all="ignore"):
-            cast = piece.astype(wanted)
-            if wanted.kind == "f":
-                is_same = np.isinf(cast) == np.isinf(piece) if given.kind == "f" else np.isfinite(cast)
-            else:
-                is_same = cast.astype(given) == piece
-                if given.kind in "iu" and wanted.kind in "iu":
-                    is_same &= (cast < 0) == (piece < 0)
-        if not np.all(is_same):
-            first = np.asarray(piece).reshape(-1)[int(np.argmin(np.asarray(is_same).reshape(-1)))]
-            raise InvalidDataset(
-                f"column {self.column.name!r} has {first}, which {wanted.name} cannot hold",
-                code="dataset_out_of_range",
-                column=self.column.name,
-                dtype=self.column.dtype,
-            )
-        return cast
-
-    def _check_bounds(self, values: npt.NDArray[Any]) -> None:
-        if (self._low is None and self._high is None) or not values.size:
-            return
-        # A NaN is no value, so it is within any bounds.
-        smallest, largest = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-        is_low = self._low is not None and smallest < self._low
-        if is_low or (self._high is not None and largest > self._high):
-            raise InvalidDataset(
-                f"column {self.column.name!r} has {smallest if is_low else largest}; it was declared to lie from "
-                f"{self._low} to {self._high}",
-                code="dataset_out_of_range",
-                column=self.column.name,
-            )
-
-    def finish(self, *, keep_categories: bool) -> tuple[Column, int]:
-        """The column as it is described, and how many records it has."""
-        self._file.close()
-        num_records, rest = divmod(self.num_values, self.column.num_values)
-        if rest:
-            raise InvalidDataset(f"column {self.column.name!r} ends within a record", code="dataset_ragged")
-        column = self.column
-        if self.codes is not None and keep_categories:
-            column = msgspec.structs.replace(column, categories=tuple(self.codes), num_categories=len(self.codes))
-        return column, num_records
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Sink:
@@ -207,8 +78,8 @@ class Sink:
         self._max_bytes = self.limits.max_stored_bytes(uploaded_bytes)
         self._bytes_left = self._max_bytes
         self._packed = frozenset(name for name, declaration in self._declared.items() if declaration.source)
-        self._targets: list[_Target] = []
-        self._by_source: dict[str, _Target] = {}
+        self._targets: list[Target] = []
+        self._by_source: dict[str, Target] = {}
 
     def declared_kind(self, name: str) -> Dtype | None:
         """The dtype that the owner declared for a column of the file; None: whatever it looks like."""
@@ -279,9 +150,9 @@ class Sink:
         if column.dtype == "text":
             is_subject = column.name == self._subject
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
-            codes = _Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
+            codes = Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
         file = ColumnWriter(self._folder / column_file(index))
-        target = _Target(column, sources, file, codes)
+        target = Target(column, sources, file, codes)
         self._targets.append(target)
         for source in sources:
             self._by_source[source] = target
@@ -313,7 +184,7 @@ class Sink:
                 parts = [np.asarray(pieces[name]) for name in target.sources]
                 self._count(target.add(np.stack(parts, axis=1)), target)
 
-    def _count(self, num_bytes: int, target: _Target) -> None:
+    def _count(self, num_bytes: int, target: Target) -> None:
         self._bytes_left -= num_bytes
         if self._bytes_left < 0:
             raise PayloadTooLarge(
