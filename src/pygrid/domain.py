@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 from litestar import Litestar
 
 import pygrid
 from pygrid.clock import Clock, SystemClock
+from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
 from pygrid.features.accounts.published import account_messages
 from pygrid.features.accounts.routes import account_routes
@@ -22,7 +22,7 @@ from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
-from pygrid.features.federation import Federation, ModelFiles
+from pygrid.features.federation import Connect, Federation, ModelFiles, Ways
 from pygrid.features.federation import Services as FederationServices
 from pygrid.features.jobs import build_jobs
 from pygrid.features.jobs.audited import AuditedWrites
@@ -53,7 +53,6 @@ from pygrid.storage.store import Store
 from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE, Identity
-from pygrid.transport.opening import open_transport
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
@@ -82,32 +81,31 @@ def prepare_store(settings: DomainSettings) -> bool:
         database.close()
 
 
-def connect_to_coordinator(
-    federation: FederationRequest,
-    *,
-    client_id: str | None,
-    cache: ModelFiles,
-    is_guarded: bool,
-    sleep: Callable[[float], None],
-) -> EdgeClient:
-    """This Domain as a client of a process at another one; see `pygrid.features.federation.Connect`."""
-    return EdgeClient(
-        federation.coordinator,
-        federation.process,
-        federation.version,
-        auth_token=federation.auth_token or None,
-        client_id=client_id,
-        cache=cache,
-        retries=RetryPolicy(patience_s=COORDINATOR_PATIENCE_S),
-        transport=open_transport(federation.coordinator),
-        owns_transport=True,
-        sleep=sleep,
-    )
+def make_connect(ways: Ways) -> Connect:
+    """This Domain as a client of processes at other ones."""
 
+    def connect(
+        federation: FederationRequest,
+        *,
+        client_id: str | None,
+        cache: ModelFiles,
+        is_guarded: bool,
+        sleep: Callable[[float], None],
+    ) -> EdgeClient:
+        return EdgeClient(
+            federation.coordinator,
+            federation.process,
+            federation.version,
+            auth_token=federation.auth_token or None,
+            client_id=client_id,
+            cache=cache,
+            retries=RetryPolicy(patience_s=COORDINATOR_PATIENCE_S),
+            transport=ways.open(federation.coordinator, is_guarded=is_guarded),
+            owns_transport=True,
+            sleep=sleep,
+        )
 
-async def may_dial(settings: DomainSettings, coordinator: str) -> bool:
-    """Whether a coordinator's address is one that this Domain dials without a person having looked at it."""
-    return settings.is_loopback
+    return connect
 
 
 def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:
@@ -130,15 +128,22 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
-    datasets = DatasetsService(database, store.columns, clock, public=store.public)
+    limits = DatasetLimits.from_mb(
+        max_upload_mb=settings.max_upload_mb,
+        max_datasets_mb=settings.max_datasets_mb,
+        max_columns=settings.max_columns,
+        min_free_mb=settings.min_free_mb,
+    )
+    datasets = DatasetsService(database, store.columns, clock, limits, store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
 
     def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> Federation:
-        services = FederationServices(database, writes, files, clock, notify)
-        return Federation(services, connect_to_coordinator, partial(may_dial, settings))
+        known = settings.data_dir / "known_domains.json"
+        ways = Ways(database, settings.id, identity, known, clock, is_local=settings.is_loopback)
+        return Federation(FederationServices(database, writes, files, clock, notify), make_connect(ways), ways.may_dial)
 
     jobs = build_jobs(
         store,

@@ -99,9 +99,9 @@ class Hub:
 
 
 @asynccontextmanager
-async def running_hub(folder: Path, secret: str | None = None, port: int = 0) -> AsyncIterator[Hub]:
+async def running_hub(folder: Path, secret: str | None = None, port: int = 0, **settings: Any) -> AsyncIterator[Hub]:
     """A coordinating Domain; with the secret of an earlier run, the same one again."""
-    app = build_domain(load_settings({}, data_dir=folder, id="hub"))
+    app = build_domain(load_settings({}, data_dir=folder, id="hub", **settings))
     async with serving(app, port) as url, httpx.AsyncClient(base_url=url, timeout=60) as web:
         people = People(web)
         owner = await (people.owner() if secret is None else people.log_in("owner@example.org"))
@@ -127,22 +127,24 @@ class Town:
 
 
 @asynccontextmanager
-async def running_town(folder: Path, *names: str, hub: Hub | None = None, **policy: Any) -> AsyncIterator[Town]:
+async def running_town(
+    folder: Path, *names: str, hub: Hub | None = None, settings: dict[str, Any] | None = None, **policy: Any
+) -> AsyncIterator[Town]:
     """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass; ``hub``: one that
     runs already.
     """
     async with AsyncExitStack() as stack:
         town = Town(hub or await stack.enter_async_context(running_hub(folder / "hub")))
         for seed, name in enumerate(names):
-            site = await stack.enter_async_context(running_site(settings_of(folder, name)))
+            site = await stack.enter_async_context(running_site(settings_of(folder, name, **(settings or {}))))
             town.sites[name] = site
             town.datasets[name] = await site.owner.upload(arrays=records(200 + 20 * seed, seed))
             await site.owner.set_policy(town.datasets[name], **{**POLICY, **policy})
         yield town
 
 
-def settings_of(folder: Path, name: str) -> Any:
-    return load_settings({}, data_dir=folder / name, id=name, num_workers=1)
+def settings_of(folder: Path, name: str, **more: Any) -> Any:
+    return load_settings({}, data_dir=folder / name, id=name, num_workers=1, **more)
 
 
 __all__ = ["LONG", "PLAN", "PRIVATE", "QUICK", "Hub", "Town", "running_hub", "running_town", "serving", "settings_of"]

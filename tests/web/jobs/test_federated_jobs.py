@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from dp_accounting import rdp
-from federation_support import LONG, PRIVATE, QUICK, Town, running_town, settings_of
+from federation_support import LONG, PRIVATE, QUICK, Town, running_hub, running_town, settings_of
 from jobs_support import Site
 from web_support import assert_problem
 
@@ -192,6 +192,20 @@ async def test_two_federations_cannot_have_the_budget_twice(town: Town, tmp_path
     failed = await town.wait("alice", second, "failed")
     assert failed["code"] == "budget_exhausted"
     assert [state for state, _ in charges_of(tmp_path, "alice")] == ["reserved"]
+
+
+@pytest.mark.parametrize("where", ["coordinator", "data"])
+async def test_on_postgresql(where: str, tmp_path: Path, postgres_url: str) -> None:
+    there = {"database_url": postgres_url}
+    async with (
+        running_hub(tmp_path / "hub", **(there if where == "coordinator" else {})) as hub,
+        running_town(tmp_path, "alice", hub=hub, settings=there if where == "data" else None) as town,
+    ):
+        process = await hub.host(min_workers=1, min_diffs=1, max_diffs=2, num_cycles=2, cycle_length=1.0)
+        job = await town.submit("alice", 2, **PRIVATE)
+        ended = await town.wait("alice", job, "released")
+        assert ended["federation"]["num_reported"] == 2
+        assert await hub.contributions(process) == [(1, "alice"), (2, "alice")]
 
 
 NONSENSE: list[dict[str, Any]] = [

@@ -1,0 +1,96 @@
+"""Rows of the parts of federated jobs, and of clients with names, on SQLite and on PostgreSQL.
+
+Should happen: a part comes back as it was put and changed; the queue tells federated jobs from others.
+Should not happen: two parts of one number; two clients of one name, however many ask at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from test_job_rows import LATER, NOW, filled, new_job, put  # noqa: F401 - filled is a fixture
+
+from pygrid.core import federation as rules
+from pygrid.core.federation import Part, PartState
+from pygrid.core.jobs import JobState
+from pygrid.ids import new_client_id
+from pygrid.messages.jobs import FederationRequest
+from pygrid.storage import cycles, federated
+from pygrid.storage import jobs as rows
+from pygrid.storage.database import Database
+from pygrid.storage.processes import put_process
+
+FEDERATION = FederationRequest("http://127.0.0.1:5000", "é", "1", 3, "token")
+
+
+def part(job_id: str, number: int = 1) -> Part:
+    return Part(job_id, number, PartState.TRAINING, 7, "a" * 64, "client é", "key" * 100, NOW)
+
+
+def test_parts_come_back_as_they_were_written(filled: Database) -> None:  # noqa: F811
+    asked = new_job()
+    job = put(filled, replace(asked, request=replace_federation(asked.request)))
+    assert job.request.federation == FEDERATION
+    first, second = part(job.id), part(job.id, 2)
+    for one in (second, first):
+        filled.write_now(lambda connection, one=one: federated.put_part(connection, one))
+    read = lambda: filled.read_now(lambda connection: federated.list_parts(connection, job.id))  # noqa: E731
+    assert read() == [first, second]
+    kept = rules.keep(first, "b" * 64, {"num_calls": 3, "sandbox": ["x"]})
+    lost = rules.lose(second, "why\nnot", LATER)
+    for one in (kept, lost):
+        filled.write_now(lambda connection, one=one: federated.update_part(connection, one))
+    assert read() == [kept, lost]
+    with pytest.raises(sa.exc.IntegrityError):
+        filled.write_now(lambda connection: federated.put_part(connection, first))
+    assert filled.read_now(lambda connection: federated.list_parts(connection, "0" * 32)) == []
+
+
+def test_the_queue_tells_federated_jobs_from_others(filled: Database) -> None:  # noqa: F811
+    asked = new_job(state=JobState.APPROVED)
+    federated_job = put(filled, replace(asked, request=replace_federation(asked.request)))
+    other = put(filled, new_job(state=JobState.APPROVED))
+    assert filled.write_now(lambda connection: rows.find_next(connection, federated=True)) == federated_job
+    assert filled.write_now(rows.find_next) == other
+
+
+def test_one_subject_is_one_client_however_many_ask_at_once(filled: Database) -> None:  # noqa: F811
+    process_id = filled.write_now(
+        lambda connection: put_process(
+            connection,
+            name="p",
+            version="1",
+            client_config={},
+            server_config={"cycle_length": None},
+            num_parameters=1,
+            now=NOW,
+            created_by=None,
+        )
+    )
+    ready = threading.Barrier(8)
+
+    def come() -> str:
+        ready.wait()
+
+        def transaction(connection: sa.Connection) -> str:
+            cycles.lock_process(connection, process_id)
+            if (found := cycles.find_client(connection, process_id, "alice")) is not None:
+                return found
+            client_id = new_client_id()
+            cycles.put_client(connection, client_id, process_id, NOW, subject="alice")
+            return client_id
+
+        return filled.write_now(transaction)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({future.result() for future in [pool.submit(come) for _ in range(8)]}) == 1
+
+
+def replace_federation(request):  # type: ignore[no-untyped-def]
+    import msgspec
+
+    return msgspec.structs.replace(request, federation=FEDERATION)
