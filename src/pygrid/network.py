@@ -79,7 +79,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
-    associations = NetworkAssociations(database, identity, fleet, clock, terms)
+    associations = NetworkAssociations(database, identity, fleet, clock, metrics, terms)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
     associations.on_change.append(direct.poke)
     pipes = Pipes(RelayLimits(), stopping, metrics)

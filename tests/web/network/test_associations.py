@@ -9,6 +9,7 @@ not accepted the Domain, or the loss of a decision because of the moment in whic
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from network_support import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
 from web_support import People, assert_problem
 
+from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.associations import connector
 from pygrid.settings import load_settings
@@ -59,6 +61,7 @@ async def test_a_domain_asks_waits_is_accepted_and_seen(net: Net, tmp_path: Path
         assert "claimed_address" not in shown["domain"]
         metrics = (await net.web.get("/metrics")).text
         assert 'pygrid_network_domains{state="online"} 1.0' in metrics
+        assert "pygrid_network_waiting_domains 0.0" in metrics
     # It stopped, so its link is closed.
     await until_listed(net, "alice", state="offline", connected=False)
 
@@ -303,8 +306,6 @@ async def test_a_direct_address_is_named_once_the_domain_answers_there(net: Net,
 
 
 async def test_a_checked_address_is_public(net: Net, tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
@@ -316,6 +317,81 @@ async def test_a_checked_address_is_public(net: Net, tmp_path: Path) -> None:
         found = await until_listed(net, "alice", address=address)
         assert found["address"] == found["claimed_address"]
         assert (await net.web.get("/domains/alice")).json()["domain"]["address"] == address
+
+
+async def test_a_checked_address_is_looked_at_again_and_named_no_more_once_nobody_answers(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    async with running_network(tmp_path / "net", clock=clock) as net:
+        token = await net.invite()
+        given: dict[str, Any] = {"network": net.url, "invitation": token, "address": address}
+        app = build_domain(load_settings({}, data_dir=tmp_path / "a", id="alice", **given))
+        async with served(app, port):
+            await until_listed(net, "alice", address=address)
+
+        def look_again() -> None:
+            for listener in net.app.state.associations.on_change:
+                listener("alice")
+
+        look_again()
+        # Checked lately, so it is believed though the Domain is away.
+        assert (await net.list())["alice"]["address"] == address
+        clock.advance(6 * 3600)
+        look_again()
+        found = await until_listed(net, "alice", address=None)
+        assert found["claimed_address"] == address
+        assert found["reason"]
+        # Back again, it is looked at before long.
+        async with served(build_domain(load_settings({}, data_dir=tmp_path / "a", id="alice", **given)), port):
+            await until_listed(net, "alice", connected=True)
+            clock.advance(600)
+            look_again()
+            await until_listed(net, "alice", address=address)
+
+
+async def test_a_private_address_is_not_called_unless_that_is_allowed(tmp_path: Path) -> None:
+    async with running_network(tmp_path / "net", allow_private_addresses=False) as net:
+        token, calls = await net.invite(), 0
+
+        async def count(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal calls
+            calls += 1
+            writer.close()
+
+        async with await asyncio.start_server(count, "127.0.0.1", 0) as inner:
+            address = f"http://127.0.0.1:{inner.sockets[0].getsockname()[1]}"
+            async with running_domain(tmp_path / "a", network=net.url, invitation=token, address=address):
+
+                async def checked() -> Any:
+                    return (await net.list()).get("alice", {}).get("reason")
+
+                assert "on this machine" in await until(checked)
+                assert (await net.list())["alice"]["address"] is None
+        assert calls == 0
+
+
+async def test_a_change_is_told_before_its_author_is_answered(tmp_path: Path) -> None:
+    """The heartbeat is an hour away; the Network knows the new version as soon as the owner has the answer."""
+    async with running_network(tmp_path / "net", heartbeat_s=600) as net:
+        token = await net.invite()
+        async with running_domain(tmp_path / "a", network=net.url, invitation=token) as alice:
+            await until_listed(net, "alice", state="online")
+            member = net.app.state.fleet.get("alice")
+
+            async def told() -> bool:
+                return bool(member.catalog)
+
+            await until(told)
+            before = member.catalog
+            form = {
+                "config": (None, '{"name": "d", "visibility": "public", "format": "csv"}'),
+                "data": ("d.csv", b"a\n1\n2\n", "text/csv"),
+            }
+            answer = await alice.web.post("/data-centric/datasets", files=form, headers=alice.owner)
+            assert answer.status_code in (200, 201), answer.text
+            assert member.catalog != before
 
 
 async def test_those_who_run_the_domain_alone_join_and_leave(net: Net, tmp_path: Path) -> None:

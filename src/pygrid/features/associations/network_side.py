@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from prometheus_client import Counter, Gauge
 
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
@@ -27,6 +28,7 @@ from pygrid.features.associations.fleet import Fleet
 from pygrid.ids import hash_secret, new_secret
 from pygrid.messages.associations import Entry, Heartbeat, Hello, Welcome, canonical
 from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
+from pygrid.metrics import Metrics
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
 from pygrid.storage.networks import Invitation, KnownDomain
@@ -67,10 +69,17 @@ class _Proven:
 class NetworkAssociations:
     """The use cases of a Network's Domains, and of those who decide about them."""
 
-    def __init__(self, database: Database, identity: Identity, fleet: Fleet, clock: Clock, terms: NetworkTerms) -> None:
+    def __init__(
+        self, database: Database, identity: Identity, fleet: Fleet, clock: Clock, metrics: Metrics, terms: NetworkTerms
+    ) -> None:
         self.fleet = fleet
         self.waiting = Links()
         """Links of Domains that were not decided about yet."""
+        waiting = "Domains that are connected and wait for a decision."
+        Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(lambda: len(self.waiting))
+        self._turned = Counter(
+            "pygrid_network_turned_away", "Domains that were not let in, by the reason.", ("code",), registry=metrics.registry
+        )
         self.on_change: list[Callable[[str], object]] = []
         """Called with the name of a Domain that has come to belong to the Network, or does so no more."""
         self._database = database
@@ -119,12 +128,14 @@ class NetworkAssociations:
             proven = self._check_hello(await socket.receive_text(), nonce)
         except PygridError as error:
             logger.info("hello refused", extra={"why": error.code})
+            self._turned.labels(error.code).inc()
             await self._turn_away(socket, error)
             return None
         admitted = await self._admit(proven)
         signature = to_base64url(self._identity.sign("welcome", proven.nonce, proven.key.raw, self._terms.name.encode()))
         if isinstance(admitted, Turned):
             logger.info("domain turned away", extra={"domain": proven.name, "why": admitted.code})
+            self._turned.labels(admitted.code).inc()
             turned = {"code": admitted.code, "detail": admitted.detail, "signature": signature}
             await socket.send_text(encode_frame("refused", turned))
             await socket.close(REFUSED, admitted.code)
@@ -289,8 +300,9 @@ class NetworkAssociations:
         link = self.waiting.find(known.name)
         if link is not None:
             self.waiting.release(known.name, link)
-            await self.fleet.links.put(known.name, link)
+            # Of its former life nothing is believed, also while the link of that is being closed.
             self.fleet.hear(member, Heartbeat())
+            await self.fleet.links.put(known.name, link)
         self._changed(known.name)
         return link
 
