@@ -220,3 +220,16 @@ def test_too_much_client_config_is_refused() -> None:
     read_client_config({**raw, "notes": "x" * room})
     with pytest.raises(InvalidConfig, match="bytes"):
         read_client_config({**raw, "notes": "x" * (room + 1)})
+
+
+def test_strangers_may_know_of_a_process_that_any_device_may_join():
+    secret = {"authentication": {"secret": "s" * 32}}
+    for more, public in (
+        ({}, True),
+        ({"visibility": "listed"}, False),
+        (secret, False),
+        ({**secret, "visibility": "public"}, True),
+    ):
+        assert read_server_config({"cycle_length": 60, **more}).is_public is public
+    with pytest.raises(InvalidConfig):
+        read_server_config({"cycle_length": 60, "visibility": "private"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -123,3 +125,19 @@ def test_strangers_answers_are_bounded() -> None:
         with pytest.raises(InvalidInput) as caught:
             check_foreign(bad)
         assert caught.value.code == "invalid_answer"
+
+
+def test_the_frames_of_the_documentation_are_such() -> None:
+    text = (Path(pygrid.__file__).parents[2] / "docs" / "search.md").read_text()
+    (block,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    frames = [msgspec.json.decode(line) for line in block.splitlines()]
+    assert [(frame.pop("type"), frame.pop("id")) for frame in frames] == [
+        ("search", 7),
+        ("answer", 7),
+        ("summary", 8),
+        ("answer", 8),
+    ]
+    assert check_query(msgspec.convert(frames[0], SearchQuery)).text == "age income"
+    check_foreign(msgspec.convert(frames[1], CatalogAnswer))
+    assert frames[2] == {}
+    check_foreign(msgspec.convert(frames[3], CatalogSummary))
