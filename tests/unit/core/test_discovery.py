@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pygrid
 from pygrid.core.discovery import (
     MAX_ANSWER_BYTES,
     MAX_WORDS,
