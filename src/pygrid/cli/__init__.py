@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "process": ("pygrid.cli.process", "Look at hosted processes and their cycles, watch them, end them."),
     "dataset": ("pygrid.cli.dataset", "Upload datasets, find them, look at them, change them."),
     "job": ("pygrid.cli.job", "Ask for work on data that you do not see, follow it, take the result."),
+    "federate": ("pygrid.cli.federate", "Train a model across the data of several owners."),
     "request": ("pygrid.cli.request", "See what is asked of the data that you hold, and decide."),
     "budget": ("pygrid.cli.budget", "See what was spent of the privacy of each dataset; open a budget."),
     "audit": ("pygrid.cli.audit", "Check that nothing in the audit log was changed, and read it."),

@@ -183,7 +183,7 @@ class Job:
         """
         info = self.info()
         refusal = Conflict(_why_not(info), code="result_not_released", state=info.state)
-        if info.state not in ("released", "held"):
+        if info.state not in ("released", "held") or info.federation is not None:
             raise refusal
         try:
             data = self._download()
@@ -227,7 +227,7 @@ class Job:
         return self._decide("deny", comment)
 
     def revoke(self) -> JobInfo:
-        """Take an approval back before the job runs. Raises Conflict: it is too late."""
+        """Take an approval back before the job runs; of a federated job until it has ended. Raises Conflict: it is too late."""
         return self._api.post(f"{self._path}/revoke", JobInfo)
 
     def _decide(self, decision: Literal["approve", "deny"], comment: str) -> JobInfo:
@@ -443,4 +443,7 @@ def _why_not(info: JobInfo) -> str:
         "failed": "it failed",
     }
     detail = f": {info.detail}" if info.detail else ""
+    if info.request is not None and info.request.federation is not None:
+        there = f"{info.request.federation.process} at {info.request.federation.coordinator}"
+        return f"job {info.id} takes part in the training of {there}, where its model is; it is {info.state}{detail}"
     return f"job {info.id} has no result to give: {reasons.get(info.state, info.state)}{detail}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pygrid.client.watching import counted, size
-from pygrid.messages.jobs import JobCost, JobInfo, JobRequest
+from pygrid.messages.jobs import FederationRequest, JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
 
 _KINDS = {
@@ -43,6 +43,9 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows.append((f"the {_BROUGHT[info.kind]}", info.plan_summary))
     if info.request is not None:
         rows += _request_rows(info.request)
+    if info.federation is not None and info.federation.num_begun:
+        told = info.federation
+        rows.append(("so far", f"{counted(told.num_begun, 'training')} begun, {counted(told.num_reported, 'diff')} sent"))
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:
         rows += _budget_rows(info.cost)
@@ -71,6 +74,8 @@ def privacy_in_words(info: JobInfo) -> str:
     """The guarantee that a job asks to run under."""
     terms = info.privacy
     if terms is None:
+        if info.request is not None and info.request.federation is not None:
+            return "none: exact, and only this approval stands between the data and the coordinator"
         return "none: an exact answer, which a person signs off"
     return f"epsilon {terms.epsilon:g}, delta {terms.delta:g} for each {terms.unit}; contributions clipped to {terms.clip:g}"
 
@@ -91,6 +96,10 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
         rows.append(("of its outputs", ", ".join(request.select)))
     if request.max_records is not None:
         rows.append(("only for", f"the first {counted(request.max_records, 'record')}"))
+    if request.federation is not None:
+        federation = request.federation
+        where = f"{federation.process} {federation.version} at {federation.coordinator}"
+        rows.append(("takes part in", f"{where}, for {counted(federation.cycles, 'cycle')} at the most"))
     if request.optimizer:
         rows.append(("optimizer", ", ".join(f"{name} {value}" for name, value in request.optimizer.items())))
     return rows
@@ -117,6 +126,8 @@ def _of(cap: float | None) -> str:
 
 def _leaves(info: JobInfo) -> str:
     exact = info.privacy is None
+    if info.request is not None and info.request.federation is not None:
+        return _leaves_each_cycle(info.request.federation, exact=exact)
     what = {
         "train": "a trained model",
         "evaluate": "a few metrics",
@@ -135,6 +146,14 @@ def _leaves(info: JobInfo) -> str:
     if ratio is not None and ratio >= 0.1:
         return f"{what}{amount}. IT IS LARGE ENOUGH TO HOLD RECORDS"
     return f"{what}{amount}, without noise"
+
+
+def _leaves_each_cycle(federation: FederationRequest, *, exact: bool) -> str:
+    most = f"after each of at most {counted(federation.cycles, 'cycle')}, what training has changed in the model"
+    there = f"to {federation.coordinator}, at once: nobody looks at it before"
+    if exact:
+        return f"{most}, WITHOUT NOISE, and its metrics, {there}. IT MAY HOLD RECORDS"
+    return f"{most}, {there}; only sums with noise go into it"
 
 
 def _plain(value: object) -> str:

@@ -28,6 +28,8 @@ def in_words(info: JobInfo) -> str:
     """Where a job is, and why if that is told."""
     if info.state in ("checking", "running", "approved"):
         share = f", {info.progress:.0%}" if info.state == "running" and info.progress > 0 else ""
+        if info.federation is not None and info.federation.doing:
+            return f"{info.federation.doing}{share}"
         return f"{_WORDS[info.state]}{share}"
     words = _WORDS.get(info.state, info.state)
     return f"{words}: {one_line(info.detail)}" if info.detail else words
