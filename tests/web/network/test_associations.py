@@ -481,3 +481,26 @@ async def test_managers_alone_decide(net: Net) -> None:
         assert (await net.web.post("/invitations", json={}, headers=headers)).status_code == status
         assert (await net.web.get("/invitations", headers=headers)).status_code == status
         assert (await net.web.delete("/invitations/1", headers=headers)).status_code == status
+
+
+async def test_both_work_on_postgresql(postgres_server: str, tmp_path: Path) -> None:
+    import os
+
+    import psycopg
+
+    urls = []
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        for kind in ("network", "domain"):
+            name = f"association_{kind}_{os.getpid()}"
+            connection.execute(f"CREATE DATABASE {name}".encode())
+            urls.append(postgres_server.replace("/postgres?", f"/{name}?"))
+    async with running_network(tmp_path / "net", database_url=urls[0]) as net:
+        given = {"network": net.url, "database_url": urls[1], "publish": "all"}
+        async with running_domain(tmp_path / "a", **given) as alice:
+            await until_listed(net, "alice", "pending", connected=True)
+            assert (await net.decide("alice", "accept")).status_code == 200
+            await alice.until(state="accepted")
+            counts = dict.fromkeys(("datasets", "models", "processes", "cycles", "jobs"), 0) | {"users": 1}
+            await until_listed(net, "alice", state="online", counts=counts)
+            assert (await net.decide("alice", "revoke")).status_code == 200
+            await alice.until(state="revoked", connected=False)
