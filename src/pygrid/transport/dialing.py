@@ -70,12 +70,19 @@ class _CuttableStream(httpcore.NetworkStream):
     def __init__(self, inner: httpcore.NetworkStream, streams: weakref.WeakSet[_CuttableStream]) -> None:
         self._inner = inner
         self._streams = streams
+        self._is_used = False
+        """Something was written and nothing of the answer read, or somebody is reading."""
         streams.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, timeout)
+        self._is_used = True
+        try:
+            return self._inner.read(max_bytes, timeout)
+        finally:
+            self._is_used = False
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._is_used = True
         self._inner.write(buffer, timeout)
 
     def close(self) -> None:
@@ -89,6 +96,10 @@ class _CuttableStream(httpcore.NetworkStream):
         return _CuttableStream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._streams)
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._is_used:
+            # A pool takes an idle connection that brings something for a dead one. Between its looking whether one is idle and
+            # asking here, another thread may have sent a request on it, and this would be the answer.
+            return False
         return self._inner.get_extra_info(info)
 
     def cut(self) -> None:

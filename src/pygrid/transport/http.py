@@ -5,11 +5,13 @@ On httpcore, the engine below httpx: httpx itself imports a command line with it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import ssl
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 import httpcore
@@ -40,6 +42,8 @@ class PooledTransport:
         self._origin = origin
         self._host = host
         self._pool = pool
+        # The pool's own queue mixes up who has which connection when more threads wait for one than there are connections.
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         # In a notebook nobody closes anything.
         weakref.finalize(self, self._pool.close)
 
@@ -65,6 +69,15 @@ class PooledTransport:
             content=iter(request.body) if request.body is not None else None,  # type: ignore[arg-type]  # memoryviews do
             extensions={"timeout": timeout},
         )
+        if not self._slots.acquire(timeout=CONNECT_TIMEOUT_S):
+            raise connection_failed(self._url, f"all {MAX_CONNECTIONS} connections are busy")
+        try:
+            return self._exchange(outgoing, _Once(self._slots.release))
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _exchange(self, outgoing: httpcore.Request, release: _Once) -> Response:
         try:
             answer = self._pool.handle_request(outgoing)
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
@@ -72,7 +85,14 @@ class PooledTransport:
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise connection_lost(self._url, explain(error)) from error
         arrived = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
-        return Response(answer.status, arrived, self._chunks(answer), answer.close)
+
+        def close() -> None:
+            try:
+                answer.close()
+            finally:
+                release()
+
+        return Response(answer.status, arrived, self._chunks(answer), close)
 
     def _chunks(self, answer: httpcore.Response) -> Iterator[bytes]:
         try:
@@ -82,6 +102,17 @@ class PooledTransport:
 
     def close(self) -> None:
         self._pool.close()
+
+
+class _Once:
+    """Calls a function the first time that it is called itself, in whichever thread."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._todo = [work]
+
+    def __call__(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._todo.pop()()
 
 
 class HttpTransport(PooledTransport):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import httpcore
 
+from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.transport.certificates import read_certificate
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.pipes import countdown
@@ -16,6 +18,7 @@ from pygrid.transport.pipes import countdown
 _READ_BYTES = 256 * 1024
 _WRITE_BYTES = 256 * 1024
 _GOODBYE_S = 0.5
+_LOOK_S = 0.01
 
 
 class PinnedStream(httpcore.NetworkStream):
@@ -27,7 +30,8 @@ class PinnedStream(httpcore.NetworkStream):
     Args:
         check: called with the peer's identity before anything is sent to it; raises if it is not who is wanted.
     Raises:
-        httpcore.ConnectError: the handshake failed. What ``check`` raises. The stream is closed then.
+        httpcore.ConnectError: the handshake failed. IdentityChanged: ``wrong_identity``: the peer's certificate is none of a
+            Domain. What ``check`` raises. The stream is closed then.
     """
 
     def __init__(
@@ -42,16 +46,30 @@ class PinnedStream(httpcore.NetworkStream):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
         self._is_broken = False
+        # One thread at a time reads and writes, but others of a pool look whether an idle stream is still good.
+        self._using = threading.Lock()
+        self._is_asking = False
+        """Something was written, and nothing of the answer was read: the stream is not idle, whatever a pool takes it for."""
+        self._early = b""
+        """What was found by looking."""
         try:
             self._shake_hands(timeout_s)
             certificate = self._tls.getpeercert(binary_form=True)
             assert certificate is not None  # a TLS 1.3 server always shows one
-            check(read_certificate(certificate))
+            check(_identity_of(certificate))
         except BaseException:
             stream.close()
             raise
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with self._using:
+            self._is_asking = False
+            if self._early:
+                piece, self._early = self._early[:max_bytes], self._early[max_bytes:]
+                return piece
+            return self._read(max_bytes, timeout)
+
+    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
         parts: list[bytes] = []
         room = max_bytes
         left_s = countdown(timeout)
@@ -75,21 +93,26 @@ class PinnedStream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
-        while view:
-            try:
-                num_taken = self._tls.write(view[:_WRITE_BYTES])
-            except ssl.SSLError as error:
-                self._is_broken = True
-                raise httpcore.WriteError(_explain(error)) from error
-            view = view[num_taken:]
-            self._flush(timeout)
+        with self._using:
+            self._is_asking = True
+            while view:
+                try:
+                    num_taken = self._tls.write(view[:_WRITE_BYTES])
+                except ssl.SSLError as error:
+                    self._is_broken = True
+                    raise httpcore.WriteError(_explain(error)) from error
+                view = view[num_taken:]
+                self._flush(timeout)
 
     def close(self) -> None:
+        is_free = self._using.acquire(blocking=False)
         try:
-            if not self._is_broken:
+            if is_free and not self._is_broken:
                 self._say_goodbye()
         finally:
             self._stream.close()
+            if is_free:
+                self._using.release()
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
@@ -97,17 +120,27 @@ class PinnedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def _has_news(self) -> bool:
-        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its end."""
+        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its end.
+
+        A pool asks without knowing for sure: the thread to which it gave the connection may be about to use it, or using it.
+        """
+        if not self._using.acquire(blocking=False):
+            return False
         try:
-            if self._tls.pending():
+            if self._is_asking:
+                return False
+            if self._early or self._tls.pending():
                 return True
             if not self._stream.get_extra_info("is_readable"):
                 return False
-            return bool(self.read(1, timeout=0.01)) or True
+            self._early = self._read(1, _LOOK_S)
+            return True
         except httpcore.ReadTimeout:
             return False  # it was for the layers below only
         except (httpcore.NetworkError, httpcore.ProtocolError):
             return True
+        finally:
+            self._using.release()
 
     def _shake_hands(self, timeout_s: float | None) -> None:
         while True:
@@ -146,6 +179,13 @@ class PinnedStream(httpcore.NetworkStream):
             self._tls.unwrap()
         with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
             self._flush(_GOODBYE_S)
+
+
+def _identity_of(certificate: bytes) -> IdentityKey:
+    try:
+        return read_certificate(certificate)
+    except InvalidInput as error:
+        raise IdentityChanged(f"whoever answers there is no Domain: {error.detail}", code="wrong_identity") from error
 
 
 def _explain(error: ssl.SSLError) -> str:

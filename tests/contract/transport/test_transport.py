@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,18 @@ def transport(request: pytest.FixtureRequest, app: TinyApp, tmp_path: Path) -> I
             chosen = AsgiTransport(app)
         stack.callback(chosen.close)
         yield chosen
+
+
+def test_many_threads_share_few_connections(transport: Transport) -> None:
+    """More threads than a pool has connections: no answer is lost to a thread that takes its connection for a dead one."""
+
+    def call(number: int) -> bool:
+        data = str(number).encode()
+        with transport.send(Request("POST", "/echo", body=BytesBody(data))) as response:
+            return bool(json.loads(response.read(1000))["sha256"] == hashlib.sha256(data).hexdigest())
+
+    with ThreadPoolExecutor(60) as threads:
+        assert all(threads.map(call, range(1500)))
 
 
 def test_a_body_arrives_whole_with_its_length(transport: Transport) -> None:
