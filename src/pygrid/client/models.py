@@ -49,6 +49,7 @@ class HostedModel:
         Raises:
             InvalidInput, ShapeMismatch: the arrays do not fit the model, or it can't compute with their values.
             Forbidden: others may not ask it (``inference_not_allowed``). NotFound: it is not served any more.
+            Conflict: another model is served under its id now (``model_changed``).
             Unavailable: it can't answer now, also after some tries.
         """
         arrays = self._converted(inputs)
@@ -99,7 +100,7 @@ class HostedModel:
         return arrays
 
     def _ask(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        headers = {"Content-Type": TENSORS}
+        headers = {"Content-Type": TENSORS, "If-Match": f'"{self.info.sha256}"'}
         body = BytesBody(encode(arrays))
         request = Request("POST", f"{self._path}/predict", headers=headers, body=body, timeout_s=_TIMEOUT_S)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pygrid.client.models import HostedModel, OnnxSource, get_served
 from pygrid.client.session import SessionApi
-from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
+from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.messages.discovery import DomainRef, ModelHit
 from pygrid.transport import NO_RETRIES
 
@@ -48,6 +48,7 @@ class NetworkModel:
 
         Raises:
             Unavailable: no Domain answers (``no_domain_answers``). Unauthenticated: you are logged in at none that does.
+            Forbidden: none lets you ask it.
             As `HostedModel.predict`.
         """
         failures = self._try_all(inputs)
@@ -65,7 +66,7 @@ class NetworkModel:
         for ref in list(self._refs):
             try:
                 return self._open(ref).predict(inputs)
-            except (Unavailable, Unauthenticated, NotFound) as error:
+            except (Unavailable, Unauthenticated, Forbidden, NotFound, Conflict) as error:
                 logger.debug("next Domain: model=%s domain=%s code=%s", self.id, ref.name, error.code)
                 failures.append((ref.name, error))
                 self._models.pop(ref.name, None)
@@ -78,7 +79,7 @@ class NetworkModel:
         if ref.name not in self._models:
             model = get_served(_impatient(self._network.open_domain(ref)), self.id)
             if model.info.sha256 != self.info.sha256:
-                raise NotFound(f"{ref.name} serves another model as {self.id!r} now", code="model_not_found", domain=ref.name)
+                raise NotFound(f"another model is served as {self.id!r} there now", code="model_not_found", domain=ref.name)
             self._models[ref.name] = model
         return self._models[ref.name]
 
@@ -89,6 +90,8 @@ class NetworkModel:
 
     def _no_answer(self, failures: list[tuple[str, PygridError]]) -> PygridError:
         told = "; ".join(f"{name}: {error.detail}" for name, error in failures)
+        if failures and all(isinstance(error, Forbidden) for _, error in failures):
+            return failures[0][1]
         for _, error in failures:
             if isinstance(error, Unauthenticated):
                 return Unauthenticated(

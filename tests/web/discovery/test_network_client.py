@@ -190,9 +190,22 @@ async def test_one_model_never_answers_for_another(site: Site, network: NetworkC
     model = await asyncio.to_thread(of_one)
     await one.holder.delete("models/digits")
     await one.holder.serve("digits", linear(weight=WEIGHT + 2))
+    error = await refused(Unavailable, "no_domain_answers", model.predict, {"x": X})
+    assert "another model is served" in str(error)
     again = await asyncio.to_thread(network.model, "digits", domain="one")
-    # The old handle still asks by id, so a replaced file must be noticed by a new one.
     assert again.info.sha256 != model.info.sha256
+
+
+async def test_who_may_not_ask_is_told_so(site: Site, network: NetworkClient) -> None:
+    one = await site.add("one")
+    await one.holder.serve("digits", allow_remote_inference=False)
+
+    def sign_up() -> Any:
+        network.domain("one").sign_up("ann@example.org", PASSWORD)
+        return network.model("digits")
+
+    model = await asyncio.to_thread(sign_up)
+    await refused(Forbidden, "inference_not_allowed", model.predict, {"x": X})
 
 
 async def test_who_is_not_logged_in_is_told_so(site: Site, network: NetworkClient) -> None:

@@ -146,6 +146,16 @@ async def test_one_files_bytes_stay_as_long_as_one_model_needs_them(owner: Someo
     assert stored(settings) == []
 
 
+async def test_who_means_one_model_is_not_answered_by_another(owner: Someone) -> None:
+    first = (await owner.serve(linear())).json()["model"]["sha256"]
+    question = {"content": encode({"x": X}), "headers": {**owner.headers, "If-Match": f'"{first}"'}}
+    assert (await owner.web.post(f"{PATH}/scores/predict", **question)).status_code == 200
+    await owner.web.delete(f"{PATH}/scores", headers=owner.headers)
+    await owner.serve(linear(weight=WEIGHT + 1))
+    assert_problem(await owner.web.post(f"{PATH}/scores/predict", **question), 409, "model_changed")
+    assert (await owner.ask(x=X)).status_code == 200
+
+
 async def test_questions_of_many_share_batches_and_each_gets_its_own(owner: Someone, user: Someone) -> None:
     await owner.serve(lookup(), allow_remote_inference=True, max_batch_size=8)
     tokens = [np.array([i % 4, (i + 1) % 4], np.int64) for i in range(40)]

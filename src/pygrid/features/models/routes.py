@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from litestar import Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter
+from litestar.params import HeaderParameter, PathParameter
 
 from pygrid.core.access import Permission
 from pygrid.features.models.service import ModelsService
@@ -95,13 +95,21 @@ async def download_model(request: AppRequest, state: State, model_id: ModelId) -
     security=_SESSION,
     responses={
         200: ResponseSpec(bytes, generate_examples=False, description="Outputs as safetensors", media_type=media.TENSORS),
-        **describe_problems(400, 401, 403, 404, 408, 413, 503),
+        **describe_problems(400, 401, 403, 404, 408, 409, 413, 503),
     },
 )
-async def predict(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
-    """Ask a model: arrays by the names of its inputs as safetensors, answered with its outputs in the same way."""
+async def predict(
+    request: AppRequest,
+    state: State,
+    model_id: ModelId,
+    if_match: Annotated[str | None, HeaderParameter(name="If-Match", max_length=100)] = None,
+) -> Response[Any]:
+    """Ask a model: arrays by the names of its inputs as safetensors, answered with its outputs in the same way.
+
+    ``If-Match``: the SHA-256 of the model that is meant, in quotes.
+    """
     service = _service(state)
-    model = await service.check_may_ask(request.user, model_id)
+    model = await service.check_may_ask(request.user, model_id, None if if_match is None else if_match.strip('"'))
     announced = request.headers.get("content-length", "")
     is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
     with service.room_for(model, int(announced) if is_number else None) as max_bytes:

@@ -21,7 +21,7 @@ from pygrid.core.serving import (
     check_serve_request,
     is_holder,
 )
-from pygrid.errors import Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
+from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
 from pygrid.features.models.uploads import read_serve_form
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
 from pygrid.plans.manifest import Port
@@ -139,15 +139,23 @@ class ModelsService:
             raise _forbidden(refusal, model_id)
         return model.file
 
-    async def check_may_ask(self, principal: Principal, model_id: str) -> StoredModel:
+    async def check_may_ask(self, principal: Principal, model_id: str, sha256: str | None = None) -> StoredModel:
         """The model, for who may ask it: before the question is read.
 
+        Args:
+            sha256: of the file that the caller means; None: whatever is served under the id.
         Raises:
-            NotFound: ``model_not_found``. Forbidden: ``inference_not_allowed``.
+            NotFound: ``model_not_found``. Forbidden: ``inference_not_allowed``. Conflict: ``model_changed``.
         """
         model = await self._get(model_id)
         if refusal := can_ask(principal, model.serving):
             raise _forbidden(refusal, model_id)
+        if sha256 is not None and sha256 != model.file:
+            raise Conflict(
+                f"another model is served as {model_id!r} now; look at it before you ask it",
+                code="model_changed",
+                model_id=model_id,
+            )
         return model
 
     @contextlib.contextmanager
