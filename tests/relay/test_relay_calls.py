@@ -91,7 +91,7 @@ def test_a_thousand_calls_at_once_each_get_their_own_answer(transport: Transport
     def call(number: int) -> bool:
         return bool(json.loads(read(transport, Request("GET", f"/small/{number}"))) == {"path": f"/small/{number}"})
 
-    with ThreadPoolExecutor(20) as threads:
+    with ThreadPoolExecutor(50) as threads:  # more than there are connections, so that they change hands
         assert all(threads.map(call, range(1000)))
     assert len(site.asked) <= 20
 
