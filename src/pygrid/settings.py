@@ -255,6 +255,12 @@ class NetworkSettings(AppSettings):
             "help": "An invitation of 32 or more characters, good for any Domain while it is set: for whole fleets.",
         },
     )
+    address: str = _setting(
+        "",
+        env="ADDRESS",
+        flag="--address",
+        help="Where others reach this Network, like https://network.example; empty: where each caller has reached it.",
+    )
     heartbeat_s: int = _setting(
         10, env="PYGRID_HEARTBEAT_S", flag="--heartbeat-s", help="Seconds between two signs of life of a Domain, 1 to 600."
     )
@@ -410,10 +416,7 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
         _check_at_least(settings, name, least)
     if not 1 <= settings.max_columns <= 4096:
         raise _wrong(_name(settings, "max_columns"), settings.max_columns, "use a number from 1 to 4096")
-    for name in ("network", "address"):
-        url = getattr(settings, name)
-        if url and not url.startswith(("http://", "https://")):
-            raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+    _check_addresses(settings, "network", "address")
     if settings.network and not NETWORK_NAME.fullmatch(settings.id):
         wanted = "on a Network use A-Z, a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends"
         raise _wrong("NODE_ID (--id)", settings.id, wanted)
@@ -430,6 +433,7 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
 
 def _check_network(settings: NetworkSettings) -> NetworkSettings:
     _check_at_least(settings, "num_replicas", 1)
+    _check_addresses(settings, "address")
     if settings.invitation and not MIN_SECRET_BYTES <= len(settings.invitation) <= 200:
         raise InvalidConfig(
             f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, as whoever guesses it joins the Network",
@@ -441,6 +445,13 @@ def _check_network(settings: NetworkSettings) -> NetworkSettings:
     if settings.legacy_open and not settings.is_loopback:
         raise _legacy_open_refused(settings, "lets anyone add and remove nodes")
     return settings
+
+
+def _check_addresses(settings: AppSettings, *names: str) -> None:
+    for name in names:
+        url = getattr(settings, name)
+        if url and not url.startswith(("http://", "https://")):
+            raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
 
 
 def _complete(settings: S, database: str) -> S:

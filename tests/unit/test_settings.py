@@ -250,6 +250,7 @@ def test_a_network_with_nothing_configured_is_open_to_this_machine_alone(tmp_pat
     [
         ({"GRID_NETWORK_PORT": "-1"}, "GRID_NETWORK_PORT"),
         ({"NUM_REPLICAS": "0"}, "NUM_REPLICAS"),
+        ({"ADDRESS": "network.example"}, "ADDRESS"),
         ({"PYGRID_HEARTBEAT_S": "0"}, "PYGRID_HEARTBEAT_S"),
         ({"PYGRID_HEARTBEAT_S": "601"}, "PYGRID_HEARTBEAT_S"),
         ({"PYGRID_OPEN_RELAY": "perhaps"}, "PYGRID_OPEN_RELAY"),

@@ -104,6 +104,15 @@ async def test_a_domain_behind_the_relay_has_an_address_there(site: Site) -> Non
     assert hit["domain"]["address"] == f"grid+{site.url}/one"
 
 
+async def test_the_operator_says_where_the_network_is_reached(tmp_path: Path) -> None:
+    async with running_network(tmp_path, address="https://network.example/") as site:
+        one = await site.add("one", direct=False)
+        await one.holder.upload("people")
+        (hit,) = (await site.search())["datasets"]
+        assert hit["domain"]["address"] == "grid+https://network.example/one"
+        assert (await site.web.get("/choose-model-host")).json() == [["one", "grid+https://network.example/one"]]
+
+
 async def test_people_search_by_an_address(site: Site) -> None:
     one = await site.add("one")
     await one.holder.upload("people", tags=["a", "b"], columns=[{"name": "age", "dtype": "int32", "meaning": "years lived"}])

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 32 * 1024**2
 MAX_CACHE_ENTRIES = 20_000
-MAX_OPEN = 16
+MAX_OPEN = 64
 """Questions to one Domain that wait for their answers; more count as not answered in time."""
 
 T = TypeVar("T", CatalogAnswer, CatalogSummary)
@@ -81,7 +81,7 @@ class Asking:
             if not task.done():
                 missing[member.name] = "timeout"
             elif (error := task.exception()) is not None:
-                missing[member.name] = _reason(error)
+                missing[member.name] = _reason(error, member.name)
             else:
                 came[member.name] = task.result()
                 self._count("answered")
@@ -167,13 +167,13 @@ def _count_outcomes(metrics: Metrics) -> Counter:
     )
 
 
-def _reason(error: BaseException) -> Reason:
+def _reason(error: BaseException, domain: str) -> Reason:
     if isinstance(error, TooSlow):
         return "timeout"
     if isinstance(error, PygridError):
         if error.code in _NOT_THERE:
             return "offline"
-        logger.warning("Domain answered wrongly", extra={"why": error.code})
+        logger.warning("Domain answered wrongly", extra={"domain": domain, "why": error.code})
     else:
-        logger.error("Domain could not be asked", exc_info=error)
+        logger.error("Domain could not be asked", exc_info=error, extra={"domain": domain})
     return "error"

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from pygrid.errors import PygridError
 from pygrid.features.discovery.fleet import Member
-from pygrid.features.discovery.routes import count_search
+from pygrid.features.discovery.routes import count_search, network_url
 from pygrid.features.discovery.service import address_of
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
 from pygrid.web.auth import anyone
@@ -47,8 +47,8 @@ class DatasetNames(msgspec.Struct):
     datasets: list[str]
 
 
-def _nodes(request: AppRequest, members: list[Member]) -> Nodes:
-    return [[member.name, address_of(member, str(request.base_url))] for member in members]
+def _nodes(request: AppRequest, state: State, members: list[Member]) -> Nodes:
+    return [[member.name, address_of(member, network_url(request, state))] for member in members]
 
 
 @get("/choose-model-host", guards=[anyone], responses=describe_problems(400, 401, 429))
@@ -56,7 +56,7 @@ async def choose_model_host(
     request: AppRequest, state: State, model_id: Annotated[str | None, QueryParameter(max_length=100)] = None
 ) -> Nodes:
     """Nodes that serve the model; if there are none, or no model is named, as many online ones as a model is to have."""
-    return _nodes(request, await count_search(request, state).choose_hosts(model_id))
+    return _nodes(request, state, await count_search(request, state).choose_hosts(model_id))
 
 
 @get(
@@ -70,13 +70,13 @@ async def choose_model_host(
 async def choose_encrypted_model_host(request: AppRequest, state: State) -> Response[Any]:
     """Four online nodes for each replica; 400 with an empty list if there are too few."""
     chosen = count_search(request, state).choose_shareholders()
-    return Response(_nodes(request, chosen), status_code=200 if chosen else 400)
+    return Response(_nodes(request, state, chosen), status_code=200 if chosen else 400)
 
 
 @post("/search-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search_model(request: AppRequest, state: State, data: JSONBody[ModelQuery]) -> Nodes:
     """Nodes that serve the model."""
-    return _nodes(request, await count_search(request, state).find_hosts(data.model_id))
+    return _nodes(request, state, await count_search(request, state).find_hosts(data.model_id))
 
 
 @post("/search-encrypted-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
@@ -106,7 +106,7 @@ async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery
     asked = await count_search(request, state).summaries()
     wanted = {tag.strip().casefold() for tag in data.query}
     found = [member for member, summary in asked.answers if wanted & {tag.casefold() for tag in summary.tags}]
-    return _nodes(request, found)
+    return _nodes(request, state, found)
 
 
 @get("/models", guards=[anyone], responses=describe_problems(401, 429))
@@ -120,7 +120,7 @@ async def list_models(request: AppRequest, state: State) -> ModelNames:
 async def list_datasets(request: AppRequest, state: State) -> DatasetNames:
     """The names of public datasets."""
     service = count_search(request, state)
-    answer = await service.search(SearchQuery(kinds=("dataset",)), DEFAULT_TIMEOUT_S, str(request.base_url))
+    answer = await service.search(SearchQuery(kinds=("dataset",)), DEFAULT_TIMEOUT_S, network_url(request, state))
     return DatasetNames(sorted({hit.name for hit in answer.datasets}))
 
 

@@ -43,6 +43,11 @@ def count_search(request: AppRequest, state: State) -> DiscoveryService:
     return service
 
 
+def network_url(request: AppRequest, state: State) -> str:
+    """Where callers reach this Network: as its operator says, else as this one has reached it."""
+    return state.settings.address or str(request.base_url)
+
+
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search(request: AppRequest, state: State, data: JSONBody[SearchRequest]) -> SearchAnswer:
     """Ask all Domains at once; answered at the deadline with what has come, and with who is missing."""
@@ -83,7 +88,7 @@ async def _search(request: AppRequest, state: State, asked: SearchRequest) -> Se
     service = count_search(request, state)
     fields = msgspec.structs.asdict(asked)
     timeout_s = fields.pop("timeout_s")
-    return await service.search(SearchQuery(**fields), timeout_s, str(request.base_url))
+    return await service.search(SearchQuery(**fields), timeout_s, network_url(request, state))
 
 
 router = Router("/network", route_handlers=[search, search_by_address], tags=["discovery"])
