@@ -87,7 +87,9 @@ async def real_pair() -> AsyncIterator[tuple[Any, Any]]:
         accepted.set_result(AsgiSocket(socket))
         await over.wait()
 
-    config = uvicorn.Config(Litestar([accept]), port=0, ws="websockets-sansio", log_config=None, lifespan="off")
+    config = uvicorn.Config(
+        Litestar([accept], logging_config=None), port=0, ws="websockets-sansio", log_config=None, lifespan="off"
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)

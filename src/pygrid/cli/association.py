@@ -35,6 +35,7 @@ def join(
     Example: pygrid association join http://127.0.0.1:7000
     """
     from pygrid.client import connect
+    from pygrid.plans.text import printable
 
     invitation = None
     if invited:
@@ -45,14 +46,16 @@ def join(
         while found.state == "joining" and not found.reason and time.monotonic() < give_up_at:
             time.sleep(_LOOK_S)
             found = domain.associations.get(found.id)
+    # What a stranger's Network calls itself, and why it refuses.
+    name, reason = printable(found.name or ""), printable(found.reason)
     if found.state == "accepted":
-        print(f"the Domain belongs to {found.name} now ({found.network})")
+        print(f"the Domain belongs to {name} now ({found.network})")
     elif found.state == "pending":
-        print(f"{found.name} has the request; the Domain belongs to it once those who run it accept")
+        print(f"{name} has the request; the Domain belongs to it once those who run it accept")
     elif found.state == "joining":
-        print(f"{found.network} was not reached yet ({found.reason or 'no answer'}); the Domain goes on trying")
+        print(f"{found.network} was not reached yet ({reason or 'no answer'}); the Domain goes on trying")
     else:
-        raise InvalidInput(f"{found.network} says {found.state}: {found.reason}", code="association_refused")
+        raise InvalidInput(f"{found.network} says {found.state}: {reason}", code="association_refused")
 
 
 @app.command("list")

@@ -133,6 +133,7 @@ class DomainDetail(msgspec.Struct, frozen=True):
 
     domain: DomainInfo
     entry: dict[str, Any]
+    """Empty as long as it has an address that was not checked."""
     entry_signature: str | None
     """By the Domain, for the purpose ``entry``, over the entry in canonical JSON; base64url."""
 

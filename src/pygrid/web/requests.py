@@ -126,7 +126,7 @@ def decode_json(body: bytes) -> Any:
         raise InvalidInput(f"the body is not JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise _too_deep() from None
-    if _deeper_than(value, MAX_JSON_DEPTH):
+    if is_deeper_than(value, MAX_JSON_DEPTH):
         raise _too_deep()
     return value
 
@@ -135,9 +135,10 @@ def _too_deep() -> InvalidInput:
     return InvalidInput(f"the JSON in the body is nested deeper than {MAX_JSON_DEPTH}", code="invalid_json")
 
 
-def _deeper_than(value: Any, depth: int) -> bool:
+def is_deeper_than(value: Any, depth: int) -> bool:
+    """Whether a value from JSON is nested deeper than that."""
     if isinstance(value, dict):
-        return depth == 0 or any(_deeper_than(item, depth - 1) for item in value.values())
+        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value.values())
     if isinstance(value, list):
-        return depth == 0 or any(_deeper_than(item, depth - 1) for item in value)
+        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value)
     return False

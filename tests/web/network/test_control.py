@@ -19,7 +19,7 @@ from litestar import Litestar, WebSocket, websocket
 from network_support import Impostor, Net, running_network, served, until
 from web_support import People, running
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
@@ -109,6 +109,13 @@ async def test_a_hello_relayed_from_another_network_is_refused(net: Net, tmp_pat
         assert msgspec.json.decode(await there.recv())["code"] == "bad_signature"
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 MALFORMED: dict[str, dict[str, Any]] = {
     "no name": {"name": ""},
     "a path as name": {"name": "../../etc"},
@@ -123,6 +130,8 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "an entry that is none": {"entry": [1]},
     "an entry without a version": {"signed": {"entry": {"name": "alice"}}},
     "a long address": {"signed": {"entry": {"name": "alice", "version": "0", "address": "http://" + "a" * 300}}},
+    "a large entry": {"signed": {"entry": {"name": "alice", "version": "0", "x": "y" * 17_000}}},
+    "a deep entry": {"signed": {"entry": {"name": "alice", "version": "0", "x": nested(400)}}},
     "a long invitation": {"invitation": "x" * 201},
     "another type": {"type": "goodbye"},
 }
@@ -151,6 +160,31 @@ async def test_what_is_no_hello_harms_nothing(net: Net, text: str) -> None:
         assert msgspec.json.decode(await connection.recv())["type"] == "refused"
     assert await net.list("all") == {}
     assert (await net.web.get("/readyz")).status_code == 200
+
+
+async def test_a_page_in_a_browser_is_no_domain(net: Net) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(net.control_url(), proxy=None, origin="https://page.example"):  # type: ignore[arg-type]
+            pass
+    assert refused.value.response.status_code == 403
+    assert await net.list("all") == {}
+
+
+async def test_an_entry_may_say_more_than_this_version_knows(net: Net) -> None:
+    entry = {"name": "alice", "version": "9", "colour": "blue", "numbers": [1, 2.5, None]}
+    token = await net.invite()
+    assert (await Impostor().greet(net, signed={"entry": entry}, invitation=token))["state"] == "accepted"
+    assert (await net.web.get("/domains/alice")).json()["entry"] == entry
+
+
+async def test_an_unchecked_address_is_shown_to_managers_alone(net: Net) -> None:
+    entry = {"name": "alice", "version": "0", "address": "http://127.0.0.1:1"}
+    token = await net.invite()
+    assert (await Impostor().greet(net, signed={"entry": entry}, invitation=token))["state"] == "accepted"
+    shown = await net.web.get("/domains/alice")
+    assert (shown.json()["entry"], shown.json()["entry_signature"]) == ({}, None)
+    assert "127.0.0.1:1" not in shown.text
+    assert (await net.web.get("/domains/alice", headers=net.owner)).json()["entry"] == entry
 
 
 async def test_who_says_nothing_is_let_go(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +322,7 @@ class LyingNetwork:
             await socket.accept()
             await self._greet(socket)
 
-        self.app = Litestar([control])
+        self.app = Litestar([control], logging_config=None)
         self.app.state["stopping"] = asyncio.Event()
 
     async def _greet(self, socket: WebSocket[Any, Any, Any]) -> None:

@@ -213,6 +213,7 @@ class Connector:
             changes |= {"state": AssociationState(answer.state), "reason": ""}
             if answer.state == "accepted":
                 changes["invitation"] = None
+        logger.info("network reached", extra={"network": self.network.url, "state": answer.state})
         await self.note(**changes)
         assert isinstance(answer, Welcome)
         return min(answer.heartbeat_s, MAX_HEARTBEAT_S)

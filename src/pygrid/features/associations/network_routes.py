@@ -29,6 +29,7 @@ from pygrid.messages.associations import (
 from pygrid.settings import PUBLISHABLE_COUNTS
 from pygrid.storage.networks import Invitation, KnownDomain
 from pygrid.web.auth import anyone, find_principal, not_permitted, require
+from pygrid.web.links import REFUSED
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 from pygrid.web.sockets import AsgiSocket
@@ -54,6 +55,10 @@ def _manages(request: AppRequest) -> bool:
 @websocket(CONTROL_PATH)
 async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
     """The control WebSocket of a Domain (`pygrid.messages.associations`)."""
+    if "origin" in socket.headers:
+        # A page in somebody's browser is no Domain; it could only be used against a Network that its reader reaches.
+        await socket.close(REFUSED, "browsers are not let in")
+        return
     await socket.accept()
     await _service(state).serve(AsgiSocket(socket))
 
@@ -81,7 +86,11 @@ async def get_domain(request: AppRequest, state: State, name: Name) -> DomainDet
         known = service.fleet.get(name).known
     else:
         known = await service.get_domain(name)
-    return DomainDetail(_info(service, known, manages), known.entry, known.entry_signature)
+    info = _info(service, known, manages)
+    if not manages and known.claimed_address != known.address:
+        # Not before it was checked; the entry can't be shown without, as it is signed as a whole.
+        return DomainDetail(info, {}, None)
+    return DomainDetail(info, known.entry, known.entry_signature)
 
 
 @post(
