@@ -1,9 +1,10 @@
-"""Ten devices learn to read handwritten digits together; then a model learns from records that its author never sees.
+"""Ten devices learn to read digits together; a model learns from records that its author never sees; three hospitals train one
+model through a Network.
 
     scripts/demo                     or: python examples/digits_demo.py
     scripts/demo --devices 4 --only devices --keep-running
 
-All on this machine, in less than a minute. The second part is `private_demo.py`, on the same Domain.
+All on this machine. The second part is `private_demo.py`, on the same Domain; the third, with its own apps, `network_demo.py`.
 
 Starts a Domain and one process per device. Each device gets images of its own, skewed by digit, and keeps them: what it sends
 are the differences that training made to the model. After each cycle the new model is tried on images that no device has.
@@ -12,6 +13,7 @@ are the differences that training made to the model. After each cycle the new mo
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import shutil
 import signal
@@ -27,6 +29,7 @@ from rich.live import Live
 from rich.table import Table
 
 import digits_data
+import network_demo
 import private_demo
 from digits_data import Digits
 from learning_curve import Curve, draw
@@ -51,6 +54,9 @@ class DemoFailed(Exception):
     """The demo can't go on, or did not learn enough; the text says why and what to do."""
 
 
+FAILURES = (DemoFailed, private_demo.PrivateDemoFailed, network_demo.NetworkDemoFailed)
+
+
 @dataclass(frozen=True)
 class Options:
     devices: int
@@ -59,7 +65,7 @@ class Options:
     output: Path
     keep_running: bool
     only: str | None = None
-    """Of the two parts: ``devices`` or ``records``; None: both."""
+    """Of the three parts: ``devices``, ``records`` or ``network``; None: all."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +104,27 @@ class Demo:
         Raises:
             DemoFailed, ProcessFailed, PygridError: with what to tell the user.
         """
-        self.console.print("starting a Domain ...")
-        self.url = self.processes.start_domain(self.options.output / "domain")
-        with client.connect(self.url) as owner:
-            owner.sign_up(OWNER, self.password)
-            if self.options.only != "records":
-                process = self.host(owner)
-                self.start_devices()
-                rows = self.watch(process)
-                self.processes.wait("device-", timeout_s=STALL_S)
-                self.finish(process, rows)
-            if self.options.only != "devices":
-                self.console.print("\nNow with records that stay at the Domain, for a model of somebody else's:\n")
-                private_demo.run(self.url, owner, self.say, seed=self.options.seed)
+        only = self.options.only
+        if only != "network":
+            self.console.print("starting a Domain ...")
+            self.url = self.processes.start_domain(self.options.output / "domain")
+            with client.connect(self.url) as owner:
+                owner.sign_up(OWNER, self.password)
+                if only != "records":
+                    process = self.host(owner)
+                    self.start_devices()
+                    rows = self.watch(process)
+                    self.processes.wait("device-", timeout_s=STALL_S)
+                    self.finish(process, rows)
+                if only != "devices":
+                    self.console.print("\nNow with records that stay at the Domain, for a model of somebody else's:\n")
+                    private_demo.run(self.url, owner, self.say, seed=self.options.seed)
+        if only in (None, "network"):
+            self.console.print("\nNow with images that stay at three hospitals, which meet in a Network:\n")
+            network_demo.run(self.processes, self.options.output / "grid", self.say, seed=self.options.seed)
 
     def say(self, text: str) -> None:
-        """Show a line of the second part as it is."""
+        """Show a line of the other parts as it is."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def host(self, owner: client.DomainClient) -> client.Process:
@@ -226,18 +237,25 @@ class Demo:
             )
 
     def keep_running(self) -> None:
-        """Leave the Domain up, with what one needs to go on by hand, until Ctrl-C."""
-        self.console.print(
-            f"\nThe Domain is still running at {self.url}; in another terminal:\n"
-            f"  .venv/bin/pygrid login {self.url} --email {OWNER}      password: {self.password}\n"
-            f"  .venv/bin/pygrid process list\n"
-            f"  .venv/bin/pygrid model download digits --checkpoint 1 -o untrained.safetensors\n"
-            f"  .venv/bin/pygrid job list\n"
-            f"  .venv/bin/pygrid budget show {private_demo.NAME}\n"
-            f"Ctrl-C ends it.",
-            soft_wrap=True,
-            highlight=False,
-        )
+        """Leave everything up, with what one needs to go on by hand, until Ctrl-C."""
+        network_url = network_demo.find_url(self.options.output / "grid")
+        told = []
+        if self.url:
+            told += [
+                f"The Domain is still running at {self.url}; in another terminal:",
+                f"  .venv/bin/pygrid login {self.url} --email {OWNER}      password: {self.password}",
+                "  .venv/bin/pygrid process list",
+                "  .venv/bin/pygrid model download digits --checkpoint 1 -o untrained.safetensors",
+                "  .venv/bin/pygrid job list",
+                f"  .venv/bin/pygrid budget show {private_demo.NAME}",
+            ]
+        if network_url:
+            told += [
+                f"The Network is still running at {network_url}; in another terminal:",
+                f"  .venv/bin/pygrid domains list --network {network_url}",
+                f"  .venv/bin/pygrid search handwritten --network {network_url}",
+            ]
+        self.say("\n" + "\n".join([*told, "Ctrl-C ends it."]))
         try:
             while True:
                 self.processes.check()
@@ -290,14 +308,15 @@ def prepare(output: Path) -> None:
 def parse(arguments: list[str] | None = None) -> Options:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
-        description="Ten devices learn together, then a model learns from records that its author never sees; on this machine."
+        description="Ten devices learn together, a model learns from records that its author never sees, three hospitals train "
+        "through a Network; on this machine."
     )
     parser.add_argument("--devices", type=int, default=10, help="how many (default 10, at most 35)")
     parser.add_argument("--cycles", type=int, default=20, help="how many training cycles (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="draws which images are held out and who gets the others")
     parser.add_argument("--output", type=Path, default=Path("pygrid-demo"), help="folder for results and logs, emptied first")
-    parser.add_argument("--only", choices=("devices", "records"), help="one of the two parts; default: both")
-    parser.add_argument("--keep-running", action="store_true", help="leave the Domain running to look around, until Ctrl-C")
+    parser.add_argument("--only", choices=("devices", "records", "network"), help="one of the three parts; default: all")
+    parser.add_argument("--keep-running", action="store_true", help="leave the apps running to look around, until Ctrl-C")
     options = parser.parse_args(arguments)
     if not 1 <= options.devices <= 35:
         parser.error("--devices must be from 1 to 35: there are 1,437 images to share, and each device gets at least 40")
@@ -317,13 +336,15 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         prepare(options.output)
+        # Sessions and identities of apps that are gone in a minute have no business among the user's own.
+        os.environ["XDG_CONFIG_HOME"] = str(options.output / "config")
         with LocalProcesses(options.output / "logs") as processes:
             demo = Demo(options, processes, console)
             demo.run()
             if options.keep_running:
                 demo.keep_running()
                 return 0
-    except (DemoFailed, private_demo.PrivateDemoFailed, ProcessFailed, PygridError, OSError) as error:
+    except (*FAILURES, ProcessFailed, PygridError, OSError) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A Domain and devices as processes of this machine, all ended when the `with` block is left."""
+"""Apps and devices as processes of this machine, all ended when the `with` block is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -35,33 +35,57 @@ class LocalProcesses:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start ``pygrid ARGUMENTS``; its output goes to ``NAME.log``."""
+    def start(self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start ``pygrid ARGUMENTS``, with ``env`` beside the environment of this process; its output goes to ``NAME.log``."""
         # One thread each: eleven processes that each start a thread per core get in each other's way.
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **(env or {})}
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, "-m", "pygrid", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=env,
+                env=environment,
                 start_new_session=True,
             )
 
-    def start_domain(self, data_dir: Path, name: str = "domain") -> str:
-        """Start a Domain on a free port that only this machine can reach; gives its address once it is ready.
+    def start_domain(
+        self,
+        data_dir: Path,
+        name: str = "domain",
+        *,
+        port: int = 0,
+        network: str = "",
+        address: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> str:
+        """Start a Domain that only this machine can reach; gives its address once it is ready.
 
-        ``name`` is its own, and that of its log.
-
+        Args:
+            name: its own, and that of its log.
+            port: 0: a free one.
+            network: address of the Network that it joins; ``address``: its own, as others are told, if any.
         Raises:
             ProcessFailed: it ended, or was not ready within a minute.
         """
+        options = {"--id": "" if name == "domain" else name, "--network": network, "--address": address}
+        given = [part for option, value in options.items() if value for part in (option, value)]
+        return self._start_app(name, ["domain", "--port", str(port), *given], data_dir, env)
+
+    def start_network(self, data_dir: Path) -> str:
+        """Start a Network on a free port that only this machine can reach; gives its address once it is ready.
+
+        Raises:
+            ProcessFailed: as `start_domain`.
+        """
+        return self._start_app("network", ["network", "--port", "0"], data_dir, None)
+
+    def _start_app(self, name: str, arguments: Sequence[str], data_dir: Path, env: Mapping[str, str] | None) -> str:
         data_dir.mkdir(parents=True, exist_ok=True)
         port_file = data_dir / "port"
         port_file.unlink(missing_ok=True)
-        arguments = ["domain", "--host", "127.0.0.1", "--port", "0", "--port-file", str(port_file), "--data-dir", str(data_dir)]
-        self.start(name, arguments if name == "domain" else [*arguments, "--id", name])
+        shared = ["--host", "127.0.0.1", "--port-file", str(port_file), "--data-dir", str(data_dir)]
+        self.start(name, [*arguments, *shared], env)
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             self.check()
