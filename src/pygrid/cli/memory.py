@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
@@ -13,8 +14,12 @@ def limit_fragmentation() -> None:
 
     By default glibc raises the size from which on a buffer is its own mapping as soon as one is freed, and gives each thread an
     arena: 50 devices that upload together left 200 MB of holes. Elsewhere than on glibc nothing is done.
+
+    What a stream uses again at once is kept, up to 16 MiB: a bound that is set ends glibc's own, and with the default that is
+    left each buffer of 256 KiB would be given back and mapped anew, which doubles the CPU time of a stream.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
         mallopt(_M_ARENA_MAX, 2)
