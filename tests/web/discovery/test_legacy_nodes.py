@@ -7,6 +7,7 @@ Should not happen: an address that leads where it must not is called; what a nod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,27 +49,31 @@ class Fleet:
 @asynccontextmanager
 async def node(models: Any = MODELS, tags: Any = TAGS, status: str = "200 OK", silent: bool = False) -> AsyncIterator[Node]:
     """A node that answers, one request for each connection; a silent one waits until it is left."""
-    found, left = Node("old", ""), asyncio.Event()
+    found = Node("old", "")
+    answering: set[asyncio.Task[Any] | None] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        path = head.split(" ")[1]
-        found.paths.append(path)
-        if silent:
-            await reader.read()
-            left.set()
-        content = models if path == "/data-centric/models/" else tags
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        if not silent:
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        answering.add(asyncio.current_task())
+        # Whoever asks may leave at any moment.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            path = head.split(" ")[1]
+            found.paths.append(path)
+            if silent:
+                await reader.read()
+            else:
+                content = models if path == "/data-centric/models/" else tags
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         found.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield found
-        if silent:
-            await left.wait()
+    await asyncio.gather(*(task for task in answering if task is not None))
 
 
 async def find(fleet: Fleet, timeout_s: float = 5.0, **query: Any) -> SearchAnswer:

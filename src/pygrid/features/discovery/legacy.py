@@ -6,7 +6,7 @@ They tell tags and the ids of models. So data found there has no name, and a mod
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,7 +69,7 @@ class LegacyNode:
         """
         query = msgspec.convert(payload, SearchQuery) if type == "search" else SearchQuery()
         wants_models, wants_data = asks_for(query, "model"), asks_for(query, "dataset")
-        models, tags = await asyncio.gather(
+        models, tags = await _together(
             self._fetch(MODELS_PATH, _Models, timeout_s) if wants_models else _none(_Models([])),
             self._fetch(TAGS_PATH, list[str], timeout_s) if wants_data else _none([]),
         )
@@ -106,6 +106,17 @@ class WithLegacy:
             member if member.identity else LegacyNode(member, allow_private=self._allow_private)
             for member in self._fleet.members()
         ]
+
+
+async def _together(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What the calls give; if one fails, the others are given up."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _none(value: Any) -> Any:
