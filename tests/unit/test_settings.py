@@ -229,6 +229,22 @@ def test_what_a_domain_publishes() -> None:
 
 def test_an_invitation_is_not_shown() -> None:
     assert "hush" not in repr(load_settings({"PYGRID_INVITATION": "hush"}))
+    assert GOOD_SECRET not in repr(load_network_settings({"PYGRID_INVITATION": GOOD_SECRET}))
+
+
+def test_an_invitation_that_can_be_guessed_is_refused() -> None:
+    for short_or_long in (GOOD_SECRET[:-1], "x" * 201):
+        with pytest.raises(InvalidConfig) as refused:
+            load_network_settings({"PYGRID_INVITATION": short_or_long})
+        assert refused.value.code == "invitation_short"
+        assert short_or_long not in refused.value.detail
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "-a", "é"])
+def test_a_name_that_no_network_takes_is_told_at_the_start(name: str) -> None:
+    assert load_settings({"NODE_ID": name}).id == name
+    with pytest.raises(InvalidConfig, match="NODE_ID"):
+        load_settings({"NODE_ID": name}, network="http://127.0.0.1:7000")
 
 
 def test_a_network_with_nothing_configured_is_open_to_this_machine_alone(tmp_path: Path) -> None:
