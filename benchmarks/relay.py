@@ -170,6 +170,17 @@ def measure_parallel(ways: Ways, num_calls: int, repeats: int) -> Figure:
     return Figure("parallel small calls", relay, "/s", note=note)
 
 
+def measure(folder: Path, num_bytes: int, num_calls: int, repeats: int) -> list[Figure]:
+    with running(folder) as ways:
+        return [
+            *measure_stream(ways, "down", stream_down, num_bytes, repeats),
+            *measure_stream(ways, "up", stream_up, num_bytes, repeats),
+            *measure_latency(ways),
+            measure_setup(ways),
+            measure_parallel(ways, num_calls, repeats),
+        ]
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Calls through the relay of a Network, beside calls to the Domain itself.")
     parser.add_argument("--repeats", type=int, default=5)
@@ -180,14 +191,7 @@ def main(arguments: list[str]) -> int:
     num_bytes = max(1, given.stream_mb * 1024 * 1024 // PIECE_BYTES) * PIECE_BYTES
     with tempfile.TemporaryDirectory(prefix="pygrid-bench-") as folder:
         os.environ["XDG_CONFIG_HOME"] = folder  # who the Domain is need not be remembered
-        with running(Path(folder)) as ways:
-            figures = [
-                *measure_stream(ways, "down", stream_down, num_bytes, given.repeats),
-                *measure_stream(ways, "up", stream_up, num_bytes, given.repeats),
-                *measure_latency(ways),
-                measure_setup(ways),
-                measure_parallel(ways, given.calls, given.repeats),
-            ]
+        figures = measure(Path(folder), num_bytes, given.calls, given.repeats)
     for figure in figures:
         print(figure.line())
     return 0 if all(figure.kept for figure in figures) else 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fleet
+import relay
 import search
 from floor import Sum
 from loadgen import Connection, RequestFailed
@@ -87,3 +88,13 @@ async def test_a_fleet_is_measured(tmp_path):
     figures = await fleet.measure(tmp_path, num_domains=3, seconds=0.5)
     assert [figure.unit for figure in figures] == ["%", "MB", "s"]
     assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.slow
+def test_calls_through_a_relay_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name, value in (("PIECE_BYTES", 1_000_000), ("NUM_WARM_CALLS", 20), ("NUM_SETUPS", 3), ("NUM_THREADS", 5)):
+        monkeypatch.setattr(relay, name, value)
+    figures = relay.measure(tmp_path, num_bytes=2_000_000, num_calls=50, repeats=1)
+    assert [figure.unit for figure in figures] == ["MB/s", "MB/s", "ms", "ms", "ms", "/s"]
+    assert all(figure.value > 0 for figure in figures if figure.unit != "ms")

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import re
+import resource
 import secrets
 import socket
 import threading
@@ -358,3 +359,38 @@ def test_a_domain_that_lost_its_identity_is_not_taken_for_itself(net: Net) -> No
     with pytest.raises(Unavailable) as offline:
         net.call("/healthz")
     assert offline.value.code == "domain_offline"
+
+
+@pytest.mark.slow
+def test_a_domain_that_is_stopped_answers_calls_that_wait(net: Net) -> None:
+    domain = owner(net)
+    process = host(domain, min_workers=2, max_workers=2)
+    with ThreadPoolExecutor(1) as thread, EdgeClient(net.address, process.name, retries=NO_RETRIES) as device:
+        device.authenticate()
+        waiting = thread.submit(device.request_cycle, 60)
+        until(lambda: device.is_waiting)
+        time.sleep(0.5)  # until the question has arrived and is held
+        assert net.domain.stop() == 0
+        assert waiting.result(20).status == "rejected"
+    assert "Traceback" not in net.domain.log.read_text()
+
+
+@pytest.mark.slow
+def test_more_connections_than_the_usual_bound_of_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by a shell that allows 256 files, a Network and a Domain take 150 pipes all the same."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # which the processes inherit
+    try:
+        net = Net(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with (
+        contextlib.closing(net.seen_by_domain),
+        contextlib.closing(net.seen_by_caller),
+        running(net.network, net.domain),
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(150):
+            transport = stack.enter_context(contextlib.closing(open_transport(net.address)))
+            Api(transport, retries=NO_RETRIES).get("/healthz", dict)

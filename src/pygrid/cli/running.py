@@ -18,6 +18,7 @@ from pygrid.settings import AppSettings
 
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
+MAX_OPEN_FILES = 65_536
 
 
 def option(settings: type[AppSettings], name: str, *flags: str, **kwargs: Any) -> Any:
@@ -59,6 +60,7 @@ def serve(
     from pygrid.logs import configure_logs
 
     limit_fragmentation()
+    allow_open_files()
     configure_logs(settings.log_level, settings.log_format, access=settings.access_log)
     listening = _listen(settings)
     banner = prepare()
@@ -75,6 +77,22 @@ def serve(
         gc.freeze()
 
     AppServer(app, settings.shutdown_s, _KEEP_ALIVE_S, announce).run(sockets=[listening])
+
+
+def allow_open_files() -> None:
+    """Let this process have as many files and connections open as it may, up to 65,536.
+
+    The usual bound of 1,024 is less than what a Network with some hundred pipes needs. The processes that are locked in have
+    bounds of their own.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such bound
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(settings: AppSettings) -> socket.socket:
