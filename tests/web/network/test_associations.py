@@ -415,14 +415,51 @@ async def test_what_is_no_address_of_a_network_is_refused(tmp_path: Path, addres
         assert await alice.associations() == []
 
 
-async def test_a_domain_that_is_open_to_its_machine_joins_no_network_of_another(tmp_path: Path) -> None:
+@pytest.fixture
+def nothing_far(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that were dialled; none of them is there."""
+    dialled: list[str] = []
+
+    def dial(url: str) -> Any:
+        dialled.append(url)
+        raise OSError("not in a test")
+
+    monkeypatch.setattr(connector, "_dial", dial)
+    return dialled
+
+
+async def test_a_domain_that_is_open_to_its_machine_joins_no_network_of_another(tmp_path: Path, nothing_far: list[str]) -> None:
     far = {"network": "https://network.example"}
     async with running_domain(tmp_path / "open") as alice:
         assert_problem(await alice.web.post("/associations", json=far, headers=alice.owner), 409, "domain_is_open")
         assert await alice.associations() == []
+        assert nothing_far == []
     async with running_domain(tmp_path / "closed", open_signup=False) as alice:
         answer = await alice.web.post("/associations", json=far, headers=alice.owner)
         assert (answer.status_code, answer.json()["state"]) == (202, "joining")
+
+
+async def test_a_domain_that_was_opened_after_it_joined_is_not_led_to_strangers(tmp_path: Path, nothing_far: list[str]) -> None:
+    far = {"network": "https://network.example"}
+
+    async def dialled() -> Any:
+        return nothing_far
+
+    async with running_domain(tmp_path, open_signup=False) as alice:
+        assert (await alice.web.post("/associations", json=far, headers=alice.owner)).status_code == 202
+        await until(dialled)
+    nothing_far.clear()
+    # Another start, without the flag, so that strangers of this machine may sign up.
+    async with running_domain(tmp_path, sign_up=False) as alice:
+
+        async def told() -> Any:
+            return "--closed-signup" in (await alice.associations())[0]["reason"]
+
+        await until(told)
+        assert (await alice.web.get("/readyz")).status_code == 200
+        assert nothing_far == []
+    async with running_domain(tmp_path, sign_up=False, open_signup=False):
+        await until(dialled)
 
 
 async def test_an_unreachable_network_is_told_and_can_be_left(tmp_path: Path) -> None:

@@ -99,7 +99,11 @@ class DomainAssociations:
             while not self._stopping.is_set():
                 self._wake.clear()
                 for network in await self._database.read(rows.list_networks):
-                    if network.state is not AssociationState.LEFT and network.id not in self._tasks:
+                    if network.state is AssociationState.LEFT or network.id in self._tasks:
+                        continue
+                    if self._is_too_far(network.url) and network.state is not AssociationState.LEAVING:
+                        await self._note_too_far(network)
+                    else:
                         self._start(network)
                 waiting: set[asyncio.Future[Any]] = {
                     asyncio.ensure_future(self._wake.wait()),
@@ -117,6 +121,17 @@ class DomainAssociations:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _is_too_far(self, url: str) -> bool:
+        return self._terms.only_loopback and not is_loopback_url(url)
+
+    async def _note_too_far(self, network: JoinedNetwork) -> None:
+        """A Network that was joined when the Domain was closed, and that would now bring strangers to open doors."""
+        reason = "not called: " + _too_far(network.url)
+        logger.warning("network not called", extra={"network": network.url, "why": "domain_is_open"})
+        if network.reason != reason:
+            now = self._clock.now()
+            await self._database.write(lambda connection: rows.update_network(connection, network.id, {"reason": reason}, now))
 
     def _start(self, network: JoinedNetwork) -> None:
         connector = self._connectors[network.id] = Connector(
@@ -162,12 +177,8 @@ class DomainAssociations:
         """
         url = check_url(url)
         check_domain_name(self._terms.entry.name)
-        if self._terms.only_loopback and not is_loopback_url(url):
-            raise Conflict(
-                "this Domain lets strangers of its machine do what strangers elsewhere should not (sign up, or host without an "
-                f"account): start it with --network {url}, or with --closed-signup and without --legacy-open",
-                code="domain_is_open",
-            )
+        if self._is_too_far(url):
+            raise Conflict(_too_far(url), code="domain_is_open")
         now = self._clock.now()
 
         def transaction(connection: sa.Connection) -> JoinedNetwork:
@@ -264,6 +275,13 @@ class Description:
     async def __call__(self) -> Heartbeat:
         counts = await self.database.read(lambda connection: rows.count_rows(connection, self.counts)) if self.counts else {}
         return Heartbeat(_load(), bool(self.failing()), counts, self.catalog())
+
+
+def _too_far(url: str) -> str:
+    return (
+        "this Domain lets strangers of its machine do what others should not (sign up, or host without an account): "
+        f"start it with --network {url}, or with --closed-signup and without --legacy-open"
+    )
 
 
 def _load() -> float | None:
