@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pygrid.errors import InvalidInput
-from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, config_dir, plain_address
+from pygrid.transport.address import config_dir, network_token_of_environment, plain_address
 
 URL_VARIABLE = "PYGRID_URL"
 TOKEN_VARIABLE = "PYGRID_TOKEN"
@@ -90,7 +90,7 @@ def find_network_token(network_url: str) -> str | None:
 
     Never ``PYGRID_TOKEN``, which is the Domain's and must not reach the Network.
     """
-    return os.environ.get(NETWORK_TOKEN_VARIABLE) or load_credentials().tokens.get(network_url)
+    return network_token_of_environment(network_url) or load_credentials().tokens.get(network_url)
 
 
 def _save(credentials: Credentials) -> Path:

@@ -15,6 +15,7 @@ from pygrid.errors import InvalidInput
 from pygrid.transport.identity import IdentityKey
 
 RELAYED = "grid+"
+NETWORK_URL_VARIABLE = "PYGRID_NETWORK_URL"
 NETWORK_TOKEN_VARIABLE = "PYGRID_NETWORK_TOKEN"
 """What a Network is told in the name of who calls through it, if nothing else is given."""
 MAX_NAME_CHARS = 100
@@ -56,6 +57,14 @@ def config_dir() -> Path:
     """Where this user's tokens and known identities are kept: ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "pygrid"
+
+
+def network_token_of_environment(network_url: str) -> str | None:
+    """``PYGRID_NETWORK_TOKEN``; only for the Network in ``PYGRID_NETWORK_URL``, if that is set as well."""
+    home = os.environ.get(NETWORK_URL_VARIABLE)
+    if home is not None and home.rstrip("/").lower() != network_url.lower():
+        return None
+    return os.environ.get(NETWORK_TOKEN_VARIABLE)
 
 
 def check_url(url: str) -> str:

@@ -7,7 +7,6 @@ RelayedTransport       HTTP/1.1 with a pool of connections, as if the Domain wer
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import msgspec
 from pygrid.errors import PygridError
 from pygrid.messages.media import PROBLEM
 from pygrid.messages.relay import REFUSALS
-from pygrid.transport.address import NETWORK_TOKEN_VARIABLE, RelayedAddress
+from pygrid.transport.address import RelayedAddress, network_token_of_environment
 from pygrid.transport.certificates import client_context
 from pygrid.transport.dialing import Dialer
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
@@ -55,7 +54,9 @@ class RelayedTransport(PooledTransport):
         known: KnownDomains | None = None,
         dialer: Dialer | None = None,
     ) -> None:
-        backend = RelayBackend(address, relay_token or _token_of_environment, known or KnownDomains(), dialer or Dialer())
+        backend = RelayBackend(
+            address, relay_token or network_token_of_environment, known or KnownDomains(), dialer or Dialer()
+        )
         pool = httpcore.ConnectionPool(
             # Never used, as the origin is plain http to httpcore: the backend encrypts.
             ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -167,7 +168,3 @@ def _read(answer: httpcore.Response) -> bytes:
         if len(data) > _MAX_PROBLEM_BYTES:
             break
     return data
-
-
-def _token_of_environment(_network_url: str) -> str | None:
-    return os.environ.get(NETWORK_TOKEN_VARIABLE)

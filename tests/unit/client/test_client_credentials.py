@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pygrid.client import connect, credentials_file
-from pygrid.client.credentials import choose_url, find_token, forget_token, load_credentials, remember_token
+from pygrid.client.credentials import choose_url, find_network_token, find_token, forget_token, load_credentials, remember_token
 from pygrid.errors import InvalidInput
+from pygrid.transport.identity import Identity
 
 HERE, THERE = "http://here:5000", "http://there:5000"
 
@@ -20,7 +21,7 @@ HERE, THERE = "http://here:5000", "http://there:5000"
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    for name in ("PYGRID_URL", "PYGRID_TOKEN"):
+    for name in ("PYGRID_URL", "PYGRID_TOKEN", "PYGRID_NETWORK_URL", "PYGRID_NETWORK_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -73,3 +74,28 @@ def test_a_damaged_file_is_named() -> None:
 
 def test_a_token_never_shows() -> None:
     assert "s3cret" not in repr(connect(HERE, "s3cret")) + connect(HERE, "s3cret")._repr_html_()
+
+
+def test_a_network_is_shown_what_is_meant_for_it_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, other = "http://127.0.0.1:7000", "http://127.0.0.2:7000"
+    remember_token(network, "kept")
+    monkeypatch.setenv("PYGRID_TOKEN", "the Domain's")
+    assert (find_network_token(network), find_network_token(other)) == ("kept", None)
+    monkeypatch.setenv("PYGRID_NETWORK_TOKEN", "given")
+    assert (find_network_token(network), find_network_token(other)) == ("given", "given")
+    monkeypatch.setenv("PYGRID_NETWORK_URL", f"{other}/")
+    assert (find_network_token(network), find_network_token(other)) == ("kept", "given")
+
+
+def test_a_domain_behind_a_network_has_its_token_whether_its_identity_is_named_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "grid+http://127.0.0.1:7000/hospital-a"
+    pinned = f"{address}?identity={Identity.make().key}"
+    with connect(pinned, token="t") as domain:
+        assert domain.url == address
+    remember_token(address, "kept")
+    with connect(pinned) as domain:
+        assert domain.token == "kept"
+    monkeypatch.setenv("PYGRID_TOKEN", "given")
+    monkeypatch.setenv("PYGRID_URL", pinned)
+    with connect() as domain:
+        assert (domain.url, domain.token) == (address, "given")
