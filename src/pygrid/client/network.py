@@ -14,7 +14,7 @@ from pygrid.client.models import OnnxSource
 from pygrid.client.replicas import NetworkModel, find_model, serve_on
 from pygrid.client.session import SessionClient
 from pygrid.client.tables import Row, Table
-from pygrid.errors import InvalidInput
+from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.messages.associations import (
     Decision,
     DomainDetail,
@@ -24,9 +24,11 @@ from pygrid.messages.associations import (
     InvitationList,
     InvitationRequest,
     NewInvitation,
+    canonical,
 )
 from pygrid.messages.datasets import Dtype
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, SearchAnswer, SearchRequest
+from pygrid.messages.identity import SIGNATURE_BYTES, from_base64url
 from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.address import RelayedAddress, parse_address, plain_address
 from pygrid.transport.identity import IdentityKey
@@ -97,7 +99,10 @@ class NetworkClient(SessionClient):
 
     def show(self, name: str) -> DomainInfo:
         """What the Network knows of a Domain. Raises NotFound: it has no such Domain (``domain_not_found``)."""
-        return self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail).domain
+        return self._detail(name).domain
+
+    def _detail(self, name: str) -> DomainDetail:
+        return self._api.get(f"/domains/{quote(name, safe='')}", DomainDetail)
 
     def domain(self, name: str, identity: str | None = None) -> DomainClient:
         """One of the Domains, to work with: at its own address if it has one, else through the relay.
@@ -105,9 +110,11 @@ class NetworkClient(SessionClient):
         It is logged in if ``pygrid login`` was used with its address; else ``login`` it. The same is given each time.
 
         Args:
-            identity: whom to expect behind the relay; None: who answered there the first time, else whom the Network names.
+            identity: whose Domain it is; None: who had this name the first time, else whom the Network names.
         Raises:
             NotFound: the Network has no such Domain (``domain_not_found``). InvalidInput: ``identity`` is none.
+            IdentityChanged: it is another Domain that has this name, or its address is not what the Domain itself has signed
+                (``wrong_identity``, ``identity_changed``, ``address_not_signed``).
         """
         info = self.show(name)
         state = "offline" if info.state == "unknown" else info.state
@@ -120,6 +127,8 @@ class NetworkClient(SessionClient):
         key = (str(address), identity)
         if (known := self._domains.get(key)) is not None:
             return known
+        if isinstance(address, str):
+            self._check_direct(ref.name, address, identity)
         transport = open_transport(_spelled(address), relay_token=self._relay_token)
         opened = DomainClient(transport, token=_domain_token(transport.url), owns_transport=True)
         self._domains[key] = opened
@@ -254,8 +263,41 @@ class NetworkClient(SessionClient):
             identity = ref.identity or None
         return RelayedAddress(self.url, ref.name, IdentityKey.parse(identity) if identity is not None else None)
 
+    def _check_direct(self, name: str, address: str, identity: str | None) -> None:
+        """Whether a direct address comes from the Domain itself. A node of 2020 has signed nothing, and nobody knows it better.
+
+        Raises:
+            IdentityChanged: see `domain`.
+        """
+        detail = self._detail(name)
+        expected = RelayedAddress(self.url, detail.domain.name, IdentityKey.parse(identity) if identity is not None else None)
+        named, known = detail.domain.identity, KnownDomains()
+        if named is None and expected.identity is None and known.find(expected) is None:
+            return
+        if named is None or not _is_signed(detail, IdentityKey.parse(named), address):
+            raise _unsigned(name, address)
+        known.check(expected, IdentityKey.parse(named))
+
     def _relay_token(self, _network_url: str) -> str | None:
         return self.token
+
+
+def _is_signed(detail: DomainDetail, key: IdentityKey, address: str) -> bool:
+    """Whether the holder of the key has said that the Domain is called as it is, and is at the address."""
+    try:
+        signature = from_base64url(detail.entry_signature or "", SIGNATURE_BYTES, "entry_signature")
+    except InvalidInput:
+        return False
+    said = (detail.entry.get("name"), str(detail.entry.get("address") or "").rstrip("/"))
+    return said == (detail.domain.name, address) and key.verify(signature, "entry", canonical(detail.entry))
+
+
+def _unsigned(name: str, address: str) -> IdentityChanged:
+    return IdentityChanged(
+        f"the Network says that {name!r} is at {address}, and shows no signature of the Domain for it. Do not log in there; "
+        "ask those who run the Domain where it is",
+        code="address_not_signed",
+    )
 
 
 def _spelled(address: str | RelayedAddress) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from pygrid.errors import InvalidInput
 
 NONCE_BYTES = 32
+SIGNATURE_BYTES = 64
 
 
 class IdentityInfo(msgspec.Struct, frozen=True):

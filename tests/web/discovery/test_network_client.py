@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,9 @@ from web_support import PASSWORD
 
 from pygrid.client import NetworkClient, connect_network
 from pygrid.errors import Forbidden, IdentityChanged, InvalidInput, NotFound, Unauthenticated, Unavailable
+from pygrid.messages.associations import canonical
+from pygrid.messages.identity import to_base64url
+from pygrid.transport import Request, Response, open_transport
 from pygrid.transport.identity import Identity
 
 T = TypeVar("T")
@@ -114,6 +117,64 @@ async def test_whom_one_knows_counts_for_more_than_what_the_network_says(
     with connect_network(site.url) as fresh:
         await refused(IdentityChanged, "wrong_identity", lambda: fresh.domain("one", str(other)).datasets["people"])
     await refused(InvalidInput, "invalid_identity", network.domain, "one", "ed25519:short")
+
+
+class LyingNetwork:
+    """Carries calls to a Network, and changes what it says of a Domain."""
+
+    def __init__(self, url: str, lie: Callable[[dict[str, Any]], object]) -> None:
+        self._honest, self._lie = open_transport(url), lie
+        self.url = self._honest.url
+
+    def send(self, request: Request) -> Response:
+        with self._honest.send(request) as answer:
+            body = json.loads(answer.read(10**6))
+        if request.path.startswith("/domains/"):
+            self._lie(body)
+        return Response(answer.status, {"content-type": "application/json"}, [json.dumps(body).encode()], lambda: None)
+
+    def close(self) -> None:
+        self._honest.close()
+
+
+async def test_a_network_that_makes_up_an_address_is_noticed(site: Site, network: NetworkClient) -> None:
+    await site.add("one")
+    evil = "http://127.0.0.1:1"
+    impostor = Identity.make()
+
+    def move(body: dict[str, Any]) -> None:
+        body["domain"]["address"] = evil
+
+    def move_and_claim(body: dict[str, Any]) -> None:
+        move(body)
+        body["entry"]["address"] = evil
+
+    def unsign(body: dict[str, Any]) -> None:
+        body["entry_signature"] = None
+
+    def pretend(body: dict[str, Any]) -> None:
+        move_and_claim(body)
+        body["domain"]["identity"] = str(impostor.key)
+        body["entry_signature"] = to_base64url(impostor.sign("entry", canonical(body["entry"])))
+
+    def forget_identity(body: dict[str, Any]) -> None:
+        move(body)
+        body["domain"]["identity"] = body["entry_signature"] = None
+
+    await asyncio.to_thread(network.domain, "one")  # from now on its identity is known
+    for lie, code in (
+        (move, "address_not_signed"),
+        (move_and_claim, "address_not_signed"),
+        (unsign, "address_not_signed"),
+        (forget_identity, "address_not_signed"),
+        (pretend, "identity_changed"),
+    ):
+        liar = connect_network(transport=LyingNetwork(site.url, lie))
+        await refused(IdentityChanged, code, liar.domain, "one")
+    # Who never heard of the Domain before believes an impostor, unless they know whom to expect.
+    real = (await asyncio.to_thread(network.show, "one")).identity
+    liar = connect_network(transport=LyingNetwork(site.url, pretend))
+    await refused(IdentityChanged, "wrong_identity", liar.domain, "one", real)
 
 
 async def test_the_table_of_domains(site: Site, network: NetworkClient) -> None:

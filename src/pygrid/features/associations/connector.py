@@ -38,7 +38,7 @@ from pygrid.messages.associations import (
     Welcome,
     canonical,
 )
-from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
+from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
 from pygrid.storage.networks import JoinedNetwork
@@ -56,7 +56,6 @@ CATALOG_S = 1.0
 STEADY_S = 30.0
 """A link that stood for so long was a good one: the next failure is the first again."""
 MAX_HEARTBEAT_S = 600.0
-_SIGNATURE_BYTES = 64
 _DECIDED = frozenset({AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED})
 _TURNED = {"denied": AssociationState.DENIED, "revoked": AssociationState.REVOKED}
 
@@ -194,7 +193,7 @@ class Connector:
         await socket.send_text(msgspec.json.encode(self._hello(challenge, key, nonce)).decode())
         answer = await _receive(socket, Welcome | Turned)
         proven = answer.signature is not None and key.verify(
-            from_base64url(answer.signature, _SIGNATURE_BYTES, "signature"),
+            from_base64url(answer.signature, SIGNATURE_BYTES, "signature"),
             "welcome",
             nonce,
             self._identity.key.raw,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pygrid.clock import Clock
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.associations.fleet import Fleet, Member
-from pygrid.messages.identity import NONCE_BYTES, IdentityInfo, from_base64url, to_base64url
+from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
 from pygrid.transport.identity import IdentityKey
@@ -26,7 +26,6 @@ RECHECK = dt.timedelta(hours=6)
 RETRY = dt.timedelta(minutes=10)
 """After a check that failed."""
 _AT_ONCE = 8
-_SIGNATURE_BYTES = 64
 
 
 async def check_address(url: str, name: str, identity: str, *, allow_private: bool) -> None:
@@ -41,7 +40,7 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
         info = msgspec.json.decode(answer.body, type=IdentityInfo)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput(f"what answers at {url} is no Domain", code="wrong_identity") from None
-    signature = from_base64url(info.signature, _SIGNATURE_BYTES, "signature")
+    signature = from_base64url(info.signature, SIGNATURE_BYTES, "signature")
     key = IdentityKey.parse(identity)
     if (info.name, info.identity) != (name, identity) or not key.verify(signature, "identity", nonce, name.encode()):
         raise InvalidInput(f"another Domain answers at {url}", code="wrong_identity")

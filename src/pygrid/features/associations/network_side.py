@@ -27,7 +27,7 @@ from pygrid.errors import Forbidden, InvalidInput, PygridError, TooManyRequests
 from pygrid.features.associations.fleet import Fleet
 from pygrid.ids import hash_secret, new_secret
 from pygrid.messages.associations import Entry, Heartbeat, Hello, Welcome, canonical
-from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
+from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
 from pygrid.metrics import Metrics
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
@@ -43,7 +43,6 @@ MAX_HANDSHAKES = 500
 MAX_PENDING = 1000
 """Domains that wait for a decision; strangers can't fill the store."""
 MAX_ENTRY_BYTES = 16 * 1024
-SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
