@@ -29,7 +29,7 @@ from test_network_start import pygrid as pygrid  # a fixture
 from websockets.frames import Frame
 from websockets.protocol import SERVER, Protocol, Side
 
-from pygrid.client import DomainClient, connect
+from pygrid.client import DomainClient, connect, connect_network
 from pygrid.edge import EdgeClient
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, open_transport
@@ -394,3 +394,24 @@ def test_more_connections_than_the_usual_bound_of_open_files(tmp_path: Path, mon
         for _ in range(150):
             transport = stack.enter_context(contextlib.closing(open_transport(net.address)))
             Api(transport, retries=NO_RETRIES).get("/healthz", dict)
+
+
+@pytest.mark.slow
+def test_a_domain_that_is_revoked_is_cut_off_at_once(net: Net) -> None:
+    domain = owner(net)
+    process = host(domain, min_workers=2, max_workers=2)
+    network = connect_network(net.url)
+    network.sign_up("owner@example.org", PASSWORD)
+    with ThreadPoolExecutor(1) as thread, EdgeClient(net.address, process.name, retries=NO_RETRIES) as device:
+        device.authenticate()
+        waiting = thread.submit(device.request_cycle, 60)
+        until(lambda: device.is_waiting)
+        time.sleep(0.5)
+        network.revoke("hospital-a")
+        with pytest.raises(Unavailable) as cut:
+            waiting.result(20)
+        assert cut.value.code == "connection_lost"
+    with pytest.raises(NotFound) as gone:
+        net.call("/healthz")
+    assert gone.value.code == "domain_not_found"
+    network.close()

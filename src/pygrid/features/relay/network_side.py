@@ -86,7 +86,7 @@ class Relay:
             if identity is None:
                 raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET)
             check_ticket(ticket, identity, self._own, target, self._clock.now())
-            return f"domain {ticket.domain}"
+            return f"domain {identity}"  # not its name, which can be written in many ways
         if bearer is not None:
             try:
                 return f"user {(await self._authenticator.authenticate(bearer)).user_id}"

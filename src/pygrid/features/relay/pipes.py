@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from litestar.exceptions import WebSocketDisconnect
 from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
 
@@ -17,6 +19,8 @@ from pygrid.errors import Gone, TooManyRequests, Unavailable
 from pygrid.messages.relay import DOMAIN_UNREACHABLE, TOO_MANY_PIPES
 from pygrid.metrics import Metrics
 from pygrid.web.lifecycle import Stopping
+
+logger = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
 RETRY_S = 1.0
@@ -156,7 +160,9 @@ class Pipes:
                 del self._cuts[name]
             for loop in loops:
                 loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            for ended in await asyncio.gather(*loops, return_exceptions=True):
+                if isinstance(ended, Exception) and not isinstance(ended, WebSocketDisconnect | OSError):
+                    logger.error("pipe failed", exc_info=ended, extra={"domain": name})
 
     async def _watch(self, seen: _Seen) -> None:
         idle_s = 0.0
