@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pygrid.errors import InvalidConfig
@@ -88,6 +88,8 @@ class AppSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DomainSettings(AppSettings):
     """What an operator can set of a Domain. Made by `load_settings`, which checks it."""
+
+    app: ClassVar[Literal["domain"]] = "domain"
 
     id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
     host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
@@ -210,6 +212,8 @@ class DomainSettings(AppSettings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSettings(AppSettings):
     """What an operator can set of a Network. Made by `load_network_settings`, which checks it."""
+
+    app: ClassVar[Literal["network"]] = "network"
 
     id: str = _setting("network", env="NODE_ID", flag="--id", help="Name of this Network, shown to people and to Domains.")
     host: str = _setting(

@@ -165,7 +165,7 @@ def test_an_invitation_by_hand(tmp_path: Path, pygrid: Callable[..., str]) -> No
         network, domain = net.start(), bob.start()
         for address in (network, domain):
             pygrid("login", address, "--sign-up", "--email", "owner@example.org", "--password-stdin")
-        at_network, at_domain = ("--network", network), ("--url", domain)
+        at_network, at_domain = (), ()  # the Network, and the Domain, logged in to last
         wrong = pygrid("domains", "invite", "--domain", "zoe", *at_network).strip()
         told = pygrid("association", "join", network, "--invited", *at_domain, fails=True, PYGRID_INVITATION=wrong)
         assert "for another name" in told

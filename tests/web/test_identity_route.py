@@ -21,7 +21,8 @@ async def test_a_domain_proves_who_it_is_and_stays_that(tmp_path):
         async with running(build_domain(settings)) as web:
             nonce = secrets.token_bytes(32)
             answer = (await web.get("/identity", params={"nonce": to_base64url(nonce)})).json()
-            assert answer.keys() == {"name", "identity", "version", "signature"}
+            assert answer.keys() == {"name", "identity", "version", "app", "signature"}
+            assert answer["app"] == "domain"
             assert (answer["name"], answer["version"]) == ("hospital-ä", pygrid.__version__)
             signature = from_base64url(answer["signature"], 64, "signature")
             key = IdentityKey.parse(answer["identity"])

@@ -1,4 +1,4 @@
-"""``pygrid login``: begin a session with a Domain and keep its token."""
+"""``pygrid login``: begin a session with a Domain or a Network and keep its token."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @friendly
 def login(
-    url: Annotated[str, typer.Argument(help="Address of the Domain, e.g. http://127.0.0.1:5000")],
+    url: Annotated[str, typer.Argument(help="Address of the Domain or Network, e.g. http://127.0.0.1:5000")],
     email: Annotated[str | None, typer.Option(help="Your account. Asked for if not given.")] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input, for scripts.")
     ] = False,
     sign_up: Annotated[
-        bool, typer.Option("--sign-up", help="Make the account first. The first one of a Domain becomes its Owner.")
+        bool, typer.Option("--sign-up", help="Make the account first. The first one of all becomes the Owner.")
     ] = False,
     logout: Annotated[bool, typer.Option("--logout", help="Instead: end the session and forget its token.")] = False,
 ) -> None:
-    """Log in to a Domain; later commands use the session.
+    """Log in to a Domain, or to a Network; later commands use the session.
 
     The token is kept in a file that only you can read. PYGRID_URL and PYGRID_TOKEN are used in its place, if set.
 
@@ -50,5 +50,5 @@ def login(
         else:
             domain.login(email, password)
         assert domain.token is not None
-        path = remember_token(domain.url, domain.token)
+        path = remember_token(domain.url, domain.token, is_network=domain.identity().app == "network")
         print(f"logged in to {domain.url} as {email}; the session is kept in {path}")

@@ -13,13 +13,15 @@ from pygrid.transport.address import config_dir, network_token_of_environment, p
 
 URL_VARIABLE = "PYGRID_URL"
 TOKEN_VARIABLE = "PYGRID_TOKEN"
+NETWORK_VARIABLE = "PYGRID_NETWORK_URL"
 
 
 class Credentials(msgspec.Struct):
-    """The content of the file: tokens by address, and the address logged in to last."""
+    """The content of the file: tokens by address, and the Domain and the Network logged in to last."""
 
     tokens: dict[str, str] = {}
     last_url: str | None = None
+    last_network_url: str | None = None
 
 
 def credentials_file() -> Path:
@@ -42,11 +44,14 @@ def load_credentials() -> Credentials:
         raise InvalidInput(f"{path} can't be read ({error}); delete it and log in again", code="credentials_damaged") from error
 
 
-def remember_token(url: str, token: str) -> Path:
+def remember_token(url: str, token: str, *, is_network: bool = False) -> Path:
     """Keep a token, readable by this user only; gives the file."""
     credentials = load_credentials()
     credentials.tokens[url] = token
-    credentials.last_url = url
+    if is_network:
+        credentials.last_network_url = url
+    else:
+        credentials.last_url = url
     return _save(credentials)
 
 
@@ -69,6 +74,21 @@ def choose_url(url: str | None) -> str:
     if not chosen:
         raise InvalidInput(
             f"which Domain? Give its address, set {URL_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
+            code="url_missing",
+        )
+    return chosen.rstrip("/")
+
+
+def choose_network_url(url: str | None) -> str:
+    """The Network to talk to: the given address, ``PYGRID_NETWORK_URL``, or the one logged in to last.
+
+    Raises:
+        InvalidInput: none of them is there.
+    """
+    chosen = url or os.environ.get(NETWORK_VARIABLE) or load_credentials().last_network_url
+    if not chosen:
+        raise InvalidInput(
+            f"which Network? Give its address, set {NETWORK_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
             code="url_missing",
         )
     return chosen.rstrip("/")

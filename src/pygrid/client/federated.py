@@ -24,11 +24,10 @@ from pygrid.client.federated_run import FederatedRun
 from pygrid.client.federation_records import Member, Record, load_record
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.jobs import privacy_terms, submit_job
+from pygrid.client.session import identity_of
 from pygrid.errors import Conflict, InvalidInput, PygridError
-from pygrid.messages.identity import NONCE_BYTES, IdentityInfo, to_base64url
 from pygrid.messages.jobs import FederationRequest, Unit
 from pygrid.plans.batches import Data
-from pygrid.transport import Api
 from pygrid.transport.address import RELAYED
 
 Source = Dataset | tuple[DomainClient, str]
@@ -189,18 +188,14 @@ def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Datas
 
 
 def _name_of(dataset: Dataset) -> str:
-    return _identity(dataset._api).name
+    return identity_of(dataset._api).name
 
 
 def _address_of(coordinator: DomainClient) -> str:
     """Where the Domains find the coordinator; behind a Network, with who must answer there."""
     if not coordinator.url.startswith(RELAYED):
         return coordinator.url
-    return f"{coordinator.url}?identity={_identity(coordinator._api).identity}"
-
-
-def _identity(api: Api) -> IdentityInfo:
-    return api.get("/identity", IdentityInfo, query={"nonce": to_base64url(secrets.token_bytes(NONCE_BYTES))})
+    return f"{coordinator.url}?identity={identity_of(coordinator._api).identity}"
 
 
 def _check(rounds: int, min_domains: int, num_domains: int, cycle_s: float) -> None:

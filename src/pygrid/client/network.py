@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pygrid.client.credentials import TOKEN_VARIABLE, URL_VARIABLE, find_network_token, load_credentials
+from pygrid.client.credentials import (
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    choose_network_url,
+    find_network_token,
+    load_credentials,
+)
 from pygrid.client.domain import DomainClient
 from pygrid.client.found import SearchResults
 from pygrid.client.models import OnnxSource
@@ -34,7 +40,6 @@ from pygrid.transport.address import RelayedAddress, parse_address, plain_addres
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 
-NETWORK_VARIABLE = "PYGRID_NETWORK_URL"
 Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 _MAX_ANSWER_BYTES = 64 * 1024
 
@@ -43,7 +48,7 @@ def connect_network(url: str | None = None, token: str | None = None, *, transpo
     """A Network to work with. Nothing is sent yet; searching needs no account.
 
     Args:
-        url: its address; None: ``PYGRID_NETWORK_URL``.
+        url: its address; None: ``PYGRID_NETWORK_URL``, else the one that ``pygrid login`` was used with last.
         token: of a session; None: ``PYGRID_NETWORK_TOKEN``, else the one that ``pygrid login`` keeps for that address.
         transport: in place of HTTP to ``url``; it stays the caller's to close.
     Raises:
@@ -51,9 +56,7 @@ def connect_network(url: str | None = None, token: str | None = None, *, transpo
     """
     if transport is not None:
         return NetworkClient(transport, token=token)
-    chosen = url or os.environ.get(NETWORK_VARIABLE)
-    if not chosen:
-        raise InvalidInput(f"which Network? Give its address, or set {NETWORK_VARIABLE}", code="url_missing")
+    chosen = choose_network_url(url)
     if chosen.startswith("grid+"):
         raise InvalidInput(f"{chosen!r} is the address of a Domain behind a Network, not of a Network", code="invalid_url")
     opened = open_transport(chosen)

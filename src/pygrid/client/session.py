@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+import secrets
 from types import TracebackType
 from typing import Self
 
-from pygrid.errors import Unauthenticated
+from pygrid.errors import PygridError, Unauthenticated
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
+from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.transport import Api, Request, Response, Transport
+from pygrid.transport.identity import IdentityKey
 
 _WRONG_PASSWORD = "invalid_credentials"
 
@@ -31,6 +34,20 @@ class SessionApi(Api):
             ) from error
 
 
+def identity_of(api: Api) -> IdentityInfo:
+    """Which app answers at an address, and who it is, proven by a signature made just now.
+
+    Raises:
+        PygridError: it proves nothing (``unexpected_answer``).
+    """
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    info = api.get("/identity", IdentityInfo, query={"nonce": to_base64url(nonce)})
+    signature = from_base64url(info.signature, SIGNATURE_BYTES, "signature")
+    if not IdentityKey.parse(info.identity).verify(signature, "identity", nonce, info.name.encode()):
+        raise PygridError(f"{api.url} does not prove the identity that it claims", code="unexpected_answer")
+    return info
+
+
 class SessionClient:
     """What a Domain and a Network in somebody's hands share: sessions, and the connection."""
 
@@ -51,6 +68,10 @@ class SessionClient:
     def transport(self) -> Transport:
         """What carries the requests."""
         return self._api.transport
+
+    def identity(self) -> IdentityInfo:
+        """Which app answers here, and who it is. Raises PygridError: it proves nothing (``unexpected_answer``)."""
+        return identity_of(self._api)
 
     def login(self, email: str, password: str) -> Self:
         """Begin a session; later calls are made in its name.

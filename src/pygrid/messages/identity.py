@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Literal
 
 import msgspec
 
@@ -21,6 +22,7 @@ class IdentityInfo(msgspec.Struct, frozen=True):
     """``ed25519:`` and 52 characters."""
     version: str
     """Of pygrid."""
+    app: Literal["domain", "network"]
     signature: str
     """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without padding."""
 

@@ -21,7 +21,7 @@ def get_identity(state: State, nonce: FromQuery[str]) -> IdentityInfo:
     identity: Identity = state.identity
     name: str = state.settings.id
     signature = identity.sign("identity", challenge, name.encode())
-    return IdentityInfo(name, str(identity.key), pygrid.__version__, to_base64url(signature))
+    return IdentityInfo(name, str(identity.key), pygrid.__version__, state.settings.app, to_base64url(signature))
 
 
 def identity_routes() -> list[Any]:

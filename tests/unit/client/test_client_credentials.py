@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pygrid.client import connect, credentials_file
-from pygrid.client.credentials import choose_url, find_network_token, find_token, forget_token, load_credentials, remember_token
+from pygrid.client import connect, connect_network, credentials_file
+from pygrid.client.credentials import (
+    choose_network_url,
+    choose_url,
+    find_network_token,
+    find_token,
+    forget_token,
+    load_credentials,
+    remember_token,
+)
 from pygrid.errors import InvalidInput
 from pygrid.transport.identity import Identity
 
@@ -38,6 +46,16 @@ def test_tokens_are_kept_by_address_for_the_owners_eyes() -> None:
     assert connect(HERE + "/").token == "first"
 
 
+def test_the_last_network_is_another_thing_than_the_last_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember_token(HERE, "domain's")
+    remember_token(THERE, "network's", is_network=True)
+    assert (choose_url(None), choose_network_url(None)) == (HERE, THERE)
+    assert (connect().token, connect_network().token) == ("domain's", "network's")
+    monkeypatch.setenv("PYGRID_NETWORK_URL", "http://elsewhere:7000")
+    assert choose_network_url(None) == "http://elsewhere:7000"
+    assert choose_network_url(HERE) == HERE
+
+
 def test_a_forgotten_token_is_gone() -> None:
     remember_token(HERE, "first")
     assert forget_token(HERE) is True
@@ -61,6 +79,8 @@ def test_a_token_without_an_address_goes_where_it_is_told(monkeypatch: pytest.Mo
 
 
 def test_without_an_address_the_way_to_one_is_told() -> None:
+    with pytest.raises(InvalidInput, match="PYGRID_NETWORK_URL"):
+        choose_network_url(None)
     with pytest.raises(InvalidInput, match="pygrid login http://HOST:PORT"):
         connect()
 

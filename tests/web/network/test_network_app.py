@@ -29,7 +29,7 @@ async def test_it_lives_and_says_who_it_is(web: httpx.AsyncClient) -> None:
     assert (await web.get("/healthz")).json() == {"status": "ok"}
     assert (await web.get("/readyz")).json() == {"status": "ready"}
     who = (await web.get("/identity", params={"nonce": "A" * 43})).json()
-    assert who["name"] == "network"
+    assert (who["name"], who["app"]) == ("network", "network")
     assert who["identity"].startswith("ed25519:")
     assert (await web.get("/metrics")).status_code == 200
 
