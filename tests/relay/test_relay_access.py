@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from relay_app import RelayedApp
 from relay_site import Member, RelaySite, running_site
 from test_relay_calls import read, until
+from test_relay_protocol import open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -363,3 +364,28 @@ def test_raw_bytes_at_the_door_do_no_harm(site: RelaySite) -> None:
     assert call(site) == 200
     with pytest.raises(Gone):
         site.relay.pipes.claim("never given out")
+
+
+@given(data=st.binary(min_size=1, max_size=400))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_no_frames_but_any_bytes_do_no_harm_from_either_end(site: RelaySite, data: bytes) -> None:
+    connection = open_websocket(site.network_url, "/relay/hospital-a", "-")
+    connection.sendall(data)
+    connection.close()
+
+    async def bring_any_bytes(token: str) -> None:
+        def bring() -> None:
+            end = open_websocket(site.network_url, f"/pipes/{token}", "-")
+            with contextlib.suppress(OSError):
+                end.sendall(data)
+            end.close()
+
+        await asyncio.to_thread(bring)
+
+    honest = site.directory.members["hospital-a"]
+    site.directory.members["hospital-a"] = Asked(site, bring_any_bytes)
+    with pytest.raises(Unavailable) as failed:
+        call(site)
+    assert failed.value.code in ("connection_failed", "domain_unreachable")
+    site.directory.members["hospital-a"] = honest
+    assert call(site) == 200

@@ -49,11 +49,15 @@ def receive_message(connection: socket.socket) -> bytes:
 
 
 def open_pipe(network_url: str, name: str, token: str) -> socket.socket:
+    return open_websocket(network_url, f"/relay/{quote(name, safe='')}", token)
+
+
+def open_websocket(network_url: str, path: str, token: str) -> socket.socket:
     parts = urlsplit(network_url)
     connection = socket.create_connection((str(parts.hostname), parts.port or 80), timeout=10)
     key = base64.b64encode(os.urandom(16)).decode()
     lines = [
-        f"GET /relay/{quote(name, safe='')} HTTP/1.1",
+        f"GET {path} HTTP/1.1",
         f"Host: {parts.netloc}",
         "Connection: Upgrade",
         "Upgrade: websocket",
