@@ -2,8 +2,11 @@
 
 Api          what the SDKs use: JSON in and out, problem documents as errors, retries
   └── Transport   one request, one answer
-        ├── HttpTransport   HTTP/1.1 with a pool of connections
-        └── AsgiTransport   an application in this process, for tests and simulation
+        ├── HttpTransport      HTTP/1.1 with a pool of connections
+        ├── RelayedTransport   the same through the relay of a Network, encrypted up to the Domain
+        └── AsgiTransport      an application in this process, for tests and simulation
+
+`open_transport` gives the one that an address asks for.
 """
 
 from __future__ import annotations
