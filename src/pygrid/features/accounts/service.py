@@ -16,6 +16,7 @@ from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput
 from pygrid.features.accounts.passwords import Passwords
 from pygrid.ids import hash_secret, new_secret
+from pygrid.messages.relay import RELAYED
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
 from pygrid.storage.database import Database
@@ -27,6 +28,8 @@ SESSION_IDLE = dt.timedelta(hours=12)
 SESSION_TOUCH = dt.timedelta(minutes=5)
 """A session's last use is noted this often at the most, so that looking at things does not write."""
 MAX_LOGINS, LOGIN_WINDOW_S = 10, 60.0
+MAX_RELAYED_LOGINS = 100
+"""For one account from all addresses that Networks tell of: a Network that lies can tell of as many as it likes."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 
 
@@ -61,6 +64,7 @@ class AccountService:
         self._open_signup = open_signup
         self._passwords = Passwords()
         self._logins = AttemptLimit(clock, MAX_LOGINS, LOGIN_WINDOW_S)
+        self._relayed_logins = AttemptLimit(clock, MAX_RELAYED_LOGINS, LOGIN_WINDOW_S)
 
     def close(self) -> None:
         """End the threads that hash."""
@@ -123,16 +127,19 @@ class AccountService:
 
         Raises:
             InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests: ``too_many_attempts``
-            after 10 failures in a minute for this account from this address; ``busy``.
+            after 10 failures in a minute for this account from this address, or 100 through relays; ``busy``.
         """
         email_key = _email_key(email)
         attempt = (address, email_key)
+        if address.startswith(RELAYED):
+            self._relayed_logins.record(email_key)
         self._logins.record(attempt)
         found = await self._database.read(lambda connection: store.find_password_hash(connection, email_key))
         good = len(password) <= MAX_PASSWORD and await self._passwords.verify(password, None if found is None else found[1])
         if found is None or not good:
             raise InvalidCredentials("the e-mail or the password is wrong")
         self._logins.forget(attempt)
+        self._relayed_logins.forget(email_key)
         user_id, password_hash = found
         token, now = new_secret(), self._clock.now()
 

@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
+from pygrid.messages.relay import RELAYED
 from pygrid.transport.pipes import MAX_MESSAGE_BYTES, MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ _quiet.setLevel(logging.WARNING)  # it would tell the tokens
 MAX_PIPES = 1000
 DIAL_S = 10.0
 HANDSHAKE_S = 10.0
-RELAYED = "relayed:"
-"""Before the address that the Network tells of a caller: what it says is no more than hearsay."""
 
 ProtocolFactory = Callable[[str], asyncio.Protocol]
 """Makes what the server reads a connection with; gets the caller's address."""

@@ -1,0 +1,44 @@
+"""Attempts to log in that came through a Network, which may lie about where they came from."""
+
+from __future__ import annotations
+
+import pytest
+from web_support import PASSWORD, People, running
+
+from pygrid.clock import ManualClock
+from pygrid.domain import build_domain
+from pygrid.errors import InvalidCredentials, TooManyRequests
+from pygrid.settings import load_settings
+
+
+async def test_other_addresses_do_not_make_more_attempts(tmp_path, monkeypatch):
+    clock = ManualClock()
+    app = build_domain(load_settings({}, data_dir=tmp_path), clock=clock)
+    async with running(app) as web:
+        people = People(web)
+        await people.sign_up("ann@example.org")
+        await people.sign_up("bob@example.org")
+        accounts = app.state.accounts
+        # Its cost is no part of this test.
+        monkeypatch.setattr(accounts, "_passwords", Quick())
+        for number in range(100):
+            with pytest.raises(InvalidCredentials):
+                await accounts.log_in("ann@example.org", "guess", f"relayed:10.0.0.{number}")
+        with pytest.raises(TooManyRequests) as refused:
+            await accounts.log_in("ann@example.org", PASSWORD, "relayed:10.0.1.1")
+        assert refused.value.code == "too_many_attempts"
+        # Neither others, nor who comes directly, pay for it.
+        assert await accounts.log_in("bob@example.org", PASSWORD, "relayed:10.0.0.1")
+        assert await accounts.log_in("ann@example.org", PASSWORD, "10.0.0.1")
+        clock.advance(61)
+        assert await accounts.log_in("ann@example.org", PASSWORD, "relayed:10.0.1.1")
+
+
+class Quick:
+    """Knows the one password without hashing."""
+
+    async def verify(self, password: str, kept: str | None) -> bool:
+        return password == PASSWORD and kept is not None
+
+    def close(self) -> None:
+        pass
