@@ -60,7 +60,7 @@ class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     process: str
     version: str
     cycles: int
-    """How often the job may train at the most. Privacy terms, and what is taken from the budget, are of all of them together."""
+    """How often the job may train at the most. Privacy terms, and what is taken from the budget, are of all together."""
     auth_token: str = ""
     """What the process asks its clients for. Only the Domain gets to see it: in a `JobInfo` it is replaced."""
 
