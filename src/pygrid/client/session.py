@@ -13,6 +13,8 @@ from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo,
 from pygrid.transport import Api, Request, Response, Transport
 from pygrid.transport.identity import IdentityKey
 
+FIRST_CONTACT_S = 10.0
+"""An app that has not answered yet is tried for so long."""
 _WRONG_PASSWORD = "invalid_credentials"
 
 
@@ -53,7 +55,7 @@ class SessionClient:
 
     def __init__(self, transport: Transport, *, token: str | None = None, owns_transport: bool = False) -> None:
         self._owns_transport = owns_transport
-        self._api = SessionApi(transport, token=token)
+        self._api = SessionApi(transport, token=token, first_contact_s=FIRST_CONTACT_S)
 
     @property
     def url(self) -> str:

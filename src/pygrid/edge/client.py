@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -92,10 +91,9 @@ class EdgeClient:
     ) -> None:
         self._owns_transport = transport is None or owns_transport
         carrier = transport or open_transport(url)
-        self._api = Api(carrier, retries=retries, sleep=sleep)
-        # An address that was never right should be told at once; a Domain that restarts is worth waiting for.
-        first = replace(retries, patience_s=min(retries.patience_s, _FIRST_CONTACT_S))
-        self._first_api = Api(carrier, retries=first, sleep=sleep)
+        # Who has an identity there has reached the Domain before.
+        first_contact_s = _FIRST_CONTACT_S if client_id is None else None
+        self._api = Api(carrier, retries=retries, first_contact_s=first_contact_s, sleep=sleep)
         self.model = model
         self.version = version
         self.client_id = client_id
@@ -117,7 +115,7 @@ class EdgeClient:
 
     def tell_retries(self, callback: Callable[[PygridError, float], object] | None) -> None:
         """Have a function called before a request is tried again, with the error and the seconds until then."""
-        self._api.on_retry = self._first_api.on_retry = callback
+        self._api.on_retry = callback
 
     def authenticate(self) -> str:
         """Become a client of the process; gives the client's id, under which the Domain knows this device.
@@ -128,7 +126,7 @@ class EdgeClient:
             Unavailable: the Domain can't be reached; tried for ten seconds.
         """
         request = AuthenticateRequest(self.model, self.version, self._auth_token)
-        answer = self._first_api.post(
+        answer = self._api.post(
             "/model-centric/authenticate", AuthenticateResponse, json=_without_none(request), idempotent=True
         )
         self.client_id = answer.worker_id
@@ -302,7 +300,7 @@ class EdgeClient:
             NotFound: the process, or this client, is not (or no longer) known to the Domain.
         """
         request = LeaveRequest(self.client_id or self.authenticate(), self.model, self.version)
-        self._first_api.post("/model-centric/leave", LeaveResponse, json=_without_none(request), idempotent=True)
+        self._api.post("/model-centric/leave", LeaveResponse, json=_without_none(request), idempotent=True)
         self.assignment = None
 
     def close(self) -> None:

@@ -39,6 +39,8 @@ class Api:
         transport: where the requests go; closed with the Api.
         token: sent as ``Authorization: Bearer`` unless a call brings its own.
         retries: when to try again.
+        first_contact_s: patience until the server has answered once: an address that was never right should be told soon, while
+            a server that restarts is worth waiting for. None: as ``retries`` says.
         sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
     """
 
@@ -48,6 +50,7 @@ class Api:
         *,
         token: str | None = None,
         retries: RetryPolicy | None = None,
+        first_contact_s: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.transport = transport
@@ -55,6 +58,8 @@ class Api:
         self.on_retry: Callable[[PygridError, float], object] | None = None
         """Called before a request is tried again, with the error and the seconds until then."""
         self._retries = retries or RetryPolicy()
+        patience_s = self._retries.patience_s
+        self._patience_s = patience_s if first_contact_s is None else min(first_contact_s, patience_s)
         self._sleep = sleep
 
     @property
@@ -106,7 +111,7 @@ class Api:
                 num_failures += 1
                 now = time.monotonic()
                 if num_failures == 1:
-                    give_up_at = now + self._retries.patience_s
+                    give_up_at = now + self._patience_s
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
@@ -126,6 +131,7 @@ class Api:
         if self.token is not None:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         response = self.transport.send(replace(request, headers=headers))
+        self._patience_s = self._retries.patience_s
         if response.status < 400:
             return response
         with response:
