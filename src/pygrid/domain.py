@@ -99,7 +99,8 @@ def make_connect(ways: Ways) -> Connect:
             auth_token=federation.auth_token or None,
             client_id=client_id,
             cache=cache,
-            retries=RetryPolicy(patience_s=COORDINATOR_PATIENCE_S),
+            # A handful of Domains, not thousands of devices: they may come back soon.
+            retries=RetryPolicy(max_delay_s=2.0, patience_s=COORDINATOR_PATIENCE_S),
             transport=ways.open(federation.coordinator, is_guarded=is_guarded),
             owns_transport=True,
             sleep=sleep,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,21 @@ from pygrid.client.federation_records import Member, Record
 from pygrid.client.hosting import USUAL_PLAN
 from pygrid.client.jobs import ENDED, get_job
 from pygrid.client.process import Process
+from pygrid.client.session import SessionApi
 from pygrid.errors import Conflict, NotFound, PygridError, Unavailable
 from pygrid.messages.jobs import JobInfo
 from pygrid.messages.processes import Contribution, CycleInfo
 from pygrid.plans import Plan
 from pygrid.tensors import Params
-from pygrid.transport import Api
+from pygrid.transport import Api, RetryPolicy
 
 if TYPE_CHECKING:
     from pygrid.plans.batches import Data
 
 _FIRST_POLL_S, _POLL_S = 0.1, 1.0
+_MAX_AT_ONCE = 16
+_BRIEFLY = RetryPolicy(patience_s=2.0)
+"""A Domain that can't be asked now is shown as such, and asked again."""
 _TOO_LATE = "no decision in time"
 
 
@@ -81,7 +86,7 @@ class FederatedRun:
         pause_s = _FIRST_POLL_S
         with Following(self.name, progress) as show:
             while open_ones := [member for member in record.members if member.job_id and not member.refusal]:
-                states = {member.name: self._state_of(member) for member in record.members}
+                states = {state.name: state for state in self._states()}
                 for member in open_ones:
                     if states[member.name].state in ENDED:
                         member.refusal = states[member.name].detail
@@ -151,7 +156,7 @@ class FederatedRun:
     @property
     def domains(self) -> DomainTable:
         """The Domains that were asked, where each of them is, and why one takes no part (any more)."""
-        return DomainTable(self._state_of(member) for member in self._record.members)
+        return DomainTable(self._states())
 
     @property
     def history(self) -> CycleTable:
@@ -241,6 +246,11 @@ class FederatedRun:
             self._metrics[number] = Runner(plan).evaluate(process.download(number), self.evaluate)
         return self._metrics[number]
 
+    def _states(self) -> list[DomainState]:
+        """Of all Domains, asked at once, as one that is away keeps the answer back."""
+        with ThreadPoolExecutor(min(_MAX_AT_ONCE, max(1, len(self._record.members)))) as pool:
+            return list(pool.map(self._state_of, self._record.members))
+
     def _state_of(self, member: Member) -> DomainState:
         def told(state: str, detail: str, num_reported: int = 0) -> DomainState:
             return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
@@ -248,7 +258,8 @@ class FederatedRun:
         if not member.job_id:
             return told("refused", member.refusal)
         try:
-            info = get_job(self._apis[member.name], member.job_id).info()
+            api = self._apis[member.name]
+            info = get_job(SessionApi(api.transport, token=api.token, retries=_BRIEFLY), member.job_id).info()
         except PygridError as error:
             return told("unknown", error.detail)
         return told(info.state, _in_words(info, member), info.federation.num_reported if info.federation else 0)
