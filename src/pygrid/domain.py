@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from litestar import Litestar
 
@@ -24,7 +25,7 @@ from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.federation import Connect, Federation, ModelFiles, Ways
 from pygrid.features.federation import Services as FederationServices
-from pygrid.features.jobs import build_jobs
+from pygrid.features.jobs import Jobs, build_jobs
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.specs import RunLimits
@@ -45,7 +46,7 @@ from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
-from pygrid.storage.accounts import has_first_owner, seed_roles
+from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.migrations import migrate
@@ -64,49 +65,40 @@ COORDINATOR_PATIENCE_S = 30.0
 """A coordinator that can't be reached is tried for so long before a job says so; then it is tried again."""
 
 
-def prepare_store(settings: DomainSettings) -> bool:
-    """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
-
-    Gives whether anybody has an account yet. Does nothing that `build_domain` would not do.
-
-    Raises:
-        InvalidConfig: its URL is none, or a later pygrid has used it. Unavailable: it does not answer.
-    """
-    make_data_dir(settings.data_dir)
-    database = Database(settings.database_url)
-    try:
-        migrate(database)
-        return database.read_now(has_first_owner)
-    finally:
-        database.close()
+ROUTES = [
+    *identity_routes(),
+    *account_routes(),
+    processes_router,
+    cycles_router,
+    datasets_router,
+    jobs_router,
+    workers_router,
+    *model_routes,
+    *association_routes,
+    converse,
+]
 
 
-def make_connect(ways: Ways) -> Connect:
-    """This Domain as a client of processes at other ones."""
+@dataclass(frozen=True)
+class Ground:
+    """What every feature stands on."""
 
-    def connect(
-        federation: FederationRequest,
-        *,
-        client_id: str | None,
-        cache: ModelFiles,
-        is_guarded: bool,
-        sleep: Callable[[float], None],
-    ) -> EdgeClient:
-        return EdgeClient(
-            federation.coordinator,
-            federation.process,
-            federation.version,
-            auth_token=federation.auth_token or None,
-            client_id=client_id,
-            cache=cache,
-            # A handful of Domains, not thousands of devices: they may come back soon.
-            retries=RetryPolicy(max_delay_s=2.0, patience_s=COORDINATOR_PATIENCE_S),
-            transport=ways.open(federation.coordinator, is_guarded=is_guarded),
-            owns_transport=True,
-            sleep=sleep,
-        )
+    settings: DomainSettings
+    clock: Clock
+    identity: Identity
+    metrics: Metrics
+    stopping: Stopping
+    database: Database
+    store: Store
 
-    return connect
+    @classmethod
+    def open(cls, settings: DomainSettings, clock: Clock) -> Ground:
+        """Raises InvalidConfig: a database URL that is none, or a damaged identity file."""
+        make_data_dir(settings.data_dir)
+        identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
+        database = Database(settings.database_url)
+        store = Store.open(database, settings.data_dir, settings.num_replicas)
+        return cls(settings, clock, identity, Metrics(), Stopping(), database, store)
 
 
 def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:
@@ -118,73 +110,28 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         InvalidConfig: no secret key where one is needed, a database URL that is none, or a damaged identity file.
     """
     settings = with_secret(settings)
-    clock = clock or SystemClock()
-    make_data_dir(settings.data_dir)
-    identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-    pipes = PipeServer(server_context(identity, settings.data_dir / IDENTITY_FILE))
-    metrics = Metrics()
-    stopping = Stopping()
-    database = Database(settings.database_url)
-    store = Store.open(database, settings.data_dir, settings.num_replicas)
+    ground = Ground.open(settings, clock or SystemClock())
+    clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
+
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
-    limits = DatasetLimits.from_mb(
-        max_upload_mb=settings.max_upload_mb,
-        max_datasets_mb=settings.max_datasets_mb,
-        max_columns=settings.max_columns,
-        min_free_mb=settings.min_free_mb,
-    )
-    datasets = DatasetsService(database, store.columns, clock, limits, store.public)
+    datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
-
-    def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> Federation:
-        known = settings.data_dir / "known_domains.json"
-        ways = Ways(database, settings.id, identity, known, clock, is_local=settings.is_loopback)
-        return Federation(FederationServices(database, writes, files, clock, notify), make_connect(ways), ways.may_dial)
-
-    jobs = build_jobs(
-        store,
-        settings.data_dir,
-        places,
-        clock,
-        stopping,
-        metrics,
-        federate,
-        max_concurrent=settings.num_workers,
-        limits=RunLimits(
-            memory_bytes=settings.job_memory_mb * 1024**2,
-            wall_s=settings.job_wall_s,
-            max_answers_bytes=settings.job_answers_mb * 1024**2,
-        ),
-        keep_results_days=settings.keep_results_days,
-    )
+    jobs = _build_jobs(ground, places)
     remote.on_ask = jobs.runner.poke
     workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
-
     inference = InferenceWorkers(
         InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
         allow_weak_sandbox=settings.allow_weak_sandbox,
     )
     models = ModelsService(store, inference, clock, max_question_bytes=settings.inference_questions_mb * 1024**2)
-
+    pipes = PipeServer(server_context(ground.identity, settings.data_dir / IDENTITY_FILE))
     catalog = CatalogService(database, store.public)
-    associations = DomainAssociations(
-        database,
-        jobs.writes,
-        identity,
-        clock,
-        stopping,
-        DomainTerms(
-            Entry(settings.id, pygrid.__version__, settings.address or None),
-            settings.network,
-            settings.invitation,
-            only_loopback=settings.is_loopback and (settings.open_signup or settings.legacy_open),
-        ),
-    )
+    associations = _build_associations(ground, jobs.writes)
     associations.handlers = lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)}
     catalog.on_change(associations.tell_change)
 
@@ -213,31 +160,21 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             store.close()
             await asyncio.to_thread(database.close)
 
+    messages = {**domain_messages(settings.id), **account_messages(accounts, settings.id), **model_messages(models)}
     app = build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
-        routes=[
-            *identity_routes(),
-            *account_routes(),
-            processes_router,
-            cycles_router,
-            datasets_router,
-            jobs_router,
-            workers_router,
-            *association_routes,
-            *model_routes,
-            converse,
-        ],
+        routes=ROUTES,
         services={
             "settings": settings,
-            "identity": identity,
-            "pipes": pipes,
+            "identity": ground.identity,
             "clock": clock,
             "database": database,
-            "accounts": accounts,
-            "authenticator": accounts,
             "store": store,
             "blobs": BlobResponses(store.blobs),
+            "served_blobs": BlobResponses(store.served),
+            "accounts": accounts,
+            "authenticator": accounts,
             "processes": processes,
             "cycles": cycles.service,
             "membership": cycles.membership,
@@ -246,18 +183,12 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "jobs": jobs.service,
             "policies": jobs.policies,
             "job_upkeep": jobs.upkeep,
+            "workers": workers,
             "models": models,
-            "published": Published(
-                {
-                    **domain_messages(settings.id),
-                    **account_messages(accounts, settings.id),
-                    **model_messages(models),
-                }
-            ),
+            "published": Published(messages),
             "catalog": catalog,
             "associations": associations,
-            "served_blobs": BlobResponses(store.served),
-            "workers": workers,
+            "pipes": pipes,
         },
         tasks=[
             BackgroundTask("run-cycles", cycles.scheduler.run),
@@ -276,3 +207,78 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
         database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing
     )
     return app
+
+
+def _dataset_limits(settings: DomainSettings) -> DatasetLimits:
+    return DatasetLimits.from_mb(
+        max_upload_mb=settings.max_upload_mb,
+        max_datasets_mb=settings.max_datasets_mb,
+        max_columns=settings.max_columns,
+        min_free_mb=settings.min_free_mb,
+    )
+
+
+def _build_jobs(ground: Ground, places: Places) -> Jobs:
+    settings = ground.settings
+
+    def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> Federation:
+        known = settings.data_dir / "known_domains.json"
+        ways = Ways(ground.database, settings.id, ground.identity, known, ground.clock, is_local=settings.is_loopback)
+        services = FederationServices(ground.database, writes, files, ground.clock, notify)
+        return Federation(services, _make_connect(ways), ways.may_dial)
+
+    return build_jobs(
+        ground.store,
+        settings.data_dir,
+        places,
+        ground.clock,
+        ground.stopping,
+        ground.metrics,
+        federate,
+        max_concurrent=settings.num_workers,
+        limits=RunLimits(
+            memory_bytes=settings.job_memory_mb * 1024**2,
+            wall_s=settings.job_wall_s,
+            max_answers_bytes=settings.job_answers_mb * 1024**2,
+        ),
+        keep_results_days=settings.keep_results_days,
+    )
+
+
+def _build_associations(ground: Ground, writes: AuditedWrites) -> DomainAssociations:
+    settings = ground.settings
+    terms = DomainTerms(
+        Entry(settings.id, pygrid.__version__, settings.address or None),
+        settings.network,
+        settings.invitation,
+        only_loopback=settings.is_loopback and (settings.open_signup or settings.legacy_open),
+    )
+    return DomainAssociations(ground.database, writes, ground.identity, ground.clock, ground.stopping, terms)
+
+
+def _make_connect(ways: Ways) -> Connect:
+    """This Domain as a client of processes at other ones."""
+
+    def connect(
+        federation: FederationRequest,
+        *,
+        client_id: str | None,
+        cache: ModelFiles,
+        is_guarded: bool,
+        sleep: Callable[[float], None],
+    ) -> EdgeClient:
+        return EdgeClient(
+            federation.coordinator,
+            federation.process,
+            federation.version,
+            auth_token=federation.auth_token or None,
+            client_id=client_id,
+            cache=cache,
+            # A handful of Domains, not thousands of devices: they may come back soon.
+            retries=RetryPolicy(max_delay_s=2.0, patience_s=COORDINATOR_PATIENCE_S),
+            transport=ways.open(federation.coordinator, is_guarded=is_guarded),
+            owns_transport=True,
+            sleep=sleep,
+        )
+
+    return connect

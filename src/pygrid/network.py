@@ -29,7 +29,7 @@ from pygrid.features.relay.pipes import Pipes, RelayLimits
 from pygrid.ids import hash_secret
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, make_data_dir, with_secret
-from pygrid.storage.accounts import has_first_owner, seed_roles
+from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
 from pygrid.transport.identity import IDENTITY_FILE, Identity
@@ -41,23 +41,6 @@ from pygrid.web.links import Links
 
 SESSION_SWEEP_S = 3600.0
 NOTE_SEEN_S = 60.0
-
-
-def prepare_store(settings: NetworkSettings) -> bool:
-    """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
-
-    Gives whether anybody has an account yet. Does nothing that `build_network` would not do.
-
-    Raises:
-        InvalidConfig: its URL is none, or a later pygrid has used it. Unavailable: it does not answer.
-    """
-    make_data_dir(settings.data_dir)
-    database = Database(settings.database_url)
-    try:
-        migrate(database)
-        return database.read_now(has_first_owner)
-    finally:
-        database.close()
 
 
 def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> Litestar:

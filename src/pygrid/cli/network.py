@@ -54,7 +54,8 @@ def network(
 
 def serve(settings: NetworkSettings, port_file: Path | None) -> None:
     """Run a Network in this process until a signal ends it (`pygrid.cli.running.serve`)."""
-    from pygrid.network import build_network, prepare_store
+    from pygrid.network import build_network
+    from pygrid.storage.preparing import prepare_store
 
     def prepare() -> Callable[[int], str]:
         has_owner = prepare_store(settings)

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from web_support import People, assert_problem, running
 
-from pygrid.network import build_network, prepare_store
+from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from pygrid.storage.preparing import prepare_store
 
 FLAGS = {"can_edit_settings", "can_create_users", "can_edit_roles", "can_manage_nodes"}
 
