@@ -290,7 +290,8 @@ class FederatedRun:
 
 def _in_words(info: JobInfo, member: Member) -> str:
     if info.state in ENDED:
-        return member.refusal if member.refusal == _TOO_LATE else info.comment or info.detail
+        # Never empty: who says no need not say why.
+        return member.refusal if member.refusal == _TOO_LATE else info.comment or info.detail or f"the job was {info.state}"
     return info.federation.doing if info.federation is not None and info.federation.doing else info.detail
 
 
