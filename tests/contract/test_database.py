@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -237,6 +241,24 @@ async def test_two_processes_may_migrate_and_seed_at_once(database: Database, da
     finally:
         for opened in others:
             opened.close()
+
+
+def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("CREATE TABLE other (x)")
+    holder.execute("BEGIN IMMEDIATE")
+    opened = Database(f"sqlite:///{path}")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            migrating = pool.submit(migrate, opened)
+            time.sleep(0.2)
+            assert not migrating.done()
+            holder.execute("COMMIT")
+            migrating.result(30)
+    finally:
+        holder.close()
+        opened.close()
 
 
 def test_a_database_of_a_later_version_is_left_alone(database: Database) -> None:

@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import logging
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,7 @@ Bytes = bytes | bytearray | memoryview
 
 MAX_BATCH = 128
 """Units of work in one transaction at the most; bounds how long the first of them waits."""
+SQLITE_PATIENCE_S = 30.0
 NUM_READERS = 4
 
 
@@ -276,7 +279,9 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         if not url.database or url.database == ":memory:":
             raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code="invalid_database_url")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, connect_args={"check_same_thread": False, "timeout": 30})
+        engine = sa.create_engine(
+            url, pool_size=NUM_READERS + 2, connect_args={"check_same_thread": False, "timeout": SQLITE_PATIENCE_S}
+        )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -299,12 +304,25 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver must not begin transactions by itself, or savepoints are lost: _begin_sqlite does it.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     # In pages of 4 kB. The default of 1,000 would have every few commits wait for the log to be copied into the database.
     cursor.execute("PRAGMA wal_autocheckpoint=8000")
     cursor.close()
+
+
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite waits for others that hold the database everywhere but here, where two that begin at once may meet."""
+    give_up_at = time.monotonic() + SQLITE_PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
