@@ -182,6 +182,9 @@ async def test_however_often_it_asks_it_gets_what_was_approved(tmp_path: Path) -
     async with facing(enemy, tmp_path, cycles=2) as (site, job):
         ended = await site.owner.wait(job["id"], "released")
         assert (ended["federation"]["num_begun"], ended["federation"]["num_reported"]) == (2, 2)
+        async with asyncio.timeout(10):
+            while not enemy.said("leave"):  # noqa: ASYNC110 - said once the end is written
+                await asyncio.sleep(0.02)
     first, second = enemy.said("report")
     # The same model twice, and not the same diff: each has noise of its own, which was paid for.
     assert first != second
