@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from pygrid.errors import InvalidInput
 from pygrid.transport import HttpTransport, open_transport
 from pygrid.transport.address import RelayedAddress, parse_address, plain_address
-from pygrid.transport.identity import Identity
+from pygrid.transport.identity import IdentityKey
 from pygrid.transport.relayed import RelayedTransport
 
-KEY = Identity.make().key
+# That of the private key of RFC 8032, 7.1, test 1.
+KEY = IdentityKey(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
 
 
 def test_a_direct_address_stays_itself():
