@@ -22,7 +22,7 @@ from web_support import People, running
 from pygrid.domain import build_domain
 from pygrid.edge import EdgeClient
 from pygrid.features.federation import participating
-from pygrid.features.jobs.tasks import JobRunner
+from pygrid.features.jobs.running import JobTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -133,14 +133,14 @@ async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its diff is for the same model, so nothing more is paid for it."""
-    train = JobRunner.train
+    train = JobTrainer.train
 
-    async def slowly(self: JobRunner, *args: Any) -> Any:
+    async def slowly(self: JobTrainer, *args: Any) -> Any:
         result = await train(self, *args)
         await asyncio.sleep(1.2)
         return result
 
-    monkeypatch.setattr(JobRunner, "train", slowly)
+    monkeypatch.setattr(JobTrainer, "train", slowly)
     async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:
         process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1, cycle_length=1.0)
         job = await town.submit("alice", 3, **PRIVATE)
@@ -153,15 +153,15 @@ async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
 
 
 async def test_a_straggler_misses_a_cycle_and_takes_part_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = JobRunner.train
+    train = JobTrainer.train
     held = asyncio.Event()
 
-    async def waits_once(self: JobRunner, job: Any, model: Path, number: int) -> Any:
+    async def waits_once(self: JobTrainer, job: Any, model: Path, number: int) -> Any:
         if "alice" in str(model) and number == 1:
             await held.wait()
         return await train(self, job, model, number)
 
-    monkeypatch.setattr(JobRunner, "train", waits_once)
+    monkeypatch.setattr(JobTrainer, "train", waits_once)
     async with running_town(tmp_path, "alice", "bob") as town:
         jobs = {name: await town.submit(name, **PRIVATE) for name in town.sites}
         process = await town.hub.host(min_workers=2, min_diffs=1, cycle_length=1.5)

@@ -19,7 +19,10 @@ from web_support import People, assert_problem, running
 
 from pygrid.core.jobs import Job
 from pygrid.domain import build_domain
-from pygrid.features.jobs.tasks import JobRunner
+from pygrid.features.jobs.queue import JobQueue
+from pygrid.features.jobs.results import Results
+from pygrid.features.jobs.specs import SpecMaker
+from pygrid.features.jobs.trials import MockTrials
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.audit import HEAD_FILE, read_head
@@ -61,18 +64,18 @@ def states_of_charges(settings: DomainSettings) -> list[str]:
 
 
 async def test_what_is_checked_waits_or_is_approved_goes_on(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing_now(_runner: JobRunner) -> None:
+    async def nothing_now(_queue: JobQueue, **_which: bool) -> None:
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(JobRunner, "_try_on_mock", never)
+        patch.setattr(MockTrials, "run", never)
         async with running_site(settings) as site:
             dataset = await site.owner.upload()
             await site.owner.set_policy(dataset)
             exact = await site.scientist.submit(dataset, "statistics", **COUNT)
             private = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
     with monkeypatch.context() as patch:
-        patch.setattr(JobRunner, "_take_next", nothing_now)
+        patch.setattr(JobQueue, "take_next", nothing_now)
         async with again(settings) as site:
             waiting = await site.owner.wait(exact["id"], "waiting")
             await site.scientist.wait(private["id"], "approved")
@@ -129,7 +132,7 @@ async def test_a_result_that_was_stored_is_released_once(settings: DomainSetting
 
     monkeypatch.setattr(JobFiles, "put_result", put)
     with monkeypatch.context() as patch:
-        patch.setattr(JobRunner, "_finish", never)
+        patch.setattr(Results, "finish", never)
         async with running_site(settings) as site:
             dataset = await site.owner.upload()
             await site.owner.set_policy(dataset)
@@ -150,13 +153,13 @@ async def test_a_result_that_was_stored_is_released_once(settings: DomainSetting
 
 async def test_a_charge_is_durable_before_the_worker_starts(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    spec = JobRunner._spec
+    spec = SpecMaker.spec
 
-    async def look(runner: JobRunner, job: Job) -> Any:
+    async def look(maker: SpecMaker, job: Job) -> Any:
         seen.append(await asyncio.to_thread(states_of_charges, settings))
-        return await spec(runner, job)
+        return await spec(maker, job)
 
-    monkeypatch.setattr(JobRunner, "_spec", look)
+    monkeypatch.setattr(SpecMaker, "spec", look)
     async with running_site(settings) as site:
         dataset = await site.owner.upload()
         await site.owner.set_policy(dataset)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pygrid.clock import Clock
 from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.federated import Federation
+from pygrid.features.jobs.federated import FederatedJobs, Federation
 from pygrid.features.jobs.policies import PoliciesService
+from pygrid.features.jobs.queue import JobQueue
+from pygrid.features.jobs.results import Results
+from pygrid.features.jobs.running import JobRuns, JobTrainer
 from pygrid.features.jobs.service import JobsService, job_topic
-from pygrid.features.jobs.specs import RunLimits
-from pygrid.features.jobs.tasks import JobRunner, Services, Workers
+from pygrid.features.jobs.specs import RunLimits, SpecMaker
+from pygrid.features.jobs.tasks import JobRunner
+from pygrid.features.jobs.transitions import Transitions
+from pygrid.features.jobs.trials import MockTrials
 from pygrid.features.jobs.upkeep import JobUpkeep
+from pygrid.features.jobs.workers import WorkerPlaces, Workers
 from pygrid.metrics import Metrics
 from pygrid.storage.audit import HEAD_FILE
 from pygrid.storage.job_files import JobFiles
@@ -58,8 +65,22 @@ def build_jobs(
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
     files = JobFiles(folder / "jobs")
     federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
-    services = Services(store.database, writes, files, store.columns, store.signals, clock, metrics)
-    runner = JobRunner(services, workers, federation, max_concurrent=max_concurrent, limits=limits)
+    transitions = Transitions(writes, files, store.signals, clock)
+    specs = SpecMaker(store.database, store.columns, files, limits)
+    changed = asyncio.Event()
+    places = WorkerPlaces(changed.set)
+    trainer = JobTrainer(workers, specs, places)
+    runner = JobRunner(
+        JobQueue(store.database, writes, transitions, clock),
+        MockTrials(workers, specs, store.columns, writes, transitions, federation),
+        JobRuns(workers, specs, Results(files, transitions), transitions, store.signals),
+        FederatedJobs(federation, trainer, places, transitions, metrics, changed.set),
+        workers,
+        files,
+        metrics,
+        changed,
+        max_concurrent=max_concurrent,
+    )
     service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)
     upkeep = JobUpkeep(store.database, writes, files, store.signals, runner, clock, keep_results_days=keep_results_days)
     return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes, federation, upkeep)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pygrid.core import jobs as rules
 from pygrid.core.execution import JobResult
 from pygrid.core.federation import Departure
 from pygrid.core.jobs import Job
+from pygrid.features.jobs.transitions import Transitions
+from pygrid.features.jobs.workers import WorkerPlaces
 from pygrid.metrics import Metrics
+from pygrid.privacy.ledger import ChargeState
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class FederatedJobs:
 
     Args:
         trainer: runs their Workers.
-        end: writes how a job has ended.
+        places: of these.
         on_change: called when there may be room for another.
     """
 
@@ -68,13 +70,15 @@ class FederatedJobs:
         self,
         federation: Federation,
         trainer: Trainer,
-        end: Callable[[Job, Departure], Awaitable[None]],
+        places: WorkerPlaces,
+        transitions: Transitions,
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
+        self.places = places
         self._federation = federation
         self._trainer = trainer
-        self._end = end
+        self._transitions = transitions
         self._metrics = metrics
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -88,6 +92,10 @@ class FederatedJobs:
     @property
     def has_room(self) -> bool:
         return len(self._tasks) < self._federation.max_jobs
+
+    def doing(self, job_id: str) -> str:
+        """What a job does now, in words; empty if it takes no part now."""
+        return self._federation.doing(job_id)
 
     def begin(self, job: Job) -> None:
         """Have a running job take part, or go on with it."""
@@ -118,6 +126,18 @@ class FederatedJobs:
             else:
                 return await self._end(job, departure)
 
+    async def _end(self, job: Job, departure: Departure) -> None:
+        """``running -> released | failed``."""
+
+        def step(now: Job) -> tuple[Job, str]:
+            if departure.code:
+                failed = rules.fail(now, departure.code, departure.detail, departure.private_detail, departure.facts)
+                return failed, "job_failed"
+            return rules.depart(now, departure.detail, departure.facts), "job_departed"
+
+        await self._transitions.move(job, step, ChargeState.FAILED if departure.code else ChargeState.RELEASED)
+        self.leave(job)
+
     def leave(self, job: Job) -> None:
         """Tell the coordinator of a job that has ended, beside everything else."""
         task = self._spawn(self._federation.leave(job), job, lambda: self._leaving.discard(task))
@@ -134,38 +154,3 @@ class FederatedJobs:
         task = asyncio.create_task(work, name=f"federated-{job.id}")
         task.add_done_callback(done)
         return task
-
-
-class WorkerPlaces:
-    """The places for Workers of federated jobs, which wait in line for one while they hold none."""
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.num_taken = 0
-
-    @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Wait for a place, and hold it for the length of the block."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._on_change()
-        try:
-            await turn
-            yield
-        finally:
-            if turn.done() and not turn.cancelled():
-                self.num_taken -= 1
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
-            self._on_change()
-
-    def give(self, num_free: int) -> int:
-        """Give places to those who wait longest; tells how many are left."""
-        while num_free > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self.num_taken += 1
-                num_free -= 1
-        return num_free

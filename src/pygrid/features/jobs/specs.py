@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from pygrid.core.datasets import Schema
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
-from pygrid.core.job_checks import read_optimizer, read_statistics, used_columns
+from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
 from pygrid.core.jobs import Job
+from pygrid.core.mocks import draw_mock
 from pygrid.core.predictions import chosen_outputs, count_records, max_result_bytes
 from pygrid.messages.datasets import ITEM_BYTES
 from pygrid.messages.jobs import JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.serving import ServingReport
-from pygrid.storage.columns import column_file
-from pygrid.storage.job_files import REPORT, JobFolder
+from pygrid.storage import datasets as dataset_rows
+from pygrid.storage import jobs as rows
+from pygrid.storage.columns import ColumnFiles, Draft, column_file, map_columns
+from pygrid.storage.database import Database
+from pygrid.storage.job_files import REPORT, JobFiles, JobFolder
+from pygrid.storage.jobs import JobDataset
 
 _MOCK_ROUNDS = 2
+_NUM_MOCK_RECORDS = 100
 
 
 @dataclass(frozen=True)
@@ -142,3 +150,45 @@ def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec
     exact = msgspec.structs.replace(exact, batch_size=min(exact.batch_size, plan.manifest.max_batch_size))
     can_run_exactly = request.kind == "evaluate" or "train" in plan.manifest.graphs
     return [exact, private] if can_run_exactly else [private]
+
+
+class SpecMaker:
+    """Makes the specifications of jobs from what is stored."""
+
+    def __init__(self, database: Database, columns: ColumnFiles, files: JobFiles, limits: RunLimits) -> None:
+        self._database = database
+        self._columns = columns
+        self._files = files
+        self._limits = limits
+
+    async def spec(self, job: Job) -> JobSpec:
+        """On the data. Raises as `make_spec`."""
+        dataset, schema = await self._load(job)
+        inputs = Inputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
+        return await asyncio.to_thread(make_spec, job, inputs, self._limits)
+
+    async def of_mock(self, job: Job, draft: Draft) -> tuple[int, list[JobSpec]]:
+        """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how many
+        records it has. Raises as `make_spec`.
+        """
+        dataset, schema = await self._load(job)
+        files = self._files.inputs(job.id)
+
+        def prepare() -> Inputs:
+            if dataset.mock == "uploaded" and dataset.mock_folder is not None:
+                folder = self._columns.path(dataset.mock_folder)
+                return Inputs(map_columns(folder)[0], folder, files)
+            plan = Inputs(schema, draft.path, files).plan(job)
+            wanted = schema_for_mock(schema, job.request, None if plan is None else plan.manifest)
+            drawn, arrays = draw_mock(wanted, _NUM_MOCK_RECORDS, seed=0)
+            draft.put(drawn, arrays)
+            return Inputs(drawn, draft.path, files)
+
+        inputs = await asyncio.to_thread(prepare)
+        return inputs.schema.num_records, await asyncio.to_thread(make_mock_specs, job, inputs, self._limits)
+
+    async def _load(self, job: Job) -> tuple[JobDataset, Schema]:
+        def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:
+            return rows.get_job_dataset(connection, job), dataset_rows.get_schema(connection, job.version_id)
+
+        return await self._database.read(load)

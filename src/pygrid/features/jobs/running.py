@@ -1,0 +1,111 @@
+"""Jobs in the hands of Workers: those that run once, and the trainings of those that take part elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+
+from pygrid.core import jobs as rules
+from pygrid.core.execution import Facts, Failure, JobResult, Progress
+from pygrid.core.jobs import Job
+from pygrid.errors import PygridError
+from pygrid.features.jobs.results import Results
+from pygrid.features.jobs.service import job_topic
+from pygrid.features.jobs.specs import SpecMaker, data_bytes
+from pygrid.features.jobs.transitions import Transitions
+from pygrid.features.jobs.workers import WorkerPlaces, Workers
+from pygrid.storage.signals import Signals
+
+logger = logging.getLogger(__name__)
+
+
+class JobRuns:
+    """Sees a job through that has been started."""
+
+    def __init__(
+        self, workers: Workers, specs: SpecMaker, results: Results, transitions: Transitions, signals: Signals
+    ) -> None:
+        self._workers = workers
+        self._specs = specs
+        self._results = results
+        self._transitions = transitions
+        self._signals = signals
+        self._progress: dict[str, float] = {}
+
+    def progress(self, job_id: str) -> float:
+        """How far a running exact job is, 0 to 1; of a private one nothing is told."""
+        return self._progress.get(job_id, 0.0)
+
+    async def run(self, job: Job, *, remote: bool) -> None:
+        """``running -> released | held | failed``, or back to ``approved``."""
+        try:
+            await self._run(job, remote=remote)
+        finally:
+            self._progress.pop(job.id, None)
+
+    async def _run(self, job: Job, *, remote: bool) -> None:
+        on_progress = None if job.is_private else self._watch(job)
+        bytes_in = 0
+        try:
+            spec = await self._specs.spec(job)
+            bytes_in = data_bytes(spec)
+            result = await self._workers.run(spec, on_progress, remote=remote)
+        except PygridError as error:
+            result = JobResult(Facts(), Failure("refused", error.detail, error.code))
+        except Exception as error:
+            logger.exception("job failed", extra={"job_id": job.id})
+            result = JobResult(Facts(), Failure("crashed", f"a fault of the Domain: {type(error).__name__}"))
+        if result.failure is None:
+            await self._results.keep(job, result, bytes_in)
+        elif result.failure.kind == "lost" and rules.may_run_again(job):
+            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+        else:
+            await self._results.fail(job, result.failure, result.facts)
+
+    def _watch(self, job: Job) -> Callable[[Progress], None]:
+        def on_progress(progress: Progress) -> None:
+            self._progress[job.id] = min(1.0, progress.done / max(1, progress.total))
+            self._signals.notify(job_topic(job.id))
+
+        return on_progress
+
+    async def end_lost(self, job: Job) -> None:
+        """A job that was running when its Domain went away: release what was stored, start an exact one again, or fail it."""
+        logger.warning("job was cut off", extra={"job_id": job.id})
+        if await self._results.finish(job):
+            return
+        if rules.may_run_again(job):
+            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+        else:
+            await self._results.fail(job, Failure("lost", "the Domain was stopped while it ran"), None)
+
+
+class JobTrainer:
+    """Runs the Workers of federated jobs: of which each has some, one after the other."""
+
+    def __init__(self, workers: Workers, specs: SpecMaker, places: WorkerPlaces) -> None:
+        self._workers = workers
+        self._specs = specs
+        self._places = places
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """The place of a Worker, once one is free."""
+        return self._places.one()
+
+    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        """What a Worker of a federated job makes of the model in a file; each has another seed."""
+        await self._workers.start()
+        try:
+            spec = await self._specs.spec(job)
+            spec = msgspec.structs.replace(
+                spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
+            )
+            result = await self._workers.run(spec)
+        except PygridError as error:
+            return JobResult(Facts(), Failure("refused", error.detail, error.code))
+        facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
+        return msgspec.structs.replace(result, facts=facts)

@@ -1,0 +1,102 @@
+"""A job is tried on the mock twin of its data before anybody decides on it, or the policy of its dataset does."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.core import jobs as rules
+from pygrid.core.job_terms import epsilon_alone, events_of
+from pygrid.core.jobs import Job, JobState
+from pygrid.errors import PygridError, Unavailable
+from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.federated import Federation
+from pygrid.features.jobs.results import read_metrics
+from pygrid.features.jobs.specs import SpecMaker
+from pygrid.features.jobs.transitions import Transitions
+from pygrid.features.jobs.workers import Workers
+from pygrid.privacy.ledger import Accepted, cost_of
+from pygrid.storage import jobs as rows
+from pygrid.storage.columns import ColumnFiles
+
+logger = logging.getLogger(__name__)
+
+
+class MockTrials:
+    """Takes jobs through ``checking``.
+
+    Args:
+        columns: where a mock twin that is drawn for a job lies for so long.
+        federation: tells whether a job's coordinator is one that no person has to look at.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        specs: SpecMaker,
+        columns: ColumnFiles,
+        writes: AuditedWrites,
+        transitions: Transitions,
+        federation: Federation,
+    ) -> None:
+        self._workers = workers
+        self._specs = specs
+        self._columns = columns
+        self._writes = writes
+        self._transitions = transitions
+        self._federation = federation
+
+    async def run(self, job: Job) -> None:
+        """``checking -> waiting | approved | rejected``. Raises Unavailable: no Worker; the job stays as it is."""
+        metrics: dict[str, float] = {}
+        try:
+            with self._columns.draft() as draft:
+                num_records, specs = await self._specs.of_mock(job, draft)
+                for number, spec in enumerate(specs):
+                    result = await self._workers.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
+                    if result.failure is not None:
+                        return await self._reject(job, result.failure.code or result.failure.kind, result.failure.detail)
+                    if spec.privacy is None:
+                        metrics = read_metrics(job, result.payload)
+                    elif result.facts.num_zeroed and result.facts.num_zeroed >= spec.privacy.rounds * num_records:
+                        return await self._reject(job, "plan_failed", "the plan failed on every record of the mock twin")
+        except Unavailable:
+            raise  # it stays as it is, and is tried again
+        except PygridError as error:
+            return await self._reject(job, error.code, error.detail)
+        except Exception:
+            logger.exception("trial failed", extra={"job_id": job.id})
+            return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
+        await self._decide_by_policy(job, metrics)
+
+    async def _reject(self, job: Job, code: str, detail: str) -> None:
+        await self._transitions.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
+
+    async def _decide_by_policy(self, job: Job, metrics: dict[str, float]) -> None:
+        may_dial = not job.is_federated or await self._federation.may_dial(job)
+
+        def transaction(connection: sa.Connection) -> Job | None:
+            now_is = rows.get_job(connection, job.id, lock=True)
+            if now_is.state is not JobState.CHECKING:
+                return None
+            if not may_dial or not _passes(connection, now_is):
+                return self._transitions.write(connection, rules.present(now_is, metrics), "job_presented")
+            return self._transitions.write(connection, rules.admit(now_is, metrics), "job_approved")
+
+        moved = await self._writes.write(transaction)
+        if moved is not None:
+            self._transitions.announce(moved)
+
+
+def _passes(connection: sa.Connection, job: Job) -> bool:
+    """Whether the dataset's policy lets a job run without a person."""
+    policy = rows.find_policy(connection, job.dataset_id)
+    if job.terms is None or policy is None or not policy.auto_approve:
+        return False
+    if policy.max_epsilon_per_job is not None and epsilon_alone(job.terms) > policy.max_epsilon_per_job:
+        return False
+    account = find_account(connection, job.dataset_id, job.requested_by)
+    return account is not None and isinstance(account.check(cost_of(events_of(job.terms))), Accepted)
