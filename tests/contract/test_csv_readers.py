@@ -80,7 +80,7 @@ def _class(value: str) -> str:
         return "other"
     if re.fullmatch(r"[+-]?\d+", value) and -(2**63) <= int(value) < 2**63:
         return "int"
-    return "float"
+    return "float" if math.isfinite(float(value)) else "other"
 
 
 def agree(names: list[str], rows: list[list[str]], outcome: Outcome) -> None:
@@ -290,6 +290,16 @@ def test_what_is_declared_holds_with_both_readers() -> None:
         ((ColumnDeclaration("none"),), "dataset_columns_differ"),
     ):
         assert set(every_outcome(text, declared=bad)) == {code}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [b"1e400", b"-1e309", b"9" * 400], ids=["exponent", "negative", "digits"])
+@pytest.mark.parametrize("beside", [b"1", b"2.5", b"NA"])
+def test_a_number_beyond_float64_stays_as_it_stands(size: bytes, beside: bytes) -> None:
+    """It would become infinity, which nobody has written."""
+    for outcome in every_outcome(b"a,b\n%b,1\n%b,2\n" % (size, beside)):
+        assert not isinstance(outcome, str), outcome
+        schema, _ = outcome
+        assert (schema.columns[0].dtype, schema.columns[0].categories) == ("text", (size.decode(), beside.decode()))
 
 
 def test_limits_hold_with_both_readers() -> None:

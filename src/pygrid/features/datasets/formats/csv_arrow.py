@@ -112,7 +112,10 @@ def _plain(array: Any, kind: Kind) -> Looked:
         return Looked(MISSING, np.full(len(array), np.nan))
     if kind == "int64" and missing:
         return Looked(INT | MISSING, array)
-    return Looked(missing | (INT if kind == "int64" else FLOAT), array.to_numpy(zero_copy_only=False))
+    values = array.to_numpy(zero_copy_only=False)
+    if kind == "int64":
+        return Looked(missing | INT, values)
+    return Looked(OTHER, []) if np.isinf(values).any() else Looked(missing | FLOAT, values)
 
 
 def _look(array: Any, kind: Kind) -> Looked:
@@ -139,7 +142,8 @@ def _look(array: Any, kind: Kind) -> Looked:
         if kind == "int64" and not missing:
             return Looked(INT, whole)
         return Looked(INT | missing, _floats(array, missing))
-    if _cast(present, pa.float64()) is None:
+    numbers = _cast(present, pa.float64())
+    if numbers is None or np.isinf(numbers).any():
         return Looked(OTHER, [])
     return Looked(FLOAT | missing, _floats(array, missing))
 

@@ -8,7 +8,8 @@ else. What kinds of values a column has seen decides what it holds, whatever the
     ``true`` and ``false``, none missing            bool
     any other mixture                               text, as it stands in the file
 
-``007`` is no number, as it would not come back the same; nor is ``inf``. A formula is a text like any other.
+``007`` is no number, as it would not come back the same; nor is ``inf``, or ``1e400``, which would become that. A
+formula is a text like any other.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def look(values: Sequence[str], kind: Kind) -> Looked:
         if whole is not None:
             return Looked(INT | missing, _floats(values))
     numbers = _parsed(float, present, np.float64)
-    if numbers is None:
+    if numbers is None or np.isinf(numbers).any():
         return Looked(OTHER, values)
     return Looked(FLOAT | missing, numbers if is_complete else _floats(values))
 
