@@ -14,8 +14,9 @@ from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.associations.direct import DirectAddresses
 from pygrid.features.associations.fleet import Fleet
+from pygrid.features.associations.handshake import Handshake, NetworkTerms
 from pygrid.features.associations.network_routes import network_routes
-from pygrid.features.associations.network_side import NetworkAssociations, NetworkTerms
+from pygrid.features.associations.network_side import NetworkAssociations
 from pygrid.features.associations.nodes import LegacyNodes
 from pygrid.features.associations.published_routes import published_node_routes
 from pygrid.features.discovery.asking import Asking
@@ -62,7 +63,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
-    associations = NetworkAssociations(database, identity, fleet, clock, metrics, terms)
+    handshake = Handshake(database, identity, clock, metrics, terms)
+    associations = NetworkAssociations(database, handshake, fleet, clock, metrics)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
     associations.on_change.append(direct.poke)
     pipes = Pipes(RelayLimits(), stopping, metrics)

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
-from pygrid.features.associations import connector, network_side
+from pygrid.features.associations import connector, handshake
 from pygrid.messages.identity import to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import Identity
@@ -188,7 +188,7 @@ async def test_an_unchecked_address_is_shown_to_managers_alone(net: Net) -> None
 
 
 async def test_who_says_nothing_is_let_go(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_side, "HELLO_S", 0.05)
+    monkeypatch.setattr(handshake, "HELLO_S", 0.05)
     async with connect(net.control_url(), proxy=None) as connection:
         await connection.recv()
         with pytest.raises(ConnectionClosed):
@@ -196,7 +196,7 @@ async def test_who_says_nothing_is_let_go(net: Net, monkeypatch: pytest.MonkeyPa
 
 
 async def test_too_many_at_the_door_are_told_to_come_back(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_side, "MAX_HANDSHAKES", 1)
+    monkeypatch.setattr(handshake, "MAX_HANDSHAKES", 1)
     async with connect(net.control_url(), proxy=None) as first:
         challenge = msgspec.json.decode(await first.recv())
         async with connect(net.control_url(), proxy=None) as second:
@@ -206,7 +206,7 @@ async def test_too_many_at_the_door_are_told_to_come_back(net: Net, monkeypatch:
 
 
 async def test_strangers_can_not_fill_the_store(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_side, "MAX_PENDING", 2)
+    monkeypatch.setattr(handshake, "MAX_PENDING", 2)
     answers = [await Impostor(f"d{number}").greet(net) for number in range(3)]
     assert [answer["type"] for answer in answers] == ["welcome", "welcome", "refused"]
     assert answers[2]["code"] == "busy"

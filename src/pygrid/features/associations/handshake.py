@@ -1,0 +1,208 @@
+"""The handshake with which a Domain comes to a Network: a challenge, a hello that proves who it is, and what follows from it.
+
+challenge ──> hello ──> _check_hello(): is it who it says? ──> _admit(): may it come? ──> row ──> welcome | refused
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from prometheus_client import Counter
+
+from pygrid.clock import Clock
+from pygrid.core.associations import AssociationState, Turned, arrive, check_domain_name
+from pygrid.errors import Forbidden, InvalidInput, PygridError, TooManyRequests
+from pygrid.ids import hash_secret
+from pygrid.messages.associations import Entry, Hello, Welcome, canonical
+from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
+from pygrid.metrics import Metrics
+from pygrid.storage import networks as rows
+from pygrid.storage.database import Database
+from pygrid.storage.networks import Invitation, KnownDomain
+from pygrid.transport.identity import Identity, IdentityKey
+from pygrid.web.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
+from pygrid.web.requests import MAX_JSON_DEPTH, is_deeper_than
+
+logger = logging.getLogger(__name__)
+
+HELLO_S = 10.0
+MAX_HANDSHAKES = 500
+MAX_PENDING = 1000
+"""Domains that wait for a decision; strangers can't fill the store."""
+MAX_ENTRY_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTerms:
+    """What the operator set."""
+
+    name: str
+    heartbeat_s: float
+    invitation_hash: str | None = None
+    """Of an invitation that holds for any Domain, as long as it is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A hello whose signatures were checked."""
+
+    name: str
+    key: IdentityKey
+    nonce: bytes
+    entry: dict[str, Any]
+    entry_signature: str
+    invitation: str | None
+
+
+class Handshake:
+    """Lets Domains in, or turns them away."""
+
+    def __init__(self, database: Database, identity: Identity, clock: Clock, metrics: Metrics, terms: NetworkTerms) -> None:
+        self._turned = Counter(
+            "pygrid_network_turned_away", "Domains that were not let in, by the reason.", ("code",), registry=metrics.registry
+        )
+        self._database = database
+        self._identity = identity
+        self._clock = clock
+        self._terms = terms
+        self._num_running = 0
+
+    async def receive(self, socket: Socket) -> KnownDomain | None:
+        """The Domain that was let in, to wait or to belong; None: it was told why not, and its WebSocket is closed."""
+        if self._num_running >= MAX_HANDSHAKES:
+            await self._turn_away(socket, TooManyRequests("too many Domains knock at once; try again", code="busy"))
+            return None
+        self._num_running += 1
+        try:
+            async with asyncio.timeout(HELLO_S):
+                return await self._shake_hands(socket)
+        except TimeoutError:
+            await socket.close(REFUSED, f"no hello within {HELLO_S:g} s")
+            return None
+        except SocketClosed:
+            return None
+        finally:
+            self._num_running -= 1
+
+    async def _shake_hands(self, socket: Socket) -> KnownDomain | None:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        challenge = {"nonce": to_base64url(nonce), "network": self._terms.name, "identity": str(self._identity.key)}
+        await socket.send_text(encode_frame("challenge", challenge))
+        try:
+            proven = self._check_hello(await socket.receive_text(), nonce)
+        except PygridError as error:
+            logger.info("hello refused", extra={"why": error.code})
+            self._turned.labels(error.code).inc()
+            await self._turn_away(socket, error)
+            return None
+        admitted = await self._admit(proven)
+        signature = to_base64url(self._identity.sign("welcome", proven.nonce, proven.key.raw, self._terms.name.encode()))
+        if isinstance(admitted, Turned):
+            logger.info("domain turned away", extra={"domain": proven.name, "why": admitted.code})
+            self._turned.labels(admitted.code).inc()
+            turned = {"code": admitted.code, "detail": admitted.detail, "signature": signature}
+            await socket.send_text(encode_frame("refused", turned))
+            await socket.close(REFUSED, admitted.code)
+            return None
+        is_accepted = admitted.state is AssociationState.ACCEPTED
+        welcome = Welcome("accepted" if is_accepted else "pending", self._terms.heartbeat_s, signature)
+        await socket.send_text(msgspec.json.encode(welcome).decode())
+        return admitted
+
+    def _check_hello(self, text: str, nonce: bytes) -> _Proven:
+        frame = decode_frame(text)
+        try:
+            hello = msgspec.convert(frame, Hello)
+            entry = msgspec.convert(hello.entry, Entry)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"this is no hello of a Domain: {error}", code="invalid_hello") from None
+        name = check_domain_name(hello.name)
+        key = IdentityKey.parse(hello.identity)
+        entry_bytes = canonical(hello.entry)
+        if len(entry_bytes) > MAX_ENTRY_BYTES or is_deeper_than(hello.entry, MAX_JSON_DEPTH):
+            detail = f"an entry has at most {MAX_ENTRY_BYTES:,} bytes and is nested no deeper than {MAX_JSON_DEPTH}"
+            raise InvalidInput(detail, code="invalid_hello")
+        signature = from_base64url(hello.signature, SIGNATURE_BYTES, "signature")
+        signed = (nonce, self._identity.key.raw, name.encode(), hashlib.sha256(entry_bytes).digest())
+        if entry.name != name or not key.verify(signature, "control", *signed):
+            raise Forbidden("the signature is not of this identity, for this challenge, name and entry", code="bad_signature")
+        entry_signature = from_base64url(hello.entry_signature, SIGNATURE_BYTES, "entry_signature")
+        if not key.verify(entry_signature, "entry", entry_bytes):
+            raise Forbidden("the entry is not signed by this identity", code="bad_signature")
+        their_nonce = from_base64url(hello.nonce, NONCE_BYTES, "nonce")
+        return _Proven(name, key, their_nonce, hello.entry, hello.entry_signature, hello.invitation)
+
+    async def _admit(self, proven: _Proven) -> KnownDomain | Turned:
+        known = await self._database.look_up(lambda connection: rows.find_domain(connection, proven.name))
+        if known is not None and self._is_settled(known, proven):
+            # As after every restart of either side; nothing is written.
+            return known
+        now = self._clock.now()
+        return await self._database.write(lambda connection: self._put(connection, proven, now))
+
+    @staticmethod
+    def _is_settled(known: KnownDomain, proven: _Proven) -> bool:
+        settled = known.state is AssociationState.ACCEPTED or (
+            known.state is AssociationState.PENDING and proven.invitation is None
+        )
+        return settled and known.identity == str(proven.key) and known.entry_signature == proven.entry_signature
+
+    def _put(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> KnownDomain | Turned:
+        identity = str(proven.key)
+        known = rows.find_domain(connection, proven.name)
+        invited, invitation = self._find_invitation(connection, proven, now)
+        was_accepted = known is not None and known.identity == identity and known.state is AssociationState.ACCEPTED
+        if not was_accepted and rows.is_revoked(connection, identity):
+            return Turned("revoked", "this Network has revoked the association of this key")
+        outcome = arrive(proven.name, identity, None if known is None else known.as_known(), invited)
+        if isinstance(outcome, Turned):
+            return outcome
+        if outcome is not AssociationState.ACCEPTED:
+            if proven.invitation is not None:
+                return Turned("invalid_invitation", "this invitation is used up, has expired, or is for another name")
+            is_new = known is None or known.state is not AssociationState.PENDING
+            if is_new and rows.count_domains(connection).get(AssociationState.PENDING, 0) >= MAX_PENDING:
+                return Turned("busy", "too many Domains wait for a decision already; try again later")
+        if outcome is AssociationState.ACCEPTED and not was_accepted and invitation is not None:
+            rows.acquire_invitation(connection, invitation.id)
+        if known is None or known.identity != identity:
+            return rows.put_domain(
+                connection,
+                name=proven.name,
+                identity=identity,
+                state=outcome,
+                entry=proven.entry,
+                entry_signature=proven.entry_signature,
+                now=now,
+                invitation_id=None if invitation is None else invitation.id,
+            )
+        values: dict[str, Any] = {"state": outcome.value, "entry": proven.entry, "entry_signature": proven.entry_signature}
+        if outcome is not known.state:
+            values |= {"reason": "", "decided_at": now if outcome is AssociationState.ACCEPTED else None}
+        if (proven.entry.get("address") or None) != known.claimed_address:
+            values |= {"address": None, "address_checked_at": None}
+        rows.update_domain(connection, known.id, values)
+        return rows.get_domain(connection, known.name)
+
+    def _find_invitation(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> tuple[bool, Invitation | None]:
+        if proven.invitation is None:
+            return False, None
+        token_hash = hash_secret(proven.invitation)
+        if token_hash == self._terms.invitation_hash:
+            return True, None
+        found = rows.find_invitation(connection, token_hash, proven.name, now)
+        return found is not None, found
+
+    async def _turn_away(self, socket: Socket, error: PygridError) -> None:
+        with contextlib.suppress(SocketClosed):
+            await socket.send_text(encode_frame("refused", {"code": error.code, "detail": error.detail[:500]}))
+        await socket.close(REFUSED, error.code)
