@@ -215,6 +215,35 @@ async def test_one_that_refuses_every_diff_gets_no_more_of_them(status: int, tmp
     assert len(parts_of(tmp_path, "alice")) <= 3
 
 
+def refusing_every_key() -> Enemy:
+    return Enemy(report=(410, b'{"code": "cycle_closed"}'), headers=[(b"content-type", b"application/problem+json")])
+
+
+@pytest.mark.parametrize(
+    ("enemy", "what"),
+    [(refusing_every_key(), "report"), (Enemy(accepted(deadline_s=-1.0)), "cycle-request")],
+    ids=["every key has ended", "every cycle is over"],
+)
+async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
+    enemy: Enemy, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round writes to the database and the audit log, so no coordinator may have the Domain go round and round."""
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(participating, "_sleep", rest)
+    monkeypatch.setattr(participating, "_LONGEST_REST_S", 10.0)
+    async with facing(enemy, tmp_path) as (site, job):
+        async with asyncio.timeout(60):
+            while len(enemy.said(what)) < 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
+    assert rests[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+
+
 @pytest.mark.parametrize("what", ["cycle-request", "get-model", "report"])
 async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, tmp_path: Path) -> None:
     silent = asyncio.Event()

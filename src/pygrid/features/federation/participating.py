@@ -53,6 +53,7 @@ GIVE_UP_S = 7 * 24 * 3600.0
 MAX_STRIKES = 5
 """So many answers that make no sense, one after the other, end a job."""
 _FIRST_REST_S, _LONGEST_REST_S = 0.2, 10.0
+"""Before something is tried again that came to nothing: twice as long each time, until something does come of it."""
 _SHORT_PAUSE_S = 5.0
 _MAX_WORDS = 500
 
@@ -61,7 +62,7 @@ class Trainer(Protocol):
     """What runs a job's Workers."""
 
     def place(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the place of a Worker, and hold it for the length of the block."""
+        """Wait for the place of a Worker, and hold it for the length of the block. Raises Unavailable: no Worker can be had."""
 
     async def train(self, job: Job, model: Path, number: int) -> JobResult:
         """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
@@ -114,18 +115,18 @@ class Participation:
     async def run(self) -> Departure:
         """Take part until there is nothing left to do."""
         self._is_known = bool(self.parts)
-        await self._lose_interrupted()
         while True:
             try:
                 departure = await self._step()
             except PygridError as error:
                 departure = await self._bear(error)
             else:
-                self._strikes, self._rest_s, self._in_vain_since = 0, _FIRST_REST_S, None
+                self._strikes, self._in_vain_since = 0, None
             if departure is not None:
                 return departure
 
     async def _step(self) -> Departure | None:
+        await self._lose_interrupted()
         kept = next((part for part in self.parts if part.state is PartState.TRAINED), None)
         if kept is not None and self._may_use_key:
             return await self._report(kept)
@@ -154,7 +155,7 @@ class Participation:
         self._is_known = True
         if isinstance(answer, CycleRejected) and answer.timeout is not UNSET and loop.time() - began < 0.8 * WAIT_S:
             # It did not hold the question, so asking again at once would be no waiting.
-            await asyncio.sleep(min(float(answer.timeout), _SHORT_PAUSE_S) * random.uniform(0.5, 1.0))
+            await _sleep(min(max(float(answer.timeout), _FIRST_REST_S), _SHORT_PAUSE_S))
         return answer
 
     async def _bear(self, error: PygridError) -> Departure | None:
@@ -162,6 +163,7 @@ class Participation:
         now = asyncio.get_running_loop().time()
         words = one_line(error.detail, _MAX_WORDS)
         if isinstance(error, Gone) or (isinstance(error, Unauthenticated | Conflict) and error.code in _KEY_ENDED):
+            await self._rest()
             return None  # the cycle is over; there is another
         if isinstance(error, NotFound) and error.code == "worker_not_found":
             self.given.line.client.client_id = None
@@ -180,9 +182,13 @@ class Participation:
         self._in_vain_since = self._in_vain_since or now
         if now - self._in_vain_since > GIVE_UP_S:
             return self._end(f"the training could not be reached for seven days: {words}", "coordinator_unreachable")
-        await asyncio.sleep(self._rest_s * random.uniform(0.5, 1.0))
-        self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
+        await self._rest()
         return None
+
+    async def _rest(self) -> None:
+        """Wait, so that no coordinator can keep this Domain busy with answers that lead nowhere."""
+        await _sleep(self._rest_s)
+        self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
 
     # Training
 
@@ -195,7 +201,7 @@ class Participation:
         self._say(f"waits for a Worker for cycle {accepted.cycle}")
         async with given.trainer.place():
             if loop.time() > over_at:
-                return None  # nothing is used up
+                raise Gone("the cycle was over before a Worker was free", code="cycle_closed")  # nothing is used up
             part = await self._begin(accepted)
             if isinstance(part, Departure):
                 return part
@@ -222,6 +228,7 @@ class Participation:
         self._may_use_key = True
         if not await self._keep(kept):
             return self._end("it was ended")
+        self._rest_s = _FIRST_REST_S
         return None
 
     async def _begin(self, accepted: CycleAccepted) -> Part | Departure:
@@ -299,6 +306,7 @@ class Participation:
                 await self._change(rules.miss(part, self.clock.now()))
             raise
         await self._change(rules.report(part, self.clock.now()))
+        self._rest_s = _FIRST_REST_S
         return None
 
     async def _change(self, part: Part) -> None:
@@ -318,7 +326,7 @@ class Participation:
     async def _lose_interrupted(self) -> None:
         for part in self.parts:
             if part.state is PartState.TRAINING:
-                await self._change(rules.lose(part, "lost: the Domain was stopped while it ran", self.clock.now()))
+                await self._change(rules.lose(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now()))
 
     # Ending
 
@@ -346,6 +354,11 @@ class Participation:
 
 _KEY_ENDED = frozenset({"invalid_request_key", "missing_request_key", "cycle_closed"})
 """Codes of refusals that tell that a key is good for nothing any more, not that anything is wrong."""
+
+
+async def _sleep(seconds: float) -> None:
+    """About so long: Domains that wait for the same do not come back at once."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
 
 
 def _cycle(accepted: CycleAccepted) -> int:

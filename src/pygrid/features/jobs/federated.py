@@ -28,7 +28,7 @@ class Trainer(Protocol):
     """What runs a job's Workers."""
 
     def place(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the place of a Worker, and hold it for the length of the block."""
+        """Wait for the place of a Worker, and hold it for the length of the block. Raises Unavailable: no Worker can be had."""
 
     async def train(self, job: Job, model: Path, number: int) -> JobResult:
         """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""

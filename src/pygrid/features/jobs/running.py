@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -92,13 +92,15 @@ class JobTrainer:
         self._specs = specs
         self._places = places
 
-    def place(self) -> AbstractAsyncContextManager[None]:
-        """The place of a Worker, once one is free."""
-        return self._places.one()
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """The place of a Worker, once one is free. Raises Unavailable: no Worker can be had; nothing has begun."""
+        async with self._places.one():
+            await self._workers.start()
+            yield
 
     async def train(self, job: Job, model: Path, number: int) -> JobResult:
         """What a Worker of a federated job makes of the model in a file; each has another seed."""
-        await self._workers.start()
         try:
             spec = await self._specs.spec(job)
             spec = msgspec.structs.replace(
