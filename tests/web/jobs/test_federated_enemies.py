@@ -275,6 +275,22 @@ async def test_a_job_that_is_revoked_while_it_trains_says_nothing_more(tmp_path:
         assert enemy.said("report") == []
 
 
+async def test_no_diff_of_a_deleted_dataset_leaves(tmp_path: Path) -> None:
+    """It was kept, while the coordinator could not be reached for days, say."""
+    enemy = Enemy(report=(503, b"{}"))
+    async with facing(enemy, tmp_path) as (site, job):
+        async with asyncio.timeout(60):
+            while not enemy.said("report"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        answer = await site.owner.call("DELETE", f"/data-centric/datasets/{job['dataset']}")
+        assert answer.status_code in (200, 204), answer.text
+        said = len(enemy.said("report"))
+        ended = await site.scientist.wait(job["id"], "failed")
+        assert ended["code"] == "dataset_not_found"
+        assert len(enemy.said("report")) <= said + 1, "one may have been on its way"
+    assert [state for state, _ in charges_of(tmp_path, "alice")] == ["failed"]
+
+
 async def test_no_stranger_makes_a_domain_call_private_addresses(tmp_path: Path) -> None:
     """A Domain that others can reach asks a person before it calls where a stranger says, unless anybody may call there."""
     settings = load_settings({}, data_dir=tmp_path / "alice", host="0.0.0.0", secret_key="k" * 32, open_signup=True)

@@ -39,6 +39,7 @@ from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit, budgets
 from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
+from pygrid.storage.database import Database
 from pygrid.storage.files import BlobFiles
 from pygrid.tensors.safetensors import Layout
 
@@ -99,6 +100,7 @@ class Participation:
     """A job that takes part; `run` sees it through."""
 
     given: Given
+    database: Database
     writes: Writes
     clock: Clock
     parts: list[Part]
@@ -251,11 +253,8 @@ class Participation:
         )
 
         def transaction(connection: sa.Connection) -> Departure | None:
-            now_is = job_rows.get_job(connection, job.id, lock=True)
-            if now_is.state is not JobState.RUNNING:
-                return self._end("it was ended")
-            if job_rows.get_job_dataset(connection, now_is).is_deleted:
-                return self._end("the dataset was deleted", "dataset_not_found")
+            if (ended := self._look(connection, lock=True)) is not None:
+                return ended
             # Counted here and not from memory: this is what bounds how often the data is touched.
             if rules.num_spent(rows.list_parts(connection, job.id), is_private=job.is_private) >= most:
                 return self._end("it has used all the cycles that it was approved for")
@@ -270,6 +269,15 @@ class Participation:
             return departure
         self.parts.append(part)
         return part
+
+    def _look(self, connection: sa.Connection, *, lock: bool = False) -> Departure | None:
+        """Why nothing more may be trained, or leave; None: it may."""
+        now_is = job_rows.get_job(connection, self.given.job.id, lock=lock)
+        if now_is.state is not JobState.RUNNING:
+            return self._end("it was ended")
+        if job_rows.get_job_dataset(connection, now_is).is_deleted:
+            return self._end("the dataset was deleted", "dataset_not_found")
+        return None
 
     async def _keep(self, part: Part) -> bool:
         """Record a diff, which may then be reported; False: the job was ended meanwhile, and it may not."""
@@ -289,6 +297,8 @@ class Participation:
 
     async def _report(self, part: Part) -> Departure | None:
         assert part.diff_hash is not None
+        if (departure := await self.database.read(self._look)) is not None:
+            return departure
         self._say(f"reports for cycle {part.cycle}")
         line, federation = self.given.line, self.given.job.request.federation
         assert federation is not None

@@ -91,7 +91,7 @@ class Federation:
         reports = await asyncio.to_thread(BlobFiles, folder / "reports")
         line = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
         given = Given(job, approved, num_records, models, reports, line, trainer, lambda: services.notify(job.id))
-        participation = Participation(given, services.writes, services.clock, parts)
+        participation = Participation(given, services.database, services.writes, services.clock, parts)
         self._taking_part[job.id] = participation
         try:
             return await participation.run()
