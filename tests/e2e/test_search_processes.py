@@ -142,7 +142,7 @@ def test_trouble_is_told_in_words(place: Place) -> None:
     nothing = run("search", "nowhere", "--network", place.network.url)
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing fits on 2 of 2 Domains")
     for words, told in (
-        (("search",), "which Network? Give its address, or set PYGRID_NETWORK_URL"),
+        (("search",), "which Network? Give its address, set PYGRID_NETWORK_URL, or log in"),
         (("search", "--kind", "user", "--network", place.network.url), "--kind user: use one of dataset, model, process"),
         (("search", "--column", "age:object", "--network", place.network.url), "dtype"),
         (("search", "--network", "http://127.0.0.1:1/[31m"), "no connection"),
