@@ -30,6 +30,8 @@ MAX_HANDLING = 256
 """Questions of the other end that are being answered."""
 SEND_S = 10.0
 """A peer that takes nothing for so long is given up."""
+CLOSE_S = 10.0
+"""So long a goodbye may take."""
 
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, TOO_BIG, OVERLOADED = 1000, 1001, 1002, 1009, 1013
 REPLACED = 4000
@@ -98,6 +100,7 @@ class Link:
         self._last_id = 0
         self._over: SocketClosed | None = None
         self._sending = asyncio.Lock()
+        self._reading: asyncio.Timeout | None = None
 
     @property
     def is_open(self) -> bool:
@@ -115,11 +118,15 @@ class Link:
         Then open questions have failed with ``link_closed``, and nothing of this end's handlers runs any more.
         """
         try:
-            while True:
-                await self._take(await self._socket.receive_text())
+            async with asyncio.timeout(None) as self._reading:
+                while True:
+                    await self._take(await self._socket.receive_text())
         except SocketClosed as closed:
             self._end(closed)
+        except TimeoutError:
+            logger.warning("link given up", extra={"peer": self.name})
         finally:
+            self._reading = None
             self._end(SocketClosed())
             for task in self._handling:
                 task.cancel()
@@ -166,7 +173,13 @@ class Link:
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Close the WebSocket; `run` returns. Harmless when it is closed already."""
         self._end(SocketClosed(code, reason))
-        await self._socket.close(code, reason)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code, reason)
+        except TimeoutError:
+            # It does not even take the goodbye, so what it still says is not waited for.
+            if self._reading is not None and not self._reading.expired():
+                self._reading.reschedule(asyncio.get_running_loop().time())
 
     async def _send(self, frame: str) -> None:
         if self._over is not None:
@@ -265,9 +278,14 @@ class Links:
 
     async def put(self, name: str, link: Link) -> None:
         """Let this be the Domain's link; an older one is closed."""
-        older, self._links[name] = self._links.get(name), link
-        if older is not None and older is not link:
+        older = self.swap(name, link)
+        if older is not None:
             await older.close(REPLACED, "this Domain has connected anew")
+
+    def swap(self, name: str, link: Link) -> Link | None:
+        """Let this be the Domain's link; gives an older one, which is to be closed."""
+        older, self._links[name] = self._links.get(name), link
+        return None if older is link else older
 
     def release(self, name: str, link: Link) -> bool:
         """Forget a link that has ended, unless a newer one took its place; gives whether it was the Domain's link."""
