@@ -9,6 +9,7 @@ get, post       JSON in, a message out
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -58,8 +59,8 @@ class Api:
         self.on_retry: Callable[[PygridError, float], object] | None = None
         """Called before a request is tried again, with the error and the seconds until then."""
         self._retries = retries or RetryPolicy()
-        patience_s = self._retries.patience_s
-        self._patience_s = patience_s if first_contact_s is None else min(first_contact_s, patience_s)
+        self._first_patience_s = math.inf if first_contact_s is None else first_contact_s
+        """Until the server has answered once."""
         self._sleep = sleep
 
     @property
@@ -111,7 +112,9 @@ class Api:
                 num_failures += 1
                 now = time.monotonic()
                 if num_failures == 1:
-                    give_up_at = now + self._patience_s
+                    give_up_at = now + min(
+                        self._retries.patience_s, math.inf if self._first_contact_s is None else self._first_contact_s
+                    )
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
@@ -131,7 +134,7 @@ class Api:
         if self.token is not None:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         response = self.transport.send(replace(request, headers=headers))
-        self._patience_s = self._retries.patience_s
+        self._first_patience_s = math.inf
         if response.status < 400:
             return response
         with response:
