@@ -112,9 +112,7 @@ class Api:
                 num_failures += 1
                 now = time.monotonic()
                 if num_failures == 1:
-                    give_up_at = now + min(
-                        self._retries.patience_s, math.inf if self._first_contact_s is None else self._first_contact_s
-                    )
+                    give_up_at = now + min(self._retries.patience_s, self._first_patience_s)
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
