@@ -7,6 +7,7 @@ Should not: a wrong answer, a wrong or repeated request at the Domain, a call th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -63,10 +64,10 @@ class LyingPipes(Pipes):
 
     script: tuple[Lie, ...] = ()
 
-    async def splice(self, name: str, caller: End, domain: End) -> None:
+    async def splice(self, name: str, caller: End, domain: End, cut: asyncio.Event) -> None:
         caller.receive = _lie(caller.receive, [lie for lie in self.script if lie.direction == "up"])
         domain.receive = _lie(domain.receive, [lie for lie in self.script if lie.direction == "down"])
-        await super().splice(name, caller, domain)
+        await super().splice(name, caller, domain, cut)
 
 
 def _lie(receive: Receive, script: list[Lie]) -> Receive:

@@ -95,7 +95,7 @@ class StateChange(msgspec.Struct, frozen=True):
     """Told to a Domain when it is decided about."""
 
     state: Literal["pending", "accepted", "denied", "revoked"]
-    reason: str = ""
+    reason: Annotated[str, Meta(max_length=500)] = ""
 
 
 # People at the Network

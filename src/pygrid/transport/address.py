@@ -73,8 +73,12 @@ def check_url(url: str) -> str:
     Raises:
         InvalidInput: not ``http(s)://HOST[:PORT][/PATH]``; user names, passwords, queries and fragments are refused.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port >= 0)
+    except ValueError:  # a port that is no number, or none that there is
+        is_address = False
+    if not is_address:
         raise InvalidInput(f"{url!r} is not the address of a Domain; write it like http://127.0.0.1:5000", code="invalid_url")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidInput(

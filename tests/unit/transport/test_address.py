@@ -61,6 +61,10 @@ def test_any_name_survives_its_way_into_an_address(name):
         "grid+grid+http://127.0.0.1/a",
         "gridhttp://127.0.0.1/a",
         "http://127.0.0.1/a?identity=x",
+        "http://127.0.0.1:x",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:-1",
+        "http://[::1",
     ],
 )
 def test_anything_else_is_told_how_to_write_it(url):

@@ -541,3 +541,66 @@ async def test_both_work_on_postgresql(postgres_server: str, tmp_path: Path) -> 
             await until_listed(net, "alice", state="online", counts=counts)
             assert (await net.decide("alice", "revoke")).status_code == 200
             await alice.until(state="revoked", connected=False)
+
+
+class Gate:
+    """Carries connections to a Network; what the Network says waits until it is opened for so many bytes."""
+
+    def __init__(self, port: int, num_bytes: int) -> None:
+        self.is_open = asyncio.Event()
+        self.has_ended = asyncio.Event()
+        self._port = port
+        self._num_bytes = num_bytes
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        network_reader, network_writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def answer() -> None:
+            num_bytes = 0
+            while data := await network_reader.read(65536):
+                num_bytes += len(data)
+                if num_bytes > self._num_bytes:
+                    await self.is_open.wait()
+                writer.write(data)
+
+        answering = asyncio.create_task(answer())
+        while data := await reader.read(65536):
+            network_writer.write(data)
+        answering.cancel()
+        for each in (network_writer, writer):
+            each.close()
+        self.has_ended.set()
+
+
+@pytest.mark.parametrize(("num_bytes", "known"), [(0, None), (450, "left")])
+async def test_an_owner_who_leaves_while_the_network_answers_has_left(
+    net: Net, tmp_path: Path, num_bytes: int, known: str | None
+) -> None:
+    gate = Gate(net.port, num_bytes)
+    async with await asyncio.start_server(gate.carry, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with running_domain(tmp_path / "a", network=url) as alice:
+            number = (await alice.until(state="joining"))["id"]
+            if known is not None:
+                await until_listed(net, "alice", "pending")
+            left = await alice.web.delete(f"/associations/{number}", headers=alice.owner)
+            assert left.json()["state"] == "left"
+            gate.is_open.set()
+            await asyncio.wait_for(gate.has_ended.wait(), 20)
+            await alice.until(state="left", connected=False)
+            assert [found["association"] for found in (await net.list("all")).values()] == ([known] if known else [])
+
+
+async def test_an_address_that_can_not_be_looked_up_does_not_touch_the_others(net: Net, tmp_path: Path) -> None:
+    token = await net.invite()
+    async with running_domain(tmp_path / "a", network=net.url, invitation=token, open_signup=False) as alice:
+        await until_listed(net, "alice", state="online")
+        answer = await alice.web.post("/associations", json={"network": "http://a..b"}, headers=alice.owner)
+        assert answer.status_code == 202, answer.text
+
+        async def is_told() -> bool:
+            return "idna" in (await alice.associations())[1]["reason"]
+
+        await until(is_told)
+        assert (await alice.associations())[0]["connected"]
+        assert (await alice.web.get("/readyz")).status_code == 200

@@ -59,6 +59,9 @@ async def test_strangers_add_and_remove_nothing(net: Net) -> None:
     assert_problem(await net.web.post("/join", json=NODE, headers=user), 403, "not_permitted")
     assert_problem(await net.web.post("/join", json=NODE, headers={"token": "x"}), 401, "invalid_credentials")
     assert_problem(await net.web.post("/join", json={**NODE, "invitation": "x"}), 403, "invalid_invitation")
+    # Who has none learns nothing of what a name stands for.
+    inside = {**NODE, "node-address": "http://169.254.169.254", "invitation": "x"}
+    assert_problem(await net.web.post("/join", json=inside), 403, "invalid_invitation")
     await net.web.post("/join", json=NODE, headers=net.owner)
     assert_problem(await delete_node(net, NODE), 401, "unauthenticated")
     assert_problem(await delete_node(net, NODE, user), 403, "not_permitted")

@@ -104,7 +104,8 @@ class Connector:
             began = time.monotonic()
             try:
                 ended = await self._visit()
-            except (OSError, TimeoutError, WebSocketException, SocketClosed, PygridError) as error:
+            # UnicodeError: a host whose name can't be looked up, which must not end the links to the other Networks.
+            except (OSError, TimeoutError, UnicodeError, WebSocketException, SocketClosed, PygridError) as error:
                 logger.info("network not reached", extra={"network": self.network.url, "why": _words(error)})
                 ended = None
                 if self.network.state not in _DECIDED:
@@ -168,7 +169,7 @@ class Connector:
             self._link = link
             try:
                 if self.network.state is AssociationState.LEAVING:
-                    if await self.leave():
+                    if await self.leave() and self.network.state is AssociationState.LEAVING:
                         await self.note(state=AssociationState.LEFT, reason="")
                 else:
                     await self._beat_until_over(link, heartbeat_s, running)
@@ -189,6 +190,8 @@ class Connector:
                 "leave this association and join anew",
             )
             return None
+        if self._has_left():
+            return None
         nonce = secrets.token_bytes(NONCE_BYTES)
         await socket.send_text(msgspec.json.encode(self._hello(challenge, key, nonce)).decode())
         answer = await _receive(socket, Welcome | Turned)
@@ -208,7 +211,10 @@ class Connector:
         if not proven:
             raise InvalidInput("what answers there can't prove to be the Network that it says it is", code="bad_signature")
         changes: dict[str, Any] = {"name": challenge.network, "identity": challenge.identity}
-        if self.network.state is not AssociationState.LEAVING:
+        if self._has_left():
+            # Its owner left while the Network answered, which therefore has yet to be told.
+            changes["state"] = AssociationState.LEAVING
+        elif self.network.state is not AssociationState.LEAVING:
             changes |= {"state": AssociationState(answer.state), "reason": ""}
             if answer.state == "accepted":
                 changes["invitation"] = None
@@ -233,7 +239,7 @@ class Connector:
         )
 
     async def _note_turned(self, answer: Turned) -> None:
-        if self.network.state is AssociationState.LEAVING:
+        if self.network.state in (AssociationState.LEAVING, AssociationState.LEFT):
             # Whoever is not let in has left.
             await self.note(state=AssociationState.LEFT, reason="")
             return

@@ -45,18 +45,23 @@ class LegacyNodes:
         if not invited:
             self._check_may(actor)
         check_domain_name(name)
-        address = await check_stranger_address(address, allow_private=self._allow_private)
         now = self._clock.now()
+        token_hash = hash_secret(invitation or "")
+        if invited:
+            # First of all: strangers must not have names looked up here, or learn what these stand for.
+            found = await self._database.look_up(lambda connection: rows.find_invitation(connection, token_hash, name, now))
+            if found is None:
+                raise _not_invited()
+        address = await check_stranger_address(address, allow_private=self._allow_private)
 
         def transaction(connection: sa.Connection) -> KnownDomain:
             if rows.find_domain(connection, name) is not None:
                 raise Conflict(f"a node named {name!r} is known already", code="node_exists", domain=name)
             invitation_id = None
             if invited:
-                found = rows.find_invitation(connection, hash_secret(invitation or ""), name, now)
+                found = rows.find_invitation(connection, token_hash, name, now)
                 if found is None or not rows.acquire_invitation(connection, found.id):
-                    detail = "this invitation is used up, has expired, or is for another name"
-                    raise Forbidden(detail, code="invalid_invitation")
+                    raise _not_invited()
                 invitation_id = found.id
             return rows.put_domain(
                 connection,
@@ -91,3 +96,7 @@ class LegacyNodes:
         if actor is None:
             raise Unauthenticated("log in (POST /users/login), or send an invitation to this Network in the field invitation")
         raise not_permitted(Permission.MANAGE_NODES)
+
+
+def _not_invited() -> Forbidden:
+    return Forbidden("this invitation is used up, has expired, or is for another name", code="invalid_invitation")

@@ -135,11 +135,11 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
     async def carry() -> None:
         caller = await service.name_caller(find_bearer(socket), address, domain)
         member = await service.reach(domain)
-        with service.pipes.place(member.name, caller):
+        with service.pipes.place(member.name, caller) as cut:
             end = await service.order(member, address)
             try:
                 await _accept(socket)
-                await service.pipes.splice(member.name, _end_of(socket), end)
+                await service.pipes.splice(member.name, _end_of(socket), end, cut)
             finally:
                 end.released.set()
 

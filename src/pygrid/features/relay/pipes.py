@@ -69,8 +69,8 @@ class Pipes:
         return self._by_domain[domain]
 
     @contextlib.contextmanager
-    def place(self, domain: str, caller: str) -> Iterator[None]:
-        """Hold a place for one pipe.
+    def place(self, domain: str, caller: str) -> Iterator[asyncio.Event]:
+        """Hold a place for one pipe; gives what is set once the pipe is cut (`cut`), be it before it has been opened.
 
         Raises:
             TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
@@ -82,9 +82,14 @@ class Pipes:
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1
         self._open.inc()
+        cut = asyncio.Event()
+        self._cuts.setdefault(domain, set()).add(cut)
         try:
-            yield
+            yield cut
         finally:
+            self._cuts[domain].discard(cut)
+            if not self._cuts[domain]:
+                del self._cuts[domain]
             self._open.dec()
             _take_one(self._by_domain, domain)
             _take_one(self._by_caller, caller)
@@ -133,19 +138,18 @@ class Pipes:
         return awaited
 
     def cut(self, domain: str) -> None:
-        """Close all pipes of a Domain, e.g. because it belongs to the Network no longer."""
+        """Close all pipes of a Domain, also those that are being opened: it belongs to the Network no longer."""
         for cut in self._cuts.get(domain, ()):
             cut.set()
 
-    async def splice(self, name: str, caller: End, domain: End) -> None:
+    async def splice(self, name: str, caller: End, domain: End, cut: asyncio.Event) -> None:
         """Carry what either end sends to the other until one closes, nothing comes for too long, it is cut, or the app stops.
 
         Args:
             name: of the Domain.
+            cut: what `place` gave.
         """
         seen = _Seen(self._bytes)
-        cut = asyncio.Event()
-        self._cuts.setdefault(name, set()).add(cut)
         loops = [
             asyncio.create_task(_carry(caller.receive, domain.send, seen)),
             asyncio.create_task(_carry(domain.receive, caller.send, seen)),
@@ -155,9 +159,6 @@ class Pipes:
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._cuts[name].discard(cut)
-            if not self._cuts[name]:
-                del self._cuts[name]
             for loop in loops:
                 loop.cancel()
             for ended in await asyncio.gather(*loops, return_exceptions=True):
