@@ -36,4 +36,10 @@ async def test_a_domain_proves_who_it_is_and_stays_that(tmp_path):
 async def test_what_is_no_nonce_is_not_signed(tmp_path, nonce):
     async with running(build_domain(load_settings({}, data_dir=tmp_path))) as web:
         assert_problem(await web.get("/identity", params={"nonce": nonce}), 400, "invalid_base64url")
-        assert (await web.get("/identity")).status_code == 400
+
+
+async def test_people_see_who_it_is_without_a_nonce(tmp_path):
+    async with running(build_domain(load_settings({}, data_dir=tmp_path, id="alice"))) as web:
+        told = (await web.get("/identity")).json()
+        assert (told["name"], told["app"], told["signature"]) == ("alice", "domain", None)
+        IdentityKey.parse(told["identity"])

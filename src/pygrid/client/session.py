@@ -44,7 +44,7 @@ def identity_of(api: Api) -> IdentityInfo:
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     info = api.get("/identity", IdentityInfo, query={"nonce": to_base64url(nonce)})
-    signature = from_base64url(info.signature, SIGNATURE_BYTES, "signature")
+    signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     if not IdentityKey.parse(info.identity).verify(signature, "identity", nonce, info.name.encode()):
         raise PygridError(f"{api.url} does not prove the identity that it claims", code="unexpected_answer")
     return info

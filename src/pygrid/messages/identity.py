@@ -23,8 +23,9 @@ class IdentityInfo(msgspec.Struct, frozen=True):
     version: str
     """Of pygrid."""
     app: Literal["domain", "network"]
-    signature: str
-    """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without padding."""
+    signature: str | None = None
+    """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without padding.
+    None: there was no nonce."""
 
 
 def to_base64url(data: bytes) -> str:

@@ -40,7 +40,7 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
         info = msgspec.json.decode(answer.body, type=IdentityInfo)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput(f"what answers at {url} is no Domain", code="wrong_identity") from None
-    signature = from_base64url(info.signature, SIGNATURE_BYTES, "signature")
+    signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     key = IdentityKey.parse(identity)
     if (info.name, info.identity) != (name, identity) or not key.verify(signature, "identity", nonce, name.encode()):
         raise InvalidInput(f"another Domain answers at {url}", code="wrong_identity")
