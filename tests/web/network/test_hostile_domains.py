@@ -1,20 +1,17 @@
 """Domains that mean ill, or hang, at a Network: the others must not notice.
 
-Should not happen: a Domain that reads nothing keeping others out, a revoked key that comes in under a name it had prepared.
+Should not happen: a link that never ends because its peer reads nothing,
+    a revoked key that comes in under a name it had prepared.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from network_support import Impostor, Net, running_network, until_listed
-from websockets.asyncio.client import ClientConnection, connect
 
 from pygrid.web import links
 
@@ -25,38 +22,28 @@ async def net(tmp_path: Path) -> AsyncIterator[Net]:
         yield found
 
 
-async def stuff(connection: ClientConnection) -> None:
-    """Ask what has long answers and read none, until the Network takes no more."""
-    connection.transport.pause_reading()
-    question = json.dumps({"type": "\U0010ffff" * 100, "id": 1})
-    with contextlib.suppress(TimeoutError):
-        while True:
-            async with asyncio.timeout(1.0):
-                await connection.send(question)
+class Deaf:
+    """A WebSocket whose far end takes nothing, not even a goodbye."""
+
+    async def send_text(self, text: str) -> None:
+        await asyncio.Event().wait()
+
+    async def receive_text(self) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await asyncio.Event().wait()
 
 
-async def test_a_domain_that_reads_nothing_keeps_nobody_out(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "SEND_S", 600.0)
-    token = await net.invite(max_uses=2)
-    deaf = Impostor("deaf")
-    narrow = socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    narrow.connect(("127.0.0.1", net.port))
-    async with connect(net.control_url(), sock=narrow, ping_interval=None, close_timeout=0) as connection:
-        challenge = json.loads(await connection.recv())
-        await connection.send(json.dumps(deaf.hello(challenge, invitation=token)))
-        assert json.loads(await connection.recv())["type"] == "welcome"
-        await until_listed(net, "deaf", connected=True)
-        await stuff(connection)
-        # It comes anew, so what it had is closed; and another one comes.
-        async with deaf.greeting(net) as (_, welcome):
-            assert welcome["state"] == "accepted"
-            async with Impostor("bob").greeting(net, invitation=token):
-                await until_listed(net, "bob", connected=True)
-                await until_listed(net, "deaf", connected=True)
-        await until_listed(net, "deaf", connected=False)
-        assert (await net.decide("deaf", "revoke")).status_code == 200
-        connection.transport.abort()
+async def test_a_link_whose_peer_takes_no_goodbye_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "CLOSE_S", 0.05)
+    link = links.Link(Deaf(), {})
+    running = asyncio.create_task(link.run())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await link.close(links.REPLACED, "anew")
+        assert (await running).code == links.REPLACED
 
 
 async def test_a_revoked_key_does_not_come_in_under_another_name_that_it_has(net: Net) -> None:
