@@ -215,7 +215,7 @@ def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., 
 def test_many_numbers_are_read_as_few_are(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     values = generator.random(2000) * 10.0 ** generator.integers(-300, 300, 2000)
-    lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0", "1e400"]
+    lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0"]
     expected = [float(line) if line not in ("", "NA") else np.nan for line in lines]
     for small_bytes in (10**9, 1):
         monkeypatch.setattr(csv_text, "SMALL_BYTES", small_bytes)
