@@ -38,6 +38,8 @@ MAX_MESSAGE_BYTES = 1024**2
 
 _MAX_ROUNDS = 1_000_000
 _SHORTEST_BUCKET_S = 0.25
+_MAX_BOUND = 1e100
+"""Of values that are added up: their sums and squares stay numbers."""
 
 
 class ColumnRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,10 +295,14 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
     for name in filter(None, (statistic.column, statistic.by)):
         if name not in spec.columns or spec.columns[name].shape != ():
             raise _invalid(f"{kind}: column {name!r} must be there and hold one number per record")
-    if kind in ("sum", "mean", "variance") and not (
-        math.isfinite(statistic.lower) and math.isfinite(statistic.upper) and statistic.lower < statistic.upper
-    ):
+    lower, upper = statistic.lower, statistic.upper
+    if kind in ("sum", "mean", "variance") and not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
         raise _invalid(f"{kind} of {statistic.column!r} needs finite bounds lower < upper, declared and not read off the data")
+    if kind in ("sum", "mean", "variance") and (max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < 1 / _MAX_BOUND):
+        raise _invalid(
+            f"{kind} of {statistic.column!r}: no answer can be computed within {lower:g} .. {upper:g}; bounds are at most "
+            f"{_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
+        )
     rising = all(a < b for a, b in zip(statistic.edges, statistic.edges[1:], strict=False))
     if kind in ("quantile", "histogram") and (
         len(statistic.edges) < 2 or not rising or not all(map(math.isfinite, statistic.edges))

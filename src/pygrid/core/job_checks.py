@@ -69,6 +69,8 @@ def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
     numbers = (optimizer.learning_rate, optimizer.momentum, optimizer.beta1, optimizer.beta2, optimizer.tau)
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or optimizer.tau == 0:
         raise _invalid("optimizer: all its numbers are finite and not negative, and tau is above 0")
+    if max(optimizer.momentum, optimizer.beta1, optimizer.beta2) >= 1:
+        raise _invalid("optimizer: momentum, beta1 and beta2 are parts of what is kept, so below 1")
     if request.privacy is None or request.kind != "train":
         raise _invalid("optimizer is for private training; an exact job trains with the plan's own")
     return optimizer

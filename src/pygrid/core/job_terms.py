@@ -18,6 +18,7 @@ from pygrid.core.execution import PrivacyTerms
 from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
 from pygrid.privacy.accountants import calibrate, epsilon_of
+from pygrid.privacy.clipping import MAX_CLIP, MIN_CLIP
 from pygrid.privacy.events import Event, PoissonSampledGaussian, check_delta, check_epsilon
 from pygrid.privacy.ledger import Cap, Cost, cost_of
 
@@ -37,18 +38,20 @@ def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap]) -> Priv
         return None
     check_epsilon(asked.epsilon)
     check_delta(asked.delta)
-    if not (math.isfinite(asked.clip) and asked.clip > 0):
-        raise _invalid(f"clip is {asked.clip}; it must be a finite number above 0, such as 1.0")
+    if not MIN_CLIP <= asked.clip <= MAX_CLIP:
+        raise _invalid(f"clip is {asked.clip}; it is a number from {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0")
     for cap in caps:
         if asked.delta > cap.delta:
             raise _invalid(f"delta is {asked.delta}; the budget is kept for {cap.delta:g}, so ask for that or less")
     num_units = _num_units(request, schema, asked)
     rate = _sampling_rate(request, asked, num_units)
-    rounds = max(1, math.ceil(request.epochs / rate - 1e-9)) if request.kind == "train" and asked.unit != "domain" else 1
     cycles = 1 if request.federation is None else request.federation.cycles
-    if rounds * cycles > MAX_ROUNDS:
+    # As a float first: of the smallest rates there are, it is infinite.
+    wanted = max(1.0, request.epochs / rate - 1e-9) if request.kind == "train" and asked.unit != "domain" else 1.0
+    if wanted * cycles > MAX_ROUNDS:
         asked_for = f"{request.epochs} epochs at a sampling rate of {rate:g}" + ("" if cycles == 1 else f", {cycles:,} times,")
-        raise _invalid(f"{asked_for} are {rounds * cycles:,} rounds; at most {MAX_ROUNDS:,}")
+        raise _invalid(f"{asked_for} are {wanted * cycles:,.0f} rounds; at most {MAX_ROUNDS:,}")
+    rounds = math.ceil(wanted)
     return PrivacyTerms(
         clip=asked.clip,
         noise_multiplier=_noise(asked, rate, rounds * cycles, caps),

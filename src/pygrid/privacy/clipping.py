@@ -27,6 +27,8 @@ from pygrid.errors import InvalidInput
 _MIN_BITS = 10
 _MAX_BITS = 24
 """2^24 steps: the sum of squares stays below 2^53."""
+MIN_CLIP, MAX_CLIP = 1e-30, 1e30
+"""Far from the ends of float32, in which sums are told."""
 MAX_SIZE = 1 << 2 * (_MAX_BITS - 4)
 
 
@@ -44,7 +46,7 @@ class Grid:
         Raises:
             InvalidInput: ``invalid_clip`` or ``invalid_size``, with the range wanted.
         """
-        if not (math.isfinite(clip) and 1e-30 <= clip <= 1e30):
+        if not MIN_CLIP <= clip <= MAX_CLIP:
             raise InvalidInput(
                 f"a clipping bound of {clip} makes no sense: use a number above 0, such as 1.0", code="invalid_clip"
             )

@@ -255,7 +255,7 @@ def test_who_may_add_records_changes_no_price() -> None:
     ("request_", "schema", "code"),
     [(asked(epsilon), SCHEMA, "invalid_epsilon") for epsilon in (0.0, -1.0, math.nan, math.inf)]
     + [(asked(delta=delta), SCHEMA, "invalid_delta") for delta in (0.0, 1.0, -1e-6, math.nan, math.inf)]
-    + [(asked(clip=clip), SCHEMA, "invalid_privacy_terms") for clip in (0.0, -1.0, math.nan, math.inf)]
+    + [(asked(clip=clip), SCHEMA, "invalid_privacy_terms") for clip in (0.0, -1.0, math.nan, math.inf, 5e-324, 1e308)]
     + [(asked(sampling_rate=rate), SCHEMA, "invalid_privacy_terms") for rate in (0.0, -1.0, 1.1, math.nan)]
     + [
         (asked(unit="subject"), SCHEMA, "invalid_privacy_terms"),
@@ -264,6 +264,7 @@ def test_who_may_add_records_changes_no_price() -> None:
         (asked(kind="evaluate", sampling_rate=0.1), SCHEMA, "invalid_privacy_terms"),
         (asked(), Schema(SCHEMA.columns, 0), "invalid_privacy_terms"),
         (asked(sampling_rate=1e-8), SCHEMA, "invalid_privacy_terms"),
+        (asked(sampling_rate=5e-324), SCHEMA, "invalid_privacy_terms"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused(request_: JobRequest, schema: Schema, code: str) -> None:
