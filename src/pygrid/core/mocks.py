@@ -29,10 +29,14 @@ def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict
 
     Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the data.
 
+    Args:
+        num_records: at the most; there are fewer, but one, where records are so wide that they would be more than
+            `MAX_MOCK_VALUES`.
     Returns:
         The mock's schema, and its columns by name as stored (texts as int32 codes); each ``[num_records, *shape]``.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
+    num_records = min(num_records, max(1, num_mock_records(schema, num_records)))
     told = told_schema(schema, to_holder=False)
     columns: list[Column] = []
     arrays: dict[str, npt.NDArray[Any]] = {}

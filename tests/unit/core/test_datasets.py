@@ -197,6 +197,14 @@ def test_a_mock_comes_from_the_seed_and_from_nothing_of_the_data() -> None:
     assert not np.array_equal(first[1]["x"], draw_mock(SCHEMA, 50, 4)[1]["x"])
 
 
+@pytest.mark.parametrize("width", [MAX_MOCK_VALUES // 10, MAX_MOCK_VALUES + 1])
+def test_a_mock_of_wide_records_has_fewer(width: int) -> None:
+    """A job is tried on one that is drawn for it: that must fit into the Domain's memory, whatever a record holds."""
+    schema, arrays = draw_mock(Schema((Column("a", "uint8", (width,)),), 1), 100, 0)
+    num_records = max(1, MAX_MOCK_VALUES // width)
+    assert (schema.num_records, arrays["a"].shape) == (num_records, (num_records, width))
+
+
 @given(
     st.sampled_from(["int32", "int64", "uint8", "float32", "float64"]),
     st.one_of(st.none(), st.floats(-1e6, 1e6)),
