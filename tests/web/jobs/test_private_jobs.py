@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from handmade import logistic_plan
-from jobs_support import POLICY, Site, records
+from jobs_support import DATASETS, POLICY, Site, records
 from web_support import assert_problem
 
+from pygrid.core.jobs import Job
+from pygrid.features.jobs.trials import MockTrials
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.database import Database
@@ -85,6 +87,26 @@ async def test_a_policy_may_want_a_person_for_dear_jobs(site: Site) -> None:
     await site.scientist.wait(cheap["id"], "released")
     for job in (dear, exact):
         assert (await site.scientist.wait(job["id"], "waiting"))["decided_by"] is None
+
+
+async def test_a_dataset_that_is_hidden_meanwhile_needs_a_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    run = MockTrials.run
+
+    async def hide_first(trials: MockTrials, job: Job) -> None:
+        answer = await site.owner.call("PUT", f"{DATASETS}/{dataset}", json={"visibility": "private"})
+        assert answer.status_code == 200, answer.text
+        await run(trials, job)
+
+    monkeypatch.setattr(MockTrials, "run", hide_first)
+    asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.5, "delta": 1e-6}}
+    job = await site.scientist.submit(dataset, "statistics", **asked)
+    own = await site.owner.submit(dataset, "statistics", **asked)
+    await site.owner.wait(own["id"], "released")
+    await site.scientist.wait(job["id"], "waiting")
+    budget = await site.owner.budget(dataset)
+    assert set(budget["users"]) == {str(own["requested_by"])}
 
 
 async def test_statistics_by_texts_tell_nothing_of_unknown_ones(site: Site) -> None:

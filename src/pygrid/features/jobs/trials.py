@@ -92,7 +92,10 @@ class MockTrials:
 
 
 def _passes(connection: sa.Connection, job: Job) -> bool:
-    """Whether the dataset's policy lets a job run without a person."""
+    """Whether the dataset's policy lets a job run without a person; not if the dataset was hidden from who asked meanwhile."""
+    holding = rows.get_job_dataset(connection, job).holding
+    if holding.visibility == "private" and holding.created_by != job.requested_by:
+        return False
     policy = rows.find_policy(connection, job.dataset_id)
     if job.terms is None or policy is None or not policy.auto_approve:
         return False
