@@ -214,3 +214,45 @@ async def test_no_private_job_runs_on_a_database_that_is_older_than_its_exported
     async with again(settings) as site:
         job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
         await site.scientist.wait(job["id"], "released")
+
+
+async def test_a_job_whose_charge_is_not_its_own_holds_up_no_other(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody wrote to the database: what is not paid for as it says is not released, and is told in the log."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "finish", never)
+        async with running_site(settings) as site:
+            dataset = await site.owner.upload()
+            await site.owner.set_policy(dataset)
+            job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+            results = settings.data_dir / "jobs" / "results"
+            async with asyncio.timeout(20):
+                while not [path for path in results.rglob("*") if path.is_file()]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+    database = Database(settings.database_url)
+    await database.write(lambda connection: connection.execute(charges.update().values(state="failed")))
+    database.close()
+    async with again(settings) as site:
+        assert (await site.scientist.job(job["id"]))["state"] == "running"
+        assert_problem(await site.scientist.result(job["id"]), 409, "result_not_released")
+        other = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(other["id"], "released")
+    assert list(results.rglob(f"*{job['id']}*")), "the result is kept for who looks into it"
+
+
+async def test_a_head_that_cannot_be_exported_goes_out_with_the_next(settings: DomainSettings) -> None:
+    async with running_site(settings) as site:
+        dataset = await site.owner.upload()
+        await site.owner.set_policy(dataset)
+        head_file = settings.data_dir / HEAD_FILE
+        before = read_head(head_file)
+        in_the_way = head_file.with_name(f"{HEAD_FILE}.part")
+        in_the_way.mkdir()
+        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+        await site.scientist.wait(job["id"], "released")
+        assert read_head(head_file) == before
+        in_the_way.rmdir()
+        await site.owner.set_policy(dataset)
+        assert read_head(head_file).number > before.number + 3
+    assert states_of_charges(settings) == ["released"]

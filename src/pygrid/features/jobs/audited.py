@@ -78,6 +78,6 @@ class AuditedWrites:
             head = await self._database.read(audit.get_head)
             try:
                 await asyncio.to_thread(audit.export_head, head, self._head_file)
-            except Exception:
+            except (InvalidInput, OSError):
                 logger.exception("audit head not exported", extra={"number": head.number})
         return answer

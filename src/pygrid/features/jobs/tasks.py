@@ -107,7 +107,7 @@ class JobRunner:
         await self._queue.recover()
         for job in await self._queue.list_running():
             if not job.is_federated:  # those go on with their next cycle
-                await self._runs.end_lost(job)
+                await self._end_lost(job)
         await asyncio.to_thread(self._files.sweep, *await self._queue.list_kept_ids())
 
     async def run(self) -> None:
@@ -135,6 +135,14 @@ class JobRunner:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._federated.close()
 
+    async def _end_lost(self, job: Job) -> None:
+        try:
+            await self._runs.end_lost(job)
+        except Exception:
+            # One that can't be ended, as its charge is not what it should be, say, holds up no other.
+            self._metrics.task_failures.labels("end-lost-job").inc()
+            logger.exception("lost job not ended", extra={"job_id": job.id})
+
     async def _tick(self) -> float:
         """Do everything that is due now; gives how long to wait at most until the next look."""
         await self._queue.keep_leases({*self._running, *self._federated.ids})
@@ -142,7 +150,7 @@ class JobRunner:
             if job.is_federated:
                 self._federated.begin(job)
             elif job.id not in self._running:
-                await self._runs.end_lost(job)
+                await self._end_lost(job)
         self._federated.places.give(self._num_free)
         waiting = await self._queue.list_checking()
         if not waiting and not await self._queue.has_approved():

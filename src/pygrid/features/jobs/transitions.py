@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core.jobs import Job
-from pygrid.errors import Conflict
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import end_charge
 from pygrid.features.jobs.service import job_topic
@@ -37,6 +36,8 @@ class Transitions:
 
         Args:
             step: gives the job as it is then, and the name of the audit entry.
+        Raises:
+            Conflict: ``charge_state``: its charge is in a state that does not lead there; nothing was changed.
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
@@ -48,10 +49,7 @@ class Transitions:
                 end_charge(connection, now_is, charge, self._clock.now())
             return self.write(connection, moved, action)
 
-        try:
-            moved = await self._writes.write(transaction)
-        except Conflict:
-            return None
+        moved = await self._writes.write(transaction)
         if moved is not None:
             logger.info("job moved", extra={"job_id": job.id, "state": moved.state.value})
             self.announce(moved)
