@@ -604,3 +604,13 @@ async def test_an_address_that_can_not_be_looked_up_does_not_touch_the_others(ne
         await until(is_told)
         assert (await alice.associations())[0]["connected"]
         assert (await alice.web.get("/readyz")).status_code == 200
+
+
+async def test_a_domain_that_stops_leaves_no_task_behind(tmp_path: Path) -> None:
+    """Also where it is cancelled without being told before; a forgotten task is collected later, with a complaint."""
+    before = asyncio.all_tasks()
+    async with running_domain(tmp_path):
+        pass
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert {task.get_coro() for task in asyncio.all_tasks() - before} == set()

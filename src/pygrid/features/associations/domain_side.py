@@ -109,10 +109,12 @@ class DomainAssociations:
                     asyncio.ensure_future(self._wake.wait()),
                     asyncio.ensure_future(self._stopping.wait()),
                 }
-                # A connector ends when its Network was left, or by a fault, which must come to light.
-                done, _ = await asyncio.wait({*waiting, *self._tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
-                for waiter in waiting:
-                    waiter.cancel()
+                try:
+                    # A connector ends when its Network was left, or by a fault, which must come to light.
+                    done, _ = await asyncio.wait({*waiting, *self._tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for waiter in waiting:
+                        waiter.cancel()
                 self._collect(done)
         finally:
             tasks = list(self._tasks.values())
