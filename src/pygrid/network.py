@@ -69,12 +69,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     associations.on_change.append(direct.poke)
     pipes = Pipes(RelayLimits(), stopping, metrics)
     relay = Relay(pipes, fleet, accounts, identity.key, clock, is_open=settings.open_relay)
-
-    def cut_pipes(name: str) -> None:
-        if fleet.find(name) is None:
-            pipes.cut(name)
-
-    associations.on_change.append(cut_pipes)
+    associations.on_part.append(pipes.cut)
     nodes = LegacyNodes(
         database,
         associations,

@@ -207,6 +207,16 @@ def test_commands_take_a_relayed_address(net: Net, pygrid: Callable[..., str], t
 
 
 @pytest.mark.slow
+def test_a_domain_leaves_by_a_command_through_the_relay(net: Net, pygrid: Callable[..., str]) -> None:
+    pygrid("login", net.address, "--sign-up", "--email", "owner@example.org", "--password-stdin")
+    (found,) = connect(net.address).associations()
+    assert f"the Domain has left {found.network}" in pygrid("association", "leave", found.network)
+    with pytest.raises(NotFound) as gone:
+        net.call("/healthz")
+    assert gone.value.code == "domain_not_found"
+
+
+@pytest.mark.slow
 def test_large_bodies_pass_in_flat_memory(net: Net, tmp_path: Path) -> None:
     domain = owner(net)
     process = host(domain)

@@ -36,3 +36,15 @@ async def test_a_cut_ends_a_pipe_that_is_open_or_being_opened(is_open: bool) -> 
     with pipes.place("alice", "ann") as cut:
         assert not cut.is_set()
     assert pipes.count("alice") == 0
+
+
+async def test_a_cut_to_come_is_meant_for_those_that_are_there() -> None:
+    pipes = Pipes(RelayLimits(), Stopping(), Metrics())
+    with pipes.place("alice", "ann") as leaving, pipes.place("bob", "domain k", "Alice") as outgoing:
+        pipes.cut("ALICE", after_s=0.05)
+        assert not leaving.is_set()
+        with pipes.place("alice", "ann") as later:
+            async with asyncio.timeout(20):
+                await leaving.wait()
+                await outgoing.wait()
+            assert not later.is_set()

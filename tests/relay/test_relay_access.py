@@ -152,6 +152,14 @@ def test_each_refusal_comes_before_the_upgrade(site: RelaySite) -> None:
     assert refusal(site, "/pipes/" + "A" * 43)["code"] == "invalid_pipe_token"
 
 
+def test_a_page_in_a_browser_is_not_let_in(site: RelaySite) -> None:
+    """Not even where all is open: who looks at the page may be the only one that reaches this Network."""
+    for path in ("/relay/hospital-a", "/pipes/" + "A" * 43):
+        refused = refusal(site, path, Origin="https://page.example")
+        assert (refused["status"], refused["code"]) == (403, "browsers_not_let_in")
+    assert site.asked == []
+
+
 def test_the_sdk_tells_them_as_errors(site: RelaySite) -> None:
     site.directory.identities["asleep"] = Identity.make().key
     with pytest.raises(NotFound) as unknown:

@@ -61,5 +61,6 @@ class Associations:
                 raise NotFound(f"of the Domain's Networks {how_many} fit {association!r}", code="association_not_found")
             association = found[0]
         request = Request("DELETE", f"/associations/{association}")
-        body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
+        # Said twice it would forget the decision, and a Domain with this Network in its settings would join it again.
+        body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES), idempotent=False)
         return msgspec.json.decode(body, type=AssociationInfo)

@@ -16,6 +16,11 @@ MAX_REASON_BYTES = 123
 """What a close frame has room for."""
 
 
+def is_of_a_browser(socket: WebSocket[Any, Any, Any]) -> bool:
+    """Whether a page opens it. No Domain and no SDK is one; it could only be used against what its reader reaches."""
+    return "origin" in socket.headers
+
+
 class AsgiSocket:
     """The end of the app that accepted the WebSocket."""
 

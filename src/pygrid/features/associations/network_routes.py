@@ -32,7 +32,7 @@ from pygrid.web.auth import anyone, find_principal, not_permitted, require
 from pygrid.web.links import REFUSED
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
-from pygrid.web.sockets import AsgiSocket
+from pygrid.web.sockets import AsgiSocket, is_of_a_browser
 
 Name = Annotated[str, PathParameter(min_length=1, max_length=100)]
 InvitationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
@@ -55,8 +55,7 @@ def _manages(request: AppRequest) -> bool:
 @websocket(CONTROL_PATH)
 async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
     """The control WebSocket of a Domain (`pygrid.messages.associations`)."""
-    if "origin" in socket.headers:
-        # A page in somebody's browser is no Domain; it could only be used against a Network that its reader reaches.
+    if is_of_a_browser(socket):
         await socket.close(REFUSED, "browsers are not let in")
         return
     await socket.accept()

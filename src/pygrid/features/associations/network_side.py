@@ -33,6 +33,9 @@ from pygrid.web.links import REFUSED, REPLACED, Link, Links, Payload, Socket
 
 logger = logging.getLogger(__name__)
 
+LEAVE_S = 10.0
+"""So long what is under way with a Domain that leaves may take yet. One that is put out is cut off at once."""
+
 
 class NetworkAssociations:
     """The use cases of a Network's Domains, and of those who decide about them."""
@@ -45,6 +48,8 @@ class NetworkAssociations:
         Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(lambda: len(self.waiting))
         self.on_change: list[Callable[[str], object]] = []
         """Called with the name of a Domain that has come to belong to the Network, or does so no more."""
+        self.on_part: list[Callable[[str, float], object]] = []
+        """Called with the name of one that does so no more, and the seconds that what it has under way may take yet."""
         self._database = database
         self._handshake = handshake
         self._clock = clock
@@ -122,7 +127,8 @@ class NetworkAssociations:
             known = await self._database.look_up(lambda connection: rows.find_domain(connection, name))
             is_out = known is None or known.state is not AssociationState.ACCEPTED
             if is_out and self.fleet.remove(name) is not None:
-                self._changed(name)
+                # Who let it leave may have come through the relay, and waits for the answer.
+                self._parted(name, LEAVE_S)
 
     async def settle(self, name: str) -> None:
         """Let memory and the Domain's link be as its row says, and tell the Domain."""
@@ -144,6 +150,11 @@ class NetworkAssociations:
 
     def _let_in(self, known: KnownDomain) -> Link | None:
         """The link that has come in just now, if there is one."""
+        before = self.fleet.find(known.name)
+        if before is not None and before.known.id != known.id:
+            # It was forgotten, and the name is another's already.
+            self.fleet.remove(known.name)
+            self._parted(known.name)
         member = self.fleet.put(known)
         link = self.waiting.find(known.name)
         if link is not None:
@@ -177,8 +188,13 @@ class NetworkAssociations:
             self.waiting.release(name, link)
             self.fleet.links.release(name, link)
         if removed is not None:
-            self._changed(name)
+            self._parted(name)
         return link
+
+    def _parted(self, name: str, after_s: float = 0.0) -> None:
+        for listener in self.on_part:
+            listener(name, after_s)
+        self._changed(name)
 
     def _changed(self, name: str) -> None:
         for listener in self.on_change:

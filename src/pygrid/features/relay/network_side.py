@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from litestar import WebSocket, websocket
@@ -12,7 +13,7 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
 from pygrid.clock import Clock
-from pygrid.errors import InvalidCredentials, PygridError, Unauthenticated
+from pygrid.errors import Forbidden, InvalidCredentials, PygridError, Unauthenticated
 from pygrid.features.relay.pipes import End, Pipes, Receive, Send, too_many, unreachable
 from pygrid.messages import media
 from pygrid.messages.relay import INVALID_TICKET, LOGIN_NEEDED, SESSION_OVER, TOO_MANY_PIPES
@@ -20,6 +21,7 @@ from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
 from pygrid.web.auth import Authenticator, find_bearer
 from pygrid.web.problems import problem_response
+from pygrid.web.sockets import is_of_a_browser
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,16 @@ class Membership(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who wants to get through."""
+
+    label: str
+    """By which their connections are counted."""
+    domain: str | None = None
+    """Name of the Domain whose ticket was shown."""
+
+
 class Relay:
     """Carries connections to the Network's Domains.
 
@@ -73,8 +85,8 @@ class Relay:
         self._clock = clock
         self._is_open = is_open
 
-    async def name_caller(self, bearer: str | None, address: str, target: str) -> str:
-        """Who wants to get through to ``target``, in a word by which their connections are counted.
+    async def name_caller(self, bearer: str | None, address: str, target: str) -> Caller:
+        """Who wants to get through to ``target``.
 
         Raises:
             Unauthenticated: ``network_login_needed``: nothing was shown; ``network_session_over``, ``invalid_ticket``: it is
@@ -86,16 +98,16 @@ class Relay:
             if identity is None:
                 raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET)
             check_ticket(ticket, identity, self._own, target, self._clock.now())
-            return f"domain {identity}"  # not its name, which can be written in many ways
+            return Caller(f"domain {identity}", ticket.domain)  # a name can be written in many ways, and counts but once
         if bearer is not None:
             try:
-                return f"user {(await self._authenticator.authenticate(bearer)).user_id}"
+                return Caller(f"user {(await self._authenticator.authenticate(bearer)).user_id}")
             except Unauthenticated as error:
                 if not self._is_open:
                     detail = "your session with this Network is over: use pygrid login with its address"
                     raise Unauthenticated(detail, code=SESSION_OVER) from error
         if self._is_open:
-            return f"address {address}"
+            return Caller(f"address {address}")
         raise Unauthenticated(
             "this Network carries connections for those who are logged in: use pygrid login with its own address first, or set "
             "PYGRID_NETWORK_TOKEN",
@@ -135,7 +147,7 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
     async def carry() -> None:
         caller = await service.name_caller(find_bearer(socket), address, domain)
         member = await service.reach(domain)
-        with service.pipes.place(member.name, caller) as cut:
+        with service.pipes.place(member.name, caller.label, caller.domain) as cut:
             end = await service.order(member, address)
             try:
                 await _accept(socket)
@@ -171,6 +183,8 @@ async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> Non
     """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any request is."""
     await socket.receive()  # the first message only says that it is there
     try:
+        if is_of_a_browser(socket):
+            raise Forbidden("browsers are not let in", code="browsers_not_let_in")
         await work()
     except PygridError as error:
         await _refuse(socket, error)

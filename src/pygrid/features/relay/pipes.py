@@ -15,6 +15,7 @@ from litestar.exceptions import WebSocketDisconnect
 from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
 
+from pygrid.core.associations import name_key
 from pygrid.errors import Gone, TooManyRequests, Unavailable
 from pygrid.messages.relay import DOMAIN_UNREACHABLE, TOO_MANY_PIPES
 from pygrid.metrics import Metrics
@@ -69,9 +70,12 @@ class Pipes:
         return self._by_domain[domain]
 
     @contextlib.contextmanager
-    def place(self, domain: str, caller: str) -> Iterator[asyncio.Event]:
+    def place(self, domain: str, caller: str, caller_domain: str | None = None) -> Iterator[asyncio.Event]:
         """Hold a place for one pipe; gives what is set once the pipe is cut (`cut`), be it before it has been opened.
 
+        Args:
+            caller: by which its pipes are counted.
+            caller_domain: name of the Domain that calls, if it is one.
         Raises:
             TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
         """
@@ -83,13 +87,16 @@ class Pipes:
         self._by_caller[caller] += 1
         self._open.inc()
         cut = asyncio.Event()
-        self._cuts.setdefault(domain, set()).add(cut)
+        ends = {name_key(name) for name in (domain, caller_domain) if name is not None}
+        for end in ends:
+            self._cuts.setdefault(end, set()).add(cut)
         try:
             yield cut
         finally:
-            self._cuts[domain].discard(cut)
-            if not self._cuts[domain]:
-                del self._cuts[domain]
+            for end in ends:
+                self._cuts[end].discard(cut)
+                if not self._cuts[end]:
+                    del self._cuts[end]
             self._open.dec()
             _take_one(self._by_domain, domain)
             _take_one(self._by_caller, caller)
@@ -137,10 +144,22 @@ class Pipes:
             raise Gone("this token of a pipe was never given out, was used, or is over", code="invalid_pipe_token")
         return awaited
 
-    def cut(self, domain: str) -> None:
-        """Close all pipes of a Domain, also those that are being opened: it belongs to the Network no longer."""
-        for cut in self._cuts.get(domain, ()):
-            cut.set()
+    def cut(self, domain: str, after_s: float = 0.0) -> None:
+        """Close all pipes to a Domain and from it, also those that are being opened: it belongs to the Network no longer.
+
+        Args:
+            after_s: so long they may stay, and no later ones are meant.
+        """
+        cuts = list(self._cuts.get(name_key(domain), ()))
+
+        def cut_all() -> None:
+            for cut in cuts:
+                cut.set()
+
+        if after_s > 0:
+            asyncio.get_running_loop().call_later(after_s, cut_all)
+        else:
+            cut_all()
 
     async def splice(self, name: str, caller: End, domain: End, cut: asyncio.Event) -> None:
         """Carry what either end sends to the other until one closes, nothing comes for too long, it is cut, or the app stops.

@@ -1,0 +1,122 @@
+"""What ends, and what does not, when a Domain leaves a Network or is put out, over real sockets.
+
+Should happen: who has a Domain leave through the relay gets the answer; what is put out is cut off both ways, and so is what a
+Domain has under way when its name goes to another.
+Should not happen: a connection that goes on through a Network to which one of its ends does not belong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_support import Domain, Site, log_in, running_network
+
+import pygrid.client
+from pygrid.clock import SystemClock
+from pygrid.features.associations import network_side
+from pygrid.storage import networks as rows
+from pygrid.transport import NO_RETRIES, Api
+from pygrid.transport.address import parse_address
+from pygrid.transport.known_domains import KnownDomains
+from pygrid.transport.relayed import RelayedTransport
+from pygrid.transport.tickets import make_ticket
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("PYGRID_URL", "PYGRID_TOKEN", "PYGRID_NETWORK_URL", "PYGRID_NETWORK_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with running_network(tmp_path, open_relay=False) as site:
+        yield site
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - what it asks about has no event
+            await asyncio.sleep(0.01)
+
+
+def open_as(caller: Domain, site: Site, name: str, folder: Path) -> Api:
+    """Calls of one Domain to another through the relay."""
+    address = parse_address(f"grid+{site.url}/{name}")
+    assert not isinstance(address, str)
+    network = site.served.app.state.identity.key
+
+    def ticket(_network: str) -> str:
+        # As it may write its own name.
+        return make_ticket(caller.app.state.identity, network, caller.name.upper(), name, SystemClock().now())
+
+    known = KnownDomains(folder / "known.json")
+    return Api(RelayedTransport(address, relay_token=ticket, known=known), retries=NO_RETRIES)
+
+
+async def test_who_has_it_leave_through_the_relay_gets_the_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await site.add("one", direct=False)
+    pipes = site.served.app.state.relay.pipes
+    monkeypatch.setattr(network_side, "LEAVE_S", 1.0)
+    with pygrid.client.connect_network(site.url) as network:
+        await asyncio.to_thread(log_in, network)
+        domain = await asyncio.to_thread(network.domain, "one")
+        await asyncio.to_thread(log_in, domain)
+        left = await asyncio.to_thread(domain.associations.leave, site.url)
+        assert left.state == "left"
+        assert await site.state("one") is None
+        # Who is there does not stay.
+        await until(lambda: pipes.count("one") == 0)
+
+
+async def test_a_revoked_domain_is_cut_off_as_a_caller_too(site: Site, tmp_path: Path) -> None:
+    await site.add("one", direct=False)
+    two = await site.add("two", direct=False)
+    await site.add("three", direct=False)
+    pipes = site.served.app.state.relay.pipes
+    calls = [open_as(two, site, name, tmp_path) for name in ("one", "three")]
+    for api in calls:
+        await asyncio.to_thread(api.get, "/healthz", dict)
+    assert (pipes.count("one"), pipes.count("three")) == (1, 1)
+    answer = await site.web.post("/domains/two/revoke", json={}, headers=site.owner)
+    assert answer.status_code == 200, answer.text
+    await until(lambda: pipes.count("one") == pipes.count("three") == 0)
+    with pytest.raises(Exception, match="no Domain 'TWO' belongs") as refused:
+        await asyncio.to_thread(calls[0].get, "/healthz", dict)
+    assert getattr(refused.value, "code", None) == "invalid_ticket"
+    for api in calls:
+        await asyncio.to_thread(api.close)
+
+
+async def test_when_its_name_is_anothers_nothing_of_the_first_goes_on(site: Site, tmp_path: Path) -> None:
+    """Forgotten and followed in one moment, so that the Network never saw the name without a Domain."""
+    one = await site.add("one", direct=False)
+    await site.add("two", direct=False)
+    state = site.served.app.state
+    api = open_as(one, site, "two", tmp_path)
+    await asyncio.to_thread(api.get, "/healthz", dict)
+
+    def replace(connection: Any) -> None:
+        known = rows.get_domain(connection, "one")
+        rows.delete_domain(connection, "one")
+        rows.put_domain(
+            connection,
+            name="one",
+            identity="ed25519:" + "a" * 51 + "q",
+            state=known.state,
+            entry=known.entry,
+            entry_signature=known.entry_signature,
+            now=SystemClock().now(),
+        )
+
+    await state.database.write(replace)
+    await state.associations.settle("one")
+    await until(lambda: state.relay.pipes.count("two") == 0)
+    await asyncio.to_thread(api.close)
+    # The link of the first does not tell of the second.
+    assert state.fleet.get("one").link is None
