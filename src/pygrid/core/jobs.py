@@ -12,7 +12,7 @@
 |---|---|
 | who asked | cancel it until it has ended or is held |
 | the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign off |
-| the Domain | everything else; it also cancels the jobs of accounts that were deleted |
+| the Domain | everything else; it also cancels the jobs of accounts that were deleted, and denies those on datasets that were |
 
 A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
 **exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
@@ -29,7 +29,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,6 +87,8 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     ),
 }
 """Where each state may lead."""
+WITHDRAWN = frozenset({JobState.WAITING, JobState.HELD})
+"""Where a job waits for a person who has nothing to decide any more once its dataset is deleted."""
 ENDED = frozenset(state for state, following in TRANSITIONS.items() if not following)
 
 
@@ -270,6 +272,26 @@ def deny(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
     return replace(_decide(job, before, JobState.DENIED, decided_by, request_hash, comment), result=None)
 
 
+def check_deletion(job: Job, *, is_deleted: bool) -> None:
+    """Refuse to approve a job, or to let its result leave, whose dataset was deleted.
+
+    Raises:
+        Conflict: ``dataset_deleted``.
+    """
+    if is_deleted:
+        raise Conflict(
+            "the dataset was deleted, so nothing runs on it and nothing of it leaves any more",
+            code="dataset_deleted",
+            job_id=job.id,
+        )
+
+
+def withdraw(job: Job) -> Job:
+    """``waiting, held -> denied``, by the Domain: the dataset was deleted, and a result that nobody let out is gone with it."""
+    gone: dict[str, Any] = {"result": None, "decided_by": None, "comment": ""}
+    return _move(job, WITHDRAWN, JobState.DENIED, **gone, detail="its dataset was deleted")
+
+
 def revoke(job: Job, decided_by: int) -> Job:
     """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked`` for a
     federated job, of which nothing leaves any more then.
@@ -366,7 +388,7 @@ def _decided(job: Job) -> Conflict:
     return Conflict(f"the job is {job.state}, so this cannot be done (any more)", code="job_decided", state=job.state.value)
 
 
-def _move(job: Job, before: set[JobState], after: JobState, **changes: Any) -> Job:
+def _move(job: Job, before: Set[JobState], after: JobState, **changes: Any) -> Job:
     if job.state not in before:
         raise Conflict(
             f"a job that is {job.state} does not become {after} in this way", code="job_state", state=job.state.value

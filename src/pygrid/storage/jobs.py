@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
 from pygrid.core.execution import PrivacyTerms
-from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, Change, Job, JobState, Result
+from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, WITHDRAWN, Change, Job, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
 from pygrid.privacy.ledger import Use
@@ -167,6 +167,13 @@ def list_abandoned_ids(connection: sa.Connection) -> list[str]:
     )
 
 
+def list_withdrawn_ids(connection: sa.Connection) -> list[str]:
+    """The ids of jobs that wait for a person although their datasets were deleted, oldest first."""
+    where = (jobs.c.state.in_([state.value for state in WITHDRAWN]), datasets.c.deleted_at.is_not(None))
+    statement = sa.select(jobs.c.id).join(datasets, datasets.c.id == jobs.c.dataset_id).where(*where).order_by(jobs.c.number)
+    return list(connection.execute(statement).scalars())
+
+
 def has_account(connection: sa.Connection, user_id: int) -> bool:
     """Whether a user is still there."""
     return connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first() is not None
@@ -185,12 +192,10 @@ def forget_result(connection: sa.Connection, job_id: str, detail: str) -> None:
     connection.execute(jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RELEASED.value).values(values))
 
 
-def count_open(connection: sa.Connection, user_id: int) -> int:
-    """How many jobs of somebody have not ended."""
-    statement = sa.select(sa.func.count()).where(
-        jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED])
-    )
-    return int(connection.execute(statement).scalar_one())
+def list_open(connection: sa.Connection, user_id: int) -> list[Job]:
+    """The jobs of somebody that have not ended, oldest first."""
+    where = (jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED]))
+    return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
 
 
 def count_waiting(connection: sa.Connection, dataset_id: int) -> int:

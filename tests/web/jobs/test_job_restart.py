@@ -180,14 +180,16 @@ async def test_a_cancelled_private_job_stays_charged(settings: DomainSettings) -
     assert states_of_charges(settings) == ["failed"]
 
 
-async def test_a_deleted_dataset_costs_nothing_any_more(settings: DomainSettings) -> None:
-    async with running_site(settings) as site:
-        dataset = await site.owner.upload()
-        await site.owner.set_policy(dataset, auto_approve=False)
-        job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
-        waiting = await site.owner.wait(job["id"], "waiting")
-        assert (await site.owner.call("DELETE", f"/data-centric/datasets/{dataset}")).status_code == 204
-        await site.owner.approve(waiting)
+async def test_a_deleted_dataset_costs_nothing_any_more(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(JobQueue, "take_next", never)
+        async with running_site(settings) as site:
+            dataset = await site.owner.upload()
+            await site.owner.set_policy(dataset, auto_approve=False)
+            job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+            await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+            assert (await site.owner.call("DELETE", f"/data-centric/datasets/{dataset}")).status_code == 204
+    async with again(settings) as site:
         failed = await site.scientist.wait(job["id"], "failed")
         assert failed["code"] == "dataset_not_found"
     assert states_of_charges(settings) == []

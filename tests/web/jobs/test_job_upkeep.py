@@ -1,7 +1,7 @@
 """Jobs that nobody looks after any more.
 
-Should happen: the jobs of an account that was deleted end, whatever state they are in; a result that was kept long enough is
-deleted, and says so.
+Should happen: the jobs of an account that was deleted end, whatever state they are in; what waits for a person ends with its
+dataset; a result that was kept long enough is deleted, and says so.
 Should not happen: a private job that runs, and is paid for, is cut off; a job of somebody who is still there ends; a result
 goes before its time, or one that waits to be signed off.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from jobs_support import Person, Site
+from jobs_support import DATASETS, Person, Site
 from web_support import assert_problem
 
 from pygrid.clock import SystemClock
@@ -82,6 +82,35 @@ async def test_a_running_job_of_a_deleted_account(
     await delete_account(site, site.scientist)
     await tidy(site)
     assert (await site.owner.wait(job["id"], state))["state"] == state
+
+
+async def test_nothing_of_a_deleted_dataset_leaves(site: Site) -> None:
+    dataset = await site.owner.upload()
+    statistics = {"kind": "statistics", "statistics": [{"kind": "count"}]}
+    waiting = await site.scientist.submit(dataset, **statistics)
+    held = await site.scientist.submit(dataset, **statistics)
+    released = await site.scientist.submit(dataset, **statistics)
+    for job in (held, released):
+        await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+        await site.owner.wait(job["id"], "held")
+    await site.owner.approve(await site.owner.job(released["id"]))
+    await site.owner.wait(waiting["id"], "waiting")
+    await tidy(site)
+    assert (await site.owner.job(held["id"]))["state"] == "held", "the dataset is still there"
+    assert (await site.owner.call("DELETE", f"{DATASETS}/{dataset}")).status_code == 204
+    for job in (waiting, held):
+        # An officer may decide too, and did not delete anything.
+        answer = await site.officer.decide("approve", await site.officer.job(job["id"]))
+        assert_problem(answer, 409, "dataset_deleted")
+    results = site.app.state.settings.data_dir / "jobs" / "results"
+    assert (results / held["id"]).exists()
+    await tidy(site)
+    for job in (waiting, held):
+        ended = await site.scientist.job(job["id"])
+        assert (ended["state"], ended["detail"], ended["decided_by"]) == ("denied", "its dataset was deleted", None)
+        assert_problem(await site.owner.result(job["id"]), 404, "result_not_found")
+    assert not (results / held["id"]).exists()
+    assert (await site.scientist.result(released["id"])).status_code == 200, "it had left before"
 
 
 async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

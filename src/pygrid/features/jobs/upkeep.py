@@ -1,4 +1,4 @@
-"""What becomes due of jobs beside running them: those of accounts that are gone end, and old results are deleted."""
+"""What becomes due of jobs beside running them: those of accounts or datasets that are gone end, old results are deleted."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class JobUpkeep:
         """Do everything that is due now."""
         for job_id in await self._database.read(rows.list_abandoned_ids):
             await self._end(job_id)
+        for job_id in await self._database.read(rows.list_withdrawn_ids):
+            await self._withdraw(job_id)
         if self._keep_results_days:
             before = self._clock.now() - dt.timedelta(days=self._keep_results_days)
             for job_id in await self._database.read(lambda connection: rows.list_old_results(connection, before)):
@@ -82,6 +84,25 @@ class JobUpkeep:
         if before.is_federated and before.state is JobState.RUNNING:
             self._dispatcher.leave(before)
         self._files.drop_inputs(job_id)
+        self._signals.notify(job_topic(job_id))
+
+    async def _withdraw(self, job_id: str) -> None:
+        """Deny a job whose dataset was deleted while it waited for a person; the row changes first, as in `_delete_result`."""
+
+        def transaction(connection: sa.Connection) -> bool:
+            now = self._clock.now()
+            job = rows.get_job(connection, job_id, lock=True)
+            if job.state not in rules.WITHDRAWN:
+                return False
+            rows.update_job(connection, rules.withdraw(job), now)
+            audit.append(connection, "job_denied", {"job_id": job_id}, actor=None, now=now)
+            return True
+
+        if not await self._writes.write(transaction):
+            return
+        logger.info("job on a deleted dataset denied", extra={"job_id": job_id})
+        self._files.drop_inputs(job_id)
+        self._files.drop_result(job_id)
         self._signals.notify(job_topic(job_id))
 
     async def _delete_result(self, job_id: str) -> None:
