@@ -19,7 +19,7 @@ from pygrid.core.execution import ColumnRef, JobSpec, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.runner import run
-from pygrid.features.workers.driver import find_fault
+from pygrid.features.workers.answers import find_fault
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.tensors import decode, encode
 

@@ -5,8 +5,7 @@
                             \\             \\
                              cancel()       cancel(), time, memory: killed, with a failure as the result
 
-`run` always gives a `JobResult`; what goes wrong with a job is a failure in it, not an exception. `JobResult` is checked: the
-process that it came from may have been in a stranger's hand, so nothing that it says about itself is believed.
+`run` always gives a `JobResult`, checked by `answers.py`; what goes wrong with a job is a failure in it, not an exception.
 """
 
 from __future__ import annotations
@@ -14,46 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
-import numpy as np
 
-from pygrid.core.execution import (
-    FRAME_HEADER_BYTES,
-    MAX_MESSAGE_BYTES,
-    OUTCOME,
-    PROGRESS,
-    RESULT,
-    SPEC,
-    Facts,
-    Failure,
-    FailureKind,
-    JobResult,
-    JobSpec,
-    Outcome,
-    Progress,
-    check_spec,
-    frame,
-    padded_s,
-    parse_frame_header,
-)
-from pygrid.errors import Conflict, InvalidTensors, Unavailable
-from pygrid.tensors import decode, read_layout
+from pygrid.core.execution import SPEC, Facts, Failure, JobResult, JobSpec, Outcome, check_spec, frame, padded_s
+from pygrid.errors import Conflict, Unavailable
+from pygrid.features.workers.answers import BadAnswerError, Ended, OnProgress, make_result, read_answer
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[Progress], None]
 State = Literal["queued", "running"]
 
 _MODULE = "pygrid.features.execution.forkserver"
@@ -116,17 +91,6 @@ class _Job:
     state: State = "queued"
     cancelled: bool = False
     started: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """What the fork server saw of a job's process from outside."""
-
-    status: int
-    reason: str
-    wall_s: float
-    cpu_s: float
-    max_rss_bytes: int
 
 
 class SubprocessDriver:
@@ -235,7 +199,7 @@ class _Server:
         self._process, self._control = process, control
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._ends: dict[str, asyncio.Future[_Ended | None]] = {}
+        self._ends: dict[str, asyncio.Future[Ended | None]] = {}
         self.layers: tuple[str, ...] = ()
         self.is_sound = False
         self.is_gone = False
@@ -277,7 +241,7 @@ class _Server:
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None) -> JobResult:
         """Run one job and wait until its process is gone."""
-        end: asyncio.Future[_Ended | None] = self._loop.create_future()
+        end: asyncio.Future[Ended | None] = self._loop.create_future()
         self._ends[spec.id] = end
         try:
             outcome, payload = None, b""
@@ -286,7 +250,7 @@ class _Server:
                 async with asyncio.timeout(spec.limits.wall_s + _GRACE_S):
                     outcome, payload = await self._talk(spec, on_progress)
                     ended = await end
-            except _BadAnswerError as error:
+            except BadAnswerError as error:
                 trouble = str(error)
                 self.cancel(spec.id)
                 ended = await end
@@ -298,7 +262,7 @@ class _Server:
             if not end.done():  # the caller was cancelled
                 self.cancel(spec.id)
             self._ends.pop(spec.id, None)
-        return _result(spec, outcome, payload, ended, trouble)
+        return make_result(spec, outcome, payload, ended, trouble)
 
     async def _talk(self, spec: JobSpec, on_progress: OnProgress | None) -> tuple[Outcome | None, bytes]:
         ours, theirs = socket.socketpair()
@@ -314,7 +278,7 @@ class _Server:
         try:
             writer.write(frame(SPEC, msgspec.json.encode(spec)))
             await writer.drain()
-            return await _read_answer(reader, spec, on_progress)
+            return await read_answer(reader, spec, on_progress)
         except (ConnectionError, asyncio.IncompleteReadError):
             return None, b""  # the process is gone; how, the fork server tells
         finally:
@@ -342,7 +306,7 @@ class _Server:
             return
         end = self._ends.get(message.pop("ended"))
         if end is not None and not end.done():
-            end.set_result(_Ended(**message))
+            end.set_result(Ended(**message))
 
     def _lose(self) -> None:
         """The process is gone, and with it every job."""
@@ -367,117 +331,3 @@ class _Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-
-
-class _BadAnswerError(Exception):
-    """What came from the process has no known form, or is too long."""
-
-
-async def _read_answer(
-    reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None
-) -> tuple[Outcome | None, bytes]:
-    outcome: Outcome | None = None
-    while True:
-        try:
-            kind, length = parse_frame_header(await reader.readexactly(FRAME_HEADER_BYTES))
-        except asyncio.IncompleteReadError:
-            return outcome, b""
-        if length > (spec.limits.max_result_bytes if kind == RESULT else MAX_MESSAGE_BYTES):
-            raise _BadAnswerError("an answer is longer than it may be")
-        body = await reader.readexactly(length)
-        try:
-            if kind == PROGRESS and outcome is None:
-                progress = msgspec.json.decode(body, type=Progress)
-                if on_progress is not None and spec.privacy is None:
-                    on_progress(progress)
-            elif kind == OUTCOME and outcome is None:
-                outcome = msgspec.json.decode(body, type=Outcome)
-                if outcome.failure is not None:
-                    return outcome, b""
-            elif kind == RESULT and outcome is not None:
-                return outcome, body
-            else:
-                raise _BadAnswerError("the answer has an unknown part")
-        except msgspec.DecodeError as error:
-            raise _BadAnswerError("the answer can't be read") from error
-
-
-def _result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str) -> JobResult:
-    facts = outcome.facts if outcome is not None else Facts()
-    facts = msgspec.structs.replace(facts, bytes_out=len(payload))
-    if ended is not None:
-        facts = msgspec.structs.replace(facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes)
-    failure = _failure(spec, outcome, payload, ended, trouble)
-    if failure is not None:
-        return JobResult(facts, failure)
-    assert outcome is not None
-    return JobResult(facts, None, outcome.media_type, payload)
-
-
-def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: _Ended | None, trouble: str) -> Failure | None:
-    if outcome is not None and outcome.failure is not None:
-        return outcome.failure
-    if ended is not None and ended.reason and not payload:
-        return Failure(_reason(ended.reason), _WORDS[_reason(ended.reason)])
-    if trouble:
-        return Failure("crashed", trouble)
-    if ended is None:
-        return Failure("lost", "the Worker's process was lost while the job ran")
-    if outcome is None or not payload:
-        return _death(spec, ended)
-    return find_fault(spec, payload)
-
-
-_WORDS: dict[FailureKind, str] = {
-    "out_of_time": "the job took longer than it may",
-    "out_of_memory": "the job needs more memory than it may use",
-    "cancelled": "the job was cancelled",
-}
-
-
-def _reason(text: str) -> FailureKind:
-    return "out_of_time" if text == "out_of_time" else "out_of_memory" if text == "out_of_memory" else "cancelled"
-
-
-def _death(spec: JobSpec, ended: _Ended) -> Failure:
-    number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else 0
-    if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
-        return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
-    if number:
-        return Failure("crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})")
-    return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
-
-
-def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
-    """What is wrong with the bytes of a result, if something is."""
-    if spec.kind == "predict":
-        return _find_fault_in_answers(spec, payload)
-    if spec.kind != "train":
-        try:
-            msgspec.json.decode(payload)
-        except msgspec.DecodeError:
-            return Failure("crashed", "the result is not JSON")
-        return None
-    try:
-        given = read_layout(payload)
-        wanted = read_layout(Path(spec.model_path).read_bytes())
-    except InvalidTensors as error:
-        return Failure("crashed", f"the result is no model: {error.detail}")
-    if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
-        return Failure("crashed", "the result has other arrays than the model")
-    if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
-        return Failure("plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite")
-    return None
-
-
-def _find_fault_in_answers(spec: JobSpec, payload: bytes) -> Failure | None:
-    """What is wrong with the bytes of a result that has a row for each record. Values may be anything, NaN included."""
-    num_records = next(iter(spec.columns.values())).num_records
-    wanted = {(port.name, port.dtype, (num_records, *port.shape[1:])) for port in spec.outputs}
-    try:
-        layout = read_layout(payload)
-    except InvalidTensors as error:
-        return Failure("crashed", f"the result holds no answers: {error.detail}")
-    if layout.metadata or {(one.name, one.dtype.name, one.shape) for one in layout.entries} != wanted:
-        return Failure("crashed", "the result has other arrays than the outputs that were asked for")
-    return None

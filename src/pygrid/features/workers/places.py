@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pygrid.core.execution import JobResult, JobSpec
 from pygrid.errors import Unavailable
-from pygrid.features.workers.driver import OnProgress, SubprocessDriver
+from pygrid.features.workers.answers import OnProgress
+from pygrid.features.workers.driver import SubprocessDriver
 from pygrid.features.workers.remote import RemoteDriver
 
 logger = logging.getLogger(__name__)

@@ -41,7 +41,8 @@ from pygrid.core.execution import (
     padded_s,
 )
 from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
-from pygrid.features.workers.driver import LOGS_KEPT, OnProgress, State, find_fault
+from pygrid.features.workers.answers import OnProgress, find_fault
+from pygrid.features.workers.driver import LOGS_KEPT, State
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,172 @@
+"""What comes back from the process of a job: read as far as it may be long, and checked before it counts.
+
+The process may have been in a stranger's hand, so nothing that it says about itself is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from pygrid.core.execution import (
+    FRAME_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    OUTCOME,
+    PROGRESS,
+    RESULT,
+    Facts,
+    Failure,
+    FailureKind,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    parse_frame_header,
+)
+from pygrid.errors import InvalidTensors
+from pygrid.tensors import decode, read_layout
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the fork server saw of a job's process from outside."""
+
+    status: int
+    reason: str
+    wall_s: float
+    cpu_s: float
+    max_rss_bytes: int
+
+
+class BadAnswerError(Exception):
+    """What came from the process has no known form, or is too long."""
+
+
+async def read_answer(
+    reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None
+) -> tuple[Outcome | None, bytes]:
+    """How a job went, and the bytes of its result; None: the process ended before it said so. What it tells of the progress of
+    a private job is passed on to nobody.
+
+    Raises:
+        BadAnswerError; asyncio.IncompleteReadError, ConnectionError: the process ended within a message.
+    """
+    outcome: Outcome | None = None
+    while True:
+        try:
+            kind, length = parse_frame_header(await reader.readexactly(FRAME_HEADER_BYTES))
+        except asyncio.IncompleteReadError:
+            return outcome, b""
+        if length > (spec.limits.max_result_bytes if kind == RESULT else MAX_MESSAGE_BYTES):
+            raise BadAnswerError("an answer is longer than it may be")
+        body = await reader.readexactly(length)
+        try:
+            if kind == PROGRESS and outcome is None:
+                progress = msgspec.json.decode(body, type=Progress)
+                if on_progress is not None and spec.privacy is None:
+                    on_progress(progress)
+            elif kind == OUTCOME and outcome is None:
+                outcome = msgspec.json.decode(body, type=Outcome)
+                if outcome.failure is not None:
+                    return outcome, b""
+            elif kind == RESULT and outcome is not None:
+                return outcome, body
+            else:
+                raise BadAnswerError("the answer has an unknown part")
+        except msgspec.DecodeError as error:
+            raise BadAnswerError("the answer can't be read") from error
+
+
+def make_result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: Ended | None, trouble: str) -> JobResult:
+    """The end of a job: how the process says that it went counts less than what was seen of it from outside.
+
+    Args:
+        ended: None: the process was lost. trouble: why it was ended, if that was for its answer.
+    """
+    facts = outcome.facts if outcome is not None else Facts()
+    facts = msgspec.structs.replace(facts, bytes_out=len(payload))
+    if ended is not None:
+        facts = msgspec.structs.replace(facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes)
+    failure = _failure(spec, outcome, payload, ended, trouble)
+    if failure is not None:
+        return JobResult(facts, failure)
+    assert outcome is not None
+    return JobResult(facts, None, outcome.media_type, payload)
+
+
+def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: Ended | None, trouble: str) -> Failure | None:
+    if outcome is not None and outcome.failure is not None:
+        return outcome.failure
+    if ended is not None and ended.reason and not payload:
+        return Failure(_reason(ended.reason), _WORDS[_reason(ended.reason)])
+    if trouble:
+        return Failure("crashed", trouble)
+    if ended is None:
+        return Failure("lost", "the Worker's process was lost while the job ran")
+    if outcome is None or not payload:
+        return _death(spec, ended)
+    return find_fault(spec, payload)
+
+
+_WORDS: dict[FailureKind, str] = {
+    "out_of_time": "the job took longer than it may",
+    "out_of_memory": "the job needs more memory than it may use",
+    "cancelled": "the job was cancelled",
+}
+
+
+def _reason(text: str) -> FailureKind:
+    return "out_of_time" if text == "out_of_time" else "out_of_memory" if text == "out_of_memory" else "cancelled"
+
+
+def _death(spec: JobSpec, ended: Ended) -> Failure:
+    number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else 0
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
+        return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
+    if number:
+        return Failure("crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})")
+    return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
+
+
+def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
+    """What is wrong with the bytes of a result, if something is."""
+    if spec.kind == "predict":
+        return _find_fault_in_answers(spec, payload)
+    if spec.kind != "train":
+        try:
+            msgspec.json.decode(payload)
+        except msgspec.DecodeError:
+            return Failure("crashed", "the result is not JSON")
+        return None
+    try:
+        given = read_layout(payload)
+        wanted = read_layout(Path(spec.model_path).read_bytes())
+    except InvalidTensors as error:
+        return Failure("crashed", f"the result is no model: {error.detail}")
+    if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
+        return Failure("crashed", "the result has other arrays than the model")
+    if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
+        return Failure("plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite")
+    return None
+
+
+def _find_fault_in_answers(spec: JobSpec, payload: bytes) -> Failure | None:
+    """What is wrong with the bytes of a result that has a row for each record. Values may be anything, NaN included."""
+    num_records = next(iter(spec.columns.values())).num_records
+    wanted = {(port.name, port.dtype, (num_records, *port.shape[1:])) for port in spec.outputs}
+    try:
+        layout = read_layout(payload)
+    except InvalidTensors as error:
+        return Failure("crashed", f"the result holds no answers: {error.detail}")
+    if layout.metadata or {(one.name, one.dtype.name, one.shape) for one in layout.entries} != wanted:
+        return Failure("crashed", "the result has other arrays than the outputs that were asked for")
+    return None
