@@ -139,6 +139,23 @@ async def test_changes_are_told_as_they_come_until_the_end(site: Site) -> None:
     assert [line for line in answer.text.splitlines() if line.startswith("event: ")] == ["event: held", "event: released"]
 
 
+@pytest.mark.parametrize("how", ["role", "account"])
+async def test_changes_are_told_to_those_alone_who_may_see_them_now(how: str, site: Site) -> None:
+    """An officer looks on; what happens after the role is taken away, or the account, is told no more."""
+    job = await waiting_job(site)
+    officer = (await site.officer.call("GET", "/users/me")).json()["user"]["id"]
+    following = asyncio.create_task(site.officer.call("GET", f"{JOBS}/{job['id']}/events"))
+    await asyncio.sleep(0.2)
+    if how == "role":
+        answer = await site.owner.call("PUT", f"/users/{officer}/role", json={"role": 1})
+    else:
+        answer = await site.owner.call("DELETE", f"/users/{officer}")
+    assert answer.status_code == 200, answer.text
+    await site.owner.approve(job)
+    told = (await asyncio.wait_for(following, 30)).text
+    assert [line for line in told.splitlines() if line.startswith("event: ")] == ["event: waiting"]
+
+
 async def test_a_denied_result_is_gone(site: Site) -> None:
     job = await waiting_job(site)
     await site.owner.approve(job)

@@ -28,7 +28,7 @@ from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
 from pygrid.privacy.ledger import Cap, ChargeState
-from pygrid.storage import audit
+from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
@@ -210,7 +210,8 @@ class JobsService:
         return await self._database.read(load)
 
     async def follow(self, principal: Principal, job_id: str, after: int | None = None) -> AsyncIterator[tuple[int, JobInfo]]:
-        """A job as it is now, then after each change and as its progress goes on, until it has ended; numbered by change.
+        """A job as it is now, then after each change and as its progress goes on, until it has ended or the caller may not
+        know of it any more; numbered by change.
 
         Args:
             after: the number of the change that was seen last: then the ones since come first.
@@ -221,14 +222,22 @@ class JobsService:
         return self._changes(principal, job_id, after)
 
     async def _changes(self, principal: Principal, job_id: str, after: int | None) -> AsyncIterator[tuple[int, JobInfo]]:
-        def load(connection: sa.Connection) -> tuple[Job, JobInfo]:
-            job, _ = _get_seen(connection, principal, job_id)
-            return job, self._describe(connection, principal, job)
+        def load(connection: sa.Connection) -> tuple[Job, JobInfo] | None:
+            try:
+                # Somebody may follow for days: what they may see is what they may see now.
+                now_is = accounts.get_principal(connection, principal.user_id)
+                job, _ = _get_seen(connection, now_is, job_id)
+            except NotFound:
+                return None
+            return job, self._describe(connection, now_is, job)
 
         last, progress = after, -1.0
         while not self._stopping.is_set():
             changed = self._signals.next(job_topic(job_id))
-            job, info = await self._database.read(load)
+            found = await self._database.read(load)
+            if found is None:
+                return
+            job, info = found
             for number in range(job.sequence if last is None else last + 1, job.sequence):
                 # Two changes came before there was time to look: the earlier one is told from what is known of it.
                 missed = job.history[number]
