@@ -240,6 +240,7 @@ def _build_jobs(ground: Ground, places: Places) -> Jobs:
             memory_bytes=settings.job_memory_mb * 1024**2,
             wall_s=settings.job_wall_s,
             max_answers_bytes=settings.job_answers_mb * 1024**2,
+            max_federated=settings.federated_jobs_per_user,
         ),
         keep_results_days=settings.keep_results_days,
     )

@@ -126,6 +126,12 @@ class DomainSettings(AppSettings):
         flag="--job-answers-mb",
         help="Largest result of a job that has a model answer for each record, in MiB.",
     )
+    federated_jobs_per_user: int = _setting(
+        8,
+        env="PYGRID_FEDERATED_JOBS_PER_USER",
+        flag="--federated-jobs-per-user",
+        help="Jobs of one account that take part in trainings at other Domains at once, 1 to 64.",
+    )
     keep_results_days: int = _setting(
         0,
         env="PYGRID_KEEP_RESULTS_DAYS",
@@ -412,6 +418,8 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
     _check_at_least(settings, "num_replicas", 1)
     for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1), ("job_answers_mb", 1)):
         _check_at_least(settings, name, least)
+    if not 1 <= settings.federated_jobs_per_user <= 64:
+        raise _wrong(_name(settings, "federated_jobs_per_user"), settings.federated_jobs_per_user, "use a number from 1 to 64")
     if not 0 <= settings.keep_results_days <= 36_500:
         raise _wrong(_name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500")
     for name in ("inference_models", "inference_wall_s", "inference_idle_s", "inference_questions_mb"):

@@ -257,7 +257,8 @@ def test_lists_can_be_narrowed_and_go_on(filled: Database) -> None:
     assert ids(states=[JobState.HELD, JobState.CHECKING]) == [other.id, made[1].id]
     assert ids(Principal(8, USER), mine=True) == [other.id]
     assert ids(dataset_id=2) == []
-    assert filled.read_now(lambda connection: rows.count_open(connection, 7)) == 3
+    opened = filled.read_now(lambda connection: rows.list_open(connection, 7))
+    assert [job.id for job in opened] == [job.id for job in made]
     assert filled.read_now(lambda connection: rows.count_waiting(connection, 1)) == 2
 
 

@@ -42,6 +42,7 @@ def domain(
     max_columns: Annotated[int | None, _option("max_columns")] = None,
     min_free_mb: Annotated[int | None, _option("min_free_mb")] = None,
     job_answers_mb: Annotated[int | None, _option("job_answers_mb")] = None,
+    federated_jobs_per_user: Annotated[int | None, _option("federated_jobs_per_user")] = None,
     keep_results_days: Annotated[int | None, _option("keep_results_days")] = None,
     inference_models: Annotated[int | None, _option("inference_models")] = None,
     inference_wall_s: Annotated[int | None, _option("inference_wall_s")] = None,

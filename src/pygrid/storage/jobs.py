@@ -192,12 +192,10 @@ def forget_result(connection: sa.Connection, job_id: str, detail: str) -> None:
     connection.execute(jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RELEASED.value).values(values))
 
 
-def count_open(connection: sa.Connection, user_id: int) -> int:
-    """How many jobs of somebody have not ended."""
-    statement = sa.select(sa.func.count()).where(
-        jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED])
-    )
-    return int(connection.execute(statement).scalar_one())
+def list_open(connection: sa.Connection, user_id: int) -> list[Job]:
+    """The jobs of somebody that have not ended, oldest first."""
+    where = (jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED]))
+    return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
 
 
 def count_waiting(connection: sa.Connection, dataset_id: int) -> int:

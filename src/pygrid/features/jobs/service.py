@@ -19,11 +19,12 @@ from pygrid.core.datasets import Schema, can_see
 from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
-from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound, TooManyRequests
+from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import end_charge, find_account
 from pygrid.features.jobs.checking import Asked, check_asked
 from pygrid.features.jobs.describing import Describer
+from pygrid.features.jobs.quotas import check_room
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
@@ -41,8 +42,6 @@ from pygrid.web.requests import decode_json
 
 logger = logging.getLogger(__name__)
 
-MAX_OPEN_JOBS = 20
-"""Of one user; a job is open until it has ended."""
 MAX_COMMENT = 5_000
 REFRESH_S = 10.0
 """An event stream looks at the store this often, even if nothing woke it."""
@@ -108,8 +107,9 @@ class JobsService:
         Raises:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
-            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from.
-            TooManyRequests: ``too_many_jobs``. Unavailable: this Domain can run no jobs, or no private ones.
+            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from; ``federation_exists``.
+            TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
+            Unavailable: this Domain can run no jobs, or no private ones.
         """
         await self._dispatcher.ready()
         job_id = new_job_id()
@@ -128,10 +128,7 @@ class JobsService:
             job = _seal(job, model_hash)
 
             def transaction(connection: sa.Connection) -> JobInfo:
-                if rows.count_open(connection, principal.user_id) >= MAX_OPEN_JOBS:
-                    raise TooManyRequests(
-                        f"you have {MAX_OPEN_JOBS} jobs that have not ended; wait for one, or cancel one", code="too_many_jobs"
-                    )
+                check_room(connection, job, max_federated=self._limits.max_federated)
                 rows.put_job(connection, job)
                 data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
                 audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)

@@ -42,6 +42,8 @@ class RunLimits:
     max_json_bytes: int = 16 * 1024**2
     max_answers_bytes: int = 64 * 1024**2
     """Of a result with a row for each record."""
+    max_federated: int = 8
+    """Federated jobs of one user that have not ended."""
 
     def of(self, job: Job, model_bytes: int, *, mock: bool) -> JobLimits:
         """The limits of one job; a trained model is as large as the one that came, but for its header."""
