@@ -42,6 +42,7 @@ from pygrid.web.links import Links
 
 SESSION_SWEEP_S = 3600.0
 NOTE_SEEN_S = 60.0
+REQUEST_SWEEP_S = 3600.0
 
 
 def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> Litestar:
@@ -129,6 +130,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             BackgroundTask("close-links", close_links),
             BackgroundTask("check-addresses", direct.run),
             BackgroundTask.every(NOTE_SEEN_S, "note-seen", associations.note_seen),
+            BackgroundTask.every(REQUEST_SWEEP_S, "forget-stale-requests", associations.forget_stale),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
         ],
         opening=opening,

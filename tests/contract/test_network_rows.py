@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pygrid.core.associations import AssociationState, Known
+from pygrid.core.associations import HOLDING, AssociationState
 from pygrid.errors import NotFound
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
@@ -37,26 +37,45 @@ def put(
 
 
 def find(database: Database, name: str) -> KnownDomain | None:
-    return database.read_now(lambda connection: rows.find_domain(connection, name))
+    return database.read_now(lambda connection: rows.find_holder(connection, name))
 
 
 def test_a_domain_is_found_by_its_name_whatever_the_case(database: Database) -> None:
     known = put(database, "Alice")
     assert find(database, "aLICE") == known
-    assert (known.name, known.claimed_address, known.as_known()) == ("Alice", "http://Alice", Known("k", ACCEPTED))
+    assert (known.name, known.claimed_address, known.identity, known.state) == ("Alice", "http://Alice", "k", ACCEPTED)
     assert (known.decided_at, known.last_seen_at, known.is_legacy) == (NOW, None, False)
     assert find(database, "bob") is None
     with pytest.raises(NotFound) as missing:
-        database.read_now(lambda connection: rows.get_domain(connection, "bob"))
+        database.read_now(lambda connection: rows.get_named(connection, "bob"))
     assert missing.value.code == "domain_not_found"
 
 
-def test_a_new_domain_takes_the_place_of_one_of_its_name(database: Database) -> None:
-    first = put(database, "alice", AssociationState.DENIED)
-    second = put(database, "ALICE", PENDING, "other")
-    assert second.id > first.id
-    assert database.read_now(rows.list_domains) == [second]
-    assert second.decided_at is None
+def test_several_may_ask_for_a_name_until_one_has_it(database: Database) -> None:
+    denied = put(database, "alice", AssociationState.DENIED, "a")
+    first, second = put(database, "Alice", PENDING, "b"), put(database, "ALICE", PENDING, "c")
+    other = put(database, "bob", PENDING, "b")
+    assert find(database, "alice") is None
+    named = database.read_now(lambda connection: rows.list_named(connection, "alice"))
+    assert named == [denied, first, second]
+    assert database.read_now(lambda connection: rows.find_key(connection, "alice", "c")) == second
+    assert database.read_now(lambda connection: rows.find_key(connection, "alice", "d")) is None
+    changed = database.write_now(lambda connection: rows.update_domain(connection, second, {"state": ACCEPTED.value}))
+    assert (changed.id, changed.state) == (second.id, ACCEPTED)
+    assert database.read_now(lambda connection: rows.get_named(connection, "alice")) == [changed, denied]
+    assert database.read_now(lambda connection: rows.find_domain(connection, first.id)) is None
+    assert database.read_now(lambda connection: rows.find_domain(connection, other.id)) == other
+    put(database, "bob", ACCEPTED, "z")
+    assert [known.identity for known in database.read_now(lambda connection: rows.list_named(connection, "bob"))] == ["z"]
+
+
+def test_requests_of_those_who_are_gone_are_forgotten(database: Database) -> None:
+    later = NOW + dt.timedelta(days=8)
+    silent, heard, kept = put(database, "a", PENDING), put(database, "b", PENDING), put(database, "c", AssociationState.LEFT)
+    database.write_now(lambda connection: rows.update_domains_seen(connection, {heard.id: later}))
+    gone = database.write_now(lambda connection: rows.delete_stale_requests(connection, later - dt.timedelta(days=7)))
+    assert gone == [silent.name]
+    assert [known.id for known in database.read_now(rows.list_domains)] == [heard.id, kept.id]
 
 
 def test_domains_are_listed_by_name_and_counted_by_state(database: Database) -> None:
@@ -71,7 +90,7 @@ def test_domains_are_listed_by_name_and_counted_by_state(database: Database) -> 
 def test_changes_and_signs_of_life_are_kept(database: Database) -> None:
     first, second = put(database, "a"), put(database, "b")
     changes = {"state": AssociationState.REVOKED.value, "reason": "why", "decided_by": 3}
-    database.write_now(lambda connection: rows.update_domain(connection, first.id, changes))
+    database.write_now(lambda connection: rows.update_domain(connection, first, changes))
     database.write_now(lambda connection: rows.update_domains_seen(connection, {first.id: NOW, second.id: NOW, 99: NOW}))
     database.write_now(lambda connection: rows.update_domains_seen(connection, {}))
     found = database.read_now(rows.list_domains)
@@ -144,15 +163,18 @@ async def test_of_many_at_once_only_as_many_use_an_invitation_as_it_is_good_for(
     assert sum(used) == 3
 
 
-def test_two_processes_can_not_give_a_name_twice(database: Database) -> None:
+@pytest.mark.parametrize("state", list(AssociationState))
+def test_two_processes_can_not_give_a_name_twice(database: Database, state: AssociationState) -> None:
     put(database, "alice")
 
     def insert(connection: sa.Connection) -> None:
-        table = rows.domains
-        values = {"name": "ALICE", "name_key": "alice", "state": "pending", "entry": {}, "reason": "", "created_at": NOW}
-        connection.execute(sa.insert(table).values(values))
+        values = {"name": "ALICE", "name_key": "alice", "state": state.value, "entry": {}, "reason": "", "created_at": NOW}
+        connection.execute(sa.insert(rows.domains).values(values))
 
-    with pytest.raises(sa.exc.IntegrityError):
+    if state in HOLDING:
+        with pytest.raises(sa.exc.IntegrityError):
+            database.write_now(insert)
+    else:
         database.write_now(insert)
 
 

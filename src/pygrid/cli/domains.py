@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pygrid.cli.friendly import friendly
+
+if TYPE_CHECKING:
+    from pygrid.client import NetworkClient
 
 app = typer.Typer(help="The Domains of a Network: look at them, let them in.", no_args_is_help=True, add_completion=False)
 
@@ -16,6 +19,9 @@ NetworkOption = Annotated[
 ]
 Name = Annotated[str, typer.Argument(help="Name of the Domain.")]
 Reason = Annotated[str, typer.Option(help="The Domain's owner is told.")]
+Identity = Annotated[
+    str | None, typer.Option(help="Which one, if several have asked for the name: as `pygrid domains list pending` shows it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
@@ -68,20 +74,35 @@ def show(name: Name, network: NetworkOption = None, as_json: Json = False) -> No
 
 @app.command()
 @friendly
-def accept(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
+def accept(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
     """Let a Domain belong to the Network; also one that was denied or revoked, or has left. For those who run the Network.
 
-    Example: pygrid domains accept hospital-a
+    Anybody can ask for a name, so compare the identity with the one that the owner told you. Without --identity the command
+    shows it, and asks you if it runs in a terminal. Nobody but the one that was shown is accepted.
+
+    Example: pygrid domains accept hospital-a --identity ed25519:abc...
     """
     from pygrid.client import connect_network
+    from pygrid.plans.text import printable
 
     with connect_network(network) as client:
-        print(f"{client.accept(name, reason).name} belongs to the Network now")
+        if identity is None and (identity := _find_only_one(client, name)) is not None:
+            print(f"{printable(name)} is {printable(identity)}")
+            if sys.stdin.isatty():
+                typer.confirm("Is that the identity that its owner told you?", abort=True)
+        print(f"{client.accept(name, reason, identity).name} belongs to the Network now")
+
+
+def _find_only_one(client: NetworkClient, name: str) -> str | None:
+    """The identity of the Domain that asks for the name, or else of the one that has it; None: there is not one alone."""
+    named = [found for found in client.domains("all") if found.name.casefold() == name.casefold()]
+    asking = [found for found in named if found.association == "pending"] or named
+    return asking[0].identity if len(asking) == 1 else None
 
 
 @app.command()
 @friendly
-def deny(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
+def deny(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
     """Turn down a Domain that waits for a decision. For those who run the Network.
 
     Example: pygrid domains deny hospital-b --reason "we do not know you"
@@ -89,7 +110,7 @@ def deny(name: Name, reason: Reason = "", network: NetworkOption = None) -> None
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
-        print(f"{client.deny(name, reason).name} is denied")
+        print(f"{client.deny(name, reason, identity).name} is denied")
 
 
 @app.command()
@@ -107,15 +128,17 @@ def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> No
 
 @app.command()
 @friendly
-def forget(name: Name, network: NetworkOption = None) -> None:
+def forget(name: Name, identity: Identity = None, network: NetworkOption = None) -> None:
     """Forget a Domain and what was decided about it: its name is free, and it may ask again. For those who run the Network.
+
+    Without --identity, all that are known by the name, or ask for it.
 
     Example: pygrid domains forget hospital-b
     """
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
-        client.forget(name)
+        client.forget(name, identity)
     print(f"{name} is forgotten")
 
 

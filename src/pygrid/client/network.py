@@ -205,26 +205,36 @@ class NetworkClient(SessionClient):
         """
         return serve_on(self, model_id, onnx, replicas, {"visibility": visibility, **more})
 
-    def accept(self, name: str, reason: str = "") -> DomainInfo:
+    def accept(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
         """Let a Domain belong to the Network; the Domain is told the reason. Needs a role with can_manage_nodes.
 
+        Args:
+            identity: the one that its owner told you, as in ``domains("pending")``: strangers may ask for the same name, also
+                between your look and this call. None: the only one that asks for it.
         Raises:
-            NotFound: there is no such Domain (``domain_not_found``). Conflict: it belongs to it already (``wrong_state``).
+            NotFound: there is no such Domain (``domain_not_found``).
+            Conflict: none that has this name is this one (``other_identity``); several ask for the name (``several_domains``);
+                it is another's (``name_taken``), or this one's already (``wrong_state``).
             Forbidden, Unauthenticated: you may not, or nobody is logged in.
         """
-        return self._decide(name, "accept", reason)
+        return self._decide(name, "accept", reason, identity)
 
-    def deny(self, name: str, reason: str = "") -> DomainInfo:
+    def deny(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
         """Turn a Domain down that waits for a decision. Raises: as `accept`."""
-        return self._decide(name, "deny", reason)
+        return self._decide(name, "deny", reason, identity)
 
-    def revoke(self, name: str, reason: str = "") -> DomainInfo:
+    def revoke(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
         """Put a Domain out of the Network; its key gets in no more unless you accept it again. Raises: as `accept`."""
-        return self._decide(name, "revoke", reason)
+        return self._decide(name, "revoke", reason, identity)
 
-    def forget(self, name: str) -> None:
-        """Forget a Domain and what was decided about it: it may ask again. Raises: as `accept`."""
-        request = Request("DELETE", f"/domains/{quote(name, safe='')}")
+    def forget(self, name: str, identity: str | None = None) -> None:
+        """Forget a Domain and what was decided about it: it may ask again. Raises: as `accept`.
+
+        Args:
+            identity: None: all that are known by the name, or ask for it.
+        """
+        query = {} if identity is None else {"identity": identity}
+        request = Request("DELETE", f"/domains/{quote(name, safe='')}", query=query)
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
 
     def invite(self, domain: str | None = None, *, max_uses: int = 1, expires_in_s: int = 7 * 86400) -> NewInvitation:
@@ -246,8 +256,8 @@ class NetworkClient(SessionClient):
         request = Request("DELETE", f"/invitations/{invitation_id}")
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
 
-    def _decide(self, name: str, act: str, reason: str) -> DomainInfo:
-        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason))
+    def _decide(self, name: str, act: str, reason: str, identity: str | None) -> DomainInfo:
+        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason, identity))
 
     def close(self) -> None:
         """Close the connections, also those to Domains. Sessions go on."""

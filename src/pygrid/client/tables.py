@@ -11,7 +11,8 @@ from pygrid.plans.text import printable
 T = TypeVar("T")
 
 _MAX_ROWS = 30
-_MAX_CELL = 48
+_MAX_CELL = 60
+"""An identity fits."""
 
 Row = tuple[object, ...]
 

@@ -1,15 +1,17 @@
 """How a Domain and a Network come together and part: the states of an association, who may move it, how a Domain is doing.
 
-At the Network, of each Domain it knows:
+At the Network, of each key that came with a name:
 
                ask                accept
     (unknown) ─────> pending ──────────────> accepted ──revoke──> revoked ──accept──> accepted
         │               │                    ^  │  ^                   (by a manager)
-        │               └──deny──> denied ───┘  │  │ accept, or an invitation
+        │               ├──deny──> denied ───┘  │  │ accept, or an invitation
+        │               └──leave─> (unknown)    │  │
         └──ask, with an invitation──────────────┘  │
                                             leave──┴─> left ──ask──> pending
 
-A name belongs to the key that came with it first. Another key may have it only after the first was denied, or forgotten.
+A name belongs to the key that was accepted with it, until that is forgotten (or has left and asks anew). Before, any number of
+keys may ask for it, so that nobody can keep another out by being first; who decides says which key is meant.
 
 At the Domain, of each of its Networks:
 
@@ -24,7 +26,9 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.settings import NETWORK_NAME
@@ -55,6 +59,10 @@ class AssociationState(enum.StrEnum):
     LEFT = "left"
 
 
+HOLDING = frozenset({AssociationState.ACCEPTED, AssociationState.REVOKED, AssociationState.LEFT})
+"""In these states a Domain has its name to itself."""
+
+
 class Health(enum.StrEnum):
     """How a Domain of a Network is doing."""
 
@@ -80,7 +88,7 @@ _MOVES: dict[Act, tuple[frozenset[AssociationState], AssociationState]] = {
     ),
     Act.DENY: (frozenset({AssociationState.PENDING}), AssociationState.DENIED),
     Act.REVOKE: (frozenset({AssociationState.ACCEPTED}), AssociationState.REVOKED),
-    Act.LEAVE: (frozenset({AssociationState.PENDING, AssociationState.ACCEPTED}), AssociationState.LEFT),
+    Act.LEAVE: (frozenset({AssociationState.ACCEPTED}), AssociationState.LEFT),
 }
 
 
@@ -119,13 +127,52 @@ def move(state: AssociationState, act: Act, name: str) -> AssociationState:
     return target
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a Network knows under a name, or of a key."""
+class Named(Protocol):
+    """What a Network knows of one key under one name."""
 
-    identity: str | None
-    """None: a node of 2020, which proves nothing."""
-    state: AssociationState
+    @property
+    def identity(self) -> str | None:
+        """None: a node of 2020, which proves nothing."""
+        ...
+
+    @property
+    def state(self) -> AssociationState: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
+    """The one that a decision is meant for.
+
+    Args:
+        named: all that the Network knows under this name, at least one.
+        identity: whom the person who decides has seen; None: whoever has the name, else the only one that asks for it, else the
+            only one that was denied.
+    Raises:
+        Conflict: ``other_identity``: none of them is this one; ``several_domains``: it could be meant for several.
+    """
+    if identity is not None:
+        for each in named:
+            if each.identity == identity:
+                return each
+        raise Conflict(
+            f"the Domain {identity} is not known by the name {name!r} (any more): look again who is",
+            code="other_identity",
+            domain=name,
+        )
+    for states in (HOLDING, {AssociationState.PENDING}, {AssociationState.DENIED}):
+        found = [each for each in named if each.state in states]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Conflict(
+                f"{len(found)} Domains ask for the name {name!r}: say by its identity which one you {act}",
+                code="several_domains",
+                domain=name,
+                identities=[each.identity for each in found],
+            )
+    raise AssertionError("one is in one of these states")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,29 +183,26 @@ class Turned:
     detail: str
 
 
-def arrive(name: str, identity: str, known: Known | None, invited: bool) -> AssociationState | Turned:
+def arrive(name: str, before: AssociationState | None, *, is_taken: bool, is_invited: bool) -> AssociationState | Turned:
     """The state of a Domain that has just proven its key, or that it is turned away.
 
     Args:
-        known: what the Network has under this name.
-        invited: whether it brought an invitation that is good for this name.
+        before: the state of this key under this name; None: the Network has not heard of it.
+        is_taken: whether another key holds the name.
+        is_invited: whether it brought an invitation that is good for this name.
     """
-    if known is not None and known.identity != identity:
-        if known.state is not AssociationState.DENIED:
-            return Turned(
-                "name_taken",
-                f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who "
-                "run the Network to remove it",
-            )
-        known = None
-    if known is None:
-        return AssociationState.ACCEPTED if invited else AssociationState.PENDING
-    if known.state is AssociationState.REVOKED:
+    if is_taken:
+        return Turned(
+            "name_taken",
+            f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who "
+            "run the Network to remove it",
+        )
+    if before is AssociationState.REVOKED:
         # An invitation that is good for many must not undo what was decided about one.
         return Turned("revoked", f"this Network has revoked the association of {name!r}")
-    if known.state is AssociationState.ACCEPTED or invited:
+    if before is AssociationState.ACCEPTED or is_invited:
         return AssociationState.ACCEPTED
-    if known.state is AssociationState.DENIED:
+    if before is AssociationState.DENIED:
         return Turned("denied", f"this Network has denied the request of {name!r} to join")
     return AssociationState.PENDING
 

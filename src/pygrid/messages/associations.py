@@ -143,6 +143,8 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     reason: Annotated[str, Meta(max_length=500)] = ""
     """The Domain is told."""
+    identity: _Key | None = None
+    """Whom it is about: the one of this name that was looked at. None: whoever has the name, or alone asks for it."""
 
 
 class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pygrid.core.associations import AssociationState, Known, name_key
+from pygrid.core.associations import HOLDING, AssociationState, name_key
 from pygrid.errors import NotFound
 from pygrid.storage import schema, tables, tables_datasets, tables_jobs, tables_models
 from pygrid.storage.tables_networks import domains, invitations, networks
@@ -44,10 +44,6 @@ class KnownDomain:
     def claimed_address(self) -> str | None:
         """Where it says that it can be called directly."""
         return self.entry.get("address") or None
-
-    def as_known(self) -> Known:
-        """What the rules see of it."""
-        return Known(self.identity, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +78,37 @@ class JoinedNetwork:
 _DOMAIN = [domains.c[name] for name in KnownDomain.__dataclass_fields__]
 
 
-def find_domain(connection: sa.Connection, name: str) -> KnownDomain | None:
-    """The Domain of this name; case does not count."""
-    row = connection.execute(sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name))).first()
+def list_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
+    """All that are known by this name: who holds it first, then the others, oldest first. Case does not count."""
+    query = sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name)).order_by(domains.c.id)
+    return sorted((_domain(row) for row in connection.execute(query)), key=lambda known: known.state not in HOLDING)
+
+
+def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
+    """`list_named`, at least one. Raises NotFound: ``domain_not_found``."""
+    found = list_named(connection, name)
+    if not found:
+        raise NotFound(f"this Network knows no Domain {name[:100]!r}", code="domain_not_found", domain=name[:100])
+    return found
+
+
+def find_holder(connection: sa.Connection, name: str) -> KnownDomain | None:
+    """The Domain that has this name to itself."""
+    return next((known for known in list_named(connection, name) if known.state in HOLDING), None)
+
+
+def find_domain(connection: sa.Connection, domain_id: int) -> KnownDomain | None:
+    """The Domain of this row."""
+    row = connection.execute(sa.select(*_DOMAIN).where(domains.c.id == domain_id)).first()
     return None if row is None else _domain(row)
 
 
-def get_domain(connection: sa.Connection, name: str) -> KnownDomain:
-    """Raises NotFound: ``domain_not_found``."""
-    found = find_domain(connection, name)
-    if found is None:
-        raise NotFound(f"this Network knows no Domain {name[:100]!r}", code="domain_not_found", domain=name[:100])
-    return found
+def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain | None:
+    """The Domain that has this key, if it is known by this name."""
+    row = connection.execute(
+        sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name), domains.c.identity == identity)
+    ).first()
+    return None if row is None else _domain(row)
 
 
 def is_revoked(connection: sa.Connection, identity: str) -> bool:
@@ -104,7 +119,7 @@ def is_revoked(connection: sa.Connection, identity: str) -> bool:
 
 def list_domains(connection: sa.Connection, states: Collection[AssociationState] | None = None) -> list[KnownDomain]:
     """The Domains in these states (None: all), by name."""
-    query = sa.select(*_DOMAIN).order_by(domains.c.name_key)
+    query = sa.select(*_DOMAIN).order_by(domains.c.name_key, domains.c.id)
     if states is not None:
         query = query.where(domains.c.state.in_([state.value for state in states]))
     return [_domain(row) for row in connection.execute(query)]
@@ -123,8 +138,9 @@ def put_domain(
     invitation_id: int | None = None,
     decided_by: int | None = None,
 ) -> KnownDomain:
-    """A Domain that is new to the Network, in place of one that had this name, if there was one."""
-    delete_domain(connection, name)
+    """A Domain that is new to the Network under this name. If it is accepted, requests of others for the name end."""
+    if state is AssociationState.ACCEPTED:
+        delete_requests(connection, name)
     values = {
         "name": name,
         "name_key": name_key(name),
@@ -143,9 +159,12 @@ def put_domain(
     return _domain(row)
 
 
-def update_domain(connection: sa.Connection, domain_id: int, values: Mapping[str, Any]) -> None:
-    """Set some columns of a Domain, if it is still there."""
-    connection.execute(sa.update(domains).where(domains.c.id == domain_id).values(dict(values)))
+def update_domain(connection: sa.Connection, known: KnownDomain, values: Mapping[str, Any]) -> KnownDomain:
+    """Set some columns of a Domain that is there. If it is accepted by that, requests of others for the name end."""
+    if values.get("state") == AssociationState.ACCEPTED.value:
+        delete_requests(connection, known.name, but=known.id)
+    query = sa.update(domains).where(domains.c.id == known.id).values(dict(values)).returning(*_DOMAIN)
+    return _domain(connection.execute(query).one())
 
 
 def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetime]) -> None:
@@ -155,9 +174,25 @@ def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetim
         connection.execute(statement, [{"domain_id": domain_id, "at": at} for domain_id, at in seen.items()])
 
 
-def delete_domain(connection: sa.Connection, name: str) -> None:
-    """Forget a Domain, if there is one of this name."""
-    connection.execute(sa.delete(domains).where(domains.c.name_key == name_key(name)))
+def delete_domains(connection: sa.Connection, ids: Collection[int]) -> None:
+    """Forget these Domains."""
+    connection.execute(sa.delete(domains).where(domains.c.id.in_(ids)))
+
+
+def delete_requests(connection: sa.Connection, name: str, but: int | None = None) -> None:
+    """Forget who waits to be accepted under a name, but for one."""
+    connection.execute(
+        sa.delete(domains).where(
+            domains.c.name_key == name_key(name), domains.c.state == AssociationState.PENDING.value, domains.c.id != (but or 0)
+        )
+    )
+
+
+def delete_stale_requests(connection: sa.Connection, before: dt.datetime) -> list[str]:
+    """Forget who waits to be accepted and was not heard of since; gives the names."""
+    heard_at = sa.func.coalesce(domains.c.last_seen_at, domains.c.created_at)
+    where = (domains.c.state == AssociationState.PENDING.value, heard_at < before)
+    return list(connection.execute(sa.delete(domains).where(*where).returning(domains.c.name)).scalars())
 
 
 def count_domains(connection: sa.Connection) -> dict[AssociationState, int]:

@@ -9,6 +9,9 @@ import sqlalchemy as sa
 
 from pygrid.storage.schema import UtcDateTime, metadata
 
+_HOLDS = sa.text("state IN ('accepted', 'revoked', 'left')")
+"""`pygrid.core.associations.HOLDING`"""
+
 invitations = sa.Table(
     "invitations",
     metadata,
@@ -32,7 +35,7 @@ domains = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(100), nullable=False),
     # The name, case-folded: what makes it the same one.
-    sa.Column("name_key", sa.String(100), nullable=False, unique=True),
+    sa.Column("name_key", sa.String(100), nullable=False),
     # The text of its key; null: a node of 2020, which has an address only.
     sa.Column("identity", sa.String(64), nullable=True, index=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
@@ -48,6 +51,9 @@ domains = sa.Table(
     sa.Column("decided_at", UtcDateTime, nullable=True),
     sa.Column("decided_by", sa.Integer, nullable=True),
     sa.Column("last_seen_at", UtcDateTime, nullable=True),
+    # Any number of keys may ask for a name; one holds it.
+    sa.UniqueConstraint("name_key", "identity"),
+    sa.Index("ix_domains_held_name", "name_key", unique=True, sqlite_where=_HOLDS, postgresql_where=_HOLDS),
     sqlite_autoincrement=True,
 )
 

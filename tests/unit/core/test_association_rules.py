@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pygrid.core.associations import (
+    HOLDING,
     MAX_RETRY_S,
     RARE_RETRY_S,
     Act,
     AssociationState,
     Health,
-    Known,
     Turned,
     arrive,
     check_domain_name,
+    choose,
     find_health,
     move,
     name_key,
@@ -41,31 +43,59 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize(
-    ("known", "invited", "outcome"),
+    ("before", "is_invited", "outcome"),
     [
         (None, False, AssociationState.PENDING),
         (None, True, AssociationState.ACCEPTED),
-        (Known(KEY, AssociationState.PENDING), False, AssociationState.PENDING),
-        (Known(KEY, AssociationState.PENDING), True, AssociationState.ACCEPTED),
-        (Known(KEY, AssociationState.ACCEPTED), False, AssociationState.ACCEPTED),
-        (Known(KEY, AssociationState.ACCEPTED), True, AssociationState.ACCEPTED),
-        (Known(KEY, AssociationState.DENIED), False, "denied"),
-        (Known(KEY, AssociationState.DENIED), True, AssociationState.ACCEPTED),
-        (Known(KEY, AssociationState.REVOKED), False, "revoked"),
-        (Known(KEY, AssociationState.REVOKED), True, "revoked"),
-        (Known(KEY, AssociationState.LEFT), False, AssociationState.PENDING),
-        (Known(KEY, AssociationState.LEFT), True, AssociationState.ACCEPTED),
-        (Known(OTHER, AssociationState.DENIED), False, AssociationState.PENDING),
-        (Known(OTHER, AssociationState.PENDING), True, "name_taken"),
-        (Known(OTHER, AssociationState.ACCEPTED), True, "name_taken"),
-        (Known(OTHER, AssociationState.REVOKED), True, "name_taken"),
-        (Known(OTHER, AssociationState.LEFT), True, "name_taken"),
-        (Known(None, AssociationState.ACCEPTED), True, "name_taken"),
+        (AssociationState.PENDING, False, AssociationState.PENDING),
+        (AssociationState.PENDING, True, AssociationState.ACCEPTED),
+        (AssociationState.ACCEPTED, False, AssociationState.ACCEPTED),
+        (AssociationState.ACCEPTED, True, AssociationState.ACCEPTED),
+        (AssociationState.DENIED, False, "denied"),
+        (AssociationState.DENIED, True, AssociationState.ACCEPTED),
+        (AssociationState.REVOKED, False, "revoked"),
+        (AssociationState.REVOKED, True, "revoked"),
+        (AssociationState.LEFT, False, AssociationState.PENDING),
+        (AssociationState.LEFT, True, AssociationState.ACCEPTED),
     ],
 )
-def test_every_arrival(known: Known | None, invited: bool, outcome: object) -> None:
-    found = arrive("alice", KEY, known, invited)
+def test_every_arrival(before: AssociationState | None, is_invited: bool, outcome: object) -> None:
+    found = arrive("alice", before, is_taken=False, is_invited=is_invited)
     assert (found.code if isinstance(found, Turned) else found) == outcome
+    taken = arrive("alice", before, is_taken=True, is_invited=is_invited)
+    assert isinstance(taken, Turned)
+    assert taken.code == "name_taken"
+
+
+@dataclass(frozen=True)
+class Row:
+    identity: str | None
+    state: AssociationState
+
+
+@pytest.mark.parametrize(
+    ("named", "identity", "chosen"),
+    [
+        ([Row(KEY, AssociationState.PENDING)], None, 0),
+        ([Row(KEY, AssociationState.PENDING)], KEY, 0),
+        ([Row(KEY, AssociationState.PENDING)], OTHER, "other_identity"),
+        ([Row(KEY, AssociationState.PENDING), Row(OTHER, AssociationState.PENDING)], None, "several_domains"),
+        ([Row(KEY, AssociationState.PENDING), Row(OTHER, AssociationState.PENDING)], OTHER, 1),
+        ([Row(KEY, AssociationState.DENIED), Row(OTHER, AssociationState.PENDING)], None, 1),
+        ([Row(KEY, AssociationState.DENIED), Row(OTHER, AssociationState.PENDING)], KEY, 0),
+        ([Row(KEY, AssociationState.DENIED), Row(OTHER, AssociationState.DENIED)], None, "several_domains"),
+        ([Row(KEY, AssociationState.DENIED), Row(OTHER, AssociationState.LEFT)], None, 1),
+        ([Row(None, AssociationState.ACCEPTED)], None, 0),
+        ([Row(None, AssociationState.ACCEPTED)], KEY, "other_identity"),
+    ],
+)
+def test_whom_a_decision_is_meant_for(named: list[Row], identity: str | None, chosen: int | str) -> None:
+    if isinstance(chosen, int):
+        assert choose(named, Act.ACCEPT, "alice", identity) is named[chosen]
+        return
+    with pytest.raises(Conflict) as refused:
+        choose(named, Act.ACCEPT, "alice", identity)
+    assert refused.value.code == chosen
 
 
 ALLOWED = {
@@ -75,7 +105,6 @@ ALLOWED = {
     (AssociationState.LEFT, Act.ACCEPT): AssociationState.ACCEPTED,
     (AssociationState.PENDING, Act.DENY): AssociationState.DENIED,
     (AssociationState.ACCEPTED, Act.REVOKE): AssociationState.REVOKED,
-    (AssociationState.PENDING, Act.LEAVE): AssociationState.LEFT,
     (AssociationState.ACCEPTED, Act.LEAVE): AssociationState.LEFT,
 }
 
@@ -91,25 +120,28 @@ def test_only_the_moves_of_the_diagram_lead_on(state: AssociationState, act: Act
         assert refused.value.code == "wrong_state"
 
 
-@given(
-    st.lists(st.sampled_from([*Act, "hello", "hello, invited", "hello of another key"]), max_size=12),
-)
-def test_whatever_happens_another_key_gets_no_accepted_name(events: list[str]) -> None:
-    known: Known | None = None
-    for event in events:
-        before = known
+@given(st.lists(st.tuples(st.sampled_from([KEY, OTHER]), st.sampled_from([*Act, "hello", "hello, invited"])), max_size=16))
+def test_whatever_happens_a_name_is_held_by_one_key_at_most(events: list[tuple[str, str]]) -> None:
+    """As the store keeps it: a row for each key, requests end when another gets the name."""
+    known: dict[str, AssociationState] = {}
+    for key, event in events:
+        before = dict(known)
+        others = {other: state for other, state in known.items() if other != key}
+        is_taken = any(state in HOLDING for state in others.values())
         if event in list(Act):
-            if known is not None and (known.state, Act(event)) in ALLOWED:
-                known = Known(known.identity, move(known.state, Act(event), "alice"))
-            continue
-        key = OTHER if event == "hello of another key" else KEY
-        outcome = arrive("alice", key, known, event == "hello, invited")
-        if not isinstance(outcome, Turned):
-            known = Known(key, outcome)
-        if before is not None and known is not None and before.identity != known.identity:
-            assert before.state is AssociationState.DENIED
-        if before is not None and before.state is AssociationState.REVOKED:
-            assert known == before
+            if key not in known or (known[key], Act(event)) not in ALLOWED or (event is Act.ACCEPT and is_taken):
+                continue
+            known[key] = move(known[key], Act(event), "alice")
+        else:
+            outcome = arrive("alice", known.get(key), is_taken=is_taken, is_invited=event == "hello, invited")
+            if isinstance(outcome, Turned):
+                continue
+            known[key] = outcome
+        if known[key] is AssociationState.ACCEPTED:
+            known = {other: state for other, state in known.items() if other == key or state is not AssociationState.PENDING}
+        assert sum(state in HOLDING for state in known.values()) <= 1
+        if before.get(key) is AssociationState.REVOKED:
+            assert (known[key], event) == (AssociationState.ACCEPTED, Act.ACCEPT)
 
 
 @pytest.mark.parametrize("name", ["a", "A", "7", "alice", "hospital-a", "a.b_c-9", "a" * 100])

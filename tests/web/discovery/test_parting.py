@@ -102,8 +102,8 @@ async def test_when_its_name_is_anothers_nothing_of_the_first_goes_on(site: Site
     await asyncio.to_thread(api.get, "/healthz", dict)
 
     def replace(connection: Any) -> None:
-        known = rows.get_domain(connection, "one")
-        rows.delete_domain(connection, "one")
+        (known,) = rows.get_named(connection, "one")
+        rows.delete_domains(connection, [known.id])
         rows.put_domain(
             connection,
             name="one",

@@ -90,11 +90,10 @@ class DirectAddresses:
         values = {"address": None if fault else address, "address_checked_at": self._clock.now()}
 
         def transaction(connection: sa.Connection) -> rows.KnownDomain | None:
-            now_known = rows.find_domain(connection, known.name)
-            if now_known is None or now_known.id != known.id or now_known.claimed_address != address:
+            now_known = rows.find_domain(connection, known.id)
+            if now_known is None or now_known.claimed_address != address:
                 return None
-            rows.update_domain(connection, known.id, values)
-            return rows.get_domain(connection, known.name)
+            return rows.update_domain(connection, now_known, values)
 
         updated = await self._database.write(transaction)
         # It may have been put out meanwhile, or have given another address.

@@ -142,7 +142,7 @@ class Handshake:
         return _Proven(name, key, their_nonce, hello.entry, hello.entry_signature, hello.invitation)
 
     async def _admit(self, proven: _Proven) -> KnownDomain | Turned:
-        known = await self._database.look_up(lambda connection: rows.find_domain(connection, proven.name))
+        known = await self._database.look_up(lambda connection: rows.find_key(connection, proven.name, str(proven.key)))
         if known is not None and self._is_settled(known, proven):
             # As after every restart of either side; nothing is written.
             return known
@@ -154,16 +154,18 @@ class Handshake:
         settled = known.state is AssociationState.ACCEPTED or (
             known.state is AssociationState.PENDING and proven.invitation is None
         )
-        return settled and known.identity == str(proven.key) and known.entry_signature == proven.entry_signature
+        return settled and known.entry_signature == proven.entry_signature
 
     def _put(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> KnownDomain | Turned:
         identity = str(proven.key)
-        known = rows.find_domain(connection, proven.name)
+        known = rows.find_key(connection, proven.name, identity)
+        holder = rows.find_holder(connection, proven.name)
+        is_taken = holder is not None and (known is None or holder.id != known.id)
         invited, invitation = self._find_invitation(connection, proven, now)
-        was_accepted = known is not None and known.identity == identity and known.state is AssociationState.ACCEPTED
+        was_accepted = known is not None and known.state is AssociationState.ACCEPTED
         if not was_accepted and rows.is_revoked(connection, identity):
             return Turned("revoked", "this Network has revoked the association of this key")
-        outcome = arrive(proven.name, identity, None if known is None else known.as_known(), invited)
+        outcome = arrive(proven.name, None if known is None else known.state, is_taken=is_taken, is_invited=invited)
         if isinstance(outcome, Turned):
             return outcome
         if outcome is not AssociationState.ACCEPTED:
@@ -174,7 +176,7 @@ class Handshake:
                 return Turned("busy", "too many Domains wait for a decision already; try again later")
         if outcome is AssociationState.ACCEPTED and not was_accepted and invitation is not None:
             rows.acquire_invitation(connection, invitation.id)
-        if known is None or known.identity != identity:
+        if known is None:
             return rows.put_domain(
                 connection,
                 name=proven.name,
@@ -190,8 +192,7 @@ class Handshake:
             values |= {"reason": "", "decided_at": now if outcome is AssociationState.ACCEPTED else None}
         if (proven.entry.get("address") or None) != known.claimed_address:
             values |= {"address": None, "address_checked_at": None}
-        rows.update_domain(connection, known.id, values)
-        return rows.get_domain(connection, known.name)
+        return rows.update_domain(connection, known, values)
 
     def _find_invitation(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> tuple[bool, Invitation | None]:
         if proven.invitation is None:

@@ -35,6 +35,7 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.sockets import AsgiSocket, is_of_a_browser
 
 Name = Annotated[str, PathParameter(min_length=1, max_length=100)]
+Identity = Annotated[str | None, QueryParameter(max_length=100)]
 InvitationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Shown = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
@@ -69,7 +70,7 @@ async def list_domains(
     """The Domains of the Network, by name. Others than accepted ones are for those with ``can_manage_nodes``."""
     service, manages = _service(state), _manages(request)
     if association == "accepted":
-        return DomainList([_member_info(member, manages) for member in service.fleet])
+        return DomainList([_member_info(member, member.known, manages) for member in service.fleet])
     if not manages:
         raise not_permitted(Permission.MANAGE_NODES)
     states = None if association == "all" else {AssociationState(association)}
@@ -78,13 +79,13 @@ async def list_domains(
 
 
 @get("/domains/{name:str}", guards=[anyone], responses=describe_problems(400, 401, 404))
-async def get_domain(request: AppRequest, state: State, name: Name) -> DomainDetail:
-    """A Domain, with what it has signed; one that does not belong to the Network is shown to its managers."""
+async def get_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainDetail:
+    """A Domain, with what it has signed; one that does not belong to the Network is shown to its managers.
+
+    Of several that ask for the name they see the first, or the one with ``identity``.
+    """
     service, manages = _service(state), _manages(request)
-    if not manages:
-        known = service.fleet.get(name).known
-    else:
-        known = await service.get_domain(name)
+    known = await service.get_domain(name, identity) if manages else service.fleet.get(name).known
     info = _info(service, known, manages)
     if not manages and known.claimed_address != known.address:
         # Not before it was checked; the entry can't be shown without, as it is signed as a whole.
@@ -133,16 +134,18 @@ async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSO
     status_code=200,
     guards=[_may],
     security=_SESSION,
-    responses=describe_problems(400, 401, 403, 404),
+    responses=describe_problems(400, 401, 403, 404, 409),
 )
-async def forget_domain(request: AppRequest, state: State, name: Name) -> DomainRemoved:
-    """Forget a Domain and what was decided about it: its name is free, and it may ask again."""
-    return DomainRemoved((await _service(state).forget(request.user, name)).name)
+async def forget_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainRemoved:
+    """Forget all that are known by a name, or the one with this identity, and what was decided: it is free, and they may ask
+    again.
+    """
+    return DomainRemoved((await _service(state).forget(request.user, name, identity)).name)
 
 
 async def _decide(request: AppRequest, state: State, name: str, act: Act, data: Decision) -> DomainInfo:
     service = _service(state)
-    return _info(service, await service.decide(request.user, name, act, data.reason), manages=True)
+    return _info(service, await service.decide(request.user, name, act, data.reason, data.identity), manages=True)
 
 
 @post("/invitations", status_code=201, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 413))
@@ -177,8 +180,8 @@ def _invitation_info(found: Invitation) -> InvitationInfo:
 
 def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:
     member = service.fleet.find(known.name)
-    if member is not None and known.state is AssociationState.ACCEPTED:
-        return _member_info(member, manages)
+    if member is not None and member.known.id == known.id and known.state is AssociationState.ACCEPTED:
+        return _member_info(member, known, manages)
     return DomainInfo(
         name=known.name,
         state="offline",
@@ -191,12 +194,11 @@ def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> Do
         association=str(known.state),
         reason=known.reason,
         claimed_address=known.claimed_address,
-        connected=service.waiting.find(known.name) is not None,
+        connected=service.is_waiting(known),
     )
 
 
-def _member_info(member: Member, manages: bool) -> DomainInfo:
-    known = member.known
+def _member_info(member: Member, known: KnownDomain, manages: bool) -> DomainInfo:
     info = DomainInfo(
         name=known.name,
         state="unknown" if known.is_legacy else member.state.value,

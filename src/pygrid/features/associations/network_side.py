@@ -1,7 +1,7 @@
 """The Network's half of associations: keeps the links of Domains, and carries out what is decided about them.
 
 control WebSocket ──> serve(): handshake.py ──> row ──> welcome ──> Link, until it ends
-people ──> decide(), invite(), ... ──> row ──> settle(): memory and links follow the row
+people ──> decide(), invite(), ... ──> deciding.py ──> rows ──> settle(): memory and links follow the rows
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from prometheus_client import Gauge
 
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
-from pygrid.core.associations import Act, AssociationState, check_domain_name, move
-from pygrid.errors import Forbidden, InvalidInput, PygridError
+from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
+from pygrid.errors import Forbidden, InvalidInput, NotFound, PygridError
+from pygrid.features.associations import deciding
+from pygrid.features.associations.deciding import Verdict
 from pygrid.features.associations.fleet import Fleet
 from pygrid.features.associations.handshake import Handshake
 from pygrid.ids import hash_secret, new_secret
@@ -29,12 +31,14 @@ from pygrid.metrics import Metrics
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
 from pygrid.storage.networks import Invitation, KnownDomain
-from pygrid.web.links import REFUSED, REPLACED, Link, Links, Payload, Socket
+from pygrid.web.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
 
 logger = logging.getLogger(__name__)
 
 LEAVE_S = 10.0
 """So long what is under way with a Domain that leaves may take yet. One that is put out is cut off at once."""
+REQUEST_KEPT = dt.timedelta(days=7)
+"""A request to join of a Domain that was not heard of since for so long is forgotten."""
 
 
 class NetworkAssociations:
@@ -43,7 +47,7 @@ class NetworkAssociations:
     def __init__(self, database: Database, handshake: Handshake, fleet: Fleet, clock: Clock, metrics: Metrics) -> None:
         self.fleet = fleet
         self.waiting = Links()
-        """Links of Domains that were not decided about yet."""
+        """Links of Domains that were not decided about yet, by `_waits_as`."""
         waiting = "Domains that are connected and wait for a decision."
         Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(lambda: len(self.waiting))
         self.on_change: list[Callable[[str], object]] = []
@@ -55,8 +59,8 @@ class NetworkAssociations:
         self._clock = clock
         self._settling = asyncio.Lock()
         """Never held while somebody else is waited for: a Domain that hangs must not keep others out."""
-        self._rows: dict[Link, int] = {}
-        """Whose each link is. A name alone does not tell: it may have gone to another key meanwhile."""
+        self._rows: dict[Link, KnownDomain] = {}
+        """Whose each link is, as it was when it came. A name alone does not tell: others may ask for it, or get it."""
         self._parting: set[asyncio.Task[None]] = set()
         self._seen: dict[int, dt.datetime] = {}
 
@@ -79,11 +83,11 @@ class NetworkAssociations:
 
     async def _keep(self, socket: Socket, known: KnownDomain) -> None:
         """Run the Domain's link until it ends."""
-        name = known.name
+        name, waits_as = known.name, _waits_as(known)
 
         async def on_heartbeat(payload: Payload) -> Payload:
             heartbeat = _read_heartbeat(payload)
-            if self.waiting.find(name) is link:
+            if self.waiting.find(waits_as) is link:
                 state = AssociationState.PENDING
             elif (member := self.fleet.find(name)) is not None and member.link is link:
                 state = AssociationState.ACCEPTED
@@ -94,12 +98,14 @@ class NetworkAssociations:
             return {"state": str(state)}
 
         async def on_leave(_payload: Payload) -> Payload:
-            await self._leave(known.id, name)
+            await self._leave(known)
+            # The Domain closes it itself, once it has the answer.
+            asyncio.get_running_loop().call_later(LEAVE_S, self._part, link, NORMAL, "left")
             return {}
 
         link = Link(socket, {"heartbeat": on_heartbeat, "leave": on_leave}, name=name)
-        self._rows[link] = known.id
-        self._part(self.waiting.swap(name, link))
+        self._rows[link] = known
+        self._part(self.waiting.swap(waits_as, link))
         logger.info("domain connected", extra={"domain": name, "state": str(known.state)})
         try:
             # Whatever was decided between the welcome and here.
@@ -107,71 +113,68 @@ class NetworkAssociations:
             ended = await link.run()
         finally:
             del self._rows[link]
-            self.waiting.release(name, link)
+            self.waiting.release(waits_as, link)
             if self.fleet.links.release(name, link):
                 self._changed(name)
             await link.close()
         logger.info("domain disconnected", extra={"domain": name, "close_code": ended.code})
 
-    async def _leave(self, domain_id: int, name: str) -> None:
-        def transaction(connection: sa.Connection) -> None:
-            known = rows.get_domain(connection, name)
-            if known.id == domain_id:
-                state = move(known.state, Act.LEAVE, name)
-                rows.update_domain(connection, known.id, {"state": state.value, "decided_at": self._clock.now()})
+    def is_waiting(self, known: KnownDomain) -> bool:
+        """Whether a Domain is connected that was not decided about yet."""
+        return self.waiting.find(_waits_as(known)) is not None
 
-        await self._database.write(transaction)
-        logger.info("domain left", extra={"domain": name})
-        # Its link is left open: the Domain closes it itself, once it has the answer.
+    async def _leave(self, known: KnownDomain) -> None:
+        await self._database.write(lambda connection: deciding.leave(connection, known.id, self._clock.now()))
+        logger.info("domain left", extra={"domain": known.name})
         async with self._settling:
-            known = await self._database.look_up(lambda connection: rows.find_domain(connection, name))
-            is_out = known is None or known.state is not AssociationState.ACCEPTED
-            if is_out and self.fleet.remove(name) is not None:
-                # Who let it leave may have come through the relay, and waits for the answer.
-                self._parted(name, LEAVE_S)
+            accepted = await self._find_accepted(known.name)
+            # Who let it leave may have come through the relay, and waits for the answer.
+            self._renew_member(known.name, accepted, LEAVE_S)
 
     async def settle(self, name: str) -> None:
-        """Let memory and the Domain's link be as its row says, and tell the Domain."""
+        """Let memory and the links under a name be as its rows say, and tell the Domains."""
         async with self._settling:
-            known = await self._database.look_up(lambda connection: rows.find_domain(connection, name))
-            if known is not None and known.state is AssociationState.ACCEPTED:
-                self._part_from_strangers(known)
-                link = self._let_in(known)
-            elif known is not None and known.state is AssociationState.PENDING:
-                self._part_from_strangers(known)
-                link = None
-            else:
-                link = self._put_out(name)
-        if known is not None and link is not None:
-            with contextlib.suppress(PygridError):
-                await link.tell("state", {"state": str(known.state), "reason": known.reason})
-        if link is not None and (known is None or known.state is not AssociationState.ACCEPTED):
-            await link.close(REFUSED, "removed" if known is None else str(known.state))
+            found = await self._database.look_up(lambda connection: rows.list_named(connection, name))
+            named = {known.id: known for known in found}
+            accepted = next((known for known in found if known.state is AssociationState.ACCEPTED), None)
+            self._renew_member(name, accepted)
+            here = [(link, named.get(was.id)) for link, was in self._rows.items() if name_key(was.name) == name_key(name)]
+            news = [(link, known) for link, known in here if self._place(link, self._rows[link], known)]
+            if accepted is not None:
+                self._changed(accepted.name)
+        await asyncio.gather(*(_tell(link, known) for link, known in news))
 
-    def _let_in(self, known: KnownDomain) -> Link | None:
-        """The link that has come in just now, if there is one."""
-        before = self.fleet.find(known.name)
-        if before is not None and before.known.id != known.id:
-            # It was forgotten, and the name is another's already.
-            self.fleet.remove(known.name)
-            self._parted(known.name)
-        member = self.fleet.put(known)
-        link = self.waiting.find(known.name)
-        if link is not None:
-            self.waiting.release(known.name, link)
+    async def _find_accepted(self, name: str) -> KnownDomain | None:
+        holder = await self._database.look_up(lambda connection: rows.find_holder(connection, name))
+        return holder if holder is not None and holder.state is AssociationState.ACCEPTED else None
+
+    def _renew_member(self, name: str, accepted: KnownDomain | None, after_s: float = 0.0) -> None:
+        """Let the fleet know under this name who is accepted, and nobody else."""
+        before = self.fleet.find(name)
+        if before is not None and (accepted is None or before.known.id != accepted.id):
+            self.fleet.remove(name)
+            for listener in self.on_part:
+                listener(name, after_s)
+            self._changed(name)
+        if accepted is not None:
+            self.fleet.put(accepted)
+
+    def _place(self, link: Link, was: KnownDomain, known: KnownDomain | None) -> bool:
+        """Put a link where its row says; gives whether that is news to the Domain."""
+        state = None if known is None else known.state
+        is_waiting = self.waiting.find(_waits_as(was)) is link
+        if state is AssociationState.PENDING:
+            if not is_waiting and self.fleet.links.release(was.name, link):
+                self._part(link)  # from before it left; it has asked anew
+            return False
+        self.waiting.release(_waits_as(was), link)
+        if known is None or state is not AssociationState.ACCEPTED:
+            return self.fleet.links.release(was.name, link) or is_waiting
+        if is_waiting:
             # Of its former life nothing is believed, also while the link of that is being closed.
-            self.fleet.hear(member, Heartbeat())
+            self.fleet.hear(self.fleet.get(known.name), Heartbeat())
             self._part(self.fleet.links.swap(known.name, link))
-        self._changed(known.name)
-        return link
-
-    def _part_from_strangers(self, known: KnownDomain) -> None:
-        """Close what was opened under this name by one who had it before."""
-        for links in (self.waiting, self.fleet.links):
-            link = links.find(known.name)
-            if link is not None and self._rows.get(link) != known.id:
-                links.release(known.name, link)
-                self._part(link, REFUSED, "removed")
+        return is_waiting
 
     def _part(self, link: Link | None, code: int = REPLACED, reason: str = "this Domain has connected anew") -> None:
         """Close a link without waiting for it."""
@@ -179,22 +182,6 @@ class NetworkAssociations:
             task = asyncio.create_task(link.close(code, reason))
             self._parting.add(task)
             task.add_done_callback(self._parting.discard)
-
-    def _put_out(self, name: str) -> Link | None:
-        """The link that is to be closed, if there is one."""
-        removed = self.fleet.remove(name)
-        link = self.waiting.find(name) or self.fleet.links.find(name)
-        if link is not None:
-            self.waiting.release(name, link)
-            self.fleet.links.release(name, link)
-        if removed is not None:
-            self._parted(name)
-        return link
-
-    def _parted(self, name: str, after_s: float = 0.0) -> None:
-        for listener in self.on_part:
-            listener(name, after_s)
-        self._changed(name)
 
     def _changed(self, name: str) -> None:
         for listener in self.on_change:
@@ -212,61 +199,58 @@ class NetworkAssociations:
         """The Domains in these states (None: all), by name."""
         return await self._database.read(lambda connection: rows.list_domains(connection, states))
 
-    async def get_domain(self, name: str) -> KnownDomain:
-        """Raises NotFound: ``domain_not_found``."""
-        return await self._database.look_up(lambda connection: rows.get_domain(connection, name))
+    async def get_domain(self, name: str, identity: str | None = None) -> KnownDomain:
+        """Who has this name, or else who asked for it first; or the one with this identity.
 
-    async def decide(self, actor: Principal, name: str, act: Act, reason: str = "") -> KnownDomain:
+        Raises:
+            NotFound: ``domain_not_found``.
+        """
+        named = await self._database.look_up(lambda connection: rows.get_named(connection, name))
+        found = next((known for known in named if identity in (None, known.identity)), None)
+        if found is None:
+            raise NotFound(f"no Domain {identity} is known by the name {name!r}", code="domain_not_found", domain=name)
+        return found
+
+    async def decide(self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None) -> KnownDomain:
         """Accept, deny or revoke; the Domain learns of it at once if it is connected.
 
         What is revoked is the key, so whatever else it has on this Network is revoked with it.
 
         Raises:
-            NotFound: ``domain_not_found``. Conflict: ``wrong_state``.
+            NotFound, Conflict: as `deciding.decide`.
         """
-
-        def transaction(connection: sa.Connection) -> tuple[KnownDomain, list[str]]:
-            known = rows.get_domain(connection, name)
-            values = {
-                "state": move(known.state, act, known.name).value,
-                "reason": reason,
-                "decided_at": self._clock.now(),
-                "decided_by": actor.user_id,
-            }
-            decided = [known]
-            if act is Act.REVOKE and known.identity is not None:
-                others = rows.list_domains(connection, {AssociationState.ACCEPTED, AssociationState.PENDING})
-                decided += [other for other in others if other.identity == known.identity and other.id != known.id]
-            for each in decided:
-                rows.update_domain(connection, each.id, values)
-            return rows.get_domain(connection, name), [each.name for each in decided]
-
-        known, names = await self._database.write(transaction)
+        verdict = Verdict(act, reason, actor.user_id, self._clock.now())
+        known, names = await self._database.write(lambda connection: deciding.decide(connection, name, identity, verdict))
         for each in names:
             logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": actor.user_id})
             await self.settle(each)
         return known
 
-    async def forget(self, actor: Principal | None, name: str, *, legacy_address: str | None = None) -> KnownDomain:
-        """Forget a Domain and what was decided about it; one that is connected is cut off, and may ask again.
+    async def forget(self, actor: Principal, name: str, identity: str | None = None) -> KnownDomain:
+        """Forget who is known by a name and what was decided; one that is connected is cut off, and may ask again.
 
-        Args:
-            legacy_address: forget it only if it is a node of 2020 at this address.
         Raises:
-            NotFound: ``domain_not_found``. InvalidInput: ``wrong_address``.
+            NotFound, Conflict: as `deciding.forget`.
         """
+        known = await self._database.write(lambda connection: deciding.forget(connection, name, identity))
+        return await self._forgotten(known, actor)
 
-        def transaction(connection: sa.Connection) -> KnownDomain:
-            known = rows.get_domain(connection, name)
-            if legacy_address is not None and (not known.is_legacy or known.address != legacy_address):
-                raise InvalidInput("this node has another address", code="wrong_address", domain=known.name)
-            rows.delete_domain(connection, name)
-            return known
+    async def forget_node(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
+        """Forget a node of 2020. Raises NotFound, InvalidInput: as `deciding.forget_node`."""
+        known = await self._database.write(lambda connection: deciding.forget_node(connection, name, address))
+        return await self._forgotten(known, actor)
 
-        known = await self._database.write(transaction)
+    async def _forgotten(self, known: KnownDomain, actor: Principal | None) -> KnownDomain:
         logger.info("domain forgotten", extra={"domain": known.name, "by_user_id": actor.user_id if actor else None})
         await self.settle(known.name)
         return known
+
+    async def forget_stale(self) -> None:
+        """Forget who asked, and then was not heard of for days, so that requests do not pile up."""
+        before = self._clock.now() - REQUEST_KEPT
+        for name in await self._database.write(lambda connection: rows.delete_stale_requests(connection, before)):
+            logger.info("request forgotten", extra={"domain": name})
+            await self.settle(name)
 
     async def invite(self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int) -> tuple[Invitation, str]:
         """A new invitation and its token, which is nowhere else. Raises InvalidInput: ``invalid_name``."""
@@ -294,6 +278,20 @@ class NetworkAssociations:
     async def take_back(self, invitation_id: int) -> None:
         """Take an invitation back; who came by it stays. Raises NotFound: ``invitation_not_found``."""
         await self._database.write(lambda connection: rows.delete_invitation(connection, invitation_id))
+
+
+def _waits_as(known: KnownDomain) -> str:
+    """Several may wait under one name."""
+    return str(known.id)
+
+
+async def _tell(link: Link, known: KnownDomain | None) -> None:
+    """Say what was decided, and close the link of one that does not belong to the Network."""
+    if known is not None and known.state is not AssociationState.LEFT:
+        with contextlib.suppress(PygridError):
+            await link.tell("state", {"state": str(known.state), "reason": known.reason})
+    if known is None or known.state is not AssociationState.ACCEPTED:
+        await link.close(REFUSED, "removed" if known is None else str(known.state))
 
 
 def _read_heartbeat(payload: Mapping[str, Any]) -> Heartbeat:

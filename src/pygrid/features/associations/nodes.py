@@ -55,7 +55,7 @@ class LegacyNodes:
         address = await check_stranger_address(address, allow_private=self._allow_private)
 
         def transaction(connection: sa.Connection) -> KnownDomain:
-            if rows.find_domain(connection, name) is not None:
+            if rows.find_holder(connection, name) is not None:
                 raise Conflict(f"a node named {name!r} is known already", code="node_exists", domain=name)
             invitation_id = None
             if invited:
@@ -88,7 +88,7 @@ class LegacyNodes:
             InvalidInput: ``wrong_address``: it has another one, or is a Domain that proves its key.
         """
         self._check_may(actor)
-        return await self._associations.forget(actor, name, legacy_address=address.rstrip("/"))
+        return await self._associations.forget_node(actor, name, address.rstrip("/"))
 
     def _check_may(self, actor: Principal | None) -> None:
         if self._is_open or (actor is not None and actor.may(Permission.MANAGE_NODES)):

@@ -118,7 +118,7 @@ async def get_request(state: State, request_id: RequestId) -> AssociationRequest
 async def respond(request: AppRequest, state: State, data: JSONBody[AssociationAnswer]) -> AssociationMessage:
     """Accept or deny the Domain of this name, or else the one that gives this address."""
     service: NetworkAssociations = state.associations
-    name = data.name
+    name, identity = data.name, None
     if name is None:
         if data.address is None:
             raise InvalidInput("name the Domain, or its address", code="missing_field")
@@ -126,8 +126,8 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
         found = [known for known in await service.list_domains(None) if (known.claimed_address or "").rstrip("/") == address]
         if len(found) != 1:
             raise NotFound(f"{len(found)} Domains give this address", code="domain_not_found")
-        name = found[0].name
-    await service.decide(request.user, name, Act(data.value))
+        name, identity = found[0].name, found[0].identity
+    await service.decide(request.user, name, Act(data.value), identity=identity)
     return AssociationMessage("Association request was answered!")
 
 
@@ -141,7 +141,8 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
 async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
     """Forget a Domain and what was decided about it."""
     service: NetworkAssociations = state.associations
-    await service.forget(request.user, (await _find(state, request_id)).name)
+    found = await _find(state, request_id)
+    await service.forget(request.user, found.name, found.identity)
     return AssociationMessage("Association request deleted!")
 
 

@@ -288,10 +288,17 @@ def upgrade() -> None:
             ["invitation_id"], ["invitations.id"], name=op.f("fk_domains_invitation_id_invitations"), ondelete="SET NULL"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
-        sa.UniqueConstraint("name_key", name=op.f("uq_domains_name_key")),
+        sa.UniqueConstraint("name_key", "identity", name=op.f("uq_domains_name_key_identity")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("domains", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_domains_held_name",
+            ["name_key"],
+            unique=True,
+            sqlite_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
+            postgresql_where=sa.text("state IN ('accepted', 'revoked', 'left')"),
+        )
         batch_op.create_index(batch_op.f("ix_domains_identity"), ["identity"], unique=False)
         batch_op.create_index(batch_op.f("ix_domains_state"), ["state"], unique=False)
 

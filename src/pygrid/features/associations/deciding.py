@@ -1,0 +1,109 @@
+"""What people decide about the Domains of a Network, in transactions: the rows, and whose links must follow them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.core.associations import Act, AssociationState, choose, move
+from pygrid.errors import Conflict, InvalidInput
+from pygrid.storage import networks as rows
+from pygrid.storage.networks import KnownDomain
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision, by whom and when."""
+
+    act: Act
+    reason: str
+    by_user_id: int
+    at: dt.datetime
+
+
+def decide(connection: sa.Connection, name: str, identity: str | None, verdict: Verdict) -> tuple[KnownDomain, Collection[str]]:
+    """The Domain after a decision, and the names that are concerned.
+
+    Args:
+        identity: whom it is about (`pygrid.core.associations.choose`).
+    Raises:
+        NotFound: ``domain_not_found``.
+        Conflict: ``other_identity``, ``several_domains``, ``wrong_state``; ``name_taken``: another Domain has the name.
+    """
+    named = rows.get_named(connection, name)
+    known = choose(named, verdict.act, name, identity)
+    values = {
+        "state": move(known.state, verdict.act, known.name).value,
+        "reason": verdict.reason,
+        "decided_at": verdict.at,
+        "decided_by": verdict.by_user_id,
+    }
+    holder = rows.find_holder(connection, name)
+    if verdict.act is Act.ACCEPT and holder is not None and holder.id != known.id:
+        raise Conflict(
+            f"the name {known.name!r} is that of {holder.identity or holder.address}: forget that one first",
+            code="name_taken",
+            domain=known.name,
+        )
+    decided = rows.update_domain(connection, known, values)
+    names = [known.name]
+    if verdict.act is Act.REVOKE and known.identity is not None:
+        names += _revoke_others(connection, known, values)
+    return decided, names
+
+
+def _revoke_others(connection: sa.Connection, known: KnownDomain, values: Mapping[str, Any]) -> list[str]:
+    """What is revoked is the key: whatever else it has is revoked with it, and what it only asks for is forgotten."""
+    others = rows.list_domains(connection, {AssociationState.ACCEPTED, AssociationState.PENDING})
+    others = [other for other in others if other.identity == known.identity and other.id != known.id]
+    for other in others:
+        if other.state is AssociationState.ACCEPTED:
+            rows.update_domain(connection, other, values)
+    rows.delete_domains(connection, [other.id for other in others if other.state is AssociationState.PENDING])
+    return [other.name for other in others]
+
+
+def forget(connection: sa.Connection, name: str, identity: str | None) -> KnownDomain:
+    """Forget all that are known by a name, or the one with this identity; gives the first of them.
+
+    Raises:
+        NotFound: ``domain_not_found``. Conflict: ``other_identity``.
+    """
+    named = rows.get_named(connection, name)
+    if identity is not None:
+        named = [choose(named, Act.REVOKE, name, identity)]
+    rows.delete_domains(connection, [known.id for known in named])
+    return named[0]
+
+
+def forget_node(connection: sa.Connection, name: str, address: str) -> KnownDomain:
+    """Forget a node of 2020 at this address.
+
+    Raises:
+        NotFound: ``domain_not_found``. InvalidInput: ``wrong_address``: another one, or a Domain that proves its key.
+    """
+    known = rows.get_named(connection, name)[0]
+    if not known.is_legacy or known.address != address:
+        raise InvalidInput("this node has another address", code="wrong_address", domain=known.name)
+    rows.delete_domains(connection, [known.id])
+    return known
+
+
+def leave(connection: sa.Connection, domain_id: int, at: dt.datetime) -> None:
+    """A Domain goes by itself. One that only asked is not known any more, and so can't be kept in mind without end.
+
+    Raises:
+        Conflict: ``wrong_state``: it was put out before.
+    """
+    known = rows.find_domain(connection, domain_id)
+    if known is None:
+        return
+    if known.state is AssociationState.PENDING:
+        rows.delete_domains(connection, [domain_id])
+    else:
+        state = move(known.state, Act.LEAVE, known.name)
+        rows.update_domain(connection, known, {"state": state.value, "decided_at": at})
