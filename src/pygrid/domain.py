@@ -33,8 +33,9 @@ from pygrid.features.jobs.upkeep import EVERY_S as UPKEEP_S
 from pygrid.features.models.published import model_messages
 from pygrid.features.models.routes import model_routes
 from pygrid.features.models.service import ModelsService
+from pygrid.features.processes import build_processes
+from pygrid.features.processes.draft_routes import router as drafts_router
 from pygrid.features.processes.routes import router as processes_router
-from pygrid.features.processes.service import ProcessesService
 from pygrid.features.relay.domain_side import PipeServer
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers
@@ -69,6 +70,7 @@ ROUTES = [
     *identity_routes(),
     *account_routes(),
     processes_router,
+    drafts_router,
     cycles_router,
     datasets_router,
     jobs_router,
@@ -115,7 +117,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
 
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
-    processes = ProcessesService(store, cycles.scheduler.watch, clock, stopping)
+    processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
@@ -145,6 +147,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await asyncio.to_thread(migrate, database)
             await database.write(seed_roles)
             await cycles.scheduler.recover()
+            await processes.drafts.recover()
             await datasets.recover()
             await jobs.runner.recover()
             await models.recover()
@@ -175,7 +178,9 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "served_blobs": BlobResponses(store.served),
             "accounts": accounts,
             "authenticator": accounts,
-            "processes": processes,
+            "processes": processes.service,
+            "drafts": processes.drafts,
+            "draft_blobs": BlobResponses(store.drafts),
             "cycles": cycles.service,
             "membership": cycles.membership,
             "scheduler": cycles.scheduler,

@@ -1,6 +1,6 @@
 """Rows of the parts of federated jobs, and of clients with names, on SQLite and on PostgreSQL.
 
-Should happen: a part comes back as it was put and changed; the queue tells federated jobs from others.
+Should happen: a part comes back as it was put and changed; the queue tells federated jobs from others; a draft is its maker's.
 Should not happen: two parts of one number; two clients of one name, however many ask at once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,9 +18,10 @@ from test_job_rows import LATER, NOW, filled, new_job, put  # noqa: F401 - fille
 from pygrid.core import federation as rules
 from pygrid.core.federation import Part, PartState
 from pygrid.core.jobs import JobState
+from pygrid.errors import NotFound
 from pygrid.ids import new_client_id
 from pygrid.messages.jobs import FederationRequest
-from pygrid.storage import cycles, federated
+from pygrid.storage import cycles, drafts, federated
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
 from pygrid.storage.processes import put_process
@@ -94,3 +96,38 @@ def replace_federation(request):  # type: ignore[no-untyped-def]
     import msgspec
 
     return msgspec.structs.replace(request, federation=FEDERATION)
+
+
+def test_a_draft_keeps_its_name_until_it_is_hosted(filled: Database) -> None:  # noqa: F811
+    values: dict[str, Any] = {
+        "created_by": 7,
+        "name": "é",
+        "version": "1",
+        "client_config": {"a": 1},
+        "server_config": {"cycle_length": None},
+        "notes": {"to": ["ü", None, "\0"]},
+        "files": (("model", "a" * 64, 2**40),),
+        "created_at": NOW,
+    }
+    made = filled.write_now(lambda connection: drafts.put_draft(connection, **values))
+    with pytest.raises(sa.exc.IntegrityError):
+        filled.write_now(lambda connection: drafts.put_draft(connection, **{**values, "created_by": 8}))
+    assert filled.read_now(lambda connection: drafts.list_drafts(connection, 7, name="é")) == [made]
+    assert filled.read_now(lambda connection: drafts.list_drafts(connection, 8)) == []
+    assert filled.read_now(lambda connection: drafts.list_files(connection)) == {"a" * 64}
+    with pytest.raises(NotFound, match="you have no draft"):
+        filled.read_now(lambda connection: drafts.get_draft(connection, made.id, 8))
+    find = lambda: filled.read_now(lambda connection: drafts.find_reservation(connection, "é", "1"))  # noqa: E731
+    assert find() == made.id
+
+    def host(connection: sa.Connection) -> None:
+        process = put_process(
+            connection, name="é", version="1", client_config={}, server_config={}, num_parameters=1, now=NOW, created_by=7
+        )
+        drafts.set_hosted(connection, made.id, process)
+
+    filled.write_now(host)
+    assert (find(), filled.read_now(lambda connection: drafts.count_waiting(connection, 7))) == (None, 0)
+    filled.write_now(lambda connection: drafts.delete_old(connection, LATER))
+    hosted = filled.read_now(lambda connection: drafts.get_draft(connection, made.id, 7))
+    assert (hosted.files, hosted.notes) == ((), values["notes"])

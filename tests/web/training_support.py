@@ -275,7 +275,7 @@ async def site(
     owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Site]:
     """A Domain with its Owner logged in; the gate of plans runs in this process, as it is not what is tested here."""
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     folder, owner = owned_folder
     shutil.copytree(folder, settings.data_dir)
     async with running_site(build_domain(settings, clock=clock), clock, settings.data_dir, owner) as running_now:

@@ -20,6 +20,58 @@ class HostRequest(msgspec.Struct):
     server_config: dict[str, Any]
 
 
+class DraftRequest(HostRequest):
+    """The ``config`` part of a draft; the other parts are as for hosting."""
+
+    notes: dict[str, Any] = {}
+    """Whatever its maker wants to find there later; at most 128 KiB as JSON."""
+
+
+class NotesRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Other notes for a draft, in place of those that it has."""
+
+    notes: dict[str, Any]
+
+
+class HostDraftRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Host a draft, with this configuration in place of the one that it has."""
+
+    server_config: dict[str, Any]
+
+
+class DraftFile(msgspec.Struct, frozen=True):
+    """What is hosted with a draft: a part of its form."""
+
+    part: str
+    """``model``, ``plan:NAME`` or ``averaging_plan``."""
+    hash: str
+    size_bytes: int
+
+
+class DraftInfo(msgspec.Struct):
+    """A process that is to be hosted later, as its maker alone sees it: with secrets."""
+
+    id: int
+    name: str
+    version: str
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    notes: dict[str, Any]
+    files: list[DraftFile]
+    """Empty once it is hosted."""
+    process: int | None
+    """Id of the process, once it is hosted."""
+    created_at: dt.datetime
+
+
+class DraftList(msgspec.Struct):
+    drafts: list[DraftInfo]
+
+
+class DraftRemoved(msgspec.Struct):
+    id: int
+
+
 class PlanInfo(msgspec.Struct):
     """A plan of a process; ``plan_hash`` is its identity."""
 

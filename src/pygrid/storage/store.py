@@ -25,6 +25,8 @@ class Store:
     columns: ColumnFiles
     served: BlobFiles
     """Of served models, which can be deleted; nothing else refers to them."""
+    drafts: BlobFiles
+    """Of processes that are to be hosted later; nothing else refers to them."""
     public: PublicContent
     """Told of changes to what strangers may know."""
 
@@ -40,6 +42,7 @@ class Store:
             signals=Signals(),
             columns=ColumnFiles(folder / "datasets"),
             served=BlobFiles(folder / "served-models", copies),
+            drafts=BlobFiles(folder / "drafts", copies),
             public=PublicContent(),
         )
 

@@ -4,6 +4,7 @@
     processes 1--n cycles 1--n assignments n--1 clients
                    cycles 1--n reports 1--1 assignments
     processes 1--n events
+    drafts 0--1 processes
 
 Bytes are not here: ``*_hash`` names a blob, ``reports.file, offset, length`` a place in the diffs of the cycle.
 """
@@ -27,6 +28,26 @@ processes = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("created_by", sa.Integer, nullable=True),
     sa.UniqueConstraint("name", "version"),
+)
+
+# Processes that are to be hosted later, each for the eyes of who made it; ``files`` names what is hosted then.
+drafts = sa.Table(
+    "drafts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # Not referred to, as those of processes.
+    sa.Column("created_by", sa.Integer, nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(200), nullable=False),
+    sa.Column("client_config", sa.JSON, nullable=False),
+    sa.Column("server_config", sa.JSON, nullable=False),
+    sa.Column("notes", sa.JSON, nullable=False),
+    # [[part of the form, hash, bytes], ...]; none any more once it is hosted.
+    sa.Column("files", sa.JSON, nullable=False),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("name", "version"),
+    sqlite_autoincrement=True,
 )
 
 plans = sa.Table(

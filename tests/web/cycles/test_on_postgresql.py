@@ -22,7 +22,7 @@ from pygrid.tensors import encode
 
 @pytest.fixture
 async def site(postgres_url: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     folder = tmp_path / "data"
     app = build_domain(load_settings({}, data_dir=folder, id="test", database_url=postgres_url), clock=clock)
     async with running_site(app, clock, folder, {}) as running_now:

@@ -53,7 +53,7 @@ class Restartable:
 def domain_again(
     owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> Restartable:
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     shutil.copytree(owned_folder[0], settings.data_dir)
     return Restartable(settings, clock, owned_folder[1])
 

@@ -29,7 +29,7 @@ from pygrid.features.jobs.running import JobTrainer
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from training_support import gate_in_process
 
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
     monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
 

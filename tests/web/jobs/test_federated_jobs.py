@@ -34,7 +34,7 @@ from pygrid.storage.tables_jobs import federated_cycles
 def _gate_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from training_support import gate_in_process
 
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
 
 
 @pytest.fixture

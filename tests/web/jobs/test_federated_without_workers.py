@@ -21,7 +21,7 @@ from pygrid.features.workers.driver import SubprocessDriver
 async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from training_support import gate_in_process
 
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
     monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
     num_refused = 0

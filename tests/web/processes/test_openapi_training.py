@@ -24,7 +24,7 @@ from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
 
-TAGS = {"devices", "processes"}
+TAGS = {"devices", "processes", "drafts"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ENDLESS = {"/model-centric/processes/{process_id}/events"}
 """Answers that end only with the Domain: tried by hand in `test_owning`."""
@@ -35,7 +35,7 @@ def fuzzed(
     owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Any, Any, dict[str, str]]]:
     """The document, a client, and the headers of an Owner who hosted a process."""
-    monkeypatch.setattr("pygrid.features.processes.service.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.features.cycles.routes.SPEED_TEST_BYTES", 1000)
     folder, owner = owned_folder
     shutil.copytree(folder, settings.data_dir)
@@ -43,6 +43,8 @@ def fuzzed(
     with get_client(app) as client:
         hosted = client.post("/model-centric/host-training", files=form(config(), encode(model())), headers=owner)
         assert hosted.status_code == 201, hosted.text
+        kept = client.post("/model-centric/drafts", files=form(config(name="later"), encode(model())), headers=owner)
+        assert kept.status_code == 201, kept.text
         yield schemathesis.openapi.from_asgi("/schema/openapi.json", app), client, owner
 
 
@@ -57,7 +59,7 @@ def test_every_answer_is_as_described(fuzzed: tuple[Any, Any, dict[str, str]]) -
             continue
         num_operations += 1
         _fuzz(operation, owner)
-    assert num_operations >= 14
+    assert num_operations >= 21
     shown = client.get("/model-centric/processes/1", headers=owner).json()
     assert (shown["name"], shown["num_checkpoints"], shown["cycle"]["num_reports"]) == ("digits", 1, 0)
 

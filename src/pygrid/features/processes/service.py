@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.config import ServerConfig, read_client_config, read_server_config
 from pygrid.core.cycles import Cycle, CycleState
-from pygrid.core.processes import check_fits
-from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan, NotFound
-from pygrid.features.processes.uploads import HostForm, read_host_form
-from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, HostRequest, PlanInfo, ProcessInfo
-from pygrid.plans.archive import Plan
-from pygrid.plans.gate import GateLimits, GateReport, check_async
+from pygrid.errors import NotFound
+from pygrid.features.processes.describing import describe_cycle, describe_process
+from pygrid.features.processes.hosting import Hosting, WatchCycle
+from pygrid.features.processes.uploads import read_host_form
+from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import begin_cycle, close_cycle
-from pygrid.tensors.flat import num_values
-from pygrid.tensors.safetensors import Layout
+from pygrid.storage.transitions import close_cycle
 from pygrid.web.lifecycle import Stopping
-from pygrid.web.requests import decode_json
 
 EVENTS_AT_ONCE = 100
 REFRESH_S = 10.0
 """An event stream looks at the store this often, even if nothing woke it."""
-
-WatchCycle = Callable[[Cycle], None]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A process that passed every check and is not stored yet."""
-
-    name: str
-    version: str
-    client_config: dict[str, Any]
-    server_config: dict[str, Any]
-    config: ServerConfig
-    model: Layout
-    plans: dict[str, bytes]
-    averaging_plan: bytes | None
 
 
 class ProcessesService:
     """The use cases of model owners.
 
     Args:
-        watch_cycle: told of each cycle that begins or closes here, so that its deadline is kept.
+        watch_cycle: told of each cycle that closes here, so that it is completed.
     """
 
-    def __init__(self, store: Store, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> None:
+    def __init__(self, store: Store, hosting: Hosting, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> None:
         self._store = store
+        self._hosting = hosting
         self._watch_cycle = watch_cycle
         self._clock = clock
         self._stopping = stopping
@@ -71,91 +49,23 @@ class ProcessesService:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
             Conflict: ``process_exists``.
         """
-        blobs = self._store.blobs
-        with blobs.writer() as model_writer:
-            form = await read_host_form(content_type, body, model_writer)
-            candidate = await self._check(form)
-            model_hash = await asyncio.to_thread(model_writer.commit)
-        plan_hashes = {name: await asyncio.to_thread(blobs.put, data) for name, data in candidate.plans.items()}
-        averaging_hash = None
-        if candidate.averaging_plan is not None:
-            averaging_hash = await asyncio.to_thread(blobs.put, candidate.averaging_plan)
-
-        def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle]:
-            now = self._clock.now()
-            try:
-                process_id = processes.put_process(
-                    connection,
-                    name=candidate.name,
-                    version=candidate.version,
-                    client_config=candidate.client_config,
-                    server_config=candidate.server_config,
-                    num_parameters=num_values(candidate.model),
-                    now=now,
-                    created_by=user_id,
-                )
-            except sa.exc.IntegrityError:
-                raise _exists(candidate.name, candidate.version) from None
-            for name, plan_hash in plan_hashes.items():
-                processes.put_plan(connection, process_id, name, "training", plan_hash, len(candidate.plans[name]))
-            if averaging_hash is not None and candidate.averaging_plan is not None:
-                size = len(candidate.averaging_plan)
-                processes.put_plan(connection, process_id, "averaging_plan", "averaging", averaging_hash, size)
-            checkpoint = processes.Checkpoint(process_id, 1, model_hash, candidate.model.total_bytes, {}, now)
-            processes.put_checkpoint(connection, checkpoint)
-            rows.put_event(connection, process_id, 1, "process_hosted", now)
-            cycle = begin_cycle(connection, process_id, candidate.config, 1, 1, now)
-            return self._describe(connection, processes.get_process(connection, process_id)), cycle
-
-        info, cycle = await self._store.database.write(transaction)
-        self._watch_cycle(cycle)
-        if candidate.config.is_public:
-            await self._store.public.changed()
-        return info
-
-    async def _check(self, form: HostForm) -> _Candidate:
-        if not form.config or form.model is None or not form.plans:
-            raise InvalidInput("the form needs the parts config, model and at least one plan:NAME", code="invalid_form")
-        try:
-            request = msgspec.convert(decode_json(form.config), HostRequest)
-        except (InvalidInput, msgspec.ValidationError) as error:
-            raise InvalidConfig(f"config is not {{client_config, server_config}} in JSON: {error}") from error
-        name, version = read_client_config(request.client_config)
-        config = read_server_config(request.server_config)
-        if await self._store.database.read(
-            lambda connection: processes.list_processes(connection, name=name, version=version, limit=1)
-        ):
-            raise _exists(name, version)
-        for plan_name, data in form.plans.items():
-            report = await check_async(data)
-            _check_kind(report, plan_name, "training")
-            check_fits(form.model, _spec(report), plan_name)
-        if form.averaging_plan is not None:
-            await _check_averaging(form.averaging_plan, config, form.model)
-        return _Candidate(
-            name,
-            version,
-            request.client_config,
-            request.server_config,
-            config,
-            form.model,
-            form.plans,
-            form.averaging_plan,
-        )
+        with self._store.blobs.writer() as model:
+            form = await read_host_form(content_type, body, model)
+            return await self._hosting.host(await self._hosting.check(form), model, user_id)
 
     async def list_processes(self, name: str | None, version: str | None) -> list[ProcessInfo]:
         """Processes, newest first."""
 
         def load(connection: sa.Connection) -> list[ProcessInfo]:
             found = processes.list_processes(connection, name=name, version=version)
-            return [self._describe(connection, process) for process in found]
+            return [describe_process(connection, process) for process in found]
 
         return await self._store.database.read(load)
 
     async def get(self, process_id: int) -> ProcessInfo:
         """A process. Raises NotFound: ``process_not_found``."""
         return await self._store.database.read(
-            lambda connection: self._describe(connection, processes.get_process(connection, process_id))
+            lambda connection: describe_process(connection, processes.get_process(connection, process_id))
         )
 
     async def finish(self, process_id: int) -> ProcessInfo:
@@ -169,7 +79,7 @@ class ProcessesService:
                 processes.set_process_state(connection, process_id, "finished")
                 if cycle.state in (CycleState.HOSTED, CycleState.OPEN):
                     closing = close_cycle(connection, cycle, self._clock.now())
-            return self._describe(connection, processes.get_process(connection, process_id)), closing
+            return describe_process(connection, processes.get_process(connection, process_id)), closing
 
         info, closing = await self._store.database.write(transaction)
         if closing is not None:
@@ -183,7 +93,7 @@ class ProcessesService:
 
         def load(connection: sa.Connection) -> list[CycleInfo]:
             processes.get_process(connection, process_id)
-            return [_describe_cycle(connection, cycle) for cycle in rows.list_cycles(connection, process_id, after, limit)]
+            return [describe_cycle(connection, cycle) for cycle in rows.list_cycles(connection, process_id, after, limit)]
 
         return await self._store.database.read(load)
 
@@ -251,77 +161,9 @@ class ProcessesService:
             if not stored:
                 await wait_for_any([changed], REFRESH_S)
 
-    def _describe(self, connection: sa.Connection, process: processes.Process) -> ProcessInfo:
-        newest = processes.get_checkpoint(connection, process.id)
-        plans = processes.list_plans(connection, process.id)
-        return ProcessInfo(
-            id=process.id,
-            name=process.name,
-            version=process.version,
-            state=process.state,
-            created_at=process.created_at,
-            num_parameters=process.num_parameters,
-            model_bytes=newest.size_bytes,
-            num_checkpoints=newest.number,
-            plans=[PlanInfo(p.id, p.name, p.kind, p.plan_hash, p.size_bytes) for p in plans],
-            client_config=process.client_config,
-            server_config=read_server_config(process.server_config).public(),
-            cycle=_describe_cycle(connection, rows.get_newest_cycle(connection, process.id)),
-        )
-
 
 def _read_events(connection: sa.Connection, process_id: int, after: int) -> tuple[list[rows.StoredEvent], bool]:
     """The next events, and whether none will come after those that are stored."""
     stored = rows.list_events(connection, process_id, after, EVENTS_AT_ONCE)
     finished = processes.get_process(connection, process_id).state == "finished"
     return stored, finished and rows.get_newest_cycle(connection, process_id).state is CycleState.COMPLETED
-
-
-def _describe_cycle(connection: sa.Connection, cycle: Cycle) -> CycleInfo:
-    totals = rows.get_totals(connection, cycle.id)
-    return CycleInfo(
-        sequence=cycle.sequence,
-        state=cycle.state.value,
-        attempt=cycle.attempt,
-        checkpoint=cycle.checkpoint,
-        num_assigned=cycle.num_assigned,
-        num_reports=cycle.num_reports,
-        created_at=cycle.created_at,
-        opened_at=cycle.opened_at,
-        deadline_at=cycle.deadline_at,
-        completed_at=cycle.completed_at,
-        **asdict(totals),
-    )
-
-
-def _spec(report: GateReport) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
-
-
-def _check_kind(report: GateReport, name: str, kind: str) -> None:
-    if report.kind != kind:
-        raise InvalidPlan(f"plan {name!r} is of kind {report.kind!r}, expected {kind!r}", code="plan_kind", plan=name)
-
-
-async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> None:
-    report = await check_async(data)
-    _check_kind(report, "averaging_plan", "averaging")
-    check_fits(model, _spec(report), "averaging_plan")
-    iterative = Plan.from_bytes(data).manifest.iterative
-    if iterative != config.iterative_plan:
-        raise InvalidConfig(
-            f"server_config.iterative_plan is {config.iterative_plan}, the averaging plan says {iterative}",
-            field="iterative_plan",
-        )
-    most = min(n for n in (config.max_diffs, config.max_workers, float("inf")) if n is not None)
-    limit = GateLimits().max_diffs
-    if not iterative and most > limit:
-        raise InvalidConfig(
-            f"an averaging plan that takes all diffs at once needs max_diffs or max_workers of at most {limit}",
-            field="max_diffs",
-        )
-
-
-def _exists(name: str, version: str) -> Conflict:
-    detail = f"FL Process already exists. {name!r} has a version {version!r}; choose another version or name."
-    return Conflict(detail, code="process_exists", name=name, version=version)

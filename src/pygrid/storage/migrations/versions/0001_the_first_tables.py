@@ -303,6 +303,26 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_domains_state"), ["state"], unique=False)
 
     op.create_table(
+        "drafts",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("created_by", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("version", sa.String(length=200), nullable=False),
+        sa.Column("client_config", sa.JSON(), nullable=False),
+        sa.Column("server_config", sa.JSON(), nullable=False),
+        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("files", sa.JSON(), nullable=False),
+        sa.Column("process_id", sa.Integer(), nullable=True),
+        sa.Column("created_at", schema.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["process_id"], ["processes.id"], name=op.f("fk_drafts_process_id_processes")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_drafts")),
+        sa.UniqueConstraint("name", "version", name=op.f("uq_drafts_name_version")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("drafts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_drafts_created_by"), ["created_by"], unique=False)
+
+    op.create_table(
         "events",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("process_id", sa.Integer(), nullable=False),

@@ -1,0 +1,111 @@
+"""The routes of drafts: processes that are to be hosted later."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Response, Router, delete, get, post, put
+from litestar.datastructures import State
+from litestar.params import FromQuery, JSONBody, PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.features.processes.drafts import MAX_NOTES_BYTES, DraftsService
+from pygrid.features.processes.routes import MAX_FORM_BYTES
+from pygrid.messages.processes import DraftInfo, DraftList, DraftRemoved, HostDraftRequest, NotesRequest, ProcessInfo
+from pygrid.web.auth import require
+from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest, stream_body
+
+DraftId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
+
+_may = require(Permission.UPLOAD_DATA)
+
+
+def _service(state: State) -> DraftsService:
+    service: DraftsService = state.drafts
+    return service
+
+
+@post(
+    "/drafts",
+    status_code=201,
+    request_max_body_size=None,
+    guards=[_may],
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 429),
+)
+async def create_draft(request: AppRequest, state: State) -> DraftInfo:
+    """Keep what is to be hosted later: the form of ``host-training``, with ``notes`` in its ``config``."""
+    body = stream_body(request, MAX_FORM_BYTES)
+    return await _service(state).create(request.user, request.headers.get("content-type", ""), body)
+
+
+@get("/drafts", guards=[_may], responses=describe_problems(400, 401, 403))
+async def list_drafts(
+    request: AppRequest, state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
+) -> DraftList:
+    """One's own drafts, hosted since or not, newest first."""
+    return DraftList(await _service(state).list_drafts(request.user, name, version))
+
+
+@get("/drafts/{draft_id:int}", guards=[_may], responses=describe_problems(400, 401, 403, 404))
+async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftInfo:
+    """One of one's own drafts."""
+    return await _service(state).get(request.user, draft_id)
+
+
+@get(
+    "/drafts/{draft_id:int}/files/{file_hash:str}",
+    guards=[_may],
+    responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
+)
+async def download_draft_file(request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash) -> Response[Any]:
+    """The model or a plan of a draft that was not hosted yet."""
+    file = await _service(state).find_file(request.user, draft_id, file_hash)
+    responses: BlobResponses = state.draft_blobs
+    return await responses.respond(request, file)
+
+
+@put(
+    "/drafts/{draft_id:int}/notes",
+    request_max_body_size=2 * MAX_NOTES_BYTES,
+    guards=[_may],
+    responses=describe_problems(400, 401, 403, 404, 413),
+)
+async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[NotesRequest]) -> DraftInfo:
+    """Give a draft other notes."""
+    return await _service(state).set_notes(request.user, draft_id, data.notes)
+
+
+@post(
+    "/drafts/{draft_id:int}/host",
+    status_code=200,
+    guards=[_may],
+    responses=describe_problems(400, 401, 403, 404, 409, 413),
+)
+async def host_draft(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]) -> ProcessInfo:
+    """Host a draft, once: asked again, the answer is the same process."""
+    return await _service(state).host(request.user, draft_id, data.server_config)
+
+
+@delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
+async def delete_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftRemoved:
+    """Forget a draft."""
+    await _service(state).delete(request.user, draft_id)
+    return DraftRemoved(draft_id)
+
+
+router = Router(
+    "/model-centric",
+    route_handlers=[
+        create_draft,
+        list_drafts,
+        get_draft,
+        download_draft_file,
+        set_notes,
+        host_draft,
+        delete_draft,
+    ],
+    tags=["drafts"],
+)

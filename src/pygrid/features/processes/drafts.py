@@ -1,0 +1,260 @@
+"""Processes that are to be hosted later: checked and kept now, with notes, for whoever made them and nobody else.
+
+A training across Domains begins once its owners have decided, which may take days. What is needed to begin it, and to follow
+it, is here, so that the data scientist can go on wherever they log in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.access import Principal
+from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
+from pygrid.features.processes.describing import describe_process
+from pygrid.features.processes.hosting import Candidate, Hosting, check_free, process_exists
+from pygrid.features.processes.uploads import PLAN_PREFIX, HostForm, read_host_form
+from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRequest, ProcessInfo
+from pygrid.storage import drafts as rows
+from pygrid.storage import processes
+from pygrid.storage.drafts import Draft, File
+from pygrid.storage.files import BlobWriter
+from pygrid.storage.hosted import read_layout_of
+from pygrid.storage.store import Store
+from pygrid.web.requests import decode_json
+
+logger = logging.getLogger(__name__)
+
+MAX_DRAFTS = 50
+"""Of one user, that were not hosted."""
+MAX_NOTES_BYTES = 128 * 1024
+KEEP_DAYS = 366
+"""A draft that was not hosted by then is removed at the next start."""
+_MODEL, _AVERAGING = "model", "averaging_plan"
+_COPY_BYTES = 4 * 1024 * 1024
+
+
+class DraftsService:
+    """The use cases of drafts."""
+
+    def __init__(self, store: Store, hosting: Hosting, clock: Clock) -> None:
+        self._store = store
+        self._hosting = hosting
+        self._clock = clock
+        # A file is there before its row, and goes after it: neither may come between the other's two steps.
+        self._files = asyncio.Lock()
+
+    async def recover(self) -> None:
+        """Remove what a crash left behind, and what nobody wants any more. Before the first request."""
+        before = self._clock.now() - dt.timedelta(days=KEEP_DAYS)
+
+        def transaction(connection: sa.Connection) -> set[str]:
+            rows.delete_old(connection, before)
+            return rows.list_files(connection)
+
+        referenced = await self._store.database.write(transaction)
+        await asyncio.to_thread(self._store.drafts.sweep, referenced)
+
+    async def create(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> DraftInfo:
+        """Keep what the form in ``body`` would host, and its name and version; checked as for hosting before it is stored.
+
+        Raises:
+            InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
+            Conflict: ``process_exists``. TooManyRequests: ``too_many_drafts``.
+        """
+        with self._store.drafts.writer() as model:
+            form = await read_host_form(content_type, body, model)
+            candidate = await self._hosting.check(form)
+            notes = _read_notes(form.config)
+            async with self._files:
+                files = await self._keep(candidate, model)
+                try:
+                    stored = await self._store.database.write(
+                        lambda connection: self._put(connection, principal, candidate, notes, files)
+                    )
+                except Exception:
+                    await self._drop(files)
+                    raise
+        logger.info("draft kept", extra={"draft_id": stored.id})
+        return _describe(stored)
+
+    async def _keep(self, candidate: Candidate, model: BlobWriter) -> tuple[File, ...]:
+        kept = self._store.drafts
+        files = [(_MODEL, await asyncio.to_thread(model.commit), model.size)]
+        plans = {PLAN_PREFIX + name: data for name, data in candidate.plans.items()}
+        if candidate.averaging_plan is not None:
+            plans[_AVERAGING] = candidate.averaging_plan
+        for part, data in plans.items():
+            files.append((part, await asyncio.to_thread(kept.put, data), len(data)))
+        return tuple(files)
+
+    def _put(
+        self,
+        connection: sa.Connection,
+        principal: Principal,
+        candidate: Candidate,
+        notes: dict[str, Any],
+        files: tuple[File, ...],
+    ) -> Draft:
+        if rows.count_waiting(connection, principal.user_id) >= MAX_DRAFTS:
+            detail = f"you have {MAX_DRAFTS} drafts that were not hosted; delete one that you do not need"
+            raise TooManyRequests(detail, code="too_many_drafts")
+        check_free(connection, candidate.name, candidate.version)
+        try:
+            return rows.put_draft(
+                connection,
+                created_by=principal.user_id,
+                name=candidate.name,
+                version=candidate.version,
+                client_config=candidate.client_config,
+                server_config=candidate.server_config,
+                notes=notes,
+                files=files,
+                created_at=self._clock.now(),
+            )
+        except sa.exc.IntegrityError:
+            raise process_exists(candidate.name, candidate.version) from None
+
+    async def list_drafts(self, principal: Principal, name: str | None, version: str | None) -> list[DraftInfo]:
+        """The caller's drafts, newest first."""
+        found = await self._store.database.read(
+            lambda connection: rows.list_drafts(connection, principal.user_id, name=name, version=version)
+        )
+        return [_describe(draft) for draft in found]
+
+    async def get(self, principal: Principal, draft_id: int) -> DraftInfo:
+        """One of the caller's drafts. Raises NotFound: ``draft_not_found``."""
+        return _describe(await self._get(principal, draft_id))
+
+    async def find_file(self, principal: Principal, draft_id: int, digest: str) -> str:
+        """The name of the bytes of a draft's file.
+
+        Raises:
+            NotFound: ``draft_not_found``; ``file_not_found``: it has none of this hash, or was hosted.
+        """
+        draft = await self._get(principal, draft_id)
+        if digest not in [known for _, known, _ in draft.files]:
+            raise NotFound("this draft has no such file; once it is hosted, it has none", code="file_not_found", hash=digest)
+        return digest
+
+    async def set_notes(self, principal: Principal, draft_id: int, notes: dict[str, Any]) -> DraftInfo:
+        """Give a draft other notes. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
+        _check_notes(notes)
+
+        def transaction(connection: sa.Connection) -> Draft:
+            rows.get_draft(connection, draft_id, principal.user_id)
+            rows.set_notes(connection, draft_id, notes)
+            return rows.get_draft(connection, draft_id, principal.user_id)
+
+        return _describe(await self._store.database.write(transaction))
+
+    async def host(self, principal: Principal, draft_id: int, server_config: dict[str, Any]) -> ProcessInfo:
+        """Host a draft; one that was hosted gives its process, as it is.
+
+        Args:
+            server_config: in place of the one that it was made with.
+        Raises:
+            NotFound: ``draft_not_found``. InvalidConfig: names the field.
+        """
+        async with self._files:
+            draft = await self._get(principal, draft_id)
+            if draft.process_id is not None:
+                return await self._get_process(draft.process_id)
+            config = msgspec.json.encode(HostRequest(draft.client_config, server_config))
+            form = await asyncio.to_thread(self._read_form, draft, config)
+            candidate = await self._hosting.check(form, draft_id)
+            with self._store.blobs.writer() as model:
+                await asyncio.to_thread(self._copy, _file(draft, _MODEL), model)
+                info = await self._hosting.host(candidate, model, principal.user_id, draft_id)
+            await self._drop(draft.files)
+        logger.info("draft hosted", extra={"draft_id": draft_id, "process_id": info.id})
+        return info
+
+    async def delete(self, principal: Principal, draft_id: int) -> None:
+        """Forget a draft; the process that it was hosted as, if it was, stays. Raises NotFound: ``draft_not_found``."""
+
+        def transaction(connection: sa.Connection) -> Draft:
+            draft = rows.get_draft(connection, draft_id, principal.user_id)
+            rows.delete_draft(connection, draft_id)
+            return draft
+
+        async with self._files:
+            draft = await self._store.database.write(transaction)
+            await self._drop(draft.files)
+
+    async def _get(self, principal: Principal, draft_id: int) -> Draft:
+        return await self._store.database.read(lambda connection: rows.get_draft(connection, draft_id, principal.user_id))
+
+    async def _get_process(self, process_id: int) -> ProcessInfo:
+        return await self._store.database.read(
+            lambda connection: describe_process(connection, processes.get_process(connection, process_id))
+        )
+
+    def _read_form(self, draft: Draft, config: bytes) -> HostForm:
+        """What a draft would be hosted by, were it sent now."""
+        plans = {part: self._path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
+        return HostForm(
+            config=config,
+            plans={part.removeprefix(PLAN_PREFIX): data for part, data in plans.items() if part != _AVERAGING},
+            averaging_plan=plans.get(_AVERAGING),
+            model=read_layout_of(self._path(_file(draft, _MODEL))),
+        )
+
+    def _copy(self, digest: str, target: BlobWriter) -> None:
+        with self._path(digest).open("rb") as file:
+            while chunk := file.read(_COPY_BYTES):
+                target.write(chunk)
+
+    def _path(self, digest: str) -> Path:
+        return self._store.drafts.path(digest)
+
+    async def _drop(self, files: tuple[File, ...]) -> None:
+        """Remove files that no draft has any more."""
+        still = await self._store.database.read(rows.list_files)
+        for _, digest, _ in files:
+            if digest not in still:
+                await asyncio.to_thread(self._store.drafts.drop, digest)
+
+
+def _file(draft: Draft, wanted: str) -> str:
+    return next(digest for part, digest, _ in draft.files if part == wanted)
+
+
+def _read_notes(config: bytes) -> dict[str, Any]:
+    try:
+        request = msgspec.convert(decode_json(config), DraftRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"config is not {{client_config, server_config, notes}} in JSON: {error}") from error
+    _check_notes(request.notes)
+    return request.notes
+
+
+def _check_notes(notes: dict[str, Any]) -> None:
+    try:
+        size = len(msgspec.json.encode(notes))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the notes can't be written as JSON: {error}", code="invalid_notes") from error
+    if size > MAX_NOTES_BYTES:
+        raise InvalidConfig(f"the notes have {size:,} bytes as JSON; {MAX_NOTES_BYTES:,} are allowed", code="notes_too_long")
+
+
+def _describe(draft: Draft) -> DraftInfo:
+    return DraftInfo(
+        id=draft.id,
+        name=draft.name,
+        version=draft.version,
+        client_config=draft.client_config,
+        server_config=draft.server_config,
+        notes=draft.notes,
+        files=[DraftFile(*file) for file in draft.files],
+        process=draft.process_id,
+        created_at=draft.created_at,
+    )

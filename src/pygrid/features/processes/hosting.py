@@ -1,0 +1,188 @@
+"""A process from its form to its first cycle: checked as a whole, then stored in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.config import ServerConfig, read_client_config, read_server_config
+from pygrid.core.cycles import Cycle
+from pygrid.core.processes import check_fits
+from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
+from pygrid.features.processes.describing import describe_process
+from pygrid.features.processes.uploads import HostForm
+from pygrid.messages.processes import HostRequest, ProcessInfo
+from pygrid.plans.archive import Plan
+from pygrid.plans.gate import GateLimits, GateReport, check_async
+from pygrid.storage import cycles as rows
+from pygrid.storage import drafts, processes
+from pygrid.storage.files import BlobWriter
+from pygrid.storage.store import Store
+from pygrid.storage.transitions import begin_cycle
+from pygrid.tensors.flat import num_values
+from pygrid.tensors.safetensors import Layout
+from pygrid.web.requests import decode_json
+
+WatchCycle = Callable[[Cycle], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A process that passed every check and is not stored yet."""
+
+    name: str
+    version: str
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    config: ServerConfig
+    model: Layout
+    plans: dict[str, bytes]
+    averaging_plan: bytes | None
+
+
+class Hosting:
+    """Checks what is to be hosted, and hosts it.
+
+    Args:
+        watch_cycle: told of each cycle that begins here, so that its deadline is kept.
+    """
+
+    def __init__(self, store: Store, watch_cycle: WatchCycle, clock: Clock) -> None:
+        self._store = store
+        self._watch_cycle = watch_cycle
+        self._clock = clock
+
+    async def check(self, form: HostForm, draft_id: int | None = None) -> Candidate:
+        """What a form asks to host, if it can be.
+
+        Args:
+            draft_id: of the draft that it comes from, which holds its name.
+        Raises:
+            InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch: what is wrong with it.
+            Conflict: ``process_exists``: the name and version are another's.
+        """
+        if not form.config or form.model is None or not form.plans:
+            raise InvalidInput("the form needs the parts config, model and at least one plan:NAME", code="invalid_form")
+        try:
+            request = msgspec.convert(decode_json(form.config), HostRequest)
+        except (InvalidInput, msgspec.ValidationError) as error:
+            raise InvalidConfig(f"config is not {{client_config, server_config}} in JSON: {error}") from error
+        name, version = read_client_config(request.client_config)
+        config = read_server_config(request.server_config)
+        await self._store.database.read(lambda connection: check_free(connection, name, version, draft_id))
+        for plan_name, data in form.plans.items():
+            report = await check_async(data)
+            _check_kind(report, plan_name, "training")
+            check_fits(form.model, _spec(report), plan_name)
+        if form.averaging_plan is not None:
+            await _check_averaging(form.averaging_plan, config, form.model)
+        return Candidate(
+            name,
+            version,
+            request.client_config,
+            request.server_config,
+            config,
+            form.model,
+            form.plans,
+            form.averaging_plan,
+        )
+
+    async def host(
+        self, candidate: Candidate, model: BlobWriter, user_id: int | None, draft_id: int | None = None
+    ) -> ProcessInfo:
+        """Store a process, and open its first cycle.
+
+        Args:
+            model: its bytes, not committed, in the store's blobs.
+            draft_id: of the draft that it comes from, which is told.
+        Raises:
+            Conflict: ``process_exists``; nothing was hosted.
+        """
+        blobs = self._store.blobs
+        model_hash = await asyncio.to_thread(model.commit)
+        plan_hashes = {name: await asyncio.to_thread(blobs.put, data) for name, data in candidate.plans.items()}
+        averaging_hash = None
+        if candidate.averaging_plan is not None:
+            averaging_hash = await asyncio.to_thread(blobs.put, candidate.averaging_plan)
+
+        def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle]:
+            now = self._clock.now()
+            check_free(connection, candidate.name, candidate.version, draft_id)
+            try:
+                process_id = processes.put_process(
+                    connection,
+                    name=candidate.name,
+                    version=candidate.version,
+                    client_config=candidate.client_config,
+                    server_config=candidate.server_config,
+                    num_parameters=num_values(candidate.model),
+                    now=now,
+                    created_by=user_id,
+                )
+            except sa.exc.IntegrityError:
+                raise process_exists(candidate.name, candidate.version) from None
+            for name, plan_hash in plan_hashes.items():
+                processes.put_plan(connection, process_id, name, "training", plan_hash, len(candidate.plans[name]))
+            if averaging_hash is not None and candidate.averaging_plan is not None:
+                size = len(candidate.averaging_plan)
+                processes.put_plan(connection, process_id, "averaging_plan", "averaging", averaging_hash, size)
+            checkpoint = processes.Checkpoint(process_id, 1, model_hash, candidate.model.total_bytes, {}, now)
+            processes.put_checkpoint(connection, checkpoint)
+            rows.put_event(connection, process_id, 1, "process_hosted", now)
+            cycle = begin_cycle(connection, process_id, candidate.config, 1, 1, now)
+            if draft_id is not None:
+                drafts.set_hosted(connection, draft_id, process_id)
+            return describe_process(connection, processes.get_process(connection, process_id)), cycle
+
+        info, cycle = await self._store.database.write(transaction)
+        self._watch_cycle(cycle)
+        if candidate.config.is_public:
+            await self._store.public.changed()
+        return info
+
+
+def check_free(connection: sa.Connection, name: str, version: str, draft_id: int | None = None) -> None:
+    """Refuse a name and version that a process has, or a draft other than this one. Raises Conflict: ``process_exists``."""
+    is_taken = bool(processes.list_processes(connection, name=name, version=version, limit=1))
+    if is_taken or drafts.find_reservation(connection, name, version) not in (None, draft_id):
+        raise process_exists(name, version)
+
+
+def process_exists(name: str, version: str) -> Conflict:
+    """The refusal for a name and version that are taken."""
+    detail = f"FL Process already exists. {name!r} has a version {version!r}; choose another version or name."
+    return Conflict(detail, code="process_exists", name=name, version=version)
+
+
+def _spec(report: GateReport) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
+
+
+def _check_kind(report: GateReport, name: str, kind: str) -> None:
+    if report.kind != kind:
+        raise InvalidPlan(f"plan {name!r} is of kind {report.kind!r}, expected {kind!r}", code="plan_kind", plan=name)
+
+
+async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> None:
+    report = await check_async(data)
+    _check_kind(report, "averaging_plan", "averaging")
+    check_fits(model, _spec(report), "averaging_plan")
+    iterative = Plan.from_bytes(data).manifest.iterative
+    if iterative != config.iterative_plan:
+        raise InvalidConfig(
+            f"server_config.iterative_plan is {config.iterative_plan}, the averaging plan says {iterative}",
+            field="iterative_plan",
+        )
+    most = min(n for n in (config.max_diffs, config.max_workers, float("inf")) if n is not None)
+    limit = GateLimits().max_diffs
+    if not iterative and most > limit:
+        raise InvalidConfig(
+            f"an averaging plan that takes all diffs at once needs max_diffs or max_workers of at most {limit}",
+            field="max_diffs",
+        )

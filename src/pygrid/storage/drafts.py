@@ -1,0 +1,108 @@
+"""Queries on processes that are to be hosted later. Each takes a connection inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.errors import NotFound
+from pygrid.storage.tables import drafts
+
+File = tuple[str, str, int]
+"""Part of the form, SHA-256, bytes."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A process that is to be hosted later; or was, and then it has no files any more."""
+
+    id: int
+    created_by: int
+    name: str
+    version: str
+    client_config: dict[str, Any]
+    server_config: dict[str, Any]
+    notes: dict[str, Any]
+    files: tuple[File, ...]
+    process_id: int | None
+    created_at: dt.datetime
+
+
+_DRAFT = [drafts.c[field] for field in Draft.__dataclass_fields__]
+
+
+def put_draft(connection: sa.Connection, **values: Any) -> Draft:
+    """Add a draft, of the fields of `Draft` but for ``id`` and ``process_id``.
+
+    Raises ``sqlalchemy.exc.IntegrityError`` if there is one of that name and version.
+    """
+    key = connection.execute(drafts.insert().values(values)).inserted_primary_key
+    assert key is not None
+    return Draft(id=int(key[0]), process_id=None, **values)
+
+
+def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> Draft:
+    """A draft of somebody. Raises NotFound: ``draft_not_found``: they have none of this id."""
+    where = (drafts.c.id == draft_id, drafts.c.created_by == user_id)
+    row = connection.execute(sa.select(*_DRAFT).where(*where)).first()
+    if row is None:
+        raise NotFound(f"you have no draft {draft_id}", code="draft_not_found", draft_id=draft_id)
+    return _draft(row)
+
+
+def list_drafts(
+    connection: sa.Connection, user_id: int, *, name: str | None = None, version: str | None = None, limit: int = 1000
+) -> list[Draft]:
+    """Somebody's drafts, newest first, of one name or version if given."""
+    statement = sa.select(*_DRAFT).where(drafts.c.created_by == user_id).order_by(drafts.c.id.desc()).limit(limit)
+    if name is not None:
+        statement = statement.where(drafts.c.name == name)
+    if version is not None:
+        statement = statement.where(drafts.c.version == version)
+    return [_draft(row) for row in connection.execute(statement)]
+
+
+def find_reservation(connection: sa.Connection, name: str, version: str) -> int | None:
+    """The id of the draft that a name and version are kept for, if there is one that was not hosted yet."""
+    where = (drafts.c.name == name, drafts.c.version == version, drafts.c.process_id.is_(None))
+    return connection.execute(sa.select(drafts.c.id).where(*where)).scalar()
+
+
+def count_waiting(connection: sa.Connection, user_id: int) -> int:
+    """How many drafts of somebody were not hosted yet."""
+    where = (drafts.c.created_by == user_id, drafts.c.process_id.is_(None))
+    return int(connection.execute(sa.select(sa.func.count()).where(*where)).scalar_one())
+
+
+def set_notes(connection: sa.Connection, draft_id: int, notes: dict[str, Any]) -> None:
+    """Give a draft other notes."""
+    connection.execute(drafts.update().where(drafts.c.id == draft_id).values(notes=notes))
+
+
+def set_hosted(connection: sa.Connection, draft_id: int, process_id: int) -> None:
+    """Say that a draft was hosted; it has no files any more."""
+    connection.execute(drafts.update().where(drafts.c.id == draft_id).values(process_id=process_id, files=[]))
+
+
+def delete_draft(connection: sa.Connection, draft_id: int) -> None:
+    """Forget a draft."""
+    connection.execute(drafts.delete().where(drafts.c.id == draft_id))
+
+
+def delete_old(connection: sa.Connection, before: dt.datetime) -> None:
+    """Forget the drafts that were made before a time and never hosted."""
+    connection.execute(drafts.delete().where(drafts.c.created_at < before, drafts.c.process_id.is_(None)))
+
+
+def list_files(connection: sa.Connection) -> set[str]:
+    """Every file that a draft names."""
+    return {digest for files in connection.execute(sa.select(drafts.c.files)).scalars() for _, digest, _ in files}
+
+
+def _draft(row: sa.Row[Any]) -> Draft:
+    fields = dict(row._mapping)
+    fields["files"] = tuple(tuple(file) for file in fields["files"])
+    return Draft(**fields)
