@@ -7,7 +7,6 @@ Should not happen: a training with fewer Domains than wanted; jobs left behind i
 
 from __future__ import annotations
 
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,18 @@ import pytest
 from handmade import logistic_data, logistic_params, logistic_plan
 
 from local_processes import LocalProcesses
-from pygrid.client import DomainClient, FederatedRun, connect, federate, federated_run, resume_federated
-from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError
+from pygrid.client import (
+    DomainClient,
+    FederatedRun,
+    connect,
+    federate,
+    federated_run,
+    federation_asking,
+    federation_records,
+    resume_federated,
+)
+from pygrid.client.federation_records import Record
+from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unauthenticated
 
 PASSWORD = "correct horse battery"
 NAMES = ("alice", "bob", "carol")
@@ -120,9 +129,7 @@ def test_all_agree_and_the_history_tells_who_did_what(world: World, tmp_path: Pa
     assert all(text in shown for text in ("all", *NAMES, "completed"))
     assert "alice" in repr(run.domains)
     assert "100, norm" in repr(run.history)
-    kept = list((tmp_path / "config" / "pygrid" / "federated").iterdir())
-    assert len(kept) == 3
-    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}, "they hold the secret of the process"
+    assert not (tmp_path / "config").exists(), "nothing of it is on this machine"
     with pytest.raises(Conflict, match="choose another name"):
         world.train("points", name="all")
     job = world.science["alice"].job(run.domains["alice"].job_id)
@@ -190,8 +197,9 @@ def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(world: World
         patch.setattr(federated_run.time, "sleep", close)
         with pytest.raises(NotebookClosed):
             world.train("exact", name="exact", epsilon=None, delta=None)
-    with pytest.raises(NotFound, match="can be followed where it was begun"):
+    with pytest.raises(NotFound, match=r"those that you have: .*exact") as unknown:
         resume_federated(world.hub, "unknown")
+    assert unknown.value.code == "federation_not_found"
     resuming, outcome = in_thread(
         lambda: resume_federated(world.hub, "exact", domains=world.science, evaluate=logistic_data(50), progress=False)
     )
@@ -202,6 +210,99 @@ def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(world: World
     run.wait(timeout_s=60, progress=False)
     assert [len(cycle.contributions) for cycle in run.history] == [3, 3]
     assert all(set(one.metrics) == {"loss", "accuracy"} for cycle in run.history for one in cycle.contributions)
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died while it asked: alice was asked and noted, bob was asked but not noted, carol was not asked."""
+    world.fresh("died", alice={"auto_approve": False})
+
+    class Died(Exception):
+        pass
+
+    asked, submit = [], federation_asking.submit_job
+
+    def dies(*args: Any, **more: Any) -> Any:
+        job = submit(*args, **more)
+        asked.append(job)
+        if len(asked) == 2:
+            raise Died
+        return job
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation_asking, "submit_job", dies)
+        with pytest.raises(Died):
+            world.train("died", name="died", server_optimizer={"name": "adam", "learning_rate": 0.1})
+    # Another machine, a new session at each Domain, in which nobody but the name of the training is known.
+    hub = connect(world.hub.url)
+    with pytest.raises(Unauthenticated):
+        resume_federated(hub, "died")
+    hub.login("scientist@example.org", PASSWORD)
+    with pytest.raises(Unauthenticated, match="pygrid login") as refused:
+        resume_federated(hub, "died")
+    assert refused.value.code == "not_logged_in"
+    with pytest.raises(Conflict, match=r"resume_federated\(coordinator, 'died'\)"):
+        world.train("died", name="died")
+    stranger = connect(world.hub.url)
+    stranger.sign_up("stranger@example.org", PASSWORD)
+    with pytest.raises(PygridError):
+        resume_federated(stranger, "died", domains=world.science)
+    domains = {name: connect(domain.url).login("scientist@example.org", PASSWORD) for name, domain in world.science.items()}
+    # Two of them at once, even.
+    both = [in_thread(lambda: resume_federated(hub, "died", domains=domains, progress=False)) for _ in range(2)]
+    decide(world.owners["alice"], "approve")
+    for thread, _ in both:
+        thread.join(60)
+    (first,), (second,) = (outcome for _, outcome in both)
+    assert first.process.id == second.process.id
+    first.wait(timeout_s=60, progress=False)
+    assert [[one.client for one in cycle.contributions] for cycle in first.history] == [list(NAMES)] * 2
+    assert first.process.info().server_config["server_optimizer"]["name"] == "adam"
+    for name, domain in domains.items():
+        (job,) = [info for info in domain.jobs(mine=True).infos if info.dataset_name == "died"]
+        assert job.id == first.domains[name].job_id == second.domains[name].job_id
+        assert domain.datasets["died"].budget().yours == pytest.approx(2.0, rel=0.05), "paid once"
+    # And when all is over, it can still be looked at, from anywhere.
+    later = resume_federated(hub, "died", domains=domains)
+    assert later.wait(timeout_s=10, progress=False).domains["bob"].num_reported == 2
+
+
+@pytest.mark.slow
+def test_whom_an_owner_denied_is_not_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fresh("denied", alice={"auto_approve": False})
+
+    def die(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            world.train("denied", name="denied")
+    decide(world.owners["alice"], "deny")
+    run = resume_federated(world.hub, "denied", domains=world.science, progress=False)
+    assert {domain.name: domain.state for domain in run.domains if domain.state != "running"}["alice"] == "denied"
+    run.wait(timeout_s=60, progress=False)
+    assert len([info for info in world.science["alice"].jobs(mine=True).infos if info.dataset_name == "denied"]) == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_is_given_up_before_it_begins_frees_its_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.fresh("given-up", alice={"auto_approve": False})
+
+    def die(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(federated_run.time, "sleep", die)
+            with pytest.raises(KeyboardInterrupt):
+                world.train("given-up", name="given-up")
+        record = federation_records.load_record(world.hub._api, "given-up")
+        FederatedRun(world.hub, record, {name: domain._api for name, domain in world.science.items()}).cancel()
+    assert world.num_open() == 0
+    assert not world.hub.processes("given-up")
 
 
 @pytest.mark.slow

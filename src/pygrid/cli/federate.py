@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,12 +58,12 @@ def federate(
     evaluate: Annotated[
         Path | None, typer.Option(help="Data of your own, to evaluate each cycle's model on: NPZ or safetensors.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with the training of this name, begun on this machine.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with your training of this name, begun on any machine.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the trained model there.")] = None,
 ) -> None:
     """Train a model across several Domains: ask each owner, host the process, follow it to its end.
 
-    Ctrl-C ends the following, not the training; --resume goes on with it.
+    Ctrl-C ends the following, not the training; --resume goes on with it, wherever you are logged in at the same Domains.
 
     Example: pygrid federate risk.plan --model risk.safetensors --dataset http://alice.example/patients
     --dataset http://bob.example/patients --coordinator http://hub.example --rounds 20 --epsilon 4 --delta 1e-6
@@ -67,28 +71,46 @@ def federate(
     """
     from pygrid.client import connect, resume_federated
     from pygrid.client import federate as begin
+    from pygrid.client.federated import draw_name
     from pygrid.edge import load_data
 
     data = None if evaluate is None else load_data(evaluate)
     with connect(coordinator) as hub:
         if resume is not None:
-            run = resume_federated(hub, resume, evaluate=data, progress=True)
-        else:
-            if plan is None or model is None or not dataset:
-                raise InvalidInput("a training needs a PLAN, --model, and --dataset for each Domain; or --resume NAME")
-            given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "cycle_s": cycle_s, "min_domains": min_domains}
-            given |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
-            given |= {"server_optimizer": read_settings(server_optimizer or []) or None}
-            given |= {"epsilon": epsilon, "delta": delta, "clip": clip, "unit": unit, "evaluate": data, "name": name}
-            run = begin(plan, model, _datasets(dataset), coordinator=hub, rounds=rounds, reason=reason, progress=True, **given)
-        print(f"{run.name} is hosted on {hub.url}")
-        try:
-            run.wait(progress=True)
-        finally:
-            _show(run)
-        if output is not None:
-            run.model(path=output)
-            print(f"{output}: {output.stat().st_size:,} bytes")
+            with _saying_how_to_go_on(resume, hub.url):
+                return _follow(resume_federated(hub, resume, evaluate=data, progress=True), output)
+        if plan is None or model is None or not dataset:
+            raise InvalidInput("a training needs a PLAN, --model, and --dataset for each Domain; or --resume NAME")
+        chosen = name or draw_name(plan)
+        given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "cycle_s": cycle_s, "min_domains": min_domains}
+        given |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
+        given |= {"server_optimizer": read_settings(server_optimizer or []) or None}
+        given |= {"epsilon": epsilon, "delta": delta, "clip": clip, "unit": unit, "evaluate": data, "name": chosen}
+        found = _datasets(dataset)
+        with _saying_how_to_go_on(chosen, hub.url):
+            run = begin(plan, model, found, coordinator=hub, rounds=rounds, reason=reason, progress=True, **given)
+            _follow(run, output)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(name: str, url: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nto go on with it: pygrid federate --resume {shlex.quote(name)} --coordinator {url}", file=sys.stderr)
+        raise
+
+
+def _follow(run: FederatedRun, output: Path | None) -> None:
+    """See a training to its end, say what came of it, and take the model."""
+    print(f"{run.name} is hosted on {run.coordinator.url}")
+    try:
+        run.wait(progress=True)
+    finally:
+        _show(run)
+    if output is not None:
+        run.model(path=output)
+        print(f"{output}: {output.stat().st_size:,} bytes")
 
 
 def _datasets(given: list[str]) -> dict[str, Dataset] | list[Dataset]:

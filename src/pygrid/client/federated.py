@@ -14,27 +14,25 @@ the coordinating Domain: in each cycle their Workers train on the data where it 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.federated_run import FederatedRun
-from pygrid.client.federation_records import Member, Record, load_record
+from pygrid.client.federation_records import Member, Notes, load_record, make_record
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
-from pygrid.client.jobs import privacy_terms, submit_job
+from pygrid.client.jobs import privacy_terms
 from pygrid.client.session import identity_of
-from pygrid.errors import Conflict, InvalidInput, PygridError
-from pygrid.messages.jobs import FederationRequest, Unit
+from pygrid.errors import InvalidInput, Unauthenticated
+from pygrid.messages.jobs import Unit
 from pygrid.plans.batches import Data
 from pygrid.transport.address import RELAYED
 
 Source = Dataset | tuple[DomainClient, str]
 """A dataset; or a Domain, and the name of a dataset on it."""
-
-_VERSION = "1"
-_TOKEN_DAYS = 365
 
 
 def federate(
@@ -68,7 +66,8 @@ def federate(
     """Train a model across the data of several owners. Gives the training once it has begun; `FederatedRun.wait` follows it.
 
     Every Domain is asked first, and this returns when all have decided, which may take as long as people take; if it is
-    interrupted, `resume_federated` goes on with it. Those that refuse, or whose budget has no room, are left out.
+    interrupted, `resume_federated` goes on with it, on any machine. Those that refuse, or whose budget has no room, are left
+    out.
 
     Args:
         plan, model: as for `DomainClient.submit`; the model is what training begins with.
@@ -90,55 +89,34 @@ def federate(
         decide_within_s: who has not decided by then is left out.
         progress: as for `Job.wait`.
     Raises:
-        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); the jobs of those are cancelled.
+        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); the jobs of those are cancelled. The coordinator has a
+            process or a training of that name (``process_exists``); nothing was asked.
         InvalidInput and its subclasses: names what is wrong; nothing was asked.
     """
     loaded = load_plan(plan)
-    initial = b"".join(model_body(model))
     asked = _named(datasets)
     _check(rounds, min_domains, len(asked), cycle_s)
-    record = Record(
-        coordinator=coordinator.url,
-        name=name or f"{loaded.manifest.name}-{secrets.token_hex(3)}",
-        version=_VERSION,
+    training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
+    training |= {"binding": dict(binding or {}), "optimizer": dict(optimizer or {}), "reason": reason}
+    notes = Notes(
         secret=secrets.token_hex(32),
+        reached_at=coordinator_url or _address_of(coordinator),
         rounds=rounds,
         min_domains=min_domains,
-        cycle_s=cycle_s,
-        client_config={"epochs": epochs, "batch_size": batch_size, **(hyper or {})},
-        server_optimizer=None if server_optimizer is None else dict(server_optimizer),
-        members=[],
+        asked=training | {"privacy": msgspec.to_builtins(privacy_terms(epsilon, delta, clip, unit, sampling_rate))},
+        members=[Member(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
     )
-    if coordinator.processes(record.name, record.version):
-        raise Conflict(f"{coordinator.url} has a process {record.name!r}; choose another name", code="process_exists")
-    privacy = privacy_terms(epsilon, delta, clip, unit, sampling_rate)
-    wanted: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "hyper": dict(hyper or {}), "seed": seed}
-    wanted |= {"binding": binding, "optimizer": dict(optimizer or {})}
-    record.save_inputs(loaded.data, initial)
-    reached_at = coordinator_url or _address_of(coordinator)
-    for who, dataset in asked.items():
-        token = _token(record.secret, who)
-        federation = FederationRequest(reached_at, record.name, record.version, rounds, token)
-        member = Member(who, dataset._api.url, dataset.name)
-        try:
-            job = submit_job(
-                dataset._api,
-                dataset,
-                "train",
-                reason,
-                privacy,
-                plan=loaded,
-                model=record.model_path,
-                federation=federation,
-                **wanted,
-            )
-            member.job_id = job.id
-        except PygridError as error:
-            member.refusal = error.detail
-        record.members.append(member)
-        record.save()
+    record = make_record(
+        coordinator._api,
+        name or draw_name(loaded),
+        notes,
+        loaded,
+        b"".join(model_body(model)),
+        client_config={**(hyper or {}), "epochs": epochs, "batch_size": batch_size},
+        server_config=_server_config(notes, cycle_s, server_optimizer),
+    )
     run = FederatedRun(coordinator, record, {who: dataset._api for who, dataset in asked.items()}, evaluate=evaluate)
-    run.decide(within_s=decide_within_s, progress=progress)
+    run.decide(within_s=decide_within_s, progress=progress, is_first_try=True)
     return run
 
 
@@ -151,22 +129,51 @@ def resume_federated(
     decide_within_s: float | None = None,
     progress: bool | None = None,
 ) -> FederatedRun:
-    """A training that was begun on this machine, taken up again: waits for decisions that are missing, and goes on.
+    """A training that the same person has begun, here or on another machine, taken up again: asks who was not asked, waits for
+    decisions that are missing, and goes on. No Domain is asked twice.
 
     Args:
+        coordinator: of the training, logged in as who began it.
         domains: sessions at the Domains that take part, by the names they have in the training; left out, `connect` finds the
             one that ``pygrid login`` keeps.
         evaluate, decide_within_s, progress: as for `federate`.
     Raises:
-        NotFound: nothing is known here of such a training (``federation_not_found``).
+        NotFound: the coordinator knows of no such training of yours (``federation_not_found``).
+        Unauthenticated: nobody is logged in at one of the Domains (``not_logged_in``).
         Conflict: as `federate`.
     """
-    record = load_record(coordinator.url, name)
+    record = load_record(coordinator._api, name)
     given = domains or {}
     apis = {member.name: (given.get(member.name) or connect(member.url))._api for member in record.members}
+    missing = [member.url for member in record.members if apis[member.name].token is None]
+    if missing:
+        raise Unauthenticated(
+            f"nobody is logged in at {', '.join(missing)}; log in with: pygrid login URL, or give the sessions as domains=",
+            code="not_logged_in",
+        )
     run = FederatedRun(coordinator, record, apis, evaluate=evaluate)
     run.decide(within_s=decide_within_s, progress=progress)
     return run
+
+
+def draw_name(plan: PlanSource) -> str:
+    """A name for a training with a plan, most likely new to every coordinator."""
+    return f"{load_plan(plan).manifest.name}-{secrets.token_hex(3)}"
+
+
+def _server_config(notes: Notes, cycle_s: float, optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How the process runs its cycles, if all Domains take part."""
+    config: dict[str, Any] = {
+        "cycle_length": cycle_s,
+        "num_cycles": notes.rounds,
+        "min_workers": notes.min_domains,
+        "min_diffs": notes.min_domains,
+        "max_diffs": len(notes.members),
+        "max_weight": 1_000_000,
+        "named_clients": True,
+        "authentication": {"secret": notes.secret},
+    }
+    return config if optimizer is None else {**config, "server_optimizer": dict(optimizer)}
 
 
 def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Dataset]:
@@ -208,10 +215,3 @@ def _check(rounds: int, min_domains: int, num_domains: int, cycle_s: float) -> N
         )
     if not 0.1 <= cycle_s <= 366 * 24 * 3600:
         raise InvalidInput(f"cycle_s is {cycle_s}; use 0.1 or more seconds", code="invalid_federation")
-
-
-def _token(secret: str, who: str) -> str:
-    """What a Domain shows the coordinator: this training may count it as ``who``."""
-    import jwt  # here, because few need it and it takes 9 MB
-
-    return jwt.encode({"sub": who, "exp": int(time.time()) + _TOKEN_DAYS * 24 * 3600}, secret, "HS256")

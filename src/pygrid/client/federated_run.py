@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pygrid.client.domain import DomainClient
 from pygrid.client.federated_view import CycleTable, DomainTable, Following
-from pygrid.client.federation_records import Member, Record
-from pygrid.client.hosting import USUAL_PLAN
+from pygrid.client.federation_asking import ask
+from pygrid.client.federation_records import VERSION, Member, Record
 from pygrid.client.jobs import ENDED, get_job
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
@@ -71,78 +71,67 @@ class FederatedRun:
     _apis: Mapping[str, Api]
     evaluate: Data | None = None
     _metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    _trains_with: Plan | None = None
 
     def __post_init__(self) -> None:
         self.name = self._record.name
 
     # Before it begins
 
-    def decide(self, *, within_s: float | None = None, progress: bool | None = None) -> None:
-        """Wait until every Domain has decided, then host the process; nothing if that was done. See `federate`."""
+    def decide(self, *, within_s: float | None = None, progress: bool | None = None, is_first_try: bool = False) -> None:
+        """Ask every Domain that was not asked, wait until all have decided, then host the process; nothing if that was done.
+
+        See `federate`.
+        """
         record = self._record
         if record.is_hosted:
             return
+        for member in record.members:
+            if not member.job_id and not member.refusal:
+                ask(record, member, self._apis[member.name], is_first_try=is_first_try)
+                record.save()
+        self._wait_for_decisions(within_s, progress)
+        record.save()
+        self._host()
+
+    def _wait_for_decisions(self, within_s: float | None, progress: bool | None) -> None:
+        """Return when all have decided, too few are left, or the time is over; ``refusal`` says who takes no part."""
+        record = self._record
         give_up_at = time.monotonic() + (float("inf") if within_s is None else within_s)
         pause_s = _FIRST_POLL_S
         with Following(self.name, progress) as show:
-            while open_ones := [member for member in record.members if member.job_id and not member.refusal]:
+            while open_ones := [member for member in record.members if not member.refusal]:
                 states = {state.name: state for state in self._states()}
                 for member in open_ones:
                     if states[member.name].state in ENDED:
                         member.refusal = states[member.name].detail
-                record.save()
                 show(list(states.values()), [])
                 undecided = [m for m in open_ones if not m.refusal and states[m.name].state != "running"]
-                if not undecided or sum(not m.refusal for m in open_ones) < record.min_domains:
-                    break
+                if not undecided or sum(not m.refusal for m in open_ones) < record.notes.min_domains:
+                    return
                 if time.monotonic() > give_up_at:
                     for member in undecided:
                         self._cancel(member)
                         member.refusal = _TOO_LATE
-                    break
+                    return
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _POLL_S)
-        self._host()
 
     def _host(self) -> None:
         record = self._record
         willing = [member for member in record.members if not member.refusal]
-        record.save()
-        if len(willing) < record.min_domains:
-            for member in willing:
-                self._cancel(member)
-            said = "; ".join(f"{member.name}: {member.refusal}" for member in record.members if member.refusal)
-            raise Conflict(
-                f"{len(willing)} of {len(record.members)} Domains take part, and {record.min_domains} are needed: nothing is "
-                f"trained. {said}",
-                code="too_few_domains",
-            )
-        config: dict[str, Any] = {
-            "cycle_length": record.cycle_s,
-            "num_cycles": record.rounds,
-            "min_workers": record.min_domains,
-            "min_diffs": record.min_domains,
-            "max_diffs": len(willing),
-            "max_weight": 1_000_000,
-            "named_clients": True,
-            "authentication": {"secret": record.secret},
-        }
-        if record.server_optimizer is not None:
-            config["server_optimizer"] = record.server_optimizer
-        try:
-            self.coordinator.host(
-                record.name,
-                record.version,
-                model=record.model_path,
-                plans={USUAL_PLAN: record.plan_path},
-                client_config=record.client_config,
-                server_config=config,
-            )
-        except Conflict as error:
-            if error.code != "process_exists":  # hosted by an earlier call, which was interrupted before it could note that
-                raise
-        record.is_hosted = True
-        record.save()
+        if len(willing) >= record.notes.min_domains:
+            record.host({"max_diffs": len(willing)})
+            return
+        for member in willing:
+            self._cancel(member)
+        record.delete()
+        said = "; ".join(f"{member.name}: {member.refusal}" for member in record.members if member.refusal)
+        raise Conflict(
+            f"{len(willing)} of {len(record.members)} Domains take part, and {record.notes.min_domains} are needed: nothing is "
+            f"trained. {said}",
+            code="too_few_domains",
+        )
 
     # While it goes on
 
@@ -151,7 +140,7 @@ class FederatedRun:
         """The process at the coordinator. Raises NotFound: it is not hosted yet, or not any more."""
         if not self._record.is_hosted:
             raise NotFound(f"{self.name!r} is not hosted yet: not all Domains have decided", code="process_not_found")
-        return self.coordinator.process(self._record.name, self._record.version)
+        return self.coordinator.process(self.name, VERSION)
 
     @property
     def domains(self) -> DomainTable:
@@ -184,14 +173,14 @@ class FederatedRun:
             while True:
                 info = process.info()
                 history, domains = self._history(process, process.cycles()), self.domains
-                show(domains, history, self._record.rounds)
+                show(domains, history, self._record.notes.rounds)
                 if info.state == "finished":
                     return self
                 self._check_enough(process, domains)
                 if time.monotonic() > give_up_at:
                     raise Unavailable(
-                        f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.rounds} cycles are completed; the "
-                        "training goes on",
+                        f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.notes.rounds} cycles are completed; "
+                        "the training goes on",
                         code="wait_timeout",
                     )
                 time.sleep(pause_s)
@@ -203,13 +192,13 @@ class FederatedRun:
         info = process.info()  # after the Domains were asked: those that have ended report no more
         cycle = info.cycle
         is_open = info.state == "active" and cycle is not None and cycle.state in ("hosted", "open")
-        if not is_open or cycle is None or cycle.num_reports + num_left >= self._record.min_domains:
+        if not is_open or cycle is None or cycle.num_reports + num_left >= self._record.notes.min_domains:
             return
         process.finish()
         said = "; ".join(f"{domain.name} {domain.state}: {domain.detail}" for domain in domains)
         raise Conflict(
-            f"{num_left} Domains are left, and {self._record.min_domains} are needed: the training ended after "
-            f"{info.num_checkpoints - 1} of {self._record.rounds} cycles. {said}",
+            f"{num_left} Domains are left, and {self._record.notes.min_domains} are needed: the training ended after "
+            f"{info.num_checkpoints - 1} of {self._record.notes.rounds} cycles. {said}",
             code="too_few_domains",
         )
 
@@ -219,6 +208,8 @@ class FederatedRun:
             self.process.finish()
         for member in self._record.members:
             self._cancel(member)
+        if not self._record.is_hosted:
+            self._record.delete()
 
     def _history(self, process: Process, cycles: list[CycleInfo]) -> CycleTable:
         by_cycle: dict[int, list[Contribution]] = {}
@@ -242,9 +233,13 @@ class FederatedRun:
         if number not in self._metrics:
             from pygrid.plans import Runner
 
-            plan = Plan.load(self._record.plan_path)
-            self._metrics[number] = Runner(plan).evaluate(process.download(number), self.evaluate)
+            self._metrics[number] = Runner(self._plan(process)).evaluate(process.download(number), self.evaluate)
         return self._metrics[number]
+
+    def _plan(self, process: Process) -> Plan:
+        if self._trains_with is None:
+            self._trains_with = process.plan()
+        return self._trains_with
 
     def _states(self) -> list[DomainState]:
         """Of all Domains, asked at once, as one that is away keeps the answer back."""
@@ -256,7 +251,7 @@ class FederatedRun:
             return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
 
         if not member.job_id:
-            return told("refused", member.refusal)
+            return told("refused" if member.refusal else "unknown", member.refusal or "it was not asked yet")
         try:
             api = self._apis[member.name]
             info = get_job(SessionApi(api.transport, token=api.token, retries=_BRIEFLY), member.job_id).info()

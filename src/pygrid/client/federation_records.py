@@ -1,108 +1,170 @@
-"""What is kept of a training across Domains, so that it can be taken up again: by another notebook, or after days.
+"""What is kept of a training across Domains, so that it can be taken up again: anywhere, after days.
 
-    <config>/federated/<name>.json           who was asked for what, and the secret of the process
-    <config>/federated/<name>.plan           what is hosted once the Domains have decided
-    <config>/federated/<name>.safetensors
-
-``<config>`` is the folder of ``credentials.json``; like that file, these can be read by this user only.
+It lies at the coordinator, as a draft (`pygrid.features.processes.drafts`) that only its maker sees: plan, model and
+configuration of the process, and in the draft's notes who was asked for what, and the secret of the process.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from pygrid.client.credentials import credentials_file
-from pygrid.errors import InvalidInput, NotFound
+from pygrid.client.downloads import read_checked
+from pygrid.client.hosting import USUAL_PLAN, FormBody, Part
+from pygrid.errors import Conflict, InvalidInput, NotFound
+from pygrid.messages.media import PLAN, TENSORS
+from pygrid.messages.processes import DraftInfo, DraftList, DraftRequest, ProcessInfo
+from pygrid.plans import Plan
+from pygrid.transport import Api, Request
+from pygrid.transport.base import BytesBody
+
+VERSION = "1"
+"""Of every process that is hosted for a training across Domains."""
+_DRAFTS = "/model-centric/drafts"
+_NOTES = "federation"
+_MAX_ANSWER_BYTES = 1024 * 1024
 
 
 class Member(msgspec.Struct):
-    """A Domain that was asked to take part."""
+    """A Domain that is asked to take part."""
 
     name: str
     url: str
     dataset: str
+    dataset_id: int
     job_id: str = ""
-    """Empty: it refused at once."""
+    """Empty: it was not asked yet, or refused at once."""
     refusal: str = ""
     """Why it takes no part, in words, once that is known."""
 
 
-class Record(msgspec.Struct):
-    """A training across Domains."""
+class Notes(msgspec.Struct):
+    """What is known of a training beside the process."""
 
-    coordinator: str
-    name: str
-    version: str
     secret: str
     """Signs the tokens by which Domains prove that they may take part."""
+    reached_at: str
+    """Where the Domains find the coordinator."""
     rounds: int
     min_domains: int
-    cycle_s: float
-    client_config: dict[str, Any]
-    server_optimizer: dict[str, Any] | None
+    asked: dict[str, Any]
+    """Fields of each Domain's `JobRequest`."""
     members: list[Member]
-    is_hosted: bool = False
+
+
+@dataclass
+class Record:
+    """A training across Domains, as its coordinator keeps it."""
+
+    api: Api
+    """Of the coordinator."""
+    draft: DraftInfo
+    notes: Notes
+    _plan: Plan | None = None
+    _model: bytes | None = None
 
     @property
-    def _stem(self) -> Path:
-        return _stem(self.coordinator, self.name)
+    def name(self) -> str:
+        return self.draft.name
 
     @property
-    def plan_path(self) -> Path:
-        return self._stem.with_suffix(".plan")
+    def members(self) -> list[Member]:
+        return self.notes.members
 
     @property
-    def model_path(self) -> Path:
-        return self._stem.with_suffix(".safetensors")
+    def is_hosted(self) -> bool:
+        """Whether the training has begun."""
+        return self.draft.process is not None
 
     def save(self) -> None:
-        """Keep it as it is now."""
-        _write(self._stem.with_suffix(".json"), msgspec.json.encode(self))
+        """Keep the notes as they are now."""
+        body = BytesBody(msgspec.json.encode({"notes": {_NOTES: self.notes}}))
+        request = Request("PUT", f"{_DRAFTS}/{self.draft.id}/notes", headers={"Content-Type": "application/json"}, body=body)
+        self.api.exchange(request, lambda response: response.read(_MAX_ANSWER_BYTES))
 
-    def save_inputs(self, plan: bytes, model: bytes) -> None:
-        """Keep what is to be hosted."""
-        _write(self.plan_path, plan)
-        _write(self.model_path, model)
+    def host(self, server_config: Mapping[str, Any]) -> None:
+        """Begin the training, once: with this configuration in place of what the draft has, where they differ."""
+        sent = {"server_config": {**self.draft.server_config, **server_config}}
+        info = self.api.post(f"{_DRAFTS}/{self.draft.id}/host", ProcessInfo, json=sent, timeout_s=120.0, idempotent=True)
+        self.draft.process = info.id
+
+    def delete(self) -> None:
+        """Forget the training, whose name is free again if it was not hosted."""
+        request = Request("DELETE", f"{_DRAFTS}/{self.draft.id}")
+        self.api.exchange(request, lambda response: response.read(_MAX_ANSWER_BYTES))
+
+    def plan(self) -> Plan:
+        """What is trained with; only until it is hosted, unless it was asked for before."""
+        if self._plan is None:
+            self._plan = Plan.from_bytes(self._download(f"plan:{USUAL_PLAN}"))
+        return self._plan
+
+    def model(self) -> bytes:
+        """What training begins with, likewise."""
+        if self._model is None:
+            self._model = self._download("model")
+        return self._model
+
+    def _download(self, part: str) -> bytes:
+        digest = next((file.hash for file in self.draft.files if file.part == part), "")
+        return bytes(read_checked(self.api, Request("GET", f"{_DRAFTS}/{self.draft.id}/files/{digest}")))
 
 
-def load_record(coordinator: str, name: str) -> Record:
-    """What is kept of a training.
+def make_record(
+    api: Api,
+    name: str,
+    notes: Notes,
+    plan: Plan,
+    model: bytes,
+    *,
+    client_config: Mapping[str, Any],
+    server_config: Mapping[str, Any],
+) -> Record:
+    """Begin a training: the coordinator checks all that it is to host, and keeps it and its name.
 
     Raises:
-        NotFound: nothing is (``federation_not_found``). InvalidInput: the file is damaged.
+        Conflict: it has a process or another training of that name (``process_exists``).
+        InvalidInput and its subclasses: names what can't be hosted.
     """
-    path = _stem(coordinator, name).with_suffix(".json")
+    kept = {_NOTES: msgspec.to_builtins(notes)}
+    request = DraftRequest({**client_config, "name": name, "version": VERSION}, dict(server_config), kept)
+    parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts += [Part("model", TENSORS, BytesBody(model)), Part(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
+    form = FormBody(parts)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except FileNotFoundError:
+        draft = api.send_body(_DRAFTS, DraftInfo, form, headers={"Content-Type": form.media_type}, idempotent=False)
+    except Conflict as error:
+        if error.code != "process_exists":
+            raise
+        own = any(draft.name == name for draft in _list(api))
+        hint = f"it is a training of yours: resume_federated(coordinator, {name!r}) goes on with it; or " if own else ""
+        raise Conflict(f"{api.url} has a process {name!r}; {hint}choose another name", code=error.code) from error
+    return Record(api, draft, notes, plan, model)
+
+
+def load_record(api: Api, name: str) -> Record:
+    """What a coordinator keeps of a training of the caller's.
+
+    Raises:
+        NotFound: nothing (``federation_not_found``). InvalidInput: something else (``federation_damaged``).
+    """
+    drafts = _list(api)
+    found = next((draft for draft in drafts if (draft.name, draft.version) == (name, VERSION)), None)
+    if found is None:
+        yours = ", ".join(draft.name for draft in drafts if _NOTES in draft.notes) or "none"
         raise NotFound(
-            f"nothing is known here of a training {name!r} at {coordinator}; it can be followed where it was begun",
-            code="federation_not_found",
-        ) from None
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"{path} can't be read: {error}", code="federation_damaged") from error
-
-
-def _stem(coordinator: str, name: str) -> Path:
-    """Names are anybody's, so they are no part of a path."""
-    digest = hashlib.sha256(f"{coordinator}\n{name}".encode()).hexdigest()[:32]
-    return credentials_file().parent / "federated" / digest
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by this user only from the start
+            f"you have begun no training {name!r} at {api.url}; those that you have: {yours}", code="federation_not_found"
+        )
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        return Record(api, found, msgspec.convert(found.notes.get(_NOTES), Notes))
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"draft {name!r} at {api.url} is no training that this version can go on with: {error}", code="federation_damaged"
+        ) from error
+
+
+def _list(api: Api) -> list[DraftInfo]:
+    return api.get(_DRAFTS, DraftList).drafts

@@ -1,0 +1,67 @@
+"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up again."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from pygrid.client.datasets import Datasets
+from pygrid.client.federation_records import VERSION, Member, Record
+from pygrid.client.jobs import ENDED, find_jobs, submit_job
+from pygrid.errors import Conflict, PygridError
+from pygrid.messages.jobs import FederationRequest
+from pygrid.transport import Api
+
+_TOKEN_DAYS = 365
+
+
+def ask(record: Record, member: Member, api: Api, *, is_first_try: bool) -> None:
+    """Ask a Domain for its part in a training, unless it was asked; what becomes of it is in ``member``.
+
+    Args:
+        is_first_try: whether it can't have been asked before: so that it need not be looked for.
+    """
+    try:
+        member.job_id = ("" if is_first_try else _find(record, member, api)) or _submit(record, member, api)
+    except Conflict as error:
+        if is_first_try or error.code != "federation_exists":
+            member.refusal = error.detail
+        else:  # asked at this very moment, by the same person in another place
+            member.job_id = str(error.fields.get("job_id", ""))
+    except PygridError as error:
+        member.refusal = error.detail
+
+
+def _submit(record: Record, member: Member, api: Api) -> str:
+    notes = record.notes
+    token = make_token(notes.secret, member.name)
+    federation = FederationRequest(notes.reached_at, record.name, VERSION, notes.rounds, token)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        model.write_bytes(record.model())
+        asked = {**notes.asked, "plan": record.plan(), "model": model, "federation": federation}
+        return submit_job(
+            api, Datasets(api).by_id(member.dataset_id), "train", asked.pop("reason"), asked.pop("privacy"), **asked
+        ).id
+
+
+def _find(record: Record, member: Member, api: Api) -> str:
+    """The job by which a Domain was asked before the asking was interrupted, if it was."""
+    wanted = record.notes.reached_at, record.name, VERSION
+    for info in find_jobs(api, mine=True):
+        federation = None if info.request is None else info.request.federation
+        if federation is None or info.dataset != member.dataset_id:
+            continue
+        # An earlier training may have had the name; its jobs have ended.
+        is_of_this = info.state not in ENDED or info.created_at >= record.draft.created_at
+        if is_of_this and (federation.coordinator, federation.process, federation.version) == wanted:
+            return info.id
+    return ""
+
+
+def make_token(secret: str, who: str) -> str:
+    """What a Domain shows the coordinator: this training may count it as ``who``."""
+    import jwt  # here, because few need it and it takes 9 MB
+
+    return jwt.encode({"sub": who, "exp": int(time.time()) + _TOKEN_DAYS * 24 * 3600}, secret, "HS256")
