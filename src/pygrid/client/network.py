@@ -126,16 +126,16 @@ class NetworkClient(SessionClient):
 
     def open_domain(self, ref: DomainRef, identity: str | None = None) -> DomainClient:
         """As `domain`, for what a search has found."""
-        address = self._pinned(ref, identity)
+        address: str | RelayedAddress | None = parse_address(ref.address)
+        if isinstance(address, str) and (address, identity) not in self._domains:
+            address = self._find_direct(ref.name, address, identity)
+        if not isinstance(address, str):
+            address = self._relayed(ref, identity)
         key = (str(address), identity)
-        if (known := self._domains.get(key)) is not None:
-            return known
-        if isinstance(address, str):
-            self._check_direct(ref.name, address, identity)
-        transport = open_transport(_spelled(address), relay_token=self._relay_token)
-        opened = DomainClient(transport, token=_domain_token(transport.url), owns_transport=True)
-        self._domains[key] = opened
-        return opened
+        if key not in self._domains:
+            transport = open_transport(_spelled(address), relay_token=self._relay_token)
+            self._domains[key] = DomainClient(transport, token=_domain_token(transport.url), owns_transport=True)
+        return self._domains[key]
 
     def search(
         self,
@@ -266,19 +266,21 @@ class NetworkClient(SessionClient):
         self._domains.clear()
         super().close()
 
-    def _pinned(self, ref: DomainRef, identity: str | None) -> str | RelayedAddress:
-        """The address with whom to expect there. Who answered before counts for more than what the Network says."""
-        if isinstance(direct := parse_address(ref.address), str):
-            return direct
+    def _relayed(self, ref: DomainRef, identity: str | None) -> RelayedAddress:
+        """The way through the relay, with whom to expect. Who answered before counts for more than what the Network says."""
         # The Network is taken at the address by which it is known here, whatever it calls itself.
         address = RelayedAddress(self.url, ref.name)
         if identity is None and KnownDomains().find(address) is None:
             identity = ref.identity or None
         return RelayedAddress(self.url, ref.name, IdentityKey.parse(identity) if identity is not None else None)
 
-    def _check_direct(self, name: str, address: str, identity: str | None) -> None:
-        """Whether a direct address comes from the Domain itself. A node of 2020 has signed nothing, and nobody knows it better.
+    def _find_direct(self, name: str, address: str, identity: str | None) -> str | None:
+        """The direct address that comes from the Domain itself; None: it has none now, or the Network is yet to check it.
 
+        A node of 2020 has signed nothing, and nobody knows it better.
+
+        Args:
+            address: which the Network named, now or some time ago.
         Raises:
             IdentityChanged: see `domain`.
         """
@@ -286,10 +288,15 @@ class NetworkClient(SessionClient):
         expected = RelayedAddress(self.url, detail.domain.name, IdentityKey.parse(identity) if identity is not None else None)
         named, known = detail.domain.identity, KnownDomains()
         if named is None and expected.identity is None and known.find(expected) is None:
-            return
-        if named is None or not _is_signed(detail, IdentityKey.parse(named), address):
-            raise _unsigned(name, address)
+            return address
+        if named is not None and (detail.domain.address is None or not detail.entry):
+            # Nothing need be believed of a Network that says no more: through the relay, the Domain itself proves who it is.
+            return None
+        current = (detail.domain.address or address).rstrip("/")
+        if named is None or not _is_signed(detail, IdentityKey.parse(named), current):
+            raise _unsigned(name, current)
         known.check(expected, IdentityKey.parse(named))
+        return current
 
     def _relay_token(self, _network_url: str) -> str | None:
         return self.token

@@ -177,6 +177,51 @@ async def test_a_network_that_makes_up_an_address_is_noticed(site: Site, network
     await refused(IdentityChanged, "wrong_identity", liar.domain, "one", real)
 
 
+async def test_an_address_that_is_not_good_any_more_is_not_in_the_way(site: Site, network: NetworkClient) -> None:
+    """What a search has found was there when it was found. Since then the Domain has moved, and moved again."""
+    one = await site.add("one")
+    await one.holder.upload("people")
+    (found,) = (await asyncio.to_thread(network.search)).datasets
+    assert found.domain.address == one.served.url
+    await one.served.stop()
+
+    # Nobody answers at its new address, so the Network names none, and does not show what names it.
+    elsewhere = await site.start("one", address="http://127.0.0.1:1")
+    await site.until("one", "online")
+    assert (await site.web.get("/domains/one")).json()["entry"] == {}
+    assert (await asyncio.to_thread(found.open)).name == "people"
+    domain = await asyncio.to_thread(network.domain, "one")
+    assert domain.url == f"grid+{site.url}/one"
+    await elsewhere.stop()
+
+    # It has none any more, and says so.
+    elsewhere = await site.start("one", direct=False)
+    await site.until("one", "online")
+    with connect_network(site.url) as fresh:
+        assert (await asyncio.to_thread(fresh.open_domain, found.domain)).url == domain.url
+    await elsewhere.stop()
+
+    # It is at another one, which it has signed.
+    there = await site.add("one", owner=one.holder.headers)
+    with connect_network(site.url) as fresh:
+        assert (await asyncio.to_thread(fresh.open_domain, found.domain)).url == there.served.url
+
+
+async def test_a_network_that_withholds_what_was_signed_gains_nothing(site: Site, network: NetworkClient) -> None:
+    await site.add("one")
+
+    def withhold(body: dict[str, Any]) -> None:
+        body["domain"]["address"] = "http://127.0.0.1:1"
+        body["entry"], body["entry_signature"] = {}, None
+
+    real = (await asyncio.to_thread(network.show, "one")).identity
+    liar = connect_network(transport=LyingNetwork(site.url, withhold))
+    domain = await asyncio.to_thread(liar.domain, "one", real)
+    # Through the relay, where the Domain proves who it is.
+    assert domain.url == f"grid+{site.url}/one"
+    assert (await asyncio.to_thread(log_in, domain)).token
+
+
 async def test_the_table_of_domains(site: Site, network: NetworkClient) -> None:
     await site.add("one")
     behind = await site.add("two", direct=False)
