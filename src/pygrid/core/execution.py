@@ -345,8 +345,8 @@ def parse_frame_header(header: bytes) -> tuple[bytes, int]:
 def padded_s(elapsed_s: float) -> float:
     """The end of the coarse bucket that a private job's run time falls into: 0.25 s, doubled as often as needed.
 
-    Others learn of a run time which bucket it is. Where the plan's time depends on single records, that still tells of them: this
-    makes what is told coarse, and is no proof.
+    Others learn of a run time which bucket it is. Where the plan's time depends on single records, that still tells of them:
+    this makes what is told coarse, and is no proof.
     """
     bucket = _SHORTEST_BUCKET_S
     while bucket < elapsed_s:
