@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -74,10 +76,27 @@ class Engine:
             while (state := self.state(container)).health != "healthy":
                 if state.status not in ("created", "running") or state.num_restarts or time.monotonic() > deadline:
                     raise RunFailed(f"{container} is not healthy: {state}\n{self.log(container)}")
-                if self.name == "podman":
-                    # Where systemd does not run, Podman makes a check only when it is told to.
-                    self.try_call("healthcheck", "run", container)
                 time.sleep(0.5)
+
+    @contextlib.contextmanager
+    def checking_health(self) -> Iterator[None]:
+        """Run the checks of all containers while the block runs. Docker does it by itself, Podman where systemd runs."""
+        over = threading.Event()
+
+        def check() -> None:
+            while not over.wait(1.0):
+                for container in self.try_call("ps", "--quiet").stdout.split():
+                    self.try_call("healthcheck", "run", container)
+
+        checking = threading.Thread(target=check)
+        if self.name == "podman" and not Path("/run/systemd/system").exists():
+            checking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if checking.ident is not None:
+                checking.join()
 
     def log(self, container: str) -> str:
         done = self.try_call("logs", container)
@@ -112,11 +131,13 @@ class Compose:
 
     def call(self, *words: str, timeout_s: float = 300.0, **env: str) -> str:
         """What ``docker compose WORDS`` prints. Raises RunFailed: it failed."""
-        command = [*self._words, *words]
-        done = run(command, self._env | env, timeout_s)
+        done = self.try_call(*words, timeout_s=timeout_s, **env)
         if done.returncode:
-            raise RunFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+            raise RunFailed(f"{' '.join(done.args)}\n{done.stdout}{done.stderr}")
         return done.stdout
+
+    def try_call(self, *words: str, timeout_s: float = 300.0, **env: str) -> subprocess.CompletedProcess[str]:
+        return run([*self._words, *words], self._env | env, timeout_s)
 
     def containers(self, services: Sequence[str]) -> dict[str, str]:
         """The containers of services, each by the name of its service; Docker and podman-compose name them differently."""
@@ -133,10 +154,11 @@ class Compose:
 
 
 def _compose_command(engine: Engine) -> list[str]:
-    if run([engine.name, "compose", "version"], None, 60).returncode == 0:
-        return [engine.name, "compose"]
+    # What `podman compose` calls may be another program, which needs a socket of Podman's.
     if engine.name == "podman" and shutil.which("podman-compose"):
         return ["podman-compose"]
+    if run([engine.name, "compose", "version"], None, 60).returncode == 0:
+        return [engine.name, "compose"]
     raise RunFailed(f"{engine.name} has no compose command: install the plugin docker-compose, or podman-compose for Podman")
 
 

@@ -58,6 +58,8 @@ class Trial:
             "SECRET_KEY": secrets.token_hex(32),
             "PYGRID_INVITATION": secrets.token_hex(32),
             "PYGRID_OPEN_SIGNUP": "1",
+            "PYGRID_LOG_LEVEL": "info",
+            "PYGRID_WORKER_TOKEN": "",
             "PYGRID_BIND": "127.0.0.1",
             **{f"{name.upper()}_ADDRESS": f"http://{name}:{port}" for name, port in PORTS.items() if name != "network"},
         }
@@ -142,7 +144,9 @@ class Trial:
                 compose.call("up", "--detach", "--no-build")
                 self._check_services(compose)
             finally:
-                compose.call("--profile", "worker", "down", "--volumes")
+                ended = compose.try_call("--profile", "worker", "down", "--volumes")
+        if ended.returncode:
+            raise RunFailed(f"the services are still there:\n{ended.stdout}{ended.stderr}")
 
     def _check_services(self, compose: Compose) -> None:
         containers = compose.containers(list(PORTS))
@@ -282,9 +286,10 @@ def main() -> None:
         os.environ["XDG_CONFIG_HOME"] = home
         try:
             trial = Trial(find_engine(arguments.engine), arguments.build_flag)
-            for part in PARTS:
-                if part in (arguments.parts or PARTS):
-                    getattr(trial, part)()
+            with trial.engine.checking_health():
+                for part in PARTS:
+                    if part in (arguments.parts or PARTS):
+                        getattr(trial, part)()
         except (RunFailed, private_demo.PrivateDemoFailed, PygridError) as failure:
             sys.exit(f"run-images: {failure}")
 

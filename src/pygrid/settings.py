@@ -341,7 +341,7 @@ def make_data_dir(path: Path) -> None:
     """Make the data folder if it is not there, for its owner's eyes only.
 
     Raises:
-        InvalidConfig: it can't be made.
+        InvalidConfig: ``invalid_data_dir``: it can't be made, or is somebody else's, as one mounted into a container may be.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -350,6 +350,12 @@ def make_data_dir(path: Path) -> None:
             f"the data folder {path} cannot be made: {error.strerror}; choose another (--data-dir)",
             code="invalid_data_dir",
         ) from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise InvalidConfig(
+            f"user {os.getuid()} cannot write to the data folder {path}: make that user its owner "
+            f"(chown {os.getuid()} FOLDER), or choose another folder (--data-dir)",
+            code="invalid_data_dir",
+        )
 
 
 def _kept_secret(path: Path) -> str:

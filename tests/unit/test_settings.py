@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,31 @@ def test_a_short_or_known_secret_is_refused_and_not_repeated(secret: str, host: 
         load_settings({"SECRET_KEY": secret}, host=host)
     assert refused.value.code == "secret_key_short"
     assert secret not in refused.value.detail
+
+
+def test_a_data_folder_of_somebody_else_is_told() -> None:
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from pygrid.errors import InvalidConfig\n"
+        "from pygrid.settings import make_data_dir\n"
+        "if os.getuid() == 0:\n"
+        "    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "try:\n"
+        "    make_data_dir(Path(sys.argv[1]))\n"
+        "except InvalidConfig as refused:\n"
+        "    print(os.getuid(), refused.code, refused.detail)\n"
+    )
+    with tempfile.TemporaryDirectory() as outer:
+        folder = Path(outer, "data")
+        folder.mkdir()
+        # What a folder that root has mounted into a container is to the container's user.
+        folder.chmod(0o555)
+        Path(outer).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60, check=True)
+        user, code, told = done.stdout.split(" ", 2)
+        assert code == "invalid_data_dir"
+        assert f"user {user} cannot write to the data folder {folder}: make that user its owner (chown {user} FOLDER)" in told
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
