@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -128,7 +129,9 @@ def test_a_model_that_learned_too_little_is_a_failure(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_every_process(tmp_path):
     command = [sys.executable, str(DEMO), "--output", str(tmp_path / "out"), "--devices", "2", "--cycles", "1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    # A shell may have the tests ignore Ctrl-C, as all that it runs in the background, and the demo would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
         assert running.stdout is not None
         for text in running.stdout:
             if text.startswith("cycle   2"):

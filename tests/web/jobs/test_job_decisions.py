@@ -16,7 +16,7 @@ from handmade import logistic_params, logistic_plan
 from jobs_support import BINDING, DATASETS, JOBS, PRIVATE, Person, Site, records
 from web_support import assert_problem
 
-from pygrid.features.jobs import service
+from pygrid.features.jobs import quotas
 from pygrid.features.jobs.tasks import JobRunner
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
@@ -191,7 +191,7 @@ async def test_a_running_job_is_ended_when_it_is_cancelled(site: Site) -> None:
 
 
 async def test_nobody_has_more_than_so_many_jobs_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_OPEN_JOBS", 2)
+    monkeypatch.setattr(quotas, "MAX_OPEN_JOBS", 2)
     dataset = await site.owner.upload()
     answers = await asyncio.gather(*(site.scientist.try_submit(dataset, "statistics", **COUNT) for _ in range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 201, 429, 429]
