@@ -6,20 +6,19 @@ On httpcore, the engine below httpx: httpx itself imports a command line with it
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import ssl
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 import httpcore
 
-from pygrid.errors import InvalidInput
 from pygrid.transport.address import check_url
 from pygrid.transport.base import Request, Response, connection_failed, connection_lost
 from pygrid.transport.dialing import Dialer
+from pygrid.transport.proxies import find_proxy
 
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 60.0
@@ -146,7 +145,7 @@ def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Di
         ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpcore.ConnectionPool(
         ssl_context=ssl_context or httpcore.default_ssl_context(),
-        proxy=None if dialer.is_guarded else _find_proxy(parts),
+        proxy=None if dialer.is_guarded else _make_proxy(parts),
         network_backend=dialer,
         max_connections=MAX_CONNECTIONS,
         max_keepalive_connections=MAX_CONNECTIONS,
@@ -154,30 +153,13 @@ def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Di
     )
 
 
-def _find_proxy(parts: SplitResult) -> httpcore.Proxy | None:
-    """The proxy that the environment names for this address.
-
-    Raises:
-        InvalidInput: it is not an HTTP proxy.
-    """
-    if not any(name.lower().endswith("_proxy") for name in os.environ):
+def _make_proxy(parts: SplitResult) -> httpcore.Proxy | None:
+    """Raises InvalidInput: as `find_proxy`."""
+    found = find_proxy(parts.geturl())
+    if found is None:
         return None
-    from urllib.request import getproxies, proxy_bypass  # 15 ms, where it is needed
-
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.hostname or ""):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    there = urlsplit(proxy)
-    if there.scheme not in ("http", "https"):
-        raise InvalidInput(
-            f"the environment names a proxy for {parts.scheme}://{parts.hostname} that is not an HTTP proxy; name one "
-            "that is, or the host in NO_PROXY",
-            code="proxy_unsupported",
-        )
-    auth = (there.username, there.password or "") if there.username else None
+    there = urlsplit(found)
+    auth = (unquote(there.username), unquote(there.password or "")) if there.username else None
     return httpcore.Proxy(f"{there.scheme}://{there.netloc.rpartition('@')[2]}", auth=auth)
 
 

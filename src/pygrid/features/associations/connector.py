@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import connect
@@ -43,6 +42,7 @@ from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
 from pygrid.storage.networks import JoinedNetwork
 from pygrid.transport.identity import Identity, IdentityKey
+from pygrid.transport.websockets import dial_websocket
 from pygrid.web.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame
 from pygrid.web.sockets import ClientSocket
 
@@ -308,17 +308,8 @@ class Connector:
 
 
 def _dial(url: str) -> connect:
-    scheme = {"http": "ws", "https": "wss"}[urlsplit(url).scheme]
-    return connect(
-        f"{scheme}://{url.partition('://')[2]}{CONTROL_PATH}",
-        compression=None,
-        open_timeout=DIAL_S,
-        close_timeout=5.0,
-        # Heartbeats are asked, so each end notices by itself that the other is gone.
-        ping_interval=None,
-        max_size=MAX_FRAME_BYTES,
-        user_agent_header="pygrid",
-    )
+    # Heartbeats are asked, so each end notices by itself that the other is gone.
+    return dial_websocket(url, CONTROL_PATH, open_s=DIAL_S, close_s=5.0, max_bytes=MAX_FRAME_BYTES)
 
 
 async def _receive(socket: ClientSocket, wanted: Any) -> Any:

@@ -15,15 +15,15 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
 from pygrid.messages.relay import RELAYED
 from pygrid.transport.pipes import MAX_MESSAGE_BYTES, MESSAGE_BYTES
+from pygrid.transport.websockets import dial_websocket
 
 logger = logging.getLogger(__name__)
 _quiet = logging.getLogger("pygrid.features.relay.dialling")
@@ -141,20 +141,16 @@ def _log_end(ended: object) -> None:
 
 
 async def _dial(network_url: str, token: str, trust: ssl.SSLContext | None) -> ClientConnection:
-    scheme = {"http": "ws", "https": "wss"}[urlsplit(network_url).scheme]
-    url = f"{scheme}://{network_url.partition('://')[2].rstrip('/')}/pipes/{token}"
     try:
-        return await connect(
-            url,
-            ssl=trust,
-            compression=None,
-            ping_interval=None,
-            open_timeout=DIAL_S,
-            close_timeout=2.0,
-            max_size=MAX_MESSAGE_BYTES,
+        return await dial_websocket(
+            network_url,
+            f"/pipes/{token}",
+            open_s=DIAL_S,
+            close_s=2.0,
+            max_bytes=MAX_MESSAGE_BYTES,
             max_queue=2,
+            trust=trust,
             logger=_quiet,
-            user_agent_header="pygrid",
         )
     except (InvalidHandshake, OSError, TimeoutError) as error:
         raise Unavailable(f"the Network does not take the pipe: {error}", code="pipe_failed") from error
