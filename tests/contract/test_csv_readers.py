@@ -302,6 +302,21 @@ def test_a_number_beyond_float64_stays_as_it_stands(size: bytes, beside: bytes) 
         assert (schema.columns[0].dtype, schema.columns[0].categories) == ("text", (size.decode(), beside.decode()))
 
 
+@pytest.mark.parametrize("row", [b"1" + b"," * 63, b"0.5" + b",1" * 63, b"1" + b",1" * 63, b'"1"' + b',"1"' * 63])
+def test_a_piece_takes_little_memory_whatever_it_holds(row: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty field is one byte of the file, and eight as a number."""
+    sizes = []
+
+    def add_rows(sink: Sink, pieces: Any) -> None:
+        sizes.append(sum(piece.nbytes for piece in pieces.values()))
+
+    monkeypatch.setattr(Sink, "add_rows", add_rows)
+    text = b",".join(b"c%d" % index for index in range(64)) + b"\n" + (row + b"\n") * (8 * 10**6 // len(row))
+    assert stored(text, with_arrow=True) == "dataset_empty", "nothing was written"
+    assert len(sizes) > 3
+    assert max(sizes) < 1.1 * csv_text.VALUE_BYTES
+
+
 def test_limits_hold_with_both_readers() -> None:
     million = b",".join(b"c%d" % index for index in range(10**6)) + b"\n" + b"1," * (10**6 - 1) + b"1\n"
     for with_arrow in (True, False):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from pygrid.features.datasets.formats.csv_digits import short_numbers
 from pygrid.features.datasets.formats.csv_kinds import (
     BOOLS,
     FLOAT,
@@ -52,10 +53,15 @@ class ArrowReader:
     def __init__(self, header: Header, wanted: Sequence[int]) -> None:
         self._delimiter = header.delimiter
         self._names = [str(index) for index in range(len(header.names))]
+        self._indices = list(wanted)
         self._wanted = [str(index) for index in wanted]
 
     def read(self, block: Block, kinds: Sequence[Kind]) -> list[Looked] | None:
         """The wanted columns of a block; None: rows of different lengths, or no rows."""
+        if not block.has_quotes and "text" not in kinds:
+            numbers = short_numbers(block.data, len(self._names), self._delimiter.encode())
+            if numbers is not None:
+                return [Looked(INT, numbers[index]) for index in self._indices]
         is_plain = _is_plain(block, self._delimiter.encode())
         if is_plain and "bool" not in kinds:
             table = self._table(block, [_TYPES[kind] for kind in kinds])

@@ -7,7 +7,7 @@ or CR LF, and each of its quotes begins or ends a field or stands for a quote wi
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -40,17 +40,18 @@ class Block:
 Rows = list[list[str]]
 
 
-def pieces(file: BinaryIO, header: Header, at_once: int) -> Iterator[Block | Rows]:
+def pieces(file: BinaryIO, header: Header, num_bytes: Callable[[], int]) -> Iterator[Block | Rows]:
     """All records of the file, in order.
 
     Args:
-        at_once: bytes of a block, at most.
+        num_bytes: of the next block, at most.
     Raises:
         InvalidDataset: as `RowReader`, once what is before was given.
     """
     position, num_lines = header.position, header.num_lines
     while True:
         file.seek(position)
+        at_once = num_bytes()
         data = file.read(at_once)
         if not data:
             return

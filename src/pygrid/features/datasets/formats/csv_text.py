@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, BinaryIO, Protocol
 
+import numpy as np
+
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.features.datasets.formats.csv_kinds import NOTHING, OTHER, Kind, Looked, kind_of, look
 from pygrid.features.datasets.formats.csv_pieces import Block, Rows, pieces, rows, rows_of
@@ -27,7 +29,10 @@ from pygrid.features.datasets.formats.sink import Field, Sink, check_field_names
 
 PREFIX_BYTES = 256 * 1024
 """What columns hold is told from so much first."""
-PIECE_BYTES = 4 * 1024**2
+PIECE_BYTES = 2 * 1024**2
+MIN_PIECE_BYTES = 128 * 1024
+VALUE_BYTES = 6 * 1024**2
+"""What the values of a piece take, about: an empty field is one byte, and eight as a number."""
 SMALL_BYTES = 1024**2
 """Of a smaller file pyarrow would take longer to load than to read it."""
 NUM_THREADS = 2
@@ -52,11 +57,17 @@ class _Columns:
     indices: list[int]
     seen: list[int]
     sink: Sink
+    expansion: float = 1.0
+    """Bytes of values for each byte of the last block."""
 
     @property
     def kinds(self) -> list[Kind]:
         """What to read them as: of what was not seen yet, the narrowest, so that it is told if it is wider."""
         return ["int64" if seen == NOTHING else kind_of(seen) for seen in self.seen]
+
+    def piece_bytes(self, at_most: int) -> int:
+        """How much text to read at once, so that its values don't take too much."""
+        return min(at_most, max(MIN_PIECE_BYTES, int(VALUE_BYTES / max(1.0, self.expansion))))
 
     def note(self, looked: list[Looked]) -> bool:
         """Take note of what a piece holds; whether it made a kind wider.
@@ -150,7 +161,7 @@ def _looked(file: BinaryIO, columns: _Columns, reader: BlockReader | None, at_on
     waiting: deque[tuple[Block, Future[list[Looked] | None]] | Rows | InvalidDataset] = deque()
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         try:
-            for piece in _with_their_end(pieces(file, header, at_once)):
+            for piece in _with_their_end(pieces(file, header, lambda: columns.piece_bytes(at_once))):
                 is_block = isinstance(piece, Block)
                 waiting.append(
                     (piece, threads.submit(reader.read, piece, columns.kinds)) if isinstance(piece, Block) else piece
@@ -184,6 +195,8 @@ def _taken(
     block, future = item
     looked = future.result()
     if looked is not None:
+        num_bytes = sum(found.values.nbytes for found in looked if isinstance(found.values, np.ndarray))
+        columns.expansion = num_bytes / len(block.data)
         yield looked
     else:
         yield from (_look_at(piece, columns) for piece in rows_of(block, columns.header))

@@ -182,7 +182,8 @@ class Sink:
                 self._count(target.add(pieces[target.sources[0]]), target)
             else:
                 parts = [np.asarray(pieces[name]) for name in target.sources]
-                self._count(target.add(np.stack(parts, axis=1)), target)
+                # Turned round when it is written, in the dtype that is stored, which may be much narrower.
+                self._count(target.add(np.stack(parts).T), target)
 
     def _count(self, num_bytes: int, target: Target) -> None:
         self._bytes_left -= num_bytes
