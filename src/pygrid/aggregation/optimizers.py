@@ -24,6 +24,8 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the averaged diff changes the model (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
@@ -66,11 +68,11 @@ def step(
     """
     old, d, lr = model.astype(np.float64), mean_diff, optimizer.learning_rate
     if optimizer.name == "sgd":
-        return (old - lr * d).astype(np.float32), {}
+        return _float32(old - lr * d), {}
     m = state["m"].astype(np.float64)
     if optimizer.name == "momentum":
         m = optimizer.momentum * m + d
-        return (old - lr * m).astype(np.float32), {"m": m.astype(np.float32)}
+        return _float32(old - lr * m), {"m": _float32(m)}
     m = optimizer.beta1 * m + (1 - optimizer.beta1) * d
     v, squares = state["v"].astype(np.float64), d * d
     if optimizer.name == "adagrad":
@@ -80,4 +82,9 @@ def step(
     else:
         v = v - (1 - optimizer.beta2) * squares * np.sign(v - squares)
     new = old - lr * m / (np.sqrt(v) + optimizer.tau)
-    return new.astype(np.float32), {"m": m.astype(np.float32), "v": v.astype(np.float32)}
+    return _float32(new), {"m": _float32(m), "v": _float32(v)}
+
+
+def _float32(values: Float64) -> Float32:
+    """As float32; what is beyond its range becomes the largest that it holds, never infinity, from which nothing comes back."""
+    return np.clip(values, -_MOST, _MOST).astype(np.float32)
