@@ -275,6 +275,15 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
     assert rests[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 
 
+async def test_one_that_never_has_work_does_not_keep_a_place_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participating, "MAX_IDLE_S", 1.0)
+    async with facing(Enemy({"status": "rejected", "timeout": 0}), tmp_path) as (site, job):
+        failed = await site.owner.wait(job["id"], "failed")
+        assert (failed["code"], failed["federation"]["num_begun"]) == ("coordinator_idle", 0)
+        assert (await site.scientist.budget(job["dataset"]))["yours"] == 0
+    assert [state for state, _ in charges_of(tmp_path, "alice")] == ["refunded"]
+
+
 @pytest.mark.parametrize("what", ["cycle-request", "get-model", "report"])
 async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, tmp_path: Path) -> None:
     silent = asyncio.Event()

@@ -135,8 +135,8 @@ async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
     """Its diff is for the same model, so nothing more is paid for it."""
     train = JobTrainer.train
 
-    async def slowly(self: JobTrainer, *args: Any) -> Any:
-        result = await train(self, *args)
+    async def slowly(self: JobTrainer, *args: Any, **more: Any) -> Any:
+        result = await train(self, *args, **more)
         await asyncio.sleep(1.2)
         return result
 
@@ -156,10 +156,10 @@ async def test_a_straggler_misses_a_cycle_and_takes_part_in_the_next(tmp_path: P
     train = JobTrainer.train
     held = asyncio.Event()
 
-    async def waits_once(self: JobTrainer, job: Any, model: Path, number: int) -> Any:
+    async def waits_once(self: JobTrainer, job: Any, model: Path, number: int, **more: Any) -> Any:
         if "alice" in str(model) and number == 1:
             await held.wait()
-        return await train(self, job, model, number)
+        return await train(self, job, model, number, **more)
 
     monkeypatch.setattr(JobTrainer, "train", waits_once)
     async with running_town(tmp_path, "alice", "bob") as town:

@@ -51,6 +51,8 @@ WAIT_S = 25.0
 """How long a coordinator may hold a question for work."""
 GIVE_UP_S = 7 * 24 * 3600.0
 """A coordinator that cannot be reached, or has no such process yet, is tried for so long."""
+MAX_IDLE_S = 30 * 24 * 3600.0
+"""A coordinator that answers, and has no work for so long, keeps neither a place nor a reservation any longer."""
 MAX_STRIKES = 5
 """So many answers that make no sense, one after the other, end a job."""
 _FIRST_REST_S, _LONGEST_REST_S = 0.2, 10.0
@@ -62,10 +64,16 @@ _MAX_WORDS = 500
 class Trainer(Protocol):
     """What runs a job's Workers."""
 
-    def place(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the place of a Worker, and hold it for the length of the block. Raises Unavailable: no Worker can be had."""
+    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
 
-    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        Args:
+            may_leave: whether it may be, if the dataset's policy allows it, too.
+        Raises:
+            Unavailable: no Worker can be had.
+        """
+
+    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
         """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
@@ -115,6 +123,7 @@ class Participation:
     """What the Worker of a private job has taken so far at the most, padded: no later one seems to take less."""
     _rest_s: float = _FIRST_REST_S
     _in_vain_since: float | None = field(default=None)
+    _idle_since: float | None = None
 
     async def run(self) -> Departure:
         """Take part until there is nothing left to do."""
@@ -138,7 +147,8 @@ class Participation:
             return departure
         answer = await self._ask()
         if isinstance(answer, CycleRejected):
-            return None if answer.timeout is not UNSET else self._end("the training is over")
+            return self._idle() if answer.timeout is not UNSET else self._end("the training is over")
+        self._idle_since = None
         check_accepted(answer, self.given.line.client.client_id)
         if kept is not None:
             if rules.fits_cycle(kept, _cycle(answer), str(answer.model_hash)):
@@ -161,6 +171,14 @@ class Participation:
             # It did not hold the question, so asking again at once would be no waiting.
             await _sleep(min(max(float(answer.timeout), _FIRST_REST_S), _SHORT_PAUSE_S))
         return answer
+
+    def _idle(self) -> Departure | None:
+        """Wait on, or have waited for too long."""
+        now = asyncio.get_running_loop().time()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since > MAX_IDLE_S:
+            return self._end("the coordinator had no work for thirty days", "coordinator_idle")
+        return None
 
     async def _bear(self, error: PygridError) -> Departure | None:
         """What follows from an error: another try, or the end."""
@@ -203,7 +221,9 @@ class Participation:
         model = await given.line.call(given.line.client.fetch_model)
         await asyncio.to_thread(check_offered, model, given.approved)
         self._say(f"waits for a Worker for cycle {accepted.cycle}")
-        async with given.trainer.place():
+        # After one that was lost the next is trained here, as other jobs are.
+        was_lost = bool(self.parts) and self.parts[-1].state is PartState.LOST
+        async with given.trainer.place(given.job, may_leave=not was_lost) as elsewhere:
             if loop.time() > over_at:
                 raise Gone("the cycle was over before a Worker was free", code="cycle_closed")  # nothing is used up
             part = await self._begin(accepted)
@@ -211,7 +231,8 @@ class Participation:
                 return part
             self._say(f"trains for cycle {part.cycle}")
             began = loop.time()
-            result = await given.trainer.train(given.job, given.models.path(part.model_hash), part.number)
+            model_path = given.models.path(part.model_hash)
+            result = await given.trainer.train(given.job, model_path, part.number, elsewhere=elsewhere)
             # As the Worker tells it, or its machine: not what it had to wait for, and no more than there was.
             worked_s = min(max(0.0, result.facts.wall_s), loop.time() - began)
         facts: dict[str, Any] = msgspec.to_builtins(result.facts)

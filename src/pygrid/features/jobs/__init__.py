@@ -69,7 +69,7 @@ def build_jobs(
     specs = SpecMaker(store.database, store.columns, files, limits)
     changed = asyncio.Event()
     places = WorkerPlaces(changed.set)
-    trainer = JobTrainer(workers, specs, places)
+    trainer = JobTrainer(workers, specs, places, store.database)
     runner = JobRunner(
         JobQueue(store.database, writes, transitions, clock),
         MockTrials(workers, specs, store.columns, writes, transitions, federation),

@@ -27,10 +27,16 @@ RETRY_S = 30.0
 class Trainer(Protocol):
     """What runs a job's Workers."""
 
-    def place(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the place of a Worker, and hold it for the length of the block. Raises Unavailable: no Worker can be had."""
+    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
 
-    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        Args:
+            may_leave: whether it may be, if the dataset's policy allows it, too.
+        Raises:
+            Unavailable: no Worker can be had.
+        """
+
+    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
         """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 

@@ -18,6 +18,8 @@ from pygrid.features.jobs.service import job_topic
 from pygrid.features.jobs.specs import SpecMaker, data_bytes
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import WorkerPlaces, Workers
+from pygrid.storage import jobs as rows
+from pygrid.storage.database import Database
 from pygrid.storage.signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -87,27 +89,43 @@ class JobRuns:
 class JobTrainer:
     """Runs the Workers of federated jobs: of which each has some, one after the other."""
 
-    def __init__(self, workers: Workers, specs: SpecMaker, places: WorkerPlaces) -> None:
+    def __init__(self, workers: Workers, specs: SpecMaker, places: WorkerPlaces, database: Database) -> None:
         self._workers = workers
         self._specs = specs
         self._places = places
+        self._database = database
 
     @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """The place of a Worker, once one is free. Raises Unavailable: no Worker can be had; nothing has begun."""
-        async with self._places.one():
-            await self._workers.start()
-            yield
+    async def place(self, job: Job, *, may_leave: bool) -> AsyncIterator[bool]:
+        """The place of a Worker, once one is free; gives whether it is on another machine.
 
-    async def train(self, job: Job, model: Path, number: int) -> JobResult:
+        Args:
+            may_leave: whether it may be, if the dataset's policy allows it, too.
+        Raises:
+            Unavailable: no Worker can be had here, where a job runs if nobody begins it elsewhere; nothing has begun.
+        """
+        while True:
+            allowed = may_leave and await self._may_leave(job)
+            async with self._places.one(may_leave=allowed) as elsewhere:
+                if elsewhere and not await self._may_leave(job):
+                    continue  # its holder took that back while it waited
+                await self._workers.start()
+                yield elsewhere
+                return
+
+    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
         """What a Worker of a federated job makes of the model in a file; each has another seed."""
         try:
             spec = await self._specs.spec(job)
             spec = msgspec.structs.replace(
                 spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
             )
-            result = await self._workers.run(spec)
+            result = await self._workers.run(spec, remote=elsewhere)
         except PygridError as error:
             return JobResult(Facts(), Failure("refused", error.detail, error.code))
         facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
         return msgspec.structs.replace(result, facts=facts)
+
+    async def _may_leave(self, job: Job) -> bool:
+        policy = await self._database.read(lambda connection: rows.find_policy(connection, job.dataset_id))
+        return policy is not None and policy.allow_remote_workers

@@ -151,7 +151,7 @@ class JobRunner:
                 self._federated.begin(job)
             elif job.id not in self._running:
                 await self._end_lost(job)
-        self._federated.places.give(self._num_free)
+        self._give_places()
         waiting = await self._queue.list_checking()
         if not waiting and not await self._queue.has_approved():
             return LOOK_S
@@ -171,18 +171,35 @@ class JobRunner:
             self._begin(taken)
         return LOOK_S
 
+    def _give_places(self) -> None:
+        places = self._federated.places
+        if self._workers.prefer_remote:
+            places.give_elsewhere(self._num_free_elsewhere)
+        places.give(self._num_free)
+        places.give_elsewhere(self._num_free_elsewhere)
+
     @property
     def _num_free(self) -> int:
         """Places for Workers on this machine."""
-        return self._max_concurrent - (len(self._running) - len(self._remote)) - self._federated.places.num_taken
+        return self._max_concurrent - (len(self._running) - len(self._remote)) - self._federated.places.num_here
+
+    @property
+    def _num_free_elsewhere(self) -> int:
+        """Places on Workers of other machines."""
+        return self._workers.num_remote - len(self._remote) - self._federated.places.num_elsewhere
+
+    # Who waits for a place has a cycle that waits for them, and so comes first.
 
     async def _start_here(self) -> None:
-        # Who waits for a place has a cycle that waits for them.
         while self._federated.places.give(self._num_free) > 0 and (taken := await self._queue.take_next()) is not None:
             self._begin(taken)
 
     async def _start_remote(self) -> None:
-        while len(self._remote) < self._workers.num_remote and (taken := await self._queue.take_next(remote=True)) is not None:
+        places = self._federated.places
+        while (
+            places.give_elsewhere(self._num_free_elsewhere) > 0
+            and (taken := await self._queue.take_next(remote=True)) is not None
+        ):
             self._begin(taken, remote=True)
 
     def _begin(self, taken: Job, *, remote: bool = False) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from pygrid.core.execution import JobResult, JobSpec, Progress
@@ -41,36 +41,64 @@ class Workers(Protocol):
         """
 
 
+@dataclass
+class _Waiting:
+    turn: asyncio.Future[bool]
+    may_leave: bool
+
+
 class WorkerPlaces:
     """The places for Workers of federated jobs, which wait in line for one while they hold none."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.num_taken = 0
+        self._waiting: list[_Waiting] = []
+        self.num_here = 0
+        self.num_elsewhere = 0
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Wait for a place, and hold it for the length of the block."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    async def one(self, *, may_leave: bool) -> AsyncIterator[bool]:
+        """Wait for a place, and hold it for the length of the block; gives whether it is on another machine.
+
+        Args:
+            may_leave: whether it may be.
+        """
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(turn, may_leave)
+        self._waiting.append(waiting)
         self._on_change()
         try:
-            await turn
-            yield
+            yield await turn
         finally:
-            if turn.done() and not turn.cancelled():
-                self.num_taken -= 1
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            if not turn.done() or turn.cancelled():
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+            elif turn.result():
+                self.num_elsewhere -= 1
+            else:
+                self.num_here -= 1
             self._on_change()
 
     def give(self, num_free: int) -> int:
-        """Give places to those who wait longest; tells how many are left."""
-        while num_free > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self.num_taken += 1
-                num_free -= 1
+        """Give places on this machine to those who wait longest; tells how many are left."""
+        for waiting in self._next(lambda _: True, num_free):
+            waiting.turn.set_result(False)
+            self.num_here += 1
+            num_free -= 1
         return num_free
+
+    def give_elsewhere(self, num_free: int) -> int:
+        """Give places on other machines to those who wait longest, of those who may have one; tells how many are left."""
+        for waiting in self._next(lambda one: one.may_leave, num_free):
+            waiting.turn.set_result(True)
+            self.num_elsewhere += 1
+            num_free -= 1
+        return num_free
+
+    def _next(self, is_wanted: Callable[[_Waiting], bool], most: int) -> list[_Waiting]:
+        """The first so many of a kind, who wait no more."""
+        self._waiting = [waiting for waiting in self._waiting if not waiting.turn.done()]
+        found = [waiting for waiting in self._waiting if is_wanted(waiting)][: max(0, most)]
+        for waiting in found:
+            self._waiting.remove(waiting)
+        return found
