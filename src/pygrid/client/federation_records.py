@@ -139,7 +139,7 @@ def make_record(
     except Conflict as error:
         if error.code != "process_exists":
             raise
-        own = any(draft.name == name for draft in _list(api))
+        own = bool(_list(api, name))
         hint = f"it is a training of yours: resume_federated(coordinator, {name!r}) goes on with it; or " if own else ""
         raise Conflict(f"{api.url} has a process {name!r}; {hint}choose another name", code=error.code) from error
     return Record(api, draft, notes, plan, model)
@@ -151,10 +151,9 @@ def load_record(api: Api, name: str) -> Record:
     Raises:
         NotFound: nothing (``federation_not_found``). InvalidInput: something else (``federation_damaged``).
     """
-    drafts = _list(api)
-    found = next((draft for draft in drafts if (draft.name, draft.version) == (name, VERSION)), None)
+    found = next(iter(_list(api, name)), None)
     if found is None:
-        yours = ", ".join(draft.name for draft in drafts if _NOTES in draft.notes) or "none"
+        yours = ", ".join(draft.name for draft in _list(api) if _NOTES in draft.notes) or "none"
         raise NotFound(
             f"you have begun no training {name!r} at {api.url}; those that you have: {yours}", code="federation_not_found"
         )
@@ -166,5 +165,7 @@ def load_record(api: Api, name: str) -> Record:
         ) from error
 
 
-def _list(api: Api) -> list[DraftInfo]:
-    return api.get(_DRAFTS, DraftList).drafts
+def _list(api: Api, name: str | None = None) -> list[DraftInfo]:
+    """The caller's drafts, or the one that holds the name of a training, if there is one."""
+    query = {} if name is None else {"name": name, "version": VERSION}
+    return api.get(_DRAFTS, DraftList, query=query).drafts

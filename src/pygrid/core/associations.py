@@ -142,6 +142,18 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
+def find_identity(named: Sequence[T], name: str, identity: str) -> T:
+    """The one that is this Domain. Raises Conflict: ``other_identity``: none of them is."""
+    for each in named:
+        if each.identity == identity:
+            return each
+    raise Conflict(
+        f"the Domain {identity} is not known by the name {name!r} (any more): look again who is",
+        code="other_identity",
+        domain=name,
+    )
+
+
 def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
     """The one that a decision is meant for.
 
@@ -153,14 +165,7 @@ def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
         Conflict: ``other_identity``: none of them is this one; ``several_domains``: it could be meant for several.
     """
     if identity is not None:
-        for each in named:
-            if each.identity == identity:
-                return each
-        raise Conflict(
-            f"the Domain {identity} is not known by the name {name!r} (any more): look again who is",
-            code="other_identity",
-            domain=name,
-        )
+        return find_identity(named, name, identity)
     for states in (HOLDING, {AssociationState.PENDING}, {AssociationState.DENIED}):
         found = [each for each in named if each.state in states]
         if len(found) == 1:

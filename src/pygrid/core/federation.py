@@ -20,9 +20,13 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from pygrid.core.execution import JobResult
+from pygrid.core.jobs import Job
 from pygrid.errors import InvalidConfig
 from pygrid.messages.jobs import FederationRequest, JobRequest
 
@@ -37,6 +41,22 @@ MAX_ADDRESS_CHARS = 2_000
 _ADDED = frozenset({"num_calls", "num_zeroed", "num_skipped", "bytes_out", "wall_s", "cpu_s"})
 _PEAK = "max_rss_bytes"
 """Of what a Worker saw."""
+
+
+class Trainer(Protocol):
+    """What runs a job's Workers."""
+
+    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
+
+        Args:
+            may_leave: whether it may be, if the dataset's policy allows it, too.
+        Raises:
+            Unavailable: no Worker can be had.
+        """
+
+    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
+        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
 class PartState(enum.StrEnum):

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pygrid.core.associations import Act, AssociationState, choose, move
+from pygrid.core.associations import Act, AssociationState, choose, find_identity, move
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.storage import networks as rows
 from pygrid.storage.networks import KnownDomain
@@ -75,7 +75,7 @@ def forget(connection: sa.Connection, name: str, identity: str | None) -> KnownD
     """
     named = rows.get_named(connection, name)
     if identity is not None:
-        named = [choose(named, Act.REVOKE, name, identity)]
+        named = [find_identity(named, name, identity)]
     rows.delete_domains(connection, [known.id for known in named])
     return named[0]
 

@@ -16,9 +16,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -27,8 +25,8 @@ from msgspec import UNSET
 
 from pygrid.clock import Clock
 from pygrid.core import federation as rules
-from pygrid.core.execution import Failure, JobResult, padded_s
-from pygrid.core.federation import Departure, Part, PartState
+from pygrid.core.execution import Failure, padded_s
+from pygrid.core.federation import Departure, Part, PartState, Trainer
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, Gone, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.federation.coordinator import Line, ModelFiles, check_accepted, check_offered
@@ -59,22 +57,6 @@ _FIRST_REST_S, _LONGEST_REST_S = 0.2, 10.0
 """Before something is tried again that came to nothing: twice as long each time, until something does come of it."""
 _SHORT_PAUSE_S = 5.0
 _MAX_WORDS = 500
-
-
-class Trainer(Protocol):
-    """What runs a job's Workers."""
-
-    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
-        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
-
-        Args:
-            may_leave: whether it may be, if the dataset's policy allows it, too.
-        Raises:
-            Unavailable: no Worker can be had.
-        """
-
-    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
-        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
 class Writes(Protocol):

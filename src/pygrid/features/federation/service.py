@@ -12,11 +12,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.federation import Departure, Part
+from pygrid.core.federation import Departure, Part, Trainer
 from pygrid.core.jobs import Job
 from pygrid.errors import PygridError
 from pygrid.features.federation.coordinator import MODEL_SLACK_BYTES, Connect, Line, ModelFiles
-from pygrid.features.federation.participating import Given, Participation, Trainer, Writes
+from pygrid.features.federation.participating import Given, Participation, Writes
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
 from pygrid.storage.database import Database

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 from pygrid.core import jobs as rules
-from pygrid.core.execution import JobResult
-from pygrid.core.federation import Departure
+from pygrid.core.federation import Departure, Trainer
 from pygrid.core.jobs import Job
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import WorkerPlaces
@@ -22,22 +19,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 30.0
 """After a fault of this Domain."""
-
-
-class Trainer(Protocol):
-    """What runs a job's Workers."""
-
-    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
-        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
-
-        Args:
-            may_leave: whether it may be, if the dataset's policy allows it, too.
-        Raises:
-            Unavailable: no Worker can be had.
-        """
-
-    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
-        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
 class Federation(Protocol):
