@@ -180,9 +180,9 @@ class RemoteWorker:
             with self._files.using(file.hash for file in held.lease.files):
                 here = self._with_threads(await _in_thread(lambda: self._fetch(held.lease, spec)))
                 logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
-                # The Domain sees to it that the time tells nothing.
+                # The driver holds a private job here, so that the time of the transfers does not add up with that of the job.
                 on_progress = held.tell if spec.privacy is None else None
-                return await self._driver.run(here, on_progress, pad=False)
+                return await self._driver.run(here, on_progress)
         except Gone:
             raise
         except PygridError as error:

@@ -20,7 +20,6 @@ _FACTS = {
     "num_records": "records",
     "num_calls": "calls of the plan",
     "num_zeroed": "contributions that failed",
-    "num_skipped": "contributions that came too late",
     "wall_s": "seconds",
     "cpu_s": "seconds of the processor",
     "max_rss_bytes": "bytes of memory",

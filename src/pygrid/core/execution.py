@@ -6,6 +6,7 @@ A frame is one byte of kind, eight bytes of length (little-endian), and the body
 
     Domain -> Worker   S  a JobSpec as JSON
     Worker -> Domain   P  a Progress as JSON, any number of times, never for a private job
+                       T  seconds, as JSON: before a private job reads its data, when its end may be seen
                        O  an Outcome as JSON, once, at the end
                        B  the bytes of the result, once, after a good outcome
 """
@@ -31,13 +32,16 @@ FailureKind = Literal[
 ]
 
 FRAME_HEADER_BYTES = 9
-SPEC, PROGRESS, OUTCOME, RESULT, READY = b"S", b"P", b"O", b"B", b"R"
+SPEC, PROGRESS, PLANNED, OUTCOME, RESULT, READY = b"S", b"P", b"T", b"O", b"B", b"R"
 MAX_SPEC_BYTES = 16 * 1024**2
 MAX_MESSAGE_BYTES = 1024**2
 """Of a progress or an outcome."""
 
 _MAX_ROUNDS = 1_000_000
-_SHORTEST_BUCKET_S = 0.25
+_SHORTEST_HOLD_S = 0.25
+_SHORTEST_LIMIT_S, _LIMIT_FACTOR = 0.002, 50.0
+_UNLIKELY = 21.0
+"""Minus the logarithm of 1e-9, and a little more."""
 _MAX_BOUND = 1e100
 """Of values that are added up: their sums and squares stay numbers."""
 
@@ -153,8 +157,10 @@ class Facts(msgspec.Struct, frozen=True):
     """Of the plan's graphs."""
     num_zeroed: int = 0
     """Contributions that counted as zero, because the plan failed on them or gave NaN or infinity."""
-    num_skipped: int = 0
-    """Contributions that counted as zero, because the time of the job was over."""
+    unit_s: float = 0.0
+    """Private jobs: CPU seconds for one unit of made-up data, measured before the data was read."""
+    planned_s: float = 0.0
+    """Private jobs: seconds from the start after which the end may be seen, fixed before the data was read."""
     sandbox: tuple[str, ...] = ()
     """The layers that held."""
     worker: str = ""
@@ -342,13 +348,36 @@ def parse_frame_header(header: bytes) -> tuple[bytes, int]:
     return header[:1], int.from_bytes(header[1:FRAME_HEADER_BYTES], "little")
 
 
-def padded_s(elapsed_s: float) -> float:
-    """The end of the coarse bucket that a private job's run time falls into: 0.25 s, doubled as often as needed.
+def held_s(elapsed_s: float, planned_s: float) -> float:
+    """When the end of a private job may be seen, in seconds from its start.
 
-    Others learn of a run time which bucket it is. Where the plan's time depends on single records, that still tells of them:
-    this makes what is told coarse, and is no proof.
+    ``planned_s`` was fixed before the data was read, and is meant to be enough whatever the data holds. A job that takes
+    longer all the same, on a busy machine, is held until twice that time, or four times, and so on.
     """
-    bucket = _SHORTEST_BUCKET_S
-    while bucket < elapsed_s:
-        bucket *= 2
-    return bucket
+    held = max(_SHORTEST_HOLD_S, planned_s)
+    while held < elapsed_s:
+        held *= 2
+    return held
+
+
+def max_evaluations(terms: PrivacyTerms, num_units: float) -> int:
+    """How many units all rounds of a private job look at, at most; with sampling, but for a chance below 1e-9."""
+    return terms.rounds if terms.unit == "domain" else _most(terms.rounds * num_units, terms.sampling_rate)
+
+
+def max_participations(terms: PrivacyTerms) -> int:
+    """In how many rounds a unit takes part, at most; with sampling, but for a chance below 1e-9."""
+    return min(terms.rounds, _most(terms.rounds, terms.sampling_rate))
+
+
+def unit_limit_s(unit_s: float) -> float:
+    """CPU seconds that one evaluation may take, if it usually takes ``unit_s``."""
+    return max(_SHORTEST_LIMIT_S, _LIMIT_FACTOR * unit_s)
+
+
+def _most(trials: float, probability: float) -> int:
+    """More than a binomial variable is, but for a chance below 1e-9 (Bernstein's inequality); ``trials`` for probability 1."""
+    if probability >= 1:
+        return math.ceil(trials)
+    mean = trials * probability
+    return math.ceil(min(trials, mean + math.sqrt(2 * mean * _UNLIKELY) + _UNLIKELY))

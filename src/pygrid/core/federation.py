@@ -38,7 +38,7 @@ MAX_NAME_CHARS = 200
 MAX_ADDRESS_CHARS = 2_000
 
 
-_ADDED = frozenset({"num_calls", "num_zeroed", "num_skipped", "bytes_out", "wall_s", "cpu_s"})
+_ADDED = frozenset({"num_calls", "num_zeroed", "bytes_out", "wall_s", "cpu_s"})
 _PEAK = "max_rss_bytes"
 """Of what a Worker saw."""
 

@@ -87,7 +87,8 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
     """Whether a plan that passed the gate can do what is asked.
 
     Raises:
-        InvalidPlan: ``plan_kind``: another kind of plan, or a graph is missing; ``plan_mixes_examples``.
+        InvalidPlan: ``plan_kind``: another kind of plan, or a graph is missing; ``plan_mixes_examples``;
+            ``plan_time_unbounded``.
         InvalidInput: a hyperparameter or batch size out of the plan's range.
     """
     if report.kind != "training":
@@ -100,6 +101,12 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
             f"a private job can't use this plan, because {report.independence_reason}. Layers such as BatchNorm, which look at "
             "a whole batch, have to be replaced (by GroupNorm)",
             code="plan_mixes_examples",
+        )
+    if request.privacy is not None and graph in report.value_dependent_time:
+        raise InvalidPlan(
+            "a private job can't use this plan, because the time of the remainder of a division of floats depends on the "
+            "values of a record. Write the remainder as x - floor(x / y) * y",
+            code="plan_time_unbounded",
         )
     if graph == "train" and request.batch_size > manifest.max_batch_size:
         raise _invalid(f"batch_size is {request.batch_size}; this plan takes 1 to {manifest.max_batch_size}")

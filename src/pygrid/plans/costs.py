@@ -62,6 +62,14 @@ class Analysis:
                 fixed.update(step.output_names)
         return frozenset(fixed)
 
+    @property
+    def value_dependent_time(self) -> str:
+        """The first node whose time depends on values without bound, by its label; empty: there is none.
+
+        The remainder of floats divides bit by bit: the time grows with the difference of the exponents.
+        """
+        return next((step.label for step in self.steps if step.call.attributes.get("fmod")), "")
+
     def flops(self, n: int) -> int:
         """Operations of one call with n examples; what counts as one is said in `pygrid.plans.operators`."""
         return sum(at(step.flops, n) for step in self.steps)

@@ -86,6 +86,8 @@ class GateReport(msgspec.Struct, frozen=True):
     """Proven from the graph, whatever the manifest claims; what it means is said in `pygrid.plans.independence`."""
     independence_reason: str
     """If not: why."""
+    value_dependent_time: tuple[str, ...] = ()
+    """Graphs with an operator whose time depends on values without bound: no private job can use them."""
 
 
 _MAX_PASSED = 256
@@ -179,6 +181,7 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
     max_n = limits.max_diffs if manifest.kind == "averaging" else manifest.max_batch_size
     graphs: dict[str, GraphReport] = {}
     verdict = Verdict(False, "the plan has no grads graph")
+    slow: list[str] = []
     constants_left = limits.max_constant_bytes
     for name, model in models.items():
         num_constant_bytes = constant_bytes(model)
@@ -199,6 +202,8 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
         graphs[name] = GraphReport(
             len(model.graph.node), analysis.operators, fixed, per_example, peak, largest, largest_bytes, num_constant_bytes
         )
+        if analysis.value_dependent_time:
+            slow.append(name)
         if name == "grads":
             verdict = judge(analysis)
     spec = _model_spec(manifest)
@@ -211,6 +216,7 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
         model_bytes=sum(4 * _num_elements(array.shape) for array in spec.values()),
         per_example_independent=verdict.independent,
         independence_reason=verdict.reason,
+        value_dependent_time=tuple(slow),
     )
 
 

@@ -20,12 +20,53 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 Array = npt.NDArray[np.generic]
 
-_ORT_ERRORS: tuple[type[Exception], ...] = (
+ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(value for value in vars(_state).values() if isinstance(value, type) and issubclass(value, Exception)),
 )
+"""What ONNX Runtime raises when it refuses a graph, or a graph fails on its inputs."""
 _FATAL = 4
 """ONNX Runtime's severity: it prints nothing below; what goes wrong is raised."""
+
+
+def quiet_session(num_threads: int = 1) -> Any:
+    """Options of a session: operators one after the other, and no message on the terminal."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL
+    # A thread that spins while idle takes time from other processes, and drains the battery of a device.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def quiet_run() -> Any:
+    """Options of one run; setting ``terminate`` on them ends that run before its next operator."""
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
+
+
+def load(graph: bytes, options: Any, *, name: str) -> Any:
+    """A session of ONNX Runtime for a graph.
+
+    Args:
+        graph: ONNX bytes, never a path, so that no reference to another file can be followed.
+    Raises:
+        InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
+    """
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise InvalidPlan(
+            f"ONNX Runtime can't load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
+        ) from error
+
+
+def run_failed(name: str, error: Exception) -> InvalidPlan:
+    """The error for a run that failed on its inputs (``plan_run_failed``)."""
+    return InvalidPlan(f"graph {name!r} failed while it ran: {one_line(str(error))}", code="plan_run_failed", graph=name)
 
 
 class Session:
@@ -41,23 +82,10 @@ class Session:
         Raises:
             InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = _FATAL
-        # Threads that spin while idle would take the cores from whoever shares the machine, and the battery from a device.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._name = name
-        self._run_options = ort.RunOptions()
-        self._run_options.log_severity_level = _FATAL
+        self._run_options = quiet_run()
         self._terminated = False
-        try:
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except _ORT_ERRORS as error:
-            raise InvalidPlan(
-                f"ONNX Runtime can't load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
-            ) from error
+        self._session = load(graph, quiet_session(num_threads), name=name)
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Any]:
         """The named outputs, as new arrays.
@@ -70,12 +98,10 @@ class Session:
             return list(self._session.run(outputs, feed, self._run_options))
         except MemoryError as error:
             raise Unavailable(f"graph {self._name!r} needs more memory than there is", code="out_of_memory") from error
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             if self._terminated:
                 raise Unavailable("the run was cancelled", code="run_cancelled") from error
-            raise InvalidPlan(
-                f"graph {self._name!r} failed while it ran: {one_line(str(error))}", code="plan_run_failed", graph=self._name
-            ) from error
+            raise run_failed(self._name, error) from error
 
     def terminate(self) -> None:
         """End the current run before its next operator; later runs are refused. An operator that has begun runs to its end."""

@@ -9,11 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidInput, ShapeMismatch
-from pygrid.privacy.clipping import Grid, quantise
+from pygrid.privacy.clipping import ClippedSum, Grid
 from pygrid.privacy.noise import DiscreteGaussian, SecretBits
-
-_CHUNK = 1 << 17
-"""Entries quantised at a time: 1 MiB in float64, so that a batch of a small model takes one call of each operation."""
 
 
 class GaussianSum:
@@ -40,10 +37,8 @@ class GaussianSum:
         self.size = size
         self.noise_multiplier = float(noise_multiplier)
         self._noise = DiscreteGaussian(self.noise_multiplier * self.grid.sensitivity, bits)
-        # Whole numbers in float64, which adds them without rounding as long as they are below 2^53.
-        self._sum = np.zeros(size)
+        self._sum: ClippedSum | None = ClippedSum(self.grid, size)
         self._room = (1 << 52) // self.grid.sensitivity
-        self._finished = False
 
     @property
     def sensitivity(self) -> float:
@@ -60,7 +55,7 @@ class GaussianSum:
             ShapeMismatch: another shape, or no floats; nothing was added. RuntimeError: `finish` was called before.
         """
         if vector is None:
-            self._check_open()
+            self._open()
             return
         self.add_rows(vector[np.newaxis])
 
@@ -70,19 +65,31 @@ class GaussianSum:
         Raises:
             As `add`.
         """
-        self._check_open()
+        total = self._open()
         if rows.ndim != 2 or rows.shape[1] != self.size or rows.dtype.kind != "f":
             raise ShapeMismatch(
                 f"contributions must be floating-point of {self.size} entries each, these are {rows.dtype} {rows.shape[1:]}",
                 expected=[self.size],
             )
-        if len(rows) > self._room:
-            raise InvalidInput("too many contributions for one sum; make another", code="too_many_contributions")
-        self._room -= len(rows)
-        num_together = max(1, _CHUNK // self.size)
-        for start in range(0, len(rows), num_together):
-            together = quantise(rows[start : start + num_together], self.grid)
-            self._sum += together[0] if len(together) == 1 else together.sum(axis=0)
+        self._take_room(len(rows))
+        total.add(rows)
+
+    def add_clipped(self, integers: npt.NDArray[np.floating[Any]], num_rows: int) -> None:
+        """Add the sum of contributions that were clipped to `grid` elsewhere.
+
+        Args:
+            integers: shape (size,), whole numbers in steps of the grid.
+            num_rows: of how many contributions.
+        Raises:
+            InvalidInput: ``too_many_contributions``. RuntimeError: `finish` was called before, or this is no sum of so many
+                contributions on this grid: a fault of the caller.
+        """
+        total = self._open()
+        self._take_room(num_rows)
+        wide = integers.astype(np.float64)
+        if not (np.rint(wide) == wide).all() or float(wide @ wide) > (num_rows * self.grid.sensitivity) ** 2:
+            raise RuntimeError("these are no sums of contributions on the grid")
+        total.add_integers(wide)
 
     def finish(self) -> npt.NDArray[np.float32]:
         """The sum with noise, shape (size,); nothing can be added or drawn afterwards.
@@ -90,15 +97,19 @@ class GaussianSum:
         Raises:
             RuntimeError: it was finished before: a second draw of noise would need a second charge.
         """
-        self._check_open()
-        self._finished = True
-        noisy = self._noise.add(self._sum.astype(np.int64))
-        self._sum = np.zeros(0)
+        total, self._sum = self._open().total(), None
+        noisy = self._noise.add(total)
         return (noisy * self.grid.step).astype(np.float32)
 
-    def _check_open(self) -> None:
-        if self._finished:
+    def _take_room(self, num_rows: int) -> None:
+        if num_rows > self._room:
+            raise InvalidInput("too many contributions for one sum; make another", code="too_many_contributions")
+        self._room -= num_rows
+
+    def _open(self) -> ClippedSum:
+        if self._sum is None:
             raise RuntimeError("this sum is finished: its noise is drawn once; make a new one for another release")
+        return self._sum
 
 
 def check_noise_multiplier(noise_multiplier: float) -> None:

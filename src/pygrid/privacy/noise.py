@@ -101,6 +101,11 @@ class SecretBits:
             return np.ones(count, np.bool_)
         return self.words(count) < np.uint64(int(Decimal(probability) * 2**64))
 
+    def uniform(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Independent numbers of [0, 1), multiples of 2^-24; float32."""
+        words = self.words(math.prod(shape)) >> np.uint64(40)
+        return (words.astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
+
     def round(self, values: npt.NDArray[np.floating[Any]]) -> Int64:
         """Each value rounded up or down to an integer at random, so that its expectation stays; |values| < 2^52, finite."""
         wide = np.asarray(values, np.float64)

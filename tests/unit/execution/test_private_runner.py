@@ -62,7 +62,8 @@ def run(spec: JobSpec, data: dict[str, Any], plan: Plan | None = None, **changes
     columns = {"who": np.arange(len(data["y"]), dtype=np.int32) // 4, **data}
     inputs = Inputs(columns, (plan or logistic_plan()).data, encode(logistic_params()))
     reports: list[Progress] = []
-    outcome, payload = runner.run(spec, inputs, reports.append, started=changes.get("started", time.monotonic()))
+    started, announce = changes.get("started", time.monotonic()), changes.get("announce", lambda _: None)
+    outcome, payload = runner.run(spec, inputs, reports.append, started=started, announce=announce)
     return outcome, payload, reports
 
 
@@ -181,12 +182,26 @@ def test_a_plan_that_fails_on_one_record_tells_nobody() -> None:
     assert reports == []
 
 
-def test_when_time_is_over_the_rest_counts_as_zero() -> None:
-    spec = job(privacy=terms(rounds=2, sampling_rate=1.0))
-    outcome, payload, _ = run(spec, labelled(), started=time.monotonic() - 59)
-    assert outcome.failure is None
-    assert outcome.facts.num_skipped == 2 * SIZE
-    assert len(decode(payload)[0]) == 2
+def test_a_job_without_the_time_for_all_units_is_refused_before_it_reads_them() -> None:
+    announced: list[float] = []
+    with pytest.raises(InvalidInput) as caught:
+        run(
+            job(privacy=terms(rounds=2000, sampling_rate=1.0)),
+            labelled(),
+            started=time.monotonic() - 59.9,
+            announce=announced.append,
+        )
+    assert caught.value.code == "job_too_slow"
+    assert announced == []
+
+
+def test_the_end_is_planned_before_the_data_is_read() -> None:
+    """The same for any data: only the number of units counts."""
+    announced: list[float] = []
+    outcome, _, _ = run(job(privacy=terms(rounds=2)), labelled(), announce=announced.append)
+    assert len(announced) == 1
+    assert announced[0] >= 0.25
+    assert outcome.facts.unit_s > 0
 
 
 def test_the_whole_domain_as_one_contribution() -> None:

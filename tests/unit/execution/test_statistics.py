@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, padded_s
+from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, held_s
 from pygrid.errors import InvalidInput
 from pygrid.features.execution import runner
 from pygrid.features.execution.child import Inputs
@@ -83,7 +83,7 @@ def test_noise_is_fresh_each_time() -> None:
 def test_a_record_contributes_at_most_one(values: list[float], key: int) -> None:
     """Whatever the data holds: infinities, NaN, values beyond the bounds, keys that were not declared."""
     columns = {name: np.full(len(values), key, np.int32) for name in ("age", "city")} | {"pay": np.array(values)}
-    rows = StatisticRows(EVERY, columns).rows(np.arange(len(values)))[0]
+    rows = np.concatenate([block.rows for block in StatisticRows(EVERY, columns).blocks(np.arange(len(values)))])
     assert np.isfinite(rows).all()
     assert (np.sqrt((rows**2).sum(axis=1)) <= 1 + 1e-12).all()
 
@@ -132,6 +132,9 @@ def test_too_many_numbers_are_refused() -> None:
         ask((wide,))
 
 
-@pytest.mark.parametrize(("elapsed", "bucket"), [(0.0, 0.25), (0.25, 0.25), (0.26, 0.5), (3.0, 4.0), (100.0, 128.0)])
-def test_run_times_are_padded_to_coarse_buckets(elapsed: float, bucket: float) -> None:
-    assert padded_s(elapsed) == bucket
+@pytest.mark.parametrize(
+    ("elapsed", "planned", "held"),
+    [(0.0, 0.0, 0.25), (0.26, 0.0, 0.5), (0.1, 3.0, 3.0), (2.9, 3.0, 3.0), (3.1, 3.0, 6.0), (100.0, 3.0, 192.0)],
+)
+def test_the_end_is_held_until_its_planned_time(elapsed: float, planned: float, held: float) -> None:
+    assert held_s(elapsed, planned) == held

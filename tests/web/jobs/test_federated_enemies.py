@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import ipaddress
 import json
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,12 +23,10 @@ import pytest
 from federation_support import LONG, PRIVATE, serving
 from handmade import logistic_params
 from jobs_support import MODEL, POLICY, Site, running_site
-from msgspec.structs import replace
 from test_federated_jobs import charges_of, parts_of
 
 from pygrid.errors import InvalidInput
 from pygrid.features.federation import participating
-from pygrid.features.jobs.running import JobTrainer
 from pygrid.settings import load_settings
 from pygrid.tensors import decode, encode
 from pygrid.transport import HttpTransport, Request
@@ -201,34 +198,6 @@ async def test_however_often_it_asks_it_gets_what_was_approved(tmp_path: Path) -
     assert all(set(json.loads(body)) == {"model_name", "model_version"} for body in enemy.said("authenticate"))
     assert all(set(json.loads(body)) <= {"worker_id", "model", "version", "wait_s"} for body in enemy.said("cycle-request"))
     assert [state for state, _ in charges_of(tmp_path, "alice")] == ["released"]
-
-
-@pytest.mark.parametrize("is_private", [True, False])
-async def test_no_training_seems_to_take_less_than_an_earlier_one(
-    is_private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model for which single records take long, then one for which they do not: the times of the reports tell less of it."""
-    train, pauses = JobTrainer.train, []
-
-    async def slow_at_first(self: JobTrainer, job: Any, model: Path, number: int, **more: Any) -> Any:
-        result = await train(self, job, model, number, **more)
-        await asyncio.sleep(3.0)  # the time in which a Worker may have worked
-        return replace(result, facts=replace(result.facts, wall_s=2.5 if number == 1 else math.nan if number == 3 else 0.3))
-
-    async def pause(seconds: float) -> None:
-        pauses.append((seconds, len(enemy.said("report"))))
-
-    monkeypatch.setattr(JobTrainer, "train", slow_at_first)
-    monkeypatch.setattr(participating, "_pause", pause)
-    enemy = Enemy()
-    request = PRIVATE if is_private else {**PRIVATE, "privacy": None}
-    async with facing(enemy, tmp_path, cycles=3, **request) as (site, job):
-        if not is_private:
-            await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
-        await site.owner.wait(job["id"], "released")
-    assert len(enemy.said("report")) == 3
-    # Steps of 4, 0.5 and 0.25 seconds, and each pause before the report.
-    assert pauses == ([(-4.0, 0), (3.5, 1), (3.75, 2)] if is_private else [])
 
 
 @pytest.mark.parametrize("status", [400, 409, 410, 413])

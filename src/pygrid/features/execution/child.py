@@ -21,6 +21,7 @@ from pygrid.core.execution import (
     FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
     OUTCOME,
+    PLANNED,
     PROGRESS,
     RESULT,
     SPEC,
@@ -79,7 +80,8 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
         inputs = open_inputs(spec)
         gc.disable()  # a short life; a collection would copy the pages that are shared with the fork server
         layers = sandbox.apply(
-            sandbox.Limits(limits.memory_bytes, limits.cpu_s, threads=spec.num_threads > 1),
+            # A private job has a thread that ends evaluations which take too long.
+            sandbox.Limits(limits.memory_bytes, limits.cpu_s, threads=spec.num_threads > 1 or spec.privacy is not None),
             keep={stream},
             empty_root=empty_root,
             allow_weak=allow_weak,
@@ -87,18 +89,21 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
     except (PygridError, OSError) as error:
         _answer(stream, Outcome(Facts(), Failure("refused", str(error)[:_MAX_DETAIL], getattr(error, "code", ""))), b"")
         return
-    outcome, payload = _run(spec, inputs, _Reporter(stream), started, layers.names)
+    outcome, payload = _run(spec, inputs, stream, started, layers.names)
     if len(payload) > limits.max_result_bytes:
         detail = f"the result has {len(payload):,} bytes; {limits.max_result_bytes:,} are allowed"
         outcome, payload = Outcome(outcome.facts, Failure("result_too_large", detail)), b""
     _answer(stream, outcome, payload)
 
 
-def _run(spec: JobSpec, inputs: Inputs, report: _Reporter, started: float, layers: tuple[str, ...]) -> tuple[Outcome, bytes]:
+def _run(spec: JobSpec, inputs: Inputs, stream: int, started: float, layers: tuple[str, ...]) -> tuple[Outcome, bytes]:
     from pygrid.features.execution.runner import run
 
+    def announce(planned_s: float) -> None:
+        _write(stream, frame(PLANNED, msgspec.json.encode(planned_s)))
+
     try:
-        outcome, payload = run(spec, inputs, report, started=started)
+        outcome, payload = run(spec, inputs, _Reporter(stream), started=started, announce=announce)
     except MemoryError:
         return Outcome(Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")), b""
     except PygridError as error:

@@ -1,36 +1,58 @@
-"""What each unit of a private job contributes: one vector, from a call of the plan that sees this unit alone.
+"""What each unit of a private job contributes: one vector, a bit-exact function of this unit and the model.
 
-`PlanRows` computes it record by record, or, where the graph can be rewritten (`pygrid.features.execution.batching`), for many
-records in one call in which no record can reach another.
+A plan can compare a result with a known bit pattern, and turn one different last bit into its largest contribution. So nothing
+but the unit and the model may reach a bit of the vector: not the position of the unit, not the other units, not a failure, not
+what ran before. `PlanRows` evaluates one unit at a time, always by the same `ExactSession`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from onnx import ModelProto
 
 from pygrid.errors import InvalidPlan
-from pygrid.features.execution.batching import batched_graph
+from pygrid.features.execution.sum_graph import (
+    AFTER,
+    BEFORE,
+    ROW,
+    WITHIN,
+    plan_inputs,
+    plan_name,
+    sum_dtype,
+    sum_graph,
+)
+from pygrid.features.execution.watch import Watch, estimate_s, measure
 from pygrid.plans.archive import Plan
-from pygrid.plans.batches import convert, draw_noise
-from pygrid.plans.costs import analyse
+from pygrid.plans.batches import convert
+from pygrid.plans.costs import Analysis, analyse
+from pygrid.plans.exact import ExactSession, flat_outputs
 from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.independence import judge
-from pygrid.plans.sessions import Session
+from pygrid.plans.manifest import Graph, Port
 from pygrid.plans.structure import read_graph
+from pygrid.privacy.clipping import Grid
+from pygrid.privacy.mechanisms import GaussianSum
+from pygrid.privacy.noise import SecretBits
+from pygrid.tensors.aligned import aligned_zeros
 
 Array = npt.NDArray[Any]
 
-_CHUNK_BYTES = 1536 * 1024
-"""Of contributions made in one call: what stays in the cache until they are summed ..."""
-_MIN_CHUNK, _MAX_CHUNK = 8, 128
-"""... but enough of them that a call pays, ..."""
-_MOST_BYTES = 256 * 1024**2
-"""... and never more than this."""
+_CHUNK = 128
+"""Records that are read at once, and vectors in a block."""
+
+
+class Block(NamedTuple):
+    """Some units' vectors."""
+
+    rows: Array
+    """Shape ``[units, size]``, floating-point; valid until the next block is asked for."""
+    failed: npt.NDArray[np.bool_]
+    """Which units failed: their rows are zeros, or hold a value that is not finite."""
 
 
 class Contributions(Protocol):
@@ -39,24 +61,51 @@ class Contributions(Protocol):
     num_units: int
     size: int
     """Entries of each vector."""
-    chunk: int
-    """How many units to ask for at once, at most."""
     names: tuple[str, ...]
     """Of the arrays or numbers that a vector is made of, in its order."""
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Use this model from now on."""
 
-    def rows(self, units: Array) -> tuple[Array, int]:
-        """The vectors of some units, ``[len(units), size]``, not yet clipped; and how many failed and are zero."""
+    def unit_s(self) -> float:
+        """CPU seconds that adding one unit takes, found without a look at the data."""
+
+    def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
+        """Add the vectors of these units, each clipped; how many failed.
+
+        A unit that fails, or is ended by ``watch``, or has a vector that is not finite, adds zeros.
+        """
 
 
-class PlanRows:
-    """The outputs ``grads/`` (or ``metrics/``) of a graph, for one unit at a time, each flattened to one vector.
+def add_blocks(total: GaussianSum, blocks: Iterable[Block]) -> int:
+    """Add the vectors of all blocks; how many units failed."""
+    num_failed = 0
+    for rows, failed in blocks:
+        total.add_rows(rows)
+        num_failed += int(np.count_nonzero(failed))
+    return num_failed
 
+
+def add_s(size: int) -> float:
+    """CPU seconds that `GaussianSum.add_rows` takes for a vector."""
+    rows = np.ones((1, size), np.float32)
+    total = GaussianSum(size, 1.0, 1.0)
+    return measure(lambda: total.add_rows(rows))
+
+
+class _PlanUnits:
+    """The units of a job, as inputs of a graph of its plan.
+
+    Args:
+        groups: the records of each unit; None: each record is a unit.
+        max_rows: the most records that one unit may have.
+        bits: feeds the plan's noise ports, for each unit with words of its own.
     Raises:
         InvalidPlan: ``plan_mixes_examples``: called one by one, the plan would not mean what it means in a batch.
+            ``plan_time_unbounded``: it has an operator whose time depends on values.
     """
+
+    _session: ExactSession
 
     def __init__(
         self,
@@ -65,116 +114,187 @@ class PlanRows:
         params: Mapping[str, Array],
         data: Mapping[str, Array],
         *,
+        bits: SecretBits,
         groups: Sequence[Array] | None = None,
         hyper: Mapping[str, float] | None = None,
-        num_threads: int = 1,
+        max_rows: int = 1,
     ) -> None:
         manifest = plan.manifest
         entry = manifest.graphs[graph]
         model = read_graph(graph, plan.graph(graph), entry)
-        verdict = judge(analyse(model.graph, name=graph, max_n=manifest.max_batch_size))
-        if not verdict.independent:
-            raise InvalidPlan(
-                f"the plan can't be used for a private job, because {verdict.reason}. Private training calls it on one record "
-                "at a time; layers such as BatchNorm, which look at a whole batch, have to be replaced (by GroupNorm)",
-                code="plan_mixes_examples",
-            )
+        self._analysis = analyse(model.graph, name=graph, max_n=manifest.max_batch_size)
+        _check_fit(self._analysis)
         prefix = "grads/" if graph == "grads" else "metrics/"
-        ports = [port for port in entry.outputs if port.name.startswith(prefix)]
-        self.names = tuple(port.name.removeprefix(prefix) for port in ports)
-        self._sizes = [int(np.prod([int(size) for size in port.shape], dtype=np.int64)) for port in ports]
-        self.size = sum(self._sizes)
-        self._outputs = [port.name for port in ports]
+        outputs = [port for port in entry.outputs if port.name.startswith(prefix)]
+        self.names = tuple(port.name.removeprefix(prefix) for port in outputs)
         # Beyond its largest batch the gate promised nothing about the plan.
-        self._groups = None if groups is None else [group[: manifest.max_batch_size] for group in groups]
-        self._manifest, self._data = manifest, data
+        self._max_rows = 1 if groups is None else min(max_rows, manifest.max_batch_size)
+        self._groups = None if groups is None else [group[: self._max_rows] for group in groups]
+        self._manifest, self._data, self._bits = manifest, data, bits
         self.num_units = len(next(iter(data.values()))) if groups is None else len(groups)
-        self._takes = {port.name for port in entry.inputs}
-        self._noise = {name: port for name, port in manifest.noise.items() if f"noise/{name}" in self._takes}
-        # Not secret and not part of the guarantee: it feeds the plan's own noise ports, such as those of dropout.
-        self._generator = np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(16), "little")))
-        self._feed: dict[str, Array] = {
-            f"hyper/{name}": np.array(value, np.float32)
-            for name, value in resolve_hyper(manifest, hyper).items()
-            if f"hyper/{name}" in self._takes
-        }
-        self._single = Session(plan.graph(graph), name=graph, num_threads=num_threads)
-        many = batched_graph(model, keep=self._outputs) if groups is None else None
-        self._many = None if many is None else Session(many, name=graph, num_threads=num_threads)
-        row_bytes = 4 * self.size
-        self.chunk = min(_MAX_CHUNK, max(_MIN_CHUNK, _CHUNK_BYTES // row_bytes), max(1, _MOST_BYTES // row_bytes))
-        self._ones = np.ones(self.size, np.float32)
+        self._inputs = self._open(graph, model, entry, outputs)
+        """The buffer of each input of the plan."""
+        self._noise = [buffer for name, buffer in self._inputs.items() if name.startswith("noise/")]
+        for name, value in resolve_hyper(manifest, hyper).items():
+            if (buffer := self._inputs.get(f"hyper/{name}")) is not None:
+                buffer[...] = value
         self.set_params(params)
 
-    @property
-    def is_batched(self) -> bool:
-        """Whether many records are computed in one call."""
-        return self._many is not None
+    def _open(self, name: str, model: ModelProto, entry: Graph, outputs: Sequence[Port]) -> Mapping[str, Array]:
+        raise NotImplementedError
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         for name, array in params.items():
             for prefix in ("params", "buffers"):
-                if f"{prefix}/{name}" in self._takes:
-                    self._feed[f"{prefix}/{name}"] = np.require(array, np.float32, ("C", "A"))
+                if (buffer := self._inputs.get(f"{prefix}/{name}")) is not None:
+                    np.copyto(buffer, array, casting="same_kind")
 
-    def rows(self, units: Array) -> tuple[Array, int]:
-        if self._groups is not None:
-            return self._one_by_one([self._batch(self._groups[unit]) for unit in units])
-        batch, usable = self._batch(units)
-        if self._many is None:
-            return self._one_by_one([self._take(batch, usable, index) for index in range(len(units))])
+    def _evaluation_s(self) -> float:
+        """CPU seconds of a run on made-up data, with the most records that a unit may have."""
+        for name, buffer in self._inputs.items():
+            if name.startswith("data/"):
+                buffer[...] = 0 if buffer.dtype.kind in "ib" else 1
         try:
-            outputs = self._many.run(self._outputs, self._feed | batch)
-        except InvalidPlan:
-            # One record made the call fail, or the call was too large: find out which.
-            return self._one_by_one([self._take(batch, usable, index) for index in range(len(units))])
-        rows = np.concatenate([output.reshape(len(units), -1) for output in outputs], axis=1, dtype=np.float32)
-        rows[~usable] = 0.0
-        return rows, int(np.count_nonzero(~self._finite(rows) | ~usable))
+            return measure(lambda: self._session.run(self._max_rows))
+        except InvalidPlan:  # the plan fails on made-up values
+            return estimate_s(self._analysis, self._max_rows)
 
-    def _one_by_one(self, batches: Sequence[tuple[dict[str, Array], npt.NDArray[np.bool_]]]) -> tuple[Array, int]:
-        rows = np.zeros((len(batches), self.size), np.float32)
-        num_failed = 0
-        for row, (batch, usable) in zip(rows, batches, strict=True):
-            try:
-                if not usable.all():
-                    raise InvalidPlan("a value that the plan does not take", code="plan_run_failed")
-                outputs = self._single.run(self._outputs, self._feed | batch)
-                np.concatenate([output.reshape(-1) for output in outputs], out=row)
-            except InvalidPlan:
-                row[:] = 0.0
-                num_failed += 1
-        return rows, num_failed + int(np.count_nonzero(~self._finite(rows)))
+    def _evaluations(self, units: Array, watch: Watch) -> Iterator[bool]:
+        """Evaluate the units one after the other: whether each could be, with its outputs in the session's buffers."""
+        for begin in range(0, len(units), _CHUNK):
+            part = units[begin : begin + _CHUNK]
+            if self._groups is not None:
+                for unit in part:
+                    records = self._groups[unit]
+                    batch, usable = self._batch(records)
+                    self._draw(len(records))
+                    for name, array in batch.items():
+                        self._inputs[name][: len(records)] = array
+                    yield bool(usable.all()) and watch.run(self._session, len(records))
+                continue
+            batch, usable = self._batch(part)
+            pairs = [(self._inputs[name][:1], array) for name, array in batch.items()]
+            for index, ok in enumerate(usable.tolist()):
+                self._draw(1)
+                for buffer, array in pairs:
+                    buffer[0] = array[index]
+                yield ok and watch.run(self._session, 1)
 
-    def _finite(self, rows: Array) -> npt.NDArray[np.bool_]:
-        """Which rows are finite, by their sums: only to count them, so that a sum beyond float32 does not matter."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite: npt.NDArray[np.bool_] = np.isfinite(rows @ self._ones)
-        return finite
+    def _draw(self, num_rows: int) -> None:
+        """Fill the noise ports: for every unit, so that no unit's words depend on whether another can be used."""
+        for buffer in self._noise:
+            buffer[:num_rows] = self._bits.uniform(buffer[:num_rows].shape)
 
-    @staticmethod
-    def _take(
-        batch: dict[str, Array], usable: npt.NDArray[np.bool_], index: int
-    ) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
-        part = slice(index, index + 1)
-        return {name: array[part] for name, array in batch.items()}, usable[part]
-
-    def _batch(self, rows: Array) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
+    def _batch(self, records: Array) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
         """The data of some records in the plan's dtypes, and which records hold only values that the plan takes."""
-        usable = np.ones(len(rows), np.bool_)
-        columns = {name: array[rows] for name, array in self._data.items()}
+        usable = np.ones(len(records), np.bool_)
+        columns = {name: array[records] for name, array in self._data.items()}
         for name, values in columns.items():
             port = self._manifest.data[name]
             if port.num_classes is not None:
                 wrong = (values < 0) | (values >= port.num_classes)
-                if wrong.any():
-                    usable &= ~wrong.reshape(len(rows), -1).any(axis=1)
-                    columns[name] = np.where(wrong, 0, values)
+                usable &= ~wrong.reshape(len(records), -1).any(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
-            batch = {f"data/{name}": array for name, array in convert(self._manifest.data, columns).items()}
-        for name, array in draw_noise(self._noise, len(rows), self._generator).items():
-            batch[f"noise/{name}"] = array
-        return batch, usable
+            converted = convert(self._manifest.data, columns)
+        return {f"data/{name}": array for name, array in converted.items()}, usable
+
+
+class PlanRows(_PlanUnits):
+    """The outputs ``grads/`` (or ``metrics/``) of a graph, for one unit at a time, each flattened to one vector."""
+
+    def _open(self, name: str, model: ModelProto, entry: Graph, outputs: Sequence[Port]) -> Mapping[str, Array]:
+        self._row, buffers = flat_outputs(outputs)
+        self.size = self._row.size
+        graph = model.SerializeToString()
+        self._session = ExactSession(graph, name=name, inputs=entry.inputs, outputs=buffers, max_rows=self._max_rows)
+        return self._session.inputs
+
+    def unit_s(self) -> float:
+        return self._evaluation_s() + add_s(self.size)
+
+    def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
+        return add_blocks(total, self.blocks(units, watch))
+
+    def blocks(self, units: Array, watch: Watch) -> Iterator[Block]:
+        """The vectors of these units, in their order, before clipping."""
+        evaluations = self._evaluations(units, watch)
+        while True:
+            rows: list[Array] = []
+            failed: list[bool] = []
+            for is_good in itertools.islice(evaluations, _CHUNK):
+                rows.append(self._row.copy() if is_good else np.zeros(self.size, np.float32))
+                failed.append(not (is_good and np.isfinite(rows[-1]).all()))
+            if not rows:
+                return
+            yield Block(np.stack(rows), np.array(failed))
+
+
+class PlanSums(_PlanUnits):
+    """As `PlanRows`; a vector is clipped and added in the same call that makes it (`sum_graph`).
+
+    Args:
+        clip: bound of the L2 norm of a vector.
+        more: arguments of `PlanRows`.
+    """
+
+    def __init__(self, clip: float, *arguments: Any, **more: Any) -> None:
+        self._clip = clip
+        super().__init__(*arguments, **more)
+
+    def _open(self, name: str, model: ModelProto, entry: Graph, outputs: Sequence[Port]) -> Mapping[str, Array]:
+        self._row, _ = flat_outputs(outputs)
+        self.size = self._row.size
+        grid = Grid.fit(self._clip, self.size)
+        self._within = aligned_zeros((1,), np.bool_)
+        sum_after = aligned_zeros((self.size,), sum_dtype(grid))
+        self._most = (1 << 24 if sum_after.dtype == np.float32 else 1 << 52) // grid.sensitivity
+        """Contributions whose sum the dtype holds exactly."""
+        self._session = ExactSession(
+            sum_graph(model, outputs, grid),
+            name=name,
+            inputs=plan_inputs(entry),
+            outputs={ROW: self._row, WITHIN: self._within},
+            max_rows=self._max_rows,
+            carried=(BEFORE, AFTER, sum_after),
+        )
+        return {port.name: self._session.inputs[plan_name(port.name)] for port in entry.inputs}
+
+    def unit_s(self) -> float:
+        return self._evaluation_s()
+
+    def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
+        num_failed = num_carried = 0
+        self._session.carried[:] = 0
+        for is_good in self._evaluations(units, watch):
+            if not is_good:
+                num_failed += 1
+            elif self._within[0]:
+                self._session.carry()
+                num_carried += 1
+                if num_carried == self._most:
+                    total.add_clipped(self._session.carried, num_carried)
+                    self._session.carried[:] = num_carried = 0
+            else:
+                total.add(self._row)
+                num_failed += not np.isfinite(self._row).all()
+        total.add_clipped(self._session.carried, num_carried)
+        return num_failed
+
+
+def _check_fit(analysis: Analysis) -> None:
+    verdict = judge(analysis)
+    if not verdict.independent:
+        raise InvalidPlan(
+            f"the plan can't be used for a private job, because {verdict.reason}. Private training calls it on one record "
+            "at a time; layers such as BatchNorm, which look at a whole batch, have to be replaced (by GroupNorm)",
+            code="plan_mixes_examples",
+        )
+    if where := analysis.value_dependent_time:
+        raise InvalidPlan(
+            f"the plan can't be used for a private job, because the time of {where} depends on the values of a record: "
+            "it takes the remainder of a division of floats. Write the remainder as x - floor(x / y) * y",
+            code="plan_time_unbounded",
+        )
 
 
 def subject_groups(subjects: Array, max_rows: int) -> list[Array]:

@@ -1,19 +1,21 @@
 """The trusted runner: executes a job's specification on mapped columns, and decides what leaves.
 
 An exact job runs the plan as it is. A private job never hands the plan more than one unit's data (a record, a subject's
-records, or the Domain's own training run) and takes from it one vector for each; the vector is clipped, put on a grid of
-integers and summed here, noise is added here, and only that leaves. So the guarantee holds for any plan:
+records, or the Domain's own training run) and takes one vector for each unit. This code clips the vector, puts it on a grid of
+integers, adds it up and adds noise, and only that leaves. So the guarantee holds for any plan:
 
-- a unit on which the plan fails, or gives NaN or infinity, counts as zeros, and so does one whose turn does not come in time;
-- who takes part in a round is drawn by secret coins, which nobody learns;
-- metrics and losses of a private training run do not leave at all.
+- a vector is a bit-exact function of its unit and the model (`contributions`, `pygrid.privacy.clipping`);
+- a unit on which the plan fails, or returns NaN or infinity, or takes too long, counts as zeros, and changes no other unit;
+- no deadline leaves units out, and the time after which the result is seen is fixed before the data is read (`schedule`);
+- secret coins decide which units take part in a round;
+- metrics and losses of a private training run do not leave.
 
 Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016, algorithm 1, with integer noise (`pygrid.privacy`).
 """
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +28,12 @@ from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
 from pygrid.core.execution import Facts, JobSpec, Outcome, PrivacyTerms, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.contributions import Contributions, PlanRows, subject_groups
+from pygrid.features.execution.contributions import Contributions, PlanRows, PlanSums, subject_groups
+from pygrid.features.execution.denormals import denormals_as_zero
 from pygrid.features.execution.predicting import predict
+from pygrid.features.execution.schedule import Schedule
 from pygrid.features.execution.statistics import StatisticRows, read_answers
+from pygrid.features.execution.watch import Watch, measure
 from pygrid.plans.archive import Plan
 from pygrid.plans.runner import Runner, check_params, model_spec
 from pygrid.privacy.mechanisms import GaussianSum
@@ -41,9 +46,6 @@ Report = Callable[[Progress], None]
 MEDIA_TENSORS = "application/octet-stream"
 MEDIA_JSON = "application/json"
 
-_TIME_FOR_DATA = 0.8
-"""The part of a private job's time in which data is looked at; the rest is for noise, so that it ends well in any case."""
-
 
 @dataclass
 class _Tally:
@@ -51,24 +53,34 @@ class _Tally:
 
     num_calls: int = 0
     num_zeroed: int = 0
-    num_skipped: int = 0
     bits: SecretBits = field(default_factory=SecretBits)
 
 
-def run(spec: JobSpec, inputs: Inputs, report: Report, *, started: float) -> tuple[Outcome, bytes]:
+def run(
+    spec: JobSpec, inputs: Inputs, report: Report, *, started: float, announce: Callable[[float], None] = lambda _: None
+) -> tuple[Outcome, bytes]:
     """Run a job to its end.
 
     Args:
         started: when its time began, by the monotonic clock.
+        announce: called before the data of a private job is read, with the seconds after ``started`` until which its end is
+            to be held.
     Returns:
         How it went, and the bytes of the result.
     Raises:
         InvalidInput, InvalidPlan, ...: the job can't be run, or the plan of an exact job failed on the data.
     """
     check_spec(spec)
+    if spec.privacy is None:
+        return _run(spec, inputs, report, Schedule(spec, started, announce))
+    with denormals_as_zero():
+        return _run(spec, inputs, report, Schedule(spec, started, announce))
+
+
+def _run(spec: JobSpec, inputs: Inputs, report: Report, schedule: Schedule) -> tuple[Outcome, bytes]:
     tally = _Tally()
     if spec.kind == "statistics":
-        media_type, payload = MEDIA_JSON, _statistics(spec, inputs, tally, started)
+        media_type, payload = MEDIA_JSON, _statistics(spec, inputs, tally, schedule)
     elif spec.kind == "predict":
         media_type = MEDIA_TENSORS
         payload, tally.num_calls = predict(spec, inputs, report)
@@ -78,9 +90,9 @@ def run(spec: JobSpec, inputs: Inputs, report: Report, *, started: float) -> tup
         check_params(model_spec(plan.manifest), params)
         data = _bound(spec, plan, inputs.columns)
         if spec.kind == "evaluate":
-            media_type, payload = MEDIA_JSON, _evaluate(spec, plan, params, data, inputs, tally, started)
+            media_type, payload = MEDIA_JSON, _evaluate(spec, plan, params, data, inputs, tally, schedule)
         else:
-            media_type, payload = MEDIA_TENSORS, _train(spec, plan, params, data, inputs, tally, report, started)
+            media_type, payload = MEDIA_TENSORS, _train(spec, plan, params, data, inputs, tally, report, schedule)
     columns = list(inputs.columns.values())
     facts = Facts(
         num_records=len(columns[0]),
@@ -88,7 +100,7 @@ def run(spec: JobSpec, inputs: Inputs, report: Report, *, started: float) -> tup
         bytes_out=len(payload),
         num_calls=tally.num_calls,
         num_zeroed=tally.num_zeroed,
-        num_skipped=tally.num_skipped,
+        unit_s=schedule.unit_s,
     )
     return Outcome(facts, media_type=media_type), payload
 
@@ -127,16 +139,17 @@ def _train(
     inputs: Inputs,
     tally: _Tally,
     report: Report,
-    started: float,
+    schedule: Schedule,
 ) -> bytes:
     if spec.privacy is None:
         trained, metrics = _train_exactly(spec, plan, params, data, tally, report)
         return encode(trained, {"metrics": msgspec.json.encode(metrics).decode()})
     if spec.privacy.unit == "domain":
-        contributions: Contributions = _WholeDomain(spec, plan, params, data, _deadline(spec, started))
+        contributions: Contributions = _WholeDomain(spec, plan, params, data)
     else:
-        contributions = _plan_rows(spec, plan, "grads", params, data, inputs)
-    return encode(_train_privately(spec, spec.privacy, contributions, params, tally, _deadline(spec, started)))
+        options = _options(spec, plan, "grads", inputs, tally)
+        contributions = PlanSums(spec.privacy.clip, plan, "grads", params, data, **options)
+    return encode(_train_privately(spec, spec.privacy, contributions, params, tally, schedule))
 
 
 def _train_exactly(
@@ -147,7 +160,7 @@ def _train_exactly(
     tally: _Tally,
     report: Report | None,
     *,
-    deadline: float | None = None,
+    cancel: Callable[[], bool] | None = None,
 ) -> tuple[Params, dict[str, float]]:
     def progress(_epoch: int, done: int, total: int | None, metrics: dict[str, float]) -> None:
         tally.num_calls += 1
@@ -162,13 +175,13 @@ def _train_exactly(
         hyper=spec.hyper,
         seed=spec.seed,
         progress=progress,
-        cancel=None if deadline is None else lambda: time.monotonic() > deadline,
+        cancel=cancel,
     )
     return result.params, result.metrics
 
 
 def _train_privately(
-    spec: JobSpec, terms: PrivacyTerms, contributions: Contributions, params: Params, tally: _Tally, deadline: float
+    spec: JobSpec, terms: PrivacyTerms, contributions: Contributions, params: Params, tally: _Tally, schedule: Schedule
 ) -> Params:
     """Noisy gradient descent: in each round a sample, a noisy sum of clipped gradients, and a step of the optimizer."""
     names = contributions.names
@@ -176,36 +189,28 @@ def _train_privately(
     optimizer = spec.optimizer
     state = {slot: np.full(flat.size, initial_slot(optimizer, slot), np.float32) for slot in SLOTS[optimizer.name]}
     result = dict(params)
-    for _ in range(terms.rounds):
-        mean = _noisy_mean(terms, contributions, result, tally, deadline)
-        flat, state = step(optimizer, flat, mean, state)
-        result |= _unflatten(flat, names, params)
+    with schedule.begin(terms, contributions) as watch:
+        for _ in range(terms.rounds):
+            mean = _noisy_mean(terms, contributions, result, tally, watch)
+            flat, state = step(optimizer, flat, mean, state)
+            result |= _unflatten(flat, names, params)
     return {name: np.array(array) for name, array in result.items()}
 
 
 def _noisy_mean(
-    terms: PrivacyTerms, contributions: Contributions, params: Mapping[str, Array], tally: _Tally, deadline: float
+    terms: PrivacyTerms, contributions: Contributions, params: Mapping[str, Array], tally: _Tally, watch: Watch
 ) -> npt.NDArray[np.float64]:
     """The sum of the clipped contributions of a secret sample, with noise, over the expected size; float64."""
     chosen = np.flatnonzero(tally.bits.coins(contributions.num_units, terms.sampling_rate))
     total = GaussianSum(contributions.size, terms.clip, terms.noise_multiplier, tally.bits)
     contributions.set_params(params)
-    done = 0
-    while done < len(chosen):
-        if time.monotonic() > deadline:
-            tally.num_skipped += len(chosen) - done
-            break
-        part = chosen[done : done + contributions.chunk]
-        rows, num_failed = contributions.rows(part)
-        tally.num_zeroed += num_failed
-        tally.num_calls += 1
-        total.add_rows(rows)
-        done += len(part)
+    tally.num_zeroed += contributions.add_to(total, chosen, watch)
+    tally.num_calls += len(chosen)
     return total.finish().astype(np.float64) / terms.expected_size
 
 
 def _evaluate(
-    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], inputs: Inputs, tally: _Tally, started: float
+    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], inputs: Inputs, tally: _Tally, schedule: Schedule
 ) -> bytes:
     if spec.privacy is None:
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
@@ -213,39 +218,41 @@ def _evaluate(
         metrics = runner.evaluate(params, data, batch_size=batch_size, hyper=spec.hyper)
         return msgspec.json.encode({"metrics": metrics})
     terms = spec.privacy
-    contributions = _plan_rows(spec, plan, "eval", params, data, inputs)
-    mean = _noisy_mean(terms, contributions, params, tally, _deadline(spec, started))
+    contributions = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
+    with schedule.begin(terms, contributions) as watch:
+        mean = _noisy_mean(terms, contributions, params, tally, watch)
     noise = terms.noise_multiplier * terms.clip / terms.expected_size
     metrics = dict(zip(contributions.names, (float(value) for value in mean), strict=True))
     return msgspec.json.encode({"metrics": metrics, "noise_std": noise})
 
 
-def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, started: float) -> bytes:
+def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, schedule: Schedule) -> bytes:
     num_records = len(next(iter(inputs.columns.values())))
     rows = StatisticRows(spec.statistics, inputs.columns, _groups(spec, inputs.columns))
     if spec.privacy is None:
         sums = np.zeros(rows.size)
-        for begin in range(0, num_records, rows.chunk):
-            sums += rows.rows(np.arange(begin, min(begin + rows.chunk, num_records)))[0].sum(axis=0)
+        for block in rows.blocks(np.arange(num_records)):
+            sums += block.rows.sum(axis=0)
         return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, 0.0)})
     # A record's contribution has a norm of at most one, a subject's of at most its number of records: that is the bound, and
     # the scientist's own plays no part.
     clip = float(spec.privacy.max_rows_per_subject) if spec.privacy.unit == "subject" else 1.0
     terms = msgspec.structs.replace(spec.privacy, clip=clip, expected_size=spec.privacy.sampling_rate)
-    sums = _noisy_mean(terms, rows, {}, tally, _deadline(spec, started))
+    with schedule.begin(terms, rows) as watch:
+        sums = _noisy_mean(terms, rows, {}, tally, watch)
     noise = terms.noise_multiplier * clip / terms.sampling_rate
     return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, noise)})
 
 
-def _plan_rows(spec: JobSpec, plan: Plan, graph: str, params: Params, data: dict[str, Array], inputs: Inputs) -> PlanRows:
+def _options(spec: JobSpec, plan: Plan, graph: str, inputs: Inputs, tally: _Tally) -> dict[str, Any]:
+    """What `PlanRows` and `PlanSums` are told of a job's units."""
     assert spec.privacy is not None
     if graph not in plan.manifest.graphs:
         raise InvalidPlan(
             f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code="plan_kind"
         )
-    return PlanRows(
-        plan, graph, params, data, groups=_groups(spec, inputs.columns), hyper=spec.hyper, num_threads=spec.num_threads
-    )
+    groups, max_rows = _groups(spec, inputs.columns), spec.privacy.max_rows_per_subject
+    return {"bits": tally.bits, "groups": groups, "hyper": spec.hyper, "max_rows": max_rows}
 
 
 def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:
@@ -256,12 +263,15 @@ def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:
 
 
 class _WholeDomain:
-    """One contribution: what training on all of the data changes."""
+    """One contribution: what training on all of the data changes.
 
-    num_units, chunk = 1, 1
+    The limit of its one evaluation ends the training where it stands. That depends on this unit alone, as it is the only one.
+    """
 
-    def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], deadline: float) -> None:
-        self._spec, self._plan, self._data, self._deadline = spec, plan, data, deadline
+    num_units = 1
+
+    def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array]) -> None:
+        self._spec, self._plan, self._data = spec, plan, data
         self._params: Mapping[str, Array] = params
         self.names = tuple(params)
         self.size = sum(array.size for array in params.values())
@@ -269,15 +279,30 @@ class _WholeDomain:
     def set_params(self, params: Mapping[str, Array]) -> None:
         self._params = params
 
-    def rows(self, units: Array) -> tuple[Array, int]:
+    def unit_s(self) -> float:
+        """From a training on one batch of made-up data, for as many batches as there are."""
+        num_records = len(next(iter(self._data.values())))
+        batch_size = max(1, min(self._spec.batch_size, num_records))
+        made_up = {
+            name: np.full((batch_size, *port.shape), 0 if np.dtype(port.dtype).kind in "ib" else 1, port.dtype)
+            for name, port in self._plan.manifest.data.items()
+        }
+        spec = msgspec.structs.replace(self._spec, epochs=1, batch_size=batch_size)
+        num_batches = self._spec.epochs * -(-num_records // batch_size)
+        with contextlib.suppress(InvalidInput, InvalidPlan):  # the plan fails on made-up values
+            return num_batches * measure(lambda: _train_exactly(spec, self._plan, dict(self._params), made_up, _Tally(), None))
+        graph = self._plan.manifest.graphs["train"]
+        return num_batches * (graph.flops_fixed + batch_size * graph.flops_per_example) / 1e9
+
+    def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
         start = dict(self._params)
         try:
-            # Training that is not done in time counts as far as it came.
-            trained, _ = _train_exactly(self._spec, self._plan, start, self._data, _Tally(), None, deadline=self._deadline)
+            trained, _ = _train_exactly(self._spec, self._plan, start, self._data, _Tally(), None, cancel=watch.timer())
         except (InvalidInput, InvalidPlan):
-            return np.zeros((1, self.size), np.float32), 1
+            return 1
         diff = make_diff(start, trained)
-        return np.concatenate([diff[name].reshape(-1) for name in self.names])[np.newaxis].astype(np.float32), 0
+        total.add(np.concatenate([diff[name].reshape(-1) for name in self.names]).astype(np.float32))
+        return 0
 
 
 def _unflatten(flat: Array, names: tuple[str, ...], like: Mapping[str, Array]) -> Params:
@@ -288,7 +313,3 @@ def _unflatten(flat: Array, names: tuple[str, ...], like: Mapping[str, Array]) -
         arrays[name] = flat[position : position + size].reshape(shape)
         position += size
     return arrays
-
-
-def _deadline(spec: JobSpec, started: float) -> float:
-    return started + _TIME_FOR_DATA * spec.limits.wall_s

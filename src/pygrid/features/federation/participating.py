@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from pygrid.clock import Clock
 from pygrid.core import federation as rules
-from pygrid.core.execution import Failure, padded_s
+from pygrid.core.execution import Failure
 from pygrid.core.federation import Departure, Part, PartState, Trainer
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, Gone, NotFound, PygridError, Unauthenticated, Unavailable
@@ -101,8 +101,6 @@ class Participation:
     _may_use_key: bool = True
     """Whether the key of a kept diff may still be good."""
     _strikes: int = 0
-    _longest_s: float = 0.0
-    """What the Worker of a private job has taken so far at the most, padded: no later one seems to take less."""
     _rest_s: float = _FIRST_REST_S
     _in_vain_since: float | None = field(default=None)
     _idle_since: float | None = None
@@ -212,11 +210,8 @@ class Participation:
             if isinstance(part, Departure):
                 return part
             self._say(f"trains for cycle {part.cycle}")
-            began = loop.time()
             model_path = given.models.path(part.model_hash)
             result = await given.trainer.train(given.job, model_path, part.number, elsewhere=elsewhere)
-            # As the Worker tells it, or its machine: not what it had to wait for, and no more than there was.
-            worked_s = min(max(0.0, result.facts.wall_s), loop.time() - began)
         facts: dict[str, Any] = msgspec.to_builtins(result.facts)
         failure = result.failure
         if failure is None:
@@ -232,7 +227,6 @@ class Participation:
             except PygridError as error:  # what came from a Worker may have been in a stranger's hand
                 failure = Failure("crashed", f"its result can't be used: {error.detail}", error.code)
         if failure is not None:
-            await self._even_out(worked_s)
             await self._change(rules.lose(part, f"{failure.kind}: {failure.detail}", self.clock.now(), facts))
             return None
         kept = rules.keep(part, name, facts)
@@ -240,19 +234,7 @@ class Participation:
         if not await self._keep(kept):
             return self._end("it was ended")
         self._rest_s = _FIRST_REST_S
-        await self._even_out(worked_s)
         return None
-
-    async def _even_out(self, worked_s: float) -> None:
-        """Have a private job's Worker seem to take as long as the one of its that took longest so far.
-
-        Its time is padded to a coarse step. The coordinator sees all cycles, and may choose their models so as to see such
-        steps: this way it sees one only where a training takes longer than any before.
-        """
-        if self.given.job.is_private:
-            step_s = padded_s(worked_s)
-            await _pause(self._longest_s - step_s)
-            self._longest_s = max(self._longest_s, step_s)
 
     async def _begin(self, accepted: CycleAccepted) -> Part | Departure:
         """Record that a training begins, with what is charged for it, before it does; or why it may not (any more)."""
@@ -390,11 +372,6 @@ _KEY_ENDED = frozenset({"invalid_request_key", "missing_request_key", "cycle_clo
 async def _sleep(seconds: float) -> None:
     """About so long: Domains that wait for the same do not come back at once."""
     await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
-
-
-async def _pause(seconds: float) -> None:
-    """Exactly so long; not at all if it is below 0."""
-    await asyncio.sleep(seconds)
 
 
 def _cycle(accepted: CycleAccepted) -> int:

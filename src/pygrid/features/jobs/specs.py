@@ -161,13 +161,13 @@ class SpecMaker:
         self._database = database
         self._columns = columns
         self._files = files
-        self._limits = limits
+        self.limits = limits
 
     async def spec(self, job: Job) -> JobSpec:
         """On the data. Raises as `make_spec`."""
         dataset, schema = await self._load(job)
         inputs = Inputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
-        return await asyncio.to_thread(make_spec, job, inputs, self._limits)
+        return await asyncio.to_thread(make_spec, job, inputs, self.limits)
 
     async def of_mock(self, job: Job, draft: Draft) -> tuple[int, list[JobSpec]]:
         """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how many
@@ -187,7 +187,7 @@ class SpecMaker:
             return Inputs(drawn, draft.path, files)
 
         inputs = await asyncio.to_thread(prepare)
-        return inputs.schema.num_records, await asyncio.to_thread(make_mock_specs, job, inputs, self._limits)
+        return inputs.schema.num_records, await asyncio.to_thread(make_mock_specs, job, inputs, self.limits)
 
     async def _load(self, job: Job) -> tuple[JobDataset, Schema]:
         def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:

@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.core import jobs as rules
+from pygrid.core.execution import max_evaluations, unit_limit_s
 from pygrid.core.job_terms import epsilon_alone, events_of
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import PygridError, Unavailable
@@ -63,6 +64,8 @@ class MockTrials:
                         metrics = read_metrics(job, result.payload)
                     elif result.facts.num_zeroed and result.facts.num_zeroed >= spec.privacy.rounds * num_records:
                         return await self._reject(job, "plan_failed", "the plan failed on every record of the mock twin")
+                    if detail := self._too_slow(job, result.facts.unit_s):
+                        return await self._reject(job, "job_too_slow", detail)
         except Unavailable:
             raise  # it stays as it is, and is tried again
         except PygridError as error:
@@ -71,6 +74,21 @@ class MockTrials:
             logger.exception("trial failed", extra={"job_id": job.id})
             return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
         await self._decide_by_policy(job, metrics)
+
+    def _too_slow(self, job: Job, unit_s: float) -> str:
+        """Why a private job can't run to its end, whatever its data holds; empty: it can."""
+        terms, wall_s = job.terms, self._specs.limits.wall_s
+        if terms is None or terms.unit == "domain":
+            return ""
+        evaluations = max_evaluations(terms, terms.expected_size / terms.sampling_rate)
+        limit_s = unit_limit_s(unit_s)
+        if evaluations * limit_s <= wall_s:
+            return ""
+        return (
+            f"the job needs up to {evaluations:,} evaluations of the plan, and each may take up to {limit_s:.2g} s: "
+            f"{evaluations * limit_s:,.0f} s together, and a job may take {wall_s:,.0f} s. Use fewer epochs, a smaller "
+            "sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S"
+        )
 
     async def _reject(self, job: Job, code: str, detail: str) -> None:
         await self._transitions.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))

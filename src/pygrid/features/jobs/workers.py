@@ -36,7 +36,7 @@ class Workers(Protocol):
         """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended.
 
         Args:
-            pad: have a private job end at the end of a coarse bucket of time, as its time may depend on single records.
+            pad: hold a private job until the time that was planned before its data was read.
             remote: on another machine, if one takes it.
         """
 

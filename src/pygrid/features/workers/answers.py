@@ -19,6 +19,7 @@ from pygrid.core.execution import (
     FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,
+    PLANNED,
     PROGRESS,
     RESULT,
     Facts,
@@ -47,53 +48,64 @@ class Ended:
     max_rss_bytes: int
 
 
+@dataclass
+class Answer:
+    """What a job's process has said so far."""
+
+    outcome: Outcome | None = None
+    """None: it did not say how the job went."""
+    payload: bytes = b""
+    planned_s: float = 0.0
+    """When the end of a private job may be seen, as `held_s` takes it."""
+
+
 class BadAnswerError(Exception):
     """What came from the process has no known form, or is too long."""
 
 
-async def read_answer(
-    reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None
-) -> tuple[Outcome | None, bytes]:
-    """How a job went, and the bytes of its result; None: the process ended before it said so. What it tells of the progress of
-    a private job is passed on to nobody.
+async def read_answer(reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None, answer: Answer) -> None:
+    """Read how a job went, and the bytes of its result, into ``answer``. Progress of a private job is passed on to nobody.
 
     Raises:
         BadAnswerError; asyncio.IncompleteReadError, ConnectionError: the process ended within a message.
     """
-    outcome: Outcome | None = None
     while True:
         try:
             kind, length = parse_frame_header(await reader.readexactly(FRAME_HEADER_BYTES))
         except asyncio.IncompleteReadError:
-            return outcome, b""
+            return
         if length > (spec.limits.max_result_bytes if kind == RESULT else MAX_MESSAGE_BYTES):
             raise BadAnswerError("an answer is longer than it may be")
         body = await reader.readexactly(length)
         try:
-            if kind == PROGRESS and outcome is None:
+            if kind == PROGRESS and answer.outcome is None:
                 progress = msgspec.json.decode(body, type=Progress)
                 if on_progress is not None and spec.privacy is None:
                     on_progress(progress)
-            elif kind == OUTCOME and outcome is None:
-                outcome = msgspec.json.decode(body, type=Outcome)
-                if outcome.failure is not None:
-                    return outcome, b""
-            elif kind == RESULT and outcome is not None:
-                return outcome, body
+            elif kind == PLANNED and answer.outcome is None and not answer.planned_s:
+                answer.planned_s = min(max(0.0, msgspec.json.decode(body, type=float)), 2 * spec.limits.wall_s)
+            elif kind == OUTCOME and answer.outcome is None:
+                answer.outcome = msgspec.json.decode(body, type=Outcome)
+                if answer.outcome.failure is not None:
+                    return
+            elif kind == RESULT and answer.outcome is not None:
+                answer.payload = body
+                return
             else:
                 raise BadAnswerError("the answer has an unknown part")
         except msgspec.DecodeError as error:
             raise BadAnswerError("the answer can't be read") from error
 
 
-def make_result(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: Ended | None, trouble: str) -> JobResult:
-    """The end of a job: how the process says that it went counts less than what was seen of it from outside.
+def make_result(spec: JobSpec, answer: Answer, ended: Ended | None, trouble: str) -> JobResult:
+    """The end of a job: what was seen of the process from outside counts more than what it says.
 
     Args:
         ended: None: the process was lost. trouble: why it was ended, if that was for its answer.
     """
+    outcome, payload = answer.outcome, answer.payload
     facts = outcome.facts if outcome is not None else Facts()
-    facts = msgspec.structs.replace(facts, bytes_out=len(payload))
+    facts = msgspec.structs.replace(facts, bytes_out=len(payload), planned_s=answer.planned_s)
     if ended is not None:
         facts = msgspec.structs.replace(facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes)
     failure = _failure(spec, outcome, payload, ended, trouble)

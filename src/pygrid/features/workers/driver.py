@@ -23,9 +23,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pygrid.core.execution import SPEC, Facts, Failure, JobResult, JobSpec, Outcome, check_spec, frame, padded_s
+from pygrid.core.execution import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
 from pygrid.errors import Conflict, Unavailable
-from pygrid.features.workers.answers import BadAnswerError, Ended, OnProgress, make_result, read_answer
+from pygrid.features.workers.answers import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Driver(Protocol):
         """Queue a job, run it, give its result. If the caller is cancelled, so is the job.
 
         Args:
-            pad: let a private job take until the end of its bucket of time; not needed for a trial on made-up data.
+            pad: hold a private job until its planned time (`held_s`); not needed for a trial on made-up data.
         Raises:
             InvalidInput: the specification makes no sense; nothing ran.
             Conflict: a job of this id is queued or running.
@@ -159,9 +159,9 @@ class SubprocessDriver:
         self._log(job.spec.id, f"running behind {', '.join(self._server.layers)}")
         result = await self._server.run(job.spec, on_progress)
         if pad and job.spec.privacy is not None and not job.cancelled:
-            # Whoever waits for the result must not learn from the time what the result does not tell.
+            # Neither the end of a job nor the use of its place may be seen before a time that does not depend on the data.
             elapsed = time.monotonic() - began
-            await asyncio.sleep(padded_s(elapsed) - elapsed)
+            await asyncio.sleep(held_s(elapsed, result.facts.planned_s) - elapsed)
         return result
 
     def cancel(self, job_id: str) -> bool:
@@ -244,11 +244,10 @@ class _Server:
         end: asyncio.Future[Ended | None] = self._loop.create_future()
         self._ends[spec.id] = end
         try:
-            outcome, payload = None, b""
-            trouble = ""
+            answer, trouble = Answer(), ""
             try:
                 async with asyncio.timeout(spec.limits.wall_s + _GRACE_S):
-                    outcome, payload = await self._talk(spec, on_progress)
+                    await self._talk(spec, on_progress, answer)
                     ended = await end
             except BadAnswerError as error:
                 trouble = str(error)
@@ -262,25 +261,25 @@ class _Server:
             if not end.done():  # the caller was cancelled
                 self.cancel(spec.id)
             self._ends.pop(spec.id, None)
-        return make_result(spec, outcome, payload, ended, trouble)
+        return make_result(spec, answer, ended, trouble)
 
-    async def _talk(self, spec: JobSpec, on_progress: OnProgress | None) -> tuple[Outcome | None, bytes]:
+    async def _talk(self, spec: JobSpec, on_progress: OnProgress | None, answer: Answer) -> None:
         ours, theirs = socket.socketpair()
         try:
             packet = msgspec.json.encode({"start": spec.id, "limits": spec.limits})
             socket.send_fds(self._control, [packet], [theirs.fileno()])
         except OSError:
             ours.close()
-            return None, b""
+            return
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             writer.write(frame(SPEC, msgspec.json.encode(spec)))
             await writer.drain()
-            return await read_answer(reader, spec, on_progress)
+            await read_answer(reader, spec, on_progress, answer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            return None, b""  # the process is gone; how, the fork server tells
+            pass  # the process is gone; the fork server says how
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):

@@ -19,7 +19,6 @@ import asyncio
 import hashlib
 import logging
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ from pygrid.core.execution import (
     check_spec,
     list_paths,
     move_paths,
-    padded_s,
 )
 from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
 from pygrid.features.workers.answers import OnProgress, find_fault
@@ -120,7 +118,6 @@ class RemoteDriver:
         check_spec(spec)
         if spec.id in self._jobs:
             raise Conflict(f"job {spec.id} is here already", code="job_exists", job_id=spec.id)
-        began = time.monotonic()
         job = self._jobs[spec.id] = _Job(spec, on_progress, asyncio.get_running_loop().create_future())
         self._log(spec.id, "queued")
         try:
@@ -129,10 +126,6 @@ class RemoteDriver:
             self._forget(job)
         how = "done" if result.failure is None else f"{result.failure.kind}: {result.failure.detail}"
         self._log(spec.id, how)
-        if pad and spec.privacy is not None:
-            # As on this machine, and the way there and back must not tell either.
-            elapsed = time.monotonic() - began
-            await asyncio.sleep(padded_s(elapsed) - elapsed)
         return result
 
     async def _run(self, job: _Job) -> JobResult:

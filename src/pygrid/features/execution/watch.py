@@ -1,0 +1,92 @@
+"""Measures evaluations of a plan, and ends those that take too long."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from pygrid.errors import InvalidPlan
+from pygrid.plans.costs import Analysis
+from pygrid.plans.exact import ExactSession
+from pygrid.plans.sessions import quiet_run
+
+_TRIAL_S, _MIN_TRIALS, _MAX_TRIALS = 0.05, 3, 25
+_WATCH_S = 0.002
+
+
+def measure(call: Callable[[], object]) -> float:
+    """The median CPU seconds of a call, after one that is not counted."""
+    call()
+    times: list[float] = []
+    while len(times) < _MIN_TRIALS or (sum(times) < _TRIAL_S and len(times) < _MAX_TRIALS):
+        began = time.thread_time_ns()
+        call()
+        times.append((time.thread_time_ns() - began) / 1e9)
+    return statistics.median(times)
+
+
+def estimate_s(analysis: Analysis, num_rows: int) -> float:
+    """Seconds for a call of a graph that can't be measured on made-up data: a thousand million operations take a second."""
+    return analysis.flops(num_rows) / 1e9
+
+
+class Watch:
+    """Runs evaluations, and ends those that take longer than a limit. A context manager: within it, a thread watches.
+
+    Args:
+        limit_s: CPU seconds of the thread that runs; infinite: nothing is ended.
+    """
+
+    def __init__(self, limit_s: float = math.inf) -> None:
+        self._limit_s = limit_s
+        self._runner = threading.get_ident()
+        self._options = quiet_run()
+        self._lock = threading.Lock()
+        self._began: float | None = None
+        """CPU time of the runner's thread when its evaluation began; None: none is under way. Held by the lock, so that only
+        the evaluation that takes too long is ended, and never the one after it."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        if math.isfinite(self._limit_s):
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def run(self, session: ExactSession, num_rows: int) -> bool:
+        """Whether the session computed its output, within the limit."""
+        began = time.thread_time()
+        with self._lock:
+            self._began = began
+        try:
+            session.run(num_rows, self._options)
+        except InvalidPlan:
+            return False
+        finally:
+            with self._lock:
+                self._began = None
+                if self._options.terminate:
+                    self._options = quiet_run()
+        return time.thread_time() - began <= self._limit_s
+
+    def timer(self) -> Callable[[], bool]:
+        """Whether the limit has passed since this call, for an evaluation that is not one run of a session."""
+        end = time.thread_time() + self._limit_s
+        return lambda: time.thread_time() > end
+
+    def _look(self) -> None:
+        clock = time.pthread_getcpuclockid(self._runner)
+        while not self._stop.wait(max(_WATCH_S, self._limit_s / 2)):
+            with self._lock:
+                if self._began is not None and time.clock_gettime(clock) - self._began > self._limit_s:
+                    self._options.terminate = True
