@@ -2,8 +2,8 @@
 
     python benchmarks/operator_times.py [--repeats 40]
 
-Claim: with denormal numbers as zero, no operator that private jobs may use takes more than 3 times as long for any values as for
-ones (`pygrid.features.execution.schedule.VARIATION`). Shown beside it: without that setting.
+Claim: with denormal numbers as zero, no operator that private jobs may use takes more than 3 times as long for any values as
+for ones (`pygrid.features.execution.schedule.VARIATION`). The last column is without that setting.
 """
 
 from __future__ import annotations
