@@ -355,7 +355,7 @@ def _send(
         form = FormBody(parts)
         body: Body = stack.enter_context(_shown(form, progress))
         headers = {"Content-Type": form.media_type}
-        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, idempotent=False)
+        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, once=True)
 
 
 def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:

@@ -44,6 +44,7 @@ from pygrid.messages.accounts import (
 )
 from pygrid.storage.accounts import Group, User
 from pygrid.web.auth import Connection, authenticate, find_token, require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
@@ -184,6 +185,7 @@ async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
 
 
 @post("/roles", status_code=200, guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
+@repeatable(shape=lambda request, role: RoleResponse(True, _role_info(request, role)))
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
     """A new role within one's own permissions."""
     return RoleResponse(True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data))))
@@ -225,6 +227,7 @@ async def delete_role(request: AppRequest, role_id: PathId) -> RoleDeleted:
 
 
 @post("/groups", status_code=200, guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
+@repeatable(shape=lambda _request, group: GroupResponse(True, _group_info(group)))
 async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
     """A new group."""
     return GroupResponse(True, _group_info(await _service(request).create_group(data.name)))

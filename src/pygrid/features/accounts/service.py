@@ -20,6 +20,7 @@ from pygrid.messages.relay import RELAYED
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.web.limits import AttemptLimit
 
 logger = logging.getLogger(__name__)
@@ -305,7 +306,7 @@ class AccountService:
             _refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
             return store.put_role(connection, name, wanted)
 
-        return await self._database.write(create)
+        return await self._database.write(once(create))
 
     async def edit_role(
         self, actor: Principal, role_id: int, name: str | None = None, changes: Mapping[Permission, bool] | None = None
@@ -361,7 +362,7 @@ class AccountService:
     async def create_group(self, name: str) -> Group:
         """A new group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
         _check_name(name)
-        return await self._database.write(lambda connection: store.put_group(connection, name))
+        return await self._database.write(once(lambda connection: store.put_group(connection, name)))
 
     async def rename_group(self, group_id: int, name: str) -> Group:
         """Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""

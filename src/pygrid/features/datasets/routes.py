@@ -20,6 +20,7 @@ from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
@@ -62,6 +63,7 @@ def _upload(request: AppRequest, service: DatasetsService) -> Upload:
     security=[{"session": []}],
     responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
+@repeatable(form=True)
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
     service = _service(state)
@@ -74,8 +76,9 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     request_max_body_size=None,
     guards=[require()],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 404, 408, 413, 507),
+    responses=describe_problems(400, 401, 403, 404, 408, 409, 413, 507),
 )
+@repeatable(form=True)
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset: a form as for a new one."""
     service = _service(state)

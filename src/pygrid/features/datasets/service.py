@@ -49,6 +49,7 @@ from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
+from pygrid.storage.idempotency import once
 from pygrid.storage.public import PublicContent
 from pygrid.web.auth import not_permitted
 
@@ -122,7 +123,7 @@ class DatasetsService:
                 rows.put_version(connection, dataset_id, version, principal.user_id, now)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-            info = await self._database.write(transaction)
+            info = await self._database.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
@@ -164,7 +165,7 @@ class DatasetsService:
                 rows.update_dataset(connection, dataset_id, search_text=words)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-            info = await self._database.write(transaction)
+            info = await self._database.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info

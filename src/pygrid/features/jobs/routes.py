@@ -19,6 +19,7 @@ from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, 
 from pygrid.messages.jobs import JobState as JobStateName
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -44,6 +45,7 @@ def _policies(state: State) -> PoliciesService:
     guards=[require()],
     responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503),
 )
+@repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:
     """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for statistics."""
     body = stream_body(request, MAX_FORM_BYTES)
@@ -108,24 +110,28 @@ async def download_result(request: AppRequest, state: State, job_id: JobId) -> R
     guards=[require()],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
+@repeatable()
 async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Let a waiting job run, or let a result that is held leave."""
     return await _service(state).approve(request.user, job_id, data)
 
 
 @post("/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Do not let a waiting job run, or a result that is held leave."""
     return await _service(state).deny(request.user, job_id, data)
 
 
 @post("/jobs/{job_id:str}/revoke", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Take an approval back before the job runs."""
     return await _service(state).revoke(request.user, job_id)
 
 
 @post("/jobs/{job_id:str}/cancel", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """End one's own job."""
     return await _service(state).cancel(request.user, job_id)

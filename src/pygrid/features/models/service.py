@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import sqlalchemy as sa
+
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.serving import (
@@ -28,6 +30,7 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import check_model_async, port_bytes
 from pygrid.storage import models as rows
 from pygrid.storage.files import BlobWriter
+from pygrid.storage.idempotency import once
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
 from pygrid.tensors import Params, decode, encode_pieces
@@ -100,8 +103,9 @@ class ModelsService:
             report = await check_model_async(writer.path, request.max_batch_size)
         async with self._files:
             file = await asyncio.to_thread(writer.commit)
-            stored = await self._store.database.write(
-                lambda connection: rows.put_model(
+
+            def transaction(connection: sa.Connection) -> StoredModel:
+                return rows.put_model(
                     connection,
                     request,
                     report,
@@ -110,7 +114,8 @@ class ModelsService:
                     created_by=principal.user_id,
                     now=self._clock.now(),
                 )
-            )
+
+            stored = await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
         if stored.visibility == "public":
             await self._store.public.changed()
         logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})

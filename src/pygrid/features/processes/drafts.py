@@ -28,6 +28,7 @@ from pygrid.storage import processes
 from pygrid.storage.drafts import Draft, File
 from pygrid.storage.files import BlobWriter
 from pygrid.storage.hosted import read_layout_of
+from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 from pygrid.web.requests import decode_json
 
@@ -78,7 +79,7 @@ class DraftsService:
                 files = await self._keep(candidate, model)
                 try:
                     stored = await self._store.database.write(
-                        lambda connection: self._put(connection, principal, candidate, notes, files)
+                        once(lambda connection: self._put(connection, principal, candidate, notes, files), _describe)
                     )
                 except Exception:
                     await self._drop(files)

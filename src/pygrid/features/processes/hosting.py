@@ -23,6 +23,7 @@ from pygrid.plans.gate import GateLimits, GateReport, check_async
 from pygrid.storage import cycles as rows
 from pygrid.storage import drafts, processes
 from pygrid.storage.files import BlobWriter
+from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 from pygrid.storage.transitions import begin_cycle
 from pygrid.tensors.flat import num_values
@@ -140,7 +141,7 @@ class Hosting:
                 drafts.set_hosted(connection, draft_id, process_id)
             return describe_process(connection, processes.get_process(connection, process_id)), cycle
 
-        info, cycle = await self._store.database.write(transaction)
+        info, cycle = await self._store.database.write(once(transaction, lambda found: found[0]))
         self._watch_cycle(cycle)
         if candidate.config.is_public:
             await self._store.public.changed()
