@@ -44,6 +44,7 @@ class Api:
         first_contact_s: patience until the server has answered once: an address that was never right should be told soon, while
             a server that restarts is worth waiting for. None: as ``retries`` says.
         sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
+        now: the seconds by which patience is measured.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Api:
         retries: RetryPolicy | None = None,
         first_contact_s: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transport = transport
         self.token = token
@@ -63,6 +65,7 @@ class Api:
         self._first_patience_s = math.inf if first_contact_s is None else first_contact_s
         """Until the server has answered once."""
         self._sleep = sleep
+        self._now = now
 
     @property
     def url(self) -> str:
@@ -131,7 +134,7 @@ class Api:
                 return self._once(request, handle)
             except PygridError as error:
                 num_failures += 1
-                now = time.monotonic()
+                now = self._now()
                 if num_failures == 1:
                     give_up_at = now + min(self._retries.patience_s, self._first_patience_s)
                 if error.code == IN_PROGRESS and self._retries.patience_s:
