@@ -17,7 +17,7 @@ from pygrid.metrics import Metrics
 from pygrid.web.health import health_routes
 from pygrid.web.idempotency import Claims
 from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
-from pygrid.web.middleware import Headers, Observe
+from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
 
@@ -66,7 +66,7 @@ def build_app(
         logging_config=None,
         openapi_config=_openapi(title, description),
     )
-    app.asgi_handler = Observe(Headers(app.asgi_handler, cors_open_paths), metrics)
+    app.asgi_handler = Observe(Headers(Texts(app.asgi_handler), cors_open_paths), metrics)
     return app
 
 

@@ -118,7 +118,8 @@ def decode_json(body: bytes) -> Any:
     """The value that a JSON text describes.
 
     Raises:
-        InvalidInput: ``invalid_json``: malformed, not UTF-8, or nested deeper than 32.
+        InvalidInput: ``invalid_json``: malformed, not UTF-8, half of a surrogate pair, or nested deeper than 32;
+            ``invalid_text``: a text, or a name, with a NUL character.
     """
     try:
         value = msgspec.json.decode(body)
@@ -128,7 +129,18 @@ def decode_json(body: bytes) -> Any:
         raise _too_deep() from None
     if is_deeper_than(value, MAX_JSON_DEPTH):
         raise _too_deep()
+    # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
+    if b"\\u0000" in body and _holds_nul(value):
+        raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code="invalid_text")
     return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in name or _holds_nul(item) for name, item in value.items())
+    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 def _too_deep() -> InvalidInput:

@@ -31,6 +31,7 @@ from pygrid.errors import (
     Conflict,
     Forbidden,
     InvalidConfig,
+    InvalidInput,
     NotFound,
     PayloadTooLarge,
 )
@@ -52,6 +53,7 @@ from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.idempotency import once
 from pygrid.storage.public import PublicContent
 from pygrid.web.auth import not_permitted
+from pygrid.web.requests import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -387,8 +389,8 @@ def _summary(principal: Principal | None, dataset: Dataset, version: DatasetVers
 
 def _decode(config: bytes, kind: type[R]) -> R:
     try:
-        return msgspec.json.decode(config, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return msgspec.convert(decode_json(config), kind)
+    except (InvalidInput, msgspec.ValidationError) as error:
         raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
 
 
