@@ -67,14 +67,14 @@ def _calls(document: dict[str, Any], path: str, operation: dict[str, Any]) -> It
     good_path = path
     for parameter in parameters:
         if parameter["in"] == "path":
-            good_path = good_path.replace("{%s}" % parameter["name"], "1" * 32 if "str" in _types(parameter) else "1")
+            good_path = good_path.replace(f"{{{parameter['name']}}}", "1" * 32 if "str" in _types(parameter) else "1")
     query = {p["name"]: "1" for p in parameters if p["in"] == "query" and p.get("required")}
     body = _body(document, operation)
     for bad in BAD.values():
         raw = quote(bad.encode("utf-8", "surrogatepass"))
         for parameter in parameters:
             if parameter["in"] == "path":
-                yield {"path": path.replace("{%s}" % parameter["name"], raw).replace("{", "").replace("}", ""), "json": body}
+                yield {"path": path.replace(f"{{{parameter['name']}}}", raw).replace("{", "").replace("}", ""), "json": body}
             elif parameter["in"] == "query":
                 pairs = "&".join(f"{name}={raw if name == parameter['name'] else value}" for name, value in query.items())
                 yield {"path": f"{good_path}?{pairs}&{parameter['name']}={raw}", "json": body}

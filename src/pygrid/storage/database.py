@@ -240,13 +240,7 @@ class Database:
         try:
             with connection.begin() as transaction:
                 outcomes: list[_Outcome] = [(unit.fn(connection, *unit.args), None) for unit in batch]
-                try:
-                    transaction.commit()
-                except Exception as error:
-                    # It may be committed all the same: to do it again could do it twice.
-                    if failures.is_lost(error):
-                        raise _CommitLost from error
-                    raise
+                _commit(transaction)
                 return outcomes
         except BaseException:
             # It may be broken; the pool hands out a good one.
@@ -256,7 +250,7 @@ class Database:
 
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
-        with self._writing.begin() as connection:
+        with self._writing.connect() as connection, connection.begin() as transaction:
             for unit in batch:
                 try:
                     with connection.begin_nested():
@@ -265,11 +259,22 @@ class Database:
                     if connection.invalidated:
                         raise
                     outcomes.append((None, _explain(error)))
+            _commit(transaction)
         return outcomes
 
 
 class _CommitLost(Exception):
     """The connection broke during a commit; whether it was done is unknown."""
+
+
+def _commit(transaction: sa.RootTransaction) -> None:
+    """Raises _CommitLost: it may be committed all the same, so to do it again could do it twice."""
+    try:
+        transaction.commit()
+    except Exception as error:
+        if failures.is_lost(error):
+            raise _CommitLost from error
+        raise
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pygrid.errors import InvalidInput, PygridError, StorageFull, Unavailable
 
 RETRY_AFTER_S = 5
+_OUTCOME_UNKNOWN = "outcome_unknown"
 _SQLITE_AWAY = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -63,6 +64,11 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
 
 
+def may_be_done(error: BaseException) -> bool:
+    """Whether what raised this may have been stored all the same, so that files which it names must stay."""
+    return isinstance(error, PygridError) and error.code == _OUTCOME_UNKNOWN
+
+
 def storage_full() -> StorageFull:
     """The refusal for want of space."""
     return StorageFull("the disk of this server is full, so nothing was stored; ask its operator to free space")
@@ -82,7 +88,7 @@ def outcome_unknown() -> Unavailable:
     return Unavailable(
         "the connection to the database broke while this was stored, so it may be done or not: look before you ask again; a "
         "call with an Idempotency-Key can be sent again as it is",
-        code="outcome_unknown",
+        code=_OUTCOME_UNKNOWN,
     )
 
 

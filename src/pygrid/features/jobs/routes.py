@@ -43,7 +43,7 @@ def _policies(state: State) -> PoliciesService:
     status_code=201,
     request_max_body_size=None,
     guards=[require()],
-    responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503),
+    responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503, 507),
 )
 @repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:

@@ -36,7 +36,7 @@ def _service(state: State) -> ModelsService:
     request_max_body_size=None,
     guards=[require(Permission.UPLOAD_DATA)],
     security=_SESSION,
-    responses=describe_problems(400, 401, 403, 408, 409, 413),
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
 @repeatable(form=True, shape=lambda _request, info: _served(info))
 async def serve_model(request: AppRequest, state: State) -> ServedModel:

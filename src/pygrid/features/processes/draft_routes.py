@@ -34,7 +34,7 @@ def _service(state: State) -> DraftsService:
     status_code=201,
     request_max_body_size=None,
     guards=[_may],
-    responses=describe_problems(400, 401, 403, 408, 409, 413, 429),
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 429, 507),
 )
 @repeatable(form=True)
 async def create_draft(request: AppRequest, state: State) -> DraftInfo:
@@ -84,7 +84,7 @@ async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: 
     "/drafts/{draft_id:int}/host",
     status_code=200,
     guards=[_may],
-    responses=describe_problems(400, 401, 403, 404, 409, 413),
+    responses=describe_problems(400, 401, 403, 404, 409, 413, 507),
 )
 @repeatable()
 async def host_draft(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]) -> ProcessInfo:

@@ -64,7 +64,7 @@ def _unless_open(permission: Permission | None) -> Any:
     status_code=201,
     request_max_body_size=None,
     guards=[_unless_open(Permission.UPLOAD_DATA)],
-    responses=describe_problems(400, 401, 403, 409, 413),
+    responses=describe_problems(400, 401, 403, 409, 413, 507),
 )
 @repeatable(form=True)
 async def host_training(request: AppRequest, state: State) -> ProcessInfo:
