@@ -75,6 +75,10 @@ class Api:
         """The JSON answer to a GET, as a value of type ``answer``."""
         return self.exchange(Request("GET", path, query=query or {}, timeout_s=timeout_s), lambda r: self._decode(r, answer))
 
+    def get_tagged(self, path: str, answer: type[T]) -> tuple[T, str]:
+        """As `get`, and the answer's ``ETag``, for the ``If-Match`` of a change."""
+        return self.exchange(Request("GET", path), lambda r: (self._decode(r, answer), r.headers.get("etag", "*")))
+
     def post(
         self,
         path: str,

@@ -147,7 +147,7 @@ async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> 
     if not text:
         return {"error": "messages are JSON texts; those of PySyft (binary) are not understood here", "code": "invalid_input"}
     try:
-        message = decode_json(text.encode())
+        message = decode_json(text.encode(errors="surrogatepass"), may_hold_nul=True)
     except InvalidInput as error:
         return {"error": _in_pythons_words(text) or error.detail, "code": error.code}
     if not isinstance(message, dict):

@@ -114,8 +114,11 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes, *, may_hold_nul: bool = False) -> Any:
     """The value that a JSON text describes.
+
+    Args:
+        may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
 
     Raises:
         InvalidInput: ``invalid_json``: malformed, not UTF-8, half of a surrogate pair, or nested deeper than 32;
@@ -130,7 +133,7 @@ def decode_json(body: bytes) -> Any:
     if is_deeper_than(value, MAX_JSON_DEPTH):
         raise _too_deep()
     # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
-    if b"\\u0000" in body and _holds_nul(value):
+    if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
         raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code="invalid_text")
     return value
 

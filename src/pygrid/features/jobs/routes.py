@@ -20,6 +20,7 @@ from pygrid.messages.jobs import JobState as JobStateName
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
+from pygrid.web.preconditions import IfMatch, IfNoneMatch, Precondition, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -138,19 +139,27 @@ async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInf
 
 
 @get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> PolicyInfo:
-    """Which jobs a dataset's holder lets pass, and the privacy budget."""
-    return await _policies(state).get(request.user, dataset_id)
+async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> Response[PolicyInfo]:
+    """Which jobs a dataset's holder lets pass, and the privacy budget; its ``ETag`` names this version."""
+    return tagged(await _policies(state).get(request.user, dataset_id))
 
 
 @put(
     "/datasets/{dataset_id:int}/policy",
     guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409),
+    responses=describe_problems(400, 401, 403, 404, 409, 412),
 )
-async def put_policy(request: AppRequest, state: State, dataset_id: DatasetId, data: JSONBody[PolicyInfo]) -> PolicyInfo:
+async def put_policy(
+    request: AppRequest,
+    state: State,
+    dataset_id: DatasetId,
+    data: JSONBody[PolicyInfo],
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response[PolicyInfo]:
     """Set the policy of a dataset that one may change; the first one opens its privacy budget."""
-    return await _policies(state).put(request.user, dataset_id, data)
+    precondition = Precondition(if_match, if_none_match)
+    return tagged(await _policies(state).put(request.user, dataset_id, data, precondition))
 
 
 @get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))

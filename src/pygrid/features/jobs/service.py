@@ -274,7 +274,7 @@ class JobsService:
 
         Raises:
             NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
-            Conflict: ``request_changed``, ``job_decided``, ``dataset_deleted``.
+            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``.
         """
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
