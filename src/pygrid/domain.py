@@ -49,6 +49,7 @@ from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.migrations import migrate
 from pygrid.storage.store import Store
@@ -62,6 +63,7 @@ from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.published import Published, converse, domain_messages
 
 SESSION_SWEEP_S = 3600.0
+ANSWER_SWEEP_S = 3600.0
 COORDINATOR_PATIENCE_S = 30.0
 """A coordinator that can't be reached is tried for so long before a job says so; then it is tried again."""
 
@@ -115,6 +117,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     ground = Ground.open(settings, clock or SystemClock())
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
+    kept_answers = KeptAnswers(database, clock)
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
@@ -173,6 +176,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "identity": ground.identity,
             "clock": clock,
             "database": database,
+            "kept_answers": kept_answers,
             "store": store,
             "blobs": BlobResponses(store.blobs),
             "served_blobs": BlobResponses(store.served),
@@ -202,6 +206,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             BackgroundTask("keep-associations", associations.run),
             BackgroundTask("wake-waiting", wake_waiting),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
+            BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
         ],
         opening=opening,
         stopping=stopping,

@@ -15,6 +15,7 @@
     ├── NotFound                 404  no such thing, or not visible to the caller
     ├── Conflict                 409  it exists already, or another request won
     ├── Gone                     410  it was there, and is over
+    ├── PreconditionFailed       412  it was changed since it was read
     ├── PayloadTooLarge          413  more bytes than the limit
     ├── TooSlow                  408  the peer stalled
     ├── TooManyRequests          429  come back after `retry_after_s`
@@ -120,6 +121,10 @@ class Conflict(PygridError):
 
 class Gone(PygridError):
     status, default_code = 410, "gone"
+
+
+class PreconditionFailed(PygridError):
+    status, default_code = 412, "precondition_failed"
 
 
 class PayloadTooLarge(PygridError):

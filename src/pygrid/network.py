@@ -32,6 +32,7 @@ from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, make_data_dir, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.migrations import migrate
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
@@ -41,6 +42,7 @@ from pygrid.web.limits import AttemptLimit
 from pygrid.web.links import Links
 
 SESSION_SWEEP_S = 3600.0
+ANSWER_SWEEP_S = 3600.0
 NOTE_SEEN_S = 60.0
 REQUEST_SWEEP_S = 3600.0
 
@@ -60,6 +62,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)
+    kept_answers = KeptAnswers(database, clock)
     accounts = AccountService(database, clock, open_signup=settings.open_signup, access=NETWORK_ACCESS)
     fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
@@ -115,6 +118,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             "settings": settings,
             "clock": clock,
             "database": database,
+            "kept_answers": kept_answers,
             "accounts": accounts,
             "authenticator": accounts,
             "identity": identity,
@@ -132,6 +136,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             BackgroundTask.every(NOTE_SEEN_S, "note-seen", associations.note_seen),
             BackgroundTask.every(REQUEST_SWEEP_S, "forget-stale-requests", associations.forget_stale),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
+            BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
         ],
         opening=opening,
         stopping=stopping,

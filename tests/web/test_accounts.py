@@ -84,7 +84,7 @@ async def test_of_ten_sign_ups_at_once_with_one_email_one_succeeds(web: Web) -> 
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
 
 
-@pytest.mark.parametrize("email", ["", "a", "@b", "a@", "a b@c.d", "a@b\u0000c", "a@" + "b" * 260])
+@pytest.mark.parametrize("email", ["", "a", "@b", "a@", "a b@c.d", "a@b\u0001c", "a@" + "b" * 260])
 async def test_what_is_no_email_is_refused(web: Web, email: str) -> None:
     assert_problem(await web.post("/users", json={"email": email, "password": PASSWORD}), 400, "invalid_email")
 

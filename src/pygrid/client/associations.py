@@ -45,7 +45,7 @@ class Associations:
             InvalidInput: no address. Conflict: strangers may do things on this Domain that must stay on its machine
             (``domain_is_open``). Forbidden: you may not.
         """
-        return self._api.post("/associations", AssociationInfo, json=JoinRequest(network, invitation))
+        return self._api.post("/associations", AssociationInfo, json=JoinRequest(network, invitation), once=True)
 
     def leave(self, association: int | str) -> AssociationInfo:
         """Leave a Network, by the association's id or the Network's address or name; one that was left is forgotten.

@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from pygrid.client.hosting import FileBody, FormBody, Part
 from pygrid.client.watching import counted, size
-from pygrid.errors import InvalidInput, NotFound, PygridError
+from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
     ColumnDeclaration,
     DatasetInfo,
@@ -257,19 +257,28 @@ class Dataset:
         Raises:
             NotFound: it has none yet, and none was given (``policy_not_found``).
             Forbidden: it is not yours to change. InvalidInput: names what makes no sense.
+            PreconditionFailed: somebody else changed it at the same time; look at it, and decide again.
         """
         path = f"{self._path}/policy"
         if not changes:
             return self._api.get(path, PolicyInfo)
         try:
-            given = msgspec.to_builtins(self._api.get(path, PolicyInfo)) | changes
+            known, etag = self._api.get_tagged(path, PolicyInfo)
+            given, seen = msgspec.to_builtins(known) | changes, {"If-Match": etag}
         except NotFound as error:
             if error.code != "policy_not_found":
                 raise
-            given = changes
-        body = BytesBody(msgspec.json.encode(_request(PolicyInfo, given)))
-        request = Request("PUT", path, headers={"Content-Type": "application/json"}, body=body)
-        return self._api.exchange(request, _reader(PolicyInfo, self._api.url))
+            given, seen = changes, {"If-None-Match": "*"}
+        wanted = _request(PolicyInfo, given)
+        body = BytesBody(msgspec.json.encode(wanted))
+        request = Request("PUT", path, headers={"Content-Type": "application/json", **seen}, body=body)
+        try:
+            return self._api.exchange(request, _reader(PolicyInfo, self._api.url))
+        except PreconditionFailed:
+            # A first try may have done it, and its answer was lost.
+            if (now_is := self._api.get(path, PolicyInfo)) == wanted:
+                return now_is
+            raise
 
     def budget(self) -> BudgetInfo:
         """How much of its privacy budget is spent, by you and, if you may know, in all.
@@ -355,7 +364,7 @@ def _send(
         form = FormBody(parts)
         body: Body = stack.enter_context(_shown(form, progress))
         headers = {"Content-Type": form.media_type}
-        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, idempotent=False)
+        return api.send_body(path, DatasetInfo, body, headers=headers, timeout_s=_UPLOAD_PATIENCE_S, once=True)
 
 
 def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:

@@ -91,7 +91,7 @@ class DomainClient(SessionClient):
         request = HostRequest({**(client_config or {}), "name": name, "version": version}, dict(server_config or {}))
         form = hosting_form(request, model, by_name, averaging_plan)
         headers = {"Content-Type": form.media_type}
-        info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, idempotent=False)
+        info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, once=True)
         return Process(self._api, info)
 
     def processes(self, name: str | None = None, version: str | None = None) -> list[ProcessInfo]:

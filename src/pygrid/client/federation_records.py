@@ -88,7 +88,7 @@ class Record:
     def host(self, server_config: Mapping[str, Any]) -> None:
         """Begin the training, once: with this configuration in place of what the draft has, where they differ."""
         sent = {"server_config": {**self.draft.server_config, **server_config}}
-        info = self.api.post(f"{_DRAFTS}/{self.draft.id}/host", ProcessInfo, json=sent, timeout_s=120.0, idempotent=True)
+        info = self.api.post(f"{_DRAFTS}/{self.draft.id}/host", ProcessInfo, json=sent, timeout_s=120.0, once=True)
         self.draft.process = info.id
 
     def delete(self) -> None:
@@ -135,7 +135,7 @@ def make_record(
     parts += [Part("model", TENSORS, BytesBody(model)), Part(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
     form = FormBody(parts)
     try:
-        draft = api.send_body(_DRAFTS, DraftInfo, form, headers={"Content-Type": form.media_type}, idempotent=False)
+        draft = api.send_body(_DRAFTS, DraftInfo, form, headers={"Content-Type": form.media_type}, once=True)
     except Conflict as error:
         if error.code != "process_exists":
             raise

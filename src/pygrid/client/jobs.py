@@ -211,7 +211,7 @@ class Job:
         Raises:
             Conflict: it has ended already.
         """
-        return self._api.post(f"{self._path}/cancel", JobInfo, idempotent=True)
+        return self._api.post(f"{self._path}/cancel", JobInfo, once=True)
 
     def approve(self, comment: str = "") -> JobInfo:
         """Let the job run; or, if its result is held, let that out.
@@ -228,7 +228,7 @@ class Job:
 
     def revoke(self) -> JobInfo:
         """Take an approval back before the job runs; of a federated job until it has ended. Raises Conflict: it is too late."""
-        return self._api.post(f"{self._path}/revoke", JobInfo)
+        return self._api.post(f"{self._path}/revoke", JobInfo, once=True)
 
     def _decide(self, decision: Literal["approve", "deny"], comment: str) -> JobInfo:
         seen = self._seen.state
@@ -239,7 +239,7 @@ class Job:
                 state=seen,
             )
         body = DecisionRequest(self.request_hash, comment, seen)
-        return self._api.post(f"{self._path}/{decision}", JobInfo, json=body)
+        return self._api.post(f"{self._path}/{decision}", JobInfo, json=body, once=True)
 
     def __repr__(self) -> str:
         return f"Job({self.id!r}, {self.kind} on {self.dataset!r}, url={self._api.url!r})"
@@ -381,7 +381,7 @@ def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[Part]) -> J
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a request for a job: {error}", code="invalid_job") from error
     form = FormBody([Part("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
-    info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, idempotent=False)
+    info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)
 
 

@@ -154,7 +154,7 @@ def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedMo
     ]
     form = FormBody(parts)
     headers = {"Content-Type": form.media_type}
-    answer = api.send_body("/data-centric/serve-model", ServedModel, form, headers=headers, idempotent=False)
+    answer = api.send_body("/data-centric/serve-model", ServedModel, form, headers=headers, once=True)
     return HostedModel(api, answer.model)
 
 

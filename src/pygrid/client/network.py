@@ -245,7 +245,7 @@ class NetworkClient(SessionClient):
         Raises:
             Forbidden, Unauthenticated: you may not, or nobody is logged in.
         """
-        return self._api.post("/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s))
+        return self._api.post("/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s), once=True)
 
     def invitations(self) -> InvitationTable:
         """The invitations that were given and not taken back, without their tokens."""
@@ -257,7 +257,7 @@ class NetworkClient(SessionClient):
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
 
     def _decide(self, name: str, act: str, reason: str, identity: str | None) -> DomainInfo:
-        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason, identity))
+        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason, identity), once=True)
 
     def close(self) -> None:
         """Close the connections, also those to Domains. Sessions go on."""

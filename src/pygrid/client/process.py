@@ -138,7 +138,7 @@ class Process:
 
     def finish(self) -> ProcessInfo:
         """End the training: the open cycle is completed if it has reports, and no further one is opened."""
-        return self._api.post(f"{self._path}/finish", ProcessInfo, idempotent=True)
+        return self._api.post(f"{self._path}/finish", ProcessInfo, once=True)
 
     def wait(self, num_cycles: int | None = None, *, timeout_s: float | None = None) -> ProcessInfo:
         """Return when ``num_cycles`` cycles are completed, or training is over, whichever is first.

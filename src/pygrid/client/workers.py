@@ -23,7 +23,7 @@ class Workers:
         Raises:
             Conflict: there is one of this name (``worker_exists``). Forbidden: you may not.
         """
-        return self._api.post("/data-centric/workers", NewWorker, json=TokenRequest(name))
+        return self._api.post("/data-centric/workers", NewWorker, json=TokenRequest(name), once=True)
 
     def revoke(self, worker: int | str) -> None:
         """Let a Worker in no more, by its id or name; what it runs is lost to it at once.

@@ -252,13 +252,21 @@ def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
 
 
 def check_seen(job: Job, state: str | None) -> None:
-    """Refuse a decision on a job that was looked at in another state than it is in; None: it does not matter.
+    """Refuse a decision on a job that was looked at in another state than it is in.
 
+    Args:
+        state: ``waiting`` or ``held``; None: ``waiting``, so only a decision that names ``held`` lets a result leave.
     Raises:
-        Conflict: ``job_decided``.
+        Conflict: ``state_changed``.
     """
-    if state is not None and job.state.value != state:
-        raise _decided(job)
+    seen = JobState.WAITING.value if state is None else state
+    if job.state in (JobState.WAITING, JobState.HELD) and job.state.value != seen:
+        raise Conflict(
+            f"the job is {job.state}, and this decision is on one that is {seen}: load the job again, and name its state",
+            code="state_changed",
+            job_id=job.id,
+            state=job.state.value,
+        )
 
 
 def sign_off(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:

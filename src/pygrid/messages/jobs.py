@@ -190,8 +190,8 @@ class DecisionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_hash: str
     comment: str = ""
     state: Literal["waiting", "held"] | None = None
-    """The job's when it was looked at: else a second approval of a job would let its result out, which nobody has seen. None:
-    whichever it is in."""
+    """The job's when it was looked at; None: ``waiting``. Without it a second approval of a job would release its result, which
+    nobody has seen."""
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

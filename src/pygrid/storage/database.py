@@ -18,14 +18,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from pygrid.errors import InvalidConfig, InvalidInput, Unavailable
+from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.storage import failures
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ MAX_BATCH = 128
 """Units of work in one transaction at the most; bounds how long the first of them waits."""
 SQLITE_PATIENCE_S = 30.0
 NUM_READERS = 4
+_POSTGRES_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+"""Until a server that is silent counts as gone: seconds, the last one milliseconds. ``DATABASE_URL`` may say otherwise."""
 
 
 _Outcome = tuple[Any, BaseException | None]
@@ -98,7 +101,8 @@ class Database:
         """Run ``fn`` in a transaction; its result, once it is durable.
 
         Raises:
-            Whatever ``fn`` raised, after its changes were undone; Unavailable: the database refused the commit, or is closed.
+            Whatever ``fn`` raised, after its changes were undone. StorageFull, InvalidInput: see `pygrid.storage.failures`.
+            Unavailable: ``database_unavailable``, ``storage_failed``: it refused the commit; ``shutting_down``: it is closed.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._put(_Unit(fn, waiter))
@@ -117,12 +121,18 @@ class Database:
         """`read` for a lookup by key, which on SQLite takes less than handing it to a thread, so it is done in place."""
         if self.dialect != "sqlite":
             return await self.read(fn)
-        if self._lookups is None:
-            self._lookups = self.engine.connect()
-        try:
-            return fn(self._lookups)
-        finally:
-            self._lookups.rollback()
+        with _explained():
+            connection = self._lookups = self._lookups or self.engine.connect()
+            try:
+                return fn(connection)
+            except sa.exc.DBAPIError:
+                # It may be broken; the next lookup takes a good one.
+                self._lookups = None
+                connection.close()
+                raise
+            finally:
+                if self._lookups is not None:
+                    connection.rollback()
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
         """Run ``fn``, which only reads, on a connection of its own; it sees all that was committed before."""
@@ -142,7 +152,7 @@ class Database:
 
     def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
         """`read` for code that runs in a thread of its own."""
-        with self.engine.connect() as connection:
+        with _explained(), self.engine.connect() as connection:
             return fn(connection)
 
     def close(self) -> None:
@@ -187,12 +197,16 @@ class Database:
             self._append_bytes(batch)
             try:
                 outcomes = self._run_together(batch)
+            except _CommitLost:
+                raise
             except Exception:
-                # Some unit failed, or the commit did. Units may run twice, so start over and let each fail alone.
+                # Some unit failed, or the commit was refused. Units may run twice, so start over and let each fail alone.
                 outcomes = self._run_apart(batch)
         except Exception as error:
             logger.exception("commit failed", extra={"num_units": len(batch)})
-            refusal = Unavailable("the database could not store this; nothing was changed", code="storage_failed")
+            refusal = failures.outcome_unknown() if isinstance(error, _CommitLost) else failures.explain(error)
+            if refusal is None:
+                refusal = Unavailable("the database could not store this; nothing was changed", code="storage_failed")
             refusal.__cause__ = error
             outcomes = [(None, refusal) for _ in batch]
         self._answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
@@ -224,8 +238,10 @@ class Database:
         """The quick way, for when nothing fails, as nearly always: no savepoints."""
         connection = self._write_connection = self._write_connection or self._writing.connect()
         try:
-            with connection.begin():
-                return [(unit.fn(connection, *unit.args), None) for unit in batch]
+            with connection.begin() as transaction:
+                outcomes: list[_Outcome] = [(unit.fn(connection, *unit.args), None) for unit in batch]
+                _commit(transaction)
+                return outcomes
         except BaseException:
             # It may be broken; the pool hands out a good one.
             self._write_connection = None
@@ -234,7 +250,7 @@ class Database:
 
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
-        with self._writing.begin() as connection:
+        with self._writing.connect() as connection, connection.begin() as transaction:
             for unit in batch:
                 try:
                     with connection.begin_nested():
@@ -242,8 +258,45 @@ class Database:
                 except Exception as error:
                     if connection.invalidated:
                         raise
-                    outcomes.append((None, error))
+                    outcomes.append((None, _explain(error)))
+            _commit(transaction)
         return outcomes
+
+
+class _CommitLost(Exception):
+    """The connection broke during a commit; whether it was done is unknown."""
+
+
+def _commit(transaction: sa.RootTransaction) -> None:
+    """Raises _CommitLost: it may be committed all the same, so to do it again could do it twice."""
+    try:
+        transaction.commit()
+    except Exception as error:
+        if failures.is_lost(error):
+            raise _CommitLost from error
+        raise
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raises what the block raises, in pygrid's words where it is a failure of the database."""
+    try:
+        yield
+    except Exception as error:
+        explained = _explain(error)
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def _explain(error: Exception) -> Exception:
+    explained = failures.explain(error)
+    if explained is None:
+        return error
+    if explained.status >= 500:
+        logger.error("database failed", extra={"code": explained.code, "reason": str(error)[:500]})
+    explained.__cause__ = error
+    return explained
 
 
 def _resolve(answers: list[_Answer]) -> None:
@@ -286,18 +339,11 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True)
+        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in url.query}
+        engine = sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True, connect_args=patience)
     except ModuleNotFoundError as error:
         raise InvalidConfig("PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing") from error
-    sa.event.listen(engine, "handle_error", _refuse_nul)
     return engine
-
-
-def _refuse_nul(context: sa.engine.ExceptionContext) -> InvalidInput | None:
-    """PostgreSQL has no NUL in its texts, so whoever asks for one is wrong, not the server."""
-    if isinstance(context.sqlalchemy_exception, sa.exc.DataError) and "NUL" in str(context.original_exception):
-        return InvalidInput("a text holds a NUL character, which nothing here may have")
-    return None
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

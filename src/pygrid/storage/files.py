@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pygrid.errors import NotFound
+from pygrid.storage.failures import may_be_done
 
 Bytes = bytes | bytearray | memoryview
 
@@ -47,24 +48,63 @@ def _start_writeback(descriptor: int, offset: int, length: int) -> None:
         _sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{uuid.uuid4().hex}.part")
-    shutil.copyfile(source, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.rename(partial, target)
-    sync_directory(target.parent)
+class BlobFolder:
+    """Where blobs lie, and the lock under which one is given its name, or loses it again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def partial(self) -> Path:
+        """The path of a blob in the making."""
+        return self.path / f".{uuid.uuid4().hex}.part"
+
+    def place(self, partial: Path, name: str) -> int | None:
+        """Give a blob its name, durably; its inode, or None if there was one of that name before."""
+        target = self.path / name
+        with self._lock:
+            is_new = not target.exists()
+            os.rename(partial, target)
+            inode = target.stat().st_ino
+        try:
+            sync_directory(self.path)
+        except OSError:
+            if is_new:
+                self.remove(name, inode)
+            raise
+        return inode if is_new else None
+
+    def copy(self, source: Path, name: str) -> int | None:
+        """As `place`, of a copy; nothing is left of it if it fails."""
+        partial = self.partial()
+        try:
+            shutil.copyfile(source, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            return self.place(partial, name)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str, inode: int) -> None:
+        """Remove a blob, unless somebody else has put the same one since."""
+        target = self.path / name
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            if target.stat().st_ino == inode:
+                target.unlink()
 
 
 class BlobWriter:
     """A blob in the making; nothing of it is visible before `commit`."""
 
-    def __init__(self, folder: Path, copies: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: BlobFolder, copies: Sequence[BlobFolder] = ()) -> None:
         self._folder = folder
         self._copies = copies
-        self._path = folder / f".{uuid.uuid4().hex}.part"
+        self._path = folder.partial()
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         self._hash = hashlib.sha256()
+        self._new: list[tuple[BlobFolder, int]] = []
+        """Where it was not before `commit`."""
         self.size = 0
 
     def write(self, data: Bytes) -> None:
@@ -74,15 +114,13 @@ class BlobWriter:
         self.size += len(memoryview(data).cast("B"))
 
     def commit(self) -> str:
-        """Make it durable under its name: the SHA-256 of its bytes in hex."""
+        """Make it durable under its name: the SHA-256 of its bytes in hex. Raises OSError: `discard` or `undo` removes it."""
         name = self._hash.hexdigest()
         os.fdatasync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
         for place in self._copies:
-            _copy_durably(self._path, place / name)
-        os.rename(self._path, self._folder / name)
-        sync_directory(self._folder)
+            self._note(place, place.copy(self._path, name))
+        self._note(self._folder, self._folder.place(self._path, name))
+        self._close()
         return name
 
     @property
@@ -93,9 +131,47 @@ class BlobWriter:
     def discard(self) -> None:
         """Forget it; harmless after `commit`."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._close()
             self._path.unlink(missing_ok=True)
+            self.undo()
+
+    def undo(self) -> None:
+        """Remove it after `commit` too, wherever it was not before."""
+        name = self._hash.hexdigest()
+        for place, inode in self._new:
+            place.remove(name, inode)
+
+    def _note(self, place: BlobFolder, inode: int | None) -> None:
+        if inode is not None:
+            self._new.append((place, inode))
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class BlobBatch:
+    """Blobs that one row refers to."""
+
+    def __init__(self, files: BlobFiles) -> None:
+        self._files = files
+        self._writers: list[BlobWriter] = []
+
+    def commit(self, writer: BlobWriter) -> str:
+        """As `BlobWriter.commit`."""
+        self._writers.append(writer)
+        return writer.commit()
+
+    def put(self, data: Bytes) -> str:
+        """As `BlobFiles.put`."""
+        with self._files.writer() as writer:
+            writer.write(data)
+            return self.commit(writer)
+
+    def undo(self) -> None:
+        """Remove what was not there before."""
+        for writer in self._writers:
+            writer.undo()
 
 
 class BlobFiles:
@@ -113,15 +189,31 @@ class BlobFiles:
             place.mkdir(parents=True, exist_ok=True)
             for leftover in place.glob(".*.part"):
                 leftover.unlink()
+        self._places = [BlobFolder(place) for place in (folder, *self._copies)]
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[BlobWriter]:
         """A new blob; what is not committed in the block is discarded."""
-        writer = BlobWriter(self._folder, self._copies)
+        writer = BlobWriter(self._places[0], self._places[1:])
         try:
             yield writer
         finally:
             writer.discard()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[BlobBatch]:
+        """Blobs that go with the row that the block writes: if it fails, those that were not there before are removed.
+
+        Not if the caller is cancelled or the outcome is unknown: a row may come to name them. If none does, the next start
+        removes them.
+        """
+        batch = BlobBatch(self)
+        try:
+            yield batch
+        except Exception as error:
+            if not may_be_done(error):
+                batch.undo()
+            raise
 
     def put(self, data: Bytes) -> str:
         """Store bytes; gives their name. Storing the same bytes again changes nothing."""

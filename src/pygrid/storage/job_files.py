@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pygrid.errors import NotFound
+from pygrid.storage.failures import may_be_done
 from pygrid.storage.files import BlobFiles, BlobWriter
 
 REPORT = "report.json"
@@ -50,14 +51,15 @@ class JobFiles:
     def receive(self, job_id: str) -> Iterator[BlobFiles]:
         """The folder for what a job comes with; removed if the block fails.
 
-        Not if the caller is cancelled: the database goes on with what it was given, and a row may come to name the files. If
-        none does, the next start removes them.
+        Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a row may
+        come to name the files. If none does, the next start removes them.
         """
         folder = self._inputs / job_id
         try:
             yield BlobFiles(folder)
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:
+            if not may_be_done(error):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def inputs(self, job_id: str) -> JobFolder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -21,7 +22,7 @@ import msgspec
 from pygrid.errors import PygridError, from_problem
 from pygrid.messages.media import PROBLEM
 from pygrid.transport.base import Body, BytesBody, Request, Response, Transport
-from pygrid.transport.retry import RetryPolicy, may_retry
+from pygrid.transport.retry import IN_PROGRESS, RetryPolicy, may_retry
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Api:
         first_contact_s: patience until the server has answered once: an address that was never right should be told soon, while
             a server that restarts is worth waiting for. None: as ``retries`` says.
         sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
+        now: the seconds by which patience is measured.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Api:
         retries: RetryPolicy | None = None,
         first_contact_s: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transport = transport
         self.token = token
@@ -62,6 +65,7 @@ class Api:
         self._first_patience_s = math.inf if first_contact_s is None else first_contact_s
         """Until the server has answered once."""
         self._sleep = sleep
+        self._now = now
 
     @property
     def url(self) -> str:
@@ -70,6 +74,10 @@ class Api:
     def get(self, path: str, answer: type[T], *, query: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> T:
         """The JSON answer to a GET, as a value of type ``answer``."""
         return self.exchange(Request("GET", path, query=query or {}, timeout_s=timeout_s), lambda r: self._decode(r, answer))
+
+    def get_tagged(self, path: str, answer: type[T]) -> tuple[T, str]:
+        """As `get`, and the answer's ``ETag``, for the ``If-Match`` of a change."""
+        return self.exchange(Request("GET", path), lambda r: (self._decode(r, answer), r.headers.get("etag", "*")))
 
     def post(
         self,
@@ -80,18 +88,37 @@ class Api:
         query: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         idempotent: bool = False,
+        once: bool = False,
     ) -> T:
-        """The JSON answer to a POST of a JSON body, as a value of type ``answer``."""
+        """The JSON answer to a POST of a JSON body, as a value of type ``answer``.
+
+        Args:
+            idempotent: the server does the same if the request comes twice.
+            once: the route takes ``Idempotency-Key``. The call gets a fresh one, so it can be sent again and is done once.
+        """
         body = BytesBody(msgspec.json.encode(json if json is not None else {}))
-        request = Request("POST", path, query or {}, {"Content-Type": "application/json"}, body, timeout_s)
-        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent)
+        headers = {"Content-Type": "application/json", **(_new_key() if once else {})}
+        request = Request("POST", path, query or {}, headers, body, timeout_s)
+        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent or once)
 
     def send_body(
-        self, path: str, answer: type[T], body: Body, *, headers: Mapping[str, str], timeout_s: float = 120.0, idempotent: bool
+        self,
+        path: str,
+        answer: type[T],
+        body: Body,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float = 120.0,
+        idempotent: bool = False,
+        once: bool = False,
     ) -> T:
-        """POST the bytes of ``body`` as they come; gives the JSON answer as a value of type ``answer``."""
-        request = Request("POST", path, headers=headers, body=body, timeout_s=timeout_s)
-        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent)
+        """The JSON answer to a POST of the bytes of ``body``, as a value of type ``answer``.
+
+        Args:
+            idempotent, once: as for `post`. The body is sent from its begin each time.
+        """
+        request = Request("POST", path, headers={**headers, **(_new_key() if once else {})}, body=body, timeout_s=timeout_s)
+        return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent or once)
 
     def exchange(self, request: Request, handle: Callable[[Response], T], *, idempotent: bool | None = None) -> T:
         """Send a request and give what ``handle`` makes of the answer; both are repeated if the policy allows.
@@ -105,14 +132,19 @@ class Api:
         repeatable = request.method in _IDEMPOTENT if idempotent is None else idempotent
         num_failures = 0
         give_up_at = 0.0
+        in_progress_since: float | None = None
         while True:
             try:
                 return self._once(request, handle)
             except PygridError as error:
                 num_failures += 1
-                now = time.monotonic()
+                now = self._now()
                 if num_failures == 1:
                     give_up_at = now + min(self._retries.patience_s, self._first_patience_s)
+                if error.code == IN_PROGRESS and self._retries.patience_s:
+                    # An earlier try is worked on: from the first time that the server says so, wait as long as for an answer.
+                    in_progress_since = now if in_progress_since is None else in_progress_since
+                    give_up_at = max(give_up_at, in_progress_since + request.timeout_s)
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
@@ -185,3 +217,7 @@ class Api:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _new_key() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid.uuid4())}

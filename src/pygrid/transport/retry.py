@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pygrid.errors import PygridError, TooManyRequests, TooSlow, Unavailable
+from pygrid.errors import Conflict, PygridError, TooManyRequests, TooSlow, Unavailable
 from pygrid.transport.base import CONNECT_FAILED
+
+IN_PROGRESS = "idempotency_in_progress"
+"""Code of the refusal of a call whose earlier try the server still works on."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ def may_retry(error: PygridError, *, idempotent: bool) -> bool:
     """Whether the same request may be sent again after this error.
 
     A refusal (429, 503 with a problem document) and a connection that never came about changed nothing, so any request may
-    be repeated. After a lost connection only an idempotent one may: the server may have acted on the first.
+    be repeated. After a lost connection only an idempotent one may: the server may have acted on the first. A POST is one if
+    it carries an ``Idempotency-Key``: the server answers the second as it answered the first.
     """
+    if isinstance(error, Conflict):
+        return error.code == IN_PROGRESS
     if isinstance(error, TooManyRequests):
         return True
     if isinstance(error, Unavailable):

@@ -15,8 +15,9 @@ from litestar.openapi.spec import Components, SecurityScheme
 import pygrid
 from pygrid.metrics import Metrics
 from pygrid.web.health import health_routes
+from pygrid.web.idempotency import Claims
 from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
-from pygrid.web.middleware import Headers, Observe
+from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
 
@@ -39,7 +40,8 @@ def build_app(
 
     Args:
         routes: Litestar routers and handlers.
-        services: what handlers use, found as ``request.app.state.NAME``; needs ``database`` and ``authenticator``.
+        services: what handlers use, found as ``request.app.state.NAME``; needs ``database``, ``authenticator`` and
+            ``kept_answers``.
         tasks: run between start and stop.
         opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
         cors_open_paths: path prefixes that scripts of any origin may call.
@@ -56,7 +58,7 @@ def build_app(
 
     app = Litestar(
         route_handlers=[*health_routes(), *routes],
-        state=State({**services, "tasks": runner, "stopping": stopping, "metrics": metrics}),
+        state=State({**services, "tasks": runner, "claims": Claims(), "stopping": stopping, "metrics": metrics}),
         lifespan=[lifespan],
         exception_handlers=EXCEPTION_HANDLERS,
         request_class=AppRequest,
@@ -64,7 +66,7 @@ def build_app(
         logging_config=None,
         openapi_config=_openapi(title, description),
     )
-    app.asgi_handler = Observe(Headers(app.asgi_handler, cors_open_paths), metrics)
+    app.asgi_handler = Observe(Headers(Texts(app.asgi_handler), cors_open_paths), metrics)
     return app
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
+from pygrid.core.idempotency import BodyHash, current_call
 from pygrid.errors import InvalidInput, PayloadTooLarge
 
 FormEvent: TypeAlias = MultipartSegment | bytearray | None
@@ -77,6 +78,7 @@ async def form_events(content_type: str, body: AsyncIterator[bytes], *, parts: s
     Raises:
         InvalidInput: ``invalid_form``: it is no such form, is broken, or has more than ``max_parts``.
     """
+    call = current_call.get()
     kind, options = parse_options_header(content_type)
     boundary = options.get("boundary", "")
     if kind != "multipart/form-data" or not boundary:
@@ -85,9 +87,20 @@ async def form_events(content_type: str, body: AsyncIterator[bytes], *, parts: s
         with PushMultipartParser(boundary, max_segment_count=max_parts) as parser:
             async for piece in body:
                 for event in parser.parse(piece):
+                    if call is not None:
+                        _hash(call.body, event)
                     yield event
     except MultipartError as error:
         raise invalid_form(f"the form is broken: {error}") from error
+
+
+def _hash(body: BodyHash, event: FormEvent) -> None:
+    if isinstance(event, MultipartSegment):
+        body.begin(event.name or "")
+    elif event is None:
+        body.end()
+    else:
+        body.update(event)
 
 
 def unknown_part(name: str, wanted: str) -> InvalidInput:

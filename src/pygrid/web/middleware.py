@@ -12,7 +12,7 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from pygrid.errors import Forbidden
+from pygrid.errors import Forbidden, InvalidInput
 from pygrid.messages import media
 from pygrid.metrics import Metrics
 
@@ -52,6 +52,15 @@ _CROSS_SITE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-type", media.PROBLEM.encode()),
     (b"content-length", str(len(_CROSS_SITE)).encode()),
     *SECURITY_HEADERS,
+)
+
+
+_INVALID_TEXT = msgspec.json.encode(
+    InvalidInput("the path, the query or a header holds a NUL character; remove it", code="invalid_text").to_problem()
+)
+_INVALID_TEXT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"content-type", media.PROBLEM.encode()),
+    (b"content-length", str(len(_INVALID_TEXT)).encode()),
 )
 
 
@@ -101,6 +110,34 @@ def _request_id(scope: Scope) -> bytes:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
     return secrets.token_hex(8).encode()
+
+
+class Texts:
+    """Refuses a request whose path, query or headers hold a NUL character, which no name or text may have, with 400.
+
+    A text that is not UTF-8 holds replacement characters by then, or half of a surrogate pair, which is refused as well.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET) or _is_clean(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == ScopeType.WEBSOCKET:
+            await send({"type": "websocket.close", "code": 1008, "reason": "invalid_text"})
+        else:
+            await send({"type": "http.response.start", "status": 400, "headers": list(_INVALID_TEXT_HEADERS)})
+            await send({"type": "http.response.body", "body": _INVALID_TEXT, "more_body": False})
+
+
+def _is_clean(scope: Scope) -> bool:
+    path: str = scope["path"]
+    if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+        return False
+    if any(b"\0" in value for _, value in scope["headers"]):
+        return False
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 class Headers:

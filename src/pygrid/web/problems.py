@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http
 import logging
 import math
@@ -16,7 +17,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
-from pygrid.errors import PygridError
+from pygrid.errors import PygridError, StorageFull
 from pygrid.messages import media
 from pygrid.web.requests import ClientGone
 
@@ -104,7 +105,10 @@ def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
 
 
 def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The answer to a fault of this server: a log id, under which the traceback is in the log, and nothing else."""
+    """The answer to a full disk (507), or to another fault: a log id, under which the traceback is in the log, and no more."""
+    if is_disk_full(error):
+        logger.error("disk full", extra={"method": request.method, "reason": str(error)})
+        return answer_pygrid_error(request, storage_full())
     log_id = secrets.token_hex(8)
     logger.error(
         "unexpected error",
@@ -122,6 +126,16 @@ def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Resp
             "log_id": log_id,
         }
     )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether writing a file failed for want of space, or of quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def storage_full() -> StorageFull:
+    """The refusal for want of space."""
+    return StorageFull("the disk of this server is full, so nothing was stored; ask its operator to free space")
 
 
 def answer_client_gone(_request: Request[Any, Any, Any], _error: ClientGone) -> Response[bytes]:

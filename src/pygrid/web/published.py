@@ -27,6 +27,7 @@ from pygrid.core.access import Permission, Principal
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
+from pygrid.web.problems import is_disk_full, storage_full
 from pygrid.web.requests import decode_json
 from pygrid.web.sockets import AsgiSocket
 
@@ -146,7 +147,7 @@ async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> 
     if not text:
         return {"error": "messages are JSON texts; those of PySyft (binary) are not understood here", "code": "invalid_input"}
     try:
-        message = decode_json(text.encode())
+        message = decode_json(text.encode(errors="surrogatepass"), may_hold_nul=True)
     except InvalidInput as error:
         return {"error": _in_pythons_words(text) or error.detail, "code": error.code}
     if not isinstance(message, dict):
@@ -155,7 +156,9 @@ async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> 
         found = await _handle(handlers, caller, message)
     except PygridError as error:
         found = refusal(error)
-    except Exception:
+    except Exception as error:
+        if is_disk_full(error):
+            return {"request_id": message.get("request_id"), **refusal(storage_full())}
         log_id = secrets.token_hex(8)
         logger.exception("unexpected error", extra={"log_id": log_id})
         found = {"error": f"The server failed to answer. Its log tells why under {log_id}.", "code": "internal"}

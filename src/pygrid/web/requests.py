@@ -114,11 +114,15 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes, *, may_hold_nul: bool = False) -> Any:
     """The value that a JSON text describes.
 
+    Args:
+        may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
+
     Raises:
-        InvalidInput: ``invalid_json``: malformed, not UTF-8, or nested deeper than 32.
+        InvalidInput: ``invalid_json``: malformed, not UTF-8, half of a surrogate pair, or nested deeper than 32;
+            ``invalid_text``: a text, or a name, with a NUL character.
     """
     try:
         value = msgspec.json.decode(body)
@@ -128,7 +132,18 @@ def decode_json(body: bytes) -> Any:
         raise _too_deep() from None
     if is_deeper_than(value, MAX_JSON_DEPTH):
         raise _too_deep()
+    # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
+    if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
+        raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code="invalid_text")
     return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in name or _holds_nul(item) for name, item in value.items())
+    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 def _too_deep() -> InvalidInput:

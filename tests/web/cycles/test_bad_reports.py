@@ -504,13 +504,13 @@ async def test_a_worker_of_nobody_is_refused(site: Site) -> None:
         asked = {"worker_id": bad, "model": "digits", "version": "1.0", "wait_s": 0}
         assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 404, "worker_not_found")
     asked = {"worker_id": "a\0b", "model": "digits", "version": "1.0", "wait_s": 0}
-    assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 400, "invalid_input")
+    assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 400, "invalid_text")
 
 
 async def test_a_process_that_is_not_there_is_refused(site: Site) -> None:
     process = await site.host()
     device = await site.device(process)
-    for wanted in ({"model": "digit"}, {"model": "digits", "version": "9"}, {"model": "dig\0its"}, {"model": ""}):
+    for wanted in ({"model": "digit"}, {"model": "digits", "version": "9"}, {"model": "dig\1its"}, {"model": ""}):
         asked = {"worker_id": device.worker_id, "wait_s": 0, **wanted}
         assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 404, "process_not_found")
         answer = await site.web.post("/model-centric/authenticate", json={"model_name": wanted["model"], "model_version": "9"})

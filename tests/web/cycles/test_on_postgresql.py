@@ -87,7 +87,7 @@ async def test_texts_and_numbers_that_it_cannot_hold_are_no_fault(site: Site, su
                 assert answer.status_code in (200, 400, 404), answer.text
         with subtests.test("report", key=bad[:5]):
             answer = await site.web.post("/model-centric/report", params={"request_key": bad, "worker_id": bad}, content=b"")
-            assert answer.status_code == 401, answer.text
+            assert answer.status_code == (400 if "\0" in bad else 401), answer.text
     for number in ("2147483648", "9" * 30, "-1"):
         for path in ("", "/cycles", "/checkpoints", "/events", "/plans/1"):
             with subtests.test(path, number=number):

@@ -237,7 +237,7 @@ async def test_a_listener_that_fails_stops_nothing(holder: Holder, catalog: Cata
 
 
 async def test_a_description_can_not_spoil_the_answer(holder: Holder, catalog: CatalogService) -> None:
-    await holder.upload("people", description="\x1b[31mred\x00\u202e " + "long " * 1000)
+    await holder.upload("people", description="\x1b[31mred\x01\u202e " + "long " * 1000)
     found = (await ask(catalog)).datasets[0]
     assert len(found.description) == 500
     assert "\x1b" not in found.description

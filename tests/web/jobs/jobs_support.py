@@ -112,7 +112,9 @@ class Person:
         return job
 
     async def decide(self, what: str, job: dict[str, Any], **more: Any) -> httpx.Response:
-        body = {"request_hash": job["request_hash"], **more}
+        """A decision on the job as it was seen, its state included."""
+        seen = {"state": job["state"]} if job["state"] in ("waiting", "held") else {}
+        body = {"request_hash": job["request_hash"], **seen, **more}
         return await self.call("POST", f"{JOBS}/{job['id']}/{what}", json=body)
 
     async def approve(self, job: dict[str, Any], comment: str = "") -> dict[str, Any]:

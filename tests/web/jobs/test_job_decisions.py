@@ -42,7 +42,7 @@ async def test_of_decisions_at_once_exactly_one_wins(site: Site) -> None:
     won = next(answer.json() for answer in answers if answer.status_code == 200)
     if won["state"] == "approved":
         await site.owner.wait(job["id"], "held")
-        assert_problem(await site.officer.decide("approve", job, state="waiting"), 409, "job_decided")
+        assert_problem(await site.officer.decide("approve", job, state="waiting"), 409, "state_changed")
 
 
 async def test_a_decision_counts_for_what_was_looked_at_alone(site: Site) -> None:
@@ -159,7 +159,7 @@ async def test_changes_are_told_to_those_alone_who_may_see_them_now(how: str, si
 async def test_a_denied_result_is_gone(site: Site) -> None:
     job = await waiting_job(site)
     await site.owner.approve(job)
-    await site.officer.wait(job["id"], "held")
+    job = await site.officer.wait(job["id"], "held")
     answer = await site.officer.decide("deny", job, comment="too much leaves")
     assert (answer.json()["state"], answer.json()["comment"]) == ("denied", "too much leaves")
     for person in (site.owner, site.scientist):
@@ -307,3 +307,21 @@ async def test_subjects_are_protected_where_there_are_some(site: Site) -> None:
     job = await site.scientist.submit(dataset, epochs=2, batch_size=25, privacy=terms, optimizer={"learning_rate": 0.1})
     assert job["cost"]["rounds"] == 8
     await site.scientist.wait(job["id"], "released")
+
+
+async def test_only_a_decision_that_names_the_held_state_lets_a_result_leave(site: Site) -> None:
+    job = await waiting_job(site)
+    held = {"request_hash": job["request_hash"], "state": "held"}
+    path = f"{JOBS}/{job['id']}"
+    assert_problem(await site.owner.call("POST", f"{path}/approve", json=held), 409, "state_changed")
+    unnamed = {"request_hash": job["request_hash"]}
+    assert (await site.owner.call("POST", f"{path}/approve", json=unnamed)).status_code == 200
+    await site.owner.wait(job["id"], "held")
+    for stale in (unnamed, {**unnamed, "state": "waiting"}):
+        for what in ("approve", "deny"):
+            problem = assert_problem(await site.owner.call("POST", f"{path}/{what}", json=stale), 409, "state_changed")
+            assert problem["state"] == "held"
+    assert (await site.owner.job(job["id"]))["state"] == "held"
+    assert_problem(await site.scientist.result(job["id"]), 409, "result_not_released")
+    assert (await site.owner.call("POST", f"{path}/approve", json=held)).json()["state"] == "released"
+    assert_problem(await site.owner.call("POST", f"{path}/approve", json=held), 409, "job_decided")

@@ -6,6 +6,7 @@ member ``error``, which clients of 2020 compare.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -44,6 +45,8 @@ from pygrid.messages.accounts import (
 )
 from pygrid.storage.accounts import Group, User
 from pygrid.web.auth import Connection, authenticate, find_token, require
+from pygrid.web.idempotency import repeatable
+from pygrid.web.preconditions import IfMatch, Precondition, tagged
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
@@ -65,8 +68,8 @@ _PUBLISHED: dict[str, tuple[int, str]] = {
 
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 _ASKED = describe_problems(400, 403, 404, 413)
-_CHANGED = describe_problems(400, 403, 404, 409, 413)
-_SIGNED_IN = describe_problems(400, 403, 404, 409, 413, 429)
+_CHANGED = describe_problems(400, 403, 404, 409, 412, 413)
+_SIGNED_IN = describe_problems(400, 403, 404, 409, 412, 413, 429)
 
 
 def _service(connection: Connection) -> AccountService:
@@ -124,15 +127,15 @@ async def list_users(request: AppRequest) -> UsersResponse:
 
 
 @get("/users/me", guards=[require()], security=_SESSION, responses=_ASKED)
-async def get_me(request: AppRequest) -> UserResponse:
+async def get_me(request: AppRequest) -> Response[UserResponse]:
     """The user whose session it is."""
-    return UserResponse(True, _user_info(request, await _service(request).get_user(request.user, request.user.user_id)))
+    return _tagged_user(request, await _service(request).get_user(request.user, request.user.user_id))
 
 
 @get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_ASKED)
-async def get_user(request: AppRequest, user_id: PathId) -> UserResponse:
+async def get_user(request: AppRequest, user_id: PathId) -> Response[UserResponse]:
     """A user: oneself, or anyone for who may list users."""
-    return UserResponse(True, _user_info(request, await _service(request).get_user(request.user, user_id)))
+    return _tagged_user(request, await _service(request).get_user(request.user, user_id))
 
 
 @post(
@@ -149,29 +152,39 @@ async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> Users
 
 
 @put("/users/{user_id:int}/email", guards=[require()], security=_SESSION, responses=_CHANGED)
-async def change_email(request: AppRequest, user_id: PathId, data: JSONBody[EmailChange]) -> UserResponse:
+async def change_email(
+    request: AppRequest, user_id: PathId, data: JSONBody[EmailChange], if_match: IfMatch = None
+) -> Response[UserResponse]:
     """One's own, or with ``can_create_users`` that of a user who is not above oneself."""
-    return UserResponse(True, _user_info(request, await _service(request).change_email(request.user, user_id, data.email)))
+    expect = _expect_user(request, if_match)
+    return _tagged_user(request, await _service(request).change_email(request.user, user_id, data.email, expect))
 
 
 @put("/users/{user_id:int}/password", guards=[require()], security=_SESSION, responses=_SIGNED_IN)
-async def change_password(request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange]) -> UserResponse:
+async def change_password(
+    request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange], if_match: IfMatch = None
+) -> Response[UserResponse]:
     """As for the e-mail; ends the user's sessions, this one too if it is one's own."""
-    return UserResponse(
-        True, _user_info(request, await _service(request).change_password(request.user, user_id, data.password))
-    )
+    expect = _expect_user(request, if_match)
+    return _tagged_user(request, await _service(request).change_password(request.user, user_id, data.password, expect))
 
 
 @put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
-async def change_role(request: AppRequest, user_id: PathId, data: JSONBody[RoleChange]) -> UserResponse:
+async def change_role(
+    request: AppRequest, user_id: PathId, data: JSONBody[RoleChange], if_match: IfMatch = None
+) -> Response[UserResponse]:
     """Nobody raises themselves or gives more than they have; ends the user's sessions."""
-    return UserResponse(True, _user_info(request, await _service(request).change_role(request.user, user_id, data.role)))
+    expect = _expect_user(request, if_match)
+    return _tagged_user(request, await _service(request).change_role(request.user, user_id, data.role, expect))
 
 
 @put("/users/{user_id:int}/groups", guards=[require()], security=_SESSION, responses=_CHANGED)
-async def change_groups(request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange]) -> UserResponse:
+async def change_groups(
+    request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange], if_match: IfMatch = None
+) -> Response[UserResponse]:
     """The groups the user is in from now on, all of them."""
-    return UserResponse(True, _user_info(request, await _service(request).change_groups(request.user, user_id, data.groups)))
+    expect = _expect_user(request, if_match)
+    return _tagged_user(request, await _service(request).change_groups(request.user, user_id, data.groups, expect))
 
 
 @delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
@@ -184,6 +197,7 @@ async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
 
 
 @post("/roles", status_code=200, guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
+@repeatable(shape=lambda request, role: RoleResponse(True, _role_info(request, role)))
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
     """A new role within one's own permissions."""
     return RoleResponse(True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data))))
@@ -196,16 +210,22 @@ async def list_roles(request: AppRequest) -> RolesResponse:
 
 
 @get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
-async def get_role(request: AppRequest, role_id: PathId) -> RoleResponse:
+async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleResponse]:
     """One role."""
-    return RoleResponse(True, _role_info(request, await _service(request).get_role(role_id)))
+    return _tagged_role(request, await _service(request).get_role(role_id))
 
 
 @put("/roles/{role_id:int}", guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
-async def edit_role(request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit]) -> RoleResponse:
+async def edit_role(
+    request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit], if_match: IfMatch = None
+) -> Response[RoleResponse]:
     """What is given changes, for everyone who has the role."""
     name = None if data.name is msgspec.UNSET else data.name
-    return RoleResponse(True, _role_info(request, await _service(request).edit_role(request.user, role_id, name, _flags(data))))
+
+    def expect(role: Role) -> None:
+        Precondition(if_match).check(_role_info(request, role))
+
+    return _tagged_role(request, await _service(request).edit_role(request.user, role_id, name, _flags(data), expect))
 
 
 @delete(
@@ -225,6 +245,7 @@ async def delete_role(request: AppRequest, role_id: PathId) -> RoleDeleted:
 
 
 @post("/groups", status_code=200, guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
+@repeatable(shape=lambda _request, group: GroupResponse(True, _group_info(group)))
 async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
     """A new group."""
     return GroupResponse(True, _group_info(await _service(request).create_group(data.name)))
@@ -277,6 +298,20 @@ def _user_info(request: AppRequest, user: User) -> UserInfo:
     if Permission.CREATE_GROUPS in _service(request).access.permissions:
         info.groups = [{"id": group.id, "name": group.name} for group in user.groups]
     return info
+
+
+def _tagged_user(request: AppRequest, user: User) -> Response[UserResponse]:
+    info = _user_info(request, user)
+    return tagged(UserResponse(True, info), of=info)
+
+
+def _tagged_role(request: AppRequest, role: Role) -> Response[RoleResponse]:
+    info = _role_info(request, role)
+    return tagged(RoleResponse(True, info), of=info)
+
+
+def _expect_user(request: AppRequest, if_match: str | None) -> Callable[[User], None]:
+    return lambda user: Precondition(if_match).check(_user_info(request, user))
 
 
 def _flags(data: RoleRequest | RoleEdit) -> dict[Permission, bool]:

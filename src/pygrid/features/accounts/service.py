@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from pygrid.messages.relay import RELAYED
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.web.limits import AttemptLimit
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class NewSession:
 
     token: str
     expires_in_s: int
+
+
+def anything(_found: object) -> None:
+    """Expects nothing of what is changed. What takes its place raises PreconditionFailed, in the transaction of the change."""
 
 
 class AccountService:
@@ -205,18 +210,20 @@ class AccountService:
                 raise InvalidInput("a search text consists of printable characters", code="invalid_search")
         return await self._database.read(lambda connection: store.search_users(connection, email, role_id, group))
 
-    async def change_email(self, actor: Principal, user_id: int, email: str) -> User:
+    async def change_email(self, actor: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything) -> User:
         """Raises Conflict: ``email_taken``; InvalidInput: ``invalid_email``."""
         email, email_key = normalise_email(email)
 
         def change(connection: sa.Connection) -> User:
-            self._manage(connection, actor, user_id)
+            expect(self._manage(connection, actor, user_id))
             store.update_email(connection, user_id, email, email_key)
             return store.get_user(connection, user_id)
 
         return await self._database.write(change)
 
-    async def change_password(self, actor: Principal, user_id: int, password: str) -> User:
+    async def change_password(
+        self, actor: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
+    ) -> User:
         """Also ends every session of the user. Raises InvalidInput: ``weak_password``."""
         _check_password(password)
         await self._database.read(lambda connection: self._manage(connection, actor, user_id))
@@ -224,12 +231,15 @@ class AccountService:
 
         def change(connection: sa.Connection) -> User:
             user = self._manage(connection, actor, user_id)
+            expect(user)
             store.update_password_hash(connection, user_id, password_hash)
             return user
 
         return await self._database.write(change)
 
-    async def change_role(self, actor: Principal, user_id: int, role_id: int) -> User:
+    async def change_role(
+        self, actor: Principal, user_id: int, role_id: int, expect: Callable[[User], None] = anything
+    ) -> User:
         """Also ends every session of the user. Nobody raises themselves; the last Owner stays Owner."""
 
         def change(connection: sa.Connection) -> User:
@@ -237,6 +247,7 @@ class AccountService:
             now_actor = store.get_principal(connection, actor.user_id)
             user, role = store.get_user(connection, user_id), store.get_role(connection, role_id)
             _refuse(access.can_change_role(now_actor, user_id, user.role, role, num_owners))
+            expect(user)
             store.update_user_role(connection, user_id, role_id)
             return store.get_user(connection, user_id)
 
@@ -244,11 +255,13 @@ class AccountService:
         logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": actor.user_id})
         return user
 
-    async def change_groups(self, actor: Principal, user_id: int, group_ids: Sequence[int]) -> User:
+    async def change_groups(
+        self, actor: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
+    ) -> User:
         """Let the user be in these groups and no others."""
 
         def change(connection: sa.Connection) -> User:
-            self._manage(connection, actor, user_id)
+            expect(self._manage(connection, actor, user_id))
             store.put_memberships(connection, user_id, group_ids)
             return store.get_user(connection, user_id)
 
@@ -305,10 +318,15 @@ class AccountService:
             _refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
             return store.put_role(connection, name, wanted)
 
-        return await self._database.write(create)
+        return await self._database.write(once(create))
 
     async def edit_role(
-        self, actor: Principal, role_id: int, name: str | None = None, changes: Mapping[Permission, bool] | None = None
+        self,
+        actor: Principal,
+        role_id: int,
+        name: str | None = None,
+        changes: Mapping[Permission, bool] | None = None,
+        expect: Callable[[Role], None] = anything,
     ) -> Role:
         """Rename a role, or change what it allows, for everyone who has it; the built-in User and Owner stay as they are.
 
@@ -323,6 +341,7 @@ class AccountService:
             role = store.get_role(connection, role_id)
             permissions = frozenset(p for p in Permission if (changes or {}).get(p, p in role.permissions))
             _refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, permissions))
+            expect(role)
             edited = Role(role.id, role.name if name is None else name, permissions)
             store.update_role(connection, edited)
             return edited
@@ -361,7 +380,7 @@ class AccountService:
     async def create_group(self, name: str) -> Group:
         """A new group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
         _check_name(name)
-        return await self._database.write(lambda connection: store.put_group(connection, name))
+        return await self._database.write(once(lambda connection: store.put_group(connection, name)))
 
     async def rename_group(self, group_id: int, name: str) -> Group:
         """Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""

@@ -13,6 +13,7 @@ from pygrid.features.associations.domain_side import DomainAssociations
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
 from pygrid.messages.nodes import AssociationAsk, AssociationMessage, AssociationRequest
 from pygrid.web.auth import require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 
@@ -40,6 +41,7 @@ async def get_association(state: State, association_id: AssociationId) -> Associ
 
 
 @post("/associations", status_code=202, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@repeatable()
 async def join_network(request: AppRequest, state: State, data: JSONBody[JoinRequest]) -> AssociationInfo:
     """Ask a Network to let this Domain in. The answer does not wait for it: look at the association's ``state``."""
     return await _service(state).join(request.user, data.network, data.invitation)
@@ -84,6 +86,7 @@ async def get_request(state: State, association_id: AssociationId) -> Associatio
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 409, 413),
 )
+@repeatable(shape=lambda _request, _info: AssociationMessage("Association request sent!"))
 async def request_association(request: AppRequest, state: State, data: JSONBody[AssociationAsk]) -> AssociationMessage:
     """Ask the Network at this address to let this Domain in."""
     await _service(state).join(request.user, data.address, None)

@@ -21,6 +21,7 @@ from pygrid.settings import is_loopback_url
 from pygrid.storage import audit
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.storage.networks import JoinedNetwork
 from pygrid.transport.address import check_url
 from pygrid.transport.identity import Identity
@@ -202,7 +203,7 @@ class DomainAssociations:
             audit.append(connection, "network_joined", data, actor=actor.user_id, now=now)
             return network
 
-        network = await self._writes.write(transaction)
+        network = await self._writes.write(once(transaction, self._info))
         self._poke(network)
         return self._info(network)
 

@@ -29,6 +29,7 @@ from pygrid.messages.associations import (
 from pygrid.settings import PUBLISHABLE_COUNTS
 from pygrid.storage.networks import Invitation, KnownDomain
 from pygrid.web.auth import anyone, find_principal, not_permitted, require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.links import REFUSED
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
@@ -93,6 +94,10 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
     return DomainDetail(info, known.entry, known.entry_signature)
 
 
+def _decided(request: AppRequest, known: KnownDomain) -> DomainInfo:
+    return _info(_service(request.app.state), known, manages=True)
+
+
 @post(
     "/domains/{name:str}/accept",
     status_code=200,
@@ -100,6 +105,7 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 413),
 )
+@repeatable(shape=_decided)
 async def accept_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Let a Domain belong to the Network; also one that was denied or revoked, or has left."""
     return await _decide(request, state, name, Act.ACCEPT, data)
@@ -112,6 +118,7 @@ async def accept_domain(request: AppRequest, state: State, name: Name, data: JSO
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 413),
 )
+@repeatable(shape=_decided)
 async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Turn down the request of a Domain."""
     return await _decide(request, state, name, Act.DENY, data)
@@ -124,6 +131,7 @@ async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONB
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 413),
 )
+@repeatable(shape=_decided)
 async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
     """Put a Domain out of the Network; its link is cut, and its key gets in no more, whatever invitation it has."""
     return await _decide(request, state, name, Act.REVOKE, data)
@@ -148,11 +156,15 @@ async def _decide(request: AppRequest, state: State, name: str, act: Act, data: 
     return _info(service, await service.decide(request.user, name, act, data.reason, data.identity), manages=True)
 
 
-@post("/invitations", status_code=201, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 413))
+@post("/invitations", status_code=201, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
 async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
     """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again."""
-    found, token = await _service(state).invite(request.user, data.domain, data.max_uses, data.expires_in_s)
-    return NewInvitation(_invitation_info(found), token)
+    return _new_invitation(*await _service(state).invite(request.user, data.domain, data.max_uses, data.expires_in_s))
+
+
+def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
+    return NewInvitation(_invitation_info(invitation), token)
 
 
 @get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))

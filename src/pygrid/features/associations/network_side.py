@@ -30,6 +30,7 @@ from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.storage.networks import Invitation, KnownDomain
 from pygrid.web.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
 
@@ -220,7 +221,8 @@ class NetworkAssociations:
             NotFound, Conflict: as `deciding.decide`.
         """
         verdict = Verdict(act, reason, actor.user_id, self._clock.now())
-        known, names = await self._database.write(lambda connection: deciding.decide(connection, name, identity, verdict))
+        decide = once(lambda connection: deciding.decide(connection, name, identity, verdict), lambda found: found[0])
+        known, names = await self._database.write(decide)
         for each in names:
             logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": actor.user_id})
             await self.settle(each)
@@ -269,7 +271,7 @@ class NetworkAssociations:
                 now=now,
             )
 
-        return await self._database.write(transaction), token
+        return await self._database.write(once(transaction, lambda found: (found, token))), token
 
     async def list_invitations(self) -> list[Invitation]:
         """All that were given and not taken back."""

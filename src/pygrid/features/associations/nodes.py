@@ -12,6 +12,7 @@ from pygrid.features.associations.network_side import NetworkAssociations
 from pygrid.ids import hash_secret
 from pygrid.storage import networks as rows
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.storage.networks import KnownDomain
 from pygrid.transport.strangers import check_stranger_address
 from pygrid.web.auth import not_permitted
@@ -76,7 +77,7 @@ class LegacyNodes:
                 decided_by=None if actor is None else actor.user_id,
             )
 
-        known = await self._database.write(transaction)
+        known = await self._database.write(once(transaction))
         await self._associations.settle(known.name)
         return known
 

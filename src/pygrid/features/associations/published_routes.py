@@ -29,6 +29,7 @@ from pygrid.messages.nodes import (
 )
 from pygrid.storage.networks import KnownDomain
 from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 
@@ -54,6 +55,7 @@ def welcome() -> str:
 
 
 @post("/join", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 408, 409, 413, 503))
+@repeatable(shape=lambda _request, _known: NodeAnswer("Successfully Connected!"))
 async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
     """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header ``PyGrid-Invitation``."""
     nodes: LegacyNodes = state.nodes
@@ -115,6 +117,7 @@ async def get_request(state: State, request_id: RequestId) -> AssociationRequest
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404, 409, 413),
 )
+@repeatable(shape=lambda _request, _known: AssociationMessage("Association request was answered!"))
 async def respond(request: AppRequest, state: State, data: JSONBody[AssociationAnswer]) -> AssociationMessage:
     """Accept or deny the Domain of this name, or else the one that gives this address."""
     service: NetworkAssociations = state.associations

@@ -21,6 +21,7 @@ from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
 from pygrid.messages.datasets import VersionRequest
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, Draft
+from pygrid.storage.failures import may_be_done
 from pygrid.web.requests import unless_gone
 
 MAX_MOCK_BYTES = 256 * 1024**2
@@ -91,10 +92,10 @@ class Receiver:
                     committed.append(await asyncio.to_thread(self._files.commit, draft))
                 name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
                 yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note)
-            except Exception:
-                # Not if the caller is cancelled: the database goes on with what it was given, and a row may come to name them.
-                # If none does, the next start removes them.
-                for name in committed:
+            except Exception as error:
+                # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a
+                # row may come to name them. If none does, the next start removes them.
+                for name in () if may_be_done(error) else committed:
                     await asyncio.to_thread(self._files.drop, name)
                 raise
 

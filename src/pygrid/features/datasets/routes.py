@@ -14,12 +14,12 @@ from litestar.response import Stream
 
 from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
-from pygrid.errors import InvalidInput
 from pygrid.features.datasets.receiving import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
@@ -62,6 +62,7 @@ def _upload(request: AppRequest, service: DatasetsService) -> Upload:
     security=[{"session": []}],
     responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
+@repeatable(form=True)
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
     service = _service(state)
@@ -74,8 +75,9 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     request_max_body_size=None,
     guards=[require()],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 404, 408, 413, 507),
+    responses=describe_problems(400, 401, 403, 404, 408, 409, 413, 507),
 )
+@repeatable(form=True)
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset: a form as for a new one."""
     service = _service(state)
@@ -95,8 +97,6 @@ async def list_datasets(
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> DatasetList:
     """Datasets that the caller may know of, newest first; by words, tags, and what a column is like."""
-    if any("\0" in given for given in (text, *(tag or ()))):
-        raise InvalidInput("a search has no NUL characters")
     found = await _service(state).list_datasets(
         find_principal(request),
         text=text,
@@ -113,8 +113,6 @@ async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
 ) -> DatasetInfo:
     """The dataset of a name."""
-    if "\0" in name:
-        raise InvalidInput("a name has no NUL characters")
     return await _service(state).find_by_name(find_principal(request), name)
 
 

@@ -31,6 +31,7 @@ from pygrid.errors import (
     Conflict,
     Forbidden,
     InvalidConfig,
+    InvalidInput,
     NotFound,
     PayloadTooLarge,
 )
@@ -49,8 +50,10 @@ from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
+from pygrid.storage.idempotency import once
 from pygrid.storage.public import PublicContent
 from pygrid.web.auth import not_permitted
+from pygrid.web.requests import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +125,7 @@ class DatasetsService:
                 rows.put_version(connection, dataset_id, version, principal.user_id, now)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-            info = await self._database.write(transaction)
+            info = await self._database.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
@@ -164,7 +167,7 @@ class DatasetsService:
                 rows.update_dataset(connection, dataset_id, search_text=words)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-            info = await self._database.write(transaction)
+            info = await self._database.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
@@ -386,8 +389,8 @@ def _summary(principal: Principal | None, dataset: Dataset, version: DatasetVers
 
 def _decode(config: bytes, kind: type[R]) -> R:
     try:
-        return msgspec.json.decode(config, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return msgspec.convert(decode_json(config), kind)
+    except (InvalidInput, msgspec.ValidationError) as error:
         raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
 
 

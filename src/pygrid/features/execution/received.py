@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pygrid.errors import Conflict, PygridError
-from pygrid.storage.files import BlobWriter
+from pygrid.storage.files import BlobFolder, BlobWriter
 
 DEFAULT_MAX_BYTES = 10 * 1024**3
 _LOCK = ".lock"
@@ -74,7 +74,7 @@ class ReceivedFiles:
         Raises:
             PygridError: ``content_mismatch``: it is something else, and was thrown away. And what ``chunks`` raises.
         """
-        writer = BlobWriter(self._folder)
+        writer = BlobWriter(BlobFolder(self._folder))
         try:
             for chunk in chunks:
                 if writer.size + len(chunk) > num_bytes:

@@ -26,6 +26,7 @@ from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset
 from pygrid.storage.jobs import Policy
 from pygrid.web.auth import not_permitted
+from pygrid.web.preconditions import ANY, Precondition
 
 _NOBODY = 0
 """Given for the requester where there is none; no user has this id."""
@@ -52,12 +53,15 @@ class PoliciesService:
 
         return await self.database.read(load)
 
-    async def put(self, principal: Principal, dataset_id: int, wanted: PolicyInfo) -> PolicyInfo:
+    async def put(
+        self, principal: Principal, dataset_id: int, wanted: PolicyInfo, precondition: Precondition = ANY
+    ) -> PolicyInfo:
         """Give a dataset a policy. The first one opens its budget, whose delta and use stay from then on; what is spent stays.
 
         Raises:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
             InvalidInput: a number out of range. Conflict: ``budget_fixed``: another delta or use.
+            PreconditionFailed: it is another one than the caller has seen.
         """
         for epsilon in (wanted.epsilon, wanted.epsilon_per_user, wanted.max_epsilon_per_job):
             if epsilon is not None:
@@ -72,6 +76,7 @@ class PoliciesService:
         def transaction(connection: sa.Connection) -> PolicyInfo:
             now = self.clock.now()
             _get_managed(connection, principal, dataset_id)
+            precondition.check(_find_policy(connection, dataset_id))
             budget = budgets.find_budget(connection, dataset_id)
             if budget is None:
                 cap = ledger.open_cap(wanted.epsilon, wanted.delta, use)
@@ -139,13 +144,20 @@ class PoliciesService:
 
 
 def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
-    budget, policy = budgets.find_budget(connection, dataset_id), rows.find_policy(connection, dataset_id)
-    if budget is None or policy is None:
+    found = _find_policy(connection, dataset_id)
+    if found is None:
         raise NotFound(
             "this dataset has no policy: every job waits for a person, and private jobs are refused",
             code="policy_not_found",
             id=dataset_id,
         )
+    return found
+
+
+def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | None:
+    budget, policy = budgets.find_budget(connection, dataset_id), rows.find_policy(connection, dataset_id)
+    if budget is None or policy is None:
+        return None
     return PolicyInfo(
         epsilon=budget.cap.epsilon,
         delta=budget.cap.delta,

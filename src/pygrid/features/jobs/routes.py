@@ -19,6 +19,8 @@ from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, 
 from pygrid.messages.jobs import JobState as JobStateName
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
+from pygrid.web.preconditions import IfMatch, IfNoneMatch, Precondition, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -42,8 +44,9 @@ def _policies(state: State) -> PoliciesService:
     status_code=201,
     request_max_body_size=None,
     guards=[require()],
-    responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503),
+    responses=describe_problems(400, 401, 404, 408, 409, 413, 429, 503, 507),
 )
+@repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:
     """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for statistics."""
     body = stream_body(request, MAX_FORM_BYTES)
@@ -108,43 +111,55 @@ async def download_result(request: AppRequest, state: State, job_id: JobId) -> R
     guards=[require()],
     responses=describe_problems(400, 401, 403, 404, 409),
 )
+@repeatable()
 async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Let a waiting job run, or let a result that is held leave."""
     return await _service(state).approve(request.user, job_id, data)
 
 
 @post("/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Do not let a waiting job run, or a result that is held leave."""
     return await _service(state).deny(request.user, job_id, data)
 
 
 @post("/jobs/{job_id:str}/revoke", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Take an approval back before the job runs."""
     return await _service(state).revoke(request.user, job_id)
 
 
 @post("/jobs/{job_id:str}/cancel", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@repeatable()
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """End one's own job."""
     return await _service(state).cancel(request.user, job_id)
 
 
 @get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> PolicyInfo:
-    """Which jobs a dataset's holder lets pass, and the privacy budget."""
-    return await _policies(state).get(request.user, dataset_id)
+async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> Response[PolicyInfo]:
+    """Which jobs a dataset's holder lets pass, and the privacy budget; its ``ETag`` names this version."""
+    return tagged(await _policies(state).get(request.user, dataset_id))
 
 
 @put(
     "/datasets/{dataset_id:int}/policy",
     guards=[require()],
-    responses=describe_problems(400, 401, 403, 404, 409),
+    responses=describe_problems(400, 401, 403, 404, 409, 412),
 )
-async def put_policy(request: AppRequest, state: State, dataset_id: DatasetId, data: JSONBody[PolicyInfo]) -> PolicyInfo:
+async def put_policy(
+    request: AppRequest,
+    state: State,
+    dataset_id: DatasetId,
+    data: JSONBody[PolicyInfo],
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response[PolicyInfo]:
     """Set the policy of a dataset that one may change; the first one opens its privacy budget."""
-    return await _policies(state).put(request.user, dataset_id, data)
+    precondition = Precondition(if_match, if_none_match)
+    return tagged(await _policies(state).put(request.user, dataset_id, data, precondition))
 
 
 @get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))

@@ -33,6 +33,7 @@ from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
 from pygrid.storage.signals import Signals, wait_for_any
@@ -134,7 +135,7 @@ class JobsService:
                 audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)
                 return self._describe(connection, principal, job)
 
-            info = await self._writes.write(transaction)
+            info = await self._writes.write(once(transaction))
         logger.info("job submitted", extra={"job_id": job.id, "dataset_id": job.dataset_id, "kind": request.kind})
         self._dispatcher.poke()
         return info
@@ -273,7 +274,7 @@ class JobsService:
 
         Raises:
             NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
-            Conflict: ``request_changed``, ``job_decided``, ``dataset_deleted``.
+            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``.
         """
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
@@ -333,7 +334,7 @@ class JobsService:
             audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=principal.user_id, now=now)
             return self._describe(connection, principal, moved), job
 
-        info, before = await self._writes.write(transaction)
+        info, before = await self._writes.write(once(transaction, lambda found: found[0]))
         self._dispatcher.stop(job_id)
         if before.is_federated and before.state is JobState.RUNNING:
             self._dispatcher.leave(before)
@@ -357,7 +358,7 @@ class JobsService:
             audit.append(connection, action, data, actor=principal.user_id, now=now)
             return self._describe(connection, principal, moved), moved.has_ended
 
-        info, has_ended = await self._writes.write(transaction)
+        info, has_ended = await self._writes.write(once(transaction, lambda found: found[0]))
         logger.info("job decided", extra={"job_id": job_id, "state": info.state})
         self._announce(job_id, has_ended=has_ended)
         self._dispatcher.poke()

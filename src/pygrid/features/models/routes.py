@@ -16,6 +16,7 @@ from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
 from pygrid.web.offload import bytes_response
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
@@ -35,12 +36,17 @@ def _service(state: State) -> ModelsService:
     request_max_body_size=None,
     guards=[require(Permission.UPLOAD_DATA)],
     security=_SESSION,
-    responses=describe_problems(400, 401, 403, 408, 409, 413),
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 507),
 )
+@repeatable(form=True, shape=lambda _request, info: _served(info))
 async def serve_model(request: AppRequest, state: State) -> ServedModel:
     """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX)."""
     body = stream_body(request, MAX_FORM_BYTES)
     info = await _service(state).serve(request.user, request.headers.get("content-type", ""), body)
+    return _served(info)
+
+
+def _served(info: ServedModelInfo) -> ServedModel:
     return ServedModel(f"Model saved with id: {info.id}", info)
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import sqlalchemy as sa
+
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.serving import (
@@ -25,9 +27,10 @@ from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, Sh
 from pygrid.features.models.uploads import read_serve_form
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
 from pygrid.plans.manifest import Port
-from pygrid.plans.serving import check_model_async, port_bytes
+from pygrid.plans.serving import ServingReport, check_model_async, port_bytes
 from pygrid.storage import models as rows
 from pygrid.storage.files import BlobWriter
+from pygrid.storage.idempotency import once
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
 from pygrid.tensors import Params, decode, encode_pieces
@@ -99,9 +102,18 @@ class ModelsService:
         async with self._checks:
             report = await check_model_async(writer.path, request.max_batch_size)
         async with self._files:
-            file = await asyncio.to_thread(writer.commit)
-            stored = await self._store.database.write(
-                lambda connection: rows.put_model(
+            stored = await self._put(principal, request, report, writer)
+        if stored.visibility == "public":
+            await self._store.public.changed()
+        logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
+        return _describe(principal, stored)
+
+    async def _put(self, principal: Principal, request: ServeRequest, report: ServingReport, writer: BlobWriter) -> StoredModel:
+        with self._store.served.batch() as served:
+            file = await asyncio.to_thread(served.commit, writer)
+
+            def transaction(connection: sa.Connection) -> StoredModel:
+                return rows.put_model(
                     connection,
                     request,
                     report,
@@ -110,11 +122,8 @@ class ModelsService:
                     created_by=principal.user_id,
                     now=self._clock.now(),
                 )
-            )
-        if stored.visibility == "public":
-            await self._store.public.changed()
-        logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
-        return _describe(principal, stored)
+
+            return await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
 
     async def list_ids(self) -> list[str]:
         """The ids of all models that are served, sorted."""

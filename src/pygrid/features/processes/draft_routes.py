@@ -14,6 +14,7 @@ from pygrid.features.processes.routes import MAX_FORM_BYTES
 from pygrid.messages.processes import DraftInfo, DraftList, DraftRemoved, HostDraftRequest, NotesRequest, ProcessInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 
@@ -33,8 +34,9 @@ def _service(state: State) -> DraftsService:
     status_code=201,
     request_max_body_size=None,
     guards=[_may],
-    responses=describe_problems(400, 401, 403, 408, 409, 413, 429),
+    responses=describe_problems(400, 401, 403, 408, 409, 413, 429, 507),
 )
+@repeatable(form=True)
 async def create_draft(request: AppRequest, state: State) -> DraftInfo:
     """Keep what is to be hosted later: the form of ``host-training``, with ``notes`` in its ``config``."""
     body = stream_body(request, MAX_FORM_BYTES)
@@ -82,8 +84,9 @@ async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: 
     "/drafts/{draft_id:int}/host",
     status_code=200,
     guards=[_may],
-    responses=describe_problems(400, 401, 403, 404, 409, 413),
+    responses=describe_problems(400, 401, 403, 404, 409, 413, 507),
 )
+@repeatable()
 async def host_draft(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]) -> ProcessInfo:
     """Host a draft, once: asked again, the answer is the same process."""
     return await _service(state).host(request.user, draft_id, data.server_config)

@@ -26,8 +26,9 @@ from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRe
 from pygrid.storage import drafts as rows
 from pygrid.storage import processes
 from pygrid.storage.drafts import Draft, File
-from pygrid.storage.files import BlobWriter
+from pygrid.storage.files import BlobBatch, BlobWriter
 from pygrid.storage.hosted import read_layout_of
+from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 from pygrid.web.requests import decode_json
 
@@ -75,26 +76,13 @@ class DraftsService:
             candidate = await self._hosting.check(form)
             notes = _read_notes(form.config)
             async with self._files:
-                files = await self._keep(candidate, model)
-                try:
+                with self._store.drafts.batch() as kept:
+                    files = await asyncio.to_thread(_keep, kept, candidate, model)
                     stored = await self._store.database.write(
-                        lambda connection: self._put(connection, principal, candidate, notes, files)
+                        once(lambda connection: self._put(connection, principal, candidate, notes, files), _describe)
                     )
-                except Exception:
-                    await self._drop(files)
-                    raise
         logger.info("draft kept", extra={"draft_id": stored.id})
         return _describe(stored)
-
-    async def _keep(self, candidate: Candidate, model: BlobWriter) -> tuple[File, ...]:
-        kept = self._store.drafts
-        files = [(_MODEL, await asyncio.to_thread(model.commit), model.size)]
-        plans = {PLAN_PREFIX + name: data for name, data in candidate.plans.items()}
-        if candidate.averaging_plan is not None:
-            plans[_AVERAGING] = candidate.averaging_plan
-        for part, data in plans.items():
-            files.append((part, await asyncio.to_thread(kept.put, data), len(data)))
-        return tuple(files)
 
     def _put(
         self,
@@ -222,6 +210,14 @@ class DraftsService:
         for _, digest, _ in files:
             if digest not in still:
                 await asyncio.to_thread(self._store.drafts.drop, digest)
+
+
+def _keep(kept: BlobBatch, candidate: Candidate, model: BlobWriter) -> tuple[File, ...]:
+    files = [(_MODEL, kept.commit(model), model.size)]
+    plans = {PLAN_PREFIX + name: data for name, data in candidate.plans.items()}
+    if candidate.averaging_plan is not None:
+        plans[_AVERAGING] = candidate.averaging_plan
+    return (*files, *((part, kept.put(data), len(data)) for part, data in plans.items()))
 
 
 def _file(draft: Draft, wanted: str) -> str:

@@ -22,7 +22,8 @@ from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateLimits, GateReport, check_async
 from pygrid.storage import cycles as rows
 from pygrid.storage import drafts, processes
-from pygrid.storage.files import BlobWriter
+from pygrid.storage.files import BlobBatch, BlobWriter
+from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 from pygrid.storage.transitions import begin_cycle
 from pygrid.tensors.flat import num_values
@@ -44,6 +45,24 @@ class Candidate:
     model: Layout
     plans: dict[str, bytes]
     averaging_plan: bytes | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The names of a candidate's bytes."""
+
+    model: str
+    plans: dict[str, str]
+    averaging_plan: str | None
+
+
+def _put_files(blobs: BlobBatch, candidate: Candidate, model: BlobWriter) -> _Files:
+    averaging = candidate.averaging_plan
+    return _Files(
+        blobs.commit(model),
+        {name: blobs.put(data) for name, data in candidate.plans.items()},
+        None if averaging is None else blobs.put(averaging),
+    )
 
 
 class Hosting:
@@ -104,12 +123,18 @@ class Hosting:
         Raises:
             Conflict: ``process_exists``; nothing was hosted.
         """
-        blobs = self._store.blobs
-        model_hash = await asyncio.to_thread(model.commit)
-        plan_hashes = {name: await asyncio.to_thread(blobs.put, data) for name, data in candidate.plans.items()}
-        averaging_hash = None
-        if candidate.averaging_plan is not None:
-            averaging_hash = await asyncio.to_thread(blobs.put, candidate.averaging_plan)
+        with self._store.blobs.batch() as blobs:
+            files = await asyncio.to_thread(_put_files, blobs, candidate, model)
+            info, cycle = await self._put(candidate, files, user_id, draft_id)
+        self._watch_cycle(cycle)
+        if candidate.config.is_public:
+            await self._store.public.changed()
+        return info
+
+    async def _put(
+        self, candidate: Candidate, files: _Files, user_id: int | None, draft_id: int | None
+    ) -> tuple[ProcessInfo, Cycle]:
+        """Write the rows of a process whose files are there."""
 
         def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle]:
             now = self._clock.now()
@@ -127,12 +152,12 @@ class Hosting:
                 )
             except sa.exc.IntegrityError:
                 raise process_exists(candidate.name, candidate.version) from None
-            for name, plan_hash in plan_hashes.items():
+            for name, plan_hash in files.plans.items():
                 processes.put_plan(connection, process_id, name, "training", plan_hash, len(candidate.plans[name]))
-            if averaging_hash is not None and candidate.averaging_plan is not None:
+            if files.averaging_plan is not None and candidate.averaging_plan is not None:
                 size = len(candidate.averaging_plan)
-                processes.put_plan(connection, process_id, "averaging_plan", "averaging", averaging_hash, size)
-            checkpoint = processes.Checkpoint(process_id, 1, model_hash, candidate.model.total_bytes, {}, now)
+                processes.put_plan(connection, process_id, "averaging_plan", "averaging", files.averaging_plan, size)
+            checkpoint = processes.Checkpoint(process_id, 1, files.model, candidate.model.total_bytes, {}, now)
             processes.put_checkpoint(connection, checkpoint)
             rows.put_event(connection, process_id, 1, "process_hosted", now)
             cycle = begin_cycle(connection, process_id, candidate.config, 1, 1, now)
@@ -140,11 +165,7 @@ class Hosting:
                 drafts.set_hosted(connection, draft_id, process_id)
             return describe_process(connection, processes.get_process(connection, process_id)), cycle
 
-        info, cycle = await self._store.database.write(transaction)
-        self._watch_cycle(cycle)
-        if candidate.config.is_public:
-            await self._store.public.changed()
-        return info
+        return await self._store.database.write(once(transaction, lambda found: found[0]))
 
 
 def check_free(connection: sa.Connection, name: str, version: str, draft_id: int | None = None) -> None:

@@ -20,6 +20,7 @@ from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -63,8 +64,9 @@ def _unless_open(permission: Permission | None) -> Any:
     status_code=201,
     request_max_body_size=None,
     guards=[_unless_open(Permission.UPLOAD_DATA)],
-    responses=describe_problems(400, 401, 403, 409, 413),
+    responses=describe_problems(400, 401, 403, 409, 413, 507),
 )
+@repeatable(form=True)
 async def host_training(request: AppRequest, state: State) -> ProcessInfo:
     """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and perhaps ``averaging_plan``."""
     user_id = request.user.user_id if request.user else None
@@ -90,9 +92,10 @@ async def get_process(state: State, process_id: PathId) -> ProcessInfo:
     "/processes/{process_id:int}/finish",
     status_code=200,
     guards=[require(Permission.UPLOAD_DATA)],
-    responses=describe_problems(400, 401, 403, 404),
+    responses=describe_problems(400, 401, 403, 404, 409),
 )
-async def finish_process(state: State, process_id: PathId) -> ProcessInfo:
+@repeatable()
+async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """End training; what the open cycle has received becomes a last checkpoint."""
     return await _service(state).finish(process_id)
 

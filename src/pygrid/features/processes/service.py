@@ -18,6 +18,7 @@ from pygrid.features.processes.uploads import read_host_form
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
+from pygrid.storage.idempotency import once
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import close_cycle
@@ -81,7 +82,7 @@ class ProcessesService:
                     closing = close_cycle(connection, cycle, self._clock.now())
             return describe_process(connection, processes.get_process(connection, process_id)), closing
 
-        info, closing = await self._store.database.write(transaction)
+        info, closing = await self._store.database.write(once(transaction, lambda found: found[0]))
         if closing is not None:
             self._watch_cycle(closing)
         self._store.signals.notify(cycle_topic(process_id))

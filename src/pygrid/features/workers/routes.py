@@ -27,6 +27,7 @@ from pygrid.messages.workers import (
 from pygrid.storage.workers import Worker
 from pygrid.web.auth import find_bearer, require
 from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
@@ -47,6 +48,7 @@ async def _worker(request: AppRequest, state: State) -> Worker:
 
 
 @post("/workers", status_code=201, guards=[_may], responses=describe_problems(400, 401, 403, 409, 413))
+@repeatable(keeps_answer=False)
 async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenRequest]) -> NewWorker:
     """Let a Worker of another machine in; its token is in this answer and never again."""
     return await _service(state).create(request.user, data.name)

@@ -42,6 +42,7 @@ from pygrid.messages.workers import (
 from pygrid.storage import audit
 from pygrid.storage import workers as rows
 from pygrid.storage.database import Database
+from pygrid.storage.idempotency import once
 from pygrid.storage.workers import Worker
 from pygrid.web.lifecycle import Stopping
 
@@ -92,7 +93,7 @@ class WorkersService:
             audit.append(connection, "worker_let_in", data, actor=principal.user_id, now=now)
             return worker
 
-        worker = await self.writes.write(transaction)
+        worker = await self.writes.write(once(transaction, lambda new: NewWorker(new.id, new.name, token)))
         return NewWorker(worker.id, worker.name, token)
 
     async def list_workers(self) -> list[WorkerInfo]:

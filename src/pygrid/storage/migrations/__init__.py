@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage.database import Database
@@ -29,9 +28,10 @@ def migrate(database: Database) -> str:
     newest = newest_revision()
     try:
         present = database.read_now(_present_revision)
-    except OperationalError as error:
+    except Unavailable as error:
         shown = database.url.render_as_string(hide_password=True)
-        raise Unavailable(f"the database {shown} cannot be used: {error.orig}", code="database_unavailable") from error
+        reason = getattr(error.__cause__, "orig", error)
+        raise Unavailable(f"the database {shown} cannot be used: {reason}", code=error.code) from error
     if present == newest:
         return newest
     database.write_now(_upgrade)

@@ -5,6 +5,7 @@ from alembic import context
 import pygrid.storage.tables
 import pygrid.storage.tables_budgets
 import pygrid.storage.tables_datasets
+import pygrid.storage.tables_idempotency
 import pygrid.storage.tables_jobs
 import pygrid.storage.tables_models
 import pygrid.storage.tables_networks

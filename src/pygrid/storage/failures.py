@@ -1,0 +1,103 @@
+"""What a database says when it cannot do its work, as errors of pygrid. The only place that knows the codes of its drivers.
+
+    disk full                                         StorageFull    ``storage_full``
+    stopped, restarting, unreachable, locked, I/O     Unavailable    ``database_unavailable``, with ``retry_after_s``
+    connection broke during a commit                  Unavailable    ``outcome_unknown``
+    a text that it cannot hold                        InvalidInput   ``invalid_text``
+
+Sources: https://sqlite.org/rescode.html; PostgreSQL's documentation, appendix A, "PostgreSQL Error Codes".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import sqlalchemy as sa
+
+from pygrid.errors import InvalidInput, PygridError, StorageFull, Unavailable
+
+RETRY_AFTER_S = 5
+_OUTCOME_UNKNOWN = "outcome_unknown"
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_PRIMARY = 0xFF
+"""The bits of a SQLite result code that are its primary code."""
+_DISK_FULL = "53100"
+_POSTGRES_AWAY = ("08", "53", "57P", "58", "40001", "40P01", "25006", "55P03")
+"""Beginnings of SQLSTATE: connection, resources, operators, system; then conflicts of transactions, read-only, a lock."""
+
+
+def explain(error: BaseException) -> PygridError | None:
+    """The error of pygrid that says the same; None: ``error`` is no failure of this kind."""
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return _invalid_text("half of a surrogate pair")
+    if isinstance(error, sa.exc.TimeoutError):
+        return unavailable()
+    if not isinstance(error, sa.exc.DBAPIError):
+        return None
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return _explain_sqlite(original)
+    state = getattr(original, "sqlstate", None)
+    if isinstance(error, sa.exc.DataError) and state is None and "NUL" in str(original):
+        return _invalid_text("a NUL character")
+    if state == _DISK_FULL:
+        return storage_full()
+    is_away = error.connection_invalidated or (
+        state.startswith(_POSTGRES_AWAY)
+        if isinstance(state, str)
+        else isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    )
+    return unavailable() if is_away else None
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection broke, so that it is unknown what became of a commit."""
+    return isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+
+
+def may_be_done(error: BaseException) -> bool:
+    """Whether what raised this may have been stored all the same, so that files which it names must stay."""
+    return isinstance(error, PygridError) and error.code == _OUTCOME_UNKNOWN
+
+
+def storage_full() -> StorageFull:
+    """The refusal for want of space."""
+    return StorageFull("the disk of this server is full, so nothing was stored; ask its operator to free space")
+
+
+def unavailable() -> Unavailable:
+    """The refusal while there is no database."""
+    return Unavailable(
+        "the database of this server cannot be used now; try again in a moment",
+        code="database_unavailable",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def outcome_unknown() -> Unavailable:
+    """The refusal when the connection broke during a commit. Nobody may take it for "nothing was changed"."""
+    return Unavailable(
+        "the connection to the database broke while this was stored, so it may be done or not: look before you ask again; a "
+        "call with an Idempotency-Key can be sent again as it is",
+        code=_OUTCOME_UNKNOWN,
+    )
+
+
+def _explain_sqlite(error: sqlite3.Error) -> PygridError | None:
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    if code == sqlite3.SQLITE_FULL:
+        return storage_full()
+    return unavailable() if code in _SQLITE_AWAY else None
+
+
+def _invalid_text(what: str) -> InvalidInput:
+    return InvalidInput(f"a text holds {what}, which cannot be stored; remove it", code="invalid_text")

@@ -1,0 +1,139 @@
+"""Answers to calls that were done under an ``Idempotency-Key``, and `once`, which keeps them.
+
+The answer is written in the transaction of the effect. So after a crash either both are there, and the next call gets the
+answer, or neither, and the next call does it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.idempotency import (
+    KEEP,
+    MAX_ANSWERS,
+    MAX_ANSWERS_BYTES,
+    Call,
+    CallScope,
+    KeptAnswer,
+    current_call,
+    in_progress,
+)
+from pygrid.storage.database import Database
+from pygrid.storage.tables_idempotency import kept_answers
+
+T = TypeVar("T")
+
+
+def once(fn: Callable[[sa.Connection], T], answer: Callable[[T], object] | None = None) -> Callable[[sa.Connection], T]:
+    """A unit of work that also keeps the answer of the call that this task works on; ``fn`` itself if the call has no key.
+
+    Args:
+        answer: from the result of ``fn`` to what the use case returns; None: they are the same.
+    Raises (the unit):
+        Conflict: ``idempotency_in_progress``: the call was done by somebody else meanwhile. Nothing is done then.
+    """
+    call = current_call.get()
+    if call is None:
+        return fn
+
+    def unit(connection: sa.Connection) -> T:
+        if find_answer(connection, call.scope, call.now) is not None:
+            raise in_progress()
+        result = fn(connection)
+        put_answer(connection, call, call.encode(result if answer is None else answer(result)))
+        return result
+
+    return unit
+
+
+def put_answer(connection: sa.Connection, call: Call, answer: bytes) -> None:
+    """Keep the answer of a call that is done; drop those of its user that are too old or too many. Raises as `once`."""
+    kept, scope = call.keep(answer), call.scope
+    connection.execute(sa.delete(kept_answers).where(_is_of(scope), kept_answers.c.expires_at <= call.now))
+    values = {
+        "user_id": scope.user_id,
+        "route": scope.route,
+        "key_hash": scope.key_hash,
+        "fingerprint": kept.fingerprint,
+        "body_bytes": kept.body_bytes,
+        "status": kept.status,
+        "answer_bytes": len(kept.answer or b""),
+        "answer": kept.answer,
+        "expires_at": call.now + KEEP,
+    }
+    try:
+        connection.execute(sa.insert(kept_answers).values(values))
+    except sa.exc.IntegrityError:
+        raise in_progress() from None
+    _drop_excess(connection, scope.user_id)
+
+
+def update_answer(connection: sa.Connection, scope: CallScope, answer: bytes) -> None:
+    """Keep another answer of a call that was done."""
+    values = {"answer": answer, "answer_bytes": len(answer)}
+    connection.execute(sa.update(kept_answers).where(_is_of(scope)).values(values))
+
+
+def find_answer(connection: sa.Connection, scope: CallScope, now: dt.datetime) -> KeptAnswer | None:
+    """The answer to a call that was done under this key and has not expired."""
+    columns = ("fingerprint", "body_bytes", "status", "answer")
+    query = sa.select(*(kept_answers.c[name] for name in columns)).where(_is_of(scope), kept_answers.c.expires_at > now)
+    row = connection.execute(query).first()
+    return None if row is None else KeptAnswer(*row)
+
+
+def delete_expired_answers(connection: sa.Connection, now: dt.datetime) -> int:
+    """Forget answers whose time is over; how many."""
+    return connection.execute(sa.delete(kept_answers).where(kept_answers.c.expires_at <= now)).rowcount
+
+
+@dataclass(frozen=True)
+class KeptAnswers:
+    """The kept answers of an app; its state holds them as ``kept_answers``."""
+
+    database: Database
+    clock: Clock
+
+    async def find(self, scope: CallScope) -> KeptAnswer | None:
+        """As `find_answer`, now."""
+        return await self.database.read(lambda connection: find_answer(connection, scope, self.clock.now()))
+
+    async def put(self, call: Call, answer: bytes) -> None:
+        """As `put_answer`, for a call that changed nothing."""
+        await self.database.write(lambda connection: put_answer(connection, call, answer))
+
+    async def replace(self, call: Call, answer: bytes) -> None:
+        """As `update_answer`."""
+        await self.database.write(lambda connection: update_answer(connection, call.scope, answer))
+
+    async def settle(self) -> None:
+        """Return when every write that was asked for before is done, or has failed."""
+        await self.database.write(lambda _connection: None)
+
+    async def remove_expired(self) -> None:
+        """As `delete_expired_answers`, now."""
+        now = self.clock.now()
+        await self.database.write(lambda connection: delete_expired_answers(connection, now))
+
+
+def _is_of(scope: CallScope) -> sa.ColumnElement[bool]:
+    table = kept_answers.c
+    return (table.user_id == scope.user_id) & (table.route == scope.route) & (table.key_hash == scope.key_hash)
+
+
+def _drop_excess(connection: sa.Connection, user_id: int) -> None:
+    """Drop the oldest answers of a user until both limits hold; the newest one stays, however large it is."""
+    mine = kept_answers.c.user_id == user_id
+    query = sa.select(kept_answers.c.number, kept_answers.c.answer_bytes).where(mine).order_by(kept_answers.c.number.desc())
+    num_bytes = 0
+    for position, row in enumerate(connection.execute(query).all()):
+        num_bytes += row.answer_bytes
+        if position and (position >= MAX_ANSWERS or num_bytes > MAX_ANSWERS_BYTES):
+            connection.execute(sa.delete(kept_answers).where(mine, kept_answers.c.number <= row.number))
+            return

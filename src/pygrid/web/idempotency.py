@@ -1,0 +1,238 @@
+"""``Idempotency-Key``: a POST that may be sent twice and is done once.
+
+@post("/things", guards=[require()], responses=describe_problems(400, 401, 409))
+@repeatable()
+async def make_thing(request: AppRequest, ...) -> Thing: ...
+
+The use case writes the answer together with its effect (`pygrid.storage.idempotency.once`). A use case that wrote nothing has
+its answer kept after it. Refusals are not kept: they changed nothing, so the call is tried again.
+
+Routes whose answer holds a secret keep that the call was done, and no answer. Calls without an account have no keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import logging
+import re
+import typing
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from litestar import Response
+from litestar.enums import MediaType
+from litestar.params import HeaderParameter
+
+from pygrid.clock import Clock
+from pygrid.core.idempotency import Call, CallScope, KeptAnswer, current_call, in_progress
+from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
+from pygrid.web.forms import form_events
+from pygrid.web.requests import AppRequest, stream_body
+
+logger = logging.getLogger(__name__)
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotency-Replayed"
+"""Header of an answer that was kept: ``true``."""
+_KEY = re.compile(r"[ -~]{1,255}")
+_FRAMING_BYTES = 64 * 1024
+"""What a form may have in addition to the contents of its parts."""
+_MAX_PARTS = 64
+
+Handler = Callable[..., Awaitable[Any]]
+KeyHeader = Annotated[
+    str | None,
+    HeaderParameter(
+        name=HEADER,
+        min_length=1,
+        max_length=255,
+        pattern="^[ -~]{1,255}$",
+        description="A name that the client gives to this call, e.g. a UUID. The same call sent again gets the same answer.",
+    ),
+]
+
+
+class KeptAnswers(Protocol):
+    """The answers to calls that were done; the app's state holds them as ``kept_answers``."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    async def find(self, scope: CallScope) -> KeptAnswer | None:
+        """The answer to a call that was done under this key."""
+        ...
+
+    async def put(self, call: Call, answer: bytes) -> None:
+        """Keep the answer of a call that changed nothing. Raises Conflict: ``idempotency_in_progress``."""
+        ...
+
+    async def settle(self) -> None:
+        """Return when every write that was asked for before is done."""
+        ...
+
+    async def replace(self, call: Call, answer: bytes) -> None:
+        """Keep another answer of a call that was done."""
+        ...
+
+
+class Claims:
+    """The calls with a key that this app works on; its state holds them as ``claims``. They end with the process."""
+
+    def __init__(self) -> None:
+        self._held: set[CallScope] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def claim(self, scope: CallScope) -> None:
+        """Raises Conflict: ``idempotency_in_progress``: it is worked on."""
+        if scope in self._held:
+            raise in_progress()
+        self._held.add(scope)
+
+    def release(self, scope: CallScope) -> None:
+        """The call has ended, in whatever way."""
+        self._held.discard(scope)
+
+    def release_after(self, scope: CallScope, settled: Coroutine[Any, Any, None]) -> None:
+        """The call has ended once ``settled`` has returned or failed."""
+
+        async def settle() -> None:
+            try:
+                await settled
+            except PygridError:
+                logger.warning("writes not settled", exc_info=True)
+            finally:
+                self.release(scope)
+
+        task = asyncio.create_task(settle())
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+
+def repeatable(
+    *, form: bool = False, keeps_answer: bool = True, shape: Callable[[AppRequest, Any], object] | None = None
+) -> Callable[[Handler], Handler]:
+    """A handler that takes ``Idempotency-Key``. It needs a parameter ``request`` and returns a message.
+
+    Args:
+        form: the body is a multipart form that the handler streams, else JSON.
+        keeps_answer: False: the answer holds a secret; a second call is told that the first was done.
+        shape: from what the use case returns to what the handler returns; None: they are the same.
+    Raises (the handler):
+        InvalidInput: more than one key. Conflict: ``idempotency_in_progress``, ``idempotency_key_reused``: another body or
+        path came with the key before; ``idempotency_answer_not_kept``.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        async def wrapped(**arguments: Any) -> Any:
+            request: AppRequest = arguments["request"]
+            key = arguments.pop("idempotency_key")
+            principal = request.scope.get("user")
+            if key is None or principal is None:
+                return await handler(**arguments)
+            _check(request)
+            call = Call(
+                scope=CallScope(principal.user_id, _route(request), hashlib.sha256(key.encode()).hexdigest()),
+                target=f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}",
+                status=request.route_handler.status_code,
+                shape=(lambda result: result) if shape is None else functools.partial(shape, request),
+                keeps_answer=keeps_answer,
+                now=request.app.state.kept_answers.clock.now(),
+            )
+            claims: Claims = request.app.state.claims
+            claims.claim(call.scope)
+            try:
+                answer = await _answer(request, call, functools.partial(handler, **arguments), form=form)
+            except asyncio.CancelledError:
+                # What was handed to the database is done all the same, so the key is held until it is.
+                claims.release_after(call.scope, request.app.state.kept_answers.settle())
+                raise
+            except BaseException:
+                claims.release(call.scope)
+                raise
+            claims.release(call.scope)
+            return answer
+
+        _add_parameter(wrapped, handler)
+        return wrapped
+
+    return decorate
+
+
+async def _answer(request: AppRequest, call: Call, handler: Handler, *, form: bool) -> Any:
+    records: KeptAnswers = request.app.state.kept_answers
+    kept = await records.find(call.scope)
+    if not form:
+        call.body.update(await request.body())
+        call.body.end()
+    if kept is not None:
+        if form:
+            await _read_form(request, call, kept)
+        if call.body.digest(call.target) != kept.fingerprint:
+            raise _reused()
+        if kept.answer is None:
+            raise Conflict(
+                "this call was done before; its answer held a secret, which is not kept. Undo it, and call with another key",
+                code="idempotency_answer_not_kept",
+            )
+        return _response(kept.answer, kept.status, {REPLAYED: "true"})
+    token = current_call.set(call)
+    try:
+        result = await handler()
+    finally:
+        current_call.reset(token)
+    answer = msgspec.json.encode(result)
+    if call.answer is None:
+        await records.put(call, answer)
+    elif call.answer != answer and call.keeps_answer:
+        # What followed the effect shows in the answer.
+        await records.replace(call, answer)
+    return _response(answer, call.status)
+
+
+async def _read_form(request: AppRequest, call: Call, kept: KeptAnswer) -> None:
+    """Read a form only to compare it. Raises Conflict: ``idempotency_key_reused``: it is longer than the first one."""
+    body = stream_body(request, kept.body_bytes + _FRAMING_BYTES)
+    token = current_call.set(call)
+    try:
+        content_type = request.headers.get("content-type", "")
+        async for _ in form_events(content_type, body, parts="the same parts as before", max_parts=_MAX_PARTS):
+            pass
+    except PayloadTooLarge:
+        raise _reused() from None
+    finally:
+        current_call.reset(token)
+
+
+def _reused() -> Conflict:
+    return Conflict(
+        "this Idempotency-Key came with another call before: use a new key for a new call", code="idempotency_key_reused"
+    )
+
+
+def _check(request: AppRequest) -> None:
+    """Refuse what the parameter's schema cannot: several keys, and a line break at the end of one."""
+    keys = request.headers.getall(HEADER)
+    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        raise InvalidInput(f"send one {HEADER} of 1 to 255 printable ASCII characters", code="invalid_idempotency_key")
+
+
+def _route(request: AppRequest) -> str:
+    return f"{request.method} {request.scope.get('path_template') or request.scope['path']}"
+
+
+def _response(answer: bytes, status: int, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(answer, status_code=status, media_type=MediaType.JSON, headers=headers)
+
+
+def _add_parameter(wrapped: Handler, handler: Handler) -> None:
+    """Give the wrapper the handler's signature and the header, from which the framework reads both and the OpenAPI document."""
+    signature = inspect.signature(handler)
+    parameter = inspect.Parameter("idempotency_key", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=KeyHeader)
+    parameters = [*signature.parameters.values(), parameter]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {**typing.get_type_hints(handler, include_extras=True), "idempotency_key": KeyHeader}
