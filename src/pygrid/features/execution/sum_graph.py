@@ -74,14 +74,17 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
     for index, port in enumerate(outputs):
         nodes.append(helper.make_node("Reshape", [plan_name(port.name), flat], [f"part{index}"]))
     nodes.append(helper.make_node("Concat", [f"part{index}" for index in range(len(outputs))], [ROW], axis=0))
+    row = ROW
+    if dtype != "float32":
+        row = "wide"
+        nodes.append(helper.make_node("Cast", [ROW], [row], to=kind))
     magic = number("magic", _ROUND[dtype])
     for operator, inputs, output in (
-        ("Cast", [ROW], "row"),
-        ("ReduceSumSquare", ["row"], "square"),
+        ("ReduceSumSquare", [row], "square"),
         ("Sqrt", ["square"], "norm"),
         ("Max", ["norm", number("clip", grid.clip)], "length"),
         ("Div", [number("radius", long_radius(grid, size)), "length"], "factor"),
-        ("Mul", ["row", "factor"], "scaled"),
+        ("Mul", [row, "factor"], "scaled"),
         ("Add", ["scaled", magic], "raised"),
         ("Sub", ["raised", magic], "integers"),
         ("ReduceSumSquare", ["integers"], "squares"),
@@ -90,8 +93,7 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
         ("LessOrEqual", ["checked", number("largest", float(grid.sensitivity**2))], WITHIN),
         ("Add", [BEFORE, "integers"], AFTER),
     ):
-        attributes: dict[str, Any] = {"to": kind} if operator == "Cast" else {}
-        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        nodes.append(helper.make_node(operator, inputs, [output]))
     graph = helper.make_graph(
         [*source.node, *nodes],
         "sum",
