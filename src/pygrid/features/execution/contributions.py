@@ -63,6 +63,8 @@ class Contributions(Protocol):
     """Entries of each vector."""
     names: tuple[str, ...]
     """Of the arrays or numbers that a vector is made of, in its order."""
+    is_trusted: bool
+    """Whether code of pygrid alone makes the vectors, so that no unit can take long."""
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Use this model from now on."""
@@ -105,6 +107,7 @@ class _PlanUnits:
             ``plan_time_unbounded``: it has an operator whose time depends on values.
     """
 
+    is_trusted = False
     _session: ExactSession
 
     def __init__(

@@ -71,9 +71,13 @@ def make_time_plan(terms: PrivacyTerms, num_units: int, unit_s: float, round_s: 
             "smaller sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S",
             code="job_too_slow",
         )
-    usual_s = evaluations * unit_s + terms.rounds * round_s
-    planned_s = _START_S + VARIATION * usual_s + max_participations(terms) * limit_s
-    return TimePlan(unit_s, limit_s, _rounded_up(planned_s))
+    more_s = max_participations(terms) * limit_s
+    return TimePlan(unit_s, limit_s, _planned_s(terms, num_units, unit_s, round_s, more_s))
+
+
+def _planned_s(terms: PrivacyTerms, num_units: int, unit_s: float, round_s: float, more_s: float = 0.0) -> float:
+    usual_s = max_evaluations(terms, num_units) * unit_s + terms.rounds * round_s
+    return _rounded_up(_START_S + VARIATION * usual_s + more_s)
 
 
 def _rounded_up(seconds: float) -> float:
@@ -98,7 +102,10 @@ class Schedule:
         size, unit_s = contributions.size, contributions.unit_s()
         round_s = measure(lambda: GaussianSum(size, terms.clip, terms.noise_multiplier).finish())
         left_s = self._wall_s - (time.monotonic() - self._started)
-        plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s)
+        if contributions.is_trusted:
+            plan = TimePlan(unit_s, math.inf, _planned_s(terms, contributions.num_units, unit_s, round_s))
+        else:
+            plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s)
         self.unit_s = plan.unit_s
         self._announce(plan.planned_s)
         return Watch(plan.limit_s)

@@ -78,7 +78,7 @@ class MockTrials:
     def _too_slow(self, job: Job, unit_s: float) -> str:
         """Why a private job can't run to its end, whatever its data holds; empty: it can."""
         terms, wall_s = job.terms, self._specs.limits.wall_s
-        if terms is None or terms.unit == "domain":
+        if terms is None or terms.unit == "domain" or job.request.kind == "statistics":
             return ""
         evaluations = max_evaluations(terms, terms.expected_size / terms.sampling_rate)
         limit_s = unit_limit_s(unit_s)
