@@ -30,6 +30,7 @@ def domain(
     ] = False,
     network: Annotated[str | None, _option("network")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    hosts: Annotated[str | None, _option("hosts")] = None,
     publish: Annotated[str | None, _option("publish")] = None,
     num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
     open_signup: Annotated[bool | None, _option("open_signup")] = None,

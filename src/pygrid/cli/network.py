@@ -34,6 +34,7 @@ def network(
     open_relay: Annotated[bool | None, _option("open_relay")] = None,
     allow_private_addresses: Annotated[bool | None, _option("allow_private_addresses")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    hosts: Annotated[str | None, _option("hosts")] = None,
     heartbeat_s: Annotated[int | None, _option("heartbeat_s")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
