@@ -251,6 +251,16 @@ async def echo(data: JSONBody[LoginRequest]) -> LoginRequest:
 EVENTS: dict[str, Any] = {}
 
 
+class OpenSession:
+    """A session that does not end."""
+
+    def wait(self) -> Any:
+        return asyncio.Event().wait()
+
+    async def is_over(self) -> bool:
+        return False
+
+
 @get("/events")
 async def events(request: AppRequest) -> Stream:
     async def source() -> AsyncIterator[ServerEvent]:
@@ -261,7 +271,7 @@ async def events(request: AppRequest) -> Stream:
         finally:
             EVENTS["closed"].set()
 
-    return event_stream(source(), request.app.state.stopping, heartbeat_s=0.05)
+    return event_stream(source(), request.app.state.stopping, OpenSession(), heartbeat_s=0.05)  # type: ignore[arg-type]
 
 
 def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Metrics | None = None) -> Litestar:
@@ -346,7 +356,7 @@ async def _call(app: Litestar, path: str, messages: list[dict[str, Any]], query:
         "path": path,
         "raw_path": path.encode(),
         "query_string": query,
-        "headers": [(b"host", b"test")],
+        "headers": [(b"host", b"localhost")],
         "client": ("127.0.0.1", 1),
         "server": ("test", 80),
         "scheme": "http",

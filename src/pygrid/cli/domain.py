@@ -101,9 +101,6 @@ def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) 
     if settings.legacy_open:
         lines.append("  legacy open  hosting and downloads need no account")
     if not has_owner:
-        lines += [
-            "The first account becomes its Owner. Make it now:",
-            f"  pygrid login {address} --sign-up --email you@example.org",
-        ]
+        lines += running.first_steps(settings, address)
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

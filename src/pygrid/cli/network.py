@@ -79,10 +79,7 @@ def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
     if settings.legacy_open:
         lines.append("  legacy open  nodes join and leave without an account")
     if not has_owner:
-        lines += [
-            "The first account becomes its Owner. Make it now:",
-            f"  pygrid login {address} --sign-up --email you@example.org",
-        ]
+        lines += running.first_steps(settings, address)
     lines.append(f"A Domain joins with: pygrid domain --network {address}")
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

@@ -49,7 +49,7 @@ class AppRequest(Request[Principal, None, Any]):
         """The body decoded from JSON.
 
         Raises:
-            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32. UnsupportedMediaType: the content type is another.
+            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32. UnsupportedMediaType: another content type.
         """
         if not self.route_handler.opt.get(ANY_CONTENT_TYPE):
             _check_is_json(self.headers.get("content-type", ""))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -118,8 +118,12 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) 
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": error.code})
             return
-        await send({**start, "type": "websocket.http.response.start"})
-        await send({"type": "websocket.http.response.body", "body": body})  # type: ignore[typeddict-item,misc]
+        begun, content = (
+            {**start, "type": "websocket.http.response.start"},
+            {"type": "websocket.http.response.body", "body": body},
+        )
+        await send(cast("Any", begun))
+        await send(cast("Any", content))
         return
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
