@@ -88,5 +88,5 @@ def main() -> None:
     try:
         app()
     except PygridError as error:
-        say_lines(f"pygrid: {error.detail}", err=True)
+        say_lines(f"pygrid: {error.detail}", hanging="  ", err=True)
         sys.exit(1)

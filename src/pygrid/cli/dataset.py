@@ -133,7 +133,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
         return
     say(f"{info.name}, version {info.version}: {info.num_records:,} records, {info.visibility}")
     if info.description:
-        say_lines(info.description)
+        say_lines(info.description, indent="  ", hanging="  ")
     if info.tags:
         say(f"tags: {', '.join(info.tags)}")
     if info.schema.subject is not None:

@@ -17,10 +17,15 @@ def say(text: object = "", *, err: bool = False) -> None:
     print(line(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
-def say_lines(text: object, *, err: bool = False) -> None:
-    """Print a text of several lines, such as a description."""
-    for part in str(text).split("\n"):
-        say(part, err=err)
+def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = False) -> None:
+    """Print a text of several lines.
+
+    Args:
+        indent: before each line. Text of others gets one, or ``hanging``, so that it fakes no line of this program.
+        hanging: before each line but the first.
+    """
+    for number, part in enumerate(str(text).split("\n")):
+        say(f"{hanging if number else indent}{line(part)}", err=err)
 
 
 def say_json(value: Any) -> None:
