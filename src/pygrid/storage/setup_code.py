@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from pygrid.errors import InvalidConfig
-from pygrid.settings import AppSettings, make_data_dir
+from pygrid.settings import AppSettings, is_loopback_url, make_data_dir
 
 SETUP_CODE_FILE = "setup-code"
 _CODE_BYTES = 10
@@ -40,8 +40,13 @@ class SetupCode:
 
 
 def find_setup_code(settings: AppSettings) -> SetupCode | None:
-    """The set-up code of an app; None: it needs none, because only this machine reaches it."""
-    return None if settings.is_loopback else SetupCode(settings.data_dir / SETUP_CODE_FILE, settings.setup_code)
+    """The set-up code of an app; None: it needs none, because only this machine reaches it.
+
+    An app that listens on loopback and has a public address is behind a proxy: others reach it, too.
+    """
+    if settings.is_loopback and (not settings.address or is_loopback_url(settings.address)):
+        return None
+    return SetupCode(settings.data_dir / SETUP_CODE_FILE, settings.setup_code)
 
 
 def _kept_code(path: Path) -> str:
