@@ -11,7 +11,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from training_support import Site, owned_folder, site  # noqa: F401 - fixtures
+from training_support import Site
 from web_support import PASSWORD, People, assert_problem
 
 from pygrid.web import sse
@@ -23,17 +23,22 @@ class Stream:
     def __init__(self, site: Site, path: str, headers: dict[str, str]) -> None:
         self.received = bytearray()
         self.opened = asyncio.Event()
+        self._over, self._beaten = asyncio.Event(), asyncio.Event()
         self._task = asyncio.create_task(self._run(site, path, headers))
 
     async def _run(self, site: Site, path: str, headers: dict[str, str]) -> None:
         async def receive() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            return {}
+            await self._over.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
             self.received += message.get("body", b"")
             if b"event:" in self.received:
                 self.opened.set()
+            if b"still here" in message.get("body", b""):
+                self._beaten.set()
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._over.set()
 
         raw = [(name.lower().encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]
         scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": raw}
@@ -41,15 +46,16 @@ class Stream:
 
     @property
     def is_open(self) -> bool:
-        return not self._task.done()
+        return not self._over.is_set()
+
+    async def next_heartbeat(self) -> None:
+        """Wait for the next one."""
+        self._beaten.clear()
+        await asyncio.wait_for(self._beaten.wait(), 20)
 
     async def end(self) -> None:
         """Wait until the server has ended it."""
         await asyncio.wait_for(asyncio.shield(self._task), 20)
-
-    async def cancel(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def open_stream(site: Site, headers: dict[str, str]) -> Stream:
@@ -88,9 +94,7 @@ async def test_a_stream_ends_with_an_expired_session_and_does_not_keep_it_alive(
     headers = await People(site.web).log_in("owner@example.org", PASSWORD)
     stream = await open_stream(site, headers)
     site.clock.advance(11.9 * 3600)
-    seen = len(stream.received)
-    while len(stream.received) == seen:  # a heartbeat after that
-        await asyncio.sleep(0.01)
+    await stream.next_heartbeat()
     assert stream.is_open
     site.clock.advance(0.2 * 3600)
     await stream.end()
