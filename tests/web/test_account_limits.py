@@ -50,6 +50,7 @@ async def guess(accounts: AccountService, email: str, address: str, password: st
     return "in"
 
 
+@pytest.mark.slow
 async def test_over_long_passwords_and_other_accounts_do_not_make_room(domain: Litestar, people: People) -> None:
     await people.sign_up("victim@example.org")
     accounts = domain.state.accounts
