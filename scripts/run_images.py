@@ -34,6 +34,7 @@ APPS = ("domain", "network", "worker")
 PARTS = ("build", "alone", "together")
 NAME = f"pygrid-trial-{os.getpid()}"
 OWNER = "owner@example.org"
+SETUP_CODE = secrets.token_hex(10)
 WORKER = "helper"
 PORTS = {"network": 7000, "alice": 5000, "bob": 5001, "charlie": 5002, "dan": 5003}
 HOLDERS, COORDINATOR = {"alice": "north", "bob": "south"}, "dan"
@@ -60,6 +61,8 @@ class Trial:
             "PYGRID_OPEN_SIGNUP": "1",
             "PYGRID_LOG_LEVEL": "info",
             "PYGRID_WORKER_TOKEN": "",
+            "PYGRID_HOSTS": "",
+            "PYGRID_SETUP_CODE": SETUP_CODE,
             "PYGRID_BIND": "127.0.0.1",
             **{f"{name.upper()}_ADDRESS": f"http://{name}:{port}" for name, port in PORTS.items() if name != "network"},
         }
@@ -85,6 +88,8 @@ class Trial:
             "SECRET_KEY",
             "-e",
             "PYGRID_OPEN_SIGNUP",
+            "-e",
+            "PYGRID_SETUP_CODE",
         ]
         try:
             done = engine.try_call("run", "--rm", *LIMITS, image("domain"))
@@ -96,7 +101,7 @@ class Trial:
             self._check_limits()
             url = f"http://127.0.0.1:{port}"
             with client.connect(url) as owner, client.connect(url) as scientist:
-                owner.sign_up(OWNER, self.password)
+                owner.sign_up(OWNER, self.password, setup_code=SETUP_CODE)
                 scientist.sign_up(private_demo.SCIENTIST, self.password)
                 private_demo.PrivateDemo(owner, scientist, lambda text: None).run()
                 say("a Domain: takes records, searches them, runs private and exact jobs in sandboxes, keeps to the budget")
@@ -155,7 +160,7 @@ class Trial:
             network = stack.enter_context(client.connect_network(address("network")))
             owners = {name: stack.enter_context(client.connect(address(name))) for name in PORTS if name != "network"}
             for one in (network, *owners.values()):
-                one.sign_up(OWNER, self.password)
+                one.sign_up(OWNER, self.password, setup_code=SETUP_CODE)
             wait_until("all Domains belong to the Network", lambda: are_online(network, owners))
             say(f"together: {', '.join(containers)} are healthy, and the Network lists its Domains as online")
             self._train(network, owners)

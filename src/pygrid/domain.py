@@ -20,6 +20,7 @@ from pygrid.features.associations.domain_routes import association_routes
 from pygrid.features.associations.domain_side import Description, DomainAssociations, DomainTerms
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
+from pygrid.features.cycles.routes import DEVICE_PATHS
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
@@ -52,6 +53,8 @@ from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.migrations import migrate
+from pygrid.storage.setup_code import find_setup_code
+from pygrid.storage.starts import record_start
 from pygrid.storage.store import Store
 from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
@@ -61,9 +64,11 @@ from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.published import Published, converse, domain_messages
+from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0
 ANSWER_SWEEP_S = 3600.0
+FAILURES_S = 60.0
 COORDINATOR_PATIENCE_S = 30.0
 """A coordinator that can't be reached is tried for so long before a job says so; then it is tried again."""
 
@@ -118,16 +123,18 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
     kept_answers = KeptAnswers(database, clock)
-    accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
     processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
-    datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
     jobs = _build_jobs(ground, places)
     remote.on_ask = jobs.runner.poke
+    datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public, jobs.writes)
+    accounts = AccountService(
+        database, jobs.writes, clock, open_signup=settings.open_signup, setup_code=find_setup_code(settings)
+    )
     workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
     inference = InferenceWorkers(
         InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
@@ -155,7 +162,9 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             await jobs.runner.recover()
             await models.recover()
             await associations.recover()
+            await jobs.writes.write(lambda connection: record_start(connection, settings, clock.now()))
             yield
+            await accounts.failures.write_entry()
         finally:
             await pipes.close()
             await inference.close()
@@ -207,11 +216,13 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             BackgroundTask("wake-waiting", wake_waiting),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
+            BackgroundTask.every(FAILURES_S, "record-failed-logins", accounts.failures.write_entry),
         ],
         opening=opening,
         stopping=stopping,
         metrics=metrics,
-        cors_open_paths=["/model-centric/"],
+        site=Site(settings.host_names, settings.address),
+        cors_open_paths=DEVICE_PATHS,
     )
     associations.describe = Description(
         database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing

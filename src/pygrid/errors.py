@@ -18,6 +18,7 @@
     ├── PreconditionFailed       412  it was changed since it was read
     ├── PayloadTooLarge          413  more bytes than the limit
     ├── TooSlow                  408  the peer stalled
+    ├── UnsupportedMediaType     415  the body has another content type than the route reads
     ├── TooManyRequests          429  come back after `retry_after_s`
     ├── Unavailable              503  the server cannot do this now
     ├── StorageFull              507  the server's disk has no room for it
@@ -129,6 +130,10 @@ class PreconditionFailed(PygridError):
 
 class PayloadTooLarge(PygridError):
     status, default_code = 413, "payload_too_large"
+
+
+class UnsupportedMediaType(PygridError):
+    status, default_code = 415, "unsupported_media_type"
 
 
 class TooManyRequests(PygridError):

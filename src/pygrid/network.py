@@ -34,15 +34,19 @@ from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.migrations import migrate
+from pygrid.storage.setup_code import find_setup_code
+from pygrid.storage.starts import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.limits import AttemptLimit
 from pygrid.web.links import Links
+from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0
 ANSWER_SWEEP_S = 3600.0
+FAILURES_S = 60.0
 NOTE_SEEN_S = 60.0
 REQUEST_SWEEP_S = 3600.0
 
@@ -63,7 +67,14 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     stopping = Stopping()
     database = Database(settings.database_url)
     kept_answers = KeptAnswers(database, clock)
-    accounts = AccountService(database, clock, open_signup=settings.open_signup, access=NETWORK_ACCESS)
+    accounts = AccountService(
+        database,
+        database,
+        clock,
+        open_signup=settings.open_signup,
+        access=NETWORK_ACCESS,
+        setup_code=find_setup_code(settings),
+    )
     fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
@@ -94,7 +105,9 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             await asyncio.to_thread(migrate, database)
             await database.write(lambda connection: seed_roles(connection, NETWORK_ACCESS.roles))
             await associations.load()
+            await database.write(lambda connection: record_start(connection, settings, clock.now()))
             yield
+            await accounts.failures.write_entry()
         finally:
             await discovery.close()
             await associations.close()
@@ -137,8 +150,10 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             BackgroundTask.every(REQUEST_SWEEP_S, "forget-stale-requests", associations.forget_stale),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
+            BackgroundTask.every(FAILURES_S, "record-failed-logins", accounts.failures.write_entry),
         ],
         opening=opening,
         stopping=stopping,
         metrics=metrics,
+        site=Site(settings.host_names, settings.address),
     )

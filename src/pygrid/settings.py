@@ -27,6 +27,7 @@ _NETWORK_DATA_DIR = Path("pygrid-network-data")
 
 NETWORK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 """How a Domain may be called on a Network: its name is part of addresses and commands."""
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 PUBLISHABLE_COUNTS = ("datasets", "models", "processes", "cycles", "jobs", "users")
 """What a Domain can tell a Network the number of."""
 
@@ -48,6 +49,21 @@ class AppSettings:
             "flag": None,
             "help": "At least 32 bytes; signs what the app hands out. Needed unless it listens on loopback only.",
         },
+    )
+    setup_code: str = dataclasses.field(
+        default="",
+        repr=False,
+        metadata={
+            "env": "PYGRID_SETUP_CODE",
+            "flag": None,
+            "help": "Code of 16 or more characters that the first account needs off loopback; default: made at start.",
+        },
+    )
+    hosts: str = _setting(
+        "",
+        env="PYGRID_HOSTS",
+        flag="--hosts",
+        help="Further names under which the app is reached, like domain.example,alice; see ADDRESS.",
     )
     database_url: str = _setting(
         "",
@@ -73,11 +89,19 @@ class AppSettings:
     shutdown_s: int = _setting(
         5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the app is stopped."
     )
+    app: ClassVar[Literal["domain", "network"]]
     id: str
     host: str
     port: int
     data_dir: Path
     legacy_open: bool
+    address: str
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The names under which the app knows itself, in lower case; it also answers to IP addresses and loopback names."""
+        names = [self.host, urlsplit(self.address).hostname or "", *self.hosts.split(",")]
+        return frozenset(plain for name in names if (plain := name.strip().lower().rstrip(".")))
 
     @property
     def is_loopback(self) -> bool:
@@ -406,6 +430,13 @@ def _check(settings: S) -> S:
         raise _wrong("PYGRID_SHUTDOWN_S (--shutdown-s)", settings.shutdown_s, "use 0 or more")
     if not settings.id.strip() or len(settings.id) > 100 or not settings.id.isprintable():
         raise _wrong("NODE_ID (--id)", settings.id, "use 1 to 100 printable characters")
+    for name in filter(None, map(str.strip, settings.hosts.split(","))):
+        if not _HOST_NAME.fullmatch(name):
+            raise _wrong("PYGRID_HOSTS (--hosts)", name, "use names without port, like domain.example,alice")
+    if settings.setup_code and not 16 <= len(settings.setup_code) <= 200:
+        raise InvalidConfig(
+            "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code="setup_code_short"
+        )
     _check_one_of("PYGRID_LOG_LEVEL (--log-level)", settings.log_level, ("debug", "info", "warning", "error"))
     _check_one_of("PYGRID_LOG_FORMAT (--log-format)", settings.log_format, ("text", "json"))
     if settings.secret_key and (
@@ -470,6 +501,10 @@ def _check_addresses(settings: AppSettings, *names: str) -> None:
         url = getattr(settings, name)
         if url and not url.startswith(("http://", "https://")):
             raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+        try:
+            urlsplit(url)
+        except ValueError as error:
+            raise _wrong(_name(settings, name), url, f"this is not an address: {error}") from None
 
 
 def _complete(settings: S, database: str) -> S:

@@ -156,7 +156,9 @@ def test_a_page_in_a_browser_is_not_let_in(site: RelaySite) -> None:
     """Not even where all is open: who looks at the page may be the only one that reaches this Network."""
     for path in ("/relay/hospital-a", "/pipes/" + "A" * 43):
         refused = refusal(site, path, Origin="https://page.example")
-        assert (refused["status"], refused["code"]) == (403, "browsers_not_let_in")
+        assert (refused["status"], refused["code"]) == (403, "cross_site_refused")
+        own = refusal(site, path, Origin=site.network_url)
+        assert (own["status"], own["code"]) == (403, "browsers_not_let_in")
     assert site.asked == []
 
 

@@ -33,7 +33,7 @@ async def running(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
     await pass_through("startup")
     try:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
     finally:
         await pass_through("shutdown")

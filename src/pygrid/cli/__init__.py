@@ -10,12 +10,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import pygrid
+from pygrid.cli.output import say, say_lines
 from pygrid.errors import PygridError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "domain": ("pygrid.cli.domain", "Start a Domain: hosts models and data, runs their training."),
     "network": ("pygrid.cli.network", "Start a Network: Domains join it, and are searched and reached through it."),
     "login": ("pygrid.cli.login", "Sign up at a Domain or log in to it; the session is kept for the other commands."),
+    "account": ("pygrid.cli.account", "Change your password or your private key."),
     "search": ("pygrid.cli.search", "Find datasets, models and processes on all Domains of a Network."),
     "plan": ("pygrid.cli.plan", "Build a plan, look at what it does, try it."),
     "host": ("pygrid.cli.host", "Host a model and its plans on a Domain, ready for devices."),
@@ -70,7 +72,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(pygrid.__version__)
+        say(pygrid.__version__)
         raise typer.Exit
 
 
@@ -86,5 +88,5 @@ def main() -> None:
     try:
         app()
     except PygridError as error:
-        print(f"pygrid: {error.detail}", file=sys.stderr)
+        say_lines(f"pygrid: {error.detail}", hanging="  ", err=True)
         sys.exit(1)

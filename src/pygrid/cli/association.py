@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
 
 app = typer.Typer(help="The Networks of a Domain: join, look, leave.", no_args_is_help=True, add_completion=False)
@@ -49,11 +50,11 @@ def join(
     # What a stranger's Network calls itself, and why it refuses.
     name, reason = printable(found.name or ""), printable(found.reason)
     if found.state == "accepted":
-        print(f"the Domain belongs to {name} now ({found.network})")
+        say(f"the Domain belongs to {name} now ({found.network})")
     elif found.state == "pending":
-        print(f"{name} has the request; the Domain belongs to it once those who run it accept")
+        say(f"{name} has the request; the Domain belongs to it once those who run it accept")
     elif found.state == "joining":
-        print(f"{found.network} was not reached yet ({reason or 'no answer'}); the Domain goes on trying")
+        say(f"{found.network} was not reached yet ({reason or 'no answer'}); the Domain goes on trying")
     else:
         raise InvalidInput(f"{found.network} says {found.state}: {reason}", code="association_refused")
 
@@ -65,12 +66,12 @@ def list_associations(url: UrlOption = None, as_json: Json = False) -> None:
 
     Example: pygrid association list
     """
-    from pygrid.cli.tables import print_json, print_table
+    from pygrid.cli.tables import print_table
     from pygrid.client import connect
 
     with connect(url) as domain:
         found = domain.associations()
-    print_json(found) if as_json else print_table(found, "the Domain has joined no Network")
+    say_json(found) if as_json else print_table(found, "the Domain has joined no Network")
 
 
 @app.command()
@@ -88,6 +89,6 @@ def leave(
     with connect(url) as domain:
         left = domain.associations.leave(int(network) if network.isdecimal() else network)
     if left.state == "leaving":
-        print(f"{left.network} can't be told now; it is answered no more, and told when it is there")
+        say(f"{left.network} can't be told now; it is answered no more, and told when it is there")
     else:
-        print(f"the Domain has left {left.network}")
+        say(f"the Domain has left {left.network}")

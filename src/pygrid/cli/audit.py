@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say
 from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
 
 app = typer.Typer(help="Check the audit log of a Domain, and read it.", no_args_is_help=True, add_completion=False)
@@ -39,16 +40,16 @@ def verify(
         newest = database.read_now(audit.get_head)
         mismatch = database.read_now(budgets.find_mismatch)
     if fault is not None:
-        print(f"BROKEN at entry {fault.number}: {fault.reason}")
+        say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)
     if mismatch is not None:
-        print(f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the charges")
+        say(f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the charges")
         raise typer.Exit(BROKEN)
-    print(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
+    say(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
     if known is None:
-        print(f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the same.")
+        say(f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the same.")
     else:
-        print(f"The chain leads through entry {known.number}, whose head is in {path}.")
+        say(f"The chain leads through entry {known.number}, whose head is in {path}.")
 
 
 @app.command("show")
@@ -71,6 +72,4 @@ def show(
         entries = database.read_now(lambda connection: audit.list_entries(connection, after=newest - last, limit=last))
     for entry in entries:
         who = "the Domain" if entry.actor is None else f"user {entry.actor}"
-        print(
-            f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  {msgspec.json.encode(entry.data).decode()}"
-        )
+        say(f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  {msgspec.json.encode(entry.data).decode()}")

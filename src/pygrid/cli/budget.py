@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say, say_json
 from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
 from pygrid.errors import InvalidInput
 
@@ -40,7 +41,6 @@ def show(
 
     Example: pygrid budget show patients
     """
-    import msgspec
 
     if name is not None:
         if data_dir is not None or database_url is not None or dataset is not None:
@@ -50,10 +50,10 @@ def show(
     with stored_domain(data_dir, database_url) as (_, database):
         found = database.read_now(lambda connection: _rows(connection, dataset))
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        say_json(found)
         return
     if not found:
-        print("no dataset has a privacy budget" if dataset is None else f"dataset {dataset} has no privacy budget")
+        say("no dataset has a privacy budget" if dataset is None else f"dataset {dataset} has no privacy budget")
         return
     table = [("DATASET", "WHO", "EPSILON", "OF", "DELTA", "ROOM", "JOBS")]
     table += [
@@ -70,7 +70,7 @@ def show(
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @app.command("set")
@@ -112,24 +112,23 @@ def set_budget(
     with connect(url) as domain:
         policy = domain.datasets[name].policy(**changes)
     who = "need no person within the caps" if policy.auto_approve else "wait for a person"
-    print(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
-    print(f"private jobs {who}; exact ones always wait for a person")
+    say(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
+    say(f"private jobs {who}; exact ones always wait for a person")
     if policy.allow_remote_workers:
-        print("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")
+        say("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")
 
 
 def _show_online(name: str, url: str | None, as_json: bool) -> None:
-    import msgspec
 
     from pygrid.client import connect
 
     with connect(url) as domain:
         budget = domain.datasets[name].budget()
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(budget), indent=2).decode())
+        say_json(budget)
         return
     for line in _lines(name, budget):
-        print(line)
+        say(line)
 
 
 def _lines(name: str, budget: BudgetInfo) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def upload(
             more: dict[str, Any] = {"description": description, "tags": tag or (), "visibility": visibility or "private"}
             info = domain.datasets.upload(name or file.stem, file, mock=mock, **more, **given).info()
     what = f"{info.num_records:,} records, {info.num_columns} columns, {size(info.size_bytes)}"
-    print(f"{info.name}, version {info.version}: {what}")
+    say(f"{info.name}, version {info.version}: {what}")
 
 
 @app.command("list")
@@ -129,15 +129,15 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     with connect(url) as domain:
         info = domain.datasets[name].info(version)
     if as_json:
-        _print_json(info)
+        _say_json(info)
         return
-    print(f"{info.name}, version {info.version}: {info.num_records:,} records, {info.visibility}")
+    say(f"{info.name}, version {info.version}: {info.num_records:,} records, {info.visibility}")
     if info.description:
-        print(info.description)
+        say_lines(info.description, indent="  ", hanging="  ")
     if info.tags:
-        print(f"tags: {', '.join(info.tags)}")
+        say(f"tags: {', '.join(info.tags)}")
     if info.schema.subject is not None:
-        print(f"subject: {info.schema.subject}, at most {info.schema.max_records_per_subject} records each")
+        say(f"subject: {info.schema.subject}, at most {info.schema.max_records_per_subject} records each")
     rows = [("COLUMN", "DTYPE", "SHAPE", "UNIT", "VALUES", "MEANING")]
     rows += [
         (c.name, c.dtype, "x".join(map(str, c.shape)) or "-", c.unit or "-", _values(c), c.meaning or c.description)
@@ -146,7 +146,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     _print_columns(rows)
     for one in info.versions:
         when = f"{one.created_at:%Y-%m-%d %H:%M}"
-        print(f"version {one.number}: {when}, {one.num_records:,} records, mock {one.mock}  {one.note}".rstrip())
+        say(f"version {one.number}: {when}, {one.num_records:,} records, mock {one.mock}  {one.note}".rstrip())
 
 
 @app.command("update")
@@ -170,7 +170,7 @@ def update(
     with connect(url) as domain:
         changes: dict[str, Any] = {"name": new_name, "description": description, "tags": tags, "visibility": visibility}
         info = domain.datasets[name].update(**changes)
-    print(f"{info.name} is {info.visibility}; tags: {', '.join(info.tags) or 'none'}")
+    say(f"{info.name} is {info.visibility}; tags: {', '.join(info.tags) or 'none'}")
 
 
 @app.command("delete")
@@ -192,7 +192,7 @@ def delete(
         if not yes:
             typer.confirm(f"Delete {info.name} with {len(info.versions)} versions for good?", abort=True)
         dataset.delete()
-    print(f"{info.name} is deleted")
+    say(f"{info.name} is deleted")
 
 
 @app.command("mock")
@@ -217,7 +217,7 @@ def mock(
     with connect(url) as domain:
         columns = domain.datasets[name].mock(version)
     (save_csv if output.suffix == ".csv" else save_npz)(columns, output)
-    print(f"{output}: {len(columns)} columns, {len(next(iter(columns.values()), np.empty(0))):,} mock records")
+    say(f"{output}: {len(columns)} columns, {len(next(iter(columns.values()), np.empty(0))):,} mock records")
 
 
 def read_column(text: str) -> dict[str, Any]:
@@ -255,10 +255,10 @@ def _values(column: Column) -> str:
 
 def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str) -> None:
     if as_json:
-        _print_json(found)
+        _say_json(found)
         return
     if not found:
-        print(if_none)
+        say(if_none)
         return
     rows = [("NAME", "VERSION", "RECORDS", "COLUMNS", "VISIBILITY", "TAGS")]
     rows += [
@@ -268,13 +268,12 @@ def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str
     _print_columns(rows)
 
 
-def _print_json(value: object) -> None:
-    import msgspec
+def _say_json(value: object) -> None:
 
-    print(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+    say_json(value)
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

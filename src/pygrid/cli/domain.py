@@ -30,6 +30,7 @@ def domain(
     ] = False,
     network: Annotated[str | None, _option("network")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    hosts: Annotated[str | None, _option("hosts")] = None,
     publish: Annotated[str | None, _option("publish")] = None,
     num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
     open_signup: Annotated[bool | None, _option("open_signup")] = None,
@@ -100,9 +101,6 @@ def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) 
     if settings.legacy_open:
         lines.append("  legacy open  hosting and downloads need no account")
     if not has_owner:
-        lines += [
-            "The first account becomes its Owner. Make it now:",
-            f"  pygrid login {address} --sign-up --email you@example.org",
-        ]
+        lines += running.first_steps(settings, address)
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from pygrid.client import NetworkClient
@@ -39,13 +40,13 @@ def list_domains(
 
     Example: pygrid domains list pending --network http://127.0.0.1:7000
     """
-    from pygrid.cli.tables import print_json, print_table
+    from pygrid.cli.tables import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
         found = client.domains(association)
     empty = "no Domain belongs to the Network" if association == "accepted" else "there is none"
-    print_json(found) if as_json else print_table(found, empty)
+    say_json(found) if as_json else print_table(found, empty)
 
 
 @app.command()
@@ -57,19 +58,18 @@ def show(name: Name, network: NetworkOption = None, as_json: Json = False) -> No
     """
     import msgspec
 
-    from pygrid.cli.tables import print_json
     from pygrid.client import connect_network
     from pygrid.plans.text import printable
 
     with connect_network(network) as client:
         found = client.show(name)
     if as_json:
-        print_json(found)
+        say_json(found)
         return
     for key, value in msgspec.to_builtins(found).items():
         if value not in (None, "", {}):
             words = ", ".join(f"{each}: {number}" for each, number in value.items()) if isinstance(value, dict) else value
-            print(f"{key.replace('_', ' '):16}  {printable(str(words))}")
+            say(f"{key.replace('_', ' '):16}  {printable(str(words))}")
 
 
 @app.command()
@@ -87,10 +87,10 @@ def accept(name: Name, identity: Identity = None, reason: Reason = "", network: 
 
     with connect_network(network) as client:
         if identity is None and (identity := _find_only_one(client, name)) is not None:
-            print(f"{printable(name)} is {printable(identity)}")
+            say(f"{printable(name)} is {printable(identity)}")
             if sys.stdin.isatty():
                 typer.confirm("Is that the identity that its owner told you?", abort=True)
-        print(f"{client.accept(name, reason, identity).name} belongs to the Network now")
+        say(f"{client.accept(name, reason, identity).name} belongs to the Network now")
 
 
 def _find_only_one(client: NetworkClient, name: str) -> str | None:
@@ -110,7 +110,7 @@ def deny(name: Name, identity: Identity = None, reason: Reason = "", network: Ne
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
-        print(f"{client.deny(name, reason, identity).name} is denied")
+        say(f"{client.deny(name, reason, identity).name} is denied")
 
 
 @app.command()
@@ -123,7 +123,7 @@ def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> No
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
-        print(f"{client.revoke(name, reason).name} belongs to the Network no more")
+        say(f"{client.revoke(name, reason).name} belongs to the Network no more")
 
 
 @app.command()
@@ -139,7 +139,7 @@ def forget(name: Name, identity: Identity = None, network: NetworkOption = None)
 
     with connect_network(network) as client:
         client.forget(name, identity)
-    print(f"{name} is forgotten")
+    say(f"{name} is forgotten")
 
 
 @app.command()
@@ -160,9 +160,9 @@ def invite(
 
     with connect_network(network) as client:
         new = client.invite(domain, max_uses=uses, expires_in_s=days * 86400)
-    print(new.token)
+    say(new.token)
     whom = f"the Domain {domain}" if domain else f"{uses} Domain{'s' if uses > 1 else ''}"
-    print(f"invitation {new.invitation.id}, for {whom}, until {new.invitation.expires_at:%Y-%m-%d %H:%M} UTC", file=sys.stderr)
+    say(f"invitation {new.invitation.id}, for {whom}, until {new.invitation.expires_at:%Y-%m-%d %H:%M} UTC", err=True)
 
 
 @app.command()
@@ -172,12 +172,12 @@ def invitations(network: NetworkOption = None, as_json: Json = False) -> None:
 
     Example: pygrid domains invitations
     """
-    from pygrid.cli.tables import print_json, print_table
+    from pygrid.cli.tables import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
         found = client.invitations()
-    print_json(found) if as_json else print_table(found, "there is no invitation")
+    say_json(found) if as_json else print_table(found, "there is no invitation")
 
 
 @app.command("take-back")
@@ -193,4 +193,4 @@ def take_back(
 
     with connect_network(network) as client:
         client.take_back(invitation)
-    print(f"invitation {invitation} is good for nothing now")
+    say(f"invitation {invitation} is good for nothing now")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.friendly import INTERRUPTED, friendly
+from pygrid.cli.output import line, say
 
 if TYPE_CHECKING:
     from pygrid.edge import Callbacks, EdgeClient
@@ -80,7 +81,7 @@ def edge(
         except _Stop:
             ending = "stopped while waiting for work"
     if not quiet:
-        print(ending)
+        say(ending)
     if signal.SIGINT in received:
         raise typer.Exit(INTERRUPTED)
 
@@ -137,7 +138,7 @@ class _Lines:
         )
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def accepted(self, accepted: CycleAccepted) -> None:
         self._reason = ""
@@ -185,7 +186,7 @@ class _Bar(_Lines):
 
     def say(self, text: str) -> None:
         self._progress.update(self._task, visible=False)
-        self._progress.console.print(text, highlight=False, markup=False)
+        self._progress.console.print(line(text), highlight=False, markup=False)
 
     def progress(self, epoch: int, num_updates: int, total: int | None, metrics: dict[str, float]) -> None:
         self._progress.update(self._task, completed=num_updates, total=total, visible=True)

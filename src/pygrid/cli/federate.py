@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import friendly, read_settings
+from pygrid.cli.output import say, say_lines
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -97,20 +97,21 @@ def _saying_how_to_go_on(name: str, url: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nto go on with it: pygrid federate --resume {shlex.quote(name)} --coordinator {url}", file=sys.stderr)
+        say(err=True)
+        say(f"to go on with it: pygrid federate --resume {shlex.quote(name)} --coordinator {url}", err=True)
         raise
 
 
 def _follow(run: FederatedRun, output: Path | None) -> None:
     """See a training to its end, say what came of it, and take the model."""
-    print(f"{run.name} is hosted on {run.coordinator.url}")
+    say(f"{run.name} is hosted on {run.coordinator.url}")
     try:
         run.wait(progress=True)
     finally:
         _show(run)
     if output is not None:
         run.model(path=output)
-        print(f"{output}: {output.stat().st_size:,} bytes")
+        say(f"{output}: {output.stat().st_size:,} bytes")
 
 
 def _datasets(given: list[str]) -> dict[str, Dataset] | list[Dataset]:
@@ -136,5 +137,5 @@ def _datasets(given: list[str]) -> dict[str, Dataset] | list[Dataset]:
 
 def _show(run: FederatedRun) -> None:
     """Who took part, and what each cycle brought."""
-    print(repr(run.domains))
-    print(repr(run.history))
+    say_lines(repr(run.domains))
+    say_lines(repr(run.history))

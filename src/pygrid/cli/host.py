@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly, read_settings
+from pygrid.cli.output import say
 
 _SETTINGS = "key=value, or a JSON file; can be given several times."
 
@@ -45,8 +46,8 @@ def host(
             server_config=read_settings(server_config or []),
             averaging_plan=averaging_plan,
         )
-        print(f"{process.name} {process.version} is hosted on {domain.url}; devices can join:")
-        print(f"  pygrid edge {domain.url} --model {process.name} --data FILE.npz")
+        say(f"{process.name} {process.version} is hosted on {domain.url}; devices can join:")
+        say(f"  pygrid edge {domain.url} --model {process.name} --data FILE.npz")
         if watch:
             process.watch()
 

@@ -9,6 +9,7 @@ import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
 from pygrid.cli.job_submit import Output, give, predict, submit
+from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client.waiting import in_words
 
     with connect(url) as domain:
-        print(in_words(find_job(domain, job_id).wait(progress=True)))
+        say(in_words(find_job(domain, job_id).wait(progress=True)))
 
 
 @app.command("result")
@@ -96,7 +97,7 @@ def cancel(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {find_job(domain, job_id).cancel().state}")
+        say(f"{job_id} is {find_job(domain, job_id).cancel().state}")
 
 
 def find_job(domain: DomainClient, job_id: str) -> Job:
@@ -122,9 +123,9 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
     with connect(url) as domain:
         job = find_job(domain, job_id)
         if as_json:
-            _print_json(job.info())
+            _say_json(job.info())
         else:
-            print(job.sheet())
+            say_lines(job.sheet())
 
 
 def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
@@ -133,10 +134,10 @@ def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
     from pygrid.plans.text import one_line
 
     if as_json:
-        _print_json(jobs.infos)
+        _say_json(jobs.infos)
         return
     if not jobs:
-        print(if_none)
+        say(if_none)
         return
     rows = [("JOB", "KIND", "DATASET", "STATE", "ASKED BY", "PRIVACY", "REASON")]
     rows += [
@@ -146,10 +147,9 @@ def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
     rows = [(*row[:-1], one_line(row[-1], 60)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _print_json(value: JobInfo | Sequence[JobInfo]) -> None:
-    import msgspec
+def _say_json(value: JobInfo | Sequence[JobInfo]) -> None:
 
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    say_json(value)

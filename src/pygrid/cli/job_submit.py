@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly, read_settings
+from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _see_through(ask: Callable[[DomainClient], Job], url: str | None, wait: bool
 
     with connect(url) as domain:
         job = ask(domain)
-        print(job.id)
+        say(job.id)
         if wait or output is not None:
             job.wait(progress=True)
             give(job, output)
@@ -174,17 +175,16 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 
 def give(job: Job, output: Path | None) -> None:
     """Print the figures of a job, or write its result to a file; arrays are never printed."""
-    import msgspec
 
     from pygrid.client.jobs import WITH_ARRAYS
 
     if job.kind in WITH_ARRAYS and output is None:
         what = "model is" if job.kind == "train" else "answers are"
-        print(f"the {what} there; take it with: pygrid job result {job.id} -o FILE.safetensors")
+        say(f"the {what} there; take it with: pygrid job result {job.id} -o FILE.safetensors")
         job.result()
         return
     found = job.result(output)
     if output is not None:
-        print(f"{output}: {output.stat().st_size:,} bytes")
+        say(f"{output}: {output.stat().st_size:,} bytes")
     else:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        say_json(found)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say
 
 app = typer.Typer(add_completion=False)
 
@@ -23,6 +24,10 @@ def login(
     sign_up: Annotated[
         bool, typer.Option("--sign-up", help="Make the account first. The first one of all becomes the Owner.")
     ] = False,
+    setup_code: Annotated[
+        str | None,
+        typer.Option("--setup-code", help="With --sign-up: the code that the app showed at its start, for the first account."),
+    ] = None,
     logout: Annotated[bool, typer.Option("--logout", help="Instead: end the session and forget its token.")] = False,
 ) -> None:
     """Log in to a Domain, or to a Network; later commands use the session.
@@ -38,7 +43,7 @@ def login(
         if logout:
             domain.logout()
             forget_token(domain.url)
-            print(f"logged out of {domain.url}")
+            say(f"logged out of {domain.url}")
             return
         email = email or typer.prompt("E-mail")
         if password_stdin:
@@ -46,9 +51,9 @@ def login(
         else:
             password = typer.prompt("Password", hide_input=True, confirmation_prompt=sign_up)
         if sign_up:
-            domain.sign_up(email, password)
+            domain.sign_up(email, password, setup_code=setup_code)
         else:
             domain.login(email, password)
         assert domain.token is not None
         path = remember_token(domain.url, domain.token, is_network=domain.identity().app == "network")
-        print(f"logged in to {domain.url} as {email}; the session is kept in {path}")
+        say(f"logged in to {domain.url} as {email}; the session is kept in {path}")

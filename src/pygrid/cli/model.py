@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say
 
 app = typer.Typer(
     help="Download models and list their checkpoints; serve models that answer questions, and ask them.",
@@ -37,7 +38,7 @@ def download(
     with connect(url) as domain:
         params = domain.process(name, version).download(checkpoint, path=output)
     num = sum(array.size for array in params.values())
-    print(f"{output}: {len(params)} arrays, {num:,} parameters, {output.stat().st_size:,} bytes")
+    say(f"{output}: {len(params)} arrays, {num:,} parameters, {output.stat().st_size:,} bytes")
 
 
 @app.command("checkpoints")
@@ -52,7 +53,7 @@ def checkpoints(name: Name, version: Version = None, url: UrlOption = None) -> N
     with connect(url) as domain:
         for one in domain.process(name, version).checkpoints():
             made = f"{one.created_at:%Y-%m-%d %H:%M:%S}"
-            print(f"{one.number:>5}  {made}  {one.size_bytes:>12,} bytes  {one.model_hash}  {one.alias}".rstrip())
+            say(f"{one.number:>5}  {made}  {one.size_bytes:>12,} bytes  {one.model_hash}  {one.alias}".rstrip())
 
 
 @app.command("serve")
@@ -83,7 +84,7 @@ def serve(
             max_batch_size=max_batch_size,
             visibility="public" if public else "listed",
         )
-    print(f"{served.id} is served: {served.info.num_parameters:,} parameters, {served.info.size_bytes:,} bytes")
+    say(f"{served.id} is served: {served.info.num_parameters:,} parameters, {served.info.size_bytes:,} bytes")
 
 
 @app.command("served")
@@ -99,7 +100,7 @@ def served(url: UrlOption = None) -> None:
         for one in domain.models():
             allowed = [what for what, yes in (("ask", one.allow_remote_inference), ("download", one.allow_download)) if yes]
             inputs = ", ".join(f"{port.name} {port.dtype}[{', '.join(map(str, port.shape))}]" for port in one.inputs)
-            print(f"{one.id}  {inputs}  {one.size_bytes:,} bytes  others may: {' and '.join(allowed) or 'nothing'}")
+            say(f"{one.id}  {inputs}  {one.size_bytes:,} bytes  others may: {' and '.join(allowed) or 'nothing'}")
 
 
 @app.command("predict")
@@ -123,7 +124,7 @@ def predict(
         outputs = domain.model(model_id).predict(arrays)
     output.write_bytes(encode(outputs))
     for name, array in outputs.items():
-        print(f"{name}: {array.dtype} {list(array.shape)}")
+        say(f"{name}: {array.dtype} {list(array.shape)}")
 
 
 @app.command("withdraw")
@@ -137,4 +138,4 @@ def withdraw(model_id: Annotated[str, typer.Argument(help="Id of a model that is
 
     with connect(url) as domain:
         domain.model(model_id).delete()
-    print(f"{model_id} is not served any more")
+    say(f"{model_id} is not served any more")

@@ -34,6 +34,7 @@ def network(
     open_relay: Annotated[bool | None, _option("open_relay")] = None,
     allow_private_addresses: Annotated[bool | None, _option("allow_private_addresses")] = None,
     address: Annotated[str | None, _option("address")] = None,
+    hosts: Annotated[str | None, _option("hosts")] = None,
     heartbeat_s: Annotated[int | None, _option("heartbeat_s")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     log_format: Annotated[str | None, _option("log_format")] = None,
@@ -78,10 +79,7 @@ def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
     if settings.legacy_open:
         lines.append("  legacy open  nodes join and leave without an account")
     if not has_owner:
-        lines += [
-            "The first account becomes its Owner. Make it now:",
-            f"  pygrid login {address} --sign-up --email you@example.org",
-        ]
+        lines += running.first_steps(settings, address)
     lines.append(f"A Domain joins with: pygrid domain --network {address}")
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say, say_json
 from pygrid.cli.plan_build import build
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def inspect(
     plan = Plan.load(file)
     description = describe(plan, check_in_child(plan.data))
     if as_json:
-        print(json.dumps(to_json(description), indent=2))
+        say_json(to_json(description))
     else:
         from rich.console import Console
 
@@ -61,9 +61,9 @@ def test(file: File) -> None:
     check_in_child(plan.data)
     result = run_selftest(plan)
     if result is None:
-        print(f"{file}: the plan is valid; it carries no test")
+        say(f"{file}: the plan is valid; it carries no test")
     else:
-        print(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
+        say(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
 
 
 def _show(console: Console, description: Description, *, source: bool) -> None:

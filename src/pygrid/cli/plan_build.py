@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say_lines
 from pygrid.errors import AuthoringError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def build(
     plan.save(output)
     if weights is not None:
         weights.write_bytes(encode(initial_params(net)))
-    print("\n".join(summary(plan)))
+    say_lines("\n".join(summary(plan)))
 
 
 def _load(reference: str) -> Any:

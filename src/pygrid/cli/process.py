@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from pygrid.messages.processes import ProcessInfo
@@ -25,17 +26,16 @@ def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
 
     Example: pygrid process list
     """
-    import msgspec
 
     from pygrid.client import connect
 
     with connect(url) as domain:
         infos = domain.processes()
         if as_json:
-            print(msgspec.json.format(msgspec.json.encode(infos), indent=2).decode())
+            say_json(infos)
             return
         if not infos:
-            print(f"{domain.url} has no process yet; host one with: pygrid host --help")
+            say(f"{domain.url} has no process yet; host one with: pygrid host --help")
             return
     rows: list[tuple[str, ...]] = [("NAME", "VERSION", "STATE", "CYCLES", "PARAMETERS", "NEWEST CYCLE")]
     rows += [
@@ -60,15 +60,15 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
         process = domain.process(name, version)
         info = process.info()
         if as_json:
-            print(msgspec.json.format(msgspec.json.encode(info), indent=2).decode())
+            say_json(info)
             return
-        print(f"{info.name} {info.version}: {info.state}, {_progress(info)} cycles, {info.num_parameters:,} parameters")
+        say(f"{info.name} {info.version}: {info.state}, {_progress(info)} cycles, {info.num_parameters:,} parameters")
         for plan in info.plans:
-            print(f"  plan {plan.name} ({plan.kind}): {plan.size_bytes / 1000:.1f} kB, SHA-256 {plan.plan_hash}")
-        print(f"  client_config {msgspec.json.encode(info.client_config).decode()}")
-        print(f"  server_config {msgspec.json.encode(info.server_config).decode()}")
+            say(f"  plan {plan.name} ({plan.kind}): {plan.size_bytes / 1000:.1f} kB, SHA-256 {plan.plan_hash}")
+        say(f"  client_config {msgspec.json.encode(info.client_config).decode()}")
+        say(f"  server_config {msgspec.json.encode(info.server_config).decode()}")
         for cycle in process.cycles():
-            print(f"  {describe(cycle)}")
+            say(f"  {describe(cycle)}")
 
 
 @app.command("watch")
@@ -100,7 +100,7 @@ def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
 
     with connect(url) as domain:
         info = domain.process(name, version).finish()
-        print(f"{info.name} {info.version} is {info.state} after {info.num_checkpoints - 1} cycles")
+        say(f"{info.name} {info.version} is {info.state} after {info.num_checkpoints - 1} cycles")
 
 
 def _progress(info: ProcessInfo) -> str:
@@ -111,4 +111,4 @@ def _progress(info: ProcessInfo) -> str:
 def _print_columns(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

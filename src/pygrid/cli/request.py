@@ -8,6 +8,7 @@ import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
 from pygrid.cli.job import JobId, Json, find_job, print_jobs, show_job
+from pygrid.cli.output import say, say_lines
 
 app = typer.Typer(help="See what is asked of the data that you hold, and decide.", no_args_is_help=True, add_completion=False)
 
@@ -54,9 +55,9 @@ def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOpti
     with connect(url) as domain:
         job = find_job(domain, job_id)
         if not yes:
-            print(job.sheet())
+            say_lines(job.sheet())
             typer.confirm("Approve this?", abort=True)
-        print(f"{job_id} is {job.approve(comment).state}")
+        say(f"{job_id} is {job.approve(comment).state}")
 
 
 @app.command("deny")
@@ -69,7 +70,7 @@ def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {find_job(domain, job_id).deny(comment).state}")
+        say(f"{job_id} is {find_job(domain, job_id).deny(comment).state}")
 
 
 @app.command("revoke")
@@ -82,4 +83,4 @@ def revoke(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print(f"{job_id} is {find_job(domain, job_id).revoke().state}")
+        say(f"{job_id} is {find_job(domain, job_id).revoke().state}")

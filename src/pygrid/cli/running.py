@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from litestar import Litestar
 
+from pygrid.cli.output import say_lines
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings
 
@@ -44,6 +45,22 @@ def shown_address(settings: AppSettings, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
+def first_steps(settings: AppSettings, address: str) -> list[str]:
+    """What the operator sees while nobody has an account: how to make the Owner's, with the set-up code where one is needed."""
+    from pygrid.storage.setup_code import find_setup_code
+
+    setup_code = find_setup_code(settings)
+    command = f"  pygrid login {address} --sign-up --email you@example.org"
+    if setup_code is None:
+        return ["The first account becomes its Owner. Make it now:", command]
+    if settings.setup_code:
+        return ["The first account becomes its Owner, and needs the code in PYGRID_SETUP_CODE:", f"{command} --setup-code CODE"]
+    return [
+        "The first account becomes its Owner, and needs this set-up code, which is good once:",
+        f"{command} --setup-code {setup_code.read()}",
+    ]
+
+
 def serve(
     settings: AppSettings, port_file: Path | None, prepare: Callable[[], Callable[[int], str]], build: Callable[[], Litestar]
 ) -> None:
@@ -72,7 +89,7 @@ def serve(
             partly = port_file.with_name(port_file.name + ".part")
             partly.write_text(f"{port}\n")
             partly.replace(port_file)
-        print(banner(port), flush=True)
+        say_lines(banner(port))
         # What is loaded by now stays; the garbage collector need not look at it again and again.
         gc.freeze()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import line, say_json
 from pygrid.cli.tables import open_screen, rich_table
 from pygrid.errors import InvalidInput
 
@@ -47,16 +48,15 @@ def search(
     wanted: dict[str, Any] = {"column": name or None, "dtype": dtype or None, "meaning": meaning, "model": model}
     with connect_network(network) as client:
         found = client.search(text, tags=tag or (), kinds=kinds, timeout_s=timeout_s, **wanted)
-        _print_json(found) if as_json else _print_tables(found)
+        _say_json(found) if as_json else _print_tables(found)
 
 
-def _print_json(found: SearchResults) -> None:
-    import msgspec
+def _say_json(found: SearchResults) -> None:
 
     tables: dict[str, Any] = {"datasets": found.datasets, "models": found.models, "processes": found.processes}
     content: dict[str, Any] = {name: [item.info for item in items] for name, items in tables.items()}
     content |= {"missing": found.missing, "num_domains": found.num_domains, "more": found.more}
-    print(msgspec.json.format(msgspec.json.encode(content), indent=2).decode())
+    say_json(content)
 
 
 def _print_tables(found: SearchResults) -> None:
@@ -67,4 +67,4 @@ def _print_tables(found: SearchResults) -> None:
     for table in shown:
         screen.print(rich_table(table))
     for remark in found.remarks():
-        screen.print(Text(remark, style="yellow"))
+        screen.print(Text(line(remark), style="yellow"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pygrid.cli.output import line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -14,7 +16,7 @@ _WIDE = 240
 
 def print_table(table: Table[Any], empty: str) -> None:
     """Print a table, or what to say if there is nothing in it."""
-    open_screen().print(rich_table(table) if table else empty, markup=False)
+    open_screen().print(rich_table(table) if table else line(empty), markup=False)
 
 
 def open_screen() -> Console:
@@ -25,20 +27,11 @@ def open_screen() -> Console:
     return screen if screen.is_terminal else Console(width=_WIDE)
 
 
-def print_json(value: Any) -> None:
-    """Print a message, or several, as JSON for scripts."""
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
 def rich_table(table: Table[Any]) -> Any:
     """A table as Rich draws it."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
-
-    from pygrid.plans.text import printable
 
     drawn = RichTable(box=box.SIMPLE_HEAD)
     for place, head in enumerate(table.heads):
@@ -46,5 +39,5 @@ def rich_table(table: Table[Any]) -> Any:
         drawn.add_column(head, overflow="fold", no_wrap=place < 2)
     for item in table:
         # As `Text`, so that a stranger's brackets are no markup.
-        drawn.add_row(*(Text(printable(str(value))) for value in table.row(item)))
+        drawn.add_row(*(Text(line(value)) for value in table.row(item)))
     return drawn

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
+from pygrid.cli.output import line
+
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
@@ -20,7 +22,7 @@ class Terminal:
 
     def say(self, name: str, text: str) -> None:
         """Print ``text``, one line, as said by ``name``; what is not one of the names is `pygrid up` itself."""
-        label = f"{name:{self._width}} |"
+        label, text = f"{name:{self._width}} |", line(text)
         if self._is_colourful:
             label = f"\x1b[{self._colours.get(name, 1)}m{label}\x1b[0m"
         self._out.write(f"{label} {text}\n")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.friendly import friendly
+from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def up(
         free_port=_free_port,
     )
     for line in _remarks(compose):
-        print(line, file=sys.stderr)
+        say(line, err=True)
     if dry_run:
         for launch in launches:
-            print(f"{launch.name}: pygrid {' '.join(launch.arguments)}  {launch.address or ''}".rstrip())
+            say(f"{launch.name}: pygrid {' '.join(launch.arguments)}  {launch.address or ''}".rstrip())
         return
     _refuse_taken_ports(launches)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def worker(
     if context.invoked_subcommand is not None:
         return
     if domain is None:
-        print(context.get_help())
+        say_lines(context.get_help())
         raise typer.Exit(2)
     from pygrid.worker import RemoteSettings
 
@@ -81,11 +82,11 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
 
     transport = open_transport(domain, relay_token=find_network_token)
     files = ReceivedFiles(cache_dir, cache_bytes)
-    print(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}", flush=True)
+    say(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}")
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        print("stopped")
+        say("stopped")
     finally:
         files.close()
         transport.close()
@@ -122,8 +123,8 @@ def make_token(
     with connect(url) as domain:
         new = domain.workers.let_in(name)
         address = domain.url
-    print(new.token)
-    typer.echo(f"Worker {new.name!r} is let in. On its machine: pygrid worker --domain {address} --token-file FILE", err=True)
+    say(new.token)
+    say(f"Worker {new.name!r} is let in. On its machine: pygrid worker --domain {address} --token-file FILE", err=True)
 
 
 @app.command("list")
@@ -133,16 +134,15 @@ def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
 
     Example: pygrid worker list
     """
-    import msgspec
 
     from pygrid.client import connect
 
     with connect(url) as domain:
         found = domain.workers()
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        say_json(found)
     elif not found:
-        print("no Worker of another machine is let in")
+        say("no Worker of another machine is let in")
     else:
         _columns(
             ("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS"),
@@ -173,7 +173,7 @@ def revoke(
 
     with connect(url) as domain:
         domain.workers.revoke(name)
-    print(f"Worker {name!r} is let in no more")
+    say(f"Worker {name!r} is let in no more")
 
 
 @app.command("doctor")
@@ -185,18 +185,16 @@ def doctor(as_json: Json = False) -> None:
     """
     import dataclasses
 
-    import msgspec
-
     from pygrid.sandbox.probes import examine
 
     examination, reading = examine(), examine(writes=True)
     if as_json:
         answer = dataclasses.asdict(examination) | {"sound": examination.sound}
         answer["uploads"] = dataclasses.asdict(reading) | {"sound": reading.sound}
-        print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+        say_json(answer)
     else:
         _print(examination)
-        print(_meaning_for_uploads(reading))
+        say(_meaning_for_uploads(reading))
     if not examination.sound:
         raise typer.Exit(1)
 
@@ -204,7 +202,7 @@ def doctor(as_json: Json = False) -> None:
 def _print(examination: Examination) -> None:
     layers = examination.layers
     if layers is None:
-        print(f"The sandbox could not be closed: {examination.trouble}")
+        say(f"The sandbox could not be closed: {examination.trouble}")
     else:
         landlock = f"yes, version {layers.landlock_abi}" if layers.landlock_abi else "no"
         _columns(
@@ -216,13 +214,13 @@ def _print(examination: Examination) -> None:
             ("Landlock", landlock, "every file and TCP, however asked for"),
             ("seccomp", _yes(layers.seccomp), "every system call but those that computing needs"),
         )
-        print()
+        say()
         _columns(
             ("TRIED FROM INSIDE", "OUTCOME"),
             *((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}") for probe in examination.findings),
         )
-    print()
-    print(_meaning(examination))
+    say()
+    say(_meaning(examination))
 
 
 def _meaning(examination: Examination) -> str:
@@ -257,4 +255,4 @@ def _yes(holds: bool) -> str:
 def _columns(*rows: tuple[str, ...]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -7,14 +7,19 @@ import secrets
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from pygrid.errors import PygridError, Unauthenticated
+from pygrid.messages import media
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.transport import Api, Request, Response, Transport
+from pygrid.transport.base import BytesBody
 from pygrid.transport.identity import IdentityKey
 
 FIRST_CONTACT_S = 10.0
 """An app that has not answered yet is tried for so long."""
+_MAX_USER_BYTES = 1024**2
 _WRONG_PASSWORD = "invalid_credentials"
 
 
@@ -48,6 +53,20 @@ def identity_of(api: Api) -> IdentityInfo:
     if not IdentityKey.parse(info.identity).verify(signature, "identity", nonce, info.name.encode()):
         raise PygridError(f"{api.url} does not prove the identity that it claims", code="unexpected_answer")
     return info
+
+
+def _read_user(answer: Response) -> UserResponse:
+    try:
+        return msgspec.json.decode(answer.read(_MAX_USER_BYTES), type=UserResponse)
+    except msgspec.DecodeError as error:
+        raise PygridError(f"the answer is not of this protocol: {error}", code="unexpected_answer") from error
+
+
+def _key_of(answer: UserResponse) -> str:
+    key = answer.user.private_key
+    if not isinstance(key, str):
+        raise PygridError("the answer has no private key; is this app older than 0.2?", code="unexpected_answer")
+    return key
 
 
 class SessionClient:
@@ -86,16 +105,50 @@ class SessionClient:
         self._api.token = self._api.post("/users/login", LoginResponse, json=LoginRequest(email, password)).token
         return self
 
-    def sign_up(self, email: str, password: str) -> UserInfo:
+    def sign_up(self, email: str, password: str, *, setup_code: str | None = None) -> UserInfo:
         """Make an account and log in with it. The first account becomes the Owner.
 
+        Args:
+            setup_code: for the first account of an app that other machines reach; the app shows it when it starts.
         Raises:
             Conflict: there is an account with this address (``email_taken``).
-            Forbidden: strangers may not sign up there.
+            Forbidden: sign-up is closed there (``signup_closed``), or the set-up code is missing or wrong
+                (``setup_code_needed``, ``setup_code_wrong``).
         """
-        user = self._api.post("/users", UserResponse, json={"email": email, "password": password}).user
+        request = {"email": email, "password": password, **({"setup_code": setup_code} if setup_code else {})}
+        user = self._api.post("/users", UserResponse, json=request).user
         self.login(email, password)
         return user
+
+    def change_password(self, password: str) -> str:
+        """Change your password, log in with it, and return your new private key; every other session of yours ends.
+
+        Raises:
+            InvalidInput: the password is too short or too long (``weak_password``).
+        """
+        me = self._api.get("/users/me", UserResponse).user
+        # Not sent twice: a second one would end the private key of the first answer.
+        answer = self._change("PUT", f"/users/{me.id}/password", {"password": password})
+        self.login(me.email, password)
+        return _key_of(answer)
+
+    def rotate_private_key(self) -> str:
+        """Your new private key, which nobody shows again; the one before is invalid.
+
+        It signs others up with a role below yours, in the header ``private-key`` of ``POST /users``, and does nothing else.
+        """
+        return _key_of(self._api.post("/users/me/private-key", UserResponse))
+
+    def revoke_private_key(self) -> None:
+        """Make your private key invalid; you have none until you rotate it."""
+        me = self._api.get("/users/me", UserResponse).user
+        self._change("DELETE", f"/users/{me.id}/private-key")
+
+    def _change(self, method: str, path: str, content: object = None) -> UserResponse:
+        body = None if content is None else BytesBody(msgspec.json.encode(content))
+        headers = {} if body is None else {"Content-Type": media.JSON}
+        request = Request(method, path, headers=headers, body=body)
+        return self._api.exchange(request, _read_user, idempotent=False)
 
     def logout(self) -> None:
         """End the session; its token is good for nothing any more."""

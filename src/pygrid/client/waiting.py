@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pygrid.messages.jobs import JobInfo
-from pygrid.plans.text import one_line
+from pygrid.plans.text import one_line, printable
 
 if TYPE_CHECKING:
     from pygrid.client.jobs import Job
@@ -67,6 +67,6 @@ def _lines(screen: Console) -> Callable[[JobInfo], None]:
         nonlocal last
         if (now := in_words(info)) != last:
             last = now
-            screen.print(now, highlight=False, soft_wrap=True, markup=False)
+            screen.print(printable(now), highlight=False, soft_wrap=True, markup=False)
 
     return show

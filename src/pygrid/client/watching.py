@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pygrid.messages.processes import CycleInfo, ProcessInfo
+from pygrid.plans.text import printable
 
 if TYPE_CHECKING:
     from pygrid.client.process import Process
@@ -32,7 +33,7 @@ def watch(process: Process, *, plain: bool | None = None, console: Console | Non
         else:
             _watch_plain(process, screen)
     except KeyboardInterrupt:
-        screen.print(f"{process.name} goes on training; it is only not watched any more")
+        screen.print(printable(f"{process.name} goes on training; it is only not watched any more"), markup=False)
 
 
 @dataclass
@@ -58,14 +59,14 @@ def _watch_plain(process: Process, screen: Console) -> None:
     while True:
         info = process.info()
         for cycle in history.update(info):
-            screen.print(describe(cycle), highlight=False, soft_wrap=True)
+            screen.print(printable(describe(cycle)), highlight=False, soft_wrap=True, markup=False)
         if info.state == "finished":
             screen.print(f"training is over after {counted(len(history.completed), 'cycle')}", highlight=False)
             return
         if info.cycle is not None and (now := f"cycle {info.cycle.sequence} {info.cycle.state}") != shown:
             shown = now
             if info.cycle.state != "completed":
-                screen.print(now, highlight=False)
+                screen.print(printable(now), highlight=False, markup=False)
         time.sleep(_POLL_S)
 
 

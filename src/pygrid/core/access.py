@@ -109,6 +109,8 @@ class Refusal(enum.StrEnum):
     """The target's role allows something that the actor's does not."""
     BEYOND_OWN = "beyond_own"
     """What is to be given allows something that the actor's role does not."""
+    BEYOND_KEY = "beyond_key"
+    """A private key gives only roles that allow less than the role of its owner, so never the role Owner."""
     LAST_OWNER = "last_owner"
     BUILT_IN = "built_in"
     """The roles User (what newcomers get) and Owner (all permissions) stay as they are."""
@@ -132,6 +134,16 @@ def can_give_role(actor: Principal, new_role: Role) -> Refusal | None:
     if not new_role.permissions <= actor.role.permissions:
         return Refusal.BEYOND_OWN
     return None
+
+
+def can_give_role_by_key(actor: Principal, new_role: Role) -> Refusal | None:
+    """Whether the private key of the actor may make an account with this role: one that allows less than the actor's own.
+
+    A key lies in scripts and lasts longer than a session: one that leaked must not make an account as strong as its owner.
+    """
+    if refusal := can_give_role(actor, new_role):
+        return refusal
+    return None if new_role.permissions < actor.role.permissions else Refusal.BEYOND_KEY
 
 
 def can_change_role(actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int) -> Refusal | None:

@@ -32,6 +32,12 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str | None = None
     """URL to which ``{"auth_token": ...}`` is posted; any answer but 200 refuses."""
     type: Literal["jwt"] | None = None
+    aud: str | None = None
+    """Who the JWT must be meant for: its ``aud`` is this text, or a list that has it; null: ``aud`` does not matter."""
+    iss: str | None = None
+    """Who must have issued the JWT: its ``iss``; null: anyone with the key."""
+    require_exp: bool = False
+    """Whether a JWT without ``exp``, which never expires, is refused."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,6 +175,17 @@ def _check_together(config: ServerConfig) -> None:
     if auth.pub_key is not None and not _is_public_key(auth.pub_key):
         raise InvalidConfig(
             "server_config.authentication.pub_key must be a public RSA key in PEM", field="authentication.pub_key"
+        )
+    for name in ("aud", "iss"):
+        if (value := getattr(auth, name)) is not None and not (0 < len(value) <= 500 and value.isprintable()):
+            raise InvalidConfig(
+                f"server_config.authentication.{name} must be a printable text of 1 to 500 characters",
+                field=f"authentication.{name}",
+            )
+    if (auth.aud is not None or auth.iss is not None or auth.require_exp) and not (auth.secret or auth.pub_key):
+        raise InvalidConfig(
+            "server_config.authentication.aud, iss and require_exp are about signed tokens: set secret or pub_key, too",
+            field="authentication",
         )
     if auth.endpoint is not None and not _is_web_address(auth.endpoint):
         raise InvalidConfig("server_config.authentication.endpoint must be an http(s) URL", field="authentication.endpoint")

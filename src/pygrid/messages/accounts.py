@@ -16,6 +16,8 @@ class SignUpRequest(msgspec.Struct):
     password: str
     role: Id | None = None
     """Role id; needs the permission ``can_create_users``."""
+    setup_code: str | None = None
+    """For the very first account of an app that other machines reach: the code that it showed when it started."""
 
 
 class LoginRequest(msgspec.Struct):
@@ -45,7 +47,7 @@ class UserInfo(msgspec.Struct):
     groups: list[dict[str, str | int]] | UnsetType = UNSET
     """Absent on a Network, which has none."""
     private_key: str | UnsetType = UNSET
-    """Only in the answer to the sign-up that made it."""
+    """Only in the answer to the request that made it."""
 
 
 class UserResponse(msgspec.Struct):

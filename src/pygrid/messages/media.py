@@ -1,5 +1,6 @@
 """Media types and headers of the native protocol."""
 
+JSON = "application/json"
 TENSORS = "application/octet-stream"
 """Models and diffs: safetensors bytes."""
 PLAN = "application/octet-stream"

@@ -195,9 +195,15 @@ def update_email(connection: sa.Connection, user_id: int, email: str, email_key:
 
 
 def update_password_hash(connection: sa.Connection, user_id: int, password_hash: str) -> None:
-    """Set it and end the user's sessions."""
+    """Set it; sessions and private key stay."""
     connection.execute(sa.update(users).where(users.c.id == user_id).values(password_hash=password_hash))
-    release_sessions(connection, user_id)
+
+
+def update_private_key_hash(connection: sa.Connection, user_id: int, private_key_hash: str | None) -> None:
+    """Set it; None: the user has no private key."""
+    # No SHA-256 has this form, so no key fits it; and it is unique, as the column wants.
+    stored = private_key_hash or f"revoked:{user_id}"
+    connection.execute(sa.update(users).where(users.c.id == user_id).values(private_key_hash=stored))
 
 
 def update_user_role(connection: sa.Connection, user_id: int, role_id: int) -> None:

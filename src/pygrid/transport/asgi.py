@@ -174,7 +174,7 @@ class _Exchange:
             self._events.put(message)
 
     def _scope(self) -> dict[str, Any]:
-        headers = {"host": "in-process", "user-agent": "pygrid", **{k.lower(): v for k, v in self._request.headers.items()}}
+        headers = {"host": "localhost", "user-agent": "pygrid", **{k.lower(): v for k, v in self._request.headers.items()}}
         if self._request.body is not None:
             headers["content-length"] = str(self._request.body.num_bytes)
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
+from pygrid.web.sites import RefuseOtherSites, Site
 
 Opening = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -34,7 +35,8 @@ def build_app(
     opening: Opening,
     stopping: Stopping,
     metrics: Metrics,
-    cors_open_paths: Sequence[str] = (),
+    site: Site = Site(),  # noqa: B008 - a frozen value
+    cors_open_paths: Collection[str] = (),
 ) -> Litestar:
     """An app that starts under any ASGI server.
 
@@ -44,7 +46,8 @@ def build_app(
             ``kept_answers``.
         tasks: run between start and stop.
         opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
-        cors_open_paths: path prefixes that scripts of any origin may call.
+        site: where the app is reached; requests for other hosts and of other sites' pages are refused.
+        cors_open_paths: paths that scripts of any origin may call.
 
     A JSON body may have 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
     """
@@ -66,7 +69,8 @@ def build_app(
         logging_config=None,
         openapi_config=_openapi(title, description),
     )
-    app.asgi_handler = Observe(Headers(Texts(app.asgi_handler), cors_open_paths), metrics)
+    guarded = RefuseOtherSites(Texts(app.asgi_handler), site, cors_open_paths)
+    app.asgi_handler = Observe(Headers(guarded, cors_open_paths), metrics)
     return app
 
 

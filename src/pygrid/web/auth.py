@@ -7,7 +7,7 @@ async def things(request: AppRequest) -> ...:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from litestar.connection import ASGIConnection
@@ -20,6 +20,14 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 
 
+class Changes(Protocol):
+    """Something to wait for."""
+
+    def wait(self) -> Coroutine[Any, Any, bool]:
+        """Wait for the next change after this call."""
+        ...
+
+
 class Authenticator(Protocol):
     """Turns a session token into who it speaks for; the app's state holds it as ``authenticator``."""
 
@@ -27,16 +35,41 @@ class Authenticator(Protocol):
         """Raises Unauthenticated: ``invalid_credentials``: not a token of a session that is good now."""
         ...
 
+    async def find_principal(self, token: str) -> Principal | None:
+        """Whose session it is, None if it has ended; this does not count as a use of the session."""
+        ...
+
+    @property
+    def session_changes(self) -> Changes:
+        """Wakes what depends on sessions."""
+        ...
+
 
 def find_bearer(connection: Connection) -> str | None:
-    """The text after ``Bearer`` in the header ``Authorization``, if there is one."""
-    scheme, _, credential = connection.headers.get("authorization", "").partition(" ")
+    """The text after ``Bearer`` in the header ``Authorization``, if there is one.
+
+    Raises:
+        Unauthenticated: ``ambiguous_credentials``: there is more than one such header. A proxy and this app could each go by
+            another one.
+    """
+    given = connection.headers.getall("authorization", [])
+    if len(given) > 1:
+        raise _ambiguous()
+    scheme, _, credential = given[0].partition(" ") if given else ("", "", "")
     return credential.strip() if scheme.lower() == "bearer" and credential.strip() else None
 
 
 def find_token(connection: Connection) -> str | None:
-    """The session token that came with the request, if one did."""
-    return find_bearer(connection) or connection.headers.get("token") or None
+    """The session token that came with the request, if one did.
+
+    Raises:
+        Unauthenticated: ``ambiguous_credentials``: two headers name different tokens.
+    """
+    bearer = find_bearer(connection)
+    tokens = {token for token in (bearer, *connection.headers.getall("token", [])) if token}
+    if len(tokens) > 1:
+        raise _ambiguous()
+    return next(iter(tokens), None)
 
 
 async def authenticate(connection: Connection) -> Principal:
@@ -90,3 +123,9 @@ def find_principal(connection: Connection) -> Principal | None:
 def not_permitted(permission: Permission) -> Forbidden:
     """The refusal for a missing permission."""
     return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))
+
+
+def _ambiguous() -> Unauthenticated:
+    return Unauthenticated(
+        "the request has more than one credential: send one header Authorization or token", code="ambiguous_credentials"
+    )

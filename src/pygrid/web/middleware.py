@@ -6,13 +6,13 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from pygrid.errors import Forbidden, InvalidInput
+from pygrid.errors import InvalidInput
 from pygrid.messages import media
 from pygrid.metrics import Metrics
 
@@ -41,17 +41,6 @@ _PREFLIGHT: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-headers", b"Authorization, Content-Type, If-None-Match"),
     (b"access-control-max-age", b"86400"),
     (b"content-length", b"0"),
-)
-
-
-_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
-_CROSS_SITE = msgspec.json.encode(
-    Forbidden("a page of another site may not change things here", code="cross_site_refused").to_problem()
-)
-_CROSS_SITE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    (b"content-type", media.PROBLEM.encode()),
-    (b"content-length", str(len(_CROSS_SITE)).encode()),
-    *SECURITY_HEADERS,
 )
 
 
@@ -141,32 +130,26 @@ def _is_clean(scope: Scope) -> bool:
 
 
 class Headers:
-    """Adds the security headers, and opens the addresses under ``open_paths`` to scripts of any origin (CORS).
+    """Adds the security headers, and opens ``open_paths`` to scripts of any origin (CORS).
 
-    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority. On the
-    others a change that a browser sends for a page of another site is refused: the page could not read the answer, but it
-    could, say, make the first account of a Domain on the machine of whoever looks at it.
+    Only routes without cookies may be opened: the devices' routes, where a key in the request is the whole authority.
     """
 
-    def __init__(self, app: ASGIApp, open_paths: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, open_paths: Collection[str] = ()) -> None:
         self._app = app
-        self._open_paths = tuple(open_paths)
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         added = SECURITY_HEADERS
-        if self._open_paths and scope["path"].startswith(self._open_paths):
+        if scope["path"] in self._open_paths:
             if scope["method"] == "OPTIONS":
                 await send({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT)})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             added = (*_OPEN_CORS, *SECURITY_HEADERS)
-        elif scope["method"] not in _HARMLESS and (b"sec-fetch-site", b"cross-site") in scope["headers"]:
-            await send({"type": "http.response.start", "status": 403, "headers": list(_CROSS_SITE_HEADERS)})
-            await send({"type": "http.response.body", "body": _CROSS_SITE, "more_body": False})
-            return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

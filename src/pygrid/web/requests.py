@@ -1,4 +1,4 @@
-"""Bodies of requests, with limits. JSON is read whatever the content type says, as published clients send it."""
+"""Bodies of requests, with limits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from litestar.connection import Request
 from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
-from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow
+from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow, UnsupportedMediaType
+from pygrid.messages import media
 
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 1024
 MAX_JSON_DEPTH = 32
+ANY_CONTENT_TYPE = "any_content_type"
+"""Option of a router whose JSON bodies are read whatever their content type is."""
 SLOW_S = 30.0
 """A body that brings nothing for so long is given up."""
 
@@ -46,8 +49,10 @@ class AppRequest(Request[Principal, None, Any]):
         """The body decoded from JSON.
 
         Raises:
-            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32.
+            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32. UnsupportedMediaType: another content type.
         """
+        if not self.route_handler.opt.get(ANY_CONTENT_TYPE):
+            _check_is_json(self.headers.get("content-type", ""))
         return decode_json(await self.body())
 
 
@@ -108,6 +113,15 @@ async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[A
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+
+
+def _check_is_json(content_type: str) -> None:
+    """Raises UnsupportedMediaType. No content type at all is taken for JSON, as clients of 2020 send none."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind and kind != media.JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMediaType(
+            f"the content type is {kind[:80]!r}, and this route reads JSON: send Content-Type: {media.JSON}"
+        )
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

@@ -10,6 +10,7 @@ from typing import Any
 from litestar.response import Stream
 
 from pygrid.web.lifecycle import Stopping
+from pygrid.web.sessions import SessionWatch
 
 HEARTBEAT_S = 15.0
 _MEDIA_TYPE = "text/event-stream"
@@ -29,23 +30,34 @@ class ServerEvent:
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.id, self.kind.encode(), self.data)
 
 
-def event_stream(events: AsyncIterator[ServerEvent], stopping: Stopping, heartbeat_s: float = HEARTBEAT_S) -> Stream:
+def event_stream(
+    events: AsyncIterator[ServerEvent], stopping: Stopping, session: SessionWatch, heartbeat_s: float = HEARTBEAT_S
+) -> Stream:
     """The answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
 
-    The iterator is closed (if it can be) whatever ends the stream: its own end, the client, or the app's stop.
+    It ends with the session: no event is sent after that, and expiry is noticed by the next heartbeat. The iterator is closed
+    (if it can be) whatever ends the stream: its own end, the session, the client, or the app's stop.
     """
-    return Stream(_encode(events, stopping, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
+    return Stream(_encode(events, stopping, session, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
 
 
-async def _encode(events: AsyncIterator[ServerEvent], stopping: Stopping, heartbeat_s: float) -> AsyncGenerator[bytes, None]:
+async def _encode(
+    events: AsyncIterator[ServerEvent], stopping: Stopping, session: SessionWatch, heartbeat_s: float
+) -> AsyncGenerator[bytes, None]:
     stop = asyncio.ensure_future(stopping.wait())
+    change = asyncio.ensure_future(session.wait())
     following: asyncio.Future[ServerEvent] | None = None
     try:
         yield b": open\n\n"
         while True:
             following = following or asyncio.ensure_future(anext(events))
-            waiting: set[asyncio.Future[Any]] = {following, stop}
+            waiting: set[asyncio.Future[Any]] = {following, stop, change}
             await asyncio.wait(waiting, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+            is_woken = change.done()
+            if is_woken:
+                change = asyncio.ensure_future(session.wait())
+            if await session.is_over():
+                return
             if following.done():
                 try:
                     event = following.result()
@@ -55,10 +67,11 @@ async def _encode(events: AsyncIterator[ServerEvent], stopping: Stopping, heartb
                 yield event.encode()
             elif stop.done():
                 return
-            else:
+            elif not is_woken:
                 yield b": still here\n\n"
     finally:
         stop.cancel()
+        change.cancel()
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

@@ -76,6 +76,34 @@ async def test_of_secret_and_key_one_is_enough(site: Site) -> None:
     assert (await _try(site, jwt.encode({}, PRIVATE, "RS256"))).status_code == 200
 
 
+async def test_the_audience_the_issuer_and_the_expiry_count_where_the_process_sets_them(site: Site) -> None:
+    await site.host(authentication={"secret": SECRET, "aud": "digits", "iss": "https://issuer.example", "require_exp": True})
+    good = {"aud": "digits", "iss": "https://issuer.example", "exp": time.time() + 60}
+    assert (await _try(site, _hs256(good))).status_code == 200
+    assert (await _try(site, _hs256({**good, "aud": ["other", "digits"]}))).status_code == 200
+    wrong: list[dict[str, Any]] = [{**good, "aud": "other"}, {**good, "iss": "https://other.example"}, {**good, "exp": 1}]
+    wrong += [{name: value for name, value in good.items() if name != missing} for missing in good]
+    for claims in wrong:
+        assert_problem(await _try(site, _hs256(claims)), 401, "auth_token_invalid")
+
+
+@pytest.mark.parametrize(
+    "authentication",
+    [
+        {"aud": "digits"},
+        {"iss": "x", "endpoint": "https://a.example"},
+        {"require_exp": True},
+        {"secret": SECRET, "aud": ""},
+        {"secret": SECRET, "iss": "a\u0000b"},
+        {"secret": SECRET, "aud": 5},
+    ],
+)
+async def test_claims_that_make_no_sense_are_refused_at_hosting(site: Site, authentication: dict[str, Any]) -> None:
+    parts = form(config(authentication=authentication), encode(model()))
+    assert_problem(await site.try_host(parts), 400, "invalid_config")
+    assert (await site.web.get("/model-centric/processes", headers=site.owner)).json() == {"processes": []}
+
+
 FORGED: dict[str, str] = {
     "another secret": _hs256({"id": 1}, "b" * 40),
     "expired": _hs256({"exp": time.time() - 60}),

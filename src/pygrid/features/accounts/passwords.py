@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -33,16 +34,33 @@ class Passwords:
         self._nobody = f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
 
     async def hash(self, password: str) -> str:
-        """The hash to store. Raises TooManyRequests: ``busy``."""
-        return await self._run(lambda: self._hasher.hash(password))
+        """The hash to store, of the password in the normal form NFC. Raises TooManyRequests: ``busy``."""
+        return await self._run(lambda: self._hasher.hash(normalize_password(password)))
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether it is the password behind ``stored``; takes as long for None, an account that is not there.
+        """Whether it is the password behind ``stored``; takes as long for None, an account that does not exist.
+
+        Keyboards write the same text in different code points, so the password is compared in the normal form NFC. Version 0.1
+        hashed passwords as they came: one that is not in NFC is compared as it came, too.
 
         Raises:
             TooManyRequests: ``busy``.
         """
-        return await self._run(lambda: self._verify(password, stored or self._nobody))
+        normal = normalize_password(password)
+        # How often is hashed depends on the given password only, or the time would tell which accounts exist.
+        forms = [normal] if normal == password else [normal, password]
+
+        def verify() -> bool:
+            return sum(self._verify(form, stored or self._nobody) for form in forms) > 0
+
+        return await self._run(verify)
+
+    async def needs_rehash(self, password: str, stored: str) -> bool:
+        """Whether ``stored``, which the password fits, is not of the form that `hash` makes. Raises as `verify`."""
+        normal = normalize_password(password)
+        if self._hasher.check_needs_rehash(stored):
+            return True
+        return normal != password and not await self._run(lambda: self._verify(normal, stored))
 
     def _verify(self, password: str, stored: str) -> bool:
         try:
@@ -62,6 +80,11 @@ class Passwords:
     def close(self) -> None:
         """End the threads. Harmless when called twice."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def normalize_password(password: str) -> str:
+    """The password in the normal form NFC."""
+    return unicodedata.normalize("NFC", password)
 
 
 def _random_base64(num_bytes: int) -> str:

@@ -19,6 +19,7 @@ from litestar.params import JSONBody, PathParameter
 from pygrid.core.access import Permission, Role
 from pygrid.errors import PygridError
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.accounts.signing import KeyedUser
 from pygrid.messages.accounts import (
     Done,
     EmailChange,
@@ -56,6 +57,7 @@ _PUBLISHED: dict[str, tuple[int, str]] = {
     "unauthenticated": (400, "Missing request key!"),
     "missing_field": (400, "Missing request key!"),
     "invalid_credentials": (403, "Invalid credentials!"),
+    "ambiguous_credentials": (400, "Missing request key!"),
     "not_permitted": (403, "User is not authorized for this operation!"),
     "signup_closed": (403, "User is not authorized for this operation!"),
     "built_in_role": (403, "User is not authorized for this operation!"),
@@ -89,27 +91,35 @@ async def _may_see_roles(connection: Connection, handler: BaseRouteHandler) -> N
 
 
 @post("/users", status_code=200, responses=_SIGNED_IN)
-async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> UserResponse:
+async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Response[UserResponse]:
     """Make an account; ``private_key`` is in this answer and never again.
 
     The first account of all becomes Owner. Later ones get the role User, unless the caller shows an account with
-    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role.
+    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role. A private key gives only roles
+    that allow less than the role of its owner.
     """
     service = _service(request)
-    actor = None
+    actor, by_key = None, False
     if find_token(request) is not None:
         actor = await authenticate(request)
     elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
-        actor = await service.authenticate_key(private_key)
-    new = await service.sign_up(data.email, data.password, data.role, actor=actor)
-    return UserResponse(True, msgspec.structs.replace(_user_info(request, new.user), private_key=new.private_key))
+        actor, by_key = await service.authenticate_key(private_key, _address(request)), True
+    new = await service.sign_up(
+        data.email,
+        data.password,
+        data.role,
+        actor=actor,
+        by_key=by_key,
+        setup_code=data.setup_code,
+        address=_address(request),
+    )
+    return _with_key(request, new)
 
 
 @post("/users/login", status_code=200, responses=_SIGNED_IN)
 async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResponse:
     """Begin a session: a token for the header ``Authorization: Bearer``."""
-    address = request.client.host if request.client else ""
-    session = await _service(request).log_in(data.email, data.password, address)
+    session = await _service(request).log_in(data.email, data.password, _address(request))
     return LoginResponse(True, session.token, session.expires_in_s)
 
 
@@ -164,9 +174,24 @@ async def change_email(
 async def change_password(
     request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange], if_match: IfMatch = None
 ) -> Response[UserResponse]:
-    """As for the e-mail; ends the user's sessions, this one too if it is one's own."""
+    """As for the e-mail; ends the user's sessions (also this one, if it is one's own) and private key.
+
+    One who changes their own password gets a new ``private_key``, in this answer and never again.
+    """
     expect = _expect_user(request, if_match)
-    return _tagged_user(request, await _service(request).change_password(request.user, user_id, data.password, expect))
+    return _with_key(request, await _service(request).change_password(request.user, user_id, data.password, expect))
+
+
+@post("/users/me/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
+async def rotate_private_key(request: AppRequest) -> Response[UserResponse]:
+    """Make a new private key; it is in this answer and never again, and the one before is invalid."""
+    return _with_key(request, await _service(request).rotate_private_key(request.user, request.user.user_id))
+
+
+@delete("/users/{user_id:int}/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
+async def revoke_private_key(request: AppRequest, user_id: PathId) -> UserResponse:
+    """Make a private key invalid: one's own, or with ``can_create_users`` that of a user who is not above oneself."""
+    return UserResponse(True, _user_info(request, await _service(request).revoke_private_key(request.user, user_id)))
 
 
 @put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
@@ -305,6 +330,15 @@ def _tagged_user(request: AppRequest, user: User) -> Response[UserResponse]:
     return tagged(UserResponse(True, info), of=info)
 
 
+def _with_key(request: AppRequest, keyed: KeyedUser) -> Response[UserResponse]:
+    """As `_tagged_user`, with the private key if there is a new one; the tag is that of the user without it."""
+    info = _user_info(request, keyed.user)
+    shown = _user_info(request, keyed.user)
+    if keyed.private_key is not None:
+        shown.private_key = keyed.private_key
+    return tagged(UserResponse(True, shown), of=info)
+
+
 def _tagged_role(request: AppRequest, role: Role) -> Response[RoleResponse]:
     info = _role_info(request, role)
     return tagged(RoleResponse(True, info), of=info)
@@ -312,6 +346,10 @@ def _tagged_role(request: AppRequest, role: Role) -> Response[RoleResponse]:
 
 def _expect_user(request: AppRequest, if_match: str | None) -> Callable[[User], None]:
     return lambda user: Precondition(if_match).check(_user_info(request, user))
+
+
+def _address(request: AppRequest) -> str:
+    return request.client.host if request.client else ""
 
 
 def _flags(data: RoleRequest | RoleEdit) -> dict[Permission, bool]:
@@ -337,7 +375,7 @@ def account_routes(*, with_groups: bool = True) -> list[Any]:
     on_error: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
     users = [
         *(sign_up, log_in, log_out, list_users, get_me, get_user, search_users),
-        *(change_email, change_password, change_role, delete_user),
+        *(change_email, change_password, change_role, delete_user, rotate_private_key, revoke_private_key),
         *([change_groups] if with_groups else []),
     ]
     roles = [create_role, list_roles, get_role, edit_role, delete_role]

@@ -2,192 +2,35 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
-from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput
-from pygrid.features.accounts.passwords import Passwords
+from pygrid.core.access import Permission, Principal, Refusal, Role
+from pygrid.errors import InvalidInput
+from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalise_email, not_permitted, refuse
 from pygrid.ids import hash_secret, new_secret
-from pygrid.messages.relay import RELAYED
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
-from pygrid.storage.database import Database
 from pygrid.storage.idempotency import once
-from pygrid.web.limits import AttemptLimit
 
 logger = logging.getLogger(__name__)
-
-SESSION_IDLE = dt.timedelta(hours=12)
-SESSION_TOUCH = dt.timedelta(minutes=5)
-"""A session's last use is noted this often at the most, so that looking at things does not write."""
-MAX_LOGINS, LOGIN_WINDOW_S = 10, 60.0
-MAX_RELAYED_LOGINS = 100
-"""For one account from all addresses that Networks tell of: a Network that lies can tell of as many as it likes."""
-MIN_PASSWORD, MAX_PASSWORD = 8, 1024
-
-
-@dataclass(frozen=True, slots=True)
-class NewUser:
-    """A user just made, and the key that is shown this once."""
-
-    user: User
-    private_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class NewSession:
-    """The token is shown this once; it is good for ``expires_in_s`` after each use."""
-
-    token: str
-    expires_in_s: int
 
 
 def anything(_found: object) -> None:
     """Expects nothing of what is changed. What takes its place raises PreconditionFailed, in the transaction of the change."""
 
 
-class AccountService:
+class AccountService(SignIn):
     """Use cases of accounts.
 
     Each checks everything first; a refusal changes nothing. Refused are, beside what a method lists, with Forbidden
     ``not_permitted`` who lacks a permission, ``last_owner`` what would leave nobody to run the app, and with NotFound
     ``user_not_found``, ``role_not_found`` or ``group_not_found`` an id that is not there.
     """
-
-    def __init__(self, database: Database, clock: Clock, *, open_signup: bool, access: AppAccess = DOMAIN_ACCESS) -> None:
-        self.access = access
-        self._database = database
-        self._clock = clock
-        self._open_signup = open_signup
-        self._passwords = Passwords()
-        self._logins = AttemptLimit(clock, MAX_LOGINS, LOGIN_WINDOW_S)
-        self._relayed_logins = AttemptLimit(clock, MAX_RELAYED_LOGINS, LOGIN_WINDOW_S)
-
-    def close(self) -> None:
-        """End the threads that hash."""
-        self._passwords.close()
-
-    # Signing up and in
-
-    async def sign_up(
-        self, email: str, password: str, role_id: int | None = None, *, actor: Principal | None = None
-    ) -> NewUser:
-        """Make an account. The very first one becomes Owner, whoever asks for whatever.
-
-        After that a stranger gets the role User; an actor with ``can_create_users`` may choose a role within their own.
-
-        Raises:
-            Conflict: ``email_taken``. Forbidden: ``signup_closed``: strangers may not. InvalidInput: ``invalid_email``,
-            ``weak_password``. TooManyRequests: ``busy``.
-        """
-        email, email_key = normalise_email(email)
-        _check_password(password)
-        if await self._database.read(store.has_first_owner):
-            self._check_may_sign_up(actor)
-        password_hash = await self._passwords.hash(password)
-        private_key = new_secret()
-        now = self._clock.now()
-
-        def put(connection: sa.Connection) -> User:
-            if store.acquire_first_owner(connection, now):
-                role = OWNER
-            else:
-                self._check_may_sign_up(actor)
-                role = USER if actor is None or role_id is None else self._role_to_give(connection, actor, role_id)
-            user_id = store.put_user(
-                connection,
-                email=email,
-                email_key=email_key,
-                password_hash=password_hash,
-                private_key_hash=hash_secret(private_key),
-                role_id=role.id,
-                now=now,
-            )
-            return store.get_user(connection, user_id)
-
-        user = await self._database.write(put)
-        logger.info("user signed up", extra={"user_id": user.id, "role": user.role.name})
-        return NewUser(user, private_key)
-
-    def _check_may_sign_up(self, actor: Principal | None) -> None:
-        if actor is None and not self._open_signup:
-            raise Forbidden("new accounts are made by the people who run this server: ask them for one", code="signup_closed")
-
-    @staticmethod
-    def _role_to_give(connection: sa.Connection, actor: Principal, role_id: int) -> Role:
-        role = store.get_role(connection, role_id)
-        _refuse(access.can_give_role(store.get_principal(connection, actor.user_id), role))
-        return role
-
-    async def log_in(self, email: str, password: str, address: str) -> NewSession:
-        """Begin a session. ``address``: where the request came from, to limit attempts.
-
-        Raises:
-            InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests: ``too_many_attempts``
-            after 10 failures in a minute for this account from this address, or 100 through relays; ``busy``.
-        """
-        email_key = _email_key(email)
-        attempt = (address, email_key)
-        if address.startswith(RELAYED):
-            self._relayed_logins.record(email_key)
-        self._logins.record(attempt)
-        found = await self._database.read(lambda connection: store.find_password_hash(connection, email_key))
-        good = len(password) <= MAX_PASSWORD and await self._passwords.verify(password, None if found is None else found[1])
-        if found is None or not good:
-            raise InvalidCredentials("the e-mail or the password is wrong")
-        self._logins.forget(attempt)
-        self._relayed_logins.forget(email_key)
-        user_id, password_hash = found
-        token, now = new_secret(), self._clock.now()
-
-        def put(connection: sa.Connection) -> None:
-            # The password may have been changed, or the account deleted, while it was being checked.
-            if store.find_password_hash(connection, email_key) != (user_id, password_hash):
-                raise InvalidCredentials("the e-mail or the password is wrong")
-            store.put_session(connection, hash_secret(token), user_id, now, now + SESSION_IDLE)
-
-        await self._database.write(put)
-        logger.info("user logged in", extra={"user_id": user_id})
-        return NewSession(token, int(SESSION_IDLE.total_seconds()))
-
-    async def log_out(self, token: str) -> None:
-        """End the session of this token."""
-        await self._database.write(lambda connection: store.release_session(connection, hash_secret(token)))
-
-    async def authenticate(self, token: str) -> Principal:
-        """Whose session it is, with the role they have now; puts off the end of the session.
-
-        Raises:
-            InvalidCredentials: no such session, or it has ended.
-        """
-        token_hash, now = hash_secret(token), self._clock.now()
-        session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
-        if session is None or session.expires_at <= now:
-            raise InvalidCredentials("this session has ended or never was: log in again")
-        if now - session.last_seen_at >= SESSION_TOUCH:
-            await self._database.write(lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE))
-        return session.principal
-
-    async def authenticate_key(self, private_key: str) -> Principal:
-        """Whose private key it is. Raises InvalidCredentials."""
-        key_hash = hash_secret(private_key)
-        owner = await self._database.read(lambda connection: store.find_private_key_owner(connection, key_hash))
-        if owner is None:
-            raise InvalidCredentials("this private key is nobody's")
-        return owner
-
-    async def remove_expired_sessions(self) -> None:
-        """Forget sessions that have ended."""
-        now = self._clock.now()
-        await self._database.write(lambda connection: store.delete_expired_sessions(connection, now))
 
     # Users
 
@@ -198,7 +41,7 @@ class AccountService:
     async def get_user(self, actor: Principal, user_id: int) -> User:
         """A user: oneself, or with the app's permission to see users anyone."""
         if actor.user_id != user_id and not actor.may(self.access.see_users):
-            raise _not_permitted(Refusal.MISSING_PERMISSION)
+            raise not_permitted(Refusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
     async def search_users(self, email: str | None, role_id: int | None, group: str | None) -> list[User]:
@@ -217,25 +60,36 @@ class AccountService:
         def change(connection: sa.Connection) -> User:
             expect(self._manage(connection, actor, user_id))
             store.update_email(connection, user_id, email, email_key)
+            self._append(connection, "email_changed", {"user_id": user_id}, actor)
             return store.get_user(connection, user_id)
 
-        return await self._database.write(change)
+        return await self._writes.write(change)
 
     async def change_password(
         self, actor: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
-    ) -> User:
-        """Also ends every session of the user. Raises InvalidInput: ``weak_password``."""
-        _check_password(password)
+    ) -> KeyedUser:
+        """Also ends every session of the user and their private key. One who changes their own password gets a new key.
+
+        Raises:
+            InvalidInput: ``weak_password``. TooManyRequests: ``busy``.
+        """
+        check_password(password)
         await self._database.read(lambda connection: self._manage(connection, actor, user_id))
         password_hash = await self._passwords.hash(password)
+        private_key = new_secret() if actor.user_id == user_id else None
 
         def change(connection: sa.Connection) -> User:
             user = self._manage(connection, actor, user_id)
             expect(user)
             store.update_password_hash(connection, user_id, password_hash)
+            store.release_sessions(connection, user_id)
+            store.update_private_key_hash(connection, user_id, None if private_key is None else hash_secret(private_key))
+            self._append(connection, "password_changed", {"user_id": user_id}, actor)
             return user
 
-        return await self._database.write(change)
+        user = await self._writes.write(change)
+        self.session_changes.notify()
+        return KeyedUser(user, private_key)
 
     async def change_role(
         self, actor: Principal, user_id: int, role_id: int, expect: Callable[[User], None] = anything
@@ -246,12 +100,15 @@ class AccountService:
             num_owners = store.count_owners(connection)
             now_actor = store.get_principal(connection, actor.user_id)
             user, role = store.get_user(connection, user_id), store.get_role(connection, role_id)
-            _refuse(access.can_change_role(now_actor, user_id, user.role, role, num_owners))
+            refuse(access.can_change_role(now_actor, user_id, user.role, role, num_owners))
             expect(user)
             store.update_user_role(connection, user_id, role_id)
+            data = {"user_id": user_id, "before": user.role.name, "role": role.name}
+            self._append(connection, "role_changed", data, actor)
             return store.get_user(connection, user_id)
 
-        user = await self._database.write(change)
+        user = await self._writes.write(change)
+        self.session_changes.notify()
         logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": actor.user_id})
         return user
 
@@ -274,22 +131,14 @@ class AccountService:
             num_owners = store.count_owners(connection)
             now_actor = store.get_principal(connection, actor.user_id)
             user = store.get_user(connection, user_id)
-            _refuse(access.can_delete_user(now_actor, user_id, user.role, num_owners))
+            refuse(access.can_delete_user(now_actor, user_id, user.role, num_owners))
             store.delete_user(connection, user_id)
+            self._append(connection, "user_deleted", {"user_id": user_id, "role": user.role.name}, actor)
             return user
 
-        user = await self._database.write(delete)
+        user = await self._writes.write(delete)
+        self.session_changes.notify()
         logger.info("user deleted", extra={"user_id": user_id, "by_user_id": actor.user_id})
-        return user
-
-    @staticmethod
-    def _manage(connection: sa.Connection, actor: Principal, user_id: int) -> User:
-        """The user, if the actor, with the role they have now, may change it."""
-        now_actor = store.get_principal(connection, actor.user_id)
-        if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
-            raise _not_permitted(Refusal.MISSING_PERMISSION)
-        user = store.get_user(connection, user_id)
-        _refuse(access.can_manage_user(now_actor, user_id, user.role))
         return user
 
     # Roles
@@ -315,10 +164,12 @@ class AccountService:
         wanted = frozenset(permission for permission, given in flags.items() if given)
 
         def create(connection: sa.Connection) -> Role:
-            _refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
-            return store.put_role(connection, name, wanted)
+            refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
+            role = store.put_role(connection, name, wanted)
+            self._append(connection, "role_created", _told(role), actor)
+            return role
 
-        return await self._database.write(once(create))
+        return await self._writes.write(once(create))
 
     async def edit_role(
         self,
@@ -340,13 +191,15 @@ class AccountService:
         def edit(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
             permissions = frozenset(p for p in Permission if (changes or {}).get(p, p in role.permissions))
-            _refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, permissions))
+            refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, permissions))
             expect(role)
             edited = Role(role.id, role.name if name is None else name, permissions)
             store.update_role(connection, edited)
+            self._append(connection, "role_edited", _told(edited), actor)
             return edited
 
-        role = await self._database.write(edit)
+        role = await self._writes.write(edit)
+        self.session_changes.notify()
         logger.info("role edited", extra={"role": role.name, "by_user_id": actor.user_id})
         return role
 
@@ -361,11 +214,12 @@ class AccountService:
 
         def delete(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
-            _refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, role.permissions))
+            refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, role.permissions))
             store.delete_role(connection, role_id)
+            self._append(connection, "role_deleted", {"role_id": role_id, "name": role.name}, actor)
             return role
 
-        return await self._database.write(delete)
+        return await self._writes.write(delete)
 
     # Groups
 
@@ -404,49 +258,11 @@ class AccountService:
         return await self._database.write(delete)
 
 
-def normalise_email(email: str) -> tuple[str, str]:
-    """The address as it is kept and shown, and as it is compared: NFKC, case-folded.
-
-    Raises:
-        InvalidInput: ``invalid_email``: not ``NAME@HOST``, or longer than 254.
-    """
-    shown = email.strip()
-    name, at, host = shown.rpartition("@")
-    good = name and at and host and len(shown) <= 254 and shown.isprintable() and not any(c.isspace() for c in shown)
-    if not good:
-        raise InvalidInput("the e-mail must look like name@host, with 254 characters at the most", code="invalid_email")
-    return shown, _email_key(shown)
-
-
-def _email_key(email: str) -> str:
-    return unicodedata.normalize("NFKC", email.strip()[:254]).casefold()
-
-
-def _check_password(password: str) -> None:
-    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        raise InvalidInput(f"the password must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", code="weak_password")
+def _told(role: Role) -> dict[str, Any]:
+    """What the audit log says of a role."""
+    return {"role_id": role.id, "name": role.name, "permissions": sorted(role.permissions)}
 
 
 def _check_name(name: str) -> None:
     if not 1 <= len(name) <= 100 or not name.isprintable() or name != name.strip():
         raise InvalidInput("a name has 1 to 100 printable characters and no blank at its ends", code="invalid_name")
-
-
-_DETAILS = {
-    Refusal.MISSING_PERMISSION: "your role does not allow this",
-    Refusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
-    Refusal.BEYOND_OWN: "nobody can give more permissions than they have",
-}
-
-
-def _refuse(refusal: Refusal | None) -> None:
-    if refusal is Refusal.LAST_OWNER:
-        raise Forbidden("this is the last Owner: make another user Owner first", code="last_owner")
-    if refusal is Refusal.BUILT_IN:
-        raise Forbidden("the roles User and Owner stay as they are", code="built_in_role")
-    if refusal is not None:
-        raise _not_permitted(refusal)
-
-
-def _not_permitted(refusal: Refusal) -> Forbidden:
-    return Forbidden(_DETAILS[refusal], code="not_permitted", reason=str(refusal))

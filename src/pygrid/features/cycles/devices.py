@@ -12,8 +12,9 @@ MAX_TOKEN_CHARS = 16 * 1024
 async def check_device(authentication: Authentication | None, auth_token: str | None) -> str | None:
     """Check a device's token against what its process asks for; gives whom it names, if it was signed and names somebody.
 
-    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm; its expiry is
-    respected. Then the endpoint, if there is one, has the last word.
+    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm. Its expiry counts, and
+    its ``aud``, ``iss`` and the presence of an expiry where the process asks for them. Then the endpoint, if there is one, has
+    the last word.
 
     Raises:
         Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
@@ -39,7 +40,17 @@ def _check_signature(authentication: Authentication, auth_token: str) -> str | N
             if key is None:
                 continue
             try:
-                claims = jwt.decode(auth_token, key, algorithms=[algorithm], options={"verify_aud": False})
+                claims = jwt.decode(
+                    auth_token,
+                    key,
+                    algorithms=[algorithm],
+                    audience=authentication.aud,
+                    issuer=authentication.iss,
+                    options={
+                        "verify_aud": authentication.aud is not None,
+                        "require": ["exp"] if authentication.require_exp else [],
+                    },
+                )
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
                 continue
             subject = claims.get("sub")

@@ -28,7 +28,7 @@ from pygrid.messages.cycles import (
 from pygrid.web.auth import find_bearer
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.problems import describe_problems
-from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
+from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest, stream_body, wait_until_gone
 
 SPEED_TEST_BYTES = 64 * 1024 * 1024
 _SPEED_CHUNK = b"x" * (64 * 1024)
@@ -145,8 +145,19 @@ async def report(request: AppRequest, state: State) -> ReportAccepted:
     return ReportAccepted("success")
 
 
+DEVICE_PATHS = tuple(
+    f"/model-centric/{name}"
+    for name in (
+        *("authenticate", "leave", "speed-test", "cycle-request", "get-model", "get-plan", "get-protocol"),
+        "report",
+    )
+)
+"""The routes of this file, which pages of any origin may call: a key in the request is the whole authority."""
+
 router = Router(
     "/model-centric",
+    # Clients of 2020 send JSON under any content type.
+    opt={ANY_CONTENT_TYPE: True},
     route_handlers=[
         authenticate,
         leave,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -46,6 +46,7 @@ from pygrid.messages.datasets import (
     VersionInfo,
     VersionRequest,
 )
+from pygrid.storage import audit
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.database import Database
@@ -58,8 +59,17 @@ from pygrid.web.requests import decode_json
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=VersionRequest)
+T = TypeVar("T")
 
 SEARCHED_AT_ONCE = 200
+
+
+class Writes(Protocol):
+    """Writes that leave an entry in the audit log."""
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction that may append to the log."""
+        ...
 
 
 class DatasetsService:
@@ -68,6 +78,7 @@ class DatasetsService:
     Args:
         limits: how large uploads may be.
         public: told of changes to what strangers may know.
+        writes: transactions of the audit log.
     """
 
     def __init__(
@@ -77,7 +88,9 @@ class DatasetsService:
         clock: Clock,
         limits: DatasetLimits | None = None,
         public: PublicContent | None = None,
+        writes: Writes | None = None,
     ) -> None:
+        self._writes: Writes = writes or database
         self.limits = limits or DatasetLimits()
         self._public = public or PublicContent()
         self._database = database
@@ -123,9 +136,11 @@ class DatasetsService:
                 except sa.exc.IntegrityError:
                     raise _exists(request.name) from None
                 rows.put_version(connection, dataset_id, version, principal.user_id, now)
+                data = {"dataset_id": dataset_id, "visibility": request.visibility, "size_bytes": version.schema.num_bytes}
+                self._append(connection, "dataset_uploaded", data, principal)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
-            info = await self._database.write(once(transaction))
+            info = await self._writes.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
@@ -165,12 +180,18 @@ class DatasetsService:
                 tags = rows.list_tags(connection, [dataset_id])[dataset_id]
                 words = search_text(dataset.name, dataset.description, tags, version.schema)
                 rows.update_dataset(connection, dataset_id, search_text=words)
-                return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+                info = self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
+                data = {"dataset_id": dataset_id, "version": info.version, "size_bytes": version.schema.num_bytes}
+                self._append(connection, "dataset_version_added", data, principal)
+                return info
 
-            info = await self._database.write(once(transaction))
+            info = await self._writes.write(once(transaction))
         await self._tell_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
+
+    def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], principal: Principal) -> None:
+        audit.append(connection, action, data, actor=principal.user_id, now=self._clock.now())
 
     async def _tell_change(self, *visibilities: Visibility) -> None:
         """Tell that a dataset has changed which is, or was, of this visibility."""
@@ -288,9 +309,11 @@ class DatasetsService:
 
         def transaction(connection: sa.Connection) -> tuple[Visibility, list[str]]:
             dataset = self._get_managed(connection, principal, dataset_id)
-            return dataset.visibility, rows.delete_dataset(connection, dataset_id, self._clock.now())
+            folders = rows.delete_dataset(connection, dataset_id, self._clock.now())
+            self._append(connection, "dataset_deleted", {"dataset_id": dataset_id}, principal)
+            return dataset.visibility, folders
 
-        visibility, folders = await self._database.write(transaction)
+        visibility, folders = await self._writes.write(transaction)
         await self._tell_change(visibility)
         for folder in folders:
             await asyncio.to_thread(self._files.drop, folder)

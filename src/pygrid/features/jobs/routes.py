@@ -23,6 +23,7 @@ from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, IfNoneMatch, Precondition, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
 DatasetId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
@@ -86,7 +87,7 @@ async def stream_job(
 ) -> Stream:
     """Server-Sent Events: the job as it is, then each change and its progress until it has ended."""
     changes = await _service(state).follow(request.user, job_id, last_event_id)
-    return event_stream(_encode(changes), state.stopping)
+    return event_stream(_encode(changes), state.stopping, watch_session(request))
 
 
 async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[ServerEvent]:

@@ -23,6 +23,7 @@ from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
@@ -146,13 +147,14 @@ async def download_plan(request: AppRequest, state: State, process_id: PathId, p
 
 @get("/processes/{process_id:int}/events", guards=[require()], responses=describe_problems(400, 401, 404))
 async def stream_events(
+    request: AppRequest,
     state: State,
     process_id: PathId,
     last_event_id: Annotated[int, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
 ) -> Stream:
     """Server-Sent Events: what happened to the process, then what happens."""
     events = await _service(state).follow(process_id, last_event_id)
-    return event_stream(_encode(events), state.stopping)
+    return event_stream(_encode(events), state.stopping, watch_session(request))
 
 
 async def _encode(events: AsyncIterator[Event]) -> AsyncIterator[ServerEvent]:

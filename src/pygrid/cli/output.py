@@ -1,0 +1,53 @@
+"""All that a command prints goes through here, where text of others loses what a terminal would obey.
+
+Names, descriptions, error texts of servers and contents of files come from people who need not mean well: control characters
+and escape sequences, which move the cursor or write to the clipboard; marks that reverse the direction of text; line breaks
+that fake lines of this program. `pygrid.plans.text.printable` replaces them. Rich gets `Text`, so that brackets are no markup.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+
+def say(text: object = "", *, err: bool = False) -> None:
+    """Print one line, to standard error if ``err``; a line break in it is replaced."""
+    print(line(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = False) -> None:
+    """Print a text of several lines.
+
+    Args:
+        indent: before each line. Text of others gets one, or ``hanging``, so that it fakes no line of this program.
+        hanging: before each line but the first.
+    """
+    for number, part in enumerate(str(text).split("\n")):
+        say(f"{hanging if number else indent}{line(part)}", err=err)
+
+
+def say_json(value: Any) -> None:
+    """Print a message, or several, as JSON for scripts; what a terminal would obey is escaped, so the value is the same."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    say_lines(_UNSAFE.sub(lambda match: _escaped(match[0]), text))
+
+
+def line(text: object) -> str:
+    """The text as one line that is safe to print."""
+    from pygrid.plans.text import printable  # here, so that help comes at once
+
+    return printable(str(text)).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+
+_UNSAFE = re.compile(r"[^\x20-\x7e\n]")
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

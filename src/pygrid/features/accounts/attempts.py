@@ -1,0 +1,113 @@
+"""How often people may try to log in, sign up or use a private key, and the trace that failures leave."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.errors import TooManyRequests
+from pygrid.messages.relay import RELAYED
+from pygrid.storage import audit
+from pygrid.web.attempts import Attempt, AttemptSketch, Bound, network_of, shortened
+
+WINDOW_S = 60.0
+MAX_PER_ACCOUNT_AND_ADDRESS = 10
+MAX_PER_ADDRESS = 50
+"""Log-ins and keys that failed, of all accounts together."""
+MAX_PER_ACCOUNT = 100
+"""From all addresses together; counted apart for direct callers and for those that Networks tell of."""
+MAX_RELAYED = 300
+"""From all callers that Networks tell of: a Network can make up as many addresses as it likes."""
+MAX_SIGN_UPS_PER_ADDRESS = 100
+MAX_KEY_USES = 10
+"""Of one private key, good uses included."""
+MAX_LISTED = 20
+"""Failed attempts that an audit entry lists; the others are counted."""
+
+
+class Attempts:
+    """The limits of an app. Each method raises TooManyRequests, ``too_many_attempts`` with ``retry_after_s``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._sketch = AttemptSketch(clock, WINDOW_S)
+
+    def begin_login(self, email_key: str, address: str) -> Attempt:
+        """Count a log-in before it is checked, so that attempts at the same time can't pass the limit together."""
+        origin, mark = network_of(address), RELAYED if address.startswith(RELAYED) else "direct:"
+        return self._sketch.record(
+            *self._bounds_of(address),
+            Bound(f"account {mark}{email_key}", MAX_PER_ACCOUNT),
+            Bound(f"both {origin} {email_key}", MAX_PER_ACCOUNT_AND_ADDRESS),
+        )
+
+    def begin_key(self, address: str) -> Attempt:
+        """Count a private key that may be wrong. `forget` it if it was good; `record_key_use` counts that."""
+        return self._sketch.record(*self._bounds_of(address))
+
+    def record_key_use(self, user_id: int) -> None:
+        """Count a use of the private key of this user."""
+        self._sketch.record(Bound(f"key of {user_id}", MAX_KEY_USES))
+
+    def record_sign_up(self, address: str) -> None:
+        """Count an account that somebody without one makes."""
+        self._sketch.record(Bound(f"sign-up {network_of(address)}", MAX_SIGN_UPS_PER_ADDRESS))
+
+    def begin_setup_code(self, address: str) -> Attempt:
+        """Count a try of the set-up code."""
+        return self._sketch.record(*self._bounds_of(address), Bound("set-up code", MAX_PER_ACCOUNT))
+
+    def forget(self, attempt: Attempt) -> None:
+        """Take back an attempt that turned out well."""
+        self._sketch.forget(attempt)
+
+    @staticmethod
+    def _bounds_of(address: str) -> list[Bound]:
+        bounds = [Bound(f"address {network_of(address)}", MAX_PER_ADDRESS)]
+        return [*bounds, Bound("relayed", MAX_RELAYED)] if address.startswith(RELAYED) else bounds
+
+
+class FailureLog:
+    """Failed log-ins and keys since the last entry in the audit log: one entry tells of all, so no caller can flood the log.
+
+    Args:
+        write: runs a function in a transaction of the audit log.
+    """
+
+    def __init__(self, write: Callable[[Callable[[sa.Connection], object]], Awaitable[object]], clock: Clock) -> None:
+        self._write = write
+        self._clock = clock
+        self._reset()
+
+    def record(self, kind: str, user_id: int | None, address: str) -> None:
+        """Note a wrong ``kind``, for example ``password``. ``user_id`` None: no account has this e-mail or key."""
+        self._num_failed += 1
+        if len(self._listed) < MAX_LISTED:
+            self._listed.append({"wrong": kind, "user_id": user_id, "from": shortened(address)})
+
+    def record_refused(self) -> None:
+        """Note an attempt over the limit, which was not checked."""
+        self._num_refused += 1
+
+    async def write_entry(self) -> None:
+        """Write what there is as one entry ``logins_failed``; nothing if there is nothing."""
+        if not (self._num_failed or self._num_refused):
+            return
+        data: dict[str, Any] = {"num_failed": self._num_failed, "num_refused": self._num_refused, "first": self._listed}
+        self._reset()
+        now = self._clock.now()
+        await self._write(lambda connection: audit.append(connection, "logins_failed", data, actor=None, now=now))
+
+    def limited(self, begin: Callable[[], Attempt]) -> Attempt:
+        """What ``begin`` returns; its refusal is noted."""
+        try:
+            return begin()
+        except TooManyRequests:
+            self.record_refused()
+            raise
+
+    def _reset(self) -> None:
+        self._num_failed = self._num_refused = 0
+        self._listed: list[dict[str, Any]] = []

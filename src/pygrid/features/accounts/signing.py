@@ -1,0 +1,349 @@
+"""Signing up and in, sessions and private keys: whatever proves who somebody is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import access
+from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
+from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
+from pygrid.features.accounts.attempts import Attempts, FailureLog
+from pygrid.features.accounts.passwords import Passwords, normalize_password
+from pygrid.ids import hash_secret, new_secret
+from pygrid.storage import accounts as store
+from pygrid.storage import audit
+from pygrid.storage.accounts import User
+from pygrid.storage.database import Database
+from pygrid.storage.setup_code import SetupCode
+from pygrid.web.sessions import SessionChanges
+
+logger = logging.getLogger(__name__)
+
+SESSION_IDLE = dt.timedelta(hours=12)
+SESSION_TOUCH = dt.timedelta(minutes=5)
+"""The last use of a session is stored at most this often, so that reading does not write."""
+MIN_PASSWORD, MAX_PASSWORD = 8, 1024
+
+T = TypeVar("T")
+
+
+class Writes(Protocol):
+    """Writes that leave an entry in the audit log."""
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction that may append to the log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedUser:
+    """A user, and the new private key, which is shown this once; None: the user has no private key now."""
+
+    user: User
+    private_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """The token is shown this once; it is good for ``expires_in_s`` after each use."""
+
+    token: str
+    expires_in_s: int
+
+
+class SignIn:
+    """Use cases of credentials; `AccountService` has them, too.
+
+    Args:
+        writes: transactions of the audit log.
+        setup_code: what the very first account needs; None: nothing.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writes: Writes,
+        clock: Clock,
+        *,
+        open_signup: bool,
+        access: AppAccess = DOMAIN_ACCESS,
+        setup_code: SetupCode | None = None,
+    ) -> None:
+        self.access = access
+        self.session_changes = SessionChanges()
+        self.failures = FailureLog(writes.write, clock)
+        self._database = database
+        self._writes = writes
+        self._clock = clock
+        self._open_signup = open_signup
+        self._setup_code = setup_code
+        self._passwords = Passwords()
+        self._attempts = Attempts(clock)
+
+    def close(self) -> None:
+        """End the threads that hash."""
+        self._passwords.close()
+
+    # Signing up and in
+
+    async def sign_up(
+        self,
+        email: str,
+        password: str,
+        role_id: int | None = None,
+        *,
+        actor: Principal | None = None,
+        by_key: bool = False,
+        setup_code: str | None = None,
+        address: str = "",
+    ) -> KeyedUser:
+        """Make an account. The very first one becomes Owner, whatever role is asked for.
+
+        After that somebody without an account gets the role User; an actor with ``can_create_users`` may choose a role within
+        their own.
+
+        Args:
+            by_key: the actor showed a private key, which gives only roles below the actor's own.
+            setup_code: for the very first account, where the app wants one.
+            address: where the request came from, to limit attempts.
+        Raises:
+            Conflict: ``email_taken``. Forbidden: ``signup_closed``: this needs ``can_create_users`` here;
+            ``setup_code_needed``, ``setup_code_wrong``. InvalidInput: ``invalid_email``, ``weak_password``. TooManyRequests:
+            ``busy``, ``too_many_attempts``.
+        """
+        email, email_key = normalise_email(email)
+        check_password(password)
+        if await self._database.read(store.has_first_owner):
+            self._check_may_sign_up(actor)
+            if actor is None:
+                self._attempts.record_sign_up(address)
+        else:
+            self._check_setup_code(setup_code, address)
+        password_hash = await self._passwords.hash(password)
+        private_key = new_secret()
+        now = self._clock.now()
+
+        def put(connection: sa.Connection) -> User:
+            if is_first := store.acquire_first_owner(connection, now):
+                role = OWNER
+            else:
+                self._check_may_sign_up(actor)
+                role = USER if actor is None or role_id is None else self._role_to_give(connection, actor, role_id, by_key)
+            user_id = store.put_user(
+                connection,
+                email=email,
+                email_key=email_key,
+                password_hash=password_hash,
+                private_key_hash=hash_secret(private_key),
+                role_id=role.id,
+                now=now,
+            )
+            by = "first" if is_first else "self" if actor is None else "private_key" if by_key else "session"
+            data = {"user_id": user_id, "role": role.name, "by": by}
+            audit.append(connection, "user_signed_up", data, actor=actor.user_id if actor else user_id, now=now)
+            return store.get_user(connection, user_id)
+
+        user = await self._writes.write(put)
+        if self._setup_code is not None:
+            self._setup_code.remove()
+        logger.info("user signed up", extra={"user_id": user.id, "role": user.role.name})
+        return KeyedUser(user, private_key)
+
+    def _check_may_sign_up(self, actor: Principal | None) -> None:
+        if not self._open_signup and (actor is None or not actor.may(Permission.CREATE_USERS)):
+            raise Forbidden("new accounts are made by the people who run this server: ask them for one", code="signup_closed")
+
+    def _check_setup_code(self, given: str | None, address: str) -> None:
+        if self._setup_code is None:
+            return
+        if not given:
+            raise Forbidden(
+                "the first account needs the set-up code, which the server showed when it started and keeps in the file "
+                f"{self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login --setup-code CODE)",
+                code="setup_code_needed",
+            )
+        attempt = self.failures.limited(lambda: self._attempts.begin_setup_code(address))
+        if not self._setup_code.fits(given):
+            self.failures.record("setup_code", None, address)
+            raise Forbidden("this is not the set-up code that the server showed when it started", code="setup_code_wrong")
+        self._attempts.forget(attempt)
+
+    @staticmethod
+    def _role_to_give(connection: sa.Connection, actor: Principal, role_id: int, by_key: bool) -> Role:
+        role = store.get_role(connection, role_id)
+        check = access.can_give_role_by_key if by_key else access.can_give_role
+        refuse(check(store.get_principal(connection, actor.user_id), role))
+        return role
+
+    async def log_in(self, email: str, password: str, address: str) -> NewSession:
+        """Begin a session. ``address``: where the request came from, to limit attempts.
+
+        Raises:
+            InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests: ``too_many_attempts``
+            (the limits are in `pygrid.features.accounts.attempts`); ``busy``.
+        """
+        email_key = _email_key(email)
+        attempt = self.failures.limited(lambda: self._attempts.begin_login(email_key, address))
+        found = await self._database.read(lambda connection: store.find_password_hash(connection, email_key))
+        try:
+            good = len(password) <= MAX_PASSWORD and await self._passwords.verify(password, None if found is None else found[1])
+        except TooManyRequests:  # busy, so nothing was checked
+            self._attempts.forget(attempt)
+            raise
+        if found is None or not good:
+            self.failures.record("password", None if found is None else found[0], address)
+            raise InvalidCredentials("the e-mail or the password is wrong")
+        self._attempts.forget(attempt)
+        user_id, password_hash = found
+        is_old = await self._passwords.needs_rehash(password, password_hash)
+        new_hash = await self._passwords.hash(password) if is_old else None
+        token, now = new_secret(), self._clock.now()
+
+        def put(connection: sa.Connection) -> None:
+            # The password may have been changed, or the account deleted, while it was being checked.
+            if store.find_password_hash(connection, email_key) != (user_id, password_hash):
+                raise InvalidCredentials("the e-mail or the password is wrong")
+            if new_hash is not None:
+                store.update_password_hash(connection, user_id, new_hash)
+            store.put_session(connection, hash_secret(token), user_id, now, now + SESSION_IDLE)
+
+        await self._database.write(put)
+        logger.info("user logged in", extra={"user_id": user_id})
+        return NewSession(token, int(SESSION_IDLE.total_seconds()))
+
+    async def log_out(self, token: str) -> None:
+        """End the session of this token."""
+        await self._database.write(lambda connection: store.release_session(connection, hash_secret(token)))
+        self.session_changes.notify()
+
+    async def authenticate(self, token: str) -> Principal:
+        """Whose session it is, with the role they have now; puts off the end of the session.
+
+        Raises:
+            InvalidCredentials: no such session, or it has ended.
+        """
+        token_hash, now = hash_secret(token), self._clock.now()
+        session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
+        if session is None or session.expires_at <= now:
+            raise InvalidCredentials("this session has ended or never was: log in again")
+        if now - session.last_seen_at >= SESSION_TOUCH:
+            await self._database.write(lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE))
+        return session.principal
+
+    async def find_principal(self, token: str) -> Principal | None:
+        """Whose session it is, None if it has ended; this is no use of the session, so it does not put off its end."""
+        token_hash, now = hash_secret(token), self._clock.now()
+        session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
+        return None if session is None or session.expires_at <= now else session.principal
+
+    async def authenticate_key(self, private_key: str, address: str) -> Principal:
+        """Whose private key it is.
+
+        Raises:
+            InvalidCredentials: no account has this key. TooManyRequests: ``too_many_attempts`` with this key, or from this
+            address.
+        """
+        attempt = self.failures.limited(lambda: self._attempts.begin_key(address))
+        key_hash = hash_secret(private_key)
+        owner = await self._database.read(lambda connection: store.find_private_key_owner(connection, key_hash))
+        if owner is None:
+            self.failures.record("private_key", None, address)
+            raise InvalidCredentials("no account has this private key: it was rotated or revoked, or its password changed")
+        self._attempts.forget(attempt)
+        self._attempts.record_key_use(owner.user_id)
+        return owner
+
+    async def rotate_private_key(self, actor: Principal, user_id: int) -> KeyedUser:
+        """A new private key in place of the one before. Only for oneself, so that nobody holds the key of another."""
+        if actor.user_id != user_id:
+            raise not_permitted(Refusal.MISSING_PERMISSION)
+        private_key = new_secret()
+
+        def rotate(connection: sa.Connection) -> User:
+            user = self._manage(connection, actor, user_id)
+            store.update_private_key_hash(connection, user_id, hash_secret(private_key))
+            self._append(connection, "private_key_rotated", {"user_id": user_id}, actor)
+            return user
+
+        return KeyedUser(await self._writes.write(rotate), private_key)
+
+    async def revoke_private_key(self, actor: Principal, user_id: int) -> User:
+        """Make the private key of the user invalid; `rotate_private_key` makes another one."""
+
+        def revoke(connection: sa.Connection) -> User:
+            user = self._manage(connection, actor, user_id)
+            store.update_private_key_hash(connection, user_id, None)
+            self._append(connection, "private_key_revoked", {"user_id": user_id}, actor)
+            return user
+
+        return await self._writes.write(revoke)
+
+    def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], actor: Principal) -> None:
+        audit.append(connection, action, data, actor=actor.user_id, now=self._clock.now())
+
+    async def remove_expired_sessions(self) -> None:
+        """Forget sessions that have ended."""
+        now = self._clock.now()
+        await self._database.write(lambda connection: store.delete_expired_sessions(connection, now))
+
+    @staticmethod
+    def _manage(connection: sa.Connection, actor: Principal, user_id: int) -> User:
+        """The user, if the actor, with the role they have now, may change it."""
+        now_actor = store.get_principal(connection, actor.user_id)
+        if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
+            raise not_permitted(Refusal.MISSING_PERMISSION)
+        user = store.get_user(connection, user_id)
+        refuse(access.can_manage_user(now_actor, user_id, user.role))
+        return user
+
+
+def normalise_email(email: str) -> tuple[str, str]:
+    """The address as it is kept and shown, and as it is compared: NFKC, case-folded.
+
+    Raises:
+        InvalidInput: ``invalid_email``: not ``NAME@HOST``, or longer than 254.
+    """
+    shown = email.strip()
+    name, at, host = shown.rpartition("@")
+    good = name and at and host and len(shown) <= 254 and shown.isprintable() and not any(c.isspace() for c in shown)
+    if not good:
+        raise InvalidInput("the e-mail must look like name@host, with 254 characters at the most", code="invalid_email")
+    return shown, _email_key(shown)
+
+
+def _email_key(email: str) -> str:
+    return unicodedata.normalize("NFKC", email.strip()[:254]).casefold()
+
+
+def check_password(password: str) -> None:
+    if not len(normalize_password(password)) >= MIN_PASSWORD or len(password) > MAX_PASSWORD:
+        raise InvalidInput(f"the password must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", code="weak_password")
+
+
+_DETAILS = {
+    Refusal.MISSING_PERMISSION: "your role does not allow this",
+    Refusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
+    Refusal.BEYOND_OWN: "nobody can give more permissions than they have",
+    Refusal.BEYOND_KEY: "a private key gives only roles below the role of its owner: log in, and use the session instead",
+}
+
+
+def refuse(refusal: Refusal | None) -> None:
+    if refusal is Refusal.LAST_OWNER:
+        raise Forbidden("this is the last Owner: make another user Owner first", code="last_owner")
+    if refusal is Refusal.BUILT_IN:
+        raise Forbidden("the roles User and Owner stay as they are", code="built_in_role")
+    if refusal is not None:
+        raise not_permitted(refusal)
+
+
+def not_permitted(refusal: Refusal) -> Forbidden:
+    return Forbidden(_DETAILS[refusal], code="not_permitted", reason=str(refusal))

@@ -1,0 +1,78 @@
+"""The code that the first account needs where others can reach the app. It is good once: the first account ends it."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from pygrid.errors import InvalidConfig
+from pygrid.settings import AppSettings, is_loopback_url, make_data_dir
+
+SETUP_CODE_FILE = "setup-code"
+_CODE_BYTES = 10
+
+
+class SetupCode:
+    """A set-up code: the one of the settings, else the one that is made on first use and kept in a file (mode 0600)."""
+
+    def __init__(self, path: Path, given: str = "") -> None:
+        self.path = path
+        self._given = given
+
+    def read(self) -> str:
+        """The code.
+
+        Raises:
+            InvalidConfig: ``setup_code_damaged``: the file is empty.
+        """
+        return self._given or _kept_code(self.path)
+
+    def fits(self, given: str) -> bool:
+        """Whether it is the code; upper and lower case, dashes and blanks make no difference. Raises as `read`."""
+        return hmac.compare_digest(_plain(given), _plain(self.read()))
+
+    def remove(self) -> None:
+        """Delete the file: an Owner exists."""
+        self.path.unlink(missing_ok=True)
+
+
+def find_setup_code(settings: AppSettings) -> SetupCode | None:
+    """The set-up code of an app; None: it needs none, because only this machine reaches it.
+
+    An app that listens on loopback and has a public address is behind a proxy: others reach it, too.
+    """
+    if settings.is_loopback and (not settings.address or is_loopback_url(settings.address)):
+        return None
+    return SetupCode(settings.data_dir / SETUP_CODE_FILE, settings.setup_code)
+
+
+def _kept_code(path: Path) -> str:
+    make_data_dir(path.parent)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        code = path.read_text().strip()
+        if not code:
+            raise InvalidConfig(
+                f"{path} holds no set-up code: delete the file and a new one is made", code="setup_code_damaged"
+            ) from None
+        return code
+    with os.fdopen(descriptor, "w") as file:
+        code = _new_code()
+        file.write(code + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return code
+
+
+def _new_code() -> str:
+    """80 random bits, like ``k7qd-x2mv-...``: to be read from a screen and typed."""
+    text = base64.b32encode(secrets.token_bytes(_CODE_BYTES)).decode().lower()
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _plain(code: str) -> bytes:
+    return "".join(code.lower().replace("-", "").split()).encode("utf-8", "surrogatepass")

@@ -1,0 +1,155 @@
+"""Which requests a page of another site has made a browser send: they are refused. Pure ASGI.
+
+A page that a user of this app looks at can make the user's browser send requests here, also to the user's own machine.
+It is refused by two headers that no page can set itself:
+
+- `Host` names what the browser believes to talk to. A name of another site (DNS rebinding) is not one of this app's names.
+- `Origin` names the site of the page. It must be this app's, on every request that changes something and every WebSocket.
+
+The devices' routes are open to pages of any origin (`Headers`): they carry no credential that a browser would add by itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from pygrid.errors import Forbidden
+from pygrid.messages import media
+from pygrid.messages.relay import RELAYED
+
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OTHER_SITES = frozenset({b"cross-site", b"same-site"})
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the app is reached.
+
+    Attributes:
+        names: host names in lower case, in addition to loopback names and IP addresses.
+        address: URL under which others reach it, through a proxy perhaps; empty: none is known.
+    """
+
+    names: frozenset[str] = frozenset()
+    address: str = ""
+
+    def is_known(self, host: str) -> bool:
+        """Whether the value of a header ``Host`` is of this app.
+
+        IP addresses are: a page that reaches the app by one has that address as its origin, so rebinding needs a name.
+        """
+        name = _host_name(host)
+        if name is None:
+            return False
+        return name in self.names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a page of this origin was served at ``host``, or at the app's address."""
+        try:
+            parts, own = urlsplit(origin.lower()), urlsplit(self.address.lower())
+        except ValueError:
+            return False
+        if parts.scheme not in _DEFAULT_PORTS or not parts.netloc:
+            return False
+        if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
+            return True
+        default = _DEFAULT_PORTS[parts.scheme]
+        return parts.netloc.removesuffix(default) == host.lower().removesuffix(default)
+
+
+class RefuseOtherSites:
+    """Refuses with 403: ``unknown_host`` what is meant for another host, ``cross_site_refused`` what another site's page sent.
+
+    Args:
+        open_paths: devices' routes, which pages of any origin may call.
+    """
+
+    def __init__(self, app: ASGIApp, site: Site, open_paths: Collection[str] = ()) -> None:
+        self._app = app
+        self._site = site
+        self._open_paths = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._find_fault(scope) if scope["type"] in (ScopeType.HTTP, ScopeType.WEBSOCKET) else None
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(scope, receive, send, error)
+
+    def _find_fault(self, scope: Scope) -> Forbidden | None:
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.lower(), []).append(value)
+        hosts = [value.decode("latin-1") for value in headers.get(b"host", [])]
+        if len(hosts) > 1 or (hosts and not _is_relayed(scope) and not self._site.is_known(hosts[0])):
+            shown = hosts[0][:100]
+            return Forbidden(
+                f"this server is not known as {shown!r}; if it is, tell it so: PYGRID_HOSTS (--hosts) lists its names",
+                code="unknown_host",
+                host=shown,
+            )
+        if scope["path"] in self._open_paths or (scope["type"] == ScopeType.HTTP and scope["method"] in _HARMLESS):
+            return None
+        origins = headers.get(b"origin", [])
+        if origins:
+            is_own = len(origins) == 1 and self._site.is_own(origins[0].decode("latin-1"), hosts[0] if hosts else "")
+        else:
+            is_own = not _OTHER_SITES.intersection(headers.get(b"sec-fetch-site", []))
+        if is_own:
+            return None
+        return Forbidden("a page of another site may not change things here", code="cross_site_refused")
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) -> None:
+    body = msgspec.json.encode(error.to_problem())
+    headers = [(b"content-type", media.PROBLEM.encode()), (b"content-length", str(len(body)).encode())]
+    start: Any = {"type": "http.response.start", "status": error.status, "headers": headers}
+    if scope["type"] == ScopeType.WEBSOCKET:
+        await receive()  # the message that a WebSocket is asked for
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+            return
+        begun, content = (
+            {**start, "type": "websocket.http.response.start"},
+            {"type": "websocket.http.response.body", "body": body},
+        )
+        await send(cast("Any", begun))
+        await send(cast("Any", content))
+        return
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _is_relayed(scope: Scope) -> bool:
+    """Whether the connection came through a Network's pipe, which no browser can open: there ``Host`` means nothing."""
+    client = scope.get("client")
+    return client is not None and client[0].startswith(RELAYED)
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a header ``Host``, in lower case and without port; None: the header is malformed."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises for what is not a number
+    except ValueError:
+        return None
+    if parts.netloc != host or "@" in host or not parts.hostname:
+        return None
+    return parts.hostname.rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
