@@ -86,6 +86,7 @@ class Database:
         self._lookups: sa.Connection | None = None
         self._write_connection: sa.Connection | None = None
         self._closed = False
+        self._guard: Callable[[sa.Connection], None] | None = None
         self._writer = threading.Thread(target=self._write_loop, name="database-write", daemon=True)
         self._writer.start()
 
@@ -144,6 +145,10 @@ class Database:
         """`read` for code that runs in a thread of its own."""
         with self.engine.connect() as connection:
             return fn(connection)
+
+    def guard_writes(self, guard: Callable[[sa.Connection], None]) -> None:
+        """Call ``guard`` first in each transaction that writes; if it raises, no unit of the transaction runs."""
+        self._guard = guard
 
     def close(self) -> None:
         """Finish what is waiting, then let go of every connection. Harmless when called twice."""
@@ -225,6 +230,7 @@ class Database:
         connection = self._write_connection = self._write_connection or self._writing.connect()
         try:
             with connection.begin():
+                self._check_guard(connection)
                 return [(unit.fn(connection, *unit.args), None) for unit in batch]
         except BaseException:
             # It may be broken; the pool hands out a good one.
@@ -232,9 +238,14 @@ class Database:
             connection.close()
             raise
 
+    def _check_guard(self, connection: sa.Connection) -> None:
+        if self._guard is not None:
+            self._guard(connection)
+
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         with self._writing.begin() as connection:
+            self._check_guard(connection)
             for unit in batch:
                 try:
                     with connection.begin_nested():
