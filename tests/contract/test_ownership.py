@@ -107,8 +107,9 @@ async def test_a_postgresql_database_has_one_owner(two: tuple[Database, Database
         keeping = asyncio.create_task(owner.keep())
         before = _holders(other)
         _cut(other)
-        while not (after := _holders(other)) or after == before:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while not (after := _holders(other)) or after == before:  # noqa: ASYNC110 - another process changes it
+                await asyncio.sleep(0.01)
         refusal("already_running", rival.acquire)
         await database.write(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
 
@@ -130,7 +131,10 @@ async def test_a_postgresql_database_has_one_owner(two: tuple[Database, Database
             used.close()
 
 
-_HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+_HOLDERS = """
+    SELECT pid FROM pg_locks JOIN pg_database ON pg_locks.database = pg_database.oid
+    WHERE locktype = 'advisory' AND datname = current_database()
+"""
 
 
 def _holders(database: Database) -> list[int]:

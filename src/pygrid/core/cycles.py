@@ -123,6 +123,14 @@ def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None
     return _deadline(config, now)
 
 
+def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """The cycle with a deadline that is no further away than a new one would be; another only if the clock was set back."""
+    latest = _deadline(config, now)
+    if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
+        return cycle
+    return replace(cycle, deadline_at=latest)
+
+
 def is_last(cycle: Cycle, config: ServerConfig) -> bool:
     """Whether the process is finished once this cycle is completed."""
     return config.num_cycles > 0 and cycle.sequence >= config.num_cycles
