@@ -123,13 +123,13 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
 
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
     cycles = build_cycles(store, clock, stopping, metrics)
-    processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
     jobs = _build_jobs(ground, places)
+    processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)
     remote.on_ask = jobs.runner.poke
     workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
     inference = InferenceWorkers(

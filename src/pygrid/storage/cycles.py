@@ -146,6 +146,7 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
         .values(
             state=cycle.state.value,
             attempt=cycle.attempt,
+            checkpoint=cycle.checkpoint,
             num_assigned=cycle.num_assigned,
             opened_at=cycle.opened_at,
             deadline_at=cycle.deadline_at,
