@@ -115,7 +115,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
     Args:
         folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
     Raises:
-        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is needed, a database URL that is none, or a damaged identity file.
+        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is
+            needed, a database URL that is none, or a damaged identity file.
     """
     settings = with_secret(settings)
     ground = Ground.open(settings, clock or SystemClock(), folder_lock)

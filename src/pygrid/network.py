@@ -55,7 +55,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None, fold
     Args:
         folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
     Raises:
-        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is needed, a damaged identity, or a database URL that is none.
+        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is
+            needed, a damaged identity, or a database URL that is none.
     """
     settings = with_secret(settings)
     clock = clock or SystemClock()

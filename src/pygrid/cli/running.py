@@ -60,7 +60,8 @@ def serve(
         build: makes the app, which releases the lock of the data folder at its end.
         prepare: brings the store to the present; gives what tells the operator, for a port, that the app is ready.
     Raises:
-        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine. Unavailable: the database does not answer.
+        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine.
+            Unavailable: the database does not answer.
     """
     from pygrid.cli.memory import limit_fragmentation
     from pygrid.cli.server import AppServer

@@ -64,7 +64,7 @@ class FolderLock:
         """
         make_data_dir(folder)
         path = folder / LOCK_FILE
-        # Python closes descriptors in programs that it starts (PEP 446), so no Worker keeps the folder of a Domain that is gone.
+        # Python closes descriptors in programs that it starts (PEP 446), so no Worker keeps the folder of a dead Domain.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,8 +106,8 @@ class FolderLock:
 class DatabaseLock:
     """The right to write to a database.
 
-    SQLite needs none: its file belongs to one data folder (`pygrid.storage.installation`), which has a lock. On PostgreSQL it is
-    an advisory lock on a connection of its own, and a number of the owner.
+    SQLite needs none: its file belongs to one data folder (`pygrid.storage.installation`), which has a lock.
+    On PostgreSQL it is an advisory lock on a connection of its own, and a number of the owner.
     """
 
     def __init__(self, database: Database) -> None:
@@ -201,13 +201,12 @@ def _read_holder(path: Path) -> Holder | None:
 
 
 def _already_running(folder: Path, holder: Holder | None) -> InvalidConfig:
-    if holder is None:
-        who, fields = "another process", {}
-    else:
+    who, fields = "another process", dict[str, Any]()
+    if holder is not None:
         where = f" at {holder.address}" if holder.address else ""
         since = f"{holder.since:%Y-%m-%d %H:%M:%S} UTC"
         who = f"a {holder.app.capitalize()}{where} (process {holder.pid} on {holder.host}, since {since})"
-        fields: dict[str, Any] = {"pid": holder.pid, "host": holder.host, "address": holder.address}
+        fields = {"pid": holder.pid, "host": holder.host, "address": holder.address}
     return InvalidConfig(
         f"the data folder {folder} is in use by {who}: stop that app, or choose another folder (--data-dir)",
         code="already_running",

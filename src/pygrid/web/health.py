@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pygrid.errors import PygridError, Unavailable
 from pygrid.metrics import Metrics
+from pygrid.settings import AppSettings
 from pygrid.web.problems import describe_problems
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ async def readyz(state: State) -> Health:
     except (SQLAlchemyError, PygridError) as error:
         logger.warning("database does not answer", extra={"error": type(error).__name__})
         raise Unavailable("the database does not answer", code="database_unavailable") from error
-    if trouble := await asyncio.to_thread(find_disk_trouble, state.settings.data_dir):
+    settings: AppSettings | None = state.get("settings")
+    if settings is not None and (trouble := await asyncio.to_thread(find_disk_trouble, settings.data_dir)):
         raise Unavailable(trouble, code="disk_full")
     if failing := state.tasks.failing:
         raise Unavailable(f"background tasks fail: {', '.join(failing)}", code="tasks_failing", tasks=failing)
