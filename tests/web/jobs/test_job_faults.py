@@ -8,6 +8,7 @@ damaged columns.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
 LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+
+
+async def until(true: Callable[[], Awaitable[Any]]) -> Any:
+    """What ``true`` gives once it is not false."""
+    async with asyncio.timeout(60):
+        while not (result := await true()):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
+            await asyncio.sleep(0.02)
+    return result
+
+
+async def failed(site: Site, job_id: str) -> dict[str, Any] | None:
+    job = await site.owner.job(job_id)
+    return job if job["state"] == "failed" else None
 
 
 async def actions(site: Site, job_id: str) -> list[str]:
@@ -54,9 +68,7 @@ async def test_a_result_that_could_not_be_stored_is_stored_again(
     place.rename(aside)
     place.touch()
     job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
-    async with asyncio.timeout(40):
-        while "end of job not stored" not in caplog.text:  # noqa: ASYNC110 - a log entry wakes nobody
-            await asyncio.sleep(0.02)
+    await until(lambda: asyncio.sleep(0, "end of job not stored" in caplog.text))
     assert (await site.scientist.job(job["id"]))["state"] == "running"
     place.unlink()
     aside.rename(place)
@@ -64,6 +76,11 @@ async def test_a_result_that_could_not_be_stored_is_stored_again(
     assert (await site.scientist.result(job["id"])).status_code == 200
     assert await charge_states(site) == ["released"]
     assert (await actions(site, job["id"])).count("job_started") == 1
+
+
+async def has_begun(site: Site, job_id: str, attempt: int) -> bool:
+    is_started = (await actions(site, job_id)).count("job_started") == attempt
+    return is_started and (await site.scientist.job(job_id))["progress"] > 0
 
 
 def kill_worker() -> None:
@@ -77,17 +94,16 @@ async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) 
     job = await site.scientist.submit(dataset, **LONG)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
     for attempt in (1, 2):
-        async with asyncio.timeout(40):
-            while (await actions(site, job["id"])).count("job_started") < attempt:
-                await asyncio.sleep(0.02)
-            while not (await site.scientist.job(job["id"]))["progress"] > 0:
-                await asyncio.sleep(0.02)
+        await until(lambda: has_begun(site, job["id"], attempt))
         kill_worker()
-    async with asyncio.timeout(40):
-        while (told := await site.owner.job(job["id"]))["state"] != "failed":
-            await asyncio.sleep(0.02)
+    told = await until(lambda: failed(site, job["id"]))
     assert told["code"] == "lost"
     assert (await actions(site, job["id"])).count("job_requeued") == 1
+
+
+async def has_worker() -> bool:
+    """Whether the fork server has a child."""
+    return len(psutil.Process().children(recursive=True)) >= 2
 
 
 async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Site) -> None:
@@ -95,13 +111,9 @@ async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Si
     await site.owner.set_policy(dataset)
     job = await site.scientist.submit(dataset, **LONG_PRIVATE)
     await site.scientist.wait(job["id"], "running")
-    async with asyncio.timeout(40):
-        while len(psutil.Process().children(recursive=True)) < 2:
-            await asyncio.sleep(0.02)
+    await until(has_worker)
     kill_worker()
-    async with asyncio.timeout(60):
-        while (await site.owner.job(job["id"]))["state"] == "running":
-            await asyncio.sleep(0.02)
+    await until(lambda: failed(site, job["id"]))
     assert (await actions(site, job["id"])).count("job_started") == 1
     assert await charge_states(site) == ["failed"]
 
@@ -127,10 +139,8 @@ async def test_damaged_columns_are_not_read(site: Site, settings: DomainSettings
         column.write_bytes(bytes(data))
     job = await site.scientist.submit(dataset)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
-    async with asyncio.timeout(40):
-        while (told := await site.owner.job(job["id"]))["state"] != "failed":
-            await asyncio.sleep(0.02)
-    assert "damaged" in told["private_detail"]
+    told = await until(lambda: failed(site, job["id"]))
+    assert "damaged" in told["detail"]
 
 
 async def test_a_damaged_result_does_not_leave(site: Site, settings: DomainSettings) -> None:
