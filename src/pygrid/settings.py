@@ -40,6 +40,7 @@ def _setting(default: Any, *, env: str, flag: str | None = None, help: str, also
 class AppSettings:
     """What an operator can set of any app. Times in seconds, sizes in bytes."""
 
+    app: ClassVar[Literal["domain", "network"]]
     secret_key: str = dataclasses.field(
         default="",
         repr=False,

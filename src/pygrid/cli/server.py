@@ -114,7 +114,7 @@ class AppServer(uvicorn.Server):
                     await loop.connect_accepted_socket(self._read_accepted, accepted)
         # What has arrived is read first. An idle connection is given a moment, as its client may be about to use it.
         until = loop.time() + IDLE_GRACE_S
-        while loop.time() < until and not self.force_exit:
+        while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - the handler of a signal wakes nobody
             await asyncio.sleep(IDLE_GRACE_S / 10)
 
     def _read_accepted(self) -> asyncio.Protocol:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) 
     job = await site.scientist.submit(dataset, **LONG)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
     for attempt in (1, 2):
-        await until(lambda: has_begun(site, job["id"], attempt))
+        await until(partial(has_begun, site, job["id"], attempt))
         kill_worker()
     told = await until(lambda: failed(site, job["id"]))
     assert told["code"] == "lost"

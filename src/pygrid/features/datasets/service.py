@@ -325,7 +325,7 @@ class DatasetsService:
             self._get_managed(connection, principal, dataset_id)
             return rows.get_version(connection, dataset_id, number).folder
 
-        folder = self._files.path(await self._database.read(load))
+        folder = await asyncio.to_thread(self._files.checked_path, await self._database.read(load))
         return await asyncio.to_thread(first_records, folder, num_records)
 
     async def list_tags(self, principal: Principal | None) -> list[str]:
