@@ -283,6 +283,6 @@ async def site(
 
 
 @pytest.fixture
-def people(site: Site) -> People:
+def site_people(site: Site) -> People:
     """Makes accounts on the Domain of `site`."""
     return People(site.web)
