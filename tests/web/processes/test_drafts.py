@@ -166,10 +166,10 @@ async def test_a_restart_keeps_drafts_but_for_old_ones_and_what_nobody_names(set
     app = build_domain(settings, clock=clock)
     async with running(app) as web:
         people = People(web)
-        site = Site(app, web, clock, settings.data_dir, await site_people.owner())
+        site = Site(app, web, clock, settings.data_dir, await people.owner())
         await made(site, name="old")
         clock.advance((drafts.KEEP_DAYS - 1) * DAY_S)
-        site.owner = await site_people.log_in("owner@example.org")
+        site.owner = await people.log_in("owner@example.org")
         draft = await made(site, name="new")
     (settings.data_dir / "drafts" / ("0" * 64)).write_bytes(b"left behind")
     clock.advance(2 * DAY_S)
