@@ -47,12 +47,14 @@ from pygrid.features.workers.service import WorkersService
 from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
-from pygrid.settings import DomainSettings, make_data_dir, with_secret
+from pygrid.settings import DomainSettings, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
+from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.migrations import migrate
+from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.storage.starts import record_start
 from pygrid.storage.store import Store
@@ -99,37 +101,42 @@ class Ground:
     stopping: Stopping
     database: Database
     store: Store
+    folder_lock: FolderLock
 
     @classmethod
-    def open(cls, settings: DomainSettings, clock: Clock) -> Ground:
-        """Raises InvalidConfig: a database URL that is none, or a damaged identity file."""
-        make_data_dir(settings.data_dir)
+    def open(cls, settings: DomainSettings, clock: Clock, folder_lock: FolderLock | None) -> Ground:
+        """Raises InvalidConfig: another app uses the data folder, a damaged identity file, or an unusable database URL."""
+        folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
+        check_folder(settings.data_dir, settings.app)
         identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
         database = Database(settings.database_url)
         store = Store.open(database, settings.data_dir, settings.num_replicas)
-        return cls(settings, clock, identity, Metrics(), Stopping(), database, store)
+        return cls(settings, clock, identity, Metrics(), Stopping(), database, store, folder_lock)
 
 
-def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Litestar:
+def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None) -> Litestar:
     """A Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
     ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests end.
 
+    Args:
+        folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
     Raises:
-        InvalidConfig: no secret key where one is needed, a database URL that is none, or a damaged identity file.
+        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is
+            needed, a database URL that is none, or a damaged identity file.
     """
     settings = with_secret(settings)
-    ground = Ground.open(settings, clock or SystemClock())
+    ground = Ground.open(settings, clock or SystemClock(), folder_lock)
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
     kept_answers = KeptAnswers(database, clock)
     cycles = build_cycles(store, clock, stopping, metrics)
-    processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
     places = Places(here, remote, settings.prefer_remote_workers)
     jobs = _build_jobs(ground, places)
+    processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)
     remote.on_ask = jobs.runner.poke
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public, jobs.writes)
     accounts = AccountService(
@@ -147,6 +154,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     associations.handlers = lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)}
     catalog.on_change(associations.tell_change)
 
+    database_lock = DatabaseLock(database)
+
     async def wake_waiting() -> None:
         await stopping.wait()
         store.signals.notify_all()
@@ -155,6 +164,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     async def opening() -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(migrate, database)
+            await asyncio.to_thread(match_database, database, settings.data_dir, settings.app)
+            await asyncio.to_thread(database_lock.acquire)
             await database.write(seed_roles)
             await cycles.scheduler.recover()
             await processes.drafts.recover()
@@ -174,6 +185,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             cycles.close()
             store.close()
             await asyncio.to_thread(database.close)
+            database_lock.release()
+            ground.folder_lock.release()
 
     messages = {**domain_messages(settings.id), **account_messages(accounts, settings.id), **model_messages(models)}
     app = build_app(
@@ -209,6 +222,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
             "pipes": pipes,
         },
         tasks=[
+            BackgroundTask("keep-database-lock", database_lock.keep),
             BackgroundTask("run-cycles", cycles.scheduler.run),
             BackgroundTask("run-jobs", jobs.runner.run),
             BackgroundTask.every(UPKEEP_S, "look-after-jobs", jobs.upkeep.run_once),

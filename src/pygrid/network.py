@@ -29,11 +29,13 @@ from pygrid.features.relay.network_side import Relay, relay_routes
 from pygrid.features.relay.pipes import Pipes, RelayLimits
 from pygrid.ids import hash_secret
 from pygrid.metrics import Metrics
-from pygrid.settings import NetworkSettings, make_data_dir, with_secret
+from pygrid.settings import NetworkSettings, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
+from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.migrations import migrate
+from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.storage.starts import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
@@ -51,17 +53,21 @@ NOTE_SEEN_S = 60.0
 REQUEST_SWEEP_S = 3600.0
 
 
-def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> Litestar:
+def build_network(settings: NetworkSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None) -> Litestar:
     """A Network as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
     ``app.state`` holds settings, clock, database, identity, links and services by name, and ``stopping``.
 
+    Args:
+        folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
     Raises:
-        InvalidConfig: no secret key where one is needed, a damaged identity, or a database URL that is none.
+        InvalidConfig: ``already_running``: another app uses the data folder; no secret key where one is
+            needed, a damaged identity, or a database URL that is none.
     """
     settings = with_secret(settings)
     clock = clock or SystemClock()
-    make_data_dir(settings.data_dir)
+    held = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
+    check_folder(settings.data_dir, settings.app)
     identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
     metrics = Metrics()
     stopping = Stopping()
@@ -95,6 +101,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     searched = WithLegacy(fleet, allow_private=settings.allow_private_addresses)
     discovery = DiscoveryService(searched, settings.num_replicas, Asking(metrics))
 
+    database_lock = DatabaseLock(database)
+
     async def close_links() -> None:
         await stopping.wait()
         await associations.close()
@@ -103,6 +111,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
     async def opening() -> AsyncIterator[None]:
         try:
             await asyncio.to_thread(migrate, database)
+            await asyncio.to_thread(match_database, database, settings.data_dir, settings.app)
+            await asyncio.to_thread(database_lock.acquire)
             await database.write(lambda connection: seed_roles(connection, NETWORK_ACCESS.roles))
             await associations.load()
             await database.write(lambda connection: record_start(connection, settings, clock.now()))
@@ -114,6 +124,8 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             await associations.note_seen()
             accounts.close()
             await asyncio.to_thread(database.close)
+            database_lock.release()
+            held.release()
 
     return build_app(
         title=f"Network {settings.id}",
@@ -144,6 +156,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None) -> L
             "searches": AttemptLimit(clock, MAX_SEARCHES, SEARCH_WINDOW_S),
         },
         tasks=[
+            BackgroundTask("keep-database-lock", database_lock.keep),
             BackgroundTask("close-links", close_links),
             BackgroundTask("check-addresses", direct.run),
             BackgroundTask.every(NOTE_SEEN_S, "note-seen", associations.note_seen),

@@ -41,6 +41,7 @@ def _setting(default: Any, *, env: str, flag: str | None = None, help: str, also
 class AppSettings:
     """What an operator can set of any app. Times in seconds, sizes in bytes."""
 
+    app: ClassVar[Literal["domain", "network"]]
     secret_key: str = dataclasses.field(
         default="",
         repr=False,
@@ -89,7 +90,6 @@ class AppSettings:
     shutdown_s: int = _setting(
         5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the app is stopped."
     )
-    app: ClassVar[Literal["domain", "network"]]
     id: str
     host: str
     port: int

@@ -264,7 +264,13 @@ def test_a_session_ends_with_logout(url: str, run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["login", "host", "edge", "process list", "process show", "process watch", "process finish", "model download"],
+    [
+        "login",
+        "host",
+        "edge",
+        *(f"process {name}" for name in ("list", "show", "watch", "finish", "restore")),
+        "model download",
+    ],
 )
 def test_help_shows_an_example(run: Run, command: str) -> None:
     done = run(*command.split(), "--help")

@@ -203,8 +203,8 @@ async def test_a_job_that_is_killed_takes_nothing_with_it(driver: SubprocessDriv
     (await running_process(driver)).kill()
     result = await task
     assert result.failure is not None
-    assert result.failure.kind == "crashed"
-    assert "signal 9" in result.failure.detail
+    assert result.failure.kind == "lost"
+    assert "SIGKILL" in result.failure.detail
     assert (await driver.run(job(folder))).failure is None
 
 

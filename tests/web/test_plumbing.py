@@ -26,8 +26,9 @@ from pygrid.errors import Conflict, PygridError, TooManyRequests
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
 from pygrid.storage.database import Database
-from pygrid.web import requests
+from pygrid.web import health, requests
 from pygrid.web.app import build_app
+from pygrid.web.health import PROBE_FILE
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
@@ -503,3 +504,17 @@ async def test_stopping_wakes_what_sleeps() -> None:
     stopping.set()
     assert await asyncio.wait_for(sleeping, 1) is True
     await asyncio.wait_for(stopping.wait(), 1)
+
+
+async def test_readiness_tells_a_full_disk(web: Web, domain: Litestar) -> None:
+    """The probe is written to a device that is always full, as a disk or a quota can be."""
+    (domain.state.settings.data_dir / PROBE_FILE).symlink_to("/dev/full")
+    problem = assert_problem(await web.get("/readyz"), 503, "disk_full")
+    assert "No space left" in problem["detail"]
+    (domain.state.settings.data_dir / PROBE_FILE).unlink()
+    assert (await web.get("/readyz")).status_code == 200
+
+
+async def test_readiness_wants_room_on_the_disk(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MIN_FREE_BYTES", 2**62)
+    assert_problem(await web.get("/readyz"), 503, "disk_full")

@@ -280,3 +280,9 @@ async def site(
     shutil.copytree(folder, settings.data_dir)
     async with running_site(build_domain(settings, clock=clock), clock, settings.data_dir, owner) as running_now:
         yield running_now
+
+
+@pytest.fixture
+def site_people(site: Site) -> People:
+    """Makes accounts on the Domain of `site`."""
+    return People(site.web)

@@ -79,7 +79,7 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
         identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE).key
         return lambda port: banner(settings, port, has_owner, str(identity))
 
-    running.serve(settings, port_file, prepare, lambda: build_domain(settings))
+    running.serve(settings, port_file, prepare, lambda lock: build_domain(settings, folder_lock=lock))
 
 
 def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) -> str:

@@ -62,7 +62,7 @@ def serve(settings: NetworkSettings, port_file: Path | None) -> None:
         has_owner = prepare_store(settings)
         return lambda port: banner(settings, port, has_owner)
 
-    running.serve(settings, port_file, prepare, lambda: build_network(settings))
+    running.serve(settings, port_file, prepare, lambda lock: build_network(settings, folder_lock=lock))
 
 
 def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:

@@ -103,6 +103,25 @@ def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
         say(f"{info.name} {info.version} is {info.state} after {info.num_checkpoints - 1} cycles")
 
 
+@app.command("restore")
+@friendly
+def restore(
+    name: Name,
+    checkpoint: Annotated[int, typer.Option(min=1, help="Number of the checkpoint to go on from.")],
+    version: Version = None,
+    url: UrlOption = None,
+) -> None:
+    """Go on from an earlier checkpoint; it is repeated as the newest one.
+
+    Example: pygrid process restore digits --checkpoint 3
+    """
+    from pygrid.client import connect
+
+    with connect(url) as domain:
+        info = domain.process(name, version).restore(checkpoint)
+        print(f"{info.name} {info.version} goes on from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
+
+
 def _progress(info: ProcessInfo) -> str:
     total = info.server_config.get("num_cycles")
     return f"{info.num_checkpoints - 1} of {total}" if total else f"{info.num_checkpoints - 1}"

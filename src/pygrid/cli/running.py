@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from litestar import Litestar
@@ -16,6 +16,9 @@ from litestar import Litestar
 from pygrid.cli.output import say_lines
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings
+
+if TYPE_CHECKING:
+    from pygrid.storage.ownership import FolderLock
 
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -62,26 +65,34 @@ def first_steps(settings: AppSettings, address: str) -> list[str]:
 
 
 def serve(
-    settings: AppSettings, port_file: Path | None, prepare: Callable[[], Callable[[int], str]], build: Callable[[], Litestar]
+    settings: AppSettings,
+    port_file: Path | None,
+    prepare: Callable[[], Callable[[int], str]],
+    build: Callable[[FolderLock], Litestar],
 ) -> None:
     """Run an app in this process until a signal ends it.
 
     Args:
         port_file: where to write the port once the app is ready.
+        build: makes the app, which releases the lock of the data folder at its end.
         prepare: brings the store to the present; gives what tells the operator, for a port, that the app is ready.
     Raises:
-        InvalidConfig: the address is taken or not of this machine. Unavailable: the database does not answer.
+        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine.
+            Unavailable: the database does not answer.
     """
     from pygrid.cli.memory import limit_fragmentation
     from pygrid.cli.server import AppServer
     from pygrid.logs import configure_logs
+    from pygrid.storage.ownership import FolderLock
 
     limit_fragmentation()
     allow_open_files()
     configure_logs(settings.log_level, settings.log_format, access=settings.access_log)
+    folder_lock = FolderLock.acquire(settings.data_dir, settings.app)
     listening = _listen(settings)
+    folder_lock.announce(shown_address(settings, listening.getsockname()[1]))
     banner = prepare()
-    app = build()
+    app = build(folder_lock)
 
     def announce() -> None:
         port = listening.getsockname()[1]

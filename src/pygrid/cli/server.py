@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextlib
+import fcntl
 import http
+import os
 import socket
+import termios
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,6 +18,7 @@ import msgspec
 import uvicorn
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from pygrid.messages import media
 from pygrid.transport.pipes import MAX_MESSAGE_BYTES
@@ -21,6 +27,17 @@ MAX_HEADER_BYTES = 16 * 1024
 """Of the request line and all headers together."""
 HEADER_TIMEOUT_S = 30.0
 """From the first byte of a connection or request to the end of its headers."""
+
+
+IDLE_GRACE_S = 0.2
+"""How long connections without a request stay open after the signal to stop, for requests that are on their way."""
+
+
+class DrainingState(ServerState):
+    """What the server's connections share."""
+
+    is_draining = False
+    """The app is about to stop: each connection ends with its next answer."""
 
 
 class AppServer(uvicorn.Server):
@@ -53,6 +70,7 @@ class AppServer(uvicorn.Server):
                 timeout_graceful_shutdown=shutdown_s,
             )
         )
+        self.server_state = DrainingState()
         self._app = app
         self._ready = ready
 
@@ -66,10 +84,41 @@ class AppServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.stopping.set()
+        await self._drain(sockets or [])
         await super().shutdown(sockets)
         if self.force_exit:
             # A second signal cuts requests off, but what the app has open is closed all the same.
             await self.lifespan.shutdown()
+
+    async def _drain(self, sockets: list[socket.socket]) -> None:
+        """Answer what was sent before the stop: the kernel resets connections that wait in a listening socket when it closes,
+        and those that are closed with bytes unread. Each answer from now on ends its connection.
+        """
+        assert isinstance(self.server_state, DrainingState)
+        self.server_state.is_draining = True
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.end_after_answer()
+        loop = asyncio.get_running_loop()
+        waiting = [socket.socket(fileno=os.dup(one.fileno())) for one in sockets]
+        # The servers let go of the listening sockets, which stay open by their copies.
+        for server in self.servers:
+            server.close()
+        for one in sockets:
+            one.close()
+        for one in waiting:
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError), one:
+                while not self.force_exit:
+                    accepted, _ = one.accept()
+                    await loop.connect_accepted_socket(self._read_accepted, accepted)
+        # What has arrived is read first. An idle connection is given a moment, as its client may be about to use it.
+        until = loop.time() + IDLE_GRACE_S
+        while loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - the handler of a signal wakes nobody
+            await asyncio.sleep(IDLE_GRACE_S / 10)
+
+    def _read_accepted(self) -> asyncio.Protocol:
+        return BoundedProtocol(self.config, self.server_state, self.lifespan.state)
 
     def _read_relayed(self, caller: str) -> asyncio.Protocol:
         """What reads a connection that came through a pipe, as one of this server's own."""
@@ -79,6 +128,16 @@ class AppServer(uvicorn.Server):
         # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits with 0.
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def _num_unread(transport: asyncio.BaseTransport) -> int:
+    """Bytes that arrived at a connection and wait in the kernel."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return 0
+    waiting = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, waiting)
+    return waiting[0]
 
 
 class _HeadersTooLarge(Exception):
@@ -131,6 +190,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._are_too_large = True
             raise _HeadersTooLarge
         super().on_headers_complete()
+        if getattr(self.server_state, "is_draining", False):
+            self.end_after_answer()
+
+    def end_after_answer(self) -> None:
+        """Have the answer to the newest request say ``Connection: close``, if there is one that has not begun."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called when the server closes its connections: one with bytes that were not read yet is answered first."""
+        if not _num_unread(self.transport):
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Called by the parser's side for whatever it did not take."""

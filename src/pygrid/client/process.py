@@ -140,6 +140,17 @@ class Process:
         """End the training: the open cycle is completed if it has reports, and no further one is opened."""
         return self._api.post(f"{self._path}/finish", ProcessInfo, once=True)
 
+    def restore(self, checkpoint: int) -> ProcessInfo:
+        """Go on from an earlier checkpoint: it is repeated as the newest one, and the open cycle starts from that.
+
+        Reports that the cycle has stay and count; devices that train now begin again.
+
+        Raises:
+            NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: ``blob_damaged``: that checkpoint
+                is damaged as well. Nothing was changed.
+        """
+        return self._api.post(f"{self._path}/restore", ProcessInfo, json={"checkpoint": checkpoint})
+
     def wait(self, num_cycles: int | None = None, *, timeout_s: float | None = None) -> ProcessInfo:
         """Return when ``num_cycles`` cycles are completed, or training is over, whichever is first.
 

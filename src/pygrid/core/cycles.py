@@ -103,6 +103,15 @@ def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     return replace(cycle, attempt=cycle.attempt + 1, num_assigned=cycle.num_reports, deadline_at=_deadline(config, now))
 
 
+def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetime) -> Cycle:
+    """A cycle that is not completed goes on from another checkpoint. Reports that came stay and count; an open cycle begins a
+    new attempt, as its clients train from the old one.
+    """
+    assert cycle.state is not CycleState.COMPLETED
+    again = reopen(cycle, config, now) if cycle.state is CycleState.OPEN else cycle
+    return replace(again, checkpoint=checkpoint)
+
+
 def close(cycle: Cycle) -> Cycle:
     """``open -> closing``: no more reports; what came is averaged. A cycle that nobody joined may close, too."""
     assert cycle.state in (CycleState.HOSTED, CycleState.OPEN)
@@ -121,6 +130,14 @@ def _deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
 def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
     """The deadline of a cycle that is created open at ``now``."""
     return _deadline(config, now)
+
+
+def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+    """The cycle with a deadline that is no further away than a new one would be; another only if the clock was set back."""
+    latest = _deadline(config, now)
+    if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
+        return cycle
+    return replace(cycle, deadline_at=latest)
 
 
 def is_last(cycle: Cycle, config: ServerConfig) -> bool:

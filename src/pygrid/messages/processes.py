@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -80,6 +80,12 @@ class PlanInfo(msgspec.Struct):
     kind: Literal["training", "averaging"]
     plan_hash: str
     size_bytes: int
+
+
+class RestoreRequest(msgspec.Struct):
+    """Which checkpoint a process goes on from."""
+
+    checkpoint: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class CycleInfo(msgspec.Struct):
@@ -165,6 +171,7 @@ class Event(msgspec.Struct):
         "cycle_closing",
         "cycle_expired",
         "cycle_completed",
+        "checkpoint_restored",
         "process_finished",
     ]
     at: dt.datetime

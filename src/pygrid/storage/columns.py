@@ -1,6 +1,6 @@
 """The records of datasets on the local disk, as columns that another process can map.
 
-    <folder>/<64 hex digits>/0.bin 1.bin ... schema.json      one version of a dataset, or its mock twin
+    <folder>/<64 hex digits>/0.bin 1.bin ... schema.json checksums.json      one version of a dataset, or its mock twin
     <folder>/.<32 hex digits>.part/                           an upload under way
 
 A column is one raw file: little-endian values, row-major, the record is the first axis. No name of a user is a path here. A
@@ -25,9 +25,12 @@ import numpy.typing as npt
 
 from pygrid.core.datasets import Column, Schema
 from pygrid.errors import NotFound
+from pygrid.storage.checked import CheckedFiles, crc_of, damaged
 from pygrid.storage.files import WRITEBACK_BYTES, sync_directory
 
 SCHEMA_FILE = "schema.json"
+CHECKSUMS_FILE = "checksums.json"
+"""CRC-32 of each other file of the folder, by name."""
 _SYNCED_AT_ONCE = 16
 
 
@@ -105,6 +108,7 @@ class ColumnFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._checked = CheckedFiles()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in folder.glob(".*.part"):
             shutil.rmtree(leftover)
@@ -122,9 +126,10 @@ class ColumnFiles:
     def commit(self, draft: Draft) -> str:
         """Make a draft durable; gives the name under which it is found from now on."""
         # Several at once share a commit of the file system's journal; one by one, hundreds of columns would wait for one each.
+        files = list(draft.path.iterdir())
         with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
-            for _ in threads.map(_sync_data, draft.path.iterdir()):
-                pass
+            checksums = dict(zip((file.name for file in files), threads.map(_sync_data, files), strict=True))
+        _write_checksums(draft.path, checksums)
         sync_directory(draft.path)
         name = secrets.token_hex(32)
         draft.path.rename(self.folder / name)
@@ -142,6 +147,31 @@ class ColumnFiles:
             raise _missing()
         return path
 
+    def checked_path(self, name: str, files: Collection[str] | None = None) -> Path:
+        """Where the columns of that name lie, after ``files`` of it (None: all) were found whole. Reads; call it in a thread.
+
+        What version 0.1 stored has no checksums: it gets them when it is checked first.
+
+        Raises:
+            NotFound: ``records_not_found``. Unavailable: ``blob_damaged``.
+        """
+        path = self.path(name)
+        try:
+            checksums = msgspec.json.decode((path / CHECKSUMS_FILE).read_bytes(), type=dict[str, int])
+        except FileNotFoundError:
+            checksums = {file.name: crc_of(file) for file in path.iterdir() if not file.name.startswith(".")}
+            _write_checksums(path, checksums)
+        except msgspec.DecodeError:
+            raise damaged("a dataset", f"{name}/{CHECKSUMS_FILE}") from None
+        for file in checksums.keys() if files is None else {*files, SCHEMA_FILE}:
+            try:
+                is_whole = self._checked.is_whole(path / file, lambda path: crc_of(path) == checksums.get(path.name))
+            except FileNotFoundError:
+                raise _missing() from None
+            if not is_whole:
+                raise damaged("a column of a dataset", f"{name}/{file}")
+        return path
+
     def drop(self, name: str) -> None:
         """Remove columns. A process that has mapped them goes on with what it has."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -153,12 +183,24 @@ class ColumnFiles:
                 shutil.rmtree(folder)
 
 
-def _sync_data(file: Path) -> None:
+def _sync_data(file: Path) -> int:
+    """Make a file's bytes durable; gives their CRC-32."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
+    return crc_of(file)
+
+
+def _write_checksums(folder: Path, checksums: Mapping[str, int]) -> None:
+    partial = folder / f".{uuid.uuid4().hex}.part"
+    with partial.open("wb") as file:
+        file.write(msgspec.json.encode(checksums))
+        file.flush()
+        os.fdatasync(file.fileno())
+    partial.rename(folder / CHECKSUMS_FILE)
+    sync_directory(folder)
 
 
 def _missing() -> NotFound:

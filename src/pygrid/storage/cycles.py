@@ -35,7 +35,10 @@ class Report:
     weight: int
     norm: float
     scale: float | None
+    """0.0: its bytes were damaged on the disk, so it is in no checkpoint."""
     metrics: dict[str, float]
+    fingerprint: str = ""
+    """Length and CRC-32 of its bytes in hex, with a dash between."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
         .values(
             state=cycle.state.value,
             attempt=cycle.attempt,
+            checkpoint=cycle.checkpoint,
             num_assigned=cycle.num_assigned,
             opened_at=cycle.opened_at,
             deadline_at=cycle.deadline_at,
@@ -342,7 +346,7 @@ def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
 
 # -- reports -----------------------------------------------------------------------------------------------------------
 
-_PUT_REPORT = Prepared.insert(reports, "fingerprint", "received_at", *Report.__dataclass_fields__)
+_PUT_REPORT = Prepared.insert(reports, "received_at", *Report.__dataclass_fields__)
 _MARK_REPORTED = Prepared(
     assignments.update().where(assignments.c.id == sa.bindparam("assignment_id")).values(state=AssignmentState.REPORTED.value)
 )
@@ -351,9 +355,9 @@ _COUNT_REPORT = Prepared(
 )
 
 
-def put_report(connection: sa.Connection, report: Report, fingerprint: str, now: dt.datetime) -> None:
+def put_report(connection: sa.Connection, report: Report, now: dt.datetime) -> None:
     """Record an accepted report, mark its assignment and count it."""
-    _PUT_REPORT.run(connection, {"fingerprint": fingerprint, "received_at": now, **asdict(report)})
+    _PUT_REPORT.run(connection, {"received_at": now, **asdict(report)})
     _MARK_REPORTED.run(connection, {"assignment_id": report.id})
     _COUNT_REPORT.run(connection, {"of_cycle": report.cycle_id})
 

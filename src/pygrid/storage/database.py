@@ -89,6 +89,7 @@ class Database:
         self._lookups: sa.Connection | None = None
         self._write_connection: sa.Connection | None = None
         self._closed = False
+        self._guard: Callable[[sa.Connection], None] | None = None
         self._writer = threading.Thread(target=self._write_loop, name="database-write", daemon=True)
         self._writer.start()
 
@@ -154,6 +155,10 @@ class Database:
         """`read` for code that runs in a thread of its own."""
         with _explained(), self.engine.connect() as connection:
             return fn(connection)
+
+    def guard_writes(self, guard: Callable[[sa.Connection], None]) -> None:
+        """Call ``guard`` first in each transaction that writes; if it raises, no unit of the transaction runs."""
+        self._guard = guard
 
     def close(self) -> None:
         """Finish what is waiting, then let go of every connection. Harmless when called twice."""
@@ -239,6 +244,7 @@ class Database:
         connection = self._write_connection = self._write_connection or self._writing.connect()
         try:
             with connection.begin() as transaction:
+                self._check_guard(connection)
                 outcomes: list[_Outcome] = [(unit.fn(connection, *unit.args), None) for unit in batch]
                 _commit(transaction)
                 return outcomes
@@ -248,9 +254,14 @@ class Database:
             connection.close()
             raise
 
+    def _check_guard(self, connection: sa.Connection) -> None:
+        if self._guard is not None:
+            self._guard(connection)
+
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         with self._writing.connect() as connection, connection.begin() as transaction:
+            self._check_guard(connection)
             for unit in batch:
                 try:
                     with connection.begin_nested():

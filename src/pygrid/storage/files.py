@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -17,7 +18,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pygrid.errors import NotFound
+from pygrid.storage.checked import CheckedFiles, DamagedReportError, crc_of, damaged, has_name
 from pygrid.storage.failures import may_be_done
+
+logger = logging.getLogger(__name__)
 
 Bytes = bytes | bytearray | memoryview
 
@@ -97,8 +101,9 @@ class BlobFolder:
 class BlobWriter:
     """A blob in the making; nothing of it is visible before `commit`."""
 
-    def __init__(self, folder: BlobFolder, copies: Sequence[BlobFolder] = ()) -> None:
+    def __init__(self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None) -> None:
         self._folder = folder
+        self._checked = checked
         self._copies = copies
         self._path = folder.partial()
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -121,6 +126,8 @@ class BlobWriter:
             self._note(place, place.copy(self._path, name))
         self._note(self._folder, self._folder.place(self._path, name))
         self._close()
+        if self._checked is not None:
+            self._checked.trust(self._folder.path / name)
         return name
 
     @property
@@ -185,6 +192,7 @@ class BlobFiles:
     def __init__(self, folder: Path, copies: int = 1) -> None:
         self._folder = folder
         self._copies = [folder / f"copy-{number}" for number in range(2, copies + 1)]
+        self._checked = CheckedFiles()
         for place in (folder, *self._copies):
             place.mkdir(parents=True, exist_ok=True)
             for leftover in place.glob(".*.part"):
@@ -194,7 +202,7 @@ class BlobFiles:
     @contextlib.contextmanager
     def writer(self) -> Iterator[BlobWriter]:
         """A new blob; what is not committed in the block is discarded."""
-        writer = BlobWriter(self._places[0], self._places[1:])
+        writer = BlobWriter(self._places[0], self._places[1:], self._checked)
         try:
             yield writer
         finally:
@@ -222,15 +230,27 @@ class BlobFiles:
             return writer.commit()
 
     def path(self, name: str) -> Path:
-        """Where a blob lies: its first place, or a copy if it is lost there.
+        """Where a blob lies whole: its first place, or a copy if it is lost or damaged there. Reads it, so call it in a thread.
 
         Raises:
-            NotFound: ``blob_not_found``: it is in no place.
+            NotFound: ``blob_not_found``: it is in no place. Unavailable: ``blob_damaged``: it is whole in no place.
         """
+        is_damaged = False
         for place in (self._folder, *self._copies):
-            if (place / name).is_file():
-                return place / name
+            path = place / name
+            if not path.is_file():
+                continue
+            if self._checked.is_whole(path, lambda path: has_name(path, name)):
+                return path
+            is_damaged = True
+            logger.error("stored file is damaged", extra={"path": str(path)})
+        if is_damaged:
+            raise damaged("a stored file", name)
         raise NotFound("a stored file is missing", code="blob_not_found", name=name)
+
+    def first_path(self, name: str) -> Path:
+        """The first place of a blob, whole or not, for who forgets it."""
+        return self._folder / name
 
     def drop(self, name: str) -> None:
         """Remove a blob and its copies, for good. Whoever reads it now may go on."""
@@ -353,6 +373,19 @@ class DiffFiles:
     def path(self, file: str) -> Path:
         """Where a file lies: a `segment`, or the name of a spool."""
         return self._folder / file
+
+    def check(self, report_id: int, file: str, offset: int, length: int, fingerprint: str) -> None:
+        """See that the stored bytes of a report are those that were received.
+
+        Raises:
+            DamagedReportError: they are not, or they are cut off.
+        """
+        try:
+            crc = crc_of(self.path(file), offset, length)
+        except FileNotFoundError:
+            raise DamagedReportError(report_id) from None
+        if fingerprint and fingerprint != f"{length:x}-{crc:08x}":
+            raise DamagedReportError(report_id)
 
     def drop(self, process_id: int, cycle_id: int) -> None:
         """Remove all diffs of a completed cycle. In the writer thread, before its process takes reports for the next one."""

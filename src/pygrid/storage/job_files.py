@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pygrid.errors import NotFound
+from pygrid.storage.checked import CheckedFiles, damaged, has_name
 from pygrid.storage.failures import may_be_done
 from pygrid.storage.files import BlobFiles, BlobWriter
 
@@ -28,14 +29,21 @@ _OUTCOME = "outcome.json"
 class JobFolder:
     """Files of one job by their SHA-256."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checked: CheckedFiles) -> None:
         self._folder = folder
+        self._checked = checked
 
     def path(self, name: str) -> Path:
-        """Where a file lies. Raises NotFound: ``blob_not_found``."""
+        """Where a file lies, whole. Reads it, so call it in a thread.
+
+        Raises:
+            NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
+        """
         path = self._folder / name
         if not path.is_file():
             raise NotFound("a stored file of this job is missing", code="blob_not_found", name=name)
+        if name != REPORT and not self._checked.is_whole(path, lambda path: has_name(path, name)):
+            raise damaged("a stored file of this job", name)
         return path
 
 
@@ -44,6 +52,7 @@ class JobFiles:
 
     def __init__(self, folder: Path) -> None:
         self._inputs, self._results = folder / "inputs", folder / "results"
+        self._checked = CheckedFiles()
         for place in (self._inputs, self._results):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -64,7 +73,7 @@ class JobFiles:
 
     def inputs(self, job_id: str) -> JobFolder:
         """What a job came with."""
-        return JobFolder(self._inputs / job_id)
+        return JobFolder(self._inputs / job_id, self._checked)
 
     def cycle_folder(self, job_id: str) -> Path:
         """Where a federated job keeps what belongs to its cycles; goes with its inputs."""
@@ -72,7 +81,7 @@ class JobFiles:
 
     def result(self, job_id: str) -> JobFolder:
         """The result of a job."""
-        return JobFolder(self._results / job_id)
+        return JobFolder(self._results / job_id, self._checked)
 
     def put_report(self, job_id: str, report: bytes) -> None:
         """Keep what the gate says of the model that a job came with, durably; as `REPORT` of its inputs."""
@@ -95,14 +104,18 @@ class JobFiles:
         return files.put(payload)
 
     def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
-        """The SHA-256, the bytes and the outcome of a result that was stored; None if there is none, or not all of it."""
+        """The SHA-256, the bytes and the outcome of a result that was stored; None if there is none, or not all of it.
+
+        Raises:
+            Unavailable: ``blob_damaged``.
+        """
         folder = self._results / job_id
         if not (folder / _OUTCOME).is_file():
             return None
         names = [path.name for path in folder.iterdir() if len(path.name) == 64]
         if len(names) != 1:
             return None
-        return names[0], (folder / names[0]).read_bytes(), (folder / _OUTCOME).read_bytes()
+        return names[0], self.result(job_id).path(names[0]).read_bytes(), (folder / _OUTCOME).read_bytes()
 
     def drop_inputs(self, job_id: str) -> None:
         """Remove what a job came with."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from pygrid.settings import AppSettings, make_data_dir
+from pygrid.settings import AppSettings
 from pygrid.storage.accounts import has_first_owner
 from pygrid.storage.database import Database
+from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.migrations import migrate
 
 
 def prepare_store(settings: AppSettings) -> bool:
     """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
 
-    Gives whether anybody has an account yet. Does nothing that the start of the app would not do.
+    Gives whether anybody has an account yet. Does nothing that the start of the app would not do. The caller holds the lock of
+    the data folder.
 
     Raises:
-        InvalidConfig: its URL is none, or a later pygrid has used it. Unavailable: it does not answer.
+        InvalidConfig: its URL is none, or a later pygrid has used it; ``wrong_database``, ``wrong_data_dir``: database, folder
+            and app do not belong together. Unavailable: it does not answer.
     """
-    make_data_dir(settings.data_dir)
+    check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)
     try:
         migrate(database)
+        match_database(database, settings.data_dir, settings.app)
         return database.read_now(has_first_owner)
     finally:
         database.close()

@@ -89,6 +89,19 @@ first_owner = sa.Table(
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 
+installation = sa.Table(
+    "installation",
+    metadata,
+    # One row: what the database shares with its data folder. None before the first start of a version that writes it.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("instance_id", sa.String(32), nullable=False),
+    sa.Column("app", sa.String(16), nullable=False),
+    # Counts the apps that have owned the database; a write of one that owns it no longer is refused by it.
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+
 groups = sa.Table(
     "groups",
     metadata,

@@ -52,6 +52,20 @@ def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, 
     return reopened
 
 
+def restart_cycle(
+    connection: sa.Connection, cycle: Cycle, config: ServerConfig, checkpoint: int, of: int, now: dt.datetime
+) -> Cycle:
+    """Go on from ``checkpoint``, which repeats the checkpoint ``of``. Of a closing cycle the caller holds the lease now."""
+    if cycle.state is CycleState.OPEN:
+        rows.expire_assignments(connection, cycle.id)
+    restarted = rules.restart(cycle, config, checkpoint, now)
+    lease_until = now + dt.timedelta(seconds=LEASE_S) if cycle.state is CycleState.CLOSING else None
+    rows.update_cycle(connection, restarted, lease_until=lease_until)
+    data = {"checkpoint": checkpoint, "of": of}
+    rows.put_event(connection, cycle.process_id, cycle.sequence, "checkpoint_restored", now, data)
+    return restarted
+
+
 def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cycle:
     """``open -> closing``, or ``hosted -> closing`` when its process is finished early. The caller holds the lease now."""
     closing = rules.close(cycle)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pygrid.errors import PygridError, Unavailable
 from pygrid.metrics import Metrics
+from pygrid.settings import AppSettings
 from pygrid.web.problems import describe_problems
 
 logger = logging.getLogger(__name__)
+
+MIN_FREE_BYTES = 32 * 1024 * 1024
+"""With less room on the disk of its data folder an app is not ready."""
+PROBE_FILE = ".readiness-probe"
+_PROBE_BYTES = 4096
 
 
 class Health(msgspec.Struct):
@@ -30,7 +40,7 @@ def healthz() -> Health:
 
 @get("/readyz", responses=describe_problems(503))
 async def readyz(state: State) -> Health:
-    """The database answers and every background task runs; else 503 says what is missing."""
+    """The database answers, the disk has room, and every background task runs; else 503 says what is missing."""
     if state.stopping.is_set():
         raise Unavailable("the app is stopping", code="shutting_down")
     try:
@@ -38,9 +48,28 @@ async def readyz(state: State) -> Health:
     except (SQLAlchemyError, PygridError) as error:
         logger.warning("database does not answer", extra={"error": type(error).__name__})
         raise Unavailable("the database does not answer", code="database_unavailable") from error
+    settings: AppSettings | None = state.get("settings")
+    if settings is not None and (trouble := await asyncio.to_thread(find_disk_trouble, settings.data_dir)):
+        raise Unavailable(trouble, code="disk_full")
     if failing := state.tasks.failing:
         raise Unavailable(f"background tasks fail: {', '.join(failing)}", code="tasks_failing", tasks=failing)
     return Health("ready")
+
+
+def find_disk_trouble(folder: Path) -> str:
+    """Why the data folder cannot take what the app has to store; empty if it can. Writes and removes a small file."""
+    if (free := shutil.disk_usage(folder).free) < MIN_FREE_BYTES:
+        return f"the disk of the data folder has {free:,} bytes free; the app needs {MIN_FREE_BYTES:,}"
+    probe = folder / PROBE_FILE
+    try:
+        # A quota is not seen in the free space.
+        with probe.open("wb", buffering=0) as file:
+            file.write(b"0" * _PROBE_BYTES)
+            os.fdatasync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        return f"the data folder cannot be written to: {error.strerror}"
+    return ""
 
 
 @get("/metrics", include_in_schema=False, sync_to_thread=False)

@@ -92,9 +92,9 @@ async def test_notes_are_changed_and_found_by_name(site: Site) -> None:
     assert_problem(await make(site, {"a": "x" * drafts.MAX_NOTES_BYTES}, name="other"), 400, "notes_too_long")
 
 
-async def test_it_is_for_its_maker_alone(site: Site, people: People) -> None:
-    other = await people.with_role(3, site.owner)
-    user = await people.with_role(1, site.owner, "user@example.org")
+async def test_it_is_for_its_maker_alone(site: Site, site_people: People) -> None:
+    other = await site_people.with_role(3, site.owner)
+    user = await site_people.with_role(1, site.owner, "user@example.org")
     draft = await made(site, {"secret": 1}, headers=other)
     path = f"{DRAFTS}/{draft['id']}"
     # Not even for the Owner: it may hold the secret of a training.
@@ -113,8 +113,8 @@ async def test_it_is_for_its_maker_alone(site: Site, people: People) -> None:
     assert (await site.web.get(path, headers=other)).json()["notes"] == {"secret": 1}
 
 
-async def test_nobody_else_gets_its_name(site: Site, people: People) -> None:
-    other = await people.with_role(3, site.owner)
+async def test_nobody_else_gets_its_name(site: Site, site_people: People) -> None:
+    other = await site_people.with_role(3, site.owner)
     draft = await made(site)
     parts = form(json.dumps(config()).encode(), encode(model()))
     assert_problem(await site.web.post("/model-centric/host-training", files=parts, headers=other), 409, "process_exists")

@@ -28,6 +28,7 @@ from pygrid.features.cycles.hosted_averaging import average_by_plan
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
+from pygrid.storage.checked import DamagedReportError
 from pygrid.storage.cycles import CycleTotals, Report
 from pygrid.storage.files import BlobWriter
 from pygrid.storage.store import Store
@@ -84,13 +85,21 @@ class Completion:
             return process, rows.list_reports(connection, cycle.id), earlier, checkpoint
 
         process, reports, earlier, checkpoint = database.read_now(load)
-        bound = norm_bound(earlier, [report.norm for report in reports], process.config.outlier_factor)
-        scales = {report.id: clip_scale(report.norm, bound) for report in reports}
-        new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, scales) if reports else None
-        clipped = {report_id: scale for report_id, scale in scales.items() if scale != 1.0}
+        damaged: dict[int, float] = {}
+        while True:
+            bound = norm_bound(earlier, [report.norm for report in reports], process.config.outlier_factor)
+            scales = {report.id: clip_scale(report.norm, bound) for report in reports}
+            try:
+                new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, scales) if reports else None
+                break
+            except DamagedReportError as error:
+                logger.exception("report is damaged; the cycle goes on without it", extra={"report_id": error.report_id})
+                damaged[error.report_id] = 0.0
+                reports = [report for report in reports if report.id != error.report_id]
+        clipped = damaged | {report_id: scale for report_id, scale in scales.items() if scale != 1.0}
         totals = rows.add_up([replace(report, scale=scales[report.id]) for report in reports])
         completed = database.write_now(
-            lambda connection: self._store_result(connection, process, cycle, new_checkpoint, totals, clipped)
+            lambda connection: self._store_result(connection, process, cycle, new_checkpoint, totals, clipped, len(damaged))
         )
         self._sums.complete(process.id, cycle.id, bound)
         # Queued before anybody hears of the next cycle, so before a report for it: the writer keeps the order.
@@ -155,6 +164,7 @@ class Completion:
         new_checkpoint: processes.Checkpoint | None,
         totals: rows.CycleTotals,
         clipped: dict[int, float],
+        num_damaged: int,
     ) -> Completed:
         """Checkpoint, end of the cycle and next cycle, in one transaction."""
         now = self._clock.now()
@@ -169,6 +179,7 @@ class Completion:
             "checkpoint": number,
             "num_reports": cycle.num_reports,
             "num_clipped": totals.num_clipped,
+            **({"num_damaged": num_damaged} if num_damaged else {}),
             "metrics": totals.metrics,
         }
         rows.put_event(connection, process.id, cycle.sequence, "cycle_completed", now, data)

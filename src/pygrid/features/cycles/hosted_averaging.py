@@ -31,7 +31,7 @@ def average_by_plan(
     """The average of a cycle's diffs, as a function that gives values of it: (start, count) in the model's order.
 
     Raises:
-        InvalidPlan, Unavailable: ``averaging_failed``.
+        InvalidPlan, Unavailable: ``averaging_failed``. DamagedReportError.
     """
     plan = process.averaging_plan
     assert plan is not None
@@ -56,6 +56,7 @@ def average_by_plan(
 
 def _ref(store: Store, report: Report, scale: float, clipped: list[Spool]) -> DiffRef:
     """Where a report's bytes lie; those of one that is clipped, in a file made for it."""
+    store.diffs.check(report.id, report.file, report.offset, report.length, report.fingerprint)
     path = store.diffs.path(report.file)
     if scale == 1.0:
         return DiffRef(path, report.offset, report.length)

@@ -271,8 +271,9 @@ class CyclesService:
             norm=content.norm,
             scale=None,
             metrics=content.metrics,
+            fingerprint=content.fingerprint,
         )
-        rows.put_report(connection, report, content.fingerprint, now)
+        rows.put_report(connection, report, now)
         cycle = rules.count_report(cycle)
         if rules.due(cycle, config, now) is Due.CLOSE:
             cycle = close_cycle(connection, cycle, now)

@@ -54,6 +54,7 @@ class CycleSum:
         if data is not None:
             yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count])
             return
+        self._diffs.check(report.id, report.file, report.offset, report.length, report.fingerprint)
         descriptor = os.open(self._diffs.path(report.file), os.O_RDONLY)
         try:
             yield from self._pieces(lambda begin, count: os.pread(descriptor, count, report.offset + begin))

@@ -11,18 +11,20 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
+from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.features.cycles.completion import Completed, Completion
 from pygrid.features.cycles.counts import CycleCounts
 from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
+from pygrid.storage import processes
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import close_cycle, reopen_cycle
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""The clock is looked at this often at least, as it may be set."""
+"""The clock is looked at this often at least, as its time may run a little faster than that of the event loop."""
 MAX_RETRY_S = 60.0
 
 
@@ -60,6 +62,11 @@ class CycleScheduler:
 
         def load(connection: sa.Connection) -> tuple[list[Cycle], set[str]]:
             rows.release_all_leases(connection)
+            for cycle in rows.list_unfinished_cycles(connection):
+                process = processes.get_process(connection, cycle.process_id)
+                shortened = rules.shorten(cycle, read_server_config(process.server_config), self._clock.now())
+                if shortened is not cycle:
+                    rows.update_cycle(connection, shortened)
             return rows.list_unfinished_cycles(connection), rows.list_report_files(connection)
 
         unfinished, files = await self._store.database.write(load)

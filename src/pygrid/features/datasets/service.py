@@ -337,7 +337,8 @@ class DatasetsService:
         folder = await self._database.read(load)
         if folder is None:
             raise NotFound(f"dataset {dataset_id} has no mock twin", code="mock_not_found", id=dataset_id)
-        return await asyncio.to_thread(as_safetensors, self._files.path(folder))
+        path = await asyncio.to_thread(self._files.checked_path, folder)
+        return await asyncio.to_thread(as_safetensors, path)
 
     async def preview(self, principal: Principal, dataset_id: int, number: int | None, num_records: int) -> Preview:
         """The first records of a version, for those who may change the dataset.
@@ -350,7 +351,7 @@ class DatasetsService:
             self._get_managed(connection, principal, dataset_id)
             return rows.get_version(connection, dataset_id, number).folder
 
-        folder = self._files.path(await self._database.read(load))
+        folder = await asyncio.to_thread(self._files.checked_path, await self._database.read(load))
         return await asyncio.to_thread(first_records, folder, num_records)
 
     async def list_tags(self, principal: Principal | None) -> list[str]:

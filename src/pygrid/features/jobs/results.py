@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -11,13 +14,19 @@ from pygrid.core import jobs as rules
 from pygrid.core.execution import Facts, Failure, FailureKind, JobResult
 from pygrid.core.job_checks import metrics_of, name_groups
 from pygrid.core.jobs import Job, Result
-from pygrid.errors import InvalidInput, InvalidTensors
+from pygrid.errors import InvalidInput, InvalidTensors, StorageFull, Unavailable
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.messages import media
 from pygrid.messages.jobs import JobKind
 from pygrid.privacy.ledger import ChargeState
 from pygrid.storage.job_files import JobFiles
 from pygrid.tensors import read_layout
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 1.0
+MAX_RETRY_S = 30.0
+"""Pauses between attempts to store how a job ended: the first, doubled each time, and the longest."""
 
 _WORDS: dict[FailureKind, str] = {
     "refused": "the Worker refused the job",
@@ -64,8 +73,12 @@ class Results:
         facts = msgspec.structs.replace(result.facts, bytes_in=bytes_in, bytes_out=len(payload))
         told = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
         outcome = msgspec.json.encode(Outcome(_MEDIA_TYPES[job.request.kind], told))
-        await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
-        await self.finish(job)
+
+        async def store() -> None:
+            await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
+            await self.finish(job)
+
+        await until_stored(job, store)
 
     async def finish(self, job: Job) -> bool:
         """``running -> released | held`` by the result that is stored; False if there is none."""
@@ -93,9 +106,30 @@ class Results:
         detail = _NO_RESULT if job.is_private else words
         private = f"{words}: {failure.detail}"
         told = None if facts is None else _facts(facts)
-        await self._transitions.move(
-            job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED
-        )
+
+        async def store() -> None:
+            await self._transitions.move(
+                job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED
+            )
+
+        await until_stored(job, store)
+
+
+async def until_stored(job: Job, store: Callable[[], Awaitable[None]]) -> None:
+    """Store how a job ended, again and again while the disk is full or the database is away; its Worker's work is not lost.
+
+    Args:
+        store: does nothing a second time of what it did before.
+    """
+    for attempt in itertools.count():
+        try:
+            return await store()
+        except (OSError, Unavailable, StorageFull) as error:
+            retry_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0**attempt)
+            logger.warning(
+                "end of job not stored", extra={"job_id": job.id, "retry_s": retry_s, "reason": str(error)}, exc_info=error
+            )
+            await asyncio.sleep(retry_s)
 
 
 def _facts(facts: Facts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pygrid.core import jobs as rules
 from pygrid.core.execution import Facts, Failure, JobResult, Progress
 from pygrid.core.jobs import Job
 from pygrid.errors import PygridError
-from pygrid.features.jobs.results import Results
+from pygrid.features.jobs.results import Results, until_stored
 from pygrid.features.jobs.service import job_topic
 from pygrid.features.jobs.specs import SpecMaker, data_bytes
 from pygrid.features.jobs.transitions import Transitions
@@ -64,9 +64,15 @@ class JobRuns:
         if result.failure is None:
             await self._results.keep(job, result, bytes_in)
         elif result.failure.kind == "lost" and rules.may_run_again(job):
-            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+            await self._requeue(job)
         else:
             await self._results.fail(job, result.failure, result.facts)
+
+    async def _requeue(self, job: Job) -> None:
+        async def store() -> None:
+            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+
+        await until_stored(job, store)
 
     def _watch(self, job: Job) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:

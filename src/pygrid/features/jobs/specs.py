@@ -167,7 +167,10 @@ class SpecMaker:
         """On the data. Raises as `make_spec`."""
         dataset, schema = await self._load(job)
         inputs = Inputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
-        return await asyncio.to_thread(make_spec, job, inputs, self.limits)
+        spec = await asyncio.to_thread(make_spec, job, inputs, self.limits)
+        used = [Path(column.path).name for column in spec.columns.values()]
+        await asyncio.to_thread(self._columns.checked_path, dataset.folder, used)
+        return spec
 
     async def of_mock(self, job: Job, draft: Draft) -> tuple[int, list[JobSpec]]:
         """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how many
@@ -178,7 +181,7 @@ class SpecMaker:
 
         def prepare() -> Inputs:
             if dataset.mock == "uploaded" and dataset.mock_folder is not None:
-                folder = self._columns.path(dataset.mock_folder)
+                folder = self._columns.checked_path(dataset.mock_folder)
                 return Inputs(map_columns(folder)[0], folder, files)
             plan = Inputs(schema, draft.path, files).plan(job)
             wanted = schema_for_mock(schema, job.request, None if plan is None else plan.manifest)

@@ -212,7 +212,7 @@ class ModelsService:
                 max_bytes=max_answer_bytes,
             )
         servable = ServableModel(
-            path=self._store.served.path(model.file),
+            path=await asyncio.to_thread(self._store.served.path, model.file),
             inputs=report.inputs,
             outputs=report.outputs,
             max_batch_size=model.max_batch_size,
@@ -232,7 +232,7 @@ class ModelsService:
             model = await self._get(model_id)
             if refusal := can_withdraw(principal, model.serving):
                 raise _forbidden(refusal, model_id)
-            path = self._store.served.path(model.file)
+            path = self._store.served.first_path(model.file)
             if await self._store.database.write(lambda connection: rows.delete_model(connection, model_id)):
                 await self._asker.forget(path)
                 await asyncio.to_thread(self._store.served.drop, model.file)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pygrid.clock import Clock
 from pygrid.features.processes.drafts import DraftsService
 from pygrid.features.processes.hosting import Hosting, WatchCycle
-from pygrid.features.processes.service import ProcessesService
+from pygrid.features.processes.service import ProcessesService, Writes
 from pygrid.storage.store import Store
 from pygrid.web.lifecycle import Stopping
 
@@ -20,11 +20,13 @@ class Processes:
     drafts: DraftsService
 
 
-def build_processes(store: Store, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> Processes:
+def build_processes(store: Store, writes: Writes, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> Processes:
     """The process features of a Domain.
 
     Args:
+        writes: writes what leaves an entry in the audit log.
         watch_cycle: told of each cycle that begins or closes here, so that its deadline is kept.
     """
     hosting = Hosting(store, watch_cycle, clock)
-    return Processes(ProcessesService(store, hosting, watch_cycle, clock, stopping), DraftsService(store, hosting, clock))
+    service = ProcessesService(store, writes, hosting, watch_cycle, clock, stopping)
+    return Processes(service, DraftsService(store, hosting, clock))

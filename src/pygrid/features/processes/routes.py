@@ -10,14 +10,14 @@ from litestar import Response, Router, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
-from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
 from pygrid.features.processes.service import ProcessesService
 from pygrid.features.processes.uploads import MAX_MODEL_BYTES
 from pygrid.messages import media
-from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo
+from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
@@ -99,6 +99,19 @@ async def get_process(state: State, process_id: PathId) -> ProcessInfo:
 async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """End training; what the open cycle has received becomes a last checkpoint."""
     return await _service(state).finish(process_id)
+
+
+@post(
+    "/processes/{process_id:int}/restore",
+    status_code=200,
+    guards=[require(Permission.UPLOAD_DATA)],
+    responses=describe_problems(400, 401, 403, 404, 409, 503),
+)
+async def restore_checkpoint(
+    request: AppRequest, data: JSONBody[RestoreRequest], state: State, process_id: PathId
+) -> ProcessInfo:
+    """Go on from an earlier checkpoint, which is repeated as the newest one."""
+    return await _service(state).restore(request.user, process_id, data.checkpoint)
 
 
 @get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
@@ -183,6 +196,7 @@ router = Router(
         list_processes,
         get_process,
         finish_process,
+        restore_checkpoint,
         list_cycles,
         list_contributions,
         list_checkpoints,

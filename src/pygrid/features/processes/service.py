@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
+from pygrid.core.access import Principal
+from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Cycle, CycleState
-from pygrid.errors import NotFound
+from pygrid.errors import Conflict, NotFound
 from pygrid.features.processes.describing import describe_cycle, describe_process
 from pygrid.features.processes.hosting import Hosting, WatchCycle
 from pygrid.features.processes.uploads import read_host_form
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
+from pygrid.storage import audit, processes
 from pygrid.storage import cycles as rows
-from pygrid.storage import processes
 from pygrid.storage.idempotency import once
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import close_cycle
+from pygrid.storage.transitions import close_cycle, restart_cycle
 from pygrid.web.lifecycle import Stopping
+
+T = TypeVar("T")
 
 EVENTS_AT_ONCE = 100
 REFRESH_S = 10.0
 """An event stream looks at the store this often, even if nothing woke it."""
 
 
+class Writes(Protocol):
+    """Writes that leave an entry in the audit log."""
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run ``fn`` in a transaction that may append to the log."""
+
+
 class ProcessesService:
     """The use cases of model owners.
 
     Args:
-        watch_cycle: told of each cycle that closes here, so that it is completed.
+        writes: writes what leaves an entry in the audit log.
+        watch_cycle: told of each cycle that closes or restarts here.
     """
 
-    def __init__(self, store: Store, hosting: Hosting, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> None:
+    def __init__(
+        self, store: Store, writes: Writes, hosting: Hosting, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
+    ) -> None:
         self._store = store
+        self._writes = writes
         self._hosting = hosting
         self._watch_cycle = watch_cycle
         self._clock = clock
@@ -87,6 +103,42 @@ class ProcessesService:
             self._watch_cycle(closing)
         self._store.signals.notify(cycle_topic(process_id))
         await self._store.public.changed()
+        return info
+
+    async def restore(self, principal: Principal, process_id: int, number: int) -> ProcessInfo:
+        """Go on from an earlier checkpoint: it is repeated as the newest one, and the cycle starts from that.
+
+        Reports of the cycle stay and count. Clients that have not reported are asked to begin again.
+
+        Raises:
+            NotFound: ``process_not_found``, ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable:
+                ``blob_damaged``: that checkpoint is damaged, too. Nothing was changed.
+        """
+        chosen = await self._store.database.read(lambda c: processes.get_checkpoint(c, process_id, number))
+        for name in (chosen.model_hash, *chosen.optimizer_state.values()):
+            await asyncio.to_thread(self._store.blobs.path, name)
+
+        def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle, processes.Checkpoint]:
+            now = self._clock.now()
+            audit.lock(connection)
+            process = processes.get_process(connection, process_id)
+            cycle = rows.get_newest_cycle(connection, process_id)
+            if process.state != "active" or cycle.state is CycleState.COMPLETED:
+                raise Conflict("training of this process is over", code="process_finished", process_id=process_id)
+            newest = processes.get_checkpoint(connection, process_id)
+            repeated = replace(chosen, number=newest.number + 1, created_at=now)
+            processes.put_checkpoint(connection, repeated)
+            config = read_server_config(process.server_config)
+            cycle = restart_cycle(connection, cycle, config, repeated.number, number, now)
+            data = {"process_id": process_id, "checkpoint": repeated.number, "of": number, "hash": chosen.model_hash}
+            audit.append(connection, "checkpoint_restored", data, actor=principal.user_id, now=now)
+            return describe_process(connection, process), cycle, repeated
+
+        info, cycle, repeated = await self._writes.write(transaction)
+        self._store.processes.keep_checkpoint(repeated)
+        self._watch_cycle(cycle)
+        self._store.signals.notify(cycle_topic(process_id))
+        self._store.signals.notify(event_topic(process_id))
         return info
 
     async def list_cycles(self, process_id: int, after: int, limit: int) -> list[CycleInfo]:

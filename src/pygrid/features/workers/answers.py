@@ -144,6 +144,9 @@ def _death(spec: JobSpec, ended: Ended) -> Failure:
     number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else 0
     if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
         return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
+    if number == signal.SIGKILL:
+        # Neither the fork server nor a limit of the job did it: an operator, or the kernel for want of memory elsewhere.
+        return Failure("lost", "the job's process was killed from outside (SIGKILL)")
     if number:
         return Failure("crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})")
     return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")

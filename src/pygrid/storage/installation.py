@@ -1,0 +1,140 @@
+"""A data folder and its database know each other by an id, so that neither is used with another one by mistake.
+
+folder     database      at a start
+------     --------      ----------
+no id      no id         both get a new id: they are new, or of version 0.1
+id         the same id   go on
+id         no id         refused, unless the folder says that its database was about to get this id
+no id      id            refused
+id         another id    refused
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import uuid
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.errors import InvalidConfig
+from pygrid.storage.database import Database
+from pygrid.storage.files import sync_directory
+from pygrid.storage.schema import installation
+
+FILE = "installation.json"
+_DATABASES = {"domain": "domain.db", "network": "network.db"}
+_BYTES = ("blobs", "diffs", "datasets", "served-models", "jobs/results")
+"""Folders whose files are of rows in the database of a Domain."""
+
+
+class FolderId(msgspec.Struct, frozen=True):
+    """What ``installation.json`` says."""
+
+    id: str
+    app: str
+    is_pending: bool = False
+    """The database may not have the id yet."""
+
+
+def check_folder(folder: Path, app: str) -> None:
+    """Refuse the data folder of an app of another kind, before anything is written to it.
+
+    Raises:
+        InvalidConfig: ``wrong_data_dir``; ``invalid_data_dir``: its id cannot be read.
+    """
+    found = _read(folder)
+    other = next(name for name in _DATABASES if name != app)
+    is_other = (folder / _DATABASES[other]).exists() and not (folder / _DATABASES[app]).exists()
+    if (found is not None and found.app != app) or (found is None and is_other):
+        raise InvalidConfig(
+            f"the data folder {folder} belongs to a {other.capitalize()}, and this is a {app.capitalize()}: "
+            "choose another folder (--data-dir)",
+            code="wrong_data_dir",
+        )
+
+
+def match_database(database: Database, folder: Path, app: str) -> str:
+    """The id that a data folder and its database share; new ones get it here. The caller owns the folder.
+
+    Raises:
+        InvalidConfig: ``wrong_database``: they do not belong together; nothing was changed.
+    """
+    ours = _read(folder)
+    theirs = database.read_now(_find)
+    if theirs is not None and (ours is None or ours.id != theirs):
+        raise _wrong(database, folder, f"belongs to another data folder (its id is {theirs})")
+    if theirs is None and ours is not None and not ours.is_pending:
+        raise _wrong(database, folder, f"is not the one that the folder belongs to (its id is {ours.id}); it has no id")
+    if theirs is None and ours is None and _has_bytes(folder) and database.read_now(_is_empty):
+        raise _wrong(database, folder, "is empty, and the folder holds models or data")
+    known = ours or FolderId(uuid.uuid4().hex, app, is_pending=True)
+    if ours is None:
+        _write(folder, known)
+    if theirs is None:
+        database.write_now(lambda connection: _put(connection, known))
+    if known.is_pending:
+        _write(folder, msgspec.structs.replace(known, is_pending=False))
+    return known.id
+
+
+def _find(connection: sa.Connection) -> str | None:
+    found: str | None = connection.execute(sa.select(installation.c.instance_id)).scalar()
+    return found
+
+
+def _put(connection: sa.Connection, known: FolderId) -> None:
+    values = {"id": 1, "instance_id": known.id, "app": known.app, "epoch": 0, "created_at": dt.datetime.now(dt.UTC)}
+    connection.execute(installation.insert().values(values))
+
+
+def _is_empty(connection: sa.Connection) -> bool:
+    """Whether the database holds nothing that files could belong to."""
+    from pygrid.storage.tables import drafts, processes
+    from pygrid.storage.tables_datasets import datasets
+    from pygrid.storage.tables_models import served_models
+
+    tables = (processes, drafts, datasets, served_models)
+    return not any(connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() for table in tables)
+
+
+def _has_bytes(folder: Path) -> bool:
+    places = (folder / name for name in _BYTES)
+    return any(
+        not path.name.startswith(".") and not path.name.startswith("copy-")
+        for p in places
+        if p.is_dir()
+        for path in p.iterdir()
+    )
+
+
+def _read(folder: Path) -> FolderId | None:
+    try:
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=FolderId)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidConfig(
+            f"{folder / FILE} cannot be read ({error}): take it from a backup of this folder", code="invalid_data_dir"
+        ) from error
+
+
+def _write(folder: Path, known: FolderId) -> None:
+    partial = folder / f".{FILE}.part"
+    with partial.open("wb") as file:
+        file.write(msgspec.json.encode(known) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(folder / FILE)
+    sync_directory(folder)
+
+
+def _wrong(database: Database, folder: Path, why: str) -> InvalidConfig:
+    shown = database.url.render_as_string(hide_password=True)
+    return InvalidConfig(
+        f"the database {shown} {why}; the data folder is {folder}. Set DATABASE_URL (--database-url) and the folder "
+        "(--data-dir) as at the last start; docs/deploy.md says how to join a restored pair",
+        code="wrong_database",
+    )

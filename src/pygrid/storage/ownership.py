@@ -1,0 +1,222 @@
+"""One owner of a data folder and of its database: a second app on either refuses to start.
+
+    <folder>/lock                held with ``flock`` for the life of the app; says who holds it
+    <folder>/installation.json   the id that the folder shares with its database (`pygrid.storage.installation`)
+
+The kernel releases the lock with the process, so nothing is left behind by ``kill -9``. The descriptor is closed in every
+program that the app starts. On PostgreSQL a second lock guards the database, as two folders may name the same one; it belongs
+to a connection, and ends with it. So each owner also has a number in the database, and every transaction that writes checks
+it: an app whose lock went to another app cannot write, even before it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import errno
+import fcntl
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.settings import make_data_dir
+from pygrid.storage.database import Database
+from pygrid.storage.schema import installation
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "lock"
+CHECK_S = 5.0
+"""The connection that holds the lock of a PostgreSQL database is looked at this often."""
+_ADVISORY_LOCK = 0x7079676F
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds a data folder, as the lock file tells it."""
+
+    pid: int
+    host: str
+    since: dt.datetime
+    app: str
+    address: str = ""
+
+
+class FolderLock:
+    """The right to use a data folder, held until `release` or the end of the process."""
+
+    def __init__(self, descriptor: int, holder: Holder) -> None:
+        self._descriptor = descriptor
+        self._holder = holder
+
+    @classmethod
+    def acquire(cls, folder: Path, app: str) -> FolderLock:
+        """Take the folder for an app (``domain`` or ``network``), without waiting.
+
+        Raises:
+            InvalidConfig: ``already_running``: another app uses it; ``invalid_data_dir``: it cannot be used or locked.
+        """
+        make_data_dir(folder)
+        path = folder / LOCK_FILE
+        # Python closes descriptors in programs that it starts (PEP 446), so no Worker keeps the folder of a dead Domain.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _read_holder(path)
+            os.close(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _already_running(folder, holder) from None
+            raise InvalidConfig(
+                f"the data folder {folder} cannot be locked ({error.strerror}), so two apps could damage it: "
+                "use a folder on a local disk",
+                code="invalid_data_dir",
+            ) from error
+        lock = cls(descriptor, Holder(os.getpid(), socket.gethostname(), dt.datetime.now(dt.UTC), app))
+        lock._write()
+        return lock
+
+    def announce(self, address: str) -> None:
+        """Tell in the lock file where the app listens, for the error of a second app."""
+        self._holder = msgspec.structs.replace(self._holder, address=address)
+        self._write()
+
+    def release(self) -> None:
+        """Let other apps have the folder. Harmless when called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+    def _write(self) -> None:
+        # In place: a rename would leave the lock on a file that nobody finds.
+        told = msgspec.json.encode(self._holder) + b"\n"
+        os.pwrite(self._descriptor, told, 0)
+        os.ftruncate(self._descriptor, len(told))
+
+
+class DatabaseLock:
+    """The right to write to a database.
+
+    SQLite needs none: its file belongs to one data folder (`pygrid.storage.installation`), which has a lock.
+    On PostgreSQL it is an advisory lock on a connection of its own, and a number of the owner.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: sa.Connection | None = None
+        self._epoch = 0
+        self._is_lost = False
+
+    def acquire(self) -> None:
+        """Become the owner; from now on a write checks that no other app has. Blocks; call it in a thread.
+
+        Raises:
+            InvalidConfig: ``already_running``: an app on another data folder or machine uses this database.
+        """
+        if self._database.dialect != "postgresql":
+            return
+        self._lock()
+        self._epoch = self._database.write_now(_next_epoch)
+        self._database.guard_writes(self._check)
+
+    async def keep(self) -> None:
+        """Look after the lock until cancelled: take it again if its connection was lost.
+
+        Raises:
+            Unavailable: ``database_taken``: another app became the owner meanwhile; this one cannot write until it is
+                started again.
+        """
+        while True:
+            await asyncio.to_thread(self._keep_once)
+            await asyncio.sleep(CHECK_S)
+
+    def release(self) -> None:
+        """Let another app become the owner. Harmless when called twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _lock(self) -> None:
+        connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        got = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}).scalar_one()
+        if not got:
+            connection.close()
+            raise InvalidConfig(
+                f"another app uses the database {self._database.url.render_as_string(hide_password=True)}: stop that app, or "
+                "give this one a database of its own (DATABASE_URL)",
+                code="already_running",
+            )
+        self._connection = connection
+
+    def _keep_once(self) -> None:
+        if self._is_lost:
+            raise _taken()
+        if self._database.dialect != "postgresql":
+            return
+        try:
+            if self._connection is not None:
+                self._connection.execute(sa.text("SELECT 1"))
+                return
+        except SQLAlchemyError:
+            logger.warning("lock of the database lost; taking it again")
+            self.release()
+        try:
+            self._database.read_now(self._check)
+            self._lock()
+            logger.info("lock of the database taken again")
+        except InvalidConfig:
+            # The server may not have noticed that the old connection is gone. Nobody else is the owner, says `_check`.
+            logger.warning("lock of the database is still held; it is taken again later")
+        except SQLAlchemyError:
+            logger.warning("database does not answer; its lock is taken again later")
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Refuse if another app has become the owner. In the transaction that writes; its row lock makes takers wait."""
+        epoch = connection.execute(sa.select(installation.c.epoch).with_for_update(read=True)).scalar_one()
+        if epoch != self._epoch:
+            self._is_lost = True
+            raise _taken()
+
+
+def _next_epoch(connection: sa.Connection) -> int:
+    connection.execute(installation.update().values(epoch=installation.c.epoch + 1))
+    return int(connection.execute(sa.select(installation.c.epoch)).scalar_one())
+
+
+def _read_holder(path: Path) -> Holder | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):  # it is just being written
+        return None
+
+
+def _already_running(folder: Path, holder: Holder | None) -> InvalidConfig:
+    who, fields = "another process", dict[str, Any]()
+    if holder is not None:
+        where = f" at {holder.address}" if holder.address else ""
+        since = f"{holder.since:%Y-%m-%d %H:%M:%S} UTC"
+        who = f"a {holder.app.capitalize()}{where} (process {holder.pid} on {holder.host}, since {since})"
+        fields = {"pid": holder.pid, "host": holder.host, "address": holder.address}
+    return InvalidConfig(
+        f"the data folder {folder} is in use by {who}: stop that app, or choose another folder (--data-dir)",
+        code="already_running",
+        **fields,
+    )
+
+
+def _taken() -> Unavailable:
+    return Unavailable(
+        "another app has become the owner of this database, so this one writes nothing: stop one of the two, and start the "
+        "other again",
+        code="database_taken",
+    )

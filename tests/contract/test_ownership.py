@@ -1,0 +1,148 @@
+"""Who may use a data folder and a database.
+
+Should happen: one owner at a time; a new pair, and one of version 0.1, get an id; the same pair opens again.
+Should not: a second owner; a write of an owner that lost its database; a folder with another folder's database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.storage import installation, ownership
+from pygrid.storage.database import Database
+from pygrid.storage.installation import check_folder, match_database
+from pygrid.storage.migrations import migrate
+from pygrid.storage.ownership import DatabaseLock, FolderLock
+
+
+def refusal(code: str, call: object, *arguments: object) -> InvalidConfig:
+    with pytest.raises(InvalidConfig) as caught:
+        call(*arguments)  # type: ignore[operator]
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_a_folder_has_one_owner_who_is_named(tmp_path: Path) -> None:
+    first = FolderLock.acquire(tmp_path, "domain")
+    first.announce("http://127.0.0.1:5001")
+    error = refusal("already_running", FolderLock.acquire, tmp_path, "domain")
+    assert "http://127.0.0.1:5001" in error.detail
+    assert f"process {error.fields['pid']} " in error.detail
+    first.release()
+    FolderLock.acquire(tmp_path, "domain").release()
+
+
+@pytest.fixture
+def migrated(database: Database) -> Database:
+    migrate(database)
+    return database
+
+
+def test_a_folder_and_its_database_know_each_other(migrated: Database, tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.mkdir()
+    known = match_database(migrated, own, "domain")
+    assert match_database(migrated, own, "domain") == known
+    refusal("wrong_database", match_database, migrated, other, "domain")
+    assert list(other.iterdir()) == [], "a refusal leaves nothing behind"
+    elsewhere = Database(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    try:
+        migrate(elsewhere)
+        error = refusal("wrong_database", match_database, elsewhere, own, "domain")
+        assert "DATABASE_URL" in error.detail
+        match_database(elsewhere, other, "domain")
+        refusal("wrong_database", match_database, elsewhere, own, "domain")
+    finally:
+        elsewhere.close()
+    assert match_database(migrated, own, "domain") == known
+
+
+def test_a_start_that_was_cut_off_between_folder_and_database_goes_on(migrated: Database, tmp_path: Path) -> None:
+    pending = installation.FolderId("ab" * 16, "domain", is_pending=True)
+    (tmp_path / installation.FILE).write_bytes(msgspec.json.encode(pending))
+    assert match_database(migrated, tmp_path, "domain") == pending.id
+    (tmp_path / installation.FILE).write_bytes(msgspec.json.encode(pending))
+    assert match_database(migrated, tmp_path, "domain") == pending.id, "the database had it already"
+
+
+def test_bytes_of_version_0_1_are_not_joined_with_an_empty_database(migrated: Database, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / ("ab" * 32)).write_bytes(b"a model")
+    refusal("wrong_database", match_database, migrated, tmp_path, "domain")
+
+
+def test_an_app_of_another_kind_is_refused(migrated: Database, tmp_path: Path) -> None:
+    match_database(migrated, tmp_path, "network")
+    refusal("wrong_data_dir", check_folder, tmp_path, "domain")
+    old = tmp_path / "of 0.1"
+    old.mkdir()
+    (old / "network.db").touch()
+    refusal("wrong_data_dir", check_folder, old, "domain")
+    check_folder(old, "network")
+
+
+@pytest.fixture
+def two(postgres_url: str, tmp_path: Path) -> tuple[Database, Database]:
+    first, second = Database(postgres_url), Database(postgres_url)
+    migrate(first)
+    match_database(first, tmp_path, "domain")
+    return first, second
+
+
+async def test_a_postgresql_database_has_one_owner(two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of the first owner is cut: it takes the lock again. It is cut again, and another is quicker."""
+    monkeypatch.setattr(ownership, "CHECK_S", 0.01)
+    database, other = two
+    owner, rival = DatabaseLock(database), DatabaseLock(other)
+    try:
+        owner.acquire()
+        refusal("already_running", rival.acquire)
+        keeping = asyncio.create_task(owner.keep())
+        before = _holders(other)
+        _cut(other)
+        async with asyncio.timeout(30):
+            while not (after := _holders(other)) or after == before:  # noqa: ASYNC110 - another process changes it
+                await asyncio.sleep(0.01)
+        refusal("already_running", rival.acquire)
+        await database.write(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
+
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        _cut(other)
+        rival.acquire()
+        with pytest.raises(Unavailable) as caught:
+            await database.write(lambda connection: connection.execute(sa.text("DELETE FROM installation")))
+        cause = caught.value if caught.value.code == "database_taken" else caught.value.__cause__
+        assert isinstance(cause, Unavailable)
+        assert cause.code == "database_taken"
+        assert other.read_now(lambda c: c.execute(sa.text("SELECT count(*) FROM installation")).scalar_one()) == 1
+        with pytest.raises(Unavailable, match="another app"):
+            await asyncio.wait_for(owner.keep(), 10)
+    finally:
+        for lock, used in ((owner, database), (rival, other)):
+            lock.release()
+            used.close()
+
+
+_HOLDERS = """
+    SELECT pid FROM pg_locks JOIN pg_database ON pg_locks.database = pg_database.oid
+    WHERE locktype = 'advisory' AND datname = current_database()
+"""
+
+
+def _holders(database: Database) -> list[int]:
+    return list(database.read_now(lambda connection: connection.execute(sa.text(_HOLDERS)).scalars().all()))
+
+
+def _cut(database: Database) -> None:
+    for pid in _holders(database):
+        database.read_now(
+            lambda connection, pid=pid: connection.execute(sa.text(f"SELECT pg_terminate_backend({pid}, 5000)")).all()
+        )

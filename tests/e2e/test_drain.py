@@ -1,0 +1,85 @@
+"""A Domain that is told to stop while clients send requests as fast as they can.
+
+Should happen: each request that was sent while the Domain listened gets an answer.
+Should not: a reset connection, or one that ends without an answer.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from test_start import started
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+class Hammer(threading.Thread):
+    """Sends requests, each on a new connection or on a kept one, until it is refused a connection."""
+
+    def __init__(self, port: int, *, keeps: bool) -> None:
+        super().__init__()
+        self._port, self._keeps = port, keeps
+        self.num_answers = 0
+        self.num_last_answers = 0
+        self.trouble = ""
+
+    def run(self) -> None:
+        try:
+            while True:
+                try:
+                    connection = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+                except ConnectionRefusedError:
+                    return
+                with connection:
+                    while self._ask(connection) and self._keeps:
+                        pass
+        except OSError as error:
+            self.trouble = repr(error)
+
+    def _ask(self, connection: socket.socket) -> bool:
+        """Whether the connection stays open after the answer."""
+        connection.sendall(REQUEST)
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            piece = connection.recv(4096)
+            if not piece:
+                raise ConnectionError(f"no answer but {answer!r}")
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        self.num_answers += 1
+        is_last = b"connection: close" in answer.lower()
+        self.num_last_answers += is_last
+        return not is_last
+
+
+@pytest.mark.slow
+def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) -> None:
+    with started(tmp_path) as domain:
+        port = int(domain.wait_ready().rpartition(":")[2])
+        hammers = [Hammer(port, keeps=bool(number % 2)) for number in range(16)]
+        for hammer in hammers:
+            hammer.start()
+        while not all(hammer.num_answers > 20 for hammer in hammers):
+            assert domain.process.poll() is None
+        # Stopped for a moment, so that connections and requests pile up in the kernel.
+        domain.process.send_signal(signal.SIGSTOP)
+        late = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(20)]
+        for connection in late:
+            connection.sendall(REQUEST)
+        domain.process.send_signal(signal.SIGTERM)
+        domain.process.send_signal(signal.SIGCONT)
+        for connection in late:
+            with connection:
+                answer = b""
+                while piece := connection.recv(4096):
+                    answer += piece
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"connection: close" in answer.lower()
+        for hammer in hammers:
+            hammer.join(30)
+        assert [hammer.trouble for hammer in hammers if hammer.trouble] == []
+        assert domain.process.wait(15) == 0

@@ -1,0 +1,156 @@
+"""Faults of the machine while a job runs: a disk without room, a Worker that is killed, columns that changed on the disk.
+
+Should happen: a result that could not be stored is stored later; an exact job whose Worker was killed runs again, once.
+Should not: a private job whose result could not be stored once loses its charge for nothing, or runs twice; a job that reads
+damaged columns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+from jobs_support import Site
+from web_support import assert_problem
+
+from pygrid.features.jobs import results
+from pygrid.settings import DomainSettings
+from pygrid.storage import audit
+from pygrid.storage.columns import CHECKSUMS_FILE
+from pygrid.storage.tables_budgets import charges
+from pygrid.storage.tables_datasets import dataset_versions
+
+COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
+PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
+LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
+
+
+async def until(true: Callable[[], Awaitable[Any]]) -> Any:
+    """What ``true`` gives once it is not false."""
+    async with asyncio.timeout(60):
+        while not (result := await true()):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
+            await asyncio.sleep(0.02)
+    return result
+
+
+async def failed(site: Site, job_id: str) -> dict[str, Any] | None:
+    job = await site.owner.job(job_id)
+    return job if job["state"] == "failed" else None
+
+
+async def actions(site: Site, job_id: str) -> list[str]:
+    entries = await site.app.state.database.read(lambda c: audit.list_entries(c, limit=1000))
+    return [entry.action for entry in entries if entry.data.get("job_id") == job_id]
+
+
+async def charge_states(site: Site) -> list[str]:
+    def load(connection: sa.Connection) -> list[str]:
+        return list(connection.execute(sa.select(charges.c.state)).scalars())
+
+    found: list[str] = await site.app.state.database.read(load)
+    return found
+
+
+async def test_a_result_that_could_not_be_stored_is_stored_again(
+    site: Site, settings: DomainSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(results, "FIRST_RETRY_S", 0.05)
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    # A file where the folder of results should be: every attempt to store one fails in the file system.
+    place, aside = settings.data_dir / "jobs" / "results", settings.data_dir / "jobs" / "aside"
+    place.rename(aside)
+    place.touch()
+    job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+    await until(lambda: asyncio.sleep(0, "end of job not stored" in caplog.text))
+    assert (await site.scientist.job(job["id"]))["state"] == "running"
+    place.unlink()
+    aside.rename(place)
+    await site.scientist.wait(job["id"], "released")
+    assert (await site.scientist.result(job["id"])).status_code == 200
+    assert await charge_states(site) == ["released"]
+    assert (await actions(site, job["id"])).count("job_started") == 1
+
+
+async def has_begun(site: Site, job_id: str, attempt: int) -> bool:
+    is_started = (await actions(site, job_id)).count("job_started") == attempt
+    return is_started and (await site.scientist.job(job_id))["progress"] > 0
+
+
+def kill_worker() -> None:
+    """Kill the child of the fork server that computes, as the kernel does when memory runs out."""
+    children = psutil.Process().children(recursive=True)
+    max(children, key=lambda child: child.cpu_times().user if child.ppid() != psutil.Process().pid else -1.0).kill()
+
+
+async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) -> None:
+    dataset = await site.owner.upload()
+    job = await site.scientist.submit(dataset, **LONG)
+    await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+    for attempt in (1, 2):
+        await until(partial(has_begun, site, job["id"], attempt))
+        kill_worker()
+    told = await until(lambda: failed(site, job["id"]))
+    assert told["code"] == "lost"
+    assert (await actions(site, job["id"])).count("job_requeued") == 1
+
+
+async def has_worker() -> bool:
+    """Whether the fork server has a child."""
+    return len(psutil.Process().children(recursive=True)) >= 2
+
+
+async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Site) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    job = await site.scientist.submit(dataset, **LONG_PRIVATE)
+    await site.scientist.wait(job["id"], "running")
+    await until(has_worker)
+    kill_worker()
+    await until(lambda: failed(site, job["id"]))
+    assert (await actions(site, job["id"])).count("job_started") == 1
+    assert await charge_states(site) == ["failed"]
+
+
+async def columns_of(site: Site, settings: DomainSettings) -> Path:
+    select = sa.select(dataset_versions.c.folder)
+    name: str = await site.app.state.database.read(lambda connection: connection.execute(select).scalar_one())
+    return settings.data_dir / "datasets" / name
+
+
+async def test_damaged_columns_are_not_read(site: Site, settings: DomainSettings) -> None:
+    dataset = await site.owner.upload()
+    folder = await columns_of(site, settings)
+    # Version 0.1 wrote no checksums: the first use makes them.
+    (folder / CHECKSUMS_FILE).unlink()
+    job = await site.scientist.submit(dataset, "statistics", **COUNT)
+    await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+    await site.owner.wait(job["id"], "held")
+    assert (folder / CHECKSUMS_FILE).is_file()
+    for column in folder.glob("*.bin"):
+        data = bytearray(column.read_bytes())
+        data[len(data) // 2] ^= 1
+        column.write_bytes(bytes(data))
+    job = await site.scientist.submit(dataset)
+    await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
+    told = await until(lambda: failed(site, job["id"]))
+    assert "damaged" in told["detail"]
+
+
+async def test_a_damaged_result_does_not_leave(site: Site, settings: DomainSettings) -> None:
+    dataset = await site.owner.upload()
+    await site.owner.set_policy(dataset)
+    job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
+    await site.scientist.wait(job["id"], "released")
+    (result,) = (path for path in (settings.data_dir / "jobs" / "results" / job["id"]).iterdir() if len(path.name) == 64)
+    data = bytearray(result.read_bytes())
+    data[-2] ^= 1
+    result.write_bytes(bytes(data))
+    assert_problem(await site.scientist.result(job["id"]), 503, "blob_damaged")
