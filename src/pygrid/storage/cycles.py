@@ -36,6 +36,8 @@ class Report:
     norm: float
     scale: float | None
     metrics: dict[str, float]
+    distance: float | None = None
+    """L2 norm of the diff minus the mean diff of the cycle before; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,29 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
     )
 
 
-def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals) -> None:
-    """Write back a cycle that is completed, with what its reports add up to, which does not change any more."""
+def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals, radius: float | None = None) -> None:
+    """Write back a completed cycle with the totals of its reports.
+
+    Args:
+        radius: the largest distance, or norm, that counted in full; None: there was no limit.
+    """
     update_cycle(connection, cycle)
-    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals)))
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals), radius=radius))
+
+
+def find_radius(connection: sa.Connection, process_id: int) -> float | None:
+    """The radius of the newest completed cycle of a process that had reports; None: there is none, or it had no limit."""
+    statement = (
+        sa.select(cycles.c.radius)
+        .where(
+            cycles.c.process_id == process_id,
+            cycles.c.state == CycleState.COMPLETED.value,
+            cycles.c.num_reports > 0,
+        )
+        .order_by(cycles.c.sequence.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).scalar()
 
 
 def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
@@ -422,13 +443,20 @@ def list_report_files(connection: sa.Connection) -> set[str]:
     return set(connection.execute(statement).scalars())
 
 
-def list_norms(connection: sa.Connection, process_id: int, before: int, limit: int) -> list[float]:
-    """Norms of the newest reports, at least ``limit`` if there are, of a process's cycles with a sequence below ``before``."""
+def list_accepted(
+    connection: sa.Connection, process_id: int, before: int, num_cycles: int, limit: int
+) -> list[tuple[float, int]]:
+    """Norm after clipping, and weight, of the reports of the last cycles of a process that had any.
+
+    Args:
+        before: only cycles with a lower sequence.
+        num_cycles: so many cycles at most, and no further one once ``limit`` reports are found.
+    """
     newest = (
         sa.select(cycles.c.id, cycles.c.num_reports)
-        .where(cycles.c.process_id == process_id, cycles.c.sequence < before)
+        .where(cycles.c.process_id == process_id, cycles.c.sequence < before, cycles.c.num_reports > 0)
         .order_by(cycles.c.sequence.desc())
-        .limit(limit)
+        .limit(num_cycles)
     )
     wanted: list[int] = []
     found = 0
@@ -437,15 +465,22 @@ def list_norms(connection: sa.Connection, process_id: int, before: int, limit: i
             break
         wanted.append(cycle_id)
         found += num_reports
-    statement = sa.select(reports.c.norm).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
-    return [float(norm) for norm in connection.execute(statement).scalars()]
+    accepted = reports.c.norm * sa.func.coalesce(reports.c.scale, 1.0)
+    statement = sa.select(accepted, reports.c.weight).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
+    return [(float(norm), int(weight)) for norm, weight in connection.execute(statement)]
 
 
-def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:
-    """Record with what scale reports (by id) went into their checkpoint; without one it is 1.0."""
-    if scales:
-        statement = reports.update().where(reports.c.id == sa.bindparam("report_id")).values(scale=sa.bindparam("by"))
-        connection.execute(statement, [{"report_id": report_id, "by": scale} for report_id, scale in scales.items()])
+def set_counted(connection: sa.Connection, counted: Sequence[Report]) -> None:
+    """Record the scale and the weight with which reports went into their checkpoint; without a scale it is 1.0."""
+    if counted:
+        statement = (
+            reports.update()
+            .where(reports.c.id == sa.bindparam("report_id"))
+            .values(scale=sa.bindparam("by"), weight=sa.bindparam("counts"))
+        )
+        connection.execute(
+            statement, [{"report_id": report.id, "by": report.scale, "counts": report.weight} for report in counted]
+        )
 
 
 def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
@@ -454,8 +489,8 @@ def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
     return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
 
 
-def add_up(found: Sequence[Report]) -> CycleTotals:
-    """What these reports come to."""
+def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
+    """Totals of these reports; metrics are weighted as the diffs are."""
     sums: dict[str, tuple[float, float]] = {}
     for report in found:
         for name, value in report.metrics.items():
@@ -463,7 +498,7 @@ def add_up(found: Sequence[Report]) -> CycleTotals:
             sums[name] = (total + value * report.weight, weight + report.weight)
     return CycleTotals(
         num_examples=sum(report.num_examples for report in found),
-        num_clipped=sum(report.scale is not None and report.scale < 1.0 for report in found),
+        num_clipped=num_clipped,
         bytes_received=sum(report.length for report in found),
         metrics={name: total / weight for name, (total, weight) in sorted(sums.items())},
     )

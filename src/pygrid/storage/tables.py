@@ -94,6 +94,8 @@ cycles = sa.Table(
     sa.Column("totals", sa.JSON, nullable=True),
     # Clients of a process with named clients that have left it: the cycle does not wait for them.
     sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
+    # The largest distance, or norm, of a diff that counted in full; NULL without a limit.
+    sa.Column("radius", sa.Double, nullable=True),
     sa.UniqueConstraint("process_id", "sequence"),
 )
 
@@ -136,6 +138,8 @@ reports = sa.Table(
     sa.Column("scale", sa.Double, nullable=True),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    # From the mean diff of the cycle before; NULL where it is not measured.
+    sa.Column("distance", sa.Double, nullable=True),
 )
 
 events = sa.Table(

@@ -14,6 +14,7 @@ from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.metrics import Metrics
+from pygrid.storage.cycles import find_radius
 from pygrid.storage.store import Store
 from pygrid.web.lifecycle import Stopping
 
@@ -36,7 +37,9 @@ class Cycles:
 def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics) -> Cycles:
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
-    sums = CycleSums(store.diffs)
+    sums = CycleSums(
+        store.diffs, lambda process_id: store.database.read_now(lambda connection: find_radius(connection, process_id))
+    )
     counts = CycleCounts(metrics)
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping)

@@ -19,6 +19,7 @@ from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, D
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
+from pygrid.features.cycles.centres import Centres
 from pygrid.features.cycles.counts import CycleCounts
 from pygrid.features.cycles.receiving import Received, receive_report
 from pygrid.features.cycles.sums import CycleSums
@@ -74,6 +75,7 @@ class CyclesService:
         self._clock = clock
         self._executor = executor
         self._counts = counts
+        self._centres = Centres(store)
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._submitting: set[asyncio.Task[Report | None]] = set()
 
@@ -192,7 +194,8 @@ class CyclesService:
         """
         _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         cycle_id = ticket.cycle.id
-        return await receive_report(pieces, ticket.process, lambda: self._store.diffs.spool(cycle_id), self._spooling)
+        centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
+        return await receive_report(pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling)
 
     async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
@@ -267,10 +270,11 @@ class CyclesService:
             offset=offset,
             length=content.length,
             num_examples=content.num_examples,
-            weight=min(content.num_examples, config.max_weight),
+            weight=1 if ticket.process.rule.has_equal_votes else min(content.num_examples, config.max_weight),
             norm=content.norm,
             scale=None,
             metrics=content.metrics,
+            distance=content.distance,
         )
         rows.put_report(connection, report, content.fingerprint, now)
         cycle = rules.count_report(cycle)
