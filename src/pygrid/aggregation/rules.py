@@ -3,8 +3,8 @@
     centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),   dist_i = norm(d_i - v),   t = radius * median(dist_i)
     mean               x = sum(w_i * s_i * d_i) / sum(w_i),            s_i = min(1, bound / norm_i)
 
-``v`` is the mean diff of the last completed cycle, 0 in the first. Both are sums of the diffs times a factor, plus ``v`` times a
-factor, so a running sum is enough and no rule needs all diffs at once.
+``v`` is the mean diff of the last completed cycle, 0 in the first. Both are sums of the diffs times a factor, plus ``v`` times
+a factor, so a running sum is enough and no rule needs all diffs at once.
 
 Sources: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, algorithm 2 (centred
 clipping); McMahan et al., AISTATS 2017, algorithm 1 (mean).

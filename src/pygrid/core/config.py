@@ -70,7 +70,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_weight: int = 10_000
     """A report that counts with its number of examples counts with at most this."""
     aggregation: Aggregation | None = None
-    """How diffs are averaged. Null: centred clipping with equal votes; with ``named_clients`` the mean, weighted by examples."""
+    """How diffs are averaged. Null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap."""
     outlier_factor: float | msgspec.UnsetType | None = msgspec.UNSET
     """Older way to write ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight cap."""
     server_optimizer: ServerOptimizer = ServerOptimizer()
@@ -113,7 +113,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def public(self) -> dict[str, Any]:
         """As JSON values for people to see: complete, secrets left out."""
-        values: dict[str, Any] = msgspec.to_builtins(replace(self, aggregation=self.rule))
+        values: dict[str, Any] = msgspec.to_builtins(replace(self, aggregation=self.rule, outlier_factor=msgspec.UNSET))
         if self.authentication is not None and self.authentication.secret is not None:
             values["authentication"]["secret"] = "(set)"
         return values
