@@ -15,7 +15,7 @@ WINDOW_REPORTS = 10_000
 """Once the newest of these cycles hold this many reports, older ones are left out, so that a median stays cheap."""
 FIRST_REPORTS = 3
 """With fewer norms above zero than this, and none of an earlier cycle, a median is no protection; see `norm_bound`."""
-FIRST_FACTOR = 10.0
+FIRST_FACTOR = 1.0
 """In that case: the largest diff that counts in full, in multiples of the model's own norm (at least 1)."""
 
 

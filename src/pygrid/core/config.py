@@ -82,6 +82,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left. Needs
     ``authentication`` with a secret or a public key."""
 
+    clients_per_subject: int = 1
+    """Clients that the bearers of tokens with one ``sub`` are together; 0: any number."""
+
     @property
     def needs_speed_test(self) -> bool:
         """Whether a floor for bandwidth is configured."""
@@ -137,7 +140,7 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
 
 
 def _check_ranges(config: ServerConfig) -> None:
-    counts = ("num_cycles", "min_workers", "do_not_reuse_workers_until_cycle")
+    counts = ("num_cycles", "min_workers", "do_not_reuse_workers_until_cycle", "clients_per_subject")
     positive_counts = ("max_workers", "min_diffs", "max_diffs", "max_weight")
     for name in counts:
         _check(name, getattr(config, name), 0, _MAX_COUNT)

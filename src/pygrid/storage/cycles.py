@@ -204,10 +204,25 @@ def release_all_leases(connection: sa.Connection) -> None:
 
 
 def put_client(
-    connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, subject: str | None = None
+    connection: sa.Connection,
+    client_id: str,
+    process_id: int,
+    now: dt.datetime,
+    *,
+    subject: str | None = None,
+    address_mark: str | None = None,
+    subject_mark: str | None = None,
 ) -> None:
-    """Add a client of a process; ``subject``: whom its token names, where that is who it is."""
-    connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now, subject=subject))
+    """Add a client of a process.
+
+    Args:
+        subject: the subject of its token, where clients have names.
+        address_mark: stands for the address that makes it, if that has a quota.
+        subject_mark: stands for the subject of its token, where clients have no names.
+    """
+    values = {"process_id": process_id, "created_at": now, "used_at": now, "subject": subject}
+    marks = {"address_mark": address_mark, "subject_mark": subject_mark}
+    connection.execute(clients.insert().values(id=client_id, **values, **marks))
 
 
 def lock_process(connection: sa.Connection, process_id: int) -> None:
@@ -264,11 +279,20 @@ class Application:
     own: Assignment | None
     """The client's assignment to that cycle, if any."""
     has_left: bool = False
+    used_at: dt.datetime | None = None
+    """When the client was last used, to within an hour; None: it has a name, and so does not expire."""
 
 
 _newest = cycles.alias("newest")
 _FIND_APPLICATION = Prepared(
-    sa.select(clients.c.process_id, processes.c.state, clients.c.left_at, *_ASSIGNMENT, *_CYCLE)
+    sa.select(
+        clients.c.process_id,
+        processes.c.state,
+        clients.c.left_at,
+        sa.case((clients.c.subject.is_(None), sa.func.coalesce(clients.c.used_at, clients.c.created_at))),
+        *_ASSIGNMENT,
+        *_CYCLE,
+    )
     .select_from(
         clients.join(processes)
         .join(cycles, cycles.c.process_id == clients.c.process_id)
@@ -290,9 +314,14 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
     """
     row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
     if row is None or row[0] != process_id:
-        raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
-    own = None if row[3] is None else Assignment(row[3], row[4], row[5], AssignmentState(row[6]))
-    return Application(row[0], row[1], _cycle(row[7:]), own, row[2] is not None)
+        raise worker_not_found()
+    own = None if row[4] is None else Assignment(row[4], row[5], row[6], AssignmentState(row[7]))
+    return Application(row[0], row[1], _cycle(row[8:]), own, row[2] is not None, row[3])
+
+
+def worker_not_found() -> NotFound:
+    """The refusal for an id that is not that of a client of the process, or not any longer."""
+    return NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
 
 
 _LAST_SEQUENCE = Prepared(

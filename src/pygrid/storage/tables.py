@@ -108,6 +108,13 @@ clients = sa.Table(
     # Whom its token named, if its process asks for tokens.
     sa.Column("subject", sa.Text, nullable=True),
     sa.Column("left_at", UtcDateTime, nullable=True),
+    # To within an hour; a client that is not used for long expires.
+    sa.Column("used_at", UtcDateTime, nullable=True),
+    # Marks (keyed hashes) of the address that made it, and of the subject of its token where clients have no names.
+    sa.Column("address_mark", sa.String(32), nullable=True),
+    sa.Column("subject_mark", sa.String(32), nullable=True),
+    sa.Index("ix_clients_process_id_address_mark", "process_id", "address_mark"),
+    sa.Index("ix_clients_process_id_subject_mark", "process_id", "subject_mark"),
 )
 
 assignments = sa.Table(

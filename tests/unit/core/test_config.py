@@ -37,7 +37,7 @@ def refused(**fields: Any) -> InvalidConfig:
 
 
 NAMED = {"named_clients": True, "authentication": {"secret": "x" * 32}}
-COUNTS = {"num_cycles": 0, "min_workers": 0, "do_not_reuse_workers_until_cycle": 0}
+COUNTS = {"num_cycles": 0, "min_workers": 0, "do_not_reuse_workers_until_cycle": 0, "clients_per_subject": 1}
 POSITIVE = {"max_workers": None, "min_diffs": None, "max_diffs": None, "max_weight": 10_000}
 NUMBERS: dict[str, tuple[float, float, Any]] = {
     "cycle_length": (0.1, 366 * 24 * 3600.0, 60.0),

@@ -21,6 +21,7 @@ from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, 
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
 from pygrid.features.cycles.centres import Centres
 from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.receiving import Received, receive_report
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
@@ -67,8 +68,10 @@ class CyclesService:
         clock: Clock,
         executor: ThreadPoolExecutor,
         counts: CycleCounts,
+        quotas: DeviceQuotas,
     ) -> None:
         self._store = store
+        self._quotas = quotas
         self._admissions = admissions
         self._sums = sums
         self._scheduler = scheduler
@@ -79,20 +82,30 @@ class CyclesService:
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._submitting: set[asyncio.Task[Report | None]] = set()
 
+    def take_speed_test(self, address: str, *, is_ping: bool = False) -> None:
+        """Count a speed test; a ping counts as a request for a cycle. Raises TooManyRequests: ``rate_limited``."""
+        if is_ping:
+            self._quotas.take_cycle_request(address)
+        else:
+            self._quotas.take_speed_test(address)
+
     def close(self) -> None:
         """Let go of the threads."""
         self._spooling.shutdown()
 
     async def request_cycle(
-        self, message: CycleRequest, departed: Callable[[], Awaitable[None]]
+        self, message: CycleRequest, address: str, departed: Callable[[], Awaitable[None]]
     ) -> CycleAccepted | CycleRejected:
         """Admit a client to the current cycle of its process, or say when to come back.
 
         Args:
+            address: of who asks.
             departed: returns once the client has gone.
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. InvalidInput: ``speed_missing``, ``invalid_input``.
+            TooManyRequests: ``rate_limited``.
         """
+        self._quotas.take_cycle_request(address)
         process = await self._store.processes.get_by_name(message.model, message.version)
         _check_numbers(message, process)
         if not message.worker_id.isprintable():  # PostgreSQL takes no NUL
