@@ -33,8 +33,8 @@ from pygrid.tensors.safetensors import Layout
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-SIZES = (64, 32, 10)
-EPOCHS, BATCH, RATE, MOMENTUM = 5, 16, 0.05, 0.9
+SIZES = (64, 100, 10)
+EPOCHS, BATCH, RATE, MOMENTUM = 5, 16, 0.2, 0.5
 MAX_WEIGHT = 10_000
 
 OLD = Aggregation("mean", bound=4.0, weight_cap=None)

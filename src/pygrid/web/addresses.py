@@ -8,6 +8,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 
 from pygrid.errors import InvalidConfig
+from pygrid.messages.relay import RELAYED
 
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
@@ -66,9 +67,12 @@ def bucket_of(text: str, *, limit_loopback: bool) -> str | None:
     Args:
         limit_loopback: whether addresses of this machine are counted too.
     """
-    address = parse_address(text)
+    address = parse_address(text.removeprefix(RELAYED))
     if address is None:
         return f"other {text[:100]}"
+    if text.startswith(RELAYED):
+        # The word of a Network: it makes nobody one of this machine.
+        return f"{RELAYED}{bucket_of(str(address), limit_loopback=True)}"
     if address.is_loopback:
         return str(address) if limit_loopback else None
     if isinstance(address, IPv6):

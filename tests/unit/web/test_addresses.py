@@ -65,6 +65,10 @@ def test_a_proxy_that_is_not_an_address_is_refused(trusted: str) -> None:
         ("::1", None),
         ("::ffff:127.0.0.1", None),
         ("", "other "),
+        ("relayed:203.0.113.5", "relayed:203.0.113.5"),
+        ("relayed:2001:db8:1:2::1", "relayed:2001:db8:1:2::/64"),
+        ("relayed:127.0.0.1", "relayed:127.0.0.1"),
+        ("relayed:me", "other relayed:me"),
         ("a caller", "other a caller"),
     ],
 )
