@@ -100,9 +100,7 @@ class RunningSum:
     def _is_drowned(self, votes: Mapping[int, Vote], weighed: Weighed) -> bool:
         """Whether a diff that is far beyond the limit was added whole."""
         most = MAX_EXCESS * weighed.limit
-        return any(
-            self._near_factors.get(number, 0.0) > 0 and max(vote.norm, vote.reach) > most for number, vote in votes.items()
-        )
+        return any(self._near_factors.get(number, 0.0) > 0 and vote.reach > most for number, vote in votes.items())
 
     def _clear(self) -> None:
         self._near, self._far = WeightedMean(self._num_values), None

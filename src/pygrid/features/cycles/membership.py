@@ -62,7 +62,8 @@ class Membership:
                 f"The 'auth_token' must name its bearer: a printable 'sub' of 1 to {MAX_SUBJECT_CHARS} characters.",
                 code="auth_token_nameless",
             )
-        if subject is not None:
+        # Where a subject may be any number of clients, its token is that of a whole crowd.
+        if subject is not None and (is_named or process.config.clients_per_subject):
             self._quotas.take_subject(process.id, subject)
         join = self._join_named if is_named else self._join
         known_as = await self._store.database.write(lambda connection: join(connection, process, subject, address))
