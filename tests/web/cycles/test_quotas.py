@@ -207,6 +207,14 @@ async def test_a_subject_may_authenticate_so_often_from_all_addresses_together(o
     assert codes == [200, 200, 429]
 
 
+async def test_a_token_of_a_whole_crowd_counts_by_address(opening: Open) -> None:
+    site = await opening(authentications_per_minute=1)
+    process = await site.host(**SIGNED, clients_per_subject=0)
+    for number in range(3):
+        answer = await authenticate(at(site, f"203.0.113.{number}"), process, auth_token=token("everybody"))
+        assert answer.status_code == 200
+
+
 async def test_a_client_that_is_not_used_expires_and_frees_its_place_in_the_quota(opening: Open) -> None:
     site = await opening(clients_per_address=2, client_expiry_days=2)
     process = await site.host(max_workers=1, max_diffs=1, cycle_length=1e6)
