@@ -70,7 +70,7 @@ def cycles(draw: st.DrawFn) -> tuple[list[Float64], Float64 | None]:
     return diffs, centre
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(cycles(), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.0, 1e-6, 1.0, 3.0, 100.0, math.inf]), st.data())
 def test_the_running_sum_is_the_definition(
     cycle: tuple[list[Float64], Float64 | None], radius: float, expected_limit: float, data: st.DataObject
@@ -88,6 +88,7 @@ def test_the_running_sum_is_the_definition(
     np.testing.assert_allclose(got / scale, wanted / scale, rtol=0, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(cycles(), st.permutations(range(12)))
 def test_the_order_of_reports_does_not_matter(cycle: tuple[list[Float64], Float64 | None], order: list[int]) -> None:
     diffs, centre = cycle
@@ -97,6 +98,7 @@ def test_the_order_of_reports_does_not_matter(cycle: tuple[list[Float64], Float6
     assert (one.scales, one.weights, one.limit) == (other.scales, other.weights, other.limit)
 
 
+@settings(deadline=None)
 @given(cycles(), st.floats(1e-3, 1e3))
 def test_no_report_moves_the_mean_by_more_than_its_share_of_the_radius(
     cycle: tuple[list[Float64], Float64 | None], size: float
@@ -112,6 +114,7 @@ def test_no_report_moves_the_mean_by_more_than_its_share_of_the_radius(
     assert np.linalg.norm(mean - v) <= weighed.limit * (1 + 1e-9) + 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.lists(st.floats(0.5, 2.0), min_size=3, max_size=20), st.integers(0, 3))
 def test_zeros_and_huge_diffs_leave_the_radius_with_the_honest(zeros: int, honest: list[float], num_huge: int) -> None:
     """Zeros are votes for no change, and no measure; a few reports are held to a bound instead."""
