@@ -20,6 +20,7 @@ from pygrid.features.associations.domain_routes import association_routes
 from pygrid.features.associations.domain_side import Description, DomainAssociations, DomainTerms
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
+from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
 from pygrid.features.cycles.routes import DEVICE_PATHS
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
@@ -61,6 +62,7 @@ from pygrid.storage.store import Store
 from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE, Identity
+from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
@@ -71,6 +73,7 @@ from pygrid.web.sites import Site
 SESSION_SWEEP_S = 3600.0
 ANSWER_SWEEP_S = 3600.0
 FAILURES_S = 60.0
+CLIENT_SWEEP_S = 3600.0
 COORDINATOR_PATIENCE_S = 30.0
 """A coordinator that can't be reached is tried for so long before a job says so; then it is tried again."""
 
@@ -130,7 +133,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
     kept_answers = KeptAnswers(database, clock)
-    cycles = build_cycles(store, clock, stopping, metrics)
+    cycles = build_cycles(store, clock, stopping, metrics, DeviceQuotas(_device_limits(settings), clock, settings.secret_key))
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()
@@ -208,6 +211,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
             "drafts": processes.drafts,
             "draft_blobs": BlobResponses(store.drafts),
             "cycles": cycles.service,
+            "addresses": ClientAddresses(settings.trusted_proxies),
             "membership": cycles.membership,
             "scheduler": cycles.scheduler,
             "datasets": datasets,
@@ -228,6 +232,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
             BackgroundTask.every(UPKEEP_S, "look-after-jobs", jobs.upkeep.run_once),
             BackgroundTask("keep-associations", associations.run),
             BackgroundTask("wake-waiting", wake_waiting),
+            BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", cycles.membership.remove_unused),
             BackgroundTask.every(SESSION_SWEEP_S, "remove-expired-sessions", accounts.remove_expired_sessions),
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
             BackgroundTask.every(FAILURES_S, "record-failed-logins", accounts.failures.write_entry),
@@ -242,6 +247,17 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
         database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing
     )
     return app
+
+
+def _device_limits(settings: DomainSettings) -> DeviceLimits:
+    return DeviceLimits(
+        clients_per_address=settings.clients_per_address,
+        authentications_per_minute=settings.authentications_per_minute,
+        cycle_requests_per_minute=settings.cycle_requests_per_minute,
+        speed_tests_per_minute=settings.speed_tests_per_minute,
+        expiry_days=settings.client_expiry_days,
+        limit_loopback=settings.limit_loopback,
+    )
 
 
 def _dataset_limits(settings: DomainSettings) -> DatasetLimits:

@@ -28,6 +28,7 @@ _NETWORK_DATA_DIR = Path("pygrid-network-data")
 NETWORK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 """How a Domain may be called on a Network: its name is part of addresses and commands."""
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+MAX_DEVICE_LIMIT = 1_000_000
 PUBLISHABLE_COUNTS = ("datasets", "models", "processes", "cycles", "jobs", "users")
 """What a Domain can tell a Network the number of."""
 
@@ -203,6 +204,48 @@ class DomainSettings(AppSettings):
         env="PYGRID_PREFER_REMOTE_WORKERS",
         flag="--prefer-remote-workers",
         help="Run jobs on Workers of other machines first, where the dataset's policy allows it; else when this one is busy.",
+    )
+    clients_per_address: int = _setting(
+        64,
+        env="PYGRID_CLIENTS_PER_ADDRESS",
+        flag="--clients-per-address",
+        help="Clients of a process that one address may have, tokens with a subject apart; 0: any number.",
+    )
+    authentications_per_minute: int = _setting(
+        60,
+        env="PYGRID_AUTHENTICATIONS_PER_MINUTE",
+        flag="--authentications-per-minute",
+        help="Authentications of devices that one address, or one subject of tokens, may ask for a minute; 0: any number.",
+    )
+    cycle_requests_per_minute: int = _setting(
+        1200,
+        env="PYGRID_CYCLE_REQUESTS_PER_MINUTE",
+        flag="--cycle-requests-per-minute",
+        help="Requests for a cycle that one address may send a minute; 0: any number.",
+    )
+    speed_tests_per_minute: int = _setting(
+        30,
+        env="PYGRID_SPEED_TESTS_PER_MINUTE",
+        flag="--speed-tests-per-minute",
+        help="Speed tests, one way each, that one address may run a minute; 0: any number.",
+    )
+    client_expiry_days: int = _setting(
+        14,
+        env="PYGRID_CLIENT_EXPIRY_DAYS",
+        flag="--client-expiry-days",
+        help="Days without a request for a cycle after which a client without a name expires; 0: never.",
+    )
+    limit_loopback: bool = _setting(
+        False,
+        env="PYGRID_LIMIT_LOOPBACK",
+        flag="--limit-loopback",
+        help="Hold devices on this machine to the limits for addresses, too.",
+    )
+    trusted_proxies: str = _setting(
+        "",
+        env="PYGRID_TRUSTED_PROXIES",
+        flag="--trusted-proxies",
+        help="Proxies whose X-Forwarded-For is believed, with commas between: addresses, or networks like 10.0.0.0/8.",
     )
     address: str = _setting(
         "",
@@ -465,6 +508,15 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
         _check_at_least(settings, name, least)
     if not 1 <= settings.max_columns <= 4096:
         raise _wrong(_name(settings, "max_columns"), settings.max_columns, "use a number from 1 to 4096")
+    for name in (
+        "clients_per_address",
+        "authentications_per_minute",
+        "cycle_requests_per_minute",
+        "speed_tests_per_minute",
+        "client_expiry_days",
+    ):
+        if not 0 <= getattr(settings, name) <= MAX_DEVICE_LIMIT:
+            raise _wrong(_name(settings, name), getattr(settings, name), f"use a number from 0 to {MAX_DEVICE_LIMIT}")
     _check_addresses(settings, "network", "address")
     if settings.network and not NETWORK_NAME.fullmatch(settings.id):
         wanted = "on a Network use A-Z, a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends"

@@ -326,14 +326,22 @@ def test_totals_add_up_and_are_kept(store: Rows) -> None:
     so_far = CycleTotals(4, 0, 200, {"loss": 0.75, "only": 2.0})
     assert store(rows.get_totals, cycle.id) == so_far
     first, second = store(rows.list_reports, cycle.id)
-    store(rows.set_scales, {first.id: 1.0, second.id: 0.25})
-    store(rows.set_scales, {})
-    assert [report.scale for report in store(rows.list_reports, cycle.id)] == [1.0, 0.25]
+    store(rows.set_counted, [replace(first, scale=1.0), replace(second, scale=0.25, weight=2)])
+    store(rows.set_counted, [])
+    counted = store(rows.list_reports, cycle.id)
+    assert [(report.scale, report.weight) for report in counted] == [(1.0, 1), (0.25, 2)]
+    assert rows.add_up(counted, num_clipped=1) == CycleTotals(4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0})
     done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED, completed_at=_after(9))
-    store(rows.complete_cycle, done, replace(so_far, num_clipped=1))
+    assert store(rows.find_radius, process_id) is None
+    store(rows.complete_cycle, done, replace(so_far, num_clipped=1), 0.5)
+    assert store(rows.find_radius, process_id) == 0.5
     assert store(rows.get_totals, cycle.id) == replace(so_far, num_clipped=1)
     assert store(rows.get_cycle, cycle.id) == done
-    assert store(rows.get_totals, store.cycle(process_id, 2).id) == CycleTotals(0, 0, 0, {})
+    later = store.cycle(process_id, 2)
+    assert store(rows.get_totals, later.id) == CycleTotals(0, 0, 0, {})
+    # A cycle without reports says nothing.
+    store(rows.complete_cycle, replace(later, state=CycleState.COMPLETED), CycleTotals(0, 0, 0, {}))
+    assert store(rows.find_radius, process_id) == 0.5
 
 
 def test_files_of_unfinished_cycles_are_known(store: Rows) -> None:
@@ -347,17 +355,21 @@ def test_files_of_unfinished_cycles_are_known(store: Rows) -> None:
     assert store(rows.list_report_files) == {"segment", "a.report"}
 
 
-def test_norms_are_those_of_the_newest_earlier_cycles(store: Rows) -> None:
+def test_accepted_norms_are_those_of_the_last_cycles_that_had_reports(store: Rows) -> None:
     process_id, other = store.process(), store.process("other")
-    for sequence in (1, 2, 3):
+    for sequence in (1, 2, 3, 4):
         cycle = store.cycle(process_id, sequence)
-        for number in range(3):
-            store.reported(store.assigned(process_id, cycle, f"client {sequence} {number}"), norm=10.0 * sequence + number)
+        for number in range(3 if sequence != 3 else 0):
+            assignment = store.assigned(process_id, cycle, f"client {sequence} {number}")
+            scale = 0.5 if number == 2 else None
+            store.reported(assignment, norm=10.0 * sequence + number, weight=sequence, scale=scale)
     store.reported(store.assigned(other, store.cycle(other), "stranger"), norm=1e9)
-    assert store(rows.list_norms, process_id, 3, 1000) == [10.0, 11.0, 12.0, 20.0, 21.0, 22.0]
-    assert store(rows.list_norms, process_id, 1, 1000) == []
-    assert store(rows.list_norms, process_id, 4, 2)[-2:] == [31.0, 32.0]
-    assert 10.0 not in store(rows.list_norms, process_id, 4, 4)
+    first, second = [(10.0, 1), (11.0, 1), (6.0, 1)], [(20.0, 2), (21.0, 2), (11.0, 2)]
+    assert store(rows.list_accepted, process_id, 4, 5, 1000) == first + second
+    assert store(rows.list_accepted, process_id, 4, 1, 1000) == second
+    assert store(rows.list_accepted, process_id, 4, 5, 3) == second
+    assert store(rows.list_accepted, process_id, 4, 5, 4) == first + second
+    assert store(rows.list_accepted, process_id, 1, 5, 1000) == []
 
 
 def test_events_are_listed_in_order_from_any_place(store: Rows) -> None:

@@ -68,11 +68,11 @@ def step(
     """
     old, d, lr = model.astype(np.float64), mean_diff, optimizer.learning_rate
     if optimizer.name == "sgd":
-        return _float32(old - lr * d), {}
+        return to_float32(old - lr * d), {}
     m = state["m"].astype(np.float64)
     if optimizer.name == "momentum":
         m = optimizer.momentum * m + d
-        return _float32(old - lr * m), {"m": _float32(m)}
+        return to_float32(old - lr * m), {"m": to_float32(m)}
     m = optimizer.beta1 * m + (1 - optimizer.beta1) * d
     v, squares = state["v"].astype(np.float64), d * d
     if optimizer.name == "adagrad":
@@ -82,9 +82,9 @@ def step(
     else:
         v = v - (1 - optimizer.beta2) * squares * np.sign(v - squares)
     new = old - lr * m / (np.sqrt(v) + optimizer.tau)
-    return _float32(new), {"m": _float32(m), "v": _float32(v)}
+    return to_float32(new), {"m": to_float32(m), "v": to_float32(v)}
 
 
-def _float32(values: Float64) -> Float32:
-    """As float32; what is beyond its range becomes the largest that it holds, never infinity, from which nothing comes back."""
+def to_float32(values: Float64) -> Float32:
+    """The values as float32. A value beyond its range becomes the largest one, not infinity, which would stay for ever."""
     return np.clip(values, -_MOST, _MOST).astype(np.float32)

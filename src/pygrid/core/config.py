@@ -10,10 +10,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from pygrid.aggregation.optimizers import ServerOptimizer
+from pygrid.aggregation.rules import Aggregation
 from pygrid.errors import InvalidConfig
 
+_NAMED = Aggregation("mean", bound=4.0, weight_cap=None)
+"""For known parties, whose sizes may differ much and whose claims a signature backs."""
 MAX_CLIENT_CONFIG_BYTES = 64 * 1024
 _MAX_COUNT = 1_000_000
 _MAX_SECONDS = 366 * 24 * 3600.0
@@ -70,10 +74,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     pool_window_s: float = 1.0
     """With ``pool_selection`` ``random``: requests of this many seconds are drawn together."""
     max_weight: int = 10_000
-    """A report counts with its number of examples, at most this."""
-    outlier_factor: float | None = 4.0
-    """A diff whose L2 norm exceeds this many times the running median of accepted norms is clipped to that bound and
-    flagged; null: off."""
+    """A report that counts with its number of examples counts with at most this."""
+    aggregation: Aggregation | None = None
+    """How diffs are averaged. Null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap."""
+    outlier_factor: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Older way to write ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight cap."""
     server_optimizer: ServerOptimizer = ServerOptimizer()
     visibility: Literal["listed", "public"] | None = None
     """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks too;
@@ -83,10 +88,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left. Needs
     ``authentication`` with a secret or a public key."""
 
+    clients_per_subject: int = 1
+    """Clients that the bearers of tokens with one ``sub`` are together; 0: any number."""
+
     @property
     def needs_speed_test(self) -> bool:
         """Whether a floor for bandwidth is configured."""
         return self.minimum_upload_speed is not None or self.minimum_download_speed is not None
+
+    @property
+    def rule(self) -> Aggregation:
+        """How diffs are averaged where the process has no averaging plan."""
+        if self.aggregation is not None:
+            return self.aggregation
+        if self.outlier_factor is not msgspec.UNSET:
+            return Aggregation("mean", bound=self.outlier_factor, weight_cap=None)
+        return _NAMED if self.named_clients else Aggregation()
 
     @property
     def is_public(self) -> bool:
@@ -105,7 +122,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def public(self) -> dict[str, Any]:
         """As JSON values for people to see: complete, secrets left out."""
-        values: dict[str, Any] = msgspec.to_builtins(self)
+        values: dict[str, Any] = msgspec.to_builtins(replace(self, aggregation=self.rule, outlier_factor=msgspec.UNSET))
         if self.authentication is not None and self.authentication.secret is not None:
             values["authentication"]["secret"] = "(set)"
         return values
@@ -129,7 +146,7 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
 
 
 def _check_ranges(config: ServerConfig) -> None:
-    counts = ("num_cycles", "min_workers", "do_not_reuse_workers_until_cycle")
+    counts = ("num_cycles", "min_workers", "do_not_reuse_workers_until_cycle", "clients_per_subject")
     positive_counts = ("max_workers", "min_diffs", "max_diffs", "max_weight")
     for name in counts:
         _check(name, getattr(config, name), 0, _MAX_COUNT)
@@ -139,7 +156,11 @@ def _check_ranges(config: ServerConfig) -> None:
     _check("minimum_upload_speed", config.minimum_upload_speed, 0.0, 1e6)
     _check("minimum_download_speed", config.minimum_download_speed, 0.0, 1e6)
     _check("pool_window_s", config.pool_window_s, 0.0, 60.0)
-    _check("outlier_factor", config.outlier_factor, 1.0, 1e6)
+    if config.outlier_factor is not msgspec.UNSET:
+        _check("outlier_factor", config.outlier_factor, 1.0, 1e6)
+    _check("aggregation.radius", config.rule.radius, 0.01, 1e6)
+    _check("aggregation.bound", config.rule.bound, 1.0, 1e6)
+    _check("aggregation.weight_cap", config.rule.weight_cap, 1.0, 1e6)
     optimizer = config.server_optimizer
     _check("server_optimizer.learning_rate", optimizer.learning_rate, 1e-9, 1e6)
     _check("server_optimizer.tau", optimizer.tau, 1e-12, 1e6)
@@ -162,6 +183,16 @@ def _check_together(config: ServerConfig) -> None:
     refuse("min_diffs", "max_diffs")
     refuse("min_diffs", "max_workers")
     refuse("max_diffs", "max_workers")
+    if config.aggregation is not None and config.outlier_factor is not msgspec.UNSET:
+        raise InvalidConfig(
+            "server_config.outlier_factor is an older way to write aggregation: give aggregation.bound alone",
+            field="outlier_factor",
+        )
+    if config.rule.is_centred and config.rule.weights == "examples":
+        raise InvalidConfig(
+            "server_config.aggregation.weights is 'examples': centred_clipping has equal votes; use equal, or the name mean",
+            field="aggregation.weights",
+        )
     auth = config.authentication
     if config.named_clients and (auth is None or not (auth.secret or auth.pub_key)):
         raise InvalidConfig(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pygrid.aggregation.rules import Aggregation
 from pygrid.core.config import ServerConfig
 from pygrid.errors import ShapeMismatch
 from pygrid.tensors.safetensors import Layout
@@ -34,6 +35,12 @@ class HostedProcess:
     """Names, shapes and order of the model's arrays, the same in every checkpoint."""
     plans: tuple[HostedPlan, ...]
     averaging_plan: HostedPlan | None
+
+    @property
+    def rule(self) -> Aggregation:
+        """How its diffs are averaged; with an averaging plan, how they are bounded before the plan gets them."""
+        rule = self.config.rule
+        return Aggregation("mean") if self.averaging_plan is not None and rule.is_centred else rule
 
     @property
     def max_report_bytes(self) -> int:

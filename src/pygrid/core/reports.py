@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pygrid.errors import InvalidInput
 from pygrid.messages import media
-from pygrid.tensors.flat import match
+from pygrid.tensors.flat import DistanceTo, Float32, match
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import Bytes, StreamCheck
 
@@ -29,6 +29,8 @@ class ReportContent:
     metrics: dict[str, float]
     norm: float
     """L2 norm of the diff."""
+    distance: float | None = None
+    """L2 norm of the diff minus the centre; None without a centre."""
 
 
 class ReportCheck:
@@ -37,11 +39,14 @@ class ReportCheck:
     Args:
         model: the layout that the diff must have; the order of its arrays is free.
         max_bytes: of the whole report.
+        centre: flat vector in the model's order from which the distance is measured; None: it is not.
     """
 
-    def __init__(self, model: Layout, max_bytes: int) -> None:
+    def __init__(self, model: Layout, max_bytes: int, centre: Float32 | None = None) -> None:
         self._model = model
-        self._stream = StreamCheck(max_bytes, self._check_layout)
+        self._centre = centre
+        self._distance: DistanceTo | None = None
+        self._stream = StreamCheck(max_bytes, self._check_layout, None if centre is None else self._measure)
         self._num_examples = 1
         self._metrics: dict[str, float] = {}
 
@@ -62,10 +67,17 @@ class ReportCheck:
         checked = self._stream.finish()
         length = checked.layout.total_bytes
         fingerprint = f"{length:x}-{checked.crc32:08x}"
-        return ReportContent(fingerprint, length, self._num_examples, self._metrics, checked.norm)
+        distance = None if self._distance is None else self._distance.distance
+        return ReportContent(fingerprint, length, self._num_examples, self._metrics, checked.norm, distance)
+
+    def _measure(self, values: Float32) -> None:
+        assert self._distance is not None
+        self._distance.add(values)
 
     def _check_layout(self, layout: Layout) -> None:
-        match(self._model, layout)
+        runs = match(self._model, layout)
+        if self._centre is not None:
+            self._distance = DistanceTo(self._centre, runs)
         self._num_examples, self._metrics = _read_metadata(layout.metadata)
 
 

@@ -39,6 +39,8 @@ class Report:
     metrics: dict[str, float]
     fingerprint: str = ""
     """Length and CRC-32 of its bytes in hex, with a dash between."""
+    distance: float | None = None
+    """L2 norm of the diff minus the mean diff of the cycle before; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,29 @@ def update_cycle(connection: sa.Connection, cycle: Cycle, lease_until: dt.dateti
     )
 
 
-def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals) -> None:
-    """Write back a cycle that is completed, with what its reports add up to, which does not change any more."""
+def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals, radius: float | None = None) -> None:
+    """Write back a completed cycle with the totals of its reports.
+
+    Args:
+        radius: the largest distance, or norm, that counted in full; None: there was no limit.
+    """
     update_cycle(connection, cycle)
-    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals)))
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(totals=asdict(totals), radius=radius))
+
+
+def find_radius(connection: sa.Connection, process_id: int) -> float | None:
+    """The radius of the newest completed cycle of a process that had reports; None: there is none, or it had no limit."""
+    statement = (
+        sa.select(cycles.c.radius)
+        .where(
+            cycles.c.process_id == process_id,
+            cycles.c.state == CycleState.COMPLETED.value,
+            cycles.c.num_reports > 0,
+        )
+        .order_by(cycles.c.sequence.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).scalar()
 
 
 def acquire_lease(connection: sa.Connection, cycle_id: int, now: dt.datetime, until: dt.datetime) -> bool:
@@ -187,10 +208,25 @@ def release_all_leases(connection: sa.Connection) -> None:
 
 
 def put_client(
-    connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, subject: str | None = None
+    connection: sa.Connection,
+    client_id: str,
+    process_id: int,
+    now: dt.datetime,
+    *,
+    subject: str | None = None,
+    address_mark: str | None = None,
+    subject_mark: str | None = None,
 ) -> None:
-    """Add a client of a process; ``subject``: whom its token names, where that is who it is."""
-    connection.execute(clients.insert().values(id=client_id, process_id=process_id, created_at=now, subject=subject))
+    """Add a client of a process.
+
+    Args:
+        subject: the subject of its token, where clients have names.
+        address_mark: stands for the address that makes it, if that has a quota.
+        subject_mark: stands for the subject of its token, where clients have no names.
+    """
+    values = {"process_id": process_id, "created_at": now, "used_at": now, "subject": subject}
+    marks = {"address_mark": address_mark, "subject_mark": subject_mark}
+    connection.execute(clients.insert().values(id=client_id, **values, **marks))
 
 
 def lock_process(connection: sa.Connection, process_id: int) -> None:
@@ -247,11 +283,20 @@ class Application:
     own: Assignment | None
     """The client's assignment to that cycle, if any."""
     has_left: bool = False
+    used_at: dt.datetime | None = None
+    """When the client was last used, to within an hour; None: it has a name, and so does not expire."""
 
 
 _newest = cycles.alias("newest")
 _FIND_APPLICATION = Prepared(
-    sa.select(clients.c.process_id, processes.c.state, clients.c.left_at, *_ASSIGNMENT, *_CYCLE)
+    sa.select(
+        clients.c.process_id,
+        processes.c.state,
+        clients.c.left_at,
+        sa.case((clients.c.subject.is_(None), sa.func.coalesce(clients.c.used_at, clients.c.created_at))),
+        *_ASSIGNMENT,
+        *_CYCLE,
+    )
     .select_from(
         clients.join(processes)
         .join(cycles, cycles.c.process_id == clients.c.process_id)
@@ -273,9 +318,14 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
     """
     row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
     if row is None or row[0] != process_id:
-        raise NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
-    own = None if row[3] is None else Assignment(row[3], row[4], row[5], AssignmentState(row[6]))
-    return Application(row[0], row[1], _cycle(row[7:]), own, row[2] is not None)
+        raise worker_not_found()
+    own = None if row[4] is None else Assignment(row[4], row[5], row[6], AssignmentState(row[7]))
+    return Application(row[0], row[1], _cycle(row[8:]), own, row[2] is not None, row[3])
+
+
+def worker_not_found() -> NotFound:
+    """The refusal for an id that is not that of a client of the process, or not any longer."""
+    return NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
 
 
 _LAST_SEQUENCE = Prepared(
@@ -426,13 +476,20 @@ def list_report_files(connection: sa.Connection) -> set[str]:
     return set(connection.execute(statement).scalars())
 
 
-def list_norms(connection: sa.Connection, process_id: int, before: int, limit: int) -> list[float]:
-    """Norms of the newest reports, at least ``limit`` if there are, of a process's cycles with a sequence below ``before``."""
+def list_accepted(
+    connection: sa.Connection, process_id: int, before: int, num_cycles: int, limit: int
+) -> list[tuple[float, int]]:
+    """Norm after clipping, and weight, of the reports of the last cycles of a process that had any.
+
+    Args:
+        before: only cycles with a lower sequence.
+        num_cycles: so many cycles at most, and no further one once ``limit`` reports are found.
+    """
     newest = (
         sa.select(cycles.c.id, cycles.c.num_reports)
-        .where(cycles.c.process_id == process_id, cycles.c.sequence < before)
+        .where(cycles.c.process_id == process_id, cycles.c.sequence < before, cycles.c.num_reports > 0)
         .order_by(cycles.c.sequence.desc())
-        .limit(limit)
+        .limit(num_cycles)
     )
     wanted: list[int] = []
     found = 0
@@ -441,15 +498,22 @@ def list_norms(connection: sa.Connection, process_id: int, before: int, limit: i
             break
         wanted.append(cycle_id)
         found += num_reports
-    statement = sa.select(reports.c.norm).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
-    return [float(norm) for norm in connection.execute(statement).scalars()]
+    accepted = reports.c.norm * sa.func.coalesce(reports.c.scale, 1.0)
+    statement = sa.select(accepted, reports.c.weight).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
+    return [(float(norm), int(weight)) for norm, weight in connection.execute(statement)]
 
 
-def set_scales(connection: sa.Connection, scales: dict[int, float]) -> None:
-    """Record with what scale reports (by id) went into their checkpoint; without one it is 1.0."""
-    if scales:
-        statement = reports.update().where(reports.c.id == sa.bindparam("report_id")).values(scale=sa.bindparam("by"))
-        connection.execute(statement, [{"report_id": report_id, "by": scale} for report_id, scale in scales.items()])
+def set_counted(connection: sa.Connection, counted: Sequence[Report]) -> None:
+    """Record the scale and the weight with which reports went into their checkpoint; without a scale it is 1.0."""
+    if counted:
+        statement = (
+            reports.update()
+            .where(reports.c.id == sa.bindparam("report_id"))
+            .values(scale=sa.bindparam("by"), weight=sa.bindparam("counts"))
+        )
+        connection.execute(
+            statement, [{"report_id": report.id, "by": report.scale, "counts": report.weight} for report in counted]
+        )
 
 
 def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
@@ -458,8 +522,8 @@ def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
     return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
 
 
-def add_up(found: Sequence[Report]) -> CycleTotals:
-    """What these reports come to."""
+def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
+    """Totals of these reports; metrics are weighted as the diffs are."""
     sums: dict[str, tuple[float, float]] = {}
     for report in found:
         for name, value in report.metrics.items():
@@ -467,7 +531,7 @@ def add_up(found: Sequence[Report]) -> CycleTotals:
             sums[name] = (total + value * report.weight, weight + report.weight)
     return CycleTotals(
         num_examples=sum(report.num_examples for report in found),
-        num_clipped=sum(report.scale is not None and report.scale < 1.0 for report in found),
+        num_clipped=num_clipped,
         bytes_received=sum(report.length for report in found),
         metrics={name: total / weight for name, (total, weight) in sorted(sums.items())},
     )

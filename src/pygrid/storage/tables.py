@@ -94,6 +94,8 @@ cycles = sa.Table(
     sa.Column("totals", sa.JSON, nullable=True),
     # Clients of a process with named clients that have left it: the cycle does not wait for them.
     sa.Column("num_left", sa.Integer, nullable=False, server_default=sa.text("0")),
+    # The largest distance, or norm, of a diff that counted in full; NULL without a limit.
+    sa.Column("radius", sa.Double, nullable=True),
     sa.UniqueConstraint("process_id", "sequence"),
 )
 
@@ -106,6 +108,13 @@ clients = sa.Table(
     # Whom its token named, if its process asks for tokens.
     sa.Column("subject", sa.Text, nullable=True),
     sa.Column("left_at", UtcDateTime, nullable=True),
+    # To within an hour; a client that is not used for long expires.
+    sa.Column("used_at", UtcDateTime, nullable=True),
+    # Marks (keyed hashes) of the address that made it, and of the subject of its token where clients have no names.
+    sa.Column("address_mark", sa.String(32), nullable=True),
+    sa.Column("subject_mark", sa.String(32), nullable=True),
+    sa.Index("ix_clients_process_id_address_mark", "process_id", "address_mark"),
+    sa.Index("ix_clients_process_id_subject_mark", "process_id", "subject_mark"),
 )
 
 assignments = sa.Table(
@@ -136,6 +145,8 @@ reports = sa.Table(
     sa.Column("scale", sa.Double, nullable=True),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    # From the mean diff of the cycle before; NULL where it is not measured.
+    sa.Column("distance", sa.Double, nullable=True),
 )
 
 events = sa.Table(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pygrid.errors import InvalidTensors, PayloadTooLarge
-from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm
+from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, Float32
 from pygrid.tensors.safetensors import Layout, header_length, parse_header
 
 Bytes = bytes | bytearray | memoryview
@@ -33,10 +33,17 @@ class StreamCheck:
         max_bytes: of the whole file.
         on_layout: called once with the layout, before any value is looked at; it raises to refuse, and it must refuse
             arrays that are not float32.
+        on_values: called with each block of values, in the order of the file, once it is known to be finite.
     """
 
-    def __init__(self, max_bytes: int, on_layout: Callable[[Layout], None]) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        on_layout: Callable[[Layout], None],
+        on_values: Callable[[Float32], None] | None = None,
+    ) -> None:
         self._max_bytes = max_bytes
+        self._on_values = on_values
         self._on_layout = on_layout
         self._crc32 = 0
         self._pending = bytearray()
@@ -101,4 +108,7 @@ class StreamCheck:
         if self._length > layout.total_bytes:
             raise InvalidTensors(f"the data goes on after the {layout.total_bytes} bytes that its header describes")
         if data:
-            norm.add(np.frombuffer(data, dtype="<f4"))
+            values = np.frombuffer(data, dtype="<f4")
+            norm.add(values)
+            if self._on_values is not None:
+                self._on_values(values)

@@ -10,10 +10,12 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pygrid.aggregation.rules import Aggregation
 from pygrid.core.config import MAX_CLIENT_CONFIG_BYTES, Authentication, ServerConfig, read_client_config, read_server_config
 from pygrid.errors import InvalidConfig
 
@@ -34,14 +36,15 @@ def refused(**fields: Any) -> InvalidConfig:
     return error.value
 
 
-COUNTS = {"num_cycles": 0, "min_workers": 0, "do_not_reuse_workers_until_cycle": 0}
+NAMED = {"named_clients": True, "authentication": {"secret": "x" * 32}}
+COUNTS = {"num_cycles": 0, "min_workers": 0, "do_not_reuse_workers_until_cycle": 0, "clients_per_subject": 1}
 POSITIVE = {"max_workers": None, "min_diffs": None, "max_diffs": None, "max_weight": 10_000}
 NUMBERS: dict[str, tuple[float, float, Any]] = {
     "cycle_length": (0.1, 366 * 24 * 3600.0, 60.0),
     "minimum_upload_speed": (0.0, 1e6, None),
     "minimum_download_speed": (0.0, 1e6, None),
     "pool_window_s": (0.0, 60.0, 1.0),
-    "outlier_factor": (1.0, 1e6, 4.0),
+    "outlier_factor": (1.0, 1e6, msgspec.UNSET),
 }
 OPTIMIZER: dict[str, tuple[float, float, float]] = {
     "learning_rate": (1e-9, 1e6, 1.0),
@@ -129,12 +132,25 @@ def test_the_optimizers_numbers_have_a_range(name: str) -> None:
         {"num_cycles": None},
         {"min_workers": None},
         {"max_weight": None},
+        {"aggregation": "mean"},
+        {"aggregation": {"name": "median"}},
+        {"aggregation": {"name": None}},
+        {"aggregation": {"factor": 2.0}},
+        {"aggregation": {"weights": "examples"}},
+        {"aggregation": {"weights": "votes"}},
+        {"aggregation": {"radius": 0.0}},
+        {"aggregation": {"radius": None}},
+        {"aggregation": {"radius": math.nan}},
+        {"aggregation": {"bound": 0.9}},
+        {"aggregation": {"bound": math.inf}},
+        {"aggregation": {"weight_cap": 0.5}},
+        {"outlier_factor": 2.0, "aggregation": {"name": "mean"}},
         {"pool_window_s": None},
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
     error = refused(**fields)
-    (name,) = fields
+    name = next(iter(fields))
     assert name.lower() in error.detail.lower()
 
 
@@ -158,10 +174,13 @@ def test_what_is_shown_is_complete_and_without_the_secret() -> None:
     shown = config.public()
     assert shown["authentication"]["secret"] == "(set)"
     assert "very secret" not in json.dumps(shown)
-    assert set(shown) == set(ServerConfig.__struct_fields__)
+    assert set(shown) == set(ServerConfig.__struct_fields__) - {"outlier_factor"}
     assert (shown["max_diffs"], shown["server_optimizer"]["name"]) == (3, "sgd")
     # Without a secret, what is shown can be given again.
-    assert read_server_config(read(max_diffs=3).public()) == read(max_diffs=3)
+    for given_ in ({}, {"outlier_factor": None}, {"aggregation": {"name": "mean", "weights": "equal"}}):
+        config = read(max_diffs=3, **given_)
+        again = read_server_config(config.public())
+        assert (again.rule, again.public()) == (config.rule, config.public())
 
 
 @pytest.mark.parametrize(
@@ -220,6 +239,35 @@ def test_too_much_client_config_is_refused() -> None:
     read_client_config({**raw, "notes": "x" * room})
     with pytest.raises(InvalidConfig, match="bytes"):
         read_client_config({**raw, "notes": "x" * (room + 1)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({}, Aggregation()),
+        ({"aggregation": None}, Aggregation("centred_clipping", radius=1.0)),
+        ({"outlier_factor": 4.0}, Aggregation("mean", bound=4.0, weight_cap=None)),
+        ({"outlier_factor": None}, Aggregation("mean", bound=None, weight_cap=None)),
+        ({"aggregation": {"name": "mean"}}, Aggregation("mean", bound=2.0, weight_cap=3.0)),
+        (NAMED, Aggregation("mean", bound=4.0, weight_cap=None)),
+        ({**NAMED, "aggregation": {"radius": 2.0}}, Aggregation(radius=2.0)),
+    ],
+)
+def test_the_rule_follows_from_what_was_given(fields: dict[str, Any], rule: Aggregation) -> None:
+    assert read(**fields).rule == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "equal"),
+    [
+        (Aggregation(), True),
+        (Aggregation("mean"), False),
+        (Aggregation("mean", weights="equal"), True),
+        (Aggregation("mean", weights="examples"), False),
+    ],
+)
+def test_who_has_equal_votes(rule: Aggregation, equal: bool) -> None:
+    assert rule.has_equal_votes is equal
 
 
 def test_strangers_may_know_of_a_process_that_any_device_may_join():

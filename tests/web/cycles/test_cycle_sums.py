@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pygrid.aggregation.rules import Weighed
 from pygrid.core.config import ServerConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
@@ -27,6 +28,10 @@ SHAPES = {"weight": (3, 2), "bias": (2,)}
 LAYOUT = read_layout(encode({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}))
 PROCESS = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {}, LAYOUT, (), None)
 CYCLE = 5
+
+
+def nothing_known(_process_id: int) -> None:
+    """No cycle of the process is completed."""
 
 
 class Reports:
@@ -62,6 +67,9 @@ class Reports:
         mean: np.ndarray[Any, Any] = np.average(flat, axis=0, weights=[self.rows[n].weight for n in chosen])
         return mean
 
+    def weighed(self, scales: dict[int, float], limit: float = math.inf) -> Weighed:
+        return Weighed(scales, {row.id: row.weight for row in self.rows}, 0.0, limit, 0)
+
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
@@ -71,21 +79,45 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject) -> None:
-    """Some are folded before, some twice, some with their bytes at hand; an earlier bound guessed other scales."""
-    sums = CycleSums(reports.diffs)
+    """Some are folded before, some twice, some with their bytes at hand; an earlier limit guessed other scales."""
+    sums = CycleSums(reports.diffs, nothing_known)
     guess = data.draw(st.sampled_from([math.inf, 1.0, 0.1]))
     sums.complete(PROCESS.id, CYCLE - 1, guess)
     numbers = list(range(len(reports.rows)))
     for number in data.draw(st.lists(st.sampled_from(numbers), max_size=8)):
         sums.fold(PROCESS, reports.rows[number], reports.bytes[number] if data.draw(st.booleans()) else None)
     scales = {row.id: data.draw(st.sampled_from([1.0, 0.5, 0.01])) for row in reports.rows}
-    total = sums.total(PROCESS, CYCLE, reports.rows, scales)
-    assert total.weight == sum(row.weight for row in reports.rows)
-    np.testing.assert_allclose(total.mean_block(0, 8), reports.expected(numbers, scales), rtol=1e-12, atol=1e-12)
+    limit = data.draw(st.sampled_from([math.inf, 2.0, 0.01]))
+    mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales, limit))
+    np.testing.assert_allclose(mean(0, 8, None), reports.expected(numbers, scales), rtol=1e-12, atol=1e-12)
+
+
+def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> None:
+    """It only decides what is read again: of the six, those that are folded on the right side are not."""
+    asked: list[int] = []
+
+    def find_limit(process_id: int) -> float:
+        asked.append(process_id)
+        return 2.0
+
+    sums = CycleSums(reports.diffs, find_limit)
+    for row, data in zip(reports.rows, reports.bytes, strict=True):
+        sums.fold(PROCESS, row, data)
+    assert asked == [PROCESS.id]
+    scales = {row.id: min(1.0, 2.0 / row.norm) for row in reports.rows}
+    assert 0 < sum(scale == 1.0 for scale in scales.values()) < len(scales)
+    folder = reports.diffs.path("").parent
+    aside = folder.with_suffix(".aside")
+    folder.rename(aside)
+    try:
+        mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales, 2.0))
+    finally:
+        aside.rename(folder)
+    np.testing.assert_allclose(mean(0, 8, None), reports.expected(list(range(6)), scales), rtol=1e-12)
 
 
 def test_nothing_is_folded_for_a_cycle_that_is_over(reports: Reports) -> None:
-    sums = CycleSums(reports.diffs)
+    sums = CycleSums(reports.diffs, nothing_known)
     sums.complete(PROCESS.id, CYCLE, math.inf)
     sums.fold(PROCESS, reports.rows[0], None)
     assert sums._sums == {}
@@ -93,7 +125,7 @@ def test_nothing_is_folded_for_a_cycle_that_is_over(reports: Reports) -> None:
 
 def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCaptureFixture) -> None:
     """The file of a report cannot be read: what was folded is made again, with what can be read by then."""
-    sums = CycleSums(reports.diffs)
+    sums = CycleSums(reports.diffs, nothing_known)
     sums.fold(PROCESS, reports.rows[0], None)
     lost = reports.diffs.path(reports.rows[2].file)
     aside = lost.with_suffix(".aside")
@@ -103,16 +135,17 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
         sums.fold(PROCESS, reports.rows[2], None)
         assert "fold failed" in caplog.text
         with pytest.raises(FileNotFoundError):
-            sums.total(PROCESS, CYCLE, reports.rows, scales)
+            sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
     finally:
         aside.rename(lost)
-    total = sums.total(PROCESS, CYCLE, reports.rows, scales)
-    np.testing.assert_allclose(total.mean_block(0, 8), reports.expected(list(range(6)), scales), rtol=1e-12)
+    mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
+    np.testing.assert_allclose(mean(0, 8, None), reports.expected(list(range(6)), scales), rtol=1e-12)
 
 
 def test_a_report_cut_off_on_the_disk_is_noticed(tmp_path: Path) -> None:
     few = Reports(tmp_path, 3)
     path = few.diffs.path(few.rows[2].file)
     path.write_bytes(path.read_bytes()[:-4])
+    sums = CycleSums(few.diffs, nothing_known)
     with pytest.raises(Unavailable, match="cut off"):
-        CycleSums(few.diffs).total(PROCESS, CYCLE, few.rows, {row.id: 1.0 for row in few.rows})
+        sums.settle(PROCESS, CYCLE, few.rows, few.weighed({row.id: 1.0 for row in few.rows}))

@@ -37,7 +37,7 @@ async def test_two_reports_become_a_checkpoint(site: Site) -> None:
 
 
 async def test_a_report_counts_with_its_examples(site: Site) -> None:
-    process = await site.host()
+    process = await site.host(aggregation={"name": "mean"})
     one, two = await site.devices(process, 2)
     await one.report(1.0, num_examples=3)
     await two.report(0.0, num_examples=1)
@@ -47,13 +47,35 @@ async def test_a_report_counts_with_its_examples(site: Site) -> None:
 
 
 async def test_no_report_counts_more_than_max_weight(site: Site) -> None:
-    process = await site.host(max_weight=3)
+    process = await site.host(max_weight=3, aggregation={"name": "mean"})
     one, two = await site.devices(process, 2)
     await one.report(1.0, num_examples=10**12)
     await two.report(0.0, num_examples=1)
     completed = await site.until_completed(process)
     assert completed["num_examples"] == 10**12 + 1
     assert_values(await site.checkpoint(process), 1 - 3 / 4)
+
+
+async def test_no_report_counts_more_than_the_weight_cap(site: Site) -> None:
+    """The median of 1, 1 and 10,000 examples is 1, so the last counts 3 times as much as the others."""
+    process = await site.host(max_diffs=3, aggregation={"name": "mean"})
+    for device, value, claimed in zip(await site.devices(process, 3), (0.5, 0.5, 0.75), (1, 1, 10_000), strict=True):
+        await device.report(value, num_examples=claimed)
+    completed = await site.until_completed(process)
+    assert completed["num_examples"] == 10_002
+    assert_values(await site.checkpoint(process), 1 - (0.5 + 0.5 + 3 * 0.75) / 5)
+    answer = await site.web.get(f"/model-centric/processes/{process['id']}/contributions", headers=site.owner)
+    assert [one["weight"] for one in answer.json()["contributions"]] == [1, 1, 3]
+
+
+async def test_by_default_votes_are_equal_whatever_reports_claim(site: Site) -> None:
+    process = await site.host()
+    one, two = await site.devices(process, 2)
+    await one.report(1.0, num_examples=10**12, metric_loss=1.0)
+    await two.report(0.0, num_examples=1, metric_loss=3.0)
+    completed = await site.until_completed(process)
+    assert (completed["num_examples"], completed["metrics"]) == (10**12 + 1, {"loss": 2.0})
+    assert_values(await site.checkpoint(process), 0.5)
 
 
 async def test_any_values_average_as_in_float64(site: Site) -> None:
@@ -71,7 +93,7 @@ async def test_any_values_average_as_in_float64(site: Site) -> None:
 
 
 async def test_metrics_are_averaged_with_the_weights(site: Site) -> None:
-    process = await site.host()
+    process = await site.host(aggregation={"name": "mean"})
     one, two = await site.devices(process, 2)
     await one.report(num_examples=3, metric_loss=1.0, metric_accuracy=0.5)
     await two.report(num_examples=1, metric_loss=5.0)

@@ -234,22 +234,30 @@ async def test_events_tell_the_life_of_a_process(site: Site) -> None:
         assert [event["kind"] for event in await stream.take(1)] == ["cycle_expired"]
         for sequence in (1, 2):
             await _train(site, process, sequence, 0.5)
-        rest = await stream.take(5)
+        rest = await stream.take(7)
     assert [(event["kind"], event["cycle"]) for event in rest] == [
         ("cycle_closing", 1),
+        ("too_few_for_robust", 1),
         ("cycle_completed", 1),
         ("cycle_opened", 2),
         ("cycle_closing", 2),
+        ("too_few_for_robust", 2),
         ("cycle_completed", 2),
     ]
-    assert rest[1]["data"] == {"checkpoint": 2, "num_reports": 1, "num_clipped": 0, "metrics": {}}
+    assert rest[1]["data"] == {"num_reports": 1, "needed": 5}
+    assert rest[2]["data"] == {"checkpoint": 2, "num_reports": 1, "num_clipped": 0, "metrics": {}}
     ids = [event["id"] for event in (*started, *rest)]
     assert ids == sorted(set(ids))
     # Resumed in the middle: exactly what came after.
-    async with Stream(site, process, str(rest[1]["id"])) as stream:
-        resumed = await stream.take(4)
-    assert [event["kind"] for event in resumed] == ["cycle_opened", "cycle_closing", "cycle_completed", "process_finished"]
-    assert resumed[:3] == rest[2:]
+    async with Stream(site, process, str(rest[2]["id"])) as stream:
+        resumed = await stream.take(5)
+    assert [event["kind"] for event in resumed[1:]] == [
+        "cycle_closing",
+        "too_few_for_robust",
+        "cycle_completed",
+        "process_finished",
+    ]
+    assert resumed[:4] == rest[3:]
 
 
 async def test_events_of_others_are_not_told(site: Site) -> None:

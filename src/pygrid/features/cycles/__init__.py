@@ -10,10 +10,12 @@ from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.counts import CycleCounts
 from pygrid.features.cycles.membership import Membership
+from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.metrics import Metrics
+from pygrid.storage.cycles import find_radius
 from pygrid.storage.store import Store
 from pygrid.web.lifecycle import Stopping
 
@@ -33,12 +35,14 @@ class Cycles:
         self.service.close()
 
 
-def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics) -> Cycles:
+def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics, quotas: DeviceQuotas) -> Cycles:
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
-    sums = CycleSums(store.diffs)
+    sums = CycleSums(
+        store.diffs, lambda process_id: store.database.read_now(lambda connection: find_radius(connection, process_id))
+    )
     counts = CycleCounts(metrics)
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
-    admissions = Admissions(store, scheduler, clock, stopping)
-    service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts)
-    return Cycles(service, Membership(store, scheduler, clock), scheduler, executor)
+    admissions = Admissions(store, scheduler, clock, stopping, quotas)
+    service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
+    return Cycles(service, Membership(store, scheduler, clock, quotas), scheduler, executor)

@@ -20,9 +20,11 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, Cycle, CycleState, Refusal
 from pygrid.core.processes import HostedProcess
+from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import cycles as rows
+from pygrid.storage.clients import touch_client
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
 from pygrid.storage.transitions import open_cycle
@@ -31,6 +33,9 @@ from pygrid.web.requests import ClientGone
 
 PRESENCE_S = 3.0 * rules.POLL_S
 """A client that was told to come back counts as a candidate for so long."""
+
+USED_S = 3600.0
+"""How exactly it is recorded when a client was last used: a row is not written for each of its requests."""
 
 MAX_KEYS = 50_000
 """Request keys that are kept in memory, some 40 MB; older ones are found in the database."""
@@ -61,11 +66,12 @@ class Admission:
 class Admissions:
     """Admits clients to the newest cycle of their process."""
 
-    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, stopping: Stopping) -> None:
+    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, stopping: Stopping, quotas: DeviceQuotas) -> None:
         self._store = store
         self._scheduler = scheduler
         self._clock = clock
         self._stopping = stopping
+        self._quotas = quotas
         self._candidates: dict[int, dict[str, dt.datetime]] = {}
         self._draws: dict[int, list[asyncio.Future[None]]] = {}
         self._drawing: set[asyncio.Task[None]] = set()
@@ -117,7 +123,8 @@ class Admissions:
         elif again:
             refusal = None
         else:
-            refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant)[1])
+            found, refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant))
+            await self._touch(applicant.client_id, found.used_at)
         opens = refusal is not None and refusal.reason == "waiting_for_workers"
         if refusal is not None and not (opens and self._is_quorum(process, applicant.client_id, stay_s)):
             return _in_pool(refusal, process)
@@ -128,6 +135,12 @@ class Admissions:
         if outcome.opened:
             self._opened(outcome.cycle)
         return outcome
+
+    async def _touch(self, client_id: str, used_at: dt.datetime | None) -> None:
+        """Record that a client is used, unless that was done within `USED_S`."""
+        now = self._clock.now()
+        if used_at is not None and abs((now - used_at).total_seconds()) >= USED_S:
+            await self._store.database.write(lambda connection: touch_client(connection, client_id, now))
 
     def recall(self, key_hash: str) -> tuple[Assignment, Cycle] | None:
         """A key that was given out lately, if nothing has changed for it since: spares a look at the database."""
@@ -183,6 +196,9 @@ class Admissions:
     ) -> tuple[rows.Application, Refusal | None]:
         found = rows.get_application(connection, applicant.client_id, process.id)
         cycle, own = found.cycle, found.own
+        used_since = self._quotas.used_since()
+        if used_since is not None and found.used_at is not None and found.used_at < used_since:
+            raise rows.worker_not_found()
         if found.process_state == "finished":
             return found, rules.FINISHED
         if found.has_left:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +18,16 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from pygrid.aggregation.mean import BLOCK
-from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
-from pygrid.aggregation.outliers import WINDOW, clip_scale, norm_bound
+from pygrid.aggregation.optimizers import SLOTS, initial_slot, step, to_float32
+from pygrid.aggregation.outliers import WINDOW_CYCLES, WINDOW_REPORTS
+from pygrid.aggregation.rules import CENTRE, MIN_ROBUST, History, Weighed, weigh
+from pygrid.aggregation.running import MeanBlock
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.hosted_averaging import average_by_plan
-from pygrid.features.cycles.sums import CycleSums
+from pygrid.features.cycles.sums import CycleSums, vote_of
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
 from pygrid.storage.checked import DamagedReportError
@@ -33,12 +35,12 @@ from pygrid.storage.cycles import CycleTotals, Report
 from pygrid.storage.files import BlobWriter
 from pygrid.storage.store import Store
 from pygrid.storage.transitions import LEASE_S, begin_cycle
-from pygrid.tensors.flat import VALUE_BYTES, num_values
+from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, num_values
 
 logger = logging.getLogger(__name__)
 
-MeanBlock = Callable[[int, int], npt.NDArray[np.float64]]
-"""Values of the mean diff, from a position, so many; in the model's order."""
+TOO_FEW = "too_few_for_robust"
+"""Kind of the event of a cycle whose diffs are too few for its rule."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,32 @@ class Completion:
     def _complete(self, cycle: Cycle) -> Completed:
         database = self._store.database
 
-        def load(connection: sa.Connection) -> tuple[HostedProcess, list[Report], list[float], processes.Checkpoint]:
+        def load(connection: sa.Connection) -> tuple[HostedProcess, list[Report], History, processes.Checkpoint]:
             process = self._store.processes.load(connection, cycle.process_id)
-            earlier = rows.list_norms(connection, process.id, cycle.sequence, WINDOW)
+            accepted = rows.list_accepted(connection, process.id, cycle.sequence, WINDOW_CYCLES, WINDOW_REPORTS)
+            history = History([norm for norm, _ in accepted], [weight for _, weight in accepted])
             checkpoint = processes.get_checkpoint(connection, process.id, cycle.checkpoint)
-            return process, rows.list_reports(connection, cycle.id), earlier, checkpoint
+            return process, rows.list_reports(connection, cycle.id), history, checkpoint
 
-        process, reports, earlier, checkpoint = database.read_now(load)
-        damaged: dict[int, float] = {}
+        process, reports, history, checkpoint = database.read_now(load)
+        damaged: list[Report] = []
         while True:
-            bound = norm_bound(earlier, [report.norm for report in reports], process.config.outlier_factor)
-            scales = {report.id: clip_scale(report.norm, bound) for report in reports}
+            weighed = weigh(
+                process.rule, [vote_of(one) for one in reports], history, lambda: self._model_norm(process, checkpoint)
+            )
             try:
-                new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, scales) if reports else None
+                new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, weighed) if reports else None
                 break
             except DamagedReportError as error:
                 logger.exception("report is damaged; the cycle goes on without it", extra={"report_id": error.report_id})
-                damaged[error.report_id] = 0.0
+                damaged += [replace(report, scale=0.0) for report in reports if report.id == error.report_id]
                 reports = [report for report in reports if report.id != error.report_id]
-        clipped = damaged | {report_id: scale for report_id, scale in scales.items() if scale != 1.0}
-        totals = rows.add_up([replace(report, scale=scales[report.id]) for report in reports])
-        completed = database.write_now(
-            lambda connection: self._store_result(connection, process, cycle, new_checkpoint, totals, clipped, len(damaged))
-        )
-        self._sums.complete(process.id, cycle.id, bound)
+        counted = [
+            replace(report, scale=weighed.scales[report.id], weight=int(weighed.weights[report.id])) for report in reports
+        ]
+        outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
+        completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
+        self._sums.complete(process.id, cycle.id, weighed.limit)
         # Queued before anybody hears of the next cycle, so before a report for it: the writer keeps the order.
         database.write_later(lambda _connection: self._store.diffs.drop(process.id, cycle.id))
         if new_checkpoint is not None:
@@ -110,35 +114,45 @@ class Completion:
         return completed
 
     def _make_checkpoint(
-        self,
-        process: HostedProcess,
-        cycle: Cycle,
-        old: processes.Checkpoint,
-        reports: list[Report],
-        scales: dict[int, float],
+        self, process: HostedProcess, cycle: Cycle, old: processes.Checkpoint, reports: list[Report], weighed: Weighed
     ) -> processes.Checkpoint:
         """The next checkpoint, its bytes stored, its row not yet."""
         if process.averaging_plan is not None:
-            mean = average_by_plan(self._store, process, reports, scales)
+            average = average_by_plan(self._store, process, reports, weighed.scales)
+            mean: MeanBlock = lambda start, count, _centre: average(start, count)  # noqa: E731
         else:
-            mean = self._sums.total(process, cycle.id, reports, scales).mean_block
+            mean = self._sums.settle(process, cycle.id, reports, weighed)
         model_hash, size_bytes, state = self._step(process, old, mean)
         return processes.Checkpoint(process.id, old.number + 1, model_hash, size_bytes, state, self._clock.now())
 
+    def _model_norm(self, process: HostedProcess, checkpoint: processes.Checkpoint) -> float:
+        """L2 norm of the model of a checkpoint."""
+        norm = FiniteNorm(process.model)
+        with self._store.blobs.path(checkpoint.model_hash).open("rb", buffering=0) as file:
+            for start in range(0, num_values(process.model), BLOCK):
+                count = min(BLOCK, num_values(process.model) - start)
+                norm.add(_read_values(file.fileno(), process.model.header_bytes, start, count))
+        return norm.norm
+
     def _step(self, process: HostedProcess, old: processes.Checkpoint, mean: MeanBlock) -> tuple[str, int, dict[str, str]]:
-        """Write the new model, and the optimizer's vectors, block by block; gives the names of the blobs."""
+        """Write the new model and the vectors of optimizer and rule, block by block.
+
+        Returns:
+            The hash and the size of the model, and the hashes of the vectors by slot.
+        """
         blobs, optimizer = self._store.blobs, process.config.server_optimizer
         slots = SLOTS[optimizer.name]
+        kept = (*slots, CENTRE) if process.rule.is_centred else slots
         total = num_values(process.model)
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(blobs.path(old.model_hash).open("rb", buffering=0))
             target = stack.enter_context(blobs.writer())
             states = {
                 slot: stack.enter_context(blobs.path(old.optimizer_state[slot]).open("rb", buffering=0))
-                for slot in slots
+                for slot in kept
                 if slot in old.optimizer_state
             }
-            targets: dict[str, BlobWriter] = {slot: stack.enter_context(blobs.writer()) for slot in slots}
+            targets: dict[str, BlobWriter] = {slot: stack.enter_context(blobs.writer()) for slot in kept}
             header_bytes = process.model.header_bytes
             target.write(os.pread(source.fileno(), header_bytes, 0))
             for start in range(0, total, BLOCK):
@@ -150,36 +164,45 @@ class Completion:
                     else np.full(count, initial_slot(optimizer, slot), np.float32)
                     for slot in slots
                 }
-                new, new_state = step(optimizer, model, mean(start, count), state)
+                centre = _read_values(states[CENTRE].fileno(), 0, start, count) if CENTRE in states else None
+                diff = mean(start, count, centre)
+                new, new_state = step(optimizer, model, diff, state)
+                if CENTRE in targets:
+                    new_state[CENTRE] = to_float32(diff)
                 target.write(new.data)
                 for slot, values in new_state.items():
                     targets[slot].write(values.data)
             return target.commit(), target.size, {slot: writer.commit() for slot, writer in targets.items()}
 
-    def _store_result(
-        self,
-        connection: sa.Connection,
-        process: HostedProcess,
-        cycle: Cycle,
-        new_checkpoint: processes.Checkpoint | None,
-        totals: rows.CycleTotals,
-        clipped: dict[int, float],
-        num_damaged: int,
-    ) -> Completed:
+    def _store_result(self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome) -> Completed:
         """Checkpoint, end of the cycle and next cycle, in one transaction."""
-        now = self._clock.now()
-        rows.set_scales(connection, clipped)
+        now, weighed, new_checkpoint = self._clock.now(), outcome.weighed, outcome.checkpoint
+        rows.set_counted(
+            connection,
+            [
+                *(
+                    after
+                    for before, after in zip(outcome.reports, outcome.counted, strict=True)
+                    if (after.scale, after.weight) != (1.0, before.weight)
+                ),
+                *outcome.damaged,
+            ],
+        )
         if new_checkpoint is not None:
             processes.put_checkpoint(connection, new_checkpoint)
         rows.expire_assignments(connection, cycle.id)
+        totals = rows.add_up(outcome.counted, weighed.num_clipped)
         done = replace(cycle, state=CycleState.COMPLETED, completed_at=now)
-        rows.complete_cycle(connection, done, totals)
+        rows.complete_cycle(connection, done, totals, weighed.limit if math.isfinite(weighed.limit) else None)
         number = cycle.checkpoint if new_checkpoint is None else new_checkpoint.number
+        if outcome.reports and not weighed.is_robust:
+            needed = {"num_reports": cycle.num_reports, "needed": MIN_ROBUST}
+            rows.put_event(connection, process.id, cycle.sequence, TOO_FEW, now, needed)
         data = {
             "checkpoint": number,
             "num_reports": cycle.num_reports,
             "num_clipped": totals.num_clipped,
-            **({"num_damaged": num_damaged} if num_damaged else {}),
+            **({"num_damaged": len(outcome.damaged)} if outcome.damaged else {}),
             "metrics": totals.metrics,
         }
         rows.put_event(connection, process.id, cycle.sequence, "cycle_completed", now, data)
@@ -189,6 +212,20 @@ class Completion:
             rows.put_event(connection, process.id, cycle.sequence, "process_finished", now, {"checkpoint": number})
             return Completed(done, totals, None)
         return Completed(done, totals, begin_cycle(connection, process.id, process.config, cycle.sequence + 1, number, now))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a completion has worked out, ready to be stored."""
+
+    checkpoint: processes.Checkpoint | None
+    weighed: Weighed
+    reports: list[Report]
+    """As they were accepted."""
+    counted: list[Report]
+    """The same with the scales and weights with which they count."""
+    damaged: list[Report]
+    """Reports whose bytes changed on the disk; they do not count."""
 
 
 def _read_values(descriptor: int, base: int, start: int, count: int) -> npt.NDArray[np.float32]:

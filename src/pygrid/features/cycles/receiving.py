@@ -11,6 +11,7 @@ from pygrid.core.processes import HostedProcess
 from pygrid.core.reports import ReportCheck, ReportContent
 from pygrid.errors import TooSlow
 from pygrid.storage.files import Spool
+from pygrid.tensors.flat import Float32
 
 SMALL_BYTES = 1024 * 1024
 """Reports up to this size stay in memory until they are folded; larger ones go through a file."""
@@ -31,14 +32,20 @@ class Received:
 
 
 async def receive_report(
-    pieces: AsyncIterator[bytes], process: HostedProcess, make_spool: Callable[[], Spool], executor: Executor
+    pieces: AsyncIterator[bytes],
+    process: HostedProcess,
+    centre: Float32 | None,
+    make_spool: Callable[[], Spool],
+    executor: Executor,
 ) -> Received:
     """Read, check and, if it is large, spool a report.
 
+    Args:
+        centre: the vector from which its distance is measured, if it is.
     Raises:
         TooSlow: it did not arrive in time. And whatever `ReportCheck` refuses; then nothing is left of it.
     """
-    check = ReportCheck(process.model, process.max_report_bytes)
+    check = ReportCheck(process.model, process.max_report_bytes, centre)
     limit_s = GRACE_S + process.max_report_bytes / MIN_BYTES_PER_S
     try:
         async with asyncio.timeout(limit_s):

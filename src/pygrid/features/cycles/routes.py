@@ -25,6 +25,7 @@ from pygrid.messages.cycles import (
     LeaveResponse,
     ReportAccepted,
 )
+from pygrid.web.addresses import ClientAddresses
 from pygrid.web.auth import find_bearer
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.problems import describe_problems
@@ -54,21 +55,27 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
     return key, request.query_params.get("worker_id")
 
 
-@post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404))
-async def authenticate(data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
+def _address(request: Request[Any, Any, Any], state: State) -> str:
+    addresses: ClientAddresses = state.addresses
+    return addresses.of(request)
+
+
+@post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404, 429))
+async def authenticate(request: AppRequest, data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
     """Become a client of a process."""
-    return await _membership(state).authenticate(data)
+    return await _membership(state).authenticate(data, _address(request, state))
 
 
-@post("/leave", status_code=200, responses=describe_problems(400, 404))
-async def leave(data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
+@post("/leave", status_code=200, responses=describe_problems(400, 404, 429))
+async def leave(request: AppRequest, data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
     """Take no further part: where clients have names, no cycle waits for this one any more."""
-    await _membership(state).leave(data)
+    await _membership(state).leave(data, _address(request, state))
     return LeaveResponse("success")
 
 
-@get("/speed-test", responses={**describe_blob(), **describe_problems(400)})
+@get("/speed-test", responses={**describe_blob(), **describe_problems(400, 429)})
 async def speed_test_download(
+    request: AppRequest,
     state: State,
     worker_id: Text,
     random: Text,
@@ -76,6 +83,7 @@ async def speed_test_download(
     size_bytes: Annotated[int, QueryParameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
 ) -> Response[Any]:
     """Answer at once (``is_ping``), or stream bytes whose arrival the client times."""
+    _service(state).take_speed_test(_address(request, state), is_ping=is_ping)
     if is_ping:
         return Response(b"{}", media_type="application/json")
 
@@ -88,18 +96,19 @@ async def speed_test_download(
     return Stream(sample(), media_type=media.TENSORS, headers={"Content-Length": str(size_bytes)})
 
 
-@post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413))
-async def speed_test_upload(request: AppRequest, worker_id: Text, random: Text) -> dict[str, str]:
+@post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413, 429))
+async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, random: Text) -> dict[str, str]:
     """Read bytes and forget them, while the client times their going."""
+    _service(state).take_speed_test(_address(request, state))
     async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
         pass
     return {}
 
 
-@post("/cycle-request", status_code=200, responses=describe_problems(400, 404))
+@post("/cycle-request", status_code=200, responses=describe_problems(400, 404, 429))
 async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
-    answer = await _service(state).request_cycle(data, partial(wait_until_gone, request))
+    answer = await _service(state).request_cycle(data, _address(request, state), partial(wait_until_gone, request))
     if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
         responses: BlobResponses = state.blobs
         responses.preload(answer.model_hash)

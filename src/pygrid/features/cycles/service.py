@@ -19,7 +19,9 @@ from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, D
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
+from pygrid.features.cycles.centres import Centres
 from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.receiving import Received, receive_report
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
@@ -66,31 +68,44 @@ class CyclesService:
         clock: Clock,
         executor: ThreadPoolExecutor,
         counts: CycleCounts,
+        quotas: DeviceQuotas,
     ) -> None:
         self._store = store
+        self._quotas = quotas
         self._admissions = admissions
         self._sums = sums
         self._scheduler = scheduler
         self._clock = clock
         self._executor = executor
         self._counts = counts
+        self._centres = Centres(store)
         self._spooling = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._submitting: set[asyncio.Task[Report | None]] = set()
+
+    def take_speed_test(self, address: str, *, is_ping: bool = False) -> None:
+        """Count a speed test; a ping counts as a request for a cycle. Raises TooManyRequests: ``rate_limited``."""
+        if is_ping:
+            self._quotas.take_cycle_request(address)
+        else:
+            self._quotas.take_speed_test(address)
 
     def close(self) -> None:
         """Let go of the threads."""
         self._spooling.shutdown()
 
     async def request_cycle(
-        self, message: CycleRequest, departed: Callable[[], Awaitable[None]]
+        self, message: CycleRequest, address: str, departed: Callable[[], Awaitable[None]]
     ) -> CycleAccepted | CycleRejected:
         """Admit a client to the current cycle of its process, or say when to come back.
 
         Args:
+            address: of who asks.
             departed: returns once the client has gone.
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. InvalidInput: ``speed_missing``, ``invalid_input``.
+            TooManyRequests: ``rate_limited``.
         """
+        self._quotas.take_cycle_request(address)
         process = await self._store.processes.get_by_name(message.model, message.version)
         _check_numbers(message, process)
         if not message.worker_id.isprintable():  # PostgreSQL takes no NUL
@@ -192,7 +207,8 @@ class CyclesService:
         """
         _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         cycle_id = ticket.cycle.id
-        return await receive_report(pieces, ticket.process, lambda: self._store.diffs.spool(cycle_id), self._spooling)
+        centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
+        return await receive_report(pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling)
 
     async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
@@ -267,11 +283,12 @@ class CyclesService:
             offset=offset,
             length=content.length,
             num_examples=content.num_examples,
-            weight=min(content.num_examples, config.max_weight),
+            weight=1 if ticket.process.rule.has_equal_votes else min(content.num_examples, config.max_weight),
             norm=content.norm,
             scale=None,
             metrics=content.metrics,
             fingerprint=content.fingerprint,
+            distance=content.distance,
         )
         rows.put_report(connection, report, now)
         cycle = rules.count_report(cycle)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 import numpy as np
 
-from pygrid.aggregation.mean import BLOCK, WeightedMean
-from pygrid.aggregation.outliers import clip_scale
+from pygrid.aggregation.mean import BLOCK
+from pygrid.aggregation.rules import Vote, Weighed
+from pygrid.aggregation.running import MeanBlock, RunningSum
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.storage.cycles import Report
@@ -25,29 +26,27 @@ _Read = Callable[[int, int], bytes | memoryview]
 
 
 class CycleSum:
-    """Sum of the diffs of one cycle. Each report is in it once, however often it is folded. Used by one thread at a time."""
+    """Sum of the diffs of one cycle. Used by one thread at a time."""
 
     def __init__(self, process: HostedProcess, diffs: DiffFiles) -> None:
         self._process = process
         self._diffs = diffs
-        self._scales: dict[int, float] = {}
-        self.mean = WeightedMean(num_values(process.model))
+        self._sum = RunningSum(num_values(process.model))
 
-    def fold(self, report: Report, scale: float, data: bytes | None = None) -> None:
-        """See that a report is in the sum with this scale, adding it or correcting it.
+    def fold(self, report: Report, limit: float, data: bytes | None = None) -> None:
+        """Add a report unless it is in the sum.
 
         Args:
-            scale: 1.0, or less for a diff that is clipped.
+            limit: the distance, or norm, at which it will probably be shortened.
             data: the report's bytes if they are at hand; else they are read back.
         """
-        present = self._scales.get(report.id)
-        if present is None:
-            self.mean.add_weight(report.weight)
-        change = scale - (present or 0.0)
-        if change:
-            for start, block in self._blocks(report, data):
-                self.mean.add_block(start, block, change * report.weight)
-        self._scales[report.id] = scale
+        self._sum.fold(vote_of(report), limit, lambda: self._blocks(report, data))
+
+    def settle(self, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
+        """The mean of exactly these reports, whatever was folded before."""
+        by_id = {report.id: report for report in reports}
+        votes = {number: vote_of(report) for number, report in by_id.items()}
+        return self._sum.settle(votes, weighed, lambda number: self._blocks(by_id[number], None))
 
     def _blocks(self, report: Report, data: bytes | None) -> Iterator[tuple[int, Float32]]:
         """The report's values, and where each block of them belongs in the model."""
@@ -73,41 +72,55 @@ class CycleSum:
                 yield run.target + begin, np.frombuffer(raw, dtype="<f4")
 
 
-class CycleSums:
-    """The sums of all open cycles of a Domain. Used by the one thread that folds and completes."""
+def vote_of(report: Report) -> Vote:
+    """What decides how much a report counts."""
+    return Vote(report.id, report.norm, report.distance, report.weight)
 
-    def __init__(self, diffs: DiffFiles) -> None:
+
+class CycleSums:
+    """The sums of all open cycles of a Domain. Used by the one thread that folds and completes.
+
+    Args:
+        find_limit: returns the limit of the last completed cycle of a process, or None; asked once after a start.
+    """
+
+    def __init__(self, diffs: DiffFiles, find_limit: Callable[[int], float | None]) -> None:
         self._diffs = diffs
+        self._find_limit = find_limit
         self._sums: dict[int, CycleSum] = {}
-        self._bounds: dict[int, float] = {}
+        self._limits: dict[int, float] = {}
         self._completed: dict[int, int] = {}
 
     def fold(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold a report that was just accepted, with the scale that it will probably have."""
+        """Fold a report that was just accepted, on the side of the limit on which it probably belongs."""
         if report.cycle_id <= self._completed.get(process.id, 0):
             return
         try:
-            self._get(process, report.cycle_id).fold(report, clip_scale(report.norm, self._bounds.get(process.id, inf)), data)
+            self._get(process, report.cycle_id).fold(report, self._limit(process.id), data)
         except Exception:
             logger.exception("fold failed; the sum will be made again", extra={"cycle_id": report.cycle_id})
             self._sums.pop(report.cycle_id, None)
 
-    def total(self, process: HostedProcess, cycle_id: int, reports: list[Report], scales: dict[int, float]) -> WeightedMean:
-        """The sum of exactly these reports with these scales (by report id), whatever was folded before."""
-        total = self._get(process, cycle_id)
+    def settle(self, process: HostedProcess, cycle_id: int, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
+        """The mean of exactly these reports, whatever was folded before."""
         try:
-            for report in reports:
-                total.fold(report, scales[report.id])
+            return self._get(process, cycle_id).settle(reports, weighed)
         except Exception:
             self._sums.pop(cycle_id, None)
             raise
-        return total.mean
 
-    def complete(self, process_id: int, cycle_id: int, bound: float) -> None:
-        """Forget the sum of a completed cycle; ``bound``, which its norms were held to, is what to expect of the next."""
+    def complete(self, process_id: int, cycle_id: int, limit: float) -> None:
+        """Forget the sum of a completed cycle; ``limit`` is what it turned out to be, and so what to expect of the next."""
         self._completed[process_id] = cycle_id
-        self._bounds[process_id] = bound
+        self._limits[process_id] = limit
         self._sums.pop(cycle_id, None)
+
+    def _limit(self, process_id: int) -> float:
+        limit = self._limits.get(process_id)
+        if limit is None:
+            found = self._find_limit(process_id)
+            limit = self._limits[process_id] = inf if found is None else found
+        return limit
 
     def _get(self, process: HostedProcess, cycle_id: int) -> CycleSum:
         found = self._sums.get(cycle_id)

@@ -1,0 +1,111 @@
+"""The running sum of a cycle's diffs under any rule, in memory that does not grow with their number.
+
+How far a diff counts is known only once the cycle closes. Two sums make that cheap: near diffs are added as they are, far ones
+after division by their distance, so that at the end the second sum is multiplied by the limit that turned out. Only a diff on
+the other side than expected is read again. A huge diff never enters the first sum, where it would drown the digits of others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.aggregation.mean import WeightedMean
+from pygrid.aggregation.rules import Vote, Weighed
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Blocks = Iterable[tuple[int, Float32]]
+"""The values of a diff, each block with its position in the model."""
+MeanBlock = Callable[[int, int, Float32 | None], Float64]
+"""``(start, count, centre)`` -> these values of the mean; ``centre``: these values of ``v``, or None if there is no ``v``."""
+
+MAX_EXCESS = 1000.0
+"""A diff that was added whole although it is this many times beyond the limit leaves the sum only by making the sum again."""
+_ROUNDING = 4e-16
+"""A factor that is off by less is right: the limit divided by a distance, in two ways."""
+
+
+class RunningSum:
+    """Sum of diffs. Each is in it once, however often it is folded. Used by one thread at a time.
+
+    Args:
+        num_values: length of a diff.
+    """
+
+    def __init__(self, num_values: int) -> None:
+        self._num_values = num_values
+        self._near = WeightedMean(num_values)
+        self._far: WeightedMean | None = None
+        # By id of the diff: what it was multiplied with in each of the two sums.
+        self._near_factors: dict[int, float] = {}
+        self._far_factors: dict[int, float] = {}
+
+    def fold(self, vote: Vote, limit: float, blocks: Callable[[], Blocks]) -> None:
+        """Add a diff unless it is in the sum.
+
+        Args:
+            limit: the distance at which the diffs of this cycle will probably be shortened.
+            blocks: returns the values of the diff.
+        """
+        if vote.id in self._near_factors:
+            return
+        is_near = vote.reach <= limit
+        self._near_factors[vote.id] = vote.weight if is_near else 0.0
+        self._far_factors[vote.id] = 0.0 if is_near else vote.weight / vote.reach
+        if vote.norm == 0:
+            return
+        if is_near:
+            self._add(self._near, vote.weight, blocks())
+            return
+        if self._far is None:
+            self._far = WeightedMean(self._num_values)
+        self._add(self._far, vote.weight / vote.reach, blocks())
+
+    def settle(self, votes: Mapping[int, Vote], weighed: Weighed, blocks: Callable[[int], Blocks]) -> MeanBlock:
+        """The mean of exactly these diffs under a rule, whatever was folded before.
+
+        Args:
+            votes: by id.
+            blocks: returns the values of the diff of an id.
+        """
+        stretch = weighed.limit if math.isfinite(weighed.limit) else 1.0
+        if not self._near_factors.keys() <= votes.keys() or self._is_drowned(votes, weighed):
+            self._clear()
+        for number, vote in votes.items():
+            wanted = weighed.weights[number] * weighed.scales[number]
+            near = self._near_factors.get(number, 0.0)
+            change = wanted - near - stretch * self._far_factors.get(number, 0.0)
+            if vote.norm > 0 and abs(change) > _ROUNDING * wanted:
+                self._add(self._near, change, blocks(number))
+                self._near_factors[number] = near + change
+        return self._mean_block(weighed, stretch)
+
+    def _mean_block(self, weighed: Weighed, stretch: float) -> MeanBlock:
+        near, far, total = self._near, self._far, weighed.total
+
+        def mean_block(start: int, count: int, centre: Float32 | None) -> Float64:
+            sums = near.sum[start : start + count]
+            if far is not None:
+                sums = sums + stretch * far.sum[start : start + count]
+            if centre is not None and weighed.centre_weight:
+                sums = sums + weighed.centre_weight * centre.astype(np.float64)
+            return sums / total
+
+        return mean_block
+
+    def _is_drowned(self, votes: Mapping[int, Vote], weighed: Weighed) -> bool:
+        """Whether a diff that is far beyond the limit was added whole."""
+        most = MAX_EXCESS * weighed.limit
+        return any(self._near_factors.get(number, 0.0) > 0 and vote.reach > most for number, vote in votes.items())
+
+    def _clear(self) -> None:
+        self._near, self._far = WeightedMean(self._num_values), None
+        self._near_factors, self._far_factors = {}, {}
+
+    def _add(self, target: WeightedMean, factor: float, blocks: Blocks) -> None:
+        for start, block in blocks:
+            target.add_block(start, block, factor)

@@ -1,0 +1,43 @@
+"""The vectors from which the distances of arriving diffs are measured, as mapped files."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from pygrid.aggregation.rules import CENTRE
+from pygrid.core.processes import HostedProcess
+from pygrid.storage.store import Store
+from pygrid.tensors.flat import Float32
+
+MAX_MAPPED = 64
+"""Files that stay mapped: one for each of the processes used last."""
+
+
+class Centres:
+    """Finds the centre of a process. Used in the event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._mapped: OrderedDict[int, tuple[str, Float32]] = OrderedDict()
+
+    async def find(self, process: HostedProcess, checkpoint: int) -> Float32 | None:
+        """The centre of the cycle that starts from a checkpoint; None: the process has none, or not yet.
+
+        Returns:
+            float32, the model's values in the order of its file.
+        """
+        if not process.rule.is_centred:
+            return None
+        found = await self._store.processes.get_checkpoint(process.id, checkpoint)
+        name = found.optimizer_state.get(CENTRE)
+        if name is None:
+            return None
+        known = self._mapped.get(process.id)
+        if known is None or known[0] != name:
+            known = self._mapped[process.id] = name, np.asarray(np.memmap(self._store.blobs.path(name), dtype="<f4", mode="r"))
+        self._mapped.move_to_end(process.id)
+        if len(self._mapped) > MAX_MAPPED:
+            self._mapped.popitem(last=False)
+        return known[1]

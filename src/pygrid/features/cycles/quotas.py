@@ -1,0 +1,104 @@
+"""What one address, and one bearer of tokens, may use of a Domain as a device.
+
+authenticate   ──> rate of the address ──> rate of the subject ──> number of clients of the subject, else of the address
+cycle request  ──> rate of the address
+speed test     ──> rate of the address
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from pygrid.clock import Clock
+from pygrid.errors import TooManyRequests
+from pygrid.web.addresses import bucket_of
+from pygrid.web.rates import RateTable
+
+RETRY_FULL_S = 3600.0
+"""When an address with all its clients is told to come back: the earliest at which one may have expired is unknown."""
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What an operator sets; 0 switches a limit off."""
+
+    clients_per_address: int = 0
+    authentications_per_minute: int = 0
+    cycle_requests_per_minute: int = 0
+    speed_tests_per_minute: int = 0
+    expiry_days: int = 0
+    limit_loopback: bool = False
+
+
+class DeviceQuotas:
+    """Holds devices to the limits.
+
+    Args:
+        secret: makes the marks of addresses and subjects, so that a copy of the database alone does not tell them.
+    """
+
+    def __init__(self, limits: DeviceLimits, clock: Clock, secret: str) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._key = blake2b(secret.encode(), person=b"device quotas").digest()
+        rate = limits.authentications_per_minute
+        self._authentications = RateTable(clock, rate, "authentications", "PYGRID_AUTHENTICATIONS_PER_MINUTE")
+        self._subjects = RateTable(clock, rate, "authentications", "PYGRID_AUTHENTICATIONS_PER_MINUTE")
+        self._cycle_requests = RateTable(
+            clock, limits.cycle_requests_per_minute, "cycle requests", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
+        )
+        self._speed_tests = RateTable(clock, limits.speed_tests_per_minute, "speed tests", "PYGRID_SPEED_TESTS_PER_MINUTE")
+
+    def take_authentication(self, address: str) -> None:
+        """Count an authentication. This and the next raise TooManyRequests: ``rate_limited``."""
+        self._authentications.take(self._bucket(address))
+
+    def take_subject(self, process_id: int, subject: str) -> None:
+        """Count an authentication of a subject, from whatever address; loopback is no exception here."""
+        self._subjects.take(f"{process_id} {subject}")
+
+    def take_cycle_request(self, address: str) -> None:
+        """Count a request for a cycle, or a departure."""
+        self._cycle_requests.take(self._bucket(address))
+
+    def take_speed_test(self, address: str) -> None:
+        """Count a speed test, one way."""
+        self._speed_tests.take(self._bucket(address))
+
+    def mark_address(self, address: str) -> str | None:
+        """What stands for an address in the rows of its clients; None: its clients are not counted."""
+        bucket = self._bucket(address)
+        return None if bucket is None or not self.limits.clients_per_address else self._mark("address", bucket)
+
+    def mark_subject(self, subject: str) -> str:
+        """What stands for the subject of a token in the rows of its clients."""
+        return self._mark("subject", subject)
+
+    def used_since(self) -> dt.datetime | None:
+        """A client that was last used before this has expired; None: clients do not expire."""
+        days = self.limits.expiry_days
+        return self._clock.now() - dt.timedelta(days=days) if days else None
+
+    def check_clients(self, num_clients: int) -> None:
+        """Whether an address with so many clients of a process may have one more.
+
+        Raises:
+            TooManyRequests: ``too_many_clients``.
+        """
+        most = self.limits.clients_per_address
+        if num_clients >= most:
+            raise TooManyRequests(
+                f"your address has {num_clients} clients of this process, of at most {most}: use the worker_id of one of them "
+                "(the operator of this Domain can raise PYGRID_CLIENTS_PER_ADDRESS)",
+                code="too_many_clients",
+                retry_after_s=RETRY_FULL_S,
+            )
+
+    def _bucket(self, address: str) -> str | None:
+        return bucket_of(address, limit_loopback=self.limits.limit_loopback)
+
+    def _mark(self, kind: str, text: str) -> str:
+        data = f"{kind} {text}".encode(errors="surrogatepass")
+        return blake2b(data, key=self._key, digest_size=16).hexdigest()

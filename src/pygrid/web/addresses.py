@@ -1,0 +1,91 @@
+"""The address of a client: whose connection it is, or for whom a proxy that the operator trusts says that it speaks."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from litestar.connection import ASGIConnection
+
+from pygrid.errors import InvalidConfig
+from pygrid.messages.relay import RELAYED
+
+IPv4 = ipaddress.IPv4Address
+IPv6 = ipaddress.IPv6Address
+_FORWARDED = "x-forwarded-for"
+MAX_HOPS = 32
+"""Of a chain of proxies, which are read from the near end."""
+IPV6_PREFIX = 64
+"""Bits of an IPv6 address that count: whoever has one address of such a network has all of them."""
+
+
+class ClientAddresses:
+    """Finds the address behind a request.
+
+    Args:
+        trusted: addresses and networks of proxies, with commas between, like ``10.0.0.0/8,::1``. Their ``X-Forwarded-For``
+            is believed; that of others is not read.
+    Raises:
+        InvalidConfig: ``invalid_setting``: one of them is not an address or a network.
+    """
+
+    def __init__(self, trusted: str = "") -> None:
+        self._trusted = [_network(text.strip()) for text in trusted.split(",") if text.strip()]
+
+    def of(self, connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+        """The IP address of the client as text; empty if the server did not say it."""
+        peer = connection.client.host if connection.client else ""
+        if not self._trusted or not self._is_trusted(peer):
+            return peer
+        hops = [hop.strip() for value in connection.headers.getall(_FORWARDED, []) for hop in value.split(",")]
+        for hop in reversed(hops[-MAX_HOPS:]):
+            if parse_address(hop) is None:
+                break
+            peer = hop
+            if not self._is_trusted(hop):
+                break
+        return peer
+
+    def _is_trusted(self, text: str) -> bool:
+        address = parse_address(text)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def parse_address(text: str) -> IPv4 | IPv6 | None:
+    """An IP address; one of IPv4 that is written as IPv6 becomes IPv4. None: the text is not an address."""
+    try:
+        address = ipaddress.ip_address(text.split("%", 1)[0].strip("[]"))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6) else None
+    return mapped or address
+
+
+def bucket_of(text: str, *, limit_loopback: bool) -> str | None:
+    """The key under which an address is counted: itself, or its IPv6 network of 64 bits. None: it is not counted.
+
+    Args:
+        limit_loopback: whether addresses of this machine are counted too.
+    """
+    address = parse_address(text.removeprefix(RELAYED))
+    if address is None:
+        return f"other {text[:100]}"
+    if text.startswith(RELAYED):
+        # The word of a Network: it makes nobody one of this machine.
+        return f"{RELAYED}{bucket_of(str(address), limit_loopback=True)}"
+    if address.is_loopback:
+        return str(address) if limit_loopback else None
+    if isinstance(address, IPv6):
+        return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
+    return str(address)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise InvalidConfig(
+            f"PYGRID_TRUSTED_PROXIES (--trusted-proxies) holds {text[:80]!r}: use addresses or networks like 10.0.0.0/8",
+            code="invalid_setting",
+            setting="PYGRID_TRUSTED_PROXIES",
+        ) from None

@@ -1,0 +1,76 @@
+"""How often an address may do something, in memory of a fixed size that no number of addresses can flush.
+
+Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash draws. A key is refused only if all
+its buckets are used up, so it shares its fate with another key only if the two, or a crowd, meet in every row. Nothing is ever
+thrown out to make room: a bucket empties with time, and with nothing else.
+
+Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", J. Algorithms 2005, with
+conservative update (Estan and Varghese, SIGCOMM 2002), over leaky buckets in place of counters.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+from hashlib import blake2b
+
+from pygrid.clock import Clock
+from pygrid.errors import TooManyRequests
+
+ROWS = 4
+CELLS = 8192
+"""Buckets of a row: the table takes 512 KiB."""
+_PLACE_BYTES = 4
+
+
+class RateTable:
+    """At most so many uses a minute for each key, and as many at once.
+
+    Args:
+        per_minute: 0 switches the limit off.
+        what: names the uses, for the refusal.
+        setting: where an operator changes ``per_minute``.
+    """
+
+    def __init__(self, clock: Clock, per_minute: int, what: str, setting: str) -> None:
+        self._clock = clock
+        self._per_minute = per_minute
+        self._what = what
+        self._setting = setting
+        self._secret = secrets.token_bytes(32)
+        size = ROWS * CELLS if per_minute else 0
+        self._used = array("d", bytes(8 * size))
+        self._at = array("d", bytes(8 * size))
+
+    def take(self, key: str | None) -> None:
+        """Count one use; ``key`` None: of an address without limits.
+
+        Raises:
+            TooManyRequests: ``rate_limited``, with ``retry_after_s``; it was not counted and must not go ahead.
+        """
+        if not self._per_minute or key is None:
+            return
+        now, per_s = self._clock.now().timestamp(), self._per_minute / 60
+        places = self._places(key)
+        for place in places:
+            # A clock that was set back empties no bucket.
+            self._used[place] = max(0.0, self._used[place] - max(0.0, now - self._at[place]) * per_s)
+            self._at[place] = now
+        least = min(self._used[place] for place in places)
+        if least + 1 > self._per_minute:
+            wait_s = (least + 1 - self._per_minute) / per_s
+            raise TooManyRequests(
+                f"more than {self._per_minute} {self._what} a minute came from your address; try again in {wait_s:.1f} s "
+                f"(the operator of this Domain can raise {self._setting})",
+                code="rate_limited",
+                retry_after_s=round(wait_s, 3),
+            )
+        for place in places:
+            self._used[place] = max(self._used[place], least + 1)
+
+    def _places(self, key: str) -> list[int]:
+        digest = blake2b(key.encode(errors="surrogatepass"), key=self._secret, digest_size=ROWS * _PLACE_BYTES).digest()
+        return [
+            row * CELLS + int.from_bytes(digest[row * _PLACE_BYTES : (row + 1) * _PLACE_BYTES], "little") % CELLS
+            for row in range(ROWS)
+        ]
