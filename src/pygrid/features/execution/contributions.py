@@ -54,6 +54,8 @@ class Contributions(Protocol):
 class PlanRows:
     """The outputs ``grads/`` (or ``metrics/``) of a graph, for one unit at a time, each flattened to one vector.
 
+    Args:
+        failed: the entries of the vector of a unit that failed.
     Raises:
         InvalidPlan: ``plan_mixes_examples``: called one by one, the plan would not mean what it means in a batch.
     """
@@ -68,6 +70,7 @@ class PlanRows:
         groups: Sequence[Array] | None = None,
         hyper: Mapping[str, float] | None = None,
         num_threads: int = 1,
+        failed: float = 0.0,
     ) -> None:
         manifest = plan.manifest
         entry = manifest.graphs[graph]
@@ -87,7 +90,7 @@ class PlanRows:
         self._outputs = [port.name for port in ports]
         # Beyond its largest batch the gate promised nothing about the plan.
         self._groups = None if groups is None else [group[: manifest.max_batch_size] for group in groups]
-        self._manifest, self._data = manifest, data
+        self._manifest, self._data, self._failed = manifest, data, failed
         self.num_units = len(next(iter(data.values()))) if groups is None else len(groups)
         self._takes = {port.name for port in entry.inputs}
         self._noise = {name: port for name, port in manifest.noise.items() if f"noise/{name}" in self._takes}
@@ -129,7 +132,7 @@ class PlanRows:
             # One record made the call fail, or the call was too large: find out which.
             return self._one_by_one([self._take(batch, usable, index) for index in range(len(units))])
         rows = np.concatenate([output.reshape(len(units), -1) for output in outputs], axis=1, dtype=np.float32)
-        rows[~usable] = 0.0
+        rows[~usable] = self._failed
         return rows, int(np.count_nonzero(~self._finite(rows) | ~usable))
 
     def _one_by_one(self, batches: Sequence[tuple[dict[str, Array], npt.NDArray[np.bool_]]]) -> tuple[Array, int]:
@@ -142,7 +145,7 @@ class PlanRows:
                 outputs = self._single.run(self._outputs, self._feed | batch)
                 np.concatenate([output.reshape(-1) for output in outputs], out=row)
             except InvalidPlan:
-                row[:] = 0.0
+                row[:] = self._failed
                 num_failed += 1
         return rows, num_failed + int(np.count_nonzero(~self._finite(rows)))
 

@@ -27,6 +27,7 @@ from pygrid.core.execution import Facts, JobSpec, Outcome, PrivacyTerms, Progres
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.contributions import Contributions, PlanRows, subject_groups
+from pygrid.features.execution.metric_rows import MetricRows
 from pygrid.features.execution.predicting import predict
 from pygrid.features.execution.statistics import StatisticRows, read_answers
 from pygrid.plans.archive import Plan
@@ -211,13 +212,16 @@ def _evaluate(
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
         runner = Runner(plan, num_threads=spec.num_threads)
         metrics = runner.evaluate(params, data, batch_size=batch_size, hyper=spec.hyper)
-        return msgspec.json.encode({"metrics": metrics})
-    terms = spec.privacy
-    contributions = _plan_rows(spec, plan, "eval", params, data, inputs)
-    mean = _noisy_mean(terms, contributions, params, tally, _deadline(spec, started))
-    noise = terms.noise_multiplier * terms.clip / terms.expected_size
-    metrics = dict(zip(contributions.names, (float(value) for value in mean), strict=True))
-    return msgspec.json.encode({"metrics": metrics, "noise_std": noise})
+        num_records = len(next(iter(data.values())))
+        return msgspec.json.encode({"metrics": metrics, "unit": "record", "count": num_records})
+    rows = MetricRows(
+        _plan_rows(spec, plan, "eval", params, data, inputs, failed=np.nan), spec.metric_bounds, plan.manifest.metrics
+    )
+    # A unit's vector has a norm of at most one by its bounds, and nothing is divided by a number of units but the noisy count.
+    terms = msgspec.structs.replace(spec.privacy, clip=1.0, expected_size=spec.privacy.sampling_rate)
+    sums = _noisy_mean(terms, rows, params, tally, _deadline(spec, started))
+    answer = rows.read_answer(sums, terms.noise_multiplier / terms.sampling_rate)
+    return msgspec.json.encode({**answer, "unit": terms.unit})
 
 
 def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, started: float) -> bytes:
@@ -237,15 +241,16 @@ def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, started: float) ->
     return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, noise)})
 
 
-def _plan_rows(spec: JobSpec, plan: Plan, graph: str, params: Params, data: dict[str, Array], inputs: Inputs) -> PlanRows:
+def _plan_rows(
+    spec: JobSpec, plan: Plan, graph: str, params: Params, data: dict[str, Array], inputs: Inputs, *, failed: float = 0.0
+) -> PlanRows:
     assert spec.privacy is not None
     if graph not in plan.manifest.graphs:
         raise InvalidPlan(
             f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code="plan_kind"
         )
-    return PlanRows(
-        plan, graph, params, data, groups=_groups(spec, inputs.columns), hyper=spec.hyper, num_threads=spec.num_threads
-    )
+    groups = _groups(spec, inputs.columns)
+    return PlanRows(plan, graph, params, data, groups=groups, hyper=spec.hyper, num_threads=spec.num_threads, failed=failed)
 
 
 def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:

@@ -1,0 +1,100 @@
+"""The metrics of a private evaluation as one vector for each unit, so that one noisy sum gives all metrics and their count.
+
+For m metrics the vector of a unit is (1, t_1, ..., t_m) / sqrt(m + 1), where t is the metric's value for this unit, clamped to
+the declared bounds of this metric and mapped to [-1, 1]. Its norm is at most one, so no metric shrinks another. The vector of a
+unit on which the plan fails, or returns a value that is not finite, is zeros: the first entry counts the units with metrics.
+
+    mean    middle + half width * (sum of t) / count: the mean over units of a unit's metric
+    sum     middle * count + half width * (sum of t): the sum over units of a unit's metric
+
+The metric of a subject is what the plan's eval graph returns for all records of the subject that count: for a metric that is a
+mean, the mean over these records. So a mean over subjects gives each subject the same weight, however many records it has.
+
+The mapping uses clamping, -, * and / only, which IEEE 754 rounds in one way: the vector is a bit-exact function of the metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.errors import InvalidInput
+from pygrid.features.execution.contributions import Contributions
+
+Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
+
+
+class MetricRows:
+    """Contributions made of the metrics of a plan.
+
+    Args:
+        metrics: their vectors have one entry for each metric, and NaN for a unit that failed.
+        bounds: for each metric the lower and the upper bound of one unit's value.
+        combined: for each metric ``mean`` or ``sum``, as in the plan's manifest; mean if left out.
+    Raises:
+        InvalidInput: ``invalid_job``: bounds for other metrics than the plan has.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(
+        self, metrics: Contributions, bounds: Mapping[str, tuple[float, float]], combined: Mapping[str, str] | None = None
+    ) -> None:
+        if set(bounds) != set(metrics.names):
+            raise InvalidInput(
+                f"metric_bounds are for {', '.join(bounds) or 'no metric'}; the plan has {', '.join(metrics.names)}",
+                code="invalid_job",
+            )
+        self._metrics = metrics
+        self._combined = combined or {}
+        self.num_units, self.chunk = metrics.num_units, metrics.chunk
+        self.size = 1 + len(metrics.names)
+        lower, upper = np.array([bounds[name] for name in metrics.names], np.float64).reshape(-1, 2).T
+        self._lower, self._upper = lower, upper
+        # Halves first: the sum and the difference of large bounds stay finite.
+        self._middle, self._half = lower / 2 + upper / 2, upper / 2 - lower / 2
+
+    def set_params(self, params: Mapping[str, Array]) -> None:
+        self._metrics.set_params(params)
+
+    def rows(self, units: Array) -> tuple[Float64, int]:
+        """The vectors of some units, and how many of the units failed.
+
+        Returns:
+            Shape ``[len(units), size]``; the norm of each row is at most one, up to rounding.
+        """
+        values = self._metrics.rows(units)[0].astype(np.float64)
+        is_present = np.asarray(np.isfinite(values).all(axis=1))
+        mapped = np.clip((np.clip(values, self._lower, self._upper) - self._middle) / self._half, -1.0, 1.0)
+        rows = np.concatenate([np.ones((len(values), 1)), mapped], axis=1) / math.sqrt(self.size)
+        return np.where(is_present[:, np.newaxis], rows, 0.0), int(np.count_nonzero(~is_present))
+
+    def read_answer(self, sums: Float64, noise_std: float) -> dict[str, Any]:
+        """The metrics, their standard errors from the noise, and the number of units that have metrics.
+
+        The standard error of a mean is that of the ratio r = (sum of t) / count, by the delta method:
+        half width * noise * sqrt(1 + r^2) / count.
+
+        Args:
+            sums: of the vectors, shape ``[size]``.
+            noise_std: standard deviation of the noise in each entry.
+        """
+        scale = math.sqrt(self.size)
+        noise, count = noise_std * scale, float(sums[0]) * scale
+        divisor = max(count, 1.0)  # noise can bring the count of a few units below one, where a ratio says nothing
+        metrics, errors = {}, {}
+        for name, total, middle, half in zip(self._metrics.names, sums[1:], self._middle, self._half, strict=True):
+            moved = float(total) * scale
+            if self._combined.get(name) == "sum":
+                metrics[name] = float(middle) * count + float(half) * moved
+                errors[name] = noise * math.hypot(middle, half)
+            else:
+                ratio = min(1.0, max(-1.0, moved / divisor))
+                metrics[name] = float(middle + half * ratio)
+                errors[name] = float(half) * noise * math.sqrt(1 + ratio * ratio) / divisor
+        return {"metrics": metrics, "noise_std": errors, "count": count, "count_noise_std": noise}
