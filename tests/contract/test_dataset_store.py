@@ -35,6 +35,7 @@ from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
 from pygrid.features.datasets.formats import csv_pieces, csv_text, tell_format
+from pygrid.features.datasets.formats.targets import Subjects
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
@@ -264,6 +265,7 @@ def test_the_texts_of_subjects_are_not_kept(store: Callable[..., Any]) -> None:
     assert (schema.subject, schema.max_records_per_subject) == ("who", 2)
     assert mapped["who"].tolist() == [0, 1, 0]
     assert b"example.org" not in msgspec.json.encode(schema)
+    assert schema.num_subjects == 2
 
 
 def test_missing_values_among_whole_numbers_become_nan_where_that_is_declared(store: Callable[..., Any]) -> None:
@@ -274,6 +276,51 @@ def test_missing_values_among_whole_numbers_become_nan_where_that_is_declared(st
     assert refused.value.code == "dataset_missing_values"
     _, mapped = store(file.getvalue(), columns=(ColumnDeclaration("n", dtype="float32"),))
     np.testing.assert_array_equal(mapped["n"], np.array([1, np.nan, 3], np.float32))
+
+
+def test_the_schema_says_which_columns_have_missing_values(store: Callable[..., Any]) -> None:
+    gaps = np.array([[1, 2], [np.nan, 4], [5, 6]])
+    arrays = {"gaps": gaps, "full": gaps[:, 0] * 0 + 1, "whole": np.arange(3), "is": np.arange(3) > 1}
+    arrays["full"][1] = np.inf
+    schema, _ = store(npz(arrays))
+    assert [column.has_missing for column in schema.columns] == [True, False, None, None]
+    schema, _ = store(b"a,b,c,t\n1,,2,\nNA,3,4,x\n")
+    assert [column.has_missing for column in schema.columns] == [True, True, None, None]
+
+
+def test_a_late_missing_value_is_noticed(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
+    lines = ["n"] + ["1.5"] * 2500
+    assert store("\n".join(lines).encode())[0].columns[0].has_missing is False
+    assert store("\n".join([*lines, "NA"]).encode())[0].columns[0].has_missing is True
+
+
+def test_missing_values_can_be_declared(store: Callable[..., Any]) -> None:
+    full, gaps = b"n\n1.5\n2\n", b"n\n1.5\nNA\n"
+    assert store(full, columns=(ColumnDeclaration("n", has_missing=True),))[0].columns[0].has_missing is True
+    assert store(full, columns=(ColumnDeclaration("n", has_missing=False),))[0].columns[0].has_missing is False
+    for data, dtype, code in ((gaps, None, "dataset_missing_values"), (b"n\n1\n2\n", "int64", "dataset_columns_differ")):
+        with pytest.raises(InvalidInput) as refused:
+            store(data, columns=(ColumnDeclaration("n", dtype=dtype, has_missing=False),))
+        assert refused.value.code == code
+
+
+@given(st.lists(st.integers(-5, 5) | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50), st.integers(1, 7))
+def test_subjects_are_counted_piece_by_piece(numbers: list[int], piece: int) -> None:
+    subjects = Subjects("who", 1000)
+    for begin in range(0, len(numbers), piece):
+        subjects.add(np.array(numbers[begin : begin + piece], np.int64))
+        assert subjects.count() == len(set(numbers[: begin + piece]))
+
+
+def test_a_table_has_a_bounded_number_of_subjects(store: Callable[..., Any]) -> None:
+    who = np.arange(20) // 2
+    limits = DatasetLimits(max_subjects=10)
+    schema, _ = store(npz({"who": who}), subject="who", max_records_per_subject=2, limits=limits)
+    assert schema.num_subjects == 10
+    with pytest.raises(InvalidInput) as refused:
+        store(npz({"who": np.arange(20)}), subject="who", max_records_per_subject=2, limits=limits)
+    assert refused.value.code == "dataset_too_many_subjects"
 
 
 def bomb(num_bytes: int) -> bytes:

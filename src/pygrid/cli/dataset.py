@@ -33,13 +33,13 @@ ColumnOption = Annotated[
     typer.Option(
         "--column",
         "-c",
-        help="What a column is: NAME[:DTYPE][,unit=..][,meaning=..][,min=..][,max=..][,categories=a|b|..][,source=p1|p*]; "
-        "can be given several times.",
+        help="What a column is: NAME[:DTYPE][,unit=..][,meaning=..][,min=..][,max=..][,categories=a|b|..][,source=p1|p*]"
+        "[,has_missing=yes|no]; can be given several times.",
     ),
 ]
 Note = Annotated[str, typer.Option(help="What is new in this version.")]
 
-_COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source")
+_COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source", "has_missing")
 
 
 @app.command("upload")
@@ -137,7 +137,8 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     if info.tags:
         say(f"tags: {', '.join(info.tags)}")
     if info.schema.subject is not None:
-        say(f"subject: {info.schema.subject}, at most {info.schema.max_records_per_subject} records each")
+        num = "" if info.schema.num_subjects is None else f"{info.schema.num_subjects:,} subjects, "
+        say(f"subject: {info.schema.subject}, {num}at most {info.schema.max_records_per_subject} records each")
     rows = [("COLUMN", "DTYPE", "SHAPE", "UNIT", "VALUES", "MEANING")]
     rows += [
         (c.name, c.dtype, "x".join(map(str, c.shape)) or "-", c.unit or "-", _values(c), c.meaning or c.description)
@@ -235,6 +236,10 @@ def read_column(text: str) -> dict[str, Any]:
             raise InvalidInput(f"--column {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _COLUMN_KEYS)}")
         if key in ("categories", "source"):
             declared[key] = value.split("|")
+        elif key == "has_missing":
+            if value not in ("yes", "no"):
+                raise InvalidInput(f"--column {text!r}: has_missing is {value!r}; write yes or no")
+            declared[key] = value == "yes"
         elif key in ("min", "max"):
             try:
                 declared[key] = float(value)
@@ -246,6 +251,10 @@ def read_column(text: str) -> dict[str, Any]:
 
 
 def _values(column: Column) -> str:
+    return _bounds(column) + (", some missing" if column.has_missing else "")
+
+
+def _bounds(column: Column) -> str:
     if column.num_categories is not None:
         return f"{column.num_categories} categories"
     if column.min is None and column.max is None:

@@ -31,8 +31,9 @@ Statistics = Annotated[
     typer.Option(
         "--statistic",
         "-s",
-        help="Ask for figures instead: count, sum:COLUMN, mean:COLUMN, variance:COLUMN (with ,lower=..,upper=..), "
-        "histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; each with ,by=COLUMN,keys=a|b. "
+        help="Ask for figures instead: count, count:COLUMN, sum:COLUMN, mean:COLUMN, variance:COLUMN (with "
+        ",lower=..,upper=..), histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; each with "
+        ",by=COLUMN,keys=a|b. "
         "Can be given several times.",
     ),
 ]
@@ -41,6 +42,13 @@ Hyper = Annotated[
 ]
 Optimizer = Annotated[
     list[str] | None, typer.Option(help="Of private training: key=value or a JSON file, e.g. name=adam; several times.")
+]
+MetricBounds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric-bounds",
+        help="Bounds of a metric of a private evaluation: METRIC=LOWER:UPPER, e.g. loss=0:10. Can be given several times.",
+    ),
 ]
 
 _STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys")
@@ -57,6 +65,7 @@ def submit(
     bind: Bind = None,
     hyper: Hyper = None,
     optimizer: Optimizer = None,
+    metric_bounds: MetricBounds = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Records of an update; of a private one on average.")] = 32,
     seed: Annotated[int, typer.Option(help="Of an exact training.")] = 0,
@@ -76,7 +85,7 @@ def submit(
     common: dict[str, Any] = {"reason": reason, "epsilon": epsilon, "delta": delta, "unit": unit, "version": version}
     training: dict[str, Any] = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "seed": seed, "clip": clip}
     training |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
-    training |= {"binding": _pairs(bind or [])}
+    training |= {"binding": _pairs(bind or []), "metric_bounds": read_metric_bounds(metric_bounds or [])}
 
     def ask(domain: DomainClient) -> Job:
         if statistic:
@@ -150,6 +159,19 @@ def read_statistic(text: str) -> StatisticRequest:
     except TypeError as error:  # of the call: something is missing, or not of this kind of question
         raise InvalidInput(f"--statistic {text!r}: {str(error).removeprefix(f'{kind}() ')}") from None
     return asked
+
+
+def read_metric_bounds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Bounds by metric from ``METRIC=LOWER:UPPER``. Raises InvalidInput: names the text that is not of this form."""
+    bounds = {}
+    for text in given:
+        name, _, numbers = text.rpartition("=")
+        lower, _, upper = numbers.partition(":")
+        try:
+            bounds[name] = float(lower), float(upper)
+        except ValueError:
+            raise InvalidInput(f"--metric-bounds {text!r} is not METRIC=LOWER:UPPER, e.g. loss=0:10") from None
+    return bounds
 
 
 def _value(text: str, key: str, value: str) -> Any:

@@ -164,6 +164,7 @@ class DomainClient(SessionClient):
         batch_size: int = 32,
         seed: int = 0,
         optimizer: Mapping[str, Any] | None = None,
+        metric_bounds: Mapping[str, tuple[float, float]] | None = None,
         epsilon: float | None = None,
         delta: float | None = None,
         clip: float = 1.0,
@@ -183,6 +184,8 @@ class DomainClient(SessionClient):
             hyper: values of the plan's hyperparameters.
             epochs, batch_size, seed: of training; a private job takes its samples by chance, ``batch_size`` on average.
             optimizer: of private training, e.g. ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the plan's ``lr``.
+            metric_bounds: of a private evaluation: metric -> (lower, upper), the bounds of its value for one unit. Defaults:
+                0 to 1 for accuracy and other shares, 0 to 10 for ``loss``; other metrics need bounds.
             epsilon, delta: the guarantee to run under, taken from the dataset's budget; neither: an exact job, which a person
                 must approve, and whose result is held until a person lets it out.
             clip: each unit's gradient is scaled down to this L2 norm.
@@ -207,6 +210,7 @@ class DomainClient(SessionClient):
             batch_size=batch_size,
             seed=seed,
             optimizer=dict(optimizer or {}),
+            metric_bounds=dict(metric_bounds or {}),
         )
 
     def statistics(

@@ -91,6 +91,9 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
     if request.kind == "train":
         hyper = "".join(f", {name} {value:g}" for name, value in request.hyper.items())
         rows.append(("training", f"{counted(request.epochs, 'epoch')} in batches of {request.batch_size}{hyper}"))
+    if request.metric_bounds:
+        bounds = (f"{name} {lower:g} to {upper:g}" for name, (lower, upper) in request.metric_bounds.items())
+        rows.append(("metrics within", ", ".join(bounds)))
     if request.select:
         rows.append(("of its outputs", ", ".join(request.select)))
     if request.max_records is not None:

@@ -3,7 +3,8 @@
 domain.statistics("patients", [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)], epsilon=1, delta=1e-6, ...)
 
 Bounds, edges and keys are declared by who asks. They are never read off the data, which would tell something about it: values
-beyond the bounds count as the bound, and records with other keys are left out.
+beyond the bounds count as the bound, and records with other keys are left out. So are missing values: each answer is about the
+values that are present, and says how many these are (``count``).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pygrid.messages.jobs import StatisticRequest
 Keys = Sequence[int | str]
 
 
-def count(*, by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """How many records there are; with ``by``, how many for each key."""
-    return StatisticRequest("count", by=by, keys=tuple(keys))
+def count(column: str = "", *, by: str = "", keys: Keys = ()) -> StatisticRequest:
+    """The number of records, or of the values of a column that are present; with ``by``, for each key."""
+    return StatisticRequest("count", column, by=by, keys=tuple(keys))
 
 
 def sum(column: str, *, lower: float, upper: float, by: str = "", keys: Keys = ()) -> StatisticRequest:

@@ -274,6 +274,10 @@ def _check_declaration(column: ColumnDeclaration) -> None:
             raise _invalid(f"{where}: categories", f"{len(column.categories)} texts", "name each of 1 to 10,000 once")
     if (column.categories is not None or column.dtype == "text") and (column.min is not None or column.max is not None):
         raise _invalid(f"{where}: min and max", column.dtype, "a text column has none")
+    if column.has_missing is not None and column.dtype not in (None, "float32", "float64"):
+        raise _invalid(
+            f"{where}: has_missing", column.dtype, "only float32 and float64 columns have missing values; leave it out"
+        )
     understand(column.meaning)
 
 
@@ -328,6 +332,7 @@ def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
             column.min,
             column.max,
             column.categories if column.declared else None,
+            has_missing=True if column.has_missing else None,
         )
         for column in schema.columns
     )

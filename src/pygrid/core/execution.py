@@ -62,7 +62,7 @@ class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: StatisticKind
     column: str = ""
-    """Not needed to count."""
+    """To count: counts the values that are present; "" counts records."""
     lower: float = 0.0
     upper: float = 0.0
     """Values are clamped to ``lower..upper`` for sum, mean and variance."""
@@ -73,6 +73,8 @@ class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A column of integers or text to group by ..."""
     keys: tuple[int, ...] = ()
     """... and the values (for text: the codes) that get a group; records with other values are left out."""
+    has_missing: bool = False
+    """Whether the column can have missing values, by its schema. Then a sum also counts the values that are present."""
 
 
 class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +131,8 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: ServerOptimizer = ServerOptimizer()
     """Private training only: what the trusted runner does with the noisy mean gradient."""
     statistics: tuple[Statistic, ...] = ()
+    metric_bounds: dict[str, tuple[float, float]] = {}
+    """Private evaluation only: for each metric of the plan the lower and the upper bound of one unit's value."""
     subject: str = ""
     """The column that tells whose a record is; needed for the unit ``subject``."""
     privacy: PrivacyTerms | None = None

@@ -13,6 +13,7 @@ from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.datasets import Column, Schema, bounds_of
 from pygrid.core.execution import ColumnRef, JobSpec, Statistic, check_spec
 from pygrid.core.federation import check_federation
+from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
 from pygrid.core.predictions import check_predict_request, refuse_predict_fields
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.messages.jobs import JobRequest, StatisticRequest
@@ -49,6 +50,7 @@ def check_request(request: JobRequest) -> None:
         check_predict_request(request)
     else:
         refuse_predict_fields(request)
+    check_metric_bounds(request)
     _refuse_nul(request)
     check_federation(request)
     read_optimizer(request)
@@ -90,6 +92,7 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
         InvalidPlan: ``plan_kind``: another kind of plan, or a graph is missing; ``plan_mixes_examples``;
             ``plan_time_unbounded``.
         InvalidInput: a hyperparameter or batch size out of the plan's range.
+        InvalidConfig: ``metric_bounds_missing``, ``invalid_metric_bounds``: of a private evaluation.
     """
     if report.kind != "training":
         raise InvalidPlan(f"plan {report.name!r} is of kind {report.kind!r}; a job needs a training plan", code="plan_kind")
@@ -111,13 +114,15 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
     if graph == "train" and request.batch_size > manifest.max_batch_size:
         raise _invalid(f"batch_size is {request.batch_size}; this plan takes 1 to {manifest.max_batch_size}")
     resolve_hyper(manifest, request.hyper)
+    resolve_metric_bounds(request, manifest)
 
 
 def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Schema) -> None:
     """Whether every data port of a plan, or input of a model, is bound to a column that fits it.
 
     Raises:
-        InvalidInput: ``invalid_binding``: names the port.
+        InvalidInput: ``invalid_binding``: names the port; ``missing_values``: the column can have missing values, and the port
+            is not optional.
     """
     for name in request.binding:
         if name not in ports:
@@ -136,6 +141,14 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
             )
         if not np.can_cast(np.dtype(column.dtype), np.dtype(port.dtype), "same_kind"):
             raise _unbound(f"port {name!r} is {port.dtype}, which column {column.name!r} ({column.dtype}) can't become", name)
+        if column.may_have_missing and port.optional is not True:
+            raise InvalidInput(
+                f"column {column.name!r} has missing values, and port {name!r} does not take them; bind another column, or "
+                "declare the port in the plan as optional, so that missing values arrive as NaN",
+                code="missing_values",
+                port=name,
+                column=column.name,
+            )
 
 
 def used_columns(request: JobRequest, schema: Schema) -> tuple[str, ...]:
@@ -167,8 +180,10 @@ def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...
 
 def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Statistic:
     where = f"statistic {number} ({asked.kind})"
+    has_missing = False
     if asked.column:
         column = _column(schema, asked.column)
+        has_missing = column.may_have_missing
         if column.dtype == "text" or column.name == schema.subject:
             raise _bad(f"{where}: column {column.name!r} holds texts or subjects; count them by declared keys: by, keys")
     if asked.keys and not asked.by:
@@ -182,6 +197,7 @@ def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Sta
     return Statistic(
         kind=asked.kind,
         column=asked.column,
+        has_missing=has_missing,
         lower=asked.lower,
         upper=asked.upper,
         edges=asked.edges,
@@ -246,6 +262,7 @@ def _column(schema: Schema, name: str) -> Column:
 
 def _refuse_nul(request: JobRequest) -> None:
     texts = [request.reason, *request.binding, *request.binding.values(), *request.hyper, *request.select]
+    texts += request.metric_bounds
     for statistic in request.statistics:
         texts += [statistic.column, statistic.by, *(key for key in statistic.keys if isinstance(key, str))]
     if any("\0" in text for text in texts):

@@ -2,7 +2,7 @@
 
 Everything here is worked out from declared and published numbers, never from the data, so that a price tells nothing.
 
-    units       records; or at least so many subjects as the records of a full subject allow; or one Domain
+    units       the published number of records or of subjects; or one Domain
     rounds      training: epochs / sampling_rate; else 1
     cycles      of a federated job: so often are all rounds run, and paid for; else 1
     noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if epsilon does
@@ -93,6 +93,9 @@ def _num_units(request: JobRequest, schema: Schema, asked: PrivacyRequest) -> fl
         return float(schema.num_records)
     if asked.unit == "record":
         raise _invalid("a person has several records in this dataset, so the unit 'record' protects nobody; use 'subject'")
+    if schema.num_subjects is not None:
+        return float(schema.num_subjects)
+    # A version of pygrid 0.1 whose records are not on the disk: no job can run on it.
     return math.ceil(schema.num_records / (schema.max_records_per_subject or 1))
 
 

@@ -25,7 +25,7 @@ def num_mock_records(schema: Schema, wanted: int) -> int:
 
 def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
     """A table of the same columns with values that mean nothing: uniform within declared bounds, else standard normal or
-    small whole numbers.
+    small whole numbers. Where the schema has a column with missing values, every tenth record has some.
 
     Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the data.
 
@@ -49,7 +49,11 @@ def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict
             column = msgspec.structs.replace(column, categories=_PLACEHOLDERS, num_categories=len(_PLACEHOLDERS))
         columns.append(column)
         arrays[column.name] = _values(column, num_records, generator)
-    return msgspec.structs.replace(told, columns=tuple(columns), num_records=num_records), arrays
+        if column.may_have_missing and column.has_missing:
+            arrays[column.name].reshape(num_records, -1)[::10, ::2] = np.nan
+    num_subjects = None if told.subject is None else len(np.unique(arrays[told.subject]))
+    schema = msgspec.structs.replace(told, columns=tuple(columns), num_records=num_records, num_subjects=num_subjects)
+    return schema, arrays
 
 
 def _subjects(column: Column, schema: Schema, num_records: int, generator: np.random.Generator) -> npt.NDArray[Any]:

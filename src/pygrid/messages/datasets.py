@@ -38,11 +38,19 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     num_categories: int | None = None
     declared: bool = False
     """Whether the owner named the categories. Else they were found in the data, and only the owner is told them."""
+    has_missing: bool | None = None
+    """Whether values can be missing: NaN in a float32 or float64 column. Public, as the dtype is. None for other dtypes, which
+    have no missing values, and for versions of pygrid 0.1 whose records are not on the disk."""
 
     @property
     def num_values(self) -> int:
         """Values of one record."""
         return math.prod(self.shape)
+
+    @property
+    def may_have_missing(self) -> bool:
+        """Whether a computation must expect missing values."""
+        return self.dtype in ("float32", "float64") and self.has_missing is not False
 
     @property
     def record_bytes(self) -> int:
@@ -59,10 +67,18 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """The column that says whom a record is about, where one person can have several."""
     max_records_per_subject: int | None = None
     """At most so many records of one subject are used by a computation."""
+    num_subjects: int | None = None
+    """How many different subjects there are. Public, as the number of records is. None without a subject column."""
 
     def find(self, name: str) -> Column | None:
         """The column of a name, or None."""
         return next((column for column in self.columns if column.name == name), None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it says of each column whether values can be missing, and how many subjects there are."""
+        known = all(column.has_missing is not None for column in self.columns if column.dtype in ("float32", "float64"))
+        return known and (self.subject is None or self.num_subjects is not None)
 
     @property
     def num_bytes(self) -> int:
@@ -85,6 +101,9 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     source: tuple[str, ...] = ()
     """Columns of the file that make up this one, in order, if it is not the one of the same name: ``pixel0``, ``pixel1`` ...;
     ``pixel*`` stands for all that begin so, in the order of the file."""
+    has_missing: bool | None = None
+    """Of a float column. True: publish that values can be missing; False: refuse an upload with missing values; None: publish
+    whether the data has any."""
 
 
 class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

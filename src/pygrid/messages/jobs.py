@@ -85,6 +85,9 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: dict[str, Any] = {}
     """Private training: `pygrid.aggregation.optimizers.ServerOptimizer`; ``{}``: plain SGD with the plan's ``lr``."""
     statistics: tuple[StatisticRequest, ...] = ()
+    metric_bounds: dict[str, tuple[float, float]] = {}
+    """Private evaluation: metric -> lower and upper bound of its value for one unit; values beyond count as the bound. Metrics
+    without an entry take the defaults of `pygrid.core.metric_bounds`."""
     privacy: PrivacyRequest | None = None
     """None: an exact answer, which always needs a person's sign-off."""
     select: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ class Batches:
         Raises:
             ShapeMismatch: a column is missing, not expected, or of another shape or length.
             InvalidInput: a dtype that can't hold the values, a label out of range, no examples, an impossible batch size.
-            NonFinite: NaN or infinity in a float column.
+            NonFinite: infinity in a float column, or NaN in one whose port is not optional.
         """
         if not 1 <= batch_size <= manifest.max_batch_size:
             raise InvalidInput(f"the batch size is {batch_size}; this plan takes 1 to {manifest.max_batch_size}")
@@ -127,8 +127,11 @@ def _check_values(name: str, port: DataPort, array: Array) -> None:
     for begin in range(0, len(array), _CHECK_ROWS):  # in blocks, because a column may be a mapped file larger than memory
         block = array[begin : begin + _CHECK_ROWS]
         if target.kind == "f" and array.dtype.kind == "f" and not np.isfinite(block).all():
-            row = begin + int(np.argwhere(~np.isfinite(block))[0][0])
-            raise NonFinite(f"column {name!r} has NaN or infinity in example {row}", column=name, example=row)
+            bad = np.isinf(block) if port.optional is True else ~np.isfinite(block)
+            if bad.any():
+                row = begin + int(np.argwhere(bad)[0][0])
+                what = "infinity" if port.optional is True else "NaN or infinity"
+                raise NonFinite(f"column {name!r} has {what} in example {row}", column=name, example=row)
         if bounds is not None and block.size and (block.min() < bounds[0] or block.max() > bounds[1]):
             worst = block.min() if block.min() < bounds[0] else block.max()
             raise InvalidInput(f"column {name!r} contains {worst}; allowed are {bounds[0]} to {bounds[1]}", column=name)

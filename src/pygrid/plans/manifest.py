@@ -58,6 +58,8 @@ class DataPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In words, to match a data set's schema: ``image 1x28x28 in 0..1``, ``label 0..9``."""
     num_classes: int | None = None
     """For labels and tokens: values are in ``[0, num_classes)``."""
+    optional: bool | msgspec.UnsetType = msgspec.UNSET
+    """True: values can be missing and arrive as NaN; float32 only. UNSET is false, and keeps the bytes of older manifests."""
 
 
 class NoisePort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,8 @@ def _check_values(manifest: Manifest) -> None:
             raise _invalid(
                 f"data port {name!r} is {column.dtype} with {column.num_classes} classes; labels are integers, at least 1"
             )
+        if column.optional is True and column.dtype != "float32":
+            raise _invalid(f"data port {name!r} is {column.dtype} and optional; only float32 has NaN for a missing value")
     for name, noise in manifest.noise.items():
         if min(noise.shape, default=1) < 1:
             raise _invalid(f"noise port {name!r} has an empty or negative side: {list(noise.shape)}")

@@ -203,6 +203,20 @@ def list_versions(connection: sa.Connection, dataset_id: int) -> list[DatasetVer
     return [DatasetVersion(*row) for row in connection.execute(statement.order_by(dataset_versions.c.number.desc()))]
 
 
+def list_incomplete_schemas(connection: sa.Connection) -> list[tuple[int, str, Schema]]:
+    """(version id, folder, schema) of the versions whose schema pygrid 0.1 wrote, without what later ones find at upload."""
+    live = dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE))
+    statement = sa.select(dataset_versions.c.id, dataset_versions.c.folder, dataset_versions.c.schema).where(live)
+    found = [(row.id, row.folder, msgspec.convert(row.schema, Schema)) for row in connection.execute(statement)]
+    return [(version_id, folder, schema) for version_id, folder, schema in found if not schema.is_complete]
+
+
+def put_schema(connection: sa.Connection, version_id: int, schema: Schema) -> None:
+    """Replace the schema of a version."""
+    values = {"schema": msgspec.to_builtins(schema, order="deterministic")}
+    connection.execute(dataset_versions.update().where(dataset_versions.c.id == version_id).values(values))
+
+
 def get_schema(connection: sa.Connection, version_id: int) -> Schema:
     """The whole schema of a version, with what only its owner may know."""
     raw = connection.execute(sa.select(dataset_versions.c.schema).where(dataset_versions.c.id == version_id)).scalar_one()

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pygrid.cli import app
-from pygrid.cli.job_submit import read_statistic
+from pygrid.cli.job_submit import read_metric_bounds, read_statistic
 from pygrid.client import statistics
 from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import StatisticRequest
@@ -69,3 +69,10 @@ def test_a_dataset_by_name_and_a_folder_exclude_each_other() -> None:
     done = CliRunner().invoke(app, ["budget", "set", "cells"])
     assert isinstance(done.exception, InvalidInput)
     assert "nothing to set" in done.exception.detail
+
+
+def test_metric_bounds_are_read_from_texts() -> None:
+    assert read_metric_bounds(["loss=0:10", "a=b=-1e3:2.5"]) == {"loss": (0.0, 10.0), "a=b": (-1000.0, 2.5)}
+    for text in ("loss", "loss=", "loss=3", "loss=a:b", "loss=1:2:3"):
+        with pytest.raises(InvalidInput, match="METRIC=LOWER:UPPER"):
+            read_metric_bounds([text])

@@ -201,7 +201,7 @@ def test_who_may_have_a_result() -> None:
 # Terms
 
 SCHEMA = Schema((Column("x", "float32"), Column("person", "text")), num_records=1000)
-OF_PEOPLE = Schema(SCHEMA.columns, 1000, subject="person", max_records_per_subject=4)
+OF_PEOPLE = Schema(SCHEMA.columns, 1000, subject="person", max_records_per_subject=4, num_subjects=400)
 
 
 def asked(epsilon: float = 1.0, delta: float = 1e-6, *, kind: Any = "train", epochs: int = 3, **more: Any) -> JobRequest:
@@ -241,7 +241,9 @@ def test_rounds_and_sizes_follow_from_published_numbers() -> None:
     made = terms(asked(unit="domain"))
     assert (made.rounds, made.sampling_rate, made.expected_size) == (1, 1.0, 1.0)
     made = terms(asked(unit="subject"), OF_PEOPLE)
-    assert (made.rounds, made.sampling_rate, made.expected_size, made.max_rows_per_subject) == (15, 0.2, 50.0, 4)
+    assert (made.rounds, made.sampling_rate, made.expected_size, made.max_rows_per_subject) == (24, 0.125, 50.0, 4)
+    made = terms(asked(unit="subject", sampling_rate=0.25), OF_PEOPLE)
+    assert made.expected_size == 100.0, "of subjects, most of whom have fewer records than a subject may have"
     made = terms(msgspec.structs.replace(asked(), batch_size=5000))
     assert (made.rounds, made.sampling_rate) == (3, 1.0)
 

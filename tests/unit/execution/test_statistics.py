@@ -16,6 +16,7 @@ from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms, Statistic, c
 from pygrid.errors import InvalidInput
 from pygrid.features.execution import runner
 from pygrid.features.execution.child import Inputs
+from pygrid.features.execution.contributions import subject_groups
 from pygrid.features.execution.statistics import StatisticRows, read_answers
 
 SIZE = 3000
@@ -99,6 +100,132 @@ def test_nothing_counted_is_still_an_answer() -> None:
                 assert 0 <= answer["value"] <= 70**2
             if statistic.kind == "quantile":
                 assert answer["value"] in statistic.edges
+
+
+GAPS = np.where(GENERATOR.random(SIZE) < 0.3, np.nan, PAY)
+OF_GAPS = tuple(
+    msgspec.structs.replace(statistic, column="pay", has_missing=True)
+    for statistic in (
+        Statistic("count"),
+        Statistic("sum", "", -20, 120),
+        Statistic("mean", "", -20, 120),
+        Statistic("variance", "", -20, 120),
+        Statistic("histogram", edges=(-100, 25, 50, 75, 200)),
+        Statistic("quantile", edges=tuple(range(100)), quantile=0.9),
+    )
+)
+GROUPED = tuple(msgspec.structs.replace(statistic, by="city", keys=(0, 1, 3)) for statistic in OF_GAPS)
+
+
+def of_present(values: Any) -> list[Any]:
+    """The answers to `OF_GAPS` by numpy, from the values that are present."""
+    present = values[~np.isnan(values)]
+    held = np.clip(present, -20, 120)
+    bins = np.histogram(present, bins=[-100, 25, 50, 75, 200])[0]
+    quantile = np.ceil(np.quantile(present, 0.9, method="inverted_cdf"))
+    return [len(present), held.sum(), held.mean(), held.var(), pytest.approx(list(bins)), quantile]
+
+
+def test_missing_values_are_left_out_and_those_present_are_counted() -> None:
+    answers = ask(OF_GAPS, columns={**COLUMNS, "pay": GAPS})
+    for answer, expected in zip(answers, of_present(GAPS), strict=True):
+        assert answer["value"] == (pytest.approx(expected) if isinstance(expected, float) else expected)
+        assert answer.get("count", answer["value"]) == np.isfinite(GAPS).sum()
+
+
+def test_missing_values_are_left_out_in_groups() -> None:
+    answers = ask(GROUPED, columns={**COLUMNS, "pay": GAPS})
+    for position, key in enumerate((0, 1, 3)):
+        values = GAPS[key == CITY]
+        for answer, expected in zip(answers, of_present(values), strict=True):
+            found_key, value = answer["groups"][position]
+            assert found_key == key
+            assert value == (pytest.approx(expected) if isinstance(expected, float) else expected)
+            if answer["kind"] != "count":
+                assert answer["counts"][position] == np.isfinite(values).sum()
+
+
+@pytest.mark.parametrize("statistics", [OF_GAPS, GROUPED])
+@pytest.mark.parametrize("unit", ["record", "subject"])
+def test_private_counts_and_sums_of_present_values_lie_within_their_noise(statistics: tuple[Statistic, ...], unit: str) -> None:
+    rows = 3 if unit == "subject" else 1
+    terms = PrivacyTerms(1.0, 1.0, 1, 1e-6, 1.0, unit=unit, max_rows_per_subject=rows)  # type: ignore[arg-type]
+    columns = {**COLUMNS, "pay": GAPS}
+    for exact, private in zip(ask(statistics, columns=columns), ask(statistics, terms, columns), strict=True):
+        if exact["kind"] != "count":
+            (key,) = exact.keys() & {"count", "counts"}
+            # Rounding to the grid moves the sum of thousands of rows by a small part of the noise.
+            np.testing.assert_allclose(private[key], exact[key], atol=6 * private["count_noise_std"])
+        if exact["kind"] in ("count", "sum") and "value" in exact:
+            assert abs(private["value"] - exact["value"]) < 6 * private["noise_std"]
+
+
+def test_statistics_of_no_present_values_have_no_value() -> None:
+    """A mean or a quantile of nothing is null, and its count is 0."""
+    answers = ask(OF_GAPS, columns={**COLUMNS, "pay": np.full(SIZE, np.nan)})
+    assert [answer["value"] for answer in answers] == [0, 0.0, None, None, [0, 0, 0, 0], None]
+    assert [answer.get("count") for answer in answers] == [None, 0, 0, 0, 0, 0]
+
+
+def test_infinities_are_moved_to_the_bounds_by_their_sign() -> None:
+    values = np.array([np.inf, -np.inf, np.nan, 3.0, np.inf])
+    refs = {"x": ColumnRef("", "float64", (), len(values))}
+    statistics = (
+        Statistic("mean", "x", -1, 10, has_missing=True),
+        Statistic("histogram", "x", edges=(0, 5, 10), has_missing=True),
+        Statistic("quantile", "x", edges=(0, 5, 10), quantile=0.6, has_missing=True),
+    )
+    spec = JobSpec("job", "statistics", refs, statistics=statistics)
+    _, payload = runner.run(spec, Inputs({"x": values}, b"", b""), lambda _: None, started=time.monotonic())
+    mean, histogram, quantile = json.loads(payload)["answers"]
+    assert mean["value"] == pytest.approx((10 - 1 + 3 + 10) / 4)
+    assert histogram["value"] == [2, 2]
+    assert quantile["value"] == 10
+
+
+REALS = st.floats(width=64) | st.sampled_from([0.0, -0.0, 5e-324, 1e308, float("nan"), float("inf"), float("-inf")])
+ONE = st.tuples(REALS, st.integers(0, 4), st.integers(0, 5))
+
+
+@given(
+    st.lists(ONE, min_size=1, max_size=40),
+    st.randoms(use_true_random=False),
+    st.integers(1, 45),
+    st.sampled_from([None, 1, 3]),
+)
+def test_a_vector_is_a_bit_exact_function_of_its_unit(
+    records: list[tuple[float, int, int]], random: Any, chunk: int, most: int | None
+) -> None:
+    """Whatever the unit's position, the other units, and the size of the chunk are."""
+
+    def vectors(order: list[int], together: int) -> dict[Any, bytes]:
+        pay, city, who = (np.array([records[index][field] for index in order]) for field in range(3))
+        columns = {"pay": pay, "age": city.astype(np.int32), "city": city.astype(np.int32), "who": who}
+        groups = None if most is None else subject_groups(who, most)
+        rows = StatisticRows((*EVERY, *OF_GAPS, *GROUPED), columns, groups)
+        found = np.concatenate(
+            [
+                block.rows
+                for begin in range(0, rows.num_units, together)
+                for block in rows.blocks(np.arange(begin, min(begin + together, rows.num_units)))
+            ]
+        )
+        names = order if groups is None else [int(who[group[0]]) for group in groups]
+        return {name: row.tobytes() for name, row in zip(names, found, strict=True)}
+
+    whole = vectors(list(range(len(records))), len(records))
+    # A subject is the sequence of its own records: it keeps their order, and moves among the records of others.
+    if most is None:
+        moved = random.sample(range(len(records)), len(records))
+    else:
+        subjects = random.sample(sorted({record[2] for record in records}), len({record[2] for record in records}))
+        moved = [index for subject in subjects for index, record in enumerate(records) if record[2] == subject]
+    for order in (
+        moved,
+        moved[: 1 + len(moved) // 2] if most is None else [i for i in moved if records[i][2] == records[moved[0]][2]],
+    ):
+        for name, row in vectors(order, chunk).items():
+            assert row == whole[name]
 
 
 @pytest.mark.parametrize(

@@ -615,6 +615,10 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "no batch": ({"max_batch_size": 0}, "max_batch_size is 0"),
     "a vast batch": ({"max_batch_size": 10**9}, "1 to 65536"),
     "float labels": ({"data": {"x": DataPort("float32", (4,), "", 3), "y": DataPort("int64", ())}}, "labels are integers"),
+    "optional integers": (
+        {"data": {"x": DataPort("float32", (4,)), "y": DataPort("int64", (), optional=True)}},
+        "only float32 has NaN",
+    ),
     "an empty side": ({"data": {"x": DataPort("float32", (0,)), "y": DataPort("int64", ())}}, "empty or negative side"),
     "an empty side of noise": ({"noise": {"n": NoisePort((0,))}}, "empty or negative side"),
     "no data": ({"data": {}}, "at least one data port"),

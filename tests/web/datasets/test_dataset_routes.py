@@ -51,6 +51,7 @@ async def test_from_upload_to_deletion(owner: Owner, scientist: dict[str, str], 
         "unit": "years",
         "min": 0.0,
         "max": 120.0,
+        "has_missing": False,
     }
     clock.advance(10)
     path = f"{PATH}/{info['id']}"
@@ -218,6 +219,22 @@ async def test_a_mock_is_drawn_or_uploaded_or_not_there(owner: Owner) -> None:
     none = await owner.upload("d", visibility="public", draw_mock=False)
     assert_problem(await owner.web.get(f"{PATH}/{none['id']}/mock"), 404, "mock_not_found")
     assert [one["versions"][0]["mock"] for one in (drawn, uploaded, none)] == ["drawn", "uploaded", "none"]
+
+
+async def test_a_mock_has_missing_values_where_the_data_has(owner: Owner) -> None:
+    gaps, full = b"name,age\nann,30.5\nbob,\n", b"name,age\nann,30.5\nbob,41\n"
+    info = await owner.upload("a", gaps, visibility="public", num_mock_records=30, **DECLARED)
+    assert info["schema"]["columns"][1]["has_missing"] is True
+    schema, arrays = await mock_of(owner.web, info)
+    assert schema.columns[1].has_missing
+    assert 0 < np.isnan(arrays["age"]).sum() < 30
+    own = await owner.upload("b", gaps, gaps, visibility="public", **DECLARED)
+    assert np.isnan((await mock_of(owner.web, own))[1]["age"]).tolist() == [False, True]
+    without = await owner.upload("c", full, visibility="public", num_mock_records=30, **DECLARED)
+    assert np.isfinite((await mock_of(owner.web, without))[1]["age"]).all()
+    for data, mock, words in ((gaps, full, "has no missing values"), (full, gaps, "has missing values")):
+        problem = assert_problem(await owner.try_upload({"name": "x", **DECLARED}, data, mock), 400, "mock_differs")
+        assert words in problem["detail"]
 
 
 async def test_a_mock_of_other_columns_is_refused(owner: Owner) -> None:

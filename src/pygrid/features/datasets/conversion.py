@@ -125,7 +125,7 @@ def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_byte
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:
-    """Check that a mock twin has the columns of the real table.
+    """Check that a mock twin has the columns of the real table, with missing values where that has some.
 
     Raises:
         InvalidDataset: ``mock_differs``: names the first column that differs.
@@ -137,6 +137,13 @@ def check_alike(mock: Schema, schema: Schema) -> None:
             there = "no such column" if real is None else _shown(real)
             raise InvalidDataset(
                 f"the mock has column {column.name!r} as {_shown(column)}; the data has {there}",
+                code="mock_differs",
+                column=column.name,
+            )
+        if column.has_missing != real.has_missing:
+            has, needs = ("has", "has none") if column.has_missing else ("has no", "has some; leave out the value of a record")
+            raise InvalidDataset(
+                f"the mock {has} missing values in column {column.name!r}, and the data {needs}",
                 code="mock_differs",
                 column=column.name,
             )

@@ -148,6 +148,9 @@ class Receiver:
 
 
 def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionRequest) -> tuple[ColumnDeclaration, ...]:
-    """The declarations with the sources that the request names: a mock twin comes in the form of the data."""
+    """The declarations with the sources that the request names: a mock twin comes in the form of the data.
+
+    Whether it has missing values is found, not declared, so that it can be compared with the data.
+    """
     sources = {column.name: column.source for column in request.columns}
-    return tuple(msgspec.structs.replace(column, source=sources.get(column.name, ())) for column in declared)
+    return tuple(msgspec.structs.replace(column, source=sources.get(column.name, ()), has_missing=None) for column in declared)

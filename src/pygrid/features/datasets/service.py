@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ from pygrid.errors import (
     NotFound,
     PayloadTooLarge,
 )
+from pygrid.features.datasets.completion import complete_schema
 from pygrid.features.datasets.receiving import Receiver, Upload
 from pygrid.features.datasets.records import as_safetensors, first_records
 from pygrid.messages.datasets import (
@@ -99,9 +101,16 @@ class DatasetsService:
         self._receiver = Receiver(files)
 
     async def recover(self) -> None:
-        """Remove what a crash left behind. Call it before the first request."""
+        """Remove what a crash left behind, and complete the schemas of pygrid 0.1. Call it before the first request."""
         referenced = set(await self._database.read(rows.list_folders))
         await asyncio.to_thread(self._files.sweep, referenced)
+        for version_id, folder, schema in await self._database.read(rows.list_incomplete_schemas):
+            try:
+                complete = await asyncio.to_thread(complete_schema, self._files, folder, schema)
+            except (NotFound, OSError) as error:
+                logger.warning("schema not completed", extra={"version_id": version_id, "reason": str(error)})
+                continue
+            await self._database.write(partial(rows.put_schema, version_id=version_id, schema=complete))
 
     async def upload(self, principal: Principal, upload: Upload) -> DatasetInfo:
         """Make a dataset from a form: all of it is checked before anything of it can be seen.

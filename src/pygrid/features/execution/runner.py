@@ -30,6 +30,7 @@ from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.contributions import Contributions, PlanRows, PlanSums, subject_groups
 from pygrid.features.execution.denormals import denormals_as_zero
+from pygrid.features.execution.metric_rows import MetricRows
 from pygrid.features.execution.predicting import predict
 from pygrid.features.execution.schedule import Schedule
 from pygrid.features.execution.statistics import StatisticRows, read_answers
@@ -216,19 +217,22 @@ def _evaluate(
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
         runner = Runner(plan, num_threads=spec.num_threads)
         metrics = runner.evaluate(params, data, batch_size=batch_size, hyper=spec.hyper)
-        return msgspec.json.encode({"metrics": metrics})
-    terms = spec.privacy
-    contributions = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
-    with schedule.begin(terms, contributions) as watch:
-        mean = _noisy_mean(terms, contributions, params, tally, watch)
-    noise = terms.noise_multiplier * terms.clip / terms.expected_size
-    metrics = dict(zip(contributions.names, (float(value) for value in mean), strict=True))
-    return msgspec.json.encode({"metrics": metrics, "noise_std": noise})
+        num_records = len(next(iter(data.values())))
+        return msgspec.json.encode({"metrics": metrics, "unit": "record", "count": num_records})
+    found = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
+    rows = MetricRows(found, spec.metric_bounds, plan.manifest.metrics)
+    # A unit's vector has a norm of at most one by its bounds, and nothing is divided by a number of units but the noisy count.
+    terms = msgspec.structs.replace(spec.privacy, clip=1.0, expected_size=spec.privacy.sampling_rate)
+    with schedule.begin(terms, rows) as watch:
+        sums = _noisy_mean(terms, rows, params, tally, watch)
+    answer = rows.read_answer(sums, terms.noise_multiplier / terms.sampling_rate)
+    return msgspec.json.encode({**answer, "unit": terms.unit})
 
 
 def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, schedule: Schedule) -> bytes:
     num_records = len(next(iter(inputs.columns.values())))
-    rows = StatisticRows(spec.statistics, inputs.columns, _groups(spec, inputs.columns))
+    most = 1 if spec.privacy is None else spec.privacy.max_rows_per_subject
+    rows = StatisticRows(spec.statistics, inputs.columns, _groups(spec, inputs.columns), most)
     if spec.privacy is None:
         sums = np.zeros(rows.size)
         for block in rows.blocks(np.arange(num_records)):

@@ -5,12 +5,17 @@ the root of their number, so that the whole has a norm of at most one whatever i
 post-processing. Bounds, edges and keys are declared, so nothing about the vector's form comes from the data.
 
     count                1
-    sum                  clamp(x) / max(|lower|, |upper|)
+    sum                  clamp(x) / max(|lower|, |upper|), or (1, that) / sqrt(2) for a column with missing values
     mean                 (1, t) / sqrt(2)          t = (clamp(x) - middle) / half width
     variance             (1, t, t^2) / sqrt(3)
     histogram, quantile  1 at the bin of x
 
-Values that are not finite count as ``lower``, or as the first bin. A subject contributes the sum over its records, clipped.
+A missing value (NaN) makes the piece zeros, so that every answer is about the values that are present, and the first entry, or
+the sum of the bins, counts them. Infinity is clamped by its sign. A subject contributes the sum over its records, clipped.
+
+Each entry is computed from one record by comparisons, clamping, +, -, *, / and constants, which IEEE 754 rounds in one way; a
+subject's records are added one after the other. So a vector is a bit-exact function of its unit, whatever units it is computed
+with.
 """
 
 from __future__ import annotations
@@ -74,19 +79,28 @@ class StatisticRows:
         """The vectors of these units, in their order."""
         for begin in range(0, len(units), self._chunk):
             part = units[begin : begin + self._chunk]
-            if self._groups is None:
-                rows = self._records(part)
-            else:
-                rows = np.stack([self._records(self._groups[unit]).sum(axis=0) for unit in part])
+            rows = self._records(part) if self._groups is None else self._subjects([self._groups[unit] for unit in part])
             yield Block(rows, np.zeros(len(part), np.bool_))
+
+    def _subjects(self, groups: Sequence[Array]) -> Float64:
+        """The sums over the records of each subject, added one record after the other."""
+        lengths = np.array([len(group) for group in groups])
+        sums = np.zeros((len(groups), self.size))
+        for position in range(int(lengths.max(initial=0))):
+            longer = np.flatnonzero(lengths > position)
+            sums[longer] += self._records(np.array([groups[index][position] for index in longer.tolist()]))
+        return sums
 
     def _records(self, rows: Array) -> Float64:
         pieces = [self._piece(statistic, rows) for statistic in self._statistics]
         return np.concatenate(pieces, axis=1) / math.sqrt(len(pieces))
 
     def _piece(self, statistic: Statistic, rows: Array) -> Float64:
-        values = self._columns[statistic.column][rows].astype(np.float64) if statistic.column else np.zeros(len(rows))
+        column = self._columns[statistic.column] if statistic.column else None
+        values = np.zeros(len(rows)) if column is None else column[rows].astype(np.float64)
         encoded = _encode(statistic, values)
+        if column is not None and column.dtype.kind == "f":
+            np.copyto(encoded, 0.0, where=np.isnan(values)[:, np.newaxis])
         if not statistic.by:
             return encoded
         keys = self._columns[statistic.by][rows]
@@ -94,72 +108,99 @@ class StatisticRows:
 
 
 def _width(statistic: Statistic) -> int:
-    widths = {"count": 1, "sum": 1, "mean": 2, "variance": 3}
+    widths = {"count": 1, "sum": 1 + statistic.has_missing, "mean": 2, "variance": 3}
     return widths.get(statistic.kind) or len(statistic.edges) + (1 if statistic.kind == "quantile" else -1)
 
 
 def _encode(statistic: Statistic, values: Float64) -> Float64:
+    """The pieces of values that are present; of a missing one, anything."""
     kind, lower, upper = statistic.kind, statistic.lower, statistic.upper
     if kind == "count":
         return np.ones((len(values), 1))
     if kind in ("histogram", "quantile"):
-        known = np.where(np.isfinite(values), values, statistic.edges[0])
-        bins = np.searchsorted(statistic.edges, known, side="left" if kind == "quantile" else "right")
+        bins = np.searchsorted(statistic.edges, values, side="left" if kind == "quantile" else "right")
         if kind == "histogram":
             bins = np.clip(bins - 1, 0, len(statistic.edges) - 2)
         return np.eye(_width(statistic))[bins]
-    clamped = np.clip(np.where(np.isfinite(values), values, lower), lower, upper)
+    clamped = np.clip(values, lower, upper)
+    ones = np.ones(len(values))
     if kind == "sum":
-        return (clamped / max(abs(lower), abs(upper)))[:, np.newaxis]
+        share = clamped / max(abs(lower), abs(upper))
+        return np.stack((ones, share), axis=1) / math.sqrt(2) if statistic.has_missing else share[:, np.newaxis]
     t = (clamped - (lower + upper) / 2) / ((upper - lower) / 2)
-    parts = (np.ones(len(t)), t) if kind == "mean" else (np.ones(len(t)), t, t * t)
+    parts = (ones, t) if kind == "mean" else (ones, t, t * t)
     return np.stack(parts, axis=1) / math.sqrt(len(parts))
 
 
 def read_answers(statistics: Sequence[Statistic], sums: Float64, noise_std: float) -> list[dict[str, Any]]:
-    """The answers in the order of the questions.
+    """The answers in the order of the questions; the format is in ``docs/protocol.md``.
 
     Args:
         sums: of the vectors, with noise or without.
-        noise_std: of each entry; 0 for exact sums. Counts, sums and bins are told with their own standard deviation.
+        noise_std: of each entry; 0 for exact sums.
     """
     scale = math.sqrt(len(statistics))
     answers, position = [], 0
     for statistic in statistics:
         width = _width(statistic)
-        unit = max(abs(statistic.lower), abs(statistic.upper)) if statistic.kind == "sum" else 1.0
-        answer: dict[str, Any] = {"kind": statistic.kind, "column": statistic.column}
-        if statistic.kind in ("count", "sum", "histogram"):
-            answer["noise_std"] = noise_std * scale * unit
-        values = []
+        groups = []
         for _ in range(max(1, len(statistic.keys))):
-            values.append(_decode(statistic, sums[position : position + width] * scale, is_exact=noise_std == 0))
+            groups.append(_decode(statistic, sums[position : position + width] * scale, is_exact=noise_std == 0))
             position += width
-        if statistic.by:
-            answer |= {"by": statistic.by, "groups": [[key, value] for key, value in zip(statistic.keys, values, strict=True)]}
-        else:
-            answer["value"] = values[0]
-        answers.append(answer)
+        answers.append(_answer(statistic, groups, noise_std * scale))
     return answers
 
 
-def _decode(statistic: Statistic, piece: Float64, *, is_exact: bool) -> Any:
+def _answer(statistic: Statistic, groups: Sequence[tuple[Any, float | None]], noise_std: float) -> dict[str, Any]:
+    """One answer from the value and the count of each group.
+
+    Args:
+        noise_std: of each entry of the statistic's piece.
+    """
+    kind, num_entries = statistic.kind, _width(statistic)
+    answer: dict[str, Any] = {"kind": kind, "column": statistic.column}
+    if kind in ("count", "sum", "histogram"):
+        unit = max(abs(statistic.lower), abs(statistic.upper)) if kind == "sum" else 1.0
+        answer["noise_std"] = noise_std * unit * (math.sqrt(num_entries) if kind == "sum" else 1.0)
+    if has_count := kind != "count" and groups[0][1] is not None:
+        # One entry that was divided by the root of the number of entries; or the sum of independent bins.
+        answer["count_noise_std"] = noise_std * math.sqrt(num_entries)
+    if statistic.by:
+        answer["by"] = statistic.by
+        answer["groups"] = [[key, value] for key, (value, _) in zip(statistic.keys, groups, strict=True)]
+        answer |= {"counts": [count for _, count in groups]} if has_count else {}
+    else:
+        answer["value"] = groups[0][0]
+        answer |= {"count": groups[0][1]} if has_count else {}
+    return answer
+
+
+def _decode(statistic: Statistic, piece: Float64, *, is_exact: bool) -> tuple[Any, float | None]:
+    """The answer for one group, and how many values it is of; None if the piece does not count them."""
     kind, lower, upper = statistic.kind, statistic.lower, statistic.upper
+    if kind in ("histogram", "quantile"):
+        count = _whole(float(piece.sum()), is_exact)
+        bins = [_whole(float(value), is_exact) for value in piece]
+        return bins if kind == "histogram" else _quantile(statistic, piece) if count or not is_exact else None, count
+    piece = piece * math.sqrt(len(piece))
+    count = _whole(float(piece[0]), is_exact)
     if kind == "count":
-        return round(float(piece[0])) if is_exact else float(piece[0])
+        return count, count
     if kind == "sum":
-        return float(piece[0]) * max(abs(lower), abs(upper))
-    if kind == "histogram":
-        return [float(value) for value in piece]
-    if kind == "quantile":
-        return _quantile(statistic, piece)
+        return float(piece[-1]) * max(abs(lower), abs(upper)), count if statistic.has_missing else None
+    if is_exact and not count:
+        return None, count
     # A noisy count may come out as nothing or less; a mean of fewer than one record says nothing anyway.
-    size = max(float(piece[0]), 1.0 / math.sqrt(len(piece)))
+    size = max(float(count), 1.0)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
     mean = min(1.0, max(-1.0, float(piece[1]) / size))
     if kind == "mean":
-        return middle + half * mean
-    return half * half * min(1.0, max(0.0, float(piece[2]) / size - mean * mean))
+        return middle + half * mean, count
+    return half * half * min(1.0, max(0.0, float(piece[2]) / size - mean * mean)), count
+
+
+def _whole(value: float, is_exact: bool) -> float:
+    return round(value) if is_exact else value
 
 
 def _quantile(statistic: Statistic, bins: Float64) -> float:

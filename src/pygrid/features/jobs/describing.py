@@ -200,6 +200,8 @@ def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) ->
     lines = []
     for statistic, asked in zip(statistics, request.statistics, strict=True):
         line = f"{statistic.kind} of {statistic.column}" if statistic.column else "number of records"
+        if statistic.kind == "count" and statistic.column:
+            line = f"number of values of {statistic.column} that are present"
         if statistic.kind in ("sum", "mean", "variance"):
             line += f", values clamped to {statistic.lower:g} .. {statistic.upper:g}"
         if statistic.kind == "quantile":

@@ -14,6 +14,7 @@ from pygrid.core.datasets import Schema
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
 from pygrid.core.jobs import Job
+from pygrid.core.metric_bounds import resolve_metric_bounds
 from pygrid.core.mocks import draw_mock
 from pygrid.core.predictions import chosen_outputs, count_records, max_result_bytes
 from pygrid.messages.datasets import ITEM_BYTES
@@ -100,6 +101,7 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
         seed=request.seed,
         optimizer=read_optimizer(request, lr),
         statistics=read_statistics(request, schema),
+        metric_bounds={} if plan is None else resolve_metric_bounds(request, plan.manifest),
         subject=schema.subject or "",
         privacy=job.terms,
         limits=limits.of(job, model_path.stat().st_size if model_path is not None else 0, mock=mock),

@@ -2,6 +2,7 @@
 
 pygrid.Tensor["batch", 1, 28, 28]                          float32 examples of shape 1 x 28 x 28
 pygrid.Tensor["batch", 64].meaning("8x8 image in 0..1")    ... with words that help to match a data set
+pygrid.Tensor["batch", 64].optional()                      ... in which values may be missing: they arrive as NaN
 pygrid.Integers["batch", 20](1000)                         int64 tokens in [0, 1000)
 pygrid.Label(10)                                           one int64 class in [0, 10) per example
 pygrid.Float(0.1, min=1e-5, max=1.0)                       a hyperparameter, its default and its range
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from pygrid.errors import AuthoringError
 from pygrid.plans.manifest import BATCH, DataPort, DType, Hyper
@@ -24,13 +27,25 @@ class DataSpec:
     shape: tuple[int, ...]
     words: str = ""
     num_classes: int | None = None
+    is_optional: bool = False
 
     def meaning(self, words: str) -> DataSpec:
         """The same column with a description, e.g. ``image 1x28x28 in 0..1``."""
         return replace(self, words=words)
 
+    def optional(self) -> DataSpec:
+        """The same column where values may be missing: they arrive as NaN, and the plan has to deal with them.
+
+        Raises:
+            AuthoringError: ``plan_port``: the column holds integers, which have no NaN.
+        """
+        if self.dtype != "float32":
+            raise AuthoringError(f"a port of {self.dtype} can't be optional: only float32 has NaN", code="plan_port")
+        return replace(self, is_optional=True)
+
     def port(self) -> DataPort:
-        return DataPort(dtype=self.dtype, shape=self.shape, meaning=self.words, num_classes=self.num_classes)
+        optional = True if self.is_optional else msgspec.UNSET
+        return DataPort(self.dtype, self.shape, self.words, self.num_classes, optional)
 
 
 @dataclass(frozen=True)

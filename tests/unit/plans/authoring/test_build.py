@@ -22,8 +22,8 @@ from families import FAMILIES
 from torch import nn
 
 import pygrid
-from pygrid.errors import AuthoringError
-from pygrid.plans import Plan, Runner
+from pygrid.errors import AuthoringError, NonFinite
+from pygrid.plans import Plan, Runner, check
 from pygrid.plans.authoring import initial_params, summary
 from pygrid.plans.authoring.lowering import core
 from pygrid.plans.selftest import run_selftest
@@ -54,6 +54,30 @@ def test_the_manifest_says_what_the_author_said() -> None:
     assert manifest.metrics == {"loss": "mean", "hits": "sum"}
     assert manifest.optimizer == "SGD(momentum=0.9)"
     assert sorted(manifest.graphs) == ["eval", "grads", "train"]
+
+
+def test_an_optional_port_takes_missing_values() -> None:
+    """The plan sees NaN; infinity, and NaN at another port, are refused."""
+
+    @pygrid.plan(data={"x": pygrid.Tensor["batch", 2].optional(), "z": pygrid.Tensor["batch"]})
+    def known(model: nn.Module, x: torch.Tensor, z: torch.Tensor) -> Any:
+        return (model(torch.where(torch.isnan(x), 0.0, x))[:, 0] - z).square().mean()
+
+    model = nn.Linear(2, 1)
+    plan = known.build(model, optimizer=pygrid.optim.SGD())
+    assert plan.manifest.data["x"].optional is True
+    assert b'"optional"' in plan.data
+    assert b'"optional"' not in sensors.build(net(), optimizer=pygrid.optim.SGD()).data
+    check(plan.data)
+    x, z = np.array([[1, np.nan], [2, 3]], np.float32), np.zeros(2, np.float32)
+    runner, params = Runner(plan), initial_params(model)
+    expected = runner.evaluate(params, {"x": np.nan_to_num(x), "z": z})
+    assert runner.evaluate(params, {"x": x, "z": z}) == expected
+    for wrong in ({"x": np.where(np.isnan(x), np.inf, x), "z": z}, {"x": x, "z": x[:, 1]}):
+        with pytest.raises(NonFinite):
+            runner.evaluate(params, wrong)
+    with pytest.raises(AuthoringError, match="float32"):
+        pygrid.Integers["batch"].optional()
 
 
 def test_ports_follow_the_naming_scheme() -> None:

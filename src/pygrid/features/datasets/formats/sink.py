@@ -21,7 +21,7 @@ from pygrid.core.datasets import (
     understand,
 )
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.features.datasets.formats.targets import Coded, Codes, Piece, Target
+from pygrid.features.datasets.formats.targets import Coded, Codes, Piece, Subjects, Target
 from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file
 
 __all__ = ["Coded", "Field", "Piece", "Sink", "check_field_names"]
@@ -152,7 +152,10 @@ class Sink:
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
             codes = Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
         file = ColumnWriter(self._folder / column_file(index))
-        target = Target(column, sources, file, codes)
+        declared = self._declared.get(column.name)
+        has_missing = None if declared is None else declared.has_missing
+        subjects = Subjects(column.name, self.limits.max_subjects) if column.name == self._subject else None
+        target = Target(column, sources, file, codes, has_missing=has_missing, subjects=subjects)
         self._targets.append(target)
         for source in sources:
             self._by_source[source] = target
@@ -203,7 +206,10 @@ class Sink:
             InvalidDataset: no records, or columns of different lengths.
         """
         columns, lengths = [], {}
+        num_subjects = None
         for target in self._targets:
+            if target.subjects is not None:
+                num_subjects = target.subjects.count()
             column, lengths[target.column.name] = target.finish(keep_categories=target.column.name != self._subject)
             columns.append(column)
         num_records = next(iter(lengths.values()), 0)
@@ -217,7 +223,7 @@ class Sink:
                 )
         if num_records == 0:
             raise InvalidDataset("the file has no records", code="dataset_empty")
-        schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject)
+        schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject, num_subjects)
         (self._folder / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
         return schema
 
@@ -271,6 +277,8 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         raise InvalidDataset(
             f"column {field.name!r} has records of shape {field.shape}", code="dataset_dtype", column=field.name
         )
+    if declared.has_missing is not None and dtype not in ("float32", "float64"):
+        raise _config(f"has_missing is declared, but the column is {dtype}, where no value can be missing", field.name)
     shape = understand(declared.meaning).shape
     if shape is not None and shape != field.shape and math.prod(shape) != math.prod(field.shape):
         raise _config(f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name)
@@ -285,7 +293,7 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         declared.max,
         declared.categories,
         None if declared.categories is None else len(declared.categories),
-        declared.categories is not None,
+        declared=declared.categories is not None,
     )
 
 

@@ -62,10 +62,57 @@ class Codes(dict[str, int]):
         return code
 
 
-class Target:
-    """One column of the dataset in the making."""
+class Subjects:
+    """Counts the different values of a subject column, as stored. Takes at most 40 bytes for each."""
 
-    def __init__(self, column: Column, sources: tuple[str, ...], file: ColumnWriter, codes: Codes | None) -> None:
+    def __init__(self, column: str, max_count: int) -> None:
+        self._column, self._max_count = column, max_count
+        self._known = np.empty(0, np.int64)
+        self._new: list[npt.NDArray[np.int64]] = []
+        self._num_new = 0
+
+    def add(self, numbers: npt.NDArray[Any]) -> None:
+        """Note numbers. Raises InvalidDataset: ``dataset_too_many_subjects``."""
+        found = np.unique(numbers).astype(np.int64)
+        if len(self._known):
+            places = np.minimum(np.searchsorted(self._known, found), len(self._known) - 1)
+            found = found[self._known[places] != found]
+        self._new.append(found)
+        self._num_new += len(found)
+        if self._num_new > max(1 << 16, len(self._known)):
+            self.count()
+
+    def count(self) -> int:
+        """How many different numbers there were so far. Raises as `add`."""
+        self._known = np.unique(np.concatenate([self._known, *self._new]))
+        self._new, self._num_new = [], 0
+        if len(self._known) > self._max_count:
+            raise InvalidDataset(
+                f"column {self._column!r} has more than {self._max_count:,} different subjects",
+                code="dataset_too_many_subjects",
+                column=self._column,
+            )
+        return len(self._known)
+
+
+class Target:
+    """One column of the dataset in the making.
+
+    Args:
+        has_missing: as declared; None: as found.
+        subjects: counts the values of the column that says whom a record is about.
+    """
+
+    def __init__(
+        self,
+        column: Column,
+        sources: tuple[str, ...],
+        file: ColumnWriter,
+        codes: Codes | None,
+        *,
+        has_missing: bool | None = None,
+        subjects: Subjects | None = None,
+    ) -> None:
         self.column = column
         self.sources = sources
         self.num_values = 0
@@ -73,6 +120,9 @@ class Target:
         self._file = file
         self._dtype = stored_dtype(column)
         self._low, self._high = bounds_of(column)
+        self._declared_missing = has_missing
+        self._has_missing = bool(has_missing)
+        self.subjects = subjects
 
     def add(self, piece: Piece) -> int:
         """Append values; gives how many bytes they take."""
@@ -87,6 +137,9 @@ class Target:
             assert isinstance(piece, np.ndarray)
             values = self._cast(piece)
             self._check_bounds(values)
+            self._find_missing(values)
+        if self.subjects is not None:
+            self.subjects.add(values)
         self.num_values += values.size
         if values.size:
             self._file.write(values)
@@ -129,6 +182,17 @@ class Target:
                 column=self.column.name,
             )
 
+    def _find_missing(self, values: npt.NDArray[Any]) -> None:
+        if values.dtype.kind != "f" or self._has_missing or not np.isnan(values).any():
+            return
+        if self._declared_missing is False:
+            raise InvalidDataset(
+                f"column {self.column.name!r} has missing values, and was declared to have none (has_missing)",
+                code="dataset_missing_values",
+                column=self.column.name,
+            )
+        self._has_missing = True
+
     def finish(self, *, keep_categories: bool) -> tuple[Column, int]:
         """The column as it is described, and how many records it has."""
         self._file.close()
@@ -138,6 +202,8 @@ class Target:
         column = self.column
         if self.codes is not None and keep_categories:
             column = msgspec.structs.replace(column, categories=tuple(self.codes), num_categories=len(self.codes))
+        if self._dtype.kind == "f":
+            column = msgspec.structs.replace(column, has_missing=self._has_missing)
         return column, num_records
 
     def close(self) -> None:

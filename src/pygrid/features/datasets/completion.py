@@ -1,0 +1,34 @@
+"""Finds in stored records what the schemas of pygrid 0.1 do not say: missing values, and the number of subjects."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pygrid.core.datasets import Schema
+from pygrid.storage.columns import ColumnFiles, map_columns
+
+_BLOCK = 1 << 20
+"""Values that are looked at together."""
+
+
+def complete_schema(files: ColumnFiles, folder: str, schema: Schema) -> Schema:
+    """The schema with `Column.has_missing` and `Schema.num_subjects`, from the records. Reads each float column once; blocks.
+
+    Raises:
+        NotFound: ``records_not_found``. OSError.
+    """
+    _, arrays = map_columns(files.path(folder))
+    columns = tuple(
+        msgspec.structs.replace(column, has_missing=_has_missing(arrays[column.name].reshape(-1)))
+        if column.dtype in ("float32", "float64")
+        else column
+        for column in schema.columns
+    )
+    num_subjects = None if schema.subject is None else len(np.unique(arrays[schema.subject]))
+    return msgspec.structs.replace(schema, columns=columns, num_subjects=num_subjects)
+
+
+def _has_missing(values: npt.NDArray[np.floating]) -> bool:
+    return any(np.isnan(values[begin : begin + _BLOCK]).any() for begin in range(0, len(values), _BLOCK))
