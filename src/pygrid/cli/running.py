@@ -16,7 +16,6 @@ from litestar import Litestar
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings
 
-_KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
 
@@ -55,6 +54,7 @@ def serve(
     Raises:
         InvalidConfig: the address is taken or not of this machine. Unavailable: the database does not answer.
     """
+    from pygrid.cli.connections import ConnectionLimits
     from pygrid.cli.memory import limit_fragmentation
     from pygrid.cli.server import AppServer
     from pygrid.logs import configure_logs
@@ -76,7 +76,7 @@ def serve(
         # What is loaded by now stays; the garbage collector need not look at it again and again.
         gc.freeze()
 
-    AppServer(app, settings.shutdown_s, _KEEP_ALIVE_S, announce).run(sockets=[listening])
+    AppServer(app, settings.shutdown_s, announce, ConnectionLimits.of(settings)).run(sockets=[listening])
 
 
 def allow_open_files() -> None:
