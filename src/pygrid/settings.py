@@ -555,7 +555,8 @@ def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
     try:
         return tuple(ipaddress.ip_network(entry.strip()) for entry in text.split(",") if entry.strip())
     except ValueError as error:
-        raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, f"use addresses or networks with commas ({error})") from None
+        wanted = f"use IP addresses or networks with commas between ({error})"
+        raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, wanted) from None
 
 
 def is_loopback_url(url: str) -> bool:

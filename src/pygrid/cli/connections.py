@@ -22,7 +22,7 @@ class ConnectionLimits:
     """Bounds of a server's connections and messages. Times in seconds, sizes in bytes."""
 
     max_connections: int = 4096
-    """All open connections. At the limit a new one replaces the one that is idle for longest; without an idle one it gets 503."""
+    """Open connections in all. At the limit a new one replaces the one that has been idle for longest, else it is refused."""
     max_connections_per_address: int = 512
     """Open connections of one address (an IPv6 /64); loopback and trusted proxies are exempt. 0: no limit."""
     trusted_proxies: tuple[IpNetwork, ...] = ()

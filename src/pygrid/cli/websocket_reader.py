@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from pygrid.cli.connections import Connections, ConnectionLimits, Place
+from pygrid.cli.connections import ConnectionLimits, Connections, Place
 
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""

@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
-import msgspec
 from litestar.connection import Request
 from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
-from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow
+from pygrid.errors import PayloadTooLarge, TooSlow
+from pygrid.messages.bounded_json import decode_json
 
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 1024
-MAX_JSON_DEPTH = 32
 SLOW_S = 30.0
 """A body that brings nothing for so long is given up."""
 
@@ -46,7 +45,7 @@ class AppRequest(Request[Principal, None, Any]):
         """The body decoded from JSON.
 
         Raises:
-            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32.
+            InvalidInput: as `decode_json`.
         """
         return decode_json(await self.body())
 
@@ -112,33 +111,3 @@ async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[A
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
-
-
-def decode_json(body: bytes) -> Any:
-    """The value that a JSON text describes.
-
-    Raises:
-        InvalidInput: ``invalid_json``: malformed, not UTF-8, or nested deeper than 32.
-    """
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise _too_deep() from None
-    if is_deeper_than(value, MAX_JSON_DEPTH):
-        raise _too_deep()
-    return value
-
-
-def _too_deep() -> InvalidInput:
-    return InvalidInput(f"the JSON in the body is nested deeper than {MAX_JSON_DEPTH}", code="invalid_json")
-
-
-def is_deeper_than(value: Any, depth: int) -> bool:
-    """Whether a value from JSON is nested deeper than that."""
-    if isinstance(value, dict):
-        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
-        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value)
-    return False

@@ -31,11 +31,13 @@ from pygrid.errors import (
     Conflict,
     Forbidden,
     InvalidConfig,
+    InvalidInput,
     NotFound,
     PayloadTooLarge,
 )
 from pygrid.features.datasets.receiving import Receiver, Upload
 from pygrid.features.datasets.records import as_safetensors, first_records
+from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.datasets import (
     DatasetInfo,
     DatasetSummary,
@@ -386,8 +388,10 @@ def _summary(principal: Principal | None, dataset: Dataset, version: DatasetVers
 
 def _decode(config: bytes, kind: type[R]) -> R:
     try:
-        return msgspec.json.decode(config, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return msgspec.convert(decode_json(config), kind)
+    except InvalidInput as error:
+        raise InvalidConfig(f"config: {error.detail}", code="invalid_dataset_config") from error
+    except msgspec.ValidationError as error:
         raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
 
 
