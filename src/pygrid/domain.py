@@ -116,7 +116,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None) -> Lit
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
     accounts = AccountService(database, clock, open_signup=settings.open_signup)
-    cycles = build_cycles(store, clock, stopping, metrics)
+    cycles = build_cycles(store, clock, stopping, metrics, allow_private=settings.allow_private_addresses)
     processes = build_processes(store, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.

@@ -1,7 +1,7 @@
 """Decoding of JSON from outside.
 
 Should happen: what a JSON library writes is read back, whatever its texts hold.
-Should not happen: another failure than the three codes, a text that costs much more to decode than to send, a name that counts twice.
+Should not happen: another failure than the three codes, a text that is costly to decode, a name that counts twice.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ def test_what_json_writes_is_read_back(value: object) -> None:
 @example(b'{"a":' * 100_000)
 @example(b"1" * 5000)
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    code = "invalid_json"
     try:
         decode_json(body)
     except InvalidInput as refused:
-        assert refused.code in ("invalid_json", "json_too_complex", "duplicate_key")
+        code = refused.code
+    assert code in ("invalid_json", "json_too_complex", "duplicate_key")
 
 
 @given(st.dictionaries(texts, values, min_size=1, max_size=3), st.data())

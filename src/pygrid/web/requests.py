@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,9 @@ T = TypeVar("T")
 MAX_JSON_BYTES = 64 * 1024
 SLOW_S = 30.0
 """A body that brings nothing for so long is given up."""
+GRACE_S = 60.0
+MIN_BYTES_PER_S = 256
+"""After `GRACE_S` of waiting for it, a body must have come at this rate on average."""
 
 
 class ClientGone(Exception):
@@ -55,15 +59,16 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
 
     Raises:
         PayloadTooLarge: before a byte is read if the announced length is above ``max_bytes``, else once more has come.
-        TooSlow: nothing came for 30 s. ClientGone: the connection was closed.
+        TooSlow: nothing came for 30 s, or less than 256 bytes a second after the first minute. ClientGone: the connection was closed.
     """
     if max_bytes is not None:
         announced = request.headers.get("content-length", "")
         # Servers check that it is a number; a longer one than this is none that Python would convert.
         if announced.isascii() and announced.isdigit() and (len(announced) > 20 or int(announced) > max_bytes):
             raise _too_large(max_bytes)
-    num_bytes = 0
+    num_bytes, waited_s = 0, 0.0
     while True:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(SLOW_S):
                 message = await request.receive()
@@ -71,6 +76,9 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
             raise TooSlow(f"the body brought nothing for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
+        waited_s += time.monotonic() - began
+        if num_bytes < (waited_s - GRACE_S) * MIN_BYTES_PER_S:
+            raise TooSlow(f"the body came at less than {MIN_BYTES_PER_S} bytes per second", limit_s=GRACE_S)
         event = cast("HTTPRequestEvent", message)
         chunk = event["body"]
         num_bytes += len(chunk)

@@ -9,6 +9,7 @@ from pygrid.clock import Clock
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.devices import Endpoints
 from pygrid.features.cycles.membership import Membership
 from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
@@ -33,7 +34,7 @@ class Cycles:
         self.service.close()
 
 
-def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics) -> Cycles:
+def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics, *, allow_private: bool = False) -> Cycles:
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
     sums = CycleSums(store.diffs)
@@ -41,4 +42,4 @@ def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metric
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping)
     service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts)
-    return Cycles(service, Membership(store, scheduler, clock), scheduler, executor)
+    return Cycles(service, Membership(store, scheduler, clock, Endpoints(allow_private=allow_private)), scheduler, executor)

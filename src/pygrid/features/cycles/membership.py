@@ -13,7 +13,7 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.errors import Unauthenticated
-from pygrid.features.cycles.devices import check_device
+from pygrid.features.cycles.devices import Endpoints, check_device
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import new_client_id
 from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, LeaveRequest
@@ -27,10 +27,11 @@ MAX_SUBJECT_CHARS = 200
 class Membership:
     """Takes clients in, and lets them go."""
 
-    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock) -> None:
+    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, endpoints: Endpoints) -> None:
         self._store = store
         self._scheduler = scheduler
         self._clock = clock
+        self._endpoints = endpoints
 
     async def authenticate(self, message: AuthenticateRequest) -> AuthenticateResponse:
         """Make a client of a process; where clients have names, one that is known stays who it is.
@@ -40,7 +41,7 @@ class Membership:
                 (``auth_token_nameless``).
         """
         process = await self._store.processes.get_by_name(message.model_name, message.model_version)
-        subject = await check_device(process.config.authentication, message.auth_token)
+        subject = await check_device(process.config.authentication, message.auth_token, self._endpoints)
         is_named = process.config.named_clients
         if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
             raise Unauthenticated(
