@@ -335,7 +335,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._place = None
         self.transport.set_protocol(protocol)
         rest, self._waiting = self._waiting, b""
-        protocol.data_received(b"".join(lines) + rest)
+        protocol.data_received(b"".join(lines))
+        if rest:
+            protocol.data_received(rest)
 
     # Ends
 

@@ -85,7 +85,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._at += len(piece)
         self.conn.receive_data(piece)
         num_frames = len(self.conn.events)
-        if self.conn.handshake_exc is not None:
+        if self.conn.handshake_exc is not None or (self.conn.parser_exc is not None and self.conn.close_sent is None):
             self._refuse_handshake()
         elif self.conn.parser_exc is not None:
             self.handle_parser_exception()

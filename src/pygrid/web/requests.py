@@ -59,7 +59,8 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
 
     Raises:
         PayloadTooLarge: before a byte is read if the announced length is above ``max_bytes``, else once more has come.
-        TooSlow: nothing came for 30 s, or less than 256 bytes a second after the first minute. ClientGone: the connection was closed.
+        TooSlow: nothing came for 30 s, or less than 256 bytes a second after the first minute.
+        ClientGone: the connection was closed.
     """
     if max_bytes is not None:
         announced = request.headers.get("content-length", "")
