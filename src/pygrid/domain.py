@@ -133,7 +133,8 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
     clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
 
     kept_answers = KeptAnswers(database, clock)
-    cycles = build_cycles(store, clock, stopping, metrics, DeviceQuotas(_device_limits(settings), clock, settings.secret_key))
+    quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
+    cycles = build_cycles(store, clock, stopping, metrics, quotas, allow_private=settings.allow_private_addresses)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
     remote = RemoteDriver()

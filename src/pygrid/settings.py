@@ -91,6 +91,21 @@ class AppSettings:
     shutdown_s: int = _setting(
         5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the app is stopped."
     )
+    max_connections: int = _setting(
+        4096, env="PYGRID_MAX_CONNECTIONS", flag="--max-connections", help="Connections that are open at once, 16 to 60000."
+    )
+    max_connections_per_address: int = _setting(
+        512,
+        env="PYGRID_MAX_CONNECTIONS_PER_ADDRESS",
+        flag="--max-connections-per-address",
+        help="Connections of one address that are open at once; 0: no limit. Loopback and trusted proxies are exempt.",
+    )
+    trusted_proxies: str = _setting(
+        "",
+        env="PYGRID_TRUSTED_PROXIES",
+        flag="--trusted-proxies",
+        help="Reverse proxies whose X-Forwarded-For is believed, like 10.0.0.5,10.1.0.0/16.",
+    )
     id: str
     host: str
     port: int
@@ -241,17 +256,17 @@ class DomainSettings(AppSettings):
         flag="--limit-loopback",
         help="Hold devices on this machine to the limits for addresses, too.",
     )
-    trusted_proxies: str = _setting(
-        "",
-        env="PYGRID_TRUSTED_PROXIES",
-        flag="--trusted-proxies",
-        help="Proxies whose X-Forwarded-For is believed, with commas between: addresses, or networks like 10.0.0.0/8.",
-    )
     address: str = _setting(
         "",
         env="ADDRESS",
         flag="--address",
         help="Where others may call this Domain directly, like https://domain.example; empty: only through its Network.",
+    )
+    allow_private_addresses: bool = _setting(
+        None,
+        env="PYGRID_ALLOW_PRIVATE_ADDRESSES",
+        flag="--allow-private-addresses/--public-addresses",
+        help="Whether authentication.endpoint may lie in a private network or on this machine. Default: only on loopback.",
     )
     invitation: str = dataclasses.field(
         default="",
@@ -354,7 +369,9 @@ def load_settings(env: Mapping[str, str] | None = None, **given: Any) -> DomainS
     Raises:
         InvalidConfig: names the setting, its value and what is wanted.
     """
-    return _complete(_check_domain(_check(_load(DomainSettings, env, given))), "domain.db")
+    settings = _complete(_check_domain(_check(_load(DomainSettings, env, given))), "domain.db")
+    may = settings.allow_private_addresses
+    return dataclasses.replace(settings, allow_private_addresses=settings.is_loopback if may is None else may)
 
 
 def load_network_settings(env: Mapping[str, str] | None = None, **given: Any) -> NetworkSettings:
@@ -480,6 +497,10 @@ def _check(settings: S) -> S:
         raise InvalidConfig(
             "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code="setup_code_short"
         )
+    if not 16 <= settings.max_connections <= 60_000:
+        raise _wrong(_name(settings, "max_connections"), settings.max_connections, "use a number from 16 to 60000")
+    _check_at_least(settings, "max_connections_per_address", 0)
+    read_networks(settings.trusted_proxies)
     _check_one_of("PYGRID_LOG_LEVEL (--log-level)", settings.log_level, ("debug", "info", "warning", "error"))
     _check_one_of("PYGRID_LOG_FORMAT (--log-format)", settings.log_format, ("text", "json"))
     if settings.secret_key and (
@@ -604,6 +625,19 @@ def _check_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
     return InvalidConfig(f"{name} is {str(value)!r}: {wanted}", code="invalid_setting", setting=name, value=str(value))
+
+
+def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks in a list like ``10.0.0.5,10.1.0.0/16``.
+
+    Raises:
+        InvalidConfig: ``invalid_setting``: an entry is neither an IP address nor a network.
+    """
+    try:
+        return tuple(ipaddress.ip_network(entry.strip()) for entry in text.split(",") if entry.strip())
+    except ValueError as error:
+        wanted = f"use IP addresses or networks with commas between ({error})"
+        raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, wanted) from None
 
 
 def is_loopback_url(url: str) -> bool:

@@ -13,7 +13,9 @@ from typing import Any
 import uvicorn
 from litestar import Litestar
 
-from pygrid.cli.server import AppServer, RelayedProtocol
+from pygrid.cli.connections import ConnectionLimits, Connections
+from pygrid.cli.http_reader import RelayedProtocol
+from pygrid.cli.server import AppServer
 from pygrid.clock import SystemClock
 from pygrid.core.access import USER, Principal
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
@@ -150,7 +152,7 @@ def running_site(
         listening.listen(256)
         pipe_server = PipeServer(server_context(identity, folder / "identity.pem"), max_pipes=max_pipes)
         ready = threading.Event()
-        server = AppServer(network, 2, 75, ready.set)
+        server = AppServer(network, 2, ready.set)
         domain = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2))
         loops: list[asyncio.AbstractEventLoop] = []
 
@@ -159,8 +161,11 @@ def running_site(
             domain.config.load()
             domain.lifespan = domain.config.lifespan_class(domain.config)
             await domain.lifespan.startup()
+            connections = Connections(ConnectionLimits(), loops[0].time)
             pipe_server.serve_with(
-                lambda caller: RelayedProtocol(domain.config, domain.server_state, domain.lifespan.state, caller=caller)
+                lambda caller: RelayedProtocol(
+                    domain.config, domain.server_state, domain.lifespan.state, caller=caller, connections=connections
+                )
             )
             await server.serve(sockets=[listening])
             await pipe_server.close()

@@ -7,21 +7,22 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 from litestar import Litestar
 
-from pygrid.cli import server
+from pygrid.cli.connections import ConnectionLimits
 from pygrid.cli.server import AppServer
 from pygrid.errors import Unavailable
 
 
 @asynccontextmanager
-async def serving(domain: Litestar) -> AsyncIterator[tuple[AppServer, int]]:
+async def serving(domain: Litestar, **limits: Any) -> AsyncIterator[tuple[AppServer, int]]:
     listening = socket.create_server(("127.0.0.1", 0))
     ready = asyncio.Event()
-    serving = AppServer(domain, shutdown_s=1, keep_alive_s=5, ready=ready.set)
+    serving = AppServer(domain, 1, ready.set, ConnectionLimits(**{"idle_s": 5, **limits}))
     task = asyncio.create_task(serving.serve(sockets=[listening]))
     await ready.wait()
     try:
@@ -87,17 +88,15 @@ async def test_what_is_no_request_is_told_so(domain: Litestar, junk: bytes) -> N
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", REQUEST])
-async def test_headers_that_do_not_come_are_given_up(domain: Litestar, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.1)
-    async with serving(domain) as (_, port):
+async def test_headers_that_do_not_come_are_given_up(domain: Litestar, sent: bytes) -> None:
+    async with serving(domain, head_s=0.1) as (_, port):
         status, _, body = await _talk(port, sent)
     assert (status, json.loads(body)["code"]) == (408, "too_slow")
 
 
-async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Litestar, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Litestar) -> None:
     """Three requests on one connection, with pauses longer than a request's headers may take."""
-    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.1)
-    async with serving(domain) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with serving(domain, head_s=0.1) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(3):
             answer = await client.get("/healthz")
             assert answer.status_code == 200

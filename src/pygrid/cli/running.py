@@ -20,7 +20,6 @@ from pygrid.settings import AppSettings
 if TYPE_CHECKING:
     from pygrid.storage.ownership import FolderLock
 
-_KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
 
@@ -80,6 +79,7 @@ def serve(
         InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine.
             Unavailable: the database does not answer.
     """
+    from pygrid.cli.connections import ConnectionLimits
     from pygrid.cli.memory import limit_fragmentation
     from pygrid.cli.server import AppServer
     from pygrid.logs import configure_logs
@@ -104,7 +104,7 @@ def serve(
         # What is loaded by now stays; the garbage collector need not look at it again and again.
         gc.freeze()
 
-    AppServer(app, settings.shutdown_s, _KEEP_ALIVE_S, announce).run(sockets=[listening])
+    AppServer(app, settings.shutdown_s, announce, ConnectionLimits.of(settings)).run(sockets=[listening])
 
 
 def allow_open_files() -> None:

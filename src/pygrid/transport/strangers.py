@@ -206,6 +206,8 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
         try:
             if 300 <= answer.status < 400:
                 raise _unreachable(target.host, "it answers with a redirect")
+            if any(name.lower() == b"content-encoding" and value.lower() != b"identity" for name, value in answer.headers):
+                raise _unreachable(target.host, "its answer is compressed, which was not asked for")
             body = bytearray()
             async for chunk in answer.aiter_stream():
                 body += chunk

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pygrid.errors import InvalidInput, NotFound, PayloadTooLarge, PygridError, TooSlow, Unavailable, from_problem
+from pygrid.messages.bounded_json import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -333,9 +334,11 @@ def decode_frame(text: str) -> Payload:
     if len(text) > MAX_FRAME_BYTES:
         raise _too_large()
     try:
-        frame = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidInput(f"a frame is a JSON object: {error}", code="invalid_frame") from None
+        frame = decode_json(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"a frame is UTF-8: {error}", code="invalid_frame") from None
+    except InvalidInput as error:
+        raise InvalidInput(f"a frame is a JSON object: {error.detail}", code="invalid_frame") from None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise InvalidInput('a frame is a JSON object with a text "type"', code="invalid_frame")
     if not isinstance(number := frame.get("id"), int | None) or isinstance(number, bool):

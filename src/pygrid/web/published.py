@@ -25,10 +25,10 @@ from litestar.datastructures import State
 
 from pygrid.core.access import Permission, Principal
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated
+from pygrid.messages.bounded_json import decode_json
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.problems import is_disk_full, storage_full
-from pygrid.web.requests import decode_json
 from pygrid.web.sockets import AsgiSocket
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,9 @@ async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> 
     try:
         message = decode_json(text.encode(errors="surrogatepass"), may_hold_nul=True)
     except InvalidInput as error:
-        return {"error": _in_pythons_words(text) or error.detail, "code": error.code}
+        # Python's words cost a second decoding, so they are for texts within the limits.
+        words = _in_pythons_words(text) if error.code == "invalid_json" else ""
+        return {"error": words or error.detail, "code": error.code}
     if not isinstance(message, dict):
         return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
     try:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
-import msgspec
 from litestar.connection import Request
 from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
-from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow, UnsupportedMediaType
+from pygrid.errors import PayloadTooLarge, TooSlow, UnsupportedMediaType
 from pygrid.messages import media
+from pygrid.messages.bounded_json import decode_json
 
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 1024
-MAX_JSON_DEPTH = 32
 ANY_CONTENT_TYPE = "any_content_type"
 """Option of a router whose JSON bodies are read whatever their content type is."""
 SLOW_S = 30.0
 """A body that brings nothing for so long is given up."""
+GRACE_S = 60.0
+MIN_BYTES_PER_S = 256
+"""After `GRACE_S` of waiting for it, a body must have come at this rate on average."""
 
 
 class ClientGone(Exception):
@@ -49,7 +52,7 @@ class AppRequest(Request[Principal, None, Any]):
         """The body decoded from JSON.
 
         Raises:
-            InvalidInput: ``invalid_json``: not JSON, or nested deeper than 32. UnsupportedMediaType: another content type.
+            InvalidInput: as `decode_json`. UnsupportedMediaType: another content type.
         """
         if not self.route_handler.opt.get(ANY_CONTENT_TYPE):
             _check_is_json(self.headers.get("content-type", ""))
@@ -61,15 +64,17 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
 
     Raises:
         PayloadTooLarge: before a byte is read if the announced length is above ``max_bytes``, else once more has come.
-        TooSlow: nothing came for 30 s. ClientGone: the connection was closed.
+        TooSlow: nothing came for 30 s, or less than 256 bytes a second after the first minute.
+        ClientGone: the connection was closed.
     """
     if max_bytes is not None:
         announced = request.headers.get("content-length", "")
         # Servers check that it is a number; a longer one than this is none that Python would convert.
         if announced.isascii() and announced.isdigit() and (len(announced) > 20 or int(announced) > max_bytes):
             raise _too_large(max_bytes)
-    num_bytes = 0
+    num_bytes, waited_s = 0, 0.0
     while True:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(SLOW_S):
                 message = await request.receive()
@@ -77,6 +82,9 @@ async def stream_body(request: Request[Any, Any, Any], max_bytes: int | None) ->
             raise TooSlow(f"the body brought nothing for {SLOW_S:.0f} s", limit_s=SLOW_S) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
+        waited_s += time.monotonic() - began
+        if num_bytes < (waited_s - GRACE_S) * MIN_BYTES_PER_S:
+            raise TooSlow(f"the body came at less than {MIN_BYTES_PER_S} bytes per second", limit_s=GRACE_S)
         event = cast("HTTPRequestEvent", message)
         chunk = event["body"]
         num_bytes += len(chunk)
@@ -126,48 +134,3 @@ def _check_is_json(content_type: str) -> None:
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body may have at most {max_bytes} bytes", max_bytes=max_bytes)
-
-
-def decode_json(body: bytes, *, may_hold_nul: bool = False) -> Any:
-    """The value that a JSON text describes.
-
-    Args:
-        may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
-
-    Raises:
-        InvalidInput: ``invalid_json``: malformed, not UTF-8, half of a surrogate pair, or nested deeper than 32;
-            ``invalid_text``: a text, or a name, with a NUL character.
-    """
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the body is not JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise _too_deep() from None
-    if is_deeper_than(value, MAX_JSON_DEPTH):
-        raise _too_deep()
-    # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
-    if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
-        raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code="invalid_text")
-    return value
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any("\0" in name or _holds_nul(item) for name, item in value.items())
-    return isinstance(value, list) and any(map(_holds_nul, value))
-
-
-def _too_deep() -> InvalidInput:
-    return InvalidInput(f"the JSON in the body is nested deeper than {MAX_JSON_DEPTH}", code="invalid_json")
-
-
-def is_deeper_than(value: Any, depth: int) -> bool:
-    """Whether a value from JSON is nested deeper than that."""
-    if isinstance(value, dict):
-        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
-        return depth == 0 or any(is_deeper_than(item, depth - 1) for item in value)
-    return False

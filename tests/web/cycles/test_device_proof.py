@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from training_support import Site, config, form, model
 from web_support import assert_problem
 
+from pygrid.errors import Unauthenticated
+from pygrid.features.cycles.devices import Endpoints
 from pygrid.tensors import encode
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -229,3 +231,18 @@ async def test_secrets_are_not_shown(site: Site) -> None:
         assert SECRET not in answer.text
     assert process["server_config"]["authentication"]["secret"] == "(set)"
     assert process["server_config"]["authentication"]["pub_key"] == PUBLIC
+
+
+async def test_an_endpoint_in_a_private_place_is_called_only_where_the_operator_allows_it(endpoint: Endpoint) -> None:
+    with pytest.raises(Unauthenticated) as refused:
+        await Endpoints(allow_private=False).ask(endpoint.url, "token")
+    assert refused.value.code == "auth_token_refused"
+    assert endpoint.asked == []
+    await Endpoints(allow_private=True).ask(endpoint.url, "token")
+    assert len(endpoint.asked) == 1
+
+
+async def test_an_endpoint_that_compresses_its_answer_refuses(site: Site, endpoint: Endpoint) -> None:
+    await site.host(authentication={"endpoint": endpoint.url})
+    endpoint.headers = b"Content-Encoding: gzip\r\n"
+    assert_problem(await _try(site, "token"), 401, "auth_token_refused")

@@ -30,7 +30,7 @@ class Served:
         self.app = app
         self.url = _url(listening)
         self.web = httpx.AsyncClient(base_url=self.url, timeout=30)
-        self._server = AppServer(app, 1, 5, lambda: None)
+        self._server = AppServer(app, 1, lambda: None)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
 
     async def until_started(self) -> None:

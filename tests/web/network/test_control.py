@@ -141,7 +141,14 @@ MALFORMED: dict[str, dict[str, Any]] = {
 async def test_a_malformed_hello_is_refused_in_words(net: Net, what: str) -> None:
     answer = await Impostor().greet(net, **MALFORMED[what])
     assert answer["type"] == "refused"
-    assert answer["code"] in ("invalid_hello", "invalid_name", "invalid_identity", "invalid_base64url", "bad_signature")
+    assert answer["code"] in (
+        "invalid_hello",
+        "invalid_name",
+        "invalid_identity",
+        "invalid_base64url",
+        "bad_signature",
+        "invalid_frame",
+    )
     assert answer["detail"]
     assert await net.list("all") == {}
 

@@ -30,7 +30,6 @@ from pygrid.storage.database import Database
 from pygrid.storage.networks import Invitation, KnownDomain
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.web.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
-from pygrid.web.requests import MAX_JSON_DEPTH, is_deeper_than
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +127,8 @@ class Handshake:
         name = check_domain_name(hello.name)
         key = IdentityKey.parse(hello.identity)
         entry_bytes = canonical(hello.entry)
-        if len(entry_bytes) > MAX_ENTRY_BYTES or is_deeper_than(hello.entry, MAX_JSON_DEPTH):
-            detail = f"an entry has at most {MAX_ENTRY_BYTES:,} bytes and is nested no deeper than {MAX_JSON_DEPTH}"
-            raise InvalidInput(detail, code="invalid_hello")
+        if len(entry_bytes) > MAX_ENTRY_BYTES:
+            raise InvalidInput(f"an entry has at most {MAX_ENTRY_BYTES:,} bytes", code="invalid_hello")
         signature = from_base64url(hello.signature, SIGNATURE_BYTES, "signature")
         signed = (nonce, self._identity.key.raw, name.encode(), hashlib.sha256(entry_bytes).digest())
         if entry.name != name or not key.verify(signature, "control", *signed):

@@ -9,6 +9,7 @@ from pygrid.clock import Clock
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.devices import Endpoints
 from pygrid.features.cycles.membership import Membership
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.service import CyclesService
@@ -35,7 +36,9 @@ class Cycles:
         self.service.close()
 
 
-def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metrics, quotas: DeviceQuotas) -> Cycles:
+def build_cycles(
+    store: Store, clock: Clock, stopping: Stopping, metrics: Metrics, quotas: DeviceQuotas, *, allow_private: bool = False
+) -> Cycles:
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
     sums = CycleSums(
@@ -45,4 +48,5 @@ def build_cycles(store: Store, clock: Clock, stopping: Stopping, metrics: Metric
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping, quotas)
     service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
-    return Cycles(service, Membership(store, scheduler, clock, quotas), scheduler, executor)
+    membership = Membership(store, scheduler, clock, quotas, Endpoints(allow_private=allow_private))
+    return Cycles(service, membership, scheduler, executor)

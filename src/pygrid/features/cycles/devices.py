@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pygrid.core.config import Authentication
-from pygrid.errors import Unauthenticated
+from pygrid.errors import PygridError, Unauthenticated, Unavailable
+from pygrid.transport.strangers import fetch_from_stranger
 
 ENDPOINT_TIMEOUT_S = 3.0
+"""For one question, waiting for others to end not included."""
+ENDPOINT_WAIT_S = 10.0
+"""Longest wait for other questions to end."""
+MAX_ENDPOINT_BYTES = 4 * 1024
+MAX_ENDPOINT_QUESTIONS = 8
+"""Questions that are open at once, of all processes together."""
+MAX_ENDPOINT_WAITING = 256
 MAX_TOKEN_CHARS = 16 * 1024
 
 
-async def check_device(authentication: Authentication | None, auth_token: str | None) -> str | None:
+class Endpoints:
+    """Asks what ``authentication.endpoint`` names: a few questions at once, each with bounds on time and size.
+
+    Args:
+        allow_private: whether an endpoint may lie in a private network or on this machine.
+    """
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+        self._places = asyncio.Semaphore(MAX_ENDPOINT_QUESTIONS)
+        self._num_waiting = 0
+
+    async def ask(self, endpoint: str, auth_token: str) -> None:
+        """Return if the endpoint answers 200.
+
+        Raises:
+            Unauthenticated: ``auth_token_refused``: another answer, none in time, or an address that must not be called.
+            Unavailable: ``endpoints_busy``: too many other questions are open.
+        """
+        if self._num_waiting >= MAX_ENDPOINT_WAITING:
+            raise _busy()
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(ENDPOINT_WAIT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise _busy() from None
+        finally:
+            self._num_waiting -= 1
+        try:
+            answer = await fetch_from_stranger(
+                endpoint,
+                json={"auth_token": auth_token},
+                allow_private=self._allow_private,
+                timeout_s=ENDPOINT_TIMEOUT_S,
+                max_bytes=MAX_ENDPOINT_BYTES,
+            )
+        except PygridError as error:
+            raise _refused() from error
+        finally:
+            self._places.release()
+        if answer.status != 200:
+            raise _refused()
+
+
+async def check_device(authentication: Authentication | None, auth_token: str | None, endpoints: Endpoints) -> str | None:
     """Check a device's token against what its process asks for; gives whom it names, if it was signed and names somebody.
 
     A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm. Its expiry counts, and
@@ -18,6 +73,7 @@ async def check_device(authentication: Authentication | None, auth_token: str | 
 
     Raises:
         Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
+        Unavailable: ``endpoints_busy``.
     """
     if authentication is None or not (authentication.secret or authentication.pub_key or authentication.endpoint):
         return None
@@ -27,7 +83,7 @@ async def check_device(authentication: Authentication | None, auth_token: str | 
     if authentication.secret or authentication.pub_key:
         subject = _check_signature(authentication, auth_token)
     if authentication.endpoint:
-        await _ask_endpoint(authentication.endpoint, auth_token)
+        await endpoints.ask(authentication.endpoint, auth_token)
     return subject
 
 
@@ -58,16 +114,8 @@ def _check_signature(authentication: Authentication, auth_token: str) -> str | N
     raise Unauthenticated("The 'auth_token' you sent is invalid.", code="auth_token_invalid")
 
 
-async def _ask_endpoint(endpoint: str, auth_token: str) -> None:
-    import httpx  # here, for the same reason
-
-    try:
-        async with httpx.AsyncClient(timeout=ENDPOINT_TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
-            response = await client.post(endpoint, json={"auth_token": auth_token})
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _refused() from error
-    if response.status_code != 200:
-        raise _refused()
+def _busy() -> Unavailable:
+    return Unavailable("too many devices are being checked; try again", code="endpoints_busy", retry_after_s=1.0)
 
 
 def _refused() -> Unauthenticated:

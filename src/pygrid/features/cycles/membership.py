@@ -18,7 +18,7 @@ from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unauthenticated
-from pygrid.features.cycles.devices import check_device
+from pygrid.features.cycles.devices import Endpoints, check_device
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import new_client_id
@@ -38,11 +38,14 @@ BATCH = 500
 class Membership:
     """Takes clients in, and lets them go."""
 
-    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, quotas: DeviceQuotas) -> None:
+    def __init__(
+        self, store: Store, scheduler: CycleScheduler, clock: Clock, quotas: DeviceQuotas, endpoints: Endpoints
+    ) -> None:
         self._store = store
         self._scheduler = scheduler
         self._clock = clock
         self._quotas = quotas
+        self._endpoints = endpoints
 
     async def authenticate(self, message: AuthenticateRequest, address: str) -> AuthenticateResponse:
         """Make a client of a process; a subject that has all clients that it may have stays one of them.
@@ -55,7 +58,7 @@ class Membership:
         """
         self._quotas.take_authentication(address)
         process = await self._store.processes.get_by_name(message.model_name, message.model_version)
-        subject = await check_device(process.config.authentication, message.auth_token)
+        subject = await check_device(process.config.authentication, message.auth_token, self._endpoints)
         is_named = process.config.named_clients
         if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
             raise Unauthenticated(

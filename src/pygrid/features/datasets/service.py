@@ -39,6 +39,7 @@ from pygrid.errors import (
 from pygrid.features.datasets.completion import complete_schema
 from pygrid.features.datasets.receiving import Receiver, Upload
 from pygrid.features.datasets.records import as_safetensors, first_records
+from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.datasets import (
     DatasetInfo,
     DatasetSummary,
@@ -56,7 +57,6 @@ from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.idempotency import once
 from pygrid.storage.public import PublicContent
 from pygrid.web.auth import not_permitted
-from pygrid.web.requests import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -423,7 +423,9 @@ def _summary(principal: Principal | None, dataset: Dataset, version: DatasetVers
 def _decode(config: bytes, kind: type[R]) -> R:
     try:
         return msgspec.convert(decode_json(config), kind)
-    except (InvalidInput, msgspec.ValidationError) as error:
+    except InvalidInput as error:
+        raise InvalidConfig(f"config: {error.detail}", code="invalid_dataset_config") from error
+    except msgspec.ValidationError as error:
         raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
 
 

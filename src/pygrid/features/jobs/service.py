@@ -27,6 +27,7 @@ from pygrid.features.jobs.describing import Describer
 from pygrid.features.jobs.quotas import check_room
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
+from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
 from pygrid.privacy.ledger import Cap, ChargeState
 from pygrid.storage import accounts, audit
@@ -39,7 +40,6 @@ from pygrid.storage.jobs import JobDataset
 from pygrid.storage.signals import Signals, wait_for_any
 from pygrid.transport.address import parse_address
 from pygrid.web.lifecycle import Stopping
-from pygrid.web.requests import decode_json
 
 logger = logging.getLogger(__name__)
 

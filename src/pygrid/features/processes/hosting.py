@@ -17,6 +17,7 @@ from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.features.processes.describing import describe_process
 from pygrid.features.processes.uploads import HostForm
+from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateLimits, GateReport, check_async
@@ -28,7 +29,6 @@ from pygrid.storage.store import Store
 from pygrid.storage.transitions import begin_cycle
 from pygrid.tensors.flat import num_values
 from pygrid.tensors.safetensors import Layout
-from pygrid.web.requests import decode_json
 
 WatchCycle = Callable[[Cycle], None]
 

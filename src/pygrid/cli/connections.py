@@ -1,0 +1,176 @@
+"""The open connections of a server: how many there may be, and which are closed because their peers stopped reading."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pygrid.settings import AppSettings, read_networks
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_IPV6_PREFIX = 64
+"""One subscriber gets a whole /64, so its addresses count as one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """Bounds of a server's connections and messages. Times in seconds, sizes in bytes."""
+
+    max_connections: int = 4096
+    """Open connections in all. At the limit a new one replaces the one that has been idle for longest, else it is refused."""
+    max_connections_per_address: int = 512
+    """Open connections of one address (an IPv6 /64); loopback and trusted proxies are exempt. 0: no limit."""
+    trusted_proxies: tuple[IpNetwork, ...] = ()
+    """Addresses of reverse proxies, each of which carries the connections of many clients."""
+
+    head_bytes: int = 16 * 1024
+    """The request line and all headers; also the requests that wait behind the one that is being answered."""
+    max_headers: int = 100
+    head_s: float = 30.0
+    """From the first byte of a connection or request to the end of its headers."""
+    idle_s: int = 75
+    """A connection without a request is closed after this time."""
+
+    framing_bytes: int = 16 * 1024
+    """Chunk sizes, chunk extensions and trailers of a chunked body, in addition to an eighth of its content."""
+    unread_body_bytes: int = 64 * 1024
+    """Rest of a body that is read after the answer, so that the connection can be used again."""
+    linger_bytes: int = 256 * 1024
+    """Bytes that are read and dropped after a refusal, so that the client can read the answer."""
+    linger_s: float = 2.0
+    """Time for either of the two."""
+
+    stalled_s: float = 30.0
+    """A peer that reads nothing of its answer for this time is cut off."""
+    sweep_s: float = 5.0
+    """Interval between two checks for stalled peers."""
+
+    max_fragments: int = 1024
+    """Fragments of one WebSocket message."""
+    frames_per_turn: int = 64
+    """WebSocket frames of one connection that are read before other connections get a turn."""
+
+    @classmethod
+    def of(cls, settings: AppSettings) -> ConnectionLimits:
+        """The limits that an operator has set."""
+        return cls(
+            max_connections=settings.max_connections,
+            max_connections_per_address=settings.max_connections_per_address,
+            trusted_proxies=read_networks(settings.trusted_proxies),
+        )
+
+
+class Connection(Protocol):
+    """What the server holds for one connection: its HTTP reader, later perhaps its WebSocket."""
+
+    transport: asyncio.Transport
+    num_drained: int
+    """How often the peer has read so much that writing could go on, plus the number of answers."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One admitted connection."""
+
+    owner: Connection
+    key: str | None
+    """By which it counts; None: it counts with no address."""
+    seen: tuple[int, int] = (0, 0)
+    """Unsent bytes and `Connection.num_drained` at the last sweep."""
+    since: float = 0.0
+
+
+class Connections:
+    """Counts connections, replaces idle ones at the limit, and cuts off peers that do not read."""
+
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._places: set[Place] = set()
+        self._idle: dict[int, Place] = {}
+        """By identity of the place; the one that is idle for longest comes first."""
+        self._by_key: Counter[str] = Counter()
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def admit(self, owner: Connection, address: str | None) -> Place | str:
+        """A place for a new connection, idle at first; or the code of the refusal.
+
+        Args:
+            address: IP address of the peer; None: counted in all only.
+        """
+        key = None if address is None else self._key(address)
+        most = self.limits.max_connections_per_address
+        if key is not None and most and self._by_key[key] >= most:
+            return "too_many_connections"
+        if len(self._places) >= self.limits.max_connections and not self._replace_idle():
+            return "server_busy"
+        place = Place(owner, key)
+        self._places.add(place)
+        self._idle[id(place)] = place
+        if key is not None:
+            self._by_key[key] += 1
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep)
+        return place
+
+    def release(self, place: Place) -> None:
+        """Give a place back. Harmless when that was done already."""
+        if place not in self._places:
+            return
+        self._places.discard(place)
+        self._idle.pop(id(place), None)
+        if place.key is not None:
+            self._by_key[place.key] -= 1
+            if not self._by_key[place.key]:
+                del self._by_key[place.key]
+
+    def mark_busy(self, place: Place) -> None:
+        """A request is being answered: the connection cannot be replaced."""
+        self._idle.pop(id(place), None)
+
+    def mark_idle(self, place: Place) -> None:
+        """No request is being answered."""
+        if place in self._places:
+            self._idle[id(place)] = place
+
+    def _replace_idle(self) -> bool:
+        for place in self._idle.values():
+            self.release(place)
+            place.owner.transport.abort()
+            return True
+        return False
+
+    def _key(self, text: str) -> str | None:
+        """What an address is counted by; None: it is exempt."""
+        try:
+            address = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            return None  # a Unix socket, or what a Network says of a caller, which the Network itself counts
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if address.is_loopback or any(address in network for network in self.limits.trusted_proxies):
+            return None
+        if isinstance(address, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
+        return str(address)
+
+    def _sweep(self) -> None:
+        """Cut off every peer that has not read for `ConnectionLimits.stalled_s`."""
+        now = self._clock()
+        for place in list(self._places):
+            seen = (place.owner.transport.get_write_buffer_size(), place.owner.num_drained)
+            if seen != place.seen or not seen[0]:
+                place.seen, place.since = seen, now
+            elif now - place.since >= self.limits.stalled_s:
+                place.owner.transport.abort()
+        self._sweeping = None
+        if self._places:
+            self._sweeping = asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep)

@@ -1,0 +1,475 @@
+"""Reads HTTP/1.1 from connections, with bounds on everything that a client can send or leave unread.
+
+uvicorn's reader parses whatever arrives and queues every request in it. This one cuts what arrives at the end of each request
+head and body, and parses nothing behind a request that is still being answered.
+
+    HEAD ──head complete──> BODY ──body complete──> ANSWER ──answered──> HEAD ...
+      │                      │ └──answered before──> BODY, for a small rest of it, else ENDING
+      └──────refused─────────┴──────> ENDING: the answer is sent, what still comes is dropped, then the connection is closed
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import enum
+import fcntl
+import http
+import termios
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from pygrid.cli.connections import Connections, Place
+from pygrid.messages import media
+
+_END_OF_HEAD = b"\r\n\r\n"
+_CHUNKED_PIECE = 64 * 1024
+"""A chunked body is parsed in pieces of this size, and its bounds are checked between them."""
+_FRAMING_SHARE = 8
+_ONLY_ONCE = frozenset({b"host", b"transfer-encoding", b"content-length"})
+
+
+class Phase(enum.Enum):
+    """What the reader expects next."""
+
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    ENDING = "ending"
+
+
+class _Refused(Exception):
+    """Raised inside a callback of the parser: the request is refused."""
+
+
+class _Behind(Exception):
+    """Raised inside a callback of the parser: a further request begins in a piece that ended a chunked body."""
+
+
+class _Flow(FlowControl):
+    """Flow control under which a held connection is not read, whatever the app asks for."""
+
+    is_held = False
+    num_resumed = 0
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
+
+    def resume_writing(self) -> None:
+        self.num_resumed += 1
+        super().resume_writing()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """The reader of one connection.
+
+    What is no valid request is answered with a problem document, before any app sees it.
+
+    Args:
+        connections: of the server, with the limits that hold.
+    """
+
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits = connections.limits
+        self.num_drained = 0
+        self._connections = connections
+        self._place: Place | None = None
+        self._phase = Phase.HEAD
+        self._waiting = b""
+        """Read, but not parsed: the rest of the message, or requests behind the one that is being answered."""
+        self._is_cut = False
+        """More came behind a request than may wait: the connection ends after the last whole request that waits."""
+        self._is_last = False
+        """The connection ends after the answer that is being given."""
+        self._tail = b""
+        """Last bytes of an incomplete head."""
+        self._num_head_bytes = 0
+        self._left: int | None = 0
+        """Bytes of the body that are missing; None: it is chunked."""
+        self._num_framing_bytes = 0
+        self._num_body_bytes = 0
+        self._num_dropped = 0
+        """Bytes that came after the answer."""
+        self._refusal: tuple[int, str, str] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        place = self._connections.admit(self, self._counted_address())
+        if isinstance(place, Place):
+            self._place = place
+            self._start_timer(self.limits.head_s, self._on_head_timeout)
+        else:
+            self._refuse_connection(place)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        self._waiting = b""
+        if self._place is not None:
+            self._connections.release(self._place)
+        super().connection_lost(exc)
+
+    def _counted_address(self) -> str | None:
+        """The peer's address, if its connections are counted."""
+        return self.client[0] if self.client else None
+
+    def resume_writing(self) -> None:
+        self.num_drained += 1
+        super().resume_writing()
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._phase is Phase.ENDING:
+            self._drop(len(data))
+            return
+        self._waiting = self._waiting + data if self._waiting else data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what waits, up to the end of the first request that must be answered."""
+        while self._waiting and not self.transport.is_closing():
+            if self._phase is Phase.HEAD:
+                is_open = self._parse_head()
+            elif self._phase is Phase.BODY:
+                is_open = self._parse_body()
+            else:
+                self._hold()
+                return
+            if not is_open:
+                return
+
+    def _parse_head(self) -> bool:
+        if self._timer is None:
+            self._start_timer(self.limits.head_s, self._on_head_timeout)
+        joined = self._tail + self._waiting
+        end = joined.find(_END_OF_HEAD)
+        length = len(self._waiting) if end < 0 else end + len(_END_OF_HEAD) - len(self._tail)
+        self._tail = joined[-3:] if end < 0 else b""
+        piece, self._waiting = self._waiting[:length], self._waiting[length:]
+        self._num_head_bytes += length
+        if self._num_head_bytes > self.limits.head_bytes:
+            self._refuse_head()
+            return False
+        return self._feed(piece)
+
+    def _parse_body(self) -> bool:
+        length = _CHUNKED_PIECE if self._left is None else self._left
+        piece, self._waiting = self._waiting[:length], self._waiting[length:]
+        if self._left is not None:
+            self._left -= len(piece)
+            return self._feed(piece) and self._may_read_on()
+        num_before = self._num_body_bytes
+        if not self._feed(piece):
+            return False
+        self._num_framing_bytes += len(piece) - (self._num_body_bytes - num_before)
+        if self._phase is Phase.BODY:
+            most = self.limits.framing_bytes + self._num_body_bytes // _FRAMING_SHARE
+            if self._num_framing_bytes > most:
+                self._refuse(400, "chunks_too_small", "the chunk sizes, extensions and trailers are too long for the body")
+                return False
+        return self._may_read_on()
+
+    def _feed(self, piece: bytes) -> bool:
+        """Have the parser take a piece. False: nothing more may be parsed."""
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+                return False
+            self._is_last = True
+            self.cycle.keep_alive = False
+            self._waiting = b""
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _Behind):
+                self._is_last = True
+                self.cycle.keep_alive = False
+                self._waiting = b""
+                return True
+            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {_why(error)}")))
+            return False
+        return True
+
+    def _hold(self) -> None:
+        """Keep what waits behind the request that is being answered, up to a bound."""
+        if self._is_last:
+            self._waiting = b""
+        elif len(self._waiting) > self.limits.head_bytes:
+            self._waiting = self._waiting[: self.limits.head_bytes]
+            self._is_cut = True
+        else:
+            return
+        self.flow.pause_reading()
+        self.flow.is_held = True  # type: ignore[attr-defined]
+
+    def _may_read_on(self) -> bool:
+        """Whether the rest of a body whose request was answered is still read."""
+        if self._phase is Phase.BODY and self.cycle.response_complete and self._num_dropped > self.limits.unread_body_bytes:
+            self._end()
+            return False
+        return True
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        if self._phase is not Phase.HEAD:
+            raise _Behind
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is not Phase.HEAD:
+            return  # trailers are counted, but no app sees them
+        if len(self.headers) >= self.limits.max_headers:
+            self._refusal = (431, "headers_too_large", f"a request may have at most {self.limits.max_headers} headers")
+            raise _Refused
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._check_head()
+        self._phase = Phase.BODY
+        self._num_head_bytes = self._num_framing_bytes = self._num_body_bytes = self._num_dropped = 0
+        if self._place is not None:
+            self._connections.mark_busy(self._place)
+        super().on_headers_complete()
+        if getattr(self.server_state, "is_draining", False):
+            self.end_after_answer()
+
+    def _check_head(self) -> None:
+        """Note how long the body is, and refuse what other readers could understand in another way."""
+        self._left, seen = 0, set()
+        for name, value in self.headers:
+            if name not in _ONLY_ONCE:
+                continue
+            if name in seen:
+                raise self._invalid(f"the header {name.decode()} must occur once")
+            seen.add(name)
+            if name == b"content-length":
+                self._left = int(value)
+            elif name == b"transfer-encoding":
+                self._left = None
+                if value.lower() != b"chunked" or self.parser.get_http_version() != "1.1":
+                    raise self._invalid("the only transfer coding is chunked, of HTTP/1.1")
+        if self.parser.get_method() == b"CONNECT":
+            raise self._invalid("this server is not a proxy")
+        if self.parser.should_upgrade():
+            if self._left != 0:
+                raise self._invalid("a request for an upgrade must not have a body")
+            if self._should_upgrade() and self.parser.get_method() != b"GET":
+                raise self._invalid("a WebSocket begins with GET")
+
+    def _invalid(self, detail: str) -> _Refused:
+        self._refusal = (400, "invalid_http", detail)
+        return _Refused(detail)
+
+    def on_body(self, body: bytes) -> None:
+        self._num_body_bytes += len(body)
+        if self.cycle.response_complete:
+            self._num_dropped += len(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
+        if self.cycle.response_complete:
+            self._begin_next()
+        else:
+            self._phase = Phase.ANSWER
+
+    # Answers
+
+    def on_response_complete(self) -> None:
+        """Called by the cycle once an answer was written as a whole."""
+        super().on_response_complete()
+        self.num_drained += 1
+        if self.transport.is_closing() or self._phase is Phase.ENDING:
+            return
+        if self._phase is Phase.ANSWER:
+            self._begin_next()
+            if self._waiting:
+                self.loop.call_soon(self._parse_next)
+            elif self._is_cut:
+                self._end()
+        elif self._left is not None and self._left > self.limits.unread_body_bytes:
+            self._end()
+        else:
+            self._start_timer(self.limits.linger_s, self._end)
+
+    def _begin_next(self) -> None:
+        self._stop_timer()
+        self._phase = Phase.HEAD
+        if self._place is not None:
+            self._connections.mark_idle(self._place)
+
+    def _parse_next(self) -> None:
+        if self._phase is Phase.HEAD and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._parse()
+            if self._is_cut and self._phase is Phase.HEAD:
+                self._end()  # the head that waited was cut off
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_timer()
+        self.connections.discard(self)
+        lines = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.scope["headers"]:
+            lines += [name, b": ", value, b"\r\n"]
+        lines.append(b"\r\n")
+        assert self.ws_protocol_class is not None
+        protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.connection_made(self.transport)
+        protocol.client = self.client
+        if self._place is not None:
+            protocol.take_place(self._connections, self._place)
+            self._place = None
+        self.transport.set_protocol(protocol)
+        rest, self._waiting = self._waiting, b""
+        protocol.data_received(b"".join(lines))
+        if rest:
+            protocol.data_received(rest)
+
+    # Ends
+
+    def end_after_answer(self) -> None:
+        """Have the answer to the newest request say ``Connection: close``, if there is one that has not begun."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called when the server closes its connections: one with bytes that were not read yet is answered first."""
+        if not self._waiting and not _num_unread(self.transport):
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser did not take."""
+        self._refuse(400, "invalid_http", msg)
+
+    def _start_timer(self, seconds: float, then: Any) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_head_timeout(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self._refuse(408, "too_slow", f"the headers took more than {self.limits.head_s:g} s")
+
+    def _refuse_head(self) -> None:
+        detail = f"the address and the headers may have at most {self.limits.head_bytes} bytes"
+        self._refuse(431, "headers_too_large", detail)
+
+    def _refuse_connection(self, code: str) -> None:
+        is_own = code == "too_many_connections"
+        detail = (
+            f"your address has {self.limits.max_connections_per_address} connections open, the limit for one address"
+            if is_own
+            else f"the server has {self.limits.max_connections} busy connections, which is its limit"
+        )
+        self._phase = Phase.ENDING
+        self.transport.write(_problem(429 if is_own else 503, code, detail, b"retry-after: 1\r\n"))
+        self.transport.close()
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        """Answer in place of the app, and end the connection. An app that has begun to answer is cut off."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and self._phase is not Phase.HEAD:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        self.transport.write(_problem(status, code, detail))
+        self._end()
+
+    def _end(self) -> None:
+        """Send what is written, drop what still comes for a short time, then close.
+
+        Closing at once would make the kernel send a reset, which can discard the answer before the client has read it.
+        """
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
+        self._phase = Phase.ENDING
+        self._waiting = b""
+        self._num_dropped = 0
+        self.flow.is_held = False  # type: ignore[attr-defined]
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._start_timer(self.limits.linger_s, self._close)
+
+    def _drop(self, num_bytes: int) -> None:
+        self._num_dropped += num_bytes
+        if self._num_dropped > self.limits.linger_bytes:
+            self._close()
+
+    def _close(self) -> None:
+        self._stop_timer()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+class RelayedProtocol(BoundedProtocol):
+    """The same for a connection through a pipe: ``caller`` stands for the address that it came from.
+
+    The Network counts the connections of a caller, so here they count in all only.
+    """
+
+    def __init__(self, *args: Any, caller: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._caller = caller
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = (self._caller, 0)
+
+    def _counted_address(self) -> str | None:
+        return None
+
+
+def _num_unread(transport: asyncio.BaseTransport) -> int:
+    """Bytes that arrived at a connection and wait in the kernel."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return 0
+    waiting = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, waiting)
+    return waiting[0]
+
+
+def _why(error: Exception) -> str:
+    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"
+
+
+def _problem(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
+    phrase = http.HTTPStatus(status).phrase
+    body = msgspec.json.encode(
+        {"type": f"urn:pygrid:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}
+    )
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {media.PROBLEM}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    )
+    return head.encode() + headers + b"\r\n" + body

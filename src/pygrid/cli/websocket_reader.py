@@ -1,0 +1,125 @@
+"""Reads WebSocket frames from connections, with bounds that uvicorn's reader lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+from pygrid.cli.connections import ConnectionLimits, Connections, Place
+
+_PIECE = 2048
+"""Frames are parsed in pieces of this size: at most 1,024 of them at once."""
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """The reader of one WebSocket.
+
+    At most one piece with messages waits for the app, a message has a bounded number of fragments, and a peer that reads
+    nothing gets no pongs. Frames beyond `ConnectionLimits.frames_per_turn` wait until other connections had a turn.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.num_drained = 0
+        self._limits = limits
+        self._connections: Connections | None = None
+        self._place: Place | None = None
+        self._waiting = b""
+        self._at = 0
+        """Where in ``_waiting`` the part begins that was not parsed."""
+        self._is_pumping = False
+        """A call of `_pump` is due."""
+
+    def take_place(self, connections: Connections, place: Place) -> None:
+        """Hold the connection's place in the counts until it is closed."""
+        place.owner = self
+        self._connections, self._place = connections, place
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._waiting = b""
+        if self._connections is not None and self._place is not None:
+            self._connections.release(self._place)
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        self.num_drained += 1
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        self._waiting = self._waiting[self._at :] + data if self._at < len(self._waiting) else data
+        self._at = 0
+        if not self._is_pumping:
+            self._pump()
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self._at < len(self._waiting) and not self._is_pumping:
+            self._pump_soon()
+        return message
+
+    def _pump_soon(self) -> None:
+        self._is_pumping = True
+        self.transport.pause_reading()
+        self.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Parse what waits until a message is there for the app, or other connections are due."""
+        self._is_pumping = False
+        num_frames = 0
+        while self._at < len(self._waiting) and not self.transport.is_closing():
+            if self.read_paused or (self.handshake_initiated and not self.handshake_complete):
+                self.transport.pause_reading()  # until the app takes what is there: `receive`
+                return
+            if num_frames >= self._limits.frames_per_turn:
+                self._pump_soon()
+                return
+            num_frames += self._parse_piece()
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _parse_piece(self) -> int:
+        """Parse one piece; the number of its frames."""
+        piece = self._waiting[self._at : self._at + _PIECE]
+        self._at += len(piece)
+        self.conn.receive_data(piece)
+        num_frames = len(self.conn.events)
+        if self.conn.handshake_exc is not None or (self.conn.parser_exc is not None and self.conn.close_sent is None):
+            self._refuse_handshake()
+        elif self.conn.parser_exc is not None:
+            self.handle_parser_exception()
+        else:
+            self.handle_events()
+        return num_frames
+
+    def _refuse_handshake(self) -> None:
+        """End a connection whose request `pygrid.cli.http_reader` took, and the WebSocket library did not."""
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self.frames = []
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= self._limits.max_fragments:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have at most {self._limits.max_fragments} fragments")
+            return
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        output = b"".join(self.conn.data_to_send())
+        if self.writable.is_set():
+            self.transport.write(output)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA, "a text message must be UTF-8")
+                return
+        super().send_receive_event_to_app()

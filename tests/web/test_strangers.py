@@ -1,0 +1,186 @@
+"""Clients that send or leave unread more than any honest one, on real sockets against the real server.
+
+Should happen: each gets an answer that it can read, and its connection ends; other clients go on.
+Should not happen: bytes are read or kept without end, a request that was cut off runs, errors in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from litestar import Litestar
+from test_server import serving
+
+from pygrid.cli.server import AppServer
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+MEBIBYTE = 1024 * 1024
+
+
+async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE) -> tuple[int, bytes]:
+    """How many bytes the server took before it closed the connection (at most ``most``), and what it answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    num_sent = 0
+    try:
+        writer.write(head)
+        async with asyncio.timeout(20):
+            while num_sent < most:
+                writer.write(block)
+                await writer.drain()
+                num_sent += len(block)
+    except OSError:
+        pass
+    try:
+        async with asyncio.timeout(20):
+            answer = await reader.read(MEBIBYTE)
+    except OSError:
+        answer = b""
+    writer.close()
+    return num_sent, answer
+
+
+@pytest.mark.parametrize(
+    ("head", "block"),
+    [
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"".join(b"T%d: %s\r\n" % (i, b"a" * 1000) for i in range(60))),
+        (CHUNKED + b"2\r\n{}\r\n0\r\nT: ", b"a" * 65_536),
+        (CHUNKED, b"1;" + b"a" * 65_536),
+        (CHUNKED, b"1\r\n \r\n" * 10_000),
+        (b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
+        (POST + b"Content-Length: 9999999999\r\n\r\n", b"a" * 65_536),
+        (b"", b"\r\n" * 32_768),
+    ],
+    ids=[
+        "trailers",
+        "a trailer without end",
+        "an extension without end",
+        "tiny chunks",
+        "chunks after 404",
+        "bytes after 413",
+        "lines",
+    ],
+)
+async def test_what_does_not_end_is_ended(domain: Litestar, head: bytes, block: bytes) -> None:
+    async with serving(domain) as (_, port):
+        num_sent, _ = await _flood(port, head, block)
+    assert num_sent < 32 * MEBIBYTE  # what the kernel holds at both ends, and a little
+
+
+async def test_requests_whose_answers_nobody_reads_are_not_read(domain: Litestar) -> None:
+    async with serving(domain, linger_s=0.1) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(20):
+                while True:
+                    writer.write(GET * 3000)
+                    await writer.drain()
+        writer.close()
+        assert server.server_state.total_requests < 2000  # of 3,000 in the first block alone
+
+
+async def test_a_few_requests_in_one_piece_are_all_answered(domain: Litestar) -> None:
+    async with serving(domain) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET * 20 + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        answers = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert answers.count(b"HTTP/1.1 200") == 21
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n",
+        UPGRADE.replace(b"GET", b"PUT"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+async def test_requests_that_readers_understand_differently_are_refused(domain: Litestar, head: bytes) -> None:
+    async with serving(domain) as (server, port):
+        _, answer = await _flood(port, head, b"", most=0)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"invalid_http" in answer
+        assert server.server_state.total_requests == 0
+
+
+async def test_connections_are_counted_and_idle_ones_replaced(domain: Litestar) -> None:
+    async with serving(domain, max_connections=4) as (server, port):
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        for reader, _ in ends[:2]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+        ends[5][1].write(GET)
+        assert b"200" in await asyncio.wait_for(ends[5][0].readline(), 20)
+        assert len(server.open_connections) == 4
+        for _, writer in ends:
+            writer.close()
+        await _until_empty(server)
+
+
+async def test_fragments_without_content_are_bounded(domain: Litestar) -> None:
+    async with serving(domain) as (_, port):
+        num_sent, _ = await _flood(port, UPGRADE + b"\x01\x80\0\0\0\0", b"\x00\x80\0\0\0\0" * 1000)
+    assert num_sent < 32 * MEBIBYTE
+
+
+async def _until_empty(server: AppServer) -> None:
+    async with asyncio.timeout(20):
+        while len(server.open_connections):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+
+
+pieces = st.sampled_from(
+    [
+        GET,
+        POST,
+        CHUNKED,
+        UPGRADE,
+        b"\r\n",
+        b"\r\n\r\n",
+        b"Content-Length: 5\r\n",
+        b"2\r\n{}\r\n",
+        b"0\r\n\r\n",
+        b"\x81\x80\0\0\0\0",
+    ]
+) | st.binary(max_size=40)
+
+
+async def test_any_bytes_end_in_an_answer_or_a_close(domain: Litestar, caplog: pytest.LogCaptureFixture) -> None:
+    samples: list[list[bytes]] = []
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(st.lists(pieces, max_size=12))
+    def collect(sample: list[bytes]) -> None:
+        samples.append(sample)
+
+    collect()
+    async with serving(domain, head_s=0.1, linger_s=0.1, idle_s=1) as (server, port):
+        for sample in samples:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for piece in sample:
+                writer.write(piece)
+            writer.write_eof()
+            try:
+                await asyncio.wait_for(reader.read(), 20)
+            except ConnectionResetError:
+                assert sample  # a client that sends nothing is not reset
+            writer.close()
+        await _until_empty(server)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
