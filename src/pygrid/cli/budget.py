@@ -120,9 +120,8 @@ def set_budget(
     with connect(url) as domain:
         policy = domain.datasets[name].policy(**changes)
     who = "need no person within the caps" if policy.auto_approve else "wait for a person"
-    print(
-        f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user, for each {policy.unit}"
-    )
+    print(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
+    print(f"it protects the unit {policy.unit}")
     print(f"private jobs {who}; exact ones always wait for a person")
     if policy.allow_remote_workers:
         print("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")

@@ -9,7 +9,7 @@ from typing import Any
 
 import dp_accounting
 import pytest
-from dp_accounting import rdp
+from dp_accounting.pld import privacy_loss_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

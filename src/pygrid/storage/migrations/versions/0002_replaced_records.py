@@ -30,15 +30,13 @@ def upgrade() -> None:
     with op.batch_alter_table("dataset_versions", schema=None) as batch_op:
         batch_op.add_column(sa.Column("content_hash", sa.String(length=64), nullable=True))
         batch_op.create_index(batch_op.f("ix_dataset_versions_content_hash"), ["content_hash"], unique=False)
-    with op.batch_alter_table("budgets", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("unit", sa.String(length=16), nullable=True))
+    # With a default, so that SQLite adds it in place: other tables refer to this one.
+    op.add_column("budgets", sa.Column("unit", sa.String(length=16), nullable=False, server_default="record"))
     connection = op.get_bind()
     tables = sa.MetaData()
     names = ("budgets", "grants", "charges", "curves", "dataset_versions")
     tables.reflect(connection, only=names)
     units = _derive_units(connection, tables)
-    with op.batch_alter_table("budgets", schema=None) as batch_op:
-        batch_op.alter_column("unit", existing_type=sa.String(length=16), nullable=False)
     if units:
         _reprice(connection, tables)
         now = dt.datetime.now(dt.UTC)
@@ -67,7 +65,7 @@ def _reprice(connection: sa.Connection, tables: sa.MetaData) -> None:
         costs[row.id] = cost_of(map(_replaced, decode_events(row.events)))
         divergences = costs[row.id].curve.astype("<f8").tobytes()
         connection.execute(curves.update().where(curves.c.id == row.id).values(divergences=divergences))
-    orders = dict(connection.execute(sa.select(budgets.c.dataset_id, budgets.c.order)).tuples().all())
+    orders = {row.dataset_id: row.order for row in connection.execute(sa.select(budgets)).all()}
     user_orders = {(row.dataset_id, row.user_id): row.order for row in connection.execute(sa.select(grants)).all()}
     spent: dict[tuple[int, int], dict[str, float]] = {
         key: dict.fromkeys(("spent_divergence", "spent_in_dataset", "spent_basic_epsilon", "spent_basic_delta"), 0.0)
