@@ -34,13 +34,13 @@ async def test_a_private_training_within_the_policy_needs_no_person(site: Site) 
         "unit": "record",
         "fresh_budget": False,
     }
-    terms = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}
+    terms = {"epsilon": 6.0, "delta": 1e-6, "clip": 1.0}
     job = await site.scientist.submit(dataset, epochs=10, batch_size=60, privacy=terms, optimizer={"learning_rate": 0.5})
     cost = job["cost"]
-    assert 2.99 < cost["epsilon"] <= 3.0
+    assert 5.98 < cost["epsilon"] <= 6.0
     assert cost["rounds"] == 50
-    assert (cost["yours_before"], cost["your_cap"], cost["spent_before"]) == (0.0, 4.0, None)
-    assert 0.95 < cost["certainty"] < 0.953
+    assert (cost["yours_before"], cost["your_cap"], cost["spent_before"]) == (0.0, 8.0, None)
+    assert 0.997 < cost["certainty"] < 0.998
     done = await site.scientist.wait(job["id"], "released")
     assert (done["facts"], done["plan_summary"], done["decided_by"]) == (None, None, None)
     trained, _ = decode((await site.scientist.result(job["id"])).content)
@@ -205,7 +205,7 @@ async def test_statistics_by_texts_tell_nothing_of_unknown_ones(site: Site) -> N
     await site.owner.set_policy(dataset)
     asked = [
         {"kind": "count", "by": "town", "keys": ["Wil", "Oz", "Bern"]},
-        {"kind": "mean", "column": "age", "lower": 20, "upper": 80, "by": "label", "keys": [0, 1, 2, 9]},
+        {"kind": "mean", "column": "age", "lower": 20, "upper": 80, "by": "label", "keys": [0, 1, 2]},
         {"kind": "quantile", "column": "age", "edges": list(range(20, 81, 5))},
     ]
     exact = await site.scientist.submit(dataset, "statistics", statistics=asked)
