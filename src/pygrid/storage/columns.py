@@ -80,7 +80,7 @@ def hash_content(folder: Path) -> str:
 
 
 def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
-    """The first 64 bits of each category's hash, and 0 for the code -1, which stands for none; None: the values are hashed as stored."""
+    """The first 64 bits of each category's hash, and 0 for the code -1 (none); None: the values are hashed as stored."""
     if column.dtype != "text" or column.categories is None:
         return None
     hashes = [hashlib.sha256(text.encode()).digest()[:8] for text in column.categories or ()]

@@ -25,9 +25,11 @@ from pygrid.tensors import decode
 
 async def test_a_private_training_within_the_policy_needs_no_person(site: Site) -> None:
     dataset = await site.owner.upload()
-    policy = await site.owner.set_policy(dataset)
+    policy = await site.owner.set_policy(dataset, epsilon=20.0, epsilon_per_user=8.0)
     assert policy == {
         **POLICY,
+        "epsilon": 20.0,
+        "epsilon_per_user": 8.0,
         "max_epsilon_per_job": None,
         "use": "mixed",
         "allow_remote_workers": False,
