@@ -73,7 +73,7 @@ def log_moment(q: float, z: float, order: int) -> float:
     low, high = -(shift + _REACH), order * shift + lift + _REACH
     if (high - low) / step > _MAX_POINTS:
         return bound
-    x = low + step * np.arange(math.ceil((high - low) / step) + 1)
+    x: Floats = low + step * np.arange(math.ceil((high - low) / step) + 1, dtype=np.float64)
     terms = _log_integrand(q, shift, order, x)
     peak = float(terms.max())
     excess = peak + math.log(step * float(np.exp(terms - peak).sum())) + _MARGIN
