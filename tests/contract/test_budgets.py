@@ -157,7 +157,7 @@ def test_a_job_that_was_charged_otherwise_is_refused(ledger: Database, changed: 
 
 @pytest.mark.parametrize("last", [ChargeState.FAILED, ChargeState.RELEASED, ChargeState.REFUNDED])
 def test_only_a_refund_makes_room_again(ledger: Database, last: ChargeState) -> None:
-    big = (Gaussian(3.5),)
+    big = (Gaussian(7.0),)
     assert reserve(ledger, "first", events=big) == Accepted()
     assert reserve(ledger, "second", events=big) == Rejected(Refusal.USER_EXHAUSTED)
     if last is not ChargeState.REFUNDED:
@@ -243,7 +243,7 @@ def test_an_event_without_a_curve_counts_in_the_part_set_aside(ledger: Database)
 
 
 def test_a_raised_cap_admits_more_and_a_lowered_one_nothing(ledger: Database) -> None:
-    events = (Gaussian(3.5),)
+    events = (Gaussian(7.0),)
     reserve(ledger, "first", events=events)
 
     def change(epsilon: float, user_epsilon: float) -> budgets.Budget:
@@ -291,7 +291,7 @@ def test_a_second_budget_and_a_missing_one_are_refused(ledger: Database) -> None
 
 
 def test_charges_come_back_as_they_were_made(ledger: Database) -> None:
-    events = (PoissonSampledGaussian(0.01, 1.1, 100), Gaussian(20.0))
+    events = (PoissonSampledGaussian(0.01, 3.0, 100), Gaussian(40.0))
     reserve(ledger, "job", BOB, events)
     (charge,) = ledger.read_now(lambda connection: budgets.list_charges(connection, DATASET, BOB))
     assert (charge.job_id, charge.user_id, charge.state, charge.events) == ("job", BOB, ChargeState.RESERVED, events)

@@ -560,7 +560,7 @@ def add(connection: sa.Connection, name: str, visibility: Any = "private", tags:
         created_by=by,
         now=NOW,
     )
-    rows.put_version(connection, dataset_id, rows.NewVersion(f"folder-{name}", None, "none", SCHEMA, ""), by, NOW)
+    rows.put_version(connection, dataset_id, rows.NewVersion(f"folder-{name}", None, "none", SCHEMA, "", "hash"), by, NOW)
     return dataset_id
 
 
@@ -602,7 +602,7 @@ def test_a_name_belongs_to_each_person_apart(migrated: Database) -> None:
 def test_a_deleted_dataset_frees_its_name_and_keeps_its_number(migrated: Database) -> None:
     def check(connection: sa.Connection) -> None:
         first = add(connection, "x", tags=("t",))
-        rows.put_version(connection, first, rows.NewVersion("f2", "m2", "drawn", SCHEMA, "n"), 1, NOW)
+        rows.put_version(connection, first, rows.NewVersion("f2", "m2", "drawn", SCHEMA, "n", "hash"), 1, NOW)
         assert [version.number for version in rows.list_versions(connection, first)] == [2, 1]
         assert rows.get_schema(connection, rows.get_version(connection, first).id) == SCHEMA
         assert rows.stored_bytes(connection) == 2 * SCHEMA.num_bytes

@@ -46,7 +46,7 @@ def put_dataset(connection: sa.Connection, name: str, holder: int, visibility: V
     dataset_id = dataset_rows.put_dataset(
         connection, name=name, description="", visibility=visibility, tags=(), search_text="", created_by=holder, now=NOW
     )
-    dataset_rows.put_version(connection, dataset_id, NewVersion("folder", None, "none", SCHEMA, ""), holder, NOW)
+    dataset_rows.put_version(connection, dataset_id, NewVersion("folder", None, "none", SCHEMA, "", "hash"), holder, NOW)
     return dataset_id
 
 

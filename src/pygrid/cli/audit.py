@@ -27,11 +27,11 @@ def verify(
         typer.Option(help="An exported head, kept elsewhere; default: the one in the data folder, if there is one."),
     ] = None,
 ) -> None:
-    """Follow the audit log from its first entry to its last, and add up all charges; exit code 2 if anything was changed.
+    """Follow the audit log, add up all charges, and compare each budget with it; exit code 2 if anything was changed.
 
     Example: pygrid audit verify --data-dir ./pygrid-data
     """
-    from pygrid.storage import audit, budgets
+    from pygrid.storage import audit, budget_log, budgets
 
     with stored_domain(data_dir, database_url) as (folder, database):
         path = head or folder / audit.HEAD_FILE
@@ -39,11 +39,15 @@ def verify(
         fault = database.read_now(lambda connection: audit.verify(connection, known))
         newest = database.read_now(audit.get_head)
         mismatch = database.read_now(budgets.find_mismatch)
+        altered = None if fault is not None else database.read_now(budget_log.find_altered_cap)
     if fault is not None:
         say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)
     if mismatch is not None:
         say(f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the charges")
+        raise typer.Exit(BROKEN)
+    if altered is not None:
+        say(f"BROKEN: {altered}")
         raise typer.Exit(BROKEN)
     say(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
     if known is None:

@@ -36,8 +36,7 @@ def show(
     """Show what was spent of each dataset, in all and by each user, and what is allowed.
 
     With the name of a dataset the Domain is asked, which tells you what you may know. Without, the Domain's own folder is read,
-    on the machine it runs on: EPSILON is what all charges together imply at the delta beside it, and ROOM the share that the
-    ledger has left; it decides.
+    on the machine it runs on. SPENT and LEFT add up to OF, the cap.
 
     Example: pygrid budget show patients
     """
@@ -55,15 +54,16 @@ def show(
     if not found:
         say("no dataset has a privacy budget" if dataset is None else f"dataset {dataset} has no privacy budget")
         return
-    table = [("DATASET", "WHO", "EPSILON", "OF", "DELTA", "ROOM", "JOBS")]
+    table = [("DATASET", "WHO", "SPENT", "LEFT", "OF", "DELTA", "UNIT", "JOBS")]
     table += [
         (
             f"{row['dataset']} (id {row['dataset_id']})",
             row["who"],
             f"{row['epsilon_spent']:.3f}",
+            f"{row['epsilon_left']:.3f}",
             f"{row['epsilon']:g}",
             f"{row['delta']:g}",
-            f"{row['room']:.0%}",
+            row["unit"],
             str(row["num_charges"]),
         )
         for row in found
@@ -89,6 +89,12 @@ def set_budget(
         bool | None,
         typer.Option("--allow-remote-workers/--here-only", help="Whether the records may go to Workers on other machines."),
     ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="What it protects: record, subject or domain; fixed once it is open.")
+    ] = None,
+    fresh_budget: Annotated[
+        bool, typer.Option("--fresh-budget", help="Open a second budget for records that have one in another dataset.")
+    ] = False,
     url: UrlOption = None,
 ) -> None:
     """Open the privacy budget of a dataset that you hold, or change it; what is not given stays.
@@ -105,6 +111,8 @@ def set_budget(
         "max_epsilon_per_job": max_epsilon_per_job,
         "use": use,
         "allow_remote_workers": allow_remote_workers,
+        "unit": unit,
+        "fresh_budget": fresh_budget or None,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
@@ -113,6 +121,7 @@ def set_budget(
         policy = domain.datasets[name].policy(**changes)
     who = "need no person within the caps" if policy.auto_approve else "wait for a person"
     say(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
+    say(f"it protects the unit {policy.unit}")
     say(f"private jobs {who}; exact ones always wait for a person")
     if policy.allow_remote_workers:
         say("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")
@@ -135,8 +144,8 @@ def _lines(name: str, budget: BudgetInfo) -> list[str]:
     policy = budget.policy
     lines = [f"{name}: epsilon {policy.epsilon:g} in all, at delta {policy.delta:g}"]
     if budget.spent is not None:
-        lines.append(f"  spent in all  {budget.spent:.3f}")
-    lines.append(f"  spent by you  {budget.yours:.3f} of {budget.your_cap:g}")
+        lines.append(f"  spent in all  {budget.spent:.3f}, {budget.left or 0.0:.3f} left")
+    lines.append(f"  spent by you  {budget.yours:.3f} of {budget.your_cap:g}, {budget.your_left:.3f} left")
     lines += [f"  spent by user {user}  {spent:.3f}" for user, spent in sorted((budget.users or {}).items())]
     return lines
 
@@ -145,7 +154,7 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
     """One row for each dataset as a whole, followed by one for each user of it."""
     import sqlalchemy as sa
 
-    from pygrid.privacy.ledger import Cap, epsilon_spent
+    from pygrid.privacy.ledger import Cap, epsilon_left, epsilon_spent
     from pygrid.storage import budgets
     from pygrid.storage.schema import users
     from pygrid.storage.tables_datasets import datasets
@@ -155,16 +164,16 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
 
     def row(budget: budgets.Budget, who: str, user_id: int | None, cap: Cap) -> dict[str, Any]:
         total = budgets.get_total(connection, budget.dataset_id, user_id)
-        share = total.at(cap.order).divergence / cap.divergence
         return {
             "dataset_id": budget.dataset_id,
             "dataset": names[budget.dataset_id],
             "user_id": user_id,
             "who": who,
             "epsilon_spent": epsilon_spent(total, cap),
+            "epsilon_left": epsilon_left(total, cap),
             "epsilon": cap.epsilon,
             "delta": cap.delta,
-            "room": min(1.0, max(0.0, 1.0 - share)),
+            "unit": budget.unit,
             "num_charges": budgets.count_charges(connection, budget.dataset_id, user_id),
         }
 

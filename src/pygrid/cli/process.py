@@ -119,7 +119,7 @@ def restore(
 
     with connect(url) as domain:
         info = domain.process(name, version).restore(checkpoint)
-        print(f"{info.name} {info.version} goes on from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
+        say(f"{info.name} {info.version} goes on from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
 
 
 def _progress(info: ProcessInfo) -> str:

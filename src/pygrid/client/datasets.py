@@ -252,12 +252,14 @@ class Dataset:
 
         Args:
             changes: ``epsilon`` and ``delta`` of the dataset in all, ``epsilon_per_user``, ``auto_approve`` (private jobs
-                within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``: see
-                `pygrid.messages.jobs.PolicyInfo`. What is not given stays.
+                within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``, ``unit``,
+                ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. What is not given stays.
         Raises:
             NotFound: it has none yet, and none was given (``policy_not_found``).
             Forbidden: it is not yours to change. InvalidInput: names what makes no sense.
             PreconditionFailed: somebody else changed it at the same time; look at it, and decide again.
+            Conflict: the same records have a budget in another dataset, and ``fresh_budget=True`` was not given
+                (``content_has_budget``).
         """
         path = f"{self._path}/policy"
         if not changes:

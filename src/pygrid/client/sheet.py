@@ -81,7 +81,11 @@ def privacy_in_words(info: JobInfo) -> str:
 
 def cost_in_words(info: JobInfo) -> str:
     """What a job takes from the budget, in a few words; nothing for an exact one."""
-    return "" if info.cost is None else f"{info.cost.epsilon:.3g}{_of(info.cost.your_cap)}"
+    if info.cost is None:
+        return ""
+    if info.cost.your_price is None:
+        return f"{info.cost.epsilon:.3g}"
+    return f"{info.cost.your_price:.3g}{_of(info.cost.your_cap)}"
 
 
 def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
@@ -112,14 +116,24 @@ def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
     rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
     if cost.certainty is not None:
         sure = f"{cost.certainty:.0%}"
-        rows.append(("that means", f"who thinks it 50 % likely that somebody is in the data can become {sure} sure, at most"))
+        rows.append(
+            ("that means", f"who thinks two contents of one unit equally likely can become {sure} sure of one, at most")
+        )
     if cost.spent_before is not None and cost.spent_after is not None:
-        rows.append(("dataset's budget", f"{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
+        takes = _takes(cost.price)
+        rows.append(("dataset's budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
     if cost.fits is not None:
         rows.append(("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, whoever approves"))
     if cost.yours_before is not None and cost.yours_after is not None:
-        rows.append(("asker's share", f"{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}"))
+        takes = _takes(cost.your_price)
+        rows.append(
+            ("asker's share", f"{takes}{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}")
+        )
     return rows
+
+
+def _takes(price: float | None) -> str:
+    return "" if price is None else f"takes {price:.3g}: "
 
 
 def _of(cap: float | None) -> str:

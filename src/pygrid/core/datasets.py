@@ -208,6 +208,8 @@ def check_column_name(name: str) -> str:
 def check_upload(request: UploadRequest) -> UploadRequest:
     """The request with name and tags in their stored form. Raises InvalidConfig: names what is wrong."""
     check_version_request(request)
+    if request.fresh_budget:
+        raise _invalid("fresh_budget", True, "give it with the policy, which opens the budget of a new dataset")
     return msgspec.structs.replace(
         request,
         name=check_name(request.name),

@@ -216,11 +216,41 @@ def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
             raise _bad(f"{where}: column {column.name!r} is {column.dtype}, and {key!r} is no value of that")
         if isinstance(key, int) and not -(2**63) <= key < 2**63:
             raise _bad(f"{where}: {key} is no value of column {column.name!r}")
+    _refuse_undeclared(where, column, keys)
     if wanted is int:
         return [int(key) for key in keys]
     codes = {text: code for code, text in enumerate(column.categories or ())}
     # Codes are never negative, so each of these is a group of its own, and empty.
     return [codes.get(str(key), -1 - position) for position, key in enumerate(keys)]
+
+
+def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) -> None:
+    """Refuse a key that by the owner's declaration no record can have. Keys that are not in the data pass: that is private."""
+    if column.dtype == "text":
+        if not column.declared:
+            return
+        known = set(column.categories or ())
+        unknown = [key for key in keys if key not in known]
+        allowed = ", ".join(map(repr, (column.categories or ())[:20]))
+    else:
+        low, high = _key_bounds(column)
+        unknown = [key for key in keys if not low <= int(key) <= high]
+        allowed = f"{low:g} to {high:g}"
+    if unknown:
+        raise InvalidInput(
+            f"{where}: {str(unknown[0])[:80]!r} is not among the declared values of column {column.name!r}: {allowed}",
+            code="unknown_key",
+            column=column.name,
+        )
+
+
+def _key_bounds(column: Column) -> tuple[float, float]:
+    """The declared range of an integer column, within that of its type."""
+    if column.dtype == "bool":
+        return 0, 1
+    limits = np.iinfo(column.dtype) if column.dtype in ("uint8", "int32", "int64") else np.iinfo("int64")
+    low, high = bounds_of(column)
+    return max(limits.min, -math.inf if low is None else low), min(limits.max, math.inf if high is None else high)
 
 
 def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict[str, Any]]:

@@ -14,30 +14,43 @@ import math
 from collections.abc import Sequence
 
 from pygrid.core.datasets import Schema
-from pygrid.core.execution import PrivacyTerms
+from pygrid.core.execution import PrivacyTerms, Unit
 from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
 from pygrid.privacy.accountants import calibrate, epsilon_of
 from pygrid.privacy.clipping import MAX_CLIP, MIN_CLIP
-from pygrid.privacy.events import Event, PoissonSampledGaussian, check_delta, check_epsilon
-from pygrid.privacy.ledger import Cap, Cost, cost_of
+from pygrid.privacy.events import Event, PoissonSampledGaussian, check_epsilon
+from pygrid.privacy.ledger import Cap, Cost, check_delta_for, cost_of
 
 MAX_ROUNDS = 1_000_000
 
 
-def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap]) -> PrivacyTerms | None:
+def unit_of(schema: Schema) -> Unit:
+    """The unit that a budget of this dataset protects, unless its owner opens it for the unit ``domain``."""
+    return "record" if schema.subject is None else "subject"
+
+
+def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: Unit | None = None) -> PrivacyTerms | None:
     """The terms of a request on a version of a dataset; None if it asks for an exact answer.
 
     Args:
         caps: of the budgets that it is to be taken from.
+        unit: that these budgets protect; None: any, to try terms out.
     Raises:
-        InvalidInput: a number out of range, or a unit that this dataset, or this kind of job, does not have.
+        InvalidInput: a number out of range, or a unit that this dataset, or this kind of job, does not have;
+            ``unit_not_budgeted``: a unit that the budget was not opened for.
     """
     asked = request.privacy
     if asked is None:
         return None
     check_epsilon(asked.epsilon)
-    check_delta(asked.delta)
+    check_delta_for(asked.delta, schema.num_records)
+    if unit is not None and asked.unit != unit:
+        raise InvalidInput(
+            f"the unit is {asked.unit!r}, but the budget of this dataset protects the unit {unit!r}: ask for unit={unit!r}",
+            code="unit_not_budgeted",
+            unit=unit,
+        )
     if not MIN_CLIP <= asked.clip <= MAX_CLIP:
         raise _invalid(f"clip is {asked.clip}; it is a number from {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0")
     for cap in caps:

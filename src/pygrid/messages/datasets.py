@@ -123,6 +123,9 @@ class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to draw a mock twin from the schema if none is uploaded."""
     num_mock_records: int = 100
     mock_seed: int = 0
+    fresh_budget: bool = False
+    """Of a later version: add it although another dataset with the same content has a privacy budget. The same records are then
+    released within both budgets, so what both allow adds up."""
 
 
 class UploadRequest(VersionRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):

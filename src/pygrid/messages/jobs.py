@@ -117,7 +117,7 @@ class JobCost(msgspec.Struct, frozen=True):
     """What a job takes from the budget, and how that leaves it; None where no budget is open or the caller may not know."""
 
     epsilon: float
-    """Of this job alone."""
+    """Of this job alone: what it guarantees by itself. What it takes from a budget is in ``price`` and ``your_price``."""
     delta: float
     noise_multiplier: float
     rounds: int
@@ -127,11 +127,15 @@ class JobCost(msgspec.Struct, frozen=True):
     yours_before: float | None = None
     yours_after: float | None = None
     your_cap: float | None = None
+    price: float | None = None
+    """What it takes of ``cap``, in the epsilon of that budget: ``spent_after - spent_before``."""
+    your_price: float | None = None
+    """What it takes of ``your_cap``: ``yours_after - yours_before``."""
     fits: bool | None = None
-    """Whether the budget has room for it now. A ledger is kept at one Renyi order, so it may be full before these figures
-    are."""
+    """Whether the budget has room for it now."""
     certainty: float | None = None
-    """How sure somebody who held it for 50 % likely that a unit is in the data can become: a reading of epsilon."""
+    """How sure somebody can become which of two contents a unit has, if both were equally likely before: a reading of epsilon,
+    up to delta."""
 
 
 class JobInfo(msgspec.Struct, frozen=True):
@@ -210,10 +214,19 @@ class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     use: Literal["statistics", "training", "mixed"] = "mixed"
     allow_remote_workers: bool = False
     """The records may be sent to Workers on other machines, which the Owner of the Domain has let in."""
+    unit: Unit | None = None
+    """What the budget protects, fixed when it is opened. None, when sent: ``subject`` if the dataset has a subject column, else
+    ``record``. Only an owner who says so gets ``domain``, which protects nobody within the Domain."""
+    fresh_budget: bool = False
+    """Only sent: open a budget although another dataset with the same content has one. The same records are then released
+    within both budgets, so what both allow adds up."""
 
 
 class BudgetInfo(msgspec.Struct, frozen=True):
-    """How much of a budget is spent. ``users`` (by id: spent epsilon) is None for who may not see others'."""
+    """How much of a budget is spent, in its own epsilon: what is spent and what is left add up to the cap.
+
+    ``spent``, ``left`` and ``users`` (by id: spent epsilon) are None for who may not see others'.
+    """
 
     dataset: int
     policy: PolicyInfo
@@ -221,3 +234,5 @@ class BudgetInfo(msgspec.Struct, frozen=True):
     yours: float
     your_cap: float
     users: dict[str, float] | None = None
+    left: float | None = None
+    your_left: float = 0.0

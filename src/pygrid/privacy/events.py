@@ -1,12 +1,14 @@
 """What was used of a privacy budget, as frozen values that become JSON and back.
 
-    Gaussian(z)                          one noisy sum, noise of z times the sensitivity
+    Gaussian(z)                          one noisy sum, noise of z times the bound C of a contribution
     PoissonSampledGaussian(q, z, rounds) ``rounds`` of them, each over a sample drawn by secret coins
-    Laplace(scale)                       noise of ``scale`` times the L1 sensitivity
+    Laplace(scale)                       noise of ``scale`` times the L1 bound of a contribution
     PureDp(epsilon)                      anything that is epsilon-DP
     ApproximateDp(epsilon, delta)        anything that is (epsilon, delta)-DP; it has no Renyi curve
 
-Two datasets are neighbours if one is the other with one unit (record, subject or Domain) added or removed.
+Two datasets are **neighbors** if they have the same number of units (records, subjects, or the one Domain), and one
+unit of the first is replaced by any other in the second. The number of units is public. So a noise multiplier of z
+counts in units of what one unit contributes at most, C, and a sum changes by at most 2 C from neighbor to neighbor.
 
 An event is made of declared parameters alone, never of the data, so that a price tells nothing.
 """
@@ -23,10 +25,12 @@ from pygrid.errors import InvalidInput
 from pygrid.privacy.mechanisms import check_noise_multiplier
 
 MAX_ROUNDS = 10_000_000
+MIN_DELTA = 1e-18
+"""A smaller delta would promise more than the samplers keep: their distance to the true noise is 2^-111 a sample."""
 
 
 class Gaussian(msgspec.Struct, frozen=True, tag="gaussian", forbid_unknown_fields=True):
-    """Gaussian noise of ``noise_multiplier`` times the L2 sensitivity, ``rounds`` times."""
+    """Gaussian noise of ``noise_multiplier`` times the L2 bound of a contribution, ``rounds`` times."""
 
     noise_multiplier: float
     rounds: int = 1
@@ -58,7 +62,7 @@ class PoissonSampledGaussian(msgspec.Struct, frozen=True, tag="poisson_sampled_g
 
 
 class Laplace(msgspec.Struct, frozen=True, tag="laplace", forbid_unknown_fields=True):
-    """Continuous Laplace noise of ``noise_multiplier`` times the L1 sensitivity. On integers it is `PureDp` of the inverse."""
+    """Laplace noise of ``noise_multiplier`` times the L1 bound of a contribution."""
 
     noise_multiplier: float
 
@@ -67,7 +71,7 @@ class Laplace(msgspec.Struct, frozen=True, tag="laplace", forbid_unknown_fields=
 
 
 class PureDp(msgspec.Struct, frozen=True, tag="pure_dp", forbid_unknown_fields=True):
-    """A mechanism of which only this is known: it is ``epsilon``-DP."""
+    """A mechanism of which only this is known: it is ``epsilon``-DP for neighbors."""
 
     epsilon: float
 
@@ -119,10 +123,10 @@ def check_epsilon(epsilon: float) -> None:
 
 
 def check_delta(delta: float) -> None:
-    """Raises InvalidInput: ``invalid_delta`` unless it is from 1e-30 to below 1."""
-    if not (_is_number(delta) and 1e-30 <= delta < 1.0):
+    """Raises InvalidInput: ``invalid_delta`` unless it is from `MIN_DELTA` to below 1."""
+    if not (_is_number(delta) and MIN_DELTA <= delta < 1.0):
         raise InvalidInput(
-            f"a delta of {delta} makes no sense: use a number well below 1 / (number of records), such as 1e-6",
+            f"delta is {delta}: use {MIN_DELTA:g} or more, and well below 1 / (number of records), such as 1e-6",
             code="invalid_delta",
         )
 

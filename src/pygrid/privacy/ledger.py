@@ -5,14 +5,17 @@
         ├──fail──> failed
         └──refund──> refunded        only if the job provably never started
 
-A charge counts from `reserved` on, whatever becomes of it, except `refunded`: after a crash the data may have been touched.
+A charge counts from `reserved` on, whatever becomes of it, except `refunded`: after a crash the data may have been
+touched.
 
-**One order.** When a ledger is opened one Renyi order is fixed for it (`open_cap`). A charge is accepted if the divergences of
-all charges at that order stay within what the owner's (epsilon, delta) allows there. That is a filter which holds for charges
-chosen by looking at all earlier answers (Feldman, Zrnic, NeurIPS 2021). "Some order still has room" is looser and unproven.
+**One order.** When a ledger is opened one Renyi order is fixed for it (`open_cap`). A charge is accepted if the
+divergences of all charges at that order stay within what the owner's (epsilon, delta) allows there. That is a filter
+which holds for charges chosen by looking at all earlier answers (Feldman, Zrnic, NeurIPS 2021). "Some order still has
+room" is looser and unproven.
 
-**Two parts.** What has no Renyi curve is added up plainly, (epsilon_i, delta_i), against a part of the cap set aside for it
-when the ledger is opened; the Renyi part may use the rest. Each part is a filter by itself, and together they keep the cap.
+**Two parts.** What has no Renyi curve is added up plainly, (epsilon_i, delta_i), against a part of the cap set aside
+for it when the ledger is opened; the Renyi part may use the rest. Each part is a filter by itself, and together they
+keep the cap.
 
 A budget belongs to a dataset, not to a version of it: a new version shares most records with the one before.
 """
@@ -23,16 +26,13 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from pygrid.errors import InvalidInput
 from pygrid.privacy.accountants import (
-    ORDERS,
     WHOLE_ORDERS,
     Curve,
     curve,
     divergence_within,
-    epsilon_of,
     index_of,
     zero_curve,
 )
@@ -62,7 +62,7 @@ class Use(enum.StrEnum):
 
     STATISTICS = "statistics"
     TRAINING = "training"
-    """Training on samples drawn anew in each round."""
+    """Training on samples of 1% with little noise, z = 1."""
     MIXED = "mixed"
 
 
@@ -151,6 +151,21 @@ def open_cap(
     return Cap(float(epsilon), float(delta), order, float(basic_epsilon), float(basic_delta))
 
 
+def check_delta_for(delta: float, num_records: int) -> None:
+    """Refuse a delta that is not well below 1 / ``num_records``: to publish records drawn by chance is (0, delta)-DP.
+
+    Raises:
+        InvalidInput: ``invalid_delta``: it is above 1 / (10 num_records).
+    """
+    check_delta(delta)
+    most = 1 / (10 * max(1, num_records))
+    if delta > most:
+        raise InvalidInput(
+            f"delta is {delta:g}, which protects little on {num_records:,} records: use at most 1 / (10 x records), {most:.2g}",
+            code="invalid_delta",
+        )
+
+
 def change_cap(cap: Cap, epsilon: float) -> Cap:
     """The cap with another epsilon, at the order it was opened with.
 
@@ -165,29 +180,21 @@ def change_cap(cap: Cap, epsilon: float) -> Cap:
 
 
 def choose_order(epsilon: float, delta: float, use: Use) -> int:
-    """The whole order at which (epsilon, delta) buys most of what it is for; for `Use.MIXED`, the least loss for both.
+    """The whole order at which (epsilon, delta) buys most of what it is for.
 
-    The yardsticks are Gaussian noise of z = 10, and z = 1 on samples of 1 %. Whole orders only: there the curves are exact.
+    For `Use.STATISTICS` and `Use.MIXED`: the order at which Gaussian noise may be smallest. Training whose noise is
+    calibrated to the budget needs least noise at the same order, so nothing is lost by it. For `Use.TRAINING`: the
+    order with the most rounds of z = 1 on samples of 1%.
 
     Raises:
         InvalidInput: ``budget_too_small``.
     """
-    rounds = {
-        order: [divergence_within(epsilon, delta, order) / price for price in prices] for order, prices in _yardsticks().items()
-    }
-    best_statistics, best_training = (max(0.0, max(column)) for column in zip(*rounds.values(), strict=True))
-    if best_statistics <= 0.0 or best_training <= 0.0:
+    yardstick = curve(PoissonSampledGaussian(0.01, 1.0, 1) if use is Use.TRAINING else Gaussian(10.0))
+    num_rounds = {order: divergence_within(epsilon, delta, order) / yardstick[index_of(order)] for order in WHOLE_ORDERS}
+    best = max(num_rounds, key=lambda order: num_rounds[order])
+    if num_rounds[best] <= 0.0:
         raise _too_small(epsilon, delta, "")
-    shares = {
-        order: (statistics / best_statistics, training / best_training) for order, (statistics, training) in rounds.items()
-    }
-    match use:
-        case Use.STATISTICS:
-            return max(shares, key=lambda order: shares[order][0])
-        case Use.TRAINING:
-            return max(shares, key=lambda order: shares[order][1])
-        case Use.MIXED:
-            return max(shares, key=lambda order: min(shares[order]))
+    return best
 
 
 def cost_of(events: Iterable[Event]) -> Cost:
@@ -223,12 +230,25 @@ def check(dataset: tuple[Spending, Cap], user: tuple[Spending, Cap], cost: Cost)
 
 
 def epsilon_spent(cost: Cost, cap: Cap) -> float:
-    """The epsilon that goes with all of ``cost`` at the delta of the cap, to show to people."""
-    return epsilon_of(cost.curve, cap.delta - cap.basic_delta) + cost.basic_epsilon
+    """What ``cost`` takes from a cap, in the cap's own epsilon: what is spent, and what is left, add up to ``cap.epsilon``.
+
+    It is the share of the divergence that the cap allows at its order, so the price of a job is the same whatever was
+    spent before. It says nothing about what these events guarantee by themselves; that is `epsilon_of` of their curve.
+    """
+    share = cost.at(cap.order).divergence / cap.divergence
+    return share * (cap.epsilon - cap.basic_epsilon) + cost.basic_epsilon
+
+
+def epsilon_left(cost: Cost, cap: Cap) -> float:
+    """What is left of a cap after ``cost``, in its own epsilon; 0 if more was spent than it allows."""
+    return max(0.0, cap.epsilon - epsilon_spent(cost, cap))
 
 
 def best_guess(epsilon: float, prior: float = 0.5) -> float:
-    """How sure somebody can become that a given unit is in the data, who held it for so likely before: a reading of epsilon."""
+    """How sure somebody can become which of two contents a unit has, if ``prior`` was their chance of the right one before.
+
+    Holds up to delta. Source: the definition of differential privacy, by Bayes' rule.
+    """
     odds = prior / (1.0 - prior) * math.exp(min(epsilon, 700.0))
     return odds / (1.0 + odds)
 
@@ -236,15 +256,6 @@ def best_guess(epsilon: float, prior: float = 0.5) -> float:
 def _fits(spent: float, cost: float, allowed: float) -> bool:
     # A cost of nothing fits even where nothing is set aside.
     return (math.isfinite(cost) and cost >= 0.0) and (cost == 0.0 or spent + cost <= allowed)
-
-
-@lru_cache(maxsize=1)
-def _yardsticks() -> dict[int, tuple[float, float]]:
-    statistics, training = curve(Gaussian(10.0)), curve(PoissonSampledGaussian(0.01, 1.0, 1))
-    return {
-        order: (float(statistics[place]), float(training[place]))
-        for place, order in ((ORDERS.index(order), order) for order in WHOLE_ORDERS)
-    }
 
 
 def _too_small(epsilon: float, delta: float, where: str) -> InvalidInput:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from pygrid.core.execution import Unit
 from pygrid.errors import Conflict, NotFound
 from pygrid.privacy import ledger
 from pygrid.privacy.accountants import Curve, zero_curve
@@ -30,12 +31,13 @@ _CAP_FIELDS = tuple(Cap.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The ledger of a dataset: its cap, and what each user gets who has no grant of their own (None: nothing)."""
+    """The ledger of a dataset: its cap, what each user gets who has no grant of their own (None: nothing), and its unit."""
 
     dataset_id: int
     cap: Cap
     user_cap: Cap | None
     opened_at: dt.datetime
+    unit: Unit = "record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,16 @@ class Charge:
 
 
 def open_budget(
-    connection: sa.Connection, dataset_id: int, cap: Cap, user_cap: Cap | None, *, actor: int | None, now: dt.datetime
+    connection: sa.Connection,
+    dataset_id: int,
+    cap: Cap,
+    user_cap: Cap | None,
+    *,
+    unit: Unit = "record",
+    actor: int | None,
+    now: dt.datetime,
 ) -> None:
-    """Open the ledger of a dataset; both caps keep their orders from now on.
+    """Open the ledger of a dataset; both caps keep their orders from now on, and the ledger its unit.
 
     Raises:
         Conflict: ``budget_exists``.
@@ -69,9 +78,9 @@ def open_budget(
             code="budget_exists",
             dataset_id=dataset_id,
         )
-    values = {"dataset_id": dataset_id, "opened_at": now, **asdict(cap), **_prefixed(user_cap)}
+    values = {"dataset_id": dataset_id, "opened_at": now, "unit": unit, **asdict(cap), **_prefixed(user_cap)}
     connection.execute(budgets.insert().values(values))
-    data = {"dataset_id": dataset_id, "cap": asdict(cap), "user_cap": None if user_cap is None else asdict(user_cap)}
+    data = {"dataset_id": dataset_id, "unit": unit, **_caps_data(cap, user_cap)}
     audit.append(connection, "budget_opened", data, actor=actor, now=now)
 
 
@@ -100,9 +109,9 @@ def update_budget(
     connection.execute(
         budgets.update().where(budgets.c.dataset_id == dataset_id).values({**asdict(cap), **_prefixed(user_cap)})
     )
-    data = {"dataset_id": dataset_id, "epsilon": epsilon, "user_epsilon": user_cap.epsilon if user_cap else None}
+    data = {"dataset_id": dataset_id, **_caps_data(cap, user_cap)}
     audit.append(connection, "budget_changed", data, actor=actor, now=now)
-    return Budget(dataset_id, cap, user_cap, before.opened_at)
+    return Budget(dataset_id, cap, user_cap, before.opened_at, before.unit)
 
 
 def find_budget(connection: sa.Connection, dataset_id: int) -> Budget | None:
@@ -399,13 +408,17 @@ def _prefixed(cap: Cap | None) -> dict[str, Any]:
     return {f"user_{name}": value for name, value in values.items()}
 
 
+def _caps_data(cap: Cap, user_cap: Cap | None) -> dict[str, Any]:
+    return {"cap": asdict(cap), "user_cap": None if user_cap is None else asdict(user_cap)}
+
+
 def _cap(row: sa.Row[Any], prefix: str = "") -> Cap:
     return Cap(**{name: row._mapping[prefix + name] for name in _CAP_FIELDS})
 
 
 def _budget(row: sa.Row[Any]) -> Budget:
     user_cap = None if row.user_epsilon is None else _cap(row, "user_")
-    return Budget(row.dataset_id, _cap(row), user_cap, row.opened_at)
+    return Budget(row.dataset_id, _cap(row), user_cap, row.opened_at, row.unit)
 
 
 def _charge(row: sa.Row[Any]) -> Charge:

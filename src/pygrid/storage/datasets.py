@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -61,6 +61,8 @@ class NewVersion:
     mock: Mock
     schema: Schema
     note: str
+    content_hash: str
+    """Of the columns' values."""
 
 
 _DATASET = [datasets.c[field] for field in Dataset.__dataclass_fields__]
@@ -132,7 +134,10 @@ def put_version(
         "created_at": now,
     }
     statement = dataset_versions.insert().values(
-        **values, created_by=created_by, schema=msgspec.to_builtins(version.schema, order="deterministic")
+        **values,
+        content_hash=version.content_hash,
+        created_by=created_by,
+        schema=msgspec.to_builtins(version.schema, order="deterministic"),
     )
     return DatasetVersion(id=_new_id(connection, statement), **values)
 
@@ -149,6 +154,36 @@ def delete_dataset(connection: sa.Connection, dataset_id: int, now: dt.datetime)
     update_dataset(connection, dataset_id, name_key=None, deleted_at=now)
     connection.execute(dataset_tags.delete().where(dataset_tags.c.dataset_id == dataset_id))
     return _folders(connection, dataset_versions.c.dataset_id == dataset_id)
+
+
+def list_unhashed(connection: sa.Connection) -> dict[int, str]:
+    """Folders of the versions whose content was not hashed when they were added, by the id of the version."""
+    joined = sa.select(dataset_versions.c.id, dataset_versions.c.folder).join_from(dataset_versions, datasets)
+    rows = connection.execute(joined.where(_LIVE, dataset_versions.c.content_hash.is_(None)))
+    return {row.id: row.folder for row in rows}
+
+
+def put_content_hash(connection: sa.Connection, version_id: int, content_hash: str) -> None:
+    """Note the hash of a version's content."""
+    statement = dataset_versions.update().where(dataset_versions.c.id == version_id)
+    connection.execute(statement.values(content_hash=content_hash))
+
+
+def list_content_hashes(connection: sa.Connection, dataset_id: int) -> set[str]:
+    """Hashes of the contents of all versions of a dataset."""
+    query = sa.select(dataset_versions.c.content_hash).where(dataset_versions.c.dataset_id == dataset_id)
+    return {found for found in connection.execute(query).scalars() if found is not None}
+
+
+def list_same_content(connection: sa.Connection, dataset_id: int, hashes: Collection[str]) -> dict[int, bool]:
+    """Other datasets that have, or had, a version of one of these contents: by id, whether the dataset is deleted."""
+    query = (
+        sa.select(datasets.c.id, datasets.c.deleted_at)
+        .join_from(datasets, dataset_versions)
+        .where(dataset_versions.c.content_hash.in_(hashes), datasets.c.id != dataset_id)
+        .order_by(datasets.c.id)
+    )
+    return {row.id: row.deleted_at is not None for row in connection.execute(query)}
 
 
 def get_dataset(connection: sa.Connection, dataset_id: int) -> Dataset:

@@ -33,6 +33,8 @@ budgets = sa.Table(
     *_cap_columns(),
     # What each user gets who has no grant of their own; NULL: nothing.
     *_cap_columns("user_", nullable=True),
+    # What it protects: record, subject or domain. It never changes.
+    sa.Column("unit", sa.String(16), nullable=False, server_default="record"),
     sa.Column("opened_at", UtcDateTime, nullable=False),
 )
 

@@ -46,6 +46,9 @@ dataset_versions = sa.Table(
     sa.Column("num_columns", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("note", sa.Text, nullable=False),
+    # Of the columns' values (`pygrid.storage.columns.hash_content`), to recognize them in another dataset. NULL: records of 0.1
+    # that were deleted before they were hashed.
+    sa.Column("content_hash", sa.String(64), nullable=True, index=True),
     sa.Column("created_by", sa.Integer, nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("dataset_id", "number"),

@@ -74,8 +74,8 @@ def test_spending_is_shown_in_all_and_by_user(folder: Path) -> None:
     whole, ana, gone = json.loads(run("budget", "show", "--data-dir", folder, "--json").stdout)
     assert (whole["num_charges"], ana["num_charges"], gone["num_charges"]) == (2, 1, 1)
     assert whole["epsilon_spent"] > max(ana["epsilon_spent"], gone["epsilon_spent"])
-    assert ana["epsilon_spent"] == pytest.approx(0.5, abs=0.01)
-    assert 0 < whole["room"] < 1
+    assert ana["epsilon_spent"] + ana["epsilon_left"] == pytest.approx(ana["epsilon"])
+    assert 0 < whole["epsilon_left"] < whole["epsilon"]
 
 
 def test_a_dataset_without_a_budget_is_told(folder: Path) -> None:

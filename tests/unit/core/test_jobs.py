@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pygrid.core import jobs as rules
@@ -215,6 +215,7 @@ def terms(request: JobRequest, schema: Schema = SCHEMA, *caps: Any) -> PrivacyTe
     return made
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.floats(0.2, 8.0), st.sampled_from([1e-5, 1e-6, 1e-8]), st.sampled_from(["train", "statistics"]), st.integers(1, 5))
 def test_a_job_costs_no_more_than_it_asks_for_and_hardly_less(epsilon: float, delta: float, kind: Any, epochs: int) -> None:
     made = terms(asked(epsilon, delta, kind=kind, epochs=epochs))
@@ -275,6 +276,29 @@ def test_terms_that_make_no_sense_are_refused(request_: JobRequest, schema: Sche
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("request_", "schema", "unit"),
+    [
+        (asked(unit="domain"), SCHEMA, "record"),
+        (asked(), SCHEMA, "domain"),
+        (asked(), OF_PEOPLE, "subject"),
+        (asked(unit="domain"), OF_PEOPLE, "subject"),
+        (asked(unit="subject"), OF_PEOPLE, "record"),
+    ],
+)
+def test_a_unit_that_the_budget_does_not_protect_is_refused(request_: JobRequest, schema: Schema, unit: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_terms(request_, schema, (open_cap(3.0, 1e-6),), unit)
+    assert caught.value.code == "unit_not_budgeted"
+    assert unit in caught.value.detail
+
+
+def test_a_delta_that_protects_no_record_is_refused() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_terms(asked(delta=1e-3), SCHEMA, ())
+    assert caught.value.code == "invalid_delta"
+
+
 def test_a_budget_kept_for_a_smaller_delta_is_not_asked_for_a_larger_one() -> None:
     with pytest.raises(InvalidInput, match="kept for 1e-07"):
         make_terms(asked(), SCHEMA, (open_cap(3.0, 1e-7),))
@@ -324,3 +348,44 @@ def test_a_mock_twin_has_the_labels_that_the_plan_takes() -> None:
     assert (column.min, column.max) == (0, 2)
     declared = Schema((Column("class", "int32", min=5, max=9),), 5)
     assert schema_for_mock(declared, request, manifest) == declared
+
+
+DECLARED = Schema(
+    (
+        Column("sex", "text", categories=("f", "m"), declared=True),
+        Column("seen", "text", categories=("f", "m")),
+        Column("label", "int64", meaning="label 0..2"),
+        Column("grade", "int32", min=1.0, max=6.0),
+        Column("small", "uint8"),
+        Column("is_new", "bool"),
+    ),
+    num_records=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("by", "keys", "is_taken"),
+    [
+        ("sex", ("f",), True),
+        ("sex", ("f", "M"), False),
+        ("seen", ("f", "M"), True),
+        ("label", (0, 2), True),
+        ("label", (3,), False),
+        ("label", (-1,), False),
+        ("grade", (1, 6), True),
+        ("grade", (7,), False),
+        ("small", (255,), True),
+        ("small", (256,), False),
+        ("is_new", (0, 1), True),
+        ("is_new", (2,), False),
+    ],
+)
+def test_a_key_outside_of_what_is_declared_is_refused(by: str, keys: tuple[Any, ...], is_taken: bool) -> None:
+    """Keys that may or may not be in the data pass: to refuse them would tell of the data."""
+    asked_for = JobRequest(dataset=1, kind="statistics", reason="r", statistics=(StatisticRequest("count", by=by, keys=keys),))
+    if is_taken:
+        assert len(read_statistics(asked_for, DECLARED)) == 1
+        return
+    with pytest.raises(InvalidInput) as caught:
+        read_statistics(asked_for, DECLARED)
+    assert caught.value.code == "unknown_key"

@@ -10,7 +10,6 @@ import pytest
 from dp_accounting.rdp import rdp_privacy_accountant as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special
 
 from pygrid.errors import InvalidInput
 from pygrid.privacy.accountants import (
@@ -45,12 +44,13 @@ def test_the_orders_are_those_of_the_oracle():
 @pytest.mark.parametrize(
     ("event", "delta", "rdp", "pld"),
     [
-        (MNIST, 1e-5, pytest.approx(2.597, abs=0.01), pytest.approx(2.39, abs=0.01)),
-        # Abadi et al., CCS 2016
-        (PoissonSampledGaussian(0.01, 4.0, 10_000), 1e-5, pytest.approx(1.036, abs=0.005), pytest.approx(0.95, abs=0.02)),
-        (PoissonSampledGaussian(0.01, 1.0, 1_000), 1e-6, pytest.approx(2.437, abs=0.005), pytest.approx(2.125, abs=0.005)),
-        # The closed form of the analytic Gaussian is 17.8566.
-        (Gaussian(10.0, 1_000), 1e-5, pytest.approx(19.05, abs=0.01), pytest.approx(17.8566, abs=0.005)),
+        # DP-SGD on MNIST, published as (2.6, 1e-5) for a record added or removed; a record replaced by any other:
+        (MNIST, 1e-5, pytest.approx(4.582, abs=0.01), pytest.approx(4.227, abs=0.01)),
+        # Abadi et al., CCS 2016: 1.04 for a record added or removed.
+        (PoissonSampledGaussian(0.01, 4.0, 10_000), 1e-5, pytest.approx(2.168, abs=0.005), pytest.approx(2.00, abs=0.02)),
+        (PoissonSampledGaussian(0.01, 1.0, 1_000), 1e-6, pytest.approx(3.495, abs=0.005), pytest.approx(3.215, abs=0.005)),
+        # Twice the noise for twice the sensitivity. The closed form of the analytic Gaussian is 17.8566.
+        (Gaussian(20.0, 1_000), 1e-5, pytest.approx(19.05, abs=0.01), pytest.approx(17.8566, abs=0.005)),
     ],
 )
 def test_published_figures(event: Event, delta: float, rdp: object, pld: object):
@@ -59,8 +59,7 @@ def test_published_figures(event: Event, delta: float, rdp: object, pld: object)
 
 
 def test_the_figure_of_the_classic_conversion():
-    """The "3.0" that DP-SGD on MNIST is published with."""
-    assert classic_epsilon_of(curve(MNIST), 1e-5) == pytest.approx(3.008, abs=0.01)
+    assert classic_epsilon_of(curve(MNIST), 1e-5) == pytest.approx(5.123, abs=0.01)
 
 
 def test_the_optimal_composition_of_approximate_mechanisms():
@@ -68,22 +67,24 @@ def test_the_optimal_composition_of_approximate_mechanisms():
     assert display_epsilon([ApproximateDp(0.1, 1e-8)] * 100, 1e-5) == pytest.approx(4.33, abs=0.01)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.floats(1e-3, 1.0), st.floats(0.5, 20.0))
-def test_sampled_curves_equal_the_oracle_at_whole_orders(q: float, z: float):
-    """Between them the oracle sums a series that need not converge, so it is asked where it is exact."""
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-3, 1.0), st.floats(0.3, 20.0))
+def test_a_replaced_record_costs_more_than_an_added_one_and_less_than_without_sampling(q: float, z: float):
+    """Between the published curve of the weaker relation, by the oracle, and the closed form of q = 1."""
     accountant = oracle.RdpAccountant(list(WHOLE_ORDERS))
     accountant.compose(dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(z)))
     ours = curve(PoissonSampledGaussian(q, z, 1))
-    np.testing.assert_allclose(ours[WHOLE], accountant.rdp, rtol=1e-8)
-    assert (np.diff(ours) >= -1e-12 * ours[1:]).all()
+    assert (ours[WHOLE] >= accountant.rdp * (1 - 1e-8)).all()
+    assert (ours <= curve(Gaussian(z)) * (1 + 1e-9))[WHOLE].all()
+    assert (np.diff(ours) >= -1e-9 * ours[1:]).all()
 
 
 @given(st.floats(0.05, 50.0))
 def test_curves_in_closed_form_equal_the_oracle(z: float):
-    np.testing.assert_allclose(curve(Gaussian(z)), oracle_curve(dp_accounting.GaussianDpEvent(z)), rtol=1e-9)
-    np.testing.assert_allclose(curve(Laplace(z)), oracle_curve(dp_accounting.LaplaceDpEvent(z)), rtol=1e-6)
-    assert (curve(PureDp(1 / z)) >= curve(Laplace(z)) * (1 - 1e-9)).all()
+    """A replaced contribution moves a sum by twice what an added one does."""
+    np.testing.assert_allclose(curve(Gaussian(2 * z)), oracle_curve(dp_accounting.GaussianDpEvent(z)), rtol=1e-9)
+    np.testing.assert_allclose(curve(Laplace(2 * z)), oracle_curve(dp_accounting.LaplaceDpEvent(z)), rtol=1e-6)
+    assert (curve(PureDp(2 / z)) >= curve(Laplace(z)) * (1 - 1e-9)).all()
 
 
 @given(st.floats(1e-3, 20.0))
@@ -95,25 +96,6 @@ def test_a_pure_event_is_randomised_response(epsilon: float):
         expected = math.log(moment) / (order - 1)
         assert curve(PureDp(epsilon))[index_of(order)] == pytest.approx(expected, rel=1e-6, abs=1e-12)
     assert curve(PureDp(epsilon)).max() <= epsilon
-
-
-def test_the_discrete_gaussian_costs_what_the_curve_says():
-    """Divergences of mixtures of discrete Gaussians by plain summation: equal at whole orders, below between, both ways."""
-    sensitivity, z, q = 4, 0.8, 0.1
-    sigma = z * sensitivity
-    reach = np.arange(-300, 301)
-    without = special.log_softmax(-(reach**2) / (2 * sigma**2))
-    added = np.logaddexp(
-        math.log(1 - q) + without, math.log(q) + special.log_softmax(-((reach - sensitivity) ** 2) / (2 * sigma**2))
-    )
-    ours = curve(PoissonSampledGaussian(q, z, 1))
-    for order in (1.5, 2, 2.5, 3, 4.7, 8, 12):
-        price = ours[index_of(order)]
-        there = special.logsumexp(order * added + (1 - order) * without) / (order - 1)
-        back = special.logsumexp(order * without + (1 - order) * added) / (order - 1)
-        assert max(there, back) <= price * (1 + 1e-9)
-        if order == int(order):
-            assert there == pytest.approx(price, rel=1e-9)
 
 
 @settings(deadline=None)
@@ -137,11 +119,11 @@ def test_turning_the_conversion_round(epsilon: float, delta: float, order: int):
     assert epsilon_of(only, delta) == pytest.approx(epsilon, rel=1e-9)
 
 
-def test_calibrated_noise_is_enough_and_hardly_more():
-    z = calibrate(2.0, 1e-6, 0.01, 1_000)
-    assert z == pytest.approx(1.094, abs=0.005)  # 1.094 by the oracle's own calibration
-    assert epsilon_of(curve(PoissonSampledGaussian(0.01, z, 1_000)), 1e-6) <= 2.0
-    assert epsilon_of(curve(PoissonSampledGaussian(0.01, z * 0.999, 1_000)), 1e-6) > 2.0
+@pytest.mark.parametrize(("epsilon", "q", "rounds"), [(2.0, 0.01, 1_000), (0.2, 0.1, 50), (12.0, 0.3, 20), (1.0, 1.0, 1)])
+def test_calibrated_noise_is_enough_and_hardly_more(epsilon: float, q: float, rounds: int):
+    z = calibrate(epsilon, 1e-6, q, rounds)
+    assert epsilon_of(curve(PoissonSampledGaussian(q, z, rounds)), 1e-6) <= epsilon
+    assert epsilon_of(curve(PoissonSampledGaussian(q, z * 0.9998, rounds)), 1e-6) > epsilon
 
 
 @settings(max_examples=20, deadline=None)

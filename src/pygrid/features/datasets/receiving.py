@@ -20,7 +20,7 @@ from pygrid.features.datasets.conversion import Conversion, Converter, check_ali
 from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
 from pygrid.messages.datasets import VersionRequest
 from pygrid.storage import datasets as rows
-from pygrid.storage.columns import ColumnFiles, Draft
+from pygrid.storage.columns import ColumnFiles, Draft, hash_content
 from pygrid.storage.failures import may_be_done
 from pygrid.web.requests import unless_gone
 
@@ -87,11 +87,12 @@ class Receiver:
             await self._check_room(form.data.stat().st_size, limits)
             schema, mock_kind = await unless_gone(upload.departed, self._make_columns(form, data, mock, request, limits))
             await asyncio.to_thread(shutil.rmtree, folder.path)
+            content_hash = await asyncio.to_thread(hash_content, data.path)
             try:
                 for draft in (data, mock) if mock_kind != "none" else (data,):
                     committed.append(await asyncio.to_thread(self._files.commit, draft))
                 name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
-                yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note)
+                yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note, content_hash)
             except Exception as error:
                 # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a
                 # row may come to name them. If none does, the next start removes them.

@@ -28,6 +28,7 @@ from pygrid.core.datasets import (
     search_text,
     told_schema,
 )
+from pygrid.core.job_terms import unit_of
 from pygrid.errors import (
     Conflict,
     Forbidden,
@@ -49,9 +50,10 @@ from pygrid.messages.datasets import (
     VersionInfo,
     VersionRequest,
 )
-from pygrid.storage import audit
+from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
-from pygrid.storage.columns import ColumnFiles
+from pygrid.storage.columns import ColumnFiles, hash_content
+from pygrid.storage.content import confirm_content
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.idempotency import once
@@ -111,6 +113,17 @@ class DatasetsService:
                 logger.warning("schema not completed", extra={"version_id": version_id, "reason": str(error)})
                 continue
             await self._database.write(partial(rows.put_schema, version_id=version_id, schema=complete))
+        for version_id, folder in (await self._database.read(rows.list_unhashed)).items():
+            await self._hash_version(version_id, folder)
+
+    async def _hash_version(self, version_id: int, folder: str) -> None:
+        """Hash the content of a version that was uploaded with pygrid 0.1."""
+        try:
+            content_hash = await asyncio.to_thread(hash_content, self._files.path(folder))
+        except (NotFound, OSError):
+            logger.exception("records not hashed", extra={"version_id": version_id})
+            return
+        await self._database.write(lambda connection: rows.put_content_hash(connection, version_id, content_hash))
 
     async def upload(self, principal: Principal, upload: Upload) -> DatasetInfo:
         """Make a dataset from a form: all of it is checked before anything of it can be seen.
@@ -180,11 +193,21 @@ class DatasetsService:
             check_version_request(request)
             return request
 
-        async with self._receiver.receive(upload, check, self.limits) as (_, version):
+        async with self._receiver.receive(upload, check, self.limits) as (request, version):
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
                 dataset = self._get_managed(connection, principal, dataset_id)
                 self._check_quota(connection, version.schema.num_bytes)
+                _check_unit(connection, dataset_id, version.schema)
+                if budgets.find_budget(connection, dataset_id) is not None:
+                    confirm_content(
+                        connection,
+                        dataset_id,
+                        {version.content_hash},
+                        is_confirmed=request.fresh_budget,
+                        actor=principal.user_id,
+                        now=self._clock.now(),
+                    )
                 rows.put_version(connection, dataset_id, version, principal.user_id, self._clock.now())
                 tags = rows.list_tags(connection, [dataset_id])[dataset_id]
                 words = search_text(dataset.name, dataset.description, tags, version.schema)
@@ -432,4 +455,19 @@ def _decode(config: bytes, kind: type[R]) -> R:
 def _exists(name: str) -> Conflict:
     return Conflict(
         f"you have a dataset {name!r} already; add a version to it, or choose another name", code="dataset_exists", name=name
+    )
+
+
+def _check_unit(connection: sa.Connection, dataset_id: int, schema: Schema) -> None:
+    """Refuse a version that would change what the budget of its dataset protects."""
+    budget = budgets.find_budget(connection, dataset_id)
+    if budget is None or budget.unit in ("domain", unit_of(schema)):
+        return
+    has = "has no subject column" if schema.subject is None else f"has the subject column {schema.subject!r}"
+    raise Conflict(
+        f"this version {has}, but the budget of the dataset protects the unit {budget.unit!r}, which never changes: "
+        "upload it as a dataset of its own",
+        code="unit_fixed",
+        dataset_id=dataset_id,
+        unit=budget.unit,
     )

@@ -65,7 +65,7 @@ def build_jobs(
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
     files = JobFiles(folder / "jobs")
     federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
-    transitions = Transitions(writes, files, store.signals, clock)
+    transitions = Transitions(store.database, writes, files, store.signals, clock)
     specs = SpecMaker(store.database, store.columns, files, limits)
     changed = asyncio.Event()
     places = WorkerPlaces(changed.set)

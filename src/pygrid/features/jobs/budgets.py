@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pygrid.core import job_terms
+from pygrid.core.execution import Unit
 from pygrid.core.jobs import Job, JobState
+from pygrid.errors import Conflict
 from pygrid.messages.jobs import JobCost
 from pygrid.privacy import ledger
 from pygrid.privacy.ledger import Accepted, Cap, ChargeState, Cost, Rejected
@@ -23,6 +25,7 @@ class Account:
     spent: Cost
     user_cap: Cap | None
     spent_by_user: Cost
+    unit: Unit
 
     def check(self, cost: Cost) -> Accepted | Rejected:
         """Whether a charge fits now; the one who charges asks again under the lock."""
@@ -40,7 +43,37 @@ def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
         return None
     user_cap = budgets.find_grant(connection, dataset_id, user_id) or budget.user_cap
     spent = budgets.get_total(connection, dataset_id)
-    return Account(budget.cap, spent, user_cap, budgets.get_total(connection, dataset_id, user_id))
+    return Account(budget.cap, spent, user_cap, budgets.get_total(connection, dataset_id, user_id), budget.unit)
+
+
+def check_fits(connection: sa.Connection, job: Job) -> None:
+    """Refuse a private job that the ledger would refuse now, before anybody waits for it or approves it.
+
+    Raises:
+        Conflict: ``budget_exhausted``: what it would take, and what is left of whose part.
+    """
+    if job.terms is None:
+        return
+    account = find_account(connection, job.dataset_id, job.requested_by)
+    cost = ledger.cost_of(job_terms.events_of(job.terms))
+    decision = Rejected(ledger.Refusal.NO_BUDGET) if account is None else account.check(cost)
+    if account is None or isinstance(decision, Accepted):
+        if account is None:
+            raise Conflict("this dataset has no privacy budget any more", code="no_budget", job_id=job.id)
+        return
+    if account.user_cap is None or decision.reason is ledger.Refusal.DATASET_EXHAUSTED:
+        # How much the others have left is not for the requester.
+        whose = "the dataset's privacy budget has too little left for this job"
+    else:
+        price = ledger.epsilon_spent(cost, account.user_cap)
+        left = ledger.epsilon_left(account.spent_by_user, account.user_cap)
+        whose = (
+            f"this job takes {price:.3g} of the requester's part of the privacy budget, which has {left:.3g} of "
+            f"{account.user_cap.epsilon:g} left"
+        )
+    raise Conflict(
+        f"{whose}: ask for a smaller epsilon, or the data owner for more", code="budget_exhausted", reason=decision.reason.value
+    )
 
 
 def needs_account(job: Job) -> bool:
@@ -63,9 +96,10 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
     if account is None:
         return cost
     own = ledger.cost_of(job_terms.events_of(job.terms))
-    yours_before = yours_after = your_cap = None
+    yours_before = yours_after = your_cap = your_price = None
     if account.user_cap is not None:
         your_cap = account.user_cap.epsilon
+        your_price = ledger.epsilon_spent(own, account.user_cap)
         yours_before = ledger.epsilon_spent(account.spent_by_user, account.user_cap)
         yours_after = ledger.epsilon_spent(job_terms.add(account.spent_by_user, own), account.user_cap)
     return JobCost(
@@ -81,11 +115,13 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
         spent_before=ledger.epsilon_spent(account.spent, account.cap) if sees_all else None,
         spent_after=ledger.epsilon_spent(job_terms.add(account.spent, own), account.cap) if sees_all else None,
         cap=account.cap.epsilon if sees_all else None,
+        price=ledger.epsilon_spent(own, account.cap) if sees_all else None,
+        your_price=your_price,
     )
 
 
 def end_charge(connection: sa.Connection, job: Job, state: ChargeState, now: dt.datetime) -> None:
-    """Move the charge of a private job that ends. That of a federated one which never began to train is given back."""
-    if job.is_federated and budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
+    """Move the charge of a private job that ends. It is given back if no Worker was ever given the job."""
+    if budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
         state = ChargeState.REFUNDED
     budgets.move_charge(connection, job.id, state, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 import msgspec
@@ -9,9 +10,11 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal
-from pygrid.core.datasets import DatasetRefusal, can_manage, can_see
+from pygrid.core.datasets import DatasetRefusal, Schema, can_manage, can_see
+from pygrid.core.execution import Unit
+from pygrid.core.job_terms import unit_of
 from pygrid.core.jobs import sees_all
-from pygrid.errors import Conflict, Forbidden, InvalidConfig, NotFound
+from pygrid.errors import Conflict, Forbidden, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import find_account
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
@@ -22,6 +25,7 @@ from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.budgets import Budget
+from pygrid.storage.content import confirm_content
 from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset
 from pygrid.storage.jobs import Policy
@@ -56,11 +60,14 @@ class PoliciesService:
     async def put(
         self, principal: Principal, dataset_id: int, wanted: PolicyInfo, precondition: Precondition = ANY
     ) -> PolicyInfo:
-        """Give a dataset a policy. The first one opens its budget, whose delta and use stay from then on; what is spent stays.
+        """Give a dataset a policy. The first one opens its budget, whose delta, use and unit stay from then on; what is spent
+        stays.
 
         Raises:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
-            InvalidInput: a number out of range. Conflict: ``budget_fixed``: another delta or use.
+            InvalidInput: a number out of range; ``invalid_delta``: not well below 1 / records, when the budget is opened or
+                raised. Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``: another dataset with the
+                same content has a budget, and ``fresh_budget`` was not given.
             PreconditionFailed: it is another one than the caller has seen.
         """
         for epsilon in (wanted.epsilon, wanted.epsilon_per_user, wanted.max_epsilon_per_job):
@@ -79,9 +86,7 @@ class PoliciesService:
             precondition.check(_find_policy(connection, dataset_id))
             budget = budgets.find_budget(connection, dataset_id)
             if budget is None:
-                cap = ledger.open_cap(wanted.epsilon, wanted.delta, use)
-                user_cap = ledger.open_cap(wanted.epsilon_per_user, wanted.delta, use)
-                budgets.open_budget(connection, dataset_id, cap, user_cap, actor=principal.user_id, now=now)
+                self._open(connection, principal, dataset_id, wanted, now)
             else:
                 self._change(connection, principal, budget, wanted)
             policy = Policy(wanted.auto_approve, wanted.max_epsilon_per_job, use, wanted.allow_remote_workers)
@@ -92,8 +97,33 @@ class PoliciesService:
 
         return await self.writes.write(transaction)
 
+    def _open(
+        self, connection: sa.Connection, principal: Principal, dataset_id: int, wanted: PolicyInfo, now: dt.datetime
+    ) -> None:
+        version = dataset_rows.get_version(connection, dataset_id)
+        ledger.check_delta_for(wanted.delta, version.num_records)
+        confirm_content(
+            connection,
+            dataset_id,
+            dataset_rows.list_content_hashes(connection, dataset_id),
+            is_confirmed=wanted.fresh_budget,
+            actor=principal.user_id,
+            now=now,
+        )
+        unit = _unit_to_open(wanted.unit, dataset_rows.get_schema(connection, version.id))
+        use = Use(wanted.use)
+        cap = ledger.open_cap(wanted.epsilon, wanted.delta, use)
+        user_cap = ledger.open_cap(wanted.epsilon_per_user, wanted.delta, use)
+        budgets.open_budget(connection, dataset_id, cap, user_cap, unit=unit, actor=principal.user_id, now=now)
+
     def _change(self, connection: sa.Connection, principal: Principal, budget: Budget, wanted: PolicyInfo) -> None:
         policy = rows.find_policy(connection, budget.dataset_id)
+        if wanted.unit not in (None, budget.unit):
+            raise Conflict(
+                f"the budget was opened to protect the unit {budget.unit!r}, which never changes; leave unit out",
+                code="budget_fixed",
+                dataset_id=budget.dataset_id,
+            )
         if wanted.delta != budget.cap.delta or (policy is not None and policy.use.value != wanted.use):
             raise Conflict(
                 f"the budget was opened for delta {budget.cap.delta:g}"
@@ -102,6 +132,9 @@ class PoliciesService:
                 dataset_id=budget.dataset_id,
             )
         before = None if budget.user_cap is None else budget.user_cap.epsilon
+        if wanted.epsilon > budget.cap.epsilon or wanted.epsilon_per_user > (before or 0.0):
+            num_records = dataset_rows.get_version(connection, budget.dataset_id).num_records
+            ledger.check_delta_for(budget.cap.delta, num_records)
         if (wanted.epsilon, wanted.epsilon_per_user) != (budget.cap.epsilon, before):
             budgets.update_budget(
                 connection,
@@ -131,6 +164,7 @@ class PoliciesService:
                 spent=None,
                 yours=0.0 if user_cap is None else ledger.epsilon_spent(account.spent_by_user, user_cap),
                 your_cap=0.0 if user_cap is None else user_cap.epsilon,
+                your_left=0.0 if user_cap is None else ledger.epsilon_left(account.spent_by_user, user_cap),
             )
             if not sees_all(principal, _NOBODY, dataset.holding):
                 return info
@@ -138,9 +172,26 @@ class PoliciesService:
                 str(user_id): ledger.epsilon_spent(budgets.get_total(connection, dataset_id, user_id), cap)
                 for user_id, cap in budgets.list_grants(connection, dataset_id).items()
             }
-            return msgspec.structs.replace(info, spent=ledger.epsilon_spent(account.spent, account.cap), users=users)
+            spent, left = (count(account.spent, account.cap) for count in (ledger.epsilon_spent, ledger.epsilon_left))
+            return msgspec.structs.replace(info, spent=spent, left=left, users=users)
 
         return await self.database.read(load)
+
+
+def _unit_to_open(wanted: Unit | None, schema: Schema) -> Unit:
+    derived = unit_of(schema)
+    if wanted in (None, derived):
+        return derived
+    if wanted == "domain":
+        return "domain"
+    why = "names a subject column, so a record may be one of several of a person"
+    if derived == "record":
+        why = "names no subject column"
+    raise InvalidInput(
+        f"the unit is {wanted!r}, but the dataset {why}: use {derived!r}, or 'domain', which protects nobody within the Domain",
+        code="invalid_policy",
+        unit=derived,
+    )
 
 
 def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
@@ -166,6 +217,7 @@ def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | Non
         max_epsilon_per_job=policy.max_epsilon_per_job,
         use=policy.use.value,
         allow_remote_workers=policy.allow_remote_workers,
+        unit=budget.unit,
     )
 
 

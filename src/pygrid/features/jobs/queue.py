@@ -13,7 +13,7 @@ from pygrid.core.job_terms import events_of
 from pygrid.core.jobs import Job, JobState
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.transitions import Transitions
-from pygrid.privacy.ledger import ChargeState, Refusal, Rejected
+from pygrid.privacy.ledger import Refusal, Rejected
 from pygrid.storage import budgets
 from pygrid.storage import jobs as rows
 from pygrid.storage.database import Database
@@ -69,7 +69,7 @@ class JobQueue:
         """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed`` if the
         ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go elsewhere.
 
-        The debit of a federated job is reserved until it begins to train: it can be given back until then.
+        The debit is reserved until a Worker is given the job: it can be given back until then.
         """
 
         def transaction(connection: sa.Connection) -> Job | None:
@@ -92,8 +92,6 @@ class JobQueue:
                 )
                 if isinstance(decision, Rejected):
                     return self._transitions.write(connection, _refused(job, decision.reason), "job_failed")
-                if not job.is_federated:
-                    budgets.move_charge(connection, job.id, ChargeState.RUNNING, now)
             return self._transitions.write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
 
         taken = await self._writes.write(transaction)

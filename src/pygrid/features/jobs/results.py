@@ -47,6 +47,8 @@ _MEDIA_TYPES: dict[JobKind, str] = {
 }
 _NO_RESULT = "the job came to no result; what it was charged stays charged"
 """All that is told of a private job that failed: what it failed of may depend on single records."""
+_NOT_BEGUN = "the job could not be given to a Worker; nothing was charged"
+"""Told of a private job that failed before that: no record has a part in it."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -97,13 +99,19 @@ class Results:
             self._files.drop_result(job.id)  # cancelled meanwhile
         return True
 
-    async def fail(self, job: Job, failure: Failure, facts: Facts | None) -> None:
-        """``running -> failed``: in full for those who own the data, and for others in as many words as may be told."""
+    async def fail(self, job: Job, failure: Failure, facts: Facts | None, *, has_begun: bool = True) -> None:
+        """``running -> failed``: in full for those who own the data, and for others in as many words as may be told.
+
+        Args:
+            has_begun: whether a Worker may have been given the job; if not, its charge is given back.
+        """
         code = "job_failed" if job.is_private else failure.kind
         words = _WORDS[failure.kind]
         if job.request.kind == "predict":
             words = words.replace("the plan", "the model")
-        detail = _NO_RESULT if job.is_private else words
+        detail = words
+        if job.is_private:
+            detail = _NO_RESULT if has_begun else _NOT_BEGUN
         private = f"{words}: {failure.detail}"
         told = None if facts is None else _facts(facts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from pygrid.core.jobs import Job
 from pygrid.errors import PygridError
 from pygrid.features.jobs.results import Results, until_stored
 from pygrid.features.jobs.service import job_topic
-from pygrid.features.jobs.specs import SpecMaker, data_bytes
+from pygrid.features.jobs.specs import SpecMaker, check_files, data_bytes
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import WorkerPlaces, Workers
 from pygrid.storage import jobs as rows
@@ -51,10 +52,15 @@ class JobRuns:
 
     async def _run(self, job: Job, *, remote: bool) -> None:
         on_progress = None if job.is_private else self._watch(job)
-        bytes_in = 0
+        bytes_in, has_begun = 0, False
         try:
             spec = await self._specs.spec(job)
             bytes_in = data_bytes(spec)
+            await asyncio.to_thread(check_files, spec)
+            # Nothing of the data was read so far. From here on it may be.
+            if not await self._transitions.begin(job):
+                return
+            has_begun = True
             result = await self._workers.run(spec, on_progress, remote=remote)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
@@ -66,7 +72,7 @@ class JobRuns:
         elif result.failure.kind == "lost" and rules.may_run_again(job):
             await self._requeue(job)
         else:
-            await self._results.fail(job, result.failure, result.facts)
+            await self._results.fail(job, result.failure, result.facts, has_begun=has_begun)
 
     async def _requeue(self, job: Job) -> None:
         async def store() -> None:
@@ -89,7 +95,8 @@ class JobRuns:
         if rules.may_run_again(job):
             await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
-            await self._results.fail(job, Failure("lost", "the Domain was stopped while it ran"), None)
+            has_begun = not job.is_private or await self._transitions.has_begun(job)
+            await self._results.fail(job, Failure("lost", "the Domain was stopped while it ran"), None, has_begun=has_begun)
 
 
 class JobTrainer:

@@ -21,7 +21,7 @@ from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import end_charge, find_account
+from pygrid.features.jobs.budgets import Account, check_fits, end_charge, find_account
 from pygrid.features.jobs.checking import Asked, check_asked
 from pygrid.features.jobs.describing import Describer
 from pygrid.features.jobs.quotas import check_room
@@ -108,7 +108,8 @@ class JobsService:
         Raises:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
-            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from; ``federation_exists``.
+            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from; ``budget_exhausted``:
+                it has too little left; ``federation_exists``.
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
             Unavailable: this Domain can run no jobs, or no private ones.
         """
@@ -130,6 +131,7 @@ class JobsService:
 
             def transaction(connection: sa.Connection) -> JobInfo:
                 check_room(connection, job, max_federated=self._limits.max_federated)
+                check_fits(connection, job)
                 rows.put_job(connection, job)
                 data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
                 audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)
@@ -145,18 +147,19 @@ class JobsService:
     ) -> tuple[Job, Asked]:
         """The job that a form asks for; its model's hash and the hash of all of it are still missing."""
 
-        def load(connection: sa.Connection) -> tuple[int, Schema, tuple[Cap, ...]]:
+        def load(connection: sa.Connection) -> tuple[int, Schema, Account | None]:
             dataset = dataset_rows.get_dataset(connection, request.dataset)
             if not can_see(principal, dataset.holding):
                 raise dataset_rows.dataset_not_found(request.dataset)
             version = dataset_rows.get_version(connection, dataset.id, request.version)
             schema = dataset_rows.get_schema(connection, version.id)
-            caps = () if request.privacy is None else _caps(connection, dataset.id, principal.user_id)
-            return version.id, schema, caps
+            account = None if request.privacy is None else _get_account(connection, dataset.id, principal.user_id)
+            return version.id, schema, account
 
-        version_id, schema, caps = await self._database.read(load)
+        version_id, schema, account = await self._database.read(load)
         asked = await check_asked(request, form, schema, model, max_result_bytes=self._limits.max_answers_bytes)
-        terms = await asyncio.to_thread(make_terms, request, schema, caps)
+        caps, unit = ((), None) if account is None else (_caps(account), account.unit)
+        terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
         now = self._clock.now()
         job = Job(
             id=job_id,
@@ -274,7 +277,8 @@ class JobsService:
 
         Raises:
             NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
-            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``.
+            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``, ``budget_exhausted``: the
+                ledger has too little left.
         """
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
@@ -283,7 +287,9 @@ class JobsService:
             if job.state is JobState.HELD:
                 moved = rules.sign_off(job, principal.user_id, decision.request_hash, decision.comment)
                 return moved, "job_released"
-            return rules.approve(job, principal.user_id, decision.request_hash, decision.comment), "job_approved"
+            approved = rules.approve(job, principal.user_id, decision.request_hash, decision.comment)
+            check_fits(connection, job)
+            return approved, "job_approved"
 
         return await self._decide(principal, job_id, decision.comment, decide)
 
@@ -412,7 +418,7 @@ def _seal(job: Job, model_hash: str) -> Job:
     return replace(job, plan_id=plan_id, model_hash=model_hash, request_hash=request_hash)
 
 
-def _caps(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Cap, ...]:
+def _get_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Account:
     account = find_account(connection, dataset_id, user_id)
     if account is None:
         raise Conflict(
@@ -427,4 +433,8 @@ def _caps(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Cap
             code="no_grant",
             dataset_id=dataset_id,
         )
-    return account.cap, account.user_cap
+    return account
+
+
+def _caps(account: Account) -> tuple[Cap, ...]:
+    return tuple(cap for cap in (account.cap, account.user_cap) if cap is not None)

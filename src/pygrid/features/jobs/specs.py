@@ -17,6 +17,7 @@ from pygrid.core.jobs import Job
 from pygrid.core.metric_bounds import resolve_metric_bounds
 from pygrid.core.mocks import draw_mock
 from pygrid.core.predictions import chosen_outputs, count_records, max_result_bytes
+from pygrid.errors import NotFound
 from pygrid.messages.datasets import ITEM_BYTES
 from pygrid.messages.jobs import JobRequest
 from pygrid.plans.archive import Plan
@@ -130,6 +131,27 @@ def _predicting(spec: JobSpec, request: JobRequest, inputs: Inputs) -> JobSpec:
 def data_bytes(spec: JobSpec) -> int:
     """Bytes of the columns within a job's reach."""
     return sum(ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records for column in spec.columns.values())
+
+
+def check_files(spec: JobSpec) -> None:
+    """See that a Worker will find what it is told of, without reading a record.
+
+    Raises:
+        NotFound: ``records_not_found``, ``job_file_not_found``: a file is missing, or shorter than what is told of it.
+    """
+    for name, column in spec.columns.items():
+        needed = column.offset + ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records
+        if _file_bytes(column.path) < needed:
+            raise NotFound(f"the records of column {name!r} are not on this machine, or damaged", code="records_not_found")
+    for path in filter(None, (spec.plan_path, spec.model_path)):
+        if _file_bytes(path) < 1:
+            raise NotFound("a file that the job came with is not on this machine", code="job_file_not_found")
+
+
+def _file_bytes(path: str) -> int:
+    """The length of a file; -1 if there is none."""
+    file = Path(path)
+    return file.stat().st_size if file.is_file() else -1
 
 
 def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:

@@ -14,8 +14,9 @@ from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import end_charge
 from pygrid.features.jobs.service import job_topic
 from pygrid.privacy.ledger import ChargeState
-from pygrid.storage import audit
+from pygrid.storage import audit, budgets
 from pygrid.storage import jobs as rows
+from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.signals import Signals
 
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 class Transitions:
     """Writes how jobs go on, and tells those who follow them."""
 
-    def __init__(self, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock) -> None:
+    def __init__(self, database: Database, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock) -> None:
+        self._database = database
         self._writes = writes
         self._files = files
         self._signals = signals
@@ -54,6 +56,26 @@ class Transitions:
             logger.info("job moved", extra={"job_id": job.id, "state": moved.state.value})
             self.announce(moved)
         return moved
+
+    async def begin(self, job: Job) -> bool:
+        """Note that a Worker will be given a running job: from here on its charge stands, whatever becomes of the job.
+
+        False: the job runs no more. The note is durable before this returns.
+        """
+
+        def transaction(connection: sa.Connection) -> bool:
+            if rows.get_job(connection, job.id, lock=True).state is not job.state:
+                return False
+            if job.is_private:
+                budgets.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())
+            return True
+
+        return await self._writes.write(transaction)
+
+    async def has_begun(self, job: Job) -> bool:
+        """Whether a Worker may have been given a private job."""
+        charge = await self._database.read(lambda connection: budgets.get_charge(connection, job.id))
+        return charge.state is not ChargeState.RESERVED
 
     def write(self, connection: sa.Connection, moved: Job, action: str, lease_s: float | None = None) -> Job:
         """Write a job that has moved, and its audit entry, within a transaction; it is announced after that."""

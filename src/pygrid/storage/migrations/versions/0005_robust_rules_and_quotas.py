@@ -10,7 +10,7 @@ from alembic import op
 from pygrid.storage import schema
 
 revision = "0005"
-down_revision = "0007"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

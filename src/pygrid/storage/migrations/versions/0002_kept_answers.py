@@ -7,7 +7,7 @@ from alembic import op
 
 from pygrid.storage import schema
 
-revision = "0003"
+revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None

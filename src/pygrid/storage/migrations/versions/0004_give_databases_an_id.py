@@ -1,6 +1,6 @@
 """Give databases an id.
 
-Revision 0007, after 0001. Takes no lock that readers wait for.
+Takes no lock that readers wait for.
 """
 
 import sqlalchemy as sa
@@ -8,8 +8,8 @@ from alembic import op
 
 import pygrid.storage.schema as schema
 
-revision = "0007"
-down_revision = "0006"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
