@@ -484,6 +484,8 @@ def _reduce(fold: Fold | None = None) -> Infer:
 def _arg(call: Call) -> list[Value]:
     value = call.get(0)
     axis = call.axis(len(value.shape), 0)
+    if value.shape and value.shape[axis] == 0:
+        raise ShapeRefused("there is no largest or smallest of no elements")
     return [Value("int64", _drop(value.shape, [axis], bool(call.attribute("keepdims", 1))))]
 
 

@@ -221,6 +221,7 @@ REFUSED = [
     (Case("Constant", value_string=b"x"), "a constant has one of"),
     (Case("Range", np.array(0), np.array(9), np.array(0)), "can't be bounded"),
     (Case("Transpose", f("batch", 3), perm=[0, 0]), "no order of the axes"),
+    (Case("ArgMax", np.zeros(0, np.int64), axis=0), "of no elements"),
 ]
 
 
