@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ class Crowd:
 
     @property
     def mean(self) -> Float64:
-        return np.mean(self.honest, axis=0, dtype=np.float64)
+        mean: Float64 = np.mean(self.honest, axis=0, dtype=np.float64)
+        return mean
 
     @property
     def reach(self) -> float:
@@ -155,16 +157,20 @@ class Server:
     limit: float = float("inf")
     accepted: list[list[tuple[float, float]]] = field(default_factory=list)
 
+    @staticmethod
+    def _parts(diffs: Sequence[Float32], number: int) -> list[tuple[int, Float32]]:
+        return [(0, diffs[number])]
+
     def complete(self, diffs: Sequence[Float32], claims: Sequence[int]) -> None:
         """One cycle of these diffs."""
         votes = {number: self._vote(number, diff, claims[number]) for number, diff in enumerate(diffs)}
         total = RunningSum(self.model.size)
         for number, vote in votes.items():
-            total.fold(vote, self.limit, lambda number=number: [(0, diffs[number])])
+            total.fold(vote, self.limit, partial(self._parts, diffs, number))
         earlier = [pair for cycle in self.accepted[-5:] for pair in cycle]
         history = History([norm for norm, _ in earlier], [weight for _, weight in earlier])
         weighed = weigh(self.rule, list(votes.values()), history, lambda: float(np.linalg.norm(self.model)))
-        mean = total.settle(votes, weighed, lambda number: [(0, diffs[number])])(0, self.model.size, self.centre)
+        mean = total.settle(votes, weighed, partial(self._parts, diffs))(0, self.model.size, self.centre)
         self.accepted.append([(vote.norm * weighed.scales[n], weighed.weights[n]) for n, vote in votes.items()])
         self.limit = weighed.limit
         most = float(np.finfo(np.float32).max)

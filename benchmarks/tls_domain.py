@@ -46,7 +46,7 @@ def main() -> None:
     limit_fragmentation()
     settings = load_settings(dict(os.environ), id="hospital-a", data_dir=given.folder, network=given.network)
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = TlsServer(build_domain(settings), 5, 75, lambda: None)
+    server = TlsServer(build_domain(settings), 5, lambda: None)
     server.port_file = given.port_file
     server.run(sockets=[listening])
 
