@@ -73,6 +73,16 @@ def test_opened_again_it_keeps_what_came() -> None:
     assert again == cycle(num_assigned=2, num_reports=2, attempt=2, deadline_at=LATER)
 
 
+@pytest.mark.parametrize(("ahead_s", "left_s"), [(30, 30), (60, 60), (61, 60), (86_460, 60), (-5, -5)])
+def test_a_clock_that_was_set_back_makes_no_deadline_longer(ahead_s: float, left_s: float) -> None:
+    """After a restart a deadline is at most one ``cycle_length`` away, here 60 s."""
+    before = cycle(deadline_at=NOW + dt.timedelta(seconds=ahead_s))
+    assert rules.shorten(before, config(), NOW) == replace(before, deadline_at=NOW + dt.timedelta(seconds=left_s))
+    assert rules.shorten(before, config(cycle_length=None), NOW) is before
+    endless = cycle(deadline_at=None)
+    assert rules.shorten(endless, config(), NOW) is endless
+
+
 @pytest.mark.parametrize("state", [CycleState.CLOSING, CycleState.COMPLETED])
 def test_what_is_over_does_not_open_or_close(state: CycleState) -> None:
     for transition in (
