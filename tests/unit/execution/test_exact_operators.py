@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from handmade import GraphBuilder
-from onnx import TensorProto
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from test_plan_fuzz import INPUTS, PROFILE, feed, programs
 
 from pygrid.errors import InvalidPlan
 from pygrid.features.execution.denormals import denormals_as_zero, may_flush
 from pygrid.plans import Plan, Port, selftest_inputs
+from pygrid.plans.costs import analyse
 from pygrid.plans.exact import ExactSession, flat_outputs
 from pygrid.plans.operators import OPERATORS
+from pygrid.plans.sizes import at
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "plans"
 
@@ -211,3 +216,42 @@ def test_denormals_are_zero_within_the_block_only() -> None:
         session.run()
         assert (output == np.float32(0.125)).all()
     assert (tiny * one)[0] > 0
+
+
+@settings(PROFILE)
+@given(programs(tries=8), st.integers(0, 2**32 - 1))
+def test_a_random_program_has_the_same_bits_in_any_company(g: GraphBuilder, seed: int) -> None:
+    """Programs of all operators, as deep as they come; the units are random, and one is extreme."""
+    model = g.model(INPUTS, ())
+    analysis = analyse(model.graph, name="program", max_n=8)
+    made = [name for step in analysis.steps for name in step.output_names if analysis.values[name].dtype == "float32"]
+    assume(made)
+    name = made[-1]
+    shape = tuple(at(size, 1) for size in analysis.values[name].shape)
+    assume(int(np.prod(shape)) > 0)
+    model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, shape))
+
+    def new() -> tuple[ExactSession, Any]:
+        output, buffers = flat_outputs([Port(name, "float32", shape)])
+        return ExactSession(model.SerializeToString(), name="program", inputs=INPUTS, outputs=buffers), output
+
+    def run(session: ExactSession, output: Any, unit: dict[str, Any]) -> bytes | None:
+        for port, value in unit.items():
+            session.inputs[port][...] = value
+        try:
+            session.run()
+        except InvalidPlan:
+            return None
+        return bytes(output.tobytes())
+
+    units = [feed(1, seed), feed(1, seed + 1), {port: np.resize(EXTREMES, value.shape) for port, value in feed(1).items()}]
+    units[2]["data/y"] = np.array([-9])
+    try:
+        first, second = new(), new()
+    except InvalidPlan:
+        return
+    with denormals_as_zero(), np.errstate(invalid="ignore"):
+        expected = [run(*first, unit) for unit in units]
+        for number in (2, 1, 0, 0, 2, 0):
+            assert run(*first, units[number]) == expected[number]
+        assert [run(*second, unit) for unit in units] == expected
