@@ -20,6 +20,10 @@ from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, Call, ShapeRefused,
 from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 
 _MAX_SIDE = 2**31
+_INDEXING = frozenset({"Gather", "GatherElements", "ScatterElements"})
+_IN_CACHE_BYTES = 256 * 1024
+"""A tensor of this size stays in a processor's cache of its own, where each place takes about the same time."""
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,23 @@ class Analysis:
         The remainder of floats divides bit by bit: the time grows with the difference of the exponents.
         """
         return next((step.label for step in self.steps if step.call.attributes.get("fmod")), "")
+
+    def scattered_reads(self, n: int) -> int:
+        """Cache lines of large tensors that a call with n examples reads or writes at places that data can decide.
+
+        Their time depends on whether the places lie close together, by up to a miss of every cache for each.
+        """
+        total = 0
+        for step in self.steps:
+            if step.call.op_type not in _INDEXING:
+                continue
+            table, index = step.call.get(0), step.call.get(1)
+            if index.known is not None or at(table.num_bytes, n) <= _IN_CACHE_BYTES:
+                continue
+            num_places = at(index.num_elements, n)
+            moved = at(step.outputs[0].num_bytes, n) if step.call.op_type == "Gather" else num_places
+            total += num_places + moved // _LINE_BYTES
+        return total
 
     def flops(self, n: int) -> int:
         """Operations of one call with n examples; what counts as one is said in `pygrid.plans.operators`."""

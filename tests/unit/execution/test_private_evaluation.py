@@ -40,6 +40,8 @@ NOISE = 0.05
 class Table:
     """Metrics that are known beforehand, as contributions."""
 
+    miss_s = 0.0
+
     def __init__(self, values: npt.NDArray[Any]) -> None:
         self.values = values
         self.num_units, self.size = values.shape

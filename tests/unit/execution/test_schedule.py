@@ -11,7 +11,8 @@ import threading
 
 import numpy as np
 import pytest
-from attack_plans import MODEL, honest_plan, slow_plan
+from attack_plans import MODEL, contributing, honest_plan, slow_plan
+from handmade import GraphBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from pygrid.errors import InvalidInput
 from pygrid.features.execution.contributions import PlanRows
 from pygrid.features.execution.schedule import LEAST_LIMIT, VARIATION, make_time_plan
 from pygrid.features.execution.watch import Watch
+from pygrid.plans import Plan
 from pygrid.privacy.noise import SecretBits
 
 
@@ -76,3 +78,20 @@ def test_a_watch_ends_a_long_evaluation_and_not_the_next_one() -> None:
         assert [block.failed.all() for block in long.blocks(np.arange(1), watch)] == [True]
         assert not any(block.failed.any() for _ in range(50) for block in short.blocks(np.arange(3), watch))
     assert threading.active_count() == num_threads
+
+
+def test_reads_of_a_large_table_are_planned_as_misses() -> None:
+    """A table of 4 MiB that is read where the data says; one of 1 KiB stays in the cache."""
+
+    def plan_of(size: int) -> Plan:
+        def build(g: GraphBuilder) -> str:
+            table = g.op("ConstantOfShape", g.ints(size))
+            return g.op("Add", "data/x", g.op("Unsqueeze", g.op("Gather", table, "data/y", axis=0), g.ints(1)))
+
+        return contributing("table", build)
+
+    data = {"x": np.zeros((3, 1), np.float32), "y": np.zeros(3, np.int64)}
+    large, small = (PlanRows(plan_of(size), "grads", MODEL, data, bits=SecretBits()) for size in (1 << 20, 1 << 8))
+    assert large.miss_s > small.miss_s == 0.0
+    with_misses = make_time_plan(terms(100, 1.0), 3, 1e-4, 0.0, 3600.0, 1e-3)
+    assert with_misses.planned_s >= make_time_plan(terms(100, 1.0), 3, 1e-4, 0.0, 3600.0).planned_s + 0.25

@@ -44,6 +44,8 @@ Array = npt.NDArray[Any]
 
 _CHUNK = 128
 """Records that are read at once, and vectors in a block."""
+_MISS_S = 150e-9
+"""A read that misses every cache, and the table of pages."""
 
 
 class Block(NamedTuple):
@@ -65,6 +67,8 @@ class Contributions(Protocol):
     """Of the arrays or numbers that a vector is made of, in its order."""
     is_trusted: bool
     """Whether code of pygrid alone makes the vectors, so that no unit can take long."""
+    miss_s: float
+    """Seconds by which a unit can take longer because it reads tables at places far apart."""
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Use this model from now on."""
@@ -127,11 +131,12 @@ class _PlanUnits:
         model = read_graph(graph, plan.graph(graph), entry)
         self._analysis = analyse(model.graph, name=graph, max_n=manifest.max_batch_size)
         _check_fit(self._analysis)
+        self._max_rows = 1 if groups is None else min(max_rows, manifest.max_batch_size)
+        self.miss_s = _MISS_S * self._analysis.scattered_reads(self._max_rows)
         prefix = "grads/" if graph == "grads" else "metrics/"
         outputs = [port for port in entry.outputs if port.name.startswith(prefix)]
         self.names = tuple(port.name.removeprefix(prefix) for port in outputs)
         # Beyond its largest batch the gate promised nothing about the plan.
-        self._max_rows = 1 if groups is None else min(max_rows, manifest.max_batch_size)
         self._groups = None if groups is None else [group[: self._max_rows] for group in groups]
         self._manifest, self._data, self._bits = manifest, data, bits
         self.num_units = len(next(iter(data.values()))) if groups is None else len(groups)

@@ -36,6 +36,7 @@ class Metrics(Protocol):
 
     num_units: int
     names: tuple[str, ...]
+    miss_s: float
 
     def set_params(self, params: Mapping[str, Array]) -> None: ...
 
@@ -69,6 +70,7 @@ class MetricRows:
         self._metrics = metrics
         self._combined = combined or {}
         self.num_units = metrics.num_units
+        self.miss_s = metrics.miss_s
         self.size = 1 + len(metrics.names)
         lower, upper = np.array([bounds[name] for name in metrics.names], np.float64).reshape(-1, 2).T
         self._lower, self._upper = lower, upper

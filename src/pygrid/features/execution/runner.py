@@ -274,6 +274,7 @@ class _WholeDomain:
 
     num_units = 1
     is_trusted = False
+    miss_s = 0.0
 
     def __init__(self, spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array]) -> None:
         self._spec, self._plan, self._data = spec, plan, data

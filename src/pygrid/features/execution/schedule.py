@@ -4,7 +4,8 @@ Time is an answer, too. Three rules keep it from telling of a record:
 
 1. **No operator's time depends on values by much.** Denormal numbers count as zero (`denormals`), and a plan with an operator
    that loops over a value (``Mod`` with ``fmod``) is refused. What is left varies by a factor of `VARIATION` at most;
-   ``benchmarks/operator_times.py`` measures it for each operator.
+   ``benchmarks/operator_times.py`` measures it for each operator. Reads of large tables at places that data decides are
+   counted from the graph, and planned as if each missed every cache.
 2. **A limit for each evaluation.** One that takes more than `TimePlan.limit_s` of CPU time is ended and counts as zero, for
    its own unit and no other. The limit follows from an evaluation of made-up data on this machine, never from the data.
 3. **The result is held until `TimePlan.planned_s`**: enough for every unit at `VARIATION` times the usual cost, and for one
@@ -49,13 +50,16 @@ class TimePlan:
     """Seconds after the start of the job before which nobody sees its result."""
 
 
-def make_time_plan(terms: PrivacyTerms, num_units: int, unit_s: float, round_s: float, left_s: float) -> TimePlan:
+def make_time_plan(
+    terms: PrivacyTerms, num_units: int, unit_s: float, round_s: float, left_s: float, miss_s: float = 0.0
+) -> TimePlan:
     """The times of a job.
 
     Args:
         unit_s: CPU seconds that a unit of made-up data took, clipping included.
         round_s: CPU seconds for the noise and the step of a round.
         left_s: seconds that are left of the job's time.
+        miss_s: seconds by which an evaluation can take longer because it reads tables at places far apart.
     Raises:
         InvalidInput: ``job_too_slow``: the evaluations of this job can't all have a limit of `LEAST_LIMIT` times their cost.
     """
@@ -71,7 +75,7 @@ def make_time_plan(terms: PrivacyTerms, num_units: int, unit_s: float, round_s: 
             "smaller sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S",
             code="job_too_slow",
         )
-    more_s = max_participations(terms) * limit_s
+    more_s = max_participations(terms) * limit_s + evaluations * miss_s
     return TimePlan(unit_s, limit_s, _planned_s(terms, num_units, unit_s, round_s, more_s))
 
 
@@ -105,7 +109,7 @@ class Schedule:
         if contributions.is_trusted:
             plan = TimePlan(unit_s, math.inf, _planned_s(terms, contributions.num_units, unit_s, round_s))
         else:
-            plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s)
+            plan = make_time_plan(terms, contributions.num_units, unit_s, round_s, left_s, contributions.miss_s)
         self.unit_s = plan.unit_s
         self._announce(plan.planned_s)
         return Watch(plan.limit_s)

@@ -46,6 +46,7 @@ class StatisticRows:
 
     names: tuple[str, ...] = ()
     is_trusted = True
+    miss_s = 0.0
 
     def __init__(
         self,
