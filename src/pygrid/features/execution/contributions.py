@@ -19,8 +19,9 @@ from pygrid.errors import InvalidPlan
 from pygrid.features.execution.sum_graph import (
     AFTER,
     BEFORE,
+    NORM,
     ROW,
-    WITHIN,
+    SQUARES,
     plan_inputs,
     plan_name,
     sum_dtype,
@@ -182,11 +183,13 @@ class _PlanUnits:
                 continue
             batch, usable = self._batch(part)
             pairs = [(self._inputs[name][:1], array) for name, array in batch.items()]
+            run, session, has_noise = watch.run, self._session, bool(self._noise)
             for index, ok in enumerate(usable.tolist()):
-                self._draw(1)
+                if has_noise:
+                    self._draw(1)
                 for buffer, array in pairs:
                     buffer[0] = array[index]
-                yield ok and watch.run(self._session, 1)
+                yield ok and run(session, 1)
 
     def _draw(self, num_rows: int) -> None:
         """Fill the noise ports: for every unit, so that no unit's words depend on whether another can be used."""
@@ -253,15 +256,17 @@ class PlanSums(_PlanUnits):
         self._row, _ = flat_outputs(outputs)
         self.size = self._row.size
         grid = Grid.fit(self._clip, self.size)
-        self._within = aligned_zeros((1,), np.bool_)
-        sum_after = aligned_zeros((self.size,), sum_dtype(grid))
+        dtype = sum_dtype(grid)
+        self._norm, self._squares = aligned_zeros((1,), dtype), aligned_zeros((1,), dtype)
+        self._largest = grid.sensitivity**2
+        sum_after = aligned_zeros((self.size,), dtype)
         self._most = (1 << 24 if sum_after.dtype == np.float32 else 1 << 52) // grid.sensitivity
         """Contributions whose sum the dtype holds exactly."""
         self._session = ExactSession(
             sum_graph(model, outputs, grid),
             name=name,
             inputs=plan_inputs(entry),
-            outputs={ROW: self._row, WITHIN: self._within},
+            outputs={ROW: self._row, NORM: self._norm, SQUARES: self._squares},
             max_rows=self._max_rows,
             carried=(BEFORE, AFTER, sum_after),
         )
@@ -276,7 +281,7 @@ class PlanSums(_PlanUnits):
         for is_good in self._evaluations(units, watch):
             if not is_good:
                 num_failed += 1
-            elif self._within[0]:
+            elif self._squares[0] <= self._largest and self._norm[0] < np.inf:
                 self._session.carry()
                 num_carried += 1
                 if num_carried == self._most:

@@ -4,12 +4,13 @@
     row       = concat(grads)              float32
     norm      = sqrt(sum of row^2)
     integers  = round(row * radius / max(norm, C))
-    is_within = sum of integers^2 <= S^2, and norm is finite
-    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row, ``sum/within``
+    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row, ``sum/norm`` = norm,
+                                           ``sum/squares`` = sum of integers^2
 
 It does the steps of `pygrid.privacy.clipping` in the same call as the plan, while a row is in the cache. The same argument
 bounds what is added: the last word is the sum of squares of integers, which is exact. The caller takes ``sum/after`` over only
-if ``sum/within``; otherwise (a value that is not finite, a sum that rounding took beyond the bound) it clips the row itself.
+if this is at most S^2 and the norm is finite; otherwise (a value that is not finite, a row that rounding took beyond the
+bound) it clips the row itself. Nodes of the plan that the gradients don't need, such as those of the loss, are left out.
 
 Every name of the plan gets a prefix, so that a plan can neither replace nor read a value of the nodes that follow it.
 """
@@ -27,7 +28,7 @@ from onnx import helper, numpy_helper
 from pygrid.plans.manifest import Graph, Port
 from pygrid.privacy.clipping import Grid, holds_float32, long_radius
 
-BEFORE, AFTER, ROW, WITHIN = "sum/before", "sum/after", "sum/row", "sum/within"
+BEFORE, AFTER, ROW, NORM, SQUARES = "sum/before", "sum/after", "sum/row", "sum/norm", "sum/squares"
 _PLAN = "plan/"
 _ROUND = {"float32": 1.5 * 2.0**23, "float64": 1.5 * 2.0**52}
 """Added and taken away again, it leaves a number rounded to the nearest whole one, ties to even, below 2^22 or 2^51."""
@@ -57,7 +58,7 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
         grid: the grid of the sum.
     """
     size = sum(int(np.prod([int(one) for one in port.shape], dtype=np.int64)) for port in outputs)
-    source = _renamed(model.graph)
+    source = _renamed(model.graph, {plan_name(port.name) for port in outputs})
     dtype = sum_dtype(grid)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     constants: list[onnx.TensorProto] = []
@@ -80,17 +81,13 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
         nodes.append(helper.make_node("Cast", [ROW], [row], to=kind))
     magic = number("magic", _ROUND[dtype])
     for operator, inputs, output in (
-        ("ReduceSumSquare", [row], "square"),
-        ("Sqrt", ["square"], "norm"),
-        ("Max", ["norm", number("clip", grid.clip)], "length"),
+        ("ReduceL2", [row], NORM),
+        ("Max", [NORM, number("clip", grid.clip)], "length"),
         ("Div", [number("radius", long_radius(grid, size)), "length"], "factor"),
         ("Mul", [row, "factor"], "scaled"),
         ("Add", ["scaled", magic], "raised"),
         ("Sub", ["raised", magic], "integers"),
-        ("ReduceSumSquare", ["integers"], "squares"),
-        ("Mul", ["square", number("zero", 0.0)], "zero_or_nan"),
-        ("Add", ["squares", "zero_or_nan"], "checked"),
-        ("LessOrEqual", ["checked", number("largest", float(grid.sensitivity**2))], WITHIN),
+        ("ReduceSumSquare", ["integers"], SQUARES),
         ("Add", [BEFORE, "integers"], AFTER),
     ):
         nodes.append(helper.make_node(operator, inputs, [output]))
@@ -101,7 +98,8 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
         [
             helper.make_tensor_value_info(AFTER, kind, [size]),
             helper.make_tensor_value_info(ROW, onnx.TensorProto.FLOAT, [size]),
-            helper.make_tensor_value_info(WITHIN, onnx.TensorProto.BOOL, [1]),
+            helper.make_tensor_value_info(NORM, kind, [1]),
+            helper.make_tensor_value_info(SQUARES, kind, [1]),
         ],
         initializer=[*source.initializer, *constants],
     )
@@ -109,8 +107,8 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
     return bytes(whole.SerializeToString())
 
 
-def _renamed(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """A copy in which every tensor's name has the plan's prefix."""
+def _renamed(graph: onnx.GraphProto, needed: set[str]) -> onnx.GraphProto:
+    """A copy in which every tensor's name has the plan's prefix, with the nodes that the ``needed`` tensors depend on."""
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     for tensor in (*copy.input, *copy.initializer):
@@ -119,4 +117,11 @@ def _renamed(graph: onnx.GraphProto) -> onnx.GraphProto:
         node.name = plan_name(node.name)
         for names in (node.input, node.output):
             names[:] = [name and plan_name(name) for name in names]
+    kept = []
+    for node in reversed(copy.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    del copy.node[:]
+    copy.node.extend(reversed(kept))
     return copy

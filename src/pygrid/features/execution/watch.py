@@ -48,8 +48,8 @@ class Watch:
         self._options = quiet_run()
         self._lock = threading.Lock()
         self._began: float | None = None
-        """CPU time of the runner's thread when its evaluation began; None: none is under way. Held by the lock, so that only
-        the evaluation that takes too long is ended, and never the one after it."""
+        """CPU time of the runner's thread when its evaluation began; None: none is under way. Under the lock it is looked at
+        and taken away, so that the evaluation that takes too long is ended, and never the one after it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
@@ -65,9 +65,7 @@ class Watch:
 
     def run(self, session: ExactSession, num_rows: int) -> bool:
         """Whether the session computed its output, within the limit."""
-        began = time.thread_time()
-        with self._lock:
-            self._began = began
+        began = self._began = time.thread_time()
         try:
             session.run(num_rows, self._options)
         except InvalidPlan:
