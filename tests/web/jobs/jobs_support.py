@@ -152,7 +152,9 @@ async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
     app = build_domain(settings)
     async with running(app) as web:
         people = People(web)
-        owner = await people.owner()
+        file = settings.data_dir / "setup-code"  # kept where the Domain listens beyond this machine
+        code = {"setup_code": file.read_text().strip()} if file.exists() else {}
+        owner = await people.owner(**code)
         yield Site(
             app,
             web,
