@@ -142,17 +142,14 @@ def test_who_refuses_or_cannot_pay_is_left_out_and_named(world: World) -> None:
     world.fresh("some", alice={"auto_approve": False}, bob={"epsilon_per_user": 1.0})
     denying = threading.Thread(target=decide, args=(world.owners["alice"], "deny"))
     denying.start()
-    # Beyond bob's budget: it waits for bob, who approves; but his ledger does not.
-    approving = threading.Thread(target=decide, args=(world.owners["bob"], "approve"))
-    approving.start()
+    # Beyond the scientist's part of bob's budget: his Domain refuses it at once.
     run = world.train("some", min_domains=1)
     denying.join()
-    approving.join()
     run.wait(timeout_s=60, progress=False)
     states = {domain.name: domain.state for domain in run.domains}
     assert states["alice"] == "denied"
-    assert states["bob"] == "failed"
-    assert "no room" in run.domains["bob"].detail
+    assert states["bob"] == "refused"
+    assert "privacy budget" in run.domains["bob"].detail
     assert [[one.client for one in cycle.contributions] for cycle in run.history] == [["carol"], ["carol"]]
 
 
@@ -263,7 +260,7 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
     for name, domain in domains.items():
         (job,) = [info for info in domain.jobs(mine=True).infos if info.dataset_name == "died"]
         assert job.id == first.domains[name].job_id == second.domains[name].job_id
-        assert domain.datasets["died"].budget().yours == pytest.approx(2.0, rel=0.05), "paid once"
+        assert 1.0 < domain.datasets["died"].budget().yours <= 2.0, "paid once, in the epsilon of the budget"
     # And when all is over, it can still be looked at, from anywhere.
     later = resume_federated(hub, "died", domains=domains)
     assert later.wait(timeout_s=10, progress=False).domains["bob"].num_reported == 2

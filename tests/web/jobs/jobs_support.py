@@ -19,6 +19,7 @@ from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
+from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
 
 JOBS = "/data-centric/jobs"
@@ -152,9 +153,8 @@ async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
     app = build_domain(settings)
     async with running(app) as web:
         people = People(web)
-        file = settings.data_dir / "setup-code"  # kept where the Domain listens beyond this machine
-        code = {"setup_code": file.read_text().strip()} if file.exists() else {}
-        owner = await people.owner(**code)
+        code = find_setup_code(settings)
+        owner = await people.owner(**({} if code is None else {"setup_code": code.read()}))
         yield Site(
             app,
             web,
