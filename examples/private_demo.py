@@ -35,7 +35,7 @@ TRAINING: dict[str, Any] = {"hyper": {"lr": 1.0}, "epochs": 30, "batch_size": 64
 EPSILON = 5.0
 """Of one training: what changes at most when one record is replaced by any other (docs/privacy.md)."""
 MIN_ACCURACY = 0.85
-"""Of the private model: guessing the more frequent class gives 0.63; training tells about 0.97 right, with noise or without."""
+"""Of the private model: guessing the more frequent class gives 0.63; training tells about 0.95 right with noise."""
 PATIENCE_S = 60.0
 
 
@@ -103,7 +103,8 @@ class PrivateDemo:
         self.say(
             f"owner      uploads {len(self.records)} records as {NAME!r}: others may know of them, nobody else may read them\n"
             f"           budget: epsilon {policy.epsilon:g} in all, {policy.epsilon_per_user:g} for each user, at delta "
-            f"{policy.delta:g}; private jobs within it need no person"
+            f"{policy.delta:g}, for a record that is replaced by any other;\n"
+            "           private jobs within it need no person"
         )
 
     def find(self) -> Dataset:

@@ -59,7 +59,8 @@ class World:
         columns = {"x": "features", "y": "label 0..2"}
         data = logistic_data(size, seed=size)
         made = self.owners[name].datasets.upload(dataset, data, visibility="listed", columns=columns, progress=False)
-        made.policy(**{**POLICY, **policy})
+        # Each test has a dataset of its own, with the same records.
+        made.policy(**{**POLICY, "fresh_budget": True, **policy})
 
     def fresh(self, dataset: str, **policies: dict[str, Any]) -> None:
         """A dataset of this name at each Domain, with a budget of its own."""
