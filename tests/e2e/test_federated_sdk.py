@@ -261,7 +261,8 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
     for name, domain in domains.items():
         (job,) = [info for info in domain.jobs(mine=True).infos if info.dataset_name == "died"]
         assert job.id == first.domains[name].job_id == second.domains[name].job_id
-        assert 1.0 < domain.datasets["died"].budget().yours <= 2.0, "paid once, in the epsilon of the budget"
+        # Epsilon 2 takes about 0.68 of a budget of 8; a second payment would make it 1.36.
+        assert 0.5 < domain.datasets["died"].budget().yours < 1.0, "paid once"
     # And when all is over, it can still be looked at, from anywhere.
     later = resume_federated(hub, "died", domains=domains)
     assert later.wait(timeout_s=10, progress=False).domains["bob"].num_reported == 2
