@@ -39,6 +39,7 @@ OWNER, SCIENTIST = "owner@example.org", "scientist@example.org"
 DATASET = "digits"
 CYCLES = 20
 EPSILON, DELTA = 8.0, 1e-5
+"""Of all cycles together, at each hospital, for a record that is replaced by any other."""
 POLICY: dict[str, Any] = {"epsilon": 10.0, "delta": DELTA, "epsilon_per_user": 10.0, "auto_approve": True, "use": "training"}
 TRAINING: dict[str, Any] = {
     "epochs": 1,

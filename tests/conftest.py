@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pygrid.storage.database import Database
@@ -16,6 +17,10 @@ from pygrid.storage.database import Database
 # Before numpy is first imported: many tests start threads and processes of their own.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# An example takes longer than the usual 200 ms where other processes use the machine: no test depends on the time it takes.
+hypothesis.settings.register_profile("pygrid", deadline=None)
+hypothesis.settings.load_profile("pygrid")
 
 _numbers = itertools.count()
 

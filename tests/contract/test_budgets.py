@@ -157,7 +157,7 @@ def test_a_job_that_was_charged_otherwise_is_refused(ledger: Database, changed: 
 
 @pytest.mark.parametrize("last", [ChargeState.FAILED, ChargeState.RELEASED, ChargeState.REFUNDED])
 def test_only_a_refund_makes_room_again(ledger: Database, last: ChargeState) -> None:
-    big = (Gaussian(7.0),)
+    big = (Gaussian(6.0),)
     assert reserve(ledger, "first", events=big) == Accepted()
     assert reserve(ledger, "second", events=big) == Rejected(Refusal.USER_EXHAUSTED)
     if last is not ChargeState.REFUNDED:
@@ -243,7 +243,7 @@ def test_an_event_without_a_curve_counts_in_the_part_set_aside(ledger: Database)
 
 
 def test_a_raised_cap_admits_more_and_a_lowered_one_nothing(ledger: Database) -> None:
-    events = (Gaussian(7.0),)
+    events = (Gaussian(6.0),)
     reserve(ledger, "first", events=events)
 
     def change(epsilon: float, user_epsilon: float) -> budgets.Budget:

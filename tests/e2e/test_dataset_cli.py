@@ -119,6 +119,18 @@ def test_commands_tell_what_there_is(url: str) -> None:
     assert "has no dataset" in run("dataset", "list").stdout
 
 
+def test_records_with_a_budget_elsewhere_become_a_version_only_if_that_is_confirmed(url: str, folder: Path) -> None:
+    (folder / "others.csv").write_text("name,age\nann,31\n")
+    for name in ("ages", "others"):
+        assert run("dataset", "upload", f"{name}.csv").returncode == 0
+        done = run("budget", "set", name, "--epsilon", "1", "--delta", "1e-6", "--epsilon-per-user", "1")
+        assert done.returncode == 0, done.stderr
+    refused = run("dataset", "upload", "ages.csv", "--version-of", "others")
+    assert (refused.returncode, "fresh_budget" in refused.stderr) == (1, True), refused.stderr
+    done = run("dataset", "upload", "ages.csv", "--version-of", "others", "--fresh-budget")
+    assert (done.returncode, done.stdout.partition(",")[2][:21]) == (0, " version 2: 3 records"), done.stderr
+
+
 def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
     (folder / "ragged.csv").write_text("a,b\n1\n")
     for arguments, text in (
@@ -128,6 +140,7 @@ def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
         (("upload", "ages.csv", "-c", "age:float32,max=40"), "it was declared to lie from None to 40"),
         (("upload", "ages.csv", "-c", "age,colour=red"), "colour=red"),
         (("upload", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
+        (("upload", "ages.csv", "--fresh-budget"), "--fresh-budget needs --version-of"),
         (("show", "nobody"), "there is no dataset 'nobody'"),
         (("mock", "nobody", "-o", "x.txt"), "neither in .npz nor in .csv"),
     ):

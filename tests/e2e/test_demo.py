@@ -69,9 +69,9 @@ def check_second_part(output: str) -> None:
         "asks to see records: refused",
         "tries the plan on 100 mock records: it runs",
         "asks to train with epsilon 5:",
-        "charged: epsilon 5.00 of 6",
-        "asks for the same again: beyond the budget, so it waits for a person",
-        "but the ledger does not: your part of the privacy budget has no room for this job",
+        "charged: epsilon 4.40 of 6",
+        "asks for the same again: refused (budget_exhausted)",
+        "of the requester's part of the privacy budget",
         "asks for the same without noise: waits for the owner",
         "privacy       none: an exact answer, which a person signs off",
         "the result is held:",
@@ -81,8 +81,7 @@ def check_second_part(output: str) -> None:
     accuracies = re.search(r"([\d.]+)% with epsilon 5, ([\d.]+)% without noise, ([\d.]+)% by guessing", output)
     assert accuracies is not None
     private, exact, majority = map(float, accuracies.groups())
-    # The same training in NumPy, for a hundred ways to hold records out: 97 % on average and 93 % at worst with noise, 94 %
-    # at worst without.
+    # Two seeds gave 94.7% and 96.5% with noise, 94.7% and 99.1% without.
     assert exact >= 90.0
     assert private >= 85.0 > majority
 
@@ -95,7 +94,8 @@ def check_third_part(output: str) -> None:
         "scientist  searches the Network:",
         "asks all three to train together for 20 cycles with epsilon 8 each",
         "20     completed",
-        "was charged epsilon 8.00 of 10, once, for all cycles",
+        "was charged epsilon 7.0",
+        "of 10, once, for all cycles",
     ):
         assert said in output, said
         output = output.partition(said)[2]
@@ -103,7 +103,7 @@ def check_third_part(output: str) -> None:
     alone = re.search(r"north ([\d.]+)%, south ([\d.]+)%, east ([\d.]+)%", output)
     assert together is not None
     assert alone is not None
-    # Six seeds gave 83 to 88 % together; each alone knows four digits of ten, so it can't read more than some 40 %.
+    # Seed 0 gave 83% together; each alone knows four digits of ten, so it can't read more than some 40%.
     assert float(together[1]) >= 75.0
     assert max(map(float, alone.groups())) <= 45.0
 

@@ -59,7 +59,8 @@ class World:
         columns = {"x": "features", "y": "label 0..2"}
         data = logistic_data(size, seed=size)
         made = self.owners[name].datasets.upload(dataset, data, visibility="listed", columns=columns, progress=False)
-        made.policy(**{**POLICY, **policy})
+        # Each test has a dataset of its own, with the same records.
+        made.policy(**{**POLICY, "fresh_budget": True, **policy})
 
     def fresh(self, dataset: str, **policies: dict[str, Any]) -> None:
         """A dataset of this name at each Domain, with a budget of its own."""
@@ -142,17 +143,14 @@ def test_who_refuses_or_cannot_pay_is_left_out_and_named(world: World) -> None:
     world.fresh("some", alice={"auto_approve": False}, bob={"epsilon_per_user": 1.0})
     denying = threading.Thread(target=decide, args=(world.owners["alice"], "deny"))
     denying.start()
-    # Beyond bob's budget: it waits for bob, who approves; but his ledger does not.
-    approving = threading.Thread(target=decide, args=(world.owners["bob"], "approve"))
-    approving.start()
+    # Beyond the scientist's part of bob's budget: his Domain refuses it at once.
     run = world.train("some", min_domains=1)
     denying.join()
-    approving.join()
     run.wait(timeout_s=60, progress=False)
     states = {domain.name: domain.state for domain in run.domains}
     assert states["alice"] == "denied"
-    assert states["bob"] == "failed"
-    assert "no room" in run.domains["bob"].detail
+    assert states["bob"] == "refused"
+    assert "privacy budget" in run.domains["bob"].detail
     assert [[one.client for one in cycle.contributions] for cycle in run.history] == [["carol"], ["carol"]]
 
 
@@ -263,7 +261,8 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
     for name, domain in domains.items():
         (job,) = [info for info in domain.jobs(mine=True).infos if info.dataset_name == "died"]
         assert job.id == first.domains[name].job_id == second.domains[name].job_id
-        assert domain.datasets["died"].budget().yours == pytest.approx(2.0, rel=0.05), "paid once"
+        # Epsilon 2 takes about 0.68 of a budget of 8; a second payment would make it 1.36.
+        assert 0.5 < domain.datasets["died"].budget().yours < 1.0, "paid once"
     # And when all is over, it can still be looked at, from anywhere.
     later = resume_federated(hub, "died", domains=domains)
     assert later.wait(timeout_s=10, progress=False).domains["bob"].num_reported == 2

@@ -184,7 +184,7 @@ def test_nothing_is_lost_or_run_twice_when_a_worker_is_killed(running: Running) 
         site.wait(exact, lambda job: job["progress"] > 0)
         children = psutil.Process(process.pid).children(recursive=True)
         spent = running.spent()
-        assert spent > 0.9
+        assert spent > 0
         process.kill()
         process.wait()
         _, alive = psutil.wait_procs(children, timeout=20)

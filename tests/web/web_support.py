@@ -59,9 +59,9 @@ class People:
         assert answer.status_code == 200, answer.text
         return {"Authorization": f"Bearer {answer.json()['token']}"}
 
-    async def owner(self) -> dict[str, str]:
+    async def owner(self, **more: Any) -> dict[str, str]:
         """Headers of the first user, who is made here."""
-        await self.sign_up("owner@example.org")
+        await self.sign_up("owner@example.org", **more)
         return await self.log_in("owner@example.org")
 
     async def with_role(self, role: int, owner: dict[str, str], email: str = "other@example.org") -> dict[str, str]:

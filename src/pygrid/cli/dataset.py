@@ -38,6 +38,10 @@ ColumnOption = Annotated[
     ),
 ]
 Note = Annotated[str, typer.Option(help="What is new in this version.")]
+FreshBudget = Annotated[
+    bool,
+    typer.Option("--fresh-budget", help="Add a version although another dataset of the same content has a privacy budget."),
+]
 
 _COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source", "has_missing")
 
@@ -57,6 +61,7 @@ def upload(
     mock: Mock = None,
     version_of: Annotated[str | None, typer.Option(help="Add a version to the dataset of this name instead.")] = None,
     note: Note = "",
+    fresh_budget: FreshBudget = False,
     url: UrlOption = None,
 ) -> None:
     """Upload a dataset, or a new version of one.
@@ -73,9 +78,11 @@ def upload(
         "max_records_per_subject": max_records_per_subject,
         "note": note,
     }
+    if fresh_budget and version_of is None:
+        raise InvalidInput("--fresh-budget needs --version-of; for a new dataset, write pygrid budget set NAME --fresh-budget")
     with connect(url) as domain:
         if version_of is not None:
-            info = domain.datasets[version_of].new_version(file, mock=mock, **given)
+            info = domain.datasets[version_of].new_version(file, mock=mock, fresh_budget=fresh_budget, **given)
         else:
             more: dict[str, Any] = {"description": description, "tags": tag or (), "visibility": visibility or "private"}
             info = domain.datasets.upload(name or file.stem, file, mock=mock, **more, **given).info()

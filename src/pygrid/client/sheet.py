@@ -47,7 +47,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows.append(("so far", f"{counted(told.num_begun, 'training')} begun, {counted(told.num_reported, 'diff')} sent"))
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:
-        rows += _budget_rows(info.cost)
+        rows += _budget_rows(info.cost, "the clipping bound" if info.kind == "train" else "the bound on one unit")
     rows.append(("what leaves", _leaves(info)))
     if info.metrics:
         where = "of the result" if info.state in ("held", "released") else "on the mock"
@@ -76,7 +76,9 @@ def privacy_in_words(info: JobInfo) -> str:
         if info.request is not None and info.request.federation is not None:
             return "none: exact, and only this approval stands between the data and the coordinator"
         return "none: an exact answer, which a person signs off"
-    return f"epsilon {terms.epsilon:g}, delta {terms.delta:g} for each {terms.unit}; contributions clipped to {terms.clip:g}"
+    words = f"epsilon {terms.epsilon:g}, delta {terms.delta:g} for each {terms.unit}"
+    # Metrics and answers are bounded one by one, each by its own declared bounds.
+    return f"{words}; contributions clipped to {terms.clip:g}" if info.kind == "train" else words
 
 
 def cost_in_words(info: JobInfo) -> str:
@@ -111,8 +113,8 @@ def _request_rows(request: JobRequest) -> list[tuple[str, str]]:
     return rows
 
 
-def _budget_rows(cost: JobCost) -> list[tuple[str, str]]:
-    noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times the clipping bound"
+def _budget_rows(cost: JobCost, bound: str) -> list[tuple[str, str]]:
+    noise = f"{counted(cost.rounds, 'round')} with noise of {cost.noise_multiplier:.3g} times {bound}"
     rows = [("cost", f"epsilon {cost.epsilon:.3g}: {noise}")]
     if cost.certainty is not None:
         sure = f"{cost.certainty:.0%}"

@@ -230,9 +230,9 @@ def reject(job: Job, code: str, why: str) -> Job:
     return _move(job, {JobState.CHECKING}, JobState.REJECTED, code=code, detail=why)
 
 
-def present(job: Job, metrics: Mapping[str, float]) -> Job:
+def present(job: Job, metrics: Mapping[str, float], detail: str = "a person has to approve it") -> Job:
     """``checking -> waiting``: it works on the mock twin, and a person has to decide."""
-    return _move(job, {JobState.CHECKING}, JobState.WAITING, mock_metrics=metrics, detail="a person has to approve it")
+    return _move(job, {JobState.CHECKING}, JobState.WAITING, mock_metrics=metrics, detail=detail)
 
 
 def admit(job: Job, metrics: Mapping[str, float]) -> Job:

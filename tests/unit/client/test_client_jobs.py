@@ -29,7 +29,7 @@ from pygrid.client.sheet import sheet
 from pygrid.client.waiting import in_words, shown
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.datasets import Column, DatasetInfo, Schema
-from pygrid.messages.jobs import JobCost, JobInfo, JobList, JobRequest, PrivacyRequest, StatisticRequest
+from pygrid.messages.jobs import JobCost, JobInfo, JobKind, JobList, JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.messages.media import PROBLEM
 from pygrid.plans import DataPort
 from pygrid.tensors import encode
@@ -376,6 +376,14 @@ def test_the_sheet_says_what_an_approver_needs() -> None:
         "only sums with noise",
     ):
         assert said in text, said
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "statistics"])
+def test_the_sheet_names_clipping_only_where_something_is_clipped(kind: JobKind) -> None:
+    cost = JobCost(2.0, 1e-6, 1.5, 1)
+    rows = dict(sheet(info("waiting", kind=kind, privacy=PrivacyRequest(2.0, 1e-6), cost=cost)))
+    assert rows["privacy"] == "epsilon 2, delta 1e-06 for each record"
+    assert rows["cost"] == "epsilon 2: 1 round with noise of 1.5 times the bound on one unit"
 
 
 def test_the_sheet_warns_of_results_as_large_as_the_data() -> None:

@@ -19,6 +19,7 @@ from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
+from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
 
 JOBS = "/data-centric/jobs"
@@ -152,7 +153,8 @@ async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
     app = build_domain(settings)
     async with running(app) as web:
         people = People(web)
-        owner = await people.owner()
+        code = find_setup_code(settings)
+        owner = await people.owner(**({} if code is None else {"setup_code": code.read()}))
         yield Site(
             app,
             web,

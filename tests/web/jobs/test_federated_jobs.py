@@ -188,6 +188,7 @@ async def test_two_federations_cannot_have_the_budget_twice(town: Town, tmp_path
     await town.wait("alice", first, "running")
     waiting = await town.wait("alice", second, "waiting")
     assert not waiting["cost"]["fits"]
+    assert waiting["detail"].startswith("budget_exhausted: this job takes"), "it fitted when it was submitted"
     assert_problem(await town.sites["alice"].owner.decide("approve", waiting), 409, "budget_exhausted")
     assert [state for state, _ in charges_of(tmp_path, "alice")] == ["reserved"]
 

@@ -47,7 +47,8 @@ async def test_the_same_part_in_a_training_is_not_taken_twice(tmp_path: Path) ->
     async with running_site(settings) as site:
         dataset, other = await site.owner.upload(), await site.owner.upload("others")
         for one in (dataset, other):
-            await site.owner.set_policy(one, **POLICY)
+            # Both hold the same records.
+            await site.owner.set_policy(one, **POLICY, fresh_budget=True)
         answers = await asyncio.gather(*(site.scientist.try_submit(dataset, **asking("one")) for _ in range(4)))
         (taken,) = (answer.json() for answer in answers if answer.status_code == 201)
         for answer in answers:

@@ -237,14 +237,15 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
             ("epsilon", -1, "invalid_epsilon"),
             ("delta", 0, "invalid_delta"),
             ("delta", 1, "invalid_delta"),
-            ("delta", 1e-3, "invalid_privacy_terms"),
+            ("delta", 1e-3, "invalid_delta"),
+            ("delta", 1e-4, "invalid_privacy_terms"),
             ("clip", 0, "invalid_privacy_terms"),
             ("clip", -1, "invalid_privacy_terms"),
             ("clip", 5e-324, "invalid_privacy_terms"),
             ("clip", 1e308, "invalid_privacy_terms"),
             ("epsilon", "nan", "invalid_job"),
             ("epsilon", 10**400, "invalid_job"),
-            ("unit", "subject", "invalid_privacy_terms"),
+            ("unit", "subject", "unit_not_budgeted"),
             ("unit", "person", "invalid_job"),
             ("sampling_rate", 0, "invalid_privacy_terms"),
             ("sampling_rate", 1.5, "invalid_privacy_terms"),
@@ -252,7 +253,7 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
             ("sampling_rate", 5e-324, "invalid_privacy_terms"),
         )
     ),
-    ("evaluate", {"privacy": {**PRIVATE, "unit": "domain"}}, "invalid_privacy_terms"),
+    ("evaluate", {"privacy": {**PRIVATE, "unit": "domain"}}, "unit_not_budgeted"),
     ("evaluate", {"privacy": {**PRIVATE, "sampling_rate": 0.5}}, "invalid_privacy_terms"),
     ("statistics", {}, "invalid_job"),
     ("statistics", {"statistics": [{"kind": "median"}]}, "invalid_job"),
@@ -298,7 +299,7 @@ async def test_subjects_are_protected_where_there_are_some(site: Site) -> None:
     await site.owner.set_policy(dataset)
     assert (
         "subject"
-        in assert_problem(await site.scientist.try_submit(dataset, privacy=PRIVATE), 400, "invalid_privacy_terms")["detail"]
+        in assert_problem(await site.scientist.try_submit(dataset, privacy=PRIVATE), 400, "unit_not_budgeted")["detail"]
     )
     for statistic in ({"kind": "count", "by": "person", "keys": [1]}, {"kind": "mean", "column": "person", "upper": 9}):
         answer = await site.scientist.try_submit(dataset, "statistics", statistics=[statistic])

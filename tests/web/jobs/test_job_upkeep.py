@@ -22,6 +22,7 @@ class Later(SystemClock):
     """So many days ahead."""
 
     def __init__(self, days: float) -> None:
+        super().__init__()
         self._days = days
 
     def now(self) -> dt.datetime:

@@ -77,7 +77,7 @@ async def test_an_evaluation_exact_and_private(site: Site) -> None:
 
 async def test_the_whole_domain_as_the_unit(site: Site) -> None:
     dataset = await site.owner.upload()
-    await site.owner.set_policy(dataset)
+    await site.owner.set_policy(dataset, unit="domain")
     job = await site.scientist.submit(dataset, epochs=3, privacy={**PRIVATE, "unit": "domain"})
     assert job["cost"]["rounds"] == 1
     await site.scientist.wait(job["id"], "released")
@@ -119,7 +119,7 @@ async def test_what_fails_on_the_mock_is_rejected_with_its_error(
     plan = logistic_plan(edit=lambda models: _break(models[graph].graph)).data
     job = await site.scientist.submit(dataset, plan=plan, privacy=privacy)
     rejected = await site.scientist.wait(job["id"], "rejected")
-    assert rejected["code"] in ("plan_run_failed", "plan_failed")
+    assert rejected["code"] in ("plan_run_failed", "plan_failed"), rejected["detail"]
     assert words in rejected["detail"]
     assert (await site.scientist.budget(dataset))["yours"] == 0
 

@@ -114,7 +114,8 @@ def _renamed(graph: onnx.GraphProto, needed: set[str]) -> onnx.GraphProto:
     for tensor in (*copy.input, *copy.initializer):
         tensor.name = plan_name(tensor.name)
     for node in copy.node:
-        node.name = plan_name(node.name)
+        # Several nodes can be without a name, but no two can have the same.
+        node.name = node.name and plan_name(node.name)
         for names in (node.input, node.output):
             names[:] = [name and plan_name(name) for name in names]
     kept = []

@@ -50,17 +50,27 @@ def check_fits(connection: sa.Connection, job: Job) -> None:
     """Refuse a private job that the ledger would refuse now, before anybody waits for it or approves it.
 
     Raises:
-        Conflict: ``budget_exhausted``: what it would take, and what is left of whose part.
+        Conflict: see `find_shortage`.
+    """
+    if shortage := find_shortage(connection, job):
+        raise shortage
+
+
+def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
+    """Why the ledger would refuse a private job now, in words for its requester; None: it fits, or is not private.
+
+    Returns:
+        ``budget_exhausted``: what the job would take, and what is left of whose part; ``no_budget``: none is open.
     """
     if job.terms is None:
-        return
+        return None
     account = find_account(connection, job.dataset_id, job.requested_by)
+    if account is None:
+        return Conflict("this dataset has no open privacy budget", code="no_budget", job_id=job.id)
     cost = ledger.cost_of(job_terms.events_of(job.terms))
-    decision = Rejected(ledger.Refusal.NO_BUDGET) if account is None else account.check(cost)
-    if account is None or isinstance(decision, Accepted):
-        if account is None:
-            raise Conflict("this dataset has no privacy budget any more", code="no_budget", job_id=job.id)
-        return
+    decision = account.check(cost)
+    if isinstance(decision, Accepted):
+        return None
     if account.user_cap is None or decision.reason is ledger.Refusal.DATASET_EXHAUSTED:
         # How much the others have left is not for the requester.
         whose = "the dataset's privacy budget has too little left for this job"
@@ -71,7 +81,7 @@ def check_fits(connection: sa.Connection, job: Job) -> None:
             f"this job takes {price:.3g} of the requester's part of the privacy budget, which has {left:.3g} of "
             f"{account.user_cap.epsilon:g} left"
         )
-    raise Conflict(
+    return Conflict(
         f"{whose}: ask for a smaller epsilon, or the data owner for more", code="budget_exhausted", reason=decision.reason.value
     )
 

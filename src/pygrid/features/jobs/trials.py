@@ -9,17 +9,16 @@ import sqlalchemy as sa
 
 from pygrid.core import jobs as rules
 from pygrid.core.execution import max_evaluations, unit_limit_s
-from pygrid.core.job_terms import epsilon_alone, events_of
+from pygrid.core.job_terms import epsilon_alone
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import PygridError, Unavailable
 from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.budgets import find_shortage
 from pygrid.features.jobs.federated import Federation
 from pygrid.features.jobs.results import read_metrics
 from pygrid.features.jobs.specs import SpecMaker
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import Workers
-from pygrid.privacy.ledger import Accepted, cost_of
 from pygrid.storage import jobs as rows
 from pygrid.storage.columns import ColumnFiles
 
@@ -100,6 +99,10 @@ class MockTrials:
             now_is = rows.get_job(connection, job.id, lock=True)
             if now_is.state is not JobState.CHECKING:
                 return None
+            if shortage := find_shortage(connection, now_is):
+                # It fitted when it was submitted. The data owner can deny it, or raise the budget and then approve it.
+                presented = rules.present(now_is, metrics, f"{shortage.code}: {shortage.detail}")
+                return self._transitions.write(connection, presented, "job_presented")
             if not may_dial or not _passes(connection, now_is):
                 return self._transitions.write(connection, rules.present(now_is, metrics), "job_presented")
             return self._transitions.write(connection, rules.admit(now_is, metrics), "job_approved")
@@ -110,14 +113,11 @@ class MockTrials:
 
 
 def _passes(connection: sa.Connection, job: Job) -> bool:
-    """Whether the dataset's policy lets a job run without a person; not if the dataset was hidden from who asked meanwhile."""
+    """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the dataset."""
     holding = rows.get_job_dataset(connection, job).holding
     if holding.visibility == "private" and holding.created_by != job.requested_by:
         return False
     policy = rows.find_policy(connection, job.dataset_id)
     if job.terms is None or policy is None or not policy.auto_approve:
         return False
-    if policy.max_epsilon_per_job is not None and epsilon_alone(job.terms) > policy.max_epsilon_per_job:
-        return False
-    account = find_account(connection, job.dataset_id, job.requested_by)
-    return account is not None and isinstance(account.check(cost_of(events_of(job.terms))), Accepted)
+    return policy.max_epsilon_per_job is None or epsilon_alone(job.terms) <= policy.max_epsilon_per_job
