@@ -45,7 +45,7 @@ class Fleet:
 @pytest.fixture
 def schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(routes, "MAX_SEARCHES", 1_000_000)
-    app = build_network(load_network_settings({}, data_dir=tmp_path))
+    app = build_network(load_network_settings({}, data_dir=tmp_path, hosts="testserver"))
     with get_client(app):
         app.state.discovery = DiscoveryService(Fleet(), 1)
         yield schemathesis.openapi.from_asgi("/schema/openapi.json", app)

@@ -6,6 +6,7 @@ Should not happen: a 5xx; a job, a policy or a budget that was there is harmed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +40,7 @@ def fuzzed(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     monkeypatch.setattr(JobRunner, "ready", ready)
     monkeypatch.setattr(JobRunner, "_tick", tick)
-    app = build_domain(settings)
+    app = build_domain(dataclasses.replace(settings, hosts="testserver"))
     with get_client(app) as client:
         person = {"email": "owner@example.org", "password": "correct horse battery"}
         assert client.post("/users", json=person).status_code == 200
