@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import HealthCheck, settings
 
 from pygrid.storage.database import Database
 
@@ -18,11 +18,11 @@ from pygrid.storage.database import Database
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-_numbers = itertools.count()
+# An example takes longer than the usual 200 ms where other processes use the machine: no test depends on the time it takes.
+hypothesis.settings.register_profile("pygrid", deadline=None)
+hypothesis.settings.load_profile("pygrid")
 
-# The tests hold on a machine that is busy with other work: no property has a time limit.
-settings.register_profile("no deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("no deadline")
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")

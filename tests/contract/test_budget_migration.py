@@ -60,10 +60,11 @@ def fill_as_first(connection: sa.Connection) -> None:
     sums = {"spent_divergence": 0.1, "spent_in_dataset": 0.1, "spent_basic_epsilon": 0.0, "spent_basic_delta": 0.0}
     grant = {"dataset_id": 1, "user_id": 7, **CAP, "is_default": True, "granted_at": NOW.replace(tzinfo=None), **sums}
     connection.execute(tables.tables["grants"].insert().values(grant))
-    for curve_id, text in ((101, SAMPLED), (102, ONCE)):
-        values = {"id": curve_id, "events_hash": f"h{curve_id}", "events": text, "divergences": bytes(156 * 8)}
-        connection.execute(tables.tables["curves"].insert().values(values))
-    for job_id, curve_id, state in (("a", 101, "released"), ("b", 102, "failed"), ("c", 102, "refunded")):
+    for curve_id, text in ((1, SAMPLED), (2, ONCE)):
+        values = {"events_hash": f"h{curve_id}", "events": text, "divergences": bytes(156 * 8)}
+        # The database counts the ids, as in the first version: the next row gets the next one.
+        assert connection.execute(tables.tables["curves"].insert().values(values)).inserted_primary_key == (curve_id,)
+    for job_id, curve_id, state in (("a", 1, "released"), ("b", 2, "failed"), ("c", 2, "refunded")):
         costs = {"dataset_cost": 0.05, "user_cost": 0.05, "basic_epsilon": 0.0, "basic_delta": 0.0}
         charge = {"job_id": job_id, "dataset_id": 1, "user_id": 7, "state": state, "curve_id": curve_id, **costs}
         times = {"created_at": NOW.replace(tzinfo=None), "updated_at": NOW.replace(tzinfo=None)}
