@@ -218,6 +218,7 @@ def test_every_route_that_creates_takes_a_key(domain: Litestar) -> None:
         "/users": "an e-mail has one account, and the answer holds a secret",
         "/users/login": "it begins a session, whose token is a secret",
         "/users/logout": "it changes nothing the second time",
+        "/users/me/private-key": "it replaces the key, and the answer holds a secret",
         "/users/search": "it reads",
         "/data-centric/search": "it reads",
         "/data-centric/models/{model_id}/predict": "it reads",
