@@ -48,7 +48,7 @@ from pygrid.features.workers.service import WorkersService
 from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
-from pygrid.settings import DomainSettings, with_secret
+from pygrid.settings import DomainSettings, read_networks, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
@@ -212,7 +212,7 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
             "drafts": processes.drafts,
             "draft_blobs": BlobResponses(store.drafts),
             "cycles": cycles.service,
-            "addresses": ClientAddresses(settings.trusted_proxies),
+            "addresses": ClientAddresses(read_networks(settings.trusted_proxies)),
             "membership": cycles.membership,
             "scheduler": cycles.scheduler,
             "datasets": datasets,

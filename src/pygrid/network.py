@@ -22,7 +22,7 @@ from pygrid.features.associations.published_routes import published_node_routes
 from pygrid.features.discovery.asking import Asking
 from pygrid.features.discovery.legacy import WithLegacy
 from pygrid.features.discovery.published import router as published_router
-from pygrid.features.discovery.routes import MAX_SEARCHES, SEARCH_WINDOW_S
+from pygrid.features.discovery.routes import SEARCH_WINDOW_S
 from pygrid.features.discovery.routes import router as search_router
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.features.relay.network_side import Relay, relay_routes
@@ -40,9 +40,9 @@ from pygrid.storage.setup_code import find_setup_code
 from pygrid.storage.starts import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
+from pygrid.web.attempts import AttemptSketch
 from pygrid.web.identity import identity_routes
 from pygrid.web.lifecycle import BackgroundTask, Stopping
-from pygrid.web.limits import AttemptLimit
 from pygrid.web.links import Links
 from pygrid.web.sites import Site
 
@@ -153,7 +153,7 @@ def build_network(settings: NetworkSettings, *, clock: Clock | None = None, fold
             "nodes": nodes,
             "relay": relay,
             "discovery": discovery,
-            "searches": AttemptLimit(clock, MAX_SEARCHES, SEARCH_WINDOW_S),
+            "searches": AttemptSketch(clock, SEARCH_WINDOW_S),
         },
         tasks=[
             BackgroundTask("keep-database-lock", database_lock.keep),

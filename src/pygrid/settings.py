@@ -634,7 +634,7 @@ def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
         InvalidConfig: ``invalid_setting``: an entry is neither an IP address nor a network.
     """
     try:
-        return tuple(ipaddress.ip_network(entry.strip()) for entry in text.split(",") if entry.strip())
+        return tuple(ipaddress.ip_network(entry.strip(), strict=False) for entry in text.split(",") if entry.strip())
     except ValueError as error:
         wanted = f"use IP addresses or networks with commas between ({error})"
         raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, wanted) from None

@@ -126,7 +126,7 @@ async def test_bytes_are_synced_before_the_row_that_names_them(noted: Database) 
 
 async def test_what_a_caller_asked_for_that_gave_up_is_done_all_the_same(noted: Database) -> None:
     held = threading.Event()
-    first = asyncio.create_task(noted.write(lambda _connection: held.wait(10)))
+    first = asyncio.create_task(noted.write(lambda _connection: held.wait(60)))
     await asyncio.sleep(0.05)
     second = asyncio.create_task(noted.write(_put("given up")))
     await asyncio.sleep(0)

@@ -124,7 +124,7 @@ async def test_a_postgresql_database_has_one_owner(two: tuple[Database, Database
         assert cause.code == "database_taken"
         assert other.read_now(lambda c: c.execute(sa.text("SELECT count(*) FROM installation")).scalar_one()) == 1
         with pytest.raises(Unavailable, match="another app"):
-            await asyncio.wait_for(owner.keep(), 10)
+            await asyncio.wait_for(owner.keep(), 60)
     finally:
         for lock, used in ((owner, database), (rival, other)):
             lock.release()

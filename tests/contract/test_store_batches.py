@@ -47,7 +47,7 @@ def _values(connection: sa.Connection) -> list[int]:
 async def _held(database: Database) -> AsyncIterator[None]:
     """The writer is busy for the length of the block, so what is written in it waits and then goes together."""
     held = threading.Event()
-    holding = asyncio.create_task(database.write(lambda _connection: held.wait(20)))
+    holding = asyncio.create_task(database.write(lambda _connection: held.wait(60)))
     await asyncio.sleep(0.05)
     try:
         yield

@@ -86,9 +86,10 @@ class Rows:
             "norm": 1.5,
             "scale": None,
             "metrics": {},
+            "fingerprint": f"print of {assignment.id}",
         }
         report = Report(**{**values, **changes})
-        self(rows.put_report, report, f"print of {assignment.id}", NOW)
+        self(rows.put_report, report, NOW)
         return report
 
 

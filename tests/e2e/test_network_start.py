@@ -71,7 +71,7 @@ class App:
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ def test_jobs_run_on_another_machine_where_the_policy_allows_it(running: Running
         found = decode(httpx.get(f"{site.address}{JOBS}/{predict}/result", headers=site.owner).content)[0]["y"]
         np.testing.assert_allclose(found, logistic_data(300)["x"][:7] @ WEIGHT, rtol=1e-5)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert "Traceback" not in (running.folder / "worker.log").read_text()
 
 

@@ -92,7 +92,7 @@ def tls_before(url: str, certificate: Path) -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert is_ready.wait(10)
+    assert is_ready.wait(60)
     try:
         yield f"https://127.0.0.1:{ready[0]}"
     finally:

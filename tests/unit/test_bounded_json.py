@@ -1,7 +1,8 @@
 """Decoding of JSON from outside.
 
 Should happen: what a JSON library writes is read back, whatever its texts hold.
-Should not happen: another failure than the three codes, a text that is costly to decode, a name that counts twice.
+Should not happen: another failure than the four codes, a text that is costly to decode, a name that counts twice, a NUL
+that nobody asked for.
 """
 
 from __future__ import annotations
@@ -21,10 +22,29 @@ leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(al
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4))
 
 
+def holds_nul(value: object) -> bool:
+    """Whether a text in the value, or the name of a member, holds a NUL character."""
+    if isinstance(value, dict):
+        return any(holds_nul(name) or holds_nul(member) for name, member in value.items())
+    if isinstance(value, list):
+        return any(map(holds_nul, value))
+    return isinstance(value, str) and "\0" in value
+
+
 @given(values)
+@example("\0")
+@example({"\0": [1]})
+@example(["\\u0000", "\\\0"])
 def test_what_json_writes_is_read_back(value: object) -> None:
-    assert decode_json(json.dumps(value).encode()) == value
-    assert decode_json(json.dumps(value, ensure_ascii=False).encode()) == value
+    for ensure_ascii in (True, False):
+        body = json.dumps(value, ensure_ascii=ensure_ascii).encode()
+        assert decode_json(body, may_hold_nul=True) == value
+        if holds_nul(value):
+            with pytest.raises(InvalidInput) as caught:
+                decode_json(body)
+            assert caught.value.code == "invalid_text"
+        else:
+            assert decode_json(body) == value
 
 
 @given(st.binary() | texts.map(lambda text: text.encode(errors="ignore")))
@@ -33,6 +53,7 @@ def test_what_json_writes_is_read_back(value: object) -> None:
 @example(b'"\xed\xa0\x80"')
 @example(b'"\\ud800"')
 @example(b"NaN")
+@example(b'"\\u0000"')
 @example(b"[" * 10_000)
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
@@ -43,7 +64,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         decode_json(body)
     except InvalidInput as refused:
         code = refused.code
-    assert code in ("invalid_json", "json_too_complex", "duplicate_key")
+    assert code in ("invalid_json", "invalid_text", "json_too_complex", "duplicate_key")
 
 
 @given(st.dictionaries(texts, values, min_size=1, max_size=3), st.data())

@@ -41,7 +41,7 @@ def test_a_deadline_keeps_its_length_when_the_clock_is_set(jump_s: float) -> Non
     machine.wall += jump_s
     machine.wait(530)
     assert clock.now() < deadline
-    machine.wait(20)
+    machine.wait(60)
     assert clock.now() > deadline
 
 

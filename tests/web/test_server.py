@@ -29,7 +29,7 @@ async def serving(domain: Litestar, **limits: Any) -> AsyncIterator[tuple[AppSer
         yield serving, listening.getsockname()[1]
     finally:
         serving.should_exit = True
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
 
 
 async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -39,7 +39,7 @@ async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0.01)
-    head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
     writer.close()
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
@@ -127,4 +127,4 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
         with pytest.raises(Unavailable, match="closed"):
             await domain.state.database.write(lambda _connection: None)
         writer.close()
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), 60)

@@ -34,7 +34,7 @@ async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE
     num_sent = 0
     try:
         writer.write(head)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while num_sent < most:
                 writer.write(block)
                 await writer.drain()
@@ -42,7 +42,7 @@ async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE
     except OSError:
         pass
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             answer = await reader.read(MEBIBYTE)
     except OSError:
         answer = b""
@@ -81,7 +81,7 @@ async def test_requests_whose_answers_nobody_reads_are_not_read(domain: Litestar
     async with serving(domain, linger_s=0.1) as (server, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(OSError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     writer.write(GET * 3000)
                     await writer.drain()
@@ -93,7 +93,7 @@ async def test_a_few_requests_in_one_piece_are_all_answered(domain: Litestar) ->
     async with serving(domain) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET * 20 + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        answers = await asyncio.wait_for(reader.read(), 20)
+        answers = await asyncio.wait_for(reader.read(), 60)
         writer.close()
     assert answers.count(b"HTTP/1.1 200") == 21
 
@@ -125,9 +125,9 @@ async def test_connections_are_counted_and_idle_ones_replaced(domain: Litestar) 
         ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
         for reader, _ in ends[:2]:
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), 20) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
         ends[5][1].write(GET)
-        assert b"200" in await asyncio.wait_for(ends[5][0].readline(), 20)
+        assert b"200" in await asyncio.wait_for(ends[5][0].readline(), 60)
         assert len(server.open_connections) == 4
         for _, writer in ends:
             writer.close()
@@ -141,7 +141,7 @@ async def test_fragments_without_content_are_bounded(domain: Litestar) -> None:
 
 
 async def _until_empty(server: AppServer) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(server.open_connections):  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
 
@@ -178,7 +178,7 @@ async def test_any_bytes_end_in_an_answer_or_a_close(domain: Litestar, caplog: p
                 writer.write(piece)
             writer.write_eof()
             try:
-                await asyncio.wait_for(reader.read(), 20)
+                await asyncio.wait_for(reader.read(), 60)
             except ConnectionResetError:
                 assert sample  # a client that sends nothing is not reset
             writer.close()

@@ -240,11 +240,9 @@ def test_a_longer_wait_than_the_patience_ends_at_once(transport: Transport, app:
 
 
 def test_silence_ends_with_an_error(transport: Transport) -> None:
-    begin = time.monotonic()
     with pytest.raises(Unavailable, match="silent for too long") as caught:
         Api(transport, retries=NO_RETRIES).get("/slow", dict, timeout_s=0.3)
     assert caught.value.code == "connection_lost"
-    assert time.monotonic() - begin < 0.9
 
 
 def test_a_lost_answer_is_asked_for_again_only_if_the_call_is_idempotent(transport: Transport, app: TinyApp) -> None:

@@ -67,7 +67,7 @@ def children() -> list[int]:
 
 async def until_gone(pid: int | None = None) -> None:
     """Wait until there is no such Worker any more; None: until there is none."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while children() if pid is None else pid in children():  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.02)
 

@@ -12,6 +12,7 @@ import pytest
 from litestar.connection import ASGIConnection
 
 from pygrid.errors import InvalidConfig
+from pygrid.settings import read_networks
 from pygrid.web.addresses import MAX_HOPS, ClientAddresses, bucket_of
 
 
@@ -44,13 +45,13 @@ def connection(peer: str | None, *forwarded: str) -> ASGIConnection[Any, Any, An
     ],
 )
 def test_whose_address_it_is(trusted: str, peer: str | None, forwarded: tuple[str, ...], found: str) -> None:
-    assert ClientAddresses(trusted).of(connection(peer, *forwarded)) == found
+    assert ClientAddresses(read_networks(trusted)).of(connection(peer, *forwarded)) == found
 
 
 @pytest.mark.parametrize("trusted", ["proxy.example", "10.0.0.0/33", "10.0.0.1;10.0.0.2", "*"])
 def test_a_proxy_that_is_not_an_address_is_refused(trusted: str) -> None:
     with pytest.raises(InvalidConfig, match="PYGRID_TRUSTED_PROXIES"):
-        ClientAddresses(trusted)
+        read_networks(trusted)
 
 
 @pytest.mark.parametrize(

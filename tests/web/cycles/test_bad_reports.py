@@ -531,7 +531,7 @@ async def test_downloads_of_what_is_not_there_are_refused(site: Site) -> None:
 async def test_a_report_that_waits_for_the_store_survives_being_cut_off(case: Case) -> None:
     """Cut off after its bytes are safe and before its row is: it counts, the cycle closes, and the checkpoint is made."""
     held = threading.Event()
-    holding = asyncio.create_task(case.site.app.state.database.write(lambda _connection: held.wait(20)))
+    holding = asyncio.create_task(case.site.app.state.database.write(lambda _connection: held.wait(60)))
     await asyncio.sleep(0.05)
     report = asyncio.create_task(case.device.send(case.model(0.25)))
     await asyncio.sleep(0.5)

@@ -203,7 +203,7 @@ async def test_who_waits_is_answered_when_the_domain_stops(domain_again: Restart
         waiting = asyncio.create_task((await site.device(process)).ask(wait_s=100))
         await asyncio.sleep(0.1)
         site.app.state.stopping.set()
-        answer = await asyncio.wait_for(waiting, 5)
+        answer = await asyncio.wait_for(waiting, 60)
         assert (answer["status"], answer["reason"]) == ("rejected", "cycle_full")
 
 

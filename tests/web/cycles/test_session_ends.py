@@ -51,17 +51,17 @@ class Stream:
     async def next_heartbeat(self) -> None:
         """Wait for the next one."""
         self._beaten.clear()
-        await asyncio.wait_for(self._beaten.wait(), 20)
+        await asyncio.wait_for(self._beaten.wait(), 60)
 
     async def end(self) -> None:
         """Wait until the server has ended it."""
-        await asyncio.wait_for(asyncio.shield(self._task), 20)
+        await asyncio.wait_for(asyncio.shield(self._task), 60)
 
 
 async def open_stream(site: Site, headers: dict[str, str]) -> Stream:
     process = await site.host()
     stream = Stream(site, f"/model-centric/processes/{process['id']}/events", headers)
-    await asyncio.wait_for(stream.opened.wait(), 20)
+    await asyncio.wait_for(stream.opened.wait(), 60)
     return stream
 
 

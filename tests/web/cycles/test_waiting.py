@@ -41,7 +41,7 @@ class Waiting:
         await asyncio.sleep(0.05)
         assert not self.task.done()
         self._gone.set()
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, 60)
 
 
 async def test_one_that_has_gone_takes_no_place(site: Site) -> None:
@@ -51,7 +51,7 @@ async def test_one_that_has_gone_takes_no_place(site: Site) -> None:
     patient = asyncio.create_task((await site.device(process)).ask(wait_s=60))
     await asyncio.sleep(0.05)
     await device.report()
-    assert (await asyncio.wait_for(patient, 10))["cycle"] == 2
+    assert (await asyncio.wait_for(patient, 60))["cycle"] == 2
     assert (await site.cycle(process))["num_assigned"] == 1
 
 
@@ -69,7 +69,7 @@ async def test_one_that_comes_again_is_admitted(site: Site) -> None:
     again = asyncio.create_task(device.ask(wait_s=60))
     await asyncio.sleep(0.05)
     await (await site.device(process)).join()
-    assert (await asyncio.wait_for(again, 10))["status"] == "accepted"
+    assert (await asyncio.wait_for(again, 60))["status"] == "accepted"
 
 
 async def test_all_who_wait_are_admitted_when_a_cycle_begins(site: Site) -> None:
@@ -94,4 +94,4 @@ async def test_who_has_reported_waits_for_the_next_cycle(site: Site) -> None:
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await two.report()
-    assert (await asyncio.wait_for(waiting, 10))["cycle"] == 2
+    assert (await asyncio.wait_for(waiting, 60))["cycle"] == 2

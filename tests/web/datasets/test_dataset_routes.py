@@ -321,7 +321,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
 async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner: Owner, domain: Litestar) -> None:
     """The database goes on with what it was given, so the records must be there when the row is."""
     held = threading.Event()
-    domain.state.database.write_later(lambda _connection: held.wait(10))
+    domain.state.database.write_later(lambda _connection: held.wait(60))
     config = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
     data = b'Content-Disposition: form-data; name="data"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
 
@@ -331,7 +331,7 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
     task = asyncio.create_task(
         domain.state.datasets.upload(Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body()))
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len([path for path in owner.stored() if len(path.name) == 64]) < 2:  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
@@ -340,7 +340,7 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
         await task
     held.set()
     preview = f"{PATH}/1/preview"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (answer := await owner.web.get(preview, headers=owner.headers)).status_code == 404:
             assert answer.json()["code"] == "dataset_not_found", "a row without its records"
             await asyncio.sleep(0.01)

@@ -20,6 +20,7 @@ from pygrid.domain import build_domain
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 
+SETUP_CODE = "ssss-ssss-ssss-ssss"
 INVITATION = "an invitation for tests, 32 chars and more"
 
 
@@ -135,12 +136,14 @@ class Site:
 async def running_network(folder: Path, **settings: Any) -> AsyncIterator[Site]:
     """A Network whose Owner has signed up."""
     async with AsyncExitStack() as stack:
-        given = {"data_dir": folder / "network", "invitation": INVITATION, **settings}
+        given = {"data_dir": folder / "network", "invitation": INVITATION, "setup_code": SETUP_CODE, **settings}
         served = Served(build_network(load_network_settings({}, **given)), _listen())
         stack.push_async_callback(served.stop)
         await served.until_started()
         site = Site(served, folder, stack)
-        site.owner = await People(site.web).owner()
+        people = People(site.web)
+        await people.sign_up("owner@example.org", setup_code=SETUP_CODE)
+        site.owner = await people.log_in("owner@example.org")
         yield site
 
 

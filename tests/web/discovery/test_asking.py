@@ -23,7 +23,7 @@ URL = "http://network:7000/"
 
 
 async def find(service: DiscoveryService, timeout_s: float = 5.0, **query: Any) -> SearchAnswer:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await service.search(SearchQuery(**query), timeout_s, URL)
 
 

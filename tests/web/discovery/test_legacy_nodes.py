@@ -78,7 +78,7 @@ async def node(models: Any = MODELS, tags: Any = TAGS, status: str = "200 OK", s
 
 async def find(fleet: Fleet, timeout_s: float = 5.0, **query: Any) -> SearchAnswer:
     service = DiscoveryService(fleet, 1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await service.search(SearchQuery(**query), timeout_s, "http://network:7000")
     await service.close()
     return answer

@@ -18,10 +18,10 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
+from pygrid.features.discovery import routes
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
-from pygrid.web.limits import AttemptLimit
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -43,11 +43,11 @@ class Fleet:
 
 
 @pytest.fixture
-def schema(tmp_path: Path) -> Iterator[Any]:
-    app = build_network(load_network_settings({}, data_dir=tmp_path))
+def schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(routes, "MAX_SEARCHES", 1_000_000)
+    app = build_network(load_network_settings({}, data_dir=tmp_path, hosts="testserver"))
     with get_client(app):
         app.state.discovery = DiscoveryService(Fleet(), 1)
-        app.state.searches = AttemptLimit(app.state.clock, 1_000_000, 60.0)
         yield schemathesis.openapi.from_asgi("/schema/openapi.json", app)
 
 

@@ -40,7 +40,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 - what it asks about has no event
             await asyncio.sleep(0.01)
 

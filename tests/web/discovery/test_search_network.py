@@ -162,7 +162,8 @@ async def test_a_caller_searches_so_often_and_no_more(site: Site) -> None:
     for _ in range(120):
         assert (await site.web.get("/network/search")).status_code == 200
     problem = assert_problem(await site.web.get("/network/search"), 429, "too_many_attempts")
-    assert 0 < problem["retry_after_s"] <= 60
+    # Slots of the window end together, up to a twelfth of it later.
+    assert 0 < problem["retry_after_s"] <= 65
     assert_problem(await site.web.post("/search", json={"query": []}), 429, "too_many_attempts")
     # Who is logged in is counted by their account.
     assert (await site.web.get("/network/search", headers=site.owner)).status_code == 200

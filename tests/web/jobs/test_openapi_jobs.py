@@ -40,9 +40,7 @@ def fuzzed(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     monkeypatch.setattr(JobRunner, "ready", ready)
     monkeypatch.setattr(JobRunner, "_tick", tick)
-    # The host that the client names in each call is the Domain's own address.
-    settings = dataclasses.replace(settings, address="http://testserver", setup_code="c" * 16)
-    app = build_domain(settings)
+    app = build_domain(dataclasses.replace(settings, hosts="testserver"))
     with get_client(app) as client:
         person = {"email": "owner@example.org", "password": "correct horse battery"}
         assert client.post("/users", json={**person, "setup_code": "c" * 16}).status_code == 200

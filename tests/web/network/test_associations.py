@@ -587,7 +587,7 @@ async def test_an_owner_who_leaves_while_the_network_answers_has_left(
             left = await alice.web.delete(f"/associations/{number}", headers=alice.owner)
             assert left.json()["state"] == "left"
             gate.is_open.set()
-            await asyncio.wait_for(gate.has_ended.wait(), 20)
+            await asyncio.wait_for(gate.has_ended.wait(), 60)
             await alice.until(state="left", connected=False)
             # It only asked, so nothing is left to know of it.
             assert await net.list("all") == {}

@@ -27,7 +27,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.fixture
 def fuzzed(tmp_path: Path) -> Iterator[tuple[Any, Callable[[], dict[str, str]]]]:
     """The document, and what gives the headers of a new session of an Owner who is not user 1."""
-    app = build_network(load_network_settings({}, data_dir=tmp_path))
+    app = build_network(load_network_settings({}, data_dir=tmp_path, hosts="testserver"))
     with get_client(app) as client:
         person = {"email": "one@example.org", "password": "correct horse"}
         assert client.post("/users", json=person).status_code == 200

@@ -6,6 +6,7 @@ Should not happen: a 5xx; a process that was there is harmed.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def fuzzed(
     monkeypatch.setattr("pygrid.features.cycles.routes.SPEED_TEST_BYTES", 1000)
     folder, owner = owned_folder
     shutil.copytree(folder, settings.data_dir)
-    app = build_domain(settings, clock=clock)
+    app = build_domain(dataclasses.replace(settings, hosts="testserver"), clock=clock)
     with get_client(app) as client:
         hosted = client.post("/model-centric/host-training", files=form(config(), encode(model())), headers=owner)
         assert hosted.status_code == 201, hosted.text

@@ -154,7 +154,7 @@ async def test_finishing_a_process_that_waits_for_clients_answers_them(site: Sit
     waiting = asyncio.create_task((await site.device(process)).ask(wait_s=60))
     await asyncio.sleep(0.05)
     await _finish(site, process)
-    assert (await asyncio.wait_for(waiting, 5))["reason"] == "training_finished"
+    assert (await asyncio.wait_for(waiting, 60))["reason"] == "training_finished"
     await site.until_completed(process)
 
 
@@ -180,7 +180,7 @@ class Stream:
 
     async def __aexit__(self, *_: object) -> None:
         self._gone.set()
-        await asyncio.wait_for(self._task, 5)
+        await asyncio.wait_for(self._task, 60)
 
     async def _run(self) -> None:
         async def receive() -> Any:
@@ -206,7 +206,7 @@ class Stream:
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         buffer = b""
         while True:
-            buffer += await asyncio.wait_for(self._chunks.get(), 10)
+            buffer += await asyncio.wait_for(self._chunks.get(), 60)
             while b"\n\n" in buffer:
                 block, _, buffer = buffer.partition(b"\n\n")
                 fields = dict(line.split(": ", 1) for line in block.decode().split("\n") if not line.startswith(":"))
@@ -284,5 +284,5 @@ async def test_a_stream_ends_when_the_domain_stops(site: Site) -> None:
     async with Stream(site, process) as stream:
         await stream.take(2)
         site.app.state.stopping.set()
-        await asyncio.wait_for(asyncio.shield(stream._task), 5)
+        await asyncio.wait_for(asyncio.shield(stream._task), 60)
         assert stream.ended

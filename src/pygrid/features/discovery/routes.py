@@ -20,13 +20,13 @@ from pygrid.messages.discovery import (
     SearchQuery,
     SearchRequest,
 )
+from pygrid.web.attempts import AttemptSketch, Bound, network_of
 from pygrid.web.auth import anyone, find_principal
-from pygrid.web.limits import AttemptLimit
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 
 MAX_SEARCHES = 120
-"""Of one caller, in the window."""
+"""Of one account, or of one address without one, in the window."""
 SEARCH_WINDOW_S = 60.0
 
 
@@ -36,9 +36,11 @@ def count_search(request: AppRequest, state: State) -> DiscoveryService:
     Raises:
         TooManyRequests: ``too_many_attempts``.
     """
-    limit: AttemptLimit = state.searches
+    searches: AttemptSketch = state.searches
     principal = find_principal(request)
-    limit.record(principal.user_id if principal else request.client.host if request.client else "")
+    address = request.client.host if request.client else ""
+    caller = f"user {principal.user_id}" if principal else f"address {network_of(address)}"
+    searches.record(Bound(caller, MAX_SEARCHES))
     service: DiscoveryService = state.discovery
     return service
 
