@@ -145,7 +145,7 @@ async def test_the_accuracy_over_subjects_is_right_and_training_divides_by_their
     """Two records of most subjects, where up to six may count: the units are the subjects, not a sixth of the records."""
     data = {**records(), "person": np.arange(NUM_RECORDS) // 2}
     dataset = await site.owner.upload(arrays=data, subject="person", max_records_per_subject=6)
-    await site.owner.set_policy(dataset)
+    await site.owner.set_policy(dataset, epsilon_per_user=8.0)
     privacy = {"epsilon": 4.0, "delta": 1e-6, "unit": "subject"}
     job = await site.scientist.submit(dataset, "evaluate", privacy=privacy, metric_bounds={"loss": [0, 20]})
     await site.scientist.wait(job["id"], "released")
