@@ -149,7 +149,7 @@ class Process:
             NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: ``blob_damaged``: that checkpoint
                 is damaged as well. Nothing was changed.
         """
-        return self._api.post(f"{self._path}/restore", ProcessInfo, json={"checkpoint": checkpoint})
+        return self._api.post(f"{self._path}/restore", ProcessInfo, json={"checkpoint": checkpoint}, once=True)
 
     def wait(self, num_cycles: int | None = None, *, timeout_s: float | None = None) -> ProcessInfo:
         """Return when ``num_cycles`` cycles are completed, or training is over, whichever is first.

@@ -107,6 +107,7 @@ async def finish_process(request: AppRequest, state: State, process_id: PathId) 
     guards=[require(Permission.UPLOAD_DATA)],
     responses=describe_problems(400, 401, 403, 404, 409, 503),
 )
+@repeatable()
 async def restore_checkpoint(
     request: AppRequest, data: JSONBody[RestoreRequest], state: State, process_id: PathId
 ) -> ProcessInfo:

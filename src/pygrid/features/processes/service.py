@@ -134,7 +134,7 @@ class ProcessesService:
             audit.append(connection, "checkpoint_restored", data, actor=principal.user_id, now=now)
             return describe_process(connection, process), cycle, repeated
 
-        info, cycle, repeated = await self._writes.write(transaction)
+        info, cycle, repeated = await self._writes.write(once(transaction, lambda found: found[0]))
         self._store.processes.keep_checkpoint(repeated)
         self._watch_cycle(cycle)
         self._store.signals.notify(cycle_topic(process_id))
