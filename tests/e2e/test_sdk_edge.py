@@ -336,11 +336,12 @@ def test_a_device_that_was_forgotten_introduces_itself_again(owner: DomainClient
 
 def test_training_that_outlasts_the_cycle_is_given_up(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
     host(owner, cycle_length=1, num_cycles=2, client_config={"epochs": 1})
-    slow = [True]
+    slow, num_slow = [True], [0]
 
     def batches() -> Iterator[dict[str, Any]]:
         for _ in range(100):
             yield logistic_data(8)
+            num_slow[0] += slow[0]
             time.sleep(0.05 if slow[0] else 0)
 
     lost: list[PygridError] = []
@@ -349,11 +350,10 @@ def test_training_that_outlasts_the_cycle_is_given_up(owner: DomainClient, devic
         lost.append(error)
         slow[0] = False
 
-    begin = time.monotonic()
     done = take_part(device(), batches, cycles=1, wait_s=5.0, callbacks=Callbacks(on_error=on_error))
     assert (done.num_reports, done.num_lost) == (1, 1)
     assert "while this device was still training" in lost[0].detail
-    assert time.monotonic() - begin < 4.5  # all of its batches would have taken five seconds
+    assert num_slow[0] < 100, "the training ended before all of its batches"
 
 
 def test_a_diverged_training_is_not_reported(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
