@@ -18,11 +18,11 @@ from test_server import serving
 
 from pygrid.cli.server import AppServer
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 MEBIBYTE = 1024 * 1024
@@ -57,7 +57,7 @@ async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE
         (CHUNKED + b"2\r\n{}\r\n0\r\nT: ", b"a" * 65_536),
         (CHUNKED, b"1;" + b"a" * 65_536),
         (CHUNKED, b"1\r\n \r\n" * 10_000),
-        (b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
+        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
         (POST + b"Content-Length: 9999999999\r\n\r\n", b"a" * 65_536),
         (b"", b"\r\n" * 32_768),
     ],
