@@ -57,7 +57,10 @@ async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE
         (CHUNKED + b"2\r\n{}\r\n0\r\nT: ", b"a" * 65_536),
         (CHUNKED, b"1;" + b"a" * 65_536),
         (CHUNKED, b"1\r\n \r\n" * 10_000),
-        (b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
+        (
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"8000\r\n" + b"a" * 0x8000 + b"\r\n",
+        ),
         (POST + b"Content-Length: 9999999999\r\n\r\n", b"a" * 65_536),
         (b"", b"\r\n" * 32_768),
     ],

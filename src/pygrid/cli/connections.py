@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pygrid.cli import memory
 from pygrid.settings import AppSettings, read_networks
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -19,6 +20,8 @@ _IPV6_PREFIX = 64
 
 _FEW_BYTES = 4096
 """Fewer than these are not counted."""
+_TRIM_S = 0.1
+"""From the close of a connection that held bytes to the return of its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +52,10 @@ class ConnectionLimits:
     linger_s: float = 2.0
     """Time for either of the two."""
 
-    held_bytes_per_address: int = 40 * 1024 * 1024
+    held_bytes_per_address: int = 16 * 1024 * 1024
     """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay included.
     Trusted proxies are exempt. At the limit, the connection that has made progress least recently is closed."""
-    held_bytes: int = 160 * 1024 * 1024
+    held_bytes: int = 64 * 1024 * 1024
     """The same of all addresses. At the limit, the address that holds most loses a connection."""
 
     stalled_s: float = 30.0
@@ -117,6 +120,7 @@ class Connections:
         self._held_by: Counter[str | None] = Counter()
         self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self._trimming: asyncio.TimerHandle | None = None
 
     @property
     def num_held_bytes(self) -> int:
@@ -206,6 +210,13 @@ class Connections:
         else:
             self.release(place)
             place.owner.transport.abort()
+            if self._trimming is None:
+                self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        """Without this, what closed connections held stays with the allocator, in pieces."""
+        self._trimming = None
+        memory.trim()
 
     def _replace_idle(self) -> bool:
         for place in self._idle.values():
