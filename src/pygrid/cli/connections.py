@@ -52,10 +52,10 @@ class ConnectionLimits:
     linger_s: float = 2.0
     """Time for either of the two."""
 
-    held_bytes_per_address: int = 16 * 1024 * 1024
+    held_bytes_per_address: int = 20 * 1024 * 1024
     """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay included.
     Trusted proxies are exempt. At the limit, the connection that has made progress least recently is closed."""
-    held_bytes: int = 64 * 1024 * 1024
+    held_bytes: int = 80 * 1024 * 1024
     """The same of all addresses. At the limit, the address that holds most loses a connection."""
 
     stalled_s: float = 30.0

@@ -20,7 +20,7 @@ def limit_fragmentation() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 320 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
         mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
         mallopt(_M_ARENA_MAX, 2)
 

@@ -44,6 +44,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._waiting = b""
         self.frames = []
         self.conn.reader.buffer.clear()
+        self.conn.parser.close()  # keeps the last frame
         if self._connections is not None and self._place is not None:
             self._connections.release(self._place)
         super().connection_lost(exc)

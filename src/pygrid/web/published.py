@@ -30,7 +30,6 @@ from pygrid.messages.bounded_json import decode_json
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.problems import is_disk_full, storage_full
-from pygrid.web.requests import MAX_JSON_BYTES
 from pygrid.web.sockets import AsgiSocket
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ MAX_VALUES = 50_000
 IDLE_S = 600.0
 """A WebSocket that brings nothing for so long is closed."""
 MAX_SOCKETS = 1000
+SHORT = 4096
+"""Characters of a message that is decoded at once."""
 PAUSES_PER_DECODING = 4
 """The pause after a large message was decoded, as a multiple of the time that this took."""
 TRY_AGAIN = 1013
@@ -102,7 +103,7 @@ class Published:
         Raises:
             InvalidInput: as `decode_json`.
         """
-        if len(text) <= MAX_JSON_BYTES:
+        if len(text) <= SHORT:
             return _decode(text)
         async with self._decoding:
             began = time.perf_counter()
@@ -172,7 +173,7 @@ async def answer(published: Published, caller: Caller, text: str) -> Answer:
         message = await published.decode(text)
     except InvalidInput as error:
         # Python's words cost a second decoding, so they are for short texts.
-        words = _in_pythons_words(text) if error.code == "invalid_json" and len(text) <= MAX_JSON_BYTES else ""
+        words = _in_pythons_words(text) if error.code == "invalid_json" and len(text) <= SHORT else ""
         return {"error": words or error.detail, "code": error.code}
     if not isinstance(message, dict):
         return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
