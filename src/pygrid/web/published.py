@@ -25,7 +25,7 @@ from litestar import WebSocket, websocket
 from litestar.datastructures import State
 
 from pygrid.core.access import Permission, Principal
-from pygrid.errors import InvalidInput, PygridError, Unauthenticated
+from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable
 from pygrid.messages.bounded_json import decode_json
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
@@ -45,6 +45,8 @@ IDLE_S = 600.0
 MAX_SOCKETS = 1000
 SHORT = 4096
 """Characters of a message that is decoded at once."""
+MAX_WAITING = 16
+"""Large messages that wait to be decoded."""
 PAUSES_PER_DECODING = 4
 """The pause after a large message was decoded, as a multiple of the time that this took."""
 TRY_AGAIN = 1013
@@ -96,21 +98,31 @@ class Published:
         self.max_sockets = max_sockets
         self.num_open = 0
         self._decoding = asyncio.Lock()
+        self._num_waiting = 0
 
     async def decode(self, text: str) -> Any:
         """The value of a message. Large ones are decoded one at a time, with pauses that leave the loop to other clients.
 
         Raises:
-            InvalidInput: as `decode_json`.
+            InvalidInput: as `decode_json`. Unavailable: ``server_busy``: too many large messages wait.
         """
         if len(text) <= SHORT:
             return _decode(text)
-        async with self._decoding:
+        if self._num_waiting >= MAX_WAITING:
+            raise Unavailable("too many large messages wait; send it again later", code="server_busy", retry_after_s=1.0)
+        self._num_waiting += 1
+        try:
+            await self._decoding.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
             began = time.perf_counter()
             try:
                 return _decode(text)
             finally:
                 await asyncio.sleep(PAUSES_PER_DECODING * (time.perf_counter() - began))
+        finally:
+            self._decoding.release()
 
 
 def text_field(message: Message, name: str) -> str:
@@ -175,6 +187,8 @@ async def answer(published: Published, caller: Caller, text: str) -> Answer:
         # Python's words cost a second decoding, so they are for short texts.
         words = _in_pythons_words(text) if error.code == "invalid_json" and len(text) <= SHORT else ""
         return {"error": words or error.detail, "code": error.code}
+    except Unavailable as error:
+        return refusal(error)
     if not isinstance(message, dict):
         return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
     try:
