@@ -45,7 +45,7 @@ IDLE_S = 600.0
 MAX_SOCKETS = 1000
 SHORT = 4096
 """Characters of a message that is decoded at once."""
-MAX_WAITING = 16
+MAX_WAITING = 4
 """Large messages that wait to be decoded."""
 PAUSES_PER_DECODING = 4
 """The pause after a large message was decoded, as a multiple of the time that this took."""
