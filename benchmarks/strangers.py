@@ -187,6 +187,12 @@ class OtherClient:
         self._port = port
         self._socket: socket.socket | None = None
 
+    def close(self) -> None:
+        """End the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def times_ms(self, seconds: float) -> list[float]:
         """How long each request took, for some seconds."""
         times = []

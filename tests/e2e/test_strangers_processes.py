@@ -6,6 +6,7 @@ Should not happen: its memory grows by 64 MiB, or the other client's connection 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,8 +23,7 @@ ATTACK_S = 2.0
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_fills_no_memory_and_stops_nobody(name: str, tmp_path: Path) -> None:
-    with start_domain(tmp_path) as server:
-        other = OtherClient(server.address[1])
+    with start_domain(tmp_path) as server, contextlib.closing(OtherClient(server.address[1])) as other:
         other.times_ms(0.1)
         before = most = rss_bytes(server.pid)
         with attacking(name, server.address[1], ATTACK_S) as attacker:
