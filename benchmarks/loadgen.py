@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         authorization = f"authorization: Bearer {bearer}\r\n" if bearer else ""
         kind = f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n" if method == "POST" else ""
-        self._transport.write(f"{method} {path} HTTP/1.1\r\nhost: domain\r\n{authorization}{kind}\r\n".encode())
+        self._transport.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}{kind}\r\n".encode())
         if body:
             self._transport.write(body)
         response = await self._answer

@@ -45,7 +45,7 @@ async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
 
 
-REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 
 async def test_a_request_is_answered(domain: Litestar) -> None:
@@ -114,7 +114,7 @@ async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Lit
 async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar) -> None:
     async with serving(domain) as (running, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        writer.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         await asyncio.sleep(0.1)
         running.config.timeout_graceful_shutdown = 60
         running.handle_exit(15, None)

@@ -18,11 +18,11 @@ from test_server import serving
 
 from pygrid.cli.server import AppServer
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 MEBIBYTE = 1024 * 1024
@@ -57,7 +57,10 @@ async def _flood(port: int, head: bytes, block: bytes, most: int = 64 * MEBIBYTE
         (CHUNKED + b"2\r\n{}\r\n0\r\nT: ", b"a" * 65_536),
         (CHUNKED, b"1;" + b"a" * 65_536),
         (CHUNKED, b"1\r\n \r\n" * 10_000),
-        (b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
+        (
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"8000\r\n" + b"a" * 0x8000 + b"\r\n",
+        ),
         (POST + b"Content-Length: 9999999999\r\n\r\n", b"a" * 65_536),
         (b"", b"\r\n" * 32_768),
     ],
@@ -184,3 +187,57 @@ async def test_any_bytes_end_in_an_answer_or_a_close(domain: Litestar, caplog: p
             writer.close()
         await _until_empty(server)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_peer_that_reads_nothing_is_cut_off(domain: Litestar) -> None:
+    async with serving(domain, stalled_s=0.05, sweep_s=0.02, idle_s=60) as (server, port):
+        _, writer = await _unread_answers(port)
+        await _until_empty(server)
+        writer.close()
+
+
+async def _unread_answers(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that has asked for many large answers, and reads at most a few."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(GET.replace(b"/healthz", b"/schema/openapi.json") * 100)
+    return reader, writer
+
+
+async def test_a_body_below_the_minimum_rate_is_refused(domain: Litestar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pygrid.web.requests.GRACE_S", 0.1)
+    async with serving(domain) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"Content-Length: 1000\r\n\r\n")
+        answer = asyncio.create_task(reader.readline())
+        async with asyncio.timeout(20):
+            while not answer.done():
+                writer.write(b" ")
+                await asyncio.wait([answer], timeout=0.02)
+        assert answer.result().startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        POST + b"Content-Length: 65000\r\n\r\n" + b" " * 64_000,
+        CHUNKED + b"fa00\r\n" + b" " * 60_000,
+        UPGRADE + b"\x82\xff" + (64_000).to_bytes(8) + b"\0\0\0\0" + b"a" * 60_000,
+        UPGRADE + b"\x02\xfe" + (60_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 60_000,
+    ],
+    ids=["body", "chunks", "frame", "fragment"],
+)
+async def test_connections_that_hold_too_much_together_are_closed(domain: Litestar, held: bytes) -> None:
+    async with serving(domain, held_bytes_per_address=MEBIBYTE) as (server, port):
+        ends = []
+        for _ in range(40):
+            ends.append(await asyncio.open_connection("127.0.0.1", port))
+            ends[-1][1].write(held)
+        async with asyncio.timeout(20):
+            while not any(reader.at_eof() or reader.exception() for reader, _ in ends):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert 0 < server.open_connections.num_held_bytes <= MEBIBYTE
+        for _, writer in ends:
+            writer.close()
+        await _until_empty(server)
+        assert server.open_connections.num_held_bytes == 0

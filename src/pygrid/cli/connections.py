@@ -1,20 +1,27 @@
-"""The open connections of a server: how many there may be, and which are closed because their peers stopped reading."""
+"""The open connections of a server: how many there can be, what they hold, and which are closed to free memory."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pygrid.cli import memory
 from pygrid.settings import AppSettings, read_networks
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _IPV6_PREFIX = 64
 """One subscriber gets a whole /64, so its addresses count as one."""
+
+
+_FEW_BYTES = 4096
+"""Fewer than these are not counted."""
+_TRIM_S = 0.1
+"""From the close of a connection that held bytes to the return of its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +43,7 @@ class ConnectionLimits:
     idle_s: int = 75
     """A connection without a request is closed after this time."""
 
-    framing_bytes: int = 16 * 1024
+    framing_bytes: int = 4 * 1024
     """Chunk sizes, chunk extensions and trailers of a chunked body, in addition to an eighth of its content."""
     unread_body_bytes: int = 64 * 1024
     """Rest of a body that is read after the answer, so that the connection can be used again."""
@@ -44,6 +51,12 @@ class ConnectionLimits:
     """Bytes that are read and dropped after a refusal, so that the client can read the answer."""
     linger_s: float = 2.0
     """Time for either of the two."""
+
+    held_bytes_per_address: int = 20 * 1024 * 1024
+    """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay included.
+    Trusted proxies are exempt. At the limit, the connection that has made progress least recently is closed."""
+    held_bytes: int = 80 * 1024 * 1024
+    """The same of all addresses. At the limit, the address that holds most loses a connection."""
 
     stalled_s: float = 30.0
     """A peer that reads nothing of its answer for this time is cut off."""
@@ -72,6 +85,9 @@ class Connection(Protocol):
     num_drained: int
     """How often the peer has read so much that writing could go on, plus the number of answers."""
 
+    def num_held_bytes(self) -> int:
+        """Bytes that the server keeps for the peer: what it has not finished sending, and what it has not read."""
+
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -80,6 +96,10 @@ class Place:
     owner: Connection
     key: str | None
     """By which it counts; None: it counts with no address."""
+    holder: str | None
+    """By which the bytes count that are held for it; None: they count in all only."""
+    num_held: int = 0
+    """Bytes, at its last progress."""
     seen: tuple[int, int] = (0, 0)
     """Unsent bytes and `Connection.num_drained` at the last sweep."""
     since: float = 0.0
@@ -95,24 +115,37 @@ class Connections:
         self._idle: dict[int, Place] = {}
         """By identity of the place; the one that is idle for longest comes first."""
         self._by_key: Counter[str] = Counter()
+        self._held: dict[str | None, OrderedDict[int, Place]] = {}
+        """By holder and identity, the places for which bytes are held; least recent progress first."""
+        self._held_by: Counter[str | None] = Counter()
+        self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self._trimming: asyncio.TimerHandle | None = None
+
+    @property
+    def num_held_bytes(self) -> int:
+        """Bytes that are held for all connections."""
+        return self._num_held
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def admit(self, owner: Connection, address: str | None) -> Place | str:
+    def admit(self, owner: Connection, address: str | None, *, caller: str | None = None) -> Place | str:
         """A place for a new connection, idle at first; or the code of the refusal.
 
         Args:
-            address: IP address of the peer; None: counted in all only.
+            address: IP address of the peer; None: the connection counts in all only.
+            caller: by whom the bytes of such a connection count.
         """
-        key = None if address is None else self._key(address)
+        key, is_exempt = (None, True) if address is None else self._key(address)
+        holder = key if address is not None else None if caller is None else f"relay {caller}"
+        key = None if is_exempt else key
         most = self.limits.max_connections_per_address
         if key is not None and most and self._by_key[key] >= most:
             return "too_many_connections"
         if len(self._places) >= self.limits.max_connections and not self._replace_idle():
             return "server_busy"
-        place = Place(owner, key)
+        place = Place(owner, key, holder)
         self._places.add(place)
         self._idle[id(place)] = place
         if key is not None:
@@ -127,6 +160,7 @@ class Connections:
             return
         self._places.discard(place)
         self._idle.pop(id(place), None)
+        self._set_held(place, 0)
         if place.key is not None:
             self._by_key[place.key] -= 1
             if not self._by_key[place.key]:
@@ -141,6 +175,49 @@ class Connections:
         if place in self._places:
             self._idle[id(place)] = place
 
+    def note_progress(self, place: Place) -> None:
+        """Count what a connection holds now, and close others if that is too much."""
+        num_bytes = place.owner.num_held_bytes()
+        if place not in self._places or (num_bytes < _FEW_BYTES and not place.num_held):
+            return
+        self._set_held(place, num_bytes)
+        if place.holder is not None:
+            while self._held_by[place.holder] > self.limits.held_bytes_per_address:
+                self._close_stalest(place.holder)
+        while self._num_held > self.limits.held_bytes:
+            self._close_stalest(max(self._held_by, key=self._held_by.__getitem__))
+
+    def _set_held(self, place: Place, num_bytes: int) -> None:
+        change = num_bytes - place.num_held
+        place.num_held = num_bytes
+        self._num_held += change
+        self._held_by[place.holder] += change
+        places = self._held.setdefault(place.holder, OrderedDict())
+        if num_bytes:
+            places[id(place)] = place
+            places.move_to_end(id(place))
+        else:
+            places.pop(id(place), None)
+        if not places:
+            del self._held[place.holder], self._held_by[place.holder]
+
+    def _close_stalest(self, holder: str | None) -> None:
+        """Close the connection with the least recent progress. If less is held for it than was counted: count that only."""
+        place = next(iter(self._held[holder].values()))
+        num_bytes = place.owner.num_held_bytes()
+        if num_bytes < place.num_held:
+            self._set_held(place, num_bytes)
+        else:
+            self.release(place)
+            place.owner.transport.abort()
+            if self._trimming is None:
+                self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        """Without this, what closed connections held stays with the allocator, in pieces."""
+        self._trimming = None
+        memory.trim()
+
     def _replace_idle(self) -> bool:
         for place in self._idle.values():
             self.release(place)
@@ -148,19 +225,19 @@ class Connections:
             return True
         return False
 
-    def _key(self, text: str) -> str | None:
-        """What an address is counted by; None: it is exempt."""
+    def _key(self, text: str) -> tuple[str | None, bool]:
+        """What an address is counted by, and whether the number of its connections has no limit."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
-            return None  # a Unix socket, or what a Network says of a caller, which the Network itself counts
+            return None, True  # a Unix socket
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        if address.is_loopback or any(address in network for network in self.limits.trusted_proxies):
-            return None
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
-        return str(address)
+        if any(address in network for network in self.limits.trusted_proxies):
+            return None, True
+        if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+            return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False)), False
+        return str(address), address.is_loopback
 
     def _sweep(self) -> None:
         """Cut off every peer that has not read for `ConnectionLimits.stalled_s`."""

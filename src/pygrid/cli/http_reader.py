@@ -27,9 +27,12 @@ from pygrid.cli.connections import Connections, Place
 from pygrid.messages import media
 
 _END_OF_HEAD = b"\r\n\r\n"
+_FIRST_PIECE = 4 * 1024
 _CHUNKED_PIECE = 64 * 1024
-"""A chunked body is parsed in pieces of this size, and its bounds are checked between them."""
+"""A chunked body is parsed in pieces of these sizes, and checked between them; in long ones if its chunks are long."""
 _FRAMING_SHARE = 8
+_REQUEST_BYTES = 24 * 1024
+"""What the server and the app hold for a request whose body is not complete."""
 _ONLY_ONCE = frozenset({b"host", b"transfer-encoding", b"content-length"})
 
 
@@ -104,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        place = self._connections.admit(self, self._counted_address())
+        place = self._admit()
         if isinstance(place, Place):
             self._place = place
             self._start_timer(self.limits.head_s, self._on_head_timeout)
@@ -119,9 +122,28 @@ class BoundedProtocol(HttpToolsProtocol):
             self._connections.release(self._place)
         super().connection_lost(exc)
 
-    def _counted_address(self) -> str | None:
-        """The peer's address, if its connections are counted."""
-        return self.client[0] if self.client else None
+    def _admit(self) -> Place | str:
+        return self._connections.admit(self, self.client[0] if self.client else None)
+
+    def num_held_bytes(self) -> int:
+        """What is unread of answers, and what has come of a request that is not answered yet."""
+        num_bytes = self.transport.get_write_buffer_size() + len(self._waiting)
+        if self._phase is Phase.HEAD:
+            return num_bytes + 2 * self._num_head_bytes  # as it came, and as fields
+        if self._phase is Phase.ENDING or self.cycle.response_complete:
+            return num_bytes
+        # Of a long body the app keeps nothing: it streams it, or refuses it.
+        is_kept = self._num_body_bytes <= self.limits.unread_body_bytes
+        num_bytes += self._num_body_bytes if is_kept else len(self.cycle.body)
+        return num_bytes + _REQUEST_BYTES if self._phase is Phase.BODY else num_bytes
+
+    def _note_progress(self) -> None:
+        if self._place is not None:
+            self._connections.note_progress(self._place)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_progress()
 
     def resume_writing(self) -> None:
         self.num_drained += 1
@@ -160,12 +182,17 @@ class BoundedProtocol(HttpToolsProtocol):
         piece, self._waiting = self._waiting[:length], self._waiting[length:]
         self._num_head_bytes += length
         if self._num_head_bytes > self.limits.head_bytes:
-            self._refuse_head()
+            detail = f"the address and the headers may have at most {self.limits.head_bytes} bytes"
+            self._refuse(431, "headers_too_large", detail)
             return False
-        return self._feed(piece)
+        is_open = self._feed(piece)
+        if end < 0:
+            self._note_progress()
+        return is_open
 
     def _parse_body(self) -> bool:
-        length = _CHUNKED_PIECE if self._left is None else self._left
+        chunked_piece = _CHUNKED_PIECE if self._num_body_bytes > 16 * self._num_framing_bytes else _FIRST_PIECE
+        length = chunked_piece if self._left is None else self._left
         piece, self._waiting = self._waiting[:length], self._waiting[length:]
         if self._left is not None:
             self._left -= len(piece)
@@ -216,6 +243,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _may_read_on(self) -> bool:
         """Whether the rest of a body whose request was answered is still read."""
+        self._note_progress()
         if self._phase is Phase.BODY and self.cycle.response_complete and self._num_dropped > self.limits.unread_body_bytes:
             self._end()
             return False
@@ -296,6 +324,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Called by the cycle once an answer was written as a whole."""
         super().on_response_complete()
         self.num_drained += 1
+        self._note_progress()
         if self.transport.is_closing() or self._phase is Phase.ENDING:
             return
         if self._phase is Phase.ANSWER:
@@ -374,10 +403,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(408, "too_slow", f"the headers took more than {self.limits.head_s:g} s")
 
-    def _refuse_head(self) -> None:
-        detail = f"the address and the headers may have at most {self.limits.head_bytes} bytes"
-        self._refuse(431, "headers_too_large", detail)
-
     def _refuse_connection(self, code: str) -> None:
         is_own = code == "too_many_connections"
         detail = (
@@ -446,8 +471,8 @@ class RelayedProtocol(BoundedProtocol):
         super().connection_made(transport)
         self.client = (self._caller, 0)
 
-    def _counted_address(self) -> str | None:
-        return None
+    def _admit(self) -> Place | str:
+        return self._connections.admit(self, None, caller=self._caller)
 
 
 def _num_unread(transport: asyncio.BaseTransport) -> int:

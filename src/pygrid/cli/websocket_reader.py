@@ -31,6 +31,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Where in ``_waiting`` the part begins that was not parsed."""
         self._is_pumping = False
         """A call of `_pump` is due."""
+        self._num_delivered = 0
+        """Bytes of messages that the app has, or is about to get."""
 
     def take_place(self, connections: Connections, place: Place) -> None:
         """Hold the connection's place in the counts until it is closed."""
@@ -38,7 +40,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._connections, self._place = connections, place
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # What refers to each other is freed only later, so nothing large may hang on it.
         self._waiting = b""
+        self.frames = []
+        self.conn.reader.buffer.clear()
+        self.conn.parser.close()  # keeps the last frame
         if self._connections is not None and self._place is not None:
             self._connections.release(self._place)
         super().connection_lost(exc)
@@ -52,8 +58,25 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._at = 0
         if not self._is_pumping:
             self._pump()
+        self._note_progress()
+
+    def num_held_bytes(self) -> int:
+        """What is unread of answers, and what has come of messages that the app has not done with."""
+        num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
+        return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + self._num_delivered
+
+    def _note_progress(self) -> None:
+        if self._connections is not None and self._place is not None:
+            self._connections.note_progress(self._place)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_progress()
 
     async def receive(self) -> Any:
+        if self._num_delivered and self.queue.empty():
+            self._num_delivered = 0  # the app asks for more, so it has done with the last one
+            self._note_progress()
         message = await super().receive()
         if self._at < len(self._waiting) and not self._is_pumping:
             self._pump_soon()
@@ -122,4 +145,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self._fail(CloseCode.INVALID_DATA, "a text message must be UTF-8")
                 return
+        if not self.close_sent:
+            self._num_delivered += sum(map(len, self.frames))
         super().send_receive_event_to_app()

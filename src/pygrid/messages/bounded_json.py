@@ -19,28 +19,33 @@ MAX_VALUES = 200_000
 """Numbers and other values of one text."""
 MAX_TEXTS = 50_000
 """Quoted texts, names of members included."""
+MAX_ESCAPES = 200_000
+"""Backslashes of one text; each costs 30 times the time of another character."""
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def decode_json(body: bytes, *, may_hold_nul: bool = False) -> Any:
+def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MAX_VALUES) -> Any:
     """The value that a JSON text describes.
 
     Args:
         may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
+        max_values: fewer than `MAX_VALUES`; the limits of containers and texts are lower in proportion.
     Raises:
         InvalidInput: ``invalid_json``: malformed, not UTF-8, or with half of a surrogate pair. ``invalid_text``: a text, or a
             name, with a NUL character. ``json_too_complex``: nested deeper than 32, or with more
             lists, values or texts than the limits of this module. ``duplicate_key``: an object names a member twice.
     """
-    structure = _structure(body)
+    share = max_values / MAX_VALUES
+    max_containers = round(MAX_CONTAINERS * share)
+    structure = _structure(body, round(MAX_TEXTS * share))
     num_objects = structure.count(b"{")
     num_containers = num_objects + structure.count(b"[")
-    if num_containers > MAX_CONTAINERS:
-        _refuse(f"more than {MAX_CONTAINERS:,} lists and objects")
-    if structure.count(b",") > MAX_VALUES:
-        _refuse(f"more than {MAX_VALUES:,} values")
+    if num_containers > max_containers:
+        _refuse(f"more than {max_containers:,} lists and objects")
+    if structure.count(b",") > max_values:
+        _refuse(f"more than {max_values:,} values")
     if num_containers > MAX_DEPTH and _is_deeper(structure):
         _refuse(f"levels nested deeper than {MAX_DEPTH}")
     try:
@@ -65,17 +70,19 @@ def _holds_nul(value: Any) -> bool:
     return isinstance(value, list) and any(map(_holds_nul, value))
 
 
-def _structure(body: bytes) -> bytes:
+def _structure(body: bytes, max_texts: int) -> bytes:
     """The text without what its quotes enclose. In a text that is not JSON: some part of it.
 
     Raises:
         InvalidInput: ``json_too_complex``: it has too many texts.
     """
     if b"\\" in body:
+        if body.count(b"\\") > MAX_ESCAPES:
+            _refuse(f"more than {MAX_ESCAPES:,} backslashes")
         # Outside of quotes a backslash is not JSON. Within them, each run of backslashes pairs up from the left.
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if body.count(b'"') > 2 * MAX_TEXTS:
-        _refuse(f"more than {MAX_TEXTS:,} texts")
+    if body.count(b'"') > 2 * max_texts:
+        _refuse(f"more than {max_texts:,} texts")
     return b"".join(body.split(b'"')[::2])
 
 

@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from litestar import WebSocket, websocket
 from litestar.datastructures import State
 
 from pygrid.core.access import Permission, Principal
-from pygrid.errors import InvalidInput, PygridError, Unauthenticated
+from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable
 from pygrid.messages.bounded_json import decode_json
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
@@ -37,9 +38,17 @@ Message: TypeAlias = Mapping[str, Any]
 Answer: TypeAlias = dict[str, Any]
 Socket: TypeAlias = WebSocket[Any, Any, Any]
 
+MAX_VALUES = 50_000
+"""Values of one message; its lists, objects and texts have proportionate limits. What is large in a message is base64."""
 IDLE_S = 600.0
 """A WebSocket that brings nothing for so long is closed."""
 MAX_SOCKETS = 1000
+SHORT = 4096
+"""Characters of a message that is decoded at once."""
+MAX_WAITING = 4
+"""Large messages that wait to be decoded."""
+PAUSES_PER_DECODING = 4
+"""The pause after a large message was decoded, as a multiple of the time that this took."""
 TRY_AGAIN = 1013
 """Close code: there are as many as this app holds."""
 SYFT_VERSION = "0.2.9"
@@ -88,6 +97,32 @@ class Published:
         self.handlers = handlers
         self.max_sockets = max_sockets
         self.num_open = 0
+        self._decoding = asyncio.Lock()
+        self._num_waiting = 0
+
+    async def decode(self, text: str) -> Any:
+        """The value of a message. Large ones are decoded one at a time, with pauses that leave the loop to other clients.
+
+        Raises:
+            InvalidInput: as `decode_json`. Unavailable: ``server_busy``: too many large messages wait.
+        """
+        if len(text) <= SHORT:
+            return _decode(text)
+        if self._num_waiting >= MAX_WAITING:
+            raise Unavailable("too many large messages wait; send it again later", code="server_busy", retry_after_s=1.0)
+        self._num_waiting += 1
+        try:
+            await self._decoding.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
+            began = time.perf_counter()
+            try:
+                return _decode(text)
+            finally:
+                await asyncio.sleep(PAUSES_PER_DECODING * (time.perf_counter() - began))
+        finally:
+            self._decoding.release()
 
 
 def text_field(message: Message, name: str) -> str:
@@ -120,19 +155,19 @@ async def converse(socket: Socket, state: State) -> None:
         return
     published.num_open += 1
     try:
-        await _serve(socket, published.handlers, state)
+        await _serve(socket, published, state)
     finally:
         published.num_open -= 1
 
 
-async def _serve(socket: Socket, handlers: Mapping[str, Handler], state: State) -> None:
+async def _serve(socket: Socket, published: Published, state: State) -> None:
     caller = Caller(state.authenticator, socket.client.host if socket.client else "")
     end = AsgiSocket(socket)
     try:
         while True:
             async with asyncio.timeout(IDLE_S):
                 text = await end.receive_text()
-            await end.send_text(msgspec.json.encode(await answer(handlers, caller, text)).decode())
+            await end.send_text(msgspec.json.encode(await answer(published, caller, text)).decode())
     except TimeoutError:
         await end.close(NORMAL, "nothing came for long")
     except SocketClosed:
@@ -142,20 +177,22 @@ async def _serve(socket: Socket, handlers: Mapping[str, Handler], state: State) 
         raise
 
 
-async def answer(handlers: Mapping[str, Handler], caller: Caller, text: str) -> Answer:
+async def answer(published: Published, caller: Caller, text: str) -> Answer:
     """The answer to a message, whatever it is."""
     if not text:
         return {"error": "messages are JSON texts; those of PySyft (binary) are not understood here", "code": "invalid_input"}
     try:
-        message = decode_json(text.encode(errors="surrogatepass"), may_hold_nul=True)
+        message = await published.decode(text)
     except InvalidInput as error:
-        # Python's words cost a second decoding, so they are for texts within the limits.
-        words = _in_pythons_words(text) if error.code == "invalid_json" else ""
+        # Python's words cost a second decoding, so they are for short texts.
+        words = _in_pythons_words(text) if error.code == "invalid_json" and len(text) <= SHORT else ""
         return {"error": words or error.detail, "code": error.code}
+    except Unavailable as error:
+        return refusal(error)
     if not isinstance(message, dict):
         return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
     try:
-        found = await _handle(handlers, caller, message)
+        found = await _handle(published.handlers, caller, message)
     except PygridError as error:
         found = refusal(error)
     except Exception as error:
@@ -178,6 +215,10 @@ async def _handle(handlers: Mapping[str, Handler], caller: Caller, message: Mess
 def refusal(error: PygridError) -> Answer:
     """What a client is told of an error."""
     return {**error.fields, "success": False, "error": PUBLISHED_TEXTS.get(error.code, error.detail), "code": error.code}
+
+
+def _decode(text: str) -> Any:
+    return decode_json(text.encode(errors="surrogatepass"), may_hold_nul=True, max_values=MAX_VALUES)
 
 
 def _in_pythons_words(text: str) -> str:

@@ -246,3 +246,17 @@ async def test_an_endpoint_that_compresses_its_answer_refuses(site: Site, endpoi
     await site.host(authentication={"endpoint": endpoint.url})
     endpoint.headers = b"Content-Encoding: gzip\r\n"
     assert_problem(await _try(site, "token"), 401, "auth_token_refused")
+
+
+async def test_more_questions_than_an_endpoint_gets_at_once_wait_or_are_refused(
+    site: Site, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pygrid.features.cycles.devices.ENDPOINT_WAIT_S", 0.1)
+    await site.host(authentication={"endpoint": endpoint.url})
+    endpoint.hang = True
+    tries = [asyncio.create_task(_try(site, "anything")) for _ in range(9)]
+    done, others = await asyncio.wait(tries, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert_problem(done.pop().result(), 503, "endpoints_busy")
+    for answer in await asyncio.gather(*others):
+        assert_problem(answer, 401, "auth_token_refused")
+    assert len(endpoint.asked) == 8

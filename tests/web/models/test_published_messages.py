@@ -243,6 +243,6 @@ class _Nobody:
     )
 )
 async def test_whatever_comes_is_answered(value: Any) -> None:
-    found = await answer(domain_messages("test"), Caller(_Nobody(), ""), json.dumps(value))
+    found = await answer(Published(domain_messages("test")), Caller(_Nobody(), ""), json.dumps(value))
     assert "error" in found
     json.dumps(found)

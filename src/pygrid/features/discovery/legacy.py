@@ -14,6 +14,7 @@ import msgspec
 from pygrid.core.discovery import asks_for, mentions
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.discovery.fleet import Fleet, Member
+from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.discovery import (
     MAX_NAMES,
     CatalogAnswer,
@@ -88,8 +89,8 @@ class LegacyNode:
             raise Unavailable(error.detail, code="connection_failed") from error
         try:
             if answer.status == 200:
-                return msgspec.json.decode(answer.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                return msgspec.convert(decode_json(answer.body), kind)
+        except (InvalidInput, msgspec.ValidationError) as error:
             raise _no_node(self.name, str(error)) from error
         raise _no_node(self.name, f"status {answer.status}")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pygrid.errors import InvalidInput
+from pygrid.messages.bounded_json import decode_json
 from pygrid.plans.archive import MAX_PLAN_BYTES
 from pygrid.storage.files import BlobWriter
 from pygrid.tensors.flat import check_model
@@ -70,6 +72,6 @@ async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: Bl
 
 def _asks_to_predict(config: bytes | None) -> bool:
     try:
-        return config is not None and msgspec.json.decode(config, type=_Asked).kind == "predict"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return config is not None and msgspec.convert(decode_json(config), _Asked).kind == "predict"
+    except (InvalidInput, msgspec.ValidationError):
         return False  # `config` is read in full later, and refused then
