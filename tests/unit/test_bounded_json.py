@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pygrid.errors import InvalidInput
-from pygrid.messages.bounded_json import MAX_CONTAINERS, MAX_DEPTH, MAX_TEXTS, MAX_VALUES, decode_json
+from pygrid.messages.bounded_json import MAX_CONTAINERS, MAX_DEPTH, MAX_ESCAPES, MAX_TEXTS, MAX_VALUES, decode_json
 
 # Quotes, backslashes and brackets within texts are what a scan of the bytes could mistake for structure.
 texts = st.text() | st.text(alphabet='"\\[]{},: ab', max_size=12)
@@ -106,5 +106,11 @@ def test_the_number_of_parts_is_bounded(piece: str, most: int) -> None:
 
 
 def test_a_long_text_is_one_value() -> None:
-    text = '[{",' * 250_000
+    text = '[{",' * MAX_ESCAPES
     assert decode_json(json.dumps([text]).encode()) == [text]
+
+
+def test_the_number_of_backslashes_is_bounded() -> None:
+    with pytest.raises(InvalidInput, match="backslashes") as caught:
+        decode_json(json.dumps(['"' * (MAX_ESCAPES + 1)]).encode())
+    assert caught.value.code == "json_too_complex"
