@@ -50,7 +50,7 @@ async def opening(
 def at(site: Site, address: str, **headers: str) -> Site:
     """The same Domain, as one address reaches it."""
     transport = httpx.ASGITransport(site.app, raise_app_exceptions=False, client=(address, 1))  # type: ignore[arg-type]
-    web = httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    web = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
     return Site(site.app, web, site.clock, site.folder, site.owner)
 
 
@@ -114,7 +114,11 @@ async def test_this_machine_has_no_limits_unless_told(opening: Open) -> None:
     process = await site.host()
     for device in [await site.device(process) for _ in range(3)]:
         await device.ask()
+
+
+async def test_this_machine_has_limits_if_told(opening: Open) -> None:
     strict = await opening(clients_per_address=1, limit_loopback=True)
+    process = await strict.host()
     assert (await authenticate(strict, process)).status_code == 200
     assert_problem(await authenticate(strict, process), 429, "too_many_clients")
 

@@ -78,7 +78,7 @@ async def test_columns_can_be_mapped_as_they_were_sent(owner: Owner) -> None:
     columns = [{"name": "image", "meaning": "image 1x8x8"}, {"name": "label", "dtype": "int32", "meaning": "label 0..9"}]
     await owner.upload(data=npz(image=images, label=labels), columns=columns, draw_mock=False)
     (folder,) = owner.stored()
-    assert sorted(path.name for path in folder.iterdir()) == ["0.bin", "1.bin", "schema.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["0.bin", "1.bin", "checksums.json", "schema.json"]
     schema, arrays = map_columns(folder)
     assert [(c.name, c.dtype, c.shape) for c in schema.columns] == [("image", "float32", (1, 8, 8)), ("label", "int32", ())]
     np.testing.assert_array_equal(arrays["image"].reshape(5, 64), images)
@@ -348,18 +348,21 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
 
 
 async def test_a_restart_finds_datasets_and_removes_what_a_kill_left(
-    settings: DomainSettings, clock: ManualClock, people: People, owner: Owner, domain: Litestar
+    settings: DomainSettings, clock: ManualClock, owner: Owner, tmp_path: Path
 ) -> None:
+    """The folder of a Domain that was killed, copied while it ran."""
     info = await owner.upload()
-    kept = owner.stored()
-    drafts = settings.data_dir / "datasets" / ".0123.part"
-    drafts.mkdir()
-    (drafts / "data").write_bytes(b"half of it")
-    (settings.data_dir / "datasets" / ("0" * 64)).mkdir()
-    async with running(build_domain(settings, clock=clock)) as again:
+    killed = dataclasses.replace(settings, data_dir=tmp_path / "killed", database_url=f"sqlite:///{tmp_path}/killed/domain.db")
+    shutil.copytree(settings.data_dir, killed.data_dir)
+    folder = killed.data_dir / "datasets"
+    kept = sorted(path.name for path in folder.iterdir())
+    (folder / ".0123.part").mkdir()
+    (folder / ".0123.part" / "data").write_bytes(b"half of it")
+    (folder / ("0" * 64)).mkdir()
+    async with running(build_domain(killed, clock=clock)) as again:
         found = (await again.get(PATH, headers=owner.headers)).json()["datasets"]
     assert [one["id"] for one in found] == [info["id"]]
-    assert owner.stored() == kept
+    assert sorted(path.name for path in folder.iterdir()) == kept
 
 
 @pytest.fixture

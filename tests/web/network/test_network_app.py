@@ -14,6 +14,7 @@ from web_support import People, assert_problem, running
 
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from pygrid.storage.ownership import FolderLock
 from pygrid.storage.preparing import prepare_store
 
 FLAGS = {"can_edit_settings", "can_create_users", "can_edit_roles", "can_manage_nodes"}
@@ -87,5 +88,9 @@ def test_the_store_is_made_ahead_of_a_start(tmp_path: Path) -> None:
 
 async def test_it_keeps_its_identity(tmp_path: Path) -> None:
     settings = load_network_settings({}, data_dir=tmp_path)
-    keys = [str(build_network(settings).state.identity.key) for _ in range(2)]
+    keys = []
+    for _ in range(2):
+        lock = FolderLock.acquire(tmp_path, "network")
+        keys.append(str(build_network(settings, folder_lock=lock).state.identity.key))
+        lock.release()
     assert keys[0] == keys[1]
