@@ -20,6 +20,7 @@ from pygrid.core.config import ServerConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.sums import CycleSums
+from pygrid.storage.checked import DamagedReportError
 from pygrid.storage.cycles import Report
 from pygrid.storage.files import DiffFiles
 from pygrid.tensors import encode, read_layout
@@ -134,7 +135,7 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
     try:
         sums.fold(PROCESS, reports.rows[2], None)
         assert "fold failed" in caplog.text
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(DamagedReportError):
             sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
     finally:
         aside.rename(lost)
