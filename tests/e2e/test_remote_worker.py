@@ -46,7 +46,7 @@ class Running:
         files = {"config": _json(config), "data": encode(logistic_data(300))}
         dataset: int = self.site.call("POST", DATASETS, self.site.owner, files=files)["id"]
         policy = POLICY | {"allow_remote_workers": allow}
-        stored = self.site.call("PUT", f"{DATASETS}/{dataset}/policy", self.site.owner, json=policy)
+        stored = self.site.call("PUT", f"{DATASETS}/{dataset}/policy", self.site.owner, json=policy | {"fresh_budget": True})
         assert {**stored, **policy} == stored
         return dataset
 

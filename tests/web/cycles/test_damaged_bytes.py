@@ -108,7 +108,7 @@ async def test_a_damaged_report_is_not_averaged(domain_again: Restartable, where
         process = await site.host(max_workers=3, min_diffs=3, max_diffs=3)
         devices = await site.devices(process, 3)
         await devices[0].report(0.5)
-        await devices[1].report(0.25)
+        await devices[1].report(0.75)
     (segment,) = (domain_again.folder / "diffs").glob("*.segment")
     size = segment.stat().st_size
     if where == "middle":
@@ -120,7 +120,7 @@ async def test_a_damaged_report_is_not_averaged(domain_again: Restartable, where
         answer = await site.web.post("/model-centric/report", content=encode(model(1.0)), headers=bearer(devices[2].key))
         assert answer.status_code == 200, answer.text
         await site.until_completed(process)
-        kept = 0.25 if where == "middle" else 0.5
+        kept = 0.75 if where == "middle" else 0.5
         assert_values(await site.checkpoint(process), 1.0 - (kept + 1.0) / 2)
         stored = await site.app.state.database.read(_completed)
         assert [event["num_damaged"] for event in stored] == [1]
