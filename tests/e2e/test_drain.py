@@ -57,7 +57,6 @@ class Hammer(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="known fault: requests that were sent before SIGTERM can time out since the bounded HTTP reader")
 def test_requests_that_were_sent_before_the_stop_are_answered(tmp_path: Path) -> None:
     with started(tmp_path) as domain:
         port = int(domain.wait_ready().rpartition(":")[2])

@@ -132,7 +132,7 @@ def _kill_at_each_state(site: Site, tmp_path: Path) -> None:
     with started(tmp_path) as domain:
         site.log_in(domain.wait_ready())
         site.wait(checking, lambda job: job["state"] == "held")
-        private = site.submit(dataset, **LONG | {"epochs": 5000, "batch_size": 10, "privacy": TERMS})
+        private = site.submit(dataset, **LONG | {"epochs": 1500, "batch_size": 10, "privacy": TERMS})
         site.wait(private, lambda job: job["state"] == "running" and has_begun(tmp_path, private))
         exact = site.submit(dataset, **LONG)
         site.approve(exact, "waiting")

@@ -217,7 +217,6 @@ def test_a_domain_leaves_by_a_command_through_the_relay(net: Net, pygrid: Callab
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="known fault: the byte budget of connections can cut off a large body through the relay")
 def test_large_bodies_pass_in_flat_memory(net: Net, tmp_path: Path) -> None:
     domain = owner(net)
     process = host(domain)

@@ -121,8 +121,8 @@ def test_open_connections_do_not_hold_it_up(tmp_path: Path, how: signal.Signals)
         address = domain.wait_ready()
         idle.get(f"{address}/healthz")
         half.connect(("127.0.0.1", int(address.rpartition(":")[2])))
-        half.sendall(b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        time.sleep(0.2)
+        half.sendall(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        idle.get(f"{address}/healthz")  # the server has read the other request by now
         begun = time.monotonic()
         domain.process.send_signal(how)
         assert domain.process.wait(60) == 0

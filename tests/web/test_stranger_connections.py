@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -215,6 +217,42 @@ async def test_a_body_below_the_minimum_rate_is_refused(domain: Litestar, monkey
                 await asyncio.wait([answer], timeout=0.02)
         assert answer.result().startswith(b"HTTP/1.1 408 ")
         writer.close()
+
+
+async def test_a_stream_of_messages_is_read_no_faster_than_the_app_takes_them(domain: Litestar) -> None:
+    """What a large upload through a relay is: more in all than one address may have the server hold."""
+    num_messages, taken = 2000, 0
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal taken
+        if scope["type"] != "websocket":
+            return await domain(scope, receive, send)
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            taken += 1
+            if taken == num_messages:
+                await send({"type": "websocket.send", "text": "all"})
+            await asyncio.sleep(0.0005)  # it is slower than the client
+
+    def send(connection: socket.socket) -> bytes:
+        connection.sendall(UPGRADE)
+        head = connection.recv(4096)
+        for _ in range(num_messages):
+            connection.sendall(frame)
+        return head
+
+    frame = b"\x82\xfe" + (20_000).to_bytes(2) + b"\0\0\0\0" + b"a" * 20_000
+    async with serving(domain, held_bytes_per_address=MEBIBYTE) as (server, port):
+        server.config.loaded_app = take
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            sending = asyncio.create_task(asyncio.to_thread(send, connection))
+            while not sending.done():
+                assert server.open_connections.num_held_bytes <= MEBIBYTE // 2
+                await asyncio.sleep(0.001)
+            assert (await sending).startswith(b"HTTP/1.1 101 ")
+            assert await asyncio.to_thread(connection.recv, 5) == b"\x81\x03all"
+        await _until_empty(server)
 
 
 @pytest.mark.parametrize(

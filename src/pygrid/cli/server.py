@@ -68,7 +68,7 @@ class AppServer(uvicorn.Server):
                 timeout_graceful_shutdown=shutdown_s,
             )
         )
-        self.server_state = DrainingState()
+        self.server_state = self._draining = DrainingState()
         self._app = app
         self._ready = ready
 
@@ -92,8 +92,7 @@ class AppServer(uvicorn.Server):
         """Answer what was sent before the stop: the kernel resets connections that wait in a listening socket when it closes,
         and those that are closed with bytes unread. Each answer from now on ends its connection.
         """
-        assert isinstance(self.server_state, DrainingState)
-        self.server_state.is_draining = True
+        self._draining.is_draining = True
         for connection in list(self.server_state.connections):
             if isinstance(connection, BoundedProtocol):
                 connection.end_after_answer()
@@ -128,3 +127,5 @@ class AppServer(uvicorn.Server):
         # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits with 0.
         self.force_exit = self.should_exit
         self.should_exit = True
+        # uvicorn looks at `should_exit` now and then; until it does, requests are answered already.
+        self._draining.is_draining = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -31,8 +32,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Where in ``_waiting`` the part begins that was not parsed."""
         self._is_pumping = False
         """A call of `_pump` is due."""
-        self._num_delivered = 0
-        """Bytes of messages that the app has, or is about to get."""
+        self._queued: deque[int] = deque()
+        """Bytes of each message that waits for the app."""
+        self._num_taken = 0
+        """Bytes of the message that the app took last."""
 
     def take_place(self, connections: Connections, place: Place) -> None:
         """Hold the connection's place in the counts until it is closed."""
@@ -63,7 +66,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def num_held_bytes(self) -> int:
         """What is unread of answers, and what has come of messages that the app has not done with."""
         num_unparsed = len(self._waiting) - self._at + len(self.conn.reader.buffer)
-        return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + self._num_delivered
+        num_delivered = self._num_taken + sum(self._queued)
+        return self.transport.get_write_buffer_size() + num_unparsed + sum(map(len, self.frames)) + num_delivered
 
     def _note_progress(self) -> None:
         if self._connections is not None and self._place is not None:
@@ -74,12 +78,19 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._note_progress()
 
     async def receive(self) -> Any:
-        if self._num_delivered and self.queue.empty():
-            self._num_delivered = 0  # the app asks for more, so it has done with the last one
+        if self._num_taken:
+            self._num_taken = 0  # the app asks for more, so it has done with the last one
             self._note_progress()
-        message = await super().receive()
-        if self._at < len(self._waiting) and not self._is_pumping:
-            self._pump_soon()
+        message = await self.queue.get()
+        if message["type"] == "websocket.receive":
+            self._num_taken = self._queued.popleft()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            # uvicorn would read on here. What was read already comes first: otherwise it piles up.
+            if self._at == len(self._waiting):
+                self.transport.resume_reading()
+            elif not self._is_pumping:
+                self._pump_soon()
         return message
 
     def _pump_soon(self) -> None:
@@ -146,5 +157,5 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self._fail(CloseCode.INVALID_DATA, "a text message must be UTF-8")
                 return
         if not self.close_sent:
-            self._num_delivered += sum(map(len, self.frames))
+            self._queued.append(sum(map(len, self.frames)))
         super().send_receive_event_to_app()

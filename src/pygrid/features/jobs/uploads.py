@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pygrid.errors import InvalidInput
 from pygrid.messages.bounded_json import decode_json
 from pygrid.plans.archive import MAX_PLAN_BYTES
 from pygrid.storage.files import BlobWriter
@@ -42,7 +41,8 @@ async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: Bl
     """Read the form; the model goes to ``model``, checked on the way unless ``config`` came before it and asks to predict.
 
     Raises:
-        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown.
+        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown; ``config`` comes before the model and
+            is not JSON within the limits of `decode_json`.
         PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """
@@ -73,5 +73,5 @@ async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: Bl
 def _asks_to_predict(config: bytes | None) -> bool:
     try:
         return config is not None and msgspec.convert(decode_json(config), _Asked).kind == "predict"
-    except (InvalidInput, msgspec.ValidationError):
+    except msgspec.ValidationError:
         return False  # `config` is read in full later, and refused then
