@@ -14,7 +14,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,9 +26,9 @@ from sdk_support import PASSWORD
 
 import pygrid
 from pygrid.cli.dataset import read_column
-from pygrid.client import connect
+from pygrid.client import DomainClient, connect
 from pygrid.client.datasets import neutralise, save_csv
-from pygrid.errors import InvalidInput, Unavailable
+from pygrid.errors import InvalidInput
 
 pytestmark = pytest.mark.slow
 
@@ -151,31 +150,43 @@ def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
     assert list((folder / "data" / "datasets").iterdir()) == []
 
 
+@contextlib.contextmanager
+def upload(address: str, owner: DomainClient, config: bytes, data: bytes, *, announced: int) -> Iterator[None]:
+    """A connection on which an upload was sent, with ``data`` in place of the ``announced`` bytes of the file."""
+    head = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n' + config
+    head += b'\r\n--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    end = b"\r\n--b--\r\n"
+    headers = {
+        "Content-Type": "multipart/form-data; boundary=b",
+        "Content-Length": str(len(head) + announced + len(end)),
+        "Authorization": f"Bearer {owner.token}",
+    }
+    with contextlib.closing(http.client.HTTPConnection(address.removeprefix("http://"))) as connection:
+        connection.request(
+            "POST", "/data-centric/datasets", iter((head, data, end if len(data) == announced else b"")), headers
+        )
+        yield
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
 def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(folder: Path) -> None:
     datasets = folder / "data" / "datasets"
-    big = {"x": np.zeros(40_000_000)}
     with domain(folder) as (address, process), connect(address) as owner:
         owner.sign_up(EMAIL, PASSWORD)
         owner.datasets.upload("kept", "ages.csv")
         before = sorted(datasets.iterdir())
-        failures: list[BaseException] = []
-
-        def upload() -> None:
-            try:
-                owner.datasets.upload("lost", big)
-            except Unavailable as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=upload)
-        thread.start()
-        give_up_at = time.monotonic() + TIMEOUT_S
-        while not any(path.name == "data" for draft in datasets.glob(".*.part") for path in draft.iterdir()):
-            assert time.monotonic() < give_up_at
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        thread.join(TIMEOUT_S)
-        assert failures
-        assert list(datasets.glob(".*.part")), "the kill left a draft"
+        data = b"a,b\n" + b"1,2\n" * 1_000_000
+        with upload(address, owner, b'{"name": "lost"}', data[: len(data) // 2], announced=len(data)):
+            wait_for(lambda: any(path.name == "data" for draft in datasets.glob(".*.part") for path in draft.iterdir()))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(TIMEOUT_S)
+            assert list(datasets.glob(".*.part")), "the kill left a draft"
     with domain(folder) as (address, _), connect(address) as owner:
         owner.login(EMAIL, PASSWORD)
         assert sorted(datasets.iterdir()) == before
@@ -187,9 +198,6 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
     """Which would go on for minutes, and keep the next from its turn."""
     row = b'1,x "y"\n'  # what the careful reader has to read
     data = b"a,b\n" + row * (200_000_000 // len(row))
-    head = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x", "skip": ["b"]}\r\n--b\r\n'
-    head += b'Content-Disposition: form-data; name="data"\r\n\r\n'
-    end = b"\r\n--b--\r\n"
     datasets = folder / "data" / "datasets"
 
     def readers(server: psutil.Process) -> list[psutil.Process]:
@@ -197,24 +205,11 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
             child for child in server.children(recursive=True) if any("conversion_child" in word for word in child.cmdline())
         ]
 
-    def wait_for(condition: Callable[[], bool]) -> None:
-        give_up_at = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < give_up_at
-            time.sleep(0.02)
-
     with domain(folder) as (address, process), connect(address) as owner:
         owner.sign_up(EMAIL, PASSWORD)
         server = psutil.Process(process.pid)
-        connection = http.client.HTTPConnection(address.removeprefix("http://"))
-        headers = {
-            "Content-Type": "multipart/form-data; boundary=b",
-            "Content-Length": str(len(head) + len(data) + len(end)),
-            "Authorization": f"Bearer {owner._api.token}",
-        }
-        connection.request("POST", "/data-centric/datasets", iter((head, data, end)), headers)
-        wait_for(lambda: bool(readers(server)))
-        connection.close()
+        with upload(address, owner, b'{"name": "x", "skip": ["b"]}', data, announced=len(data)):
+            wait_for(lambda: bool(readers(server)))
         wait_for(lambda: not readers(server) and not list(datasets.iterdir()))
         assert list(owner.datasets.list()) == []
         owner.datasets.upload("kept", "ages.csv")
