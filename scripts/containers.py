@@ -177,12 +177,7 @@ def find_engine(wanted: str | None) -> Engine:
         if done.returncode == 0:
             return Engine(name)
         said.append(f"{name}: {(done.stderr or done.stdout).strip()}")
-    raise RunFailed(
-        "no container engine answers here:\n  "
-        + "\n  ".join(said)
-        + "\nInstall Docker or Podman and start it, or try the images "
-        "without an engine: scripts/check-images"
-    )
+    raise RunFailed("no container engine answers here:\n  " + "\n  ".join(said) + "\nInstall Docker or Podman and start it.")
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None, timeout_s: float) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("pygrid.cli.worker", "Run jobs of a Domain on this machine; see whether it can lock strangers' plans in."),
     "association": ("pygrid.cli.association", "Let a Domain join a Network, and leave it."),
     "domains": ("pygrid.cli.domains", "Look at the Domains of a Network; let them in."),
-    "up": ("pygrid.cli.up", "Start the services of a compose file as processes of this machine."),
+    "up": ("pygrid.cli.up", "Start a Network and Domains as processes of this machine."),
     "edge": ("pygrid.cli.edge", "Train as a device: ask for work, train on local data, report."),
 }
 """Name, module and help of each subcommand; the module's ``app`` is a `typer.Typer`."""

@@ -1,23 +1,44 @@
-"""``pygrid up``: the services of a compose file as processes of this machine."""
+"""``pygrid up``: a Network and some Domains as processes of this machine.
+
+The processes start one after the other and are stopped in reverse order. Each has a session of its own, so Ctrl-C in the
+terminal reaches `pygrid up` only. On Linux, the kernel sends SIGTERM to each when `pygrid up` dies, so none is left behind.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import re
+import secrets
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, Annotated
 
 import typer
 
 from pygrid.cli.friendly import friendly
-from pygrid.cli.output import say
+from pygrid.cli.output import line, say
 from pygrid.errors import InvalidConfig
 
-if TYPE_CHECKING:
-    from pygrid.deploy.compose import ComposeFile
-    from pygrid.deploy.plan import Launch
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.05
+_MAX_LINE_BYTES = 16 * 1024
+_PR_SET_PDEATHSIG = 1
+_COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|PYTHON\w*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_\w+|(OMP|OPENBLAS|MKL)_\w+"
+    r"|COVERAGE_\w+|(?i:(https?|no|all)_proxy)|PYGRID_LOG_\w+"
+)
+"""Environment variables that the apps get. No other setting of an app comes from the caller's shell."""
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -25,99 +46,197 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 @app.command()
 @friendly
 def up(
-    services: Annotated[
-        list[str] | None, typer.Argument(metavar="[SERVICE]...", help="Which ones; default: all that are in no profile.")
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of the Domains; default: alice.")
     ] = None,
-    file: Annotated[Path, typer.Option("--file", "-f", help="The compose file.")] = Path("docker-compose.yml"),
-    data_dir: Annotated[Path, typer.Option(help="Folder that gets a folder for each service.")] = Path("pygrid-up"),
-    profile: Annotated[list[str] | None, typer.Option(help="Start the services of this profile too; may be repeated.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be started, and start nothing.")] = False,
+    no_network: Annotated[bool, typer.Option("--no-network", help="Start no Network.")] = False,
+    port: Annotated[
+        int, typer.Option(help="Port of the first Domain, the second gets the next one; 0 picks free ports.")
+    ] = 5000,
+    network_port: Annotated[int, typer.Option(help="Port of the Network; 0 picks a free one.")] = 7000,
+    data_dir: Annotated[Path, typer.Option(help="Folder with one data folder for each app.")] = Path("pygrid-up"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    file: Annotated[str | None, typer.Option("--file", "-f", hidden=True)] = None,
+    profile: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start the services of a compose file as processes of this machine, without containers, until Ctrl-C or SIGTERM.
+    """Start a Network and Domains that belong to it, as processes of this machine, until Ctrl-C or SIGTERM.
 
-    The variables of the file come from the environment, and from the file .env beside it. A port is offered on this machine
-    only, unless the file names another address for it.
+    The apps listen on 127.0.0.1 only. `docker compose up` starts the services of docker-compose.yml as containers.
 
-    Example: pygrid up network alice bob
+    Example: pygrid up alice bob
     """
-    from pygrid.deploy.plan import passed_on, plan_processes
-
-    compose = _read(file)
-    launches = plan_processes(
-        compose,
-        tuple(services or ()),
-        tuple(profile or _profiles_of_environment()),
-        folder=file.absolute().parent,
-        data_dir=data_dir.absolute(),
-        free_port=_free_port,
-    )
-    for line in _remarks(compose):
-        say(line, err=True)
+    if file is not None or profile:
+        raise InvalidConfig(
+            "pygrid up reads no compose file; use `docker compose up`, or `pygrid up NAME...` for processes",
+            code="compose_not_read",
+        )
+    chosen = names or ["alice"]
+    _check_names(chosen, has_network=not no_network)
+    width = max(len(name) for name in (*chosen, "network"))
+    apps = [] if no_network else [App("network", "network", network_port, data_dir.absolute() / "network", 0, width)]
+    for index, name in enumerate(chosen):
+        apps.append(App("domain", name, port and port + index, data_dir.absolute() / name, len(apps), width))
     if dry_run:
-        for launch in launches:
-            say(f"{launch.name}: pygrid {' '.join(launch.arguments)}  {launch.address or ''}".rstrip())
+        network = "" if no_network else f"http://127.0.0.1:{network_port}"
+        for one in apps:
+            say(f"{one.name}: pygrid {' '.join(one.arguments(network))}")
         return
-    _refuse_taken_ports(launches)
-
-    import asyncio
-
-    from pygrid.cli.processes import Processes
-    from pygrid.cli.terminal import Terminal
-
-    terminal = Terminal([launch.name for launch in launches], sys.stdout)
-    code = asyncio.run(Processes(launches, passed_on(os.environ), terminal).run())
-    if code:
-        raise typer.Exit(code)
+    _check_ports(apps)
+    if not _run(apps, "" if no_network else _invitation(data_dir)):
+        raise typer.Exit(1)
 
 
-def _read(file: Path) -> ComposeFile:
-    from pygrid.deploy.compose import parse_compose
-    from pygrid.deploy.interpolation import read_env_file
+class App:
+    """One process: `pygrid network` or `pygrid domain`."""
 
-    if not file.is_file():
-        raise InvalidConfig(f"there is no file {file}; name the compose file with -f FILE", code="compose_file_missing")
-    beside = file.parent / ".env"
-    kept = read_env_file(beside.read_text(), str(beside)) if beside.is_file() else {}
-    return parse_compose(file.read_text(), str(file), kept | dict(os.environ))
+    def __init__(self, kind: str, name: str, port: int, folder: Path, index: int, width: int) -> None:
+        self.kind, self.name, self.port = kind, name, port
+        self.address = ""
+        self.running: subprocess.Popen[bytes] | None = None
+        self._folder = folder
+        self._label = f"{name:{width}} |"
+        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+            self._label = f"\x1b[{_COLORS[index % len(_COLORS)]}m{self._label}\x1b[0m"
+
+    def arguments(self, network: str) -> list[str]:
+        """What follows ``pygrid`` on the command line."""
+        joined = ["--network", network] if network and self.kind == "domain" else []
+        return [self.kind, "--id", self.name, "--host", "127.0.0.1", "--port", str(self.port), *joined]
+
+    def start(self, network: str, invitation: str, is_stopping: Callable[[], bool]) -> bool:
+        """Start the process and wait until it is ready; False if it ended, took too long, or is not wanted."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        port_file = self._folder / "port"
+        port_file.unlink(missing_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+        command = [sys.executable, "-m", "pygrid", *self.arguments(network)]
+        self.running = subprocess.Popen(
+            [*command, "--data-dir", str(self._folder), "--port-file", str(port_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=inherited | {"PYTHONUNBUFFERED": "1"} | ({"PYGRID_INVITATION": invitation} if invitation else {}),
+            start_new_session=True,
+            preexec_fn=_die_with_parent(os.getpid()),
+        )
+        assert self.running.stdout is not None
+        threading.Thread(target=self._print_lines, args=(self.running.stdout,), daemon=True).start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not port_file.exists():
+            if (status := self.exit_status()) is not None:
+                self.print(f"ended with exit status {status}")
+                return False
+            if is_stopping():
+                return False
+            if time.monotonic() > deadline:
+                self.print(f"is not ready after {START_TIMEOUT_S:.0f} s")
+                return False
+            time.sleep(_POLL_S)
+        self.address = f"http://127.0.0.1:{port_file.read_text().strip()}"
+        return True
+
+    def exit_status(self) -> int | None:
+        """How the process ended; None while it runs."""
+        return None if self.running is None else self.running.poll()
+
+    def stop(self, is_forced: Callable[[], bool]) -> None:
+        """Send SIGTERM; kill the process and its children if it does not end in time, or after a second signal."""
+        if self.running is None:
+            return
+        if self.running.poll() is None:
+            self.print("stopping")
+            self.running.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.running.poll() is None:
+            if time.monotonic() > deadline or is_forced():
+                self.print("killed")
+                break
+            time.sleep(_POLL_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.running.pid, signal.SIGKILL)  # also what it started and left
+        self.running.wait()
+
+    def print(self, text: str) -> None:
+        """Print a line with the name of the app before it."""
+        sys.stdout.write(f"{self._label} {line(text)}\n")
+        sys.stdout.flush()
+
+    def _print_lines(self, output: IO[bytes]) -> None:
+        with output:
+            while part := output.readline(_MAX_LINE_BYTES):
+                self.print(part.decode(errors="replace").rstrip("\r\n"))
 
 
-def _profiles_of_environment() -> list[str]:
-    """As engines do."""
-    return [name for name in os.environ.get("COMPOSE_PROFILES", "").split(",") if name]
+def _run(apps: list[App], invitation: str) -> bool:
+    """Run the apps until a signal; False if one of them ended or did not start."""
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: signals.append(number))
+    network = ""
+    try:
+        for one in apps:
+            if not one.start(network, invitation, lambda: bool(signals)):
+                return bool(signals)
+            one.print(f"is ready: {one.address}")
+            network = one.address if one.kind == "network" else network
+        say(f"pygrid up: {len(apps)} apps are ready; Ctrl-C stops them")
+        while not signals and all(one.exit_status() is None for one in apps):
+            time.sleep(_POLL_S)
+        for one in apps:
+            if (status := one.exit_status()) is not None and not signals:
+                say(f"pygrid up: {one.name} ended with exit status {status}, so all apps are stopped")
+        return bool(signals)
+    finally:
+        for one in reversed(apps):
+            one.stop(lambda: len(signals) > 1)
+        say("pygrid up: all apps are stopped")
 
 
-def _remarks(compose: ComposeFile) -> list[str]:
-    remarks = []
-    if compose.ignored:
-        remarks.append(f"ignored, being about containers only: {', '.join(sorted(compose.ignored))}")
-    if compose.unset:
-        remarks.append(f"not set, and so taken as empty: {', '.join(sorted(compose.unset))}")
-    return remarks
+def _invitation(data_dir: Path) -> str:
+    """The secret by which the Network accepts these Domains; made at the first start, readable by this user only."""
+    path = data_dir / "invitation"
+    if not path.exists():
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text().strip()
 
 
-def _refuse_taken_ports(launches: Sequence[Launch]) -> None:
-    """Before anything starts, so that nothing has to be stopped again."""
+def _check_names(names: list[str], *, has_network: bool) -> None:
+    for index, name in enumerate(names):
+        if not _NAME.fullmatch(name):
+            raise InvalidConfig(f"{name!r} cannot name a Domain: use a-z, 0-9 and -", code="invalid_setting")
+        if name in names[:index] or (has_network and name == "network"):
+            raise InvalidConfig(f"{name!r} would name two apps; choose another name", code="invalid_setting")
+
+
+def _check_ports(apps: list[App]) -> None:
+    """Refuse a taken port before anything starts."""
     taken = []
-    for launch in launches:
-        if launch.port is None:
-            continue
-        family = socket.AF_INET6 if ":" in launch.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
+    for one in apps:
+        with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                trial.bind((launch.host, launch.port))
-            except OSError as error:
-                taken.append(f"{launch.name} cannot have {launch.host} port {launch.port}: {error.strerror}")
+                trial.bind(("127.0.0.1", one.port))
+            except (OSError, OverflowError) as error:
+                taken.append(f"{one.name}: port {one.port} of 127.0.0.1: {getattr(error, 'strerror', None) or error}")
     if taken:
         raise InvalidConfig(
-            "nothing was started, because of these ports:\n  " + "\n  ".join(taken) + "\n"
-            "Stop what listens there, or publish another port in the compose file.",
+            "nothing was started, because these ports cannot be used:\n  " + "\n  ".join(taken) + "\n"
+            "Stop the program that listens there, or choose other ports with --port and --network-port.",
             code="address_in_use",
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
+def _die_with_parent(parent: int) -> Callable[[], None] | None:
+    """A function that makes the kernel end a new process when its parent dies; None where the system cannot do it."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the parent died first
+            os._exit(1)
+
+    return ask_kernel

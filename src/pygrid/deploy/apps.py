@@ -1,10 +1,9 @@
-"""What the images and `pygrid up` know of each app: its image, where it listens, where it keeps what it has."""
+"""What the images know of each app: where it listens, and where it keeps its data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 from pygrid.errors import InvalidConfig
@@ -47,9 +46,3 @@ LISTENING: Mapping[App, Listening] = {
 """A Worker listens on nothing."""
 
 HEALTH_PATH = "/readyz"
-
-
-def app_of(image: str) -> App | None:
-    """The app whose image this is: ``[REGISTRY/]pygrid-domain[:TAG][@DIGEST]`` is the Domain's; None for any other."""
-    repository = PurePosixPath(image.partition("@")[0]).name.partition(":")[0]
-    return next((app for app in APPS if repository == f"pygrid-{app}"), None)

@@ -1,4 +1,4 @@
-"""Whether an app is ready: the question that an image's health check asks, and `pygrid up`.
+"""Whether an app is ready: the health check of an image.
 
     python -m pygrid.deploy.health domain
 
