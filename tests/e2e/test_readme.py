@@ -1,4 +1,4 @@
-"""The tour of the README, run as it stands there."""
+"""The tutorial for a first training, run as it stands there; and the links of README and other documents."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TIMEOUT_S = 120
 
 
 def files_of_the_tour() -> dict[str, str]:
-    """The Python blocks of the README by the file name in their first line."""
-    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The Python blocks of the tutorial by the file name in their first line."""
+    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "tutorials" / "first-training.md").read_text(), re.DOTALL)
     return dict(blocks)
 
 
@@ -51,6 +51,6 @@ def test_the_tour_works_as_written(tmp_path):
 
 
 def test_links_point_to_files_that_are_there():
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/data/README.md"):
+    for document in ("README.md", "docs/tutorials/first-training.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/data/README.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
             assert (ROOT / document).parent.joinpath(target).exists(), f"{document} points to {target}"
