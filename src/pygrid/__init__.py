@@ -5,17 +5,21 @@ they need PyTorch; everything that a Domain, a Worker or a device imports works 
 """
 
 import os
+from typing import TYPE_CHECKING
 
 # ONNX Runtime reads this when it is first imported; set here so that no part of pygrid can load it with telemetry on.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-_AUTHORING = frozenset({"plan", "train_step", "averaging_plan", "Tensor", "Label", "Integers", "Float", "optim"})
+if TYPE_CHECKING:
+    from pygrid.plans.authoring import Float, Integers, Label, Tensor, averaging_plan, optim, plan, train_step
+
+__all__ = ["Float", "Integers", "Label", "Tensor", "averaging_plan", "optim", "plan", "train_step"]
 
 
 def __getattr__(name: str) -> object:
-    if name in _AUTHORING:
+    if name in __all__:
         from pygrid.plans import authoring
 
         return getattr(authoring, name)
@@ -23,4 +27,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_AUTHORING])
+    return sorted([*__all__, "__version__"])

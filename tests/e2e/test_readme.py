@@ -15,11 +15,21 @@ from pygrid.edge import load_data
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "docs/tutorials/first-training.md",
+    "examples/data/README.md",
+)
 
 
 def files_of_the_tour() -> dict[str, str]:
     """The Python blocks of the tutorial by the file name in their first line."""
-    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "tutorials" / "first-training.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "tutorials" / "first-training.md").read_text(), re.DOTALL
+    )
     return dict(blocks)
 
 
@@ -51,6 +61,6 @@ def test_the_tour_works_as_written(tmp_path):
 
 
 def test_links_point_to_files_that_are_there():
-    for document in ("README.md", "docs/tutorials/first-training.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/data/README.md"):
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
             assert (ROOT / document).parent.joinpath(target).exists(), f"{document} points to {target}"

@@ -13,6 +13,9 @@ import pygrid
 from pygrid.cli.output import say, say_lines
 from pygrid.errors import PygridError
 
+BROKEN_PIPE = 141
+"""Exit status when the reader of the output is gone: 128 + SIGPIPE, as of other programs."""
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "domain": ("pygrid.cli.domain", "Start a Domain: hosts models and data, runs their training."),
     "network": ("pygrid.cli.network", "Start a Network: Domains join it, and are searched and reached through it."),
@@ -84,9 +87,18 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. What a user can put right is told in words, with exit code 1; a traceback is a fault of pygrid."""
+    """Run the command line.
+
+    The process exits with 1 and an explanation for an error that a user can correct, and with 141 (128 + SIGPIPE) without a
+    message if the reader of its output is gone. A traceback is a fault of pygrid.
+    """
     try:
         app()
     except PygridError as error:
         say_lines(f"pygrid: {error.detail}", hanging="  ", err=True)
         sys.exit(1)
+    except SystemExit as ended:
+        # Typer and Rich exit with 1 when the reader of the output is gone. Both see to it that nothing more is flushed.
+        if isinstance(ended.__context__, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
+        raise

@@ -30,6 +30,8 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # `pygrid.cli.main` ends the program
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise InvalidInput(f"{where}{error.strerror or error}", code="file_error") from error
