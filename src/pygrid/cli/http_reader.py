@@ -20,7 +20,7 @@ from typing import Any
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pygrid.cli.connections import Connections, Place
@@ -86,8 +86,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._waiting = b""
         """Read, but not parsed: the rest of the message, or requests behind the one that is being answered."""
-        self._is_cut = False
-        """More came behind a request than may wait: the connection ends after the last whole request that waits."""
         self._is_last = False
         """The connection ends after the answer that is being given."""
         self._tail = b""
@@ -106,7 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = self._flow = _Flow(transport)
         place = self._admit()
         if isinstance(place, Place):
             self._place = place
@@ -167,10 +165,10 @@ class BoundedProtocol(HttpToolsProtocol):
             elif self._phase is Phase.BODY:
                 is_open = self._parse_body()
             else:
-                self._hold()
-                return
+                break
             if not is_open:
                 return
+        self._hold_or_release()
 
     def _parse_head(self) -> bool:
         if self._timer is None:
@@ -229,17 +227,21 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         return True
 
-    def _hold(self) -> None:
-        """Keep what waits behind the request that is being answered, up to a bound."""
+    def _hold_or_release(self) -> None:
+        """Read nothing more while requests wait that are longer than a head in all, or that nobody will parse.
+
+        What was read stays: a client that has the whole answer may send a long request before the app is done with the last.
+        """
         if self._is_last:
             self._waiting = b""
-        elif len(self._waiting) > self.limits.head_bytes:
-            self._waiting = self._waiting[: self.limits.head_bytes]
-            self._is_cut = True
-        else:
+        elif len(self._waiting) <= self.limits.head_bytes:
+            if self._flow.is_held:
+                self._flow.is_held = False
+                if self._phase is not Phase.BODY or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+                    self._flow.resume_reading()
             return
-        self.flow.pause_reading()
-        self.flow.is_held = True  # type: ignore[attr-defined]
+        self._flow.pause_reading()
+        self._flow.is_held = True
 
     def _may_read_on(self) -> bool:
         """Whether the rest of a body whose request was answered is still read."""
@@ -331,8 +333,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._begin_next()
             if self._waiting:
                 self.loop.call_soon(self._parse_next)
-            elif self._is_cut:
-                self._end()
         elif self._left is not None and self._left > self.limits.unread_body_bytes:
             self._end()
         else:
@@ -348,8 +348,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.HEAD and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._parse()
-            if self._is_cut and self._phase is Phase.HEAD:
-                self._end()  # the head that waited was cut off
 
     def handle_websocket_upgrade(self) -> None:
         self._stop_timer()
@@ -438,8 +436,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = Phase.ENDING
         self._waiting = b""
         self._num_dropped = 0
-        self.flow.is_held = False  # type: ignore[attr-defined]
-        self.flow.resume_reading()
+        self._flow.is_held = False
+        self._flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._start_timer(self.limits.linger_s, self._close)

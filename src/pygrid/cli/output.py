@@ -12,9 +12,13 @@ import sys
 from typing import Any
 
 
-def say(text: object = "", *, err: bool = False) -> None:
-    """Print one line, to standard error if ``err``; a line break in it is replaced."""
-    print(line(text), file=sys.stderr if err else sys.stdout, flush=True)
+def say(text: object = "", *, err: bool = False, label: str = "") -> None:
+    """Print one line, to standard error if ``err``; a line break in it is replaced.
+
+    Args:
+        label: a text of pygrid's own before the line, which may hold colors.
+    """
+    print(label + line(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = False) -> None:

@@ -24,7 +24,7 @@ from typing import IO, Annotated
 import typer
 
 from pygrid.cli.friendly import friendly
-from pygrid.cli.output import line, say
+from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
 
 START_TIMEOUT_S = 120.0
@@ -124,12 +124,12 @@ class App:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not port_file.exists():
             if (status := self.exit_status()) is not None:
-                self.print(f"ended with exit status {status}")
+                self.log(f"ended with exit status {status}")
                 return False
             if is_stopping():
                 return False
             if time.monotonic() > deadline:
-                self.print(f"is not ready after {START_TIMEOUT_S:.0f} s")
+                self.log(f"is not ready after {START_TIMEOUT_S:.0f} s")
                 return False
             time.sleep(_POLL_S)
         self.address = f"http://127.0.0.1:{port_file.read_text().strip()}"
@@ -144,27 +144,26 @@ class App:
         if self.running is None:
             return
         if self.running.poll() is None:
-            self.print("stopping")
+            self.log("stopping")
             self.running.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while self.running.poll() is None:
             if time.monotonic() > deadline or is_forced():
-                self.print("killed")
+                self.log("killed")
                 break
             time.sleep(_POLL_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.running.pid, signal.SIGKILL)  # also what it started and left
         self.running.wait()
 
-    def print(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line with the name of the app before it."""
-        sys.stdout.write(f"{self._label} {line(text)}\n")
-        sys.stdout.flush()
+        say(text, label=f"{self._label} ")
 
     def _print_lines(self, output: IO[bytes]) -> None:
         with output:
             while part := output.readline(_MAX_LINE_BYTES):
-                self.print(part.decode(errors="replace").rstrip("\r\n"))
+                self.log(part.decode(errors="replace").rstrip("\r\n"))
 
 
 def _run(apps: list[App], invitation: str) -> bool:
@@ -177,7 +176,7 @@ def _run(apps: list[App], invitation: str) -> bool:
         for one in apps:
             if not one.start(network, invitation, lambda: bool(signals)):
                 return bool(signals)
-            one.print(f"is ready: {one.address}")
+            one.log(f"is ready: {one.address}")
             network = one.address if one.kind == "network" else network
         say(f"pygrid up: {len(apps)} apps are ready; Ctrl-C stops them")
         while not signals and all(one.exit_status() is None for one in apps):

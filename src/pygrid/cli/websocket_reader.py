@@ -81,17 +81,24 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._num_taken:
             self._num_taken = 0  # the app asks for more, so it has done with the last one
             self._note_progress()
+        if self.queue.empty():
+            self._read_on()  # the handshake may be complete by now
         message = await self.queue.get()
         if message["type"] == "websocket.receive":
             self._num_taken = self._queued.popleft()
-        if self.read_paused and self.queue.empty():
-            self.read_paused = False
-            # uvicorn would read on here. What was read already comes first: otherwise it piles up.
-            if self._at == len(self._waiting):
-                self.transport.resume_reading()
-            elif not self._is_pumping:
-                self._pump_soon()
+        if self.queue.empty():
+            self._read_on()
         return message
+
+    def _read_on(self) -> None:
+        """Go on once the app has taken all messages: first with what was read already, which would pile up otherwise."""
+        self.read_paused = False
+        if self._is_pumping or self.transport.is_closing():
+            return
+        if self._at < len(self._waiting):
+            self._pump_soon()
+        else:
+            self.transport.resume_reading()
 
     def _pump_soon(self) -> None:
         self._is_pumping = True
