@@ -1,8 +1,9 @@
 """A Domain opens the data folder of version 0.1 (tests/vectors/README.md says what it holds), on both databases.
 
-Should happen: its accounts log in; its open cycle takes the missing report; its jobs go on; its budget has the charges at their
-    new prices; the audit log holds together.
-Should not happen: a charge at its old price; a result, a report or an account that is lost; a fault on the second start.
+Should happen: its accounts log in; it serves the bytes that version 0.1 served; its open cycle takes the missing report; its
+    jobs go on; its budget has the charges at their new prices; the audit log holds together.
+Should not happen: a charge at its old price; a result, a report, a file or an account that is lost; a fault on the second
+    start.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 import sqlite3
 import zipfile
@@ -33,7 +35,11 @@ from pygrid.storage.migrations import FOLDER
 from pygrid.storage.tables_budgets import charges
 from pygrid.tensors import decode, encode
 
-RECORDED = Path(__file__).parent.parent / "vectors" / "data-folder-0.1.zip"
+VECTORS = Path(__file__).parent.parent / "vectors"
+RECORDED = VECTORS / "data-folder-0.1.zip"
+FACTS: dict[str, Any] = json.loads((VECTORS / "folders-0.1.json").read_text())
+CONTENT = ("blobs", "datasets", "served-models", "jobs/results")
+"""Folders whose files stay as they are while there is a row that names them."""
 REQUEST_KEY = "8262d7492c6f565083ee4d68e77e27905b1ad28b7bbaba0c0be72167c90d91fa"
 """Of the client whose report the open cycle waits for."""
 STATISTICS, TRAINING = "9909afc8da4045d399964f07eb9dbd4b", "fc3ce483f4de477384e7f5345ce753c0"
@@ -121,11 +127,36 @@ async def until_state(web: httpx.AsyncClient, job: str, headers: dict[str, str],
     return answered
 
 
+async def assert_served(web: httpx.AsyncClient, headers: dict[str, str], served: dict[str, str]) -> None:
+    """Each address is answered with the bytes of this SHA-256, as version 0.1 answered it."""
+    for address, digest in served.items():
+        answer = await web.get(address, headers=headers)
+        assert answer.status_code == 200, (address, answer.text)
+        assert hashlib.sha256(answer.content).hexdigest() == digest, address
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """The files in a data folder that are kept as they are, by path."""
+    files = [path for name in CONTENT for path in (folder / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assert_audit_log_holds(settings: DomainSettings) -> None:
+    database = Database(settings.database_url)
+    try:
+        known = audit.read_head(settings.data_dir / audit.HEAD_FILE)
+        assert database.read_now(lambda connection: audit.verify(connection, known)) is None
+    finally:
+        database.close()
+
+
 async def test_a_data_folder_of_the_first_version_opens_and_goes_on(recorded: DomainSettings) -> None:
+    content = content_of(recorded.data_dir)
     app = build_domain(recorded)
     async with running(app) as web:
         people = People(web)
         owner = await people.log_in("owner@example.org")
+        await assert_served(web, owner, FACTS[RECORDED.name]["served"])
         scientist = await people.log_in("scientist@example.org")
         assert [user["role"]["name"] for user in (await web.get("/users", headers=owner)).json()["users"]] == ROLES
         await assert_the_cycle_goes_on(web, owner)
@@ -133,13 +164,9 @@ async def test_a_data_folder_of_the_first_version_opens_and_goes_on(recorded: Do
         await assert_jobs_go_on(web, owner, scientist)
     # And it opens again, as its own.
     async with running(build_domain(recorded)) as web:
-        await People(web).log_in("officer@example.org")
-    database = Database(recorded.database_url)
-    try:
-        known = audit.read_head(recorded.data_dir / audit.HEAD_FILE)
-        assert database.read_now(lambda connection: audit.verify(connection, known)) is None
-    finally:
-        database.close()
+        await assert_served(web, await People(web).log_in("owner@example.org"), FACTS[RECORDED.name]["served"])
+    assert content.items() <= content_of(recorded.data_dir).items()
+    assert_audit_log_holds(recorded)
 
 
 async def assert_the_cycle_goes_on(web: httpx.AsyncClient, owner: dict[str, str]) -> None:
