@@ -328,7 +328,7 @@ def _make_connect(ways: Ways) -> Connect:
             client_id=client_id,
             cache=cache,
             # A handful of Domains, not thousands of devices: they may come back soon.
-            retries=RetryPolicy(max_delay_s=2.0, patience_s=COORDINATOR_PATIENCE_S),
+            retries=RetryPolicy(max_delay_s=2.0, max_elapsed_s=COORDINATOR_PATIENCE_S),
             transport=ways.open(federation.coordinator, is_guarded=is_guarded),
             owns_transport=True,
             sleep=sleep,

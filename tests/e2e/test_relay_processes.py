@@ -311,7 +311,7 @@ def test_the_network_sees_nothing_of_a_call(net: Net, tmp_path: Path) -> None:
 def test_calls_outlast_a_network_and_a_domain_that_are_killed(net: Net, tmp_path: Path) -> None:
     domain = owner(net)
     process = host(domain)
-    retries = RetryPolicy(base_s=0.05, max_delay_s=0.5, patience_s=60)
+    retries = RetryPolicy(base_s=0.05, max_delay_s=0.5, max_elapsed_s=60)
     transport = open_transport(net.address)
     api = Api(transport, token=domain.token, retries=retries)
     stop = threading.Event()

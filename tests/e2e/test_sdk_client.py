@@ -177,7 +177,7 @@ def test_a_notebook_shows_what_is_going_on(owner: DomainClient, flaky: Flaky) ->
     assert "<td>a&lt;b 1.0</td>" in hosted._repr_html_()
     assert "1 (open): 0 reports of 0 devices" in hosted._repr_html_()
     flaky.plan(str(hosted.id), *[Unavailable("the Domain is down", code="x")] * 100)
-    hosted._api._retries = type(hosted._api._retries)(patience_s=0)
+    hosted._api._retries = type(hosted._api._retries)(max_elapsed_s=0)
     assert "the Domain is down" in hosted._repr_html_()
 
 

@@ -42,7 +42,7 @@ from pygrid.plans import Runner
 from pygrid.tensors import apply_diff, make_diff
 from pygrid.transport import AsgiTransport, RetryPolicy
 
-FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, patience_s=10.0)
+FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, max_elapsed_s=10.0)
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_the_sdk_tells_them_as_errors(site: RelaySite) -> None:
 def test_a_domain_that_comes_back_is_waited_for(site: RelaySite) -> None:
     member = site.directory.members.pop("hospital-a")
     threading.Timer(0.3, lambda: site.directory.members.update({"hospital-a": member})).start()
-    api = Api(site.open(), retries=RetryPolicy(base_s=0.01, max_delay_s=0.05, patience_s=20))
+    api = Api(site.open(), retries=RetryPolicy(base_s=0.01, max_delay_s=0.05, max_elapsed_s=20))
     # Not idempotent, and yet repeated: a refusal by the Network means that the Domain has seen nothing.
     assert api.post("/small/1", dict) == {"path": "/small/1"}
     api.close()

@@ -24,7 +24,7 @@ from pygrid.errors import Unavailable
 from pygrid.features.relay.pipes import RelayLimits
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, Transport
 
-FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, patience_s=20.0)
+FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, max_elapsed_s=20.0)
 IN_FLIGHT_BYTES = 16 * 1024 * 1024
 """Generous to what sockets, and each part on the way, may hold; far below what would pass if nobody held it back."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_S, _POLL_S = 0.1, 1.0
 _MAX_AT_ONCE = 16
-_BRIEFLY = RetryPolicy(patience_s=2.0)
+_BRIEFLY = RetryPolicy(max_elapsed_s=2.0)
 """A Domain that can't be asked now is shown as such, and asked again."""
 _TOO_LATE = "no decision in time"
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.generic]
 
-DEVICE_RETRIES = RetryPolicy(patience_s=300.0)
+DEVICE_RETRIES = RetryPolicy(max_elapsed_s=300.0)
 _FIRST_CONTACT_S = 10.0
 _USUAL_PLAN = "training_plan"
 _ANSWER_SLACK_S = 30.0

@@ -140,8 +140,8 @@ class Api:
                 num_failures += 1
                 now = self._now()
                 if num_failures == 1:
-                    give_up_at = now + min(self._retries.patience_s, self._first_patience_s)
-                if error.code == IN_PROGRESS and self._retries.patience_s:
+                    give_up_at = now + min(self._retries.max_elapsed_s, self._first_patience_s)
+                if error.code == IN_PROGRESS and self._retries.max_elapsed_s:
                     # An earlier try is worked on: from the first time that the server says so, wait as long as for an answer.
                     in_progress_since = now if in_progress_since is None else in_progress_since
                     give_up_at = max(give_up_at, in_progress_since + request.timeout_s)

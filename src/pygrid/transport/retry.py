@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+import warnings
+from dataclasses import InitVar, dataclass
 
 from pygrid.errors import Conflict, PygridError, TooManyRequests, TooSlow, Unavailable
 from pygrid.transport.base import CONNECT_FAILED
@@ -14,16 +15,23 @@ IN_PROGRESS = "idempotency_in_progress"
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential back-off with full jitter: the n-th wait is drawn from [0, min(max_delay_s, base_s * 2^n)].
+    """Exponential backoff with full jitter: the n-th wait is drawn from [0, min(max_delay_s, base_s * 2^n)].
 
-    Full jitter, so that the devices of a Domain that was restarted do not come back all at once.
+    Full jitter keeps the devices of a restarted Domain from returning all at once.
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
     base_s: float = 0.25
     max_delay_s: float = 15.0
-    patience_s: float = 60.0
-    """No try begins later than this after the first one failed; 0: one try only."""
+    max_elapsed_s: float = 60.0
+    """No attempt begins later than this after the first failure; 0: one attempt only."""
+    patience_s: InitVar[float | None] = None
+    """Deprecated name of `max_elapsed_s`."""
+
+    def __post_init__(self, patience_s: float | None) -> None:
+        if patience_s is not None:
+            warnings.warn("RetryPolicy.patience_s is max_elapsed_s since 0.2", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "max_elapsed_s", patience_s)
 
     def delay_s(self, num_failures: int, error: PygridError) -> float:
         """Seconds to wait after the ``num_failures``-th failure (from 1); never less than the server asked for."""
@@ -32,7 +40,7 @@ class RetryPolicy:
         return max(drawn, float(asked)) if isinstance(asked, (int, float)) else drawn
 
 
-NO_RETRIES = RetryPolicy(patience_s=0.0)
+NO_RETRIES = RetryPolicy(max_elapsed_s=0.0)
 
 
 def may_retry(error: PygridError, *, idempotent: bool) -> bool:

@@ -28,7 +28,7 @@ from pygrid.errors import Conflict, Gone, InvalidInput, PayloadTooLarge, PygridE
 from pygrid.transport import NO_RETRIES, Api, AsgiTransport, HttpTransport, Request, RetryPolicy, Transport
 from pygrid.transport.base import BytesBody
 
-FAST = RetryPolicy(base_s=0.01, max_delay_s=0.02, patience_s=5.0)
+FAST = RetryPolicy(base_s=0.01, max_delay_s=0.02, max_elapsed_s=5.0)
 
 
 class TinyApp:

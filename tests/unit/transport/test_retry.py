@@ -76,7 +76,7 @@ def test_an_address_that_never_answered_is_given_up_sooner() -> None:
         if waits == 5:
             raise StillTrying
 
-    api = Api(server, retries=RetryPolicy(patience_s=1000), first_contact_s=0, sleep=sleep)
+    api = Api(server, retries=RetryPolicy(max_elapsed_s=1000), first_contact_s=0, sleep=sleep)
     with pytest.raises(Unavailable):
         api.get("/", dict)
     assert waits == 0
@@ -149,7 +149,12 @@ def test_an_answer_in_the_making_is_waited_for_as_long_as_an_answer() -> None:
         now += seconds
 
     server = Losing(1, busy=10_000)
-    api = Api(server, retries=RetryPolicy(patience_s=5), sleep=sleep, now=lambda: now)
+    api = Api(server, retries=RetryPolicy(max_elapsed_s=5), sleep=sleep, now=lambda: now)
     with pytest.raises(Conflict):
         api.post("/x", dict, once=True, timeout_s=100)
     assert 90 < sum(slept) < 120
+
+
+def test_the_old_name_of_the_limit_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="max_elapsed_s"):
+        assert RetryPolicy(patience_s=3) == RetryPolicy(max_elapsed_s=3)
