@@ -7,6 +7,10 @@ from typing import Any
 
 from pygrid.cli.connections import Place
 from pygrid.cli.http_reader import BoundedProtocol
+from pygrid.transport.pipes import MESSAGE_BYTES
+
+_BELOW_BYTES = 3 * MESSAGE_BYTES
+"""Of an answer that nobody reads, TLS, the pipe's message and its WebSocket each hold a part."""
 
 
 class RelayedProtocol(BoundedProtocol):
@@ -25,3 +29,7 @@ class RelayedProtocol(BoundedProtocol):
 
     def _admit(self) -> Place | str:
         return self._connections.admit(self, None, caller=self._caller)
+
+    def num_held_bytes(self) -> int:
+        num_bytes = super().num_held_bytes()
+        return num_bytes + _BELOW_BYTES if self.transport.get_write_buffer_size() else num_bytes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from litestar import Litestar, Response, Router
+from litestar import Litestar, Request, Response, Router
 from litestar.constants import OPENAPI_JSON_HANDLER_NAME
 from litestar.enums import OpenAPIMediaType
 from litestar.openapi import OpenAPIConfig
@@ -13,7 +14,6 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.serialization import encode_json
 
 import pygrid
-from pygrid.web.requests import AppRequest
 
 
 class OpenApiDocument:
@@ -33,7 +33,7 @@ def openapi_config(title: str, description: str) -> OpenAPIConfig:
     """What an app tells of itself, at ``/schema`` and ``/schema/openapi.json``."""
     document = OpenApiDocument()
 
-    async def send_document(request: AppRequest) -> Response[bytes] | None:
+    async def send_document(request: Request[Any, Any, Any]) -> Response[bytes] | None:
         if request.route_handler.name != OPENAPI_JSON_HANDLER_NAME:
             return None
         return Response(await document.read(request.app), media_type=OpenAPIMediaType.OPENAPI_JSON)

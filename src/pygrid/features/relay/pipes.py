@@ -36,7 +36,7 @@ class RelayLimits:
     """Bounds of a relay."""
 
     max_pipes_per_domain: int = 1000
-    max_pipes_per_caller: int = 200
+    max_pipes_per_caller: int = 100
     open_s: float = 10.0
     """A Domain that brings no pipe for so long is given up, and the token is good no longer."""
     idle_s: float = 300.0
