@@ -24,8 +24,8 @@ from pygrid.transport.certificates import client_context
 
 ATTACKER = "127.0.0.2"
 MAX_SOCKETS = 800
-MAX_PIPES = 100
-"""Connections of one caller that a relay carries."""
+MAX_PIPES = 48
+"""Connections of one address that a relay carries."""
 DOMAIN_ID = "hospital-a"
 """Of the Domain behind a Network."""
 NUM_KEPT = 400

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from test_server import serving
 
+from pygrid.cli.connections import ClosedTransport
 from pygrid.cli.http_reader import BoundedProtocol
 from pygrid.cli.server import AppServer
+from pygrid.cli.websocket_reader import BoundedWebSocket
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -286,6 +288,19 @@ async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:
             assert sum(isinstance(one, BoundedProtocol) for one in gc.get_objects()) <= 2
         finally:
             gc.enable()
+
+
+async def test_a_closed_websocket_keeps_no_buffers(domain: Litestar) -> None:
+    """Frameworks keep references to it in circles; its transport must not hang on them, which has 256 KiB under TLS."""
+    async with serving(domain) as (server, port):
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPGRADE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+            writer.close()
+        await _until_empty(server)
+        left = [one for one in gc.get_objects() if isinstance(one, BoundedWebSocket | BoundedProtocol)]
+        assert {type(one.transport) for one in left} <= {ClosedTransport}
 
 
 async def _ask_and_close(port: int) -> None:

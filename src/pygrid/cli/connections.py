@@ -89,6 +89,37 @@ class ConnectionLimits:
         )
 
 
+class ClosedTransport(asyncio.Transport):
+    """What a closed connection keeps in place of its transport.
+
+    Connections, and what frameworks hang on them, refer to each other, so they are freed late. TLS has buffers of 256 KiB.
+    """
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+CLOSED = ClosedTransport()
+
+
 class Connection(Protocol):
     """What the server holds for one connection: its HTTP reader, later perhaps its WebSocket."""
 

@@ -18,8 +18,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.cli.connections import Connections, Place, num_unread
-from pygrid.cli.refusals import connection_refusal, refusal
+from pygrid.cli.connections import CLOSED, Connections, Place, num_unread
+from pygrid.cli.refusals import connection_refusal, explain, refusal
 
 _END_OF_HEAD = b"\r\n\r\n"
 _FIRST_PIECE = 4 * 1024
@@ -122,9 +122,15 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._connections.forget_refused(self)
         super().connection_lost(exc)
-        # What refers to each other is freed late, and in pieces: thousands of closed connections would lie about.
+        if self.cycle is not None:
+            self.cycle.transport = CLOSED
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """What refers to each other is freed late, and in pieces: thousands of closed connections would lie about."""
         self._place = None
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
+        self.transport = self.flow._transport = CLOSED
 
     def _admit(self) -> Place | str:
         return self._connections.admit(self, self.client[0] if self.client else None)
@@ -261,7 +267,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self._waiting = b""
                 return True
-            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {_why(error)}")))
+            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {explain(error)}")))
             return False
         return True
 
@@ -408,6 +414,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.set_protocol(protocol)
         rest, self._waiting = self._waiting, b""
         protocol.data_received(b"".join(lines))
+        self._let_go()
         if rest:
             protocol.data_received(rest)
 
@@ -491,7 +498,3 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
-
-
-def _why(error: Exception) -> str:
-    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 
+import httptools
 import msgspec
 
 from pygrid.cli.connections import ConnectionLimits
@@ -30,3 +31,8 @@ def connection_refusal(code: str, limits: ConnectionLimits) -> bytes:
     else:
         status, detail = 503, f"the server has {limits.max_connections} busy connections, which is its limit"
     return refusal(status, code, detail, b"retry-after: 1\r\n")
+
+
+def explain(error: Exception) -> str:
+    """Why the parser did not take something, in words."""
+    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"

@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from pygrid.cli.connections import ConnectionLimits, Connections, Place
+from pygrid.cli.connections import CLOSED, ConnectionLimits, Connections, Place
 
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
@@ -51,6 +51,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._connections is not None and self._place is not None:
             self._connections.release(self._place)
         super().connection_lost(exc)
+        self._place = None
+        self.transport = CLOSED
 
     def resume_writing(self) -> None:
         self.num_drained += 1
