@@ -290,6 +290,30 @@ async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:
             gc.enable()
 
 
+async def test_an_idle_websocket_is_closed_and_a_busy_one_is_not(domain: Litestar) -> None:
+    """Pings and empty fragments are no messages."""
+    domain.state.published.idle_s = 0.3
+    message = b"\x81\x92\0\0\0\0" + b'{"type": "get-id"}'
+    async with serving(domain) as (server, port):
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for reader, writer in ends:
+            writer.write(UPGRADE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        (idle, pinging), (busy, speaking) = ends
+        closed = asyncio.create_task(idle.readuntil(b"\x03\xe8"))  # 1000: normal
+        async with asyncio.timeout(60):
+            while not closed.done():
+                pinging.write(b"\x89\x80\0\0\0\0")
+                speaking.write(message)
+                await busy.readuntil(b"}")
+                await asyncio.wait([closed], timeout=0.02)
+        speaking.write(message)
+        assert await asyncio.wait_for(busy.readuntil(b"}"), 60)
+        for _, writer in ends:
+            writer.close()
+        await _until_empty(server)
+
+
 async def test_a_closed_websocket_keeps_no_buffers(domain: Litestar) -> None:
     """Frameworks keep references to it in circles; its transport must not hang on them, which has 256 KiB under TLS."""
     async with serving(domain) as (server, port):
