@@ -1,10 +1,15 @@
 """What one client without an account can do to a Domain: to its memory, and to the requests of other clients.
 
-Each attack runs for some seconds in a process of its own, while one other client asks for ``/healthz`` again and again over
-a kept connection. Printed are the growth of the Domain's memory, and the other client's median with and without the attack.
+Each attack runs for a minute in a process of its own and from an address of its own (127.0.0.2). Two other clients, on kept
+connections, ask again and again: one for ``/healthz``, the other for the public datasets, which reads the database. Printed are
+the growth of the memory, and the medians of the other clients with the attack and just before it.
 
-    python benchmarks/strangers.py --seconds 10
-    python benchmarks/strangers.py --only trailers
+    python benchmarks/strangers.py
+    python benchmarks/strangers.py --relay
+    python benchmarks/strangers.py --only trailers --seconds 10
+
+With ``--relay`` the attacks reach the Domain through the relay of its Network, over TLS. The memory of both processes is
+measured. One other client asks the Network for ``/healthz``, the other one the Domain, through the relay.
 """
 
 from __future__ import annotations
@@ -12,180 +17,41 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import random
 import re
-import select
+import secrets
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from pygrid.errors import PygridError
+from pygrid.transport import Request, Transport, open_transport
 from server_process import ServerProcess, leave_nothing_behind, start_domain
+from stranger_attacks import ATTACKS, DATASETS, DOMAIN_ID, GET
 
 MAX_GROWTH_BYTES = 64 * 1024 * 1024
 MAX_DELAY_MS = 20.0
 PAUSE_S = 0.005
-"""Between two requests of the other client."""
-MAX_SOCKETS = 800
-
-HOST = b"Host: 127.0.0.1\r\n"
-GET = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
-LARGE = b"GET /schema/openapi.json HTTP/1.1\r\n" + HOST + b"\r\n"
-LOGIN = b"POST /users/login HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
-CHUNKED = LOGIN + b"Transfer-Encoding: chunked\r\n\r\n"
-UPGRADE = (
-    b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-
-Block = Callable[[], bytes]
-
-
-def frame(opcode: int, payload: bytes, *, is_final: bool = True) -> bytes:
-    """A masked WebSocket frame, with a mask of zeros."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2) if size < 65_536 else b"\xff" + size.to_bytes(8)
-    return bytes([opcode | (0x80 if is_final else 0)]) + length + bytes(4) + payload
-
-
-def with_length(body: bytes) -> bytes:
-    return LOGIN + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n" % len(data) + data + b"\r\n"
-
-
-_OBJECTS = b"[" + b",".join([b'{"a":1}'] * 7_000) + b"]"
-_WIDE = b"[" + b",".join([b'{"a":1}'] * 4_900) + b"]"
-_NUMBERS = b"[" + b",".join([b"1.5e-300"] * 100_000) + b"]"
-_NESTED = b"[" + b",".join([b"[" * 30 + b"]" * 30] * 150) + b"]"
-_HALF_MESSAGE = frame(2, bytes(1_000_000))[:-1]
-
-
-class Attack:
-    """One kind of hostile client.
-
-    Args:
-        head: sent first on each connection.
-        block: sent after it, again and again; none: nothing.
-        num_sockets: connections that are open at once.
-        reads: whether it reads the answers.
-    """
-
-    def __init__(self, head: bytes, block: Block | bytes = b"", num_sockets: int = 8, *, reads: bool = True) -> None:
-        self.head = head
-        self.block: Block = block if callable(block) else lambda: block
-        self.num_sockets = num_sockets
-        self.reads = reads
-
-    def run(self, port: int, seconds: float) -> None:
-        """Attack for some seconds; a connection that the server closes is opened again."""
-        poller = select.epoll()
-        ends: dict[int, _End] = {}
-        until = time.monotonic() + seconds
-        while (now := time.monotonic()) < until:
-            while len(ends) < self.num_sockets:
-                end = _End.open(port, self)
-                if end is None:
-                    break
-                ends[end.fileno()] = end
-                poller.register(end.fileno(), select.EPOLLOUT | (select.EPOLLIN if self.reads else 0))
-            for number, events in poller.poll(0.05):
-                end = ends[number]
-                if not end.go_on(events, now):
-                    poller.unregister(number)
-                    del ends[number]
-                    end.socket.close()
-                elif end.is_done:
-                    poller.modify(number, select.EPOLLIN if self.reads else 0)
-
-
-class _End:
-    """One connection of an attack."""
-
-    def __init__(self, connection: socket.socket, attack: Attack) -> None:
-        self.socket = connection
-        self.fileno = connection.fileno
-        self._attack = attack
-        self._left = memoryview(attack.head)
-        self.is_done = False
-
-    @classmethod
-    def open(cls, port: int, attack: Attack) -> _End | None:
-        connection = socket.socket()
-        if not attack.reads:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(1)
-        try:
-            connection.connect(("127.0.0.1", port))
-        except OSError:
-            connection.close()
-            return None
-        connection.setblocking(False)
-        return cls(connection, attack)
-
-    def go_on(self, events: int, _now: float) -> bool:
-        """Read and send what can be. False: the connection has ended."""
-        try:
-            if events & select.EPOLLIN and not self.socket.recv(262_144):
-                return False
-            if events & (select.EPOLLHUP | select.EPOLLERR):
-                return False
-            if events & select.EPOLLOUT and not self.is_done:
-                if not self._left:
-                    self._left = memoryview(self._attack.block())
-                    self.is_done = not self._left
-                self._left = self._left[self.socket.send(self._left[:262_144]) :]
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
-
-
-def _random_block() -> bytes:
-    return b"GET / HTTP/1.1\r\n" + random.randbytes(8192)
-
-
-ATTACKS = {
-    "pipelining, nothing read": Attack(b"", GET * 3000, reads=False),
-    "large answers, nothing read": Attack(b"", LARGE * 100, MAX_SOCKETS, reads=False),
-    "trailers": Attack(CHUNKED + b"2\r\n{}\r\n0\r\n", b"".join(b"T%d: %s\r\n" % (i, b"a" * 1000) for i in range(60))),
-    "chunks after 404": Attack(
-        b"POST /nothing HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n", chunk(bytes(32_768))
-    ),
-    "chunks after 413": Attack(CHUNKED, chunk(b" " * 32_768)),
-    "chunks after 401": Attack(
-        b"POST /datasets HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n", chunk(bytes(32_768))
-    ),
-    "headers without an end": Attack(b"GET / HTTP/1.1\r\nA: " + b"a" * 16_000, b"", MAX_SOCKETS),
-    "half a request": Attack(LOGIN + b"Content-Length: 65000\r\n\r\n" + b" " * 64_000, b"", MAX_SOCKETS),
-    "tiny chunks": Attack(CHUNKED, chunk(b" ") * 5000),
-    "pieces of two bytes": Attack(LOGIN + b"Content-Length: 65000\r\n\r\n", b"  ", 64),
-    "wide JSON, HTTP": Attack(b"", with_length(_OBJECTS)),
-    "nested JSON, HTTP": Attack(b"", with_length(_NESTED)),
-    "wide JSON, WebSocket": Attack(UPGRADE, frame(1, _WIDE)),
-    "numbers, WebSocket": Attack(UPGRADE, frame(1, _NUMBERS)),
-    "quoted quotes, WebSocket": Attack(UPGRADE, frame(1, b'"' + b'\\"' * 500_000 + b'"')),
-    "half a message, WebSocket": Attack(UPGRADE + _HALF_MESSAGE, b"", MAX_SOCKETS),
-    "fragments, WebSocket": Attack(UPGRADE + frame(2, b"", is_final=False), frame(0, b"", is_final=False) * 1000),
-    "pings, WebSocket": Attack(UPGRADE, frame(9, b"a" * 125) * 1000, reads=False),
-    "random bytes": Attack(b"", _random_block),
-}
+"""Between two rounds of requests of the other clients."""
+ATTACKING = Path(__file__).with_name("stranger_attacks.py")
+QUIET_S = 5.0
+"""Length of the measurement before each attack."""
 
 
 class OtherClient:
-    """Asks for ``/healthz`` over one kept connection."""
+    """Sends one request again and again over a kept connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, request: bytes = GET) -> None:
         self._port = port
+        self._request = request
         self._socket: socket.socket | None = None
+        self.times_ms: list[float] = []
 
     def close(self) -> None:
         """End the connection."""
@@ -193,27 +59,94 @@ class OtherClient:
             self._socket.close()
             self._socket = None
 
-    def times_ms(self, seconds: float) -> list[float]:
-        """How long each request took, for some seconds."""
-        times = []
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            began = time.perf_counter()
-            self._ask()
-            times.append((time.perf_counter() - began) * 1e3)
-            time.sleep(PAUSE_S)
-        return times
-
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Send the request and read the answer, which is JSON; note the time in ``times_ms``."""
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=60)
-        self._socket.sendall(GET)
+        began = time.perf_counter()
+        self._socket.sendall(self._request)
         answer = b""
-        while not answer.endswith(b'{"status":"ok"}'):
-            piece = self._socket.recv(4096)
+        while not (answer.endswith(b"}") and b"\r\n\r\n" in answer):
+            piece = self._socket.recv(65_536)
             if not piece:
                 raise ConnectionError(f"the server closed the connection of a client that did nothing wrong: {answer[:200]!r}")
             answer += piece
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise ConnectionError(f"a client that did nothing wrong was refused: {answer[:200]!r}")
+        self.times_ms.append((time.perf_counter() - began) * 1e3)
+
+
+class RelayedClient:
+    """Asks a Domain for ``/healthz`` through the relay of its Network."""
+
+    def __init__(self, network_port: int) -> None:
+        self._transport: Transport = open_transport(f"grid+http://127.0.0.1:{network_port}/{DOMAIN_ID}")
+        self.times_ms: list[float] = []
+
+    def close(self) -> None:
+        """End the connection."""
+        self._transport.close()
+
+    def ask(self) -> None:
+        """Send the request and read the answer; note the time in ``times_ms``."""
+        began = time.perf_counter()
+        with self._transport.send(Request("GET", "/healthz")) as response:
+            response.read(1000)
+        self.times_ms.append((time.perf_counter() - began) * 1e3)
+
+
+Client = OtherClient | RelayedClient
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked: processes whose memory counts, clients by what they ask for, options of the attack."""
+
+    servers: dict[str, ServerProcess]
+    clients: dict[str, Client]
+    options: list[str]
+
+
+@contextlib.contextmanager
+def direct(folder: Path) -> Iterator[Target]:
+    """A Domain alone."""
+    with start_domain(folder) as server:
+        port = server.address[1]
+        clients: dict[str, Client] = {"healthz": OtherClient(port), "datasets": OtherClient(port, DATASETS)}
+        yield Target({"domain": server}, clients, ["--port", str(port)])
+        for client in clients.values():
+            client.close()
+
+
+@contextlib.contextmanager
+def relayed(folder: Path) -> Iterator[Target]:
+    """A Network and a Domain that belongs to it."""
+    pygrid = ["env", f"PYGRID_INVITATION={secrets.token_hex(32)}", sys.executable, "-m", "pygrid"]
+    network_command = [*pygrid, "network", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(folder / "network")]
+    with ServerProcess(network_command, folder / "network", "/readyz") as network:
+        port = network.address[1]
+        url = f"http://127.0.0.1:{port}"
+        domain_command = [*pygrid, "domain", "--id", DOMAIN_ID, "--host", "127.0.0.1", "--port", "0", "--network", url]
+        with ServerProcess([*domain_command, "--data-dir", str(folder / "domain")], folder / "domain", "/readyz") as domain:
+            through = RelayedClient(port)
+            wait_until_reached(through)
+            clients: dict[str, Client] = {"network": OtherClient(port), "relayed": through}
+            yield Target({"network": network, "domain": domain}, clients, ["--port", str(port), "--through-relay"])
+            for client in clients.values():
+                client.close()
+
+
+def wait_until_reached(client: RelayedClient) -> None:
+    """Return once the Network relays to the Domain."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            client.ask()
+            return
+        except PygridError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 def rss_bytes(pid: int) -> int:
@@ -225,58 +158,78 @@ def rss_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def attacking(name: str, port: int, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    """The attack, run by another process."""
-    command = [sys.executable, __file__, "--attack", name, "--port", str(port), "--seconds", str(seconds)]
-    process = subprocess.Popen(command)
+def attacking(name: str, options: list[str], seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """The attack, run by another process; it has begun."""
+    command = [sys.executable, str(ATTACKING), name, *options, "--seconds", str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
+        # Quick answers from before the attack would outnumber the slow ones.
+        process.stdout.readline()
         yield process
     finally:
         process.kill()
+        process.stdout.close()
         process.wait()
 
 
-def measure(server: ServerProcess, name: str, seconds: float) -> dict[str, float | str | bool]:
-    """Run one attack; what it did to memory and to the other client."""
-    port = server.address[1]
-    other = OtherClient(port)
-    quiet = statistics.median(other.times_ms(1.0))
-    before, most, times = rss_bytes(server.pid), 0, []
-    with attacking(name, port, seconds + 1.0):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            times += other.times_ms(0.2)
-            most = max(most, rss_bytes(server.pid))
-    loaded = statistics.median(times)
+def medians_ms(target: Target, seconds: float) -> dict[str, float]:
+    """The median of each client's requests, for some seconds."""
+    for client in target.clients.values():
+        client.times_ms.clear()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for client in target.clients.values():
+            client.ask()
+        time.sleep(PAUSE_S)
+    return {what: statistics.median(client.times_ms) for what, client in target.clients.items()}
+
+
+def measure(target: Target, name: str, seconds: float) -> dict[str, object]:
+    """Run one attack; what it did to memory and to the other clients."""
+    quiet = medians_ms(target, min(QUIET_S, seconds))
+    before = {which: rss_bytes(server.pid) for which, server in target.servers.items()}
+    most = dict(before)
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.1):
+            for which, server in target.servers.items():
+                most[which] = max(most[which], rss_bytes(server.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with attacking(name, target.options, seconds + 5.0):
+            loaded = medians_ms(target, seconds)
+    finally:
+        is_over.set()
+        watcher.join()
+    grown = {which: most[which] - before[which] for which in before}
     return {
         "attack": name,
-        "grown_mib": round((most - before) / 2**20, 1),
-        "median_ms": round(loaded, 2),
-        "median_quiet_ms": round(quiet, 2),
-        "slowest_ms": round(max(times), 1),
-        "kept": most - before < MAX_GROWTH_BYTES and loaded - quiet < MAX_DELAY_MS,
+        "grown_mib": {which: round(num_bytes / 2**20, 1) for which, num_bytes in grown.items()},
+        "median_ms": {what: round(median, 2) for what, median in loaded.items()},
+        "quiet_ms": {what: round(median, 2) for what, median in quiet.items()},
+        "slowest_ms": {what: round(max(client.times_ms), 1) for what, client in target.clients.items()},
+        "kept": max(grown.values()) < MAX_GROWTH_BYTES and all(loaded[what] - quiet[what] < MAX_DELAY_MS for what in loaded),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="Length of each attack.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="Length of each attack.")
     parser.add_argument("--only", default="", help="Only attacks whose names contain this.")
-    parser.add_argument("--attack", help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--relay", action="store_true", help="Attack a Domain through the relay of its Network.")
     asked = parser.parse_args()
-    if asked.attack:
-        os.nice(5)
-        ATTACKS[asked.attack].run(asked.port, asked.seconds)
-        return 0
     leave_nothing_behind()
     is_kept = True
     with tempfile.TemporaryDirectory() as folder:
-        for name in ATTACKS:
+        for number, name in enumerate(ATTACKS):
             if asked.only not in name:
                 continue
-            with start_domain(Path(folder) / name.replace(" ", "-").replace(",", "")) as server:
-                result = measure(server, name, asked.seconds)
+            with (relayed if asked.relay else direct)(Path(folder) / str(number)) as target:
+                result = measure(target, name, asked.seconds)
             is_kept = is_kept and bool(result["kept"])
             print(json.dumps(result), flush=True)
     return 0 if is_kept else 1

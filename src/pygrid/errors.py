@@ -168,7 +168,7 @@ def _find_class(title: object, code: str, status: int) -> type[PygridError]:
     return PygridError
 
 
-_RESERVED = frozenset({"type", "title", "status", "detail", "code"})
+_RESERVED = frozenset({"type", "title", "status", "detail", "code", "self"})
 
 
 def from_problem(problem: dict[str, Any]) -> PygridError:

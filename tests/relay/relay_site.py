@@ -14,7 +14,7 @@ import uvicorn
 from litestar import Litestar
 
 from pygrid.cli.connections import ConnectionLimits, Connections
-from pygrid.cli.http_reader import RelayedProtocol
+from pygrid.cli.relayed_reader import RelayedProtocol
 from pygrid.cli.server import AppServer
 from pygrid.clock import SystemClock
 from pygrid.core.access import USER, Principal

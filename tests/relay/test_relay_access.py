@@ -248,7 +248,7 @@ def test_a_domain_whose_link_breaks_meanwhile_is_told(site: RelaySite) -> None:
     assert site.relay.pipes.count("hospital-a") == 0
 
 
-@pytest.mark.parametrize("limits", [RelayLimits(max_pipes_per_domain=3), RelayLimits(max_pipes_per_caller=3)])
+@pytest.mark.parametrize("limits", [RelayLimits(max_pipes_per_domain=3), RelayLimits(max_pipes_per_address=3)])
 def test_there_are_only_so_many_pipes(app: RelayedApp, tmp_path: Path, limits: RelayLimits) -> None:
     with running_site(app, tmp_path, limits=limits) as site, ExitStack() as stack:
         transports = [stack.enter_context(_closing(site)) for _ in range(4)]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +20,10 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from test_server import serving
 
+from pygrid.cli.connections import ClosedTransport
+from pygrid.cli.http_reader import BoundedProtocol
 from pygrid.cli.server import AppServer
+from pygrid.cli.websocket_reader import BoundedWebSocket
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -173,16 +178,210 @@ async def test_connections_are_counted_and_idle_ones_replaced(domain: Litestar) 
         await _until_empty(server)
 
 
+async def test_a_refused_client_can_read_why(domain: Litestar) -> None:
+    """Also one that has sent a request before it reads: closing at once would reset the connection."""
+    async with serving(domain, max_connections=1) as (server, port):
+        busy, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"Content-Length: 2\r\n\r\n")
+        await _until(lambda: server.server_state.tasks)
+        refused, sender = await asyncio.open_connection("127.0.0.1", port)
+        sender.write(GET)
+        assert (await asyncio.wait_for(refused.readline(), 60)).startswith(b"HTTP/1.1 503 ")
+        sender.write(GET * 10)
+        rest = await asyncio.wait_for(refused.read(), 60)  # raises if the connection is reset
+        assert b"server_busy" in rest
+        assert not busy.at_eof()
+        for one in (writer, sender):
+            one.close()
+        await _until_empty(server)
+
+
+async def test_few_refused_connections_stay_open(domain: Litestar) -> None:
+    async with serving(domain, max_connections=1, max_refused=2, linger_s=60) as (server, port):
+        _, busy = await asyncio.open_connection("127.0.0.1", port)
+        busy.write(POST + b"Content-Length: 2\r\n\r\n")
+        await _until(lambda: server.server_state.tasks)
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        for reader, _ in ends:
+            assert b"server_busy" in await asyncio.wait_for(reader.read(), 60)
+        await _until(lambda: len(server.server_state.connections) == 3)
+        for _, writer in ends:
+            writer.close()
+        await _until(lambda: len(server.server_state.connections) == 1)
+        busy.close()
+
+
+async def test_requests_of_one_address_begin_in_turn(domain: Litestar) -> None:
+    """Each of two addresses sends 40 requests at once; the app takes 5 of each, and no more until these are answered."""
+    running: list[str] = []
+    may_end = asyncio.Event()
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await domain(scope, receive, send)
+        running.append(scope["client"][0])
+        await may_end.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(domain, requests_at_once=5, request_counted_s=60) as (server, port):
+        server.config.loaded_app = take
+        ends = []
+        for number in range(80):
+            address = ("127.0.0.2", 0) if number % 2 else ("127.0.0.3", 0)
+            ends.append(await asyncio.open_connection("127.0.0.1", port, local_addr=address))
+            ends[-1][1].write(GET)
+        await _until(lambda: len(running) == 10)
+        _, other = await asyncio.open_connection("127.0.0.1", port)
+        other.write(GET)
+        await _until(lambda: "127.0.0.1" in running)
+        assert sorted(running) == ["127.0.0.1"] + ["127.0.0.2"] * 5 + ["127.0.0.3"] * 5
+        may_end.set()
+        for reader, _ in ends:
+            assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 204 ")
+        for _, writer in [*ends, (None, other)]:
+            writer.close()
+        await _until_empty(server)
+        await _until(lambda: not len(server.open_connections.turns))
+
+
+async def test_a_request_whose_client_went_while_it_waited_never_runs(domain: Litestar) -> None:
+    num_running = 0
+    may_end = asyncio.Event()
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal num_running
+        if scope["type"] != "http":
+            return await domain(scope, receive, send)
+        num_running += 1
+        await may_end.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(domain, requests_at_once=1, request_counted_s=60) as (server, port):
+        server.config.loaded_app = take
+        _, first = await asyncio.open_connection("127.0.0.1", port)
+        first.write(GET)
+        await _until(lambda: num_running == 1)
+        _, gone = await asyncio.open_connection("127.0.0.1", port)
+        gone.write(GET)
+        await _until(lambda: len(server.open_connections) == 2)
+        gone.transport.abort()
+        last, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        may_end.set()
+        assert (await asyncio.wait_for(last.readline(), 60)).startswith(b"HTTP/1.1 204 ")
+        for one in (first, writer):
+            one.close()
+        await _until_empty(server)
+        await _until(lambda: not len(server.open_connections.turns))
+
+
+async def test_a_body_that_came_while_its_request_waited_is_read(domain: Litestar) -> None:
+    body = b'{"email": "a@example.org", "password": "' + b"a" * 60_000 + b'"}'
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with serving(domain, requests_at_once=1, request_counted_s=60) as (_, port):
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for _, writer in ends:
+            writer.write(request)
+        for reader, writer in ends:
+            assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 403 ")  # the password is wrong
+            writer.close()
+
+
+async def test_a_message_that_came_with_the_handshake_is_answered(domain: Litestar) -> None:
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            return await domain(scope, receive, send)
+        await receive()
+        for _ in range(20):
+            await asyncio.sleep(0)  # the message is looked at before the handshake is answered
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+
+    async with serving(domain) as (server, port):
+        server.config.loaded_app = echo
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPGRADE + b"\x81\x85\0\0\0\0hello")
+        assert await asyncio.wait_for(reader.readuntil(b"hello"), 60)
+        writer.close()
+
+
+async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:
+    """What refers to itself is freed only by the garbage collector: thousands of closed connections would lie about."""
+    async with serving(domain) as (server, port):
+        await _ask_and_close(port)
+        await _until_empty(server)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await _ask_and_close(port)
+            await _until_empty(server)
+            await asyncio.sleep(0)
+            assert sum(isinstance(one, BoundedProtocol) for one in gc.get_objects()) <= 2
+        finally:
+            gc.enable()
+
+
+async def test_an_idle_websocket_is_closed_and_a_busy_one_is_not(domain: Litestar) -> None:
+    """Pings and empty fragments are no messages."""
+    domain.state.published.idle_s = 0.3
+    message = b"\x81\x92\0\0\0\0" + b'{"type": "get-id"}'
+    async with serving(domain) as (server, port):
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for reader, writer in ends:
+            writer.write(UPGRADE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        (idle, pinging), (busy, speaking) = ends
+        closed = asyncio.create_task(idle.readuntil(b"\x03\xe8"))  # 1000: normal
+        async with asyncio.timeout(60):
+            while not closed.done():
+                pinging.write(b"\x89\x80\0\0\0\0")
+                speaking.write(message)
+                await busy.readuntil(b"}")
+                await asyncio.wait([closed], timeout=0.02)
+        speaking.write(message)
+        assert await asyncio.wait_for(busy.readuntil(b"}"), 60)
+        for _, writer in ends:
+            writer.close()
+        await _until_empty(server)
+
+
+async def test_a_closed_websocket_keeps_no_buffers(domain: Litestar) -> None:
+    """Frameworks keep references to it in circles; its transport must not hang on them, which has 256 KiB under TLS."""
+    async with serving(domain) as (server, port):
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPGRADE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+            writer.close()
+        await _until_empty(server)
+        left = [one for one in gc.get_objects() if isinstance(one, BoundedWebSocket | BoundedProtocol)]
+        assert {type(one.transport) for one in left} <= {ClosedTransport}
+
+
+async def _ask_and_close(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert b"200" in await asyncio.wait_for(reader.read(), 60)
+    writer.close()
+
+
 async def test_fragments_without_content_are_bounded(domain: Litestar) -> None:
     async with serving(domain) as (_, port):
         num_sent, _ = await _flood(port, UPGRADE + b"\x01\x80\0\0\0\0", b"\x00\x80\0\0\0\0" * 1000)
     assert num_sent < 32 * MEBIBYTE
 
 
-async def _until_empty(server: AppServer) -> None:
+async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(60):
-        while len(server.open_connections):  # noqa: ASYNC110 - the server tells nobody
+        while not condition():  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
+
+
+async def _until_empty(server: AppServer) -> None:
+    await _until(lambda: not len(server.open_connections))
 
 
 pieces = st.sampled_from(

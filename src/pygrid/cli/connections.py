@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import ipaddress
+import termios
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pygrid.cli import memory
+from pygrid.cli.turns import Turns
 from pygrid.settings import AppSettings, read_networks
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -51,6 +55,13 @@ class ConnectionLimits:
     """Bytes that are read and dropped after a refusal, so that the client can read the answer."""
     linger_s: float = 2.0
     """Time for either of the two."""
+    max_refused: int = 256
+    """Connections that were refused and stay open for that time. Further ones are closed at once, perhaps with a reset."""
+
+    requests_at_once: int = 16
+    """Requests of one address that run at once, loopback and callers of a relay included; trusted proxies are exempt."""
+    request_counted_s: float = 1.0
+    """A request that runs for longer waits for something, so it is not counted."""
 
     held_bytes_per_address: int = 20 * 1024 * 1024
     """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay included.
@@ -66,7 +77,7 @@ class ConnectionLimits:
     max_fragments: int = 1024
     """Fragments of one WebSocket message."""
     frames_per_turn: int = 64
-    """WebSocket frames of one connection that are read before other connections get a turn."""
+    """WebSocket frames of one connection that are parsed before other connections get a turn."""
 
     @classmethod
     def of(cls, settings: AppSettings) -> ConnectionLimits:
@@ -76,6 +87,37 @@ class ConnectionLimits:
             max_connections_per_address=settings.max_connections_per_address,
             trusted_proxies=read_networks(settings.trusted_proxies),
         )
+
+
+class ClosedTransport(asyncio.Transport):
+    """What a closed connection keeps in place of its transport.
+
+    Connections, and what frameworks hang on them, refer to each other, so they are freed late. TLS has buffers of 256 KiB.
+    """
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+CLOSED = ClosedTransport()
 
 
 class Connection(Protocol):
@@ -111,7 +153,9 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, clock: Callable[[], float]) -> None:
         self.limits = limits
         self._clock = clock
+        self.turns = Turns(limits.requests_at_once, limits.request_counted_s, clock)
         self._places: set[Place] = set()
+        self._refused: set[Connection] = set()
         self._idle: dict[int, Place] = {}
         """By identity of the place; the one that is idle for longest comes first."""
         self._by_key: Counter[str] = Counter()
@@ -159,12 +203,25 @@ class Connections:
         if place not in self._places:
             return
         self._places.discard(place)
+        if place.holder is not None:
+            self.turns.end(place.holder, place.owner)
         self._idle.pop(id(place), None)
         self._set_held(place, 0)
         if place.key is not None:
             self._by_key[place.key] -= 1
             if not self._by_key[place.key]:
                 del self._by_key[place.key]
+
+    def note_refused(self, owner: Connection) -> bool:
+        """Whether a connection that was not admitted may stay open until its client has read why."""
+        if len(self._refused) >= self.limits.max_refused:
+            return False
+        self._refused.add(owner)
+        return True
+
+    def forget_refused(self, owner: Connection) -> None:
+        """A refused connection has been closed. Harmless for any other one."""
+        self._refused.discard(owner)
 
     def mark_busy(self, place: Place) -> None:
         """A request is being answered: the connection cannot be replaced."""
@@ -251,3 +308,13 @@ class Connections:
         self._sweeping = None
         if self._places:
             self._sweeping = asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep)
+
+
+def num_unread(transport: asyncio.BaseTransport) -> int:
+    """Bytes that arrived at a connection and wait in the kernel."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return 0
+    waiting = array.array("i", [0])
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, waiting)
+    return waiting[0]

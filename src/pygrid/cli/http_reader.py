@@ -3,28 +3,23 @@
 uvicorn's reader parses whatever arrives and queues every request in it. This one cuts what arrives at the end of each request
 head and body, and parses nothing behind a request that is still being answered.
 
-    HEAD ──head complete──> BODY ──body complete──> ANSWER ──answered──> HEAD ...
-      │                      │ └──answered before──> BODY, for a small rest of it, else ENDING
-      └──────refused─────────┴──────> ENDING: the answer is sent, what still comes is dropped, then the connection is closed
+    HEAD ──head complete──> TURN ──its turn──> BODY ──body complete──> ANSWER ──answered──> HEAD ...
+      │                                         │ └──answered before──> BODY, for a small rest of it, else ENDING
+      └──────────refused────────────────────────┴──> ENDING: the answer is sent, what still comes is dropped, then the end
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
 import enum
-import fcntl
-import http
-import termios
 from typing import Any
 
 import httptools
-import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.cli.connections import Connections, Place
-from pygrid.messages import media
+from pygrid.cli.connections import CLOSED, Connections, Place, num_unread
+from pygrid.cli.refusals import connection_refusal, explain, refusal
 
 _END_OF_HEAD = b"\r\n\r\n"
 _FIRST_PIECE = 4 * 1024
@@ -40,6 +35,8 @@ class Phase(enum.Enum):
     """What the reader expects next."""
 
     HEAD = "head"
+    TURN = "turn"
+    """A whole head is there. It is parsed when its address may begin a request."""
     BODY = "body"
     ANSWER = "answer"
     ENDING = "ending"
@@ -83,7 +80,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.num_drained = 0
         self._connections = connections
         self._place: Place | None = None
+        self._holder: str | None = None
         self._phase = Phase.HEAD
+        self._has_turn = False
         self._waiting = b""
         """Read, but not parsed: the rest of the message, or requests behind the one that is being answered."""
         self._is_last = False
@@ -107,7 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow = self._flow = _Flow(transport)
         place = self._admit()
         if isinstance(place, Place):
-            self._place = place
+            self._place, self._holder = place, place.holder
             self._start_timer(self.limits.head_s, self._on_head_timeout)
         else:
             self._refuse_connection(place)
@@ -118,7 +117,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waiting = b""
         if self._place is not None:
             self._connections.release(self._place)
+        else:
+            self._connections.forget_refused(self)
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.transport = CLOSED
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """What refers to each other is freed late, and in pieces: thousands of closed connections would lie about."""
+        self._place = None
+        self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
+        self.transport = self.flow._transport = CLOSED
 
     def _admit(self) -> Place | str:
         return self._connections.admit(self, self.client[0] if self.client else None)
@@ -126,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def num_held_bytes(self) -> int:
         """What is unread of answers, and what has come of a request that is not answered yet."""
         num_bytes = self.transport.get_write_buffer_size() + len(self._waiting)
-        if self._phase is Phase.HEAD:
+        if self._phase in (Phase.HEAD, Phase.TURN):
             return num_bytes + 2 * self._num_head_bytes  # as it came, and as fields
         if self._phase is Phase.ENDING or self.cycle.response_complete:
             return num_bytes
@@ -164,8 +174,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 is_open = self._parse_head()
             elif self._phase is Phase.BODY:
                 is_open = self._parse_body()
-            else:
+            elif self._phase is Phase.ANSWER:
                 break
+            else:
+                return
             if not is_open:
                 return
         self._hold_or_release()
@@ -176,17 +188,47 @@ class BoundedProtocol(HttpToolsProtocol):
         joined = self._tail + self._waiting
         end = joined.find(_END_OF_HEAD)
         length = len(self._waiting) if end < 0 else end + len(_END_OF_HEAD) - len(self._tail)
-        self._tail = joined[-3:] if end < 0 else b""
-        piece, self._waiting = self._waiting[:length], self._waiting[length:]
-        self._num_head_bytes += length
-        if self._num_head_bytes > self.limits.head_bytes:
+        if self._num_head_bytes + length > self.limits.head_bytes:
             detail = f"the address and the headers may have at most {self.limits.head_bytes} bytes"
             self._refuse(431, "headers_too_large", detail)
             return False
+        if end >= 0 and not self._take_turn():
+            return False
+        self._tail = joined[-3:] if end < 0 else b""
+        piece, self._waiting = self._waiting[:length], self._waiting[length:]
+        self._num_head_bytes += length
         is_open = self._feed(piece)
         if end < 0:
             self._note_progress()
         return is_open
+
+    def _take_turn(self) -> bool:
+        """Whether the request whose head is there may begin now. If not, nothing is read until it may."""
+        if self._has_turn or self._place is None or self._holder is None:
+            return True
+        if self._connections.turns.take(self._holder, self._on_turn, self):
+            self._has_turn = True
+            return True
+        self._stop_timer()
+        self._phase = Phase.TURN
+        self._connections.mark_busy(self._place)
+        self.flow.pause_reading()
+        self._note_progress()
+        return False
+
+    def _on_turn(self) -> None:
+        if self._phase is not Phase.TURN or self.transport.is_closing():
+            self._end_turn()
+            return
+        self._has_turn = True
+        self._phase = Phase.HEAD
+        self.flow.resume_reading()
+        self._parse_next()
+
+    def _end_turn(self) -> None:
+        self._has_turn = False
+        if self._holder is not None:
+            self._connections.turns.end(self._holder, self)
 
     def _parse_body(self) -> bool:
         chunked_piece = _CHUNKED_PIECE if self._num_body_bytes > 16 * self._num_framing_bytes else _FIRST_PIECE
@@ -223,7 +265,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self._waiting = b""
                 return True
-            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {_why(error)}")))
+            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {explain(error)}")))
             return False
         return True
 
@@ -325,6 +367,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Called by the cycle once an answer was written as a whole."""
         super().on_response_complete()
+        self._end_turn()
         self.num_drained += 1
         self._note_progress()
         if self.transport.is_closing() or self._phase is Phase.ENDING:
@@ -351,6 +394,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._stop_timer()
+        self._end_turn()
         self.connections.discard(self)
         lines = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
         for name, value in self.scope["headers"]:
@@ -368,6 +412,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.set_protocol(protocol)
         rest, self._waiting = self._waiting, b""
         protocol.data_received(b"".join(lines))
+        self._let_go()
         if rest:
             protocol.data_received(rest)
 
@@ -380,7 +425,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Called when the server closes its connections: one with bytes that were not read yet is answered first."""
-        if not self._waiting and not _num_unread(self.transport):
+        if not self._waiting and not num_unread(self.transport):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
@@ -402,18 +447,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(408, "too_slow", f"the headers took more than {self.limits.head_s:g} s")
 
     def _refuse_connection(self, code: str) -> None:
-        is_own = code == "too_many_connections"
-        detail = (
-            f"your address has {self.limits.max_connections_per_address} connections open, the limit for one address"
-            if is_own
-            else f"the server has {self.limits.max_connections} busy connections, which is its limit"
-        )
         self._phase = Phase.ENDING
-        self.transport.write(_problem(429 if is_own else 503, code, detail, b"retry-after: 1\r\n"))
-        self.transport.close()
+        self.transport.write(connection_refusal(code, self.limits))
+        if self._connections.note_refused(self):
+            self._end()
+        else:
+            self.transport.close()
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer in place of the app, and end the connection. An app that has begun to answer is cut off."""
+        self._end_turn()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and self._phase is not Phase.HEAD:
             cycle.disconnected = True
@@ -421,7 +464,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if cycle.response_started:
                 self.transport.abort()
                 return
-        self.transport.write(_problem(status, code, detail))
+        self.transport.write(refusal(status, code, detail))
         self._end()
 
     def _end(self) -> None:
@@ -453,46 +496,3 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
-
-
-class RelayedProtocol(BoundedProtocol):
-    """The same for a connection through a pipe: ``caller`` stands for the address that it came from.
-
-    The Network counts the connections of a caller, so here they count in all only.
-    """
-
-    def __init__(self, *args: Any, caller: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._caller = caller
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.client = (self._caller, 0)
-
-    def _admit(self) -> Place | str:
-        return self._connections.admit(self, None, caller=self._caller)
-
-
-def _num_unread(transport: asyncio.BaseTransport) -> int:
-    """Bytes that arrived at a connection and wait in the kernel."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
-        return 0
-    waiting = array.array("i", [0])
-    fcntl.ioctl(connection.fileno(), termios.FIONREAD, waiting)
-    return waiting[0]
-
-
-def _why(error: Exception) -> str:
-    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"
-
-
-def _problem(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
-    phrase = http.HTTPStatus(status).phrase
-    body = msgspec.json.encode(
-        {"type": f"urn:pygrid:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}
-    )
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {media.PROBLEM}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-    )
-    return head.encode() + headers + b"\r\n" + body

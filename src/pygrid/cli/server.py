@@ -17,7 +17,8 @@ from litestar import Litestar
 from uvicorn.server import ServerState
 
 from pygrid.cli.connections import ConnectionLimits, Connections
-from pygrid.cli.http_reader import BoundedProtocol, RelayedProtocol
+from pygrid.cli.http_reader import BoundedProtocol
+from pygrid.cli.relayed_reader import RelayedProtocol
 from pygrid.cli.websocket_reader import BoundedWebSocket
 from pygrid.transport.pipes import MAX_MESSAGE_BYTES
 

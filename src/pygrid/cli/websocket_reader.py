@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from pygrid.cli.connections import ConnectionLimits, Connections, Place
+from pygrid.cli.connections import CLOSED, ConnectionLimits, Connections, Place
 
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
@@ -18,7 +18,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     """The reader of one WebSocket.
 
     At most one piece with messages waits for the app, a message has a bounded number of fragments, and a peer that reads
-    nothing gets no pongs. Frames beyond `ConnectionLimits.frames_per_turn` wait until other connections had a turn.
+    nothing gets no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an address are parsed.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
@@ -51,6 +51,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._connections is not None and self._place is not None:
             self._connections.release(self._place)
         super().connection_lost(exc)
+        self._place = None
+        self.transport = CLOSED
 
     def resume_writing(self) -> None:
         self.num_drained += 1
@@ -59,7 +61,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._waiting = self._waiting[self._at :] + data if self._at < len(self._waiting) else data
         self._at = 0
-        if not self._is_pumping:
+        if not self._is_pumping and self._take_turn():
             self._pump()
         self._note_progress()
 
@@ -81,29 +83,35 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self._num_taken:
             self._num_taken = 0  # the app asks for more, so it has done with the last one
             self._note_progress()
-        if self.queue.empty():
-            self._read_on()  # the handshake may be complete by now
+        if self.handshake_complete and self.queue.empty():
+            self._go_on()  # with frames that came before the handshake was answered
         message = await self.queue.get()
         if message["type"] == "websocket.receive":
             self._num_taken = self._queued.popleft()
-        if self.queue.empty():
-            self._read_on()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._go_on()
         return message
 
-    def _read_on(self) -> None:
-        """Go on once the app has taken all messages: first with what was read already, which would pile up otherwise."""
-        self.read_paused = False
+    def _go_on(self) -> None:
+        """Parse what was read already, or read on. uvicorn would only read on, and what was read would pile up."""
         if self._is_pumping or self.transport.is_closing():
             return
-        if self._at < len(self._waiting):
-            self._pump_soon()
-        else:
+        if self._at == len(self._waiting):
             self.transport.resume_reading()
+        elif self._take_turn():
+            self._is_pumping = True
+            self.loop.call_soon(self._pump)
 
-    def _pump_soon(self) -> None:
+    def _take_turn(self) -> bool:
+        """Whether frames may be parsed now. If not, nothing is read until they may, and `_pump` is called then."""
+        if self._connections is None or self._place is None or self._place.holder is None:
+            return True
+        if self._connections.turns.take(f"messages of {self._place.holder}", self._pump):
+            return True
         self._is_pumping = True
         self.transport.pause_reading()
-        self.loop.call_soon(self._pump)
+        return False
 
     def _pump(self) -> None:
         """Parse what waits until a message is there for the app, or other connections are due."""
@@ -114,7 +122,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self.transport.pause_reading()  # until the app takes what is there: `receive`
                 return
             if num_frames >= self._limits.frames_per_turn:
-                self._pump_soon()
+                self.transport.pause_reading()
+                self._go_on()
                 return
             num_frames += self._parse_piece()
         if not self.read_paused and not self.transport.is_closing():

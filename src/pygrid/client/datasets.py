@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
+from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FileBody, FormBody, Part
 from pygrid.client.watching import counted, size
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
@@ -192,14 +193,8 @@ class Dataset:
             NotFound: the version has none (``mock_not_found``).
         """
 
-        def read(response: Response) -> bytearray:
-            data = bytearray()
-            for chunk in response.chunks():
-                data += chunk
-            return data
-
         request = Request("GET", f"{self._path}/mock", _version(version))
-        arrays, metadata = decode(self._api.exchange(request, read))
+        arrays, metadata = decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES)))
         schema = msgspec.json.decode(metadata["schema"], type=Schema)
         return {
             column.name: arrays[column.name] if column.categories is None else np.array(column.categories)[arrays[column.name]]

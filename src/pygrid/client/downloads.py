@@ -10,12 +10,17 @@ from pathlib import Path
 from pygrid.errors import PygridError
 from pygrid.transport import Api, Request, Response
 
+MAX_MEMORY_BYTES = 4 * 1024**3
+"""Of an answer that is kept in memory."""
+MAX_FILE_BYTES = 64 * 1024**3
+"""Of an answer that is written to a file."""
+
 
 def read_checked(api: Api, request: Request) -> bytearray:
     """The bytes of an answer.
 
     Raises:
-        PygridError: the Domain's refusal, or ``content_mismatch``.
+        PygridError: the Domain's refusal, ``content_mismatch`` or ``answer_too_large``.
     """
     return api.exchange(request, _read)
 
@@ -40,12 +45,8 @@ def write_checked(api: Api, request: Request, path: str | os.PathLike[str]) -> P
 
 
 def _read(response: Response) -> bytearray:
-    data = bytearray()
-    digest = hashlib.sha256()
-    for chunk in response.chunks():
-        digest.update(chunk)
-        data += chunk
-    _check_etag(response, digest.hexdigest())
+    data = response.collect(MAX_MEMORY_BYTES)
+    _check_etag(response, hashlib.sha256(data).hexdigest())
     return data
 
 
@@ -55,6 +56,8 @@ def _write(response: Response, path: Path) -> None:
         for chunk in response.chunks():
             digest.update(chunk)
             file.write(chunk)
+            if file.tell() > MAX_FILE_BYTES:
+                raise PygridError(f"the download is longer than {MAX_FILE_BYTES:,} bytes", code="answer_too_large")
     _check_etag(response, digest.hexdigest())
 
 

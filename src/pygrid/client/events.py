@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pygrid.errors import PygridError
 
 _MAX_LINE = 1024 * 1024
+"""Characters of a line, and of the data of an event."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class ServerEvent:
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
     """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is dropped."""
-    last_id, kind, data = "", "", list[str]()
+    last_id, kind, data, num_chars = "", "", list[str](), 0
     for line in _lines(chunks):
         if not line:
             if data:
                 yield ServerEvent(last_id, kind or "message", "\n".join(data))
-            kind, data = "", []
+            kind, data, num_chars = "", [], 0
             continue
         name, _, value = line.partition(":")
         if not name:
@@ -41,6 +42,9 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
             continue
         value = value.removeprefix(" ")
         if name == "data":
+            num_chars += len(value) + 1
+            if num_chars > _MAX_LINE:
+                raise PygridError(f"an event is longer than {_MAX_LINE:,} characters", code="answer_too_large")
             data.append(value)
         elif name == "event":
             kind = value

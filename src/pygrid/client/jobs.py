@@ -24,6 +24,7 @@ import msgspec
 
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
+from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, ModelSource, Part, PlanSource, load_plan, model_body
 from pygrid.client.sheet import as_text, cost_in_words, privacy_in_words, sheet
@@ -125,7 +126,8 @@ class Job:
 
     def _stream(self) -> Iterator[JobInfo | None]:
         """The job as it is, then each change, over one connection; None for a sign of life."""
-        request = Request("GET", f"{self._path}/events", headers={"Accept": "text/event-stream"}, timeout_s=_SILENCE_S)
+        headers = {"Accept": "text/event-stream"}
+        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
         with self._api.open(request) as response:
             for event in parse_events(response.chunks()):
                 yield msgspec.json.decode(event.data, type=JobInfo) if event.kind else None
@@ -195,9 +197,7 @@ class Job:
 
     def _download(self) -> bytearray:
         def read(response: Response) -> bytearray:
-            data = bytearray()
-            for chunk in response.chunks():
-                data += chunk
+            data = response.collect(MAX_MEMORY_BYTES)
             announced = response.headers.get("etag", "").strip('"')
             if announced and announced != hashlib.sha256(data).hexdigest():
                 raise PygridError("the result is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.client.downloads import read_checked, write_checked
+from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, Part
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ServedModel, ServedModelInfo, ServeRequest
 from pygrid.tensors import decode, encode
-from pygrid.transport import Api, Request, Response
+from pygrid.transport import Api, Request
 from pygrid.transport.base import BytesBody
 
 OnnxSource = bytes | str | os.PathLike[str] | Any
@@ -104,13 +104,7 @@ class HostedModel:
         body = BytesBody(encode(arrays))
         request = Request("POST", f"{self._path}/predict", headers=headers, body=body, timeout_s=_TIMEOUT_S)
 
-        def read(response: Response) -> bytearray:
-            data = bytearray()
-            for chunk in response.chunks():
-                data += chunk
-            return data
-
-        return decode(self._api.exchange(request, read, idempotent=True))[0]
+        return decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES), idempotent=True))[0]
 
     def __repr__(self) -> str:
         return f"HostedModel({self.id!r})"

@@ -205,7 +205,7 @@ class Process:
     def _stream(self, after: int) -> Iterator[Event | None]:
         """The events of one connection; None for a sign of life. Ends early if nothing is left to tell."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S)
+        request = Request("GET", f"{self._path}/events", headers=headers, timeout_s=_SILENCE_S, is_stream=True)
         with self._api.open(request) as response:
             was_quiet = False
             for raw in parse_events(response.chunks()):

@@ -61,7 +61,7 @@ class EdgeClient:
         client_id: an identity from an earlier `authenticate`, to go on with.
         plan_name: of the plan to train with; None: ``training_plan``, or the only one.
         cache_dir: where downloads are kept; None: the user's cache folder. Many clients may share it.
-        max_cache_bytes: bound of that folder.
+        max_cache_bytes: bound of that folder, and of the model.
         cache: in place of a folder, e.g. `MemoryCache`.
         num_threads: of the training.
         retries: how long to put up with a Domain that can't be reached, once it was reached.
@@ -107,6 +107,7 @@ class EdgeClient:
         self._plan_name = plan_name
         self._num_threads = num_threads
         self._cache: Cache = cache or DiskCache(cache_dir or default_cache_dir(), max_bytes=max_cache_bytes)
+        self._max_cache_bytes = max_cache_bytes
         self._runner: Runner | None = None
 
     @property
@@ -195,7 +196,7 @@ class EdgeClient:
         if assignment.model_hash is UNSET:
             raise self._not_native("model_hash")
         request = self._download("get-model", model_id=str(assignment.model_id))
-        content = self._cache.get(assignment.model_hash, self._fetcher(request))
+        content = self._cache.get(assignment.model_hash, self._fetcher(request, self._max_cache_bytes))
         return decode(content)[0]
 
     def fetch_plan(self) -> Plan:
@@ -338,13 +339,13 @@ class EdgeClient:
         headers = {"Authorization": f"Bearer {self._assigned().request_key}"}
         return Request("GET", f"/model-centric/{route}", query, headers)
 
-    def _fetcher(self, request: Request, max_bytes: int | None = None) -> Callable[[BinaryIO], None]:
+    def _fetcher(self, request: Request, max_bytes: int) -> Callable[[BinaryIO], None]:
         def fetch(file: BinaryIO) -> None:
             def write(response: Response) -> None:
                 start_over(file)
                 for chunk in response.chunks():
                     file.write(chunk)
-                    if max_bytes is not None and file.tell() > max_bytes:
+                    if file.tell() > max_bytes:
                         raise PygridError(f"the download is longer than {max_bytes:,} bytes", code="answer_too_large")
 
             self._api.exchange(request, write)

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 MAX_JSON_BYTES = 32 * 1024 * 1024
 _MAX_PROBLEM_BYTES = 256 * 1024
+_MAX_RETRY_AFTER_DIGITS = 9
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _GATEWAY_STATUSES = (502, 503, 504)
 
@@ -187,7 +188,7 @@ class Api:
             code = "gateway_error" if response.status in _GATEWAY_STATUSES else "unexpected_answer"
             problem = {"status": status, "code": code, "detail": self._foreign(request, f"status {response.status}")}
         retry_after = response.headers.get("retry-after", "")
-        if retry_after.isdecimal():
+        if retry_after.isdecimal() and len(retry_after) <= _MAX_RETRY_AFTER_DIGITS:
             problem.setdefault("retry_after_s", int(retry_after))
         return from_problem(problem)
 

@@ -12,6 +12,10 @@ from pygrid.errors import PygridError, Unavailable
 CHUNK_BYTES = 256 * 1024
 """Size of the pieces in which bodies are sent: large enough to cost little, small enough to copy without notice."""
 
+MIN_BYTES_PER_S = 256
+"""Least average rate of an answer's body, once it has been awaited for `SLOW_S`. Below it the connection counts as lost."""
+SLOW_S = 60.0
+
 CONNECT_FAILED = "connection_failed"
 """Code of the error raised if no connection came about: the server has seen nothing of the request."""
 CONNECTION_LOST = "connection_lost"
@@ -58,6 +62,8 @@ class Request:
     body: Body | None = None
     timeout_s: float = 60.0
     """How long the server may be silent: before its answer, and between two pieces of it."""
+    is_stream: bool = False
+    """The answer is a stream of events, which may come as slowly as they happen."""
 
 
 class Response:
@@ -84,14 +90,16 @@ class Response:
             Unavailable: as `chunks`.
             PygridError: the body is longer than ``max_bytes`` (``answer_too_large``).
         """
-        parts: list[bytes] = []
-        total = 0
+        return bytes(self.collect(max_bytes))
+
+    def collect(self, max_bytes: int) -> bytearray:
+        """As `read`, without a copy at the end."""
+        data = bytearray()
         for chunk in self._chunks:
-            total += len(chunk)
-            if total > max_bytes:
+            if len(data) + len(chunk) > max_bytes:
                 raise PygridError(f"the answer is longer than {max_bytes:,} bytes", code="answer_too_large")
-            parts.append(chunk)
-        return b"".join(parts)
+            data += chunk
+        return data
 
     def close(self) -> None:
         """Let go of the connection; it is used again if the body was read to its end."""

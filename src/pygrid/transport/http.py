@@ -9,6 +9,7 @@ import contextlib
 import re
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
@@ -16,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 import httpcore
 
 from pygrid.transport.address import check_url
-from pygrid.transport.base import Request, Response, connection_failed, connection_lost
+from pygrid.transport.base import MIN_BYTES_PER_S, SLOW_S, Request, Response, connection_failed, connection_lost
 from pygrid.transport.dialing import Dialer
 from pygrid.transport.proxies import find_proxy
 
@@ -71,12 +72,12 @@ class PooledTransport:
         if not self._slots.acquire(timeout=CONNECT_TIMEOUT_S):
             raise connection_failed(self._url, f"all {MAX_CONNECTIONS} connections are busy")
         try:
-            return self._exchange(outgoing, _Once(self._slots.release))
+            return self._exchange(outgoing, _Once(self._slots.release), request.is_stream)
         except BaseException:
             self._slots.release()
             raise
 
-    def _exchange(self, outgoing: httpcore.Request, release: _Once) -> Response:
+    def _exchange(self, outgoing: httpcore.Request, release: _Once, is_stream: bool) -> Response:
         try:
             answer = self._pool.handle_request(outgoing)
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError) as error:
@@ -91,7 +92,22 @@ class PooledTransport:
             finally:
                 release()
 
-        return Response(answer.status, arrived, self._chunks(answer), close)
+        chunks = self._chunks(answer)
+        return Response(answer.status, arrived, chunks if is_stream else self._require_rate(chunks), close)
+
+    def _require_rate(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces. The server can be silent for a while, but not send its answer byte by byte for ever."""
+        waited_s, num_bytes = 0.0, 0
+        while True:
+            began = time.monotonic()
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            waited_s += time.monotonic() - began
+            num_bytes += len(chunk)
+            if waited_s > SLOW_S and num_bytes < waited_s * MIN_BYTES_PER_S:
+                raise connection_lost(self._url, f"its answer comes at less than {MIN_BYTES_PER_S} bytes per second")
+            yield chunk
 
     def _chunks(self, answer: httpcore.Response) -> Iterator[bytes]:
         try:

@@ -13,6 +13,10 @@ IN_PROGRESS = "idempotency_in_progress"
 """Code of the refusal of a call whose earlier try the server still works on."""
 
 
+_LONGEST_S = 1e9
+"""More than any patience; larger numbers of a server may not even be floats."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Exponential backoff with full jitter: the n-th wait is drawn from [0, min(max_delay_s, base_s * 2^n)].
@@ -37,7 +41,7 @@ class RetryPolicy:
         """Seconds to wait after the ``num_failures``-th failure (from 1); never less than the server asked for."""
         drawn = random.uniform(0.0, min(self.max_delay_s, self.base_s * 2.0 ** min(num_failures, 30)))
         asked = error.fields.get("retry_after_s")
-        return max(drawn, float(asked)) if isinstance(asked, (int, float)) else drawn
+        return max(drawn, float(min(asked, _LONGEST_S))) if isinstance(asked, (int, float)) else drawn
 
 
 NO_RETRIES = RetryPolicy(max_elapsed_s=0.0)

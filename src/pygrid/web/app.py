@@ -8,16 +8,13 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
-import pygrid
 from pygrid.metrics import Metrics
 from pygrid.web.health import health_routes
 from pygrid.web.idempotency import Claims
 from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.web.middleware import Headers, Observe, Texts
+from pygrid.web.openapi import openapi_config
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
 from pygrid.web.sites import RefuseOtherSites, Site
@@ -67,23 +64,8 @@ def build_app(
         request_class=AppRequest,
         request_max_body_size=MAX_JSON_BYTES,
         logging_config=None,
-        openapi_config=_openapi(title, description),
+        openapi_config=openapi_config(title, description),
     )
     guarded = RefuseOtherSites(Texts(app.asgi_handler), site, cors_open_paths)
     app.asgi_handler = Observe(Headers(guarded, cors_open_paths), metrics)
     return app
-
-
-def _openapi(title: str, description: str) -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title=title,
-        version=pygrid.__version__,
-        description=description,
-        path="/schema",
-        render_plugins=[JsonRenderPlugin()],
-        components=Components(
-            security_schemes={
-                "session": SecurityScheme(type="http", scheme="bearer", description="The token that POST /users/login gives.")
-            }
-        ),
-    )

@@ -93,9 +93,10 @@ Handler: TypeAlias = Callable[[Caller, Message], Awaitable[Answer]]
 class Published:
     """What an app answers, by the type of the message, and how many talk to it."""
 
-    def __init__(self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS, idle_s: float = IDLE_S) -> None:
         self.handlers = handlers
         self.max_sockets = max_sockets
+        self.idle_s = idle_s
         self.num_open = 0
         self._decoding = asyncio.Lock()
         self._num_waiting = 0
@@ -165,7 +166,7 @@ async def _serve(socket: Socket, published: Published, state: State) -> None:
     end = AsgiSocket(socket)
     try:
         while True:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(published.idle_s):
                 text = await end.receive_text()
             await end.send_text(msgspec.json.encode(await answer(published, caller, text)).decode())
     except TimeoutError:

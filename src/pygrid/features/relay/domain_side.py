@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
 from pygrid.messages.relay import RELAYED
-from pygrid.transport.pipes import MAX_MESSAGE_BYTES, MESSAGE_BYTES
+from pygrid.transport.pipes import MESSAGE_BYTES
 from pygrid.transport.websockets import dial_websocket
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ _quiet.setLevel(logging.WARNING)  # it would tell the tokens
 MAX_PIPES = 1000
 DIAL_S = 10.0
 HANDSHAKE_S = 10.0
+_MESSAGE_BYTES = 64 * 1024
+"""Of an answer in one message: an answer that nobody reads is held several times over, on both sides of the Network."""
 
 ProtocolFactory = Callable[[str], asyncio.Protocol]
 """Makes what the server reads a connection with; gets the caller's address."""
@@ -147,8 +149,8 @@ async def _dial(network_url: str, token: str, trust: ssl.SSLContext | None) -> C
             f"/pipes/{token}",
             open_s=DIAL_S,
             close_s=2.0,
-            max_bytes=MAX_MESSAGE_BYTES,
-            max_queue=2,
+            max_bytes=MESSAGE_BYTES,
+            max_queue=1,
             trust=trust,
             logger=_quiet,
         )
@@ -167,5 +169,5 @@ async def _read_pipe(pipe: ClientConnection, into: socket.socket) -> None:
 async def _write_pipe(source: socket.socket, pipe: ClientConnection) -> None:
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ConnectionClosed, OSError):
-        while data := await loop.sock_recv(source, MESSAGE_BYTES):
+        while data := await loop.sock_recv(source, _MESSAGE_BYTES):
             await pipe.send(data)

@@ -19,6 +19,7 @@ from pygrid.messages import media
 from pygrid.messages.relay import INVALID_TICKET, LOGIN_NEEDED, SESSION_OVER, TOO_MANY_PIPES
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
+from pygrid.web.attempts import network_of
 from pygrid.web.auth import Authenticator, find_bearer
 from pygrid.web.problems import problem_response
 from pygrid.web.sockets import is_of_a_browser
@@ -65,6 +66,8 @@ class Caller:
     """By which their connections are counted."""
     domain: str | None = None
     """Name of the Domain whose ticket was shown."""
+    is_known: bool = True
+    """They have shown a session or a ticket."""
 
 
 class Relay:
@@ -107,7 +110,7 @@ class Relay:
                     detail = "your session with this Network is over: use pygrid login with its address"
                     raise Unauthenticated(detail, code=SESSION_OVER) from error
         if self._is_open:
-            return Caller(f"address {address}")
+            return Caller(f"address {network_of(address)}", is_known=False)
         raise Unauthenticated(
             "this Network carries connections for those who are logged in: use pygrid login with its own address first, or set "
             "PYGRID_NETWORK_TOKEN",
@@ -147,7 +150,7 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
     async def carry() -> None:
         caller = await service.name_caller(find_bearer(socket), address, domain)
         member = await service.reach(domain)
-        with service.pipes.place(member.name, caller.label, caller.domain) as cut:
+        with service.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as cut:
             end = await service.order(member, address)
             try:
                 await _accept(socket)

@@ -37,6 +37,8 @@ class RelayLimits:
 
     max_pipes_per_domain: int = 1000
     max_pipes_per_caller: int = 200
+    max_pipes_per_address: int = 32
+    """Of callers without an account or a ticket, where these are allowed. One that reads nothing costs about 1.5 MB."""
     open_s: float = 10.0
     """A Domain that brings no pipe for so long is given up, and the token is good no longer."""
     idle_s: float = 300.0
@@ -70,18 +72,21 @@ class Pipes:
         return self._by_domain[domain]
 
     @contextlib.contextmanager
-    def place(self, domain: str, caller: str, caller_domain: str | None = None) -> Iterator[asyncio.Event]:
+    def place(
+        self, domain: str, caller: str, caller_domain: str | None = None, *, is_known: bool = True
+    ) -> Iterator[asyncio.Event]:
         """Hold a place for one pipe; gives what is set once the pipe is cut (`cut`), be it before it has been opened.
 
         Args:
             caller: by which its pipes are counted.
             caller_domain: name of the Domain that calls, if it is one.
+            is_known: the caller has shown a session or a ticket.
         Raises:
             TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
         """
         if self._by_domain[domain] >= self.limits.max_pipes_per_domain:
             raise too_many(f"the Domain {domain!r} has {self._by_domain[domain]} connections open, as many as there may be")
-        if self._by_caller[caller] >= self.limits.max_pipes_per_caller:
+        if self._by_caller[caller] >= (self.limits.max_pipes_per_caller if is_known else self.limits.max_pipes_per_address):
             raise too_many(f"you have {self._by_caller[caller]} connections open, as many as there may be")
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1

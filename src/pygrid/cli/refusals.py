@@ -1,0 +1,38 @@
+"""The answers of a server that refuses a request or a connection before any app sees it."""
+
+from __future__ import annotations
+
+import http
+
+import httptools
+import msgspec
+
+from pygrid.cli.connections import ConnectionLimits
+from pygrid.messages import media
+
+
+def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
+    """A problem document as an HTTP/1.1 answer that ends the connection. Each of ``headers`` ends with CRLF."""
+    phrase = http.HTTPStatus(status).phrase
+    body = msgspec.json.encode(
+        {"type": f"urn:pygrid:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}
+    )
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {media.PROBLEM}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    )
+    return head.encode() + headers + b"\r\n" + body
+
+
+def connection_refusal(code: str, limits: ConnectionLimits) -> bytes:
+    """The answer to a connection that was not admitted; ``code`` is what `Connections.admit` returned."""
+    if code == "too_many_connections":
+        most = limits.max_connections_per_address
+        status, detail = 429, f"your address has {most} connections open, the limit for one address"
+    else:
+        status, detail = 503, f"the server has {limits.max_connections} busy connections, which is its limit"
+    return refusal(status, code, detail, b"retry-after: 1\r\n")
+
+
+def explain(error: Exception) -> str:
+    """Why the parser did not take something, in words."""
+    return str(error) if type(error) is httptools.HttpParserError else "it cannot be understood"

@@ -1,0 +1,35 @@
+"""Reads HTTP/1.1 from connections that came through a pipe of a Network."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pygrid.cli.connections import Place
+from pygrid.cli.http_reader import BoundedProtocol
+from pygrid.transport.pipes import MESSAGE_BYTES
+
+_BELOW_BYTES = 3 * MESSAGE_BYTES
+"""Of an answer that nobody reads, TLS, the pipe's message and its WebSocket each hold a part."""
+
+
+class RelayedProtocol(BoundedProtocol):
+    """The reader of a connection through a pipe: ``caller`` stands for the address that it came from.
+
+    The Network counts the connections of a caller, so here they count in all only.
+    """
+
+    def __init__(self, *args: Any, caller: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._caller = caller
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = (self._caller, 0)
+
+    def _admit(self) -> Place | str:
+        return self._connections.admit(self, None, caller=self._caller)
+
+    def num_held_bytes(self) -> int:
+        num_bytes = super().num_held_bytes()
+        return num_bytes + _BELOW_BYTES if self.transport.get_write_buffer_size() else num_bytes
