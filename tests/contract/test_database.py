@@ -12,6 +12,7 @@ import datetime as dt
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import pygrid.storage.tables  # noqa: F401 - adds its tables to the metadata
-from pygrid.errors import InvalidConfig, Unavailable
+from pygrid.errors import InvalidConfig, StorageFull, Unavailable
 from pygrid.storage.accounts import list_roles, seed_roles
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate, newest_revision
@@ -97,6 +98,52 @@ async def test_a_commit_that_fails_reaches_every_caller_and_changes_nothing(note
     assert refused.value.code == "storage_failed"
     assert await noted.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM child")).scalar_one()) == 0
     assert await noted.write(_put("still works")) == 1
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+async def test_a_full_disk_takes_no_other_write_with_it(noted: Database, where: int) -> None:
+    """Where a statement has no journal of its own, SQLite undoes the whole transaction when its file is full."""
+    if noted.dialect != "sqlite":
+        pytest.skip("a limit of SQLite")
+    limit = 30
+
+    @sa.event.listens_for(noted.engine, "begin")
+    def _limit(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count={limit}")
+
+    plain = sa.Table("plain", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("text", sa.Text))
+    await noted.write(plain.create)
+
+    def put(text: str) -> Callable[[sa.Connection], int]:
+        return lambda connection: connection.execute(plain.insert().values(text=text)).inserted_primary_key[0]
+
+    texts = ["one", "two"]
+    texts.insert(where, "x" * 8_000_000)  # more than the cache of pages, so that it meets the limit before the commit
+    outcomes = await at_once(noted, [put(text) for text in texts])
+    refused = outcomes.pop(where)
+    assert isinstance(refused, StorageFull)
+    assert outcomes == [1, 2]
+    stored = sa.select(plain.c.text).order_by(plain.c.id)
+    assert await noted.read(lambda connection: list(connection.execute(stored).scalars())) == ["one", "two"]
+    limit = 2**30
+    assert await noted.write(put(texts[where])) == 3
+
+
+async def at_once(database: Database, units: list[Callable[[sa.Connection], int]]) -> list[int | BaseException]:
+    """The outcomes of units that are written in one transaction."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_connection: sa.Connection) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    holding = asyncio.create_task(database.write(hold))
+    assert await asyncio.to_thread(begun.wait, 30)
+    outcomes = asyncio.gather(*(database.write(unit) for unit in units), return_exceptions=True)
+    await asyncio.sleep(0)  # the writes are queued, behind the one that is held
+    go_on.set()
+    await holding
+    return await outcomes
 
 
 async def test_bytes_are_synced_before_the_row_that_names_them(noted: Database) -> None:

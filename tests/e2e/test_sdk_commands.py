@@ -262,6 +262,27 @@ def test_a_session_ends_with_logout(url: str, run: Run, tmp_path: Path) -> None:
         assert token not in done.stderr
 
 
+def test_a_training_goes_on_from_an_earlier_checkpoint(
+    url: str, run: Run, start: Callable[..., subprocess.Popen[str]], folder: Path
+) -> None:
+    host(run, "mended", "-s", "num_cycles=3", *SLOW_CYCLES)
+    watch = start("process", "watch", "mended", "--plain")
+    device = start("edge", url, "--model", "mended", "--data", "data.npz", "--cycles", "2")
+    device.communicate(timeout=TIMEOUT_S)
+    wait_for_line(watch, "cycle 2 completed")
+    watch.terminate()
+    watch.communicate(timeout=TIMEOUT_S)
+    download = ["model", "download", "mended", "--checkpoint"]
+    assert run(*download, "2", "-o", "second.safetensors").returncode == 0
+    refused = run("process", "restore", "mended", "--checkpoint", "9")
+    assert refused.returncode == 1
+    assert "checkpoint 9" in refused.stderr
+    done = run("process", "restore", "mended", "--checkpoint", "2")
+    assert done.stdout == "mended 1.0 goes on from checkpoint 4, which repeats 2\n"
+    assert run(*download, "latest", "-o", "latest.safetensors").returncode == 0
+    assert (folder / "latest.safetensors").read_bytes() == (folder / "second.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     "command",
     [

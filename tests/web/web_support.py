@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,6 +39,13 @@ async def running(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
     finally:
         await pass_through("shutdown")
         await lifespan
+
+
+def flip(path: Path, offset: int = -1) -> None:
+    """Change one bit of a file, as a disk may."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(bytes(data))
 
 
 class People:

@@ -1,14 +1,15 @@
 """A job's part in a training across Domains: which cycles it has begun, and what became of each.
 
     training ──keep──> trained ──report──> reported
-        └─lose──> lost    └─miss──> missed
+        │                 ├─miss──> missed
+        └─────lose────────┴─lose──> lost
 
 | state | means |
 |---|---|
 | training | its Worker may have begun: a private job has used up one of the cycles that were paid for, whatever follows |
 | trained | the diff is kept, durably, and not reported yet: after a crash the very same bytes are reported |
 | reported | the diff is in the coordinator's cycle |
-| lost | there is no diff: the Worker failed, or the Domain was stopped while it ran |
+| lost | there is no diff: the Worker failed, the Domain was stopped while it ran, or the kept diff was damaged on the disk |
 | missed | the coordinator's cycle was over before the diff was there; it was thrown away |
 
 A private job trains at most as often as its terms say, each time with fresh noise. Of an exact job only the diffs count that
@@ -71,7 +72,7 @@ class PartState(enum.StrEnum):
 
 _TRANSITIONS: dict[PartState, frozenset[PartState]] = {
     PartState.TRAINING: frozenset({PartState.TRAINED, PartState.LOST}),
-    PartState.TRAINED: frozenset({PartState.REPORTED, PartState.MISSED}),
+    PartState.TRAINED: frozenset({PartState.REPORTED, PartState.MISSED, PartState.LOST}),
     PartState.REPORTED: frozenset(),
     PartState.LOST: frozenset(),
     PartState.MISSED: frozenset(),
@@ -126,8 +127,8 @@ def keep(part: Part, diff_hash: str, facts: Mapping[str, Any]) -> Part:
 
 
 def lose(part: Part, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None) -> Part:
-    """``training -> lost``."""
-    return replace(_move(part, PartState.LOST), private_detail=private_detail, facts=facts, ended_at=now)
+    """``training | trained -> lost``; ``facts`` None: those that are known stay."""
+    return replace(_move(part, PartState.LOST), private_detail=private_detail, facts=facts or part.facts, ended_at=now)
 
 
 def report(part: Part, now: dt.datetime) -> Part:

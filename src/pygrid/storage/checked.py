@@ -67,6 +67,15 @@ class CheckedFiles:
         """Take a file for whole that this process has just written."""
         self._remember(path, _look(path))
 
+    def touch(self, path: Path) -> None:
+        """Set the times of a file to now; that alone does not have it read again."""
+        with self._lock:
+            found = self._known.get(path)
+            is_unchanged = found is not None and found[0] == _look(path)
+            os.utime(path)
+            if found is not None and is_unchanged:
+                self._known[path] = _look(path), found[1]
+
     def _is_known(self, path: Path) -> bool:
         found = self._known.get(path)
         return found is not None and self._elapsed_s() - found[1] < TRUST_S and found[0] == _look(path)
@@ -107,6 +116,11 @@ def damaged(what: str, name: str) -> Unavailable:
         code="blob_damaged",
         name=name,
     )
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error is of stored bytes that have changed: it lasts until an operator acts, so nobody should try again."""
+    return isinstance(error, Unavailable) and error.code == "blob_damaged"
 
 
 def _look(path: Path) -> _Seen:

@@ -259,19 +259,52 @@ class Database:
             self._guard(connection)
 
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
+        """Let each unit fail alone. One that has SQLite undo the whole transaction is left out, and the others begin again."""
+        failed: dict[_Unit, _Outcome] = {}
+        while True:
+            left = [unit for unit in batch if unit not in failed]
+            try:
+                done = dict(zip(left, self._run_in_savepoints(left), strict=True))
+            except _Undone as undone:
+                failed[undone.unit] = None, _explain(undone.error)
+            else:
+                return [failed.get(unit) or done[unit] for unit in batch]
+
+    def _run_in_savepoints(self, units: list[_Unit]) -> list[_Outcome]:
+        """Raises _Undone: there is no transaction any more. Whatever connections raise when they break."""
         outcomes: list[_Outcome] = []
         with self._writing.connect() as connection, connection.begin() as transaction:
             self._check_guard(connection)
-            for unit in batch:
+            for unit in units:
+                savepoint = connection.begin_nested()
                 try:
-                    with connection.begin_nested():
-                        outcomes.append((unit.fn(connection, *unit.args), None))
+                    result = unit.fn(connection, *unit.args)
+                    savepoint.commit()
                 except Exception as error:
                     if connection.invalidated:
                         raise
+                    if _is_undone(connection):
+                        raise _Undone(unit, error) from error
+                    savepoint.rollback()
                     outcomes.append((None, _explain(error)))
+                else:
+                    outcomes.append((result, None))
             _commit(transaction)
         return outcomes
+
+
+class _Undone(Exception):
+    """SQLite undid a whole transaction at a unit, as it does for a full disk and for I/O errors."""
+
+    def __init__(self, unit: _Unit, error: Exception) -> None:
+        super().__init__(str(error))
+        self.unit, self.error = unit, error
+
+
+def _is_undone(connection: sa.Connection) -> bool:
+    """Whether the transaction that was begun has ended by itself; a commit would then do nothing, without a word."""
+    raw = connection.connection.dbapi_connection
+    return isinstance(raw, sqlite3.Connection) and not raw.in_transaction
 
 
 class _CommitLost(Exception):

@@ -2,7 +2,7 @@
 
     <folder>/inputs/<job id>/<SHA-256>          plan and model
     <folder>/inputs/<job id>/cycles/            of a federated job: the model of its cycle, the report that it makes of it
-    <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model
+    <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model, after a line with the SHA-256 of it
     <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
     <folder>/results/<job id>/outcome.json      what else the Worker told, written before the result
 
@@ -12,6 +12,7 @@ A job has a folder of its own, so that what ends with it can be removed without 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
@@ -41,10 +42,27 @@ class JobFolder:
         """
         path = self._folder / name
         if not path.is_file():
-            raise NotFound("a stored file of this job is missing", code="blob_not_found", name=name)
-        if name != REPORT and not self._checked.is_whole(path, lambda path: has_name(path, name)):
+            raise _missing(name)
+        if not self._checked.is_whole(path, lambda path: has_name(path, name)):
             raise damaged("a stored file of this job", name)
         return path
+
+    def read_report(self) -> bytes:
+        """What `JobFiles.put_report` kept.
+
+        Raises:
+            NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
+        """
+        try:
+            stored = (self._folder / REPORT).read_bytes()
+        except FileNotFoundError:
+            raise _missing(REPORT) from None
+        if stored.startswith(b"{"):
+            return stored  # by version 0.1, which kept no SHA-256 of it
+        digest, _, report = stored.partition(b"\n")
+        if _digest(report) != digest:
+            raise damaged("a stored file of this job", REPORT)
+        return report
 
 
 class JobFiles:
@@ -84,10 +102,10 @@ class JobFiles:
         return JobFolder(self._results / job_id, self._checked)
 
     def put_report(self, job_id: str, report: bytes) -> None:
-        """Keep what the gate says of the model that a job came with, durably; as `REPORT` of its inputs."""
+        """Keep what the gate says of the model that a job came with, durably, for `JobFolder.read_report`."""
         folder = self._inputs / job_id
         with BlobFiles(folder).writer() as writer:
-            writer.write(report)
+            writer.write(_digest(report) + b"\n" + report)
             _rename(folder, writer, REPORT)
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
@@ -142,6 +160,14 @@ class JobFiles:
 def new_job_id() -> str:
     """A fresh id, as 32 hexadecimal digits."""
     return uuid.uuid4().hex
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound("a stored file of this job is missing", code="blob_not_found", name=name)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def _rename(folder: Path, writer: BlobWriter, name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pygrid.errors import Conflict, PygridError
+from pygrid.features.execution import received
 from pygrid.features.execution.received import ReceivedFiles
 
 
@@ -23,6 +24,32 @@ def test_a_file_is_kept_under_its_hash_and_found_again(tmp_path: Path) -> None:
     assert files.find("0" * 64) is None
     assert os.stat(tmp_path / "kept").st_mode & 0o777 == 0o700
     assert os.stat(tmp_path / "kept" / name).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damaged", [b"recorda", b"record", b"records2", b""])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_damaged_file_is_not_found_and_received_again(tmp_path: Path, damaged: bytes, is_restarted: bool) -> None:
+    files = ReceivedFiles(tmp_path)
+    name = put(files, b"records")
+    (tmp_path / name).write_bytes(damaged)
+    if is_restarted:
+        files.close()
+        files = ReceivedFiles(tmp_path)
+    assert files.find(name) is None
+    assert not (tmp_path / name).exists()
+    put(files, b"records")
+    assert files.find(name) == tmp_path / name
+
+
+def test_a_file_that_is_used_again_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(files := ReceivedFiles(tmp_path), b"records")
+    files.close()
+    name, files = hashlib.sha256(b"records").hexdigest(), ReceivedFiles(tmp_path)
+    read: list[Path] = []
+    monkeypatch.setattr(received, "has_name", lambda path, _name: not read.append(path))
+    for _ in range(3):
+        assert files.find(name)
+    assert read == [tmp_path / name]
 
 
 @pytest.mark.parametrize("content", [b"other12", b"longer than announced", b""])

@@ -8,23 +8,15 @@ Should not: damaged bytes are served or averaged; a choice of another damaged ch
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 from test_restart import Restartable, domain_again  # noqa: F401 - a fixture
 from training_support import Site, assert_values, bearer, model
-from web_support import assert_problem
+from web_support import assert_problem, flip
 
 from pygrid.storage import audit
 from pygrid.tensors import encode
-
-
-def flip(path: Path, offset: int = -1) -> None:
-    """Change one bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(bytes(data))
 
 
 async def model_hash(site: Site, process: dict[str, Any], number: int) -> str:

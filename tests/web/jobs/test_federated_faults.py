@@ -1,4 +1,4 @@
-"""Trainings across Domains in which Domains stop, come back, are late, or find nobody there.
+"""Trainings across Domains in which Domains stop, come back, are late, or find nobody there, and Workers are killed.
 
 Should happen: a training that was cut off is lost, and the next one begins; a diff that was kept is reported after a restart,
 the very same bytes; a cycle that was opened again gets the diff that came too late for it; a coordinator that is back is found.
@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from federation_support import LONG, PRIVATE, running_hub, running_town, settings_of
 from jobs_support import Person, Site
@@ -73,6 +74,65 @@ async def test_a_training_that_was_cut_off_is_lost_and_the_next_is_for_the_same_
         assert parts_of(tmp_path, "alice") == [(1, "lost")] * 3
         assert [state for state, _ in charges_of(tmp_path, "alice")] == ["failed"]
         assert await hub.contributions(process) == []
+
+
+MEDIUM: dict[str, Any] = {"epochs": 150, "batch_size": 10, "hyper": {"lr": 0.01}}
+"""A few seconds of training: long enough that its process can be killed, short enough that it is then done again."""
+
+
+async def kill_training(site: Site, job: dict[str, Any], number: int) -> None:
+    """``kill -9`` of the process of a job's training of this number."""
+    async with asyncio.timeout(60):
+        while (found := await site.owner.job(job["id"]))["federation"]["num_begun"] < number or not job_processes():
+            assert found["state"] in ("checking", "approved", "running"), found
+            await asyncio.sleep(0.01)
+    (process,) = job_processes()
+    process.kill()
+
+
+def job_processes() -> list[psutil.Process]:
+    """The children of the fork servers of this process."""
+    return [child for server in psutil.Process().children() for child in server.children()]
+
+
+@pytest.mark.parametrize("terms", [{}, {"privacy": {"epsilon": 4.0, "delta": 1e-6}}], ids=["exact", "private"])
+async def test_a_training_whose_process_is_killed_is_done_again(tmp_path: Path, terms: dict[str, Any]) -> None:
+    async with running_town(tmp_path, "alice") as town:
+        alice = town.sites["alice"]
+        process = await town.hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1)
+        job = await town.submit("alice", 2, **MEDIUM, **terms)
+        if not terms:
+            await alice.owner.approve(await town.wait("alice", job, "waiting"))
+        await kill_training(alice, job, 1)
+        ended = await town.wait("alice", job, "released")
+        assert (ended["federation"]["num_begun"], ended["federation"]["num_reported"]) == (2, 1)
+        # A private training has used up one of its cycles; of an exact one only diffs count.
+        assert ended["federation"]["num_spent"] == (2 if terms else 1)
+        assert await town.hub.contributions(process) == [(1, "alice")]
+    assert parts_of(tmp_path, "alice") == [(1, "lost"), (1, "reported")]
+    assert [state for state, _ in charges_of(tmp_path, "alice")] == (["released"] if terms else [])
+
+
+@pytest.mark.parametrize(
+    ("terms", "cycles"), [({}, 5), ({"privacy": {"epsilon": 4.0, "delta": 1e-6}}, 3)], ids=["exact", "private"]
+)
+async def test_a_job_whose_trainings_are_killed_again_and_again_ends(
+    tmp_path: Path, terms: dict[str, Any], cycles: int
+) -> None:
+    async with running_town(tmp_path, "alice") as town:
+        alice = town.sites["alice"]
+        process = await town.hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1)
+        job = await town.submit("alice", cycles, **MEDIUM, **terms)
+        if not terms:
+            await alice.owner.approve(await town.wait("alice", job, "waiting"))
+        for number in (1, 2, 3):
+            await kill_training(alice, job, number)
+        ended = await town.wait("alice", job, "failed")
+        assert ended["code"] == "job_failed"
+        assert "SIGKILL" in ended["detail"]
+        assert await town.hub.contributions(process) == []
+    assert parts_of(tmp_path, "alice") == [(1, "lost")] * 3
+    assert [state for state, _ in charges_of(tmp_path, "alice")] == (["failed"] if terms else [])
 
 
 async def test_a_diff_that_was_kept_is_reported_after_a_restart_byte_for_byte(

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 from jobs_support import Site
-from web_support import assert_problem
+from web_support import assert_problem, flip
 
 from pygrid.features.jobs import results
 from pygrid.settings import DomainSettings
@@ -135,9 +135,7 @@ async def test_damaged_columns_are_not_read(site: Site, settings: DomainSettings
     await site.owner.wait(job["id"], "held")
     assert (folder / CHECKSUMS_FILE).is_file()
     for column in folder.glob("*.bin"):
-        data = bytearray(column.read_bytes())
-        data[len(data) // 2] ^= 1
-        column.write_bytes(bytes(data))
+        flip(column)
     job = await site.scientist.submit(dataset)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
     told = await until(lambda: failed(site, job["id"]))
@@ -150,7 +148,5 @@ async def test_a_damaged_result_does_not_leave(site: Site, settings: DomainSetti
     job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
     await site.scientist.wait(job["id"], "released")
     (result,) = (path for path in (settings.data_dir / "jobs" / "results" / job["id"]).iterdir() if len(path.name) == 64)
-    data = bytearray(result.read_bytes())
-    data[-2] ^= 1
-    result.write_bytes(bytes(data))
+    flip(result)
     assert_problem(await site.scientist.result(job["id"]), 503, "blob_damaged")

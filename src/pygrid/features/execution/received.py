@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from collections import Counter
@@ -17,7 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pygrid.errors import Conflict, PygridError
+from pygrid.storage.checked import CheckedFiles, has_name
 from pygrid.storage.files import BlobFolder, BlobWriter
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BYTES = 10 * 1024**3
 _LOCK = ".lock"
@@ -35,6 +39,7 @@ class ReceivedFiles:
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._in_use: Counter[str] = Counter()
+        self._checked = CheckedFiles()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self._lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -61,12 +66,17 @@ class ReceivedFiles:
             self.make_room()
 
     def find(self, name: str) -> Path | None:
-        """Where a file lies; None: it is not here."""
+        """Where a file lies whole; None: it is not here. Reads it; a damaged one is removed, so that it is received again."""
         path = self._folder / name
-        if not path.is_file():
+        try:
+            if self._checked.is_whole(path, lambda path: has_name(path, name)):
+                self._checked.touch(path)
+                return path
+        except FileNotFoundError:
             return None
-        os.utime(path)
-        return path
+        logger.error("kept file is damaged; it is removed", extra={"path": str(path)})
+        path.unlink(missing_ok=True)
+        return None
 
     def receive(self, name: str, num_bytes: int, chunks: Iterable[bytes]) -> Path:
         """Keep what comes as the file of this name, if it is that.
@@ -74,7 +84,7 @@ class ReceivedFiles:
         Raises:
             PygridError: ``content_mismatch``: it is something else, and was thrown away. And what ``chunks`` raises.
         """
-        writer = BlobWriter(BlobFolder(self._folder))
+        writer = BlobWriter(BlobFolder(self._folder), checked=self._checked)
         try:
             for chunk in chunks:
                 if writer.size + len(chunk) > num_bytes:

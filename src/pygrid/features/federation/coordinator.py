@@ -146,6 +146,19 @@ class ModelFiles:
         """Where a model lies that was fetched."""
         return self._folder / digest
 
+    def check(self, digest: str) -> memoryview:
+        """The bytes of a model that was fetched; one that has other bytes is removed.
+
+        Raises:
+            PygridError: ``content_mismatch``: it was another one from the beginning, or is damaged on the disk.
+        """
+        path = self.path(digest)
+        content = _map(path)
+        if hashlib.sha256(content).hexdigest() != digest:
+            path.unlink()
+            raise PygridError("the model is not the one that the coordinator announced", code="content_mismatch")
+        return content
+
     def get(self, digest: str, fetch: Callable[[BinaryIO], None]) -> memoryview:
         """The model with this SHA-256: what is kept, else what ``fetch`` writes.
 
@@ -163,11 +176,7 @@ class ModelFiles:
             with draft.open("w+b") as file:
                 fetch(cast(BinaryIO, _Bounded(file, self._max_bytes)))
             draft.rename(path)
-        content = _map(path)
-        if hashlib.sha256(content).hexdigest() != digest:
-            path.unlink()
-            raise PygridError("the model is not the one that the coordinator announced", code="content_mismatch")
-        return content
+        return self.check(digest)
 
     def note(self, digest: str, text: str) -> None:
         raise NotImplementedError("only plans have notes")

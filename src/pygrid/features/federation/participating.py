@@ -37,6 +37,7 @@ from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit, budgets
 from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
+from pygrid.storage.checked import is_damage
 from pygrid.storage.database import Database
 from pygrid.storage.files import BlobFiles
 from pygrid.tensors.safetensors import Layout
@@ -206,6 +207,7 @@ class Participation:
         async with given.trainer.place(given.job, may_leave=not was_lost) as elsewhere:
             if loop.time() > over_at:
                 raise Gone("the cycle was over before a Worker was free", code="cycle_closed")  # nothing is used up
+            await asyncio.to_thread(given.models.check, str(accepted.model_hash))
             part = await self._begin(accepted)
             if isinstance(part, Departure):
                 return part
@@ -302,13 +304,20 @@ class Participation:
         assert part.diff_hash is not None
         if (departure := await self.database.read(self._look)) is not None:
             return departure
+        try:
+            diff = await asyncio.to_thread(self.given.reports.path, part.diff_hash)
+        except PygridError as error:
+            if not (is_damage(error) or isinstance(error, NotFound)):
+                raise
+            await self._change(rules.lose(part, error.detail, self.clock.now()))
+            return None
         self._say(f"reports for cycle {part.cycle}")
         line, federation = self.given.line, self.given.job.request.federation
         assert federation is not None
         line.client.assignment = CycleAccepted(
             "accepted", part.request_key, federation.version, federation.process, {}, {}, {}, model_id=0
         )
-        body = line.body(self.given.reports.path(part.diff_hash))
+        body = line.body(diff)
         try:
             await line.call(lambda: line.client.send_report(body))
         except PygridError as error:

@@ -27,7 +27,7 @@ from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.columns import ColumnFiles, Draft, column_file, map_columns
 from pygrid.storage.database import Database
-from pygrid.storage.job_files import REPORT, JobFiles, JobFolder
+from pygrid.storage.job_files import JobFiles, JobFolder
 from pygrid.storage.jobs import JobDataset
 
 _MOCK_ROUNDS = 2
@@ -70,8 +70,8 @@ class Inputs:
         return Plan.load(self.files.path(job.plan_id)) if has_plan else None
 
     def report(self) -> ServingReport:
-        """What the gate says of the ONNX model that a job came with. Raises NotFound: ``blob_not_found``."""
-        return msgspec.json.decode(self.files.path(REPORT).read_bytes(), type=ServingReport)
+        """What the gate says of the ONNX model that a job came with. Raises as `JobFolder.read_report`."""
+        return msgspec.json.decode(self.files.read_report(), type=ServingReport)
 
 
 def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:

@@ -20,6 +20,7 @@ from pygrid.features.jobs.specs import SpecMaker
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import Workers
 from pygrid.storage import jobs as rows
+from pygrid.storage.checked import is_damage
 from pygrid.storage.columns import ColumnFiles
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class MockTrials:
         self._federation = federation
 
     async def run(self, job: Job) -> None:
-        """``checking -> waiting | approved | rejected``. Raises Unavailable: no Worker; the job stays as it is."""
+        """``checking -> waiting | approved | rejected``. Raises Unavailable: the job stays as it is, and can be tried again."""
         metrics: dict[str, float] = {}
         try:
             with self._columns.draft() as draft:
@@ -65,9 +66,9 @@ class MockTrials:
                         return await self._reject(job, "plan_failed", "the plan failed on every record of the mock twin")
                     if detail := self._too_slow(job, result.facts.unit_s):
                         return await self._reject(job, "job_too_slow", detail)
-        except Unavailable:
-            raise  # it stays as it is, and is tried again
         except PygridError as error:
+            if isinstance(error, Unavailable) and not is_damage(error):
+                raise
             return await self._reject(job, error.code, error.detail)
         except Exception:
             logger.exception("trial failed", extra={"job_id": job.id})
