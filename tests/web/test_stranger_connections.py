@@ -24,6 +24,7 @@ from pygrid.cli.connections import ClosedTransport
 from pygrid.cli.http_reader import BoundedProtocol
 from pygrid.cli.server import AppServer
 from pygrid.cli.websocket_reader import BoundedWebSocket
+from pygrid.web.requests import AppRequest
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -243,6 +244,29 @@ async def test_requests_of_one_address_begin_in_turn(domain: Litestar) -> None:
             writer.close()
         await _until_empty(server)
         await _until(lambda: not len(server.open_connections.turns))
+
+
+async def test_a_request_that_waits_lets_others_begin(domain: Litestar) -> None:
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/wait":
+            AppRequest(scope, receive, send).stop_counting()
+            await asyncio.Event().wait()
+        await domain(scope, receive, send)
+
+    async with serving(domain, requests_at_once=1, request_counted_s=60) as (server, port):
+        server.config.loaded_app = take
+        waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in waiting:
+            writer.write(GET.replace(b"/healthz", b"/wait"))
+        await _until(lambda: len(server.server_state.tasks) == 3)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 200 ")
+        for task in server.server_state.tasks:
+            task.cancel()
+        for _, one in [*waiting, (None, writer)]:
+            one.close()
+        await _until_empty(server)
 
 
 async def test_a_request_whose_client_went_while_it_waited_never_runs(domain: Litestar) -> None:

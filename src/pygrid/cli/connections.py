@@ -58,8 +58,9 @@ class ConnectionLimits:
     max_refused: int = 256
     """Connections that were refused and stay open for that time. Further ones are closed at once, perhaps with a reset."""
 
-    requests_at_once: int = 16
-    """Requests of one address that run at once, loopback and callers of a relay included; trusted proxies are exempt."""
+    requests_at_once: int = 8
+    """Requests of one address that run at once, loopback and callers of a relay included; trusted proxies are exempt.
+    Reports and held cycle requests do not count."""
     request_counted_s: float = 1.0
     """A request that runs for longer waits for something, so it is not counted."""
 

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pygrid.cli.connections import CLOSED, Connections, Place, num_unread
 from pygrid.cli.refusals import connection_refusal, explain, refusal
+from pygrid.web.requests import WAITS
 
 _END_OF_HEAD = b"\r\n\r\n"
 _FIRST_PIECE = 4 * 1024
@@ -315,6 +316,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_framing_bytes = self._num_body_bytes = self._num_dropped = 0
         if self._place is not None:
             self._connections.mark_busy(self._place)
+        self.scope["state"][WAITS] = self._end_turn
         super().on_headers_complete()
         if getattr(self.server_state, "is_draining", False):
             self.end_after_answer()
@@ -449,10 +451,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse_connection(self, code: str) -> None:
         self._phase = Phase.ENDING
         self.transport.write(connection_refusal(code, self.limits))
-        if self._connections.note_refused(self):
-            self._end()
-        else:
-            self.transport.close()
+        end = self._end if self._connections.note_refused(self) else self.transport.close
+        end()
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer in place of the app, and end the connection. An app that has begun to answer is cut off."""

@@ -31,8 +31,17 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete; nobody is left to answer."""
 
 
+WAITS = "pygrid_waits"
+"""In the ``state`` of a scope: what the server has called when a request waits (`AppRequest.stop_counting`)."""
+
+
 class AppRequest(Request[Principal, None, Any]):
     """A request whose ``json()``, and so a handler's ``data``, is bounded in size and depth."""
+
+    def stop_counting(self) -> None:
+        """From now on the request waits more than it works, so further ones of its address may begin."""
+        if (waits := self.scope["state"].get(WAITS)) is not None:
+            waits()
 
     async def body(self) -> bytes:
         """The whole body; at most the handler's ``request_max_body_size``.

@@ -108,6 +108,8 @@ async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404, 429))
 async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
+    if data.wait_s:
+        request.stop_counting()
     answer = await _service(state).request_cycle(data, _address(request, state), partial(wait_until_gone, request))
     if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
         responses: BlobResponses = state.blobs
@@ -150,6 +152,7 @@ async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
 async def report(request: AppRequest, state: State) -> ReportAccepted:
     """Hand in the diff of a training: safetensors bytes. Once answered it is durable and counts once."""
+    request.stop_counting()  # many reports wait for one commit
     await _service(state).take_report(*_key(request), partial(stream_body, request))
     return ReportAccepted("success")
 
