@@ -31,6 +31,7 @@ the SDKs turn it back into the same class through `from_problem`.
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -150,6 +151,36 @@ class StorageFull(PygridError):
 
 class AuthoringError(PygridError):
     default_code = "authoring_error"
+
+
+STORAGE_RETRY_S = 30
+"""After this time a call may be sent again that found a full or faulty disk: an operator has to act first."""
+
+
+def storage_full() -> StorageFull:
+    """The refusal for want of space."""
+    return StorageFull(
+        "the disk of this server is full, so nothing was stored; ask its operator to free space", retry_after_s=STORAGE_RETRY_S
+    )
+
+
+def explain_os_error(error: BaseException) -> PygridError | None:
+    """The error that says the same as one of the disk; None: ``error`` is no such fault.
+
+    A quota and a limit on the size of files (``ulimit -f``) count as a full disk. A disk that reports an I/O error, or that the
+    kernel has made read-only after one, is `Unavailable` (``storage_unavailable``).
+    """
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return storage_full()
+    if error.errno in (errno.EIO, errno.EROFS):
+        return Unavailable(
+            "the disk of this server cannot be used now; ask its operator to look at it",
+            code="storage_unavailable",
+            retry_after_s=STORAGE_RETRY_S,
+        )
+    return None
 
 
 def _find_class(title: object, code: str, status: int) -> type[PygridError]:

@@ -1,6 +1,8 @@
-"""A database that is stopped under a running Domain, and started again; a real PostgreSQL, and a SQLite file that is locked.
+"""A database that is stopped under a running Domain, and started again; a real PostgreSQL, and a SQLite file that is locked,
+read-only or full.
 
-Should happen: every route that needs it answers 503 ``database_unavailable`` with ``Retry-After``, and works again by itself.
+Should happen: every route that needs it answers 503 ``database_unavailable`` or 507 ``storage_full`` with ``Retry-After``, and
+works again by itself.
 Should not happen: a 500; a call that is done twice; a commit whose outcome is unknown, told as one that changed nothing.
 """
 
@@ -74,6 +76,46 @@ async def test_a_locked_sqlite_is_told_and_found_again(tmp_path: Path, monkeypat
             other.execute("ROLLBACK")
         finally:
             other.close()
+        assert (await web.post("/groups", json={"name": "nurses"}, headers=owner)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "cure", "status", "code"),
+    [
+        ("query_only = ON", "query_only = OFF", 503, "database_unavailable"),
+        ("max_page_count = 1", "max_page_count = 1000000", 507, "storage_full"),
+    ],
+    ids=["read-only", "full"],
+)
+async def test_a_sqlite_that_takes_no_writes_is_told_and_found_again(
+    tmp_path: Path, fault: str, cure: str, status: int, code: str
+) -> None:
+    app = build_domain(load_settings({}, data_dir=tmp_path, id="test"))
+    pragma = ""
+
+    @sa.event.listens_for(app.state.database.engine, "before_cursor_execute")
+    def _apply(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if pragma and statement.startswith("BEGIN"):
+            connection.connection.dbapi_connection.execute(f"PRAGMA {pragma}")
+
+    # More than the free space of the pages that there are.
+    groups = [{"name": f"{number} {'x' * 90}"} for number in range(200)]
+    async with running(app) as web:
+        owner = await People(web).owner()
+        pragma = fault
+        refused = 0
+        for group in groups:
+            answer = await web.post("/groups", json=group, headers=owner)
+            if answer.status_code == 200:
+                continue
+            refused += 1
+            assert_problem(answer, status, code)
+            assert int(answer.headers["retry-after"]) >= 1
+            assert (await web.get("/groups", headers=owner)).status_code == 200
+            if refused == 3:
+                break
+        assert refused == 3
+        pragma = cure
         assert (await web.post("/groups", json={"name": "nurses"}, headers=owner)).status_code == 200
 
 

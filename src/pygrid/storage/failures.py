@@ -1,6 +1,7 @@
 """What a database says when it cannot do its work, as errors of pygrid. The only place that knows the codes of its drivers.
 
     disk full                                         StorageFull    ``storage_full``
+    I/O error in a file that a row names              as `pygrid.errors.explain_os_error` says
     stopped, restarting, unreachable, locked, I/O     Unavailable    ``database_unavailable``, with ``retry_after_s``
     connection broke during a commit                  Unavailable    ``outcome_unknown``
     a text that it cannot hold                        InvalidInput   ``invalid_text``
@@ -14,7 +15,7 @@ import sqlite3
 
 import sqlalchemy as sa
 
-from pygrid.errors import InvalidInput, PygridError, StorageFull, Unavailable
+from pygrid.errors import InvalidInput, PygridError, Unavailable, explain_os_error, storage_full
 
 RETRY_AFTER_S = 5
 _OUTCOME_UNKNOWN = "outcome_unknown"
@@ -37,6 +38,8 @@ _POSTGRES_AWAY = ("08", "53", "57P", "58", "40001", "40P01", "25006", "55P03")
 
 def explain(error: BaseException) -> PygridError | None:
     """The error of pygrid that says the same; None: ``error`` is no failure of this kind."""
+    if isinstance(error, OSError):
+        return explain_os_error(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return _invalid_text("half of a surrogate pair")
     if isinstance(error, sa.exc.TimeoutError):
@@ -67,11 +70,6 @@ def is_lost(error: BaseException) -> bool:
 def may_be_done(error: BaseException) -> bool:
     """Whether what raised this may have been stored all the same, so that files which it names must stay."""
     return isinstance(error, PygridError) and error.code == _OUTCOME_UNKNOWN
-
-
-def storage_full() -> StorageFull:
-    """The refusal for want of space."""
-    return StorageFull("the disk of this server is full, so nothing was stored; ask its operator to free space")
 
 
 def unavailable() -> Unavailable:

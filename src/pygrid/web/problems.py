@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http
 import logging
 import math
@@ -17,7 +16,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
-from pygrid.errors import PygridError, StorageFull
+from pygrid.errors import PygridError, explain_os_error
 from pygrid.messages import media
 from pygrid.web.requests import ClientGone
 
@@ -56,7 +55,7 @@ def describe_problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 def problem_response(problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    """The answer that carries a problem document; a 429 or 503 with ``retry_after_s`` also says so in its header."""
+    """The answer that carries a problem document; one with ``retry_after_s`` also says so in its header."""
     extra = dict(headers or {})
     if isinstance(retry_after_s := problem.get("retry_after_s"), int | float):
         extra["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
@@ -105,10 +104,10 @@ def _invalid_parts(error: ValidationException) -> list[dict[str, str]]:
 
 
 def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The answer to a full disk (507), or to another fault: a log id, under which the traceback is in the log, and no more."""
-    if is_disk_full(error):
-        logger.error("disk full", extra={"method": request.method, "reason": str(error)})
-        return answer_pygrid_error(request, storage_full())
+    """The answer to a full or faulty disk, or to another fault: a log id, under which the log has the traceback."""
+    if (explained := explain_os_error(error)) is not None:
+        logger.error("disk failed", extra={"method": request.method, "code": explained.code, "reason": str(error)})
+        return answer_pygrid_error(request, explained)
     log_id = secrets.token_hex(8)
     logger.error(
         "unexpected error",
@@ -126,16 +125,6 @@ def answer_unexpected(request: Request[Any, Any, Any], error: Exception) -> Resp
             "log_id": log_id,
         }
     )
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether writing a file failed for want of space, or of quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def storage_full() -> StorageFull:
-    """The refusal for want of space."""
-    return StorageFull("the disk of this server is full, so nothing was stored; ask its operator to free space")
 
 
 def answer_client_gone(_request: Request[Any, Any, Any], _error: ClientGone) -> Response[bytes]:

@@ -25,11 +25,10 @@ from litestar import WebSocket, websocket
 from litestar.datastructures import State
 
 from pygrid.core.access import Permission, Principal
-from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable
+from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
 from pygrid.messages.bounded_json import decode_json
 from pygrid.web.auth import Authenticator, not_permitted
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
-from pygrid.web.problems import is_disk_full, storage_full
 from pygrid.web.sockets import AsgiSocket
 
 logger = logging.getLogger(__name__)
@@ -197,11 +196,13 @@ async def answer(published: Published, caller: Caller, text: str) -> Answer:
     except PygridError as error:
         found = refusal(error)
     except Exception as error:
-        if is_disk_full(error):
-            return {"request_id": message.get("request_id"), **refusal(storage_full())}
-        log_id = secrets.token_hex(8)
-        logger.exception("unexpected error", extra={"log_id": log_id})
-        found = {"error": f"The server failed to answer. Its log tells why under {log_id}.", "code": "internal"}
+        if (explained := explain_os_error(error)) is not None:
+            logger.error("disk failed", extra={"code": explained.code, "reason": str(error)})
+            found = refusal(explained)
+        else:
+            log_id = secrets.token_hex(8)
+            logger.exception("unexpected error", extra={"log_id": log_id})
+            found = {"error": f"The server failed to answer. Its log tells why under {log_id}.", "code": "internal"}
     return {"request_id": message["request_id"], **found} if "request_id" in message else found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage import cycles as rows
 from pygrid.storage.database import Database
+from pygrid.storage.failures import outcome_unknown
 from pygrid.storage.transitions import close_cycle
 from pygrid.tensors import encode
 
@@ -86,6 +87,34 @@ async def test_a_cycle_goes_on_with_exactly_the_reports_it_had(domain_again: Res
         completed = await site.until_completed(process)
         assert completed["num_reports"] == 4
         assert_values(await site.checkpoint(process), 0.5)
+
+
+@pytest.mark.parametrize("wide", [0, WIDE], ids=["small", "large"])
+async def test_a_report_whose_commit_is_unknown_keeps_its_bytes(
+    domain_again: Restartable, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the connection to the database broke after the commit, and before its answer."""
+    plans = {"training_plan": wide_plan(wide)} if wide else None
+    async with domain_again.running() as site:
+        process = await site.host(start=model(1.0, wide), plans=plans, max_diffs=2)
+        devices = await site.devices(process, 2)
+        with monkeypatch.context() as patch:
+            for name in ("write", "write_with_bytes"):
+                patch.setattr(Database, name, _losing_the_answer(getattr(Database, name)))
+            assert_problem(await devices[0].send(model(0.5, wide)), 503, "outcome_unknown")
+    async with domain_again.running() as site:
+        assert (await _moved(devices[0], site).send(model(0.5, wide))).json() == {"status": "success"}
+        assert (await _moved(devices[1], site).send(model(0.25, wide))).status_code == 200
+        assert (await site.until_completed(process))["num_reports"] == 2
+        assert_values(await site.checkpoint(process), 0.625)
+
+
+def _losing_the_answer(write: Callable[..., Any]) -> Callable[..., Any]:
+    async def lost(*args: Any) -> Any:
+        await write(*args)
+        raise outcome_unknown()
+
+    return lost
 
 
 async def test_weights_scales_and_optimizer_state_survive(domain_again: Restartable) -> None:

@@ -34,6 +34,7 @@ from pygrid.messages.cycles import (
 )
 from pygrid.storage import cycles as rows
 from pygrid.storage.cycles import Report
+from pygrid.storage.failures import may_be_done
 from pygrid.storage.files import DiffFiles
 from pygrid.storage.processes import Checkpoint
 from pygrid.storage.store import Store, event_topic
@@ -240,7 +241,8 @@ class CyclesService:
                 report, cycle = await self._store.database.write(transaction)
         except Exception as error:
             # After a commit that failed, or a cut-off at the stop, a row may name these bytes after all: the sweep finds out.
-            if spool is not None and not (isinstance(error, Unavailable) and error.code == "storage_failed"):
+            is_refused = isinstance(error, Unavailable) and error.code == "storage_failed"
+            if spool is not None and not is_refused and not may_be_done(error):
                 spool.discard()
             raise
         self._admissions.forget(ticket.key_hash)

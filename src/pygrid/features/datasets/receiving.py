@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -77,12 +76,7 @@ class Receiver:
                 await self._check_room(2 * (upload.announced_bytes or 0), limits)
                 return folder.path
 
-            try:
-                form = await read_upload_form(upload.content_type, upload.body, on_config, limits.max_upload_bytes)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise StorageFull("the disk of this Domain is full; nothing of the upload was kept") from error
+            form = await read_upload_form(upload.content_type, upload.body, on_config, limits.max_upload_bytes)
             request = asked[0]
             await self._check_room(form.data.stat().st_size, limits)
             schema, mock_kind = await unless_gone(upload.departed, self._make_columns(form, data, mock, request, limits))
