@@ -34,13 +34,13 @@ from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
-from pygrid.features.datasets.formats import csv_pieces, csv_text, tell_format
-from pygrid.features.datasets.formats.targets import Subjects
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
+from pygrid.tabular import csv_blocks, csv_reader, tell_format
+from pygrid.tabular.column_writers import Subjects
 from pygrid.tensors import encode
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -204,8 +204,8 @@ def test_kinds_of_csv_columns_are_told_from_all_values(store: Callable[..., Any]
 
 
 def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
-    monkeypatch.setattr(csv_text, "PREFIX_BYTES", 1000)
+    monkeypatch.setattr(csv_blocks, "VALUES_AT_ONCE", 1000)
+    monkeypatch.setattr(csv_reader, "PREFIX_BYTES", 1000)
     many = 2500
     lines = ["n"] + ["1"] * many
     assert store("\n".join(lines).encode())[1]["n"].dtype == np.int64
@@ -219,8 +219,8 @@ def test_many_numbers_are_read_as_few_are(store: Callable[..., Any], monkeypatch
     lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0"]
     expected = [float(line) if line not in ("", "NA") else np.nan for line in lines]
     for small_bytes in (10**9, 1):
-        monkeypatch.setattr(csv_text, "SMALL_BYTES", small_bytes)
-        monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
+        monkeypatch.setattr(csv_reader, "SMALL_BYTES", small_bytes)
+        monkeypatch.delitem(sys.modules, csv_reader._FAST, raising=False)
         for text in (lines, lines[:2000]):
             _, mapped = store("\n".join(["n,m", *(f"{line},1" for line in text)]).encode())
             np.testing.assert_array_equal(mapped["n"], np.array(expected[: len(text)]))
@@ -289,7 +289,7 @@ def test_the_schema_says_which_columns_have_missing_values(store: Callable[..., 
 
 
 def test_a_late_missing_value_is_noticed(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
+    monkeypatch.setattr(csv_blocks, "VALUES_AT_ONCE", 1000)
     lines = ["n"] + ["1.5"] * 2500
     assert store("\n".join(lines).encode())[0].columns[0].has_missing is False
     assert store("\n".join([*lines, "NA"]).encode())[0].columns[0].has_missing is True
@@ -659,9 +659,9 @@ async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None
 
 def test_without_pyarrow_the_other_formats_are_read(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "pygrid.features.datasets.formats.arrow_tables", raising=False)
-    monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
-    monkeypatch.setattr(csv_text, "SMALL_BYTES", 1)
+    monkeypatch.delitem(sys.modules, "pygrid.tabular.arrow_files", raising=False)
+    monkeypatch.delitem(sys.modules, csv_reader._FAST, raising=False)
+    monkeypatch.setattr(csv_reader, "SMALL_BYTES", 1)
     arrays = {"a": np.arange(3.0)}
     for form in ("csv", "npz", "safetensors"):
         np.testing.assert_array_equal(store(write(form, arrays))[1]["a"], arrays["a"])

@@ -16,7 +16,7 @@ GROUND = {"", "errors", "clock", "ids", "settings", "logs", "metrics"}
 PURE = {"plans", "aggregation", "privacy", "secagg", "tensors"}
 WIRE = {"transport", "messages", "tensors"}
 CORE = PURE | {"core", "messages"}
-FEATURES = CORE | WIRE | {"web", "storage", "sandbox"}
+FEATURES = CORE | WIRE | {"web", "storage", "sandbox", "tabular"}
 APPS = FEATURES | {"features", "ui"}
 TOP = APPS | {"domain", "network", "worker", "client", "edge"}
 
@@ -31,6 +31,7 @@ BELOW = {
     "plans": {"tensors", "sandbox"},  # what reads a stranger's plan locks itself in first
     "core": PURE | {"messages"},  # both sides spell the reasons for a refusal in the same way
     "storage": CORE,
+    "tabular": CORE,
     "web": CORE | WIRE,
     "features": FEATURES,
     "ui": FEATURES | {"features"},

@@ -86,7 +86,7 @@ def converting(folder: Path) -> tuple[str, str, list[bytes]]:
     (folder / "file").write_bytes(b"a\n1\n")
     (folder / "draft").mkdir()
     (folder / "draft").chmod(0o777)
-    patched = "pygrid.features.datasets.formats:Reader.read"
+    patched = "pygrid.tabular:Reader.read"
     return "pygrid.features.datasets.conversion_child", patched, [conversion_of(folder / "file", folder / "draft")]
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from pygrid.core.datasets import ColumnDeclaration
 from pygrid.errors import PygridError
-from pygrid.features.datasets.formats.csv_text import read
-from pygrid.features.datasets.formats.sink import Sink
+from pygrid.storage.columns import Draft
+from pygrid.tabular.csv_reader import read
+from pygrid.tabular.table_writer import TableWriter
 
 TABLES = Path(__file__).parents[2] / "vectors" / "tables"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((TABLES / "expected.json").read_text(encoding="utf-8"))
@@ -32,8 +33,8 @@ def content_of(name: str) -> bytes:
 def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     (folder / "file").write_bytes(content)
     (folder / "columns").mkdir()
-    sink = Sink(
-        folder / "columns",
+    writer = TableWriter(
+        Draft(folder / "columns"),
         declared=msgspec.convert(options.get("columns", ()), tuple[ColumnDeclaration, ...]),
         skip=options.get("skip", ()),
         subject=options.get("subject"),
@@ -42,13 +43,13 @@ def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[st
     )
     try:
         with (folder / "file").open("rb") as file:
-            read(file, sink)
-        schema = sink.finish()
+            read(file, writer)
+        schema = writer.finish()
     except PygridError as error:
         line = {"line": error.fields["line"]} if "line" in error.fields else {}
         return {"refusal": error.code, **line}
     finally:
-        sink.close()
+        writer.close()
     columns = [shortened((folder / "columns" / f"{index}.bin").read_bytes()) for index in range(len(schema.columns))]
     return {"schema": json.loads(msgspec.json.encode(schema)), "columns": columns}
 

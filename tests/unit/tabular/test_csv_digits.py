@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pygrid.features.datasets.formats import csv_digits
-from pygrid.features.datasets.formats.csv_digits import short_numbers
+from pygrid.tabular import csv_digits
+from pygrid.tabular.csv_digits import short_numbers
 
 NUMBER = re.compile(rb"0|[1-9][0-9]{0,8}")
 SHORT = st.integers(0, 300).map(lambda number: b"%d" % number)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.features.datasets.formats.sink import Piece
+from pygrid.tabular.table_writer import Piece
 
 Kind = Literal["int64", "float64", "bool", "text"]
 
@@ -37,7 +37,7 @@ _LEADING_ZERO = re.compile(r"\n[+-]?0[0-9]")
 
 
 @dataclass(frozen=True)
-class Looked:
+class ColumnStats:
     """The values of a column in a piece of the file: what they are, and what they are as the kind that was asked for.
 
     ``values`` means something only if they, with all that the column has seen before, are of that kind.
@@ -56,18 +56,18 @@ def kind_of(seen: int) -> Kind:
     return "int64" if seen == INT else "float64"
 
 
-def look(values: Sequence[str], kind: Kind) -> Looked:
+def look(values: Sequence[str], kind: Kind) -> ColumnStats:
     """Look at values one by one, as texts; one or more."""
     if kind == "text":
-        return Looked(OTHER, values)
+        return ColumnStats(OTHER, values)
     is_complete = MISSING_WORDS.isdisjoint(values)
     present = values if is_complete else [value for value in values if value not in MISSING_WORDS]
     missing = NOTHING if is_complete else MISSING
     if not present:
-        return Looked(missing, np.full(len(values), np.nan))
+        return ColumnStats(missing, np.full(len(values), np.nan))
     if present[0] in BOOLS and BOOLS.keys() >= set(present):
-        return Looked(BOOL | missing, np.array([BOOLS.get(value, False) for value in values]))
-    # Looked at all together, as Python's own loop over the values would take most of the time.
+        return ColumnStats(BOOL | missing, np.array([BOOLS.get(value, False) for value in values]))
+    # ColumnStats at all together, as Python's own loop over the values would take most of the time.
     joined = "\n" + "\n".join(present)
     text = joined.encode()
     if (
@@ -75,17 +75,17 @@ def look(values: Sequence[str], kind: Kind) -> Looked:
         or joined.count("\n") != len(present)  # a line end within a value, which Python's int and float would strip
         or _LEADING_ZERO.search(joined)
     ):
-        return Looked(OTHER, values)
+        return ColumnStats(OTHER, values)
     if not text.translate(None, INT_CHARS + b"\n"):
         whole = _parsed(int, present, np.int64)
         if whole is not None and is_complete and kind == "int64":
-            return Looked(INT, whole)
+            return ColumnStats(INT, whole)
         if whole is not None:
-            return Looked(INT | missing, _floats(values))
+            return ColumnStats(INT | missing, _floats(values))
     numbers = _parsed(float, present, np.float64)
     if numbers is None or np.isinf(numbers).any():
-        return Looked(OTHER, values)
-    return Looked(FLOAT | missing, numbers if is_complete else _floats(values))
+        return ColumnStats(OTHER, values)
+    return ColumnStats(FLOAT | missing, numbers if is_complete else _floats(values))
 
 
 def _floats(values: Sequence[str]) -> npt.NDArray[Any]:

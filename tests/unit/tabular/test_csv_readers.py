@@ -24,28 +24,29 @@ from hypothesis import strategies as st
 
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import PygridError
-from pygrid.features.datasets.formats import csv_arrow, csv_pieces, csv_text
-from pygrid.features.datasets.formats.csv_text import read
-from pygrid.features.datasets.formats.sink import Sink
+from pygrid.storage.columns import Draft
+from pygrid.tabular import csv_arrow, csv_blocks, csv_reader
+from pygrid.tabular.csv_reader import read
+from pygrid.tabular.table_writer import TableWriter
 
-assert csv_arrow.__name__ == csv_text._FAST, "it is loaded, so it is used"
+assert csv_arrow.__name__ == csv_reader._FAST, "it is loaded, so it is used"
 
 Outcome = tuple[Schema, list[bytes]] | str
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def stored(text: bytes, *, with_arrow: bool, **sink: Any) -> Outcome:
+def stored(text: bytes, *, with_arrow: bool, **writer: Any) -> Outcome:
     """What comes of a file, or the code of its refusal and the line it names."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "file").write_bytes(text)
         (folder / "columns").mkdir()
-        made = Sink(folder / "columns", uploaded_bytes=len(text), **sink)
+        made = TableWriter(Draft(folder / "columns"), uploaded_bytes=len(text), **writer)
         try:
             with pytest.MonkeyPatch.context() as patch, (folder / "file").open("rb") as file:
                 if not with_arrow:
-                    patch.delitem(sys.modules, csv_text._FAST, raising=False)
+                    patch.delitem(sys.modules, csv_reader._FAST, raising=False)
                 read(file, made)
             schema = made.finish()
         except PygridError as error:
@@ -165,16 +166,16 @@ SMALL_PIECES = [7, 64, 10**6]
 
 def with_pieces(size: int, action: Callable[[], Outcome]) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_text, "PREFIX_BYTES", size)
-        patch.setattr(csv_text, "PIECE_BYTES", size)
-        patch.setattr(csv_pieces, "VALUES_AT_ONCE", size)
+        patch.setattr(csv_reader, "PREFIX_BYTES", size)
+        patch.setattr(csv_reader, "PIECE_BYTES", size)
+        patch.setattr(csv_blocks, "VALUES_AT_ONCE", size)
         return action()
 
 
-def every_outcome(text: bytes, **sink: Any) -> list[Outcome]:
+def every_outcome(text: bytes, **writer: Any) -> list[Outcome]:
     """Of both readers, with pieces of several sizes."""
     return [
-        with_pieces(size, lambda with_arrow=with_arrow: stored(text, with_arrow=with_arrow, **sink))  # type: ignore[misc]
+        with_pieces(size, lambda with_arrow=with_arrow: stored(text, with_arrow=with_arrow, **writer))  # type: ignore[misc]
         for size, with_arrow in itertools.product(SMALL_PIECES, (True, False))
     ]
 
@@ -217,7 +218,7 @@ def test_readers_agree_on_what_is_no_good_file(pieces: list[bytes]) -> None:
 @pytest.mark.parametrize("with_arrow", [True, False])
 def test_what_is_wrong_deep_in_a_file_has_its_line(with_arrow: bool) -> None:
     lines = [b"a,b,c"] + [b"%d,%d.5,word %d" % (number, number, number % 7) for number in range(400_000)]
-    assert len(b"\n".join(lines)) > 2 * csv_text.PIECE_BYTES
+    assert len(b"\n".join(lines)) > 2 * csv_reader.PIECE_BYTES
     for bad, code in ((b"1,2", "dataset_ragged"), (b'1,"2"x,3', "dataset_malformed"), (b"1,2,\xff", "dataset_encoding")):
         damaged = [*lines]
         damaged[350_000] = bad
@@ -307,14 +308,14 @@ def test_a_piece_takes_little_memory_whatever_it_holds(row: bytes, monkeypatch: 
     """An empty field is one byte of the file, and eight as a number."""
     sizes = []
 
-    def add_rows(sink: Sink, pieces: Any) -> None:
+    def add_rows(writer: TableWriter, pieces: Any) -> None:
         sizes.append(sum(piece.nbytes for piece in pieces.values()))
 
-    monkeypatch.setattr(Sink, "add_rows", add_rows)
+    monkeypatch.setattr(TableWriter, "add_rows", add_rows)
     text = b",".join(b"c%d" % index for index in range(64)) + b"\n" + (row + b"\n") * (8 * 10**6 // len(row))
     assert stored(text, with_arrow=True) == "dataset_empty", "nothing was written"
     assert len(sizes) > 3
-    assert max(sizes) < 1.1 * csv_text.VALUE_BYTES
+    assert max(sizes) < 1.1 * csv_reader.VALUE_BYTES
 
 
 def test_limits_hold_with_both_readers() -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.datasets import Column, bounds_of
+from pygrid.core.datasets import Column, bounds_of, stored_dtype
 from pygrid.errors import InvalidDataset
-from pygrid.storage.columns import ColumnWriter, stored_dtype
 
 
 @dataclass(frozen=True)
-class Coded:
+class Categorical:
     """Texts, each of them once, and which of them each record has."""
 
     texts: Sequence[str]
@@ -24,8 +23,20 @@ class Coded:
     codes: npt.NDArray[Any]
 
 
-Piece = npt.NDArray[Any] | Sequence[str] | Coded
+Piece = npt.NDArray[Any] | Sequence[str] | Categorical
 """Records of one column: an array ``[n, *shape]`` (or its values in one dimension), or texts."""
+
+
+class ColumnFile(Protocol):
+    """Where the values of one column are stored."""
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Append values as they are in memory."""
+        ...
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        ...
 
 
 class Codes(dict[str, int]):
@@ -107,7 +118,7 @@ class Target:
         self,
         column: Column,
         sources: tuple[str, ...],
-        file: ColumnWriter,
+        file: ColumnFile,
         codes: Codes | None,
         *,
         has_missing: bool | None = None,
@@ -127,7 +138,7 @@ class Target:
     def add(self, piece: Piece) -> int:
         """Append values; gives how many bytes they take."""
         values: npt.NDArray[Any]
-        if isinstance(piece, Coded):
+        if isinstance(piece, Categorical):
             assert self.codes is not None
             codes = np.fromiter(map(self.codes.__getitem__, piece.texts), self._dtype, len(piece.texts))
             values = codes[piece.codes]

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidDataset
-from pygrid.features.datasets.formats.sink import Field, Sink
+from pygrid.tabular.table_writer import Field, TableWriter
 from pygrid.tensors.safetensors import header_length, parse_header
 
 PIECE_BYTES = 4 * 1024**2
 
 
-def read(file: BinaryIO, sink: Sink) -> None:
+def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the file array by array, in pieces of 4 MB.
 
     Raises:
@@ -37,7 +37,7 @@ def read(file: BinaryIO, sink: Sink) -> None:
                 f"array {entry.name!r} is a single number: its first axis must be the record", code="dataset_ragged"
             )
     entries = sorted(layout.entries, key=lambda entry: entry.name)
-    sink.begin([Field(entry.name, entry.dtype.name, entry.shape[1:]) for entry in entries])
+    writer.begin([Field(entry.name, entry.dtype.name, entry.shape[1:]) for entry in entries])
     buffer = bytearray(PIECE_BYTES)
     for entry in layout.entries:
         file.seek(layout.header_bytes + entry.begin)
@@ -45,7 +45,7 @@ def read(file: BinaryIO, sink: Sink) -> None:
         while left:
             view = memoryview(buffer)[: min(left, PIECE_BYTES)]
             fill(file, view)
-            sink.add(entry.name, check_bools(np.frombuffer(view, entry.dtype), entry.name))
+            writer.add(entry.name, check_bools(np.frombuffer(view, entry.dtype), entry.name))
             left -= len(view)
 
 

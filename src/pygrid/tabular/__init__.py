@@ -1,5 +1,5 @@
 """Readers of the formats in which datasets arrive: each goes through an open file in bounded memory and hands pieces of columns
-to a `Sink`. None unpickles, none opens a file, and none uses a name from the file as a path.
+to a `TableWriter`. None unpickles, none opens a file, and none uses a name from the file as a path.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pygrid.errors import InvalidDataset
-from pygrid.features.datasets.formats.sink import Sink
+from pygrid.tabular.table_writer import TableWriter
 
 _READERS = {
-    "csv": "pygrid.features.datasets.formats.csv_text",
-    "parquet": "pygrid.features.datasets.formats.arrow_tables",
-    "arrow": "pygrid.features.datasets.formats.arrow_tables",
-    "npz": "pygrid.features.datasets.formats.npz",
-    "safetensors": "pygrid.features.datasets.formats.tensors",
+    "csv": "pygrid.tabular.csv_reader",
+    "parquet": "pygrid.tabular.arrow_files",
+    "arrow": "pygrid.tabular.arrow_files",
+    "npz": "pygrid.tabular.npz",
+    "safetensors": "pygrid.tabular.safetensors_files",
 }
-"""Format -> module with ``read(file, sink)``; each is loaded when it is needed."""
+"""Format -> module with ``read(file, writer)``; each is loaded when it is needed."""
 _OUR_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES))
 """What an OSError says of this machine. Others come of the file: one that lies about an offset makes a reader seek there."""
 
@@ -47,14 +47,14 @@ class Reader:
     _file: BinaryIO
     _module: Any
 
-    def read(self, sink: Sink) -> None:
-        """Read the file into the sink.
+    def read(self, writer: TableWriter) -> None:
+        """Read the file into the writer.
 
         Raises:
             InvalidDataset, InvalidTensors, PayloadTooLarge: names what cannot be taken.
         """
         try:
-            self._module.read(self._file, sink)
+            self._module.read(self._file, writer)
         except (OSError, EOFError, zlib.error, UnicodeError, OverflowError) as error:
             if isinstance(error, OSError) and error.errno in _OUR_TROUBLE:
                 raise

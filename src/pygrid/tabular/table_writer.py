@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-import msgspec
 import numpy as np
 
 from pygrid.core.datasets import (
@@ -21,10 +20,9 @@ from pygrid.core.datasets import (
     understand,
 )
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.features.datasets.formats.targets import Coded, Codes, Piece, Subjects, Target
-from pygrid.storage.columns import SCHEMA_FILE, ColumnWriter, column_file
+from pygrid.tabular.column_writers import Categorical, Codes, ColumnFile, Piece, Subjects, Target
 
-__all__ = ["Coded", "Field", "Piece", "Sink", "check_field_names"]
+__all__ = ["Categorical", "Field", "Piece", "TableWriter", "check_field_names"]
 
 _WIDER: dict[str, Dtype] = {
     "float16": "float32",
@@ -47,11 +45,27 @@ class Field:
     shape: tuple[int, ...] = ()
 
 
-class Sink:
+class TableFiles(Protocol):
+    """Where a table is stored: a file for each column, then the schema."""
+
+    def create_column(self, index: int) -> ColumnFile:
+        """The file of column number ``index``, which must not exist."""
+        ...
+
+    def remove_column(self, index: int) -> None:
+        """Delete the file of column number ``index``."""
+        ...
+
+    def write_schema(self, schema: Schema) -> None:
+        """Write the schema of the columns."""
+        ...
+
+
+class TableWriter:
     """Where a reader's columns go: first `begin` with all of them, then `add` or `add_rows`, at last `finish`.
 
     Args:
-        folder: for the files of the columns.
+        files: where the columns and their schema are stored.
         declared: what the owner says of columns.
         skip: columns of the file that are not stored.
         subject: name of the column of subjects, whose texts are not kept.
@@ -60,7 +74,7 @@ class Sink:
 
     def __init__(
         self,
-        folder: Path,
+        files: TableFiles,
         *,
         declared: Sequence[ColumnDeclaration] = (),
         skip: Sequence[str] = (),
@@ -70,7 +84,7 @@ class Sink:
         uploaded_bytes: int,
     ) -> None:
         self.limits = limits or DatasetLimits()
-        self._folder = folder
+        self._files = files
         self._declared = {declaration.name: declaration for declaration in declared}
         self._skip = frozenset(skip)
         self._subject = subject
@@ -151,7 +165,7 @@ class Sink:
             is_subject = column.name == self._subject
             most = self.limits.max_subjects if is_subject else self.limits.max_categories
             codes = Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
-        file = ColumnWriter(self._folder / column_file(index))
+        file = self._files.create_column(index)
         declared = self._declared.get(column.name)
         has_missing = None if declared is None else declared.has_missing
         subjects = Subjects(column.name, self.limits.max_subjects) if column.name == self._subject else None
@@ -159,11 +173,6 @@ class Sink:
         self._targets.append(target)
         for source in sources:
             self._by_source[source] = target
-
-    def is_text(self, name: str) -> bool:
-        """Whether a column of the file is stored as text."""
-        target = self._by_source.get(name)
-        return target is not None and target.codes is not None
 
     def add(self, name: str, piece: Piece) -> None:
         """Append records to a column of the file, for formats that have one column after the other.
@@ -224,14 +233,14 @@ class Sink:
         if num_records == 0:
             raise InvalidDataset("the file has no records", code="dataset_empty")
         schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject, num_subjects)
-        (self._folder / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
+        self._files.write_schema(schema)
         return schema
 
     def start_over(self) -> None:
         """Forget everything since `begin`, which can be called again."""
         self.close()
         for index in range(len(self._targets)):
-            (self._folder / column_file(index)).unlink()
+            self._files.remove_column(index)
         self._targets, self._by_source, self._bytes_left = [], {}, self._max_bytes
 
     def close(self) -> None:

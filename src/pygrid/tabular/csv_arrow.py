@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pygrid.features.datasets.formats.csv_digits import short_numbers
-from pygrid.features.datasets.formats.csv_kinds import (
+from pygrid.tabular.csv_blocks import Block
+from pygrid.tabular.csv_digits import short_numbers
+from pygrid.tabular.csv_faults import Header
+from pygrid.tabular.csv_kinds import (
     BOOLS,
     FLOAT,
     FLOAT_CHARS,
@@ -26,18 +28,16 @@ from pygrid.features.datasets.formats.csv_kinds import (
     MISSING_WORDS,
     NOTHING,
     OTHER,
+    ColumnStats,
     Kind,
-    Looked,
     look,
 )
-from pygrid.features.datasets.formats.csv_pieces import Block
-from pygrid.features.datasets.formats.csv_rows import Header
-from pygrid.features.datasets.formats.sink import Coded
+from pygrid.tabular.table_writer import Categorical
 
 _MISSING = pa.array(sorted(MISSING_WORDS), pa.string())
 _BOOLS = pa.array(sorted(BOOLS), pa.string())
-_CODED = pa.dictionary(pa.int32(), pa.string())
-_TYPES: dict[Kind, Any] = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.string(), "text": _CODED}
+_CATEGORICAL = pa.dictionary(pa.int32(), pa.string())
+_TYPES: dict[Kind, Any] = {"int64": pa.int64(), "float64": pa.float64(), "bool": pa.string(), "text": _CATEGORICAL}
 _ZERO, _PLUS, _MINUS, _LF = 48, 43, 45, 10
 
 Array = npt.NDArray[Any]
@@ -56,18 +56,18 @@ class ArrowReader:
         self._indices = list(wanted)
         self._wanted = [str(index) for index in wanted]
 
-    def read(self, block: Block, kinds: Sequence[Kind]) -> list[Looked] | None:
+    def read(self, block: Block, kinds: Sequence[Kind]) -> list[ColumnStats] | None:
         """The wanted columns of a block; None: rows of different lengths, or no rows."""
         if not block.has_quotes and "text" not in kinds:
             numbers = short_numbers(block.data, len(self._names), self._delimiter.encode())
             if numbers is not None:
-                return [Looked(INT, numbers[index]) for index in self._indices]
+                return [ColumnStats(INT, numbers[index]) for index in self._indices]
         is_plain = _is_plain(block, self._delimiter.encode())
         if is_plain and "bool" not in kinds:
             table = self._table(block, [_TYPES[kind] for kind in kinds])
             if table is not None:
                 return [_plain(table.column(at).combine_chunks(), kind) for at, kind in enumerate(kinds)]
-        table = self._table(block, [_CODED if kind == "text" else pa.string() for kind in kinds])
+        table = self._table(block, [_CATEGORICAL if kind == "text" else pa.string() for kind in kinds])
         if table is None:
             return None
         return [_look(table.column(at).combine_chunks(), kind) for at, kind in enumerate(kinds)]
@@ -109,22 +109,22 @@ def _before(text: npt.NDArray[np.uint8], places: Array) -> Array:
     return np.where(places > 0, text[np.maximum(places - 1, 0)], np.uint8(_LF))
 
 
-def _plain(array: Any, kind: Kind) -> Looked:
+def _plain(array: Any, kind: Kind) -> ColumnStats:
     """A column of a plain block that pyarrow read as its kind."""
     if kind == "text":
         return _texts(array)
     missing = MISSING if array.null_count else NOTHING
     if array.null_count == len(array):
-        return Looked(MISSING, np.full(len(array), np.nan))
+        return ColumnStats(MISSING, np.full(len(array), np.nan))
     if kind == "int64" and missing:
-        return Looked(INT | MISSING, array)
+        return ColumnStats(INT | MISSING, array)
     values = array.to_numpy(zero_copy_only=False)
     if kind == "int64":
-        return Looked(missing | INT, values)
-    return Looked(OTHER, []) if np.isinf(values).any() else Looked(missing | FLOAT, values)
+        return ColumnStats(missing | INT, values)
+    return ColumnStats(OTHER, []) if np.isinf(values).any() else ColumnStats(missing | FLOAT, values)
 
 
-def _look(array: Any, kind: Kind) -> Looked:
+def _look(array: Any, kind: Kind) -> ColumnStats:
     """A column of texts (of any kind but text: not coded), one or more; as `csv_kinds.look`."""
     if kind == "text":
         return _texts(array)
@@ -134,24 +134,24 @@ def _look(array: Any, kind: Kind) -> Looked:
         if pc.any(is_missing).as_py():
             missing, present = MISSING, array.filter(pc.invert(is_missing))
     if not len(present):
-        return Looked(missing, np.full(len(array), np.nan))
+        return ColumnStats(missing, np.full(len(array), np.nan))
     if not _has_only(present, FLOAT_CHARS):
         if pc.all(pc.is_in(present, value_set=_BOOLS)).as_py():
             return look(array.to_pylist(), kind)
-        return Looked(OTHER, [])
+        return ColumnStats(OTHER, [])
     if _has_leading_zero(present):
-        return Looked(OTHER, [])
+        return ColumnStats(OTHER, [])
     if _has_only(present, INT_CHARS):
         whole = _cast(present, pa.int64())
         if whole is None:  # a plus sign, which pyarrow takes for none
             return look(array.to_pylist(), kind)
         if kind == "int64" and not missing:
-            return Looked(INT, whole)
-        return Looked(INT | missing, _floats(array, missing))
+            return ColumnStats(INT, whole)
+        return ColumnStats(INT | missing, _floats(array, missing))
     numbers = _cast(present, pa.float64())
     if numbers is None or np.isinf(numbers).any():
-        return Looked(OTHER, [])
-    return Looked(FLOAT | missing, _floats(array, missing))
+        return ColumnStats(OTHER, [])
+    return ColumnStats(FLOAT | missing, _floats(array, missing))
 
 
 def _floats(array: Any, missing: int) -> Array:
@@ -170,8 +170,8 @@ def _cast(array: Any, to: Any) -> Array | None:
     return values
 
 
-def _texts(array: Any) -> Looked:
-    return Looked(OTHER, Coded(array.dictionary.to_pylist(), array.indices.to_numpy(zero_copy_only=False)))
+def _texts(array: Any) -> ColumnStats:
+    return ColumnStats(OTHER, Categorical(array.dictionary.to_pylist(), array.indices.to_numpy(zero_copy_only=False)))
 
 
 def _offsets(array: Any) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.errors import InvalidDataset, InvalidInput
-from pygrid.features.datasets.formats.sink import Coded, Field, Piece, Sink, check_field_names
+from pygrid.tabular.table_writer import Categorical, Field, Piece, TableWriter, check_field_names
 
 try:
     import pyarrow as pa
@@ -26,7 +26,7 @@ BATCH_BYTES = 8 * 1024**2
 _MAX_BATCH_RECORDS = 65_536
 
 
-def read(file: BinaryIO, sink: Sink) -> None:
+def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the file.
 
     Raises:
@@ -35,7 +35,7 @@ def read(file: BinaryIO, sink: Sink) -> None:
     is_parquet = file.read(4) == b"PAR1"
     file.seek(0)
     try:
-        (_read_parquet if is_parquet else _read_ipc)(file, sink)
+        (_read_parquet if is_parquet else _read_ipc)(file, writer)
     except pa.ArrowException as error:
         if isinstance(error, MemoryError):
             raise
@@ -43,29 +43,29 @@ def read(file: BinaryIO, sink: Sink) -> None:
         raise InvalidDataset(f"this is not a good {form} file: {error}", code="dataset_malformed", format=form) from error
 
 
-def _read_parquet(file: BinaryIO, sink: Sink) -> None:
+def _read_parquet(file: BinaryIO, writer: TableWriter) -> None:
     with pq.ParquetFile(pa.PythonFile(file, "r"), pre_buffer=False, buffer_size=1024**2) as parquet:
-        check_field_names(parquet.schema_arrow.names, sink.limits)
-        columns = _begin(parquet.schema_arrow, sink)
+        check_field_names(parquet.schema_arrow.names, writer.limits)
+        columns = _begin(parquet.schema_arrow, writer)
         at_once = _records_at_once(columns)
         for batch in parquet.iter_batches(at_once, columns=[name for name, _ in columns], use_threads=False):
-            _add(batch, columns, sink)
+            _add(batch, columns, writer)
 
 
-def _read_ipc(file: BinaryIO, sink: Sink) -> None:
+def _read_ipc(file: BinaryIO, writer: TableWriter) -> None:
     # Never closed by hand: it ends with the last of pyarrow's views of it, which an error's traceback may hold.
     view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    _copy_batches(pa.py_buffer(view), view, sink)
+    _copy_batches(pa.py_buffer(view), view, writer)
 
 
-def _copy_batches(buffer: Any, view: mmap.mmap, sink: Sink) -> None:
+def _copy_batches(buffer: Any, view: mmap.mmap, writer: TableWriter) -> None:
     schema, batches = _ipc_batches(buffer)
-    check_field_names(schema.names, sink.limits)
-    columns = _begin(schema, sink)
+    check_field_names(schema.names, writer.limits)
+    columns = _begin(schema, writer)
     at_once = _records_at_once(columns)
     for batch in batches:
         for begin in range(0, batch.num_rows, at_once):
-            _add(batch.slice(begin, at_once), columns, sink)
+            _add(batch.slice(begin, at_once), columns, writer)
             # What was read stays in the page cache, but no longer counts as this process's.
             view.madvise(mmap.MADV_DONTNEED)
 
@@ -78,10 +78,10 @@ def _ipc_batches(buffer: Any) -> tuple[Any, Iterator[Any]]:
     return stream.schema, iter(stream)
 
 
-def _begin(schema: Any, sink: Sink) -> list[tuple[str, Field]]:
-    fields = [_field(field) if sink.is_wanted(field.name) else Field(field.name, "float64") for field in schema]
-    sink.begin(fields)
-    return [(field.name, field) for field in fields if sink.is_wanted(field.name)]
+def _begin(schema: Any, writer: TableWriter) -> list[tuple[str, Field]]:
+    fields = [_field(field) if writer.is_wanted(field.name) else Field(field.name, "float64") for field in schema]
+    writer.begin(fields)
+    return [(field.name, field) for field in fields if writer.is_wanted(field.name)]
 
 
 def _field(field: Any) -> Field:
@@ -114,16 +114,16 @@ def _records_at_once(columns: list[tuple[str, Field]]) -> int:
     return max(1, min(_MAX_BATCH_RECORDS, BATCH_BYTES // max(1, width)))
 
 
-def _add(batch: Any, columns: list[tuple[str, Field]], sink: Sink) -> None:
-    sink.add_rows({name: _piece(batch.column(name), name, field, sink) for name, field in columns})
+def _add(batch: Any, columns: list[tuple[str, Field]], writer: TableWriter) -> None:
+    writer.add_rows({name: _piece(batch.column(name), name, field, writer) for name, field in columns})
 
 
-def _piece(array: Any, name: str, field: Field, sink: Sink) -> Piece:
+def _piece(array: Any, name: str, field: Field, writer: TableWriter) -> Piece:
     array.validate(full=field.kind == "text")
     if field.kind == "text":
         # Cast first: a dictionary may have texts that no record has.
         coded = array.cast(pa.large_string()).fill_null("").dictionary_encode()
-        return Coded(coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False))
+        return Categorical(coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False))
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if array.null_count and field.shape:
@@ -131,7 +131,7 @@ def _piece(array: Any, name: str, field: Field, sink: Sink) -> Piece:
     while isinstance(array, pa.FixedSizeListArray):
         array = array.flatten()
     if array.null_count:
-        is_float = field.kind.startswith("float") or (sink.declared_kind(name) or "").startswith("float")
+        is_float = field.kind.startswith("float") or (writer.declared_kind(name) or "").startswith("float")
         if not is_float or field.shape:
             raise _missing(name)
         array = array.cast(pa.float64())

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.features.datasets.formats.csv_rows import Header, RowReader
+from pygrid.tabular.csv_faults import Header, RowReader
 
 MAX_FIELD_BYTES = 100_000
 """In a block. Python's ``csv`` takes up to 131,072 characters, and refuses longer fields."""

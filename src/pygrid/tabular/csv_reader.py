@@ -22,10 +22,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.features.datasets.formats.csv_kinds import NOTHING, OTHER, Kind, Looked, kind_of, look
-from pygrid.features.datasets.formats.csv_pieces import Block, Rows, pieces, rows, rows_of
-from pygrid.features.datasets.formats.csv_rows import Header, read_header
-from pygrid.features.datasets.formats.sink import Field, Sink, check_field_names
+from pygrid.tabular.csv_blocks import Block, Rows, pieces, rows, rows_of
+from pygrid.tabular.csv_faults import Header, read_header
+from pygrid.tabular.csv_kinds import NOTHING, OTHER, ColumnStats, Kind, kind_of, look
+from pygrid.tabular.table_writer import Field, TableWriter, check_field_names
 
 PREFIX_BYTES = 256 * 1024
 """What columns hold is told from so much first."""
@@ -36,7 +36,7 @@ VALUE_BYTES = 6 * 1024**2
 SMALL_BYTES = 1024**2
 """Of a smaller file pyarrow would take longer to load than to read it."""
 NUM_THREADS = 2
-_FAST = "pygrid.features.datasets.formats.csv_arrow"
+_FAST = "pygrid.tabular.csv_arrow"
 _AHEAD = 1
 """Pieces that are read while others are stored, beside those of the threads."""
 
@@ -44,7 +44,7 @@ _AHEAD = 1
 class BlockReader(Protocol):
     """Reads a well-formed piece of text."""
 
-    def read(self, block: Block, kinds: Sequence[Kind]) -> list[Looked] | None:
+    def read(self, block: Block, kinds: Sequence[Kind]) -> list[ColumnStats] | None:
         """The wanted columns of a block; None: it takes the careful reader to tell."""
         ...
 
@@ -56,7 +56,7 @@ class _Columns:
     header: Header
     indices: list[int]
     seen: list[int]
-    sink: Sink
+    writer: TableWriter
     expansion: float = 1.0
     """Bytes of values for each byte of the last block."""
 
@@ -69,7 +69,7 @@ class _Columns:
         """How much text to read at once, so that its values don't take too much."""
         return min(at_most, max(MIN_PIECE_BYTES, int(VALUE_BYTES / max(1.0, self.expansion))))
 
-    def note(self, looked: list[Looked]) -> bool:
+    def note(self, looked: list[ColumnStats]) -> bool:
         """Take note of what a piece holds; whether it made a kind wider.
 
         Raises:
@@ -88,7 +88,7 @@ class _Columns:
 
     def _check(self, place: int) -> None:
         name = self.header.names[self.indices[place]]
-        wanted = self.sink.declared_kind(name)
+        wanted = self.writer.declared_kind(name)
         if wanted not in (None, "text") and kind_of(self.seen[place]) == "text":
             raise InvalidDataset(
                 f"column {name!r} is declared as {wanted}, and not all its values are numbers",
@@ -108,34 +108,34 @@ def load_for(num_bytes: int) -> None:
         importlib.import_module(_FAST)
 
 
-def read(file: BinaryIO, sink: Sink) -> None:
+def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the file; with pyarrow if `load_for` was called for one that is worth it.
 
     Raises:
         InvalidDataset: names the line that has another number of fields, is not UTF-8, or has a quote that does not end.
     """
     header = read_header(file)
-    check_field_names(header.names, sink.limits)
-    wanted = [index for index, name in enumerate(header.names) if sink.is_wanted(name)]
-    declared = [sink.declared_kind(header.names[index]) for index in wanted]
+    check_field_names(header.names, writer.limits)
+    wanted = [index for index, name in enumerate(header.names) if writer.is_wanted(name)]
+    declared = [writer.declared_kind(header.names[index]) for index in wanted]
     seen = [OTHER if kind == "text" else NOTHING for kind in declared]
-    columns = _Columns(header, wanted, seen, sink)
+    columns = _Columns(header, wanted, seen, writer)
     fast: Any = sys.modules.get(_FAST)
     reader: BlockReader | None = None if fast is None or not wanted else fast.ArrowReader(header, wanted)
     for first in _looked(file, columns, reader, PREFIX_BYTES):
         columns.note(first)
         break
     if not _store(file, columns, reader):
-        sink.start_over()
+        writer.start_over()
         _store(file, columns, reader)
 
 
 def _store(file: BinaryIO, columns: _Columns, reader: BlockReader | None) -> bool:
     """Store everything as what it is known to hold; False: it was looked through to its end, and turned out to hold more."""
-    sink, refusal, is_wider = columns.sink, None, False
+    writer, refusal, is_wider = columns.writer, None, False
     names = [columns.header.names[index] for index in columns.indices]
     try:
-        sink.begin(columns.fields())
+        writer.begin(columns.fields())
     except (InvalidDataset, PayloadTooLarge) as error:
         refusal = error
     for looked in _looked(file, columns, reader, PIECE_BYTES):
@@ -143,7 +143,7 @@ def _store(file: BinaryIO, columns: _Columns, reader: BlockReader | None) -> boo
         if is_wider or refusal is not None:
             continue
         try:
-            sink.add_rows({name: found.values for name, found in zip(names, looked, strict=True)})
+            writer.add_rows({name: found.values for name, found in zip(names, looked, strict=True)})
         except (InvalidDataset, PayloadTooLarge) as error:
             # Perhaps no more than a wrong idea of what the column holds: only its end tells.
             refusal = error
@@ -152,13 +152,13 @@ def _store(file: BinaryIO, columns: _Columns, reader: BlockReader | None) -> boo
     return not is_wider
 
 
-def _looked(file: BinaryIO, columns: _Columns, reader: BlockReader | None, at_once: int) -> Iterator[list[Looked]]:
+def _looked(file: BinaryIO, columns: _Columns, reader: BlockReader | None, at_once: int) -> Iterator[list[ColumnStats]]:
     """The columns of one piece after the other, in order; blocks are read ahead, by threads."""
     header = columns.header
     if reader is None:
         yield from (_look_at(piece, columns) for piece in rows(file, header))
         return
-    waiting: deque[tuple[Block, Future[list[Looked] | None]] | Rows | InvalidDataset] = deque()
+    waiting: deque[tuple[Block, Future[list[ColumnStats] | None]] | Rows | InvalidDataset] = deque()
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         try:
             for piece in _with_their_end(pieces(file, header, lambda: columns.piece_bytes(at_once))):
@@ -185,8 +185,8 @@ def _with_their_end(found: Iterator[Block | Rows]) -> Iterator[Block | Rows | In
 
 
 def _taken(
-    item: tuple[Block, Future[list[Looked] | None]] | Rows | InvalidDataset, columns: _Columns
-) -> Iterator[list[Looked]]:
+    item: tuple[Block, Future[list[ColumnStats] | None]] | Rows | InvalidDataset, columns: _Columns
+) -> Iterator[list[ColumnStats]]:
     if isinstance(item, InvalidDataset):
         raise item
     if isinstance(item, list):
@@ -202,6 +202,6 @@ def _taken(
         yield from (_look_at(piece, columns) for piece in rows_of(block, columns.header))
 
 
-def _look_at(piece: Rows, columns: _Columns) -> list[Looked]:
+def _look_at(piece: Rows, columns: _Columns) -> list[ColumnStats]:
     values = list(zip(*piece, strict=True))
     return [look(values[index], kind) for index, kind in zip(columns.indices, columns.kinds, strict=True)]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from pygrid.core.datasets import looks_like_path
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.features.datasets.formats.sink import Field, Sink
-from pygrid.features.datasets.formats.tensors import PIECE_BYTES, check_bools, fill
+from pygrid.tabular.safetensors_files import PIECE_BYTES, check_bools, fill
+from pygrid.tabular.table_writer import Field, TableWriter
 
 codecs.lookup("cp437")  # that of names in a zip archive; it can't be imported any more when the file is read
 _SUFFIX = ".npy"
@@ -40,7 +40,7 @@ class _Array:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read(file: BinaryIO, sink: Sink) -> None:
+def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the archive array by array.
 
     Raises:
@@ -49,25 +49,25 @@ def read(file: BinaryIO, sink: Sink) -> None:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            arrays = _list(archive, os.fstat(file.fileno()).st_size, sink)
-            sink.begin([_field(array) for array in arrays])
+            arrays = _list(archive, os.fstat(file.fileno()).st_size, writer)
+            writer.begin([_field(array) for array in arrays])
             for array in arrays:
                 with archive.open(array.info) as member:
                     _head(member, array.name)
-                    _copy(member, array, sink)
+                    _copy(member, array, writer)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
         raise InvalidDataset(f"this is not a good npz file: {error}", code="dataset_malformed", format="npz") from error
 
 
-def _list(archive: zipfile.ZipFile, size: int, sink: Sink) -> list[_Array]:
+def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Array]:
     """The arrays of the archive, from their heads; what the archive claims of sizes is checked before anything is unpacked."""
     infos = archive.infolist()
-    if len(infos) > sink.limits.max_columns:
+    if len(infos) > writer.limits.max_columns:
         raise InvalidDataset(f"the archive has {len(infos):,} members", code="dataset_too_many_columns", num_columns=len(infos))
     claimed = sum(info.file_size for info in infos)
-    if claimed > sink.limits.max_stored_bytes(size):
+    if claimed > writer.limits.max_stored_bytes(size):
         raise PayloadTooLarge(
-            f"the archive unpacks to {claimed:,} bytes: more than {sink.limits.max_ratio} times its size, or too many",
+            f"the archive unpacks to {claimed:,} bytes: more than {writer.limits.max_ratio} times its size, or too many",
             code="dataset_too_large",
         )
     arrays = []
@@ -116,7 +116,7 @@ def _field(array: _Array) -> Field:
     return Field(array.name, kind, array.shape[1:])
 
 
-def _copy(member: IO[bytes], array: _Array, sink: Sink) -> None:
+def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
     if array.column_major:
         # The records lie scattered over the whole array, so it has to be in memory at once.
         if array.num_bytes > _MAX_COLUMN_MAJOR_BYTES:
@@ -127,7 +127,7 @@ def _copy(member: IO[bytes], array: _Array, sink: Sink) -> None:
             )
         whole = np.empty(math.prod(array.shape), array.dtype)
         fill(member, memoryview(whole.view(np.uint8).data))
-        sink.add(array.name, check_bools(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name))
+        writer.add(array.name, check_bools(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name))
     else:
         step = PIECE_BYTES - PIECE_BYTES % array.dtype.itemsize
         buffer = bytearray(min(step, array.num_bytes))
@@ -135,7 +135,7 @@ def _copy(member: IO[bytes], array: _Array, sink: Sink) -> None:
         while left:
             view = memoryview(buffer)[: min(left, step)]
             fill(member, view)
-            sink.add(array.name, _piece(np.frombuffer(view, array.dtype), array.name))
+            writer.add(array.name, _piece(np.frombuffer(view, array.dtype), array.name))
             left -= len(view)
     if member.read(1):  # also has the checksum compared, which is done at the end of a member
         raise InvalidDataset(f"array {array.name!r} goes on after its end", code="dataset_malformed", format="npz")
