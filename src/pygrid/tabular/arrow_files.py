@@ -8,19 +8,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute  # pyarrow imports it later for some casts, which fails behind a sandbox
+import pyarrow.parquet as pq
 
-from pygrid.errors import InvalidDataset, InvalidInput
+from pygrid.errors import InvalidDataset
 from pygrid.tabular.table_writer import Categorical, Field, Piece, TableWriter, check_field_names
-
-try:
-    import pyarrow as pa
-    import pyarrow.compute  # pyarrow itself does on some of its ways, which must not be behind a sandbox
-    import pyarrow.parquet as pq
-except ModuleNotFoundError as error:
-    raise InvalidInput(
-        "this Domain reads no Parquet or Arrow: its operator has to install pygrid[tables]. It reads CSV, NPZ and safetensors",
-        code="dataset_format_unavailable",
-    ) from error
 
 BATCH_BYTES = 8 * 1024**2
 _MAX_BATCH_RECORDS = 65_536

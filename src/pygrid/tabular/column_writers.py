@@ -161,6 +161,10 @@ class Target:
         given, wanted = piece.dtype, self._dtype
         if given.kind == wanted.kind and given.itemsize <= wanted.itemsize:
             return piece.astype(wanted, copy=False)
+        if given.kind in "iu" and wanted.kind in "iu" and piece.size:
+            bounds = np.iinfo(wanted)
+            if bounds.min <= int(piece.min()) and int(piece.max()) <= bounds.max:
+                return piece.astype(wanted)
         with np.errstate(all="ignore"):
             cast = piece.astype(wanted)
             if wanted.kind == "f":

@@ -1,8 +1,13 @@
-"""The careful reader of CSV text: Python's ``csv``, line by line, so that whatever is wrong has a line number."""
+"""Reads CSV text line by line with Python's ``csv``: the header, and the records that `csv_reader` can't read with pyarrow.
+
+This reader is slow, and it names the line of whatever is wrong with a file.
+"""
 
 from __future__ import annotations
 
 import csv
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -10,29 +15,32 @@ from typing import Any, BinaryIO
 from pygrid.errors import InvalidDataset
 
 MAX_LINE_BYTES = 16 * 1024**2
-_PIECE_BYTES = 256 * 1024
+VALUES_AT_ONCE = 200_000
+BYTES_AT_ONCE = 8 * 1024**2
+_READ_BYTES = 256 * 1024
 _DELIMITERS = (",", ";", "\t", "|")
 _BOM = b"\xef\xbb\xbf"
+
+Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The line of names."""
+    """The line of names; ``position`` bytes and ``num_lines`` lines are before the first record."""
 
     names: list[str]
     delimiter: str
     position: int
-    """Where the first record begins, in bytes."""
     num_lines: int
-    """Lines before it."""
 
 
 class RowReader:
-    """Rows of a file, from where it stands: every line that is not empty.
+    """The records of a file from its current position; empty lines are skipped.
 
     Args:
-        num_fields: how many fields each row must have; None: any number.
-        num_lines: lines of the file before these.
+        delimiter: None: the usual one that the first line has most of.
+        num_fields: number of fields that each record must have; None: any number.
+        num_lines: number of lines before the current position.
     """
 
     def __init__(self, file: BinaryIO, delimiter: str | None = None, num_fields: int | None = None, num_lines: int = 0) -> None:
@@ -40,48 +48,61 @@ class RowReader:
         self._num_fields = num_fields
         self.delimiter = delimiter
         self.position = 0
-        """Bytes up to the end of the last row, from where the file stood."""
+        """Bytes from the first position of the file to the end of the last record."""
         self.num_lines = num_lines
-        """Lines up to there, from the beginning of the file."""
+        """Lines from the beginning of the file to the end of the last record."""
 
     def rows(self) -> Iterator[list[str]]:
-        """The rows.
+        """The records.
 
         Raises:
-            InvalidDataset: ``dataset_ragged``, ``dataset_encoding``, ``dataset_malformed``: names the line.
+            InvalidDataset: ``dataset_ragged``, ``dataset_encoding`` or ``dataset_malformed``, with the line.
         """
         lines = self._lines()
         if self.delimiter is None:
             first = next((line for line in lines if line.strip()), "")
-            self.delimiter = _delimiter(first)
-            lines = _chained(first, lines)
+            self.delimiter = max(_DELIMITERS, key=first.count)
+            lines = itertools.chain([first], lines)
         reader: Any = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
             for row in reader:
-                if not row:
-                    continue
-                if self._num_fields is not None and len(row) != self._num_fields:
+                if self._num_fields is not None and row and len(row) != self._num_fields:
                     raise InvalidDataset(
                         f"line {self.num_lines:,} has {len(row):,} fields, the first has {self._num_fields:,}",
                         code="dataset_ragged",
                         line=self.num_lines,
                     )
-                yield row
+                if row:
+                    yield row
         except csv.Error as error:
             line = self.num_lines
             raise InvalidDataset(f"line {line:,} cannot be read: {error}", code="dataset_malformed", line=line) from error
 
+    def chunks(self, max_bytes: float = math.inf) -> Iterator[Rows]:
+        """The records in lists of bounded size, up to the first record that ends after ``max_bytes``; raises as `rows`."""
+        chunk: Rows = []
+        begin = 0
+        for row in self.rows():
+            chunk.append(row)
+            if self.position >= max_bytes:
+                break
+            if len(chunk) * len(row) >= VALUES_AT_ONCE or self.position - begin > BYTES_AT_ONCE:
+                yield chunk
+                chunk, begin = [], self.position
+        if chunk:
+            yield chunk
+
     def _lines(self) -> Iterator[str]:
-        """Line by line, ends included: ``csv`` takes no more of them than the row needs that it is at."""
+        """The lines with their ends. ``csv`` takes no more of them than its current record needs."""
         rest = b""
         while True:
-            piece = self._file.read(_PIECE_BYTES)
-            lines = (rest + piece).splitlines(keepends=True)
-            # A last line without its end may go on, and one that ends in CR may be half of CR LF.
-            rest = lines.pop() if piece and not lines[-1].endswith(b"\n") else b""
+            data = self._file.read(_READ_BYTES)
+            lines = (rest + data).splitlines(keepends=True)
+            # The next bytes may continue a last line without LF, also one that ends in CR.
+            rest = lines.pop() if data and not lines[-1].endswith(b"\n") else b""
             for line in lines:
                 yield self._decoded(line)
-            if not piece:
+            if not data:
                 return
             self._check_length(rest)
 
@@ -106,21 +127,10 @@ class RowReader:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """The names of the columns, from the first line that is not blank; the same errors as of rows."""
+    """The names of the columns, from the first line that is not blank; raises as `RowReader.rows`."""
     file.seek(0)
     skipped = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
     file.seek(skipped)
     reader = RowReader(file)
     names = next(reader.rows(), [])
     return Header([name.strip() for name in names], reader.delimiter or ",", skipped + reader.position, reader.num_lines)
-
-
-def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from lines
-
-
-def _delimiter(first: str) -> str:
-    """What separates the fields: of the usual characters the one that the line of names has most of."""
-    return max(_DELIMITERS, key=first.count)

@@ -1,19 +1,17 @@
-"""The readers of CSV: with pyarrow, without it, and a naive one beside them that holds all of it and looks at each value.
+"""The reader of CSV files, compared with a naive reader that looks at each value alone.
 
-Should happen: all three store the same bytes under the same schema, or refuse with the same code and line.
-Should not happen: what comes of a file depends on where its pieces end; a value changes its meaning; memory follows the file.
+Should happen: both store the same bytes under the same schema; a refusal has its code and line.
+Should not happen: what is stored depends on where blocks end; a value changes its meaning; memory grows with the file.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 import re
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +23,31 @@ from hypothesis import strategies as st
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import PygridError
 from pygrid.storage.columns import Draft
-from pygrid.tabular import csv_arrow, csv_blocks, csv_reader
-from pygrid.tabular.csv_reader import read
+from pygrid.tabular.csv_blocks import MAX_VALUE_BYTES
+from pygrid.tabular.csv_faults import RowReader, read_header
+from pygrid.tabular.csv_reader import BLOCK_BYTES, PREFIX_BYTES, read
 from pygrid.tabular.table_writer import TableWriter
-
-assert csv_arrow.__name__ == csv_reader._FAST, "it is loaded, so it is used"
 
 Outcome = tuple[Schema, list[bytes]] | str
 MISSING = ("", "NA", "N/A", "nan", "NaN", "null")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def stored(text: bytes, *, with_arrow: bool, **writer: Any) -> Outcome:
-    """What comes of a file, or the code of its refusal and the line it names."""
+def stored(text: bytes, *, block_bytes: int = BLOCK_BYTES, **options: Any) -> Outcome:
+    """What is stored of a file, or the code of its refusal and the line that it names."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "file").write_bytes(text)
         (folder / "columns").mkdir()
-        made = TableWriter(Draft(folder / "columns"), uploaded_bytes=len(text), **writer)
+        writer = TableWriter(Draft(folder / "columns"), uploaded_bytes=len(text), **options)
         try:
-            with pytest.MonkeyPatch.context() as patch, (folder / "file").open("rb") as file:
-                if not with_arrow:
-                    patch.delitem(sys.modules, csv_reader._FAST, raising=False)
-                read(file, made)
-            schema = made.finish()
+            with (folder / "file").open("rb") as file:
+                read(file, writer, prefix_bytes=min(block_bytes, PREFIX_BYTES), block_bytes=block_bytes)
+            schema = writer.finish()
         except PygridError as error:
             return f"{error.code} {error.fields.get('line', '')}".strip()
         finally:
-            made.close()
+            writer.close()
         return schema, [(folder / "columns" / f"{index}.bin").read_bytes() for index in range(len(schema.columns))]
 
 
@@ -106,7 +101,8 @@ def agree(names: list[str], rows: list[list[str]], outcome: Outcome) -> None:
 
 
 LIKE_NUMBERS = """
-    0 1 -0 +5 007 -01 00.5 0.5 .5 5. 1e5 1E+05 1e400 1e-400 - . e5 1e 1-2 --1 inf Infinity NAN 0x1F 1_000 # ٣ =1+1
+    0 1 -0 +5 +1.5 007 -01 00 +00 00.5 0.5 .5 5. 1e5 1E+05 1e400 1e-400 - . e5 1e 1-2 --1 inf -inf Infinity NAN -nan nan(1)
+    0x1F -0X1f 1_000 # ٣ =1+1
     9223372036854775807 9223372036854775808 -9223372036854775808 9007199254740993 123456789012345678901234567890
     2.4703282292062328e-324 1.7976931348623159e308 NA nan NaN null N/A true False TRUE
 """
@@ -115,6 +111,8 @@ UNLIKE = [
     " ",
     " 5",
     "5 ",
+    "\t5",
+    " true",
     "5\n",
     "\n5",
     "two\nlines",
@@ -161,23 +159,20 @@ def text_of(names: list[str], rows: list[list[str]], *, delimiter: str, end: str
     return (b"\xef\xbb\xbf" if bom else b"") + out.getvalue().encode()
 
 
-SMALL_PIECES = [7, 64, 10**6]
+def rows_by_csv(text: bytes) -> list[list[str]] | str:
+    """The records of a file as Python's csv reads them, or the code and line of its first fault."""
+    file = io.BytesIO(text)
+    header = read_header(file)
+    file.seek(header.position)
+    try:
+        return list(RowReader(file, header.delimiter, len(header.names), header.num_lines).rows())
+    except PygridError as error:
+        return f"{error.code} {error.fields.get('line', '')}".strip()
 
 
-def with_pieces(size: int, action: Callable[[], Outcome]) -> Outcome:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_reader, "PREFIX_BYTES", size)
-        patch.setattr(csv_reader, "PIECE_BYTES", size)
-        patch.setattr(csv_blocks, "VALUES_AT_ONCE", size)
-        return action()
-
-
-def every_outcome(text: bytes, **writer: Any) -> list[Outcome]:
-    """Of both readers, with pieces of several sizes."""
-    return [
-        with_pieces(size, lambda with_arrow=with_arrow: stored(text, with_arrow=with_arrow, **writer))  # type: ignore[misc]
-        for size, with_arrow in itertools.product(SMALL_PIECES, (True, False))
-    ]
+def every_outcome(text: bytes, **options: Any) -> list[Outcome]:
+    """The outcomes with blocks of several sizes."""
+    return [stored(text, block_bytes=size, **options) for size in (7, 64, 1000, BLOCK_BYTES)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -191,7 +186,9 @@ def every_outcome(text: bytes, **writer: Any) -> list[Outcome]:
 @example((["c0"], [[""], ["true"]]), ",", "\n", csv.QUOTE_ALL, False)
 @example((["c0", "c1"], [["", "1"], ["5", "1"]]), ",", "\n", csv.QUOTE_MINIMAL, False)
 @example((["c0", "c1"], [["-0", "1"], ["5", "1"], ["1.5", "x"]]), ",", "\n", csv.QUOTE_MINIMAL, True)
-def test_all_readers_agree(table: tuple[list[str], list[list[str]]], delimiter: str, end: str, quoting: int, bom: bool) -> None:
+def test_a_naive_reader_agrees(
+    table: tuple[list[str], list[list[str]]], delimiter: str, end: str, quoting: int, bom: bool
+) -> None:
     names, rows = table
     if len(names) == 1:
         delimiter = ","  # a header of one name says nothing of the delimiter
@@ -203,36 +200,58 @@ def test_all_readers_agree(table: tuple[list[str], list[list[str]]], delimiter: 
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.sampled_from([b"a", b"1", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"\0", b"0", b".", b"\xc3\xa4"]),
+        st.sampled_from(
+            [
+                b"a",
+                b"1",
+                b",",
+                b'"',
+                b'""',
+                b"\n",
+                b"\r\n",
+                b"\r",
+                b" ",
+                b"\xff",
+                b"\0",
+                b"0",
+                b".",
+                b"\xc3\xa4",
+                b",1\n",
+                b"2,-0",
+            ]
+        ),
         max_size=40,
     )
 )
 @example([b"\n", b'"', b'"', b"a"])
 @example([b"\n", b"1", b",", b"1", b"\r", b"1", b",", b"1"])
-def test_readers_agree_on_what_is_no_good_file(pieces: list[bytes]) -> None:
-    """The same columns, or the same code and the same line, whoever reads it."""
-    outcomes = every_outcome(b"a,b\n1,2\n" + b"".join(pieces))
-    assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
+def test_the_outcome_of_a_damaged_file_does_not_depend_on_blocks(pieces: list[bytes]) -> None:
+    """It is what Python's csv makes of the whole file: the same values, or the code and line of the first fault."""
+    text = b"a,b\n1,2\n" + b"".join(pieces)
+    expected = rows_by_csv(text)
+    for outcome in every_outcome(text):
+        if isinstance(expected, str):
+            assert outcome == expected
+        else:
+            agree(["a", "b"], expected, outcome)
 
 
-@pytest.mark.parametrize("with_arrow", [True, False])
-def test_what_is_wrong_deep_in_a_file_has_its_line(with_arrow: bool) -> None:
+def test_what_is_wrong_deep_in_a_file_has_its_line() -> None:
     lines = [b"a,b,c"] + [b"%d,%d.5,word %d" % (number, number, number % 7) for number in range(400_000)]
-    assert len(b"\n".join(lines)) > 2 * csv_reader.PIECE_BYTES
+    assert len(b"\n".join(lines)) > 2 * BLOCK_BYTES
     for bad, code in ((b"1,2", "dataset_ragged"), (b'1,"2"x,3', "dataset_malformed"), (b"1,2,\xff", "dataset_encoding")):
         damaged = [*lines]
         damaged[350_000] = bad
-        assert stored(b"\n".join(damaged), with_arrow=with_arrow) == f"{code} 350001"
+        assert stored(b"\n".join(damaged)) == f"{code} 350001"
 
 
-@pytest.mark.parametrize("with_arrow", [True, False])
 @pytest.mark.parametrize(
     ("late", "kind"),
     [(b"1.5", "float64"), (b"", "float64"), (b"x", "text"), (b"9223372036854775808", "float64"), (b"true", "text")],
 )
-def test_a_column_that_turns_out_wider_is_stored_as_that_from_its_beginning(with_arrow: bool, late: bytes, kind: str) -> None:
+def test_a_column_that_turns_out_wider_is_stored_as_that_from_its_beginning(late: bytes, kind: str) -> None:
     head = [b"%d,1" % (number % 100) for number in range(200_000)]
-    outcome = stored(b"a,b\n" + b"\n".join([*head, late + b",2"]), with_arrow=with_arrow)
+    outcome = stored(b"a,b\n" + b"\n".join([*head, late + b",2"]))
     assert not isinstance(outcome, str)
     schema, columns = outcome
     assert [column.dtype for column in schema.columns] == [kind, "int64"]
@@ -245,18 +264,28 @@ def test_a_column_that_turns_out_wider_is_stored_as_that_from_its_beginning(with
         np.testing.assert_equal(values[-1], float(late or b"nan"))
 
 
-@pytest.mark.parametrize("with_arrow", [True, False])
-def test_a_refusal_that_comes_of_a_wrong_guess_is_taken_back(with_arrow: bool) -> None:
+@pytest.mark.parametrize(
+    "late", [b"1e400", b"-1e309", b"inf", b"NAN", b"-nan", b"nan(1)", b" 5", b"5\t", b"007", b"-00", b"0x1F"]
+)
+@pytest.mark.parametrize("head", [b"1", b"2.5", b""])
+def test_a_late_value_that_only_pyarrow_takes_for_a_number_is_a_text(head: bytes, late: bytes) -> None:
+    text = b"a,b\n" + (head + b",1\n") * 200_000 + late + b",1\n" + head + b",1\n"
+    outcome = stored(text)
+    assert not isinstance(outcome, str)
+    assert (outcome[0].columns[0].dtype, outcome[0].columns[0].categories) == ("text", (head.decode(), late.decode()))
+
+
+def test_a_refusal_that_comes_of_a_wrong_guess_is_taken_back() -> None:
     """A column of subjects cannot hold float64, and one of which nothing but empty fields is known looks like it."""
     text = b"who,v\n" + b",1\n" * 200_000 + b"ann,1\n"
-    outcome = stored(text, with_arrow=with_arrow, subject="who", max_records_per_subject=1)
+    outcome = stored(text, subject="who", max_records_per_subject=1)
     assert not isinstance(outcome, str)
     assert outcome[0].columns[0].dtype == "text"
-    only_empty = stored(text[: -len(b"ann,1\n")], with_arrow=with_arrow, subject="who", max_records_per_subject=1)
+    only_empty = stored(text[: -len(b"ann,1\n")], subject="who", max_records_per_subject=1)
     assert only_empty == "dataset_columns_differ"
 
 
-def test_what_is_declared_holds_with_both_readers() -> None:
+def test_what_is_declared_holds() -> None:
     text = b"id,p0,p1,word,rest\n" + b"".join(
         b"%d,%d,%d,%s,x y\n"
         % (
@@ -303,25 +332,31 @@ def test_a_number_beyond_float64_stays_as_it_stands(size: bytes, beside: bytes) 
         assert (schema.columns[0].dtype, schema.columns[0].categories) == ("text", (size.decode(), beside.decode()))
 
 
+class Sizes(TableWriter):
+    """Notes the bytes of the parts that it is given, and stores nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sizes: list[int] = []
+
+    def add_rows(self, pieces: Mapping[str, Any]) -> None:
+        self.sizes.append(sum(piece.nbytes for piece in pieces.values()))
+
+
 @pytest.mark.parametrize("row", [b"1" + b"," * 63, b"0.5" + b",1" * 63, b"1" + b",1" * 63, b'"1"' + b',"1"' * 63])
-def test_a_piece_takes_little_memory_whatever_it_holds(row: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty field is one byte of the file, and eight as a number."""
-    sizes = []
-
-    def add_rows(writer: TableWriter, pieces: Any) -> None:
-        sizes.append(sum(piece.nbytes for piece in pieces.values()))
-
-    monkeypatch.setattr(TableWriter, "add_rows", add_rows)
+def test_a_part_takes_little_memory(row: bytes, tmp_path: Path) -> None:
+    """An empty field is one byte of the file, and eight bytes as a number."""
     text = b",".join(b"c%d" % index for index in range(64)) + b"\n" + (row + b"\n") * (8 * 10**6 // len(row))
-    assert stored(text, with_arrow=True) == "dataset_empty", "nothing was written"
-    assert len(sizes) > 3
-    assert max(sizes) < 1.1 * csv_reader.VALUE_BYTES
+    writer = Sizes(Draft(tmp_path), uploaded_bytes=len(text))
+    read(io.BytesIO(text), writer)
+    writer.close()
+    assert len(writer.sizes) > 3
+    assert max(writer.sizes) < 1.1 * MAX_VALUE_BYTES
 
 
-def test_limits_hold_with_both_readers() -> None:
+def test_limits_hold() -> None:
     million = b",".join(b"c%d" % index for index in range(10**6)) + b"\n" + b"1," * (10**6 - 1) + b"1\n"
-    for with_arrow in (True, False):
-        assert stored(million, with_arrow=with_arrow) == "dataset_too_many_columns"
+    assert stored(million) == "dataset_too_many_columns"
     limits = DatasetLimits(max_categories=3, max_text_chars=10, max_records=5)
     for text, code in (
         (b"a\nw\nx\ny\nz\n", "dataset_too_many_categories"),
@@ -348,6 +383,6 @@ def test_lines_of_the_header_count() -> None:
     assert set(every_outcome(text)) == {"invalid_column_name"}  # type: ignore[arg-type]
     text = b"\n  \na , b\n\n1,2\n3\n"
     assert set(every_outcome(text)) == {"dataset_ragged 6"}  # type: ignore[arg-type]
-    outcome = stored(text[:-2], with_arrow=True)
+    outcome = stored(text[:-2])
     assert not isinstance(outcome, str)
     assert [column.name for column in outcome[0].columns] == ["a", "b"]
