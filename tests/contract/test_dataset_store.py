@@ -34,13 +34,14 @@ from pygrid.core.access import OWNER, USER, Principal
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, PayloadTooLarge
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike, convert, convert_in_child
-from pygrid.features.datasets.formats import csv_pieces, csv_text, tell_format
-from pygrid.features.datasets.formats.targets import Subjects
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
 from pygrid.storage.database import Database
 from pygrid.storage.migrations import migrate
+from pygrid.tabular import tell_format
+from pygrid.tabular.column_writers import Subjects
+from pygrid.tabular.csv_reader import PREFIX_BYTES
 from pygrid.tensors import encode
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -203,27 +204,22 @@ def test_kinds_of_csv_columns_are_told_from_all_values(store: Callable[..., Any]
     assert np.isnan(mapped["none"]).all()
 
 
-def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
-    monkeypatch.setattr(csv_text, "PREFIX_BYTES", 1000)
-    many = 2500
+def test_a_late_value_changes_the_kind_of_the_whole_column(store: Callable[..., Any]) -> None:
+    many = PREFIX_BYTES
     lines = ["n"] + ["1"] * many
     assert store("\n".join(lines).encode())[1]["n"].dtype == np.int64
     _, mapped = store("\n".join([*lines, "2.5"]).encode())
     assert (mapped["n"].dtype, mapped["n"][-1], len(mapped["n"])) == (np.float64, 2.5, many + 1)
 
 
-def test_many_numbers_are_read_as_few_are(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_numbers_are_read_as_they_are_written(store: Callable[..., Any]) -> None:
     generator = np.random.default_rng(0)
     values = generator.random(2000) * 10.0 ** generator.integers(-300, 300, 2000)
     lines = [*map(repr, values.tolist()), "", "NA", "+1.5", ".5", "5.", "-0.0"]
     expected = [float(line) if line not in ("", "NA") else np.nan for line in lines]
-    for small_bytes in (10**9, 1):
-        monkeypatch.setattr(csv_text, "SMALL_BYTES", small_bytes)
-        monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
-        for text in (lines, lines[:2000]):
-            _, mapped = store("\n".join(["n,m", *(f"{line},1" for line in text)]).encode())
-            np.testing.assert_array_equal(mapped["n"], np.array(expected[: len(text)]))
+    for text in (lines, lines[:2000]):
+        _, mapped = store("\n".join(["n,m", *(f"{line},1" for line in text)]).encode())
+        np.testing.assert_array_equal(mapped["n"], np.array(expected[: len(text)]))
 
 
 def test_quotes_line_ends_delimiters_and_a_byte_order_mark(store: Callable[..., Any]) -> None:
@@ -288,9 +284,8 @@ def test_the_schema_says_which_columns_have_missing_values(store: Callable[..., 
     assert [column.has_missing for column in schema.columns] == [True, True, None, None]
 
 
-def test_a_late_missing_value_is_noticed(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_pieces, "VALUES_AT_ONCE", 1000)
-    lines = ["n"] + ["1.5"] * 2500
+def test_a_late_missing_value_is_noticed(store: Callable[..., Any]) -> None:
+    lines = ["n"] + ["1.5"] * PREFIX_BYTES
     assert store("\n".join(lines).encode())[0].columns[0].has_missing is False
     assert store("\n".join([*lines, "NA"]).encode())[0].columns[0].has_missing is True
 
@@ -657,16 +652,16 @@ async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None
     assert (await converter.convert(conversion(tmp_path / "short.csv", tmp_path / "draft2"))).num_records == 1
 
 
-def test_without_pyarrow_the_other_formats_are_read(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_only_array_files_are_read(store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "pygrid.features.datasets.formats.arrow_tables", raising=False)
-    monkeypatch.delitem(sys.modules, csv_text._FAST, raising=False)
-    monkeypatch.setattr(csv_text, "SMALL_BYTES", 1)
+    for name in ("csv_reader", "csv_kinds", "arrow_files"):
+        monkeypatch.delitem(sys.modules, f"pygrid.tabular.{name}", raising=False)
+        monkeypatch.delattr(f"pygrid.tabular.{name}", raising=False)
     arrays = {"a": np.arange(3.0)}
-    for form in ("csv", "npz", "safetensors"):
+    for form in ("npz", "safetensors"):
         np.testing.assert_array_equal(store(write(form, arrays))[1]["a"], arrays["a"])
-    for data in (b"PAR1" + b"\0" * 100, b"ARROW1" + b"\0" * 100):
+    for data in (b"a\n1\n", b"PAR1" + b"\0" * 100, b"ARROW1" + b"\0" * 100):
         with pytest.raises(InvalidInput) as refused:
             store(data)
-        assert refused.value.code == "dataset_format_unavailable"
-        assert "pygrid[tables]" in refused.value.detail
+        assert refused.value.code == "tables_not_installed"
+        assert "pip install 'pygrid[domain]'" in refused.value.detail

@@ -17,8 +17,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.errors import InvalidConfig
@@ -320,6 +322,11 @@ def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float |
     low = column.min if column.min is not None or label is None else float(label[0])
     high = column.max if column.max is not None or label is None else float(label[1])
     return low, high
+
+
+def stored_dtype(column: Column) -> np.dtype[Any]:
+    """The dtype of the values in the column's file: text is stored as int32 codes."""
+    return np.dtype("int32" if column.dtype == "text" else column.dtype).newbyteorder("<")
 
 
 def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.datasets import Column, Schema
+from pygrid.core.datasets import Column, Schema, stored_dtype
 from pygrid.errors import NotFound
 from pygrid.storage.checked import CheckedFiles, crc_of, damaged
 from pygrid.storage.files import WRITEBACK_BYTES, sync_directory
@@ -39,11 +39,6 @@ _HASHED_AT_ONCE = 1 << 20
 def column_file(index: int) -> str:
     """The name of the file of column number ``index`` of a schema."""
     return f"{index}.bin"
-
-
-def stored_dtype(column: Column) -> np.dtype[Any]:
-    """The dtype of the values in the column's file: text is stored as int32 codes."""
-    return np.dtype("int32" if column.dtype == "text" else column.dtype).newbyteorder("<")
 
 
 def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
@@ -117,17 +112,29 @@ class ColumnWriter:
 
 
 class Draft:
-    """A folder of columns in the making."""
+    """A folder of columns in the making; it has the methods of `pygrid.tabular.table_writer.TableFiles`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def create_column(self, index: int) -> ColumnWriter:
+        """The file of column number ``index``, which must not exist."""
+        return ColumnWriter(self.path / column_file(index))
+
+    def remove_column(self, index: int) -> None:
+        """Delete the file of column number ``index``."""
+        (self.path / column_file(index)).unlink()
+
+    def write_schema(self, schema: Schema) -> None:
+        """Write the schema of the columns."""
+        (self.path / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
 
     def put(self, schema: Schema, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write a whole small table: the columns of ``schema`` as stored."""
         for index, column in enumerate(schema.columns):
             values = np.ascontiguousarray(arrays[column.name], dtype=stored_dtype(column))
             (self.path / column_file(index)).write_bytes(values.reshape(-1).view(np.uint8).data)
-        (self.path / SCHEMA_FILE).write_bytes(msgspec.json.encode(schema))
+        self.write_schema(schema)
 
 
 class ColumnFiles:

@@ -63,7 +63,7 @@ def test_the_health_check_runs(app: str) -> None:
     assert "no answer on port 1" in done.stderr
 
 
-@pytest.mark.parametrize(("app", "extras"), [("domain", "[postgres,tables]"), ("network", "[postgres]"), ("worker", "")])
+@pytest.mark.parametrize(("app", "extras"), [("domain", "[domain]"), ("network", "[postgres]"), ("worker", "")])
 def test_an_image_installs_the_extras_that_its_app_needs(app: str, extras: str) -> None:
     assert f'"$(ls wheels/*.whl){extras}"' in dockerfile(app)
     assert set(re.findall(r"\w+", extras)) <= PROJECT["optional-dependencies"].keys()

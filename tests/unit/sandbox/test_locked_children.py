@@ -86,7 +86,7 @@ def converting(folder: Path) -> tuple[str, str, list[bytes]]:
     (folder / "file").write_bytes(b"a\n1\n")
     (folder / "draft").mkdir()
     (folder / "draft").chmod(0o777)
-    patched = "pygrid.features.datasets.formats:Reader.read"
+    patched = "pygrid.tabular:Reader.read"
     return "pygrid.features.datasets.conversion_child", patched, [conversion_of(folder / "file", folder / "draft")]
 
 
@@ -229,6 +229,9 @@ def uploads(folder: Path) -> Iterator[bytes]:
     for tail in (b"", b"x,y,z,\xff,1\n", b"1,2\n", b'1,2,3,4,"5', b"1,+1e400,\xc3\xbc,5,5\n"):
         yield b"a,b,c,d,e\n" + rows[:1000] + tail
         yield b"a,b,c,d,e\n" + rows + tail
+    plain = b"a,b,c,d,e\n" + b"".join(b"%d,1.5,word %d,true,NA\n" % (n, n % 5) for n in range(100_000))
+    for tail in (b"", b"007,+1.5, x,true,1\n", b"+5,1e400,x,no,2\n", b'5,5,5" pipe,1,-\n'):
+        yield plain + tail
     table = pa.table({"a": values, "t": texts[np.arange(200_000) % 3], "n": pa.array([None, 1.5] * 100_000)})
     for codec in ("snappy", "zstd", "gzip", "none"):
         pq.write_table(table, folder / "x.parquet", compression=codec)

@@ -16,10 +16,11 @@ import msgspec
 
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import InvalidDataset, PygridError, from_problem
-from pygrid.features.datasets.formats import Reader, find_reader, num_bytes, tell_format
-from pygrid.features.datasets.formats.sink import Sink
 from pygrid.messages.datasets import Format
 from pygrid.plans.child import ChildLimits, Stop, run_child
+from pygrid.storage.columns import Draft
+from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
+from pygrid.tabular.table_writer import TableWriter
 
 _CHILD = "pygrid.features.datasets.conversion_child"
 _LIMITS = ChildLimits(memory_bytes=4 * 1024**3, cpu_s=4 * 3600, wall_s=4 * 3600.0, max_output_bytes=256 * 1024**2)
@@ -108,8 +109,8 @@ def convert(conversion: Conversion, lock_in: LockIn | None = None) -> Schema:
 
 
 def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Schema:
-    sink = Sink(
-        folder,
+    writer = TableWriter(
+        Draft(folder),
         declared=conversion.columns,
         skip=conversion.skip,
         subject=conversion.subject,
@@ -118,10 +119,10 @@ def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_byte
         uploaded_bytes=uploaded_bytes,
     )
     try:
-        reader.read(sink)
-        return sink.finish()
+        reader.read(writer)
+        return writer.finish()
     finally:
-        sink.close()
+        writer.close()
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:

@@ -1,0 +1,109 @@
+"""Readers of table files: each reads an open file in bounded memory and hands parts of its columns to a `TableWriter`.
+
+No reader unpickles, opens a file, or uses a name from the file as a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pygrid.errors import InvalidDataset, InvalidInput
+from pygrid.tabular.table_writer import TableWriter
+
+_ERRORS_OF_THIS_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EACCES)
+)
+"""Other errors come from the file: a wrong offset in it makes a reader seek there."""
+
+
+def tell_format(first: bytes) -> str:
+    """The format of a file by its first bytes (16 or more, or the whole file); CSV if it begins like no other format."""
+    if first.startswith(b"PAR1"):
+        return "parquet"
+    if first.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "arrow"
+    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "npz"
+    if first[8:9] == b"{" and first[5:8] == b"\0\0\0":
+        return "safetensors"
+    return "csv"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads an open file. Everything it needs is imported, so it works where no file can be opened."""
+
+    format: str
+    _file: BinaryIO
+    _read: Callable[[BinaryIO, TableWriter], None]
+
+    def read(self, writer: TableWriter) -> None:
+        """Read the file into the writer.
+
+        Raises:
+            InvalidDataset, InvalidTensors, PayloadTooLarge: with what is wrong in the file.
+        """
+        try:
+            self._read(self._file, writer)
+        except (OSError, EOFError, zlib.error, UnicodeError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno in _ERRORS_OF_THIS_MACHINE:
+                raise
+            raise InvalidDataset(
+                f"this is not a good {self.format} file: {error}", code="dataset_malformed", format=self.format
+            ) from error
+
+
+def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
+    """The reader of a file of the wanted format; None: of the format that its first bytes show. Reads only these bytes.
+
+    Raises:
+        InvalidDataset: ``dataset_format_mismatch``. InvalidInput: ``tables_not_installed``.
+    """
+    found = tell_format(file.read(16))
+    file.seek(0)
+    if wanted is not None and wanted != found:
+        raise InvalidDataset(
+            f"the file does not look like {wanted}, but like {found}; name the right format, or none",
+            code="dataset_format_mismatch",
+            format=wanted,
+            found=found,
+        )
+    try:
+        return Reader(found, file, _load(found))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise InvalidInput(
+            f"this Domain cannot read {found} files: pyarrow is not installed; its operator can run: "
+            "pip install 'pygrid[domain]'. NPZ and safetensors files need no pyarrow",
+            code="tables_not_installed",
+        ) from error
+
+
+def _load(form: str) -> Callable[[BinaryIO, TableWriter], None]:
+    """Import the reader of a format."""
+    if form == "csv":
+        from pygrid.tabular import csv_reader
+
+        return csv_reader.read
+    if form == "npz":
+        from pygrid.tabular import npz
+
+        return npz.read
+    if form == "safetensors":
+        from pygrid.tabular import safetensors_files
+
+        return safetensors_files.read
+    from pygrid.tabular import arrow_files
+
+    return arrow_files.read
+
+
+def num_bytes(file: BinaryIO) -> int:
+    """The size of an open file."""
+    return os.fstat(file.fileno()).st_size

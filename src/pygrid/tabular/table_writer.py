@@ -1,0 +1,331 @@
+"""Takes pieces of columns from a reader and hands each to the column of the dataset that it belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pygrid.core.datasets import (
+    Column,
+    ColumnDeclaration,
+    DatasetLimits,
+    Dtype,
+    Schema,
+    check_column_name,
+    expand_source,
+    understand,
+)
+from pygrid.errors import InvalidDataset, PayloadTooLarge
+from pygrid.tabular.column_writers import Categorical, Codes, ColumnFile, Piece, Subjects, Target
+
+__all__ = ["Categorical", "Field", "Piece", "TableWriter", "check_field_names"]
+
+_WIDER: dict[str, Dtype] = {
+    "float16": "float32",
+    "int8": "int32",
+    "int16": "int32",
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "int64",
+}
+"""How dtypes that are not stored are stored."""
+_STORED = frozenset(("float32", "float64", "int32", "int64", "uint8", "bool"))
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column as the file has it; ``kind`` is ``text`` or the name of a numpy dtype."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] = ()
+
+
+class TableFiles(Protocol):
+    """Where a table is stored: a file for each column, then the schema."""
+
+    def create_column(self, index: int) -> ColumnFile:
+        """The file of column number ``index``, which must not exist."""
+        ...
+
+    def remove_column(self, index: int) -> None:
+        """Delete the file of column number ``index``."""
+        ...
+
+    def write_schema(self, schema: Schema) -> None:
+        """Write the schema of the columns."""
+        ...
+
+
+class TableWriter:
+    """Where a reader's columns go: first `begin` with all of them, then `add` or `add_rows`, at last `finish`.
+
+    Args:
+        files: where the columns and their schema are stored.
+        declared: what the owner says of columns.
+        skip: columns of the file that are not stored.
+        subject: name of the column of subjects, whose texts are not kept.
+        uploaded_bytes: size of the file, which bounds what may come out of it.
+    """
+
+    def __init__(
+        self,
+        files: TableFiles,
+        *,
+        declared: Sequence[ColumnDeclaration] = (),
+        skip: Sequence[str] = (),
+        subject: str | None = None,
+        max_records_per_subject: int | None = None,
+        limits: DatasetLimits | None = None,
+        uploaded_bytes: int,
+    ) -> None:
+        self.limits = limits or DatasetLimits()
+        self._files = files
+        self._declared = {declaration.name: declaration for declaration in declared}
+        self._skip = frozenset(skip)
+        self._subject = subject
+        self._max_records_per_subject = max_records_per_subject
+        self._max_bytes = self.limits.max_stored_bytes(uploaded_bytes)
+        self._bytes_left = self._max_bytes
+        self._packed = frozenset(name for name, declaration in self._declared.items() if declaration.source)
+        self._targets: list[Target] = []
+        self._by_source: dict[str, Target] = {}
+
+    def declared_kind(self, name: str) -> Dtype | None:
+        """The dtype that the owner declared for a column of the file; None: whatever it looks like."""
+        declaration = self._declared.get(name)
+        if declaration is not None and not declaration.source:
+            return "text" if declaration.categories is not None else declaration.dtype
+        for declaration in self._declared.values():
+            if declaration.source and expand_source(declaration.source, [name]):
+                return declaration.dtype
+        return None
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a column of the file is stored."""
+        return name not in self._skip
+
+    def begin(self, fields: Sequence[Field]) -> None:
+        """Take note of the columns of the file, in its order.
+
+        Raises:
+            InvalidDataset: too many, two of a name, a name that is none, a dtype that cannot be stored, or a declaration of a
+                column that is not there.
+        """
+        check_field_names([field.name for field in fields], self.limits)
+        by_name = {field.name: field for field in fields}
+        packed: dict[str, str] = {}
+        plan: list[tuple[Column, Sequence[str]]] = []
+        for declaration in self._declared.values():
+            for source in self._sources(declaration, by_name):
+                if packed.setdefault(source, declaration.name) != declaration.name:
+                    raise _config(f"column {source!r} is a source of two columns", declaration.name)
+        for field in fields:
+            target = packed.get(field.name)
+            if target is None and self.is_wanted(field.name):
+                plan.append((_describe(field, self._declared.get(field.name)), (field.name,)))
+            elif target is not None and target not in {column.name for column, _ in plan}:
+                sources = self._sources(self._declared[target], by_name)
+                plan.append((_pack([by_name[name] for name in sources], self._declared[target]), sources))
+        self._check_names([column for column, _ in plan], by_name)
+        for index, (column, names) in enumerate(plan):
+            self._open(index, column, tuple(names))
+
+    def _sources(self, declaration: ColumnDeclaration, fields: Mapping[str, Field]) -> list[str]:
+        if not declaration.source:
+            return []
+        found = expand_source(declaration.source, [name for name in fields if self.is_wanted(name)])
+        if found is None:
+            raise _config(f"the file has no columns {', '.join(declaration.source)!r} to make it of", declaration.name)
+        return found
+
+    def _check_names(self, columns: Sequence[Column], fields: Mapping[str, Field]) -> None:
+        names = [column.name for column in columns]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _config("the file has another column of that name", twice)
+        for name in (*self._declared, *((self._subject,) if self._subject is not None else ())):
+            if name not in names:
+                raise _config(f"the file has no such column; it has: {', '.join(list(fields)[:20])}", name)
+        for name in self._skip - fields.keys():
+            raise _config("it is to be skipped, but the file has no such column", name)
+        if not names:
+            raise InvalidDataset("no column is left to store", code="dataset_empty")
+        for column in columns:
+            if column.name == self._subject and (column.shape or column.dtype not in ("text", "int32", "int64", "uint8")):
+                raise _config("a column of subjects holds one text or whole number for each record", column.name)
+
+    def _open(self, index: int, column: Column, sources: tuple[str, ...]) -> None:
+        codes = None
+        if column.dtype == "text":
+            is_subject = column.name == self._subject
+            most = self.limits.max_subjects if is_subject else self.limits.max_categories
+            codes = Codes(column.name, most, self.limits.max_text_chars, column.categories if column.declared else None)
+        file = self._files.create_column(index)
+        declared = self._declared.get(column.name)
+        has_missing = None if declared is None else declared.has_missing
+        subjects = Subjects(column.name, self.limits.max_subjects) if column.name == self._subject else None
+        target = Target(column, sources, file, codes, has_missing=has_missing, subjects=subjects)
+        self._targets.append(target)
+        for source in sources:
+            self._by_source[source] = target
+
+    def add(self, name: str, piece: Piece) -> None:
+        """Append records to a column of the file, for formats that have one column after the other.
+
+        Raises:
+            InvalidDataset, PayloadTooLarge: the values cannot be stored, or are too many.
+        """
+        target = self._by_source.get(name)
+        if target is None:
+            return
+        if target.sources != (name,):
+            raise _config("columns can be put together from tables only (CSV, Parquet, Arrow)", target.column.name)
+        self._count(target.add(piece), target)
+
+    def add_rows(self, pieces: Mapping[str, Piece]) -> None:
+        """Append the same records to all columns, for formats that have one record after the other."""
+        for target in self._targets:
+            if len(target.sources) == 1 and target.column.name not in self._packed:
+                self._count(target.add(pieces[target.sources[0]]), target)
+            else:
+                parts = [np.asarray(pieces[name]) for name in target.sources]
+                # Turned round when it is written, in the dtype that is stored, which may be much narrower.
+                self._count(target.add(np.stack(parts).T), target)
+
+    def _count(self, num_bytes: int, target: Target) -> None:
+        self._bytes_left -= num_bytes
+        if self._bytes_left < 0:
+            raise PayloadTooLarge(
+                f"this file unpacks to more than {self.limits.max_ratio} times its size, or to more than the Domain stores; "
+                "send it as safetensors, or in parts",
+                code="dataset_too_large",
+            )
+        if target.num_values > self.limits.max_records * target.column.num_values:
+            raise PayloadTooLarge(f"a dataset has at most {self.limits.max_records:,} records", code="dataset_too_many_records")
+
+    def finish(self) -> Schema:
+        """The schema of what was written, which is also written beside it.
+
+        Raises:
+            InvalidDataset: no records, or columns of different lengths.
+        """
+        columns, lengths = [], {}
+        num_subjects = None
+        for target in self._targets:
+            if target.subjects is not None:
+                num_subjects = target.subjects.count()
+            column, lengths[target.column.name] = target.finish(keep_categories=target.column.name != self._subject)
+            columns.append(column)
+        num_records = next(iter(lengths.values()), 0)
+        for name, length in lengths.items():
+            if length != num_records:
+                first = columns[0].name
+                raise InvalidDataset(
+                    f"column {name!r} has {length:,} records and column {first!r} has {num_records:,}",
+                    code="dataset_ragged",
+                    column=name,
+                )
+        if num_records == 0:
+            raise InvalidDataset("the file has no records", code="dataset_empty")
+        schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject, num_subjects)
+        self._files.write_schema(schema)
+        return schema
+
+    def start_over(self) -> None:
+        """Forget everything since `begin`, which can be called again."""
+        self.close()
+        for index in range(len(self._targets)):
+            self._files.remove_column(index)
+        self._targets, self._by_source, self._bytes_left = [], {}, self._max_bytes
+
+    def close(self) -> None:
+        """Let go of the files. Harmless after `finish`."""
+        for target in self._targets:
+            target.close()
+
+
+def check_field_names(names: Sequence[str], limits: DatasetLimits) -> None:
+    """Check the names of the columns of a file.
+
+    Raises:
+        InvalidDataset: too many, two the same, none at all. InvalidConfig: a name that is none.
+    """
+    if len(names) > limits.max_columns:
+        raise InvalidDataset(
+            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are taken. Many alike, such as pixels, "
+            "belong into one column of arrays (NPZ, safetensors)",
+            code="dataset_too_many_columns",
+            num_columns=len(names),
+        )
+    if not names:
+        raise InvalidDataset("the file has no columns", code="dataset_empty")
+    seen: set[str] = set()
+    for name in names:
+        check_column_name(name)
+        if name in seen:
+            raise InvalidDataset(f"the file has two columns {name!r}", code="dataset_duplicate_column", column=name)
+        seen.add(name)
+
+
+def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
+    """The column that a field of the file becomes."""
+    declared = declaration or ColumnDeclaration(field.name)
+    dtype = declared.dtype or ("text" if declared.categories is not None else _dtype(field))
+    if (dtype == "text") != (field.kind == "text"):
+        raise _config(f"it cannot be stored as {dtype}: the file has it as {field.kind}", field.name)
+    if dtype == "text" and field.shape:
+        raise InvalidDataset(
+            f"column {field.name!r} has several texts for each record", code="dataset_dtype", column=field.name
+        )
+    if 0 in field.shape or len(field.shape) > 8 or math.prod(field.shape) > 2**31:
+        raise InvalidDataset(
+            f"column {field.name!r} has records of shape {field.shape}", code="dataset_dtype", column=field.name
+        )
+    if declared.has_missing is not None and dtype not in ("float32", "float64"):
+        raise _config(f"has_missing is declared, but the column is {dtype}, where no value can be missing", field.name)
+    shape = understand(declared.meaning).shape
+    if shape is not None and shape != field.shape and math.prod(shape) != math.prod(field.shape):
+        raise _config(f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name)
+    return Column(
+        declared.name,
+        dtype,
+        shape or field.shape,
+        declared.unit,
+        declared.meaning,
+        declared.description,
+        declared.min,
+        declared.max,
+        declared.categories,
+        None if declared.categories is None else len(declared.categories),
+        declared=declared.categories is not None,
+    )
+
+
+def _pack(fields: Sequence[Field], declaration: ColumnDeclaration) -> Column:
+    """The column of arrays that several single columns of the file become."""
+    if any(field.shape or field.kind == "text" for field in fields):
+        raise _config("it can be made of columns with one number for each record only", declaration.name)
+    kinds = {_dtype(field) for field in fields}
+    kind = np.result_type(*(np.dtype(kind) for kind in kinds)).name
+    return _describe(Field(declaration.name, kind, (len(fields),)), declaration)
+
+
+def _dtype(field: Field) -> Dtype:
+    if field.kind == "text" or field.kind in _STORED:
+        return field.kind  # type: ignore[return-value]
+    if field.kind in _WIDER:
+        return _WIDER[field.kind]
+    raise _no_dtype(field, f"holds {field.kind}, which is not stored: use numbers, true and false, or texts")
+
+
+def _no_dtype(field: Field, why: str) -> InvalidDataset:
+    return InvalidDataset(f"column {field.name!r} {why}", code="dataset_dtype", column=field.name, dtype=field.kind)
+
+
+def _config(why: str, column: str) -> InvalidDataset:
+    return InvalidDataset(f"column {column!r}: {why}", code="dataset_columns_differ", column=column)
