@@ -1,7 +1,8 @@
-"""Plans: portable, checkable programs of array operations. The format, the gate and the runner; nothing here needs PyTorch.
+"""Plans: portable, checkable programs of array operations. The format, the gate and the runner.
 
-`Plan` reads and writes plan files; `check` and `check_in_child` are the gate; `Runner` runs a plan on ONNX Runtime. Names are
-loaded on first use, so that a program that only stores plans pays for neither onnx nor ONNX Runtime.
+`Plan` reads and writes plan files. `check` and `check_in_child` are the gate. `Runner` runs a plan on ONNX Runtime.
+Only `pygrid.plans.authoring` needs PyTorch. Names load on first use, so a program that only stores plans imports
+neither onnx nor ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     train.onnx      any of the graphs that the manifest lists: train, grads, eval, average
     source.py.txt   the author's function, for a person to read; it is never run
 
-One content has exactly one file: entries stored in the order of their names, no timestamps, attributes, comments or extra
-fields. So the SHA-256 of the file is the identity that an owner signs off, and no two zip readers can disagree about what is
-inside.
+Each content has exactly one file: the entries are stored in the order of their names, without timestamps, attributes,
+comments or extra fields. So the SHA-256 of the file is the identity that an owner approves, and all zip readers agree
+about the content.
 Source of the layout: APPNOTE.TXT 6.3.3 (PKWARE), sections 4.3.7, 4.3.12 and 4.3.16.
 """
 
@@ -42,15 +42,15 @@ _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END = struct.Struct("<4sHHHHIIH")
 _LOCAL_MAGIC, _CENTRAL_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _VERSION = 20
-_DATE = 0x21  # 1 January 1980, the earliest date that the format can say
+_DATE = 0x21  # 1 January 1980, the earliest date that a zip file can store
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan file that was read, with its manifest. Build one with `from_bytes` or `load`.
+    """A parsed plan file, with its manifest. Build one with `from_bytes` or `load`.
 
-    Reading checks the container: names, sizes, checksums, and that each graph is the one that the manifest describes. It does
-    not look into the graphs: run `pygrid.plans.check` (the gate) on a plan that came from elsewhere before running it.
+    Reading checks the container: names, sizes, checksums, and that each graph has the SHA-256 of the manifest. It does
+    not check the graphs: run `pygrid.plans.check` (the gate) on an untrusted plan before you run the plan.
     """
 
     data: bytes
@@ -62,7 +62,7 @@ class Plan:
         """The plan in these bytes.
 
         Raises:
-            InvalidPlan: the bytes are not a plan file, are too large (``plan_too_large``), or contradict themselves.
+            InvalidPlan: the bytes are not a plan file, are too large (``plan_too_large``), or are inconsistent.
         """
         data = bytes(data) if len(data) <= MAX_PLAN_BYTES else _refuse_size(len(data))
         members = _read_members(data)
@@ -77,12 +77,12 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """The plan in a file; raises as `from_bytes`, and OSError if the file can't be read."""
+        """The plan in a file. Raises as `from_bytes`, and OSError if the file cannot be read."""
         with Path(path).open("rb") as file:
             return cls.from_bytes(file.read(MAX_PLAN_BYTES + 1))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan to a file, replacing it at once or not at all."""
+        """Write the plan to a file; an existing file is replaced completely or not at all."""
         target = Path(path)
         draft = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def source(self) -> str:
-        """The author's source, to read. Bytes that are not UTF-8 are shown as U+FFFD."""
+        """The author's source. Bytes that are not UTF-8 are shown as U+FFFD."""
         return self.members[SOURCE_NAME].decode("utf-8", errors="replace")
 
     def __repr__(self) -> str:
@@ -120,10 +120,10 @@ class Plan:
 
 
 def build_archive(manifest: Manifest, graphs: Mapping[str, bytes], source: str) -> bytes:
-    """The plan file of this content; the same content gives the same bytes.
+    """The plan file of this content; equal content makes equal bytes.
 
     Raises:
-        InvalidPlan: the content makes no valid plan file, e.g. a graph's hash is not the manifest's.
+        InvalidPlan: the content is not a valid plan, for example because a graph's hash differs from the manifest's.
     """
     members = {f"{name}.onnx": bytes(graph) for name, graph in graphs.items()}
     members[MANIFEST_NAME] = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
@@ -137,8 +137,8 @@ def _malformed(detail: str) -> InvalidPlan:
 
 def _refuse_size(size: int) -> bytes:
     raise InvalidPlan(
-        f"the plan file has {size:,} bytes or more; at most {MAX_PLAN_BYTES:,} are allowed. Weights belong in the checkpoint, "
-        "not in the plan",
+        f"the plan file has {size:,} bytes or more; at most {MAX_PLAN_BYTES:,} are allowed. Weights belong in the "
+        "checkpoint, not in the plan",
         code="plan_too_large",
     )
 
@@ -155,9 +155,9 @@ def _write_members(members: Mapping[str, bytes]) -> bytes:
 
 
 def _read_members(data: bytes) -> dict[str, bytes]:
-    """Walk the local headers, then require that the file is byte for byte what `_write_members` makes of the content.
+    """Walk the local headers, then require that the file equals `_write_members` of the content, byte for byte.
 
-    That one comparison covers compression, encryption, duplicates, wrong checksums, comments, zip64 and hidden bytes.
+    This comparison covers compression, encryption, duplicates, wrong checksums, comments, zip64 and hidden bytes.
     """
     members: dict[str, bytes] = {}
     position = 0
@@ -179,8 +179,8 @@ def _read_members(data: bytes) -> dict[str, bytes]:
         raise _malformed("these bytes are not a plan file (no zip entry at the beginning)")
     if _write_members(members) != data:
         raise _malformed(
-            "the plan file is not in canonical form (a wrong checksum, order, timestamp or attribute, or bytes before, between "
-            "or after its entries); write it with pygrid, or as docs/plan-format.md says"
+            "the plan file is not in canonical form (a wrong checksum, order, timestamp or attribute, or bytes before, "
+            "between or after its entries); write it with pygrid, or as docs/plan-format.md describes"
         )
     return members
 
@@ -188,7 +188,7 @@ def _read_members(data: bytes) -> dict[str, bytes]:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key is given twice")
+        raise ValueError("a key occurs twice")
     return result
 
 
@@ -196,14 +196,15 @@ def _read_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise _malformed(f"{MANIFEST_NAME} is longer than {MAX_MANIFEST_BYTES} bytes")
     try:
-        # JSON parsers differ on repeated keys, and the owner must read the same manifest as the machine.
+        # JSON parsers treat repeated keys differently, but the owner must read the same manifest as the machine.
         json.loads(data, object_pairs_hook=_unique_keys)
         manifest = msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"{MANIFEST_NAME} is not a valid manifest: {one_line(str(error))}") from error
     if manifest.format != FORMAT:
         raise InvalidPlan(
-            f"the plan is in format {manifest.format}; this version of pygrid reads format {FORMAT}", code="plan_format_unknown"
+            f"the plan is in format {manifest.format}; this version of pygrid reads format {FORMAT}",
+            code="plan_format_unknown",
         )
     return manifest
 
@@ -214,7 +215,7 @@ def _check_graphs(manifest: Manifest, members: Mapping[str, bytes]) -> None:
             raise _malformed(f"the manifest lists graph {name[:80]!r}, which the plan file does not contain")
         digest = hashlib.sha256(members[f"{name}.onnx"]).hexdigest()
         if digest != manifest.graphs[name].sha256:
-            raise _malformed(f"graph {name!r} is not the one that the manifest describes: its SHA-256 differs")
+            raise _malformed(f"graph {name!r} does not match the manifest: its SHA-256 differs")
     for member in members:
         if member.endswith(".onnx") and member.removesuffix(".onnx") not in manifest.graphs:
             raise _malformed(f"the plan file contains {member}, which the manifest does not list")

@@ -1,4 +1,4 @@
-"""Data as the batches that a plan takes: checked, converted, shuffled with a seed."""
+"""Data as the batches that a plan takes: checked, converted, and shuffled with a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 """Arrays by the name of the data port, without the prefix; all with the same first dimension."""
 Data = Mapping[str, Any] | Iterable[Mapping[str, Any]]
-"""A whole data set as arrays by port, or batches of it, e.g. from a loader."""
+"""A whole dataset as arrays by port, or an iterable of batches of it, for example a loader."""
 
 _CHECK_ROWS = 65_536
 _NOISE_STREAM = 1
@@ -24,22 +24,23 @@ _NOISE_STREAM = 1
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one data set, epoch by epoch."""
+    """The batches of one dataset, epoch by epoch."""
 
     manifest: Manifest
     arrays: Batch | None
-    """The whole data set, where it is known; checked."""
+    """The whole dataset, checked; None if the data is an iterable of batches."""
     source: Iterable[Mapping[str, Any]] | None
-    """Else: batches as they come, each checked when it is taken."""
+    """Otherwise the iterable of batches; each batch is checked when it is taken."""
     batch_size: int
 
     @classmethod
     def of(cls, manifest: Manifest, data: Data, *, batch_size: int, epochs: int = 1) -> Batches:
-        """Look at data and check what can be checked before the first step.
+        """The batches of data, after the checks that are possible before the first step.
 
         Raises:
             ShapeMismatch: a column is missing, not expected, or of another shape or length.
-            InvalidInput: a dtype that can't hold the values, a label out of range, no examples, an impossible batch size.
+            InvalidInput: a dtype cannot hold the values, a label is out of range, there are no examples, or the batch
+                size is not possible.
             NonFinite: infinity in a float column, or NaN in one whose port is not optional.
         """
         if not 1 <= batch_size <= manifest.max_batch_size:
@@ -48,23 +49,23 @@ class Batches:
             return cls(manifest, check_arrays(manifest.data, data), None, batch_size)
         if epochs > 1 and iter(data) is data:
             raise InvalidInput(
-                f"{epochs} epochs were asked for, but the data is an iterator that can be read once; pass arrays, a list of "
+                f"epochs is {epochs}, but the data is an iterator, which can be read once; pass arrays, a list of "
                 "batches, or an object whose __iter__ starts again"
             )
         return cls(manifest, None, data, batch_size)
 
     @property
     def num_examples(self) -> int | None:
-        """Examples of the data set, where it is known beforehand."""
+        """Number of examples of the dataset; None for an iterable of batches."""
         return None if self.arrays is None else len(next(iter(self.arrays.values())))
 
     @property
     def num_batches(self) -> int | None:
-        """Batches per epoch, the short last one included, where it is known beforehand."""
+        """Batches per epoch, with the short last one; None for an iterable of batches."""
         return None if self.num_examples is None else -(-self.num_examples // self.batch_size)
 
     def epoch(self, *, seed: int, epoch: int, shuffle: bool) -> Iterator[Batch]:
-        """The batches of an epoch, in the model's dtypes, C-contiguous. The same seed and epoch give the same order."""
+        """The batches of an epoch, in the model's dtypes, C-contiguous; seed and epoch determine their order."""
         if self.arrays is None:
             for batch in self.source or ():
                 yield convert(self.manifest.data, self._checked(batch))
@@ -89,7 +90,7 @@ def batch_length(batch: Mapping[str, Array]) -> int:
 
 
 def check_arrays(ports: Mapping[str, DataPort], data: Mapping[str, Any]) -> Batch:
-    """The columns as arrays, after a check of names, shapes, lengths, dtypes, label ranges and finiteness.
+    """The columns as arrays, after checks of names, shapes, lengths, dtypes, label ranges and finiteness.
 
     Raises:
         As `Batches.of`.
@@ -118,13 +119,14 @@ def check_arrays(ports: Mapping[str, DataPort], data: Mapping[str, Any]) -> Batc
 
 def _check_values(name: str, port: DataPort, array: Array) -> None:
     target = np.dtype(port.dtype)
-    # "same_kind" lets float64 become float32 and any integer another; it refuses floats as labels, which would be cut silently.
+    # "same_kind" casts float64 to float32 and any integer to another. It refuses floats as labels: a cast would
+    # truncate them silently.
     if not np.can_cast(array.dtype, target, "same_kind"):
-        raise InvalidInput(f"column {name!r} has dtype {array.dtype}, which can't be turned into {target}", column=name)
+        raise InvalidInput(f"column {name!r} has dtype {array.dtype}, which cannot become {target}", column=name)
     bounds = (0, port.num_classes - 1) if port.num_classes is not None else None
     if bounds is None and target.kind == "i" and not np.can_cast(array.dtype, target):
         bounds = (int(np.iinfo(target).min), int(np.iinfo(target).max))
-    for begin in range(0, len(array), _CHECK_ROWS):  # in blocks, because a column may be a mapped file larger than memory
+    for begin in range(0, len(array), _CHECK_ROWS):  # in blocks: a column can be a mapped file larger than memory
         block = array[begin : begin + _CHECK_ROWS]
         if target.kind == "f" and array.dtype.kind == "f" and not np.isfinite(block).all():
             bad = np.isinf(block) if port.optional is True else ~np.isfinite(block)
@@ -138,21 +140,21 @@ def _check_values(name: str, port: DataPort, array: Array) -> None:
 
 
 def convert(ports: Mapping[str, DataPort], batch: Mapping[str, Array]) -> Batch:
-    """The batch in the dtypes of the ports, C-contiguous; no copy where nothing changes."""
+    """The batch in the dtypes of the ports, C-contiguous; arrays that already fit are not copied."""
     return {name: _convert(batch[name], port.dtype) for name, port in ports.items()}
 
 
 def _convert(array: Array, dtype: str) -> Array:
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
-        return array  # what np.require would find too, but it takes microseconds to do so
+        return array  # np.require returns the same array, but takes microseconds
     return np.require(array, dtype, ("C", "A"))
 
 
 def noise_generator(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of an epoch's noise; its stream is another one than that of the shuffling."""
+    """The generator of an epoch's noise; its stream differs from that of the shuffling."""
     return np.random.Generator(np.random.PCG64([seed, epoch, _NOISE_STREAM]))
 
 
 def draw_noise(ports: Mapping[str, NoisePort], size: int, generator: np.random.Generator) -> Batch:
-    """Uniform float32 noise in [0, 1) for each noise port, ``[size, *shape]``, ports in the order of their names."""
+    """Uniform float32 noise in [0, 1) for each noise port, ``[size, *shape]``, drawn in the order of the names."""
     return {name: generator.random((size, *ports[name].shape), dtype=np.float32) for name in sorted(ports)}

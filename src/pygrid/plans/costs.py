@@ -194,7 +194,7 @@ class _Worker:
         if num_bytes > self.max_tensor_bytes or any(bound(size, n) > _MAX_SIDE for size in value.shape):
             raise InvalidPlan(
                 f"graph {self.name!r}, {label}: makes a tensor of {num_bytes:,} bytes at the largest batch ({self.max_n}); "
-                f"{self.max_tensor_bytes:,} are allowed. A smaller max_batch_size may help",
+                f"{self.max_tensor_bytes:,} are allowed. Try a smaller max_batch_size",
                 code="plan_tensor_too_large",
                 graph=self.name,
             )

@@ -1,18 +1,18 @@
-"""The gate: decides whether a plan from a stranger may be run, without running it.
+"""The gate: decides whether an untrusted plan may run, without running it.
 
-`check` looks at the bytes in this process. A parser of hostile bytes is itself a risk, so a server calls `check_in_child`, or
-`check_async`, which do the same in a child process with hard limits.
+`check` parses the bytes in this process. A parser of hostile bytes is a risk in itself. So a server calls
+`check_in_child` or `check_async`, which run `check` in a child process with hard limits.
 
-A plan that passes uses only operators of the closed list, has no control flow, reads no file, makes no tensor larger than the
-limits at any batch size, takes and gives exactly what its manifest says. It may still compute something that reveals the data
-it runs on: that is for privacy terms, secure aggregation and sign-off, not for the gate. And a runtime remains a
-parser of hostile bytes: plans run in a sandbox all the same.
+A plan that passes uses only operators of the closed list, has no control flow, and reads no file. It makes no tensor
+larger than the limits at any batch size. Its inputs and outputs are exactly those of its manifest. It can still compute
+something that reveals the data that it runs on: privacy terms, secure aggregation and approval protect against that,
+not the gate. The runtime is also a parser of hostile bytes, so plans that passed still run in a sandbox.
 
 Codes of refusals (each an `InvalidPlan`): plan_too_large, plan_malformed, plan_format_unknown, plan_manifest_invalid,
 plan_ports_invalid, plan_graph_invalid, plan_version_unsupported, plan_domain_forbidden, plan_operator_forbidden,
 plan_feature_forbidden, plan_dtype_forbidden, plan_external_data, plan_too_many_nodes, plan_constants_too_large,
-plan_shape_refused, plan_tensor_too_large, plan_memory_too_large, plan_flops_too_large; and plan_check_failed if the child
-process did not come to an end.
+plan_shape_refused, plan_tensor_too_large, plan_memory_too_large, plan_flops_too_large; and plan_check_failed if the
+child process did not finish the check.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ _CHILD_LIMITS = ChildLimits(memory_bytes=2 * 1024**3, cpu_s=20, wall_s=30.0, max
 
 
 class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How large a plan may be. Bytes and operations are for one call with the plan's ``max_batch_size`` examples."""
+    """Limits for a plan. Bytes and operations are for one call with the plan's ``max_batch_size`` examples."""
 
     max_nodes: int = 20_000
-    """Over all graphs."""
+    """Nodes of all graphs together."""
     max_constant_bytes: int = 4 * 1024**2
-    """Of constants inside the graphs, all together. Weights are inputs and do not count."""
+    """Constants of all graphs together. Weights are inputs and do not count."""
     max_tensor_bytes: int = 256 * 1024**2
-    """Of any tensor that an operator makes."""
+    """Size of each tensor that an operator makes."""
     max_peak_bytes: int = 2 * 1024**3
     max_flops: int = 2 * 10**12
     max_diffs: int = 100
-    """For averaging plans that take all diffs at once: how many that may be."""
+    """Number of diffs in one call, for averaging plans that take all diffs at once."""
 
 
 class GraphReport(msgspec.Struct, frozen=True):
-    """What the gate worked out about one graph."""
+    """Results of the gate for one graph."""
 
     num_nodes: int
     operators: dict[str, int]
-    """Operator -> how often it occurs."""
+    """Operator -> number of nodes."""
     flops_fixed: int
     flops_per_example: int
     peak_bytes: int
@@ -72,7 +72,7 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
 
 class GateReport(msgspec.Struct, frozen=True):
-    """A plan that passed, and what it is."""
+    """Results of the gate for a plan that passed."""
 
     plan_id: str
     kind: str
@@ -81,27 +81,27 @@ class GateReport(msgspec.Struct, frozen=True):
     model_spec: dict[str, ArraySpec]
     """The arrays of a checkpoint and a diff by bare name, params and buffers together, sorted by name."""
     model_bytes: int
-    """Size of those arrays: what a device downloads, and what leaves as a diff."""
+    """Size of those arrays: the download of a device, and the size of a diff."""
     per_example_independent: bool
-    """Proven from the graph, whatever the manifest claims; what it means is said in `pygrid.plans.independence`."""
+    """Proven from the graph, whatever the manifest claims; `pygrid.plans.independence` defines it."""
     independence_reason: str
-    """If not: why."""
+    """The reason, if examples are not independent."""
     value_dependent_time: tuple[str, ...] = ()
-    """Graphs with an operator whose time depends on values without bound: no private job can use them."""
+    """Graphs with an operator whose time depends on values without bound; private jobs cannot use them."""
 
 
 _MAX_PASSED = 256
 _passed: dict[tuple[bytes, GateLimits], GateReport] = {}
-"""Plans that passed lately, by the SHA-256 of their bytes and the limits; oldest first."""
+"""Plans that passed recently, by the SHA-256 of their bytes and the limits; oldest first."""
 
 
 def check(data: bytes, limits: GateLimits | None = None) -> GateReport:
-    """Decide on the plan in these bytes, in this process.
+    """Check the plan in these bytes, in this process.
 
     Raises:
-        InvalidPlan: it is refused; ``code`` says why for a program, the message for its author.
+        InvalidPlan: the plan is refused; ``code`` is the reason for programs, and the message is for the author.
     """
-    # Imported here, because onnx takes a tenth of a second, and the process that calls `check_in_child` never needs it.
+    # Imported here: onnx takes a tenth of a second to load, and the process that calls `check_in_child` never needs it.
     from pygrid.plans.structure import read_graph
 
     limits = limits or GateLimits()
@@ -122,15 +122,15 @@ def check(data: bytes, limits: GateLimits | None = None) -> GateReport:
 
 
 def check_in_child(data: bytes, limits: GateLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS) -> GateReport:
-    """As `check`, in a child process that can't use more memory or time than ``child`` allows.
+    """As `check`, in a child process that cannot use more memory or time than ``child`` allows.
 
-    What the gate says of the same bytes and limits is always the same, so a plan that passed lately passes at once.
+    The result depends only on the bytes and the limits, so a plan that passed recently passes without a new check.
 
     Raises:
-        InvalidPlan: refused as by `check`; or ``plan_check_failed``, if the child crashed, ran out of memory or took too long.
+        InvalidPlan: as `check`; or ``plan_check_failed``: the child crashed, ran out of memory or took too long.
     """
     if len(data) > MAX_PLAN_BYTES:
-        Plan.from_bytes(data)  # refuses with the size
+        Plan.from_bytes(data)  # raises, and the message has the size
     limits = limits or GateLimits()
     key = (hashlib.sha256(data).digest(), limits)
     passed = _passed.get(key)
@@ -145,7 +145,7 @@ def check_in_child(data: bytes, limits: GateLimits | None = None, *, child: Chil
     try:
         reply = msgspec.json.decode(answer, type=Reply)
     except msgspec.DecodeError as error:
-        raise _failed("its answer can't be read") from error
+        raise _failed("its answer cannot be read") from error
     if reply.report is not None:
         _passed[key] = reply.report
         if len(_passed) > _MAX_PASSED:
@@ -160,7 +160,7 @@ async def check_async(data: bytes, limits: GateLimits | None = None, *, child: C
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the child process answers: a report, or the parts of a refusal."""
+    """The answer of the child process: a report, or the parts of a refusal."""
 
     report: GateReport | None = None
     code: str = ""
@@ -188,8 +188,8 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
         constants_left -= num_constant_bytes
         if constants_left < 0:
             raise InvalidPlan(
-                f"the constants of the plan's graphs have more than {limits.max_constant_bytes:,} bytes together; weights "
-                "belong into the model, which is an input",
+                f"the constants of the plan's graphs have more than {limits.max_constant_bytes:,} bytes together; move "
+                "weights to the model, which is an input",
                 code="plan_constants_too_large",
             )
         analysis = analyse(model.graph, name=name, max_n=max_n, max_tensor_bytes=limits.max_tensor_bytes)
@@ -223,8 +223,8 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
 def _check_cost(graph: str, what: str, value: int, limit: int, max_n: int, code: str) -> None:
     if value > limit:
         raise InvalidPlan(
-            f"graph {graph!r} needs {value:,} {what} at the largest batch ({max_n}); {limit:,} are allowed. A smaller "
-            "max_batch_size may help",
+            f"graph {graph!r} needs {value:,} {what} at the largest batch ({max_n}); {limit:,} are allowed. Try a "
+            "smaller max_batch_size",
             code=code,
             graph=graph,
         )

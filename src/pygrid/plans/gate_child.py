@@ -1,4 +1,4 @@
-"""The child process of `pygrid.plans.gate.check_in_child`: limits first, then the sandbox, then the bytes."""
+"""The child process of `pygrid.plans.gate.check_in_child`: applies limits, then the sandbox, then parses the bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main() -> None:
     limit_this_process(sys.argv[1:])
     import msgspec
 
-    # All that a check imports on its way: behind the sandbox no file can be opened.
+    # Everything that a check imports: inside the sandbox no file can be opened.
     import pygrid.plans.costs
     import pygrid.plans.independence
     import pygrid.plans.structure  # noqa: F401

@@ -1,4 +1,4 @@
-"""Hyperparameters: the numbers of a plan that whoever runs it may choose."""
+"""Hyperparameters: the numbers of a plan that the caller of a run may choose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def resolve_hyper(manifest: Manifest, given: Mapping[str, float] | None) -> dict
     """The value of each hyperparameter: the given one, else the default.
 
     Raises:
-        InvalidInput: a name that the plan does not have, or a value outside its range.
+        InvalidInput: the plan has no such name, or the value is outside its range.
     """
     values = {name: hyper.default for name, hyper in manifest.hyper.items()}
     for name, value in (given or {}).items():

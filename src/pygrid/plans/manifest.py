@@ -1,14 +1,14 @@
-"""The manifest (``plan.json``) of a plan: what its graphs take, give and cost.
+"""The manifest (``plan.json``) of a plan: inputs, outputs and costs of its graphs.
 
-Names in graphs follow one scheme, by prefix, so that a runner is a short loop: run, feed each ``new/NAME`` back as ``NAME``.
+Names in graphs have prefixes, so a runner is a short loop: run, then feed each ``new/NAME`` back as ``NAME``.
 
-    inputs   params/fc1.weight   buffers/bn.running_mean   state/momentum/fc1.weight   hyper/lr   data/x   noise/dropout0
-    outputs  new/params/...      new/buffers/...           new/state/...               metrics/loss        grads/...
+    inputs   params/fc1.weight  buffers/bn.running_mean  state/momentum/fc1.weight  hyper/lr  data/x  noise/dropout0
+    outputs  new/params/...     new/buffers/...          new/state/...              metrics/loss      grads/...
 
-A plan of kind ``averaging`` has one graph, ``average``: if iterative ``avg/NAME, item/NAME, num -> new/avg/NAME``, else
-``diffs/NAME`` (one more leading dimension, ``num_diffs``) ``-> avg/NAME``.
+A plan of kind ``averaging`` has one graph, ``average``. If iterative: ``avg/NAME, item/NAME, num -> new/avg/NAME``.
+Otherwise: ``diffs/NAME`` (one more leading dimension, ``num_diffs``) ``-> avg/NAME``.
 
-A checkpoint and a diff carry the bare names (``fc1.weight``, ``bn.running_mean``) of both ``params/`` and ``buffers/``.
+A checkpoint and a diff use the bare names (``fc1.weight``, ``bn.running_mean``) of both ``params/`` and ``buffers/``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ONNX graph of the archive. Costs are claims of the exporter; the gate computes them again."""
+    """One ONNX graph of the archive. The costs are claims of the exporter; the gate computes them again."""
 
     sha256: str
     inputs: tuple[Port, ...]
@@ -46,24 +46,24 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flops_fixed: int
     """Floating-point operations of a call that do not depend on the batch size."""
     flops_per_example: int
-    """Floating-point operations that each further example adds."""
+    """Floating-point operations that each additional example adds."""
 
 
 class DataPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A column of data that the plan asks for; ``shape`` is that of one example, without the batch dimension."""
+    """A column of data that the plan takes; ``shape`` is that of one example, without the batch dimension."""
 
     dtype: DType
     shape: tuple[int, ...]
     meaning: str = ""
-    """In words, to match a data set's schema: ``image 1x28x28 in 0..1``, ``label 0..9``."""
+    """Text to compare with a dataset's schema, for example ``image 1x28x28 in 0..1`` or ``label 0..9``."""
     num_classes: int | None = None
     """For labels and tokens: values are in ``[0, num_classes)``."""
     optional: bool | msgspec.UnsetType = msgspec.UNSET
-    """True: values can be missing and arrive as NaN; float32 only. UNSET is false, and keeps the bytes of older manifests."""
+    """True: values can be missing and arrive as NaN; float32 only. UNSET is false, older manifests keep their bytes."""
 
 
 class NoisePort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seeded noise that the runner feeds, e.g. for dropout; uniform in [0, 1), float32, ``shape`` per example."""
+    """Seeded noise from the runner, for example for dropout: uniform in [0, 1), float32, ``shape`` per example."""
 
     shape: tuple[int, ...]
 
@@ -77,7 +77,7 @@ class Hyper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TestVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Lets every runtime test itself: the loss of one training step on generated inputs (`plans/selftest.py`)."""
+    """The loss of one training step on generated inputs, so that each runtime can test itself (`plans/selftest.py`)."""
 
     __test__ = False  # pytest: this is not a test class
 
@@ -87,7 +87,7 @@ class TestVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole of ``plan.json``."""
+    """The content of ``plan.json``."""
 
     format: int
     kind: PlanKind
@@ -100,12 +100,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise: dict[str, NoisePort] = {}
     hyper: dict[str, Hyper] = {}
     metrics: dict[str, Literal["mean", "sum"]] = {}
-    """How a metric of several batches is combined: mean weighted by batch size, or sum."""
+    """How the values of a metric are combined over batches: mean weighted by batch size, or sum."""
     max_batch_size: int = 1024
     per_example_independent: bool = True
-    """False where examples of a batch influence each other (BatchNorm); such a plan is refused for private jobs."""
+    """False if examples of a batch influence each other (BatchNorm); private jobs refuse such a plan."""
     iterative: bool = False
-    """Averaging plans: one diff at a time."""
+    """Averaging plans: the graph takes one diff at a time."""
     optimizer: str = ""
-    """In words, e.g. ``SGD(momentum=0.9)``."""
+    """Text for people, for example ``SGD(momentum=0.9)``."""
     test_vector: TestVector | None = None

@@ -1,4 +1,4 @@
-"""The rules for the names, dtypes and shapes at the rim of a plan's graphs, and for its manifest."""
+"""Rules for the names, dtypes and shapes of the ports of a plan's graphs, and for the plan's manifest."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Ports = Mapping[str, Port]
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Check what the manifest says by itself: ranges, names, and that the ports of its graphs fit together.
+    """Check the manifest by itself: ranges, names, and that the ports of its graphs fit together.
 
     Raises:
-        InvalidPlan: ``plan_manifest_invalid`` for a value out of range, ``plan_ports_invalid`` for ports that break the scheme.
+        InvalidPlan: a value is out of range (``plan_manifest_invalid``), or ports break the scheme
+            (``plan_ports_invalid``).
     """
     _check_values(manifest)
     for name, graph in manifest.graphs.items():
@@ -54,23 +55,27 @@ def _check_values(manifest: Manifest) -> None:
         raise _invalid(f"max_batch_size is {manifest.max_batch_size}; 1 to {MAX_BATCH_SIZE} are allowed")
     for name in (*manifest.data, *manifest.noise, *manifest.hyper, *manifest.metrics):
         if not _NAME.fullmatch(name):
-            raise _invalid(f"{name[:80]!r} is no name; names are words of letters, digits, _ . - joined by /")
+            raise _invalid(f"{name[:80]!r} is not a name; names are words of letters, digits, _ . - joined by /")
     for name, column in manifest.data.items():
         if min(column.shape, default=1) < 1:
             raise _invalid(f"data port {name!r} has an empty or negative side: {list(column.shape)}")
         if column.num_classes is not None and (column.num_classes < 1 or not column.dtype.startswith("int")):
             raise _invalid(
-                f"data port {name!r} is {column.dtype} with {column.num_classes} classes; labels are integers, at least 1"
+                f"data port {name!r} is {column.dtype} with {column.num_classes} classes; labels need an integer dtype "
+                "and at least 1 class"
             )
         if column.optional is True and column.dtype != "float32":
-            raise _invalid(f"data port {name!r} is {column.dtype} and optional; only float32 has NaN for a missing value")
+            raise _invalid(f"data port {name!r} is {column.dtype} and optional; missing values need float32 (NaN)")
     for name, noise in manifest.noise.items():
         if min(noise.shape, default=1) < 1:
             raise _invalid(f"noise port {name!r} has an empty or negative side: {list(noise.shape)}")
     for name, hyper in manifest.hyper.items():
         ordered = hyper.min <= hyper.default <= hyper.max
         if not ordered or not all(map(math.isfinite, (hyper.min, hyper.default, hyper.max))):
-            raise _invalid(f"hyperparameter {name!r}: {hyper.min} <= {hyper.default} <= {hyper.max} must hold, all finite")
+            raise _invalid(
+                f"hyperparameter {name!r} has min {hyper.min}, default {hyper.default}, max {hyper.max}; all must be "
+                "finite and in this order"
+            )
     vector = manifest.test_vector
     if vector is not None and not (
         1 <= vector.batch_size <= manifest.max_batch_size and math.isfinite(vector.loss) and 0 < vector.tolerance <= 1
@@ -81,10 +86,11 @@ def _check_values(manifest: Manifest) -> None:
 def _check_port(graph: str, port: Port) -> None:
     if not _NAME.fullmatch(port.name) or any(part in (".", "..") for part in port.name.split("/")):
         raise _ports(graph, f"has a port named {port.name[:80]!r}; names are words of letters, digits, _ . - joined by /")
+    symbol = NUM_DIFFS if graph == "average" else BATCH
     for axis, size in enumerate(port.shape):
         symbolic = isinstance(size, str)
-        if symbolic and (axis != 0 or size != (NUM_DIFFS if graph == "average" else BATCH)):
-            raise _ports(graph, f"port {port.name!r} has size {str(size)[:40]!r}; only the first may be a symbol, {BATCH!r}")
+        if symbolic and (axis != 0 or size != symbol):
+            raise _ports(graph, f"port {port.name!r} has size {str(size)[:40]!r}; only the first may be symbolic, {symbol!r}")
         if not symbolic and int(size) < 0:
             raise _ports(graph, f"port {port.name!r} has a negative size")
 
@@ -92,7 +98,7 @@ def _check_port(graph: str, port: Port) -> None:
 def _check_training(manifest: Manifest) -> None:
     names = set(manifest.graphs)
     if not names & {"train", "grads"} or not names <= set(_TRAINING_GRAPHS):
-        raise _invalid(f"a training plan has train or grads (or both), and perhaps eval; this one has {sorted(names)}")
+        raise _invalid(f"a training plan has train or grads or both, and optionally eval; this one has {sorted(names)}")
     if not manifest.data:
         raise _invalid("a training plan needs at least one data port")
     spec: dict[str, Port] = {}
@@ -112,11 +118,11 @@ def _check_training(manifest: Manifest) -> None:
 
 
 def _check_model(graph: str, inputs: Ports, spec: dict[str, Port]) -> None:
-    """Params and buffers: float32, static, no bare name twice, and the same in every graph."""
+    """Check params and buffers: float32, fixed shapes, each bare name once, and equal in every graph."""
     params, buffers = _under(inputs, "params"), _under(inputs, "buffers")
     both = params.keys() & buffers.keys()
     if both:
-        raise _ports(graph, f"has {min(both)!r} both as params/ and as buffers/; a checkpoint could hold only one")
+        raise _ports(graph, f"has {min(both)!r} both as params/ and as buffers/; a checkpoint can hold only one")
     for bare, port in {**params, **buffers}.items():
         if port.dtype != "float32" or BATCH in port.shape:
             raise _ports(graph, f"port {port.name!r} must be float32 with a fixed shape")
@@ -126,7 +132,7 @@ def _check_model(graph: str, inputs: Ports, spec: dict[str, Port]) -> None:
 
 
 def _check_environment(manifest: Manifest, graph: str, inputs: Ports) -> None:
-    """Data, noise and hyperparameters: as the manifest declares them."""
+    """Check that data, noise and hyperparameters are as the manifest declares them."""
     for prefix, declared in (("data", manifest.data), ("noise", manifest.noise), ("hyper", manifest.hyper)):
         found = _under(inputs, prefix)
         unknown = found.keys() - declared.keys()
@@ -148,14 +154,14 @@ def _check_metrics(manifest: Manifest, graph: str, outputs: Ports) -> None:
     found = _under(outputs, "metrics")
     for bare, port in found.items():
         if bare not in manifest.metrics:
-            raise _ports(graph, f"gives metrics/{bare}, which the manifest does not declare")
+            raise _ports(graph, f"outputs metrics/{bare}, which the manifest does not declare")
         _equals(graph, port, Port(port.name, "float32", ()))
     if "loss" not in found:
-        raise _ports(graph, "must give metrics/loss")
+        raise _ports(graph, "must output metrics/loss")
 
 
 def _check_loop(graph: str, inputs: Ports, outputs: Ports) -> None:
-    """What train gives back is what it takes next time."""
+    """Check that train outputs what it takes in the next run."""
     for prefix in ("params", "buffers", "state"):
         old, new = _under(inputs, prefix), _under(outputs, f"new/{prefix}")
         _check_pairs(graph, old, new, f"{prefix}/", f"new/{prefix}/", all_of=prefix != "buffers")
@@ -181,7 +187,7 @@ def _check_averaging(manifest: Manifest) -> None:
     _check_prefixes("average", outputs, (result,))
     items = _under(inputs, given)
     if not items:
-        raise _ports("average", f"takes no {given}/ at all")
+        raise _ports("average", f"takes no {given}/ inputs")
     lead: tuple[int | str, ...] = () if manifest.iterative else (NUM_DIFFS,)
     single: dict[str, Port] = {}
     for bare, port in items.items():
@@ -205,14 +211,14 @@ def _check_pairs(graph: str, old: Ports, new: Ports, old_prefix: str, new_prefix
 def _check_prefixes(graph: str, ports: Ports, prefixes: Iterable[str]) -> None:
     for name in ports:
         if not any(name.startswith(f"{prefix}/") for prefix in prefixes):
-            raise _ports(graph, f"has a port {name!r}; expected are {', '.join(f'{prefix}/...' for prefix in prefixes)}")
+            raise _ports(graph, f"has a port {name!r}; allowed are {', '.join(f'{prefix}/...' for prefix in prefixes)}")
 
 
 def _equals(graph: str, port: Port, expected: Port) -> None:
     if port != expected:
         raise _ports(
             graph,
-            f"port {port.name!r} is {port.dtype} {list(port.shape)}; it must be {expected.dtype} {list(expected.shape)}",
+            f"port {port.name!r} is {port.dtype} {list(port.shape)}; must be {expected.dtype} {list(expected.shape)}",
         )
 
 

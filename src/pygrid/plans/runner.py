@@ -1,7 +1,7 @@
-"""Runs a plan on ONNX Runtime: training, evaluation, gradients. No PyTorch, none of the author's code.
+"""Runs a plan on ONNX Runtime: training, evaluation, gradients. It uses neither PyTorch nor the author's code.
 
-The loop is the one that the naming scheme was made for (`pygrid.plans.manifest`): run the graph, feed each output
-``new/NAME`` back as the input ``NAME``. Arrays go in and come out without a copy, so a step costs little more than its graph.
+The loop follows the names of ports (`pygrid.plans.manifest`): run the graph, then feed each output ``new/NAME`` back as
+the input ``NAME``. Arrays go in and come out without a copy, so a step costs little more than its graph.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from pygrid.tensors import Params
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int, int | None, dict[str, float]], None]
-"""Called after each update with: epoch (from 0), updates so far, updates in all (None if unknown), metrics of this batch."""
+"""Called after each update with: epoch (from 0), updates so far, total (None if unknown), metrics of the batch."""
 Cancel = threading.Event | Callable[[], bool]
-"""Asked between batches; training ends early when it is set or answers true."""
+"""Checked between batches; training ends early when it is set or returns true."""
 
 _MODEL_PREFIXES = ("params/", "buffers/")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run gives."""
+    """The result of a training run."""
 
     params: Params
     """The trained model: params and buffers by bare name, float32."""
     metrics: dict[str, float]
-    """Of the last epoch, combined over its batches as the manifest says. Empty if nothing ran."""
+    """Metrics of the last epoch, combined over its batches as the manifest declares. Empty if nothing ran."""
     num_examples: int
-    """Different examples that were trained on, not counted again for each epoch: the weight of this run in an average."""
+    """Different examples that were trained on, counted once for all epochs: the weight of this run in an average."""
     num_updates: int
     cancelled: bool = False
-    """True if `cancel` or `Runner.terminate` ended it early; ``params`` is the model after the last complete update."""
+    """True if `cancel` or `Runner.terminate` ended the run early; ``params`` holds the last complete update."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What one call of the grads graph gives."""
+    """The result of one call of the grads graph."""
 
     grads: Params
-    """By bare name of the parameter, float32."""
+    """Gradients by bare name of the parameter, float32."""
     metrics: dict[str, float]
     num_examples: int
 
 
 @dataclass
 class _Meter:
-    """Metrics over several batches, combined as the manifest says."""
+    """Metrics over several batches, combined as the manifest declares."""
 
     manifest: Manifest
     sums: dict[str, float] = field(default_factory=dict)
@@ -78,10 +78,10 @@ class _Meter:
 
 
 class Runner:
-    """Runs a training plan. Keep it and call it often: graphs are loaded once, on first use.
+    """Runs a training plan. Keep it for many calls: graphs are loaded once, on first use.
 
-    The plan must have passed the gate (`pygrid.plans.check`); the runner trusts its manifest to describe its graphs. Calls are
-    serial; only `terminate` may come from another thread.
+    The plan must have passed the gate (`pygrid.plans.check`): the runner trusts the manifest to describe the graphs.
+    Calls are serial; only `terminate` may be called from another thread.
     """
 
     def __init__(self, plan: Plan, *, num_threads: int = 1) -> None:
@@ -89,7 +89,7 @@ class Runner:
 
         Args:
             plan: of kind ``training``.
-            num_threads: threads inside an operator; more than one pays for large models only.
+            num_threads: threads inside an operator; more than one helps large models only.
         Raises:
             InvalidPlan: the plan is of another kind (``plan_kind``).
         """
@@ -102,7 +102,7 @@ class Runner:
 
     @property
     def model_spec(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """The arrays that the plan takes as model: bare name -> (dtype, shape), params and buffers together."""
+        """The model arrays that the plan takes: bare name -> (dtype, shape), params and buffers together."""
         return model_spec(self.plan.manifest)
 
     def train(
@@ -119,27 +119,27 @@ class Runner:
         progress: Progress | None = None,
         cancel: Cancel | None = None,
     ) -> TrainResult:
-        """Train a model on data; the optimizer's state starts at zero.
+        """Train a model on data; the state of the optimizer starts at zero.
 
         Args:
-            params: params and buffers by bare name, float32; not changed.
-            data: arrays by the name of the data port, ``[examples, ...]``; or an iterable of batches of them.
+            params: params and buffers by bare name, float32; not modified.
+            data: arrays by the name of the data port, ``[examples, ...]``, or an iterable of batches of them.
             epochs: passes over the data, >= 0.
-            batch_size: examples per update; the last batch of an epoch may be smaller. Ignored for an iterable of batches.
+            batch_size: examples per update; the last batch of an epoch can be smaller. Ignored for an iterable.
             hyper: values that differ from the plan's defaults, within the plan's ranges.
-            seed: >= 0; decides the order of the examples and the noise. The same seed gives the same run.
-            max_updates: end after so many updates, across epochs.
+            seed: >= 0; determines the order of the examples and the noise. Equal seeds make equal runs.
+            max_updates: number of updates after which the run ends, across epochs.
             shuffle: a new order each epoch; an iterable of batches keeps its own.
         Raises:
-            ShapeMismatch, InvalidInput, NonFinite: model, data or settings do not fit the plan; nothing ran. (Of an iterable,
-                each batch is checked when its turn comes.)
-            InvalidPlan: the plan has no train graph, or it failed while it ran.
+            ShapeMismatch, InvalidInput, NonFinite: model, data or settings do not fit the plan; nothing ran. A batch
+                of an iterable is checked when its turn comes.
+            InvalidPlan: the plan has no train graph, or the graph failed in a run.
         """
         graph = self._load("train")
         _check_counts(epochs=epochs, seed=seed, max_updates=max_updates)
         feed = self._start(graph, params, hyper)
         batches = Batches.of(self.plan.manifest, data, batch_size=batch_size, epochs=epochs)
-        should_stop = _asker(cancel)
+        should_stop = _stop_check(cancel)
         total = _total_updates(batches, epochs, max_updates)
         meters: dict[int, _Meter] = {}
         num_updates, cancelled = 0, False
@@ -168,7 +168,7 @@ class Runner:
         batch_size: int = 256,
         hyper: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """The metrics of a model on data, combined over batches as the manifest says.
+        """The metrics of a model on data, combined over batches as the manifest declares.
 
         Raises:
             As `train`; InvalidPlan also if the plan has no eval graph.
@@ -208,13 +208,13 @@ class Runner:
         hyper: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> Iterator[Gradients]:
-        """One gradient per group of examples, each from a call that sees only that group: what clipping per person builds on.
+        """One gradient per group of examples. Each call sees only its group; clipping per person builds on that.
 
         Args:
-            data: the whole data set, checked once.
+            data: the whole dataset, checked once.
             groups: for each result, the indices of its examples; groups of one for a guarantee per record.
         Raises:
-            As `gradients`, when the first group is taken; later only what running the graph raises.
+            As `gradients`, when the first group is taken; later only for a group of a wrong size or a failed run.
         """
         graph = self._load("grads")
         feed = self._start(graph, params, hyper)
@@ -230,7 +230,7 @@ class Runner:
             yield Gradients({name: outputs[position] for position, name in graph.grads}, graph.read_metrics(outputs), len(rows))
 
     def terminate(self) -> None:
-        """End the current run before its next operator, from another thread; the runner can't be used afterwards."""
+        """End the current run before its next operator, from another thread; the runner cannot be used afterwards."""
         self._terminated = True
         for graph in list(self._loaded.values()):
             graph.session.terminate()
@@ -243,7 +243,7 @@ class Runner:
         return self._loaded[name]
 
     def _start(self, graph: _Loaded, params: Mapping[str, Array], hyper: Mapping[str, float] | None) -> dict[str, Any]:
-        """The inputs that do not come with a batch: model, hyperparameters, and state at zero."""
+        """The inputs that do not come with a batch: model, hyperparameters, and zero state."""
         check_params(self.model_spec, params)
         values = resolve_hyper(self.plan.manifest, hyper)
         feed: dict[str, Any] = {}
@@ -260,7 +260,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A graph in the runtime, with its ports sorted out once, so that each run only looks up names."""
+    """A loaded graph, with its ports sorted once, so that each run only looks up names."""
 
     session: Session
     inputs: tuple[Port, ...]
@@ -295,7 +295,7 @@ class _Loaded:
         )
 
     def run(self, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> list[Any]:
-        """One run: the outputs in order. ``feed`` is completed with the batch and is good for the next one."""
+        """Run once and return the outputs in order. ``feed`` receives the batch and can be reused for the next run."""
         for bare, port in self.data:
             feed[port] = batch[bare]
         if self.noise:
@@ -304,7 +304,7 @@ class _Loaded:
         return self.session.run(self.outputs, feed)
 
     def step(self, feed: dict[str, Any], batch: Batch, noise: np.random.Generator) -> dict[str, float] | None:
-        """One update of ``feed`` in place; gives the batch's metrics, or None if `terminate` ended it before the update."""
+        """Update ``feed`` in place; return the batch's metrics, or None if `terminate` ended the run first."""
         try:
             outputs = self.run(feed, batch, noise)
         except Unavailable as error:
@@ -320,7 +320,7 @@ class _Loaded:
 
 
 def model_spec(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Bare name -> (dtype, shape) of every array of the model that any graph of a training plan takes, sorted by name."""
+    """Bare name -> (dtype, shape) of each model array that any graph of a training plan takes, sorted by name."""
     spec: dict[str, tuple[str, tuple[int, ...]]] = {}
     for graph in manifest.graphs.values():
         for port in graph.inputs:
@@ -333,7 +333,7 @@ def check_params(spec: Mapping[str, tuple[str, tuple[int, ...]]], params: Mappin
     """Check that a model has exactly the arrays of a spec.
 
     Raises:
-        ShapeMismatch: names the first array that is missing, not expected, or of another shape or dtype.
+        ShapeMismatch: the message names the first array that is missing, not expected, or of another shape or dtype.
     """
     for name, (dtype, shape) in spec.items():
         if name not in params:
@@ -371,10 +371,10 @@ def _schedule(batches: Batches, epochs: int, seed: int, shuffle: bool) -> Iterat
 def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 0:
-            raise InvalidInput(f"{name} is {value}; it can't be negative")
+            raise InvalidInput(f"{name} is {value}; it must not be negative")
 
 
-def _asker(cancel: Cancel | None) -> Callable[[], bool]:
+def _stop_check(cancel: Cancel | None) -> Callable[[], bool]:
     if cancel is None:
         return lambda: False
     return cancel.is_set if isinstance(cancel, threading.Event) else cancel

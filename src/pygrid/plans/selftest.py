@@ -1,7 +1,7 @@
-"""Lets every runtime test itself: one training step on inputs that a formula gives, and the loss that must come out.
+"""A self-test for runtimes: one training step on inputs from a formula, and the loss that it must compute.
 
-The inputs are made so that a few lines of any language make them too. Sort the names of the graph's inputs by code point; let s
-be a port's position in that list, from 0, and k the index of an element in row-major order, from 0. With
+A few lines of any language make the inputs. Sort the names of the graph's inputs by code point; let s be a port's
+position in that list, from 0, and k the index of an element in row-major order, from 0. With
 
     u(k) = ((k + 1) * (7919 + 2 s) mod 65521) / 65521        a number in [0, 1), computed in float64
 
@@ -36,7 +36,7 @@ _FACTOR = 7_919
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a self-test found."""
+    """The result of a self-test."""
 
     loss: float
     expected: float
@@ -44,7 +44,7 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether the loss is within the tolerance, relative to the expected one where that is above 1."""
+        """Whether the loss differs by at most the tolerance times the larger of 1 and the expected magnitude."""
         return abs(self.loss - self.expected) <= self.tolerance * max(1.0, abs(self.expected))
 
 
@@ -64,7 +64,7 @@ def selftest_loss(plan: Plan, batch_size: int, *, num_threads: int = 1) -> float
     """The loss that this machine computes for a batch of the self-test.
 
     Raises:
-        InvalidPlan: the plan is of kind averaging, or failed while it ran.
+        InvalidPlan: the plan is of kind averaging, or its graph failed in the run.
     """
     if plan.manifest.kind != "training":
         raise InvalidPlan("an averaging plan has no self-test", code="plan_kind")
@@ -74,10 +74,10 @@ def selftest_loss(plan: Plan, batch_size: int, *, num_threads: int = 1) -> float
 
 
 def run_selftest(plan: Plan, *, num_threads: int = 1) -> SelfTest | None:
-    """Run the plan's test vector on this machine; None if the plan has none.
+    """The result of the plan's test vector on this machine; None if the plan has no test vector.
 
     Raises:
-        Unavailable: this runtime computes another loss (``selftest_failed``); what it trains would be wrong.
+        Unavailable: this runtime computes another loss (``selftest_failed``), so it would train wrong models.
     """
     vector = plan.manifest.test_vector
     if vector is None:
@@ -86,8 +86,8 @@ def run_selftest(plan: Plan, *, num_threads: int = 1) -> SelfTest | None:
     result = SelfTest(loss, vector.loss, vector.tolerance)
     if not result.passed:
         raise Unavailable(
-            f"plan {plan.manifest.name!r} does not compute the same here as where it was made: its test gives a loss of "
-            f"{loss:.6g}, {vector.loss:.6g} is expected. The runtime on this machine can't be used for it",
+            f"plan {plan.manifest.name!r} computes a wrong result on this machine: the loss of its self-test is "
+            f"{loss:.6g}, expected {vector.loss:.6g}. The runtime on this machine cannot be used for it",
             code="selftest_failed",
         )
     return result

@@ -123,8 +123,8 @@ def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> Serv
     ):
         if value > limit:
             raise _refused(
-                f"has {value:,} {what} at the largest batch ({max_batch_size}); {limit:,} are allowed. A smaller "
-                "max_batch_size may help",
+                f"has {value:,} {what} at the largest batch ({max_batch_size}); {limit:,} are allowed. Try a "
+                "smaller max_batch_size",
                 code,
             )
     fixed, per_example = analysis.flops_split()

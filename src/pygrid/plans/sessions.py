@@ -1,4 +1,4 @@
-"""ONNX Runtime, set up the one way that pygrid uses it: quiet, from bytes, on the CPU."""
+"""ONNX Runtime, configured the one way that pygrid uses it: quiet, from bytes, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pygrid.errors import InvalidPlan, Unavailable
 from pygrid.plans.text import one_line
 
-# Read when ONNX Runtime is first imported; a privacy product does not phone home.
+# ONNX Runtime reads this at its first import. A privacy product sends no telemetry.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
@@ -24,32 +24,32 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(value for value in vars(_state).values() if isinstance(value, type) and issubclass(value, Exception)),
 )
-"""What ONNX Runtime raises when it refuses a graph, or a graph fails on its inputs."""
+"""Exceptions of ONNX Runtime when it refuses a graph, or when a graph fails on its inputs."""
 _FATAL = 4
-"""ONNX Runtime's severity: it prints nothing below; what goes wrong is raised."""
+"""The lowest severity that ONNX Runtime prints; errors are raised instead."""
 
 
 def quiet_session(num_threads: int = 1) -> Any:
-    """Options of a session: operators one after the other, and no message on the terminal."""
+    """Session options: operators run one after the other, and nothing is printed on the terminal."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _FATAL
-    # A thread that spins while idle takes time from other processes, and drains the battery of a device.
+    # A thread that spins while idle takes time from other processes and drains the battery of a device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 def quiet_run() -> Any:
-    """Options of one run; setting ``terminate`` on them ends that run before its next operator."""
+    """Options of one run; setting ``terminate`` on them ends the run before its next operator."""
     options = ort.RunOptions()
     options.log_severity_level = _FATAL
     return options
 
 
 def load(graph: bytes, options: Any, *, name: str) -> Any:
-    """A session of ONNX Runtime for a graph.
+    """An ONNX Runtime session for a graph.
 
     Args:
         graph: ONNX bytes, never a path, so that no reference to another file can be followed.
@@ -60,7 +60,7 @@ def load(graph: bytes, options: Any, *, name: str) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         raise InvalidPlan(
-            f"ONNX Runtime can't load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
+            f"ONNX Runtime cannot load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
         ) from error
 
 
@@ -70,14 +70,14 @@ def run_failed(name: str, error: Exception) -> InvalidPlan:
 
 
 class Session:
-    """One graph, loaded. Runs are serial; `terminate` may be called from another thread."""
+    """One loaded graph. Runs are serial; `terminate` may be called from another thread."""
 
     def __init__(self, graph: bytes, *, name: str, num_threads: int = 1) -> None:
         """Load a graph.
 
         Args:
             graph: ONNX bytes, never a path, so that no reference to another file can be followed.
-            name: of the graph, for error messages.
+            name: name of the graph, for error messages.
             num_threads: threads inside an operator.
         Raises:
             InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
@@ -97,13 +97,13 @@ class Session:
         try:
             return list(self._session.run(outputs, feed, self._run_options))
         except MemoryError as error:
-            raise Unavailable(f"graph {self._name!r} needs more memory than there is", code="out_of_memory") from error
+            raise Unavailable(f"graph {self._name!r} needs more memory than is free", code="out_of_memory") from error
         except ORT_ERRORS as error:
             if self._terminated:
                 raise Unavailable("the run was cancelled", code="run_cancelled") from error
             raise run_failed(self._name, error) from error
 
     def terminate(self) -> None:
-        """End the current run before its next operator; later runs are refused. An operator that has begun runs to its end."""
+        """End the current run before its next operator and refuse later runs. A started operator runs to its end."""
         self._terminated = True
         self._run_options.terminate = True

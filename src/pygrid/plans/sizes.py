@@ -1,9 +1,9 @@
-"""Sizes that hold for every batch size: integers, or polynomials in the one symbol that a graph has.
+"""Sizes that hold for every batch size: integers, or polynomials in the one symbol of a graph.
 
-A graph's shapes depend on the number of examples n >= 1 (or of diffs). The gate must bound them for every n that a runner may
-use, and trying some values of n proves nothing: a graph could be small for those and huge for another. So shapes are computed
-as polynomials, exactly, and what can't be said as a polynomial is refused. Written in n - 1, a polynomial whose coefficients
-are all >= 0 is never negative and never falls when n grows; hence its value at the largest n bounds it.
+The shapes of a graph depend on the number of examples n >= 1 (or of diffs). The gate must bound them for every n that
+a runner may use. Trying some values of n proves nothing: a graph could be small for those and huge for another n. So
+shapes are computed exactly, as polynomials, and a size that is not a polynomial is refused. A polynomial in n - 1 whose
+coefficients are all >= 0 is never negative and never falls when n grows. So its value at the largest n bounds it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Poly:
-    """``coefficients[k]`` belongs to n to the power of k; at least two of them, the last is not zero. Build it with `poly`."""
+    """``coefficients[k]`` belongs to the k-th power of n; at least two, the last is not zero. Build it with `poly`."""
 
     coefficients: tuple[int, ...]
 
@@ -70,27 +70,27 @@ def at(size: Size, n: int) -> int:
 
 
 def bound(size: Size, max_n: int) -> int:
-    """No value for 1 <= n <= max_n is larger than this in magnitude."""
+    """A bound on the magnitude of the value for every n with 1 <= n <= max_n."""
     return sum(abs(c) * max_n**k for k, c in enumerate(_coefficients(size)))
 
 
 def is_size(value: Size) -> bool:
-    """Whether this is surely a number of elements: >= 0 for each n >= 1, and never falling when n grows."""
+    """Whether this is proven to be >= 0 for each n >= 1, and to never fall when n grows."""
     return all(c >= 0 for c in _from_one(value))
 
 
 def is_positive(value: Size) -> bool:
-    """Whether this is surely >= 1 for each n >= 1."""
+    """Whether this is proven to be >= 1 for each n >= 1."""
     return is_size(value) and _from_one(value)[0] >= 1
 
 
 def at_most(a: Size, b: Size) -> bool:
-    """Whether a <= b surely holds for every n >= 1."""
+    """Whether a <= b is proven for every n >= 1."""
     return is_size(b - a)
 
 
 def compare(a: Size, b: Size) -> int | None:
-    """-1, 0 or 1 if a < b, a == b or a > b holds for every n >= 1; None if it depends on n, or can't be told."""
+    """-1, 0 or 1 if a < b, a == b or a > b holds for every n >= 1; None if it depends on n or is not proven."""
     difference = _from_one(a - b)
     if not any(difference):
         return 0
@@ -100,9 +100,9 @@ def compare(a: Size, b: Size) -> int | None:
 
 
 def divide(a: Size, b: Size) -> Size | None:
-    """a / b where that is exact for every n, else None.
+    """a / b if that is exact for every n, else None.
 
-    Source: long division of polynomials; quotients that are not whole numbers are refused.
+    Source: long division of polynomials; quotients must have integer coefficients.
     """
     divisor = _coefficients(b)
     if divisor == (0,):

@@ -1,4 +1,4 @@
-"""Reads the ONNX bytes of a graph and refuses everything in them that plans do not use."""
+"""Reads the ONNX bytes of a graph and refuses every part that plans do not use."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ _FIELDS: dict[str, frozenset[str]] = {
     "Dimension": frozenset({"dim_value", "dim_param"}),
     "OperatorSetIdProto": frozenset({"domain", "version"}),
 }
-"""What may be set, message by message. So whatever ONNX has beside it, or gains, is refused: functions, subgraphs, sparse and
-external tensors, strings, sequences, optional values, training info, quantization, metadata, device placement."""
+"""The fields that may be set, by message type. Every other field of ONNX, present or future, is refused: functions,
+subgraphs, sparse and external tensors, strings, sequences, optional values, training info, quantization, metadata,
+device placement."""
 
 _PLAN_OPSETS = range(OPSET, OPSET + 1)
 _ATTRIBUTE_KINDS = frozenset({"FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS"})
 
 
 def read_graph(name: str, data: bytes, entry: Graph) -> onnx.ModelProto:
-    """Parse a graph, check its structure, and that its rim is what the manifest says.
+    """The parsed graph, after checks of its structure and of its ports against the manifest.
 
     Raises:
-        InvalidPlan: see `pygrid.plans.gate` for the codes.
+        InvalidPlan: the graph is refused; `pygrid.plans.gate` lists the codes.
     """
     model = parse_graph(name, data, _PLAN_OPSETS)
-    _check_rim(name, model.graph, entry)
+    _check_ports(name, model.graph, entry)
     check_valid(name, model)
     return model
 
 
 def parse_graph(name: str, data: bytes, opsets: range) -> onnx.ModelProto:
-    """Parse a graph and check its structure; what its ports are, and whether ONNX finds it valid, is still to be checked.
+    """The parsed graph, after a check of its structure; its ports and its validity by ONNX are not checked here.
 
     Raises:
-        InvalidPlan: see `pygrid.plans.gate` for the codes.
+        InvalidPlan: the graph is refused; `pygrid.plans.gate` lists the codes.
     """
     model = onnx.ModelProto()
     try:
@@ -70,7 +71,7 @@ def parse_graph(name: str, data: bytes, opsets: range) -> onnx.ModelProto:
 
 
 def check_valid(name: str, model: onnx.ModelProto) -> None:
-    """Have ONNX check the model. Raises InvalidPlan: ``plan_graph_invalid``."""
+    """Check the model with ONNX's own checker. Raises InvalidPlan: ``plan_graph_invalid``."""
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -85,15 +86,15 @@ def constant_bytes(model: onnx.ModelProto) -> int:
 
 
 def check_outputs(analysis: Analysis, entry: Graph) -> None:
-    """Check that the outputs have the dtypes and shapes that the manifest promises, at every batch size."""
+    """Check that each output has the dtype and shape that the manifest declares, at every batch size."""
     for port in entry.outputs:
         value = analysis.values[port.name]
         shape: tuple[Size, ...] = tuple(SYMBOL if isinstance(size, str) else size for size in port.shape)
         if (value.dtype, value.shape) != (port.dtype, shape):
             raise _refused(
                 analysis.name,
-                f"gives {port.name!r} as {value.dtype} {[str(size) for size in value.shape]}, but declares {port.dtype} "
-                f"{[str(size) for size in shape]} (n is the batch size)",
+                f"computes {port.name!r} as {value.dtype} {[str(size) for size in value.shape]}, but declares "
+                f"{port.dtype} {[str(size) for size in shape]} (n is the batch size)",
                 "plan_ports_invalid",
             )
 
@@ -103,7 +104,7 @@ def _refused(graph: str, detail: str, code: str) -> InvalidPlan:
 
 
 def _check_encoding(name: str, model: onnx.ModelProto, data: bytes) -> None:
-    """Refuse bytes that another parser could read differently: unknown fields, fields given twice, padded numbers."""
+    """Refuse bytes that two parsers could read differently: unknown fields, repeated fields, padded numbers."""
     model.DiscardUnknownFields()
     if model.ByteSize() != len(data):
         raise _refused(
@@ -140,7 +141,11 @@ def _check_versions(name: str, model: onnx.ModelProto, opsets: range) -> None:
     domains = [opset.domain for opset in model.opset_import]
     if domains != [""]:
         foreign = next((domain for domain in domains if domain), "")
-        raise _refused(name, f"imports operators of {foreign[:80]!r}; only the default domain, once", "plan_domain_forbidden")
+        raise _refused(
+            name,
+            f"imports operators of {foreign[:80]!r}; plans import only the default domain, and import it once",
+            "plan_domain_forbidden",
+        )
     if model.opset_import[0].version not in opsets:
         first, last = opsets.start, opsets.stop - 1
         supported = f"{last} is supported" if first == last else f"{first} to {last} are supported"
@@ -164,9 +169,9 @@ def _check_node(name: str, index: int, node: onnx.NodeProto) -> None:
             tensor_value(name, attribute.t)
 
 
-def _check_rim(name: str, graph: onnx.GraphProto, entry: Graph) -> None:
+def _check_ports(name: str, graph: onnx.GraphProto, entry: Graph) -> None:
     if len(graph.node) != entry.num_nodes:
-        raise _refused(name, f"has {len(graph.node)} nodes, the manifest says {entry.num_nodes}", "plan_ports_invalid")
+        raise _refused(name, f"has {len(graph.node)} nodes, but the manifest declares {entry.num_nodes}", "plan_ports_invalid")
     inputs = {info.name for info in graph.input}
     for tensor in graph.initializer:
         if tensor.name in inputs:
@@ -176,15 +181,15 @@ def _check_rim(name: str, graph: onnx.GraphProto, entry: Graph) -> None:
         if found != ports:
             differing = next((a for a, b in zip(found, ports, strict=False) if a != b), None)
             where = f"{differing.name[:80]!r} differs" if differing else f"there are {len(found)}, not {len(ports)}"
-            raise _refused(name, f"has other {what} than the manifest says, or in another order: {where}", "plan_ports_invalid")
+            raise _refused(name, f"has {what} that differ from the manifest's: {where}", "plan_ports_invalid")
 
 
 def read_port(graph: str, info: onnx.ValueInfoProto) -> Port:
-    """What a graph says of one of its inputs or outputs. Raises InvalidPlan: no shape, an open size, or another dtype."""
+    """An input or output, as the graph declares it. Raises InvalidPlan: no shape, an open size, or a wrong dtype."""
     tensor = info.type.tensor_type
     dtype = ELEMENT_TYPES.get(tensor.elem_type)
     if dtype is None or not tensor.HasField("shape"):
-        raise _refused(graph, f"port {info.name[:80]!r} has no shape, or a dtype that plans do not use", "plan_dtype_forbidden")
+        raise _refused(graph, f"port {info.name[:80]!r} has no shape or a wrong dtype", "plan_dtype_forbidden")
     shape: list[int | str] = []
     for dim in tensor.shape.dim:
         if not dim.WhichOneof("value"):

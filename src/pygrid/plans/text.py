@@ -1,10 +1,10 @@
-"""Words for people: numbers in readable units, and text of strangers made harmless for a terminal."""
+"""Text for people: numbers in readable units, and untrusted text made safe for a terminal."""
 
 from __future__ import annotations
 
 
 def human_bytes(size: int) -> str:
-    """A number of bytes in the unit that suits it (powers of 1000)."""
+    """A number of bytes in a readable unit (powers of 1000)."""
     return _human(size, ("bytes", "kB", "MB", "GB", "TB"))
 
 
@@ -14,12 +14,12 @@ def human_count(number: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without control characters: a terminal obeys some of them, and this text is a stranger's."""
+    """Untrusted text without control characters; a terminal obeys some of them."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def one_line(text: str, max_length: int = 300) -> str:
-    """The first line of a text, printable and not longer than so many characters; for messages of other libraries."""
+    """The first line of a text, printable, at most ``max_length`` characters; for messages of other libraries."""
     lines = text.strip().splitlines()
     return printable(lines[0][:max_length]) if lines else "no reason given"
 

@@ -110,7 +110,7 @@ BROKEN = {
         "'evil'",
     ),
     "a wrong type": (with_manifest(max_batch_size="many"), "not a valid manifest"),
-    "a key twice": (_write_members({**members(), "plan.json": b'{"format": 1, "format": 1}'}), "a key is given twice"),
+    "a key twice": (_write_members({**members(), "plan.json": b'{"format": 1, "format": 1}'}), "a key occurs twice"),
 }
 
 

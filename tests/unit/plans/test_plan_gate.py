@@ -516,7 +516,7 @@ def test_a_shape_that_is_not_what_the_graph_gives():
 
     error = refusal(edited(edit))
     assert error.code == "plan_ports_invalid"
-    assert "gives 'metrics/loss' as float32 ['n', '4'], but declares float32 []" in error.detail
+    assert "computes 'metrics/loss' as float32 ['n', '4'], but declares float32 []" in error.detail
 
 
 def changed_ports(graph: str, side: str, change: Callable[[list[Port]], list[Port]], **changes: Any) -> bytes:
@@ -581,7 +581,7 @@ PORTS: dict[str, tuple[bytes, str]] = {
     "an unknown prefix": (changed_ports("eval", "inputs", more(f32("secret/x"))), "has a port 'secret/x'"),
     "state outside of train": (changed_ports("grads", "inputs", more(f32("state/x"))), "takes state/"),
     "no gradient": (changed_ports("grads", "outputs", without("grads/bias")), "has params/bias without grads/bias"),
-    "no loss": (changed_ports("train", "outputs", without("metrics/loss")), "must give metrics/loss"),
+    "no loss": (changed_ports("train", "outputs", without("metrics/loss")), "must output metrics/loss"),
     "a metric that is not declared": (
         changed_ports("eval", "outputs", more(f32("metrics/x"))),
         "metrics/x, which the manifest",
@@ -611,18 +611,21 @@ def test_ports_that_break_the_scheme(name):
 
 
 MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
-    "hyper out of order": ({"hyper": {"lr": Hyper(2.0, 0.1, 1.0)}}, "must hold"),
+    "hyper out of order": ({"hyper": {"lr": Hyper(2.0, 0.1, 1.0)}}, "must be finite and in this order"),
     "no batch": ({"max_batch_size": 0}, "max_batch_size is 0"),
     "a vast batch": ({"max_batch_size": 10**9}, "1 to 65536"),
-    "float labels": ({"data": {"x": DataPort("float32", (4,), "", 3), "y": DataPort("int64", ())}}, "labels are integers"),
+    "float labels": (
+        {"data": {"x": DataPort("float32", (4,), "", 3), "y": DataPort("int64", ())}},
+        "labels need an integer dtype",
+    ),
     "optional integers": (
         {"data": {"x": DataPort("float32", (4,)), "y": DataPort("int64", (), optional=True)}},
-        "only float32 has NaN",
+        "missing values need float32",
     ),
     "an empty side": ({"data": {"x": DataPort("float32", (0,)), "y": DataPort("int64", ())}}, "empty or negative side"),
     "an empty side of noise": ({"noise": {"n": NoisePort((0,))}}, "empty or negative side"),
     "no data": ({"data": {}}, "at least one data port"),
-    "a name that is none": ({"metrics": {"loss": "mean", "accuracy": "mean", "a b": "sum"}}, "'a b' is no name"),
+    "a name that is none": ({"metrics": {"loss": "mean", "accuracy": "mean", "a b": "sum"}}, "'a b' is not a name"),
     "a test of too large a batch": ({"test_vector": TestVector(2000, 1.0)}, "a batch size that the plan takes"),
     "a novel": ({"description": "x" * 20_000}, "longer than"),
     "another kind": ({"kind": "averaging"}, "one graph 'average'"),

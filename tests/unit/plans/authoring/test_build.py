@@ -260,7 +260,7 @@ def test_a_wide_model_gets_a_smaller_largest_batch() -> None:
     with pytest.raises(AuthoringError) as caught:
         pygrid.plan(data=column, max_batch_size=1024)(mean).build(model)
     assert caught.value.code == "plan_tensor_too_large"
-    assert "A smaller max_batch_size may help" in caught.value.detail
+    assert "Try a smaller max_batch_size" in caught.value.detail
 
 
 def test_without_torch_it_says_what_to_install() -> None:
