@@ -24,7 +24,7 @@ from pygrid.transport.certificates import client_context
 
 ATTACKER = "127.0.0.2"
 MAX_SOCKETS = 800
-MAX_PIPES = 32
+MAX_PIPES = 24
 """Connections of one address that a relay carries."""
 DOMAIN_ID = "hospital-a"
 """Of the Domain behind a Network."""

@@ -205,7 +205,7 @@ def test_many_callers_at_once_share_nothing(site: RelaySite) -> None:
         finally:
             transport.close()
 
-    with ThreadPoolExecutor(30) as threads:
+    with ThreadPoolExecutor(20) as threads:
         assert list(threads.map(call, range(120))) == [str(number) for number in range(120)]
     until(lambda: site.relay.pipes.count("hospital-a") == 0)
 

@@ -11,6 +11,8 @@ from pygrid.transport.pipes import MESSAGE_BYTES
 
 _BELOW_BYTES = 3 * MESSAGE_BYTES
 """Of an answer that nobody reads, TLS, the pipe's message and its WebSocket each hold a part."""
+_UNREAD_BYTES = 64 * 1024
+"""What TLS takes while this reader takes nothing; 256 KiB or more by default."""
 
 
 class RelayedProtocol(BoundedProtocol):
@@ -24,6 +26,8 @@ class RelayedProtocol(BoundedProtocol):
         self._caller = caller
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if (limit := getattr(transport, "set_read_buffer_limits", None)) is not None:  # of TLS only
+            limit(_UNREAD_BYTES)
         super().connection_made(transport)
         self.client = (self._caller, 0)
 

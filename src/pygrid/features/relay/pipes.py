@@ -37,7 +37,7 @@ class RelayLimits:
 
     max_pipes_per_domain: int = 1000
     max_pipes_per_caller: int = 200
-    max_pipes_per_address: int = 32
+    max_pipes_per_address: int = 24
     """Of callers without an account or a ticket, where these are allowed. One that reads nothing costs about 1.5 MB."""
     open_s: float = 10.0
     """A Domain that brings no pipe for so long is given up, and the token is good no longer."""
