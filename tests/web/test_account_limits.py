@@ -157,6 +157,7 @@ async def test_the_audit_log_tells_what_happens_to_accounts(web: Web, domain: Li
     assert [(entry.action, entry.actor) for entry in found] == [
         ("app_started", None),
         ("user_signed_up", 1),
+        ("user_logged_in", 1),
         ("user_signed_up", 1),
         ("user_signed_up", 3),
         ("email_changed", 1),
@@ -169,9 +170,36 @@ async def test_the_audit_log_tells_what_happens_to_accounts(web: Web, domain: Li
         ("role_deleted", 1),
         ("user_deleted", 1),
     ]
-    assert [entry.data["by"] for entry in found[1:4]] == ["first", "private_key", "self"]
-    assert found[5].data == {"user_id": 2, "before": "Administrator", "role": "Compliance Officer"}
+    assert [entry.data["by"] for entry in found if entry.action == "user_signed_up"] == ["first", "private_key", "self"]
+    assert next(entry for entry in found if entry.action == "role_changed").data == {
+        "user_id": 2,
+        "before": "Administrator",
+        "role": "Compliance Officer",
+    }
     assert not any("example.org" in str(entry.data) for entry in found)
+    assert await domain.state.database.read(audit.verify) is None
+
+
+async def test_each_session_has_an_entry_for_its_log_in_and_one_for_its_log_out(
+    web: Web, domain: Litestar, people: People
+) -> None:
+    await people.sign_up("owner@example.org")
+    before = len(await entries(domain))
+    sessions = [await people.log_in("owner@example.org") for _ in range(2)]
+    assert (await web.get("/users/me", headers=sessions[0])).status_code == 200
+    assert (await web.post("/users/logout", headers=sessions[0])).status_code == 200
+    assert (await web.post("/users/logout", headers=sessions[0])).status_code == 403
+    assert (
+        await web.post("/users/login", json={"email": "owner@example.org", "password": "wrong password"})
+    ).status_code == 401
+    found = (await entries(domain))[before:]
+    assert [(entry.action, entry.actor) for entry in found] == [
+        ("user_logged_in", 1),
+        ("user_logged_in", 1),
+        ("user_logged_out", 1),
+    ]
+    assert found[0].data == {"user_id": 1, "from": "127.0.0.0/24"}
+    assert found[2].data == {"user_id": 1}
     assert await domain.state.database.read(audit.verify) is None
 
 

@@ -293,9 +293,9 @@ def update_session(connection: sa.Connection, token_hash: str, now: dt.datetime,
     connection.execute(sa.update(sessions).where(sessions.c.token_hash == token_hash).values(values))
 
 
-def release_session(connection: sa.Connection, token_hash: str) -> None:
-    """End one session, if it is there."""
-    connection.execute(sa.delete(sessions).where(sessions.c.token_hash == token_hash))
+def release_session(connection: sa.Connection, token_hash: str) -> bool:
+    """End one session; whether it was there."""
+    return connection.execute(sa.delete(sessions).where(sessions.c.token_hash == token_hash)).rowcount > 0
 
 
 def release_sessions(connection: sa.Connection, user_id: int) -> None:

@@ -185,7 +185,9 @@ async def test_all_that_is_decided_is_in_the_audit_log(site: Site, settings: Any
     finally:
         database.close()
     assert fault is None
-    accounts = [entry.action for entry in entries if entry.action in ("app_started", "user_signed_up", "role_changed")]
+    accounts = [
+        entry.action for entry in entries if entry.action in ("app_started", "user_signed_up", "user_logged_in", "role_changed")
+    ]
     assert accounts == [entry.action for entry in entries[: len(accounts)]]
     assert entries[len(accounts)].action == "dataset_uploaded"
     entries = entries[len(accounts) + 1 :]

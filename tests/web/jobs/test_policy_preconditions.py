@@ -1,4 +1,4 @@
-"""Edits of a policy that name the version they were made on.
+"""Edits of a policy and of a dataset that name the version they were made on.
 
 Should happen: the ETag of GET is good for one change, also of several at once. Should not happen: a lost edit that was guarded.
 """
@@ -37,6 +37,31 @@ async def test_a_change_names_the_version_that_was_read(site: Site) -> None:
     assert (await put(20.0, If_Match=f'"other", {won.headers["etag"]}')).status_code == 200
     assert (await put(21.0, If_Match="*")).status_code == 200
     assert (await put(22.0)).status_code == 200, "without a header it is set whatever it was"
+
+
+async def test_a_dataset_is_changed_and_deleted_as_it_was_read(site: Site) -> None:
+    path = f"{DATASETS}/{await site.owner.upload()}"
+
+    async def change(description: str, etag: str):
+        headers = {**site.owner.headers, "If-Match": etag}
+        return await site.web.put(path, json={"description": description}, headers=headers)
+
+    read = await site.owner.call("GET", path)
+    by_name = await site.owner.call("GET", f"{DATASETS}/by-name", params={"name": "points"})
+    assert by_name.headers["etag"] == read.headers["etag"]
+    assert "etag" not in (await site.owner.call("GET", path, params={"version": 1})).headers
+    answers = await asyncio.gather(*(change(f"text {number}", read.headers["etag"]) for number in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412]
+    won = next(answer for answer in answers if answer.status_code == 200)
+    now_is = await site.owner.call("GET", path)
+    assert (now_is.headers["etag"], now_is.json()) == (won.headers["etag"], won.json())
+    deletion = {"headers": {**site.owner.headers, "If-Match": read.headers["etag"]}}
+    assert_problem(await site.web.delete(path, **deletion), 412, "precondition_failed")
+    assert_problem(await site.web.delete(path, headers={**site.scientist.headers, "If-Match": '"0"'}), 403, "not_permitted")
+    assert (await change("last", won.headers["etag"])).status_code == 200
+    assert (await site.owner.call("PUT", path, json={"description": "whatever it was"})).status_code == 200
+    deletion["headers"]["If-Match"] = (await site.owner.call("GET", path)).headers["etag"]
+    assert (await site.web.delete(path, **deletion)).status_code == 204
 
 
 async def test_who_may_not_change_it_learns_nothing_of_the_version(site: Site) -> None:

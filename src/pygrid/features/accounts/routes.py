@@ -126,7 +126,7 @@ async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResp
 @post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
 async def log_out(request: AppRequest) -> Done:
     """End the session that the request came with."""
-    await _service(request).log_out(find_token(request) or "")
+    await _service(request).log_out(request.user, find_token(request) or "")
     return Done(True)
 
 
@@ -213,9 +213,10 @@ async def change_groups(
 
 
 @delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
-async def delete_user(request: AppRequest, user_id: PathId) -> UserResponse:
+async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = None) -> UserResponse:
     """Remove an account with its sessions and memberships."""
-    return UserResponse(True, _user_info(request, await _service(request).delete_user(request.user, user_id)))
+    user = await _service(request).delete_user(request.user, user_id, _expect_user(request, if_match))
+    return UserResponse(True, _user_info(request, user))
 
 
 # Roles
@@ -245,11 +246,7 @@ async def edit_role(
     request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit], if_match: IfMatch = None
 ) -> Response[RoleResponse]:
     """What is given changes, for everyone who has the role."""
-    name = None if data.name is msgspec.UNSET else data.name
-
-    def expect(role: Role) -> None:
-        Precondition(if_match).check(_role_info(request, role))
-
+    name, expect = None if data.name is msgspec.UNSET else data.name, _expect_role(request, if_match)
     return _tagged_role(request, await _service(request).edit_role(request.user, role_id, name, _flags(data), expect))
 
 
@@ -260,9 +257,10 @@ async def edit_role(
     security=_SESSION,
     responses=_CHANGED,
 )
-async def delete_role(request: AppRequest, role_id: PathId) -> RoleDeleted:
+async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = None) -> RoleDeleted:
     """Remove a role that nobody has."""
-    info = _role_info(request, await _service(request).delete_role(request.user, role_id))
+    role = await _service(request).delete_role(request.user, role_id, _expect_role(request, if_match))
+    info = _role_info(request, role)
     return RoleDeleted(True, info, info)
 
 
@@ -283,15 +281,17 @@ async def list_groups(request: AppRequest) -> GroupsResponse:
 
 
 @get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
-async def get_group(request: AppRequest, group_id: PathId) -> GroupResponse:
+async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResponse]:
     """One group."""
-    return GroupResponse(True, _group_info(await _service(request).get_group(group_id)))
+    return _tagged_group(await _service(request).get_group(group_id))
 
 
 @put("/groups/{group_id:int}", guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
-async def rename_group(request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest]) -> GroupResponse:
+async def rename_group(
+    request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest], if_match: IfMatch = None
+) -> Response[GroupResponse]:
     """Give a group another name."""
-    return GroupResponse(True, _group_info(await _service(request).rename_group(group_id, data.name)))
+    return _tagged_group(await _service(request).rename_group(group_id, data.name, _expect_group(if_match)))
 
 
 @delete(
@@ -301,9 +301,9 @@ async def rename_group(request: AppRequest, group_id: PathId, data: JSONBody[Gro
     security=_SESSION,
     responses=_CHANGED,
 )
-async def delete_group(request: AppRequest, group_id: PathId) -> GroupResponse:
+async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch = None) -> GroupResponse:
     """Remove a group; its members stay."""
-    return GroupResponse(True, _group_info(await _service(request).delete_group(group_id)))
+    return GroupResponse(True, _group_info(await _service(request).delete_group(group_id, _expect_group(if_match))))
 
 
 # Answers
@@ -342,6 +342,19 @@ def _with_key(request: AppRequest, keyed: KeyedUser) -> Response[UserResponse]:
 def _tagged_role(request: AppRequest, role: Role) -> Response[RoleResponse]:
     info = _role_info(request, role)
     return tagged(RoleResponse(True, info), of=info)
+
+
+def _tagged_group(group: Group) -> Response[GroupResponse]:
+    info = _group_info(group)
+    return tagged(GroupResponse(True, info), of=info)
+
+
+def _expect_role(request: AppRequest, if_match: str | None) -> Callable[[Role], None]:
+    return lambda role: Precondition(if_match).check(_role_info(request, role))
+
+
+def _expect_group(if_match: str | None) -> Callable[[Group], None]:
+    return lambda group: Precondition(if_match).check(_group_info(group))
 
 
 def _expect_user(request: AppRequest, if_match: str | None) -> Callable[[User], None]:

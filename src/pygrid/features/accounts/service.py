@@ -124,7 +124,7 @@ class AccountService(SignIn):
 
         return await self._database.write(change)
 
-    async def delete_user(self, actor: Principal, user_id: int) -> User:
+    async def delete_user(self, actor: Principal, user_id: int, expect: Callable[[User], None] = anything) -> User:
         """Remove an account with its sessions and memberships; what it was. The last Owner stays."""
 
         def delete(connection: sa.Connection) -> User:
@@ -132,6 +132,7 @@ class AccountService(SignIn):
             now_actor = store.get_principal(connection, actor.user_id)
             user = store.get_user(connection, user_id)
             refuse(access.can_delete_user(now_actor, user_id, user.role, num_owners))
+            expect(user)
             store.delete_user(connection, user_id)
             self._append(connection, "user_deleted", {"user_id": user_id, "role": user.role.name}, actor)
             return user
@@ -209,12 +210,13 @@ class AccountService(SignIn):
         ):
             raise InvalidInput(f"there is no such permission here: {', '.join(unknown)}", code="unknown_permission")
 
-    async def delete_role(self, actor: Principal, role_id: int) -> Role:
+    async def delete_role(self, actor: Principal, role_id: int, expect: Callable[[Role], None] = anything) -> Role:
         """Remove a role that nobody has; what it was. Raises Conflict: ``role_in_use``; Forbidden: ``built_in_role``."""
 
         def delete(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
             refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, role.permissions))
+            expect(role)
             store.delete_role(connection, role_id)
             self._append(connection, "role_deleted", {"role_id": role_id, "name": role.name}, actor)
             return role
@@ -236,22 +238,24 @@ class AccountService(SignIn):
         _check_name(name)
         return await self._database.write(once(lambda connection: store.put_group(connection, name)))
 
-    async def rename_group(self, group_id: int, name: str) -> Group:
+    async def rename_group(self, group_id: int, name: str, expect: Callable[[Group], None] = anything) -> Group:
         """Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
         _check_name(name)
 
         def rename(connection: sa.Connection) -> Group:
-            group = Group(store.get_group(connection, group_id).id, name)
+            expect(store.get_group(connection, group_id))
+            group = Group(group_id, name)
             store.update_group(connection, group)
             return group
 
         return await self._database.write(rename)
 
-    async def delete_group(self, group_id: int) -> Group:
+    async def delete_group(self, group_id: int, expect: Callable[[Group], None] = anything) -> Group:
         """Remove a group; what it was. Its members stay."""
 
         def delete(connection: sa.Connection) -> Group:
             group = store.get_group(connection, group_id)
+            expect(group)
             store.delete_group(connection, group_id)
             return group
 

@@ -23,6 +23,7 @@ from pygrid.storage import audit
 from pygrid.storage.accounts import User
 from pygrid.storage.database import Database
 from pygrid.storage.setup_code import SetupCode
+from pygrid.web.attempts import shortened
 from pygrid.web.sessions import SessionChanges
 
 logger = logging.getLogger(__name__)
@@ -214,14 +215,21 @@ class SignIn:
             if new_hash is not None:
                 store.update_password_hash(connection, user_id, new_hash)
             store.put_session(connection, hash_secret(token), user_id, now, now + SESSION_IDLE)
+            data = {"user_id": user_id, "from": shortened(address)}
+            audit.append(connection, "user_logged_in", data, actor=user_id, now=now)
 
-        await self._database.write(put)
+        await self._writes.write(put)
         logger.info("user logged in", extra={"user_id": user_id})
         return NewSession(token, int(SESSION_IDLE.total_seconds()))
 
-    async def log_out(self, token: str) -> None:
-        """End the session of this token."""
-        await self._database.write(lambda connection: store.release_session(connection, hash_secret(token)))
+    async def log_out(self, actor: Principal, token: str) -> None:
+        """End the session of this token, which is the actor's."""
+
+        def release(connection: sa.Connection) -> None:
+            if store.release_session(connection, hash_secret(token)):
+                self._append(connection, "user_logged_out", {"user_id": actor.user_id}, actor)
+
+        await self._writes.write(release)
         self.session_changes.notify()
 
     async def authenticate(self, token: str) -> Principal:

@@ -20,6 +20,7 @@ from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
+from pygrid.web.preconditions import IfMatch, Precondition, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 
@@ -111,26 +112,29 @@ async def list_datasets(
 @get("/datasets/by-name", guards=[anyone], responses=describe_problems(400, 401, 404))
 async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
-) -> DatasetInfo:
+) -> Response[DatasetInfo]:
     """The dataset of a name."""
-    return await _service(state).find_by_name(find_principal(request), name)
+    return tagged(await _service(state).find_by_name(find_principal(request), name))
 
 
 @get("/datasets/{dataset_id:int}", guards=[anyone], responses=describe_problems(400, 401, 404))
-async def get_dataset(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> DatasetInfo:
-    """One dataset, with the schema of a version (default: the newest)."""
-    return await _service(state).get(find_principal(request), dataset_id, version)
+async def get_dataset(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> Response[DatasetInfo]:
+    """One dataset, with the schema of a version. Without ``version`` it is the newest, and the answer has an ``ETag``."""
+    info = await _service(state).get(find_principal(request), dataset_id, version)
+    return tagged(info) if version is None else Response(info)
 
 
 @put(
     "/datasets/{dataset_id:int}",
     guards=[require()],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 404, 409),
+    responses=describe_problems(400, 401, 403, 404, 409, 412),
 )
-async def update_dataset(request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[UpdateDataset]) -> DatasetInfo:
+async def update_dataset(
+    request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[UpdateDataset], if_match: IfMatch = None
+) -> Response[DatasetInfo]:
     """Change name, description, tags or visibility; what the body leaves out stays."""
-    return await _service(state).update(request.user, dataset_id, data)
+    return tagged(await _service(state).update(request.user, dataset_id, data, Precondition(if_match)))
 
 
 @delete(
@@ -138,11 +142,11 @@ async def update_dataset(request: AppRequest, state: State, dataset_id: PathId, 
     status_code=204,
     guards=[require()],
     security=[{"session": []}],
-    responses=describe_problems(400, 401, 403, 404),
+    responses=describe_problems(400, 401, 403, 404, 412),
 )
-async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId) -> None:
+async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, if_match: IfMatch = None) -> None:
     """Delete a dataset with all its versions."""
-    await _service(state).delete(request.user, dataset_id)
+    await _service(state).delete(request.user, dataset_id, Precondition(if_match))
 
 
 @get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=describe_problems(400, 401, 404))

@@ -59,6 +59,7 @@ from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.idempotency import once
 from pygrid.storage.public import PublicContent
 from pygrid.web.auth import not_permitted
+from pygrid.web.preconditions import ANY, Precondition
 
 logger = logging.getLogger(__name__)
 
@@ -303,17 +304,24 @@ class DatasetsService:
 
         return await self._database.read(load)
 
-    async def update(self, principal: Principal, dataset_id: int, update: UpdateDataset) -> DatasetInfo:
+    async def update(
+        self, principal: Principal, dataset_id: int, update: UpdateDataset, precondition: Precondition = ANY
+    ) -> DatasetInfo:
         """Change what is said of a dataset.
+
+        Args:
+            precondition: of what `get` says of it to the caller.
 
         Raises:
             NotFound: the caller may not know of it. Forbidden: ``not_permitted``, ``not_your_dataset``.
             InvalidConfig: a value that makes no sense. Conflict: ``dataset_exists``: the new name is taken.
+            PreconditionFailed: it is another version than the caller has seen.
         """
         update = check_update(update)
 
         def transaction(connection: sa.Connection) -> tuple[Visibility, DatasetInfo]:
             dataset = self._get_managed(connection, principal, dataset_id)
+            precondition.check(self._describe(connection, principal, dataset))
             given = {name: value for name, value in msgspec.structs.asdict(update).items() if value is not msgspec.UNSET}
             tags = given.pop("tags", None)
             if tags is not None:
@@ -332,15 +340,16 @@ class DatasetsService:
         await self._tell_change(before, info.visibility)
         return info
 
-    async def delete(self, principal: Principal, dataset_id: int) -> None:
+    async def delete(self, principal: Principal, dataset_id: int, precondition: Precondition = ANY) -> None:
         """Remove a dataset with all its versions. Its id is not given again.
 
         Raises:
-            NotFound, Forbidden: as `update`.
+            NotFound, Forbidden, PreconditionFailed: as `update`.
         """
 
         def transaction(connection: sa.Connection) -> tuple[Visibility, list[str]]:
             dataset = self._get_managed(connection, principal, dataset_id)
+            precondition.check(self._describe(connection, principal, dataset))
             folders = rows.delete_dataset(connection, dataset_id, self._clock.now())
             self._append(connection, "dataset_deleted", {"dataset_id": dataset_id}, principal)
             return dataset.visibility, folders
