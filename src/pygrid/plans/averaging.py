@@ -1,4 +1,4 @@
-"""Runs a hosted averaging plan: the server-side rule of a process, written by its owner, in place of the weighted mean."""
+"""Runs a hosted averaging plan: the process owner's own rule on the server, in place of the weighted mean."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NUM = "num"
 class AveragingRunner:
     """Runs a plan of kind ``averaging`` that has passed the gate.
 
-    Iterative: the average starts as the first diff; for each further one the graph takes ``avg/NAME``, ``item/NAME`` and
-    ``num``, the number of diffs that are in the average already (float32, shape [1]), and gives ``new/avg/NAME``. Memory holds
-    three models.
-    Not iterative: the graph takes ``diffs/NAME`` with one more leading dimension and gives ``avg/NAME``. Memory holds every
-    diff twice.
+    Iterative: the average starts as the first diff. For each further diff, the graph takes ``avg/NAME``, ``item/NAME``
+    and ``num``, the number of diffs that are already in the average (float32, shape [1]); it returns ``new/avg/NAME``.
+    Memory holds three models.
+    Not iterative: the graph takes ``diffs/NAME`` with one more leading dimension and returns ``avg/NAME``. Memory holds
+    every diff twice.
     """
 
     def __init__(self, plan: Plan, *, num_threads: int = 1) -> None:
@@ -48,13 +48,13 @@ class AveragingRunner:
         Raises:
             ShapeMismatch: a diff has other arrays.
             InvalidInput: there are no diffs.
-            NonFinite: the plan gave NaN or infinity.
-            InvalidPlan: the plan failed while it ran.
+            NonFinite: the plan returned NaN or infinity.
+            InvalidPlan: the plan's graph failed in a run.
         """
         result = self._iterate(diffs) if self.plan.manifest.iterative else self._at_once(diffs)
         for name, array in result.items():
             if not np.isfinite(array).all():
-                raise NonFinite(f"the averaging plan gave NaN or infinity in array {name!r}", array=name)
+                raise NonFinite(f"the averaging plan returned NaN or infinity in array {name!r}", array=name)
         return result
 
     def _iterate(self, diffs: Iterable[Mapping[str, Array]]) -> Params:
@@ -88,7 +88,7 @@ class AveragingRunner:
 
 
 def averaging_spec(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Bare name -> (dtype, shape) of the arrays that an averaging plan takes and gives, sorted by name."""
+    """Bare name -> (dtype, shape) of the arrays that an averaging plan takes and returns, sorted by name."""
     prefix = "item/" if manifest.iterative else "diffs/"
     spec = {
         port.name.removeprefix(prefix): (port.dtype, tuple(int(size) for size in port.shape if size != NUM_DIFFS))

@@ -1,4 +1,4 @@
-"""Runs a hosted averaging plan in a child process with hard limits: the plan is a stranger's, the process that hosts it is not.
+"""Runs a hosted averaging plan in a child process with hard limits: the plan is untrusted, its host is not.
 
 `run_averaging_in_child` is for the server; run as a module, this file is the child.
 """
@@ -37,12 +37,12 @@ _MAX_OPEN_FILES = 1024
 
 @dataclass(frozen=True)
 class DiffRef:
-    """Where the bytes of one diff lie: a safetensors file, or a piece of a larger file."""
+    """The location of a diff's bytes: a safetensors file, or a part of a larger file."""
 
     path: str | os.PathLike[str]
     offset: int = 0
     length: int | None = None
-    """None: to the end of the file."""
+    """None: up to the end of the file."""
 
 
 class _Work(msgspec.Struct, frozen=True):
@@ -57,16 +57,17 @@ def run_averaging_in_child(
     wall_s: float = 60.0,
     cpu_s: int | None = None,
 ) -> Params:
-    """The average that a plan makes of diffs, computed in a child process.
+    """The average that a plan computes from diffs, in a child process.
 
     Args:
         plan_data: a plan of kind ``averaging`` that has passed the gate.
-        diffs: at least one, each with exactly the plan's arrays. Read by the child, so that the parent holds none.
-        memory_bytes: address space of the child. An iterative plan needs a few models and 500 MB; any other, every diff twice.
-        wall_s: killed after this many seconds.
-        cpu_s: CPU seconds; ``wall_s`` rounded up if None.
+        diffs: at least one, each with exactly the plan's arrays. The child reads them, so the parent holds none.
+        memory_bytes: address space of the child. An iterative plan needs a few models and 500 MB; other plans need
+            every diff twice.
+        wall_s: seconds after which the child is killed.
+        cpu_s: CPU seconds; if None, ``wall_s`` rounded up.
     Raises:
-        InvalidPlan: the plan failed on these diffs, or gave NaN or other arrays than it should (``averaging_failed``).
+        InvalidPlan: the plan failed on these diffs, or returned NaN or wrong arrays (``averaging_failed``).
         Unavailable: the child ran out of memory or time, or died (``averaging_failed``).
     """
     from pygrid.plans.averaging import averaging_spec
@@ -100,21 +101,23 @@ async def run_averaging_async(
 
 
 def _checked(plan: Plan, spec: dict[str, tuple[str, tuple[int, ...]]], answer: bytes) -> Params:
-    """The arrays of the answer; the child may be in a stranger's hand, so nothing of it is believed."""
+    """The arrays of the answer, fully checked: a plan can have taken over the child."""
     from pygrid.plans.runner import check_params
 
     try:
         if answer[:1] != _GOOD:
-            raise InvalidPlan("the child's answer has no known form")
+            raise InvalidPlan("the child's answer has an unknown form")
         average, _ = decode(memoryview(answer)[1:])
         check_params(spec, average)
     except PygridError as error:
         raise InvalidPlan(
-            f"the averaging plan {plan.manifest.name!r} gave a wrong result: {error.detail}", code=CODE
+            f"the averaging plan {plan.manifest.name!r} returned a wrong result: {error.detail}", code=CODE
         ) from error
     for name, array in average.items():
         if not np.isfinite(array).all():
-            raise InvalidPlan(f"the averaging plan {plan.manifest.name!r} gave NaN or infinity in array {name!r}", code=CODE)
+            raise InvalidPlan(
+                f"the averaging plan {plan.manifest.name!r} returned NaN or infinity in array {name!r}", code=CODE
+            )
     return {name: np.array(average[name]) for name in spec}
 
 
@@ -134,7 +137,7 @@ def main() -> None:
 
     raw_work, plan_data = read_parts()
     work = msgspec.json.decode(raw_work, type=_Work)
-    # Open until this process ends: behind the sandbox no file can be opened again.
+    # They stay open until this process ends: inside the sandbox no file can be opened again.
     files: dict[str, BinaryIO] = {path: Path(path).open("rb") for path in {path for path, _, _ in work.refs}}  # noqa: SIM115
     lock_in(sys.argv[1:], keep=[file.fileno() for file in files.values()], num_files=_MAX_OPEN_FILES)
     try:

@@ -1,6 +1,6 @@
-"""What a graph computes and costs, worked out without running it: shapes, memory, operations.
+"""Shapes, memory and operations of a graph, computed without running it.
 
-Everything here holds for each number of examples n from 1 to the largest; see `pygrid.plans.sizes`.
+All results hold for each number of examples n from 1 to the largest; see `pygrid.plans.sizes`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 _MAX_SIDE = 2**31
 _INDEXING = frozenset({"Gather", "GatherElements", "ScatterElements"})
 _IN_CACHE_BYTES = 256 * 1024
-"""A tensor of this size stays in a processor's cache of its own, where each place takes about the same time."""
+"""A tensor of this size stays in a processor's own cache, where access to each place takes about the same time."""
 _LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node with what is known of its inputs and outputs."""
+    """One node with the known facts about its inputs and outputs."""
 
     label: str
     call: Call
@@ -41,12 +41,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A graph, worked out."""
+    """The results for a graph."""
 
     name: str
     steps: tuple[Step, ...]
     values: Mapping[str, Value]
-    """Every tensor of the graph by name."""
+    """Every tensor of the graph, by name."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     initializers: tuple[str, ...]
@@ -54,12 +54,12 @@ class Analysis:
 
     @property
     def operators(self) -> dict[str, int]:
-        """How often each operator occurs, sorted by name."""
+        """Number of nodes of each operator, sorted by name."""
         return dict(sorted(Counter(step.call.op_type for step in self.steps).items()))
 
     @cached_property
     def fixed(self) -> frozenset[str]:
-        """Names of the tensors that a runtime may work out when it loads the graph, and then keep."""
+        """Names of the tensors that a runtime can compute when it loads the graph, and then keep."""
         fixed = set(self.initializers)
         for step in self.steps:
             if fixed.issuperset(step.input_names):
@@ -68,16 +68,16 @@ class Analysis:
 
     @property
     def value_dependent_time(self) -> str:
-        """The first node whose time depends on values without bound, by its label; empty: there is none.
+        """The label of the first node whose time depends on values without bound; empty if there is none.
 
-        The remainder of floats divides bit by bit: the time grows with the difference of the exponents.
+        The remainder of floats divides bit by bit, so its time grows with the difference of the exponents.
         """
         return next((step.label for step in self.steps if step.call.attributes.get("fmod")), "")
 
     def scattered_reads(self, n: int) -> int:
         """Cache lines of large tensors that a call with n examples reads or writes at places that data can decide.
 
-        Their time depends on whether the places lie close together, by up to a miss of every cache for each.
+        Their time depends on whether the places are close together: each can miss every cache.
         """
         total = 0
         for step in self.steps:
@@ -92,23 +92,23 @@ class Analysis:
         return total
 
     def flops(self, n: int) -> int:
-        """Operations of one call with n examples; what counts as one is said in `pygrid.plans.operators`."""
+        """Operations of one call with n examples; `pygrid.plans.operators` defines what counts as one."""
         return sum(at(step.flops, n) for step in self.steps)
 
     def flops_split(self) -> tuple[int, int]:
-        """Operations of a call that are fixed, and those that each example adds: the line through n = 1 and the largest n.
+        """Fixed operations of a call, and operations per example: the line through n = 1 and the largest n.
 
-        Exact where the cost is linear in n, as it is for every plan that does not compare examples with each other.
+        Exact if the cost is linear in n, which holds for every plan that does not compare examples with each other.
         """
         one, most = self.flops(1), self.flops(self.max_n)
         per_example = -(-(most - one) // (self.max_n - 1)) if self.max_n > 1 else one
         return max(0, one - per_example), per_example
 
     def peak_bytes(self, n: int) -> int:
-        """Most bytes that are held at once if the nodes run in the order given and each tensor is freed after its last use.
+        """Most bytes held at once if the nodes run in the given order and each tensor is freed after its last use.
 
-        Inputs, constants and what follows from constants are held throughout. A runtime may reuse buffers (less) or reorder
-        nodes (more): an estimate.
+        Inputs, constants and values computed from constants are held all the time. This is an estimate: a runtime can
+        reuse buffers (less) or reorder nodes (more).
         """
         last_use = {name: index for index, step in enumerate(self.steps) for name in step.input_names}
         last_use.update(dict.fromkeys(self.outputs, len(self.steps)))
@@ -147,7 +147,7 @@ class _Worker:
         missing = [name for name in node.input if name and name not in self.values]
         if missing:
             raise InvalidPlan(
-                f"graph {self.name!r}, {label}: input {missing[0][:80]!r} is made by no earlier node",
+                f"graph {self.name!r}, {label}: no earlier node makes input {missing[0][:80]!r}",
                 code="plan_graph_invalid",
                 graph=self.name,
             )
@@ -163,7 +163,7 @@ class _Worker:
             raise InvalidPlan(f"graph {self.name!r}, {label}: {error}", code="plan_shape_refused", graph=self.name) from error
         made = tuple((name, value) for name, value in zip(names, outputs, strict=False) if name)
         for name, value in made:
-            # Kernels that meet empty tensors are little tested, so none gets there; a shape may be the empty list, though.
+            # Kernels are little tested with empty tensors, so empty tensors are refused; a shape can be the empty list.
             if value.known is None and not all(is_positive(size) for size in value.shape):
                 shape = [str(size) for size in value.shape]
                 raise InvalidPlan(
@@ -188,28 +188,28 @@ class _Worker:
         )
 
     def _check_size(self, label: str, value: Value) -> None:
-        # At least 2, so that a power of the symbol can't grow without bound where the largest batch is 1.
+        # n is at least 2: otherwise a power of the symbol could grow without bound where the largest batch is 1.
         n = max(self.max_n, 2)
         num_bytes = bound(value.num_bytes, n)
         if num_bytes > self.max_tensor_bytes or any(bound(size, n) > _MAX_SIDE for size in value.shape):
             raise InvalidPlan(
-                f"graph {self.name!r}, {label}: makes a tensor of {num_bytes:,} bytes at the largest batch ({self.max_n}); "
-                f"{self.max_tensor_bytes:,} are allowed. Try a smaller max_batch_size",
+                f"graph {self.name!r}, {label}: makes a tensor of {num_bytes:,} bytes at the largest batch "
+                f"({self.max_n}); {self.max_tensor_bytes:,} are allowed. Try a smaller max_batch_size",
                 code="plan_tensor_too_large",
                 graph=self.name,
             )
 
 
 def analyse(graph: onnx.GraphProto, *, name: str, max_n: int, max_tensor_bytes: int = 2**40) -> Analysis:
-    """Work out the shapes and costs of a graph.
+    """The shapes and costs of a graph.
 
     Args:
-        graph: with static input shapes but for one symbolic dimension; nodes in an order in which they can run.
-        name: for error messages.
+        graph: its input shapes are static except for one symbolic dimension; its nodes are in an order that can run.
+        name: name of the graph, for error messages.
         max_n: the largest value of the symbol.
-        max_tensor_bytes: no single tensor may be larger at ``max_n``.
+        max_tensor_bytes: limit for each tensor at ``max_n``.
     Raises:
-        InvalidPlan: an operator that is not on the list, a shape that is wrong or unbounded, or a tensor that is too large; the
+        InvalidPlan: an operator is not on the list, a shape is wrong or unbounded, or a tensor is too large; the
             message names the node.
     """
     worker = _Worker(name, max_n, max_tensor_bytes)
@@ -230,13 +230,13 @@ def analyse(graph: onnx.GraphProto, *, name: str, max_n: int, max_tensor_bytes: 
 
 
 def node_label(index: int, node: onnx.NodeProto) -> str:
-    """How error messages name a node."""
+    """The name of a node in error messages."""
     operator = node.op_type if node.op_type in OPERATORS else repr(node.op_type[:40])
     return f"node {index} ({operator}{f' {node.name[:80]!r}' if node.name else ''})"
 
 
 def tensor_value(graph: str, tensor: onnx.TensorProto) -> Value:
-    """What is known of a constant.
+    """The value of a constant.
 
     Raises:
         InvalidPlan: its bytes do not fit its shape, or its dtype is not one of plans.

@@ -1,11 +1,12 @@
-"""One graph whose outputs are a function of its input bytes alone: the same bits for the same bytes, whatever ran before.
+"""One graph whose outputs depend only on its input bytes: the same bits for the same bytes, whatever ran before.
 
-A kernel may add numbers in another order when its input lies at another address, or when a batch has another size: the result
-then differs in the last bit. Here nothing of this kind varies between two runs:
+A kernel can add numbers in another order if its input lies at another address, or if a batch has another size. Then the
+last bit of the result differs. Here nothing of this kind varies between two runs:
 
 - every input and output lies in a buffer of its own at a fixed address, and each input at a multiple of 64 bytes;
-- there is one thread, and no memory pattern that depends on earlier runs; ONNX Runtime aligns intermediate values to 64 bytes;
-- a run with the same number of rows uses the same shapes.
+- there is one thread, and no memory pattern that depends on earlier runs; ONNX Runtime aligns intermediate values to
+  64 bytes;
+- runs with the same number of rows use the same shapes.
 
 Assumption: a kernel of ONNX Runtime computes a function of the bytes of its inputs, their shapes and their alignment.
 ``tests/unit/execution/test_exact_operators.py`` looks for violations, for each operator of plans.
@@ -29,15 +30,15 @@ _FAILURES: tuple[type[Exception], ...] = (MemoryError, *ORT_ERRORS)
 
 
 class ExactSession:
-    """One graph with bound inputs and outputs. Not for two threads at once.
+    """One graph with bound inputs and outputs. Not for use by two threads at once.
 
     Args:
         graph: ONNX bytes.
         inputs: ports of the graph; a symbolic dimension, which only the first can be, is the number of rows.
-        outputs: the outputs that are wanted, and the buffers that `run` writes them to; of fixed shapes.
+        outputs: the wanted outputs, and the buffers that `run` writes them to; their shapes are fixed.
         max_rows: the largest number of rows.
-        carried: an input and an output of one shape, for a value that is carried from run to run: `carry` makes the output of
-            the last run the input of the next.
+        carried: an input and an output of equal shape, for a value that passes from run to run: `carry` makes the
+            output of the last run the input of the next one.
     Raises:
         InvalidPlan: ONNX Runtime refuses the graph (``plan_load_failed``).
     """
@@ -70,19 +71,19 @@ class ExactSession:
 
     @property
     def carried(self) -> Array:
-        """The carried value, as the next run takes it."""
+        """The carried value that the next run takes."""
         return self._pair[self._is_swapped]
 
     def carry(self) -> None:
-        """Take over the carried output of the last run."""
+        """Make the carried output of the last run the input of the next one."""
         self._is_swapped = not self._is_swapped
 
     def run(self, num_rows: int = 1, options: Any = None) -> None:
         """Compute the outputs from the first ``num_rows`` rows of `inputs`.
 
         Raises:
-            InvalidPlan: the graph failed on these inputs, or was ended (``plan_run_failed``). The outputs are undefined, and
-                the carried value is what it was.
+            InvalidPlan: the graph failed on these inputs, or was ended (``plan_run_failed``). The outputs are
+                undefined, and the carried value is unchanged.
         """
         binding = self._bindings.get((num_rows, self._is_swapped)) or self._bind(num_rows)
         try:
@@ -111,7 +112,7 @@ class ExactSession:
 
 
 def flat_outputs(ports: Sequence[Port]) -> tuple[Array, dict[str, Array]]:
-    """One buffer for float32 outputs of fixed shapes, flattened one after the other; and the part of each, in its shape."""
+    """One flat buffer for float32 outputs of fixed shapes, one after the other; and the part of each, in its shape."""
     shapes = [tuple(int(size) for size in port.shape) for port in ports]
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
     buffer = aligned_zeros((sum(sizes),), np.float32)

@@ -1,4 +1,4 @@
-"""The child process of `pygrid.plans.gate.check_in_child`: applies limits, then the sandbox, then parses the bytes."""
+"""The child process of `pygrid.plans.gate.check_in_child`: sets limits, enters the sandbox, parses."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Proves that the examples of a batch do not influence each other, where that can be seen from the graph.
+"""Proves from the graph, where possible, that the examples of a batch do not influence each other.
 
 **What it means.** Each output of the ``grads`` graph (the gradients and ``metrics/loss``) is, for every batch,
 
     fixed + factor * sum over examples i of f(example i, params, position i),
 
-where ``fixed`` and ``factor`` depend on params and the batch size only. So a call on one example is that example's
-contribution, and a private job, which calls the plan once per example, trains the same model. BatchNorm, or a loss such as the
-root of a mean, is not of this form. The proof is not what protects anybody (a private job shows the plan one example at a time,
-whatever the plan is): it tells the author that the private job means what the plain one means.
+where ``fixed`` and ``factor`` depend on params and the batch size only. So a call on one example returns that example's
+contribution. A private job calls the plan once per example, and trains the same model. BatchNorm, or a loss such as the
+root of a mean, does not have this form. The proof does not protect anybody: a private job shows the plan one example at
+a time, whatever the plan is. It assures the author that the private job means what the non-private job means.
 
-**How.** Each tensor gets a place: it is free of data, or it holds rows, whose part at position i depends on example i alone, or
-it is a sum over examples, which only linear operators may touch, or it is mixed. The rules below are conservative: what they do
-not know is mixed.
+**How.** Each tensor gets a place. It is free of data; or it holds rows, and its part at position i depends on example i
+alone; or it is a sum over examples, which only linear operators may use; or it is mixed. The rules below are
+conservative: what they do not know is mixed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Free:
 
 @dataclass(frozen=True)
 class Rows:
-    """Along ``axis``, of size ``outer * n * inner``, the element at ``(o * n + i) * inner + k`` depends on example i alone."""
+    """Along ``axis``, of size ``outer * n * inner``, element ``(o * n + i) * inner + k`` depends on example i alone."""
 
     axis: int
     outer: Size = 1
@@ -45,12 +45,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum over examples, times and plus what is free."""
+    """A sum over examples, which can be multiplied by free tensors and added to them."""
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Depends on several examples in some other way, first at the node that ``where`` names."""
+    """Depends on several examples in another way, first at the node that ``where`` names."""
 
     where: str
 
@@ -66,14 +66,14 @@ _KEEP_AXES = frozenset({"Slice", "Split", "Trilu"})
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether examples are independent, and if not, why."""
+    """Whether examples are independent, and if not, the reason."""
 
     independent: bool
     reason: str
 
 
 def judge(grads: Analysis) -> Verdict:
-    """The verdict on a grads graph."""
+    """Whether the examples of a grads graph are independent."""
     places = _places(grads, {name: Rows(0) if name.startswith(("data/", "noise/")) else FREE for name in grads.inputs})
     for name in grads.outputs:
         place = places[name]
@@ -85,11 +85,11 @@ def judge(grads: Analysis) -> Verdict:
 
 
 def judge_rows(graph: Analysis) -> Verdict:
-    """Whether row i of each output follows from row i of the inputs alone, whatever i and the batch size are.
+    """Whether row i of each output depends only on row i of the inputs, for each i and each batch size.
 
-    Then the batches of several callers may be joined, run at once, and parted again: nobody's rows depend on another's. This
-    asks for more than `judge`, where a tensor may depend on position and batch size: here, what follows from the batch size may
-    only say to which shape rows are brought.
+    Then the batches of several callers can be joined, run at once, and separated again: no row depends on a row of
+    another caller. This requires more than `judge`, where a tensor can depend on position and batch size. Here, a value
+    computed from the batch size may only set the shape to which rows are brought.
     """
     if any(not graph.values[name].shape or graph.values[name].shape[0] != SYMBOL for name in graph.inputs):
         return Verdict(False, "an input has no batch axis")
@@ -106,7 +106,7 @@ def judge_rows(graph: Analysis) -> Verdict:
         if isinstance(place, Mixed):
             return Verdict(False, f"{name} mixes examples at {place.where}")
         if place != Rows(0):
-            return Verdict(False, f"{name} has no row for each example")
+            return Verdict(False, f"{name} does not have one row per example")
     return Verdict(True, "")
 
 
@@ -121,7 +121,7 @@ def _places(graph: Analysis, inputs: Mapping[str, Place]) -> dict[str, Place]:
 
 
 def _settle(place: Place, value: Value, label: str) -> Place:
-    """Check rows against the shape, and put a name to where examples were mixed."""
+    """Check rows against the shape, and name the node where examples were mixed."""
     if isinstance(place, Rows):
         fits = 0 <= place.axis < len(value.shape) and value.shape[place.axis] == place.outer * SYMBOL * place.inner
         return place if fits else Mixed(label)
@@ -148,7 +148,7 @@ def _place(step: Step, inputs: Sequence[Place], output: Value) -> Place:
 
 
 def _by_position(call: Call, inputs: Sequence[Place]) -> list[Place]:
-    """The places with inputs that were left out filled in as free."""
+    """The places by input position; inputs that were left out are free."""
     given = iter(inputs)
     return [FREE if value is None else next(given) for value in call.inputs]
 
@@ -183,7 +183,7 @@ def _view(call: Call, places: Sequence[Place], output: Value) -> Place:
 
 
 def _relocated(place: Rows, before: Value, after: Value) -> Place:
-    """Where the examples are after the same elements, in the same order, got another shape."""
+    """The place of the examples after a change of shape that keeps the elements and their order."""
     stride = place.inner * math.prod(before.shape[place.axis + 1 :])
     suffix: Size = 1
     for axis in range(len(after.shape) - 1, -1, -1):
@@ -231,7 +231,7 @@ def _transpose(call: Call, places: Sequence[Place], output: Value) -> Place:
 
 
 def _product(a: Place, b: Place, rank_a: int, rank_b: int) -> Place:
-    """Of matrices, ``[..., rows, k] x [..., k, columns]``; the place in the product, whose rank is the larger one."""
+    """The place of the product of matrices, ``[..., rows, k] x [..., k, columns]``; its rank is the larger one."""
     rank = max(rank_a, rank_b)
     if isinstance(a, Rows) and isinstance(b, Rows):
         if a.axis == rank_a - 1 and b.axis == rank_b - 2:
@@ -308,7 +308,7 @@ def _expand(call: Call, places: Sequence[Place], output: Value) -> Place:
 
 
 def _tile(call: Call, places: Sequence[Place], output: Value) -> Place:
-    # Rows that are repeated no longer fit their shape, which `_settle` notices.
+    # Repeated rows do not fit their shape, which `_settle` notices.
     return places[0]
 
 
@@ -354,7 +354,7 @@ def _scatter(call: Call, places: Sequence[Place], output: Value) -> Place:
         return _UNKNOWN
     place = rows.pop()
     if place.axis != axis:
-        # Elements stay in their row only if index and data have the same rows, which the shapes tell.
+        # Elements stay in their row only if index and data have the same rows, which the shapes show.
         same = call.get(1).shape[place.axis] == call.get(0).shape[place.axis]
         return place if same else _UNKNOWN
     adds = call.attribute("reduction", b"none") in (b"add", "add")

@@ -1,4 +1,4 @@
-"""What a plan does, in words and numbers, for the person who decides whether it may touch their data."""
+"""A plan in words and numbers, for the person who decides whether it may use their data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pygrid.plans.text import human_bytes, human_count
 
 
 class Column(msgspec.Struct, frozen=True):
-    """Something that the plan asks for: a data column, noise, or a hyperparameter."""
+    """An input or output of a plan: a data column, noise, a hyperparameter, or a result."""
 
     name: str
     what: str
@@ -23,7 +23,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What one graph costs."""
+    """The cost of one graph."""
 
     num_nodes: int
     flops_fixed: int
@@ -33,7 +33,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A plan, described. The author's words are the author's claim; everything else was worked out from the graphs."""
+    """A description of a plan. Texts of the author are claims; everything else was computed from the graphs."""
 
     plan_id: str
     name: str
@@ -46,12 +46,12 @@ class Description(msgspec.Struct, frozen=True):
     inputs: tuple[Column, ...]
     hyper: tuple[Column, ...]
     outputs: tuple[Column, ...]
-    """What leaves the place where the plan runs."""
+    """What the machine that runs the plan sends back."""
     bytes_out: int
-    """Size of the outputs of one run, apart from a few numbers of metrics."""
+    """Size of the outputs of one run, without the few numbers of metrics."""
     bytes_in_per_example: int
     operators: dict[str, tuple[int, str]]
-    """Operator -> how often in all graphs, and what it is."""
+    """Operator -> number of nodes in all graphs, and its summary."""
     costs: dict[str, Cost]
     max_batch_size: int
     per_example_independent: bool
@@ -63,7 +63,7 @@ def describe(plan: Plan, report: GateReport) -> Description:
     """Describe a plan that passed the gate.
 
     Args:
-        report: of this very plan.
+        report: the gate's report on the same plan.
     """
     manifest = plan.manifest
     counts: dict[str, int] = {}
@@ -81,7 +81,7 @@ def describe(plan: Plan, report: GateReport) -> Description:
         num_parameters=sum(math.prod(array.shape) for array in report.model_spec.values()),
         inputs=_inputs(manifest),
         hyper=tuple(
-            Column(name, f"{hyper.default:g}, may be {hyper.min:g} to {hyper.max:g}", "")
+            Column(name, f"{hyper.default:g}, allowed {hyper.min:g} to {hyper.max:g}", "")
             for name, hyper in manifest.hyper.items()
         ),
         outputs=_outputs(manifest, report),
@@ -117,7 +117,7 @@ def _summary(manifest: Manifest, report: GateReport) -> str:
     if "train" in manifest.graphs:
         uses.append(f"trains with {manifest.optimizer}" if manifest.optimizer else "trains")
     if "grads" in manifest.graphs:
-        uses.append("gives gradients for private jobs" if report.per_example_independent else "gives gradients")
+        uses.append("computes gradients for private jobs" if report.per_example_independent else "computes gradients")
     if "eval" in manifest.graphs:
         uses.append("evaluates")
     return f"For a model of {size}: {', '.join(uses)}."

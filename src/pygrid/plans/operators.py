@@ -1,13 +1,14 @@
 """The closed list of operators that a plan may use, each with its shape rule and its cost.
 
-All are of ONNX's default domain at opset 20. There is no control flow, no random operator, nothing that carries a subgraph, a
-string, a sequence or a file name. Whoever turns a program into a plan takes the names from `OPERATORS`, so both sides agree.
+All belong to ONNX's default domain at opset 20. There is no control flow, no random operator, and no operator that
+carries a subgraph, a string, a sequence or a file name. Exporters take the names from `OPERATORS`, so both sides agree.
 
-Shapes are exact for every batch size (`pygrid.plans.sizes`). The integer arithmetic that graphs do on shapes is computed along
-the way (`Value.known`); a shape that depends on data, or on the batch size in a way that is no polynomial, is refused.
+Shapes are exact for every batch size (`pygrid.plans.sizes`). The integer arithmetic that graphs do on shapes is also
+computed (`Value.known`). A shape is refused if it depends on data, or if it is not a polynomial in the batch size.
 
-Cost is counted in operations: one per element that an operator writes, whether it computes or only moves it, except where the
-table says more: reductions and scatters also count what they read, softmax 5 per element, products 2 per multiply-add.
+Cost is counted in operations: one per element that an operator writes, whether the operator computes or moves it. The
+table has exceptions: reductions and scatters also count what they read, softmax counts 5 per element, and products
+count 2 per multiply-add.
 Source of the shape rules: the operator documentation of ONNX, https://onnx.ai/onnx/operators/.
 """
 
@@ -28,29 +29,29 @@ IR_VERSIONS = range(8, 11)
 
 ITEM_BYTES = {"float32": 4, "int64": 8, "int32": 4, "bool": 1}
 ELEMENT_TYPES = {1: "float32", 7: "int64", 6: "int32", 9: "bool"}
-"""ONNX's TensorProto.DataType -> the dtype's name; others are refused."""
+"""ONNX's TensorProto.DataType -> name of the dtype; other types are refused."""
 
 MAX_KNOWN = 64
-"""Integer arrays up to this many elements are computed along; shape arithmetic is far below."""
+"""Integer arrays with up to this many elements are computed; those of shape arithmetic are far smaller."""
 _INT_LIMITS = {"int64": 2**63, "int32": 2**31}
 _SLICE_END = 2**31 - 1
-"""From here on an end of a slice means the end of the axis."""
+"""From this value on, an end of a slice means the end of the axis."""
 
 Known = npt.NDArray[np.object_]
 
 
 class ShapeRefused(Exception):
-    """A node whose output shape is wrong, unknown, or unbounded. The gate makes an InvalidPlan of it that names the node."""
+    """The output shape of a node is wrong, unknown or unbounded. The gate raises an InvalidPlan that names the node."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a tensor before the graph runs."""
+    """The known facts about a tensor before the graph runs."""
 
     dtype: str
     shape: tuple[Size, ...]
     known: Known | None = None
-    """The elements (int, bool or Poly), where they do not depend on data."""
+    """The elements (int, bool or Poly), if they do not depend on data."""
 
     @property
     def num_elements(self) -> Size:
@@ -63,7 +64,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Call:
-    """One node: the operator, its input values, its attributes as Python values."""
+    """One node: the operator, its input values, and its attributes as Python values."""
 
     op_type: str
     inputs: tuple[Value | None, ...]
@@ -82,24 +83,24 @@ class Call:
         return value
 
     def known(self, index: int) -> list[Size]:
-        """The elements of a one-dimensional (or scalar) input that must be known beforehand."""
+        """The elements of a one-dimensional (or scalar) input that must be known before the graph runs."""
         value = self.get(index)
         if value.known is None:
             raise ShapeRefused(
-                f"input {index} decides a shape, but is not known before the graph runs (it depends on data, or on the batch "
-                "size in a way that can't be bounded)"
+                f"input {index} decides a shape, but is not known before the graph runs; it depends on data, or on the "
+                "batch size in a way that cannot be bounded"
             )
         return [item if isinstance(item, Poly) else int(item) for item in value.known.reshape(-1)]
 
     def known_ints(self, index: int) -> list[int]:
-        """As `known`, and no element may depend on the batch size."""
+        """As `known`; no element may depend on the batch size."""
         items = self.known(index)
         if any(isinstance(item, Poly) for item in items):
             raise ShapeRefused(f"input {index} must not depend on the batch size")
         return [int(item) for item in items if not isinstance(item, Poly)]
 
     def known_number(self, index: int) -> Size:
-        """The one element of an input that must be known beforehand."""
+        """The one element of an input that must be known before the graph runs."""
         items = self.known(index)
         if len(items) != 1:
             raise ShapeRefused(f"input {index} must have one element, not {len(items)}")
@@ -119,25 +120,25 @@ Fold = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operator:
-    """A row of the table."""
+    """A row of the table: the rules for one operator."""
 
     infer: Infer
     cost: Cost
     summary: str
-    """For a person who reads what a plan does."""
+    """Description for people who read what a plan does."""
     scratch: Cost
-    """Elements that the runtime needs beside inputs and outputs."""
+    """Elements that the runtime needs in addition to inputs and outputs."""
 
 
 def normal_axis(axis: int, rank: int) -> int:
-    """The axis counted from the front."""
+    """The axis, counted from the front."""
     if not -rank <= axis < rank:
         raise ShapeRefused(f"axis {axis} does not exist in {rank} dimensions")
     return axis % rank if rank else 0
 
 
 def broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
-    """The common shape of numpy's broadcasting, if it is one for every batch size."""
+    """The common shape of numpy's broadcasting; refused unless the shapes fit for every batch size."""
     rank = max(len(shape) for shape in shapes)
     result: list[Size] = []
     for axis in range(-rank, 0):
@@ -154,7 +155,7 @@ def broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
 
 
 def _checked(call: Call, value: Value) -> Value:
-    """Drop known elements that a machine integer could not hold: there the graph would compute something else."""
+    """Drop known elements that a machine integer cannot hold: there the graph would compute something else."""
     if value.known is None:
         return value
     limit = _INT_LIMITS.get(value.dtype, 2**63)
@@ -172,7 +173,7 @@ def _as_known(items: Any) -> Known:
 
 
 def _map_known(function: Callable[..., Any], *arrays: Known) -> Known | None:
-    """Apply a function to each tuple of broadcast elements; None if one of them can't be told."""
+    """Apply a function to each tuple of broadcast elements; None if one of the results is unknown."""
     try:
         grid = np.broadcast_arrays(*arrays)
     except ValueError as error:
@@ -199,7 +200,7 @@ def _same_dtype(values: Sequence[Value]) -> str:
 
 
 def _elementwise(result: str | None = None, fold: Fold | None = None, first: int = 0) -> Infer:
-    """Broadcast all inputs; the dtype is that of the inputs, or ``result``. ``first``: inputs before it may differ in dtype."""
+    """Broadcast all inputs; the dtype is ``result`` or theirs. Inputs before ``first`` can have another dtype."""
 
     def infer(call: Call) -> list[Value]:
         values = [value for value in call.inputs if value is not None]
@@ -281,7 +282,7 @@ def _smaller(*items: Size) -> Size | None:
 
 
 def _divide(fold: Fold | None) -> Infer:
-    """Integers: only by what is known to be positive, because the smallest integer by -1 ends the process, not just the run."""
+    """Integers need known positive divisors: the smallest integer divided by -1 ends the process, not only the run."""
 
     def infer(call: Call) -> list[Value]:
         divisor = call.get(1)
@@ -359,7 +360,7 @@ def _spatial(sizes: Sequence[Size]) -> list[int]:
 def _window(call: Call, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads (all begins, then all ends) of a convolution or pooling."""
     if call.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
-        raise ShapeRefused("auto_pad is not allowed; give the pads")
+        raise ShapeRefused("auto_pad is not allowed; set the pads instead")
     strides = list(call.attribute("strides", [1] * rank))
     dilations = list(call.attribute("dilations", [1] * rank))
     pads = list(call.attribute("pads", [0] * (2 * rank)))
@@ -375,17 +376,17 @@ def _slide(sides: Sequence[int], kernel: Sequence[int], call: Call) -> list[int]
     strides, dilations, pads = _window(call, rank)
     out = []
     for i in range(rank):
-        room = sides[i] + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
-        if room < 0 or kernel[i] < 1:
+        span = sides[i] + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
+        if span < 0 or kernel[i] < 1:
             raise ShapeRefused("the window is larger than the padded image")
-        out.append(room // strides[i] + 1)
+        out.append(span // strides[i] + 1)
     return out
 
 
 def _conv_parts(call: Call) -> tuple[Value, Value, int, list[int]]:
     x, w = call.get(0), call.get(1)
     if len(x.shape) < 3 or len(w.shape) != len(x.shape):
-        raise ShapeRefused("a convolution takes [batch, channels, ...] and a kernel of as many dimensions")
+        raise ShapeRefused("a convolution takes [batch, channels, ...] and a kernel with the same number of dimensions")
     group = int(call.attribute("group", 1))
     if group < 1:
         raise ShapeRefused("group must be at least 1")
@@ -396,7 +397,7 @@ def _conv(call: Call) -> list[Value]:
     x, w, group, kernel = _conv_parts(call)
     _equal_sizes(x.shape[1], w.shape[1] * group, "the channels of image and kernel")
     if divide(w.shape[0], group) is None:
-        raise ShapeRefused("the output channels are no multiple of the groups")
+        raise ShapeRefused("the output channels are not a multiple of the groups")
     return [Value(_same_dtype([x, w]), (x.shape[0], w.shape[0], *_slide(_spatial(x.shape[2:]), kernel, call)))]
 
 
@@ -412,7 +413,7 @@ def _conv_transpose(call: Call) -> list[Value]:
     strides, dilations, pads = _window(call, len(sides))
     extra = list(call.attribute("output_padding", [0] * len(sides)))
     if "output_shape" in call.attributes or len(extra) != len(sides):
-        raise ShapeRefused("output_shape is not allowed; give output_padding for each side")
+        raise ShapeRefused("output_shape is not allowed; set output_padding for each side")
     out = [
         strides[i] * (sides[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[len(sides) + i]
         for i in range(len(sides))
@@ -454,7 +455,7 @@ def _global_pool(call: Call) -> list[Value]:
 
 
 def reduced_axes(call: Call) -> list[int]:
-    """The axes that a Reduce operator sums over; all, if none are given."""
+    """The axes that a Reduce operator sums over; all axes if none are given."""
     rank = len(call.get(0).shape)
     axes = call.known_ints(1) if call.find(1) is not None else []
     if not axes:
@@ -485,7 +486,7 @@ def _arg(call: Call) -> list[Value]:
     value = call.get(0)
     axis = call.axis(len(value.shape), 0)
     if value.shape and value.shape[axis] == 0:
-        raise ShapeRefused("there is no largest or smallest of no elements")
+        raise ShapeRefused("an empty axis has no largest or smallest element")
     return [Value("int64", _drop(value.shape, [axis], bool(call.attribute("keepdims", 1))))]
 
 
@@ -506,7 +507,7 @@ def _concat(call: Call) -> list[Value]:
             a == b for i, (a, b) in enumerate(zip(value.shape, values[0].shape, strict=True)) if i != axis
         )
         if not same:
-            raise ShapeRefused("the inputs differ in more than the axis that is joined")
+            raise ShapeRefused("the inputs differ in an axis other than the joined one")
         total = total + value.shape[axis]
     shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
     parts = [value.known for value in values if value.known is not None]
@@ -535,12 +536,12 @@ def _reshape(call: Call) -> list[Value]:
     if not call.attribute("allowzero", 0):
         wanted = [_copied(value, axis) if item == 0 else item for axis, item in enumerate(wanted)]
     if wanted.count(-1) > 1:
-        raise ShapeRefused("two sizes are left open")
+        raise ShapeRefused("more than one size is -1")
     if -1 in wanted:
         rest = math.prod(item for item in wanted if item != -1)
         inferred = divide(value.num_elements, rest)
         if inferred is None:
-            raise ShapeRefused(f"{value.num_elements} elements can't be shared out over {rest} for every batch size")
+            raise ShapeRefused(f"{value.num_elements} elements cannot be divided by {rest} for every batch size")
         wanted = [inferred if item == -1 else item for item in wanted]
     shape = _shape_from(wanted)
     _equal_sizes(math.prod(shape), value.num_elements, "the numbers of elements before and after")
@@ -549,7 +550,7 @@ def _reshape(call: Call) -> list[Value]:
 
 def _copied(value: Value, axis: int) -> Size:
     if axis >= len(value.shape):
-        raise ShapeRefused("a size is to be copied from an axis that is not there")
+        raise ShapeRefused("a size of 0 copies from an axis that does not exist")
     return value.shape[axis]
 
 
@@ -562,10 +563,10 @@ def _squeeze(call: Call) -> list[Value]:
     value = call.get(0)
     given = call.known_ints(1) if call.find(1) is not None else None
     if given is None:
-        raise ShapeRefused("the axes must be given, since sizes of 1 depend on the batch size")
+        raise ShapeRefused("the axes must be given, because the batch size decides which sizes are 1")
     axes = [normal_axis(axis, len(value.shape)) for axis in given]
     if any(value.shape[axis] != 1 for axis in axes):
-        raise ShapeRefused("an axis that is not of size 1 for every batch size can't be dropped")
+        raise ShapeRefused("an axis that is not of size 1 for every batch size cannot be dropped")
     shape = _drop(value.shape, axes, keep=False)
     return [Value(value.dtype, shape, _reshape_known(value, shape))]
 
@@ -586,7 +587,7 @@ def _transpose(call: Call) -> list[Value]:
     rank = len(value.shape)
     order = list(call.attribute("perm", range(rank - 1, -1, -1)))
     if sorted(order) != list(range(rank)):
-        raise ShapeRefused("perm is no order of the axes")
+        raise ShapeRefused("perm is not a permutation of the axes")
     known = None if value.known is None else value.known.transpose(order)
     return [Value(value.dtype, tuple(value.shape[axis] for axis in order), known)]
 
@@ -613,7 +614,7 @@ def _gather_elements(call: Call) -> list[Value]:
 
 def _check_index(value: Value, index: Value, axis: int) -> None:
     if len(index.shape) != len(value.shape):
-        raise ShapeRefused("index and data must have as many dimensions")
+        raise ShapeRefused("index and data must have the same number of dimensions")
     for other, (a, b) in enumerate(zip(index.shape, value.shape, strict=True)):
         if other != axis and not at_most(a, b):
             raise ShapeRefused("the index is larger than the data")
@@ -632,7 +633,7 @@ def _scatter_cost(call: Call, outputs: Sequence[Value]) -> Size:
 
 
 def slice_bounds(call: Call) -> list[tuple[int, Size, Size, int]]:
-    """For each axis that a Slice cuts: axis, start, end, step; as given, not yet clamped."""
+    """For each axis that a Slice cuts: axis, start, end, step; as given, not clamped."""
     rank = len(call.get(0).shape)
     starts, ends = call.known(1), call.known(2)
     axes = call.known_ints(3) if call.find(3) is not None else list(range(len(starts)))
@@ -646,7 +647,7 @@ def slice_bounds(call: Call) -> list[tuple[int, Size, Size, int]]:
 
 
 def is_whole(start: Size, end: Size, step: int, size: Size, max_n: int) -> bool:
-    """Whether a slice takes all of an axis, in order, for every batch size."""
+    """Whether a slice takes a whole axis, in order, for every batch size."""
     reaches_end = end == size or (isinstance(end, int) and (end >= _SLICE_END or end >= bound(size, max_n)))
     return start == 0 and step == 1 and reaches_end
 
@@ -659,10 +660,10 @@ def _slice(call: Call) -> list[Value]:
         if is_whole(start, end, step, size, call.max_n):
             continue
         if isinstance(size, Poly) or isinstance(start, Poly) or isinstance(end, Poly):
-            raise ShapeRefused("an axis that depends on the batch size can't be cut")
+            raise ShapeRefused("an axis that depends on the batch size cannot be cut")
         if step < 0 and start < -size:
-            raise ShapeRefused("a slice that walks backwards starts before its axis")
-        # Python clamps as ONNX does, except for an end before the axis when walking backwards: there ONNX means "all".
+            raise ShapeRefused("a slice with a negative step starts before its axis")
+        # Python clamps as ONNX does, except for an end before the axis with a negative step: there ONNX means "all".
         stop = None if step < 0 and end < -size else end
         picks[axis] = slice(start, stop, step)
         shape[axis] = len(range(*picks[axis].indices(size)))
@@ -675,7 +676,7 @@ def _split(call: Call) -> list[Value]:
     axis = call.axis(len(value.shape), 0)
     size = value.shape[axis]
     if isinstance(size, Poly):
-        raise ShapeRefused("an axis that depends on the batch size can't be split")
+        raise ShapeRefused("an axis that depends on the batch size cannot be split")
     if call.find(1) is not None:
         parts = call.known_ints(1)
     else:
@@ -683,12 +684,12 @@ def _split(call: Call) -> list[Value]:
         parts = [each] * (call.num_outputs - 1)
         parts.append(size - sum(parts))
     if len(parts) != call.num_outputs or sum(parts) != size or min(parts) < 0:
-        raise ShapeRefused(f"the parts {parts} do not make up the axis of size {size}")
+        raise ShapeRefused(f"the parts {parts} do not add up to the axis size {size}")
     return [Value(value.dtype, (*value.shape[:axis], part, *value.shape[axis + 1 :])) for part in parts]
 
 
 def padded(call: Call) -> list[tuple[int, int]]:
-    """For each axis of a Pad: how many elements are put before and after (negative: taken away)."""
+    """For each axis of a Pad: the number of elements added before and after (negative: removed)."""
     rank = len(call.get(0).shape)
     pads = call.known_ints(1)
     axes = call.known_ints(3) if call.find(3) is not None else list(range(rank))
@@ -712,7 +713,7 @@ def _pad(call: Call) -> list[Value]:
 def _tile(call: Call) -> list[Value]:
     value, repeats = call.get(0), _shape_from(call.known(1))
     if len(repeats) != len(value.shape):
-        raise ShapeRefused("a repeat for each axis is needed")
+        raise ShapeRefused("one repeat for each axis is needed")
     return [Value(value.dtype, tuple(size * repeat for size, repeat in zip(value.shape, repeats, strict=True)))]
 
 
@@ -739,7 +740,7 @@ def _constant(call: Call) -> list[Value]:
     }
     given = [name for name in call.attributes if name in forms]
     if len(given) != 1 or len(call.attributes) != 1:
-        raise ShapeRefused(f"a constant has one of {', '.join(forms)}")
+        raise ShapeRefused(f"a constant needs exactly one of {', '.join(forms)}")
     return [array_value(np.asarray(call.attributes[given[0]], forms[given[0]]))]
 
 
@@ -763,7 +764,7 @@ def _range(call: Call) -> list[Value]:
     elif isinstance(start, int) and isinstance(limit, int) and isinstance(delta, int) and delta != 0:
         count = max(0, -((start - limit) // delta))
     else:
-        raise ShapeRefused("the number of elements depends on the batch size in a way that can't be bounded")
+        raise ShapeRefused("the number of elements depends on the batch size in a way that cannot be bounded")
     known = None
     if isinstance(count, int) and count <= MAX_KNOWN:
         known = _as_known([start + i * delta for i in range(count)])
@@ -801,7 +802,7 @@ def _free(call: Call, outputs: Sequence[Value]) -> Size:
 
 
 def _conv_scratch(call: Call, outputs: Sequence[Value]) -> Size:
-    """The unfolded windows of one image, as im2col lays them out."""
+    """The unfolded windows of one image, as in im2col."""
     _, w, _, kernel = _conv_parts(call)
     return w.shape[1] * math.prod(kernel) * math.prod(outputs[0].shape[2:])
 
@@ -823,7 +824,7 @@ _MOVE = "moves elements"
 _MAKE = "makes a tensor"
 _SHAPE = "shape arithmetic"
 _PRODUCT = "product"
-_REDUCE = "sums up along axes"
+_REDUCE = "reduces along axes"
 _POOL = "pooling"
 
 OPERATORS: Mapping[str, Operator] = {
@@ -902,4 +903,4 @@ OPERATORS: Mapping[str, Operator] = {
     "Unsqueeze": _row(_unsqueeze, _MOVE),
     "Where": _row(_where, "chooses by a condition"),
 }
-"""Operator name -> rule. An operator that is not here is not part of plans."""
+"""Operator name -> rule. Plans use no other operators."""

@@ -1,11 +1,12 @@
-"""The gate for a whole ONNX model that answers questions: weights inside, examples in, predictions out.
+"""The gate for a complete ONNX model that makes predictions: weights inside, examples in, predictions out.
 
-`check_model_file` looks at a file in this process; a server calls `check_model_async`, which does so in a child process with
-hard limits. What passes has one graph of the operators of plans (`pygrid.plans.operators`), no control flow, no data outside
-the file, and costs that are bounded at the largest batch. Codes of refusals are those of `pygrid.plans.gate`.
+`check_model_file` checks a file in this process. A server calls `check_model_async`, which does so in a child process
+with hard limits. A model that passes has one graph of the operators of plans (`pygrid.plans.operators`). It has no
+control flow and no data outside the file, and its costs are bounded at the largest batch. The codes of refusals are
+those of `pygrid.plans.gate`.
 
-Shapes may have one open size, the number of examples, and only as the first of an input or output; whatever its author calls
-it, here it is ``batch``. Opsets 18 to 20 are taken: between them no operator of the list changed what it computes.
+Shapes may have one open size, the number of examples, and only as the first size of an input or output. Its name
+becomes ``batch``. Opsets 18 to 20 are accepted: between them, no operator of the list changed what it computes.
 """
 
 from __future__ import annotations
@@ -33,46 +34,46 @@ MAX_PORTS = 64
 MAX_NAME = 200
 _NAME = "model"
 _CHILD = "pygrid.plans.serving_child"
-# The file, its parsed form, and the copies that ONNX's own checker makes of the largest model.
+# For the file, its parsed form, and the copies that ONNX's own checker makes of the largest model.
 _CHILD_LIMITS = ChildLimits(memory_bytes=6 * 1024**3, cpu_s=60, wall_s=90.0, max_output_bytes=1024**2)
 
 
 class ServingLimits(msgspec.Struct, frozen=True):
-    """How large a model may be. All but the first two are for one call with the largest batch."""
+    """Limits for a model. All but the first two are for one call with the largest batch."""
 
     max_model_bytes: int = MAX_SERVED_BYTES
-    """Of the file."""
+    """Size of the file."""
     max_nodes: int = 20_000
     max_tensor_bytes: int = 256 * 1024**2
-    """Of any tensor that an operator makes."""
+    """Size of each tensor that an operator makes."""
     max_peak_bytes: int = 2 * 1024**3
-    """Of all that is held at once, weights included."""
+    """Size of everything that is held at once, with the weights."""
     max_flops: int = 2 * 10**12
     max_port_bytes: int = 64 * 1024**2
-    """Of all inputs together, and of all outputs together."""
+    """Size of all inputs together, and of all outputs together."""
 
 
 class ServingReport(msgspec.Struct, frozen=True):
-    """A model that passed, and what it is."""
+    """Results of the gate for a model that passed."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     num_nodes: int
     operators: dict[str, int]
     num_parameters: int
-    """Values of its floating-point constants."""
+    """Number of values in its floating-point constants."""
     flops_fixed: int
     flops_per_example: int
     peak_bytes: int
     """At the largest batch."""
     rows_independent: bool
-    """Proven: each row of the outputs follows from the same row of the inputs alone, so that callers may share a batch."""
+    """Proven: each row of the outputs depends only on the same row of the inputs, so callers can share a batch."""
     independence_reason: str
-    """If not: why."""
+    """The reason, if rows are not independent."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the child process answers: a report, or the parts of a refusal."""
+    """The answer of the child process: a report, or the parts of a refusal."""
 
     report: ServingReport | None = None
     code: str = ""
@@ -81,19 +82,19 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def check_model_file(path: Path, max_batch_size: int, limits: ServingLimits | None = None) -> ServingReport:
-    """Decide on the model in this file, in this process.
+    """Check the model in this file, in this process.
 
     Args:
-        max_batch_size: the most examples of one call, 1 to 65,536.
+        max_batch_size: largest number of examples in one call, 1 to 65,536.
     Raises:
-        InvalidPlan: it is refused; ``code`` says why for a program, the message for its author.
+        InvalidPlan: the model is refused; ``code`` is the reason for programs, and the message is for the author.
     """
     limits = limits or ServingLimits()
     return check_model(read_model(path, limits), max_batch_size, limits)
 
 
 def read_model(path: Path, limits: ServingLimits) -> bytes:
-    """The bytes of the file, not looked at yet. Raises InvalidPlan: ``plan_too_large``."""
+    """The unchecked bytes of the file. Raises InvalidPlan: ``plan_too_large``."""
     size = path.stat().st_size
     if size > limits.max_model_bytes:
         raise _refused(f"has {size:,} bytes; {limits.max_model_bytes:,} are allowed", "plan_too_large")
@@ -101,7 +102,7 @@ def read_model(path: Path, limits: ServingLimits) -> bytes:
 
 
 def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> ServingReport:
-    """As `check_model_file`, of what the file holds."""
+    """As `check_model_file`, for the bytes of a file."""
     from pygrid.plans.costs import analyse
     from pygrid.plans.independence import judge_rows
     from pygrid.plans.structure import constant_bytes
@@ -113,7 +114,7 @@ def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> Serv
     inputs = _input_ports(graph)
     analysis = analyse(graph, name=_NAME, max_n=max_batch_size, max_tensor_bytes=limits.max_tensor_bytes)
     outputs = _output_ports(analysis)
-    # Constants are what plans may hardly have, and what a model is made of: the file's size bounds them.
+    # A plan may hold few constants, but a model consists of them: the size of the file bounds them.
     peak, flops = max(analysis.peak_bytes(max_batch_size), constant_bytes(model)), analysis.flops(max_batch_size)
     for what, value, limit, code in (
         ("bytes of memory at once", peak, limits.max_peak_bytes, "plan_memory_too_large"),
@@ -146,17 +147,17 @@ def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> Serv
 def check_model_in_child(
     path: Path, max_batch_size: int, limits: ServingLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS
 ) -> ServingReport:
-    """As `check_model_file`, in a child process that can't use more memory or time than ``child`` allows.
+    """As `check_model_file`, in a child process that cannot use more memory or time than ``child`` allows.
 
     Raises:
-        InvalidPlan: as `check_model_file`; or ``plan_check_failed``, if the child crashed, ran out of memory or took too long.
+        InvalidPlan: as `check_model_file`; or ``plan_check_failed``: the child crashed, or reached a limit.
     """
     parts = [msgspec.json.encode(limits or ServingLimits()), msgspec.json.encode([str(path), max_batch_size])]
     answer = run_child(_CHILD, parts, limits=child, failed=_failed)
     try:
         reply = msgspec.json.decode(answer, type=Reply)
     except msgspec.DecodeError as error:
-        raise _failed("its answer can't be read") from error
+        raise _failed("its answer cannot be read") from error
     if reply.report is not None:
         return reply.report
     raise InvalidPlan(reply.detail, code=reply.code, **reply.fields)
@@ -165,7 +166,7 @@ def check_model_in_child(
 async def check_model_async(path: Path, max_batch_size: int, limits: ServingLimits | None = None) -> ServingReport:
     """As `check_model_in_child`, without blocking the event loop.
 
-    A caller that is cancelled still waits for the child, so that the file stays as long as it is read.
+    A cancelled caller still waits for the child, so that the file exists as long as the child reads it.
     """
     work = asyncio.ensure_future(asyncio.to_thread(check_model_in_child, path, max_batch_size, limits))
     try:
@@ -176,7 +177,7 @@ async def check_model_async(path: Path, max_batch_size: int, limits: ServingLimi
 
 
 def port_bytes(ports: tuple[Port, ...], num_examples: int) -> int:
-    """Bytes of the arrays of these ports with so many examples."""
+    """Bytes of the arrays of these ports with ``num_examples`` examples."""
     total = 0
     for port in ports:
         size = ITEM_BYTES[port.dtype]
@@ -193,7 +194,7 @@ def _parse(data: bytes) -> onnx.ModelProto:
     check_valid(_NAME, model)
     opset = model.opset_import[0].version
     if opset != OPSET:
-        # The rules for shapes are those of one opset: what does not read the same there is refused.
+        # The rules for shapes are those of one opset, so a model that is not valid in that opset is refused.
         model.opset_import[0].version = OPSET
         check_valid(_NAME, model)
         model.opset_import[0].version = opset
@@ -215,8 +216,8 @@ def _input_ports(graph: onnx.GraphProto) -> tuple[Port, ...]:
                 symbols.add(side)
                 if axis:
                     raise _refused(
-                        f"leaves size {axis} of input {info.name[:80]!r} open ({side[:40]!r}); only the first, the number of "
-                        "examples, may be",
+                        f"leaves size {axis} of input {info.name[:80]!r} open ({side[:40]!r}); only the first size, "
+                        "the number of examples, may be open",
                         "plan_ports_invalid",
                     )
             elif side < 1:
@@ -224,12 +225,12 @@ def _input_ports(graph: onnx.GraphProto) -> tuple[Port, ...]:
         ports.append(_named(port.name, port.dtype, port.shape))
     if len(symbols) > 1:
         names = ", ".join(repr(symbol[:40]) for symbol in sorted(symbols))
-        raise _refused(f"has several open sizes ({names}); one, the number of examples, is allowed", "plan_ports_invalid")
+        raise _refused(f"has several open sizes ({names}); only one, the number of examples, may be open", "plan_ports_invalid")
     return _checked(ports, "inputs")
 
 
 def _output_ports(analysis: Analysis) -> tuple[Port, ...]:
-    """The outputs as they follow from the nodes, whatever the file says of them."""
+    """The outputs as computed from the nodes, not as the file declares them."""
     from pygrid.plans.sizes import SYMBOL
 
     ports = []
@@ -245,8 +246,8 @@ def _output_ports(analysis: Analysis) -> tuple[Port, ...]:
                 shape.append(BATCH)
             else:
                 raise _refused(
-                    f"gives {name[:80]!r} with size {axis} of {size} (n is the batch size); only the first may depend on n, "
-                    "and has to be n",
+                    f"computes {name[:80]!r} with size {axis} of {size} (n is the batch size); only the first size may "
+                    "depend on n, and it must be n",
                     "plan_ports_invalid",
                 )
         ports.append(_named(name, value.dtype, tuple(shape)))

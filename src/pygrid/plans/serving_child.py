@@ -1,4 +1,4 @@
-"""The child process of `pygrid.plans.serving.check_model_in_child`: limits first, then the sandbox, then the file."""
+"""The child of `pygrid.plans.serving.check_model_in_child`: sets limits, reads the file, enters the sandbox, parses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> None:
 
     import msgspec
 
-    # All that a check imports on its way: behind the sandbox no file can be opened.
+    # Everything that a check imports: inside the sandbox no file can be opened.
     import pygrid.plans.costs
     import pygrid.plans.independence
     import pygrid.plans.sizes

@@ -1,10 +1,11 @@
-"""Makes of an exported ONNX model one that the gate for served models knows (`pygrid.plans.serving`), for who sends it.
+"""Converts an exported ONNX model to a form that the gate for served models accepts (`pygrid.plans.serving`).
 
-What exporters add for people and tools goes. Some operators that the gate does not know are written out in those that it knows:
+The sender of a model runs it. It removes what exporters add for people and tools. It replaces some operators that the
+gate does not accept by operators that it accepts:
 
     Flatten (axis 1)        Reshape
-    Dropout                 Identity: nothing is dropped when a model answers
-    BatchNormalization      Mul, Add, with the constants worked out
+    Dropout                 Identity: nothing is dropped when a model predicts
+    BatchNormalization      Mul, Add, with computed constants
     LayerNormalization      ReduceMean, Sub, Mul, Add, Sqrt, Div
     Gelu (exact)            Div, Erf, Add, Mul
 
@@ -29,13 +30,13 @@ Constants = dict[str, npt.NDArray[Any]]
 
 
 def tidy_model(data: bytes) -> bytes:
-    """The same model without types of inner tensors, metadata, and names of operator sets that no node uses, and with the
-    operators above written out.
+    """The same model with the operators above replaced, and without what the gate does not need.
 
-    Weights in other files have to be loaded into it before (``onnx.load`` does). What can't be written out stays as it is.
+    Removes types of inner tensors, metadata, and operator sets that no node uses. Weights in other files must be loaded
+    into the model before (``onnx.load`` does this). An operator that cannot be replaced stays.
 
     Raises:
-        InvalidPlan: ``plan_graph_invalid``: not an ONNX model.
+        InvalidPlan: ``plan_graph_invalid``: the bytes are not an ONNX model.
     """
     model = onnx.ModelProto()
     try:
@@ -64,7 +65,7 @@ def _strip(model: onnx.ModelProto) -> None:
     if not any((function.domain, function.name) in called for function in model.functions):
         del model.functions[:]
     for tensor in graph.initializer:
-        # What is inside the file says so by default; some writers say it again.
+        # Data is inside the file by default; some writers repeat the default.
         if tensor.data_location == onnx.TensorProto.DEFAULT:
             tensor.ClearField("data_location")
 
@@ -87,7 +88,7 @@ def _write_out(model: onnx.ModelProto) -> None:
 
 
 class _Writer:
-    """What the rules need to know of a model, and the constants that they add."""
+    """The facts about a model that the rules need, and the constants that they add."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -98,7 +99,7 @@ class _Writer:
         self.added: Constants = {}
 
     def name(self, node: NodeProto, what: str) -> str:
-        """A name that is not taken."""
+        """A name that is not used yet in the model."""
         name = f"{node.output[0]}/{what}"
         while name in self._names:
             name += "_"
@@ -106,18 +107,18 @@ class _Writer:
         return name
 
     def constant(self, node: NodeProto, what: str, value: npt.ArrayLike) -> str:
-        """The name of a new constant."""
+        """Add a constant and return its name."""
         name = self.name(node, what)
         self.added[name] = np.asarray(value)
         return name
 
     def find(self, name: str) -> npt.NDArray[Any] | None:
-        """The value of a constant of the model."""
+        """The value of a constant of the model; None for other names."""
         tensor = self._constants.get(name)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
     def rank(self, name: str) -> int | None:
-        """How many axes a tensor has, if that can be told."""
+        """The number of axes of a tensor; None if unknown."""
         if self._ranks is None:
             inferred = onnx.shape_inference.infer_shapes(self._model).graph
             infos = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -212,4 +213,4 @@ _WRITERS: dict[str, Callable[[_Writer, NodeProto], list[NodeProto] | None]] = {
     "LayerNormalization": _layer_norm,
     "Gelu": _gelu,
 }
-"""Operator -> what writes it out, or gives None where it can't."""
+"""Operator -> the function that replaces it, which returns None if it cannot."""

@@ -1,4 +1,4 @@
-"""Plans from plain PyTorch: decorate a loss, build it for a model, get a plan file.
+"""Plans from plain PyTorch: decorate a loss, build it for a model, and get a plan file.
 
     @pygrid.plan(data={"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}, hyper={"lr": pygrid.Float(0.1)})
     def loss(model, x, y):
@@ -8,12 +8,18 @@
     plan = loss.build(Net(), optimizer=pygrid.optim.SGD(momentum=0.9))
     plan.save("digits.plan")
 
-This is the only part of pygrid that needs PyTorch (the extra ``torch``), and it runs where the author is.
+This is the only part of pygrid that needs PyTorch (the extra ``torch``). It runs on the author's machine.
 
-    decorators   what authors call; programs   the functions that become graphs; optim, ports   their vocabulary
-    interception, recurrent   what is different while author code is traced; tracing   from a function to ATen operators
-    lowering     from ATen operators to ONNX; emit   both together; selfcheck   comparison with eager torch
-    build        plan file and manifest; mistakes   messages that name the author's line
+    decorators                functions that authors call
+    programs                  functions that become graphs
+    optim, ports              optimizers; types of data and hyperparameters
+    interception, recurrent   replacements and refusals while author code is traced
+    tracing                   from a function to ATen operators
+    lowering                  from ATen operators to ONNX
+    emit                      tracing and lowering together
+    selfcheck                 comparison with eager torch
+    build                     plan file and manifest
+    mistakes                  messages that name the author's line
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Makes a plan file of programs: emits the graphs, checks them against eager torch, writes the manifest."""
+"""Builds a plan file from programs: emits the graphs, checks them against eager torch, writes the manifest."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from pygrid.plans.selftest import selftest_graph, selftest_inputs
 logger = logging.getLogger(__name__)
 
 MAX_BATCH_SIZES = (1024, 256, 64, 16)
-"""Largest batch sizes that are tried where the author names none."""
+"""Largest batch sizes to try if the author does not choose one."""
 _TOO_LARGE = frozenset({"plan_tensor_too_large", "plan_memory_too_large", "plan_flops_too_large"})
 _TEST_BATCH = 4
 
 
 def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict[str, Emitted]:
-    """The graphs of programs; each is given as part of one that is traced, which may be itself.
+    """The graphs of programs; each program is part of a traced program, which can be the program itself.
 
     Raises:
-        AuthoringError: with the author's line.
+        AuthoringError: the message names the author's line.
     """
     graphs: dict[str, Emitted] = {}
     for whole, parts in programs:
@@ -50,7 +50,7 @@ def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict
 
 
 def _graph_entry(graph: Emitted, *, max_n: int) -> Graph:
-    """What the manifest says of a graph."""
+    """The entry of a graph in the manifest."""
     fixed, per_example = work_out(graph, max_n=max_n).flops_split()
     return Graph(
         sha256=hashlib.sha256(graph.data).hexdigest(),
@@ -63,10 +63,10 @@ def _graph_entry(graph: Emitted, *, max_n: int) -> Graph:
 
 
 def work_out(graph: Emitted, *, max_n: int) -> Analysis:
-    """Shapes and costs of a graph, as the gate will see them.
+    """Shapes and costs of a graph, as the gate computes them.
 
     Raises:
-        AuthoringError: the gate would refuse the graph; with the gate's code and words.
+        AuthoringError: the gate would refuse the graph; with the gate's code and message.
     """
     with _refusals_for_authors():
         return analyse(onnx.load_from_string(graph.data).graph, name=graph.program.name, max_n=max_n)
@@ -77,25 +77,25 @@ def _refusals_for_authors() -> Iterator[None]:
     try:
         yield
     except InvalidPlan as error:
-        raise AuthoringError(f"no machine would accept this plan: {error.detail}", code=error.code, **error.fields) from error
+        raise AuthoringError(f"the gate would refuse this plan: {error.detail}", code=error.code, **error.fields) from error
 
 
 def source_of(function: Callable[..., Any]) -> str:
     """The author's function as text, for an owner to read."""
     try:
         return inspect.getsource(inspect.unwrap(function))
-    except (OSError, TypeError):  # typed into a prompt, or made by exec
+    except (OSError, TypeError):  # entered at a prompt, or created by exec
         return f"# the source of {getattr(function, '__qualname__', function)} is not available\n"
 
 
 def finish(manifest: Manifest, graphs: Mapping[str, Emitted], source: str, *, sizes: Sequence[int]) -> Plan:
-    """The plan of these parts, with a test vector from eager torch, after it has passed the gate.
+    """The plan of these parts, with a test vector from eager torch, after it passed the gate.
 
     Args:
         manifest: without the entries of the graphs.
-        sizes: largest batch sizes to try, in this order; the first at which the gate finds the cost bearable is taken.
+        sizes: largest batch sizes to try, in this order; the first one whose cost passes the gate is used.
     Raises:
-        AuthoringError: the gate refuses the plan, with its code and words.
+        AuthoringError: the gate refuses the plan; with the gate's code and message.
     """
     for size in sizes:
         entries = {name: _graph_entry(graph, max_n=size) for name, graph in graphs.items()}
@@ -123,12 +123,12 @@ def _pack(manifest: Manifest, graphs: Mapping[str, Emitted], source: str) -> Pla
 def _test_vector(manifest: Manifest, graphs: Mapping[str, Emitted]) -> TestVector:
     inputs = selftest_inputs(manifest, _TEST_BATCH)
     loss = eager(graphs[selftest_graph(manifest)].program, inputs)["metrics/loss"].item()
-    # Fewer digits than the tolerance asks for: machines differ in the last ones, and a plan's bytes should not.
+    # Fewer digits than the tolerance needs: machines differ in the last digits, and a plan's bytes must not.
     return TestVector(batch_size=_TEST_BATCH, loss=float(f"{loss:.5g}"))
 
 
 def summary(plan: Plan) -> list[str]:
-    """A plan in a few lines: size, and per graph the nodes and the cost per example."""
+    """A plan in a few lines: its size; and for each graph the nodes and the cost per example."""
     lines = [f"{plan.manifest.name}: {len(plan.data) / 1000:.1f} kB, {plan.id[:12]}"]
     for name, graph in plan.manifest.graphs.items():
         lines.append(

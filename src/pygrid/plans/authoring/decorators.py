@@ -1,4 +1,4 @@
-"""The decorators of authors: `plan`, `train_step` and `averaging_plan`; what they return has a ``build``."""
+"""The decorators for authors: `plan`, `train_step` and `averaging_plan`. They return objects with a ``build``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Reduction = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class _Described:
-    """What every kind of plan carries besides its function."""
+    """The function of a plan, and its name, description and author."""
 
     function: Callable[..., Any]
     name: str
@@ -35,7 +35,7 @@ class _Described:
     author: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the author's function as it is."""
+        """Call the author's function unchanged."""
         return self.function(*args, **kwargs)
 
 
@@ -51,15 +51,15 @@ class LossPlan(_Described):
     def build(self, model: torch.nn.Module, *, optimizer: Optimizer | None = None, private: bool = False) -> Plan:
         """The plan that trains ``model`` with this loss: graphs ``train``, ``grads`` and ``eval``.
 
-        The model is not changed and its weights do not become part of the plan; `initial_params` gives them. The graphs are
-        compared with eager torch before they are returned.
+        The model is not changed, and its weights do not become part of the plan; `initial_params` returns them. The
+        graphs are compared with eager torch before they are returned.
 
         Args:
-            optimizer: from `pygrid.optim`; plain `SGD` if not given. Its learning rate is the hyperparameter ``lr``, which is
-                added with a default where ``hyper`` does not name it.
-            private: refuse a plan in which examples of a batch influence each other, as private jobs will.
+            optimizer: from `pygrid.optim`; plain `SGD` by default. Its learning rate is the hyperparameter ``lr``,
+                which is added with a default if ``hyper`` does not name it.
+            private: refuse a plan in which examples of a batch influence each other, as private jobs do.
         Raises:
-            AuthoringError: names the author's line, the reason and the way out.
+            AuthoringError: the message names the author's line, the reason and a solution.
         """
         optimizer = optimizer or SGD()
         hyper = dict(self.hyper)
@@ -101,7 +101,7 @@ class LossPlan(_Described):
 
 
 def _metrics(graph: Emitted, given: Mapping[str, Reduction]) -> dict[str, Reduction]:
-    """How each metric of a graph is combined over batches: as the author said, else the mean."""
+    """How to combine each metric of a graph over batches: as the author chose, else the mean."""
     names = [port.name.removeprefix("metrics/") for port in graph.outputs if port.name.startswith("metrics/")]
     unknown = sorted(set(given) - set(names))
     if unknown:
@@ -124,10 +124,10 @@ def _feeder(data: Mapping[str, DataSpec], hyper: Mapping[str, Float], subject: S
 
 def _not_private(batch_norm: bool) -> str:
     if batch_norm:
-        return "the model uses BatchNorm, which mixes the examples of a batch; use GroupNorm or LayerNorm for private jobs"
+        return "the model uses BatchNorm, which mixes examples of a batch; use GroupNorm or LayerNorm for private jobs"
     return (
-        "examples of a batch influence each other's gradients (a normalisation, weighting or comparison across the batch); "
-        "compute the loss of each example by itself and take the mean, for private jobs"
+        "examples of a batch influence each other's gradients (a normalization, weighting or comparison across the "
+        "batch); for private jobs, compute the loss of each example by itself and take the mean"
     )
 
 
@@ -142,7 +142,7 @@ class StepPlan(_Described):
     max_batch_size: int | None = None
 
     def build(self, model: torch.nn.Module) -> Plan:
-        """The plan with the one graph ``train``; without ``grads``, so it can't be used for private jobs.
+        """The plan with one graph, ``train``. It has no ``grads``, so private jobs cannot use it.
 
         Raises:
             AuthoringError: as `LossPlan.build`.
@@ -167,7 +167,7 @@ class StepPlan(_Described):
             noise={name: NoisePort(shape) for name, shape in graph.noise.items()},
             hyper=feeder.hyper,
             metrics=_metrics(graph, self.metrics),
-            per_example_independent=False,  # nothing is known of the gradient of one example
+            per_example_independent=False,  # the gradient of one example is unknown
             optimizer="explicit step",
         )
         return finish(manifest, {"train": graph}, source_of(self.function), sizes=_sizes(self.max_batch_size))
@@ -181,7 +181,7 @@ class AveragingPlan(_Described):
     max_diffs: int = 100
 
     def build(self, model: torch.nn.Module) -> Plan:
-        """The plan with the one graph ``average``, for diffs of this model.
+        """The plan with one graph, ``average``, for diffs of this model.
 
         Raises:
             AuthoringError: as `LossPlan.build`.
@@ -231,17 +231,17 @@ def plan(
     description: str | None = None,
     author: str = "",
 ) -> Callable[[Callable[..., Any]], LossPlan]:
-    """Turn a loss into something that can be built into a plan.
+    """Turn a loss into an object that builds a plan.
 
-    The function takes the model, then data and hyperparameters by name, and returns the loss (one number) or
-    ``(loss, {name: metric})``. It may use ordinary PyTorch, except for decisions on data and random numbers.
+    The function takes the model, then data and hyperparameters by name. It returns the loss (one number) or
+    ``(loss, {name: metric})``. It can use ordinary PyTorch, except decisions on data and random numbers.
 
     Args:
-        data: columns by argument name, e.g. ``{"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}``.
+        data: columns by argument name, for example ``{"x": pygrid.Tensor["batch", 64], "y": pygrid.Label(10)}``.
         hyper: hyperparameters by name; ``lr`` is the learning rate of the optimizer.
-        metrics: how a metric of several batches is combined, where not by the mean weighted by batch size: ``{"hits": "sum"}``.
-        max_batch_size: the largest batch that a runner may feed; by default 1024, or less for a model that would take more
-            memory or time than a plan may.
+        metrics: how to combine a metric over batches: ``{"hits": "sum"}``; by default the mean weighted by batch size.
+        max_batch_size: the largest batch that a runner may feed; by default 1024, or less for a model that would take
+            more memory or time than a plan may.
     """
 
     def decorate(function: Callable[..., Any]) -> LossPlan:
@@ -267,13 +267,14 @@ def train_step(
     description: str | None = None,
     author: str = "",
 ) -> Callable[[Callable[..., Any]], StepPlan]:
-    """Turn an explicit training step into something that can be built into a plan, where `plan` is not free enough.
+    """Turn an explicit training step into an object that builds a plan, for steps that `plan` cannot express.
 
-    The function takes ``(params, state)``, dicts of tensors by name, then data and hyperparameters by name, and returns
-    ``(params, state, metrics)``, the metrics with a ``loss``. Use `torch.func` for gradients.
+    The function takes ``(params, state)``, dicts of tensors by name, then data and hyperparameters by name. It returns
+    ``(params, state, metrics)``; the metrics include a ``loss``. Use `torch.func` for gradients.
 
     Args:
-        state: gives the arrays of the state for arrays of parameters (`torch.zeros_like` of them, say); state starts at zeros.
+        state: returns the arrays of the state for the arrays of parameters, for example `torch.zeros_like` of them. The
+            state starts at zeros.
     """
 
     def decorate(function: Callable[..., Any]) -> StepPlan:
@@ -297,11 +298,11 @@ def averaging_plan(
     description: str | None = None,
     author: str = "",
 ) -> Callable[[Callable[..., Any]], AveragingPlan]:
-    """Turn a rule that combines diffs into something that can be built into a plan.
+    """Turn a rule that combines diffs into an object that builds a plan.
 
-    Not iterative: ``rule(diffs)`` with one more leading dimension on each array, over all diffs. Iterative:
-    ``rule(avg, item, num)`` with the average so far, the next diff, and how many are in the average already (shape [1]).
-    Either returns a dict of the same names.
+    Not iterative: ``rule(diffs)`` takes all diffs, with one more leading dimension on each array. Iterative:
+    ``rule(avg, item, num)`` takes the average so far, the next diff, and the number of diffs that are already in the
+    average (shape [1]). Both return a dict of the same names.
     """
 
     def decorate(function: Callable[..., Any]) -> AveragingPlan:
@@ -314,6 +315,6 @@ def _checked_ports(ports: Mapping[str, Any], kind: type, what: str) -> dict[str,
     for name, spec in ports.items():
         if not isinstance(spec, kind):
             raise AuthoringError(
-                f"{what}[{name!r}] is {spec!r}; see pygrid.plans.authoring.ports for what it can be", code="plan_port"
+                f"{what}[{name!r}] is {spec!r}; pygrid.plans.authoring.ports lists the allowed types", code="plan_port"
             )
     return dict(ports)

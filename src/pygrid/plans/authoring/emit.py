@@ -1,4 +1,4 @@
-"""From programs to ONNX graphs: trace once, then lower what each graph needs."""
+"""Converts programs to ONNX graphs: traces once, then lowers what each graph needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pygrid.plans.manifest import BATCH, Port
 
 
 class Emitted:
-    """An ONNX graph with its ports and what tracing found out."""
+    """An ONNX graph with its ports and the results of tracing."""
 
     def __init__(self, program: Program, traced: Trace, *, symbol_name: str) -> None:
         """Lower the part of a trace that a program's outputs need.
 
         Raises:
-            AuthoringError: with the author's line.
+            AuthoringError: the message names the author's line.
         """
         graph = Graph({traced.symbol: symbol_name}, bounded=program.bounded)
         own = {port.name for port in program.inputs}
@@ -47,16 +47,16 @@ class Emitted:
 
     @property
     def noise(self) -> dict[str, tuple[int, ...]]:
-        """The shapes per example of the noise that the graph takes, by bare name."""
+        """The shapes, per example, of the noise that the graph takes, by bare name."""
         ports = (port for port in self.inputs if port.name.startswith("noise/"))
         return {port.name.removeprefix("noise/"): tuple(int(size) for size in port.shape[1:]) for port in ports}
 
 
 def emit_programs(whole: Program, parts: Sequence[Program], *, symbol_name: str = BATCH) -> dict[str, Emitted]:
-    """The graphs of programs that are parts of one (which may be its only part): its outputs include theirs.
+    """The graphs of programs that are parts of one program, whose outputs include theirs.
 
     Raises:
-        AuthoringError: with the author's line.
+        AuthoringError: the message names the author's line.
     """
     traced = trace(whole, symbol_name=symbol_name)
     return {part.name: Emitted(part, traced, symbol_name=symbol_name) for part in parts}

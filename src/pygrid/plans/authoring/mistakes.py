@@ -1,4 +1,4 @@
-"""Messages for authors: which line of their source can't become part of a plan, why, and what to write instead."""
+"""Messages for authors: which line of their source cannot become part of a plan, why, and what to write instead."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PYGRID = str(Path(__file__).parents[2])
 _TORCH = str(Path(torch.__file__).parent)
 _LIBRARIES = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), _TORCH, _PYGRID})
 _CALLER = str(Path(__file__).with_name("programs.py"))
-"""Authors' functions are called from there; what is below it on the stack called `build`."""
+"""Authors' functions are called from programs.py; the frames below it on the stack called `build`."""
 _SIZE_ARITHMETIC = tuple(
     str(Path(_TORCH, *part)) for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
 )
-"""Files of torch that evaluate a comparison for whoever wrote it."""
+"""Files of torch that evaluate a comparison for the code that contains it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Place:
 
 
 def is_author_file(file: str) -> bool:
-    """Whether a file belongs to the author, and not to Python, to torch, to an installed package or to this package."""
+    """Whether a file belongs to the author, not to Python, torch, an installed package or this package."""
     return not file.startswith(("<", *_LIBRARIES))
 
 
 def current_place() -> Place | None:
-    """The innermost line of the author's function or model that is running now; None outside of them."""
+    """The innermost line of the author's code that runs now; None outside of the author's function and model."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename != _CALLER:
         if is_author_file(frame.f_code.co_filename):
@@ -55,7 +55,7 @@ def current_place() -> Place | None:
 
 
 def decided_by_torch() -> bool:
-    """Whether the comparison of sizes that is evaluated now stands in torch, and not in code that calls it."""
+    """Whether torch, not code that calls torch, contains the comparison of sizes that is evaluated now."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -66,7 +66,7 @@ def decided_by_torch() -> bool:
 
 
 def place_of_error(error: BaseException) -> Place | None:
-    """The innermost line of the author's in a traceback."""
+    """The innermost line of the author's code in a traceback."""
     found = None
     trace: TracebackType | None = error.__traceback__
     for frame, line in traceback.walk_tb(trace):
@@ -76,7 +76,7 @@ def place_of_error(error: BaseException) -> Place | None:
 
 
 def authoring_error(reason: str, place: Place | None, *, code: str, **fields: Any) -> AuthoringError:
-    """An error that reads ``line N: reason``, followed by the source line; ``file`` and ``line`` are its fields."""
+    """An error with the message ``line N: reason`` and the source line; ``file`` and ``line`` are its fields."""
     if place is None:
         return AuthoringError(reason, code=code, **fields)
     message = f"line {place.line}: {reason}\n    {place.source}\n    ({place.file}:{place.line})"

@@ -1,8 +1,8 @@
-"""What a plan asks for: columns of data and hyperparameters.
+"""Types for the inputs of a plan: columns of data and hyperparameters.
 
-pygrid.Tensor["batch", 1, 28, 28]                          float32 examples of shape 1 x 28 x 28
-pygrid.Tensor["batch", 64].meaning("8x8 image in 0..1")    ... with words that help to match a data set
-pygrid.Tensor["batch", 64].optional()                      ... in which values may be missing: they arrive as NaN
+pygrid.Tensor["batch", 1, 28, 28]                          float32 examples of shape [1, 28, 28]
+pygrid.Tensor["batch", 64].meaning("8x8 image in 0..1")    ... with text to compare with a dataset
+pygrid.Tensor["batch", 64].optional()                      ... in which values can be missing: they arrive as NaN
 pygrid.Integers["batch", 20](1000)                         int64 tokens in [0, 1000)
 pygrid.Label(10)                                           one int64 class in [0, 10) per example
 pygrid.Float(0.1, min=1e-5, max=1.0)                       a hyperparameter, its default and its range
@@ -30,17 +30,17 @@ class DataSpec:
     is_optional: bool = False
 
     def meaning(self, words: str) -> DataSpec:
-        """The same column with a description, e.g. ``image 1x28x28 in 0..1``."""
+        """The same column with a description, for example ``image 1x28x28 in 0..1``."""
         return replace(self, words=words)
 
     def optional(self) -> DataSpec:
-        """The same column where values may be missing: they arrive as NaN, and the plan has to deal with them.
+        """The same column with values that can be missing: they arrive as NaN, and the plan must handle them.
 
         Raises:
             AuthoringError: ``plan_port``: the column holds integers, which have no NaN.
         """
         if self.dtype != "float32":
-            raise AuthoringError(f"a port of {self.dtype} can't be optional: only float32 has NaN", code="plan_port")
+            raise AuthoringError(f"a port of {self.dtype} cannot be optional: only float32 has NaN", code="plan_port")
         return replace(self, is_optional=True)
 
     def port(self) -> DataPort:
@@ -67,7 +67,7 @@ def _example_shape(kind: str, dims: object) -> tuple[int, ...]:
     sizes = dims if isinstance(dims, tuple) else (dims,)
     if not sizes or sizes[0] != BATCH:
         raise AuthoringError(
-            f'the first dimension of {kind} must be "{BATCH}", e.g. pygrid.{kind}["{BATCH}", 64]; got {list(sizes)}',
+            f'the first dimension of {kind} must be "{BATCH}", as in pygrid.{kind}["{BATCH}", 64]; got {list(sizes)}',
             code="plan_port",
         )
     for size in sizes[1:]:
@@ -90,14 +90,14 @@ class Integers:
 
 
 def Label(num_classes: int) -> DataSpec:
-    """One int64 class in ``[0, num_classes)`` per example; spelled like its sisters."""
+    """One int64 class in ``[0, num_classes)`` per example."""
     _positive(num_classes, "the number of classes")
     return DataSpec("int64", (), f"label 0..{num_classes - 1}", num_classes)
 
 
 @dataclass(frozen=True)
 class Float:
-    """A hyperparameter that is a number; devices and owners may choose it within the range, both ends included."""
+    """A number as hyperparameter; devices and owners may choose it within the range, both ends included."""
 
     default: float
     min: float = 0.0
@@ -107,7 +107,7 @@ class Float:
         finite = all(math.isfinite(number) for number in (self.default, self.min, self.max))
         if not finite or not self.min <= self.default <= self.max:
             raise AuthoringError(
-                f"a hyperparameter needs finite numbers with min <= default <= max; got {self.min}, {self.default}, {self.max}",
+                f"a hyperparameter needs finite min <= default <= max; got {self.min}, {self.default}, {self.max}",
                 code="plan_port",
             )
 

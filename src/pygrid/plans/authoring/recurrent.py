@@ -1,8 +1,8 @@
 """Recurrent layers, unrolled over time with operators that a plan has.
 
-Formulas as in the documentation of ``torch.nn.LSTM``, ``GRU`` and ``RNN``; weights come in torch's order (``weight_ih``,
-``weight_hh``, ``bias_ih``, ``bias_hh``, layer by layer). The part of each step that does not depend on the one before, the
-product of the inputs with ``weight_ih``, is computed for all steps at once.
+The formulas are those of the documentation of ``torch.nn.LSTM``, ``GRU`` and ``RNN``. The weights are in torch's order
+(``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``, layer by layer). The product of the inputs with ``weight_ih``
+does not depend on the previous step, so it is computed for all steps at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 MAX_LENGTH = 128
-"""Steps that are unrolled at most; each one adds some sixty nodes to the graph."""
+"""Largest number of steps that are unrolled; each step adds about sixty nodes to the graph."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of ``torch.lstm`` and its sisters; ``hx`` is one tensor, or (h, c) for an LSTM."""
+    """The arguments of ``torch.lstm``, ``gru`` and ``rnn_*``; ``hx`` is one tensor, or (h, c) for an LSTM."""
 
     x: torch.Tensor
     hx: torch.Tensor | Sequence[torch.Tensor]
@@ -45,12 +45,15 @@ class Call:
 def _run_layers(
     call: Call, step_layer: Callable[[int, torch.Tensor], tuple[torch.Tensor, ...]]
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Each layer on the outputs of the one below; ``step_layer`` gives (outputs [time, batch, hidden], last states...)."""
+    """The results of each layer, run on the outputs of the layer below.
+
+    ``step_layer`` returns (outputs [time, batch, hidden], last states...).
+    """
     x = call.x.transpose(0, 1) if call.batch_first else call.x
     results = []
     for index in range(call.num_layers):
         if index and call.dropout and call.training:
-            # noise comes batch first, so that it belongs to examples
+            # noise has the batch axis first, so that it belongs to examples
             x = F.dropout(x.transpose(0, 1), call.dropout, True).transpose(0, 1)
         results.append(step_layer(index, x))
         x = results[-1][0]
@@ -58,7 +61,7 @@ def _run_layers(
 
 
 def lstm(call: Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Outputs, last h and last c, as ``torch.lstm`` gives them."""
+    """Outputs, last h and last c, as ``torch.lstm`` returns them."""
     first_h, first_c = call.hx
 
     def layer(index: int, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -80,7 +83,7 @@ def lstm(call: Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def gru(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs and last h, as ``torch.gru`` gives them."""
+    """Outputs and last h, as ``torch.gru`` returns them."""
     assert isinstance(call.hx, torch.Tensor)
     first_h = call.hx
 

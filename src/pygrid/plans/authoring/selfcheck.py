@@ -1,4 +1,4 @@
-"""Compares finished graphs with eager torch, before anyone else sees them."""
+"""Compares finished graphs with eager torch, before they are returned."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BATCH_SIZES = (2, 5, 1, 32)
 TOLERANCE = 1e-4
 """Allowed difference between ONNX Runtime and torch in one step, relative to the larger of 1 and the largest element.
 
-Float32 carries 6e-8; sums over a batch, a kernel or a sequence lose two or three digits of it, in another order on either side.
-A wrong operator or a wrong axis shows as 1e-2 or more.
+Float32 carries 6e-8. Sums over a batch, a kernel or a sequence lose two or three digits of it, because each side adds
+in another order. A wrong operator or a wrong axis shows as 1e-2 or more.
 """
 _INDEPENDENT = 1e-3
 """Relative difference below which the gradient of a batch is the mean of its examples' gradients."""
@@ -51,7 +51,7 @@ class Feeder:
             return np.array(self.hyper[name].default, np.float32)
         if port.dtype == "float32":
             array = self.random.random(shape, dtype=np.float32)
-            # Optimizers divide by the root of their state: away from zero, rounding is not blown up.
+            # Optimizers divide by the root of their state: away from zero, they do not amplify rounding.
             return np.asarray(array * np.float32(0.5) + np.float32(0.5)) if kind == "state" else np.asarray(array)
         if port.dtype == "bool":
             return self.random.random(shape) < 0.5
@@ -60,7 +60,7 @@ class Feeder:
 
 
 def eager(program: Program, feed: Feed) -> Arrays:
-    """What the program gives in eager torch, with stock layers; the same dropout noise is used."""
+    """The outputs of the program in eager torch, with torch's own layers and the same dropout noise."""
     arrays = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
     noise = [arrays.pop(name) for name in list(arrays) if name.startswith("noise/")]
     with Interception(GivenNoise(noise) if program.dropout else None, tracing=False):
@@ -68,10 +68,10 @@ def eager(program: Program, feed: Feed) -> Arrays:
 
 
 def check_runs(program: Program, feeder: Feeder) -> None:
-    """Run the author's code once as ordinary torch code, so that ordinary mistakes read as such.
+    """Run the author's code once as ordinary torch code, so that ordinary errors look ordinary.
 
     Raises:
-        AuthoringError: the code fails by itself (``plan_source_fails``).
+            AuthoringError: the code fails without tracing (``plan_source_fails``).
     """
     arrays = {name: torch.from_numpy(np.array(array)) for name, array in feeder.feed(program.inputs, BATCH_SIZES[1]).items()}
     rng = torch.random.get_rng_state()
@@ -79,7 +79,7 @@ def check_runs(program: Program, feeder: Feeder) -> None:
         program.run(arrays)
     except AuthoringError:
         raise
-    except Exception as error:  # whatever the author's code raises; the cause is chained
+    except Exception as error:  # any error of the author's code; it is chained as the cause
         reason = f"the code fails on a batch of {BATCH_SIZES[1]} even without tracing: {type(error).__name__}: {error}"
         raise authoring_error(reason, place_of_error(error), code="plan_source_fails") from error
     finally:
@@ -87,10 +87,10 @@ def check_runs(program: Program, feeder: Feeder) -> None:
 
 
 def check_against_eager(graph: Emitted, feeder: Feeder, sizes: Sequence[int] = BATCH_SIZES) -> None:
-    """Run several steps at several batch sizes, each from where torch got to, and compare every output.
+    """Run several steps at several batch sizes, each from torch's last result, and compare every output.
 
     Raises:
-        AuthoringError: the graph and torch disagree (``plan_deviates``), which is a fault of the exporter, not of the author.
+        AuthoringError: the graph and torch differ (``plan_deviates``): a fault of the exporter, not of the author.
     """
     session = Session(graph.data, name=graph.program.name)
     names = [port.name for port in graph.outputs]
@@ -101,7 +101,7 @@ def check_against_eager(graph: Emitted, feeder: Feeder, sizes: Sequence[int] = B
             reference = eager(graph.program, feed)
         except ValueError:
             if size == 1 and graph.batch_norm:
-                continue  # torch itself refuses a batch norm over one value
+                continue  # torch itself refuses batch norm over one value
             raise
         expected = {name: tensor.detach().numpy() for name, tensor in reference.items()}
         actual = dict(zip(names, session.run(names, feed), strict=True))
@@ -118,7 +118,7 @@ def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: n
     if expected.shape != actual.shape:
         difference = f"shape {list(actual.shape)} instead of {list(expected.shape)}"
     elif not np.array_equal(np.isfinite(expected), np.isfinite(actual)):
-        difference = "not finite where torch is, or the other way round"
+        difference = "values that are finite in only one of the two"
     else:
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(expected.astype(np.float64) - actual.astype(np.float64)))
@@ -129,7 +129,7 @@ def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: n
         difference = f"a difference of {worst:.2g} (largest element {largest:.2g})"
     raise AuthoringError(
         f"the {graph} graph does not compute what torch does: {name} has {difference} at batch size {size}. "
-        "The plan was not built. Rewrite the loss with simpler operators, and please report this",
+        "The plan was not built. Rewrite the loss with simpler operators, and report this",
         code="plan_deviates",
         graph=graph,
         output=name,
@@ -137,9 +137,9 @@ def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: n
 
 
 def is_per_example_independent(grads: Emitted, feeder: Feeder) -> bool:
-    """Whether the gradient of a batch is the mean (or the sum) of the gradients of its examples, each taken alone.
+    """Whether the gradient of a batch is the mean (or the sum) of the gradients of its single examples.
 
-    It is not, where examples of a batch influence each other: batch norm, contrastive losses, weights normalised over it.
+    It is not if examples of a batch influence each other: batch norm, contrastive losses, weights normalized over it.
     """
     if grads.batch_norm:
         return False

@@ -290,7 +290,7 @@ def test_arguments_must_be_ports() -> None:
         (lambda: pygrid.Label(-1), "at least 1"),
         (lambda: pygrid.Float(2.0, min=0.0, max=1.0), "min <= default <= max"),
         (lambda: pygrid.Float(float("nan")), "finite"),
-        (lambda: pygrid.plan(data={"x": 3})(plain), "see pygrid.plans.authoring.ports"),
+        (lambda: pygrid.plan(data={"x": 3})(plain), "pygrid.plans.authoring.ports lists"),
         (lambda: pygrid.optim.SGD(momentum=1.0), "momentum must be in"),
         (lambda: pygrid.optim.SGD(nesterov=True), "nesterov needs a momentum"),
         (lambda: pygrid.optim.Adam(beta1=1.0), "beta1 and beta2"),
