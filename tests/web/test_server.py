@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -43,6 +43,12 @@ async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
     writer.close()
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+
+async def until(is_true: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not is_true():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -95,18 +101,19 @@ async def test_headers_that_do_not_come_are_given_up(domain: Litestar, sent: byt
 
 
 async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Litestar) -> None:
-    """Three requests on one connection, with pauses longer than a request's headers may take."""
-    async with serving(domain, head_s=0.1) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    """Three requests on one connection, with pauses longer than a request's headers may take; longer ones do not matter."""
+    head_s = 0.3
+    async with serving(domain, head_s=head_s) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(3):
             answer = await client.get("/healthz")
             assert answer.status_code == 200
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.5 * head_s)
         body = iter([b'{"email": "a@b.c", ', b'"password": "x"}'])
 
         async def slowly() -> AsyncIterator[bytes]:
             for piece in body:
                 yield piece
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(1.5 * head_s)
 
         assert (await client.post("/users/login", content=slowly())).status_code == 403
 
@@ -115,15 +122,15 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
     async with serving(domain) as (running, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
-        await asyncio.sleep(0.1)
+        await until(lambda: running.server_state.tasks)
         running.config.timeout_graceful_shutdown = 60
         running.handle_exit(15, None)
         assert not running.force_exit
-        await asyncio.sleep(0.3)
-        assert domain.state.stopping.is_set()
+        await asyncio.wait_for(domain.state.stopping.wait(), 60)
+        assert running.server_state.tasks, "the request is waited for"
         running.handle_exit(15, None)
         assert running.force_exit
-        await asyncio.sleep(0.5)
+        await until(lambda: domain.state.database._closed)
         with pytest.raises(Unavailable, match="closed"):
             await domain.state.database.write(lambda _connection: None)
         writer.close()

@@ -293,10 +293,28 @@ async def test_different_reports_at_once_under_one_key_count_as_one(case: Case) 
 # -- the connection ----------------------------------------------------------------------------------------------------
 
 
-async def _chunks(*pieces: bytes, pause_s: float = 0.0) -> AsyncIterator[bytes]:
+async def _chunks(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(0)
+
+
+async def _stalling(*pieces: bytes) -> AsyncIterator[bytes]:
+    """A body of which no more comes."""
+    for piece in pieces:
+        yield piece
+    await asyncio.Event().wait()
+
+
+async def _dripping(data: bytes) -> AsyncIterator[bytes]:
+    for begin in range(len(data)):
+        yield data[begin : begin + 1]
+        await asyncio.sleep(0.01)
+
+
+async def _settled(site: Site) -> None:
+    """Return when no report is on its way into the store, and no thread makes a file of one."""
+    await site.until(lambda: asyncio.sleep(0, not site.app.state.cycles._submitting))
 
 
 async def test_a_chunked_body_is_fine(case: Case) -> None:
@@ -339,7 +357,7 @@ async def test_a_content_length_that_lies_is_no_harm(case: Case, announced: str)
 async def test_a_stalled_upload_is_given_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "SLOW_S", 0.2)
     data = encode(case.model(0.5))
-    answer = await asyncio.wait_for(case.post(_chunks(data[: len(data) // 2], data[-4:], pause_s=5)), 4)
+    answer = await asyncio.wait_for(case.post(_stalling(data[: len(data) // 2])), 60)
     assert_problem(answer, 408, "too_slow")
     await case.assert_unharmed()
 
@@ -349,7 +367,7 @@ async def test_an_upload_that_drips_is_given_up(case: Case, monkeypatch: pytest.
     monkeypatch.setattr(receiving, "GRACE_S", 0.2)
     monkeypatch.setattr(receiving, "MIN_BYTES_PER_S", 10**9)
     data = encode(case.model(0.5))
-    answer = await asyncio.wait_for(case.post(_chunks(*(data[i : i + 1] for i in range(100)), pause_s=0.05)), 4)
+    answer = await asyncio.wait_for(case.post(_dripping(data)), 60)
     assert_problem(answer, 408, "too_slow")
     await case.assert_unharmed()
 
@@ -381,21 +399,24 @@ async def test_a_connection_that_breaks_leaves_nothing(case: Case, part: float) 
     await case.assert_unharmed()
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.05])
-async def test_an_upload_that_is_cancelled_leaves_nothing(case: Case, after_s: float) -> None:
-    data = encode(case.model(0.5))
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
+async def test_an_upload_that_is_cancelled_leaves_nothing(case: Case, part: float) -> None:
+    """Before it has begun, while its bytes are written, and when all but the last were."""
+    data, sent = encode(case.model(0.5))[:-4], asyncio.Event()
+    before = case.site.diff_files()
 
     async def hanging() -> AsyncIterator[bytes]:
-        for begin in range(0, len(data) - 4, 300_000):
-            yield data[begin : min(begin + 300_000, len(data) - 4)]
-        await asyncio.sleep(30)
+        for begin in range(0, int(part * len(data)), 300_000):
+            yield data[begin : begin + 300_000]
+        sent.set()
+        await asyncio.Event().wait()
 
     upload = asyncio.create_task(case.post(hanging()))
-    await asyncio.sleep(after_s)
+    await asyncio.wait_for(sent.wait(), 60)
     upload.cancel()
     await asyncio.gather(upload, return_exceptions=True)
     # A file that a thread was just making is removed by it.
-    await asyncio.sleep(0.1)
+    await case.site.until(lambda: asyncio.sleep(0, case.site.diff_files() == before))
     await case.assert_unharmed()
 
 
@@ -415,10 +436,10 @@ async def test_a_cancelled_report_is_all_there_or_not_at_all(case: Case) -> None
     for number, device in enumerate(devices):
         task = asyncio.create_task(device.send(data))
         for _ in range(4 * number):
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # another moment each time; which one does not matter
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0.1)
+    await _settled(case.site)
     num_reports = (await case.site.cycle(process))["num_reports"]
     if num_reports < 6:
         if case.wide:
@@ -530,11 +551,16 @@ async def test_downloads_of_what_is_not_there_are_refused(site: Site) -> None:
 
 async def test_a_report_that_waits_for_the_store_survives_being_cut_off(case: Case) -> None:
     """Cut off after its bytes are safe and before its row is: it counts, the cycle closes, and the checkpoint is made."""
-    held = threading.Event()
-    holding = asyncio.create_task(case.site.app.state.database.write(lambda _connection: held.wait(60)))
-    await asyncio.sleep(0.05)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(_connection: object) -> None:
+        begun.set()
+        held.wait(60)
+
+    holding = asyncio.create_task(case.site.app.state.database.write(hold))
+    assert await asyncio.to_thread(begun.wait, 60)
     report = asyncio.create_task(case.device.send(case.model(0.25)))
-    await asyncio.sleep(0.5)
+    await case.site.until(lambda: asyncio.sleep(0, case.site.app.state.cycles._submitting))
     report.cancel()
     await asyncio.gather(report, return_exceptions=True)
     held.set()

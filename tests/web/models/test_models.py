@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from litestar import Litestar
 from model_support import PATH, SERVE, WEIGHT, centred, form, graph_model, linear, lookup, slow
 from onnx import helper
 from web_support import People, assert_problem, running
 
 from pygrid.domain import build_domain
+from pygrid.features.workers import inference
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
 
@@ -296,10 +296,17 @@ async def test_a_crash_leaves_no_file_without_a_model(settings: DomainSettings) 
         assert (await owner.ask(x=X)).status_code == 200
 
 
-async def test_a_model_that_is_deleted_while_it_answers(domain: Litestar, owner: Someone) -> None:
+async def test_a_model_that_is_deleted_while_it_answers(owner: Someone, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering, answer_batch = asyncio.Event(), inference._WarmModel._answer
+
+    async def watched(self: inference._WarmModel, *args: Any) -> None:
+        answering.set()
+        await answer_batch(self, *args)
+
+    monkeypatch.setattr(inference._WarmModel, "_answer", watched)
     await owner.serve(slow(), max_batch_size=1)
     asked = asyncio.create_task(owner.ask(x=np.zeros((1500, 1500), np.float32)))
-    await asyncio.sleep(1.5)
+    await asyncio.wait_for(answering.wait(), 60)
     assert (await owner.web.delete(f"{PATH}/scores", headers=owner.headers)).status_code == 204
     answer = await asked
     assert answer.status_code in (200, 503)

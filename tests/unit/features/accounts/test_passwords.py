@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 
+import argon2
 import pytest
+from argon2.exceptions import VerifyMismatchError
 
 from pygrid.errors import TooManyRequests
 from pygrid.features.accounts.passwords import MAX_WAITING, NUM_THREADS, Passwords
@@ -32,19 +33,27 @@ async def test_a_damaged_hash_accepts_nothing(passwords: Passwords) -> None:
     assert not await passwords.verify("x", "$argon2id$nonsense")
 
 
-async def test_an_account_that_is_not_there_costs_as_much_as_one_that_is(passwords: Passwords) -> None:
-    """The least of several times is compared, for a busy machine only adds; a skipped hash would take a thousandth."""
+@pytest.mark.parametrize("wrong", ["wrong", "e\u0301"], ids=["NFC", "not NFC"])
+async def test_an_account_that_is_not_there_costs_as_much_as_one_that_is(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """The same hashes are computed, with the same parameters, and to their end: no time is measured."""
+    computed: list[argon2.Parameters] = []
+    verify = argon2.PasswordHasher.verify
 
-    async def least_s(stored: str | None) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            assert not await passwords.verify("wrong", stored)
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def watched(self: argon2.PasswordHasher, stored: str, password: str) -> bool:
+        with pytest.raises(VerifyMismatchError) as mismatch:  # another error would be raised before anything is hashed
+            verify(self, stored, password)
+        computed.append(argon2.extract_parameters(stored))
+        raise mismatch.value
 
-    there, not_there = await least_s(await passwords.hash("right")), await least_s(None)
-    assert 0.4 < not_there / there < 2.5
+    stored = await passwords.hash("right")
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", watched)
+    assert not await passwords.verify(wrong, stored)
+    there, computed = computed, []
+    assert not await passwords.verify(wrong, None)
+    assert len(there) == (1 if wrong == "wrong" else 2)
+    assert computed == there
 
 
 async def test_what_does_not_fit_the_queue_is_put_off(passwords: Passwords) -> None:
