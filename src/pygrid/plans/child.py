@@ -1,8 +1,8 @@
 """Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
 
 The parent writes the input parts to the child's standard input. It reads one answer, of bounded length, from the
-child's standard output. The child limits itself before it reads anything, and enters the sandbox before it parses anything
-(`pygrid.sandbox`). So a child that was taken over reaches no file and no network. The parent kills the child's whole
+child's standard output. The child limits itself before it reads anything, and enters the sandbox before it parses
+anything (`pygrid.sandbox`). So a child that was taken over reaches no file and no network. The parent kills the child's whole
 process group when time is up.
 
 If the machine cannot provide the sandbox, the child continues with its limits, and the parent logs a warning, once. The

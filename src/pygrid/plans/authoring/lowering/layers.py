@@ -110,7 +110,7 @@ def _input_gradient(
 
 
 _FEW_CHANNELS = 8
-"""Below it, one product over all kernel offsets is faster than one each (1 channel: 4x); above, slower (32 channels: 3x)."""
+"""Below, one product over all kernel offsets is faster than one each (1 channel: 4x); above, slower (32 channels: 3x)."""
 
 
 def _weight_gradient(
