@@ -1,11 +1,13 @@
 """Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
 
-The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its standard
-output. The child limits itself before it reads anything, and locks itself in before it parses anything (`pygrid.sandbox`), so
-that one that was taken over reaches no file and no network; the parent kills its whole process group when time is up.
+The parent writes the input parts to the child's standard input. It reads one answer, of bounded length, from the
+child's standard output. The child limits itself before it reads anything, and enters the sandbox before it parses
+anything (`pygrid.sandbox`). So a child that was taken over reaches no file and no network. The parent kills the child's whole
+process group when time is up.
 
-Where the machine offers too little to lock it in, the child goes on with its limits, and the parent logs a warning, once. It
-never meets private data, but for the file that an owner uploads; plans meet theirs in a Worker, which refuses there.
+If the machine cannot provide the sandbox, the child continues with its limits, and the parent logs a warning, once. The
+child never meets private data, except the file that an owner uploads. Plans meet private data in a Worker, which
+refuses to run on such a machine.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pygrid.errors import PygridError, Unavailable
 logger = logging.getLogger(__name__)
 
 EXIT_OUT_OF_MEMORY = 97
-"""Exit code of a child that could not allocate."""
+"""Exit code of a child that could not allocate memory."""
 
 _LOCKED_IN, _NOT_LOCKED_IN = b"\x01", b"\x00"
 _LENGTH_BYTES = 8
@@ -39,7 +41,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
-    # A thread of an allocator that pyarrow brings and does not use; a sandbox is closed around one thread.
+    # pyarrow brings an allocator with a thread that it does not use; a sandbox is closed around one thread.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
@@ -48,29 +50,29 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """What a child process may use."""
+    """Limits of a child process."""
 
     memory_bytes: int
-    """Of address space (RLIMIT_AS)."""
+    """Size of the address space (RLIMIT_AS)."""
     cpu_s: int
     wall_s: float
     max_output_bytes: int
 
 
 class Stop:
-    """Tells a thread in `run_child` to end its child. Use it as a context manager around that call."""
+    """Lets another thread end the child of `run_child`. Use it as a context manager around that call."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         self.is_set = False
 
     def set(self) -> None:
-        """End the child, now or as soon as there is one."""
+        """End the child, now or as soon as it exists."""
         self.is_set = True
         os.write(self._write, b"x")
 
     def fileno(self) -> int:
-        """Can be read once it is set."""
+        """A descriptor that can be read once `set` was called."""
         return self._read
 
     def __enter__(self) -> Self:
@@ -89,12 +91,12 @@ def run_child(
     failed: Callable[[str], PygridError],
     stop: Stop | None = None,
 ) -> bytes:
-    """Run ``python -m module`` on these input parts and give its answer.
+    """Run ``python -m module`` on these input parts and return its answer.
 
     Args:
         stop: ends the child from another thread.
     Raises:
-        PygridError: what ``failed`` makes of the reason, if the child does not end well, in time, with a short enough answer.
+        PygridError: made by ``failed`` from the reason, if the child does not end well, in time, with a short answer.
     """
     command = [sys.executable, "-I", "-m", module, str(limits.memory_bytes), str(limits.cpu_s)]
     process = subprocess.Popen(
@@ -109,8 +111,8 @@ def run_child(
     try:
         output = _exchange(process, parts, limits, stop)
     finally:
-        # Before the child is waited for: until then its number is its own, and so is that of its group, which may hold others.
-        # A child that closed its output has ended, or has nothing more to say.
+        # Killed before the wait: until then, the child's number and that of its group, which can have other members,
+        # belong to the child. A child that closed its output has ended, or has nothing more to say.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
@@ -139,13 +141,13 @@ def _warn_once(module: str) -> None:
     if module not in _warned:
         _warned.add(module)
         logger.warning(
-            "a process that reads strangers' bytes is held by limits alone; pygrid worker doctor shows why",
+            "a process that reads untrusted bytes is protected by limits only; pygrid worker doctor shows why",
             extra={"child": module},
         )
 
 
 def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits, stop: Stop | None) -> bytes | None:
-    """Write and read at once, so that neither side can block the other; None when time is up, or it is to stop."""
+    """Write and read at once, so that neither side can block the other; None if time is up or ``stop`` is set."""
     assert process.stdin is not None
     assert process.stdout is not None
     deadline = time.monotonic() + limits.wall_s
@@ -182,7 +184,7 @@ def _write(process: subprocess.Popen[bytes], pending: memoryview) -> memoryview:
     assert process.stdin is not None
     try:
         return pending[os.write(process.stdin.fileno(), pending[:_CHUNK]) :]
-    except BrokenPipeError:  # the child is gone; its exit code will say why
+    except BrokenPipeError:  # the child is gone; its exit code has the reason
         return pending[:0]
 
 
@@ -195,7 +197,7 @@ def _death(code: int) -> str:
 
 
 def limit_this_process(arguments: Sequence[str], *, max_file_bytes: int | None = 0, num_files: int = _MAX_OPEN_FILES) -> None:
-    """In the child: take on the limits that `run_child` passed, before anything of a stranger is read."""
+    """In the child: apply the limits that `run_child` passed, before anything untrusted is read."""
     import resource
 
     memory, cpu = int(arguments[0]), int(arguments[1])
@@ -217,14 +219,14 @@ def lock_in(
     num_files: int = _MAX_OPEN_FILES,
     output: sandbox.Output | None = None,
 ) -> sandbox.Layers | None:
-    """In the child: give up what reading a stranger's bytes does not need. Whatever is to be imported must have been.
+    """In the child: enter the sandbox before untrusted bytes are parsed. Import everything that is needed first.
 
     Args:
         arguments: as `limit_this_process`.
-        keep: descriptors that are read from, beside standard output.
+        keep: descriptors that are read from, in addition to standard output.
         output: the folder to write to, if any.
     Returns:
-        The layers that hold; None: the sandbox could not be closed, or this is not Linux.
+        The layers that hold. None: the sandbox could not be closed, or this is not Linux.
     """
     global _locked_in
     if sys.platform != "linux":
@@ -261,7 +263,7 @@ def read_parts() -> list[bytes]:
 
 
 def write_answer(answer: bytes) -> None:
-    """In the child: give the answer, once."""
+    """In the child: write the answer, once."""
     sys.stdout.buffer.write(_LOCKED_IN if _locked_in else _NOT_LOCKED_IN)
     sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH_BYTES, "little"))
     sys.stdout.buffer.write(answer)

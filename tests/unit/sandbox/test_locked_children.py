@@ -159,7 +159,7 @@ def test_a_child_that_cannot_be_locked_in_goes_on_and_its_parent_warns_once(capl
             check_in_child(b"no plan")
         assert refused.value.code == "plan_malformed"
     assert [record.getMessage() for record in caplog.records] == [
-        "a process that reads strangers' bytes is held by limits alone; pygrid worker doctor shows why"
+        "a process that reads untrusted bytes is protected by limits only; pygrid worker doctor shows why"
     ]
 
 

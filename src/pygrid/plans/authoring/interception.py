@@ -1,8 +1,8 @@
-"""What is different when an author's code runs to be traced.
+"""Changes to torch while an author's code is traced.
 
-While an `Interception` is active, functions of torch that can't be traced as they are give way to equal ones that can
-(attention, batch norm, recurrent layers), dropout takes its noise from an input of the plan, and what can never be part of a
-plan (random numbers, decisions on data) is refused with the line where it stands.
+While an `Interception` is active, torch functions that cannot be traced (attention, batch norm, recurrent layers) are
+replaced by equal functions that can. Dropout takes its noise from an input of the plan. What can never be part of a
+plan (random numbers, decisions on data) is refused, with the author's line.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pygrid.plans.authoring.mistakes import authoring_error, current_place
 
 
 class Noise(Protocol):
-    """Gives uniform noise in [0, 1) of the shape of an example tensor, or of its first axes."""
+    """Returns uniform noise in [0, 1) with the shape of an example tensor, or of its first axes."""
 
     def draw(self, like: torch.Tensor, axes: int | None = None) -> torch.Tensor: ...
 
 
-_BRANCH = ("plan_data_dependent", "a plan can't branch on data; use torch.where")
-_ITEM = ("plan_item", "a plan can't take a number out of a tensor; keep it a tensor")
+_BRANCH = ("plan_data_dependent", "a plan cannot branch on data; use torch.where")
+_ITEM = ("plan_item", "a plan cannot take a number out of a tensor; keep it a tensor")
 _SIZE = ("plan_data_dependent_size", "the size of the result depends on data; multiply by a mask")
 _RANDOM = (
     "plan_random",
-    "a plan has no random operators; use dropout, or ask for the random numbers as data (for example a mask column)",
+    "a plan has no random operators; use dropout, or take the random numbers as data (for example a mask column)",
 )
-_PACKED = ("plan_recurrent", "packed sequences aren't in the plan set; unroll by hand or use a transformer")
+_PACKED = ("plan_recurrent", "packed sequences are not in the plan set; unroll by hand or use a transformer")
 
 
 def _found(owner: Any, names: str) -> Iterable[Any]:
@@ -63,14 +63,14 @@ _NOISY: dict[Any, Callable[..., Any]] = {}
 
 
 class Interception(TorchFunctionMode):  # type: ignore[misc]
-    """The mode in which an author's code runs; a context manager."""
+    """The mode in which an author's code is traced; a context manager."""
 
     def __init__(self, noise: Noise | None, *, tracing: bool) -> None:
-        """Begin.
+        """Set up the mode.
 
         Args:
-            noise: where dropout takes its noise from; None turns dropout off.
-            tracing: off for the eager reference, in which all else stays as torch has it.
+            noise: source of dropout noise; None turns dropout off.
+            tracing: False for the eager reference, which keeps all other torch functions.
         """
         super().__init__()
         self.noise = noise
@@ -107,9 +107,10 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
             raise authoring_error(refused[1], current_place(), code=refused[0])
 
     def _python_function(self, func: Any) -> Any:
-        """A function of torch.nn.functional, made such that this mode sees the functions that it calls in turn.
+        """A copy of a function of torch.nn.functional, in which this mode sees the functions that it calls.
 
-        Such functions ask first whether a mode is active and would call back here for ever; the copy is told that none is.
+        The original asks first whether a mode is active, and would call this mode without end. The copy gets the answer
+        no.
         """
         if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(F):
             return None
@@ -130,7 +131,7 @@ def _has_mask(index: Any) -> bool:
 
 
 def _drops_inside(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function of torch would draw dropout noise of its own, so that the reference must use the replacement."""
+    """Whether a torch function would draw its own dropout noise, so that the reference must use the replacement."""
     if func is F.scaled_dot_product_attention:
         return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
     if func in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu):
@@ -147,7 +148,7 @@ def _replaces(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
     return register
 
 
-# -- dropout --------------------------------------------------------------------------------------------------------------
+# -- dropout ---------------------------------------------------------------------------------------------------------
 
 
 def _drop(mode: Interception, x: torch.Tensor, p: float, training: bool, inplace: bool, axes: int | None) -> torch.Tensor:
@@ -183,12 +184,12 @@ for _function in (F.dropout1d, F.dropout2d, F.dropout3d):
     _NOISY[_function] = _dropout_channels
 
 
-# -- functions that can't be traced as they are ---------------------------------------------------------------------------
+# -- functions that cannot be traced unchanged -----------------------------------------------------------------------
 
 
 @_replaces(F.linear)
 def _linear(mode: Interception, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Rows first: on more than two axes torch's own linear fixes the batch size."""
+    """Rows first: on more than two axes, torch's own linear fixes the batch size."""
     rows = input.reshape(-1, input.shape[-1])
     product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
     return product.reshape(*input.shape[:-1], weight.shape[0])
@@ -234,7 +235,7 @@ def _batch_norm(
         var = (centred * centred).mean(axes)
         if running_mean is not None and running_var is not None:
             count = input.numel() // input.shape[1]
-            # of a single value torch has no variance; 0 leaves the running one finite
+            # torch has no variance for a single value; 0 keeps the running variance finite
             unbiased = var.detach() * (count / torch.full((), count - 1.0).clamp(min=1.0))
             with torch.no_grad():
                 running_mean.mul_(1 - momentum).add_(mean.detach() * momentum)
@@ -256,7 +257,7 @@ def _instance_norm(
 ) -> torch.Tensor:  # fmt: skip
     if running_mean is not None:
         raise authoring_error(
-            "InstanceNorm with running statistics isn't in the plan set; use track_running_stats=False",
+            "InstanceNorm with running statistics is not in the plan set; use track_running_stats=False",
             current_place(),
             code="plan_operator_unsupported",
         )
@@ -306,9 +307,9 @@ def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.Call:
     call = recurrent.Call(*args)
     reason = None
     if call.bidirectional:
-        reason = f"a bidirectional {kind} isn't in the plan set; unroll by hand or use a transformer"
+        reason = f"a bidirectional {kind} is not in the plan set; unroll by hand or use a transformer"
     elif len(call.weights) != call.num_layers * (4 if call.has_biases else 2):
-        reason = f"a {kind} with proj_size isn't in the plan set; put a linear layer behind it"
+        reason = f"a {kind} with proj_size is not in the plan set; put a linear layer behind it"
     elif not isinstance(call.length, int):
         reason = f"the sequence axis of the {kind} is the batch; use batch_first=True, or transpose the input"
     elif call.length > recurrent.MAX_LENGTH:

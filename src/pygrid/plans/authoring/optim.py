@@ -1,13 +1,13 @@
-"""Optimizers as a few lines of array arithmetic; they are traced into the ``train`` graph behind the gradients.
+"""Optimizers as short array arithmetic; they are traced into the ``train`` graph after the gradients.
 
-The learning rate is not part of an optimizer: it is the hyperparameter ``lr`` of the plan. State starts at zeros on each device
-and in each cycle, and lives in ``state/...`` ports.
+The learning rate is not part of an optimizer: it is the hyperparameter ``lr`` of the plan. State starts at zeros on
+each device and in each cycle. It is in the ``state/...`` ports.
 
 **FedProx** (``prox_mu``; Li et al., MLSys 2020) pulls a device back to the model it started from: the gradient becomes
-``g + mu * (w - w0)``. A graph has no memory of ``w0``, so the state ``prox/NAME`` holds the displacement ``w - w0``. It starts
-at zero, as all state does, and each step adds what it moved the weights by. That is the same number: the sum of all moves.
+``g + mu * (w - w0)``. A graph has no memory of ``w0``, so the state ``prox/NAME`` holds the displacement ``w - w0``. It
+starts at zero, as all state does, and each step adds its change of the weights. The sum of all changes is ``w - w0``.
 
-**Clipping** (``max_grad_norm``) scales the gradients together when their joint L2 norm is larger.
+**Clipping** (``max_grad_norm``) scales the gradients together if their joint L2 norm is larger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Arrays = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share: decay, the proximal term and clipping. Subclasses give the `step`."""
+    """Decay, the proximal term and clipping, for all optimizers. Subclasses implement `step`."""
 
     weight_decay: float = 0.0
     prox_mu: float = 0.0
@@ -40,7 +40,7 @@ class Optimizer:
             raise AuthoringError(f"max_grad_norm must be above 0, got {self.max_grad_norm}", code="plan_optimizer")
 
     def __str__(self) -> str:
-        """The optimizer in words: its name and every option that is not the default."""
+        """The name of the optimizer and every option that is not the default."""
         defaults = type(self)()
         options = [f"{k}={v}" for k, v in vars(self).items() if v != getattr(defaults, k)]
         return f"{type(self).__name__}({', '.join(options)})"
@@ -53,7 +53,7 @@ class Optimizer:
         return state
 
     def update(self, params: Arrays, grads: Arrays, state: Arrays, lr: torch.Tensor) -> tuple[Arrays, Arrays]:
-        """Parameters and state after one step; nothing given is changed."""
+        """Parameters and state after one step; the arguments are not changed."""
         if self.max_grad_norm is not None:
             grads = clip_by_global_norm(grads, self.max_grad_norm)
         if self.prox_mu:
@@ -75,7 +75,7 @@ def _zeros(name: str, params: Arrays) -> Arrays:
 
 
 def clip_by_global_norm(grads: Arrays, limit: float) -> Arrays:
-    """The gradients, scaled so that their joint L2 norm is at most ``limit`` (as ``torch.nn.utils.clip_grad_norm_``)."""
+    """The gradients, scaled to a joint L2 norm of at most ``limit`` (as ``torch.nn.utils.clip_grad_norm_``)."""
     total = torch.stack([g.square().sum() for g in grads.values()]).sum()
     scale = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)
     return {k: g * scale for k, g in grads.items()}

@@ -1,7 +1,7 @@
-"""From an author's function and model to the programs that become the graphs of a plan.
+"""Converts an author's function and model to the programs that become the graphs of a plan.
 
-A program is a plain function on arrays by port name (`tracing.Program`). The same function runs on fakes to be traced and on
-real arrays as the reference that the finished graph is compared with.
+A program is a plain function on arrays by port name (`tracing.Program`). The same function runs on fakes for tracing,
+and on real arrays as the reference for the finished graph.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _FLOATS = (torch.float64, torch.float16, torch.bfloat16)
 
 
 class Subject:
-    """A private copy of an author's model, split into what a plan takes as input and what is built in.
+    """A private copy of an author's model, split into inputs of the plan and constants.
 
-    Trainable parameters are ``params/``; floating-point buffers and frozen parameters are ``buffers/``; integer buffers and
-    buffers that a checkpoint does not hold are constants of the plan. A shared (tied) parameter counts once, under its first
-    name.
+    Trainable parameters are ``params/``. Floating-point buffers and frozen parameters are ``buffers/``. Integer
+    buffers, and buffers that are not in a checkpoint, are constants of the plan. A shared (tied) parameter counts once,
+    under its first name.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         if not isinstance(model, torch.nn.Module):
             raise AuthoringError(f"build() needs a torch.nn.Module, got {type(model).__name__}", code="plan_model")
         if torch.is_inference_mode_enabled():
-            raise AuthoringError("a plan can't be built in torch.inference_mode(): it has no gradients", code="plan_model")
-        plain = getattr(model, "_orig_mod", model)  # a compiled model is traced as what it was compiled from
+            raise AuthoringError("a plan cannot be built in torch.inference_mode(): it has no gradients", code="plan_model")
+        plain = getattr(model, "_orig_mod", model)  # a compiled model is traced as its original
         self.model = copy.deepcopy(plain).to("cpu")
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
             if tensor.dtype in _FLOATS:
@@ -73,7 +73,7 @@ class Subject:
         return {k: np.array(v.numpy(), dtype=np.float32) for k, v in {**self.params, **self.buffers}.items()}
 
     def call(self, function: Callable[..., Any], arrays: Arrays, args: tuple[Any, ...], *, training: bool) -> Any:
-        """``function(model, *args)`` with these arrays as the model's; ``arrays`` receives what it does to buffers."""
+        """``function(model, *args)`` with these arrays in the model; ``arrays`` receives the changes of buffers."""
         self.model.train(training)
         constants = {k: v.clone() for k, v in self.constants.items()}
         prefixed = {f"model.{k}": v for k, v in {**arrays, **constants}.items()}
@@ -93,9 +93,9 @@ class _Call(torch.nn.Module):  # type: ignore[misc]
 
 
 def make_model(factory: Any, *, seed: int) -> torch.nn.Module:
-    """The model that a class or function makes, its first weights drawn with this seed; a model itself stays as it is.
+    """The model of a class or function, with first weights drawn from this seed; a model is returned unchanged.
 
-    Torch's own generator is afterwards where it was before.
+    The state of torch's own generator does not change.
     """
     if isinstance(factory, torch.nn.Module):
         return factory
@@ -107,7 +107,7 @@ def make_model(factory: Any, *, seed: int) -> torch.nn.Module:
 def initial_params(model: torch.nn.Module) -> Params:
     """The model's weights as a checkpoint: parameters and floating-point buffers by name, float32, copied.
 
-    Counters such as BatchNorm's ``num_batches_tracked`` are not part of it, as no plan reads them.
+    Counters such as BatchNorm's ``num_batches_tracked`` are left out, because no plan reads them.
     """
     return Subject(model).initial()
 
@@ -120,7 +120,7 @@ def under(prefix: str, arrays: Arrays) -> Arrays:
 
 @dataclass(frozen=True)
 class Signature:
-    """Which data and hyperparameters an author's function takes, after its first arguments."""
+    """The data and hyperparameters that an author's function takes, after its first arguments."""
 
     function: Callable[..., Any]
     names: tuple[str, ...]
@@ -137,7 +137,7 @@ class Signature:
         """Match a function's arguments with the ports by name.
 
         Raises:
-            AuthoringError: an argument that is neither data nor a hyperparameter, or data that the function does not take.
+            AuthoringError: an argument is neither data nor a hyperparameter, or the function does not take some data.
         """
         names = list(inspect.signature(function).parameters)
         signature = cls(function, tuple(names[len(leading) :]))
@@ -151,7 +151,7 @@ class Signature:
                 raise authoring_error(reason, signature.place, code="plan_signature")
         for name in data:
             if name not in signature.names:
-                reason = f"data {name!r} is declared, but the function does not take an argument of that name"
+                reason = f"data {name!r} is declared, but the function has no argument of that name"
                 raise authoring_error(reason, signature.place, code="plan_signature")
         return signature
 
@@ -189,12 +189,12 @@ class LossPrograms:
 
     @property
     def grads(self) -> Program:
-        # Only the loss besides: under privacy nothing else of a single example may come out.
+        # Besides the gradients only the loss: under privacy nothing else of a single example may come out.
         return self._program("grads", self._grads, self._own_hyper(), ("grads/", "metrics/loss"))
 
     @property
     def train_and_grads(self) -> Program:
-        """Both at once: the gradients that training computes on its way come out as well."""
+        """Both programs at once: it also outputs the gradients that training computes."""
         program = self.train
         return dataclasses.replace(program, run=self._train_and_grads, outputs=(*program.outputs, "grads/"))
 
@@ -240,13 +240,13 @@ class LossPrograms:
 
     def _eval(self, arrays: Arrays) -> Arrays:
         model = under("params", arrays) | {k: v.clone() for k, v in under("buffers", arrays).items()}
-        # Gradients stay on: without them torch takes fused paths for attention that can't be traced.
+        # Gradients stay on: without them, torch uses fused attention that cannot be traced.
         result = self.subject.call(self.signature.function, model, self.signature.arguments(arrays), training=False)
         loss, metrics = self._checked(result)
         return _metric_outputs(loss, metrics)
 
     def _backward(self, arrays: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """Parameters, their gradients, the buffers afterwards, and metrics."""
+        """Parameters, their gradients, the buffers after the pass, and metrics."""
         params = under("params", arrays)
         buffers = under("buffers", arrays)
         with torch.enable_grad():
@@ -263,7 +263,7 @@ class LossPrograms:
         return params, named, changed, _metric_outputs(loss, metrics)
 
     def _checked(self, result: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and metrics from what the author's function returned."""
+        """Loss and metrics, checked, from the result of the author's function."""
         loss, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
         if not isinstance(loss, torch.Tensor) or not isinstance(metrics, dict):
             reason = "the function must return the loss, or (loss, {name: metric}), as tensors"
@@ -332,7 +332,7 @@ class StepProgram:
 def average_program(
     function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: Place
 ) -> Program:
-    """The program of an averaging rule on arrays of these names and shapes."""
+    """The program of an averaging rule for arrays of these names and shapes."""
     if iterative:
         inputs = tuple(Port(f"{kind}/{name}", "float32", shape) for kind in ("avg", "item") for name, shape in spec.items())
         inputs = (*inputs, Port("num", "float32", (1,)))

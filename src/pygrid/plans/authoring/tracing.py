@@ -1,9 +1,9 @@
 """Records an author's program as a graph of ATen operators, for any batch size.
 
-The recipe: the batch size is one symbol and every other size a number; all arrays are fakes without content; the program runs
-once under ``make_fx``, gradients by ``torch.autograd.grad`` included; a second pass turns operators that work in place into
-ones that do not. What the program assumed of the batch size is kept by the symbol's environment and read afterwards: an
-assumption that is not true of every batch size is an error, with the line that made it.
+The batch size is one symbol, and every other size is a number. All arrays are fakes without content. The program runs
+once under ``make_fx``, with gradients by ``torch.autograd.grad``. A second pass replaces operators that work in place.
+The symbol's environment records what the program assumed about the batch size. An assumption that does not hold for
+every batch size is an error, with the author's line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pygrid.plans.authoring.mistakes import Place, authoring_error, current_plac
 from pygrid.plans.manifest import Port
 
 BATCH_HINT = 7
-"""The batch size that the program believes in while it is traced; a prime, so that it is not met by accident."""
+"""The batch size while the program is traced; a prime, so that a program does not use it by accident."""
 _CHECKED_SIZES = (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 31, 32, 50, 64, 100, 128, 256, 1000, 1024)
 
 TORCH_DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32, "bool": torch.bool}
@@ -50,16 +50,16 @@ class Program:
     bounded: frozenset[str] = frozenset()
     """Integer inputs whose values are known to be valid classes, never a marker such as -100."""
     dropout: bool = True
-    """Whether dropout takes noise from inputs of the plan; else it is off."""
+    """Whether dropout takes noise from inputs of the plan; if not, dropout is off."""
     outputs: tuple[str, ...] = ("",)
-    """Prefixes of the names that belong to this program, of those that ``run`` gives."""
+    """Prefixes of the names that belong to this program, among those that ``run`` returns."""
 
 
 @dataclass(frozen=True)
 class Trace:
     """A program as a graph: placeholders in the order of ``inputs``, results in the order of ``outputs``.
 
-    Noise is not among the inputs: it is drawn by ``aten.rand`` nodes.
+    Noise is not in ``inputs``: ``aten.rand`` nodes draw it.
     """
 
     module: fx.GraphModule
@@ -72,7 +72,7 @@ class Trace:
 
 
 class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
-    """Remembers which line of the author's made each assumption about the batch size."""
+    """Records the author's line for each assumption about the batch size."""
 
     def __init__(self) -> None:
         super().__init__(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
@@ -88,7 +88,7 @@ class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
 
 
 class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
-    """Notes the author's line of each operator that runs."""
+    """Records the author's line for each operator that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
 
 
 class _TracedNoise:
-    """While tracing, each draw becomes an operator ``aten.rand``, which is lowered to an input of the plan."""
+    """Turns each draw of a traced program into an operator ``aten.rand``, which is lowered to an input of the plan."""
 
     def __init__(self) -> None:
         self.num_draws = 0
@@ -116,7 +116,7 @@ class _TracedNoise:
 
 @dataclass
 class GivenNoise:
-    """In the eager reference: hands out the noise of the ports ``noise/dropoutK`` in the order of the calls."""
+    """Returns the noise of the ports ``noise/dropoutK`` in the order of the calls, for the eager reference."""
 
     arrays: Sequence[torch.Tensor]
     used: int = 0
@@ -127,7 +127,7 @@ class GivenNoise:
 
 
 def noise_shape(like: torch.Tensor, axes: int | None) -> tuple[Any, ...]:
-    """The shape of the noise for an array; with ``axes`` given, one number for all elements behind these axes."""
+    """The shape of the noise for an array; with ``axes``, one number for all elements after these axes."""
     shape = tuple(like.shape)
     return shape if axes is None else shape[:axes] + (1,) * (len(shape) - axes)
 
@@ -136,7 +136,7 @@ def trace(program: Program, *, symbol_name: str) -> Trace:
     """The program as a functional ATen graph for every size of ``symbol_name``.
 
     Raises:
-        AuthoringError: with the author's line, if the program can't be part of a plan.
+        AuthoringError: the program cannot be part of a plan; the message names the author's line.
     """
     sizes = _WatchedSizes()
     fakes = FakeTensorMode(shape_env=sizes, allow_non_fake_inputs=True)
@@ -185,9 +185,10 @@ def _without_mutation(module: fx.GraphModule, arguments: Sequence[torch.Tensor])
 
 
 def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
-    """Refuse a program that took the example's batch size, or a range of sizes, for granted.
+    """Refuse a program that assumes the batch size of the example, or a range of sizes.
 
-    Torch itself compares sizes to choose the faster of two equal ways; that does not matter here, as its kernels are not used.
+    Torch itself compares sizes to choose the faster of two equal ways. This does not matter, because a plan does not
+    use torch's kernels.
     """
     for assumption, place, by_torch in sizes.assumed:
         if assumption.free_symbols != {symbol}:
@@ -205,17 +206,17 @@ def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
 
 @contextlib.contextmanager
 def _translated(program: Program) -> Iterator[None]:
-    """Errors of the tracer, in words for the author."""
+    """Convert errors of the tracer to errors for the author."""
     try:
         yield
     except AuthoringError:
         raise
     except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
-        reason = "a plan can't decide on data or take a number out of a tensor; use torch.where and keep it a tensor"
+        reason = "a plan cannot decide on data or take a number out of a tensor; use torch.where and keep it a tensor"
         raise authoring_error(reason, place_of_error(error), code="plan_data_dependent") from error
     except DynamicOutputShapeException as error:
         reason = "the size of the result depends on data; multiply by a mask"
         raise authoring_error(reason, place_of_error(error), code="plan_data_dependent_size") from error
-    except Exception as error:  # whatever the author's code or torch raises; the author needs the line, the cause is chained
-        reason = f"the {program.name} graph can't be traced: {type(error).__name__}: {error}"
+    except Exception as error:  # any error of the author's code or torch; it is chained as the cause
+        reason = f"the {program.name} graph cannot be traced: {type(error).__name__}: {error}"
         raise authoring_error(reason, place_of_error(error), code="plan_trace_failed") from error

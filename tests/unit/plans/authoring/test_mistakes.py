@@ -42,7 +42,7 @@ def test_a_branch_on_data() -> None:
 
     error = refused(loss)
     assert error.code == "plan_data_dependent"
-    assert "a plan can't branch on data; use torch.where" in error.detail
+    assert "a plan cannot branch on data; use torch.where" in error.detail
 
 
 def test_a_number_out_of_a_tensor() -> None:
@@ -158,7 +158,7 @@ def test_an_operator_that_is_not_in_the_set(name: str, use: Callable[[torch.Tens
     error = refused(loss)
     assert error.code == "plan_operator_unsupported"
     assert name in error.detail
-    assert "isn't in the plan set" in error.detail
+    assert "is not in the plan set" in error.detail
     assert "docs/plan-format.md" in error.detail
 
 
@@ -235,7 +235,7 @@ def test_a_dtype_outside_the_set() -> None:
 
     error = refused(loss)
     assert error.code == "plan_dtype"
-    assert "float64 isn't in the plan set" in error.detail
+    assert "float64 is not in the plan set" in error.detail
 
 
 def test_a_large_constant_belongs_in_the_model() -> None:

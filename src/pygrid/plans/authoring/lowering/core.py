@@ -1,6 +1,6 @@
-"""Walks a traced graph of ATen operators and asks one small function per operator for its ONNX nodes.
+"""Walks a traced graph of ATen operators and calls one small function per operator for its ONNX nodes.
 
-A lowering function is registered under the operator's name (``aten.mm.default``) and is called with the operator's own
+A lowering function is registered under the operator's name (``aten.mm.default``). It is called with the operator's own
 arguments: arrays as `Value`, sizes as numbers or sympy expressions. It returns a `Value`, or a tuple of them.
 """
 
@@ -23,7 +23,7 @@ from pygrid.plans.authoring.mistakes import Place, authoring_error
 from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20
-"""A folded constant beyond this size is refused: weights and tables belong in the model, not in the plan."""
+"""A larger folded constant is refused: weights and tables belong in the model, not in the plan."""
 
 _DTYPES: dict[torch.dtype, DType] = {
     torch.float32: "float32",
@@ -51,7 +51,7 @@ def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
 
 
 def find_lowering(target: Any) -> Lowering | None:
-    """The function for an ATen overload, or None."""
+    """The lowering function for an ATen overload, or None."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "prims"):
         return None
     packet = target._schema.name.split("::")[1]
@@ -62,13 +62,14 @@ def plan_dtype(dtype: torch.dtype) -> DType:
     if dtype not in _DTYPES:
         name = str(dtype).removeprefix("torch.")
         raise AuthoringError(
-            f"{name} isn't in the plan set (float32, int64, int32, bool); convert with .float() or .long()", code="plan_dtype"
+            f"{name} is not in the plan set (float32, int64, int32, bool); convert with .float() or .long()",
+            code="plan_dtype",
         )
     return _DTYPES[dtype]
 
 
 class Context:
-    """What a lowering function works with: the graph, and helpers that know both shapes of a value."""
+    """The tools of a lowering function: the graph, and helpers that know both shapes of a value."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -81,12 +82,12 @@ class Context:
 
     @property
     def shape(self) -> Dims:
-        """The shape that the current operator's (first) result shall have."""
+        """The shape of the current operator's (first) result."""
         return as_dims(self._meta().shape)
 
     @property
     def dtype(self) -> DType:
-        """The dtype that the current operator's (first) result shall have."""
+        """The dtype of the current operator's (first) result."""
         return plan_dtype(self._meta().dtype)
 
     def _meta(self) -> torch.Tensor:
@@ -96,7 +97,7 @@ class Context:
     def op(
         self, name: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attrs: Any
     ) -> Value:
-        """One operator on exactly these inputs; the caller has made them full where the operator does not broadcast."""
+        """One operator on exactly these inputs; the caller makes inputs full if the operator does not broadcast."""
         return self.graph.node(name, inputs, dims, dtype, **attrs)
 
     def number(self, number: Any, dtype: DType) -> Value:
@@ -130,13 +131,13 @@ class Context:
         return self.number(operand, dtype)
 
     def elementwise(self, name: str, inputs: Sequence[Value], dtype: DType, **attrs: Any) -> Value:
-        """An elementwise operator on inputs as small as broadcasting allows; the result may be small too."""
+        """An elementwise operator on inputs as small as broadcasting allows; the result can be small too."""
         shape = broadcast(*[value.shape for value in inputs])
         dims = broadcast(*[value.dims for value in inputs])
         return replace(self.graph.node(name, list(inputs), dims, dtype, **attrs), shape=shape)
 
     def binary(self, name: str, a: Any, b: Any, dtype: DType | None = None) -> Value:
-        """An arithmetic operator in the dtype of the current result (or another)."""
+        """An arithmetic operator in ``dtype``, by default that of the current result."""
         kind = dtype or self.dtype
         return self.elementwise(name, [self.value(a, kind), self.value(b, kind)], kind)
 
@@ -169,7 +170,7 @@ class Context:
         return is_number(operand, number)
 
     def reduce(self, name: str, value: Value, axes: Sequence[int], *, keepdim: bool = False) -> Value:
-        """A reduction operator over axes, all of them if none are given."""
+        """A reduction over axes; over all axes if none are given."""
         value = self.full(value)
         wanted = [axis % value.rank for axis in axes] if axes else list(range(value.rank))
         if not wanted:
@@ -180,7 +181,7 @@ class Context:
         raise AssertionError(name)
 
     def matmul(self, a: Value, b: Value) -> Value:
-        """Matrix product of two matrices (transposes of the operands are free) or of two stacks of matrices."""
+        """The product of two matrices (transposes of the operands cost nothing), or of two stacks of matrices."""
         a, b = self.full(a), self.full(b)
         dims = (*a.shape[:-1], b.shape[-1])
         if a.rank == 2 and b.rank == 2:
@@ -215,7 +216,7 @@ def numel(shape: Sequence[Dim]) -> Dim:
 
 
 class Interpreter:
-    """Lowers one traced graph. Parts that depend on no input are computed here and now, by torch."""
+    """Lowers one traced graph. Parts that depend on no input are computed immediately, by torch."""
 
     def __init__(self, graph: Graph, module: fx.GraphModule, places: Mapping[str, Place]) -> None:
         """Prepare to lower ``module`` into ``graph``; ``places`` are the author's lines by operator, for errors."""
@@ -267,7 +268,7 @@ class Interpreter:
         return result
 
     def _place(self, node: fx.Node) -> Place | None:
-        """The author's line behind a node; behind a backward operator, that of the forward one."""
+        """The author's line for a node; for a backward operator, the line of the forward operator."""
         if not isinstance(node.target, torch._ops.OpOverload):
             return None
         name = node.target._schema.name
@@ -278,7 +279,7 @@ class Interpreter:
         return node.target(*args, **kwargs)
 
     def _resolve(self, arg: Any) -> Any:
-        """An argument with nodes replaced by what they gave: `Value`, folded tensor, number or expression."""
+        """An argument with nodes replaced by their results: `Value`, folded tensor, number or expression."""
         return fx.node.map_arg(arg, lambda n: self._done[n])
 
     def _as_values(self, args: Any) -> Any:
@@ -291,7 +292,7 @@ class Interpreter:
         return args
 
     def _value(self, item: Any) -> Value:
-        """A folded tensor becomes a constant; one number everywhere becomes a scalar."""
+        """A constant for a folded tensor; a scalar if all elements are equal."""
         if isinstance(item, Value):
             return item
         tensor: torch.Tensor = item.detach()
@@ -302,7 +303,7 @@ class Interpreter:
             return replace(self.graph.scalar(data.flat[0].item(), dtype), shape=shape)
         if data.nbytes > MAX_CONSTANT_BYTES:
             raise AuthoringError(
-                f"a constant of shape {list(shape)} ({data.nbytes} bytes) would be baked into the plan; "
+                f"a constant of shape {list(shape)} ({data.nbytes} bytes) would become part of the plan; "
                 f"at most {MAX_CONSTANT_BYTES} bytes are allowed: register it as a buffer of the model",
                 code="plan_constant_too_large",
             )
@@ -313,8 +314,8 @@ def unsupported_operator(target: Any) -> str:
     name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else str(target)
     name = name.removeprefix("_").removesuffix("_ex")
     return (
-        f"operator {name} isn't in the plan set; write it with the operators that are (docs/plan-format.md lists them), "
-        "or compute it before training and ask for it as data"
+        f"operator {name} is not in the plan set; use operators of the set (docs/plan-format.md lists them), "
+        "or compute the result before training and take it as data"
     )
 
 

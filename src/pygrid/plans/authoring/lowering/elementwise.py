@@ -60,11 +60,11 @@ def inverse_root(c: Context, x: Value) -> Value:
 
 @lowers("log1p.default")
 def log1p(c: Context, x: Value) -> Value:
-    """``log(1 + x)`` without losing small x; of an exponential it is a softplus, which also can't overflow."""
+    """``log(1 + x)`` without loss of small x; for an exponential it is a softplus, which also cannot overflow."""
     node = c.graph.producer(x)
     if node is not None and node.op == "Exp":
         return replace(c.elementwise("Softplus", [c.graph.operand(node, 0)], "float32"), shape=x.shape)
-    # log(u) - ((u - 1) - x) / u with u = 1 + x takes back the rounding of the sum (Higham, Accuracy and Stability, 1.14.1).
+    # log(u) - ((u - 1) - x) / u with u = 1 + x undoes the rounding of the sum (Higham, Accuracy and Stability, 1.14.1).
     u = c.binary("Add", x, 1.0)
     lost = c.binary("Div", c.binary("Sub", c.binary("Sub", u, 1.0), x), u)
     return c.binary("Sub", c.elementwise("Log", [u], "float32"), lost)
@@ -72,7 +72,7 @@ def log1p(c: Context, x: Value) -> Value:
 
 @lowers("expm1.default")
 def expm1(c: Context, x: Value) -> Value:
-    """``exp(x) - 1`` without losing small x: ``tanh(x / 2) * (exp(x) + 1)``."""
+    """``exp(x) - 1`` without loss of small x: ``tanh(x / 2) * (exp(x) + 1)``."""
     half = c.elementwise("Tanh", [c.binary("Mul", x, 0.5)], "float32")
     return c.binary("Mul", half, c.binary("Add", c.elementwise("Exp", [x], "float32"), 1.0))
 
@@ -88,7 +88,7 @@ def softplus(c: Context, x: Value, beta: float = 1, threshold: float = 20) -> Va
 @lowers("elu.default")
 def elu(c: Context, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
     if input_scale != 1:
-        raise AuthoringError("elu with input_scale isn't in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("elu with input_scale is not in the plan set", code="plan_operator_unsupported")
     return c.mul(c.elementwise("Elu", [x], "float32", alpha=float(alpha)), scale)
 
 
@@ -110,7 +110,7 @@ def _positive(c: Context, x: Value) -> Value:
 def threshold_backward(c: Context, grad: Value, x: Value, threshold: float) -> Value:
     node = c.graph.producer(x)
     if node is not None and node.op == "Relu" and threshold == 0:
-        x = replace(x, name=node.inputs[0])  # relu(x) > 0 exactly where x > 0: one comparison less depends on the other
+        x = replace(x, name=node.inputs[0])  # relu(x) > 0 exactly where x > 0: the comparison needs no relu
     kept = c.elementwise("Greater", [x, c.number(threshold, x.dtype)], "bool")
     return c.elementwise("Where", [kept, grad, c.number(0, grad.dtype)], grad.dtype)
 
@@ -125,7 +125,7 @@ def gelu(c: Context, x: Value, approximate: str = "none") -> Value:
     return c.binary("Mul", c.binary("Mul", x, 0.5), c.binary("Add", inner, 1.0))
 
 
-# -- two operands ---------------------------------------------------------------------------------------------------------
+# -- two operands ----------------------------------------------------------------------------------------------------
 
 
 @lowers("add")
@@ -224,7 +224,7 @@ def clamp_max(c: Context, x: Value, high: Any) -> Value:
     return c.binary("Min", x, high)
 
 
-# -- comparisons and logic ------------------------------------------------------------------------------------------------
+# -- comparisons and logic -------------------------------------------------------------------------------------------
 
 _COMPARISONS = {"gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual", "eq": "Equal"}
 
@@ -274,7 +274,7 @@ def _register_logic(name: str, op: str) -> None:
 
 def _check_bool(c: Context) -> None:
     if c.dtype != "bool":
-        raise AuthoringError("bit operators on integers aren't in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("bit operators on integers are not in the plan set", code="plan_operator_unsupported")
 
 
 for _name, _op in _LOGIC.items():
@@ -311,10 +311,10 @@ def masked_fill(c: Context, x: Value, mask: Value, filler: Any) -> Value:
 
 @lowers("_assert_async", "_assert_scalar", "_assert_tensor_metadata")
 def checked_elsewhere(c: Context, *_: Any, **__: Any) -> None:
-    """Checks of data belong to the runner, which knows the ports."""
+    """The runner checks data, because it knows the ports."""
 
 
-# -- copies, casts, filled arrays -----------------------------------------------------------------------------------------
+# -- copies, casts, filled arrays ------------------------------------------------------------------------------------
 
 
 @lowers("alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "_conj", "resolve_conj", "resolve_neg")
@@ -349,7 +349,7 @@ def full_like(c: Context, like: Value, number: Any, **_: Any) -> Value:
 
 @lowers("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 def zeros(c: Context, *_: Any, **__: Any) -> Value:
-    """Also for uninitialised arrays: their content is overwritten before it is read."""
+    """Also for uninitialized arrays: their content is overwritten before it is read."""
     return c.number(0, c.dtype)
 
 
@@ -360,12 +360,12 @@ def ones(c: Context, *_: Any, **__: Any) -> Value:
 
 @lowers("rand.default")
 def noise(c: Context, size: Sequence[Dim], **_: Any) -> Value:
-    """Noise for dropout, which the runner feeds per example: an input of the plan."""
+    """Noise for dropout as an input of the plan; the runner supplies it per example."""
     shape = c.shape
     (batch,) = c.graph.symbols
     per_example = shape[1:] if shape[:1] == (batch,) else (as_dim(sympy.simplify(numel(shape) / batch)),)
     if not all(isinstance(size, int) for size in per_example):
-        reason = "dropout here is on an array whose size isn't a multiple of the batch size"
+        reason = "dropout here is on an array whose size is not a multiple of the batch size"
         raise AuthoringError(reason, code="plan_shape")
     number = sum(port.name.startswith("noise/") for port in c.graph.inputs)
     return c.reshape(c.graph.input(f"noise/dropout{number}", "float32", (batch, *per_example)), shape)

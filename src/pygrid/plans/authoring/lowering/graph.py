@@ -1,10 +1,11 @@
 """A builder of small, deterministic ONNX graphs.
 
-Nodes are kept in the order in which they are made; equal nodes on equal inputs exist once, equal constants exist once, and what
-no output needs is dropped at the end. Names follow from the order alone, so equal builds give equal bytes.
+Nodes are kept in the order in which they are made. Equal nodes on equal inputs exist once, and equal constants exist
+once. At the end, everything that no output needs is dropped. Names follow from the order alone, so equal builds make
+equal bytes.
 
-A value has two shapes. ``shape`` is what the traced program sees. ``dims`` is what the ONNX value really has: it may be smaller
-where broadcasting would give ``shape`` anyway (the gradient of a mean is one number, not a matrix of copies of it), and
+A value has two shapes. ``shape`` is what the traced program sees. ``dims`` is what the ONNX value has. It can be
+smaller if broadcasting leads to ``shape`` anyway: the gradient of a mean is one number, not a matrix of copies.
 `Graph.full` makes the copies only where an operator needs them.
 """
 
@@ -42,7 +43,7 @@ _INT64_MAX = 2**63 - 1
 
 @dataclass(frozen=True)
 class Value:
-    """A named array of the graph; see the module's text for the two shapes."""
+    """A named array of the graph; the module's docstring explains the two shapes."""
 
     name: str
     dtype: DType
@@ -88,13 +89,13 @@ def broadcast(*shapes: Dims) -> Dims:
 
 
 class Graph:
-    """One ONNX graph in the making."""
+    """One ONNX graph under construction."""
 
     def __init__(self, symbols: Mapping[sympy.Symbol, str], *, bounded: Set[str] = frozenset()) -> None:
-        """Start empty.
+        """Start with an empty graph.
 
         Args:
-            symbols: names the symbolic sizes that may appear, e.g. ``{s0: "batch"}``.
+            symbols: names of the symbolic sizes that can appear, for example ``{s0: "batch"}``.
             bounded: integer inputs whose values are never negative.
         """
         self.symbols = dict(symbols)
@@ -109,10 +110,10 @@ class Graph:
         self._sources: dict[sympy.Symbol, tuple[Value, int]] = {}
         self._results: list[tuple[str, Value]] = []
 
-    # -- inputs, constants, outputs ---------------------------------------------------------------------------------------
+    # -- inputs, constants, outputs -----------------------------------------------------------------------------------
 
     def input(self, name: str, dtype: DType, shape: Sequence[Any], *, listed: bool = True) -> Value:
-        """An input; one that is not listed must not be needed by any output in the end."""
+        """An input; if it is not listed, no output may need it in the end."""
         dims = as_dims(shape)
         value = Value(name, dtype, dims, dims)
         if listed:
@@ -124,11 +125,13 @@ class Graph:
         return value
 
     def constant(self, array: Any, dtype: DType | None = None) -> Value:
-        """A constant; equal ones are one."""
+        """A constant; equal constants are stored once."""
         data = np.asarray(array, dtype=dtype)
         kind: DType = str(data.dtype)  # type: ignore[assignment]
         if kind not in _ONNX_DTYPES:
-            raise AuthoringError(f"a constant has dtype {kind}; a plan knows float32, int64, int32 and bool", code="plan_dtype")
+            raise AuthoringError(
+                f"a constant has dtype {kind}; a plan supports float32, int64, int32 and bool", code="plan_dtype"
+            )
         key = ("constant", kind, data.shape, data.tobytes())
         if key not in self._made:
             name = f"c{len(self._constants)}"
@@ -146,7 +149,7 @@ class Graph:
         return self.constant(np.array(number, dtype=dtype))
 
     def ints(self, numbers: Sequence[int]) -> Value:
-        """A constant int64 vector, as the shape-like inputs of operators want it."""
+        """A constant int64 vector, for shapes and axes of operators."""
         return self.constant(np.array(list(numbers), dtype=np.int64))
 
     def output(self, name: str, value: Value) -> None:
@@ -163,16 +166,17 @@ class Graph:
                 shape.append(self.symbols[size])
             else:
                 raise AuthoringError(
-                    f"a port of the plan has size {size}; only plain numbers and the batch size are possible", code="plan_shape"
+                    f"a port of the plan has size {size}; only plain numbers and the batch size are possible",
+                    code="plan_shape",
                 )
         return tuple(shape)
 
-    # -- nodes ------------------------------------------------------------------------------------------------------------
+    # -- nodes --------------------------------------------------------------------------------------------------------
 
     def node(
         self, op: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attributes: Any
     ) -> Value:
-        """The single output of an operator, by default of the first input's dtype; attributes that are None are left out."""
+        """The single output of an operator, by default of the first input's dtype; attributes of None are left out."""
         return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
 
     def multi(
@@ -207,15 +211,15 @@ class Graph:
         return self._values[node.inputs[position]]
 
     def is_never_negative(self, value: Value) -> bool:
-        """Whether integers are known to be >= 0: elements of an input of classes, moved and picked but not computed with."""
+        """Whether integers are known to be >= 0: elements of a class input, only moved and picked, not computed."""
         while (node := self.producer(value)) is not None and node.op in ("Reshape", "Transpose", "Slice", "Gather", "Cast"):
             value = self.operand(node, 0)
         return value.name in self.bounded
 
-    # -- shapes -----------------------------------------------------------------------------------------------------------
+    # -- shapes -------------------------------------------------------------------------------------------------------
 
     def full(self, value: Value) -> Value:
-        """The value with every copy made that broadcasting had saved: ``dims == shape``."""
+        """The value with all copies that broadcasting saved: ``dims == shape``."""
         if value.dims == value.shape:
             return value
         return self.expand_to(value, value.shape)
@@ -266,10 +270,12 @@ class Graph:
             for _ in range(int(size.exp) - 1):
                 total = self.node("Mul", [total, base], [1])
             return total
-        raise AuthoringError(f"the size {size} depends on the batch size in a way that a plan can't compute", code="plan_shape")
+        raise AuthoringError(
+            f"the size {size} depends on the batch size in a way that a plan cannot compute", code="plan_shape"
+        )
 
     def reshape(self, value: Value, shape: Dims) -> Value:
-        """The value in another shape with the same elements; a symbolic size costs nothing where -1 or 0 can stand for it."""
+        """The same elements in another shape; a symbolic size costs nothing where -1 or 0 can represent it."""
         value = self.full(value)
         while (node := self.producer(value)) is not None and node.op == "Reshape":
             value = self.operand(node, 0)
@@ -289,7 +295,7 @@ class Graph:
         if target.count(-1) > 1:
             return self.node("Reshape", [value, self.shape_vector(shape)], shape)
         if -1 not in target and target.count(0) == 1:
-            target[target.index(0)] = -1  # one spelling for one meaning, so that equal reshapes are found equal
+            target[target.index(0)] = -1  # one spelling per meaning, so that equal reshapes are found equal
         return self.node("Reshape", [value, self.ints(target)], shape)
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
@@ -328,10 +334,10 @@ class Graph:
             made = self.node("Cast", [value], value.dims, dtype, to=_ONNX_DTYPES[dtype])
         return replace(made, shape=value.shape)
 
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self, name: str) -> onnx.ModelProto:
-        """The model: dead nodes dropped, values named by their place, outputs under their own names."""
+        """The model, without dead nodes; values are named by their position, outputs have their own names."""
         needed = {value.name for _, value in self._results}
         live: list[Node] = []
         for node in reversed(self.nodes):
@@ -372,7 +378,7 @@ def _proto(node: Node, names: Mapping[str, str], needed: set[str], index: int) -
     inputs = [names[name] if name else "" for name in node.inputs]
     outputs = [names[name] for name in node.outputs]
     while len(outputs) > 1 and node.outputs[len(outputs) - 1] not in needed and node.op != "Split":
-        outputs.pop()  # trailing optional outputs that nobody reads
+        outputs.pop()  # trailing optional outputs that no node reads
     attributes = {key: list(value) if isinstance(value, tuple) else value for key, value in node.attributes}
     return helper.make_node(node.op, inputs, outputs, name=f"n{index}", **attributes)
 

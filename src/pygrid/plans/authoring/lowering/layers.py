@@ -1,4 +1,4 @@
-"""Matrix products, convolutions, pooling, normalisation, softmax and losses, with their gradients."""
+"""Matrix products, convolutions, pooling, normalization, softmax and losses, with their gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pygrid.plans.authoring.lowering.elementwise import inverse_root
 from pygrid.plans.authoring.lowering.graph import Dim, Value
 from pygrid.plans.authoring.lowering.shapes import pad, variance
 
-# -- products -------------------------------------------------------------------------------------------------------------
+# -- products ---------------------------------------------------------------------------------------------------------
 
 
 @lowers("mm.default", "bmm.default")
@@ -37,11 +37,11 @@ def dot(c: Context, a: Value, b: Value) -> Value:
     return c.reduce("ReduceSum", c.binary("Mul", a, b), ())
 
 
-# -- convolution ----------------------------------------------------------------------------------------------------------
+# -- convolution -----------------------------------------------------------------------------------------------------
 
 
 def _spatial(values: Sequence[int], rank: int) -> list[int]:
-    """Per-axis numbers of an operator that may give one number for all axes."""
+    """One number per axis, for an operator that accepts one number for all axes."""
     return list(values) * rank if len(values) == 1 else list(values)
 
 
@@ -78,7 +78,7 @@ def convolution_backward(
         if output_mask[0]:
             pads = [*padding, *padding]
             grad_x = c.op("Conv", [grad, c.full(weight)], x.shape, strides=stride, pads=pads, dilations=dilation, group=groups)
-        if output_mask[1]:  # the roles of input and output are exchanged
+        if output_mask[1]:  # input and output exchange their roles
             grad_w = _weight_gradient(c, x, grad, weight.shape, stride, padding, dilation, groups)
     else:
         if output_mask[0]:
@@ -94,7 +94,7 @@ def _input_gradient(
     c: Context, grad: Value, x: Value, weight: Value, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     groups: int,
 ) -> Value:  # fmt: skip
-    """The transposed convolution; ``output_padding`` restores the rows that the stride had skipped."""
+    """The transposed convolution; ``output_padding`` restores the rows that the stride skipped."""
     extra = []
     for axis, (s, p, d) in enumerate(zip(stride, padding, dilation, strict=True), start=2):
         size, kernel, out = x.shape[axis], weight.shape[axis], grad.shape[axis]
@@ -110,7 +110,7 @@ def _input_gradient(
 
 
 _FEW_CHANNELS = 8
-"""Below, one product over all kernel offsets is faster than one for each (1 channel: 4x); above, slower (32 channels: 3x)."""
+"""Below, one product over all kernel offsets is faster than one each (1 channel: 4x); above, slower (32 channels: 3x)."""
 
 
 def _weight_gradient(
@@ -158,7 +158,7 @@ def _grouped_weight_gradient(
 def _shifted(
     c: Context, x: Value, grad: Value, shape: Sequence[Dim], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[Value]:
-    """The padded input as each kernel offset sees it: at the places of the output, in the order of the kernel's elements."""
+    """The padded input as each kernel offset sees it: at the output's places, in the order of the kernel's elements."""
     n = x.rank - 2
     sizes = [int(size) for size in grad.shape[2:]]
     parts = []
@@ -170,7 +170,7 @@ def _shifted(
     return parts
 
 
-# -- pooling --------------------------------------------------------------------------------------------------------------
+# -- pooling ---------------------------------------------------------------------------------------------------------
 
 
 @lowers("max_pool2d_with_indices.default")
@@ -194,7 +194,7 @@ def max_pool(
         dilations=_spatial(dilation, n),
         ceil_mode=int(ceil_mode),
     )
-    # ONNX counts places through the whole array, torch within one plane.
+    # ONNX counts places in the whole array, torch in one plane.
     plane = c.number(numel(x.shape[-n:]), "int64")
     local = c.elementwise("Mod", [indices, plane], "int64")
     return c.reshape(values, c.shape), c.reshape(local, c.shape)
@@ -232,7 +232,7 @@ def avg_pool(
     rank = x.rank - 2
     if ceil_mode or divisor_override:
         raise AuthoringError(
-            "avg_pool with ceil_mode or divisor_override isn't in the plan set", code="plan_operator_unsupported"
+            "avg_pool with ceil_mode or divisor_override is not in the plan set", code="plan_operator_unsupported"
         )
     return c.op("AveragePool", [c.full(x)], c.shape, **_pool_attributes(rank, kernel, stride, padding, count_include_pad))
 
@@ -248,7 +248,7 @@ def avg_pool_backward(
     stride = _spatial(stride or kernel, n)
     if ceil_mode or divisor_override or (any(padding) and not count_include_pad):
         raise AuthoringError(
-            "avg_pool with ceil_mode, divisor_override or count_include_pad=False isn't in the plan set",
+            "avg_pool with ceil_mode, divisor_override or count_include_pad=False is not in the plan set",
             code="plan_operator_unsupported",
         )
     area = 1
@@ -287,7 +287,7 @@ def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
     return [size // out for size, out in zip(given, sizes, strict=True)]
 
 
-# -- normalisation --------------------------------------------------------------------------------------------------------
+# -- normalization ---------------------------------------------------------------------------------------------------
 
 
 @lowers("native_layer_norm.default")
@@ -331,7 +331,7 @@ def group_norm(
     return _affine(c, normal, weight, bias), c.reshape(average, (batch, groups)), c.reshape(scale, (batch, groups))
 
 
-# -- softmax and losses ---------------------------------------------------------------------------------------------------
+# -- softmax and losses ----------------------------------------------------------------------------------------------
 
 
 @lowers("_softmax.default")
@@ -361,7 +361,7 @@ def log_softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtyp
 
 
 def _one_hot(c: Context, logits: Value, target: Value, ignore: int) -> Value:
-    """1.0 at each target along axis 1, else 0.0; nowhere for targets to be ignored."""
+    """1.0 at each target along axis 1, else 0.0; an ignored target has no 1.0."""
     axis = 1 if logits.rank > 1 else 0
     classes = logits.shape[axis]
     assert isinstance(classes, int)
@@ -387,7 +387,7 @@ def _class_weights(c: Context, logits: Value, hot: Value, weight: Value | None) 
 def nll_loss(
     c: Context, logits: Value, target: Value, weight: Value | None, reduction: int, ignore: int
 ) -> tuple[Value, Value]:
-    """The negative log-likelihood by a one-hot mask, which needs no look-up and no scatter; and the total weight."""
+    """The negative log-likelihood by a one-hot mask, without look-up and scatter; and the total weight."""
     hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
     picked = c.binary("Mul", hot, logits, "float32")
     if reduction == 0:

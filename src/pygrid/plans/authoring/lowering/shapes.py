@@ -45,13 +45,13 @@ def transpose(c: Context, x: Value, a: int, b: int) -> Value:
 
 @lowers("expand", "expand_copy")
 def expand(c: Context, x: Value, size: Sequence[Dim], *, implicit: bool = False) -> Value:
-    return x  # the result's shape says the rest; copies are made where they are needed
+    return x  # the result's shape has the rest; copies are made where they are needed
 
 
 def _position(size: Dim, position: Any) -> int:
-    """A slice bound as a number; only bounds on an axis of known length may be negative or open."""
+    """A slice bound as a number; only bounds on an axis of known length can be negative or open."""
     if not isinstance(position, int):
-        raise AuthoringError("a slice bound depends on the batch size; slice other axes than the batch", code="plan_shape")
+        raise AuthoringError("a slice bound depends on the batch size; slice axes other than the batch", code="plan_shape")
     if isinstance(size, int):
         position = position + size if position < 0 else position
         return int(max(0, min(position, size)))
@@ -66,7 +66,7 @@ def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = No
         end = size if isinstance(size, int) else None
     begin = _position(size, start or 0)
     if not isinstance(size, int) and (begin != 0 or end is not None or step != 1):
-        raise AuthoringError("the batch can't be cut; work on whole batches (multiply by a mask)", code="plan_batch_baked")
+        raise AuthoringError("the batch cannot be cut; work on whole batches (multiply by a mask)", code="plan_batch_baked")
     return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
 
 
@@ -89,7 +89,7 @@ def unbind(c: Context, x: Value, axis: int = 0) -> tuple[Value, ...]:
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     count = x.shape[axis]
     if not isinstance(count, int):
-        raise AuthoringError("the batch can't be taken apart; keep the operations on whole batches", code="plan_batch_baked")
+        raise AuthoringError("the batch cannot be taken apart; keep the operations on whole batches", code="plan_batch_baked")
     return tuple(c.op("Gather", [x, c.number(i, "int64")], shape, axis=axis) for i in range(count))
 
 
@@ -105,7 +105,7 @@ def split_with_sizes(c: Context, x: Value, sizes: Sequence[int], axis: int = 0) 
 def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
     length = x.shape[axis]
     if not isinstance(length, int):
-        raise AuthoringError("the batch can't be split; keep the operations on whole batches", code="plan_batch_baked")
+        raise AuthoringError("the batch cannot be split; keep the operations on whole batches", code="plan_batch_baked")
     sizes = [min(size, length - start) for start in range(0, length, size)]
     return split_with_sizes(c, x, sizes, axis)
 
@@ -127,14 +127,14 @@ def stack(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
 def slice_scatter(
     c: Context, x: Value, source: Value, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
-    """The array with a slice replaced: what is before it, the new part, what is behind it."""
+    """The array with a replaced slice: the part before it, the new part, the part after it."""
     axis %= x.rank
     size = x.shape[axis]
     if source.shape == x.shape:
         return source
     if not isinstance(size, int) or step != 1:
         raise AuthoringError(
-            "writing to part of the batch, or with a step, isn't in the plan set", code="plan_operator_unsupported"
+            "writing to part of the batch, or with a step, is not in the plan set", code="plan_operator_unsupported"
         )
     first, last = _position(size, start or 0), _position(size, size if end is None else end)
     x = c.full(x)
@@ -184,13 +184,13 @@ def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 
         if first < 0 or last < 0:  # negative padding cuts off
             size, begin, cut = x.shape[axis], max(-first, 0), max(-last, 0)
             if not isinstance(size, int):
-                raise AuthoringError("the batch can't be cut", code="plan_batch_baked")
+                raise AuthoringError("the batch cannot be cut", code="plan_batch_baked")
             x = c.graph.slice(x, axis, begin, size - cut, size=size - cut - begin)
     return pad(c, x, [max(size, 0) for size in before], [max(size, 0) for size in after], number)
 
 
 def pad(c: Context, x: Value, before: Sequence[int], after: Sequence[int], number: Any = 0) -> Value:
-    """Put ``number`` around an array; zero-length padding costs nothing."""
+    """Add ``number`` around an array; padding of length zero adds no node."""
     x = c.full(x)
     if not any(before) and not any(after):
         return x
@@ -227,7 +227,7 @@ def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, sta
     first = _position(length, start)
     count = grad.shape[axis]
     assert isinstance(count, int)
-    if step != 1:  # put step - 1 zeros behind each element, then drop the last ones
+    if step != 1:  # put step - 1 zeros after each element, then drop the last ones
         wide = c.reshape(grad, (*grad.shape[: axis + 1], 1, *grad.shape[axis + 1 :]))
         after = [0] * wide.rank
         after[axis + 1] = step - 1
@@ -242,7 +242,7 @@ def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, sta
     return pad(c, grad, before, behind)
 
 
-# -- look-up --------------------------------------------------------------------------------------------------------------
+# -- look-up ---------------------------------------------------------------------------------------------------------
 
 
 @lowers("embedding.default")
@@ -253,7 +253,7 @@ def embedding(c: Context, weight: Value, indices: Value, *_: Any) -> Value:
 @lowers("embedding_dense_backward.default")
 def embedding_dense_backward(c: Context, grad: Value, indices: Value, num: int, padding_idx: int, by_freq: bool) -> Value:
     if by_freq:
-        raise AuthoringError("scale_grad_by_freq isn't in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("scale_grad_by_freq is not in the plan set", code="plan_operator_unsupported")
     width = grad.shape[-1]
     count = numel(indices.shape)
     if padding_idx >= 0:
@@ -266,7 +266,7 @@ def embedding_dense_backward(c: Context, grad: Value, indices: Value, num: int, 
 
 
 def add_rows(c: Context, index: Value, rows: Value, start: Value, *, reduction: str | None = "add") -> Value:
-    """``start`` [m, width] with each row put (or added) at its index: ``index`` [n, 1], ``rows`` [n, width]."""
+    """``start`` [m, width] with each row written (or added) at its index: ``index`` [n, 1], ``rows`` [n, width]."""
     wide = c.graph.expand_to(c.cast(index, "int64"), rows.shape) if index.shape != rows.shape else c.cast(index, "int64")
     return c.op("ScatterElements", [c.full(start), wide, c.full(rows)], start.shape, axis=0, reduction=reduction)
 
@@ -295,16 +295,14 @@ def scatter(c: Context, x: Value, axis: int, indices: Value, source: Any, **_: A
 
 
 def _index_plan(c: Context, indices: Sequence[Value | None]) -> tuple[int, list[Value]]:
-    """First indexed axis and the index arrays, which must be integers on neighbouring axes."""
+    """The first indexed axis and the index arrays, which must be integers on neighboring axes."""
     used = [axis for axis, index in enumerate(indices) if index is not None]
     given = [index for index in indices if index is not None]
     if any(index.dtype == "bool" for index in given):
-        raise AuthoringError(
-            "the size of the result depends on data; multiply by a mask instead", code="plan_data_dependent_size"
-        )
+        raise AuthoringError("the size of the result depends on data; multiply by a mask", code="plan_data_dependent_size")
     if used != list(range(used[0], used[0] + len(used))):
         raise AuthoringError(
-            "index arrays on axes that aren't neighbours aren't in the plan set", code="plan_operator_unsupported"
+            "index arrays on axes that are not neighbors are not in the plan set", code="plan_operator_unsupported"
         )
     return used[0], [c.cast(index, "int64") for index in given]
 
@@ -316,7 +314,7 @@ def index_(c: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     if len(given) == 1:
         return c.op("Gather", [x, c.full(given[0])], c.shape, axis=axis)
     sizes = x.shape[axis : axis + len(given)]
-    if _is_own_position(c, x, given):  # x[arange(len(x)), y]: each row picks for itself
+    if _is_own_position(c, x, given):  # x[arange(len(x)), y]: each row selects one of its own elements
         column = c.reshape(given[1], (x.shape[0], 1, *([1] * (x.rank - 2))))
         rest = (x.shape[0], 1, *x.shape[2:])
         index = column if column.shape == rest else c.graph.expand_to(column, rest)
@@ -335,11 +333,11 @@ def _is_own_position(c: Context, x: Value, given: Sequence[Value]) -> bool:
 
 
 def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Value:
-    """Index arrays on neighbouring axes as one index on these axes taken together (row-major)."""
+    """Index arrays on neighboring axes as one index on these axes together (row-major)."""
     total = given[0]
     for index, size in zip(given[1:], sizes[1:], strict=True):
         length = c.number(size, "int64")
-        inside = c.elementwise("Mod", [index, length], "int64")  # negative ones count from the end
+        inside = c.elementwise("Mod", [index, length], "int64")  # negative indices count from the end
         total = c.binary("Add", c.binary("Mul", total, length, "int64"), inside, "int64")
     return c.full(total)
 
@@ -371,7 +369,7 @@ def index_put(c: Context, x: Value, indices: Sequence[Value | None], values: Val
     return c.transpose(c.reshape(result, moved.shape), [int(axis) for axis in np.argsort(order)])
 
 
-# -- reductions -----------------------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------------------------
 
 
 @lowers("sum")
