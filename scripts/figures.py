@@ -108,13 +108,9 @@ def homonyms(tree: Tree) -> list[str]:
 
 def module_strings(tree: Tree) -> list[str]:
     """Strings that are the name of a module below ``pygrid``, also with ``:name``, except the lazy commands of the CLI."""
-    return [
-        place(source, node.lineno, node.value)
-        for source in tree.package
-        for node in source.nodes
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and source.module != "pygrid.cli"
-        if re.fullmatch(r"pygrid\.[\w.]+(?::\w+)?", node.value) and node.value.partition(":")[0] in tree.modules
-    ]
+    below = tree.modules - {"pygrid"}
+    others = (source for source in tree.package if source.module != "pygrid.cli")
+    return [place(source, line, text) for source in others for line, text in source.module_strings(below)]
 
 
 def features_with_web(tree: Tree) -> list[str]:

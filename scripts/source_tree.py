@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,13 @@ class Source:
                 module = [*base, *([node.module] if node.module else [])]
                 for alias in node.names:
                     yield node.lineno, ".".join([*module, *([alias.name] if alias.name != "*" else [])])
+
+    def module_strings(self, modules: set[str]) -> Iterator[tuple[int, str]]:
+        """Line and text of each string that is the name of one of `modules`, also with ``:name``."""
+        constants = (node for node in self.nodes if isinstance(node, ast.Constant))
+        for line, text in ((node.lineno, node.value) for node in constants if isinstance(node.value, str)):
+            if re.fullmatch(r"[\w.]+(?::\w+)?", text) and text.partition(":")[0] in modules:
+                yield line, text
 
 
 def sources(folder: Path, package_root: Path | None = None) -> list[Source]:
