@@ -27,7 +27,6 @@ LIMITS = {
     "src/pygrid/sandbox": 10,
     "src/pygrid/settings": 11,
     "src/pygrid/storage": 111,
-    "src/pygrid/tensors": 4,
     "src/pygrid/transport": 53,
     "src/pygrid/web": 55,
     "src/pygrid/worker": 7,

@@ -1,4 +1,4 @@
-"""Named arrays and their byte format. Knows nothing of learning."""
+"""Named arrays and their byte format, independent of what the arrays mean."""
 
 from pygrid.tensors.params import Params, apply_diff, make_diff
 from pygrid.tensors.safetensors import Entry, Layout, decode, encode, encode_pieces, parse_header, read_layout

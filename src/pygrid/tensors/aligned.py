@@ -1,4 +1,4 @@
-"""Arrays at addresses that suit vector instructions, whatever the allocator gives."""
+"""Arrays at addresses that suit vector instructions, independent of the allocator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector register of today's processors."""
+"""Bytes: the size of a cache line, and of the widest vector register of current processors."""
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A C-contiguous array of zeros whose first byte lies at a multiple of `ALIGNMENT`."""
+    """A C-contiguous array of zeros whose address is a multiple of `ALIGNMENT`."""
     wanted = np.dtype(dtype)
     num_bytes = int(np.prod(shape, dtype=np.int64)) * wanted.itemsize
     memory = np.zeros(num_bytes + ALIGNMENT, np.uint8)

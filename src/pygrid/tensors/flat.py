@@ -1,7 +1,7 @@
 """A model's arrays as one flat float32 vector, in the order of its file.
 
-A diff may list its arrays in another order; `match` says which piece of it lands where, so that it can be checked and summed
-as it streams, without building arrays.
+A diff may list its arrays in another order. `match` maps each piece of the diff to its place in the model, so a diff
+can be checked and summed while it streams, without building arrays.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Float32 = npt.NDArray[np.float32]
 
 VALUE_BYTES = 4
 _CACHED = 32_768
-"""Values handled at a time where there are intermediate ones: small enough for the processor's cache."""
+"""Values per step where intermediate arrays are needed, so that they fit the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """``count`` values that lie together in both vectors."""
+    """``count`` values that are contiguous in both: from index ``source`` of the diff, ``target`` of the model."""
 
     source: int
     target: int
@@ -32,15 +32,15 @@ class Run:
 
 
 def num_values(layout: Layout) -> int:
-    """Length of the flat vector."""
+    """Number of values in the flat vector."""
     return layout.data_bytes // VALUE_BYTES
 
 
 def check_model(layout: Layout) -> None:
-    """Refuse a model that cannot be averaged.
+    """Check that a model can be averaged: all its arrays are float32, and they have values.
 
     Raises:
-        InvalidTensors: no arrays, or one that is not float32.
+        InvalidTensors: the model has no values, or an array that is not float32.
     """
     if not layout.entries or layout.data_bytes == 0:
         raise InvalidTensors("the model has no values")
@@ -50,10 +50,10 @@ def check_model(layout: Layout) -> None:
 
 
 def match(model: Layout, diff: Layout) -> tuple[Run, ...]:
-    """Which values of the diff's flat vector belong where in the model's.
+    """The contiguous runs of values that map the flat vector of a diff to the one of the model.
 
     Raises:
-        ShapeMismatch: names the first array that is missing, unknown, or of another shape or dtype.
+        ShapeMismatch: an array is missing, unknown, or has another shape or dtype; the error names the first one.
     """
     expected = {entry.name: entry for entry in model.entries}
     runs: list[Run] = []
@@ -81,7 +81,7 @@ def match(model: Layout, diff: Layout) -> tuple[Run, ...]:
 
 
 class FiniteNorm:
-    """The L2 norm of a flat vector that comes in blocks, refusing values that are not finite."""
+    """The L2 norm of a flat vector that arrives in blocks. Rejects values that are not finite."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -90,16 +90,17 @@ class FiniteNorm:
 
     @property
     def norm(self) -> float:
-        """L2 norm of what came so far."""
+        """L2 norm of the blocks so far."""
         return math.sqrt(self._squares)
 
     def add(self, block: Float32) -> None:
-        """Take in the next values.
+        """Add the next values.
 
         Raises:
-            NonFinite: a value is NaN or infinite; names its array.
+            NonFinite: a value is NaN or infinite; the error names its array.
         """
-        # One pass of BLAS tells both; float32 overflows only beyond 1e19, which the slow path below sorts out.
+        # One BLAS pass finds the norm and any NaN or infinity. Values beyond 1e19 overflow float32 too; the slow path
+        # below distinguishes the two cases.
         with np.errstate(over="ignore", invalid="ignore"):
             squares = float(np.dot(block, block))
         if not math.isfinite(squares):
@@ -118,13 +119,14 @@ class FiniteNorm:
 
 
 class DistanceTo:
-    """The L2 norm of a flat vector minus another one, while the first comes in blocks of finite values.
+    """The L2 norm of the difference of two flat vectors, of which the first arrives in blocks of finite values.
 
-    Each difference is rounded to float32, so the result is exact to about 1e-6 of itself, also where both are almost equal.
+    Each difference is rounded to float32. The relative error of the result is about 1e-6, also for vectors that are
+    almost equal.
 
     Args:
-        centre: float32, in the model's order.
-        runs: which values of the vector belong where in the model; see `match`.
+        centre: the second vector; float32, in the model's order.
+        runs: where the values of the first vector belong in the model; see `match`.
     """
 
     def __init__(self, centre: Float32, runs: tuple[Run, ...]) -> None:
@@ -140,7 +142,7 @@ class DistanceTo:
         return math.sqrt(self._squares)
 
     def add(self, block: Float32) -> None:
-        """Take in the next values."""
+        """Add the next values."""
         while block.size:
             run = self._runs[self._run]
             offset = self._seen - run.source

@@ -1,4 +1,4 @@
-"""Named arrays as values, and the difference of two of them."""
+"""Models as named arrays, and the difference of two models."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 from pygrid.errors import ShapeMismatch
 
 Params = dict[str, npt.NDArray[np.generic]]
-"""Arrays by name. The arrays of a model are float32, C-contiguous, under the names of its ``state_dict``."""
+"""Arrays by name. The arrays of a model are float32 and C-contiguous; they have the names of its ``state_dict``."""
 
 
 def make_diff(original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> Params:
     """The diff of a training run: ``original - trained`` for each name, in the original's dtype.
 
     Raises:
-        ShapeMismatch: names the first array that is missing, added or of another shape.
+        ShapeMismatch: an array is missing, added, or has another shape; the error names the first one.
     """
     _same_arrays(original, trained)
     return {name: np.subtract(array, trained[name]) for name, array in original.items()}
@@ -27,17 +27,17 @@ def apply_diff(model: Mapping[str, npt.NDArray[np.generic]], diff: Mapping[str, 
     """The model after a diff: ``model - diff`` for each name; the inverse of `make_diff`.
 
     Raises:
-        ShapeMismatch: names the first array that is missing, added or of another shape.
+        ShapeMismatch: an array is missing, added, or has another shape; the error names the first one.
     """
     _same_arrays(model, diff)
     return {name: np.subtract(array, diff[name]) for name, array in model.items()}
 
 
 class Difference(Mapping[str, npt.NDArray[np.generic]]):
-    """The diff ``original - trained`` as a mapping whose arrays are computed when they are asked for, one at a time.
+    """The diff ``original - trained`` as a mapping that computes an array each time it is read, and stores none.
 
     Raises:
-        ShapeMismatch: names the first array that is missing, added or of another shape.
+        ShapeMismatch: an array is missing, added, or has another shape; the error names the first one.
     """
 
     def __init__(self, original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -1,11 +1,12 @@
-"""The safetensors byte format, read without copying and with every bound checked.
+"""The safetensors byte format: a reader that checks every bound and copies no array, and a writer.
 
     8 bytes   N, the length of the header, little-endian unsigned
     N bytes   JSON: {name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {text: text}}
     rest      the arrays, row-major, little-endian, without holes or overlaps
 
 Source: the format description of the safetensors project (https://github.com/huggingface/safetensors).
-Files written here are deterministic: wider dtypes first, then by name, metadata sorted, so equal content means equal bytes.
+Files written here are deterministic: equal content means equal bytes. Arrays are sorted by dtype, wider ones first, then
+by name; metadata is sorted by name.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of a file; ``begin`` and ``end`` count bytes from the first byte after the header."""
+    """One array of a file. ``begin`` and ``end`` are offsets in bytes from the end of the header."""
 
     name: str
     dtype: np.dtype[np.generic]
@@ -55,12 +56,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each array of a file lies, in the order of the bytes."""
+    """The position of each array of a file, in the order of the bytes."""
 
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str]
     header_bytes: int
-    """Length of the prefix and the JSON together: the offset of the first array."""
+    """Length of the prefix plus the JSON, which is the offset of the first array."""
     data_bytes: int
 
     @property
@@ -75,10 +76,10 @@ class _Info(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def header_length(prefix: bytes | memoryview) -> int:
-    """Length in bytes of prefix and JSON header, from the first 8 bytes of a file.
+    """Bytes of the prefix plus the JSON header, read from the first 8 bytes of a file.
 
     Raises:
-        InvalidTensors: fewer than 8 bytes, or a header beyond `MAX_HEADER_BYTES`.
+        InvalidTensors: there are fewer than 8 bytes, or the header is longer than `MAX_HEADER_BYTES`.
     """
     if len(prefix) < _PREFIX_BYTES:
         raise InvalidTensors("the data ends before its 8-byte length prefix")
@@ -89,10 +90,11 @@ def header_length(prefix: bytes | memoryview) -> int:
 
 
 def parse_header(header: bytes | memoryview) -> Layout:
-    """Read prefix and JSON header (`header_length` bytes) without looking at the arrays.
+    """The layout of a file, from its prefix and JSON header (`header_length` bytes). The arrays are not read.
 
     Raises:
-        InvalidTensors: not this format, unknown dtype, offsets that do not fit shape and dtype, holes, overlaps, duplicates.
+        InvalidTensors: the bytes are not in this format, a dtype is unknown, a name occurs twice, or offsets do not fit
+            shape and dtype, overlap or leave holes.
     """
     length = header_length(header)
     if len(header) < length:
@@ -118,21 +120,22 @@ def parse_header(header: bytes | memoryview) -> Layout:
 
 
 def _check_no_name_twice(text: bytes, num_strings: int) -> None:
-    """Refuse a name that comes twice: the decoder takes the last one, another reader the first.
+    """Reject a header in which a name occurs twice: this decoder takes the last entry, other readers the first one.
 
     Args:
-        num_strings: in the header as it was decoded. Without escapes each has two quotes, so one more shows in their number.
+        num_strings: number of strings in the decoded header. Without escapes, the text has exactly two quotes for each;
+            a name that occurs twice adds more.
     """
     if b"\\" in text:
         json.loads(text, object_pairs_hook=_unique)
     elif text.count(b'"') != 2 * num_strings:
-        raise InvalidTensors("the header has a name twice")
+        raise InvalidTensors("the header contains a name twice")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise InvalidTensors("the header has a name twice")
+        raise InvalidTensors("the header contains a name twice")
     return found
 
 
@@ -141,7 +144,7 @@ def _entry(name: str, info: _Info) -> Entry:
     if dtype is None:
         raise InvalidTensors(f"array {name!r} has unknown dtype {info.dtype!r}", array=name)
     if len(info.shape) > MAX_DIMENSIONS or any(size < 0 for size in info.shape):
-        raise InvalidTensors(f"array {name!r} has an impossible shape", array=name)
+        raise InvalidTensors(f"array {name!r} needs at most {MAX_DIMENSIONS} dimensions, none negative", array=name)
     begin, end = info.data_offsets
     if begin < 0 or end - begin != math.prod(info.shape) * dtype.itemsize:
         raise InvalidTensors(f"the offsets of array {name!r} do not fit its shape and dtype", array=name)
@@ -149,10 +152,10 @@ def _entry(name: str, info: _Info) -> Entry:
 
 
 def read_layout(data: bytes | bytearray | memoryview) -> Layout:
-    """The layout of a whole file in memory.
+    """The layout of a complete file in memory.
 
     Raises:
-        InvalidTensors: as `parse_header`; also if the data is shorter or longer than the header says.
+        InvalidTensors: as `parse_header`, or the data is shorter or longer than the header describes.
     """
     view = memoryview(data).cast("B")
     layout = parse_header(view)
@@ -162,7 +165,7 @@ def read_layout(data: bytes | bytearray | memoryview) -> Layout:
 
 
 def decode(data: bytes | bytearray | memoryview) -> tuple[Params, dict[str, str]]:
-    """The arrays (views of ``data``, not copies) and the metadata of a file.
+    """The arrays and the metadata of a file. The arrays are views of ``data``, not copies.
 
     Raises:
         InvalidTensors: as `read_layout`.
@@ -177,14 +180,14 @@ def decode(data: bytes | bytearray | memoryview) -> tuple[Params, dict[str, str]
 def make_layout(
     arrays: Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> tuple[Layout, bytes]:
-    """Lay out arrays of the given dtypes and shapes; gives the layout and the bytes of prefix and header."""
+    """The layout of arrays of these dtypes and shapes, and the bytes of the prefix and the header."""
     position = 0
     entries: list[Entry] = []
     for name in sorted(arrays, key=lambda n: (-arrays[n][0].itemsize, n)):
         dtype, shape = arrays[name]
         dtype = dtype.newbyteorder("<")
         if dtype not in _CODES:
-            raise InvalidTensors(f"array {name!r} has dtype {dtype}, which the format does not know", array=name)
+            raise InvalidTensors(f"array {name!r} has dtype {dtype}, which the format does not support", array=name)
         size = math.prod(shape) * dtype.itemsize
         entries.append(Entry(name, dtype, tuple(shape), position, position + size))
         position += size
@@ -200,21 +203,20 @@ def make_layout(
 
 
 def encode(arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a file with these arrays (copied once) and this metadata. Raises as `encode_pieces`."""
+    """The bytes of a file with these arrays and this metadata. Copies each array once. Raises as `encode_pieces`."""
     return b"".join(encode_pieces(arrays, metadata))
 
 
 def encode_pieces(
     arrays: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None
 ) -> list[bytes | memoryview]:
-    """The bytes of a file in pieces, one after the other: its header, then each array as it lies in memory, not copied if it is
-    contiguous.
+    """The bytes of a file in pieces: its header, then each array. An array that is contiguous is not copied.
 
     Raises:
-        InvalidTensors: an array has a dtype that the format does not know.
+        InvalidTensors: the format does not support the dtype of an array.
     """
     if sys.byteorder != "little":  # pragma: no cover
-        raise InvalidTensors("this machine is big-endian, which is not supported")
+        raise InvalidTensors("this machine is big-endian; only little-endian machines are supported")
     layout, header = make_layout({name: (a.dtype, a.shape) for name, a in arrays.items()}, metadata)
     chunks: list[bytes | memoryview] = [header]
     for entry in layout.entries:

@@ -1,4 +1,4 @@
-"""The check of a safetensors file of float32 values while its bytes arrive, in pieces of any size; nothing is kept."""
+"""Checks a safetensors file of float32 values while its bytes arrive in pieces of any size. Stores no values."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Bytes = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Checked:
-    """What a whole, well-formed file is."""
+    """The properties of a complete, well-formed file."""
 
     layout: Layout
     crc32: int
-    """Of all its bytes."""
+    """CRC-32 of all bytes of the file."""
     norm: float
-    """L2 norm of all its values."""
+    """L2 norm of all values."""
 
 
 class StreamCheck:
-    """Takes in the bytes of a file and refuses it as soon as something is wrong.
+    """Reads the bytes of a file, and rejects the file at the first fault.
 
     Args:
-        max_bytes: of the whole file.
-        on_layout: called once with the layout, before any value is looked at; it raises to refuse, and it must refuse
-            arrays that are not float32.
-        on_values: called with each block of values, in the order of the file, once it is known to be finite.
+        max_bytes: largest size of the complete file.
+        on_layout: called once with the layout, before any value is read. It raises an error to reject the file, and
+            must reject arrays that are not float32.
+        on_values: called with each block of values, in the order of the file, after the check that all are finite.
     """
 
     def __init__(
@@ -52,10 +52,12 @@ class StreamCheck:
         self._length = 0
 
     def add(self, data: Bytes) -> None:
-        """Take in the next bytes.
+        """Read the next bytes. Also raises what ``on_layout`` raises.
 
         Raises:
-            PayloadTooLarge, InvalidTensors, NonFinite: the file cannot be accepted. And whatever ``on_layout`` raises.
+            PayloadTooLarge: the file is larger than ``max_bytes``.
+            InvalidTensors: the bytes are not in the format.
+            NonFinite: a value is NaN or infinite.
         """
         self._length += len(data)
         if self._length > self._max_bytes:
@@ -76,10 +78,10 @@ class StreamCheck:
         self._pending += view[usable:]
 
     def finish(self) -> Checked:
-        """What the file is, once all of it was added.
+        """The properties of the file, after all its bytes were added.
 
         Raises:
-            InvalidTensors: it ends early.
+            InvalidTensors: the file ends early.
         """
         layout, norm = self._layout, self._norm
         if layout is None or norm is None or self._length != layout.total_bytes:
@@ -88,12 +90,12 @@ class StreamCheck:
         return Checked(layout, self._crc32, norm.norm)
 
     def _read_header(self, view: memoryview) -> int | None:
-        """Length of the header, once all of it is there; else None."""
+        """Length of the header, or None until all of it has arrived."""
         if len(view) < 8:
             return None
         length = header_length(view[:8])
         if length > self._max_bytes:
-            raise InvalidTensors(f"the header claims {length} bytes, more than the whole may have")
+            raise InvalidTensors(f"the header claims {length} bytes; the complete file may have {self._max_bytes}")
         if len(view) < length:
             return None
         layout = parse_header(view[:length])
@@ -106,7 +108,7 @@ class StreamCheck:
         assert layout is not None
         assert norm is not None
         if self._length > layout.total_bytes:
-            raise InvalidTensors(f"the data goes on after the {layout.total_bytes} bytes that its header describes")
+            raise InvalidTensors(f"the data continues after the {layout.total_bytes} bytes that its header describes")
         if data:
             values = np.frombuffer(data, dtype="<f4")
             norm.add(values)
