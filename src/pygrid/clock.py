@@ -1,4 +1,4 @@
-"""The clock, passed where time matters so that a test can hold it."""
+"""The clock, an argument of everything that needs the time, so that tests control it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 MAX_SLEW = 0.01
-"""An app's time runs at most this much faster or slower than real time while it approaches a clock that was set."""
+"""Largest relative difference in speed between an app's time and real time, while it approaches a changed clock."""
 JUMP_S = 2.0
-"""A clock that is set by more than this is logged."""
+"""Seconds. A larger change of the machine's clock is logged."""
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A source of the current time."""
 
     def now(self) -> dt.datetime:
         """The current time, aware, in UTC."""
@@ -26,18 +26,19 @@ class Clock(Protocol):
 
 
 def _elapsed_s() -> float:
-    """Seconds since the machine started, its sleep included; nobody can set this clock."""
+    """Seconds since the machine started, including sleep. This clock cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class SystemClock:
-    """The machine's clock as it was when the app started, and since then real time: it never jumps and never runs back.
+    """The machine's clock at the start of the app, plus the time elapsed since. It never jumps or runs backwards.
 
-    When somebody sets the machine's clock, deadlines and leases of the app keep their length: time here approaches the new
-    setting by at most `MAX_SLEW` seconds a second. A restart takes over the machine's clock at once.
+    When the machine's clock is set, deadlines and leases of the app keep their length: this clock approaches the new
+    setting by at most `MAX_SLEW` seconds per second. After a restart, the app has the machine's clock at once.
 
     Args:
-        wall_s, elapsed_s: the machine's clock and its monotonic one, in seconds.
+        wall_s: the machine's clock, in seconds.
+        elapsed_s: the machine's monotonic clock, in seconds.
     """
 
     def __init__(self, wall_s: Callable[[], float] = time.time, elapsed_s: Callable[[], float] = _elapsed_s) -> None:
@@ -62,7 +63,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until told; for tests."""
+    """A clock that only `advance` moves; for tests."""
 
     def __init__(self, start: dt.datetime = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) -> None:
         self._now = start
@@ -71,5 +72,5 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move on by ``seconds``."""
+        """Move the clock forward by ``seconds``."""
         self._now += dt.timedelta(seconds=seconds)

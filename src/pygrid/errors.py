@@ -1,32 +1,32 @@
-"""The errors of pygrid, one tree.
+"""The errors of pygrid: one tree of classes.
 
     PygridError
-    ├── InvalidInput             400  malformed or out-of-range input
-    │   ├── InvalidTensors       400  bytes that are not a valid named-array file
-    │   ├── ShapeMismatch        400  names, shapes or dtypes differ from what is expected
-    │   ├── NonFinite            400  NaN or infinity where a number is needed
-    │   ├── InvalidPlan          400  a plan that the gate refuses
-    │   ├── InvalidConfig        400  a configuration value that makes no sense
-    │   └── InvalidDataset       400  a file that cannot be read as a table of records
-    ├── Unauthenticated          401  no credentials, or credentials that are not (or no longer) good
-    │   └── InvalidCredentials   401  a wrong password, or a token of no session that is good now
-    ├── Forbidden                403  known, but not permitted
-    │   └── IdentityChanged      403  another answers than the Domain that is known; nothing was sent
-    ├── NotFound                 404  no such thing, or not visible to the caller
-    ├── Conflict                 409  it exists already, or another request won
-    ├── Gone                     410  it was there, and is over
-    ├── PreconditionFailed       412  it was changed since it was read
-    ├── PayloadTooLarge          413  more bytes than the limit
+    ├── InvalidInput             400  input is malformed or out of range
+    │   ├── InvalidTensors       400  the bytes are not a valid file of named arrays
+    │   ├── ShapeMismatch        400  names, shapes or dtypes differ from the expected ones
+    │   ├── NonFinite            400  a value is NaN or infinite
+    │   ├── InvalidPlan          400  the gate rejected a plan
+    │   ├── InvalidConfig        400  a configuration value is not valid
+    │   └── InvalidDataset       400  a file cannot be read as a table of records
+    ├── Unauthenticated          401  credentials are missing, not valid, or expired
+    │   └── InvalidCredentials   401  the password is wrong, or the token belongs to no valid session
+    ├── Forbidden                403  the caller is known, and lacks the permission
+    │   └── IdentityChanged      403  the server is not the Domain that is known; nothing was sent
+    ├── NotFound                 404  it does not exist, or the caller may not see it
+    ├── Conflict                 409  it exists already, or another request changed it first
+    ├── Gone                     410  it existed, and has ended
+    ├── PreconditionFailed       412  it changed after the caller read it
+    ├── PayloadTooLarge          413  there are more bytes than the limit
     ├── TooSlow                  408  the peer stalled
-    ├── UnsupportedMediaType     415  the body has another content type than the route reads
-    ├── TooManyRequests          429  come back after `retry_after_s`
-    ├── Unavailable              503  the server cannot do this now
-    ├── StorageFull              507  the server's disk has no room for it
-    └── AuthoringError           a plan's source that cannot be turned into a plan (client side only)
+    ├── UnsupportedMediaType     415  the route does not read this content type
+    ├── TooManyRequests          429  retry after `retry_after_s` seconds
+    ├── Unavailable              503  the server cannot do this at present
+    ├── StorageFull              507  the disk of the server is full
+    └── AuthoringError                the source of a plan cannot be turned into a plan (client side only)
 
-Each error carries a stable ``code`` (snake_case, part of the published interface), an HTTP ``status``, a ``detail`` for people,
-and ``fields``: the ids and values involved. Over HTTP it is a problem document (RFC 9457), whose title is the class in words;
-the SDKs turn it back into the same class through `from_problem`.
+Each error has a stable ``code`` (snake_case, part of the public interface), an HTTP ``status``, a ``detail`` for
+people, and ``fields``: the ids and values involved. Over HTTP an error is a problem document (RFC 9457), whose title is
+the name of the class in words. The SDKs turn the document back into the same class with `from_problem`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, ClassVar
 
 
 class PygridError(Exception):
-    """Base of every error that pygrid raises on purpose."""
+    """Base class of every error that pygrid raises on purpose."""
 
     status: ClassVar[int] = 500
     default_code: ClassVar[str] = "internal"
@@ -48,7 +48,7 @@ class PygridError(Exception):
 
     @classmethod
     def title_of(cls) -> str:
-        """The class name in words, e.g. ``Shape mismatch``; by it the other side knows the class."""
+        """The name of the class in words, for example ``Shape mismatch``. `from_problem` finds the class by it."""
         words = "".join(f" {c.lower()}" if c.isupper() else c for c in cls.__name__).strip()
         return words.capitalize()
 
@@ -153,9 +153,9 @@ class AuthoringError(PygridError):
 
 
 def _find_class(title: object, code: str, status: int) -> type[PygridError]:
-    """The class that a title names, if its status is this one; else the one whose own code this is; else that of the status."""
+    """The class with this title and status; else the one with this default code; else the first with this status."""
     classes: list[type[PygridError]] = [PygridError]
-    for cls in classes:  # grows meanwhile, so that parents come before their children
+    for cls in classes:  # grows while it is read, so that parents come before their children
         classes.extend(cls.__subclasses__())
     for fits in (
         lambda cls: cls.title_of() == title and cls.status == status,
@@ -172,8 +172,10 @@ _RESERVED = frozenset({"type", "title", "status", "detail", "code"})
 
 
 def from_problem(problem: dict[str, Any]) -> PygridError:
-    """The error that a problem document describes, of the class that it was raised as: the title names it, whatever the code.
-    For a title that names none, the class is that of the code, else of the status.
+    """The error that a problem document describes, in the class that it was raised as.
+
+    The title names the class, independent of the code. If no class has the title, the class is found by the code, else
+    by the status.
     """
     code = str(problem.get("code", "internal"))
     raw_status = problem.get("status")

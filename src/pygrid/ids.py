@@ -8,15 +8,15 @@ import uuid
 
 
 def new_client_id() -> str:
-    """A fresh random id of an edge client (the published API says ``worker_id``): a UUID, version 4."""
+    """A new random id of a client (``worker_id`` in the protocol): a UUID, version 4."""
     return str(uuid.uuid4())
 
 
 def new_secret() -> str:
-    """A fresh secret of 256 bits as 64 hex digits: a request key, a session token, a private key."""
+    """A new secret of 256 bits, as 64 hex digits: a request key, a session token or a private key."""
     return secrets.token_hex(32)
 
 
 def hash_secret(secret: str) -> str:
-    """What is stored in place of a secret of `new_secret`: its SHA-256, as 64 hex digits."""
+    """The SHA-256 of a secret of `new_secret`, as 64 hex digits. It is stored in place of the secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How log records are written. Code logs with the standard library: a short fixed phrase, and fields in ``extra``."""
+"""The format of log records. Code uses `logging`, with a short fixed phrase and fields in ``extra``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import structlog
 
 
 def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "text", *, access: bool = True) -> None:
-    """Send every record of this process to standard error: one line each, as text or as a JSON object.
+    """Write every log record of this process to standard error, one line each, as text or as a JSON object.
 
-    Fields given as ``extra={...}`` are written beside the phrase. Calling it again replaces what was set before.
+    The fields in ``extra={...}`` follow the phrase. A second call replaces the configuration of the first.
 
     Args:
-        access: write one line for each request; otherwise only for those that failed (5xx).
+        access: log each request. If False, only requests that failed (5xx) are logged.
     """
     renderer: structlog.typing.Processor
     before: list[structlog.typing.Processor] = []
@@ -42,5 +42,5 @@ def configure_logs(level: str = "info", log_format: Literal["text", "json"] = "t
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("pygrid.access").setLevel(root.level if access else max(logging.WARNING, root.level))
-    # Alembic tells at INFO that it looks at a database; what it changes, `migrate` tells.
+    # Alembic logs at INFO that it reads a database. `migrate` logs what it changes.
     logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))

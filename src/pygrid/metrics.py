@@ -1,4 +1,4 @@
-"""What a server counts and times, in a registry of its own, so that two apps in one process do not mix."""
+"""The metrics of an app. Each app has its own registry, so two apps in one process stay separate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """The registry and the families every app has; a feature adds its own families to ``registry``."""
+    """The registry, and the metric families of every app. A feature adds its own families to ``registry``."""
 
     CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -21,7 +21,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "pygrid_http_request_seconds",
-            "Time from the first byte of a request to the last byte of its answer; a long poll counts its wait.",
+            "Time from the first byte of a request to the last byte of its answer, including the wait of a long poll.",
             ("method", "route"),
             buckets=_SECONDS,
             registry=self.registry,
@@ -29,7 +29,7 @@ class Metrics:
         self.open_requests = Gauge("pygrid_http_open_requests", "Requests being answered now.", registry=self.registry)
         self.task_failures = Counter(
             "pygrid_task_failures",
-            "Times that a background task failed and was started again.",
+            "Number of times a background task failed and was restarted.",
             ("task",),
             registry=self.registry,
         )
@@ -37,11 +37,11 @@ class Metrics:
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. ``route`` is the template (``/users/{user_id}``), never the path itself."""
+        """Count one answered request. ``route`` is the template, such as ``/users/{user_id}``, not the path."""
         key = (method, route, status)
         found = self._children.get(key)
         if found is None:
-            # Looking a child up by its labels costs more than counting; routes and methods are few.
+            # A lookup by labels costs more than the count itself. Routes and methods are few, so the results are kept.
             found = self.requests.labels(method, route, str(status)), self.seconds.labels(method, route)
             self._children[key] = found
         count, histogram = found

@@ -19,7 +19,6 @@ LIMITS = {
     "src/pygrid/domain": 3,
     "src/pygrid/edge": 21,
     "src/pygrid/features": 341,
-    "src/pygrid/logs": 1,
     "src/pygrid/messages": 61,
     "src/pygrid/network": 1,
     "src/pygrid/plans": 77,
