@@ -11,7 +11,6 @@ LIMITS = {
     "CHANGELOG.md": 8,
     "CONTRIBUTING.md": 2,
     "docs": 231,
-    "src/pygrid/aggregation": 5,
     "src/pygrid/cli": 73,
     "src/pygrid/client": 113,
     "src/pygrid/core": 94,

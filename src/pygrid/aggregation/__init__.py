@@ -1,1 +1,1 @@
-"""How diffs become one: running sums, bounds on outliers, and the server's optimizer. Pure numpy on flat vectors."""
+"""Combines diffs into one: running sums, bounds on outliers, and the server optimizer. Pure numpy on flat vectors."""

@@ -1,4 +1,4 @@
-"""The weighted mean of diffs, kept as a running sum so that memory does not grow with their number.
+"""The weighted mean of diffs, as a running sum whose memory does not grow with the number of diffs.
 
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, algorithm 1.
 """
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 65_536
-"""Values handled at a time: small enough for the processor's cache (float64 of it: 512 kB)."""
+"""Values per step, so that they fit the processor's cache: 512 kB in float64."""
 
 
 class WeightedMean:
-    """Running sum of ``factor * diff`` in float64, and the sum of weights.
+    """The running sum of ``factor * diff``, in float64, and the sum of the weights.
 
     Args:
         num_values: length of the flat vector.
@@ -24,9 +24,11 @@ class WeightedMean:
         self.weight = 0.0
 
     def add_block(self, start: int, block: npt.NDArray[np.float32], factor: float) -> None:
-        """Fold values ``start : start + len(block)`` of a diff, times ``factor``, into the sum.
+        """Add ``factor * block`` to values ``start : start + len(block)`` of the sum.
 
-        ``factor`` is the weight, times the scale of a clipped diff. The weight itself is added once, by `add_weight`.
+        Args:
+            block: part of a diff; float32.
+            factor: weight of the diff, times its scale if it is clipped. `add_weight` counts the weight, once per diff.
         """
         for begin in range(0, len(block), BLOCK):
             piece = block[begin : begin + BLOCK]
@@ -37,9 +39,9 @@ class WeightedMean:
                 target += np.multiply(piece, factor, dtype=np.float64)
 
     def add_weight(self, weight: float) -> None:
-        """Count one diff of this weight."""
+        """Add the weight of one diff."""
         self.weight += weight
 
     def mean_block(self, start: int, count: int) -> npt.NDArray[np.float64]:
-        """Values ``start : start + count`` of the mean. At least one weight must have been added."""
+        """Values ``start : start + count`` of the mean. Needs at least one `add_weight` before."""
         return self.sum[start : start + count] / self.weight

@@ -1,16 +1,16 @@
-"""How the mean diff changes the model: federated averaging and the adaptive server optimizers.
+"""Applies the mean diff to the model: federated averaging and the adaptive server optimizers.
 
 Source: Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2 (FedAdagrad, FedAdam, FedYogi) and its FedAvgM.
-The paper's pseudo-gradient is ``-Delta``, the mean of ``trained - original``; here a diff is ``original - trained``, so the
-mean diff ``d`` itself plays the part of the gradient and every update subtracts.
+In the paper, ``Delta`` is the mean of ``trained - original``, and the pseudo-gradient is ``-Delta``. Here a diff is
+``original - trained``, so the mean diff ``d`` is the pseudo-gradient, and each update subtracts.
 
     sgd        new = old - lr * d
     momentum   m = momentum * m + d;                          new = old - lr * m
     adagrad    m = b1 * m + (1 - b1) * d;  v = v + d^2;        new = old - lr * m / (sqrt(v) + tau)
-    adam       m as above;  v = b2 * v + (1 - b2) * d^2;       likewise
-    yogi       m as above;  v = v - (1 - b2) * d^2 * sign(v - d^2);  likewise
+    adam       m as above;  v = b2 * v + (1 - b2) * d^2;       new as above
+    yogi       m as above;  v = v - (1 - b2) * d^2 * sign(v - d^2);  new as above
 
-As in the paper there is no bias correction, and ``v`` starts at ``tau^2``.
+As in the paper, there is no bias correction, and ``v`` starts at ``tau^2``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST = float(np.finfo(np.float32).max)
 
 
 class ServerOptimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the averaged diff changes the model (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
+    """The rule that applies the mean diff to the model (Reddi et al., ICLR 2021, algorithm 2).
 
     ``sgd``: ``new = old - learning_rate * average``; 1.0 is plain federated averaging. ``tau`` is the adaptivity.
     """
@@ -48,23 +48,23 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "adam": ("m", "v"),
     "yogi": ("m", "v"),
 }
-"""The vectors of state that each optimizer keeps between cycles."""
+"""The state vectors that each optimizer keeps between cycles."""
 
 
 def initial_slot(optimizer: ServerOptimizer, slot: str) -> float:
-    """The value that a vector of state is filled with before the first cycle."""
+    """The initial value of all entries of a state vector."""
     return optimizer.tau**2 if slot == "v" else 0.0
 
 
 def step(
     optimizer: ServerOptimizer, model: Float32, mean_diff: Float64, state: dict[str, Float32]
 ) -> tuple[Float32, dict[str, Float32]]:
-    """The new model and state, elementwise, so that it may be called block by block.
+    """The new model and the new state. The step is elementwise, so it can be called block by block.
 
     Args:
         model: float32, any length.
-        mean_diff: float64, the same length: the mean of ``original - trained``.
-        state: one vector of the same length per slot of the optimizer.
+        mean_diff: the mean of ``original - trained``; float64, of the same length.
+        state: for each slot of the optimizer, a vector of the same length.
     """
     old, d, lr = model.astype(np.float64), mean_diff, optimizer.learning_rate
     if optimizer.name == "sgd":
@@ -86,5 +86,5 @@ def step(
 
 
 def to_float32(values: Float64) -> Float32:
-    """The values as float32. A value beyond its range becomes the largest one, not infinity, which would stay for ever."""
+    """The values as float32, clipped to the finite range: an infinity in a model would never leave it."""
     return np.clip(values, -_MOST, _MOST).astype(np.float32)

@@ -1,8 +1,9 @@
-"""A bound on the norm of diffs that honest clients do not reach.
+"""A bound on the norm of diffs, above the norms of honest clients.
 
-A diff whose L2 norm exceeds ``factor`` times the median of the accepted norms is scaled down to that bound. The median is taken
-over the norms of the cycle and of the last `WINDOW_CYCLES` cycles: norms shrink as training converges, so an older norm would
-let a late attacker through. A norm of zero is left out: else clients that learned nothing would switch the bound off.
+A diff whose L2 norm is above the bound is scaled down to it. The bound is ``factor`` times the median of the accepted
+norms of the cycle and of the last `WINDOW_CYCLES` cycles. Norms shrink as training converges, so a bound from older
+norms would accept the diffs of a late attacker. Norms of zero are left out; otherwise clients that learned nothing
+could disable the bound.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 WINDOW_CYCLES = 5
-"""Earlier cycles whose reports count for the medians of norms and of examples."""
+"""Number of earlier cycles whose reports enter the medians of norms and of examples."""
 WINDOW_REPORTS = 10_000
-"""Once the newest of these cycles hold this many reports, older ones are left out, so that a median stays cheap."""
+"""Once the newest cycles hold this many reports, older cycles are left out, so that a median stays cheap."""
 FIRST_REPORTS = 3
-"""With fewer norms above zero than this, and none of an earlier cycle, a median is no protection; see `norm_bound`."""
+"""With fewer positive norms than this, and none from an earlier cycle, a median does not protect; see `norm_bound`."""
 FIRST_FACTOR = 1.0
-"""In that case: the largest diff that counts in full, in multiples of the model's own norm (at least 1)."""
+"""In that case, the bound is at most this multiple of the model's norm, or of 1 if the norm is smaller."""
 
 
 def norm_bound(
     earlier: Sequence[float], current: Sequence[float], factor: float | None, model_norm: Callable[[], float]
 ) -> float:
-    """The largest norm that is left alone; infinite with ``factor`` None, or if no norm is above 0.
+    """The largest norm that is not scaled down. Infinite if ``factor`` is None, or if no norm is above 0.
 
     Args:
-        earlier: accepted norms of the last `WINDOW_CYCLES` cycles: those after clipping.
-        current: norms of the cycle's own diffs.
-        model_norm: L2 norm of the model. Called only if nothing else limits the first reports of a process.
+        earlier: accepted norms of the last `WINDOW_CYCLES` cycles, after clipping.
+        current: norms of the diffs of this cycle.
+        model_norm: returns the L2 norm of the model. Called only for the first reports of a process.
     """
     known, own = positive(earlier), positive(current)
     if factor is None or not (known or own):
@@ -39,7 +40,7 @@ def norm_bound(
 
 
 def clip_scale(norm: float, bound: float) -> float:
-    """What a diff of this norm is multiplied with: 1.0 within the bound, else ``bound / norm``."""
+    """The factor for a diff of this norm: 1.0 within the bound, else ``bound / norm``."""
     return 1.0 if norm <= bound else bound / norm
 
 
@@ -49,5 +50,5 @@ def positive(values: Sequence[float]) -> list[float]:
 
 
 def lower_median(values: Sequence[float]) -> float:
-    """The median; of an even number the smaller of the middle two, so that one of two values cannot raise it."""
+    """The median; of an even number of values, the smaller of the middle two, so one of two values cannot raise it."""
     return sorted(values)[(len(values) - 1) // 2]

@@ -1,10 +1,10 @@
-"""How much each report of a cycle counts: the rules of aggregation, as functions of norms, distances and weights.
+"""The rules of aggregation: how much each report counts, as a function of norms, distances and weights.
 
     centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),   dist_i = norm(d_i - v),   t = radius * median(dist_i)
     mean               x = sum(w_i * s_i * d_i) / sum(w_i),            s_i = min(1, bound / norm_i)
 
-``v`` is the mean diff of the last completed cycle, 0 in the first. Both are sums of the diffs times a factor, plus ``v`` times
-a factor, so a running sum is enough and no rule needs all diffs at once.
+``v`` is the mean diff of the last completed cycle; it is 0 in the first cycle. Both rules are sums of the diffs times a
+factor, plus ``v`` times a factor. So a running sum is sufficient, and no rule needs all diffs at once.
 
 Sources: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, algorithm 2 (centred
 clipping); McMahan et al., AISTATS 2017, algorithm 1 (mean).
@@ -23,49 +23,49 @@ import numpy as np
 from pygrid.aggregation.outliers import clip_scale, lower_median, norm_bound, positive
 
 CENTRE = "centre"
-"""Slot of a checkpoint's state that holds ``v``, float32, for the cycle that starts from the checkpoint."""
+"""State slot of a checkpoint that holds ``v``, in float32, for the cycle that starts from the checkpoint."""
 MIN_ROBUST = 5
-"""Diffs above zero that a cycle needs for centred clipping; with fewer a median of distances is no protection."""
+"""Smallest number of non-zero diffs for centred clipping; with fewer, a median of distances does not protect."""
 FEW_BOUND = 2.0
-"""Multiples of the median norm that bound the diffs of a cycle that has fewer."""
+"""The bound on diffs in a cycle with fewer, in multiples of the median norm."""
 
 
 class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the diffs of a cycle become one."""
+    """The rule that combines the diffs of a cycle, and its parameters."""
 
     name: Literal["centred_clipping", "mean"] = "centred_clipping"
     weights: Literal["equal", "examples"] | None = None
-    """What a report counts with: one vote, or the number of examples that it claims. Null: ``equal`` with
-    ``centred_clipping``, which allows nothing else; ``examples`` with ``mean``."""
+    """The weight of a report: one vote, or the number of examples that it claims. Null means ``equal`` with
+    ``centred_clipping``, which allows no other value, and ``examples`` with ``mean``."""
     radius: float = 1.0
-    """``centred_clipping``: multiples of the median distance from the last mean diff beyond which a diff is shortened."""
+    """``centred_clipping``: largest distance from the last mean diff, in multiples of the median distance."""
     bound: float | None = 2.0
-    """``mean``: multiples of the median norm beyond which a diff is shortened; null: no bound."""
+    """``mean``: largest norm of a diff, in multiples of the median norm; longer diffs are shortened. Null: no bound."""
     weight_cap: float | None = 3.0
-    """``mean`` with ``examples``: a report counts with at most this many times the median number of examples; null: no cap."""
+    """``mean`` with ``examples``: largest weight of a report, in multiples of the median. Null: no cap."""
 
     @property
     def is_centred(self) -> bool:
-        """Whether diffs are measured from the last mean diff."""
+        """Whether distances are measured from the last mean diff."""
         return self.name == "centred_clipping"
 
     @property
     def has_equal_votes(self) -> bool:
-        """Whether each report counts the same."""
+        """Whether all reports have the same weight."""
         return self.is_centred or self.weights == "equal"
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What decides how much a report counts."""
+    """The properties of a report that determine how much it counts."""
 
     id: int
     norm: float
     """L2 norm of the diff."""
     distance: float | None
-    """L2 norm of the diff minus ``v``; None: there is no ``v``, so it is the norm."""
+    """L2 norm of the diff minus ``v``; None if there is no ``v``, when the distance is the norm."""
     weight: float
-    """Examples that count, before the cap of the rule."""
+    """Number of examples, before the cap of the rule."""
 
     @property
     def reach(self) -> float:
@@ -75,7 +75,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class History:
-    """Accepted reports of the last cycles of the process."""
+    """The accepted reports of the last cycles of the process."""
 
     norms: Sequence[float] = ()
     """L2 norms after clipping."""
@@ -84,34 +84,35 @@ class History:
 
 @dataclass(frozen=True)
 class Weighed:
-    """How much each report counts: the mean is ``(sum(weights[i] * scales[i] * d_i) + centre_weight * v) / total``."""
+    """The factors of all reports. The mean is ``(sum(weights[i] * scales[i] * d_i) + centre_weight * v) / total``."""
 
     scales: dict[int, float]
-    """Of each report: 1.0, or less if its diff is shortened."""
+    """Scale of each report: 1.0, or less if its diff is shortened."""
     weights: dict[int, float]
     centre_weight: float
     limit: float
-    """The largest distance, or norm, that counts in full."""
+    """The largest distance (or norm) that is not shortened."""
     num_clipped: int
-    """Reports that were far outside: shortened at all, under centred clipping to less than half."""
+    """Number of reports far outside: those that were shortened; under centred clipping, to less than half of it."""
     is_robust: bool = True
-    """False: too few diffs for centred clipping, so it was a mean of equal votes with a bound on norms."""
+    """False if there were too few diffs for centred clipping; the mean of equal votes with a norm bound replaces it."""
 
     @property
     def total(self) -> float:
-        """Sum of the weights."""
+        """The sum of the weights."""
         return sum(self.weights.values())
 
 
 def weigh(rule: Aggregation, votes: Sequence[Vote], history: History, model_norm: Callable[[], float]) -> Weighed:
-    """How much each of a cycle's reports counts.
+    """The factors of all reports of a cycle under a rule.
 
     Args:
-        model_norm: L2 norm of the model, for the first reports of a process; see `norm_bound`.
+        model_norm: returns the L2 norm of the model, for the first reports of a process; see `norm_bound`.
     """
     if not rule.is_centred:
         return _weigh_mean(rule, votes, history, model_norm)
-    # A diff of zero is a vote for no change. It sets no radius: else many of them would shorten all others to nothing.
+    # A diff of zero is a vote for no change. It does not enter the radius; otherwise many of them would shorten all other
+    # diffs to nothing.
     reaches = [vote.reach for vote in votes if vote.norm > 0]
     if len(reaches) < MIN_ROBUST:
         few = Aggregation("mean", weights="equal", bound=FEW_BOUND)
@@ -135,7 +136,7 @@ def _weigh_mean(rule: Aggregation, votes: Sequence[Vote], history: History, mode
 
 
 def _cap_weights(rule: Aggregation, votes: Sequence[Vote], history: History) -> dict[int, float]:
-    """Examples are claims: no report counts with more than a few times the median of what the others claim."""
+    """The weights of reports. A number of examples is only a claim, so a multiple of the median claim caps it."""
     if rule.has_equal_votes:
         return {vote.id: 1.0 for vote in votes}
     known = positive([*history.weights, *(vote.weight for vote in votes)])

@@ -1,8 +1,9 @@
-"""The running sum of a cycle's diffs under any rule, in memory that does not grow with their number.
+"""The running sum of a cycle's diffs under any rule, in memory that does not grow with the number of diffs.
 
-How far a diff counts is known only once the cycle closes. Two sums make that cheap: near diffs are added as they are, far ones
-after division by their distance, so that at the end the second sum is multiplied by the limit that turned out. Only a diff on
-the other side than expected is read again. A huge diff never enters the first sum, where it would drown the digits of others.
+The scale of a diff is known only when the cycle closes. Two sums make that cheap. Near diffs are added to the first sum
+unchanged. Far diffs are divided by their distance and added to the second sum, which is multiplied by the final limit.
+Only diffs on the other side of the final limit than expected are read again. A very large diff never enters the first
+sum, where it would erase the low digits of the others.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from pygrid.aggregation.rules import Vote, Weighed
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Blocks = Iterable[tuple[int, Float32]]
-"""The values of a diff, each block with its position in the model."""
+"""The values of a diff: blocks, each with its position in the model."""
 MeanBlock = Callable[[int, int, Float32 | None], Float64]
-"""``(start, count, centre)`` -> these values of the mean; ``centre``: these values of ``v``, or None if there is no ``v``."""
+"""``(start, count, centre)`` -> these values of the mean. ``centre``: the same values of ``v``, None without ``v``."""
 
 MAX_EXCESS = 1000.0
-"""A diff that was added whole although it is this many times beyond the limit leaves the sum only by making the sum again."""
+"""If a diff in the first sum is beyond the limit by more than this factor, both sums are computed again."""
 _ROUNDING = 4e-16
-"""A factor that is off by less is right: the limit divided by a distance, in two ways."""
+"""Relative difference of two factors that counts as none: rounding of the limit divided by a distance."""
 
 
 class RunningSum:
-    """Sum of diffs. Each is in it once, however often it is folded. Used by one thread at a time.
+    """The sum of diffs, each of them once, even if it is folded again. For one thread at a time.
 
     Args:
         num_values: length of a diff.
@@ -40,15 +41,15 @@ class RunningSum:
         self._num_values = num_values
         self._near = WeightedMean(num_values)
         self._far: WeightedMean | None = None
-        # By id of the diff: what it was multiplied with in each of the two sums.
+        # By id of the diff: its factor in each of the two sums.
         self._near_factors: dict[int, float] = {}
         self._far_factors: dict[int, float] = {}
 
     def fold(self, vote: Vote, limit: float, blocks: Callable[[], Blocks]) -> None:
-        """Add a diff unless it is in the sum.
+        """Add a diff, unless it is in the sum already.
 
         Args:
-            limit: the distance at which the diffs of this cycle will probably be shortened.
+            limit: the expected limit of this cycle; diffs with a larger distance are shortened.
             blocks: returns the values of the diff.
         """
         if vote.id in self._near_factors:
@@ -66,11 +67,11 @@ class RunningSum:
         self._add(self._far, vote.weight / vote.reach, blocks())
 
     def settle(self, votes: Mapping[int, Vote], weighed: Weighed, blocks: Callable[[int], Blocks]) -> MeanBlock:
-        """The mean of exactly these diffs under a rule, whatever was folded before.
+        """The mean of exactly these diffs under a rule, independent of what was folded before.
 
         Args:
-            votes: by id.
-            blocks: returns the values of the diff of an id.
+            votes: the diffs, by id.
+            blocks: returns the values of the diff with an id.
         """
         stretch = weighed.limit if math.isfinite(weighed.limit) else 1.0
         if not self._near_factors.keys() <= votes.keys() or self._is_drowned(votes, weighed):
@@ -98,7 +99,7 @@ class RunningSum:
         return mean_block
 
     def _is_drowned(self, votes: Mapping[int, Vote], weighed: Weighed) -> bool:
-        """Whether a diff that is far beyond the limit was added whole."""
+        """Whether the first sum contains a diff that is far beyond the limit."""
         most = MAX_EXCESS * weighed.limit
         return any(self._near_factors.get(number, 0.0) > 0 and vote.reach > most for number, vote in votes.items())
 
