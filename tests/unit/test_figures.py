@@ -21,8 +21,8 @@ LIMITS = {
     "module cycles": (5, 0),
     "sleep in tests": (139, 20),
     "patches of private names": (25, 0),
-    "prose hits": (1_303, 0),
-    "Python lines > 120": (1_486, 0),
+    "prose hits": (1_272, 0),
+    "Python lines > 120": (1_408, 0),
 }
 """The limit that holds, and the one that is aimed at. Lower the first one with the figure; it never rises.
 

@@ -9,7 +9,6 @@ import pytest
 
 LIMITS = {
     "CHANGELOG.md": 8,
-    "CONTRIBUTING.md": 2,
     "docs": 231,
     "src/pygrid/cli": 73,
     "src/pygrid/client": 113,
@@ -21,7 +20,6 @@ LIMITS = {
     "src/pygrid/messages": 61,
     "src/pygrid/network": 1,
     "src/pygrid/plans": 77,
-    "src/pygrid/privacy": 19,
     "src/pygrid/sandbox": 10,
     "src/pygrid/settings": 11,
     "src/pygrid/storage": 111,

@@ -1,6 +1,7 @@
 """The weighted mean of diffs, as a running sum whose memory does not grow with the number of diffs.
 
-Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, algorithm 1.
+Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
+algorithm 1.
 """
 
 from __future__ import annotations

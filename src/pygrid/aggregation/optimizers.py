@@ -1,6 +1,7 @@
 """Applies the mean diff to the model: federated averaging and the adaptive server optimizers.
 
-Source: Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2 (FedAdagrad, FedAdam, FedYogi) and its FedAvgM.
+Source: Reddi et al., "Adaptive Federated Optimization", ICLR 2021, algorithm 2 (FedAdagrad, FedAdam, FedYogi) and its
+FedAvgM.
 In the paper, ``Delta`` is the mean of ``trained - original``, and the pseudo-gradient is ``-Delta``. Here a diff is
 ``original - trained``, so the mean diff ``d`` is the pseudo-gradient, and each update subtracts.
 

@@ -1,13 +1,13 @@
 """The rules of aggregation: how much each report counts, as a function of norms, distances and weights.
 
-    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),   dist_i = norm(d_i - v),   t = radius * median(dist_i)
-    mean               x = sum(w_i * s_i * d_i) / sum(w_i),            s_i = min(1, bound / norm_i)
+    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),  dist_i = norm(d_i - v),  t = radius * median(dist_i)
+    mean               x = sum(w_i * s_i * d_i) / sum(w_i),           s_i = min(1, bound / norm_i)
 
 ``v`` is the mean diff of the last completed cycle; it is 0 in the first cycle. Both rules are sums of the diffs times a
 factor, plus ``v`` times a factor. So a running sum is sufficient, and no rule needs all diffs at once.
 
-Sources: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, algorithm 2 (centred
-clipping); McMahan et al., AISTATS 2017, algorithm 1 (mean).
+Sources: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, algorithm 2
+(centred clipping); McMahan et al., AISTATS 2017, algorithm 1 (mean).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def weigh(rule: Aggregation, votes: Sequence[Vote], history: History, model_norm
     """
     if not rule.is_centred:
         return _weigh_mean(rule, votes, history, model_norm)
-    # A diff of zero is a vote for no change. It does not enter the radius; otherwise many of them would shorten all other
-    # diffs to nothing.
+    # A diff of zero is a vote for no change. It does not enter the radius; otherwise many of them would shorten all
+    # other diffs to nothing.
     reaches = [vote.reach for vote in votes if vote.norm > 0]
     if len(reaches) < MIN_ROBUST:
         few = Aggregation("mean", weights="equal", bound=FEW_BOUND)

@@ -1,7 +1,7 @@
-"""Differential privacy, pure: clipping, noise, what a mechanism costs, what a budget allows.
+"""Differential privacy as pure functions: clipping, noise, the cost of mechanisms, and budgets.
 
-    clipping, noise ──> mechanisms      a noisy sum whose sensitivity is what it says, whatever was added
-    events ──> accountants ──> ledger   what was used ──> (epsilon, delta) ──> may there be more?
+    clipping, noise ──> mechanisms      a noisy sum whose sensitivity is the stated one for all inputs
+    events ──> accountants ──> ledger   records of use ──> (epsilon, delta) ──> is another charge allowed?
 
-``docs/privacy.md`` says what is guaranteed, to whom and under which assumptions.
+``docs/privacy.md`` states what is guaranteed, to whom, and under which assumptions.
 """

@@ -1,25 +1,25 @@
-"""What events cost: Renyi curves for enforcement, privacy loss distributions for display.
+"""The cost of events: Renyi curves for enforcement, privacy loss distributions for display.
 
-A **curve** holds the Renyi divergence of a mechanism at each of `ORDERS`. Curves of mechanisms that are used one after
-the other add up, also when each was chosen by looking at the answers of those before, so a charge is one cached vector.
+A **curve** is the Renyi divergence of a mechanism at each of `ORDERS`. The curve of several mechanisms is the sum of
+their curves, also if each mechanism was chosen after the answers of those before it. So a charge is one cached vector.
 
 Two datasets are neighbors if one unit is **replaced** by any other (`pygrid.privacy.events`). A contribution has a
-norm of at most C, so one that is replaced moves the sum by at most 2 C.
+norm of at most C, so the replacement of one moves the sum by at most 2 C.
 
 | event | (a - 1) times the curve at order a | source |
 |---|---|---|
-| Gaussian | a (a-1) 2 / z^2, that of sensitivity 2 | Mironov, CSF 2017, table II |
+| Gaussian | a (a-1) 2 / z^2, the curve of sensitivity 2 | Mironov, CSF 2017, table II |
 | PoissonSampledGaussian | `pygrid.privacy.replacement.log_moment` | the proof there |
 | Laplace | log(a/(2a-1) e^((a-1)/b) + (a-1)/(2a-1) e^(-a/b)), b half of the scale | Mironov, table II |
-| PureDp | that of randomised response | Mironov, table II; the worst there is: Bun, Steinke, TCC 2016, prop. 3.3 |
+| PureDp | the curve of randomised response | Mironov, table II; the worst case: Bun, Steinke, TCC 2016, prop. 3.3 |
 
-A sampled curve is computed at whole orders; (a - 1) times the curve is convex in a, so between two whole orders the
-straight line between them is an upper bound, and that is what stands here. A ledger is kept at a whole order.
+A sampled curve is computed at whole orders. (a - 1) times the curve is convex in a, so the straight line between two
+whole orders is an upper bound there, and the curve has this bound. A ledger has a whole order.
 
 **These curves hold for the discrete Gaussian too**, not only for the continuous one. Without sampling: Canonne,
 Kamath, Steinke, NeurIPS 2020, for integer shifts. With sampling: `pygrid.privacy.replacement`.
 
-The tests compare with `dp-accounting`, which is needed only for `display_epsilon` (extra ``privacy``).
+The tests compare with `dp-accounting`. Only `display_epsilon` needs that package (extra ``privacy``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from pygrid.privacy.replacement import log_moment
 Curve = npt.NDArray[np.float64]
 
 ORDERS: tuple[float, ...] = (*(1 + tenth / 10 for tenth in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
-"""The orders of every curve, those that `dp-accounting` uses by default. Part of what is stored: never changed."""
+"""The orders of every curve: the defaults of `dp-accounting`. Stored data depends on them, so they never change."""
 WHOLE_ORDERS: tuple[int, ...] = tuple(int(order) for order in ORDERS if order == int(order))
 
 _DISPLAY_INTERVAL = 1e-3
@@ -58,7 +58,7 @@ def curve(event: Event) -> Curve:
     """The Renyi divergences of an event at `ORDERS`, read-only, shape (156,).
 
     Raises:
-        InvalidInput: ``no_curve`` for an `ApproximateDp`.
+        InvalidInput: ``no_curve``, for an `ApproximateDp`.
     """
     match event:
         case Gaussian(noise_multiplier=z, rounds=rounds):
@@ -78,7 +78,7 @@ def curve(event: Event) -> Curve:
 
 
 def zero_curve() -> Curve:
-    """The curve of nothing used yet."""
+    """The curve of no events: zeros."""
     return np.zeros(len(ORDERS))
 
 
@@ -96,26 +96,29 @@ def epsilon_of(curve: Curve, delta: float) -> float:
 
 
 def classic_epsilon_of(curve: Curve, delta: float) -> float:
-    """`epsilon_of` by the older, looser conversion, to compare with publications. Source: Mironov, CSF 2017, proposition 3."""
+    """`epsilon_of` by an older conversion, which is looser, for comparison with publications.
+
+    Source: Mironov, CSF 2017, proposition 3.
+    """
     check_delta(delta)
     return float((curve - math.log(delta) / (np.array(ORDERS) - 1)).min())
 
 
 def divergence_within(epsilon: float, delta: float, order: float) -> float:
-    """The largest Renyi divergence at one order that implies (epsilon, delta)-DP: the conversion of `epsilon_of` turned round.
+    """The largest Renyi divergence at one order that implies (epsilon, delta)-DP: the inverse of `epsilon_of`.
 
-    Zero or less if at this order not even a mechanism that does nothing would be within.
+    Zero or less if, at this order, not even a mechanism that does nothing is within (epsilon, delta).
     """
     return epsilon - math.log1p(-1 / order) + math.log(delta * order) / (order - 1)
 
 
 def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, order: float | None = None) -> float:
-    """The smallest noise multiplier with which so many rounds are (epsilon, delta)-DP, to a relative 1e-4, rounded up.
+    """The smallest noise multiplier for which ``rounds`` rounds are (epsilon, delta)-DP, rounded up to a relative 1e-4.
 
     Args:
-        order: account at this order alone, as a ledger does; default: at the best of all.
+        order: the only order to account at, as in a ledger; the default is the best of all orders.
     Raises:
-        InvalidInput: a value out of range, or ``unreachable_epsilon``: no noise up to 10 000 is enough.
+        InvalidInput: a value is out of range; or ``unreachable_epsilon``: no multiplier up to 10 000 is sufficient.
     """
     check_epsilon(epsilon)
     check_delta(delta)
@@ -128,7 +131,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, o
             if used <= divergence_within(epsilon, delta, each):
                 return True
             if used > epsilon + 1:
-                return False  # divergences only grow with the order, and the conversion takes off less than 1
+                return False  # divergences only grow with the order, and the conversion subtracts less than 1
         return False
 
     low, high = 0.01, 10_000.0
@@ -146,18 +149,18 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, o
 
 
 def index_of(order: float) -> int:
-    """Where an order stands in a curve. Raises InvalidInput: ``unknown_order``."""
+    """The index of an order in a curve. Raises InvalidInput: ``unknown_order``."""
     try:
         return ORDERS.index(order)
     except ValueError:
-        raise InvalidInput(f"{order} is none of the orders that curves are kept at", code="unknown_order") from None
+        raise InvalidInput(f"{order} is not one of the orders of a Renyi curve", code="unknown_order") from None
 
 
 def display_epsilon(events: Iterable[Event], delta: float) -> float:
-    """The epsilon of a schedule fixed in advance by privacy loss distributions: a tighter figure, to show beside a plan.
+    """The epsilon of a schedule that is fixed in advance, by privacy loss distributions: a tighter figure, for display.
 
-    It does not hold for events chosen by looking at earlier answers, so it never decides what is allowed. Takes 0.1 s
-    or more.
+    It does not hold for events that are chosen after earlier answers, so it never decides what is allowed. It takes
+    0.1 s or more.
 
     Raises:
         Unavailable: ``privacy_extra_missing``.
@@ -169,7 +172,7 @@ def display_epsilon(events: Iterable[Event], delta: float) -> float:
         from dp_accounting.pld.common import DifferentialPrivacyParameters
     except ImportError as error:
         raise Unavailable(
-            "this figure needs the extra: pip install 'pygrid[privacy]'; what is allowed is decided without it",
+            "this figure needs the extra: pip install 'pygrid[privacy]'; budgets are enforced without it",
             code="privacy_extra_missing",
         ) from error
     exact = {"value_discretization_interval": _DISPLAY_INTERVAL}
@@ -205,7 +208,10 @@ def _sampled_gaussian(q: float, z: float) -> Curve:
 
 
 def _divergence(q: float, z: float, order: float) -> float:
-    """That of one round at one order: between whole orders, the straight line of the log-moment, which is 0 at order 1."""
+    """The divergence of one round at one order.
+
+    Between whole orders, the log-moment is taken from the straight line between them; it is 0 at order 1.
+    """
     if q == 1.0:
         return 2 * order / (z * z)
     below = math.floor(order)

@@ -1,29 +1,31 @@
-"""Contributions bounded in L2 norm and put on a grid of integers, row by row.
+"""Bounds the L2 norm of contributions and rounds them to a grid of integers, row by row.
 
-The grid divides the clipping bound C into S = 2^k steps: a contribution becomes a vector of integers of norm at most S. So
-replacing a contribution by zeros changes an integer sum by at most S, which is C after multiplication by the step C / S;
-replacing it by another contribution changes the sum by at most 2 S.
+The grid divides the clipping bound C into S = 2^k steps: a contribution becomes a vector of integers of norm at most S.
+If zeros replace a contribution, an integer sum changes by at most S, which is C after multiplication by the step C / S.
+If another contribution replaces it, the sum changes by at most 2 S.
 
 **Why the norm holds.** The vector is scaled to a radius r a little below S, each entry is rounded to the nearest
-integer, and the sum of squares of the result is *computed*. Entries are integers in float64 whose squares add up to less than
-2^53, where float64 adds integers without rounding, in any order: the sum is exact. If it is above S^2 (entries that all round
-up), the entries are cut towards zero instead, which makes none larger in magnitude, so the norm stays within r. That is checked
-in the same exact way, and a row that failed it would count as zero. So the bound rests on integers, not on how floats round.
+integer, and the sum of squares of the result is *computed*. The entries are integers in float64 whose squares add up to
+less than 2^53, where float64 adds integers without rounding, in any order: the sum is exact. If it is above S^2
+(because entries were rounded up), the entries are truncated towards zero instead. Truncation makes no entry larger in
+magnitude, so the norm stays within r. This is checked in the same exact way, and a row that failed the check would
+count as zero. So the bound depends on integers, not on the rounding of floats.
 
-**Why a row depends on itself alone.** The one sum of floats is the squared norm. Its bits must not depend on where the row
-lies, or which rows stand next to it, or a plan could choose a row on a rounding edge and let its neighbors decide. Which of two
-ways is taken depends on the length of the row:
+**Why a row depends on itself only.** The only sum of floats is the squared norm. Its bits must not depend on the
+position of the row or on the rows next to it. Otherwise a plan could choose a row at a rounding edge, and its neighbors
+would decide the result. The length of a row selects one of two methods:
 
-- short rows, many at once: only elementwise +, *, /, sqrt and rint, which IEEE 754 defines to the last bit for each entry, and
-  a sum in the fixed order of `_sum_columns`;
-- long rows, one at a time: copied to a buffer at a fixed address, and one and the same calls on it. In float32 first, where
-  that holds the integers exactly (squares up to 2^24); a row whose square is too large for float32, or whose integers exceed
-  the bound, is done again in float64.
+- Short rows, many at once: only elementwise +, *, /, sqrt and rint, which IEEE 754 defines to the last bit for each
+  entry, and a sum in the fixed order of `_sum_columns`.
+- Long rows, one at a time: the row is copied to a buffer at a fixed address, and the same calls work on the buffer.
+  They use float32 first, where it holds the integers exactly (squares up to 2^24). A row whose square is too large for
+  float32, or whose integers exceed the bound, is computed again in float64.
 
-The radius: r^2 = S^2 - size / 8 for short rows, so that a count stays a count; r^2 = S^2 - size / 12 - 2 S for long rows, since
-rounding adds size / 12 to the squared norm on average with a standard deviation of at most S / sqrt(3), and few rows are cut.
-Rounding to nearest moves a vector by at most sqrt(size) / 2 steps. S is at least 16 sqrt(size), by `Grid.fit`, so that is 3% of
-C for one contribution in the worst case and 0.03% of its squared norm on average, far below the noise.
+The radius: r^2 = S^2 - size / 8 for short rows, so that a count stays a count. For long rows r^2 = S^2 - size / 12 - 2
+S: rounding adds size / 12 to the squared norm on average, with a standard deviation of at most S / sqrt(3). That makes
+truncation rare. Rounding to nearest moves a vector by at most sqrt(size) / 2 steps. S is at least 16 sqrt(size), by
+`Grid.fit`, so that is 3% of C for one contribution in the worst case, and 0.03% of its squared norm on average, far
+below the noise.
 """
 
 from __future__ import annotations
@@ -45,21 +47,21 @@ _MIN_BITS = 10
 _MAX_BITS = 24
 """2^24 steps: the sum of squares stays below 2^53."""
 MIN_CLIP, MAX_CLIP = 1e-30, 1e30
-"""Far from the ends of float32, in which sums are released."""
+"""Far from the limits of float32, the dtype of released sums."""
 MAX_SIZE = 1 << 2 * (_MAX_BITS - 4)
 LONG_ROW = 512
-"""Entries from which rows are quantised one at a time."""
+"""Rows of at least this many entries are quantised one at a time."""
 FLOAT32_INTEGERS = 1 << 24
-"""float32 adds whole numbers below this without rounding, and no sum that reaches it falls below again."""
+"""float32 adds whole numbers below this without rounding, and a sum that reaches it never falls below it again."""
 _MIN_NARROW_CLIP = 1e-12
-"""Far above the magnitudes whose squares vanish in float32."""
+"""Far above the magnitudes whose squares are 0 in float32."""
 _TOGETHER = 1 << 17
-"""Entries of short rows that are quantised at a time: 1 MiB in float64."""
+"""Entries of short rows that are quantised per step: 1 MiB in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How floats become integers: ``clip`` is the bound in L2 norm, ``bits`` its size in steps, as a power of two."""
+    """A grid of integers: ``clip`` is the bound on the L2 norm, which is ``2 ** bits`` steps."""
 
     clip: float
     bits: int
@@ -69,10 +71,12 @@ class Grid:
         """The grid for vectors of ``size`` entries: S is at least 1024 and at least 16 sqrt(size).
 
         Raises:
-            InvalidInput: ``invalid_clip`` or ``invalid_size``, with the range wanted.
+            InvalidInput: ``invalid_clip`` or ``invalid_size``; the error names the valid range.
         """
         if not MIN_CLIP <= clip <= MAX_CLIP:
-            raise InvalidInput(f"the clipping bound is {clip}: use a number above 0, such as 1.0", code="invalid_clip")
+            raise InvalidInput(
+                f"the clipping bound is {clip}: use {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0", code="invalid_clip"
+            )
         if not 1 <= size <= MAX_SIZE:
             raise InvalidInput(f"a vector has {size} entries: use 1 to {MAX_SIZE}", code="invalid_size")
         return cls(float(clip), max(_MIN_BITS, 4 + math.ceil(math.log2(size) / 2)))
@@ -84,26 +88,26 @@ class Grid:
 
     @property
     def step(self) -> float:
-        """The size of a step in the units of ``clip``."""
+        """The size of a step, in the units of ``clip``."""
         return math.ldexp(self.clip, -self.bits)
 
 
 def long_radius(grid: Grid, size: int) -> float:
-    """The norm, in steps, to which a long row is scaled down before it is rounded: rounding seldom takes it beyond S."""
+    """The norm, in steps, to which a long row is scaled down before rounding, which rarely takes it beyond S."""
     return math.sqrt(grid.sensitivity**2 - size / 12 - 2 * grid.sensitivity)
 
 
 def holds_float32(grid: Grid) -> bool:
-    """Whether float32 is enough to round contributions and to check their norm exactly; it takes half the time of float64."""
+    """Whether float32 can round contributions and check their norm exactly; it takes half the time of float64."""
     return grid.sensitivity**2 < FLOAT32_INTEGERS and grid.clip >= _MIN_NARROW_CLIP
 
 
 class ClippedSum:
-    """The exact sum of rows of one length, each clipped and put on a grid. Not for two threads at once.
+    """The exact sum of rows of one length, each clipped and rounded to a grid. For one thread at a time.
 
     Args:
         grid: the grid.
-        size: entries of a row.
+        size: number of entries of a row.
     """
 
     def __init__(self, grid: Grid, size: int) -> None:
@@ -113,17 +117,17 @@ class ClippedSum:
         is_long = size >= LONG_ROW
         self._radius = long_radius(grid, size) if is_long else math.sqrt(self._largest - size / 8)
         self._row: Float64 = aligned_zeros((size if is_long else 0,), np.float64)
-        # float32 holds integers up to 2^24. It takes half the time, where that is enough for the squared norm.
+        # float32 holds integers up to 2^24. Where that is sufficient for the squared norm, it takes half the time.
         has_narrow = is_long and self._largest < FLOAT32_INTEGERS and grid.clip >= _MIN_NARROW_CLIP
         self._narrow: Float32 = aligned_zeros((size if has_narrow else 0,), np.float32)
         self._partial: Float32 = np.zeros(self._narrow.size, np.float32)
         self._num_partial = 0
 
     def add(self, rows: npt.NDArray[np.floating[Any]]) -> None:
-        """Add the integers of each row; a row with a value that is not finite adds zeros.
+        """Add the integers of each row. A row with a value that is not finite adds zeros.
 
         Args:
-            rows: shape (n, size), float16, float32 or float64; left as it is.
+            rows: shape (n, size); float16, float32 or float64. It is not changed.
         """
         if not self._row.size:
             together = max(1, _TOGETHER // self._size)
@@ -143,16 +147,16 @@ class ClippedSum:
                 self._total += self._long(row)
 
     def add_integers(self, integers: npt.NDArray[np.floating[Any]]) -> None:
-        """Add whole numbers that are on the grid already; shape (size,)."""
+        """Add whole numbers in steps of the grid, of shape (size,)."""
         self._total += integers
 
     def total(self) -> npt.NDArray[np.int64]:
-        """The sum in steps of the grid, shape (size,)."""
+        """The sum, in steps of the grid, of shape (size,)."""
         self._flush()
         return self._total.astype(np.int64)
 
     def quantise(self, rows: npt.NDArray[np.floating[Any]]) -> Float64:
-        """What each row adds: integers of L2 norm at most ``grid.sensitivity``; shape (n, size). Adds nothing."""
+        """The integers that `add` would add for each row: L2 norm at most ``grid.sensitivity``, shape (n, size)."""
         if not self._row.size:
             return self._short(rows)
         is_narrow = self._narrow.size > 0 and rows.dtype == np.float32
@@ -169,7 +173,7 @@ class ClippedSum:
             self._num_partial = 0
 
     def _quantise_narrow(self, row: npt.NDArray[np.floating[Any]]) -> bool:
-        """Write the integers of a float32 row to the narrow buffer; False: it takes float64 to do so."""
+        """Write the integers of a float32 row to the narrow buffer. False if that needs float64."""
         values = self._narrow
         np.copyto(values, row)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -181,7 +185,7 @@ class ClippedSum:
         return float(np.dot(values, values)) <= self._largest
 
     def _long(self, row: npt.NDArray[np.floating[Any]]) -> Float64:
-        """The integers of one row, in a buffer that the next call writes to."""
+        """The integers of one row, in a buffer that the next call overwrites."""
         values = self._row
         factor = self._factor(self._load(row))
         np.multiply(values, factor, out=values)
@@ -192,7 +196,7 @@ class ClippedSum:
         return values
 
     def _load(self, row: npt.NDArray[np.floating[Any]]) -> float:
-        """Copy a row to the buffer, all finite; its squared norm."""
+        """Copy a row to the buffer, make it finite, and return its squared norm."""
         values = self._row
         np.copyto(values, row)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -212,18 +216,18 @@ class ClippedSum:
         factors = self._radius / np.maximum(np.sqrt(squares), self._grid.clip)
         scaled = values * factors[:, np.newaxis]
         np.rint(scaled, out=scaled)
-        # Exact in any order, because it adds integers.
+        # This sum of integers is exact in any order.
         for index in np.flatnonzero(np.einsum("ij,ij->i", scaled, scaled) > self._largest):
             scaled[index] = values[index]
             self._cut(scaled[index], float(factors[index]))
         return scaled
 
     def _factor(self, square: float) -> float:
-        """What is within the bound keeps its length; what is beyond is scaled down to it."""
+        """The factor from a row to the grid: a row within the bound keeps its length, a longer one is scaled down."""
         return self._radius / max(math.sqrt(square), self._grid.clip)
 
     def _cut(self, values: Float64, factor: float) -> None:
-        """Scale in place and cut towards zero; zeros, should even this exceed the bound."""
+        """Scale in place and truncate towards zero. If the result exceeded the bound, it would become zeros."""
         np.multiply(values, factor, out=values)
         np.trunc(values, out=values)
         if not float(np.dot(values, values)) <= self._largest:
@@ -231,12 +235,12 @@ class ClippedSum:
 
 
 def quantise(rows: npt.NDArray[np.floating[Any]], grid: Grid) -> Float64:
-    """As `ClippedSum.quantise`, for rows of shape (n, size)."""
+    """`ClippedSum.quantise` for rows of shape (n, size)."""
     return ClippedSum(grid, rows.shape[1]).quantise(rows)
 
 
 def _sum_columns(values: Float64) -> Float64:
-    """The sum of each row, in an order that only the number of columns decides. Overwrites ``values``.
+    """The sum of each row, in an order that depends only on the number of columns. Overwrites ``values``.
 
     The upper half of the columns is added to the lower half until one column is left: elementwise additions only.
     """
@@ -249,11 +253,14 @@ def _sum_columns(values: Float64) -> Float64:
 
 
 def _tame(row: Float64) -> None:
-    """Make a row finite in place: zeros for one with NaN or infinity; a shorter vector of the same direction for one whose
-    squared norm is beyond float64."""
+    """Make a row finite, in place.
+
+    A row with NaN or infinity becomes zeros. A row whose squared norm is beyond float64 becomes a shorter vector of the
+    same direction.
+    """
     peak = float(np.abs(row).max())
     if not math.isfinite(peak):
         row[:] = 0.0
     elif peak > 1e100:
-        # Still far above any clipping bound (at most 1e30), so that clipping gives the same vector.
+        # Still far above any clipping bound (at most 1e30), so clipping returns the same vector.
         np.multiply(row, 1e100 / peak, out=row)

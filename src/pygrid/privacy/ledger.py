@@ -1,21 +1,20 @@
-"""The rules of a privacy budget: what a charge costs, whether it is within, what may become of it.
+"""The rules of a privacy budget: the cost of a charge, whether the budget allows it, and the states of a charge.
 
     reserved ──start──> running ──release──> released
         │                  └─────fail──────> failed
         ├──fail──> failed
         └──refund──> refunded        only if the job provably never started
 
-A charge counts from `reserved` on, whatever becomes of it, except `refunded`: after a crash the data may have been
-touched.
+A charge counts in every state except `refunded`: after a crash, the job could have touched the data.
 
-**One order.** When a ledger is opened one Renyi order is fixed for it (`open_cap`). A charge is accepted if the
-divergences of all charges at that order stay within what the owner's (epsilon, delta) allows there. That is a filter
-which holds for charges chosen by looking at all earlier answers (Feldman, Zrnic, NeurIPS 2021). "Some order still has
-room" is looser and unproven.
+**One order.** `open_cap` fixes one Renyi order for a ledger. A charge is accepted if the divergences of all charges at
+that order stay within what the owner's (epsilon, delta) allows there. This is a filter that holds for charges that are
+chosen after all earlier answers (Feldman, Zrnic, NeurIPS 2021). The rule "some order still has room" is looser and
+unproven.
 
-**Two parts.** What has no Renyi curve is added up plainly, (epsilon_i, delta_i), against a part of the cap set aside
-for it when the ledger is opened; the Renyi part may use the rest. Each part is a filter by itself, and together they
-keep the cap.
+**Two parts.** Events without a Renyi curve are added up as pairs (epsilon_i, delta_i), against a part of the cap that
+is reserved for them when the ledger is opened. The Renyi part may use the rest. Each part is a filter by itself, and
+together they keep the cap.
 
 A budget belongs to a dataset, not to a version of it: a new version shares most records with the one before.
 """
@@ -54,29 +53,29 @@ TRANSITIONS: dict[ChargeState, frozenset[ChargeState]] = {
     ChargeState.FAILED: frozenset(),
     ChargeState.REFUNDED: frozenset(),
 }
-"""Where each state may lead; `refunded` from `reserved` alone."""
+"""The states that may follow each state. Only a `reserved` charge may become `refunded`."""
 
 
 class Use(enum.StrEnum):
-    """What a budget is mostly meant for; decides at which order it is kept."""
+    """The main purpose of a budget, which determines the order of its ledger."""
 
     STATISTICS = "statistics"
     TRAINING = "training"
-    """Training on samples of 1% with little noise, z = 1."""
+    """Training on samples of 1%, with little noise: z = 1."""
     MIXED = "mixed"
 
 
 class Refusal(enum.StrEnum):
-    """Why a charge is refused."""
+    """The reason why a charge is refused."""
 
     NO_BUDGET = "no_budget"
-    """The dataset has no ledger: its owner has not opened one."""
+    """The dataset has no ledger, because its owner has not opened one."""
     NO_GRANT = "no_grant"
-    """The dataset has one, but nothing of it is meant for this user."""
+    """The dataset has a ledger, and no grant for this user."""
     DATASET_EXHAUSTED = "dataset_budget_exhausted"
     USER_EXHAUSTED = "user_budget_exhausted"
     ALREADY_SETTLED = "already_settled"
-    """The job has a charge, and it has ended: a second run needs a job of its own."""
+    """The charge of the job has ended: a second run needs a new job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +90,9 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """What is allowed: ``epsilon`` and ``delta`` in all, of which the basic part is for events without a Renyi curve.
+    """A limit on ``epsilon`` and ``delta`` in total, of which the basic part is for events without a Renyi curve.
 
-    Made by `open_cap`; ``order`` stays as long as the ledger does.
+    `open_cap` makes it. ``order`` never changes during the life of a ledger.
     """
 
     epsilon: float
@@ -104,26 +103,26 @@ class Cap:
 
     @property
     def divergence(self) -> float:
-        """The Renyi divergence allowed at ``order``."""
+        """The Renyi divergence that the cap allows at ``order``."""
         return divergence_within(self.epsilon - self.basic_epsilon, self.delta - self.basic_delta, self.order)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The price of some events: a Renyi curve, and a plain pair for those that have none."""
+    """The cost of events: a Renyi curve, and a pair (epsilon, delta) for events without a curve."""
 
     curve: Curve
     basic_epsilon: float
     basic_delta: float
 
     def at(self, order: int) -> Spending:
-        """What a ledger kept at this order counts."""
+        """The cost as a ledger of this order counts it."""
         return Spending(float(self.curve[index_of(order)]), self.basic_epsilon, self.basic_delta)
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """A sum of charges as one ledger counts it."""
+    """The sum of charges as a ledger counts it."""
 
     divergence: float = 0.0
     basic_epsilon: float = 0.0
@@ -133,18 +132,19 @@ class Spending:
 def open_cap(
     epsilon: float, delta: float, use: Use = Use.MIXED, *, basic_epsilon: float = 0.0, basic_delta: float = 0.0
 ) -> Cap:
-    """A cap of (epsilon, delta) at the order that suits the use best.
+    """A cap of (epsilon, delta), at the best order for the use.
 
     Args:
-        basic_epsilon, basic_delta: the part set aside for events without a Renyi curve, below epsilon and delta.
+        basic_epsilon: the part of epsilon for events without a Renyi curve; less than epsilon.
+        basic_delta: the part of delta for such events; less than delta.
     Raises:
-        InvalidInput: a value out of range; ``budget_too_small`` if no order has room for anything.
+        InvalidInput: a value is out of range; or ``budget_too_small``: no order allows any charge.
     """
     check_epsilon(epsilon)
     check_delta(delta)
     if not (0.0 <= basic_epsilon < epsilon and 0.0 <= basic_delta < delta):
         raise InvalidInput(
-            f"the part set aside, ({basic_epsilon}, {basic_delta}), must be below the whole, ({epsilon}, {delta})",
+            f"the basic part ({basic_epsilon}, {basic_delta}) must be smaller than the budget ({epsilon}, {delta})",
             code="invalid_basic_part",
         )
     order = choose_order(epsilon - basic_epsilon, delta - basic_delta, use)
@@ -152,39 +152,39 @@ def open_cap(
 
 
 def check_delta_for(delta: float, num_records: int) -> None:
-    """Refuse a delta that is not well below 1 / ``num_records``: to publish records drawn by chance is (0, delta)-DP.
+    """Check that delta is well below 1 / ``num_records``: the publication of randomly chosen records is (0, delta)-DP.
 
     Raises:
-        InvalidInput: ``invalid_delta``: it is above 1 / (10 num_records).
+        InvalidInput: ``invalid_delta``: delta is above 1 / (10 num_records).
     """
     check_delta(delta)
     most = 1 / (10 * max(1, num_records))
     if delta > most:
         raise InvalidInput(
-            f"delta is {delta:g}, which protects little on {num_records:,} records: use at most 1 / (10 x records), {most:.2g}",
+            f"delta is {delta:g}, too large for {num_records:,} records: use at most 1 / (10 records), {most:.2g}",
             code="invalid_delta",
         )
 
 
 def change_cap(cap: Cap, epsilon: float) -> Cap:
-    """The cap with another epsilon, at the order it was opened with.
+    """The cap with another epsilon and the same order.
 
     Raises:
-        InvalidInput: ``budget_too_small`` if that order has no room at this epsilon.
+        InvalidInput: ``budget_too_small``: at this epsilon, the order allows no charge.
     """
     check_epsilon(epsilon)
     changed = Cap(float(epsilon), cap.delta, cap.order, cap.basic_epsilon, cap.basic_delta)
     if not (epsilon > cap.basic_epsilon and changed.divergence > 0.0):
-        raise _too_small(epsilon, cap.delta, f" at the order {cap.order} that this ledger is kept at")
+        raise _too_small(epsilon, cap.delta, f" at order {cap.order}, which is fixed for this ledger")
     return changed
 
 
 def choose_order(epsilon: float, delta: float, use: Use) -> int:
-    """The whole order at which (epsilon, delta) buys most of what it is for.
+    """The whole order at which (epsilon, delta) allows most of its intended use.
 
-    For `Use.STATISTICS` and `Use.MIXED`: the order at which Gaussian noise may be smallest. Training whose noise is
-    calibrated to the budget needs least noise at the same order, so nothing is lost by it. For `Use.TRAINING`: the
-    order with the most rounds of z = 1 on samples of 1%.
+    For `Use.STATISTICS` and `Use.MIXED`, this is the order that allows the smallest Gaussian noise. Training whose
+    noise is calibrated to the budget needs the least noise at the same order, so it loses nothing. For `Use.TRAINING`,
+    this is the order that allows the most rounds of z = 1 on samples of 1%.
 
     Raises:
         InvalidInput: ``budget_too_small``.
@@ -198,7 +198,7 @@ def choose_order(epsilon: float, delta: float, use: Use) -> int:
 
 
 def cost_of(events: Iterable[Event]) -> Cost:
-    """The price of events, from their declared parameters alone."""
+    """The cost of events, from their declared parameters only."""
     total, basic_epsilon, basic_delta = zero_curve(), 0.0, 0.0
     for event in events:
         if isinstance(event, ApproximateDp):
@@ -210,7 +210,7 @@ def cost_of(events: Iterable[Event]) -> Cost:
 
 
 def is_within(spent: Spending, cost: Spending, cap: Cap) -> bool:
-    """Whether the cost still fits beside what is spent. Anything that is not a number does not."""
+    """Whether the cap allows the cost in addition to what is spent. It allows no cost that is not a finite number."""
     return (
         _fits(spent.divergence, cost.divergence, cap.divergence)
         and _fits(spent.basic_epsilon, cost.basic_epsilon, cap.basic_epsilon)
@@ -219,7 +219,7 @@ def is_within(spent: Spending, cost: Spending, cap: Cap) -> bool:
 
 
 def check(dataset: tuple[Spending, Cap], user: tuple[Spending, Cap], cost: Cost) -> Accepted | Rejected:
-    """Whether a charge may be made: it has to fit into the cap of the dataset and into that of the user."""
+    """Whether a charge is allowed: it must be within the cap of the dataset and within the cap of the user."""
     spent, cap = dataset
     if not is_within(spent, cost.at(cap.order), cap):
         return Rejected(Refusal.DATASET_EXHAUSTED)
@@ -230,36 +230,40 @@ def check(dataset: tuple[Spending, Cap], user: tuple[Spending, Cap], cost: Cost)
 
 
 def epsilon_spent(cost: Cost, cap: Cap) -> float:
-    """What ``cost`` takes from a cap, in the cap's own epsilon: what is spent, and what is left, add up to ``cap.epsilon``.
+    """The part of a cap that ``cost`` uses, in the cap's own epsilon: used and left add up to ``cap.epsilon``.
 
-    It is the share of the divergence that the cap allows at its order, so the price of a job is the same whatever was
-    spent before. It says nothing about what these events guarantee by themselves; that is `epsilon_of` of their curve.
+    It is the share of the divergence that the cap allows at its order, so the cost of a job does not depend on earlier
+    charges. It is not the guarantee of these events by themselves, which is `epsilon_of` of their curve.
     """
     share = cost.at(cap.order).divergence / cap.divergence
     return share * (cap.epsilon - cap.basic_epsilon) + cost.basic_epsilon
 
 
 def epsilon_left(cost: Cost, cap: Cap) -> float:
-    """What is left of a cap after ``cost``, in its own epsilon; 0 if more was spent than it allows."""
+    """The part of a cap that ``cost`` leaves, in the cap's own epsilon; 0 if the cost is more than the cap allows."""
     return max(0.0, cap.epsilon - epsilon_spent(cost, cap))
 
 
 def best_guess(epsilon: float, prior: float = 0.5) -> float:
-    """How sure somebody can become which of two contents a unit has, if ``prior`` was their chance of the right one before.
+    """The largest probability that an observer of a release can assign to the right one of two contents of a unit.
 
-    Holds up to delta. Source: the definition of differential privacy, by Bayes' rule.
+    Holds up to delta.
+
+    Args:
+        prior: the probability that the observer assigned to the right content before the release.
+    Source: the definition of differential privacy, by Bayes' rule.
     """
     odds = prior / (1.0 - prior) * math.exp(min(epsilon, 700.0))
     return odds / (1.0 + odds)
 
 
 def _fits(spent: float, cost: float, allowed: float) -> bool:
-    # A cost of nothing fits even where nothing is set aside.
+    # A cost of zero is within a cap of zero.
     return (math.isfinite(cost) and cost >= 0.0) and (cost == 0.0 or spent + cost <= allowed)
 
 
 def _too_small(epsilon: float, delta: float, where: str) -> InvalidInput:
     return InvalidInput(
-        f"a budget of epsilon {epsilon} at delta {delta} has no room for anything{where}: choose a larger one",
+        f"a budget of epsilon {epsilon} at delta {delta} allows no charge{where}: choose a larger budget",
         code="budget_too_small",
     )

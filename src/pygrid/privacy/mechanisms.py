@@ -1,4 +1,4 @@
-"""A sum of vectors that says little about any one of them."""
+"""The noisy sum: a sum of vectors that reveals little about any one of them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from pygrid.privacy.noise import DiscreteGaussian, SecretBits
 class GaussianSum:
     """One noisy sum: contributions are clipped and added as integers, then discrete Gaussian noise is added once.
 
-    The largest change that one contribution, there or not there, makes to the sum before noise is exactly ``clip`` in L2 norm
-    (`clipping`); the noise has a standard deviation of ``noise_multiplier * clip`` in each entry. So one sum is the event
-    ``Gaussian(noise_multiplier)``, and ``PoissonSampledGaussian`` if who contributes was drawn by secret coins.
+    The largest change that the presence or absence of one contribution makes to the sum, before noise, is exactly
+    ``clip`` in L2 norm (`clipping`). The noise has a standard deviation of ``noise_multiplier * clip`` in each entry.
+    So one sum is the event ``Gaussian(noise_multiplier)``, or ``PoissonSampledGaussian`` if secret coins chose the
+    contributors.
 
-    The privacy is that of what one call of `add` brings: a record, all records of a subject summed before, or a whole Domain.
+    The unit of privacy is what one call of `add` adds: a record, the sum of all records of a subject, or a whole
+    Domain.
 
     Args:
-        size: entries of each vector.
-        clip: bound of the L2 norm of a contribution, C > 0.
+        size: number of entries of each vector.
+        clip: C > 0, the bound on the L2 norm of a contribution.
         noise_multiplier: z > 0, the standard deviation of the noise in units of C.
-        bits: where the noise comes from; default: a fresh `SecretBits`.
+        bits: the source of the noise; the default is a new `SecretBits`.
     Raises:
-        InvalidInput: a value out of range, named.
+        InvalidInput: a value is out of range; the error names it.
     """
 
     def __init__(self, size: int, clip: float, noise_multiplier: float, bits: SecretBits | None = None) -> None:
@@ -42,17 +44,18 @@ class GaussianSum:
 
     @property
     def sensitivity(self) -> float:
-        """The L2 norm of the largest contribution, in the units of the vectors; it is ``clip``."""
+        """The largest L2 norm of a contribution, in the units of the vectors: ``clip``."""
         return self.grid.clip
 
     def add(self, vector: npt.NDArray[np.floating[Any]] | None) -> None:
         """Add one contribution, of shape (size,).
 
-        One that failed (None), or with a value that is not finite, counts as zeros: whether a record makes the computation fail
-        must not show in the result.
+        A contribution that failed (None), or with a value that is not finite, counts as zeros: the result must not show
+        whether a record makes the computation fail.
 
         Raises:
-            ShapeMismatch: another shape, or no floats; nothing was added. RuntimeError: `finish` was called before.
+            ShapeMismatch: the vector has another shape, or is not floating-point; nothing was added.
+            RuntimeError: `finish` was called before.
         """
         if vector is None:
             self._open()
@@ -60,11 +63,7 @@ class GaussianSum:
         self.add_rows(vector[np.newaxis])
 
     def add_rows(self, rows: npt.NDArray[np.floating[Any]]) -> None:
-        """Add many contributions, one for each row of shape (n, size); each is clipped by itself.
-
-        Raises:
-            As `add`.
-        """
+        """Add one contribution for each row of shape (n, size). Each row is clipped on its own. Raises as `add`."""
         total = self._open()
         if rows.ndim != 2 or rows.shape[1] != self.size or rows.dtype.kind != "f":
             raise ShapeMismatch(
@@ -79,23 +78,24 @@ class GaussianSum:
 
         Args:
             integers: shape (size,), whole numbers in steps of the grid.
-            num_rows: of how many contributions.
+            num_rows: number of contributions in the sum.
         Raises:
-            InvalidInput: ``too_many_contributions``. RuntimeError: `finish` was called before, or this is no sum of so many
-                contributions on this grid: a fault of the caller.
+            InvalidInput: ``too_many_contributions``.
+            RuntimeError: `finish` was called before; or ``integers`` cannot be the sum of ``num_rows`` contributions on
+                this grid, which is a fault of the caller.
         """
         total = self._open()
         self._take_room(num_rows)
         wide = integers.astype(np.float64)
         if not (np.rint(wide) == wide).all() or float(wide @ wide) > (num_rows * self.grid.sensitivity) ** 2:
-            raise RuntimeError("these are no sums of contributions on the grid")
+            raise RuntimeError("the values cannot be a sum of contributions on the grid")
         total.add_integers(wide)
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """The sum with noise, shape (size,); nothing can be added or drawn afterwards.
+        """The sum with noise, of shape (size,). Afterwards the sum is closed.
 
         Raises:
-            RuntimeError: it was finished before: a second draw of noise would need a second charge.
+            RuntimeError: `finish` was called before. A second draw of noise would need a second charge.
         """
         total, self._sum = self._open().total(), None
         noisy = self._noise.add(total)
@@ -108,14 +108,14 @@ class GaussianSum:
 
     def _open(self) -> ClippedSum:
         if self._sum is None:
-            raise RuntimeError("this sum is finished: its noise is drawn once; make a new one for another release")
+            raise RuntimeError("this sum is finished: its noise is drawn once; make a new sum for another release")
         return self._sum
 
 
 def check_noise_multiplier(noise_multiplier: float) -> None:
-    """Raises InvalidInput: ``invalid_noise_multiplier`` unless it is a number from 0.01 to 10 000."""
+    """Check that the multiplier is from 0.01 to 10 000. Raises InvalidInput: ``invalid_noise_multiplier``."""
     if not (math.isfinite(noise_multiplier) and 0.01 <= noise_multiplier <= 10_000):
         raise InvalidInput(
-            f"a noise multiplier of {noise_multiplier} makes no sense: use 0.01 to 10000, for training about 1",
+            f"the noise multiplier is {noise_multiplier}: use 0.01 to 10000, for training about 1",
             code="invalid_noise_multiplier",
         )

@@ -5,8 +5,8 @@
     rest      the arrays, row-major, little-endian, without holes or overlaps
 
 Source: the format description of the safetensors project (https://github.com/huggingface/safetensors).
-Files written here are deterministic: equal content means equal bytes. Arrays are sorted by dtype, wider ones first, then
-by name; metadata is sorted by name.
+Files written here are deterministic: equal content means equal bytes. Arrays are sorted by dtype, wider ones first,
+then by name; metadata is sorted by name.
 """
 
 from __future__ import annotations
