@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from sdk_support import PASSWORD
 
 import pygrid
 from pygrid.cli.dataset import read_column
 from pygrid.client import DomainClient, connect
 from pygrid.client.datasets import neutralise, save_csv
 from pygrid.errors import InvalidInput
+from support.sdk import PASSWORD
 
 pytestmark = pytest.mark.slow
 

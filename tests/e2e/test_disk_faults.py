@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 from test_job_crash import BINDING, DATASETS, JOBS, POLICY, Site
 from test_start import started
 
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 CODES = {503: {"database_unavailable", "storage_unavailable"}, 507: {"storage_full"}}
 RULES = {"num_cycles": 1, "cycle_length": 600, "min_workers": 1, "min_diffs": 1, "max_diffs": 1}

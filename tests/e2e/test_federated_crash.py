@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from handmade import logistic_data, logistic_params, logistic_plan
 from test_network_start import PASSWORD, App, running, until
 
 from pygrid.client import DomainClient, FederatedRun, connect, federate, resume_federated
@@ -27,6 +26,7 @@ from pygrid.storage import audit
 from pygrid.storage.database import Database
 from pygrid.storage.tables_budgets import charges, curves
 from pygrid.storage.tables_jobs import federated_cycles
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 INVITATION = "i" * 40
 ROUNDS = 9

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 
 from local_processes import LocalProcesses
 from pygrid.client import (
@@ -29,6 +28,7 @@ from pygrid.client import (
 )
 from pygrid.client.federation_records import Record
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unauthenticated
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 PASSWORD = "correct horse battery"
 NAMES = ("alice", "bob", "carol")

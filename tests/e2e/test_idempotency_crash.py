@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from handmade import logistic_data
 from test_job_crash import DATASETS, JOBS, Site, kill
 from test_start import started
 
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data
 
 NUM_CALLS = 18
 """Fewer than the jobs that a user may have at a time."""

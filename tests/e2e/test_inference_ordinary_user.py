@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import msgspec
-from model_support import linear
 
 from pygrid.core.execution import InferenceSettings
+from support.plans.models import linear
 
 PROGRAM = """
 import json, os, socket, sys

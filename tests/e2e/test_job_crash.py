@@ -18,12 +18,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 from test_start import DomainProcess, started
 
 from pygrid.storage import audit
 from pygrid.storage.database import Database
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 JOBS, DATASETS = "/data-centric/jobs", "/data-centric/datasets"
 PASSWORD = "correct horse battery"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
-from model_support import WEIGHT, linear
 
 from local_processes import LocalProcesses
 from pygrid.edge import load_data
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.plans.models import WEIGHT, linear
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdk_support import host
 from test_network_start import PASSWORD, App, running, until
 from test_network_start import pygrid as pygrid  # a fixture
 from websockets.frames import Frame
@@ -34,6 +33,7 @@ from pygrid.edge import EdgeClient
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, open_transport
 from pygrid.transport.base import BytesBody
+from support.sdk import host
 
 INVITATION = "i" * 40
 MB = 1024 * 1024

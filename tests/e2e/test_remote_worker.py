@@ -20,11 +20,11 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from handmade import logistic_data
-from model_support import WEIGHT, linear
 from test_job_crash import BINDING, COUNT, DATASETS, JOBS, LONG, POLICY, TERMS, Site
 
 from pygrid.tensors import decode, encode
+from support.plans.handmade import logistic_data
+from support.plans.models import WEIGHT, linear
 
 WORKERS = "/data-centric/workers"
 TRAIN: dict[str, Any] = {"kind": "train", "epochs": 2, "binding": BINDING}

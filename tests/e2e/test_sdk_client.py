@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 from rich.console import Console
-from sdk_support import EMAIL, Flaky, host, owner_of, running_domain
 
 from pygrid.client import DomainClient, Process, connect, process, watching
 from pygrid.edge import MemoryCache, participate
@@ -33,6 +31,8 @@ from pygrid.errors import (
 )
 from pygrid.plans import Runner
 from pygrid.transport import AsgiTransport
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.sdk import EMAIL, Flaky, host, owner_of, running_domain
 
 
 @pytest.fixture(autouse=True)

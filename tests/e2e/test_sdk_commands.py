@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
-from sdk_support import EMAIL, PASSWORD
 
 from pygrid.edge import load_data
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.sdk import EMAIL, PASSWORD
 
 pytestmark = pytest.mark.slow
 

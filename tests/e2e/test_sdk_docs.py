@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sdk_support import PASSWORD
 
 import pygrid
 from pygrid.cli import COMMANDS
 from pygrid.client import watching
+from support.sdk import PASSWORD
 
 ROOT = Path(pygrid.__file__).parents[2]
 DOCUMENTS = {"sdk.md": "digits-trained.safetensors", "data-centric.md": None, "models.md": "scores.safetensors"}

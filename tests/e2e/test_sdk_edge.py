@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
-from sdk_support import Flaky, host, owner_of, running_domain
 
 import pygrid.plans.gate
 from pygrid.client import DomainClient
@@ -41,6 +39,8 @@ from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.plans import Runner
 from pygrid.tensors import apply_diff, make_diff
 from pygrid.transport import AsgiTransport, RetryPolicy
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.sdk import Flaky, host, owner_of, running_domain
 
 FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, max_elapsed_s=10.0)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from model_support import WEIGHT, centred, linear
-from sdk_support import PASSWORD, owner_of, running_domain
 
 from pygrid.client import DomainClient, connect
 from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound, ShapeMismatch, Unauthenticated
+from support.plans.models import WEIGHT, centred, linear
+from support.sdk import PASSWORD, owner_of, running_domain
 
 X = np.random.default_rng(0).standard_normal((20, 4))
 

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from model_support import linear
 
 import pygrid
 from pygrid.client import connect, connect_network
+from support.plans.models import linear
 
 ROOT = Path(pygrid.__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "search.md"

@@ -21,13 +21,13 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 SIZE = 300
 ENDLESS = 10**7

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, PrivacyTerms
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 SIZE = 200
 

@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from relay_app import BLOCK, PatternBody, RelayedApp
-from relay_site import RelaySite, running_site
 
 from pygrid.errors import Unavailable
 from pygrid.features.relay.pipes import End, Pipes, Receive
 from pygrid.transport import Request, Transport, http
+from support.relay_app import BLOCK, PatternBody, RelayedApp
+from support.relay_site import RelaySite, running_site
 
 NUM_BLOCKS = 6
 SILENCE_S = 0.3

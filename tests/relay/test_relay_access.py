@@ -26,8 +26,6 @@ import httpcore
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from relay_app import RelayedApp
-from relay_site import Member, RelaySite, running_site
 from test_relay_calls import read, until
 from test_relay_protocol import open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -50,6 +48,8 @@ from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import Identity
 from pygrid.transport.tickets import make_ticket
+from support.relay_app import RelayedApp
+from support.relay_site import Member, RelaySite, running_site
 
 SMALL = Request("GET", "/small/1")
 

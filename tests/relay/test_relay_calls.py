@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from relay_app import BLOCK, PatternBody, RelayedApp
-from relay_site import RelaySite, running_site
 
 from pygrid.errors import Unavailable
 from pygrid.features.relay.pipes import RelayLimits
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, Transport
+from support.relay_app import BLOCK, PatternBody, RelayedApp
+from support.relay_site import RelaySite, running_site
 
 FAST = RetryPolicy(base_s=0.01, max_delay_s=0.05, max_elapsed_s=20.0)
 IN_FLIGHT_BYTES = 16 * 1024 * 1024

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from relay_app import BLOCK, PatternBody, RelayedApp
-from relay_site import RelaySite, running_site
 from test_relay_calls import read, until
 
 from pygrid.errors import Unavailable
 from pygrid.transport import Request
+from support.relay_app import BLOCK, PatternBody, RelayedApp
+from support.relay_site import RelaySite, running_site
 
 
 def make_certificate(folder: Path) -> Path:

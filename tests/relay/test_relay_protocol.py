@@ -14,8 +14,9 @@ from urllib.parse import quote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from relay_app import RelayedApp
-from relay_site import running_site
+
+from support.relay_app import RelayedApp
+from support.relay_site import running_site
 
 
 def exactly(connection: socket.socket, num_bytes: int) -> bytes:

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forward_proxy import VARIABLES, running_proxy, running_redirect
-from relay_app import BLOCK, PatternBody, RelayedApp
-from relay_site import RelaySite, running_site
 from test_relay_calls import read
 from test_relay_https import make_certificate, tls_before
 
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.transport import Request
 from pygrid.transport.proxies import find_proxy
+from support.forward_proxy import VARIABLES, running_proxy, running_redirect
+from support.relay_app import BLOCK, PatternBody, RelayedApp
+from support.relay_site import RelaySite, running_site
 
 SMALL = Request("GET", "/small/1")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 from litestar import Litestar
-from web_support import People, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings, load_settings
+from support.web import People, running
 
 
 @pytest.fixture

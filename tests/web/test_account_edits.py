@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import httpx
-from web_support import People, assert_problem
+
+from support.web import People, assert_problem
 
 
 async def test_of_edits_of_one_version_one_is_made(web: httpx.AsyncClient, people: People) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar
-from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
@@ -27,6 +26,7 @@ from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.storage import accounts as rows
 from pygrid.storage import audit
 from pygrid.storage.database import Database
+from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
 TOO_LONG = "x" * 2000

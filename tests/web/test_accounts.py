@@ -16,12 +16,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
-from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.storage.schema import metadata
+from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
 

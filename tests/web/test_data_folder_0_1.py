@@ -24,7 +24,6 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.privacy.accountants import divergence_within
@@ -34,6 +33,7 @@ from pygrid.storage.database import Database
 from pygrid.storage.migrations import FOLDER
 from pygrid.storage.tables_budgets import charges
 from pygrid.tensors import decode, encode
+from support.web import People, running
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 RECORDED = VECTORS / "data-folder-0.1.zip"

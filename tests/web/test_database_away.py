@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from web_support import People, assert_problem, running
 
 from pygrid.domain import build_domain
 from pygrid.errors import Unavailable
 from pygrid.settings import load_settings
 from pygrid.storage.database import Database
+from support.web import People, assert_problem, running
 
 CALLS = [("GET", "/users"), ("GET", "/model-centric/processes"), ("POST", "/groups"), ("PUT", "/users/1/email")]
 BODIES: dict[str, Any] = {"/groups": {"name": "nurses"}, "/users/1/email": {"email": "new@example.org"}}

@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar
-from web_support import People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.core import idempotency
@@ -27,6 +26,7 @@ from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage.tables_idempotency import kept_answers
 from pygrid.web.middleware import Observe
+from support.web import People, assert_problem, running
 
 GROUP = {"name": "nurses"}
 

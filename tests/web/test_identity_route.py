@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from web_support import assert_problem, running
 
 import pygrid
 from pygrid.domain import build_domain
 from pygrid.messages.identity import from_base64url, to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import IdentityKey
+from support.web import assert_problem, running
 
 
 async def test_a_domain_proves_who_it_is_and_stays_that(tmp_path):

@@ -20,7 +20,6 @@ import pytest
 from litestar import Litestar, get, post
 from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
-from web_support import People, assert_problem, running
 
 from pygrid.errors import Conflict, PygridError, TooManyRequests
 from pygrid.messages.accounts import LoginRequest
@@ -32,6 +31,7 @@ from pygrid.web.health import PROBE_FILE
 from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
+from support.web import People, assert_problem, running
 
 Web = httpx.AsyncClient
 

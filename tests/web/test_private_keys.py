@@ -18,13 +18,13 @@ import pytest
 import sqlalchemy as sa
 from litestar import Litestar
 from test_accounts import ADMINISTRATOR, OWNER, USER
-from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.accounts import attempts
 from pygrid.settings import load_settings
 from pygrid.storage.schema import users
+from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from web_support import PASSWORD, People, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.errors import InvalidCredentials, TooManyRequests
 from pygrid.settings import load_settings
+from support.web import PASSWORD, People, running
 
 
 async def test_other_addresses_do_not_make_more_attempts(tmp_path, monkeypatch):

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 from litestar import Litestar
 
-from pygrid.cli.connections import ConnectionLimits
-from pygrid.cli.server import AppServer
 from pygrid.errors import Unavailable
-
-
-@asynccontextmanager
-async def serving(domain: Litestar, **limits: Any) -> AsyncIterator[tuple[AppServer, int]]:
-    listening = socket.create_server(("127.0.0.1", 0))
-    ready = asyncio.Event()
-    serving = AppServer(domain, 1, ready.set, ConnectionLimits(**{"idle_s": 5, **limits}))
-    task = asyncio.create_task(serving.serve(sockets=[listening]))
-    await ready.wait()
-    try:
-        yield serving, listening.getsockname()[1]
-    finally:
-        serving.should_exit = True
-        await asyncio.wait_for(task, 60)
+from support.web import serving
 
 
 async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar
-from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.domain import build_domain
 from pygrid.features.cycles.routes import DEVICE_PATHS
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.web.sites import Site
+from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
 BODY = {"email": "intruder@example.org", "password": PASSWORD}

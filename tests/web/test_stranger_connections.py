@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
-from test_server import serving
 
 from pygrid.cli.connections import ClosedTransport
 from pygrid.cli.http_reader import BoundedProtocol
 from pygrid.cli.server import AppServer
 from pygrid.cli.websocket_reader import BoundedWebSocket
 from pygrid.web.requests import AppRequest
+from support.web import serving
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /users/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -17,13 +17,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
-from web_support import PASSWORD, People, assert_problem, running
 
 from pygrid.domain import build_domain
 from pygrid.errors import InvalidInput
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.storage.database import Database
+from support.web import PASSWORD, People, assert_problem, running
 
 NUL, SURROGATE = "a\0b", "a\ud800b"
 BAD = {"NUL": NUL, "surrogate": SURROGATE}

@@ -22,11 +22,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from relay_site import running_site
 
 from pygrid.errors import Conflict, Gone, InvalidInput, PayloadTooLarge, PygridError, TooManyRequests, Unavailable
 from pygrid.transport import NO_RETRIES, Api, AsgiTransport, HttpTransport, Request, RetryPolicy, Transport
 from pygrid.transport.base import BytesBody
+from support.relay_site import running_site
 
 FAST = RetryPolicy(base_s=0.01, max_delay_s=0.02, max_elapsed_s=5.0)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_params, logistic_plan
 
 from pygrid.client.hosting import FileBody, FormBody, hosting_form, load_plan, model_body
 from pygrid.errors import InvalidInput, InvalidPlan, InvalidTensors, PygridError
 from pygrid.messages.processes import HostRequest
 from pygrid.tensors import decode, encode
+from support.plans.handmade import logistic_params, logistic_plan
 
 REQUEST = HostRequest({"name": "n", "version": "1"}, {"num_cycles": 2})
 

@@ -17,8 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from handmade import logistic_params, logistic_plan
-from model_support import linear
 from rich.console import Console
 
 import pygrid.client
@@ -35,6 +33,8 @@ from pygrid.plans import DataPort
 from pygrid.tensors import encode
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import connection_lost
+from support.plans.handmade import logistic_params, logistic_plan
+from support.plans.models import linear
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PORTS = {"x": DataPort("float32", (4,), "four numbers"), "y": DataPort("int64", (), "label 0..2", 3)}

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_plan
 
 from pygrid.edge import TrainingSettings, load_data
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_plan
 
 
 @pytest.mark.parametrize(

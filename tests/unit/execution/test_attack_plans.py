@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attack_plans import MARK, MODEL, contributing, fallback_plan, honest_plan, plus_or_minus, position_plan, slow_plan
 
 from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.errors import InvalidPlan
@@ -28,6 +27,7 @@ from pygrid.privacy.clipping import ClippedSum, Grid
 from pygrid.privacy.mechanisms import GaussianSum
 from pygrid.privacy.noise import SecretBits
 from pygrid.tensors import decode, encode
+from support.plans.attacks import MARK, MODEL, contributing, fallback_plan, honest_plan, plus_or_minus, position_plan, slow_plan
 
 N = 128
 PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
@@ -133,9 +133,8 @@ def test_what_a_unit_draws_does_not_depend_on_others() -> None:
     """A plan returns its noise: all numbers differ, for each unit and each call, whatever else fails."""
     from dataclasses import replace  # noqa: F401
 
-    from handmade import GraphBuilder, f32
-
     from pygrid.plans import NoisePort, Port, build_archive
+    from support.plans.handmade import GraphBuilder, f32
 
     base = honest_plan()
     g = GraphBuilder()
@@ -146,7 +145,8 @@ def test_what_a_unit_draws_does_not_depend_on_others() -> None:
     model = g.model(inputs, outputs)
     raw = model.SerializeToString(deterministic=True)
     import msgspec
-    from handmade import graph_entry
+
+    from support.plans.handmade import graph_entry
 
     manifest = msgspec.structs.replace(
         base.manifest, graphs={"grads": graph_entry(raw, model, inputs, outputs)}, noise={"u": NoisePort((1,))}

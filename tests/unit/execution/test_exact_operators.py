@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import GraphBuilder
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from test_plan_fuzz import INPUTS, PROFILE, feed, programs
 
 from pygrid.errors import InvalidPlan
 from pygrid.features.execution.denormals import denormals_as_zero, may_flush
@@ -25,6 +23,8 @@ from pygrid.plans.costs import analyse
 from pygrid.plans.exact import ExactSession, flat_outputs
 from pygrid.plans.operators import OPERATORS
 from pygrid.plans.sizes import at
+from support.plans.handmade import GraphBuilder
+from support.plans.random_programs import INPUTS, PROFILE, feed, programs
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "plans"
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_support import WEIGHT, linear, lookup, slow
 
 from pygrid.core.execution import FRAME_HEADER_BYTES, RESULT, frame
 from pygrid.core.serving import ServableModel
@@ -24,6 +23,7 @@ from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers, _Process
 from pygrid.plans.serving import check_model_file
 from pygrid.tensors import encode
+from support.plans.models import WEIGHT, linear, lookup, slow
 
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 SQUARE = np.zeros((1500, 1500), np.float32)

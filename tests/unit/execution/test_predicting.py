@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from model_support import WEIGHT, linear, lookup
 
 from pygrid.core.execution import ColumnRef, JobSpec, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
@@ -22,6 +21,7 @@ from pygrid.features.execution.runner import run
 from pygrid.features.workers.answers import find_fault
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.tensors import decode, encode
+from support.plans.models import WEIGHT, linear, lookup
 
 X = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -31,6 +30,7 @@ from pygrid.features.execution.watch import Watch
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
 from pygrid.plans.runner import Runner
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 SIZE = 400
 BOUNDS = {"loss": (0.0, 10.0), "accuracy": (0.0, 1.0)}

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from handmade import logistic_data, logistic_params, logistic_plan
 
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
@@ -25,6 +24,7 @@ from pygrid.features.execution.child import Inputs, preload
 from pygrid.plans import Plan
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
+from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 SIZE = 400
 TINY_NOISE = 0.01

@@ -11,8 +11,6 @@ import threading
 
 import numpy as np
 import pytest
-from attack_plans import MODEL, contributing, honest_plan, slow_plan
-from handmade import GraphBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +21,8 @@ from pygrid.features.execution.schedule import LEAST_LIMIT, VARIATION, make_time
 from pygrid.features.execution.watch import Watch
 from pygrid.plans import Plan
 from pygrid.privacy.noise import SecretBits
+from support.plans.attacks import MODEL, contributing, honest_plan, slow_plan
+from support.plans.handmade import GraphBuilder
 
 
 def terms(rounds: int, rate: float, unit: str = "record") -> PrivacyTerms:

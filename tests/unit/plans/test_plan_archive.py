@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from handmade import logistic_graphs, logistic_manifest, logistic_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans import MAX_PLAN_BYTES, Plan, build_archive
 from pygrid.plans.archive import _write_members
+from support.plans.handmade import logistic_graphs, logistic_manifest, logistic_plan
 
 PLAN = logistic_plan()
 

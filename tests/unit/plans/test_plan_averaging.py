@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import GraphBuilder, f32
-from test_plan_gate import make_plan
 
 from pygrid.errors import InvalidInput, InvalidPlan, NonFinite, ShapeMismatch, Unavailable
 from pygrid.plans import (
@@ -21,39 +19,9 @@ from pygrid.plans import (
     run_averaging_in_child,
 )
 from pygrid.tensors import encode
-
-SHAPES = {"w": (3, 2), "b": (2,)}
-AVERAGING: dict[str, Any] = {"kind": "averaging", "data": {}, "metrics": {}}
-
-
-def iterative_plan() -> Plan:
-    """The running mean: (avg * num + item) / (num + 1)."""
-    g = GraphBuilder()
-    more = g.op("Add", "num", g.const(np.ones(1, np.float32)))
-    for name in SHAPES:
-        total = g.op("Add", g.op("Mul", f"avg/{name}", "num"), f"item/{name}")
-        g.op("Div", total, more, out=f"new/avg/{name}")
-    inputs = (*(f32(f"{side}/{n}", *s) for side in ("avg", "item") for n, s in SHAPES.items()), f32("num", 1))
-    outputs = tuple(f32(f"new/avg/{n}", *s) for n, s in SHAPES.items())
-    return Plan.from_bytes(make_plan({"average": (g, inputs, outputs)}, iterative=True, **AVERAGING))
-
-
-def all_at_once_plan(op: str = "ReduceMean", spoil: str | None = None) -> Plan:
-    g = GraphBuilder()
-    for name in SHAPES:
-        value = g.op(spoil, f"diffs/{name}") if spoil else f"diffs/{name}"
-        g.op(op, value, g.ints(0), keepdims=0, out=f"avg/{name}")
-    inputs = tuple(f32(f"diffs/{n}", "num_diffs", *s) for n, s in SHAPES.items())
-    outputs = tuple(f32(f"avg/{n}", *s) for n, s in SHAPES.items())
-    return Plan.from_bytes(make_plan({"average": (g, inputs, outputs)}, **AVERAGING))
-
-
-def diffs(count: int = 5) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(0)
-    return [{n: generator.normal(size=s).astype(np.float32) for n, s in SHAPES.items()} for _ in range(count)]
-
-
-PLANS = {"iterative": iterative_plan(), "all at once": all_at_once_plan()}
+from support.plans.averaging import AVERAGING, PLANS, SHAPES, all_at_once_plan, diffs
+from support.plans.handmade import GraphBuilder, f32
+from support.plans.variants import make_plan
 
 
 def assert_mean(average: Any, given: list[dict[str, Any]]) -> None:
@@ -168,7 +136,7 @@ def test_a_plan_that_asks_for_too_much_memory_is_stopped(tmp_path):
 
 
 def test_a_training_plan_does_not_average(tmp_path):
-    from handmade import logistic_plan
+    from support.plans.handmade import logistic_plan
 
     with pytest.raises(InvalidPlan, match="not averaging"):
         run_averaging_in_child(logistic_plan().data, stored(tmp_path, diffs()))

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from handmade import GraphBuilder, f32, graph_entry, logistic_graphs, logistic_manifest, logistic_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -25,7 +24,6 @@ from pygrid.plans import (
     DataPort,
     GateLimits,
     Hyper,
-    Manifest,
     NoisePort,
     Plan,
     Port,
@@ -39,8 +37,8 @@ from pygrid.plans import check_in_child as check_in_child_process
 from pygrid.plans.archive import _write_members
 from pygrid.plans.child import ChildLimits
 from pygrid.plans.gate import ArraySpec
-
-PLAN = logistic_plan()
+from support.plans.handmade import GraphBuilder, f32, logistic_graphs, logistic_manifest, logistic_plan
+from support.plans.variants import PLAN, edited, make_plan, with_node, with_nodes
 
 
 def refusal(data: bytes, limits: GateLimits | None = None) -> InvalidPlan:
@@ -49,36 +47,6 @@ def refusal(data: bytes, limits: GateLimits | None = None) -> InvalidPlan:
         check(data, limits)
     assert time.monotonic() - started < 60
     return error.value
-
-
-def edited(edit: Callable[[onnx.ModelProto], None], graph: str = "train", **changes: Any) -> bytes:
-    """A plan file with one graph changed; the manifest's hash and number of nodes follow, its ports do not."""
-    return logistic_plan(edit=lambda models: edit(models[graph]), **changes).data
-
-
-def with_node(op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> bytes:
-    """A plan file whose train graph has one more node, whose outputs nobody uses."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        names = [f"extra{i}" for i in range(outputs)]
-        model.graph.node.append(helper.make_node(op, list(inputs), names, domain=domain, name="extra", **attributes))
-
-    return edited(edit)
-
-
-def with_nodes(build: Callable[[GraphBuilder], None]) -> bytes:
-    def edit(model: onnx.ModelProto) -> None:
-        g = GraphBuilder()
-        build(g)
-        for node in g.nodes:
-            for side in (node.input, node.output):
-                side[:] = [name if "/" in name else f"extra_{name}" for name in side]
-        for tensor in g.initializers:
-            tensor.name = f"extra_{tensor.name}"
-        model.graph.node.extend(g.nodes)
-        model.graph.initializer.extend(g.initializers)
-
-    return edited(edit)
 
 
 # ---- what passes --------------------------------------------------------------------------------------------------
@@ -121,24 +89,6 @@ def test_noise_buffers_and_metrics_pass():
     assert report.model_spec["rate"] == ArraySpec("float32", (4,))
     assert not report.per_example_independent
     assert report.independence_reason == "the plan has no grads graph"
-
-
-def make_plan(graphs: dict[str, tuple[GraphBuilder, tuple[Port, ...], tuple[Port, ...]]], **changes: Any) -> bytes:
-    models = {name: g.model(inputs, outputs) for name, (g, inputs, outputs) in graphs.items()}
-    data = {name: model.SerializeToString(deterministic=True) for name, model in models.items()}
-    entries = {name: graph_entry(data[name], models[name], *graphs[name][1:]) for name in graphs}
-    values: dict[str, Any] = {
-        "format": 1,
-        "kind": "training",
-        "name": "made",
-        "description": "",
-        "author": "",
-        "opset": 20,
-        "graphs": entries,
-        "data": {"x": DataPort("float32", (4,))},
-        "metrics": {"loss": "mean"},
-    }
-    return build_archive(Manifest(**{**values, **changes}), data, "")
 
 
 # ---- attacks ------------------------------------------------------------------------------------------------------

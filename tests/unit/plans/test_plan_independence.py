@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import onnxruntime as ort
 import pytest
-from handmade import GraphBuilder, f32, logistic_data, logistic_params, logistic_plan
 from onnx import TensorProto
 
 from pygrid.plans import Port, Runner
 from pygrid.plans.costs import analyse
 from pygrid.plans.independence import judge
+from support.plans.handmade import GraphBuilder, f32, logistic_data, logistic_params, logistic_plan
 
 Build = Callable[[GraphBuilder], object]
 OUT = "metrics/loss"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from handmade import logistic_plan
-from test_plan_averaging import PLANS
 from typer.testing import CliRunner
 
 from pygrid.cli.plan import app
@@ -14,6 +12,8 @@ from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.plans import TestVector, check, selftest_loss
 from pygrid.plans.inspect import describe
 from pygrid.plans.text import human_bytes, human_count, printable
+from support.plans.averaging import PLANS
+from support.plans.handmade import logistic_plan
 
 PLAN = logistic_plan()
 

@@ -9,9 +9,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from handmade import logistic_plan
 
-HERE = Path(__file__).parent
+from support.plans.handmade import logistic_plan
+
+HERE = Path(__file__).parents[2]
 
 
 def run_python(code: str, home: Path) -> str:
@@ -34,7 +35,7 @@ def test_the_runtime_starts_no_thread_and_opens_no_file_or_socket(tmp_path):
         """
         import time, psutil, sys
         sys.path.insert(0, ".")
-        from handmade import logistic_data, logistic_params, logistic_plan
+        from support.plans.handmade import logistic_data, logistic_params, logistic_plan
         process = psutil.Process()
         threads, files = process.num_threads(), {f.path for f in process.open_files()}
         from pygrid.plans import Runner

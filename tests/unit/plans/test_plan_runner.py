@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import GraphBuilder, f32, logistic_data, logistic_params, logistic_plan
 from onnx import TensorProto
-from test_plan_gate import make_plan
 
 from pygrid.errors import InvalidInput, InvalidPlan, NonFinite, ShapeMismatch, Unavailable
 from pygrid.plans import Hyper, NoisePort, Plan, Runner
+from support.plans.handmade import GraphBuilder, f32, logistic_data, logistic_params, logistic_plan
+from support.plans.variants import make_plan
 
 PLAN = logistic_plan()
 PARAMS = logistic_params()

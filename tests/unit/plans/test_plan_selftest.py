@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from handmade import GraphBuilder, f32, logistic_plan
-from test_plan_gate import make_plan
 
 from pygrid.errors import InvalidPlan, Unavailable
 from pygrid.plans import DataPort, Plan, Port, TestVector, run_selftest, selftest_inputs, selftest_loss
+from support.plans.handmade import GraphBuilder, f32, logistic_plan
+from support.plans.variants import make_plan
 
 BASE = logistic_plan()
 
@@ -83,7 +83,7 @@ def test_buffers_flags_and_free_integers_follow_the_formula_too():
 
 
 def test_averaging_plans_have_no_test():
-    from test_plan_averaging import PLANS
+    from support.plans.averaging import PLANS
 
     with pytest.raises(InvalidPlan, match="no self-test"):
         selftest_loss(PLANS["iterative"], 3)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from model_support import centred, graph_model, linear, lookup
 from onnx import helper
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.child import ChildLimits
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingLimits, check_model_file, check_model_in_child, port_bytes
+from support.plans.models import centred, graph_model, linear, lookup
 
 N4 = {"x": ("float32", ["N", 4])}
 SHAPE = helper.make_node("Shape", ["x"], ["shape"])

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from model_support import WEIGHT, graph_model, linear
 from onnx import helper
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.serving import check_model_file
 from pygrid.plans.sessions import Session
 from pygrid.plans.tidying import tidy_model
+from support.plans.models import WEIGHT, graph_model, linear
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3, 2, 4)).astype(np.float32)

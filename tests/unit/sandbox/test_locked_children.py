@@ -22,8 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_plan_averaging import PLANS, diffs
-from test_plan_gate import PLAN, with_node
 
 from pygrid.core.datasets import DatasetLimits, Schema
 from pygrid.errors import InvalidPlan, PygridError
@@ -32,6 +30,8 @@ from pygrid.plans import child
 from pygrid.plans.gate import GateLimits, check_in_child
 from pygrid.plans.serving import ServingLimits
 from pygrid.tensors import encode
+from support.plans.averaging import PLANS, diffs
+from support.plans.variants import PLAN, with_node
 
 USERS = [pytest.param(False, id="this user")]
 if os.getuid() == 0:

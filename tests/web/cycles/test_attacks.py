@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from training_support import Device, Site, model
 
 from pygrid.storage import cycles as rows
 from pygrid.tensors import Params
+from support.training import Device, Site, model
 
 LARGEST = float(np.finfo(np.float32).max)
 

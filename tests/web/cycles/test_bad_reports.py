@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from training_support import Device, Site, assert_values, bearer, model, scope, wide_plan
-from web_support import assert_problem
 
 from pygrid.core.cycles import CycleState
 from pygrid.features.cycles import receiving
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
+from support.training import Device, Site, assert_values, bearer, model, scope, wide_plan
+from support.web import assert_problem
 
 WIDE = 100_000
 """Features of a model of 1.2 MB, whose reports go through a file of their own."""

@@ -10,10 +10,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from training_support import PLAN, Site, assert_values, bearer, model
-from web_support import assert_problem
 
 from pygrid.tensors import decode, encode
+from support.training import PLAN, Site, assert_values, bearer, model
+from support.web import assert_problem
 
 
 async def test_two_reports_become_a_checkpoint(site: Site) -> None:

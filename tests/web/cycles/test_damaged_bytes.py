@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from test_restart import Restartable, domain_again  # noqa: F401 - a fixture
-from training_support import Site, assert_values, bearer, model
-from web_support import assert_problem, flip
 
 from pygrid.storage import audit
 from pygrid.tensors import encode
+from support.training import Site, assert_values, bearer, model
+from support.web import assert_problem, flip
 
 
 async def model_hash(site: Site, process: dict[str, Any], number: int) -> str:

@@ -19,12 +19,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from training_support import Site, config, form, model
-from web_support import assert_problem
 
 from pygrid.errors import Unauthenticated
 from pygrid.features.cycles.devices import Endpoints
 from pygrid.tensors import encode
+from support.training import Site, config, form, model
+from support.web import assert_problem
 
 SECRET = "a secret of at least thirty-two bytes"
 _KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]

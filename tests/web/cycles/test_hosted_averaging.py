@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import GraphBuilder, f32
-from test_plan_gate import make_plan
-from training_support import Site, assert_values, config, form, model
-from web_support import assert_problem
 
 from pygrid.tensors import encode
+from support.plans.handmade import GraphBuilder, f32
+from support.plans.variants import make_plan
+from support.training import Site, assert_values, config, form, model
+from support.web import assert_problem
 
 SHAPES: dict[str, tuple[int, ...]] = {"weight": (3, 4), "bias": (3,)}
 _KIND: dict[str, Any] = {"kind": "averaging", "data": {}, "metrics": {}}

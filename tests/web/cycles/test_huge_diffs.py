@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_support import Site
+
+from support.training import Site
 
 OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "sgd"},

@@ -11,10 +11,10 @@ from typing import Any
 
 import jwt
 import pytest
-from training_support import Device, Site, assert_values, config, form, model
-from web_support import People, assert_problem
 
 from pygrid.tensors import encode
+from support.training import Device, Site, assert_values, config, form, model
+from support.web import People, assert_problem
 
 SECRET = "s" * 32
 

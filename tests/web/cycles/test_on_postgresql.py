@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from training_support import Site, assert_values, config, form, gate_in_process, model, running_site
-from web_support import People
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.tensors import encode
+from support.training import Site, assert_values, config, form, gate_in_process, model, running_site
+from support.web import People
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ import httpx
 import jwt
 import pytest
 import sqlalchemy as sa
-from training_support import Device, Site, gate_in_process, running_site
-from web_support import assert_problem
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage.tables import assignments, clients, reports
+from support.training import Device, Site, gate_in_process, running_site
+from support.web import assert_problem
 
 SECRET = "a secret of more than 32 characters!"
 SIGNED: dict[str, Any] = {"authentication": {"secret": SECRET}}

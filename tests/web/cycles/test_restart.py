@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from training_support import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
-from web_support import assert_problem
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
@@ -27,6 +25,8 @@ from pygrid.storage.database import Database
 from pygrid.storage.failures import outcome_unknown
 from pygrid.storage.transitions import close_cycle
 from pygrid.tensors import encode
+from support.training import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
+from support.web import assert_problem
 
 WIDE = 100_000
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_support import Device, Site, assert_values, bearer, model
-from web_support import assert_problem
 
 from pygrid.tensors import encode
+from support.training import Device, Site, assert_values, bearer, model
+from support.web import assert_problem
 
 # -- who is admitted ---------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from training_support import Site
-from web_support import PASSWORD, People, assert_problem
 
 from pygrid.web import sse
+from support.training import Site
+from support.web import PASSWORD, People, assert_problem
 
 
 class Stream:

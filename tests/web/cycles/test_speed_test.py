@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from training_support import Site
-from web_support import assert_problem
-
 from pygrid.features.cycles.routes import SPEED_TEST_BYTES
+from support.training import Site
+from support.web import assert_problem
 
 PATH = "/model-centric/speed-test"
 WHO = {"worker_id": "w", "random": "1"}

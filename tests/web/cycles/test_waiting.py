@@ -10,7 +10,7 @@ import asyncio
 import json
 from typing import Any
 
-from training_support import Device, Site, scope
+from support.training import Device, Site, scope
 
 
 class Waiting:

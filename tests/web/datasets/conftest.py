@@ -2,11 +2,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from dataset_support import Owner
-from web_support import People
 
 from pygrid.features.datasets import conversion
 from pygrid.settings import DomainSettings
+from support.datasets import Owner
+from support.web import People
 
 
 @pytest.fixture(autouse=True)

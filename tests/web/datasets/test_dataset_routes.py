@@ -21,9 +21,7 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-from dataset_support import CSV, PATH, Owner, npz, parts
 from litestar import Litestar
-from web_support import People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.core.access import OWNER, Principal
@@ -37,6 +35,8 @@ from pygrid.settings import DomainSettings
 from pygrid.storage.columns import map_columns
 from pygrid.tensors import decode
 from pygrid.web.requests import ClientGone
+from support.datasets import CSV, PATH, Owner, npz, parts
+from support.web import People, assert_problem, running
 
 DECLARED = {"columns": [{"name": "age", "dtype": "float32", "unit": "years", "min": 0, "max": 120}], "tags": ["Health"]}
 

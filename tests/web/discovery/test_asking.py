@@ -12,12 +12,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from fleet_support import Domain, answering, dataset, linked
 
 from pygrid.features.discovery.asking import MAX_OPEN, Asking
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import CatalogAnswer, Missing, SearchAnswer, SearchQuery
 from pygrid.metrics import Metrics
+from support.fleet import Domain, answering, dataset, linked
 
 URL = "http://network:7000/"
 

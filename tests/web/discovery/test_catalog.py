@@ -14,11 +14,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from discovery_support import CSV, Holder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
-from web_support import running
 
 from pygrid.core.discovery import MAX_ANSWER_BYTES, check_foreign
 from pygrid.domain import build_domain
@@ -26,6 +24,8 @@ from pygrid.errors import InvalidInput
 from pygrid.features.catalog.service import CatalogService
 from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, SearchQuery
 from pygrid.settings import load_settings
+from support.discovery import CSV, Holder
+from support.web import running
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from model_support import WEIGHT, linear
-from search_support import Site, log_in, running_network
-from web_support import PASSWORD
 
 from pygrid.client import NetworkClient, connect_network
 from pygrid.errors import Forbidden, IdentityChanged, InvalidInput, NotFound, Unauthenticated, Unavailable
@@ -25,6 +22,9 @@ from pygrid.messages.associations import canonical
 from pygrid.messages.identity import to_base64url
 from pygrid.transport import Request, Response, open_transport
 from pygrid.transport.identity import Identity
+from support.plans.models import WEIGHT, linear
+from support.search import Site, log_in, running_network
+from support.web import PASSWORD
 
 T = TypeVar("T")
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)

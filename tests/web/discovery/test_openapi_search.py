@@ -13,7 +13,6 @@ from typing import Any
 import hypothesis
 import pytest
 import schemathesis
-from fleet_support import dataset
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
@@ -22,6 +21,7 @@ from pygrid.features.discovery import routes
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from support.fleet import dataset
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_support import Domain, Site, log_in, running_network
 
 import pygrid.client
 from pygrid.clock import SystemClock
@@ -24,6 +23,7 @@ from pygrid.transport.address import parse_address
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport
 from pygrid.transport.tickets import make_ticket
+from support.search import Domain, Site, log_in, running_network
 
 
 @pytest.fixture(autouse=True)

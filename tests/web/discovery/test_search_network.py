@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from discovery_support import Holder
-from search_support import Site, running_network
-from web_support import assert_problem
+
+from support.discovery import Holder
+from support.search import Site, running_network
+from support.web import assert_problem
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from jobs_support import Site, running_site
-from training_support import gate_in_process
 
 from pygrid.features.datasets import conversion
 from pygrid.settings import DomainSettings
+from support.jobs import Site, running_site
+from support.training import gate_in_process
 
 
 @pytest.fixture(autouse=True)

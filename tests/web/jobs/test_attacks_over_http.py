@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from attack_plans import MARK, MODEL, fallback_plan, position_plan
-from jobs_support import Person, Site
 
 from pygrid.plans import Plan
 from pygrid.tensors import decode, encode
+from support.jobs import Person, Site
+from support.plans.attacks import MARK, MODEL, fallback_plan, position_plan
 
 NUM_RECORDS = 128
 TERMS = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}

@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation_support import LONG, QUICK, running_hub, running_town
-from federation_support import PRIVATE as PRIVATE_CYCLES
-from jobs_support import DATASETS, MODEL, Site, npz, records, running_site
-from model_support import linear
 from test_federated_faults import again as domain_again
 from test_federated_faults import until_doing
 from test_federated_jobs import parts_of
 from test_job_faults import charge_states, columns_of
 from test_job_restart import again, never
 from test_remote_leases import machine, someone_asks
-from training_support import gate_in_process
-from web_support import flip
 
 from pygrid.edge import EdgeClient
 from pygrid.errors import Unavailable
@@ -36,6 +30,12 @@ from pygrid.features.jobs.trials import MockTrials
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.storage.columns import column_file, map_columns
 from pygrid.storage.job_files import REPORT
+from support.federation import LONG, QUICK, running_hub, running_town
+from support.federation import PRIVATE as PRIVATE_CYCLES
+from support.jobs import DATASETS, MODEL, Site, npz, records, running_site
+from support.plans.models import linear
+from support.training import gate_in_process
+from support.web import flip
 
 PRIVATE: dict[str, Any] = {"epochs": 1, "batch_size": 30, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 PREDICT: dict[str, Any] = {"binding": {"x": "features"}, "plan": None, "model": linear()}

@@ -16,22 +16,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation_support import LONG, PRIVATE, Town, running_town
-from handmade import logistic_params
-from jobs_support import MODEL
 from test_federated_jobs import charges_of, parts_of
 from test_remote_leases import GOOD, Machine, ended, machine, someone_asks
-from web_support import assert_problem
 
 from pygrid.features.federation import participating
 from pygrid.tensors import encode
+from support.federation import LONG, PRIVATE, Town, running_town
+from support.jobs import MODEL
+from support.plans.handmade import logistic_params
+from support.web import assert_problem
 
 ALONE = {"min_workers": 1, "min_diffs": 1, "max_diffs": 1}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training_support import gate_in_process
+    from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)

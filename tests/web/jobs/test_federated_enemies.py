@@ -20,9 +20,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation_support import LONG, PRIVATE, serving
-from handmade import logistic_params
-from jobs_support import MODEL, POLICY, Site, running_site
 from test_federated_jobs import charges_of, parts_of
 
 from pygrid.errors import InvalidInput
@@ -32,6 +29,9 @@ from pygrid.tensors import decode, encode
 from pygrid.transport import HttpTransport, Request
 from pygrid.transport.dialing import Dialer
 from pygrid.transport.strangers import find_fault
+from support.federation import LONG, PRIVATE, serving
+from support.jobs import MODEL, POLICY, Site, running_site
+from support.plans.handmade import logistic_params
 
 Answer = tuple[int, bytes]
 

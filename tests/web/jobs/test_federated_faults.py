@@ -15,20 +15,20 @@ from typing import Any
 
 import psutil
 import pytest
-from federation_support import LONG, PRIVATE, running_hub, running_town, settings_of
-from jobs_support import Person, Site
 from test_federated_jobs import charges_of, parts_of
-from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.edge import EdgeClient
 from pygrid.features.federation import participating
 from pygrid.features.jobs.running import JobTrainer
+from support.federation import LONG, PRIVATE, running_hub, running_town, settings_of
+from support.jobs import Person, Site
+from support.web import People, running
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training_support import gate_in_process
+    from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)

@@ -19,20 +19,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from dp_accounting import rdp
-from federation_support import LONG, PRIVATE, QUICK, Town, running_hub, running_town, settings_of
-from jobs_support import Site
-from web_support import assert_problem
 
 from pygrid.privacy.events import PoissonSampledGaussian, decode_events
 from pygrid.storage import audit
 from pygrid.storage.database import Database
 from pygrid.storage.tables_budgets import charges, curves
 from pygrid.storage.tables_jobs import federated_cycles
+from support.federation import LONG, PRIVATE, QUICK, Town, running_hub, running_town, settings_of
+from support.jobs import Site
+from support.web import assert_problem
 
 
 @pytest.fixture(autouse=True)
 def _gate_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training_support import gate_in_process
+    from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
 

@@ -11,12 +11,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from federation_support import PRIVATE
-from jobs_support import POLICY, running_site
 from test_federated_jobs import charges_of
-from web_support import assert_problem
 
 from pygrid.settings import load_settings
+from support.federation import PRIVATE
+from support.jobs import POLICY, running_site
+from support.web import assert_problem
 
 NOBODY = {"coordinator": "http://127.0.0.1:9", "version": "1", "cycles": 2}
 

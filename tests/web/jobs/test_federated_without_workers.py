@@ -10,16 +10,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from federation_support import PRIVATE, running_town
 from test_federated_jobs import charges_of, parts_of
 
 from pygrid.errors import Unavailable
 from pygrid.features.federation import participating
 from pygrid.features.workers.driver import SubprocessDriver
+from support.federation import PRIVATE, running_town
 
 
 async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training_support import gate_in_process
+    from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)

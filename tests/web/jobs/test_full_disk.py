@@ -13,14 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from jobs_support import BINDING, DATASETS, JOBS, MODEL, PLAN, Site, npz, records, running_site
-from model_support import form as serving_form
-from model_support import linear
-from training_support import config, form, gate_in_process, model
-from web_support import assert_problem
 
 from pygrid.settings import load_settings
 from pygrid.tensors import encode
+from support.jobs import BINDING, DATASETS, JOBS, MODEL, PLAN, Site, npz, records, running_site
+from support.plans.models import form as serving_form
+from support.plans.models import linear
+from support.training import config, form, gate_in_process, model
+from support.web import assert_problem
 
 SIZE_BYTES = 24 * 1024**2
 STEP_BYTES = 16 * 1024

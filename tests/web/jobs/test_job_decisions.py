@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade import logistic_params, logistic_plan
-from jobs_support import BINDING, DATASETS, JOBS, PRIVATE, Person, Site, records
-from web_support import assert_problem
 
 from pygrid.features.jobs import quotas
 from pygrid.features.jobs.tasks import JobRunner
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
+from support.jobs import BINDING, DATASETS, JOBS, PRIVATE, Person, Site, records
+from support.plans.handmade import logistic_params, logistic_plan
+from support.web import assert_problem
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 

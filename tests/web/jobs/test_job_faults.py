@@ -16,8 +16,6 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
-from jobs_support import Site
-from web_support import assert_problem, flip
 
 from pygrid.features.jobs import results
 from pygrid.settings import DomainSettings
@@ -25,6 +23,8 @@ from pygrid.storage import audit
 from pygrid.storage.columns import CHECKSUMS_FILE
 from pygrid.storage.tables_budgets import charges
 from pygrid.storage.tables_datasets import dataset_versions
+from support.jobs import Site
+from support.web import assert_problem, flip
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}

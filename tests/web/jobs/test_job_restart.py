@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from jobs_support import Person, Site, running_site
-from web_support import People, assert_problem, running
 
 from pygrid.core.jobs import Job
 from pygrid.domain import build_domain
@@ -29,6 +27,8 @@ from pygrid.storage.audit import HEAD_FILE, read_head
 from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.tables_budgets import charges
+from support.jobs import Person, Site, running_site
+from support.web import People, assert_problem, running
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}

@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from jobs_support import DATASETS, Person, Site
-from web_support import assert_problem
 
 from pygrid.clock import SystemClock
 from pygrid.storage import audit
+from support.jobs import DATASETS, Person, Site
+from support.web import assert_problem
 
 
 class Later(SystemClock):

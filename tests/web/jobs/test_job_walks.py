@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from handmade import logistic_params, logistic_plan
-from jobs_support import JOBS, NUM_RECORDS, POLICY, PRIVATE, Site, npz, records
 from onnx import helper
-from web_support import assert_problem
 
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.database import Database
 from pygrid.tensors import decode
+from support.jobs import JOBS, NUM_RECORDS, POLICY, PRIVATE, Site, npz, records
+from support.plans.handmade import logistic_params, logistic_plan
+from support.web import assert_problem
 
 
 async def test_an_exact_training_is_approved_held_and_signed_off(site: Site) -> None:

@@ -10,12 +10,11 @@ import asyncio
 import dataclasses
 from typing import Any
 
-from jobs_support import running_site
-from web_support import assert_problem
-
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.database import Database
+from support.jobs import running_site
+from support.web import assert_problem
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 

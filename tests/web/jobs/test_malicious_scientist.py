@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from handmade import logistic_params, logistic_plan
-from jobs_support import NUM_RECORDS, Person, Site, records, running_site
 from onnx import TensorProto, helper
-from web_support import assert_problem
 
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode
+from support.jobs import NUM_RECORDS, Person, Site, records, running_site
+from support.plans.handmade import logistic_params, logistic_plan
+from support.web import assert_problem
 
 TERMS = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}
 HUGE = 1e6

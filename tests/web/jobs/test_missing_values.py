@@ -13,15 +13,15 @@ import numpy as np
 import onnx
 import pytest
 import sqlalchemy as sa
-from handmade import logistic_params, logistic_plan
-from jobs_support import JOBS, NUM_RECORDS, PRIVATE, Site, records
 from onnx import helper
-from web_support import assert_problem
 
 from pygrid.messages.datasets import Schema
 from pygrid.plans import DataPort
 from pygrid.plans.runner import Runner
 from pygrid.storage import datasets as dataset_rows
+from support.jobs import JOBS, NUM_RECORDS, PRIVATE, Site, records
+from support.plans.handmade import logistic_params, logistic_plan
+from support.web import assert_problem
 
 OPTIONAL = {"x": DataPort("float32", (4,), optional=True), "y": DataPort("int64", (), num_classes=3)}
 

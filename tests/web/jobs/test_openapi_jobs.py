@@ -14,7 +14,6 @@ from typing import Any
 import hypothesis
 import pytest
 import schemathesis
-from jobs_support import DATASETS, JOBS, POLICY, npz, records
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
@@ -22,6 +21,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from pygrid.domain import build_domain
 from pygrid.features.jobs.tasks import JobRunner
 from pygrid.settings import DomainSettings
+from support.jobs import DATASETS, JOBS, POLICY, npz, records
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ENDLESS = {"/data-centric/jobs/{job_id}/events"}

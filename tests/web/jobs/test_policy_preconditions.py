@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from jobs_support import DATASETS, POLICY, Site
-from web_support import assert_problem
 
 from pygrid.errors import PreconditionFailed
 from pygrid.web.preconditions import Precondition, etag_of
+from support.jobs import DATASETS, POLICY, Site
+from support.web import assert_problem
 
 
 async def test_a_change_names_the_version_that_was_read(site: Site) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from jobs_support import DATASETS, JOBS, MODEL, NUM_RECORDS, PRIVATE, Person, Site, npz, records
-from model_support import WEIGHT, centred, graph_model, linear
 from onnx import TensorProto, helper
-from web_support import assert_problem
 
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.tensors import decode
+from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PRIVATE, Person, Site, npz, records
+from support.plans.models import WEIGHT, centred, graph_model, linear
+from support.web import assert_problem
 
 BINDING = {"x": "features"}
 

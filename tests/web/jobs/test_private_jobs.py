@@ -11,9 +11,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from handmade import logistic_plan
-from jobs_support import DATASETS, POLICY, Site, npz, records
-from web_support import assert_problem
 
 from pygrid.core.jobs import Job
 from pygrid.features.jobs.trials import MockTrials
@@ -21,6 +18,9 @@ from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.database import Database
 from pygrid.tensors import decode
+from support.jobs import DATASETS, POLICY, Site, npz, records
+from support.plans.handmade import logistic_plan
+from support.web import assert_problem
 
 
 async def test_a_private_training_within_the_policy_needs_no_person(site: Site) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from handmade import logistic_params
-from jobs_support import DATASETS, JOBS, MODEL, NUM_RECORDS, PLAN, Site, records, running_site
-from web_support import assert_problem
 
 from pygrid.core.execution import OUTCOME, RESULT, Facts, Failure, Outcome, frame
 from pygrid.features.workers.remote import RemoteDriver
 from pygrid.settings import load_settings
 from pygrid.tensors import encode
+from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PLAN, Site, records, running_site
+from support.plans.handmade import logistic_params
+from support.web import assert_problem
 
 WORKERS = "/data-centric/workers"
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}

@@ -10,8 +10,9 @@ import json
 from typing import Any
 
 import httpx
-from jobs_support import BINDING, DATASETS, JOBS, MODEL, PLAN, Person, Site, npz, records
-from web_support import assert_problem
+
+from support.jobs import BINDING, DATASETS, JOBS, MODEL, PLAN, Person, Site, npz, records
+from support.web import assert_problem
 
 COUNT: dict[str, Any] = {"kind": "statistics", "statistics": [{"kind": "count"}]}
 

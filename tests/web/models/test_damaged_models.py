@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_support import PATH, SERVE, WEIGHT, form, linear
 from test_models import Someone, X, owner  # noqa: F401 - a fixture
-from web_support import assert_problem, flip
 
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
+from support.plans.models import PATH, SERVE, WEIGHT, form, linear
+from support.web import assert_problem, flip
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from model_support import PATH, SERVE, WEIGHT, centred, form, graph_model, linear, lookup, slow
 from onnx import helper
-from web_support import People, assert_problem, running
 
 from pygrid.domain import build_domain
 from pygrid.features.workers import inference
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
+from support.plans.models import PATH, SERVE, WEIGHT, centred, form, graph_model, linear, lookup, slow
+from support.web import People, assert_problem, running
 
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 

@@ -18,15 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar
-from model_support import WEIGHT, linear, lookup
-from test_server import serving
-from web_support import PASSWORD, People
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from pygrid.errors import Unauthenticated
 from pygrid.tensors import encode
 from pygrid.web.published import Caller, Published, answer, domain_messages
+from support.plans.models import WEIGHT, linear, lookup
+from support.web import PASSWORD, People, serving
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4) / 10
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_support import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
-from web_support import People, assert_problem
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.associations import connector
 from pygrid.settings import load_settings
+from support.network import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
+from support.web import People, assert_problem
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,6 @@ from typing import Any
 import msgspec
 import pytest
 from litestar import Litestar, WebSocket, websocket
-from network_support import Impostor, Net, running_network, served, until
-from web_support import People, running
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -27,6 +25,8 @@ from pygrid.features.associations import connector, handshake
 from pygrid.messages.identity import to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import Identity
+from support.network import Impostor, Net, running_network, served, until
+from support.web import People, running
 
 
 @pytest.fixture

@@ -21,8 +21,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from model_support import WEIGHT
-from network_support import Net, running_domain, running_network, until, until_listed
 from test_data_folder_0_1 import (
     FACTS,
     VECTORS,
@@ -32,12 +30,14 @@ from test_data_folder_0_1 import (
     fill_as_recorded,
     until_state,
 )
-from training_support import bearer
-from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import decode, encode
+from support.network import Net, running_domain, running_network, until, until_listed
+from support.plans.models import WEIGHT
+from support.training import bearer
+from support.web import People, running
 
 RECORDED = VECTORS / "folders-0.1.zip"
 KNOWN: dict[str, Any] = FACTS[RECORDED.name]["facts"]

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from network_support import Impostor, Net, running_network, until_listed
 
 from pygrid.web import links
+from support.network import Impostor, Net, running_network, until_listed
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from model_support import linear
-from network_support import running_domain, running_network, served, until_listed
-from training_support import Site, bearer, owned_folder, site  # noqa: F401 - fixtures
-from web_support import PASSWORD, People
 from websockets.asyncio.client import connect
 
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
+from support.network import running_domain, running_network, served, until_listed
+from support.plans.models import linear
 from support.snapshots import read_json
 from support.snapshots.sources import literals
+from support.training import Site, bearer, owned_folder, site  # noqa: F401 - fixtures
+from support.web import PASSWORD, People
 
 RECORDED = read_json("legacy_texts.json")
 

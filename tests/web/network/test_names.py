@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_support import Impostor, Net, running_domain, running_network, until
 from test_control import exchange
-from web_support import PASSWORD, People, assert_problem
 from websockets.asyncio.client import ClientConnection
 
 from pygrid.client import NetworkClient, connect_network
 from pygrid.clock import ManualClock
 from pygrid.errors import Conflict
 from pygrid.features.associations import connector, network_side
+from support.network import Impostor, Net, running_domain, running_network, until
+from support.web import PASSWORD, People, assert_problem
 
 DAY_S = 86400.0
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from web_support import People, assert_problem, running
 
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
 from pygrid.storage.ownership import FolderLock
 from pygrid.storage.preparing import prepare_store
+from support.web import People, assert_problem, running
 
 FLAGS = {"can_edit_settings", "can_create_users", "can_edit_roles", "can_manage_nodes"}
 

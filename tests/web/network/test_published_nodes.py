@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_support import Impostor, Net, running_domain, running_network, until_listed
-from web_support import People, assert_problem
+
+from support.network import Impostor, Net, running_domain, running_network, until_listed
+from support.web import People, assert_problem
 
 NODE = {"node-id": "bob", "node-address": "http://127.0.0.1:5000"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from network_support import running_network
-from web_support import assert_problem
+from support.network import running_network
+from support.web import assert_problem
 
 
 async def test_each_call_is_done_once(tmp_path: Path) -> None:

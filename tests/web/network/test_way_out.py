@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from forward_proxy import VARIABLES, running_proxy, running_redirect
-from network_support import Net, running_domain, running_network, until, until_listed
 
 from pygrid.features.associations import connector
+from support.forward_proxy import VARIABLES, running_proxy, running_redirect
+from support.network import Net, running_domain, running_network, until, until_listed
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from test_drafts import DRAFTS, host, kept, made
-from training_support import Site, assert_values
-from web_support import assert_problem, flip
 
 from pygrid.tensors import decode
+from support.training import Site, assert_values
+from support.web import assert_problem, flip
 
 
 def blob(site: Site, draft: dict[str, Any], part: str) -> Path:

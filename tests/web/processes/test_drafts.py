@@ -13,14 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
-from training_support import PLAN, Site, assert_values, config, form, model
-from web_support import People, assert_problem, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.processes import drafts
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
+from support.training import PLAN, Site, assert_values, config, form, model
+from support.web import People, assert_problem, running
 
 DRAFTS = "/model-centric/drafts"
 DAY_S = 24 * 3600.0

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from handmade import logistic_plan
 from litestar import Litestar
-from training_support import PLAN, Form, Site, assert_values, config, form, model, wide_plan
-from web_support import People, assert_problem
 
 from pygrid.domain import build_domain
 from pygrid.features.processes import uploads
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import decode, encode
+from support.plans.handmade import logistic_plan
+from support.training import PLAN, Form, Site, assert_values, config, form, model, wide_plan
+from support.web import People, assert_problem
 
 
 async def _assert_nothing_stored(site: Site) -> None:
@@ -128,7 +128,7 @@ async def test_looking_needs_an_account_and_finishing_more(site: Site) -> None:
 
 async def test_in_the_open_mode_of_2020_nobody_needs_an_account_to_host(site: Site, settings: DomainSettings) -> None:
     """Only hosting and downloading; all else still asks who it is."""
-    from web_support import running
+    from support.web import running
 
     opened = load_settings({}, data_dir=settings.data_dir.with_name("open"), id="test", legacy_open=True)
     async with running(build_domain(opened)) as web:

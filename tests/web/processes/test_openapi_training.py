@@ -18,12 +18,12 @@ import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
-from training_support import config, form, gate_in_process, model
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
+from support.training import config, form, gate_in_process, model
 
 TAGS = {"devices", "processes", "drafts"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from training_support import PLAN, Site, assert_values, model, scope
-from web_support import assert_problem
 
 from pygrid.tensors import decode, encode
+from support.training import PLAN, Site, assert_values, model, scope
+from support.web import assert_problem
 
 
 async def _get(site: Site, path: str, **params: Any) -> Any:

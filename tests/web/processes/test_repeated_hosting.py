@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from training_support import Site, config, form, model
-from web_support import assert_problem
 
 from pygrid.tensors import encode
+from support.training import Site, config, form, model
+from support.web import assert_problem
 
 HOST, DRAFTS = "/model-centric/host-training", "/model-centric/drafts"
 

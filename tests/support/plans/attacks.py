@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from handmade import FORMAT, GraphBuilder, f32, graph_entry
 from onnx import TensorProto
 
 from pygrid.plans import DataPort, Hyper, Manifest, Plan, Port, build_archive
 from pygrid.plans.sessions import Session
+from support.plans.handmade import FORMAT, GraphBuilder, f32, graph_entry
 
 MARK = 999
 MODEL = {"w": np.zeros(1, np.float32)}

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from handmade import logistic_params, logistic_plan
-
 from pygrid.client import DomainClient, Process, connect
 from pygrid.domain import build_domain
 from pygrid.errors import PygridError
 from pygrid.settings import load_settings
 from pygrid.transport import AsgiTransport, Request, Response
 from pygrid.transport.base import connection_lost
+from support.plans.handmade import logistic_params, logistic_plan
 
 EMAIL, PASSWORD = "owner@example.org", "correct horse battery staple"
 

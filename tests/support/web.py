@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 import httpx
 from litestar import Litestar
+
+from pygrid.cli.connections import ConnectionLimits
+from pygrid.cli.server import AppServer
 
 PASSWORD = "correct horse battery"
 
@@ -89,3 +93,17 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert problem["title"]
     assert problem["detail"]
     return problem
+
+
+@asynccontextmanager
+async def serving(domain: Litestar, **limits: Any) -> AsyncIterator[tuple[AppServer, int]]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    ready = asyncio.Event()
+    serving = AppServer(domain, 1, ready.set, ConnectionLimits(**{"idle_s": 5, **limits}))
+    task = asyncio.create_task(serving.serve(sockets=[listening]))
+    await ready.wait()
+    try:
+        yield serving, listening.getsockname()[1]
+    finally:
+        serving.should_exit = True
+        await asyncio.wait_for(task, 60)

@@ -15,7 +15,6 @@ import httpx
 import msgspec
 import uvicorn
 from litestar import Litestar
-from web_support import People, running
 from websockets.asyncio.client import ClientConnection, connect
 
 from pygrid.domain import build_domain
@@ -24,6 +23,7 @@ from pygrid.messages.identity import from_base64url, to_base64url
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.transport.identity import Identity, IdentityKey
+from support.web import People, running
 
 WAIT_S = 20.0
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from discovery_support import Holder
 from litestar import Litestar
-from web_support import PASSWORD, People
 
 from pygrid.cli.server import AppServer
 from pygrid.domain import build_domain
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
+from support.discovery import Holder
+from support.web import PASSWORD, People
 
 SETUP_CODE = "ssss-ssss-ssss-ssss"
 INVITATION = "an invitation for tests, 32 chars and more"

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-from handmade import logistic_plan
-from model_support import SERVE, form, linear
-from web_support import People
 
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_plan
+from support.plans.models import SERVE, form, linear
+from support.web import People
 
 MODEL = {"weight": np.ones((3, 4), np.float32), "bias": np.ones(3, np.float32)}
 CSV = b"name,age\nann,30\nbob,41\ncleo,52\n"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from test_plan_operators import CASES, Case
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.costs import analyse
 from pygrid.plans.sessions import Session
+from support.plans.operators import CASES, Case
 
 VALUES: dict[str, list[Any]] = {
     "float32": [np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0, 1e-45],

@@ -15,15 +15,15 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from handmade import logistic_plan
 from litestar import Litestar
-from web_support import People, running
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.plans.gate import GateReport, check
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import Params, decode, encode
+from support.plans.handmade import logistic_plan
+from support.web import People, running
 
 Form = list[tuple[str, tuple[str, bytes, str]]]
 

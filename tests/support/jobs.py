@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
-from handmade import logistic_params, logistic_plan
 from litestar import Litestar
-from web_support import People, running
 
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
+from support.plans.handmade import logistic_params, logistic_plan
+from support.web import People, running
 
 JOBS = "/data-centric/jobs"
 DATASETS = "/data-centric/datasets"

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import jwt
 import uvicorn
-from jobs_support import MODEL, PLAN, POLICY, Person, Site, records, running_site
 from litestar import Litestar
-from training_support import form
-from web_support import People
 
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.tensors import Params, decode
+from support.jobs import MODEL, PLAN, POLICY, Person, Site, records, running_site
+from support.training import form
+from support.web import People
 
 PROCESS = {"process": "shared", "version": "1"}
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 30, "hyper": {"lr": 0.1}}
