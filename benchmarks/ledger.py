@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from pygrid.privacy.events import Gaussian
 from pygrid.privacy.ledger import Accepted, Use, cost_of, open_cap
 from pygrid.storage import budgets
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
-from pygrid.storage.tables_budgets import charges, grants
-from pygrid.storage.tables_datasets import datasets
+from pygrid.storage.budgets import charges, grants
+from pygrid.storage.datasets import datasets
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 BUDGET_MS = 20.0
 TURNS = 20

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from pygrid.aggregation.optimizers import ServerOptimizer
-from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms
+from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.features.execution.child import open_inputs
 from pygrid.features.execution.contributions import PlanRows, PlanSums
 from pygrid.features.execution.watch import Watch

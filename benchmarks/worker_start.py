@@ -25,7 +25,7 @@ import numpy as np
 
 from private_training import job, prepare
 from pygrid import sandbox
-from pygrid.core.execution import JobSpec
+from pygrid.core.job_spec import JobSpec
 from pygrid.features.workers.driver import SubprocessDriver
 
 BUDGET_MS = 300.0

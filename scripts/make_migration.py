@@ -9,8 +9,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import FOLDER, migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import FOLDER, migrate
 
 VERSIONS = FOLDER / "versions"
 

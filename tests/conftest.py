@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 
 # Before numpy is first imported: many tests start threads and processes of their own.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

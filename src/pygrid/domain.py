@@ -45,19 +45,20 @@ from pygrid.features.workers.places import Places
 from pygrid.features.workers.remote import RemoteDriver
 from pygrid.features.workers.routes import router as workers_router
 from pygrid.features.workers.service import WorkersService
+from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
 from pygrid.storage.accounts import seed_roles
-from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.migrations import migrate
 from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.setup_code import find_setup_code
-from pygrid.storage.starts import record_start
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
+from pygrid.storage.start import record_start
 from pygrid.storage.store import Store
 from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
@@ -66,7 +67,6 @@ from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
-from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.published import Published, converse, domain_messages
 from pygrid.web.sites import Site
 

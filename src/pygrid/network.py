@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 
+from pygrid.attempts import AttemptSketch
 from pygrid.clock import Clock, SystemClock
 from pygrid.core.access import NETWORK_ACCESS
 from pygrid.features.accounts.routes import account_routes
@@ -28,21 +29,20 @@ from pygrid.features.discovery.service import DiscoveryService
 from pygrid.features.relay.network_side import Relay, relay_routes
 from pygrid.features.relay.pipes import Pipes, RelayLimits
 from pygrid.ids import hash_secret
+from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, with_secret
 from pygrid.storage.accounts import seed_roles
-from pygrid.storage.database import Database
 from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.installation import check_folder, match_database
-from pygrid.storage.migrations import migrate
 from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.setup_code import find_setup_code
-from pygrid.storage.starts import record_start
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
+from pygrid.storage.start import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.app import build_app
-from pygrid.web.attempts import AttemptSketch
 from pygrid.web.identity import identity_routes
-from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.links import Links
 from pygrid.web.sites import Site
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pygrid.core.execution import (
+from pygrid.core.job_spec import (
     OUTCOME,
     RESULT,
     Facts,

@@ -12,8 +12,8 @@ from alembic.config import Config
 from pygrid.privacy.events import Gaussian, PoissonSampledGaussian
 from pygrid.privacy.ledger import cost_of, epsilon_left, open_cap
 from pygrid.storage import audit, budget_log, budgets
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import FOLDER, migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import FOLDER, migrate
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 SAMPLED = '[{"noise_multiplier":1.5,"rounds":200,"sampling_rate":0.01,"type":"poisson_sampled_gaussian"}]'

@@ -35,11 +35,11 @@ from pygrid.privacy.ledger import (
     open_cap,
 )
 from pygrid.storage import audit, budgets
-from pygrid.storage.audit import Head
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
-from pygrid.storage.tables_budgets import audit_entries, charges
-from pygrid.storage.tables_datasets import datasets
+from pygrid.storage.audit import Head, audit_entries
+from pygrid.storage.budgets import charges
+from pygrid.storage.datasets import datasets
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 DATASET, ALICE, BOB = 7, 11, 12

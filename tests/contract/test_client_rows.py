@@ -16,10 +16,10 @@ from alembic.config import Config
 from test_store_rows import NOW, Rows
 
 from pygrid.core.cycles import CycleState
-from pygrid.storage import clients
+from pygrid.storage import clients, reports
 from pygrid.storage import cycles as rows
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import FOLDER, migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import FOLDER, migrate
 
 DAY = dt.timedelta(days=1)
 
@@ -42,7 +42,7 @@ def test_clients_are_counted_by_address_and_found_by_subject(store: Rows) -> Non
     store(clients.touch_client, "alice 2", NOW + DAY)
     assert store(clients.list_of_subject, process_id, "alice") == ["alice 1", "alice 0", "alice 2"]
     store.cycle(process_id)
-    assert store(rows.get_application, "alice 2", process_id).used_at == NOW + DAY
+    assert store(reports.get_application, "alice 2", process_id).used_at == NOW + DAY
 
 
 def test_only_what_brought_nothing_and_is_not_used_is_removed(store: Rows) -> None:
@@ -50,7 +50,7 @@ def test_only_what_brought_nothing_and_is_not_used_is_removed(store: Rows) -> No
     cycle = store.cycle(process_id)
     reported, expired = (store.assigned(process_id, cycle, name) for name in ("reported", "expired"))
     store.reported(reported)
-    store(rows.expire_assignments, cycle.id)
+    store(reports.expire_assignments, cycle.id)
     for name, subject in (("idle", None), ("used", None), ("named", "bob")):
         store(rows.put_client, name, process_id, NOW, subject=subject)
     later = NOW + DAY
@@ -61,7 +61,7 @@ def test_only_what_brought_nothing_and_is_not_used_is_removed(store: Rows) -> No
     assert store(clients.list_old_assignments, later, 10) == [expired.id]
     assert sorted(store(clients.list_unused_clients, later, NOW, 10)) == ["idle", "used"]
     store(clients.delete_assignments, [expired.id, reported.id])
-    assert store(rows.find_by_key, f"key of reported in {cycle.id}") is not None
+    assert store(reports.find_by_key, f"key of reported in {cycle.id}") is not None
     found = store(clients.list_unused_clients, later, NOW, 10)
     assert sorted(found) == ["expired", "idle", "used"]
     store(clients.touch_client, "used", later)
@@ -92,9 +92,9 @@ def test_clients_and_reports_of_the_first_release_stay_in_use(database: Database
     database.write_now(upgrade)
     began = dt.datetime.now(dt.UTC)
     migrate(database)
-    (report,) = database.read_now(lambda connection: rows.list_reports(connection, 1))
+    (report,) = database.read_now(lambda connection: reports.list_reports(connection, 1))
     assert (report.norm, report.distance, report.weight) == (2.5, None, 7)
     assert database.read_now(lambda connection: rows.get_cycle(connection, 1)).state is CycleState.OPEN
-    used_at = database.read_now(lambda connection: rows.get_application(connection, "old", 1)).used_at
+    used_at = database.read_now(lambda connection: reports.get_application(connection, "old", 1)).used_at
     assert used_at is not None
     assert used_at >= began - dt.timedelta(seconds=5)

@@ -24,9 +24,9 @@ from alembic.migration import MigrationContext
 import pygrid.storage.tables  # noqa: F401 - adds its tables to the metadata
 from pygrid.errors import InvalidConfig, StorageFull, Unavailable
 from pygrid.storage.accounts import list_roles, seed_roles
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate, newest_revision
-from pygrid.storage.schema import UtcDateTime, metadata
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.migrations import migrate, newest_revision
 
 _notes_metadata = sa.MetaData()
 notes = sa.Table(

@@ -37,8 +37,8 @@ from pygrid.features.datasets.conversion import Conversion, Converter, check_ali
 from pygrid.messages.datasets import Column, Schema
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, map_columns
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 from pygrid.tabular import tell_format
 from pygrid.tabular.column_writers import Subjects
 from pygrid.tabular.csv_reader import PREFIX_BYTES

@@ -15,16 +15,16 @@ import pytest
 import sqlalchemy as sa
 from test_job_rows import LATER, NOW, filled, new_job, put  # noqa: F401 - filled is a fixture
 
-from pygrid.core import federation as rules
-from pygrid.core.federation import Part, PartState
+from pygrid.core import federated as rules
+from pygrid.core.federated import Part, PartState
 from pygrid.core.jobs import JobState
 from pygrid.errors import NotFound
 from pygrid.ids import new_client_id
 from pygrid.messages.jobs import FederationRequest
 from pygrid.storage import cycles, drafts, federated
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
 from pygrid.storage.processes import put_process
+from pygrid.storage.sql.database import Database
 
 FEDERATION = FederationRequest("http://127.0.0.1:5000", "é", "1", 3, "token")
 

@@ -21,7 +21,7 @@ from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core import jobs as rules
 from pygrid.core.access import ADMINISTRATOR, COMPLIANCE_OFFICER, OWNER, USER, Principal
 from pygrid.core.datasets import Visibility
-from pygrid.core.execution import PrivacyTerms
+from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.jobs import Change, Job, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.datasets import Column, Schema
@@ -30,11 +30,11 @@ from pygrid.privacy.ledger import Use
 from pygrid.storage import accounts
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
 from pygrid.storage.datasets import NewVersion
 from pygrid.storage.job_files import JobFiles, new_job_id
 from pygrid.storage.jobs import Policy
-from pygrid.storage.migrations import migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(minutes=1)

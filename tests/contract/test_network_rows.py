@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from pygrid.core.associations import HOLDING, AssociationState
 from pygrid.errors import NotFound
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
-from pygrid.storage.networks import Invitation, KnownDomain
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 ACCEPTED, PENDING = AssociationState.ACCEPTED, AssociationState.PENDING

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage import installation, ownership
-from pygrid.storage.database import Database
 from pygrid.storage.installation import check_folder, match_database
-from pygrid.storage.migrations import migrate
 from pygrid.storage.ownership import DatabaseLock, FolderLock
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 
 def refusal(code: str, call: object, *arguments: object) -> InvalidConfig:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from pygrid.errors import Conflict, StorageFull
-from pygrid.storage.database import MAX_BATCH, Database
+from pygrid.storage.sql.database import MAX_BATCH, Database
 
 _metadata = sa.MetaData()
 numbers = sa.Table(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pygrid.errors import NotFound
-from pygrid.storage.files import BlobFiles, DiffFiles
+from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.diffs import DiffFiles
 
 
 def _names(folder: Path) -> set[str]:

@@ -16,15 +16,16 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
+from pygrid.core.process_config import read_server_config
 from pygrid.errors import NotFound
+from pygrid.storage import cycle_transitions, processes, reports
 from pygrid.storage import cycles as rows
-from pygrid.storage import processes, transitions
-from pygrid.storage.cycles import CycleTotals, Report
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
+from pygrid.storage.cycles import CycleTotals
 from pygrid.storage.processes import Checkpoint
+from pygrid.storage.reports import Report
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 TAKEN = (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.IntegrityError)
 """What a constraint raises: SQLAlchemy's error, or the driver's own where a statement is run by it."""
@@ -70,8 +71,8 @@ class Rows:
 
     def assigned_again(self, cycle: Cycle, client: str, key: str | None = None) -> Assignment:
         key = key or f"key of {client} in {cycle.id}"
-        self(rows.put_assignment, cycle.id, client, key, NOW)
-        assignment: Assignment = self(rows.find_by_key, key)[0]
+        self(reports.put_assignment, cycle.id, client, key, NOW)
+        assignment: Assignment = self(reports.find_by_key, key)[0]
         return assignment
 
     def reported(self, assignment: Assignment, **changes: Any) -> Report:
@@ -89,7 +90,7 @@ class Rows:
             "fingerprint": f"print of {assignment.id}",
         }
         report = Report(**{**values, **changes})
-        self(rows.put_report, report, NOW)
+        self(reports.put_report, report, NOW)
         return report
 
 
@@ -211,10 +212,10 @@ def test_one_holder_has_the_lease(store: Rows) -> None:
     process_id = store.process()
     cycle = store.cycle(process_id)
     assert not store(rows.acquire_lease, cycle.id, NOW, _after(600)), "it is not closing"
-    closing = store(transitions.close_cycle, cycle, NOW)
+    closing = store(cycle_transitions.close_cycle, cycle, NOW)
     assert closing.state is CycleState.CLOSING
     assert not store(rows.acquire_lease, cycle.id, _after(1), _after(601)), "who closed it holds it"
-    assert store(rows.acquire_lease, cycle.id, _after(transitions.LEASE_S), _after(2000)), "it has run out"
+    assert store(rows.acquire_lease, cycle.id, _after(cycle_transitions.LEASE_S), _after(2000)), "it has run out"
     assert not store(rows.acquire_lease, cycle.id, _after(1999), _after(3000))
     store(rows.release_lease, cycle.id)
     assert store(rows.acquire_lease, cycle.id, NOW, _after(600))
@@ -225,14 +226,14 @@ def test_one_holder_has_the_lease(store: Rows) -> None:
 def test_transitions_are_stored_with_their_events(store: Rows) -> None:
     process_id = store.process()
     config = read_server_config({"cycle_length": 60, "min_workers": 2})
-    waiting = store(transitions.begin_cycle, process_id, config, 1, 1, NOW)
-    opened = store(transitions.open_cycle, waiting, config, _after(1))
+    waiting = store(cycle_transitions.begin_cycle, process_id, config, 1, 1, NOW)
+    opened = store(cycle_transitions.open_cycle, waiting, config, _after(1))
     assigned = store.assigned(process_id, opened, "client")
-    reopened = store(transitions.reopen_cycle, opened, config, _after(61))
+    reopened = store(cycle_transitions.reopen_cycle, opened, config, _after(61))
     assert store(rows.get_cycle, opened.id) == reopened
     assert (reopened.attempt, reopened.deadline_at) == (2, _after(121))
-    assert store(rows.find_by_key, "key of client in 1")[0] == replace(assigned, state=AssignmentState.EXPIRED)
-    store(transitions.close_cycle, reopened, _after(70))
+    assert store(reports.find_by_key, "key of client in 1")[0] == replace(assigned, state=AssignmentState.EXPIRED)
+    store(cycle_transitions.close_cycle, reopened, _after(70))
     events = store(rows.list_events, process_id, 0, 10)
     assert [(event.kind, event.cycle, event.at) for event in events] == [
         ("cycle_waiting", 1, NOW),
@@ -251,15 +252,15 @@ def test_an_application_has_all_that_decides(store: Rows) -> None:
     newest = store.cycle(process_id, 2)
     store.cycle(other, 7)
     store.assigned(process_id, first, "client")
-    found = store(rows.get_application, "client", process_id)
+    found = store(reports.get_application, "client", process_id)
     assert (found.process_state, found.cycle, found.own) == ("active", newest, None)
     assignment = store.assigned_again(newest, "client")
-    found = store(rows.get_application, "client", process_id)
+    found = store(reports.get_application, "client", process_id)
     assert found.own == replace(assignment, fingerprint=None)
     assert found.cycle.num_assigned == 1
     for client, process in (("nobody", process_id), ("client", other), ("", process_id)):
         with pytest.raises(NotFound) as refused:
-            store(rows.get_application, client, process)
+            store(reports.get_application, client, process)
         assert refused.value.code == "worker_not_found"
 
 
@@ -268,8 +269,8 @@ def test_the_last_cycle_of_a_client_is_known(store: Rows) -> None:
     cycles = [store.cycle(process_id, sequence) for sequence in (1, 2, 3, 4)]
     store.assigned(process_id, cycles[0], "client")
     store.assigned_again(cycles[2], "client")
-    assert [store(rows.find_last_sequence, "client", before) for before in (1, 2, 3, 4, 5)] == [None, 1, 1, 3, 3]
-    assert store(rows.find_last_sequence, "nobody", 5) is None
+    assert [store(reports.find_last_sequence, "client", before) for before in (1, 2, 3, 4, 5)] == [None, 1, 1, 3, 3]
+    assert store(reports.find_last_sequence, "nobody", 5) is None
 
 
 def test_an_assignment_is_counted_once_and_renewed(store: Rows) -> None:
@@ -277,16 +278,16 @@ def test_an_assignment_is_counted_once_and_renewed(store: Rows) -> None:
     cycle = store.cycle(process_id)
     assignment = store.assigned(process_id, cycle, "client", "old")
     with pytest.raises(TAKEN):
-        store(rows.put_assignment, cycle.id, "client", "another", NOW)
-    store(rows.renew_assignment, assignment, "new")
-    assert store(rows.find_by_key, "old") is None
-    found, of = store(rows.find_by_key, "new")
+        store(reports.put_assignment, cycle.id, "client", "another", NOW)
+    store(reports.renew_assignment, assignment, "new")
+    assert store(reports.find_by_key, "old") is None
+    found, of = store(reports.find_by_key, "new")
     assert (found.id, found.state, of.num_assigned) == (assignment.id, AssignmentState.ASSIGNED, 1)
-    store(rows.expire_assignments, cycle.id)
-    expired = store(rows.find_by_key, "new")[0]
+    store(reports.expire_assignments, cycle.id)
+    expired = store(reports.find_by_key, "new")[0]
     assert expired.state is AssignmentState.EXPIRED
-    store(rows.renew_assignment, expired, "newest")
-    found, of = store(rows.find_by_key, "newest")
+    store(reports.renew_assignment, expired, "newest")
+    found, of = store(reports.find_by_key, "newest")
     assert (found.state, of.num_assigned) == (AssignmentState.ASSIGNED, 2)
 
 
@@ -296,7 +297,7 @@ def test_a_key_belongs_to_one_assignment(store: Rows) -> None:
     store.assigned(process_id, cycle, "one", "the key")
     store(rows.put_client, "two", process_id, NOW)
     with pytest.raises(TAKEN):
-        store(rows.put_assignment, cycle.id, "two", "the key", NOW)
+        store(reports.put_assignment, cycle.id, "two", "the key", NOW)
     assert store(rows.get_cycle, cycle.id).num_assigned == 1
 
 
@@ -305,16 +306,16 @@ def test_a_report_is_stored_marked_and_counted(store: Rows) -> None:
     cycle = store.cycle(process_id)
     assignment = store.assigned(process_id, cycle, "client", "key")
     report = store.reported(assignment, metrics={"loss": 0.1, "é": -1e300})
-    assert store(rows.list_reports, cycle.id) == [report]
-    found, of = store(rows.find_by_key, "key")
+    assert store(reports.list_reports, cycle.id) == [report]
+    found, of = store(reports.find_by_key, "key")
     assert (found.state, found.fingerprint) == (AssignmentState.REPORTED, f"print of {assignment.id}")
     assert of.num_reports == 1
     with pytest.raises(TAKEN):
         store.reported(assignment)
     assert store(rows.get_cycle, cycle.id).num_reports == 1
     # What has reported does not end with the others.
-    store(rows.expire_assignments, cycle.id)
-    assert store(rows.find_by_key, "key")[0].state is AssignmentState.REPORTED
+    store(reports.expire_assignments, cycle.id)
+    assert store(reports.find_by_key, "key")[0].state is AssignmentState.REPORTED
 
 
 def test_totals_add_up_and_are_kept(store: Rows) -> None:
@@ -325,21 +326,21 @@ def test_totals_add_up_and_are_kept(store: Rows) -> None:
         metrics = {"loss": float(number)} if number else {"loss": 0.0, "only": 2.0}
         store.reported(assignment, num_examples=weight, weight=weight, length=100, metrics=metrics)
     so_far = CycleTotals(4, 0, 200, {"loss": 0.75, "only": 2.0})
-    assert store(rows.get_totals, cycle.id) == so_far
-    first, second = store(rows.list_reports, cycle.id)
-    store(rows.set_counted, [replace(first, scale=1.0), replace(second, scale=0.25, weight=2)])
-    store(rows.set_counted, [])
-    counted = store(rows.list_reports, cycle.id)
+    assert store(reports.get_totals, cycle.id) == so_far
+    first, second = store(reports.list_reports, cycle.id)
+    store(reports.set_counted, [replace(first, scale=1.0), replace(second, scale=0.25, weight=2)])
+    store(reports.set_counted, [])
+    counted = store(reports.list_reports, cycle.id)
     assert [(report.scale, report.weight) for report in counted] == [(1.0, 1), (0.25, 2)]
-    assert rows.add_up(counted, num_clipped=1) == CycleTotals(4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0})
+    assert reports.add_up(counted, num_clipped=1) == CycleTotals(4, 1, 200, {"loss": pytest.approx(2 / 3), "only": 2.0})
     done = replace(store(rows.get_cycle, cycle.id), state=CycleState.COMPLETED, completed_at=_after(9))
     assert store(rows.find_radius, process_id) is None
     store(rows.complete_cycle, done, replace(so_far, num_clipped=1), 0.5)
     assert store(rows.find_radius, process_id) == 0.5
-    assert store(rows.get_totals, cycle.id) == replace(so_far, num_clipped=1)
+    assert store(reports.get_totals, cycle.id) == replace(so_far, num_clipped=1)
     assert store(rows.get_cycle, cycle.id) == done
     later = store.cycle(process_id, 2)
-    assert store(rows.get_totals, later.id) == CycleTotals(0, 0, 0, {})
+    assert store(reports.get_totals, later.id) == CycleTotals(0, 0, 0, {})
     # A cycle without reports says nothing.
     store(rows.complete_cycle, replace(later, state=CycleState.COMPLETED), CycleTotals(0, 0, 0, {}))
     assert store(rows.find_radius, process_id) == 0.5
@@ -353,7 +354,7 @@ def test_files_of_unfinished_cycles_are_known(store: Rows) -> None:
     ):
         store.reported(store.assigned(process_id, cycle, f"client {number}"), file=file)
     store(rows.update_cycle, replace(store(rows.get_cycle, cycles[0].id), state=CycleState.COMPLETED))
-    assert store(rows.list_report_files) == {"segment", "a.report"}
+    assert store(reports.list_report_files) == {"segment", "a.report"}
 
 
 def test_accepted_norms_are_those_of_the_last_cycles_that_had_reports(store: Rows) -> None:
@@ -366,11 +367,11 @@ def test_accepted_norms_are_those_of_the_last_cycles_that_had_reports(store: Row
             store.reported(assignment, norm=10.0 * sequence + number, weight=sequence, scale=scale)
     store.reported(store.assigned(other, store.cycle(other), "stranger"), norm=1e9)
     first, second = [(10.0, 1), (11.0, 1), (6.0, 1)], [(20.0, 2), (21.0, 2), (11.0, 2)]
-    assert store(rows.list_accepted, process_id, 4, 5, 1000) == first + second
-    assert store(rows.list_accepted, process_id, 4, 1, 1000) == second
-    assert store(rows.list_accepted, process_id, 4, 5, 3) == second
-    assert store(rows.list_accepted, process_id, 4, 5, 4) == first + second
-    assert store(rows.list_accepted, process_id, 1, 5, 1000) == []
+    assert store(reports.list_accepted, process_id, 4, 5, 1000) == first + second
+    assert store(reports.list_accepted, process_id, 4, 1, 1000) == second
+    assert store(reports.list_accepted, process_id, 4, 5, 3) == second
+    assert store(reports.list_accepted, process_id, 4, 5, 4) == first + second
+    assert store(reports.list_accepted, process_id, 1, 5, 1000) == []
 
 
 def test_events_are_listed_in_order_from_any_place(store: Rows) -> None:

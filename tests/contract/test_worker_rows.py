@@ -8,8 +8,8 @@ import pytest
 
 from pygrid.errors import Conflict, NotFound
 from pygrid.storage import workers as rows
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 from pygrid.storage.workers import Worker
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)

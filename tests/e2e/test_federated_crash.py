@@ -23,9 +23,9 @@ from pygrid.client import DomainClient, FederatedRun, connect, federate, resume_
 from pygrid.errors import NotFound, PygridError
 from pygrid.privacy.events import PoissonSampledGaussian, decode_events
 from pygrid.storage import audit
-from pygrid.storage.database import Database
-from pygrid.storage.tables_budgets import charges, curves
-from pygrid.storage.tables_jobs import federated_cycles
+from pygrid.storage.budgets import charges, curves
+from pygrid.storage.federated import federated_cycles
+from pygrid.storage.sql.database import Database
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 INVITATION = "i" * 40

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from pygrid.core.execution import InferenceSettings
+from pygrid.core.job_spec import InferenceSettings
 from support.plans.models import linear
 
 PROGRAM = """
 import json, os, socket, sys
 import numpy as np
-from pygrid.core import execution as ex
+from pygrid.core import job_spec as ex
 from pygrid.features.execution import inference
 from pygrid.tensors import decode, encode
 

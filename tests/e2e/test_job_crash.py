@@ -21,7 +21,7 @@ import pytest
 from test_start import DomainProcess, started
 
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 

@@ -22,7 +22,7 @@ import onnx
 import psutil
 import pytest
 
-from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
+from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.plans.runner import Runner
@@ -292,7 +292,7 @@ async def test_many_at_once(folder: Path) -> None:
 
 DOMAIN = """
 import asyncio, sys, psutil, os, msgspec
-from pygrid.core.execution import JobSpec
+from pygrid.core.job_spec import JobSpec
 from pygrid.features.workers.driver import SubprocessDriver
 async def main():
     driver = SubprocessDriver()

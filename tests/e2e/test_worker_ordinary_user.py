@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, PrivacyTerms
+from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms
 from pygrid.tensors import encode
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
@@ -20,7 +20,7 @@ SIZE = 200
 
 PROGRAM = """
 import json, os, socket, sys
-from pygrid.core import execution as ex
+from pygrid.core import job_spec as ex
 from pygrid.features.execution import child, forkserver
 
 child.preload()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pygrid.features.relay.pipes import End, Pipes, RelayLimits
+from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
-from pygrid.web.lifecycle import Stopping
 
 
 def silent() -> End:

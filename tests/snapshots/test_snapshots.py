@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
-from pygrid.storage.schema import metadata
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.metadata import metadata
+from pygrid.storage.sql.migrations import migrate
 from support import snapshots
 from support.snapshots.python_names import MODULES, NEEDS_TORCH, public_api
 

@@ -22,6 +22,7 @@ from pygrid.errors import InvalidCredentials, NotFound, Unavailable
 from pygrid.features.relay.domain_side import PipeServer
 from pygrid.features.relay.network_side import Relay, relay_routes
 from pygrid.features.relay.pipes import Pipes, RelayLimits
+from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.transport import open_transport
 from pygrid.transport.address import parse_address
@@ -30,7 +31,6 @@ from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport, RelayToken
 from pygrid.web.app import build_app
-from pygrid.web.lifecycle import Stopping
 
 
 class Directory:

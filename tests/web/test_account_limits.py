@@ -25,7 +25,7 @@ from pygrid.network import build_network
 from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.storage import accounts as rows
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient

@@ -20,7 +20,7 @@ from litestar import Litestar
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
-from pygrid.storage.schema import metadata
+from pygrid.storage.sql.metadata import metadata
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from pygrid.domain import build_domain
 from pygrid.errors import Unavailable
 from pygrid.settings import load_settings
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from support.web import People, assert_problem, running
 
 CALLS = [("GET", "/users"), ("GET", "/model-centric/processes"), ("POST", "/groups"), ("PUT", "/users/1/email")]
@@ -64,7 +64,7 @@ async def test_a_stopped_postgresql_is_told_and_found_again(own_postgres: Any, t
 
 
 async def test_a_locked_sqlite_is_told_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pygrid.storage.database.SQLITE_PATIENCE_S", 0.05)
+    monkeypatch.setattr("pygrid.storage.sql.database.SQLITE_PATIENCE_S", 0.05)
     async with running(build_domain(load_settings({}, data_dir=tmp_path, id="test"))) as web:
         owner = await People(web).owner()
         other = sqlite3.connect(tmp_path / "domain.db", isolation_level=None)

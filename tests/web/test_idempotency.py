@@ -24,7 +24,7 @@ from pygrid.core import idempotency
 from pygrid.core.idempotency import BodyHash
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
-from pygrid.storage.tables_idempotency import kept_answers
+from pygrid.storage.idempotency import kept_answers
 from pygrid.web.middleware import Observe
 from support.web import People, assert_problem, running
 

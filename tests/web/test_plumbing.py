@@ -22,13 +22,13 @@ from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 
 from pygrid.errors import Conflict, PygridError, TooManyRequests
+from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from pygrid.web import health, requests
 from pygrid.web.app import build_app
 from pygrid.web.health import PROBE_FILE
-from pygrid.web.lifecycle import BackgroundTask, Stopping
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sse import ServerEvent, event_stream
 from support.web import People, assert_problem, running
@@ -425,7 +425,7 @@ async def test_tasks_run_with_the_app_and_end_with_it(tmp_path: Path) -> None:
 async def test_a_task_that_fails_is_logged_counted_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pygrid.web.lifecycle.MIN_RESTART_S", 2.0)
+    monkeypatch.setattr("pygrid.lifecycle.MIN_RESTART_S", 2.0)
     runs: list[int] = []
     worked = asyncio.Event()
 

@@ -23,7 +23,7 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.accounts import attempts
 from pygrid.settings import load_settings
-from pygrid.storage.schema import users
+from pygrid.storage.accounts import users
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
@@ -141,8 +141,8 @@ def test_the_step_to_0_2_revokes_the_keys_of_0_1(tmp_path: Path) -> None:
 import sys, sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from pygrid.storage import migrations
-from pygrid.storage.database import Database
+from pygrid.storage.sql import migrations
+from pygrid.storage.sql.database import Database
 database = Database(sys.argv[1])
 def to(revision):
     def upgrade(connection):

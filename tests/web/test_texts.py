@@ -22,7 +22,7 @@ from pygrid.domain import build_domain
 from pygrid.errors import InvalidInput
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from support.web import PASSWORD, People, assert_problem, running
 
 NUL, SURROGATE = "a\0b", "a\ud800b"

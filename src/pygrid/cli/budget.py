@@ -156,8 +156,8 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
 
     from pygrid.privacy.ledger import Cap, epsilon_left, epsilon_spent
     from pygrid.storage import budgets
-    from pygrid.storage.schema import users
-    from pygrid.storage.tables_datasets import datasets
+    from pygrid.storage.accounts import users
+    from pygrid.storage.datasets import datasets
 
     names = {row.id: row.name for row in connection.execute(sa.select(datasets.c.id, datasets.c.name))}
     emails = {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}

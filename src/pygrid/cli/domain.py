@@ -81,7 +81,7 @@ def domain(
 def serve(settings: DomainSettings, port_file: Path | None) -> None:
     """Run a Domain in this process until a signal ends it (`pygrid.cli.running.serve`)."""
     from pygrid.domain import build_domain
-    from pygrid.storage.preparing import prepare_store
+    from pygrid.storage.start import prepare_store
     from pygrid.transport.identity import IDENTITY_FILE, Identity
 
     def prepare() -> Callable[[int], str]:

@@ -59,7 +59,7 @@ def network(
 def serve(settings: NetworkSettings, port_file: Path | None) -> None:
     """Run a Network in this process until a signal ends it (`pygrid.cli.running.serve`)."""
     from pygrid.network import build_network
-    from pygrid.storage.preparing import prepare_store
+    from pygrid.storage.start import prepare_store
 
     def prepare() -> Callable[[int], str]:
         has_owner = prepare_store(settings)

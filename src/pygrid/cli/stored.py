@@ -13,7 +13,7 @@ from pygrid.errors import InvalidInput
 from pygrid.settings import load_settings
 
 if TYPE_CHECKING:
-    from pygrid.storage.database import Database
+    from pygrid.storage.sql.database import Database
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder for everything the Domain keeps. (PYGRID_DATA_DIR)")]
 DatabaseUrl = Annotated[str | None, typer.Option(help="Its database, if not in that folder. (DATABASE_URL)")]
@@ -28,7 +28,7 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
     """
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
-    from pygrid.storage.database import Database
+    from pygrid.storage.sql.database import Database
 
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     name, _, path = settings.database_url.partition(":///")

@@ -140,7 +140,7 @@ class ModelTable(list[ServedModelInfo]):
 def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
     """Put a model on a Domain. See `pygrid.client.DomainClient.serve`."""
     # Here, because onnx takes a tenth of a second, and hardly anybody who uses the SDK serves a model.
-    from pygrid.plans.tidying import tidy_model
+    from pygrid.plans.export_cleanup import tidy_model
 
     parts = [
         Part("config", "application/json", BytesBody(msgspec.json.encode(request))),

@@ -32,7 +32,7 @@ def request_predictions(
         values: further fields of `pygrid.messages.jobs.JobRequest`.
     """
     # Here, because onnx takes a tenth of a second.
-    from pygrid.plans.tidying import tidy_model
+    from pygrid.plans.export_cleanup import tidy_model
 
     model = tidy_model(onnx_bytes(source))
     target = Datasets(api)[dataset] if isinstance(dataset, str) else dataset

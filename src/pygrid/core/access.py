@@ -6,8 +6,11 @@ The rules rest on one idea: nobody hands out, takes over or takes away more than
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pygrid.errors import Forbidden
 
 
 class Permission(enum.StrEnum):
@@ -188,3 +191,33 @@ def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission
     if not role.permissions <= actor.role.permissions:
         return Refusal.TARGET_OUTRANKS
     return None
+
+
+class Changes(Protocol):
+    """Something to wait for."""
+
+    def wait(self) -> Coroutine[Any, Any, bool]:
+        """Wait for the next change after this call."""
+        ...
+
+
+class Authenticator(Protocol):
+    """Turns a session token into who it speaks for; the app's state holds it as ``authenticator``."""
+
+    async def authenticate(self, token: str) -> Principal:
+        """Raises Unauthenticated: ``invalid_credentials``: not a token of a session that is good now."""
+        ...
+
+    async def find_principal(self, token: str) -> Principal | None:
+        """Whose session it is, None if it has ended; this does not count as a use of the session."""
+        ...
+
+    @property
+    def session_changes(self) -> Changes:
+        """Wakes what depends on sessions."""
+        ...
+
+
+def not_permitted(permission: Permission) -> Forbidden:
+    """The refusal for a missing permission."""
+    return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))

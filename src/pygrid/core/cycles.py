@@ -17,7 +17,7 @@ import enum
 import math
 from dataclasses import dataclass, replace
 
-from pygrid.core.config import ServerConfig
+from pygrid.core.process_config import ServerConfig
 from pygrid.errors import Conflict, Gone, PygridError
 from pygrid.messages.cycles import RefusalReason
 

@@ -387,3 +387,11 @@ def looks_like_path(name: str) -> bool:
 def _invalid(field: str, value: object, wanted: str) -> InvalidConfig:
     shown = str(value)[:100]
     return InvalidConfig(f"{field} is {shown!r}: {wanted}", code="invalid_dataset_config", field=field, value=shown)
+
+
+SCHEMA_FILE = "schema.json"
+
+
+def column_file(index: int) -> str:
+    """The name of the file of column number ``index`` of a schema."""
+    return f"{index}.bin"

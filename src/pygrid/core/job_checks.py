@@ -11,8 +11,8 @@ import numpy as np
 
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.datasets import Column, Schema, bounds_of
-from pygrid.core.execution import ColumnRef, JobSpec, Statistic, check_spec
-from pygrid.core.federation import check_federation
+from pygrid.core.federated import check_federation
+from pygrid.core.job_spec import ColumnRef, JobSpec, Statistic, check_spec
 from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
 from pygrid.core.predictions import check_predict_request, refuse_predict_fields
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from pygrid.core.datasets import Schema
-from pygrid.core.execution import PrivacyTerms, Unit
+from pygrid.core.job_spec import PrivacyTerms, Unit
 from pygrid.errors import InvalidInput
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
 from pygrid.privacy.accountants import calibrate, epsilon_of

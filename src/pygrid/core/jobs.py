@@ -18,7 +18,7 @@ A job is **private** if it runs under privacy terms: its result is noisy and may
 **exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
 alone.
 
-A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federation`): it has no result, as what it may
+A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federated`): it has no result, as what it may
 let out, the diff of each cycle, leaves while it runs. Its approval can be taken back until it has ended.
 
 All functions are pure: they take the state of things, and give the next state or refuse it.
@@ -37,7 +37,7 @@ import msgspec
 
 from pygrid.core.access import Permission, Principal
 from pygrid.core.datasets import Holding, can_manage, can_see
-from pygrid.core.execution import PrivacyTerms
+from pygrid.core.job_spec import PrivacyTerms
 from pygrid.errors import Conflict, Forbidden, PygridError
 from pygrid.messages.jobs import JobRequest
 

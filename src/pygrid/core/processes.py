@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygrid.aggregation.rules import Aggregation
-from pygrid.core.config import ServerConfig
+from pygrid.core.process_config import ServerConfig
 from pygrid.errors import ShapeMismatch
 from pygrid.tensors.safetensors import Layout
 

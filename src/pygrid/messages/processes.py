@@ -13,7 +13,7 @@ class HostRequest(msgspec.Struct):
     each plan, and at most one ``averaging_plan``.
 
     ``client_config`` needs ``name`` and ``version``; the rest of it is passed through to clients. ``server_config``:
-    `pygrid.core.config.ServerConfig`.
+    `pygrid.core.process_config.ServerConfig`.
     """
 
     client_config: dict[str, Any]

@@ -72,7 +72,7 @@ class Lease(msgspec.Struct, frozen=True):
     id: str
     expires_in_s: float
     spec: dict[str, Any]
-    """`pygrid.core.execution.JobSpec`, with hashes in place of paths."""
+    """`pygrid.core.job_spec.JobSpec`, with hashes in place of paths."""
     files: list[LeasedFile]
 
 
@@ -83,7 +83,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True):
 
 
 class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The job goes on. ``progress`` (`pygrid.core.execution.Progress`) is for exact jobs alone."""
+    """The job goes on. ``progress`` (`pygrid.core.job_spec.Progress`) is for exact jobs alone."""
 
     progress: dict[str, Any] | None = None
 

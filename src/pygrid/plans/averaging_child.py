@@ -18,15 +18,8 @@ import numpy as np
 
 from pygrid.errors import InvalidPlan, PygridError, Unavailable, from_problem
 from pygrid.plans.archive import Plan
-from pygrid.plans.child import (
-    EXIT_OUT_OF_MEMORY,
-    ChildLimits,
-    limit_this_process,
-    lock_in,
-    read_parts,
-    run_child,
-    write_answer,
-)
+from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
+from pygrid.sandbox.process import ChildLimits, run_child
 from pygrid.tensors import Params, decode, encode
 
 CODE = "averaging_failed"

@@ -25,10 +25,10 @@ import msgspec
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import MAX_PLAN_BYTES, Plan
-from pygrid.plans.child import ChildLimits, run_child
 from pygrid.plans.manifest import Graph, Manifest
 from pygrid.plans.operators import OPSET
 from pygrid.plans.ports import check_manifest
+from pygrid.sandbox.process import ChildLimits, run_child
 
 _CHILD_LIMITS = ChildLimits(memory_bytes=2 * 1024**3, cpu_s=20, wall_s=30.0, max_output_bytes=4 * 1024**2)
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pygrid.errors import InvalidPlan
-from pygrid.plans.child import ChildLimits, run_child
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.plans.operators import ITEM_BYTES, OPSET
+from pygrid.sandbox.process import ChildLimits, run_child
 
 if TYPE_CHECKING:
     import onnx

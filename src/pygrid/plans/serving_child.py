@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
+from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
 
 
 def main() -> None:

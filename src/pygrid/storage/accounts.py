@@ -12,7 +12,84 @@ from sqlalchemy.exc import IntegrityError
 
 from pygrid.core.access import DEFAULT_ROLES, OWNER, Permission, Principal, Role
 from pygrid.errors import Conflict, NotFound
-from pygrid.storage.schema import first_owner, groups, memberships, roles, sessions, users
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+
+def _flag(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.Boolean, nullable=False)
+
+
+roles = sa.Table(
+    "roles",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    _flag("can_triage_requests"),
+    _flag("can_edit_settings"),
+    _flag("can_create_users"),
+    _flag("can_create_groups"),
+    _flag("can_edit_roles"),
+    _flag("can_manage_infrastructure"),
+    _flag("can_upload_data"),
+    # Only roles of a Network have it, as they have only some of the others.
+    _flag("can_manage_nodes"),
+    sqlite_autoincrement=True,
+)
+
+
+users = sa.Table(
+    "users",
+    metadata,
+    # An id is never given twice (autoincrement), so nothing that outlived an account falls to the next one.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("email", sa.Text, nullable=False),
+    # The e-mail, normalised and case-folded: what makes it the same address.
+    sa.Column("email_key", sa.Text, nullable=False, unique=True),
+    sa.Column("password_hash", sa.Text, nullable=False),
+    sa.Column("private_key_hash", sa.Text, nullable=False, unique=True),
+    sa.Column("role_id", sa.ForeignKey("roles.id"), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+first_owner = sa.Table(
+    "first_owner",
+    metadata,
+    # One row at most: whoever inserts it is the first user. It also serves as the lock under which Owners are counted.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+
+
+groups = sa.Table(
+    "groups",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
+
+
+memberships = sa.Table(
+    "memberships",
+    metadata,
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("group_id", sa.ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    # SHA-256 of the token; the token itself is nowhere.
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,29 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.errors import InvalidInput
-from pygrid.storage.tables_budgets import audit_entries, audit_head
+from pygrid.storage.sql.metadata import metadata
+
+audit_entries = sa.Table(
+    "audit_entries",
+    metadata,
+    # 1, 2, 3, ...: given by the log itself, without gaps.
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    # Canonical JSON, exactly the bytes that were hashed.
+    sa.Column("entry", sa.Text, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    # One row at most: the newest entry. It is the lock under which entries are added.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+
 
 START = "0" * 64
 HEAD_FILE = "audit-head.json"

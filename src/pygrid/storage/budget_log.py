@@ -8,8 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pygrid.storage import audit
-from pygrid.storage.budgets import list_budgets
-from pygrid.storage.tables_budgets import grants
+from pygrid.storage.budgets import grants, list_budgets
 
 _PAGE = 1000
 

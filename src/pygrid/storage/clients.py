@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from pygrid.core.cycles import AssignmentState, CycleState
-from pygrid.storage.tables import assignments, clients, cycles
+from pygrid.storage.cycles import clients, cycles
+from pygrid.storage.reports import assignments
 
 _used_at = sa.func.coalesce(clients.c.used_at, clients.c.created_at)
 

@@ -24,21 +24,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.datasets import Column, Schema, stored_dtype
+from pygrid.core.datasets import SCHEMA_FILE, Column, Schema, column_file, stored_dtype
+from pygrid.durable import WRITEBACK_BYTES, sync_directory
 from pygrid.errors import NotFound
-from pygrid.storage.checked import CheckedFiles, crc_of, damaged
-from pygrid.storage.files import WRITEBACK_BYTES, sync_directory
+from pygrid.storage.blobs.checked import CheckedFiles, crc_of, damaged
 
-SCHEMA_FILE = "schema.json"
 CHECKSUMS_FILE = "checksums.json"
 """CRC-32 of each other file of the folder, by name."""
 _SYNCED_AT_ONCE = 16
 _HASHED_AT_ONCE = 1 << 20
-
-
-def column_file(index: int) -> str:
-    """The name of the file of column number ``index`` of a schema."""
-    return f"{index}.bin"
 
 
 def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:

@@ -9,7 +9,28 @@ from typing import Any
 import sqlalchemy as sa
 
 from pygrid.errors import NotFound
-from pygrid.storage.tables import drafts
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+# Processes that are to be hosted later, each for the eyes of who made it; ``files`` names what is hosted then.
+drafts = sa.Table(
+    "drafts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # Not referred to, as those of processes.
+    sa.Column("created_by", sa.Integer, nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(200), nullable=False),
+    sa.Column("client_config", sa.JSON, nullable=False),
+    sa.Column("server_config", sa.JSON, nullable=False),
+    sa.Column("notes", sa.JSON, nullable=False),
+    # [[part of the form, hash, bytes], ...]; none any more once it is hosted.
+    sa.Column("files", sa.JSON, nullable=False),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("name", "version"),
+    sqlite_autoincrement=True,
+)
+
 
 File = tuple[str, str, int]
 """Part of the form, SHA-256, bytes."""

@@ -6,8 +6,30 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pygrid.core.federation import Part, PartState
-from pygrid.storage.tables_jobs import federated_cycles
+from pygrid.core.federated import Part, PartState
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+federated_cycles = sa.Table(
+    "federated_cycles",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey("jobs.id"), primary_key=True),
+    # From 1 on: how often the job has begun to train.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    # Of the coordinator: the number of its cycle, the model that training began with, who the job is there and its key.
+    sa.Column("cycle", sa.Integer, nullable=False),
+    sa.Column("model_hash", sa.String(64), nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False),
+    sa.Column("request_key", sa.Text, nullable=False),
+    # Names a file of the job, until its diff was reported.
+    sa.Column("diff_hash", sa.String(64), nullable=True),
+    sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+    # For the owner of the data only.
+    sa.Column("private_detail", sa.Text, nullable=False),
+    sa.Column("begun_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
+)
+
 
 _PART = [federated_cycles.c[field] for field in Part.__dataclass_fields__]
 

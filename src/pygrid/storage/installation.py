@@ -19,10 +19,24 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
+from pygrid.durable import sync_directory
 from pygrid.errors import InvalidConfig
-from pygrid.storage.database import Database
-from pygrid.storage.files import sync_directory
-from pygrid.storage.schema import installation
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    # One row: what the database shares with its data folder. None before the first start of a version that writes it.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("instance_id", sa.String(32), nullable=False),
+    sa.Column("app", sa.String(16), nullable=False),
+    # Counts the apps that have owned the database; a write of one that owns it no longer is refused by it.
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+
 
 FILE = "installation.json"
 _DATABASES = {"domain": "domain.db", "network": "network.db"}
@@ -92,9 +106,10 @@ def _put(connection: sa.Connection, known: FolderId) -> None:
 
 def _is_empty(connection: sa.Connection) -> bool:
     """Whether the database holds nothing that files could belong to."""
-    from pygrid.storage.tables import drafts, processes
-    from pygrid.storage.tables_datasets import datasets
-    from pygrid.storage.tables_models import served_models
+    from pygrid.storage.datasets import datasets
+    from pygrid.storage.drafts import drafts
+    from pygrid.storage.models import served_models
+    from pygrid.storage.processes import processes
 
     tables = (processes, drafts, datasets, served_models)
     return not any(connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() for table in tables)

@@ -19,9 +19,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pygrid.errors import NotFound
-from pygrid.storage.checked import CheckedFiles, damaged, has_name
-from pygrid.storage.failures import may_be_done
-from pygrid.storage.files import BlobFiles, BlobWriter
+from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
+from pygrid.storage.blobs.files import BlobFiles, BlobWriter
+from pygrid.storage.sql.failures import may_be_done
 
 REPORT = "report.json"
 _OUTCOME = "outcome.json"

@@ -1,4 +1,14 @@
-"""Queries on jobs and on the policies of datasets. Each takes a connection inside a transaction of its caller."""
+"""Queries on jobs and on the policies of datasets. Each takes a connection inside a transaction of its caller.
+
+Tables of jobs on private data.
+
+    datasets 1--1 policies
+    datasets 1--n jobs 1--1 charges (`pygrid.storage.budgets`)
+                  jobs 1--n federated_cycles
+
+Bytes are not here: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. Users are not referred to: what they
+asked for, and who decided, outlives their accounts.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +22,70 @@ import sqlalchemy as sa
 
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
-from pygrid.core.execution import PrivacyTerms
+from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, WITHDRAWN, Change, Job, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
 from pygrid.privacy.ledger import Use
-from pygrid.storage.schema import users
-from pygrid.storage.tables_datasets import dataset_versions, datasets
-from pygrid.storage.tables_jobs import jobs, policies
+from pygrid.storage.accounts import users
+from pygrid.storage.datasets import dataset_versions, datasets
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("dataset_id", sa.ForeignKey("datasets.id"), primary_key=True, autoincrement=False),
+    sa.Column("auto_approve", sa.Boolean, nullable=False),
+    sa.Column("max_epsilon_per_job", sa.Double, nullable=True),
+    # What the budget was opened for; its order follows from it and stays.
+    sa.Column("use", sa.String(16), nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    # Whether the records may be sent to Workers on other machines.
+    sa.Column("allow_remote_workers", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    # In the order of submission.
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(32), nullable=False, unique=True),
+    sa.Column("dataset_id", sa.ForeignKey("datasets.id"), nullable=False, index=True),
+    sa.Column("version_id", sa.ForeignKey("dataset_versions.id"), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("request_hash", sa.String(64), nullable=False),
+    sa.Column("requested_by", sa.Integer, nullable=False, index=True),
+    sa.Column("plan_id", sa.String(64), nullable=False),
+    sa.Column("plan_name", sa.Text, nullable=False),
+    sa.Column("plan_summary", sa.Text, nullable=False),
+    sa.Column("model_hash", sa.String(64), nullable=False),
+    sa.Column("terms", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    # Each change of the job counts it up by one; a change is written only if nobody else's came between.
+    sa.Column("sequence", sa.Integer, nullable=False),
+    # [[state, time], ...]: all of them, so that whoever follows the job misses none.
+    sa.Column("history", sa.JSON, nullable=False),
+    sa.Column("num_attempts", sa.Integer, nullable=False),
+    sa.Column("decided_by", sa.Integer, nullable=True),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("code", sa.String(64), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("private_detail", sa.Text, nullable=False),
+    sa.Column("mock_metrics", sa.JSON, nullable=False),
+    sa.Column("result_hash", sa.String(64), nullable=True),
+    sa.Column("result_bytes", sa.BigInteger, nullable=True),
+    sa.Column("result_media_type", sa.String(100), nullable=True),
+    sa.Column("result_metrics", sa.JSON(none_as_null=True), nullable=True),
+    sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+    # Held while running; renewed by the Domain that runs it, so that another sees when it is gone.
+    sa.Column("lease_until", UtcDateTime, nullable=True),
+    # Of a federated job: it takes a Worker for each cycle, and none while it waits for the next.
+    sa.Column("is_federated", sa.Boolean, nullable=False, server_default=sa.false()),
+    sqlite_autoincrement=True,
+)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.settings import make_data_dir
-from pygrid.storage.database import Database
-from pygrid.storage.schema import installation
+from pygrid.storage.installation import installation
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

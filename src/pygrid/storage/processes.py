@@ -9,7 +9,49 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pygrid.errors import NotFound
-from pygrid.storage.tables import checkpoints, plans, processes
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("client_config", sa.JSON, nullable=False),
+    sa.Column("server_config", sa.JSON, nullable=False),
+    sa.Column("num_parameters", sa.BigInteger, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.Integer, nullable=True),
+    sa.UniqueConstraint("name", "version"),
+)
+
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("plan_hash", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("process_id", "kind", "name"),
+)
+
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("process_id", sa.ForeignKey("processes.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("model_hash", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("optimizer_state", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("process_id", "number"),
+)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pygrid.storage.blobs.files import BlobFiles
 from pygrid.storage.columns import ColumnFiles
-from pygrid.storage.database import Database
-from pygrid.storage.files import BlobFiles, DiffFiles
-from pygrid.storage.hosted import HostedProcesses
-from pygrid.storage.public import PublicContent
+from pygrid.storage.diffs import DiffFiles
+from pygrid.storage.hosted_processes import HostedProcesses
+from pygrid.storage.public_content import PublicContent
 from pygrid.storage.signals import Signals
+from pygrid.storage.sql.database import Database
 
 
 @dataclass(frozen=True)

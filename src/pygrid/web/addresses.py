@@ -8,16 +8,12 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 
-from pygrid.messages.relay import RELAYED
+from pygrid.core.addresses import parse_address
 
-IPv4 = ipaddress.IPv4Address
-IPv6 = ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FORWARDED = "x-forwarded-for"
 MAX_HOPS = 32
 """Of a chain of proxies, which are read from the near end."""
-IPV6_PREFIX = 64
-"""Bits of an IPv6 address that count: whoever has one address of such a network has all of them."""
 
 
 class ClientAddresses:
@@ -47,32 +43,3 @@ class ClientAddresses:
     def _is_trusted(self, text: str) -> bool:
         address = parse_address(text)
         return address is not None and any(address in network for network in self._trusted)
-
-
-def parse_address(text: str) -> IPv4 | IPv6 | None:
-    """An IP address; one of IPv4 that is written as IPv6 becomes IPv4. None: the text is not an address."""
-    try:
-        address = ipaddress.ip_address(text.split("%", 1)[0].strip("[]"))
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6) else None
-    return mapped or address
-
-
-def bucket_of(text: str, *, limit_loopback: bool) -> str | None:
-    """The key under which an address is counted: itself, or its IPv6 network of 64 bits. None: it is not counted.
-
-    Args:
-        limit_loopback: whether addresses of this machine are counted too.
-    """
-    address = parse_address(text.removeprefix(RELAYED))
-    if address is None:
-        return f"other {text[:100]}"
-    if text.startswith(RELAYED):
-        # The word of a Network: it makes nobody one of this machine.
-        return f"{RELAYED}{bucket_of(str(address), limit_loopback=True)}"
-    if address.is_loopback:
-        return str(address) if limit_loopback else None
-    if isinstance(address, IPv6):
-        return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
-    return str(address)

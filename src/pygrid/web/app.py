@@ -9,10 +9,10 @@ from typing import Any
 from litestar import Litestar
 from litestar.datastructures import State
 
+from pygrid.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.web.health import health_routes
 from pygrid.web.idempotency import Claims
-from pygrid.web.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.openapi import openapi_config
 from pygrid.web.problems import EXCEPTION_HANDLERS

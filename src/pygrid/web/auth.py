@@ -7,42 +7,17 @@ async def things(request: AppRequest) -> ...:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from pygrid.core.access import Permission, Principal
-from pygrid.errors import Forbidden, Unauthenticated
+from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
+from pygrid.errors import Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
-
-
-class Changes(Protocol):
-    """Something to wait for."""
-
-    def wait(self) -> Coroutine[Any, Any, bool]:
-        """Wait for the next change after this call."""
-        ...
-
-
-class Authenticator(Protocol):
-    """Turns a session token into who it speaks for; the app's state holds it as ``authenticator``."""
-
-    async def authenticate(self, token: str) -> Principal:
-        """Raises Unauthenticated: ``invalid_credentials``: not a token of a session that is good now."""
-        ...
-
-    async def find_principal(self, token: str) -> Principal | None:
-        """Whose session it is, None if it has ended; this does not count as a use of the session."""
-        ...
-
-    @property
-    def session_changes(self) -> Changes:
-        """Wakes what depends on sessions."""
-        ...
 
 
 def find_bearer(connection: Connection) -> str | None:
@@ -118,11 +93,6 @@ def find_principal(connection: Connection) -> Principal | None:
     """Who is asking, where `anyone` may; None: somebody without an account."""
     principal: Principal | None = connection.scope.get("user")
     return principal
-
-
-def not_permitted(permission: Permission) -> Forbidden:
-    """The refusal for a missing permission."""
-    return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))
 
 
 def _ambiguous() -> Unauthenticated:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from pygrid.core.idempotency import BodyHash, current_call
 from pygrid.errors import InvalidInput, PayloadTooLarge
+from pygrid.messages.decoding import invalid_form
 
 FormEvent: TypeAlias = MultipartSegment | bytearray | None
 """The head of a part, a piece of its content, or its end."""
@@ -106,8 +107,3 @@ def _hash(body: BodyHash, event: FormEvent) -> None:
 def unknown_part(name: str, wanted: str) -> InvalidInput:
     """The refusal of a part that the form does not have."""
     return invalid_form(f"the form has an unknown part {name[:100]!r}; it takes {wanted}", part=name[:100])
-
-
-def invalid_form(why: str, **fields: Any) -> InvalidInput:
-    """The refusal of a form."""
-    return InvalidInput(why, code="invalid_form", **fields)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pygrid.errors import InvalidInput, NotFound, PayloadTooLarge, PygridError, TooSlow, Unavailable, from_problem
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json
 
 logger = logging.getLogger(__name__)
 

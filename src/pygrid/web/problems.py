@@ -17,8 +17,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
 from pygrid.errors import PygridError, explain_os_error
+from pygrid.lifecycle import ClientGone
 from pygrid.messages import media
-from pygrid.web.requests import ClientGone
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,9 @@ import msgspec
 from litestar import WebSocket, websocket
 from litestar.datastructures import State
 
-from pygrid.core.access import Permission, Principal
+from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
-from pygrid.messages.bounded_json import decode_json
-from pygrid.web.auth import Authenticator, not_permitted
+from pygrid.messages.decoding import decode_json
 from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.sockets import AsgiSocket
 

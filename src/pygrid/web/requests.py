@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar, cast
 
 from litestar.connection import Request
@@ -12,8 +12,9 @@ from litestar.types.asgi_types import HTTPRequestEvent
 
 from pygrid.core.access import Principal
 from pygrid.errors import PayloadTooLarge, TooSlow, UnsupportedMediaType
+from pygrid.lifecycle import ClientGone
 from pygrid.messages import media
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json
 
 T = TypeVar("T")
 
@@ -25,10 +26,6 @@ SLOW_S = 30.0
 GRACE_S = 60.0
 MIN_BYTES_PER_S = 256
 """After `GRACE_S` of waiting for it, a body must have come at this rate on average."""
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete; nobody is left to answer."""
 
 
 WAITS = "pygrid_waits"
@@ -109,27 +106,6 @@ async def wait_until_gone(request: Request[Any, Any, Any]) -> None:
     """Return once the client has closed the connection. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives. If the client goes before that, the work is cancelled.
-
-    Args:
-        departed: returns once the client has gone, as `wait_until_gone` does.
-    Raises:
-        ClientGone: after the work has ended.
-    """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departed())
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
 
 
 def _check_is_json(content_type: str) -> None:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from pygrid.core.access import Principal
-from pygrid.web.auth import Authenticator, Connection, find_token
-
-
-class SessionChanges:
-    """Wakes what depends on a session, whenever a session has ended or a role has changed."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Event()
-
-    def notify(self) -> None:
-        """Wake everything that waits. Call it in the event loop's thread, after the commit."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def wait(self) -> Coroutine[Any, Any, bool]:
-        """Wait for the next `notify` after this call, not after the first await."""
-        return self._changed.wait()
+from pygrid.core.access import Authenticator, Principal
+from pygrid.web.auth import Connection, find_token
 
 
 class SessionWatch:

@@ -9,7 +9,7 @@ from typing import Any
 
 from litestar.response import Stream
 
-from pygrid.web.lifecycle import Stopping
+from pygrid.lifecycle import Stopping
 from pygrid.web.sessions import SessionWatch
 
 HEARTBEAT_S = 15.0

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 import pygrid.storage.tables  # noqa: F401 - adds its tables to the metadata
-from pygrid.storage.schema import metadata
+from pygrid.storage.sql.metadata import metadata
 
 
 def sqlite_schema() -> str:

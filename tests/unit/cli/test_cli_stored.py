@@ -16,9 +16,9 @@ from pygrid.privacy.events import Gaussian, PureDp
 from pygrid.privacy.ledger import open_cap
 from pygrid.storage import audit, budgets
 from pygrid.storage.accounts import put_user, seed_roles
-from pygrid.storage.database import Database
-from pygrid.storage.migrations import migrate
-from pygrid.storage.tables_datasets import datasets
+from pygrid.storage.datasets import datasets
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 

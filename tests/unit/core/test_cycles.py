@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pygrid.core import cycles as rules
-from pygrid.core.config import ServerConfig, read_server_config
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
+from pygrid.core.process_config import ServerConfig, read_server_config
 from pygrid.errors import Conflict, Gone
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

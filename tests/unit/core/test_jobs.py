@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pygrid.core import jobs as rules
 from pygrid.core.access import ADMINISTRATOR, COMPLIANCE_OFFICER, DEFAULT_ROLES, OWNER, USER, Principal
 from pygrid.core.datasets import Holding
-from pygrid.core.execution import PrivacyTerms
 from pygrid.core.job_checks import name_groups, read_statistics, schema_for_mock, used_columns
+from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.job_terms import epsilon_alone, events_of, make_terms
 from pygrid.core.jobs import ENDED, TRANSITIONS, Job, JobRefusal, JobState, Result, hash_request
 from pygrid.errors import Conflict, InvalidInput

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.config import ServerConfig
+from pygrid.core.process_config import ServerConfig
 from pygrid.core.processes import HostedProcess, check_fits
 from pygrid.core.reports import MAX_EXAMPLES, MAX_METRICS, ReportCheck, ReportContent
 from pygrid.errors import InvalidInput, PayloadTooLarge, ShapeMismatch

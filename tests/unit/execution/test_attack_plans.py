@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms
+from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.errors import InvalidPlan
 from pygrid.features.execution import runner
 from pygrid.features.execution.child import Inputs

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pygrid.core.execution import FRAME_HEADER_BYTES, RESULT, frame
+from pygrid.core.job_spec import FRAME_HEADER_BYTES, RESULT, frame
 from pygrid.core.serving import ServableModel
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers, _Process

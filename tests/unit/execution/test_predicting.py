@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pygrid.core.execution import ColumnRef, JobSpec, Progress, check_spec
+from pygrid.core.job_spec import ColumnRef, JobSpec, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.runner import run

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms
+from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.features.execution import runner

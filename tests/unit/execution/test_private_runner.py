@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from pygrid.aggregation.optimizers import ServerOptimizer
-from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
+from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution import runner
 from pygrid.features.execution.child import Inputs, preload

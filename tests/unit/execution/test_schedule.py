@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.execution import PrivacyTerms, held_s, max_evaluations, max_participations, unit_limit_s
+from pygrid.core.job_spec import PrivacyTerms, held_s, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
 from pygrid.features.execution.contributions import PlanRows
 from pygrid.features.execution.schedule import LEAST_LIMIT, VARIATION, make_time_plan

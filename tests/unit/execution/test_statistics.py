@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.core.execution import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, held_s
+from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, held_s
 from pygrid.errors import InvalidInput
 from pygrid.features.execution import runner
 from pygrid.features.execution.child import Inputs

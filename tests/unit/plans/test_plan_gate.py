@@ -35,8 +35,8 @@ from pygrid.plans import (
 )
 from pygrid.plans import check_in_child as check_in_child_process
 from pygrid.plans.archive import _write_members
-from pygrid.plans.child import ChildLimits
 from pygrid.plans.gate import ArraySpec
+from pygrid.sandbox.process import ChildLimits
 from support.plans.handmade import GraphBuilder, f32, logistic_graphs, logistic_manifest, logistic_plan
 from support.plans.variants import PLAN, edited, make_plan, with_node, with_nodes
 

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from pygrid.errors import InvalidPlan
-from pygrid.plans.child import ChildLimits
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingLimits, check_model_file, check_model_in_child, port_bytes
+from pygrid.sandbox.process import ChildLimits
 from support.plans.models import centred, graph_model, linear, lookup
 
 N4 = {"x": ("float32", ["N", 4])}

@@ -26,9 +26,9 @@ import pytest
 from pygrid.core.datasets import DatasetLimits, Schema
 from pygrid.errors import InvalidPlan, PygridError
 from pygrid.features.datasets.conversion import Conversion, convert, convert_in_child
-from pygrid.plans import child
 from pygrid.plans.gate import GateLimits, check_in_child
 from pygrid.plans.serving import ServingLimits
+from pygrid.sandbox import process
 from pygrid.tensors import encode
 from support.plans.averaging import PLANS, diffs
 from support.plans.variants import PLAN, with_node
@@ -112,7 +112,7 @@ def in_taken_over_child(
         capture_output=True,
         timeout=60,
         check=False,
-        env=child._ENVIRONMENT,
+        env=process._ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr.decode()
     answer = done.stdout[9:]
@@ -136,7 +136,7 @@ def test_a_child_that_was_taken_over_reaches_nothing(
 WITHOUT_SECCOMP = """#!{python} -I
 # Stands for Python on a kind of processor whose system calls are not known: there is no seccomp filter.
 import runpy, sys
-from pygrid.sandbox import closing
+from pygrid.sandbox import linux as closing
 closing.MACHINES.clear()
 sys.argv = sys.argv[3:]
 runpy.run_module(sys.argv[0], run_name="__main__")
@@ -149,7 +149,7 @@ def without_seccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.write_text(WITHOUT_SECCOMP.format(python=sys.executable))
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(child, "_warned", set())
+    monkeypatch.setattr(process, "_warned", set())
 
 
 @pytest.mark.usefixtures("without_seccomp")
@@ -164,7 +164,7 @@ def test_a_child_that_cannot_be_locked_in_goes_on_and_its_parent_warns_once(capl
 
 
 def test_a_child_that_is_locked_in_causes_no_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_warned", set())
+    monkeypatch.setattr(process, "_warned", set())
     with pytest.raises(InvalidPlan):
         check_in_child(b"no plan")
     assert caplog.records == []
@@ -259,7 +259,7 @@ def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_warned", set())
+    monkeypatch.setattr(process, "_warned", set())
 
     def outcome(read: Callable[[Conversion], Schema], draft: Path) -> tuple[object, dict[str, bytes]]:
         draft.mkdir()
@@ -273,7 +273,7 @@ def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monke
         (tmp_path / "file").write_bytes(content)
         behind = outcome(convert_in_child, tmp_path / f"behind{number}")
         assert behind == outcome(convert, tmp_path / f"before{number}")
-    assert child._warned == set()
+    assert process._warned == set()
 
 
 def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
@@ -283,6 +283,6 @@ def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
         capture_output=True,
         timeout=60,
         check=False,
-        env=child._ENVIRONMENT,
+        env=process._ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr.decode()

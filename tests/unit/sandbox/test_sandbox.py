@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from pygrid.sandbox.bpf import MACHINES, filter_program
-from pygrid.sandbox.closing import Layers
+from pygrid.sandbox.linux import Layers
 from pygrid.sandbox.probes import Examination, examine
 
 USERS = [pytest.param(False, id="this user")]
@@ -98,8 +98,8 @@ def test_threads_only_where_they_are_wanted() -> None:
 def test_too_few_layers_are_refused_unless_the_operator_allows_it(allowed: bool) -> None:
     """On a kind of processor whose system calls are not known, there is no seccomp filter."""
     program = (
-        "import os\nfrom pygrid import sandbox\nfrom pygrid.sandbox import closing\nfrom pygrid.errors import Unavailable\n"
-        "out = os.dup(1)\nclosing.MACHINES.clear()\n"
+        "import os\nfrom pygrid import sandbox\nfrom pygrid.sandbox import linux\nfrom pygrid.errors import Unavailable\n"
+        "out = os.dup(1)\nlinux.MACHINES.clear()\n"
         f"try:\n  held = sandbox.apply(sandbox.Limits(2**28, 20), keep={{out}}, allow_weak={allowed})\n"
         "  os.write(out, b'weak' if not held.sound and not held.seccomp else b'sound')\n"
         "except Unavailable as error:\n  os.write(out, error.code.encode())"
@@ -131,8 +131,8 @@ def test_other_descriptors_are_closed(tmp_path) -> None:
 def test_landlock_holds_by_itself() -> None:
     """A hole in the list of system calls would still find no file and no address."""
     program = (
-        "import os, socket\nfrom pygrid.sandbox import closing\n"
-        "closing._prctl(closing._SET_NO_NEW_PRIVS, 1)\nabi = closing._landlock()\nrefused = 0\n"
+        "import os, socket\nfrom pygrid.sandbox import linux\n"
+        "linux._prctl(linux._SET_NO_NEW_PRIVS, 1)\nabi = linux._landlock()\nrefused = 0\n"
         "for attempt in (lambda: os.open('/etc/passwd', os.O_RDONLY), lambda: os.listdir('/'),"
         " lambda: os.mkdir('/tmp/pygrid-x'), lambda: socket.socket().connect(('127.0.0.1', 9))):\n"
         "  try:\n    attempt()\n  except PermissionError:\n    refused += 1\n  except OSError:\n    pass\n"
@@ -177,10 +177,10 @@ def test_a_writer_makes_files_in_its_folder_and_nowhere_else(tmp_path, as_nobody
         folder.chmod(0o777)
     (draft / "old").write_text("secret")
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom pygrid import sandbox\nfrom pygrid.sandbox import closing\n"
+        "import os, sys\nfrom pathlib import Path\nfrom pygrid import sandbox\nfrom pygrid.sandbox import linux\n"
         "out, draft, other, change_root = os.dup(1), sys.argv[1], sys.argv[2], sys.argv[3] == '1'\n"
         "if sys.argv[4] == '1':\n  os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        "if not change_root:\n  closing._change_root = lambda folder: False\n"
+        "if not change_root:\n  linux._change_root = lambda folder: False\n"
         "held = sandbox.apply(sandbox.Limits(2**28, 20), keep={out}, output=sandbox.Output(draft, 100))\n"
         "here = Path('/' if held.empty_root else draft)\n"
         "def tried(action):\n  try:\n    action()\n    return 'done'\n  except OSError as error:\n"

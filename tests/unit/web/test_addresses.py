@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from litestar.connection import ASGIConnection
 
+from pygrid.core.addresses import bucket_of
 from pygrid.errors import InvalidConfig
 from pygrid.settings import read_networks
-from pygrid.web.addresses import MAX_HOPS, ClientAddresses, bucket_of
+from pygrid.web.addresses import MAX_HOPS, ClientAddresses
 
 
 def connection(peer: str | None, *forwarded: str) -> ASGIConnection[Any, Any, Any, Any]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from pygrid.storage import cycles as rows
+from pygrid.storage import reports
 from pygrid.tensors import Params
 from support.training import Device, Site, model
 
@@ -101,9 +102,9 @@ async def test_the_checkpoint_is_centred_clipping(site: Site) -> None:
         assert (await site.cycles(process))[cycle - 1]["num_clipped"] == sum(s > 2 * t for s in distances)
 
 
-def _reports(connection: Any, process_id: int, sequence: int) -> list[rows.Report]:
+def _reports(connection: Any, process_id: int, sequence: int) -> list[reports.Report]:
     (cycle,) = rows.list_cycles(connection, process_id, sequence - 1, 1)
-    return rows.list_reports(connection, cycle.id)
+    return reports.list_reports(connection, cycle.id)
 
 
 async def test_one_lone_device_is_not_held_back(site: Site) -> None:

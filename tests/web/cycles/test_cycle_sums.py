@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pygrid.aggregation.rules import Weighed
-from pygrid.core.config import ServerConfig
+from pygrid.core.process_config import ServerConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.sums import CycleSums
-from pygrid.storage.checked import DamagedReportError
-from pygrid.storage.cycles import Report
-from pygrid.storage.files import DiffFiles
+from pygrid.storage.blobs.checked import DamagedReportError
+from pygrid.storage.diffs import DiffFiles
+from pygrid.storage.reports import Report
 from pygrid.tensors import encode, read_layout
 
 SHAPES = {"weight": (3, 2), "bias": (2,)}

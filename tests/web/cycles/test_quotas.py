@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
-from pygrid.storage.tables import assignments, clients, reports
+from pygrid.storage.cycles import clients
+from pygrid.storage.reports import assignments, reports
 from support.training import Device, Site, gate_in_process, running_site
 from support.web import assert_problem
 

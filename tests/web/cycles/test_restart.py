@@ -21,9 +21,9 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage import cycles as rows
-from pygrid.storage.database import Database
-from pygrid.storage.failures import outcome_unknown
-from pygrid.storage.transitions import close_cycle
+from pygrid.storage.cycle_transitions import close_cycle
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.failures import outcome_unknown
 from pygrid.tensors import encode
 from support.training import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
 from support.web import assert_problem

@@ -30,11 +30,11 @@ from pygrid.domain import build_domain
 from pygrid.errors import StorageFull
 from pygrid.features.datasets import conversion
 from pygrid.features.datasets.receiving import Upload
+from pygrid.lifecycle import ClientGone
 from pygrid.messages.datasets import Schema
 from pygrid.settings import DomainSettings
 from pygrid.storage.columns import map_columns
 from pygrid.tensors import decode
-from pygrid.web.requests import ClientGone
 from support.datasets import CSV, PATH, Owner, npz, parts
 from support.web import People, assert_problem, running
 

@@ -17,7 +17,7 @@ import pytest
 import pygrid.client
 from pygrid.clock import SystemClock
 from pygrid.features.associations import network_side
-from pygrid.storage import networks as rows
+from pygrid.storage import associations as rows
 from pygrid.transport import NO_RETRIES, Api
 from pygrid.transport.address import parse_address
 from pygrid.transport.known_domains import KnownDomains

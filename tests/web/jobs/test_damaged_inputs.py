@@ -21,6 +21,7 @@ from test_job_faults import charge_states, columns_of
 from test_job_restart import again, never
 from test_remote_leases import machine, someone_asks
 
+from pygrid.core.datasets import column_file
 from pygrid.edge import EdgeClient
 from pygrid.errors import Unavailable
 from pygrid.features.federation import participating
@@ -28,7 +29,7 @@ from pygrid.features.jobs.queue import JobQueue
 from pygrid.features.jobs.running import JobTrainer
 from pygrid.features.jobs.trials import MockTrials
 from pygrid.settings import DomainSettings, load_settings
-from pygrid.storage.columns import column_file, map_columns
+from pygrid.storage.columns import map_columns
 from pygrid.storage.job_files import REPORT
 from support.federation import LONG, QUICK, running_hub, running_town
 from support.federation import PRIVATE as PRIVATE_CYCLES

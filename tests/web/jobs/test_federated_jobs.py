@@ -22,9 +22,9 @@ from dp_accounting import rdp
 
 from pygrid.privacy.events import PoissonSampledGaussian, decode_events
 from pygrid.storage import audit
-from pygrid.storage.database import Database
-from pygrid.storage.tables_budgets import charges, curves
-from pygrid.storage.tables_jobs import federated_cycles
+from pygrid.storage.budgets import charges, curves
+from pygrid.storage.federated import federated_cycles
+from pygrid.storage.sql.database import Database
 from support.federation import LONG, PRIVATE, QUICK, Town, running_hub, running_town, settings_of
 from support.jobs import Site
 from support.web import assert_problem

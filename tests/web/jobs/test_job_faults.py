@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from pygrid.features.jobs import results
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
+from pygrid.storage.budgets import charges
 from pygrid.storage.columns import CHECKSUMS_FILE
-from pygrid.storage.tables_budgets import charges
-from pygrid.storage.tables_datasets import dataset_versions
+from pygrid.storage.datasets import dataset_versions
 from support.jobs import Site
 from support.web import assert_problem, flip
 

@@ -24,9 +24,9 @@ from pygrid.features.jobs.trials import MockTrials
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.audit import HEAD_FILE, read_head
-from pygrid.storage.database import Database
+from pygrid.storage.budgets import charges
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.tables_budgets import charges
+from pygrid.storage.sql.database import Database
 from support.jobs import Person, Site, running_site
 from support.web import People, assert_problem, running
 

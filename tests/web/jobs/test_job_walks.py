@@ -16,7 +16,7 @@ from onnx import helper
 
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode
 from support.jobs import JOBS, NUM_RECORDS, POLICY, PRIVATE, Site, npz, records
 from support.plans.handmade import logistic_params, logistic_plan

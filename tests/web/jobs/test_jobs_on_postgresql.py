@@ -12,7 +12,7 @@ from typing import Any
 
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from support.jobs import running_site
 from support.web import assert_problem
 

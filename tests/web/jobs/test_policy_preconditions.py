@@ -9,8 +9,8 @@ import asyncio
 
 import pytest
 
+from pygrid.core.preconditions import Precondition, etag_of
 from pygrid.errors import PreconditionFailed
-from pygrid.web.preconditions import Precondition, etag_of
 from support.jobs import DATASETS, POLICY, Site
 from support.web import assert_problem
 

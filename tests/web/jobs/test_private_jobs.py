@@ -16,7 +16,7 @@ from pygrid.core.jobs import Job
 from pygrid.features.jobs.trials import MockTrials
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode
 from support.jobs import DATASETS, POLICY, Site, npz, records
 from support.plans.handmade import logistic_plan

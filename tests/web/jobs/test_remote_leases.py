@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from pygrid.core.execution import OUTCOME, RESULT, Facts, Failure, Outcome, frame
+from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome, frame
 from pygrid.features.workers.remote import RemoteDriver
 from pygrid.settings import load_settings
 from pygrid.tensors import encode

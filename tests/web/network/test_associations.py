@@ -162,7 +162,7 @@ async def audit_entries(dom: Dom) -> list[dict[str, Any]]:
     import msgspec
     import sqlalchemy as sa
 
-    from pygrid.storage.tables_budgets import audit_entries as table
+    from pygrid.storage.audit import audit_entries as table
 
     def load(connection: sa.Connection) -> list[dict[str, Any]]:
         return [

@@ -14,7 +14,7 @@ import pytest
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
 from pygrid.storage.ownership import FolderLock
-from pygrid.storage.preparing import prepare_store
+from pygrid.storage.start import prepare_store
 from support.web import People, assert_problem, running
 
 FLAGS = {"can_edit_settings", "can_create_users", "can_edit_roles", "can_manage_nodes"}

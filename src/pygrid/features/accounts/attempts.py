@@ -7,11 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid.attempts import Attempt, AttemptSketch, Bound
 from pygrid.clock import Clock
+from pygrid.core.addresses import network_of, shortened
 from pygrid.errors import TooManyRequests
 from pygrid.messages.relay import RELAYED
 from pygrid.storage import audit
-from pygrid.web.attempts import Attempt, AttemptSketch, Bound, network_of, shortened
 
 WINDOW_S = 60.0
 MAX_PER_ACCOUNT_AND_ADDRESS = 10

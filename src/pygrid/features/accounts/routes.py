@@ -17,6 +17,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import JSONBody, PathParameter
 
 from pygrid.core.access import Permission, Role
+from pygrid.core.preconditions import Precondition
 from pygrid.errors import PygridError
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.accounts.signing import KeyedUser
@@ -47,7 +48,7 @@ from pygrid.messages.accounts import (
 from pygrid.storage.accounts import Group, User
 from pygrid.web.auth import Connection, authenticate, find_token, require
 from pygrid.web.idempotency import repeatable
-from pygrid.web.preconditions import IfMatch, Precondition, tagged
+from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
 

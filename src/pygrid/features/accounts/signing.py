@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from pygrid.clock import Clock
 from pygrid.core import access
 from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
+from pygrid.core.addresses import shortened
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
 from pygrid.features.accounts.attempts import Attempts, FailureLog
 from pygrid.features.accounts.passwords import Passwords, normalize_password
@@ -21,10 +23,25 @@ from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit
 from pygrid.storage.accounts import User
-from pygrid.storage.database import Database
 from pygrid.storage.setup_code import SetupCode
-from pygrid.web.attempts import shortened
-from pygrid.web.sessions import SessionChanges
+from pygrid.storage.sql.database import Database
+
+
+class SessionChanges:
+    """Wakes what depends on a session, whenever a session has ended or a role has changed."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake everything that waits. Call it in the event loop's thread, after the commit."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def wait(self) -> Coroutine[Any, Any, bool]:
+        """Wait for the next `notify` after this call, not after the first await."""
+        return self._changed.wait()
+
 
 logger = logging.getLogger(__name__)
 

@@ -38,9 +38,9 @@ from pygrid.messages.associations import (
     canonical,
 )
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
-from pygrid.storage.networks import JoinedNetwork
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import JoinedNetwork
+from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.websockets import dial_websocket
 from pygrid.web.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame

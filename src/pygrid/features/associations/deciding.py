@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from pygrid.core.associations import Act, AssociationState, choose, find_identity, move
 from pygrid.errors import Conflict, InvalidInput
-from pygrid.storage import networks as rows
-from pygrid.storage.networks import KnownDomain
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import KnownDomain
 
 
 @dataclass(frozen=True, slots=True)

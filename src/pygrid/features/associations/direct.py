@@ -14,8 +14,8 @@ from pygrid.clock import Clock
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.associations.fleet import Fleet, Member
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
+from pygrid.storage import associations as rows
+from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.strangers import fetch_from_stranger
 

@@ -16,16 +16,16 @@ from pygrid.core.access import Principal
 from pygrid.core.associations import AssociationState, check_domain_name
 from pygrid.errors import Conflict
 from pygrid.features.associations.connector import Connector
+from pygrid.lifecycle import Stopping
 from pygrid.messages.associations import AssociationInfo, Entry, Heartbeat
 from pygrid.settings import is_loopback_url
+from pygrid.storage import associations as rows
 from pygrid.storage import audit
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
+from pygrid.storage.associations import JoinedNetwork
 from pygrid.storage.idempotency import once
-from pygrid.storage.networks import JoinedNetwork
+from pygrid.storage.sql.database import Database
 from pygrid.transport.address import check_url
 from pygrid.transport.identity import Identity
-from pygrid.web.lifecycle import Stopping
 from pygrid.web.links import Handler
 
 logger = logging.getLogger(__name__)

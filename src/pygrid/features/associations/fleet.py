@@ -14,7 +14,7 @@ from pygrid.core.associations import Health, find_health, name_key
 from pygrid.errors import NotFound, Unavailable
 from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
-from pygrid.storage.networks import KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.transport.identity import IdentityKey
 from pygrid.web.links import Link, Links
 

@@ -25,9 +25,9 @@ from pygrid.ids import hash_secret
 from pygrid.messages.associations import Entry, Hello, Welcome, canonical
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, from_base64url, to_base64url
 from pygrid.metrics import Metrics
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
-from pygrid.storage.networks import Invitation, KnownDomain
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.web.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
 

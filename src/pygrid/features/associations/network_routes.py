@@ -9,7 +9,7 @@ from litestar import Router, WebSocket, delete, get, post, websocket
 from litestar.datastructures import State
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
-from pygrid.core.access import Permission
+from pygrid.core.access import Permission, not_permitted
 from pygrid.core.associations import Act, AssociationState
 from pygrid.features.associations.fleet import Member
 from pygrid.features.associations.network_side import NetworkAssociations
@@ -27,8 +27,8 @@ from pygrid.messages.associations import (
     NewInvitation,
 )
 from pygrid.settings import PUBLISHABLE_COUNTS
-from pygrid.storage.networks import Invitation, KnownDomain
-from pygrid.web.auth import anyone, find_principal, not_permitted, require
+from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.links import REFUSED
 from pygrid.web.problems import describe_problems

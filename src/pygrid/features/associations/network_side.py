@@ -28,10 +28,10 @@ from pygrid.features.associations.handshake import Handshake
 from pygrid.ids import hash_secret, new_secret
 from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import Invitation, KnownDomain
 from pygrid.storage.idempotency import once
-from pygrid.storage.networks import Invitation, KnownDomain
+from pygrid.storage.sql.database import Database
 from pygrid.web.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
 
 logger = logging.getLogger(__name__)

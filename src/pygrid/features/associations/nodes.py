@@ -5,17 +5,16 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.access import Permission, Principal
+from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.associations import AssociationState, check_domain_name
 from pygrid.errors import Conflict, Forbidden, Unauthenticated
 from pygrid.features.associations.network_side import NetworkAssociations
 from pygrid.ids import hash_secret
-from pygrid.storage import networks as rows
-from pygrid.storage.database import Database
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import KnownDomain
 from pygrid.storage.idempotency import once
-from pygrid.storage.networks import KnownDomain
+from pygrid.storage.sql.database import Database
 from pygrid.transport.strangers import check_stranger_address
-from pygrid.web.auth import not_permitted
 
 
 class LegacyNodes:

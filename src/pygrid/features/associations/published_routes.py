@@ -27,7 +27,7 @@ from pygrid.messages.nodes import (
     NodeList,
     NodeRequest,
 )
-from pygrid.storage.networks import KnownDomain
+from pygrid.storage.associations import KnownDomain
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem

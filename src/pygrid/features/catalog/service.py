@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from pygrid.core.config import read_server_config
 from pygrid.core.datasets import Schema, SchemaQuery, told_schema
 from pygrid.core.discovery import MAX_ANSWER_BYTES, asks_for, check_query, encoded_size, mentions, snippet
+from pygrid.core.process_config import read_server_config
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.discovery import (
     MAX_COLUMNS,
@@ -30,11 +30,11 @@ from pygrid.messages.discovery import (
 from pygrid.plans.manifest import Port
 from pygrid.plans.text import printable
 from pygrid.storage import datasets, models, processes
-from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.models import StoredModel
 from pygrid.storage.processes import Process
-from pygrid.storage.public import Listener, PublicContent
+from pygrid.storage.public_content import Listener, PublicContent
+from pygrid.storage.sql.database import Database
 
 SEARCHED_AT_ONCE = 200
 _NUM_SEARCHES = 4

@@ -15,10 +15,10 @@ from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.service import CyclesService
 from pygrid.features.cycles.sums import CycleSums
 from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.cycles import find_radius
 from pygrid.storage.store import Store
-from pygrid.web.lifecycle import Stopping
 
 
 @dataclass(frozen=True)

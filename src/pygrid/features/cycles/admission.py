@@ -23,13 +23,12 @@ from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
-from pygrid.storage import cycles as rows
+from pygrid.lifecycle import ClientGone, Stopping
+from pygrid.storage import reports as rows
 from pygrid.storage.clients import touch_client
+from pygrid.storage.cycle_transitions import open_cycle
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import open_cycle
-from pygrid.web.lifecycle import Stopping
-from pygrid.web.requests import ClientGone
 
 PRESENCE_S = 3.0 * rules.POLL_S
 """A client that was told to come back counts as a candidate for so long."""

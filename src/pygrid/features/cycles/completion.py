@@ -30,11 +30,13 @@ from pygrid.features.cycles.hosted_averaging import average_by_plan
 from pygrid.features.cycles.sums import CycleSums, vote_of
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
-from pygrid.storage.checked import DamagedReportError
-from pygrid.storage.cycles import CycleTotals, Report
-from pygrid.storage.files import BlobWriter
+from pygrid.storage import reports as report_rows
+from pygrid.storage.blobs.checked import DamagedReportError
+from pygrid.storage.blobs.files import BlobWriter
+from pygrid.storage.cycle_transitions import LEASE_S, begin_cycle
+from pygrid.storage.cycles import CycleTotals
+from pygrid.storage.reports import Report
 from pygrid.storage.store import Store
-from pygrid.storage.transitions import LEASE_S, begin_cycle
 from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, num_values
 
 logger = logging.getLogger(__name__)
@@ -82,10 +84,10 @@ class Completion:
 
         def load(connection: sa.Connection) -> tuple[HostedProcess, list[Report], History, processes.Checkpoint]:
             process = self._store.processes.load(connection, cycle.process_id)
-            accepted = rows.list_accepted(connection, process.id, cycle.sequence, WINDOW_CYCLES, WINDOW_REPORTS)
+            accepted = report_rows.list_accepted(connection, process.id, cycle.sequence, WINDOW_CYCLES, WINDOW_REPORTS)
             history = History([norm for norm, _ in accepted], [weight for _, weight in accepted])
             checkpoint = processes.get_checkpoint(connection, process.id, cycle.checkpoint)
-            return process, rows.list_reports(connection, cycle.id), history, checkpoint
+            return process, report_rows.list_reports(connection, cycle.id), history, checkpoint
 
         process, reports, history, checkpoint = database.read_now(load)
         damaged: list[Report] = []
@@ -177,7 +179,7 @@ class Completion:
     def _store_result(self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome) -> Completed:
         """Checkpoint, end of the cycle and next cycle, in one transaction."""
         now, weighed, new_checkpoint = self._clock.now(), outcome.weighed, outcome.checkpoint
-        rows.set_counted(
+        report_rows.set_counted(
             connection,
             [
                 *(
@@ -190,8 +192,8 @@ class Completion:
         )
         if new_checkpoint is not None:
             processes.put_checkpoint(connection, new_checkpoint)
-        rows.expire_assignments(connection, cycle.id)
-        totals = rows.add_up(outcome.counted, weighed.num_clipped)
+        report_rows.expire_assignments(connection, cycle.id)
+        totals = report_rows.add_up(outcome.counted, weighed.num_clipped)
         done = replace(cycle, state=CycleState.COMPLETED, completed_at=now)
         rows.complete_cycle(connection, done, totals, weighed.limit if math.isfinite(weighed.limit) else None)
         number = cycle.checkpoint if new_checkpoint is None else new_checkpoint.number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pygrid.core.config import Authentication
+from pygrid.core.process_config import Authentication
 from pygrid.errors import PygridError, Unauthenticated, Unavailable
 from pygrid.transport.strangers import fetch_from_stranger
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from pygrid.core.processes import HostedProcess
 from pygrid.plans.averaging_child import DiffRef, run_averaging_in_child
-from pygrid.storage.cycles import Report
-from pygrid.storage.files import Spool
+from pygrid.storage.diffs import Spool
+from pygrid.storage.reports import Report
 from pygrid.storage.store import Store
 from pygrid.tensors import decode, encode
 from pygrid.tensors.flat import num_values

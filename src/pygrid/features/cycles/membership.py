@@ -23,10 +23,10 @@ from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.ids import new_client_id
 from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, LeaveRequest
-from pygrid.storage import clients
+from pygrid.storage import clients, reports
 from pygrid.storage import cycles as rows
+from pygrid.storage.cycle_transitions import close_cycle
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import close_cycle
 
 MAX_SUBJECT_CHARS = 200
 LEFT_S = 3600.0
@@ -128,7 +128,7 @@ class Membership:
         def transaction(connection: sa.Connection) -> Cycle:
             rows.lock_process(connection, process.id)
             now = self._clock.now()
-            cycle = rows.put_departure(connection, message.worker_id, process.id, now, is_named=process.config.named_clients)
+            cycle = reports.put_departure(connection, message.worker_id, process.id, now, is_named=process.config.named_clients)
             if rules.due(cycle, process.config, now) is Due.CLOSE:
                 cycle = close_cycle(connection, cycle, now)
             return cycle

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from pygrid.clock import Clock
+from pygrid.core.addresses import bucket_of
 from pygrid.errors import TooManyRequests
-from pygrid.web.addresses import bucket_of
-from pygrid.web.rates import RateTable
+from pygrid.rates import RateTable
 
 RETRY_FULL_S = 3600.0
 """When an address with all its clients is told to come back: the earliest at which one may have expired is unknown."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pygrid.core.processes import HostedProcess
 from pygrid.core.reports import ReportCheck, ReportContent
 from pygrid.errors import TooSlow
-from pygrid.storage.files import Spool
+from pygrid.storage.diffs import Spool
 from pygrid.tensors.flat import Float32
 
 SMALL_BYTES = 1024 * 1024

@@ -32,13 +32,13 @@ from pygrid.messages.cycles import (
     CycleRejected,
     CycleRequest,
 )
-from pygrid.storage import cycles as rows
-from pygrid.storage.cycles import Report
-from pygrid.storage.failures import may_be_done
-from pygrid.storage.files import DiffFiles
+from pygrid.storage import reports as rows
+from pygrid.storage.cycle_transitions import close_cycle
+from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.processes import Checkpoint
+from pygrid.storage.reports import Report
+from pygrid.storage.sql.failures import may_be_done
 from pygrid.storage.store import Store, event_topic
-from pygrid.storage.transitions import close_cycle
 
 _INVALID_KEY = "Invalid request key!"
 

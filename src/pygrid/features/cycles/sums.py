@@ -14,8 +14,8 @@ from pygrid.aggregation.rules import Vote, Weighed
 from pygrid.aggregation.running import MeanBlock, RunningSum
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
-from pygrid.storage.cycles import Report
-from pygrid.storage.files import DiffFiles
+from pygrid.storage.diffs import DiffFiles
+from pygrid.storage.reports import Report
 from pygrid.tensors.flat import VALUE_BYTES, Float32, match, num_values
 from pygrid.tensors.safetensors import header_length, parse_header
 

@@ -11,15 +11,15 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.core.process_config import read_server_config
 from pygrid.features.cycles.completion import Completed, Completion
 from pygrid.features.cycles.counts import CycleCounts
 from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
-from pygrid.storage import processes
+from pygrid.storage import processes, reports
+from pygrid.storage.cycle_transitions import close_cycle, reopen_cycle
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import close_cycle, reopen_cycle
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class CycleScheduler:
                 shortened = rules.shorten(cycle, read_server_config(process.server_config), self._clock.now())
                 if shortened is not cycle:
                     rows.update_cycle(connection, shortened)
-            return rows.list_unfinished_cycles(connection), rows.list_report_files(connection)
+            return rows.list_unfinished_cycles(connection), reports.list_report_files(connection)
 
         unfinished, files = await self._store.database.write(load)
         self._store.diffs.sweep(files)

@@ -17,7 +17,7 @@ import msgspec
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import InvalidDataset, PygridError, from_problem
 from pygrid.messages.datasets import Format
-from pygrid.plans.child import ChildLimits, Stop, run_child
+from pygrid.sandbox.process import ChildLimits, Stop, run_child
 from pygrid.storage.columns import Draft
 from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
 from pygrid.tabular.table_writer import TableWriter

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from pygrid.plans.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
 from pygrid.sandbox import Output
+from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
 
 _MAX_OPEN_FILES = 4096 + 256
 """One for each column, and some."""

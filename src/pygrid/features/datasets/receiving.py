@@ -17,11 +17,11 @@ from pygrid.core.mocks import draw_mock, num_mock_records
 from pygrid.errors import InvalidInput, PayloadTooLarge, StorageFull, from_problem
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike
 from pygrid.features.datasets.uploads import UploadedFiles, read_upload_form
+from pygrid.lifecycle import unless_gone
 from pygrid.messages.datasets import VersionRequest
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, Draft, hash_content
-from pygrid.storage.failures import may_be_done
-from pygrid.web.requests import unless_gone
+from pygrid.storage.sql.failures import may_be_done
 
 MAX_MOCK_BYTES = 256 * 1024**2
 """Of an uploaded mock twin as stored."""

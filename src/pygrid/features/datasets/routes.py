@@ -14,13 +14,14 @@ from litestar.response import Stream
 
 from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
+from pygrid.core.preconditions import Precondition
 from pygrid.features.datasets.receiving import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
-from pygrid.web.preconditions import IfMatch, Precondition, tagged
+from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 

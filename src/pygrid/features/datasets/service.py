@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.access import Permission, Principal
+from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.datasets import (
     DatasetLimits,
     DatasetRefusal,
@@ -29,6 +29,7 @@ from pygrid.core.datasets import (
     told_schema,
 )
 from pygrid.core.job_terms import unit_of
+from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import (
     Conflict,
     Forbidden,
@@ -40,7 +41,6 @@ from pygrid.errors import (
 from pygrid.features.datasets.completion import complete_schema
 from pygrid.features.datasets.receiving import Receiver, Upload
 from pygrid.features.datasets.records import as_safetensors, first_records
-from pygrid.messages.bounded_json import decode_json
 from pygrid.messages.datasets import (
     DatasetInfo,
     DatasetSummary,
@@ -50,16 +50,15 @@ from pygrid.messages.datasets import (
     VersionInfo,
     VersionRequest,
 )
+from pygrid.messages.decoding import decode_json
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, hash_content
 from pygrid.storage.content import confirm_content
-from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset, DatasetVersion
 from pygrid.storage.idempotency import once
-from pygrid.storage.public import PublicContent
-from pygrid.web.auth import not_permitted
-from pygrid.web.preconditions import ANY, Precondition
+from pygrid.storage.public_content import PublicContent
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

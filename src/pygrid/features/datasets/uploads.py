@@ -11,7 +11,8 @@ from typing import BinaryIO, Self
 from multipart import MultipartSegment
 
 from pygrid.errors import PayloadTooLarge
-from pygrid.web.forms import FormEvent, form_events, invalid_form
+from pygrid.messages.decoding import invalid_form
+from pygrid.web.forms import FormEvent, form_events
 
 MAX_CONFIG_BYTES = 4 * 1024**2
 WRITE_BYTES = 1024**2

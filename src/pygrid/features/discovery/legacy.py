@@ -14,7 +14,7 @@ import msgspec
 from pygrid.core.discovery import asks_for, mentions
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.discovery.fleet import Fleet, Member
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json
 from pygrid.messages.discovery import (
     MAX_NAMES,
     CatalogAnswer,

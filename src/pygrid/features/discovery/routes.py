@@ -9,6 +9,8 @@ from litestar import Router, get, post
 from litestar.datastructures import State
 from litestar.params import JSONBody, QueryParameter
 
+from pygrid.attempts import AttemptSketch, Bound
+from pygrid.core.addresses import network_of
 from pygrid.errors import InvalidInput
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import (
@@ -20,7 +22,6 @@ from pygrid.messages.discovery import (
     SearchQuery,
     SearchRequest,
 )
-from pygrid.web.attempts import AttemptSketch, Bound, network_of
 from pygrid.web.auth import anyone, find_principal
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest

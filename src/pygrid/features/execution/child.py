@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import sandbox
-from pygrid.core.execution import (
+from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
     OUTCOME,

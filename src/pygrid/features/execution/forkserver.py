@@ -9,7 +9,7 @@
     here -> Domain   {"ready": true, "sound": bool, "layers": [...]}
                      {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s", "max_rss_bytes"}
 
-The child reads its specification from its stream and answers there (`pygrid.core.execution`), so no byte of a job passes
+The child reads its specification from its stream and answers there (`pygrid.core.job_spec`), so no byte of a job passes
 through this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so that a
 fork copies a quiet process. When the Domain goes away, it ends, and every job with it.
 """
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pygrid import sandbox
-from pygrid.core.execution import JobLimits
+from pygrid.core.job_spec import JobLimits
 from pygrid.features.execution.child import preload, run_job
 
 _TICK_S = 0.05

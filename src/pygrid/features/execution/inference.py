@@ -2,7 +2,7 @@
 
     python -I -m pygrid.features.execution.inference DESCRIPTOR SETTINGS
 
-``DESCRIPTOR`` is a connected stream socket, inherited from the Domain; messages are frames (`pygrid.core.execution`):
+``DESCRIPTOR`` is a connected stream socket, inherited from the Domain; messages are frames (`pygrid.core.job_spec`):
 
     here -> Domain   READY   the layers of the sandbox that hold, JSON; or OUTCOME
     Domain -> here   SPEC    arrays by the names of the model's inputs, safetensors
@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from pygrid import sandbox
-from pygrid.core.execution import (
+from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     OUTCOME,
     READY,

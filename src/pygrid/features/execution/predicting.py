@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.execution import JobSpec, Progress
+from pygrid.core.job_spec import JobSpec, Progress
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.plans.manifest import Port

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pygrid.errors import Conflict, PygridError
-from pygrid.storage.checked import CheckedFiles, has_name
-from pygrid.storage.files import BlobFolder, BlobWriter
+from pygrid.storage.blobs.checked import CheckedFiles, has_name
+from pygrid.storage.blobs.files import BlobFolder, BlobWriter
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
-from pygrid.core.execution import Facts, JobSpec, Outcome, PrivacyTerms, Progress, check_spec
+from pygrid.core.job_spec import Facts, JobSpec, Outcome, PrivacyTerms, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.features.execution.child import Inputs
 from pygrid.features.execution.contributions import Contributions, PlanRows, PlanSums, subject_groups

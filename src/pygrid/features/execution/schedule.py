@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pygrid.core.execution import JobSpec, PrivacyTerms, max_evaluations, max_participations, unit_limit_s
+from pygrid.core.job_spec import JobSpec, PrivacyTerms, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
 from pygrid.features.execution.contributions import Contributions
 from pygrid.features.execution.watch import Watch, measure

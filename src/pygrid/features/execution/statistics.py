@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.execution import Statistic
+from pygrid.core.job_spec import Statistic
 from pygrid.errors import InvalidInput
 from pygrid.features.execution.contributions import Block, add_blocks
 from pygrid.features.execution.watch import Watch

@@ -10,7 +10,7 @@ import numpy as np
 from pygrid.core.job_checks import metrics_of
 from pygrid.errors import InvalidTensors
 from pygrid.messages.media import METRIC_PREFIX, NUM_EXAMPLES
-from pygrid.storage.files import BlobFiles
+from pygrid.storage.blobs.files import BlobFiles
 from pygrid.tensors import Params, decode
 from pygrid.tensors.params import Difference
 from pygrid.tensors.safetensors import make_layout

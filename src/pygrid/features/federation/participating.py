@@ -24,9 +24,9 @@ import sqlalchemy as sa
 from msgspec import UNSET
 
 from pygrid.clock import Clock
-from pygrid.core import federation as rules
-from pygrid.core.execution import Failure
-from pygrid.core.federation import Departure, Part, PartState, Trainer
+from pygrid.core import federated as rules
+from pygrid.core.federated import Departure, Part, PartState, Trainer
+from pygrid.core.job_spec import Failure
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, Gone, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.federation.coordinator import Line, ModelFiles, check_accepted, check_offered
@@ -37,9 +37,9 @@ from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit, budgets
 from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
-from pygrid.storage.checked import is_damage
-from pygrid.storage.database import Database
-from pygrid.storage.files import BlobFiles
+from pygrid.storage.blobs.checked import is_damage
+from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.sql.database import Database
 from pygrid.tensors.safetensors import Layout
 
 logger = logging.getLogger(__name__)

@@ -12,17 +12,17 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.federation import Departure, Part, Trainer
+from pygrid.core.federated import Departure, Part, Trainer
 from pygrid.core.jobs import Job
 from pygrid.errors import PygridError
 from pygrid.features.federation.coordinator import MODEL_SLACK_BYTES, Connect, Line, ModelFiles
 from pygrid.features.federation.participating import Given, Participation, Writes
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
-from pygrid.storage.database import Database
-from pygrid.storage.files import BlobFiles
-from pygrid.storage.hosted import read_layout_of
+from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.hosted_processes import read_layout_of
 from pygrid.storage.job_files import JobFiles
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pygrid.clock import Clock
 from pygrid.core.associations import AssociationState
 from pygrid.errors import PygridError
 from pygrid.settings import is_loopback_url
-from pygrid.storage.database import Database
-from pygrid.storage.networks import JoinedNetwork, list_networks
+from pygrid.storage.associations import JoinedNetwork, list_networks
+from pygrid.storage.sql.database import Database
 from pygrid.transport import HttpTransport, Transport
 from pygrid.transport.address import RelayedAddress, parse_address
 from pygrid.transport.dialing import Dialer

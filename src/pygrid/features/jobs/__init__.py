@@ -21,11 +21,11 @@ from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.trials import MockTrials
 from pygrid.features.jobs.upkeep import JobUpkeep
 from pygrid.features.jobs.workers import WorkerPlaces, Workers
+from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.audit import HEAD_FILE
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.store import Store
-from pygrid.web.lifecycle import Stopping
 
 MakeFederation = Callable[[AuditedWrites, JobFiles, Callable[[str], None]], Federation]
 """From what writes, what keeps the files of jobs, and what tells those who follow a job by its id."""

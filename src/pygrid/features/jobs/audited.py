@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.storage import audit
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

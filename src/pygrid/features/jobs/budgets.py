@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pygrid.core import job_terms
-from pygrid.core.execution import Unit
+from pygrid.core.job_spec import Unit
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict
 from pygrid.messages.jobs import JobCost

@@ -13,11 +13,11 @@ from pygrid.core.predictions import check_size, chosen_outputs, count_records, d
 from pygrid.core.processes import check_fits
 from pygrid.features.jobs.describing import describe_model, describe_plan, describe_statistics
 from pygrid.features.jobs.uploads import MAX_MODEL_BYTES, JobForm
+from pygrid.messages.decoding import invalid_form
 from pygrid.messages.jobs import JobRequest
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import check_async
 from pygrid.plans.serving import ServingLimits, check_model_async
-from pygrid.web.forms import invalid_form
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema
-from pygrid.core.execution import Statistic
-from pygrid.core.federation import PartState, without_secrets
-from pygrid.core.federation import num_spent as num_spent_of
+from pygrid.core.federated import PartState, without_secrets
+from pygrid.core.federated import num_spent as num_spent_of
+from pygrid.core.job_spec import Statistic
 from pygrid.core.jobs import Job, JobState
 from pygrid.features.jobs.budgets import Account, describe_cost, find_account, needs_account
 from pygrid.messages.jobs import FederationInfo, FederationRequest, JobInfo, JobRequest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from pygrid.core import jobs as rules
-from pygrid.core.federation import Departure, Trainer
+from pygrid.core.federated import Departure, Trainer
 from pygrid.core.jobs import Job
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import WorkerPlaces

@@ -9,11 +9,12 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.access import Permission, Principal
+from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.datasets import DatasetRefusal, Schema, can_manage, can_see
-from pygrid.core.execution import Unit
+from pygrid.core.job_spec import Unit
 from pygrid.core.job_terms import unit_of
 from pygrid.core.jobs import sees_all
+from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import Conflict, Forbidden, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.budgets import find_account
@@ -26,11 +27,9 @@ from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.budgets import Budget
 from pygrid.storage.content import confirm_content
-from pygrid.storage.database import Database
 from pygrid.storage.datasets import Dataset
 from pygrid.storage.jobs import Policy
-from pygrid.web.auth import not_permitted
-from pygrid.web.preconditions import ANY, Precondition
+from pygrid.storage.sql.database import Database
 
 _NOBODY = 0
 """Given for the requester where there is none; no user has this id."""

@@ -16,7 +16,7 @@ from pygrid.features.jobs.transitions import Transitions
 from pygrid.privacy.ledger import Refusal, Rejected
 from pygrid.storage import budgets
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
+from pygrid.storage.sql.database import Database
 
 LEASE_S = 60.0
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from pygrid.core import jobs as rules
-from pygrid.core.execution import Facts, Failure, FailureKind, JobResult
 from pygrid.core.job_checks import metrics_of, name_groups
+from pygrid.core.job_spec import Facts, Failure, FailureKind, JobResult
 from pygrid.core.jobs import Job, Result
 from pygrid.errors import InvalidInput, InvalidTensors, StorageFull, Unavailable
 from pygrid.features.jobs.transitions import Transitions

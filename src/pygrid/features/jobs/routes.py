@@ -12,6 +12,7 @@ from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter,
 from litestar.response import Stream
 
 from pygrid.core.jobs import JobState
+from pygrid.core.preconditions import Precondition
 from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService
 from pygrid.features.jobs.uploads import MAX_FORM_BYTES
@@ -20,7 +21,7 @@ from pygrid.messages.jobs import JobState as JobStateName
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
-from pygrid.web.preconditions import IfMatch, IfNoneMatch, Precondition, tagged
+from pygrid.web.preconditions import IfMatch, IfNoneMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.sessions import watch_session

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pygrid.core import jobs as rules
-from pygrid.core.execution import Facts, Failure, JobResult, Progress
+from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
 from pygrid.core.jobs import Job
 from pygrid.errors import PygridError
 from pygrid.features.jobs.results import Results, until_stored
@@ -20,8 +20,8 @@ from pygrid.features.jobs.specs import SpecMaker, check_files, data_bytes
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import WorkerPlaces, Workers
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
 from pygrid.storage.signals import Signals
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

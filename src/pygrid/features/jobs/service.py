@@ -27,19 +27,19 @@ from pygrid.features.jobs.describing import Describer
 from pygrid.features.jobs.quotas import check_room
 from pygrid.features.jobs.specs import RunLimits
 from pygrid.features.jobs.uploads import JobForm, read_job_form
-from pygrid.messages.bounded_json import decode_json
+from pygrid.lifecycle import Stopping
+from pygrid.messages.decoding import decode_json
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
 from pygrid.privacy.ledger import Cap, ChargeState
 from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
 from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
 from pygrid.storage.signals import Signals, wait_for_any
+from pygrid.storage.sql.database import Database
 from pygrid.transport.address import parse_address
-from pygrid.web.lifecycle import Stopping
 
 logger = logging.getLogger(__name__)
 

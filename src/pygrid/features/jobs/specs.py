@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from pygrid.core.datasets import Schema
-from pygrid.core.execution import ColumnRef, JobLimits, JobSpec, check_spec
+from pygrid.core.datasets import Schema, column_file
 from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
+from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, check_spec
 from pygrid.core.jobs import Job
 from pygrid.core.metric_bounds import resolve_metric_bounds
 from pygrid.core.mocks import draw_mock
@@ -25,10 +25,10 @@ from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.serving import ServingReport
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
-from pygrid.storage.columns import ColumnFiles, Draft, column_file, map_columns
-from pygrid.storage.database import Database
+from pygrid.storage.columns import ColumnFiles, Draft, map_columns
 from pygrid.storage.job_files import JobFiles, JobFolder
 from pygrid.storage.jobs import JobDataset
+from pygrid.storage.sql.database import Database
 
 _MOCK_ROUNDS = 2
 _NUM_MOCK_RECORDS = 100

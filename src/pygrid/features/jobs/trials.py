@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.core import jobs as rules
-from pygrid.core.execution import max_evaluations, unit_limit_s
+from pygrid.core.job_spec import max_evaluations, unit_limit_s
 from pygrid.core.job_terms import epsilon_alone
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import PygridError, Unavailable
@@ -20,7 +20,7 @@ from pygrid.features.jobs.specs import SpecMaker
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.workers import Workers
 from pygrid.storage import jobs as rows
-from pygrid.storage.checked import is_damage
+from pygrid.storage.blobs.checked import is_damage
 from pygrid.storage.columns import ColumnFiles
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from pygrid.features.jobs.service import Dispatcher, job_topic
 from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit
 from pygrid.storage import jobs as rows
-from pygrid.storage.database import Database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.signals import Signals
+from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.plans.archive import MAX_PLAN_BYTES
-from pygrid.storage.files import BlobWriter
+from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import Place, invalid_form, read_form, unknown_part
+from pygrid.web.forms import Place, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MODEL_BYTES = 256 * 1024**2

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pygrid.core.execution import JobResult, JobSpec, Progress
+from pygrid.core.job_spec import JobResult, JobSpec, Progress
 
 
 class Workers(Protocol):

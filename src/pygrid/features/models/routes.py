@@ -17,9 +17,9 @@ from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModel
 from pygrid.web.auth import require
 from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
-from pygrid.web.offload import bytes_response
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.responses import bytes_response
 
 ModelId = Annotated[str, PathParameter(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]

@@ -26,15 +26,15 @@ from pygrid.core.serving import (
 from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
 from pygrid.features.models.uploads import read_serve_form
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
+from pygrid.offload import offload
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import ServingReport, check_model_async, port_bytes
 from pygrid.storage import models as rows
-from pygrid.storage.files import BlobWriter
+from pygrid.storage.blobs.files import BlobWriter
 from pygrid.storage.idempotency import once
 from pygrid.storage.models import StoredModel
 from pygrid.storage.store import Store
 from pygrid.tensors import Params, decode, encode_pieces
-from pygrid.web.offload import offload
 
 logger = logging.getLogger(__name__)
 

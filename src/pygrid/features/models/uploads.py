@@ -8,11 +8,11 @@ import msgspec
 
 from pygrid.core.serving import check_serve_request
 from pygrid.errors import InvalidConfig, InvalidInput
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.messages.models import ServeRequest
 from pygrid.plans.serving import MAX_SERVED_BYTES
-from pygrid.storage.files import BlobWriter
-from pygrid.web.forms import Place, invalid_form, read_form, unknown_part
+from pygrid.storage.blobs.files import BlobWriter
+from pygrid.web.forms import Place, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2

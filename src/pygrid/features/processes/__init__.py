@@ -8,8 +8,8 @@ from pygrid.clock import Clock
 from pygrid.features.processes.drafts import DraftsService
 from pygrid.features.processes.hosting import Hosting, WatchCycle
 from pygrid.features.processes.service import ProcessesService, Writes
+from pygrid.lifecycle import Stopping
 from pygrid.storage.store import Store
-from pygrid.web.lifecycle import Stopping
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import sqlalchemy as sa
 
-from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Cycle
+from pygrid.core.process_config import read_server_config
 from pygrid.messages.processes import CycleInfo, PlanInfo, ProcessInfo
 from pygrid.storage import cycles as rows
-from pygrid.storage import processes
+from pygrid.storage import processes, reports
 
 
 def describe_process(connection: sa.Connection, process: processes.Process) -> ProcessInfo:
@@ -35,7 +35,7 @@ def describe_process(connection: sa.Connection, process: processes.Process) -> P
 
 def describe_cycle(connection: sa.Connection, cycle: Cycle) -> CycleInfo:
     """A cycle and what it brought."""
-    totals = rows.get_totals(connection, cycle.id)
+    totals = reports.get_totals(connection, cycle.id)
     return CycleInfo(
         sequence=cycle.sequence,
         state=cycle.state.value,

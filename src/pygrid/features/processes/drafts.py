@@ -22,13 +22,13 @@ from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.processes.describing import describe_process
 from pygrid.features.processes.hosting import Candidate, Hosting, check_free, process_exists
 from pygrid.features.processes.uploads import PLAN_PREFIX, HostForm, read_host_form
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRequest, ProcessInfo
 from pygrid.storage import drafts as rows
 from pygrid.storage import processes
+from pygrid.storage.blobs.files import BlobBatch, BlobWriter
 from pygrid.storage.drafts import Draft, File
-from pygrid.storage.files import BlobBatch, BlobWriter
-from pygrid.storage.hosted import read_layout_of
+from pygrid.storage.hosted_processes import read_layout_of
 from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
 

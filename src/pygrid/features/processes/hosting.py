@@ -11,22 +11,22 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.config import ServerConfig, read_client_config, read_server_config
 from pygrid.core.cycles import Cycle
+from pygrid.core.process_config import ServerConfig, read_client_config, read_server_config
 from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.features.processes.describing import describe_process
 from pygrid.features.processes.uploads import HostForm
-from pygrid.messages.bounded_json import decode_json
+from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.plans.archive import Plan
 from pygrid.plans.gate import GateLimits, GateReport, check_async
 from pygrid.storage import cycles as rows
 from pygrid.storage import drafts, processes
-from pygrid.storage.files import BlobBatch, BlobWriter
+from pygrid.storage.blobs.files import BlobBatch, BlobWriter
+from pygrid.storage.cycle_transitions import begin_cycle
 from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
-from pygrid.storage.transitions import begin_cycle
 from pygrid.tensors.flat import num_values
 from pygrid.tensors.safetensors import Layout
 

@@ -12,20 +12,20 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
-from pygrid.core.config import read_server_config
 from pygrid.core.cycles import Cycle, CycleState
+from pygrid.core.process_config import read_server_config
 from pygrid.errors import Conflict, NotFound
 from pygrid.features.processes.describing import describe_cycle, describe_process
 from pygrid.features.processes.hosting import Hosting, WatchCycle
 from pygrid.features.processes.uploads import read_host_form
+from pygrid.lifecycle import Stopping
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
-from pygrid.storage import audit, processes
+from pygrid.storage import audit, processes, reports
 from pygrid.storage import cycles as rows
+from pygrid.storage.cycle_transitions import close_cycle, restart_cycle
 from pygrid.storage.idempotency import once
 from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
-from pygrid.storage.transitions import close_cycle, restart_cycle
-from pygrid.web.lifecycle import Stopping
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class ProcessesService:
 
         def load(connection: sa.Connection) -> list[Contribution]:
             processes.get_process(connection, process_id)
-            return [Contribution(**asdict(one)) for one in rows.list_contributions(connection, process_id, after, limit)]
+            return [Contribution(**asdict(one)) for one in reports.list_contributions(connection, process_id, after, limit)]
 
         return await self._store.database.read(load)
 

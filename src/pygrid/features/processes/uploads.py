@@ -6,11 +6,12 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from pygrid.storage.files import BlobWriter
+from pygrid.messages.decoding import invalid_form
+from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import Place, invalid_form, read_form, unknown_part
+from pygrid.web.forms import Place, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_PLAN_BYTES = 8 * 1024 * 1024

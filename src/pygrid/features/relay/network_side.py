@@ -13,14 +13,15 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
 from pygrid.clock import Clock
+from pygrid.core.access import Authenticator
+from pygrid.core.addresses import network_of
 from pygrid.errors import Forbidden, InvalidCredentials, PygridError, Unauthenticated
 from pygrid.features.relay.pipes import End, Pipes, Receive, Send, too_many, unreachable
 from pygrid.messages import media
 from pygrid.messages.relay import INVALID_TICKET, LOGIN_NEEDED, SESSION_OVER, TOO_MANY_PIPES
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
-from pygrid.web.attempts import network_of
-from pygrid.web.auth import Authenticator, find_bearer
+from pygrid.web.auth import find_bearer
 from pygrid.web.problems import problem_response
 from pygrid.web.sockets import is_of_a_browser
 

@@ -17,9 +17,9 @@ from prometheus_client import Gauge
 
 from pygrid.core.associations import name_key
 from pygrid.errors import Gone, TooManyRequests, Unavailable
+from pygrid.lifecycle import Stopping
 from pygrid.messages.relay import DOMAIN_UNREACHABLE, TOO_MANY_PIPES
 from pygrid.metrics import Metrics
-from pygrid.web.lifecycle import Stopping
 
 logger = logging.getLogger(__name__)
 

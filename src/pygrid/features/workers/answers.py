@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pygrid.core.execution import (
+from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pygrid.core.execution import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
+from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
 from pygrid.errors import Conflict, Unavailable
 from pygrid.features.workers.answers import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 

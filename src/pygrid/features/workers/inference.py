@@ -35,7 +35,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pygrid.core.execution import (
+from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,
@@ -49,10 +49,10 @@ from pygrid.core.execution import (
 )
 from pygrid.core.serving import HEADER_BYTES, ServableModel
 from pygrid.errors import InvalidInput, InvalidTensors, Unavailable
+from pygrid.offload import SLICE_BYTES, offload, slices
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import port_bytes
 from pygrid.tensors import decode, encode_pieces
-from pygrid.web.offload import SLICE_BYTES, offload, slices
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from pygrid.core.execution import JobResult, JobSpec
+from pygrid.core.job_spec import JobResult, JobSpec
 from pygrid.errors import Unavailable
 from pygrid.features.workers.answers import OnProgress
 from pygrid.features.workers.driver import SubprocessDriver

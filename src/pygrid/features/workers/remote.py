@@ -27,17 +27,7 @@ from typing import Any
 
 import msgspec
 
-from pygrid.core.execution import (
-    Facts,
-    Failure,
-    JobResult,
-    JobSpec,
-    Outcome,
-    Progress,
-    check_spec,
-    list_paths,
-    move_paths,
-)
+from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec, Outcome, Progress, check_spec, list_paths, move_paths
 from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
 from pygrid.features.workers.answers import OnProgress, find_fault
 from pygrid.features.workers.driver import LOGS_KEPT, State

@@ -101,7 +101,7 @@ async def download_leased_file(request: AppRequest, state: State, lease_id: Leas
     responses=describe_problems(400, 401, 408, 409, 410, 413),
 )
 async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
-    """Bring the end of a job: two frames, of the outcome and of the result (`pygrid.core.execution`)."""
+    """Bring the end of a job: two frames, of the outcome and of the result (`pygrid.core.job_spec`)."""
     worker = await _worker(request, state)
     body = stream_body(request, _service(state).max_answer_bytes(worker, lease_id))
     return await _service(state).finish(worker, lease_id, body)

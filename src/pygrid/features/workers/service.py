@@ -14,18 +14,11 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
-from pygrid.core.execution import (
-    FRAME_HEADER_BYTES,
-    MAX_MESSAGE_BYTES,
-    OUTCOME,
-    RESULT,
-    Outcome,
-    Progress,
-    parse_frame_header,
-)
+from pygrid.core.job_spec import FRAME_HEADER_BYTES, MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Progress, parse_frame_header
 from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.features.workers.remote import Hangup, RemoteDriver
 from pygrid.ids import hash_secret, new_secret
+from pygrid.lifecycle import Stopping
 from pygrid.messages.workers import (
     MAX_WAIT_S,
     Lease,
@@ -41,10 +34,9 @@ from pygrid.messages.workers import (
 )
 from pygrid.storage import audit
 from pygrid.storage import workers as rows
-from pygrid.storage.database import Database
 from pygrid.storage.idempotency import once
+from pygrid.storage.sql.database import Database
 from pygrid.storage.workers import Worker
-from pygrid.web.lifecycle import Stopping
 
 logger = logging.getLogger(__name__)
 

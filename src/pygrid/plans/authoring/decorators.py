@@ -12,9 +12,9 @@ import torch
 from pygrid.errors import AuthoringError
 from pygrid.plans import Plan
 from pygrid.plans.authoring.build import MAX_BATCH_SIZES, emit, finish, source_of, work_out
+from pygrid.plans.authoring.diagnostics import authoring_error
 from pygrid.plans.authoring.emit import Emitted
 from pygrid.plans.authoring.lowering import OPSET
-from pygrid.plans.authoring.mistakes import authoring_error
 from pygrid.plans.authoring.optim import SGD, Optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
 from pygrid.plans.authoring.programs import LossPrograms, Signature, StepProgram, Subject, average_program

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from pygrid.plans.authoring import recurrent
-from pygrid.plans.authoring.mistakes import authoring_error, current_place
+from pygrid.plans.authoring.diagnostics import authoring_error, current_place
 
 
 class Noise(Protocol):

@@ -18,7 +18,7 @@ import torch
 from torch.func import functional_call
 
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.mistakes import Place, authoring_error
+from pygrid.plans.authoring.diagnostics import Place, authoring_error
 from pygrid.plans.authoring.optim import Optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
 from pygrid.plans.authoring.tracing import Arrays, Program

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.diagnostics import authoring_error, place_of_error
 from pygrid.plans.authoring.emit import Emitted
 from pygrid.plans.authoring.interception import Interception
-from pygrid.plans.authoring.mistakes import authoring_error, place_of_error
 from pygrid.plans.authoring.tracing import Arrays, GivenNoise, Program
 from pygrid.plans.manifest import DataPort, Hyper, Port
 from pygrid.plans.sessions import Session

@@ -26,9 +26,9 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDepende
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.diagnostics import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering
-from pygrid.plans.authoring.mistakes import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.manifest import Port
 
 BATCH_HINT = 7

@@ -18,8 +18,8 @@ import torch
 from torch import fx
 
 from pygrid.errors import AuthoringError
+from pygrid.plans.authoring.diagnostics import Place, authoring_error
 from pygrid.plans.authoring.lowering.graph import Array, Dim, Dims, Graph, Value, as_dim, as_dims, broadcast
-from pygrid.plans.authoring.mistakes import Place, authoring_error
 from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20

@@ -1,0 +1,211 @@
+"""A job's part in a training across Domains: which cycles it has begun, and what became of each.
+
+    training ──keep──> trained ──report──> reported
+        │                 ├─miss──> missed
+        └─────lose────────┴─lose──> lost
+
+| state | means |
+|---|---|
+| training | its Worker may have begun: a private job has used up one of the cycles that were paid for, whatever follows |
+| trained | the diff is kept, durably, and not reported yet: after a crash the very same bytes are reported |
+| reported | the diff is in the coordinator's cycle |
+| lost | there is no diff: the Worker failed, the Domain was stopped while it ran, or the kept diff was damaged on the disk |
+| missed | the coordinator's cycle was over before the diff was there; it was thrown away |
+
+A private job trains at most as often as its terms say, each time with fresh noise. Of an exact job only the diffs count that
+were made. All functions are pure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pygrid.core.job_spec import JobResult
+from pygrid.core.jobs import Job
+from pygrid.errors import InvalidConfig
+from pygrid.messages.jobs import FederationRequest, JobRequest
+
+MAX_CYCLES = 10_000
+MAX_LOST_IN_A_ROW = 3
+"""So many cycles without a diff, one after the other, end a job."""
+MAX_TOKEN_CHARS = 16 * 1024
+MAX_NAME_CHARS = 200
+MAX_ADDRESS_CHARS = 2_000
+
+
+_ADDED = frozenset({"num_calls", "num_zeroed", "bytes_out", "wall_s", "cpu_s"})
+_PEAK = "max_rss_bytes"
+"""Of what a Worker saw."""
+
+
+class Trainer(Protocol):
+    """What runs a job's Workers."""
+
+    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
+
+        Args:
+            may_leave: whether it may be, if the dataset's policy allows it, too.
+        Raises:
+            Unavailable: no Worker can be had.
+        """
+
+    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
+        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
+
+
+class PartState(enum.StrEnum):
+    """See the diagram at the top of this module."""
+
+    TRAINING = "training"
+    TRAINED = "trained"
+    REPORTED = "reported"
+    LOST = "lost"
+    MISSED = "missed"
+
+
+_TRANSITIONS: dict[PartState, frozenset[PartState]] = {
+    PartState.TRAINING: frozenset({PartState.TRAINED, PartState.LOST}),
+    PartState.TRAINED: frozenset({PartState.REPORTED, PartState.MISSED, PartState.LOST}),
+    PartState.REPORTED: frozenset(),
+    PartState.LOST: frozenset(),
+    PartState.MISSED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training of a federated job, for one cycle of its coordinator."""
+
+    job_id: str
+    number: int
+    """From 1 on."""
+    state: PartState
+    cycle: int
+    """The coordinator's number."""
+    model_hash: str
+    """SHA-256 of the model that training began with."""
+    client_id: str
+    """What the coordinator calls this job."""
+    request_key: str
+    """Good for one report: a secret."""
+    begun_at: dt.datetime
+    ended_at: dt.datetime | None = None
+    diff_hash: str | None = None
+    """SHA-256 of the file that holds the diff."""
+    facts: Mapping[str, Any] | None = None
+    """What the Worker saw; for the owner of the data only, as is:"""
+    private_detail: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return not _TRANSITIONS[self.state]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How a job's part in a training has ended."""
+
+    detail: str
+    """For whoever may see the job."""
+    code: str = ""
+    """Why it failed; empty: it did what it could."""
+    private_detail: str = ""
+    """For the owner of the data only, as is:"""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def keep(part: Part, diff_hash: str, facts: Mapping[str, Any]) -> Part:
+    """``training -> trained``."""
+    return replace(_move(part, PartState.TRAINED), diff_hash=diff_hash, facts=facts)
+
+
+def lose(part: Part, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None) -> Part:
+    """``training | trained -> lost``; ``facts`` None: those that are known stay."""
+    return replace(_move(part, PartState.LOST), private_detail=private_detail, facts=facts or part.facts, ended_at=now)
+
+
+def report(part: Part, now: dt.datetime) -> Part:
+    """``trained -> reported``."""
+    return replace(_move(part, PartState.REPORTED), ended_at=now)
+
+
+def miss(part: Part, now: dt.datetime) -> Part:
+    """``trained -> missed``."""
+    return replace(_move(part, PartState.MISSED), ended_at=now)
+
+
+def num_spent(parts: Sequence[Part], *, is_private: bool) -> int:
+    """How many of a job's cycles are used up: of a private job each that was begun; of an exact one each that made a diff."""
+    return sum(is_private or part.state is not PartState.LOST for part in parts)
+
+
+def is_hopeless(parts: Sequence[Part]) -> bool:
+    """Whether the last trainings all came to nothing, so that there is no point in another."""
+    last = parts[-MAX_LOST_IN_A_ROW:]
+    return len(last) == MAX_LOST_IN_A_ROW and all(part.state is PartState.LOST for part in last)
+
+
+def add_facts(parts: Sequence[Part]) -> dict[str, Any]:
+    """What the Workers of all parts saw together; what can't be added is that of the last."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        for name, value in (part.facts or {}).items():
+            adds = name in _ADDED and name in total
+            total[name] = total[name] + value if adds else max(total[name], value) if name == _PEAK and name in total else value
+    return total
+
+
+def fits_cycle(part: Part, cycle: int, model_hash: str) -> bool:
+    """Whether a kept diff is good for a cycle that the coordinator offers: for the one that it was made for, opened again."""
+    return part.state is PartState.TRAINED and (part.cycle, part.model_hash) == (cycle, model_hash)
+
+
+def check_federation(request: JobRequest) -> None:
+    """Check what a request says of a federation, but for the address itself.
+
+    Raises:
+        InvalidConfig: ``invalid_job``.
+    """
+    federation = request.federation
+    if federation is None:
+        return
+    if request.kind != "train":
+        raise _invalid("is for jobs of kind train")
+    for name, value, most in (
+        ("coordinator", federation.coordinator, MAX_ADDRESS_CHARS),
+        ("process", federation.process, MAX_NAME_CHARS),
+        ("version", federation.version, MAX_NAME_CHARS),
+    ):
+        if not value.strip() or len(value) > most or not value.isprintable():
+            raise _invalid(f"{name} is a printable text of 1 to {most:,} characters")
+    if not 1 <= federation.cycles <= MAX_CYCLES:
+        raise _invalid(f"cycles is {federation.cycles}; use 1 to {MAX_CYCLES:,}")
+    if len(federation.auth_token) > MAX_TOKEN_CHARS or not federation.auth_token.isprintable():
+        raise _invalid(f"auth_token is printable and has at most {MAX_TOKEN_CHARS:,} characters")
+
+
+def without_secrets(federation: FederationRequest) -> FederationRequest:
+    """What may be shown to people."""
+    return FederationRequest(
+        federation.coordinator,
+        federation.process,
+        federation.version,
+        federation.cycles,
+        "(set)" if federation.auth_token else "",
+    )
+
+
+def _move(part: Part, after: PartState) -> Part:
+    assert after in _TRANSITIONS[part.state], (part.state, after)
+    return replace(part, state=after)
+
+
+def _invalid(detail: str) -> InvalidConfig:
+    return InvalidConfig(f"federation: {detail}", code="invalid_job")

@@ -1,0 +1,139 @@
+"""Background tasks and stopping: what lives as long as an app.
+
+start ──> tasks run; one that fails is logged, counted and started again
+SIGTERM ──> `Stopping` is set: long polls and event streams answer and end ──> requests end ──> tasks are cancelled
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pygrid.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+MIN_RESTART_S = 1.0
+MAX_RESTART_S = 60.0
+
+
+class Stopping:
+    """Tells what waits that the app is about to stop, so that it ends by itself instead of being cut off."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Begin to stop. Call it in the event loop's thread."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Return once the app stops."""
+        await self._event.wait()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Wait that long, or until the app stops; tells whether it stops."""
+        if seconds > 0 and not self._event.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+            except TimeoutError:
+                pass
+        return self._event.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundTask:
+    """Work beside the requests. ``run`` goes on until it is cancelled; returning means its work is done for good."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+    @classmethod
+    def every(cls, seconds: float, name: str, step: Callable[[], Awaitable[object]]) -> BackgroundTask:
+        """A task that calls ``step`` at once and then again ``seconds`` after each return."""
+
+        async def run() -> None:
+            while True:
+                await step()
+                await asyncio.sleep(seconds)
+
+        return cls(name, run)
+
+
+class TaskRunner:
+    """Runs the background tasks of an app and knows how they are."""
+
+    def __init__(self, tasks: Sequence[BackgroundTask], metrics: Metrics) -> None:
+        self._tasks = tuple(tasks)
+        self._metrics = metrics
+        self._failing: set[str] = set()
+
+    @property
+    def failing(self) -> list[str]:
+        """Names of the tasks whose last run failed and that wait to be started again."""
+        return sorted(self._failing)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the tasks for the length of the block; at its end they are cancelled and waited for."""
+        running = [asyncio.create_task(self._supervise(task), name=task.name) for task in self._tasks]
+        try:
+            yield
+        finally:
+            for handle in running:
+                handle.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _supervise(self, task: BackgroundTask) -> None:
+        delay_s = MIN_RESTART_S
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                await task.run()
+                return
+            except Exception:
+                self._metrics.task_failures.labels(task.name).inc()
+                logger.exception("background task failed", extra={"task": task.name, "restart_in_s": delay_s})
+            if loop.time() - started > MAX_RESTART_S:
+                delay_s = MIN_RESTART_S
+            self._failing.add(task.name)
+            await asyncio.sleep(delay_s)
+            self._failing.discard(task.name)
+            delay_s = min(delay_s * 2, MAX_RESTART_S)
+
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete; nobody is left to answer."""
+
+
+async def unless_gone(departed: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. If the client goes before that, the work is cancelled.
+
+    Args:
+        departed: returns once the client has gone, as `wait_until_gone` does.
+    Raises:
+        ClientGone: after the work has ended.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(departed())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

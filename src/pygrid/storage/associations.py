@@ -1,0 +1,408 @@
+"""Queries on associations: a Network's Domains and invitations, a Domain's Networks.
+
+Each takes a connection inside a transaction of its caller.
+
+Tables of associations: on a Network the Domains it knows and the invitations it gave; on a Domain its Networks.
+
+domains n--1 invitations        networks
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pygrid.core.associations import HOLDING, AssociationState, name_key
+from pygrid.errors import NotFound
+from pygrid.storage import accounts, cycles, datasets, jobs, models, processes
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+
+_HOLDS = sa.text("state IN ('accepted', 'revoked', 'left')")
+"""`pygrid.core.associations.HOLDING`"""
+
+
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # SHA-256 of the token, which was shown once.
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    # Null: a Domain of any name may use it.
+    sa.Column("domain", sa.String(100), nullable=True),
+    sa.Column("max_uses", sa.Integer, nullable=False),
+    sa.Column("num_uses", sa.Integer, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    # A user, who is not referred to: an invitation outlives their account.
+    sa.Column("created_by", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+domains = sa.Table(
+    "domains",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    # The name, case-folded: what makes it the same one.
+    sa.Column("name_key", sa.String(100), nullable=False),
+    # The text of its key; null: a node of 2020, which has an address only.
+    sa.Column("identity", sa.String(64), nullable=True, index=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    # What it says of itself, and its signature of that; null: a node of 2020, which signs nothing.
+    sa.Column("entry", sa.JSON, nullable=False),
+    sa.Column("entry_signature", sa.String(100), nullable=True),
+    # Where it can be called directly: checked, or of a node of 2020.
+    sa.Column("address", sa.String(300), nullable=True),
+    sa.Column("address_checked_at", UtcDateTime, nullable=True),
+    sa.Column("invitation_id", sa.ForeignKey("invitations.id", ondelete="SET NULL"), nullable=True),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("decided_at", UtcDateTime, nullable=True),
+    sa.Column("decided_by", sa.Integer, nullable=True),
+    sa.Column("last_seen_at", UtcDateTime, nullable=True),
+    # Any number of keys may ask for a name; one holds it.
+    sa.UniqueConstraint("name_key", "identity"),
+    sa.Index("ix_domains_held_name", "name_key", unique=True, sqlite_where=_HOLDS, postgresql_where=_HOLDS),
+    sqlite_autoincrement=True,
+)
+
+
+networks = sa.Table(
+    "networks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("url", sa.String(300), nullable=False, unique=True),
+    # What it called itself, and its key, as they were when it was first reached; null until then.
+    sa.Column("name", sa.String(100), nullable=True),
+    sa.Column("identity", sa.String(64), nullable=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(500), nullable=False),
+    # Kept until the Network has accepted: the Domain may be started again before.
+    sa.Column("invitation", sa.String(200), nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDomain:
+    """A Domain as its Network keeps it."""
+
+    id: int
+    name: str
+    identity: str | None
+    state: AssociationState
+    entry: dict[str, Any]
+    entry_signature: str | None
+    address: str | None
+    address_checked_at: dt.datetime | None
+    reason: str
+    created_at: dt.datetime
+    decided_at: dt.datetime | None
+    last_seen_at: dt.datetime | None
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it is a node of 2020: an address, and nothing that it could prove."""
+        return self.identity is None
+
+    @property
+    def claimed_address(self) -> str | None:
+        """Where it says that it can be called directly."""
+        return self.entry.get("address") or None
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An invitation, without its token."""
+
+    id: int
+    domain: str | None
+    max_uses: int
+    num_uses: int
+    expires_at: dt.datetime
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedNetwork:
+    """A Network as its Domain keeps it."""
+
+    id: int
+    url: str
+    name: str | None
+    identity: str | None
+    state: AssociationState
+    reason: str
+    invitation: str | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+# A Network's Domains
+
+_DOMAIN = [domains.c[name] for name in KnownDomain.__dataclass_fields__]
+
+
+def list_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
+    """All that are known by this name: who holds it first, then the others, oldest first. Case does not count."""
+    query = sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name)).order_by(domains.c.id)
+    return sorted((_domain(row) for row in connection.execute(query)), key=lambda known: known.state not in HOLDING)
+
+
+def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
+    """`list_named`, at least one. Raises NotFound: ``domain_not_found``."""
+    found = list_named(connection, name)
+    if not found:
+        raise NotFound(f"this Network knows no Domain {name[:100]!r}", code="domain_not_found", domain=name[:100])
+    return found
+
+
+def find_holder(connection: sa.Connection, name: str) -> KnownDomain | None:
+    """The Domain that has this name to itself."""
+    return next((known for known in list_named(connection, name) if known.state in HOLDING), None)
+
+
+def find_domain(connection: sa.Connection, domain_id: int) -> KnownDomain | None:
+    """The Domain of this row."""
+    row = connection.execute(sa.select(*_DOMAIN).where(domains.c.id == domain_id)).first()
+    return None if row is None else _domain(row)
+
+
+def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain | None:
+    """The Domain that has this key, if it is known by this name."""
+    row = connection.execute(
+        sa.select(*_DOMAIN).where(domains.c.name_key == name_key(name), domains.c.identity == identity)
+    ).first()
+    return None if row is None else _domain(row)
+
+
+def is_revoked(connection: sa.Connection, identity: str) -> bool:
+    """Whether this key was revoked under some name."""
+    query = sa.select(domains.c.id).where(domains.c.identity == identity, domains.c.state == AssociationState.REVOKED.value)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def list_domains(connection: sa.Connection, states: Collection[AssociationState] | None = None) -> list[KnownDomain]:
+    """The Domains in these states (None: all), by name."""
+    query = sa.select(*_DOMAIN).order_by(domains.c.name_key, domains.c.id)
+    if states is not None:
+        query = query.where(domains.c.state.in_([state.value for state in states]))
+    return [_domain(row) for row in connection.execute(query)]
+
+
+def put_domain(
+    connection: sa.Connection,
+    *,
+    name: str,
+    identity: str | None,
+    state: AssociationState,
+    entry: dict[str, Any],
+    entry_signature: str | None,
+    now: dt.datetime,
+    address: str | None = None,
+    invitation_id: int | None = None,
+    decided_by: int | None = None,
+) -> KnownDomain:
+    """A Domain that is new to the Network under this name. If it is accepted, requests of others for the name end."""
+    if state is AssociationState.ACCEPTED:
+        delete_requests(connection, name)
+    values = {
+        "name": name,
+        "name_key": name_key(name),
+        "identity": identity,
+        "state": state.value,
+        "entry": entry,
+        "entry_signature": entry_signature,
+        "address": address,
+        "invitation_id": invitation_id,
+        "reason": "",
+        "created_at": now,
+        "decided_at": now if state is AssociationState.ACCEPTED else None,
+        "decided_by": decided_by,
+    }
+    row = connection.execute(sa.insert(domains).values(values).returning(*_DOMAIN)).one()
+    return _domain(row)
+
+
+def update_domain(connection: sa.Connection, known: KnownDomain, values: Mapping[str, Any]) -> KnownDomain:
+    """Set some columns of a Domain that is there. If it is accepted by that, requests of others for the name end."""
+    if values.get("state") == AssociationState.ACCEPTED.value:
+        delete_requests(connection, known.name, but=known.id)
+    query = sa.update(domains).where(domains.c.id == known.id).values(dict(values)).returning(*_DOMAIN)
+    return _domain(connection.execute(query).one())
+
+
+def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetime]) -> None:
+    """Note when each of these Domains was last heard of."""
+    if seen:
+        statement = sa.update(domains).where(domains.c.id == sa.bindparam("domain_id")).values(last_seen_at=sa.bindparam("at"))
+        connection.execute(statement, [{"domain_id": domain_id, "at": at} for domain_id, at in seen.items()])
+
+
+def delete_domains(connection: sa.Connection, ids: Collection[int]) -> None:
+    """Forget these Domains."""
+    connection.execute(sa.delete(domains).where(domains.c.id.in_(ids)))
+
+
+def delete_requests(connection: sa.Connection, name: str, but: int | None = None) -> None:
+    """Forget who waits to be accepted under a name, but for one."""
+    connection.execute(
+        sa.delete(domains).where(
+            domains.c.name_key == name_key(name), domains.c.state == AssociationState.PENDING.value, domains.c.id != (but or 0)
+        )
+    )
+
+
+def delete_stale_requests(connection: sa.Connection, before: dt.datetime) -> list[str]:
+    """Forget who waits to be accepted and was not heard of since; gives the names."""
+    heard_at = sa.func.coalesce(domains.c.last_seen_at, domains.c.created_at)
+    where = (domains.c.state == AssociationState.PENDING.value, heard_at < before)
+    return list(connection.execute(sa.delete(domains).where(*where).returning(domains.c.name)).scalars())
+
+
+def count_domains(connection: sa.Connection) -> dict[AssociationState, int]:
+    """How many Domains are in each state."""
+    query = sa.select(domains.c.state, sa.func.count()).group_by(domains.c.state)
+    return {AssociationState(state): number for state, number in connection.execute(query)}
+
+
+def _domain(row: sa.Row[Any]) -> KnownDomain:
+    fields = dict(row._mapping)
+    return KnownDomain(**fields | {"state": AssociationState(fields["state"])})
+
+
+# A Network's invitations
+
+_INVITATION = [invitations.c[name] for name in Invitation.__dataclass_fields__]
+
+
+def put_invitation(
+    connection: sa.Connection,
+    *,
+    token_hash: str,
+    domain: str | None,
+    max_uses: int,
+    expires_at: dt.datetime,
+    created_by: int,
+    now: dt.datetime,
+) -> Invitation:
+    """A new invitation."""
+    values = {
+        "token_hash": token_hash,
+        "domain": domain,
+        "max_uses": max_uses,
+        "num_uses": 0,
+        "expires_at": expires_at,
+        "created_by": created_by,
+        "created_at": now,
+    }
+    return Invitation(*connection.execute(sa.insert(invitations).values(values).returning(*_INVITATION)).one())
+
+
+def list_invitations(connection: sa.Connection) -> list[Invitation]:
+    """All that were given and not taken back, oldest first."""
+    return [Invitation(*row) for row in connection.execute(sa.select(*_INVITATION).order_by(invitations.c.id))]
+
+
+def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: dt.datetime) -> Invitation | None:
+    """The invitation with this token, if it is good for a Domain of this name now."""
+    row = connection.execute(sa.select(*_INVITATION).where(invitations.c.token_hash == token_hash)).first()
+    if row is None:
+        return None
+    found = Invitation(*row)
+    fits = found.domain is None or name_key(found.domain) == name_key(name)
+    return found if fits and found.num_uses < found.max_uses and now < found.expires_at else None
+
+
+def acquire_invitation(connection: sa.Connection, invitation_id: int) -> bool:
+    """Use an invitation once more; gives whether that was left to use."""
+    statement = sa.update(invitations).where(invitations.c.id == invitation_id, invitations.c.num_uses < invitations.c.max_uses)
+    return bool(connection.execute(statement.values(num_uses=invitations.c.num_uses + 1)).rowcount)
+
+
+def delete_invitation(connection: sa.Connection, invitation_id: int) -> None:
+    """Take an invitation back. Raises NotFound: ``invitation_not_found``."""
+    if not connection.execute(sa.delete(invitations).where(invitations.c.id == invitation_id)).rowcount:
+        raise NotFound(f"there is no invitation {invitation_id}", code="invitation_not_found", id=invitation_id)
+
+
+# A Domain's Networks
+
+_NETWORK = [networks.c[name] for name in JoinedNetwork.__dataclass_fields__]
+
+
+def list_networks(connection: sa.Connection) -> list[JoinedNetwork]:
+    """All Networks that the Domain has to do with, oldest first."""
+    return [_network(row) for row in connection.execute(sa.select(*_NETWORK).order_by(networks.c.id))]
+
+
+def find_network(connection: sa.Connection, url: str) -> JoinedNetwork | None:
+    """The Network at an address."""
+    row = connection.execute(sa.select(*_NETWORK).where(networks.c.url == url)).first()
+    return None if row is None else _network(row)
+
+
+def get_network(connection: sa.Connection, network_id: int) -> JoinedNetwork:
+    """Raises NotFound: ``association_not_found``."""
+    row = connection.execute(sa.select(*_NETWORK).where(networks.c.id == network_id)).first()
+    if row is None:
+        raise NotFound(f"there is no association {network_id}", code="association_not_found", id=network_id)
+    return _network(row)
+
+
+def put_network(connection: sa.Connection, url: str, invitation: str | None, now: dt.datetime) -> JoinedNetwork:
+    """A Network that the Domain wants to join."""
+    values = {
+        "url": url,
+        "state": AssociationState.JOINING.value,
+        "reason": "",
+        "invitation": invitation,
+        "created_at": now,
+        "updated_at": now,
+    }
+    return _network(connection.execute(sa.insert(networks).values(values).returning(*_NETWORK)).one())
+
+
+def update_network(connection: sa.Connection, network_id: int, values: Mapping[str, Any], now: dt.datetime) -> None:
+    """Set some columns of a Network, if it is still there."""
+    connection.execute(sa.update(networks).where(networks.c.id == network_id).values({**values, "updated_at": now}))
+
+
+def delete_network(connection: sa.Connection, network_id: int) -> None:
+    """Forget a Network."""
+    connection.execute(sa.delete(networks).where(networks.c.id == network_id))
+
+
+def _network(row: sa.Row[Any]) -> JoinedNetwork:
+    fields = dict(row._mapping)
+    return JoinedNetwork(**fields | {"state": AssociationState(fields["state"])})
+
+
+# What a Domain publishes the number of
+
+_COUNTED = {
+    "datasets": datasets.datasets,
+    "models": models.served_models,
+    "processes": processes.processes,
+    "cycles": cycles.cycles,
+    "jobs": jobs.jobs,
+    "users": accounts.users,
+}
+
+
+def count_rows(connection: sa.Connection, names: Collection[str]) -> dict[str, int]:
+    """How many of each of these a Domain has: some of ``datasets, models, processes, cycles, jobs, users``."""
+    counts = {}
+    for name in names:
+        query = sa.select(sa.func.count()).select_from(_COUNTED[name])
+        if name == "datasets":
+            query = query.where(datasets.datasets.c.deleted_at.is_(None))
+        counts[name] = int(connection.execute(query).scalar_one())
+    return counts

@@ -1,0 +1,237 @@
+"""Content-addressed blobs on the local disk.
+
+Nothing here is named by a user: a blob's name is its SHA-256. Everything that was committed is durable: the file was flushed to
+the disk, and so was the directory that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from pygrid.durable import Bytes, sync_directory, write_all
+from pygrid.errors import NotFound
+from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
+from pygrid.storage.sql.failures import may_be_done
+
+logger = logging.getLogger(__name__)
+
+
+class BlobFolder:
+    """Where blobs lie, and the lock under which one is given its name, or loses it again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def partial(self) -> Path:
+        """The path of a blob in the making."""
+        return self.path / f".{uuid.uuid4().hex}.part"
+
+    def place(self, partial: Path, name: str) -> int | None:
+        """Give a blob its name, durably; its inode, or None if there was one of that name before."""
+        target = self.path / name
+        with self._lock:
+            is_new = not target.exists()
+            os.rename(partial, target)
+            inode = target.stat().st_ino
+        try:
+            sync_directory(self.path)
+        except OSError:
+            if is_new:
+                self.remove(name, inode)
+            raise
+        return inode if is_new else None
+
+    def copy(self, source: Path, name: str) -> int | None:
+        """As `place`, of a copy; nothing is left of it if it fails."""
+        partial = self.partial()
+        try:
+            shutil.copyfile(source, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            return self.place(partial, name)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str, inode: int) -> None:
+        """Remove a blob, unless somebody else has put the same one since."""
+        target = self.path / name
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            if target.stat().st_ino == inode:
+                target.unlink()
+
+
+class BlobWriter:
+    """A blob in the making; nothing of it is visible before `commit`."""
+
+    def __init__(self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None) -> None:
+        self._folder = folder
+        self._checked = checked
+        self._copies = copies
+        self._path = folder.partial()
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._hash = hashlib.sha256()
+        self._new: list[tuple[BlobFolder, int]] = []
+        """Where it was not before `commit`."""
+        self.size = 0
+
+    def write(self, data: Bytes) -> None:
+        """Append."""
+        write_all(self._descriptor, data, self.size)
+        self._hash.update(data)
+        self.size += len(memoryview(data).cast("B"))
+
+    def commit(self) -> str:
+        """Make it durable under its name: the SHA-256 of its bytes in hex. Raises OSError: `discard` or `undo` removes it."""
+        name = self._hash.hexdigest()
+        os.fdatasync(self._descriptor)
+        for place in self._copies:
+            self._note(place, place.copy(self._path, name))
+        self._note(self._folder, self._folder.place(self._path, name))
+        self._close()
+        if self._checked is not None:
+            self._checked.trust(self._folder.path / name)
+        return name
+
+    @property
+    def path(self) -> Path:
+        """Where its bytes lie until `commit`, for who checks them."""
+        return self._path
+
+    def discard(self) -> None:
+        """Forget it; harmless after `commit`."""
+        if self._descriptor >= 0:
+            self._close()
+            self._path.unlink(missing_ok=True)
+            self.undo()
+
+    def undo(self) -> None:
+        """Remove it after `commit` too, wherever it was not before."""
+        name = self._hash.hexdigest()
+        for place, inode in self._new:
+            place.remove(name, inode)
+
+    def _note(self, place: BlobFolder, inode: int | None) -> None:
+        if inode is not None:
+            self._new.append((place, inode))
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class BlobBatch:
+    """Blobs that one row refers to."""
+
+    def __init__(self, files: BlobFiles) -> None:
+        self._files = files
+        self._writers: list[BlobWriter] = []
+
+    def commit(self, writer: BlobWriter) -> str:
+        """As `BlobWriter.commit`."""
+        self._writers.append(writer)
+        return writer.commit()
+
+    def put(self, data: Bytes) -> str:
+        """As `BlobFiles.put`."""
+        with self._files.writer() as writer:
+            writer.write(data)
+            return self.commit(writer)
+
+    def undo(self) -> None:
+        """Remove what was not there before."""
+        for writer in self._writers:
+            writer.undo()
+
+
+class BlobFiles:
+    """Blobs in one folder, each under the SHA-256 of its bytes: models, plans, the server optimizer's state.
+
+    Args:
+        copies: of each blob; those beyond the first lie in ``copy-2``, ``copy-3`` ... below the folder, which may be mounts of
+            other disks.
+    """
+
+    def __init__(self, folder: Path, copies: int = 1) -> None:
+        self._folder = folder
+        self._copies = [folder / f"copy-{number}" for number in range(2, copies + 1)]
+        self._checked = CheckedFiles()
+        for place in (folder, *self._copies):
+            place.mkdir(parents=True, exist_ok=True)
+            for leftover in place.glob(".*.part"):
+                leftover.unlink()
+        self._places = [BlobFolder(place) for place in (folder, *self._copies)]
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[BlobWriter]:
+        """A new blob; what is not committed in the block is discarded."""
+        writer = BlobWriter(self._places[0], self._places[1:], self._checked)
+        try:
+            yield writer
+        finally:
+            writer.discard()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[BlobBatch]:
+        """Blobs that go with the row that the block writes: if it fails, those that were not there before are removed.
+
+        Not if the caller is cancelled or the outcome is unknown: a row may come to name them. If none does, the next start
+        removes them.
+        """
+        batch = BlobBatch(self)
+        try:
+            yield batch
+        except Exception as error:
+            if not may_be_done(error):
+                batch.undo()
+            raise
+
+    def put(self, data: Bytes) -> str:
+        """Store bytes; gives their name. Storing the same bytes again changes nothing."""
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def path(self, name: str) -> Path:
+        """Where a blob lies whole: its first place, or a copy if it is lost or damaged there. Reads it, so call it in a thread.
+
+        Raises:
+            NotFound: ``blob_not_found``: it is in no place. Unavailable: ``blob_damaged``: it is whole in no place.
+        """
+        is_damaged = False
+        for place in (self._folder, *self._copies):
+            path = place / name
+            if not path.is_file():
+                continue
+            if self._checked.is_whole(path, lambda path: has_name(path, name)):
+                return path
+            is_damaged = True
+            logger.error("stored file is damaged", extra={"path": str(path)})
+        if is_damaged:
+            raise damaged("a stored file", name)
+        raise NotFound("a stored file is missing", code="blob_not_found", name=name)
+
+    def first_path(self, name: str) -> Path:
+        """The first place of a blob, whole or not, for who forgets it."""
+        return self._folder / name
+
+    def drop(self, name: str) -> None:
+        """Remove a blob and its copies, for good. Whoever reads it now may go on."""
+        for place in (self._folder, *self._copies):
+            (place / name).unlink(missing_ok=True)
+
+    def sweep(self, referenced: Collection[str]) -> None:
+        """Remove what a crash left behind: every blob that is not in ``referenced``. Before the first is put."""
+        for place in (self._folder, *self._copies):
+            for path in place.iterdir():
+                if path.is_file() and path.name not in referenced:
+                    path.unlink()

@@ -1,0 +1,157 @@
+"""The diffs of open cycles on the local disk.
+
+Nothing here is named by a user: diffs have the number of their cycle. Everything that was committed is durable: the file was
+flushed to the disk, and so was the directory that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from pathlib import Path
+
+from pygrid.durable import WRITEBACK_BYTES, Bytes, start_writeback, sync_directory, write_all
+from pygrid.storage.blobs.checked import DamagedReportError, crc_of
+
+
+class SegmentLog:
+    """The small reports of a process's open cycle, one after the other in one file. For the database's writer thread alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._end = 0
+
+    def append(self, data: Bytes) -> int:
+        """Write at the end; gives the offset of the first byte. Not durable before `sync`."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+            self._end = os.fstat(self._descriptor).st_size
+            sync_directory(self._path.parent)
+        offset = self._end
+        write_all(self._descriptor, data, offset)
+        self._end = offset + len(memoryview(data).cast("B"))
+        return offset
+
+    def sync(self) -> None:
+        """Make all that was appended durable."""
+        if self._descriptor is not None:
+            os.fdatasync(self._descriptor)
+
+    def empty(self) -> None:
+        """Forget every report; the file stays, so that the next cycle need not make one."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            self._end = 0
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when called twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class Spool:
+    """A large report as it arrives, in a file of its own.
+
+    Threads may write and discard at the same time (an upload that is cancelled): a write after `discard` does nothing.
+    """
+
+    def __init__(self, folder: Path, cycle_id: int) -> None:
+        self.name = f"{cycle_id}-{uuid.uuid4().hex}.report"
+        self._path = folder / self.name
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        self._lock = threading.Lock()
+        self._size = 0
+        self._started = 0
+
+    def write(self, data: Bytes) -> None:
+        """Append. The disk is set to work on the way, so that `commit` has little left to wait for."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            write_all(self._descriptor, data, self._size)
+            self._size += len(memoryview(data).cast("B"))
+            if self._size - self._started >= WRITEBACK_BYTES:
+                start_writeback(self._descriptor, self._started, self._size - self._started)
+                self._started = self._size
+
+    def commit(self) -> None:
+        """Make it durable."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            os.fdatasync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            sync_directory(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove it, committed or not."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+            self._path.unlink(missing_ok=True)
+
+
+class DiffFiles:
+    """The diffs of open cycles, in one folder: ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a large one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[int, SegmentLog] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def segment(process_id: int) -> str:
+        """The name of the file that holds the small reports of a process's open cycle."""
+        return f"{process_id}.segment"
+
+    def log(self, process_id: int) -> SegmentLog:
+        """The log of small reports of a process's open cycle."""
+        log = self._logs.get(process_id)
+        if log is None:
+            log = self._logs[process_id] = SegmentLog(self.path(self.segment(process_id)))
+        return log
+
+    def spool(self, cycle_id: int) -> Spool:
+        """A new file for one large report."""
+        return Spool(self._folder, cycle_id)
+
+    def path(self, file: str) -> Path:
+        """Where a file lies: a `segment`, or the name of a spool."""
+        return self._folder / file
+
+    def check(self, report_id: int, file: str, offset: int, length: int, fingerprint: str) -> None:
+        """See that the stored bytes of a report are those that were received.
+
+        Raises:
+            DamagedReportError: they are not, or they are cut off.
+        """
+        try:
+            crc = crc_of(self.path(file), offset, length)
+        except FileNotFoundError:
+            raise DamagedReportError(report_id) from None
+        if fingerprint and fingerprint != f"{length:x}-{crc:08x}":
+            raise DamagedReportError(report_id)
+
+    def drop(self, process_id: int, cycle_id: int) -> None:
+        """Remove all diffs of a completed cycle. In the writer thread, before its process takes reports for the next one."""
+        if process_id in self._logs:
+            self._logs[process_id].empty()
+        for path in self._folder.glob(f"{cycle_id}-*.report"):
+            path.unlink(missing_ok=True)
+
+    def sweep(self, referenced: set[str]) -> None:
+        """Remove what a crash left behind: every file that is not in ``referenced``. Before the first report is taken."""
+        for path in self._folder.iterdir():
+            if path.name not in referenced:
+                path.unlink()
+
+    def close(self) -> None:
+        """Let go of every file."""
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()

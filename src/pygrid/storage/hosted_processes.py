@@ -1,0 +1,110 @@
+"""Hosted processes, loaded once and kept: what never changes about them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pygrid.core.process_config import read_server_config
+from pygrid.core.processes import HostedPlan, HostedProcess
+from pygrid.storage import processes as store
+from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.sql.database import Database
+from pygrid.tensors.safetensors import Layout, header_length, parse_header
+
+MAX_CHECKPOINTS = 1000
+
+
+def read_model_layout(blobs: BlobFiles, model_hash: str) -> Layout:
+    """The layout of a stored model, from its header."""
+    return read_layout_of(blobs.path(model_hash))
+
+
+def read_layout_of(path: Path) -> Layout:
+    """The layout of a safetensors file, from its header."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        return parse_header(prefix + file.read(header_length(prefix) - len(prefix)))
+
+
+class HostedProcesses:
+    """A cache in front of the store, by the id of the process."""
+
+    def __init__(self, database: Database, blobs: BlobFiles) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._known: dict[int, HostedProcess] = {}
+        self._names: dict[tuple[str, str], int] = {}
+        self._checkpoints: OrderedDict[tuple[int, int], store.Checkpoint] = OrderedDict()
+
+    async def get(self, process_id: int) -> HostedProcess:
+        """The process of an id.
+
+        Raises:
+            NotFound: ``process_not_found``.
+        """
+        known = self._known.get(process_id)
+        if known is not None:
+            return known
+        return await self._database.read(lambda connection: self.load(connection, process_id))
+
+    async def get_by_name(self, name: str, version: str | None) -> HostedProcess:
+        """The process of a name and version; without a version the newest of that name.
+
+        Raises:
+            NotFound: ``process_not_found``.
+        """
+
+        known = self._known.get(self._names.get((name, version), 0)) if version is not None else None
+        if known is not None:
+            return known
+
+        def find(connection: sa.Connection) -> HostedProcess:
+            return self.load(connection, store.get_process_by_name(connection, name, version).id)
+
+        return await self._database.read(find)
+
+    async def get_checkpoint(self, process_id: int, number: int) -> store.Checkpoint:
+        """A checkpoint of a process by number; the newest ones asked for are kept in memory.
+
+        Raises:
+            NotFound: ``checkpoint_not_found``.
+        """
+        found = self._checkpoints.get((process_id, number))
+        if found is None:
+            found = await self._database.read(lambda connection: store.get_checkpoint(connection, process_id, number))
+            self.keep_checkpoint(found)
+        return found
+
+    def keep_checkpoint(self, checkpoint: store.Checkpoint) -> None:
+        """Keep a checkpoint that was read or has just been stored."""
+        self._checkpoints[checkpoint.process_id, checkpoint.number] = checkpoint
+        if len(self._checkpoints) > MAX_CHECKPOINTS:
+            self._checkpoints.popitem(last=False)
+
+    def load(self, connection: sa.Connection, process_id: int) -> HostedProcess:
+        """`get` inside a transaction."""
+        known = self._known.get(process_id)
+        if known is not None:
+            return known
+        process = store.get_process(connection, process_id)
+        plans = store.list_plans(connection, process_id)
+        hosted = HostedProcess(
+            id=process.id,
+            name=process.name,
+            version=process.version,
+            config=read_server_config(process.server_config),
+            client_config=process.client_config,
+            model=read_model_layout(self._blobs, store.get_checkpoint(connection, process_id).model_hash),
+            plans=tuple(_plan(plan) for plan in plans if plan.kind == "training"),
+            averaging_plan=next((_plan(plan) for plan in plans if plan.kind == "averaging"), None),
+        )
+        self._known[process_id] = hosted
+        self._names[hosted.name, hosted.version] = process_id
+        return hosted
+
+
+def _plan(plan: store.Plan) -> HostedPlan:
+    return HostedPlan(plan.id, plan.name, plan.plan_hash, plan.size_bytes)

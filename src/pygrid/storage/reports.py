@@ -1,0 +1,376 @@
+"""Assignments and the reports of open and completed cycles: tables, and queries inside a transaction of the caller.
+
+    cycles 1--n assignments n--1 clients
+    cycles 1--n reports 1--1 assignments
+
+Bytes are not here: ``reports.file, offset, length`` name a place in the diffs of the cycle. Statements of the path of a report
+are `Prepared`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import sqlalchemy as sa
+
+from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
+from pygrid.errors import NotFound
+from pygrid.storage.cycles import CYCLE_COLUMNS, CycleTotals, clients, cycles, read_cycle
+from pygrid.storage.processes import processes
+from pygrid.storage.sql.metadata import UtcDateTime, metadata
+from pygrid.storage.sql.prepared import Prepared
+
+assignments = sa.Table(
+    "assignments",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("client_id", sa.ForeignKey("clients.id"), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("key_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("cycle_id", "client_id"),
+)
+
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    # The assignment's id: one report for each at the most, and no index but this and the cycle's to write for each report.
+    sa.Column("id", sa.ForeignKey("assignments.id"), primary_key=True, autoincrement=False),
+    sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("file", sa.String(64), nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("num_examples", sa.BigInteger, nullable=False),
+    sa.Column("weight", sa.BigInteger, nullable=False),
+    sa.Column("norm", sa.Double, nullable=False),
+    sa.Column("scale", sa.Double, nullable=True),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    # From the mean diff of the cycle before; NULL where it is not measured.
+    sa.Column("distance", sa.Double, nullable=True),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """An accepted report, under the id of its assignment.
+
+    Its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle. ``scale`` is set when the cycle is
+    completed: 1.0, or less if the diff was clipped.
+    """
+
+    id: int
+    cycle_id: int
+    file: str
+    offset: int
+    length: int
+    num_examples: int
+    weight: int
+    norm: float
+    scale: float | None
+    """0.0: its bytes were damaged on the disk, so it is in no checkpoint."""
+    metrics: dict[str, float]
+    fingerprint: str = ""
+    """Length and CRC-32 of its bytes in hex, with a dash between."""
+    distance: float | None = None
+    """L2 norm of the diff minus the mean diff of the cycle before; None if it was not measured."""
+
+
+_REPORT = [reports.c[field] for field in Report.__dataclass_fields__]
+_ASSIGNMENT = [assignments.c.id, assignments.c.cycle_id, assignments.c.client_id, assignments.c.state]
+
+
+def put_departure(connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, is_named: bool) -> Cycle:
+    """Record that a client has left its process, once; gives the newest cycle, which does not wait for it any more.
+
+    Args:
+        is_named: whether the process counts its clients: then this cycle, unless the client has reported in it, and all
+            later ones count one that has left.
+    Raises:
+        NotFound: ``worker_not_found``.
+    """
+    found = get_application(connection, client_id, process_id)
+    cycle, own = found.cycle, found.own
+    first = clients.update().where(clients.c.id == client_id, clients.c.left_at.is_(None)).values(left_at=now)
+    if not connection.execute(first).rowcount:
+        return cycle
+    has_reported = own is not None and own.state is AssignmentState.REPORTED
+    if own is not None and own.state is AssignmentState.ASSIGNED:
+        ended = assignments.update().where(assignments.c.id == own.id).values(state=AssignmentState.EXPIRED.value)
+        connection.execute(ended)
+        cycle = replace(cycle, num_assigned=cycle.num_assigned - 1)
+    if is_named and not has_reported:
+        cycle = replace(cycle, num_left=cycle.num_left + 1)
+    values = {"num_assigned": cycle.num_assigned, "num_left": cycle.num_left}
+    connection.execute(cycles.update().where(cycles.c.id == cycle.id).values(values))
+    return cycle
+
+
+@dataclass(frozen=True)
+class Application:
+    """What decides about a client's admission."""
+
+    process_id: int
+    process_state: str
+    cycle: Cycle
+    """The newest of its process."""
+    own: Assignment | None
+    """The client's assignment to that cycle, if any."""
+    has_left: bool = False
+    used_at: dt.datetime | None = None
+    """When the client was last used, to within an hour; None: it has a name, and so does not expire."""
+
+
+_newest = cycles.alias("newest")
+_FIND_APPLICATION = Prepared(
+    sa.select(
+        clients.c.process_id,
+        processes.c.state,
+        clients.c.left_at,
+        sa.case((clients.c.subject.is_(None), sa.func.coalesce(clients.c.used_at, clients.c.created_at))),
+        *_ASSIGNMENT,
+        *CYCLE_COLUMNS,
+    )
+    .select_from(
+        clients.join(processes)
+        .join(cycles, cycles.c.process_id == clients.c.process_id)
+        .outerjoin(assignments, (assignments.c.cycle_id == cycles.c.id) & (assignments.c.client_id == clients.c.id))
+    )
+    .where(
+        clients.c.id == sa.bindparam("client_id"),
+        cycles.c.sequence
+        == sa.select(sa.func.max(_newest.c.sequence)).where(_newest.c.process_id == clients.c.process_id).scalar_subquery(),
+    )
+)
+
+
+def get_application(connection: sa.Connection, client_id: str, process_id: int) -> Application:
+    """What decides about a client's admission to the newest cycle of a process.
+
+    Raises:
+        NotFound: ``worker_not_found``: no client of this process (the published name of a client is worker).
+    """
+    row = _FIND_APPLICATION.run(connection, {"client_id": client_id})
+    if row is None or row[0] != process_id:
+        raise worker_not_found()
+    own = None if row[4] is None else Assignment(row[4], row[5], row[6], AssignmentState(row[7]))
+    return Application(row[0], row[1], read_cycle(row[8:]), own, row[2] is not None, row[3])
+
+
+def worker_not_found() -> NotFound:
+    """The refusal for an id that is not that of a client of the process, or not any longer."""
+    return NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
+
+
+_LAST_SEQUENCE = Prepared(
+    sa.select(sa.func.max(cycles.c.sequence))
+    .select_from(assignments.join(cycles))
+    .where(assignments.c.client_id == sa.bindparam("client_id"), cycles.c.sequence < sa.bindparam("before"))
+)
+
+
+def find_last_sequence(connection: sa.Connection, client_id: str, before: int) -> int | None:
+    """Sequence of the newest cycle before ``before`` that a client was admitted to."""
+    row = _LAST_SEQUENCE.run(connection, {"client_id": client_id, "before": before})
+    return None if row is None else row[0]
+
+
+_FIND_BY_KEY = Prepared(
+    sa.select(*_ASSIGNMENT, reports.c.fingerprint, *CYCLE_COLUMNS)
+    .select_from(assignments.join(cycles).outerjoin(reports, reports.c.id == assignments.c.id))
+    .where(assignments.c.key_hash == sa.bindparam("key_hash"))
+)
+
+
+def find_by_key(connection: sa.Connection, key_hash: str) -> tuple[Assignment, Cycle] | None:
+    """The assignment that a request key belongs to, with its cycle; or None."""
+    row = _FIND_BY_KEY.run(connection, {"key_hash": key_hash})
+    if row is None:
+        return None
+    return Assignment(row[0], row[1], row[2], AssignmentState(row[3]), row[4]), read_cycle(row[5:])
+
+
+_PUT_ASSIGNMENT = Prepared.insert(assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id")
+_RENEW_ASSIGNMENT = Prepared(
+    assignments.update()
+    .where(assignments.c.id == sa.bindparam("assignment_id"))
+    .values(state=AssignmentState.ASSIGNED.value, key_hash=sa.bindparam("new_key_hash"))
+)
+_COUNT_ASSIGNED = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_assigned=cycles.c.num_assigned + 1)
+)
+
+
+def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> Assignment:
+    """Admit a client to a cycle and count it."""
+    state = AssignmentState.ASSIGNED
+    row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}
+    key = _PUT_ASSIGNMENT.run(connection, row)
+    assert key is not None
+    _COUNT_ASSIGNED.run(connection, {"of_cycle": cycle_id})
+    return Assignment(int(key[0]), cycle_id, client_id, state)
+
+
+def renew_assignment(connection: sa.Connection, assignment: Assignment, key_hash: str) -> Assignment:
+    """Give an assignment that has not reported a new key; an expired one is admitted, and counted, again."""
+    _RENEW_ASSIGNMENT.run(connection, {"assignment_id": assignment.id, "new_key_hash": key_hash})
+    if assignment.state is AssignmentState.EXPIRED:
+        _COUNT_ASSIGNED.run(connection, {"of_cycle": assignment.cycle_id})
+    return replace(assignment, state=AssignmentState.ASSIGNED)
+
+
+def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
+    """End the assignments of a cycle that have not reported."""
+    connection.execute(
+        assignments.update()
+        .where(assignments.c.cycle_id == cycle_id, assignments.c.state == AssignmentState.ASSIGNED.value)
+        .values(state=AssignmentState.EXPIRED.value)
+    )
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+
+_PUT_REPORT = Prepared.insert(reports, "received_at", *Report.__dataclass_fields__)
+_MARK_REPORTED = Prepared(
+    assignments.update().where(assignments.c.id == sa.bindparam("assignment_id")).values(state=AssignmentState.REPORTED.value)
+)
+_COUNT_REPORT = Prepared(
+    cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_reports=cycles.c.num_reports + 1)
+)
+
+
+def put_report(connection: sa.Connection, report: Report, now: dt.datetime) -> None:
+    """Record an accepted report, mark its assignment and count it."""
+    _PUT_REPORT.run(connection, {"received_at": now, **asdict(report)})
+    _MARK_REPORTED.run(connection, {"assignment_id": report.id})
+    _COUNT_REPORT.run(connection, {"of_cycle": report.cycle_id})
+
+
+def get_report(connection: sa.Connection, report_id: int) -> Report:
+    """The report of an assignment's id, which must have reported."""
+    return Report(*connection.execute(sa.select(*_REPORT).where(reports.c.id == report_id)).one())
+
+
+def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
+    """The accepted reports of a cycle in a fixed order."""
+    statement = sa.select(*_REPORT).where(reports.c.cycle_id == cycle_id).order_by(reports.c.id)
+    return [Report(*row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """An accepted report, and who sent it."""
+
+    id: int
+    cycle: int
+    """Its sequence in the process."""
+    client: str
+    """Whom its token named; empty where clients have no names."""
+    num_examples: int
+    weight: int
+    norm: float
+    scale: float
+    """Below 1 if it was clipped; 1 until its cycle is completed."""
+    metrics: dict[str, float]
+    received_at: dt.datetime
+
+
+def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[Contribution]:
+    """The accepted reports of a process with an id above ``after``, oldest admission first."""
+    statement = (
+        sa.select(
+            reports.c.id,
+            cycles.c.sequence,
+            sa.func.coalesce(clients.c.subject, ""),
+            reports.c.num_examples,
+            reports.c.weight,
+            reports.c.norm,
+            sa.func.coalesce(reports.c.scale, 1.0),
+            reports.c.metrics,
+            reports.c.received_at,
+        )
+        .select_from(reports.join(cycles, cycles.c.id == reports.c.cycle_id))
+        .join(assignments, assignments.c.id == reports.c.id)
+        .join(clients, clients.c.id == assignments.c.client_id)
+        .where(cycles.c.process_id == process_id, reports.c.id > after)
+        .order_by(reports.c.id)
+        .limit(limit)
+    )
+    return [Contribution(*row) for row in connection.execute(statement)]
+
+
+def list_report_files(connection: sa.Connection) -> set[str]:
+    """Names of the files that hold reports of cycles that are not completed."""
+    statement = (
+        sa.select(reports.c.file)
+        .select_from(reports.join(cycles, cycles.c.id == reports.c.cycle_id))
+        .where(cycles.c.state != CycleState.COMPLETED.value)
+        .distinct()
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def list_accepted(
+    connection: sa.Connection, process_id: int, before: int, num_cycles: int, limit: int
+) -> list[tuple[float, int]]:
+    """Norm after clipping, and weight, of the reports of the last cycles of a process that had any.
+
+    Args:
+        before: only cycles with a lower sequence.
+        num_cycles: so many cycles at most, and no further one once ``limit`` reports are found.
+    """
+    newest = (
+        sa.select(cycles.c.id, cycles.c.num_reports)
+        .where(cycles.c.process_id == process_id, cycles.c.sequence < before, cycles.c.num_reports > 0)
+        .order_by(cycles.c.sequence.desc())
+        .limit(num_cycles)
+    )
+    wanted: list[int] = []
+    found = 0
+    for cycle_id, num_reports in connection.execute(newest):
+        if found >= limit:
+            break
+        wanted.append(cycle_id)
+        found += num_reports
+    accepted = reports.c.norm * sa.func.coalesce(reports.c.scale, 1.0)
+    statement = sa.select(accepted, reports.c.weight).where(reports.c.cycle_id.in_(wanted)).order_by(reports.c.id)
+    return [(float(norm), int(weight)) for norm, weight in connection.execute(statement)]
+
+
+def set_counted(connection: sa.Connection, counted: Sequence[Report]) -> None:
+    """Record the scale and the weight with which reports went into their checkpoint; without a scale it is 1.0."""
+    if counted:
+        statement = (
+            reports.update()
+            .where(reports.c.id == sa.bindparam("report_id"))
+            .values(scale=sa.bindparam("by"), weight=sa.bindparam("counts"))
+        )
+        connection.execute(
+            statement, [{"report_id": report.id, "by": report.scale, "counts": report.weight} for report in counted]
+        )
+
+
+def get_totals(connection: sa.Connection, cycle_id: int) -> CycleTotals:
+    """What the accepted reports of a cycle add up to so far."""
+    stored = connection.execute(sa.select(cycles.c.totals).where(cycles.c.id == cycle_id)).scalar()
+    return CycleTotals(**stored) if stored else add_up(list_reports(connection, cycle_id))
+
+
+def add_up(found: Sequence[Report], num_clipped: int = 0) -> CycleTotals:
+    """Totals of these reports; metrics are weighted as the diffs are."""
+    sums: dict[str, tuple[float, float]] = {}
+    for report in found:
+        for name, value in report.metrics.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + value * report.weight, weight + report.weight)
+    return CycleTotals(
+        num_examples=sum(report.num_examples for report in found),
+        num_clipped=num_clipped,
+        bytes_received=sum(report.length for report in found),
+        metrics={name: total / weight for name, (total, weight) in sorted(sums.items())},
+    )

@@ -1,0 +1,1 @@
+"""The database: connections, migrations, the metadata of all tables."""

@@ -1,0 +1,50 @@
+"""Bringing an app's database to the present, ahead of its start."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+import pygrid
+from pygrid.settings import AppSettings
+from pygrid.storage import audit
+from pygrid.storage.accounts import has_first_owner
+from pygrid.storage.installation import check_folder, match_database
+from pygrid.storage.sql.database import Database
+from pygrid.storage.sql.migrations import migrate
+
+
+def prepare_store(settings: AppSettings) -> bool:
+    """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
+
+    Gives whether anybody has an account yet. Does nothing that the start of the app would not do. The caller holds the lock of
+    the data folder.
+
+    Raises:
+        InvalidConfig: its URL is none, or a later pygrid has used it; ``wrong_database``, ``wrong_data_dir``: database, folder
+            and app do not belong together. Unavailable: it does not answer.
+    """
+    check_folder(settings.data_dir, settings.app)
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+        match_database(database, settings.data_dir, settings.app)
+        return database.read_now(has_first_owner)
+    finally:
+        database.close()
+
+
+RECORDED = (
+    *("host", "port", "address", "hosts", "network", "open_signup", "legacy_open", "publish", "open_relay"),
+    *("allow_private_addresses", "allow_weak_sandbox", "prefer_remote_workers"),
+)
+"""Settings that an entry has, where the app has them."""
+
+
+def record_start(connection: sa.Connection, settings: AppSettings, now: dt.datetime) -> None:
+    """Write an entry ``app_started``."""
+    data: dict[str, Any] = {"app": settings.app, "version": pygrid.__version__}
+    data |= {name: getattr(settings, name) for name in RECORDED if hasattr(settings, name)}
+    audit.append(connection, "app_started", data, actor=None, now=now)
