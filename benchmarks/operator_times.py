@@ -3,7 +3,7 @@
     python benchmarks/operator_times.py [--repeats 40]
 
 Claim: with denormal numbers as zero, no operator that private jobs may use takes more than 3 times as long for any values as
-for ones (`pygrid.features.execution.schedule.VARIATION`). The last column is without that setting.
+for ones (`pygrid.compute.runtime.schedule.VARIATION`). The last column is without that setting.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from pygrid.features.execution.denormals import denormals_as_zero
-from pygrid.features.execution.schedule import VARIATION
+from pygrid.compute.runtime.denormals import denormals_as_zero
+from pygrid.compute.runtime.schedule import VARIATION
 from pygrid.plans.sessions import Session
 
 SIZE, SIDE = 4096, 64

@@ -27,11 +27,11 @@ import torch
 from torch import nn
 
 from pygrid.aggregation.optimizers import ServerOptimizer
+from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.runtime.contributions import PlanRows, PlanSums
+from pygrid.compute.runtime.inputs import open_inputs
+from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
-from pygrid.features.execution.child import open_inputs
-from pygrid.features.execution.contributions import PlanRows, PlanSums
-from pygrid.features.execution.watch import Watch
-from pygrid.features.workers.driver import SubprocessDriver
 from pygrid.plans import Plan, authoring
 from pygrid.privacy.mechanisms import GaussianSum
 from pygrid.privacy.noise import SecretBits

@@ -25,8 +25,8 @@ import numpy as np
 
 from private_training import job, prepare
 from pygrid import sandbox
+from pygrid.compute.local import SubprocessDriver
 from pygrid.core.job_spec import JobSpec
-from pygrid.features.workers.driver import SubprocessDriver
 
 BUDGET_MS = 300.0
 SANDBOXES = 30
@@ -70,7 +70,7 @@ def sandbox_ms() -> float:
 def cold_ms() -> float:
     """Milliseconds of a new Python that imports what a job needs."""
     began = time.perf_counter()
-    program = "from pygrid.features.execution.child import preload; preload()"
+    program = "from pygrid.compute.runtime.job_process import preload; preload()"
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
     return 1000 * (time.perf_counter() - began)
 

@@ -11,6 +11,11 @@ from litestar import Litestar
 
 import pygrid
 from pygrid.clock import Clock, SystemClock
+from pygrid.compute.driver import WorkerSettings
+from pygrid.compute.inference import InferenceLimits, InferenceWorkers
+from pygrid.compute.leased import RemoteDriver
+from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.pools import Places
 from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
 from pygrid.features.accounts.published import account_messages
@@ -39,10 +44,6 @@ from pygrid.features.processes import build_processes
 from pygrid.features.processes.draft_routes import router as drafts_router
 from pygrid.features.processes.routes import router as processes_router
 from pygrid.features.relay.domain_side import PipeServer
-from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
-from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers
-from pygrid.features.workers.places import Places
-from pygrid.features.workers.remote import RemoteDriver
 from pygrid.features.workers.routes import router as workers_router
 from pygrid.features.workers.service import WorkersService
 from pygrid.lifecycle import BackgroundTask, Stopping

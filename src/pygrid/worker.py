@@ -21,6 +21,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pygrid.compute.driver import WorkerSettings
+from pygrid.compute.job_cache import ReceivedFiles
+from pygrid.compute.local import SubprocessDriver
 from pygrid.core.job_spec import (
     OUTCOME,
     RESULT,
@@ -35,8 +38,6 @@ from pygrid.core.job_spec import (
     move_paths,
 )
 from pygrid.errors import Gone, NotFound, PygridError, Unauthenticated
-from pygrid.features.execution.received import ReceivedFiles
-from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.messages.media import TENSORS
 from pygrid.messages.workers import Lease, LeaseAnswer, LeasedFile, LeaseRequest, Renewed, RenewRequest, ResultTaken
 from pygrid.transport import Api, Request, RetryPolicy, Transport

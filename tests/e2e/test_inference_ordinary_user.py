@@ -16,7 +16,7 @@ PROGRAM = """
 import json, os, socket, sys
 import numpy as np
 from pygrid.core import job_spec as ex
-from pygrid.features.execution import inference
+from pygrid.compute.runtime import model_server as inference
 from pygrid.tensors import decode, encode
 
 ours, theirs = socket.socketpair()

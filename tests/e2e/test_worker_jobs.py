@@ -22,9 +22,10 @@ import onnx
 import psutil
 import pytest
 
+from pygrid.compute.driver import WorkerSettings
+from pygrid.compute.local import SubprocessDriver
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
 from pygrid.errors import Conflict, InvalidInput
-from pygrid.features.workers.driver import SubprocessDriver, WorkerSettings
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
@@ -293,7 +294,7 @@ async def test_many_at_once(folder: Path) -> None:
 DOMAIN = """
 import asyncio, sys, psutil, os, msgspec
 from pygrid.core.job_spec import JobSpec
-from pygrid.features.workers.driver import SubprocessDriver
+from pygrid.compute.local import SubprocessDriver
 async def main():
     driver = SubprocessDriver()
     await driver.start()

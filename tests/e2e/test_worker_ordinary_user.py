@@ -21,7 +21,7 @@ SIZE = 200
 PROGRAM = """
 import json, os, socket, sys
 from pygrid.core import job_spec as ex
-from pygrid.features.execution import child, forkserver
+from pygrid.compute.runtime import job_process as child, forkserver
 
 child.preload()
 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

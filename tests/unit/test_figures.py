@@ -8,7 +8,7 @@ import pytest
 LIMITS = {
     # figure                                  limit   asked
     "lines in src": (63_200, 55_800),
-    "lines in features": (20_000, 12_500),
+    "lines in features": (14_500, 12_500),
     "files > 500 lines": (3, 2),
     "functions > 60 lines": (7, 4),
     "functions with > 6 arguments": (77, 50),
@@ -18,7 +18,7 @@ LIMITS = {
     'code="literal"': (569, 0),
     "Popen outside cli/up and sandbox/process": (2, 0),
     "pass-through methods": (21, 10),
-    "module cycles": (5, 0),
+    "module cycles": (4, 0),
     "sleep in tests": (139, 20),
     "patches of private names": (25, 0),
     "prose hits": (1_272, 0),

@@ -66,7 +66,7 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
     import signal
 
     from pygrid.client.credentials import find_network_token
-    from pygrid.features.execution.received import ReceivedFiles
+    from pygrid.compute.job_cache import ReceivedFiles
     from pygrid.logs import configure_logs
     from pygrid.transport import open_transport
     from pygrid.worker import RemoteWorker

@@ -9,7 +9,7 @@ last bit of the result differs. Here nothing of this kind varies between two run
 - runs with the same number of rows use the same shapes.
 
 Assumption: a kernel of ONNX Runtime computes a function of the bytes of its inputs, their shapes and their alignment.
-``tests/unit/execution/test_exact_operators.py`` looks for violations, for each operator of plans.
+``tests/unit/compute/runtime/test_exact_operators.py`` looks for violations, for each operator of plans.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from test_federated_jobs import charges_of, parts_of
 
+from pygrid.compute.local import SubprocessDriver
 from pygrid.errors import Unavailable
 from pygrid.features.federation import participating
-from pygrid.features.workers.driver import SubprocessDriver
 from support.federation import PRIVATE, running_town
 
 

@@ -15,8 +15,8 @@ import httpx
 import msgspec
 import pytest
 
+from pygrid.compute.leased import RemoteDriver
 from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome, frame
-from pygrid.features.workers.remote import RemoteDriver
 from pygrid.settings import load_settings
 from pygrid.tensors import encode
 from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PLAN, Site, records, running_site

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from pygrid.compute import inference
 from pygrid.domain import build_domain
-from pygrid.features.workers import inference
 from pygrid.settings import DomainSettings
 from pygrid.tensors import decode, encode
 from support.plans.models import PATH, SERVE, WEIGHT, centred, form, graph_model, linear, lookup, slow

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pygrid.clock import Clock
+from pygrid.compute.pools import WorkerPlaces, Workers
 from pygrid.features.jobs.audited import AuditedWrites
 from pygrid.features.jobs.federated import FederatedJobs, Federation
 from pygrid.features.jobs.policies import PoliciesService
@@ -20,7 +21,6 @@ from pygrid.features.jobs.tasks import JobRunner
 from pygrid.features.jobs.transitions import Transitions
 from pygrid.features.jobs.trials import MockTrials
 from pygrid.features.jobs.upkeep import JobUpkeep
-from pygrid.features.jobs.workers import WorkerPlaces, Workers
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.audit import HEAD_FILE

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from pygrid.compute.pools import WorkerPlaces
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Departure, Trainer
 from pygrid.core.jobs import Job
 from pygrid.features.jobs.transitions import Transitions
-from pygrid.features.jobs.workers import WorkerPlaces
 from pygrid.metrics import Metrics
 from pygrid.privacy.ledger import ChargeState
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from pygrid.compute.pools import WorkerPlaces, Workers
 from pygrid.core import jobs as rules
 from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
 from pygrid.core.jobs import Job
@@ -18,7 +19,6 @@ from pygrid.features.jobs.results import Results, until_stored
 from pygrid.features.jobs.service import job_topic
 from pygrid.features.jobs.specs import SpecMaker, check_files, data_bytes
 from pygrid.features.jobs.transitions import Transitions
-from pygrid.features.jobs.workers import WorkerPlaces, Workers
 from pygrid.storage import jobs as rows
 from pygrid.storage.signals import Signals
 from pygrid.storage.sql.database import Database

@@ -16,13 +16,13 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from pygrid.compute.pools import Workers
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Unavailable
 from pygrid.features.jobs.federated import FederatedJobs
 from pygrid.features.jobs.queue import JobQueue
 from pygrid.features.jobs.running import JobRuns
 from pygrid.features.jobs.trials import MockTrials
-from pygrid.features.jobs.workers import Workers
 from pygrid.metrics import Metrics
 from pygrid.storage.job_files import JobFiles
 

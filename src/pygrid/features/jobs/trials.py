@@ -7,6 +7,7 @@ import logging
 import msgspec
 import sqlalchemy as sa
 
+from pygrid.compute.pools import Workers
 from pygrid.core import jobs as rules
 from pygrid.core.job_spec import max_evaluations, unit_limit_s
 from pygrid.core.job_terms import epsilon_alone
@@ -18,7 +19,6 @@ from pygrid.features.jobs.federated import Federation
 from pygrid.features.jobs.results import read_metrics
 from pygrid.features.jobs.specs import SpecMaker
 from pygrid.features.jobs.transitions import Transitions
-from pygrid.features.jobs.workers import Workers
 from pygrid.storage import jobs as rows
 from pygrid.storage.blobs.checked import is_damage
 from pygrid.storage.columns import ColumnFiles

@@ -1,1 +1,1 @@
-"""Starts, watches and stops Workers: the Domain's side of `pygrid.features.execution`, which it starts by its module's name."""
+"""Workers of other machines: who they are, and how they ask for jobs."""

@@ -13,10 +13,10 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
+from pygrid.compute.leased import Hangup, RemoteDriver
 from pygrid.core.access import Principal
 from pygrid.core.job_spec import FRAME_HEADER_BYTES, MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Progress, parse_frame_header
 from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
-from pygrid.features.workers.remote import Hangup, RemoteDriver
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping
 from pygrid.messages.workers import (

@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pygrid.compute.runtime.contributions import Contributions
+from pygrid.compute.runtime.watch import Watch, measure
 from pygrid.core.job_spec import JobSpec, PrivacyTerms, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
-from pygrid.features.execution.contributions import Contributions
-from pygrid.features.execution.watch import Watch, measure
 from pygrid.privacy.mechanisms import GaussianSum
 
 VARIATION = 3.0

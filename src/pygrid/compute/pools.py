@@ -1,14 +1,56 @@
-"""What runs jobs, as the rest of the folder sees it, and the places for Workers of federated jobs."""
+"""Where jobs run, on this machine or on Workers of other machines, and the places for Workers of federated jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pygrid.compute.leased import RemoteDriver
+from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec, Progress
+from pygrid.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The drivers of a Domain as one."""
+
+    here: SubprocessDriver
+    elsewhere: RemoteDriver
+    prefer_remote: bool = False
+    """Jobs that may go elsewhere do so while this machine has room."""
+
+    @property
+    def num_remote(self) -> int:
+        """How many jobs can run elsewhere at once, now."""
+        return self.elsewhere.num_places
+
+    async def start(self) -> object:
+        """Have a Worker ready here, where jobs are tried first. Raises Unavailable."""
+        return await self.here.start()
+
+    async def run(
+        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, remote: bool = False
+    ) -> JobResult:
+        """Run a job, elsewhere if it is ``remote``; here all the same if it did not begin there. Raises as a driver does."""
+        if remote:
+            try:
+                return await self.elsewhere.run(spec, on_progress, pad=pad)
+            except Unavailable as error:
+                logger.info("job runs here", extra={"job_id": spec.id, "detail": error.detail})
+        return await self.here.run(spec, on_progress, pad=pad)
+
+    async def close(self) -> None:
+        """End every job."""
+        await self.elsewhere.close()
+        await self.here.close()
 
 
 class Workers(Protocol):

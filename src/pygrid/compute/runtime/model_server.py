@@ -1,6 +1,6 @@
 """A warm Worker that answers with one model: load, close the sandbox, then one answer for each question until the Domain goes.
 
-    python -I -m pygrid.features.execution.inference DESCRIPTOR SETTINGS
+    python -I -m pygrid.compute.runtime.model_server DESCRIPTOR SETTINGS
 
 ``DESCRIPTOR`` is a connected stream socket, inherited from the Domain; messages are frames (`pygrid.core.job_spec`):
 

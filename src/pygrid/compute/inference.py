@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_MODULE = "pygrid.features.execution.inference"
+_MODULE = "pygrid.compute.runtime.model_server"
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",

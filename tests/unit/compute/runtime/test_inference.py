@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pygrid.compute.inference import InferenceLimits, InferenceWorkers, _Process
 from pygrid.core.job_spec import FRAME_HEADER_BYTES, RESULT, frame
 from pygrid.core.serving import ServableModel
 from pygrid.errors import InvalidInput, Unavailable
-from pygrid.features.workers.inference import InferenceLimits, InferenceWorkers, _Process
 from pygrid.plans.serving import check_model_file
 from pygrid.tensors import encode
 from support.plans.models import WEIGHT, linear, lookup, slow
@@ -60,7 +60,7 @@ def children() -> list[int]:
                 command = (folder / "cmdline").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if parent == os.getpid() and "execution.inference" in command:
+            if parent == os.getpid() and "runtime.model_server" in command:
                 mine.append(int(folder.name))
     return mine
 

@@ -16,8 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from pygrid.compute.runtime.denormals import denormals_as_zero, may_flush
 from pygrid.errors import InvalidPlan
-from pygrid.features.execution.denormals import denormals_as_zero, may_flush
 from pygrid.plans import Plan, Port, selftest_inputs
 from pygrid.plans.costs import analyse
 from pygrid.plans.exact import ExactSession, flat_outputs
@@ -26,7 +26,7 @@ from pygrid.plans.sizes import at
 from support.plans.handmade import GraphBuilder
 from support.plans.random_programs import INPUTS, PROFILE, feed, programs
 
-VECTORS = Path(__file__).parents[2] / "vectors" / "plans"
+VECTORS = Path(__file__).parents[3] / "vectors" / "plans"
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 67, 255, 256, 257)

@@ -17,10 +17,11 @@ import onnx
 import pytest
 
 from pygrid.aggregation.optimizers import ServerOptimizer
+from pygrid.compute.runtime import execute
+from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.job_process import preload
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
 from pygrid.errors import InvalidInput, InvalidPlan
-from pygrid.features.execution import runner
-from pygrid.features.execution.child import Inputs, preload
 from pygrid.plans import Plan
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
@@ -63,7 +64,7 @@ def run(spec: JobSpec, data: dict[str, Any], plan: Plan | None = None, **changes
     inputs = Inputs(columns, (plan or logistic_plan()).data, encode(logistic_params()))
     reports: list[Progress] = []
     started, announce = changes.get("started", time.monotonic()), changes.get("announce", lambda _: None)
-    outcome, payload = runner.run(spec, inputs, reports.append, started=started, announce=announce)
+    outcome, payload = execute.run(spec, inputs, reports.append, started=started, announce=announce)
     return outcome, payload, reports
 
 

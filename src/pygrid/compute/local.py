@@ -1,12 +1,4 @@
-"""How a Domain has a job run: one interface, and the driver that uses processes of this machine.
-
-                run()
-    (unknown) ---------> queued -----> running -----> (result; forgotten but for its log)
-                            \\             \\
-                             cancel()       cancel(), time, memory: killed, with a failure as the result
-
-`run` always gives a `JobResult`, checked by `answers.py`; what goes wrong with a job is a failure in it, not an exception.
-"""
+"""The driver that runs jobs in processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,19 +11,18 @@ import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import msgspec
 
+from pygrid.compute.driver import LOGS_KEPT, State, WorkerSettings
+from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
 from pygrid.errors import Conflict, Unavailable
-from pygrid.features.workers.answers import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 
 logger = logging.getLogger(__name__)
 
-State = Literal["queued", "running"]
-
-_MODULE = "pygrid.features.execution.forkserver"
+_MODULE = "pygrid.compute.runtime.forkserver"
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",
@@ -46,43 +37,6 @@ _ENVIRONMENT = {
 _START_S = 60.0
 _GRACE_S = 10.0
 _MAX_PACKET = 65_536
-LOGS_KEPT = 1000
-
-
-class Driver(Protocol):
-    """Runs jobs somewhere. An implementation may be called from one event loop only."""
-
-    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
-        """Queue a job, run it, give its result. If the caller is cancelled, so is the job.
-
-        Args:
-            pad: hold a private job until its planned time (`held_s`); not needed for a trial on made-up data.
-        Raises:
-            InvalidInput: the specification makes no sense; nothing ran.
-            Conflict: a job of this id is queued or running.
-            Unavailable: no Worker can be had, or only one whose sandbox is too weak; the job never started.
-        """
-
-    def cancel(self, job_id: str) -> bool:
-        """End a job, whose `run` then gives a failure ``cancelled``; False if there is no such job now."""
-
-    def status(self, job_id: str) -> State | None:
-        """Where a job is; None if it is not here (any more)."""
-
-    def logs(self, job_id: str) -> tuple[str, ...]:
-        """What happened to a job, a line each; for its owner only, where the job is private. Kept for the latest jobs."""
-
-    async def close(self) -> None:
-        """End every job and every Worker."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the operator decides about Workers of this machine."""
-
-    max_concurrent: int = 2
-    allow_weak_sandbox: bool = False
-    """Run strangers' plans even where the kernel offers too little to lock them in."""
 
 
 @dataclass

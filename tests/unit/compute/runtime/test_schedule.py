@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pygrid.compute.runtime.contributions import PlanRows
+from pygrid.compute.runtime.schedule import LEAST_LIMIT, VARIATION, make_time_plan
+from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import PrivacyTerms, held_s, max_evaluations, max_participations, unit_limit_s
 from pygrid.errors import InvalidInput
-from pygrid.features.execution.contributions import PlanRows
-from pygrid.features.execution.schedule import LEAST_LIMIT, VARIATION, make_time_plan
-from pygrid.features.execution.watch import Watch
 from pygrid.plans import Plan
 from pygrid.privacy.noise import SecretBits
 from support.plans.attacks import MODEL, contributing, honest_plan, slow_plan

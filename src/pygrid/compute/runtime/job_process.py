@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from pygrid import sandbox
+from pygrid.compute.runtime.inputs import Inputs, open_inputs
 from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
@@ -25,7 +19,6 @@ from pygrid.core.job_spec import (
     PROGRESS,
     RESULT,
     SPEC,
-    ColumnRef,
     Facts,
     Failure,
     FailureKind,
@@ -39,28 +32,8 @@ from pygrid.core.job_spec import (
 )
 from pygrid.errors import InvalidInput, InvalidPlan, PygridError
 
-Array = npt.NDArray[Any]
-
-_DTYPES: dict[str, str] = {
-    "float32": "<f4",
-    "float64": "<f8",
-    "int32": "<i4",
-    "int64": "<i8",
-    "uint8": "u1",
-    "bool": "?",
-    "text": "<i4",
-}
 _MAX_DETAIL = 2000
 _PROGRESS_EVERY_S = 0.1
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a job works on, in memory or mapped."""
-
-    columns: Mapping[str, Array]
-    plan: bytes
-    model: bytes
 
 
 def preload() -> None:
@@ -69,7 +42,7 @@ def preload() -> None:
     import onnx.numpy_helper  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    import pygrid.features.execution.runner  # noqa: F401
+    import pygrid.compute.runtime.execute  # noqa: F401
 
 
 def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool) -> None:
@@ -97,7 +70,7 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
 
 
 def _run(spec: JobSpec, inputs: Inputs, stream: int, started: float, layers: tuple[str, ...]) -> tuple[Outcome, bytes]:
-    from pygrid.features.execution.runner import run
+    from pygrid.compute.runtime.execute import run
 
     def announce(planned_s: float) -> None:
         _write(stream, frame(PLANNED, msgspec.json.encode(planned_s)))
@@ -128,33 +101,6 @@ class _Reporter:
         if progress.done >= progress.total or now - self._last >= _PROGRESS_EVERY_S:
             self._last = now
             _write(self._stream, frame(PROGRESS, msgspec.json.encode(progress)))
-
-
-def open_inputs(spec: JobSpec) -> Inputs:
-    """Map the columns and read plan and model, without looking at what they hold.
-
-    Raises:
-        InvalidInput: a column's file is shorter than the data set says.
-        OSError: a file is not there or can't be read.
-    """
-    columns = {name: _map(name, column) for name, column in spec.columns.items()}
-    plan = Path(spec.plan_path).read_bytes() if spec.plan_path else b""
-    model = Path(spec.model_path).read_bytes() if spec.model_path else b""
-    return Inputs(columns, plan, model)
-
-
-def _map(name: str, column: ColumnRef) -> Array:
-    dtype = np.dtype(_DTYPES[column.dtype])
-    shape = (column.num_records, *column.shape)
-    count = int(np.prod(shape, dtype=np.int64))
-    if count == 0:
-        return np.zeros(shape, dtype)
-    with open(column.path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size < column.offset + count * dtype.itemsize:
-            raise InvalidInput(f"the file of column {name!r} has {size:,} bytes, fewer than its {count:,} values need")
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
-    return np.frombuffer(mapped, dtype, count, column.offset).reshape(shape)
 
 
 def _read_spec(stream: int) -> JobSpec:

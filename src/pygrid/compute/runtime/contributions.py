@@ -15,19 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from pygrid.compute.runtime.sum_graph import AFTER, BEFORE, NORM, ROW, SQUARES, plan_inputs, plan_name, sum_dtype, sum_graph
+from pygrid.compute.runtime.watch import Watch, estimate_s, measure
 from pygrid.errors import InvalidPlan
-from pygrid.features.execution.sum_graph import (
-    AFTER,
-    BEFORE,
-    NORM,
-    ROW,
-    SQUARES,
-    plan_inputs,
-    plan_name,
-    sum_dtype,
-    sum_graph,
-)
-from pygrid.features.execution.watch import Watch, estimate_s, measure
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import convert
 from pygrid.plans.costs import Analysis, analyse

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pygrid.compute.runtime import execute
+from pygrid.compute.runtime.contributions import Block
+from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.metric_rows import MetricRows
+from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.core.metric_bounds import check_metric_bounds, resolve_metric_bounds
 from pygrid.errors import InvalidConfig, InvalidInput
-from pygrid.features.execution import runner
-from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.contributions import Block
-from pygrid.features.execution.metric_rows import MetricRows
-from pygrid.features.execution.watch import Watch
 from pygrid.messages.jobs import JobRequest, PrivacyRequest
 from pygrid.plans.runner import Runner
 from pygrid.tensors import encode
@@ -77,7 +77,7 @@ def evaluate(data: dict[str, Any], unit: str = "record", most: int = 1, **change
     binding = {"x": "x", "y": "y"}
     spec = JobSpec("job", "evaluate", refs, plan_path="p", model_path="m", binding=binding, subject="who", **values)
     inputs = Inputs(data, logistic_plan().data, encode(logistic_params()))
-    answer: dict[str, Any] = json.loads(runner.run(spec, inputs, lambda _: None, started=time.monotonic())[1])
+    answer: dict[str, Any] = json.loads(execute.run(spec, inputs, lambda _: None, started=time.monotonic())[1])
     return answer
 
 

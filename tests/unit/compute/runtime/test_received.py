@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pygrid.compute import job_cache
+from pygrid.compute.job_cache import ReceivedFiles
 from pygrid.errors import Conflict, PygridError
-from pygrid.features.execution import received
-from pygrid.features.execution.received import ReceivedFiles
 
 
 def put(files: ReceivedFiles, content: bytes) -> str:
@@ -46,7 +46,7 @@ def test_a_file_that_is_used_again_is_not_read_again(tmp_path: Path, monkeypatch
     files.close()
     name, files = hashlib.sha256(b"records").hexdigest(), ReceivedFiles(tmp_path)
     read: list[Path] = []
-    monkeypatch.setattr(received, "has_name", lambda path, _name: not read.append(path))
+    monkeypatch.setattr(job_cache, "has_name", lambda path, _name: not read.append(path))
     for _ in range(3):
         assert files.find(name)
     assert read == [tmp_path / name]

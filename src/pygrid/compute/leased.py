@@ -27,10 +27,10 @@ from typing import Any
 
 import msgspec
 
+from pygrid.compute.driver import LOGS_KEPT, State
+from pygrid.compute.results import OnProgress, find_fault
 from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec, Outcome, Progress, check_spec, list_paths, move_paths
 from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
-from pygrid.features.workers.answers import OnProgress, find_fault
-from pygrid.features.workers.driver import LOGS_KEPT, State
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Offer:
 
 
 class RemoteDriver:
-    """A `pygrid.features.workers.driver.Driver` whose jobs are fetched by Workers.
+    """A `pygrid.compute.driver.Driver` whose jobs are fetched by Workers.
 
     Args:
         lease_s, offer_s: see `LEASE_S`, `OFFER_S`.

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pygrid.compute.runtime import execute
+from pygrid.compute.runtime.contributions import subject_groups
+from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.statistics import StatisticRows, read_answers
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, held_s
 from pygrid.errors import InvalidInput
-from pygrid.features.execution import runner
-from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.contributions import subject_groups
-from pygrid.features.execution.statistics import StatisticRows, read_answers
 
 SIZE = 3000
 GENERATOR = np.random.default_rng(0)
@@ -44,7 +44,7 @@ EVERY = (
 
 def ask(statistics: tuple[Statistic, ...] = EVERY, privacy: PrivacyTerms | None = None, columns: Any = COLUMNS) -> list[Any]:
     spec = JobSpec("job", "statistics", REFS, statistics=statistics, privacy=privacy, subject="who")
-    _, payload = runner.run(spec, Inputs(columns, b"", b""), lambda _: None, started=time.monotonic())
+    _, payload = execute.run(spec, Inputs(columns, b"", b""), lambda _: None, started=time.monotonic())
     return list(json.loads(payload)["answers"])
 
 
@@ -176,7 +176,7 @@ def test_infinities_are_moved_to_the_bounds_by_their_sign() -> None:
         Statistic("quantile", "x", edges=(0, 5, 10), quantile=0.6, has_missing=True),
     )
     spec = JobSpec("job", "statistics", refs, statistics=statistics)
-    _, payload = runner.run(spec, Inputs({"x": values}, b"", b""), lambda _: None, started=time.monotonic())
+    _, payload = execute.run(spec, Inputs({"x": values}, b"", b""), lambda _: None, started=time.monotonic())
     mean, histogram, quantile = json.loads(payload)["answers"]
     assert mean["value"] == pytest.approx((10 - 1 + 3 + 10) / 4)
     assert histogram["value"] == [2, 2]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid.compute.runtime.inputs import Inputs
 from pygrid.core.job_spec import JobSpec, Progress
 from pygrid.errors import InvalidInput, InvalidPlan
-from pygrid.features.execution.child import Inputs
 from pygrid.plans.manifest import Port
 from pygrid.plans.sessions import Session
 from pygrid.tensors import encode

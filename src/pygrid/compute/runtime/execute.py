@@ -25,16 +25,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
+from pygrid.compute.runtime.contributions import Contributions, PlanRows, PlanSums, subject_groups
+from pygrid.compute.runtime.denormals import denormals_as_zero
+from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.metric_rows import MetricRows
+from pygrid.compute.runtime.prediction import predict
+from pygrid.compute.runtime.schedule import Schedule
+from pygrid.compute.runtime.statistics import StatisticRows, read_answers
+from pygrid.compute.runtime.watch import Watch, measure
 from pygrid.core.job_spec import Facts, JobSpec, Outcome, PrivacyTerms, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
-from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.contributions import Contributions, PlanRows, PlanSums, subject_groups
-from pygrid.features.execution.denormals import denormals_as_zero
-from pygrid.features.execution.metric_rows import MetricRows
-from pygrid.features.execution.predicting import predict
-from pygrid.features.execution.schedule import Schedule
-from pygrid.features.execution.statistics import StatisticRows, read_answers
-from pygrid.features.execution.watch import Watch, measure
 from pygrid.plans.archive import Plan
 from pygrid.plans.runner import Runner, check_params, model_spec
 from pygrid.privacy.mechanisms import GaussianSum

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid.compute.runtime.contributions import Block, add_blocks
+from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import Statistic
 from pygrid.errors import InvalidInput
-from pygrid.features.execution.contributions import Block, add_blocks
-from pygrid.features.execution.watch import Watch
 from pygrid.privacy.mechanisms import GaussianSum
 
 Array = npt.NDArray[Any]

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pygrid.compute.results import find_fault
+from pygrid.compute.runtime.execute import run
+from pygrid.compute.runtime.inputs import Inputs
 from pygrid.core.job_spec import ColumnRef, JobSpec, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
-from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.runner import run
-from pygrid.features.workers.answers import find_fault
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.tensors import decode, encode
 from support.plans.models import WEIGHT, linear, lookup
@@ -127,7 +127,7 @@ def test_specifications_that_no_worker_could_run(changes: dict[str, Any]) -> Non
 
 
 def test_the_file_of_a_column_may_be_longer_than_what_is_asked_for(tmp_path: Path) -> None:
-    from pygrid.features.execution.child import open_inputs
+    from pygrid.compute.runtime.inputs import open_inputs
 
     X.tofile(tmp_path / "0.bin")
     (tmp_path / "model").write_bytes(linear())

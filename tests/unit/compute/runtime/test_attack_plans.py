@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pygrid.compute.runtime import execute
+from pygrid.compute.runtime.contributions import PlanRows, PlanSums, subject_groups
+from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.errors import InvalidPlan
-from pygrid.features.execution import runner
-from pygrid.features.execution.child import Inputs
-from pygrid.features.execution.contributions import PlanRows, PlanSums, subject_groups
-from pygrid.features.execution.watch import Watch
 from pygrid.plans import Plan
 from pygrid.plans.gate import check
 from pygrid.privacy.accountants import calibrate
@@ -178,7 +178,7 @@ def noisy_sum(kind: str, columns: dict[str, Any], plan: Plan, terms: PrivacyTerm
         metric_bounds={"loss": (-4.0, 4.0)},
     )
     inputs = Inputs({**columns, "who": np.arange(size, dtype=np.int32) // 4}, plan.data, encode(MODEL))
-    _, payload = runner.run(spec, inputs, lambda _: None, started=time.monotonic())
+    _, payload = execute.run(spec, inputs, lambda _: None, started=time.monotonic())
     if kind == "train":
         return float(decode(payload)[0]["w"][0])
     answer = json.loads(payload)

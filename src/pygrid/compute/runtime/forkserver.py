@@ -1,6 +1,6 @@
 """The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and ends it.
 
-    python -I -m pygrid.features.execution.forkserver DESCRIPTOR SETTINGS
+    python -I -m pygrid.compute.runtime.forkserver DESCRIPTOR SETTINGS
 
 ``DESCRIPTOR`` is a connected socket of packets, inherited from the Domain; each packet is one JSON document:
 
@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pygrid import sandbox
+from pygrid.compute.runtime.job_process import preload, run_job
 from pygrid.core.job_spec import JobLimits
-from pygrid.features.execution.child import preload, run_job
 
 _TICK_S = 0.05
 _MAX_PACKET = 65_536

@@ -1,0 +1,1 @@
+"""Where jobs and served models run: drivers, and the processes that they start."""
