@@ -18,11 +18,10 @@ from pygrid.compute.local import SubprocessDriver
 from pygrid.compute.pools import Places
 from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
-from pygrid.features.accounts.published import account_messages
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
-from pygrid.features.associations.domain_routes import association_routes
-from pygrid.features.associations.domain_side import Description, DomainAssociations, DomainTerms
+from pygrid.features.associations.domain.routes import association_routes
+from pygrid.features.associations.domain.service import Description, DomainAssociations, DomainTerms
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
@@ -30,28 +29,32 @@ from pygrid.features.cycles.routes import DEVICE_PATHS
 from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
-from pygrid.features.federation import Connect, Federation, ModelFiles, Ways
-from pygrid.features.federation import Services as FederationServices
 from pygrid.features.jobs import Jobs, build_jobs
-from pygrid.features.jobs.audited import AuditedWrites
+from pygrid.features.jobs.federated import Connect, Federation, ModelFiles, Ways
+from pygrid.features.jobs.federated import Services as FederationServices
 from pygrid.features.jobs.routes import router as jobs_router
-from pygrid.features.jobs.specs import RunLimits
-from pygrid.features.jobs.upkeep import EVERY_S as UPKEEP_S
-from pygrid.features.models.published import model_messages
+from pygrid.features.jobs.running.maintenance import EVERY_S as UPKEEP_S
+from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.features.models.routes import model_routes
 from pygrid.features.models.service import ModelsService
 from pygrid.features.processes import build_processes
 from pygrid.features.processes.draft_routes import router as drafts_router
 from pygrid.features.processes.routes import router as processes_router
-from pygrid.features.relay.domain_side import PipeServer
+from pygrid.features.relay.domain import PipeServer
 from pygrid.features.workers.routes import router as workers_router
 from pygrid.features.workers.service import WorkersService
+from pygrid.legacy.accounts import account_messages
+from pygrid.legacy.association_requests import association_request_routes
+from pygrid.legacy.models import model_messages
+from pygrid.legacy.tag_search import router as tag_search_router
+from pygrid.legacy.websocket import Published, converse, domain_messages
 from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
 from pygrid.storage.accounts import seed_roles
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import KeptAnswers
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.job_files import JobFiles
@@ -68,7 +71,6 @@ from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
 from pygrid.web.blobs import BlobResponses
 from pygrid.web.identity import identity_routes
-from pygrid.web.published import Published, converse, domain_messages
 from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0
@@ -90,6 +92,8 @@ ROUTES = [
     workers_router,
     *model_routes,
     *association_routes,
+    *association_request_routes,
+    tag_search_router,
     converse,
 ]
 

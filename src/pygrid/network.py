@@ -13,22 +13,23 @@ from pygrid.clock import Clock, SystemClock
 from pygrid.core.access import NETWORK_ACCESS
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
-from pygrid.features.associations.direct import DirectAddresses
-from pygrid.features.associations.fleet import Fleet
-from pygrid.features.associations.handshake import Handshake, NetworkTerms
-from pygrid.features.associations.network_routes import network_routes
-from pygrid.features.associations.network_side import NetworkAssociations
-from pygrid.features.associations.nodes import LegacyNodes
-from pygrid.features.associations.published_routes import published_node_routes
-from pygrid.features.discovery.asking import Asking
-from pygrid.features.discovery.legacy import WithLegacy
-from pygrid.features.discovery.published import router as published_router
+from pygrid.features.associations.network.direct_addresses import DirectAddresses
+from pygrid.features.associations.network.handshake import Handshake, NetworkTerms
+from pygrid.features.associations.network.registry import Fleet
+from pygrid.features.associations.network.routes import network_routes
+from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.features.discovery.fanout import Asking
 from pygrid.features.discovery.routes import SEARCH_WINDOW_S
 from pygrid.features.discovery.routes import router as search_router
 from pygrid.features.discovery.service import DiscoveryService
-from pygrid.features.relay.network_side import Relay, relay_routes
-from pygrid.features.relay.pipes import Pipes, RelayLimits
+from pygrid.features.relay.network.pipes import Pipes, RelayLimits
+from pygrid.features.relay.network.routes import relay_routes
+from pygrid.features.relay.network.service import Relay
 from pygrid.ids import hash_secret
+from pygrid.legacy.node_routes import published_node_routes
+from pygrid.legacy.node_search import WithLegacy
+from pygrid.legacy.nodes import LegacyNodes
+from pygrid.legacy.search_routes import router as published_router
 from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, with_secret

@@ -19,9 +19,10 @@ from pygrid.cli.server import AppServer
 from pygrid.clock import SystemClock
 from pygrid.core.access import USER, Principal
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
-from pygrid.features.relay.domain_side import PipeServer
-from pygrid.features.relay.network_side import Relay, relay_routes
-from pygrid.features.relay.pipes import Pipes, RelayLimits
+from pygrid.features.relay.domain import PipeServer
+from pygrid.features.relay.network.pipes import Pipes, RelayLimits
+from pygrid.features.relay.network.routes import relay_routes
+from pygrid.features.relay.network.service import Relay
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.transport import open_transport

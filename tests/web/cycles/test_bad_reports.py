@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pygrid.core.cycles import CycleState
-from pygrid.features.cycles import receiving
+from pygrid.features.cycles import report_intake
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
 from support.training import Device, Site, assert_values, bearer, model, scope, wide_plan
@@ -364,8 +364,8 @@ async def test_a_stalled_upload_is_given_up(case: Case, monkeypatch: pytest.Monk
 
 async def test_an_upload_that_drips_is_given_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, the whole does not."""
-    monkeypatch.setattr(receiving, "GRACE_S", 0.2)
-    monkeypatch.setattr(receiving, "MIN_BYTES_PER_S", 10**9)
+    monkeypatch.setattr(report_intake, "GRACE_S", 0.2)
+    monkeypatch.setattr(report_intake, "MIN_BYTES_PER_S", 10**9)
     data = encode(case.model(0.5))
     answer = await asyncio.wait_for(case.post(_dripping(data)), 60)
     assert_problem(answer, 408, "too_slow")

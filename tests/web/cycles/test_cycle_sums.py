@@ -19,7 +19,7 @@ from pygrid.aggregation.rules import Weighed
 from pygrid.core.process_config import ServerConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
-from pygrid.features.cycles.sums import CycleSums
+from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.storage.blobs.checked import DamagedReportError
 from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.reports import Report

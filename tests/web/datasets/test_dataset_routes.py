@@ -29,7 +29,7 @@ from pygrid.core.datasets import DatasetLimits
 from pygrid.domain import build_domain
 from pygrid.errors import StorageFull
 from pygrid.features.datasets import conversion
-from pygrid.features.datasets.receiving import Upload
+from pygrid.features.datasets.intake import Upload
 from pygrid.lifecycle import ClientGone
 from pygrid.messages.datasets import Schema
 from pygrid.settings import DomainSettings

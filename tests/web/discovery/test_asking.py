@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pygrid.features.discovery.asking import MAX_OPEN, Asking
+from pygrid.features.discovery.fanout import MAX_OPEN, Asking
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import CatalogAnswer, Missing, SearchAnswer, SearchQuery
 from pygrid.metrics import Metrics

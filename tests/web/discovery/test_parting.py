@@ -16,7 +16,7 @@ import pytest
 
 import pygrid.client
 from pygrid.clock import SystemClock
-from pygrid.features.associations import network_side
+from pygrid.features.associations.network import service
 from pygrid.storage import associations as rows
 from pygrid.transport import NO_RETRIES, Api
 from pygrid.transport.address import parse_address
@@ -62,7 +62,7 @@ def open_as(caller: Domain, site: Site, name: str, folder: Path) -> Api:
 async def test_who_has_it_leave_through_the_relay_gets_the_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     await site.add("one", direct=False)
     pipes = site.served.app.state.relay.pipes
-    monkeypatch.setattr(network_side, "LEAVE_S", 1.0)
+    monkeypatch.setattr(service, "LEAVE_S", 1.0)
     with pygrid.client.connect_network(site.url) as network:
         await asyncio.to_thread(log_in, network)
         domain = await asyncio.to_thread(network.domain, "one")

@@ -14,7 +14,7 @@ from support.training import gate_in_process
 def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and plans are checked in this process; the children have tests of their own. Workers are real."""
     monkeypatch.setattr(conversion, "convert_in_child", lambda asked, _stop: conversion.convert(asked))
-    monkeypatch.setattr("pygrid.features.jobs.checking.check_async", gate_in_process)
+    monkeypatch.setattr("pygrid.features.jobs.checks.check_async", gate_in_process)
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ from test_remote_leases import machine, someone_asks
 from pygrid.core.datasets import column_file
 from pygrid.edge import EdgeClient
 from pygrid.errors import Unavailable
-from pygrid.features.federation import participating
-from pygrid.features.jobs.queue import JobQueue
-from pygrid.features.jobs.running import JobTrainer
-from pygrid.features.jobs.trials import MockTrials
+from pygrid.features.jobs.federated import participation
+from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.queue import JobQueue
+from pygrid.features.jobs.running.runs import JobTrainer
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.storage.columns import map_columns
 from pygrid.storage.job_files import REPORT
@@ -158,7 +158,7 @@ async def test_a_damaged_column_does_not_go_to_another_machine(tmp_path: Path) -
 def _quick_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
 
 
 @pytest.mark.usefixtures("_quick_federation")

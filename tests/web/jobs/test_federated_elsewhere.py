@@ -19,7 +19,7 @@ import pytest
 from test_federated_jobs import charges_of, parts_of
 from test_remote_leases import GOOD, Machine, ended, machine, someone_asks
 
-from pygrid.features.federation import participating
+from pygrid.features.jobs.federated import participation
 from pygrid.tensors import encode
 from support.federation import LONG, PRIVATE, Town, running_town
 from support.jobs import MODEL
@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from support.training import gate_in_process
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
 
 
 @asynccontextmanager

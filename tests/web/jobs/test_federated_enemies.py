@@ -23,7 +23,7 @@ import pytest
 from test_federated_jobs import charges_of, parts_of
 
 from pygrid.errors import InvalidInput
-from pygrid.features.federation import participating
+from pygrid.features.jobs.federated import participation
 from pygrid.settings import load_settings
 from pygrid.tensors import decode, encode
 from pygrid.transport import HttpTransport, Request
@@ -106,7 +106,7 @@ class Enemy:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.1)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.05)
 
 
 @asynccontextmanager
@@ -234,8 +234,8 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
         rests.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(participating, "_sleep", rest)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 10.0)
+    monkeypatch.setattr(participation, "_sleep", rest)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 10.0)
     async with facing(enemy, tmp_path) as (site, job):
         async with asyncio.timeout(60):
             while len(enemy.said(what)) < 10:  # noqa: ASYNC110
@@ -245,7 +245,7 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
 
 
 async def test_one_that_never_has_work_does_not_keep_a_place_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(participating, "MAX_IDLE_S", 1.0)
+    monkeypatch.setattr(participation, "MAX_IDLE_S", 1.0)
     async with facing(Enemy({"status": "rejected", "timeout": 0}), tmp_path) as (site, job):
         failed = await site.owner.wait(job["id"], "failed")
         assert (failed["code"], failed["federation"]["num_begun"]) == ("coordinator_idle", 0)

@@ -19,8 +19,8 @@ from test_federated_jobs import charges_of, parts_of
 
 from pygrid.domain import build_domain
 from pygrid.edge import EdgeClient
-from pygrid.features.federation import participating
-from pygrid.features.jobs.running import JobTrainer
+from pygrid.features.jobs.federated import participation
+from pygrid.features.jobs.running.runs import JobTrainer
 from support.federation import LONG, PRIVATE, running_hub, running_town, settings_of
 from support.jobs import Person, Site
 from support.web import People, running
@@ -32,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
 
 
 @asynccontextmanager
@@ -146,7 +146,7 @@ async def test_a_diff_that_was_kept_is_reported_after_a_restart_byte_for_byte(
 
         def lost(self: EdgeClient, body: Any) -> None:
             sent.append(b"".join(body))
-            raise participating.Unavailable("the test cut the line", code="connection_lost")
+            raise participation.Unavailable("the test cut the line", code="connection_lost")
 
         with monkeypatch.context() as patch:
             patch.setattr(EdgeClient, "send_report", lost)
@@ -177,7 +177,7 @@ async def test_a_report_whose_answer_was_lost_counts_once(tmp_path: Path, monkey
         calls.append(1)
         if len(calls) == 1:
             self.assignment = assignment
-            raise participating.Unavailable("the test lost the answer", code="connection_lost")
+            raise participation.Unavailable("the test lost the answer", code="connection_lost")
 
     monkeypatch.setattr(EdgeClient, "send_report", loses_the_answer)
     async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:

@@ -14,7 +14,7 @@ from test_federated_jobs import charges_of, parts_of
 
 from pygrid.compute.local import SubprocessDriver
 from pygrid.errors import Unavailable
-from pygrid.features.federation import participating
+from pygrid.features.jobs.federated import participation
 from support.federation import PRIVATE, running_town
 
 
@@ -23,7 +23,7 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
 
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     monkeypatch.setattr("pygrid.domain.COORDINATOR_PATIENCE_S", 0.2)
-    monkeypatch.setattr(participating, "_LONGEST_REST_S", 0.3)
+    monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
     num_refused = 0
 
     async def none_there(_driver: SubprocessDriver) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pygrid.features.jobs import quotas
-from pygrid.features.jobs.tasks import JobRunner
+from pygrid.features.jobs.running.scheduler import JobRunner
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
 from support.jobs import BINDING, DATASETS, JOBS, PRIVATE, Person, Site, records

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from pygrid.features.jobs import results
+from pygrid.features.jobs.running import results
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.budgets import charges

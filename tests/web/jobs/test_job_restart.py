@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from pygrid.core.jobs import Job
 from pygrid.domain import build_domain
-from pygrid.features.jobs.queue import JobQueue
-from pygrid.features.jobs.results import Results
-from pygrid.features.jobs.specs import SpecMaker
-from pygrid.features.jobs.trials import MockTrials
+from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.queue import JobQueue
+from pygrid.features.jobs.running.results import Results
+from pygrid.features.jobs.running.spec_builder import SpecMaker
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.audit import HEAD_FILE, read_head

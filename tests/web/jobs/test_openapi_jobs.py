@@ -19,7 +19,7 @@ from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
 from pygrid.domain import build_domain
-from pygrid.features.jobs.tasks import JobRunner
+from pygrid.features.jobs.running.scheduler import JobRunner
 from pygrid.settings import DomainSettings
 from support.jobs import DATASETS, JOBS, POLICY, npz, records
 

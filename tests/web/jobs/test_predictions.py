@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from pygrid.features.jobs.specs import RunLimits
+from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.tensors import decode
 from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PRIVATE, Person, Site, npz, records
 from support.plans.models import WEIGHT, centred, graph_model, linear

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pygrid.core.jobs import Job
-from pygrid.features.jobs.trials import MockTrials
+from pygrid.features.jobs.running.dry_run import MockTrials
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database

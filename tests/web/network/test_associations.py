@@ -19,7 +19,7 @@ import pytest
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
-from pygrid.features.associations import connector
+from pygrid.features.associations.domain import connector
 from pygrid.settings import load_settings
 from support.network import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
 from support.web import People, assert_problem

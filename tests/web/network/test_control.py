@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
-from pygrid.features.associations import connector, handshake
+from pygrid.features.associations.domain import connector
+from pygrid.features.associations.network import handshake
 from pygrid.messages.identity import to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import Identity

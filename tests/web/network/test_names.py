@@ -25,7 +25,8 @@ from websockets.asyncio.client import ClientConnection
 from pygrid.client import NetworkClient, connect_network
 from pygrid.clock import ManualClock
 from pygrid.errors import Conflict
-from pygrid.features.associations import connector, network_side
+from pygrid.features.associations.domain import connector
+from pygrid.features.associations.network import service
 from support.network import Impostor, Net, running_domain, running_network, until
 from support.web import PASSWORD, People, assert_problem
 
@@ -151,7 +152,7 @@ async def test_a_revoked_key_keeps_no_names_that_it_only_asked_for(net: Net) -> 
 
 
 async def test_who_asks_and_leaves_again_and_again_keeps_nothing(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_side, "LEAVE_S", 0.05)
+    monkeypatch.setattr(service, "LEAVE_S", 0.05)
     async with AsyncExitStack() as stack:
         connections: list[Any] = []
         for number in range(5):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pygrid.features.associations import connector
+from pygrid.features.associations.domain import connector
 from support.forward_proxy import VARIABLES, running_proxy, running_redirect
 from support.network import Net, running_domain, running_network, until, until_listed
 

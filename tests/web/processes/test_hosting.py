@@ -17,7 +17,7 @@ import pytest
 from litestar import Litestar
 
 from pygrid.domain import build_domain
-from pygrid.features.processes import uploads
+from pygrid.features.processes import forms
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import decode, encode
 from support.plans.handmade import logistic_plan
@@ -254,12 +254,12 @@ async def test_a_form_that_is_refused_stores_nothing(site: Site, subtests: pytes
 
 
 async def test_parts_over_their_limit_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_MODEL_BYTES", len(_MODEL) - 1)
+    monkeypatch.setattr(forms, "MAX_MODEL_BYTES", len(_MODEL) - 1)
     assert_problem(await site.try_host(form(config(), _MODEL)), 413, "payload_too_large")
     monkeypatch.undo()
-    padded = form(b" " * uploads.MAX_CONFIG_BYTES + b"{}", _MODEL)
+    padded = form(b" " * forms.MAX_CONFIG_BYTES + b"{}", _MODEL)
     assert_problem(await site.try_host(padded), 413, "payload_too_large")
-    padded = form(config(), _MODEL, {"training_plan": b"x" * (uploads.MAX_PLAN_BYTES + 1)})
+    padded = form(config(), _MODEL, {"training_plan": b"x" * (forms.MAX_PLAN_BYTES + 1)})
     assert_problem(await site.try_host(padded), 413, "payload_too_large")
 
 

@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pygrid.clock import Clock
+from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.features.cycles.admission import Admissions
+from pygrid.features.cycles.clients import Membership
 from pygrid.features.cycles.completion import Completion
-from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
-from pygrid.features.cycles.membership import Membership
 from pygrid.features.cycles.quotas import DeviceQuotas
+from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.features.cycles.service import CyclesService
-from pygrid.features.cycles.sums import CycleSums
-from pygrid.features.cycles.tasks import CycleScheduler
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.cycles import find_radius

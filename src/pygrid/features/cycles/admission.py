@@ -21,7 +21,7 @@ from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, Cycle, CycleState, Refusal
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.quotas import DeviceQuotas
-from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import ClientGone, Stopping
 from pygrid.storage import reports as rows

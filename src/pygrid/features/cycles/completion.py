@@ -26,8 +26,8 @@ from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.processes import HostedProcess
-from pygrid.features.cycles.hosted_averaging import average_by_plan
-from pygrid.features.cycles.sums import CycleSums, vote_of
+from pygrid.features.cycles.accumulator import CycleSums, vote_of
+from pygrid.features.cycles.averaging import average_by_plan
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes
 from pygrid.storage import reports as report_rows

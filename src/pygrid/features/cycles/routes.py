@@ -12,7 +12,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from pygrid.errors import InvalidInput, NotFound, Unauthenticated
-from pygrid.features.cycles.membership import Membership
+from pygrid.features.cycles.clients import Membership
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (

@@ -18,13 +18,13 @@ from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
+from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.features.cycles.admission import Admission, Admissions, Applicant
 from pygrid.features.cycles.centres import Centres
-from pygrid.features.cycles.counts import CycleCounts
+from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.quotas import DeviceQuotas
-from pygrid.features.cycles.receiving import Received, receive_report
-from pygrid.features.cycles.sums import CycleSums
-from pygrid.features.cycles.tasks import CycleScheduler
+from pygrid.features.cycles.report_intake import Received, receive_report
+from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.ids import hash_secret
 from pygrid.messages.cycles import (
     MAX_WAIT_S,

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Annotated, Any
 
-import msgspec
 from litestar import Response, Router, delete, get, post, put
 from litestar.datastructures import State
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
@@ -15,7 +14,7 @@ from litestar.response import Stream
 from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
 from pygrid.core.preconditions import Precondition
-from pygrid.features.datasets.receiving import Upload
+from pygrid.features.datasets.intake import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
 from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
@@ -28,16 +27,6 @@ from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 MAX_SEARCH_CHARS = 1000
-
-
-class TagQuery(msgspec.Struct):
-    """The search of published clients: is there data with one of these tags?"""
-
-    query: list[str]
-
-
-class Found(msgspec.Struct):
-    content: bool
 
 
 def _service(state: State) -> DatasetsService:
@@ -185,13 +174,6 @@ async def list_tags(request: AppRequest, state: State) -> list[str]:
     return await _service(state).list_tags(find_principal(request))
 
 
-@post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401))
-async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Found:
-    """Whether there is a dataset with one of these tags that the caller may know of."""
-    wanted = {tag.casefold() for tag in data.query}
-    return Found(any(tag.casefold() in wanted for tag in await _service(state).list_tags(find_principal(request))))
-
-
 def _max_form_bytes(service: DatasetsService) -> int:
     return 2 * service.limits.max_upload_bytes + 64 * 1024**2
 
@@ -209,7 +191,6 @@ router = Router(
         download_mock,
         preview_dataset,
         list_tags,
-        search_tags,
     ],
     tags=["datasets"],
 )

@@ -39,7 +39,7 @@ from pygrid.errors import (
     PayloadTooLarge,
 )
 from pygrid.features.datasets.completion import complete_schema
-from pygrid.features.datasets.receiving import Receiver, Upload
+from pygrid.features.datasets.intake import Receiver, Upload
 from pygrid.features.datasets.records import as_safetensors, first_records
 from pygrid.messages.datasets import (
     DatasetInfo,

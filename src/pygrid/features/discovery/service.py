@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from pygrid.core.discovery import check_query, encoded_size, relevance
-from pygrid.features.discovery.asking import Asked, Asking
-from pygrid.features.discovery.fleet import Fleet, Member
+from pygrid.features.discovery.fanout import Asked, Asking
+from pygrid.features.discovery.registry import Fleet, Member
 from pygrid.messages.discovery import (
     DEFAULT_TIMEOUT_S,
     CatalogAnswer,

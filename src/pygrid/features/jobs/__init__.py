@@ -9,21 +9,20 @@ from pathlib import Path
 
 from pygrid.clock import Clock
 from pygrid.compute.pools import WorkerPlaces, Workers
-from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.federated import FederatedJobs, Federation
+from pygrid.features.jobs.federated.tasks import FederatedJobs, Federation
 from pygrid.features.jobs.policies import PoliciesService
-from pygrid.features.jobs.queue import JobQueue
-from pygrid.features.jobs.results import Results
-from pygrid.features.jobs.running import JobRuns, JobTrainer
+from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.maintenance import JobUpkeep
+from pygrid.features.jobs.running.queue import JobQueue
+from pygrid.features.jobs.running.results import Results
+from pygrid.features.jobs.running.runs import JobRuns, JobTrainer
+from pygrid.features.jobs.running.scheduler import JobRunner
+from pygrid.features.jobs.running.spec_builder import RunLimits, SpecMaker
 from pygrid.features.jobs.service import JobsService, job_topic
-from pygrid.features.jobs.specs import RunLimits, SpecMaker
-from pygrid.features.jobs.tasks import JobRunner
-from pygrid.features.jobs.transitions import Transitions
-from pygrid.features.jobs.trials import MockTrials
-from pygrid.features.jobs.upkeep import JobUpkeep
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
-from pygrid.storage.audit import HEAD_FILE
+from pygrid.storage.audit import HEAD_FILE, AuditedWrites
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.store import Store
 

@@ -16,8 +16,7 @@ from pygrid.core.job_terms import unit_of
 from pygrid.core.jobs import sees_all
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import Conflict, Forbidden, InvalidConfig, InvalidInput, NotFound
-from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import find_account
+from pygrid.features.jobs.charges import find_account
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.privacy import ledger
 from pygrid.privacy.events import check_epsilon
@@ -25,6 +24,7 @@ from pygrid.privacy.ledger import Use
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.budgets import Budget
 from pygrid.storage.content import confirm_content
 from pygrid.storage.datasets import Dataset

@@ -13,9 +13,9 @@ from litestar.response import Stream
 
 from pygrid.core.jobs import JobState
 from pygrid.core.preconditions import Precondition
+from pygrid.features.jobs.forms import MAX_FORM_BYTES
 from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService
-from pygrid.features.jobs.uploads import MAX_FORM_BYTES
 from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, PolicyInfo
 from pygrid.messages.jobs import JobState as JobStateName
 from pygrid.web.auth import require

@@ -20,13 +20,12 @@ from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import Job, JobState
 from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
-from pygrid.features.jobs.audited import AuditedWrites
-from pygrid.features.jobs.budgets import Account, check_fits, end_charge, find_account
-from pygrid.features.jobs.checking import Asked, check_asked
-from pygrid.features.jobs.describing import Describer
+from pygrid.features.jobs.charges import Account, check_fits, end_charge, find_account
+from pygrid.features.jobs.checks import Asked, check_asked
+from pygrid.features.jobs.forms import JobForm, read_job_form
+from pygrid.features.jobs.presenter import Describer
 from pygrid.features.jobs.quotas import check_room
-from pygrid.features.jobs.specs import RunLimits
-from pygrid.features.jobs.uploads import JobForm, read_job_form
+from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.lifecycle import Stopping
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.jobs import DecisionRequest, JobInfo, JobRequest
@@ -34,6 +33,7 @@ from pygrid.privacy.ledger import Cap, ChargeState
 from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset

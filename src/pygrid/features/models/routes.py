@@ -10,8 +10,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, PathParameter
 
 from pygrid.core.access import Permission
+from pygrid.features.models.forms import MAX_FORM_BYTES
 from pygrid.features.models.service import ModelsService
-from pygrid.features.models.uploads import MAX_FORM_BYTES
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
 from pygrid.web.auth import require

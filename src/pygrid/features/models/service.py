@@ -24,7 +24,7 @@ from pygrid.core.serving import (
     is_holder,
 )
 from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
-from pygrid.features.models.uploads import read_serve_form
+from pygrid.features.models.forms import read_serve_form
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
 from pygrid.offload import offload
 from pygrid.plans.manifest import Port

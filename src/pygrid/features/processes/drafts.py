@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
-from pygrid.features.processes.describing import describe_process
+from pygrid.features.processes.forms import PLAN_PREFIX, HostForm, read_host_form
 from pygrid.features.processes.hosting import Candidate, Hosting, check_free, process_exists
-from pygrid.features.processes.uploads import PLAN_PREFIX, HostForm, read_host_form
+from pygrid.features.processes.presenter import describe_process
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRequest, ProcessInfo
 from pygrid.storage import drafts as rows

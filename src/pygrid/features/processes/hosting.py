@@ -15,8 +15,8 @@ from pygrid.core.cycles import Cycle
 from pygrid.core.process_config import ServerConfig, read_client_config, read_server_config
 from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
-from pygrid.features.processes.describing import describe_process
-from pygrid.features.processes.uploads import HostForm
+from pygrid.features.processes.forms import HostForm
+from pygrid.features.processes.presenter import describe_process
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import HostRequest, ProcessInfo
 from pygrid.plans.archive import Plan

@@ -14,8 +14,8 @@ from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter,
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
+from pygrid.features.processes.forms import MAX_MODEL_BYTES
 from pygrid.features.processes.service import ProcessesService
-from pygrid.features.processes.uploads import MAX_MODEL_BYTES
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
 from pygrid.web.auth import require

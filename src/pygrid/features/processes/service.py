@@ -15,9 +15,9 @@ from pygrid.core.access import Principal
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.process_config import read_server_config
 from pygrid.errors import Conflict, NotFound
-from pygrid.features.processes.describing import describe_cycle, describe_process
+from pygrid.features.processes.forms import read_host_form
 from pygrid.features.processes.hosting import Hosting, WatchCycle
-from pygrid.features.processes.uploads import read_host_form
+from pygrid.features.processes.presenter import describe_cycle, describe_process
 from pygrid.lifecycle import Stopping
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import audit, processes, reports

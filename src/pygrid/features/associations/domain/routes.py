@@ -1,0 +1,64 @@
+"""The routes by which those who run a Domain join Networks and leave them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import Router, delete, get, post
+from litestar.datastructures import State
+from litestar.params import JSONBody, PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.features.associations.domain.service import DomainAssociations
+from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
+from pygrid.web.auth import require
+from pygrid.web.idempotency import repeatable
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest
+
+AssociationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+
+_may = require(Permission.MANAGE_INFRASTRUCTURE)
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+
+
+def _service(state: State) -> DomainAssociations:
+    service: DomainAssociations = state.associations
+    return service
+
+
+@get("/associations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+async def list_associations(state: State) -> AssociationList:
+    """The Networks of this Domain, and how it stands with each."""
+    return AssociationList(await _service(state).list_networks())
+
+
+@get("/associations/{association_id:int}", guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 404))
+async def get_association(state: State, association_id: AssociationId) -> AssociationInfo:
+    """How the Domain stands with one Network."""
+    return await _service(state).get_network(association_id)
+
+
+@post("/associations", status_code=202, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@repeatable()
+async def join_network(request: AppRequest, state: State, data: JSONBody[JoinRequest]) -> AssociationInfo:
+    """Ask a Network to let this Domain in. The answer does not wait for it: look at the association's ``state``."""
+    return await _service(state).join(request.user, data.network, data.invitation)
+
+
+@delete(
+    "/associations/{association_id:int}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def leave_network(request: AppRequest, state: State, association_id: AssociationId) -> AssociationInfo:
+    """Leave a Network: ``left`` if it knows so, else ``leaving`` until it can be told. One that was left is forgotten."""
+    return await _service(state).leave(request.user, association_id)
+
+
+association_routes = [
+    Router("/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]),
+]
+"""The app's state needs ``associations``, a `DomainAssociations`."""

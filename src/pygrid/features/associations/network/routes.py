@@ -1,0 +1,241 @@
+"""The routes of a Network: Domains come in, everybody looks at the fleet, managers decide."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Router, WebSocket, delete, get, post, websocket
+from litestar.datastructures import State
+from litestar.params import JSONBody, PathParameter, QueryParameter
+
+from pygrid.core.access import Permission, not_permitted
+from pygrid.core.associations import Act, AssociationState
+from pygrid.features.associations.network.registry import Member
+from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.messages.associations import (
+    CONTROL_PATH,
+    Decision,
+    DomainDetail,
+    DomainInfo,
+    DomainList,
+    DomainRemoved,
+    InvitationInfo,
+    InvitationList,
+    InvitationRemoved,
+    InvitationRequest,
+    NewInvitation,
+)
+from pygrid.settings import PUBLISHABLE_COUNTS
+from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.idempotency import repeatable
+from pygrid.web.links import REFUSED
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest
+from pygrid.web.sockets import AsgiSocket, is_of_a_browser
+
+Name = Annotated[str, PathParameter(min_length=1, max_length=100)]
+Identity = Annotated[str | None, QueryParameter(max_length=100)]
+InvitationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+Shown = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
+
+_may = require(Permission.MANAGE_NODES)
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+
+
+def _service(state: State) -> NetworkAssociations:
+    service: NetworkAssociations = state.associations
+    return service
+
+
+def _manages(request: AppRequest) -> bool:
+    principal = find_principal(request)
+    return principal is not None and principal.may(Permission.MANAGE_NODES)
+
+
+@websocket(CONTROL_PATH)
+async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
+    """The control WebSocket of a Domain (`pygrid.messages.associations`)."""
+    if is_of_a_browser(socket):
+        await socket.close(REFUSED, "browsers are not let in")
+        return
+    await socket.accept()
+    await _service(state).serve(AsgiSocket(socket))
+
+
+@get("/domains", guards=[anyone], responses=describe_problems(400, 401, 403))
+async def list_domains(
+    request: AppRequest, state: State, association: Annotated[Shown, QueryParameter()] = "accepted"
+) -> DomainList:
+    """The Domains of the Network, by name. Others than accepted ones are for those with ``can_manage_nodes``."""
+    service, manages = _service(state), _manages(request)
+    if association == "accepted":
+        return DomainList([_member_info(member, member.known, manages) for member in service.fleet])
+    if not manages:
+        raise not_permitted(Permission.MANAGE_NODES)
+    states = None if association == "all" else {AssociationState(association)}
+    found = await service.list_domains(states)
+    return DomainList([_info(service, known, manages) for known in found])
+
+
+@get("/domains/{name:str}", guards=[anyone], responses=describe_problems(400, 401, 404))
+async def get_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainDetail:
+    """A Domain, with what it has signed; one that does not belong to the Network is shown to its managers.
+
+    Of several that ask for the name they see the first, or the one with ``identity``.
+    """
+    service, manages = _service(state), _manages(request)
+    known = await service.get_domain(name, identity) if manages else service.fleet.get(name).known
+    info = _info(service, known, manages)
+    if not manages and known.claimed_address != known.address:
+        # Not before it was checked; the entry can't be shown without, as it is signed as a whole.
+        return DomainDetail(info, {}, None)
+    return DomainDetail(info, known.entry, known.entry_signature)
+
+
+def _decided(request: AppRequest, known: KnownDomain) -> DomainInfo:
+    return _info(_service(request.app.state), known, manages=True)
+
+
+@post(
+    "/domains/{name:str}/accept",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404, 409, 413),
+)
+@repeatable(shape=_decided)
+async def accept_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
+    """Let a Domain belong to the Network; also one that was denied or revoked, or has left."""
+    return await _decide(request, state, name, Act.ACCEPT, data)
+
+
+@post(
+    "/domains/{name:str}/deny",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404, 409, 413),
+)
+@repeatable(shape=_decided)
+async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
+    """Turn down the request of a Domain."""
+    return await _decide(request, state, name, Act.DENY, data)
+
+
+@post(
+    "/domains/{name:str}/revoke",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404, 409, 413),
+)
+@repeatable(shape=_decided)
+async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
+    """Put a Domain out of the Network; its link is cut, and its key gets in no more, whatever invitation it has."""
+    return await _decide(request, state, name, Act.REVOKE, data)
+
+
+@delete(
+    "/domains/{name:str}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
+async def forget_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainRemoved:
+    """Forget all that are known by a name, or the one with this identity, and what was decided: it is free, and they may ask
+    again.
+    """
+    return DomainRemoved((await _service(state).forget(request.user, name, identity)).name)
+
+
+async def _decide(request: AppRequest, state: State, name: str, act: Act, data: Decision) -> DomainInfo:
+    service = _service(state)
+    return _info(service, await service.decide(request.user, name, act, data.reason, data.identity), manages=True)
+
+
+@post("/invitations", status_code=201, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
+async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
+    """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again."""
+    return _new_invitation(*await _service(state).invite(request.user, data.domain, data.max_uses, data.expires_in_s))
+
+
+def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
+    return NewInvitation(_invitation_info(invitation), token)
+
+
+@get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+async def list_invitations(state: State) -> InvitationList:
+    """All invitations that were given and not taken back."""
+    return InvitationList([_invitation_info(found) for found in await _service(state).list_invitations()])
+
+
+@delete(
+    "/invitations/{invitation_id:int}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def take_invitation_back(state: State, invitation_id: InvitationId) -> InvitationRemoved:
+    """Take an invitation back; Domains that came by it stay."""
+    await _service(state).take_back(invitation_id)
+    return InvitationRemoved(invitation_id)
+
+
+def _invitation_info(found: Invitation) -> InvitationInfo:
+    return InvitationInfo(found.id, found.domain, found.max_uses, found.num_uses, found.expires_at, found.created_at)
+
+
+def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:
+    member = service.fleet.find(known.name)
+    if member is not None and member.known.id == known.id and known.state is AssociationState.ACCEPTED:
+        return _member_info(member, known, manages)
+    return DomainInfo(
+        name=known.name,
+        state="offline",
+        identity=known.identity,
+        version=known.entry.get("version"),
+        address=None,
+        counts={},
+        last_seen_at=known.last_seen_at,
+        joined_at=known.created_at,
+        association=str(known.state),
+        reason=known.reason,
+        claimed_address=known.claimed_address,
+        connected=service.is_waiting(known),
+    )
+
+
+def _member_info(member: Member, known: KnownDomain, manages: bool) -> DomainInfo:
+    info = DomainInfo(
+        name=known.name,
+        state="unknown" if known.is_legacy else member.state.value,
+        identity=known.identity,
+        version=known.entry.get("version"),
+        address=known.address,
+        counts={name: member.heartbeat.counts[name] for name in PUBLISHABLE_COUNTS if name in member.heartbeat.counts},
+        last_seen_at=member.heard_at or known.last_seen_at,
+        joined_at=known.decided_at or known.created_at,
+        connected=member.link is not None,
+    )
+    if not manages:
+        return info
+    return msgspec.structs.replace(
+        info, reason=member.address_fault, claimed_address=known.claimed_address, load=member.heartbeat.load
+    )
+
+
+network_routes: list[Any] = [
+    control,
+    Router(
+        "/",
+        route_handlers=[list_domains, get_domain, accept_domain, deny_domain, revoke_domain, forget_domain],
+        tags=["domains"],
+    ),
+    Router("/", route_handlers=[create_invitation, list_invitations, take_invitation_back], tags=["invitations"]),
+]
+"""The app's state needs ``associations``, a `NetworkAssociations`."""

@@ -1,0 +1,303 @@
+"""The Network's half of associations: keeps the links of Domains, and carries out what is decided about them.
+
+control WebSocket ──> serve(): handshake.py ──> row ──> welcome ──> Link, until it ends
+people ──> decide(), invite(), ... ──> decisions.py ──> rows ──> settle(): memory and links follow the rows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from prometheus_client import Gauge
+
+from pygrid.clock import Clock
+from pygrid.core.access import Principal
+from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
+from pygrid.errors import Forbidden, InvalidInput, NotFound, PygridError
+from pygrid.features.associations.network import decisions
+from pygrid.features.associations.network.decisions import Verdict
+from pygrid.features.associations.network.handshake import Handshake
+from pygrid.features.associations.network.registry import Fleet
+from pygrid.ids import hash_secret, new_secret
+from pygrid.messages.associations import Heartbeat
+from pygrid.metrics import Metrics
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.storage.idempotency import once
+from pygrid.storage.sql.database import Database
+from pygrid.web.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
+
+logger = logging.getLogger(__name__)
+
+LEAVE_S = 10.0
+"""So long what is under way with a Domain that leaves may take yet. One that is put out is cut off at once."""
+REQUEST_KEPT = dt.timedelta(days=7)
+"""A request to join of a Domain that was not heard of since for so long is forgotten."""
+
+
+class NetworkAssociations:
+    """The use cases of a Network's Domains, and of those who decide about them."""
+
+    def __init__(self, database: Database, handshake: Handshake, fleet: Fleet, clock: Clock, metrics: Metrics) -> None:
+        self.fleet = fleet
+        self.waiting = Links()
+        """Links of Domains that were not decided about yet, by `_waits_as`."""
+        waiting = "Domains that are connected and wait for a decision."
+        Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(lambda: len(self.waiting))
+        self.on_change: list[Callable[[str], object]] = []
+        """Called with the name of a Domain that has come to belong to the Network, or does so no more."""
+        self.on_part: list[Callable[[str, float], object]] = []
+        """Called with the name of one that does so no more, and the seconds that what it has under way may take yet."""
+        self._database = database
+        self._handshake = handshake
+        self._clock = clock
+        self._settling = asyncio.Lock()
+        """Never held while somebody else is waited for: a Domain that hangs must not keep others out."""
+        self._rows: dict[Link, KnownDomain] = {}
+        """Whose each link is, as it was when it came. A name alone does not tell: others may ask for it, or get it."""
+        self._parting: set[asyncio.Task[None]] = set()
+        self._seen: dict[int, dt.datetime] = {}
+
+    async def load(self) -> None:
+        """Learn from the store who belongs to the Network."""
+        for known in await self._database.read(lambda connection: rows.list_domains(connection, {AssociationState.ACCEPTED})):
+            self.fleet.put(known)
+
+    async def close(self) -> None:
+        """Close every link: the Network stops."""
+        await asyncio.gather(self.waiting.close_all(), self.fleet.links.close_all(), *self._parting)
+
+    # The control WebSocket
+
+    async def serve(self, socket: Socket) -> None:
+        """Everything with one Domain, from the challenge until its WebSocket is closed."""
+        admitted = await self._handshake.receive(socket)
+        if admitted is not None:
+            await self._keep(socket, admitted)
+
+    async def _keep(self, socket: Socket, known: KnownDomain) -> None:
+        """Run the Domain's link until it ends."""
+        name, waits_as = known.name, _waits_as(known)
+
+        async def on_heartbeat(payload: Payload) -> Payload:
+            heartbeat = _read_heartbeat(payload)
+            if self.waiting.find(waits_as) is link:
+                state = AssociationState.PENDING
+            elif (member := self.fleet.find(name)) is not None and member.link is link:
+                state = AssociationState.ACCEPTED
+                self.fleet.hear(member, heartbeat)
+            else:
+                raise Forbidden("this Domain does not belong to the Network", code="not_a_member")
+            self._seen[known.id] = self._clock.now()
+            return {"state": str(state)}
+
+        async def on_leave(_payload: Payload) -> Payload:
+            await self._leave(known)
+            # The Domain closes it itself, once it has the answer.
+            asyncio.get_running_loop().call_later(LEAVE_S, self._part, link, NORMAL, "left")
+            return {}
+
+        link = Link(socket, {"heartbeat": on_heartbeat, "leave": on_leave}, name=name)
+        self._rows[link] = known
+        self._part(self.waiting.swap(waits_as, link))
+        logger.info("domain connected", extra={"domain": name, "state": str(known.state)})
+        try:
+            # Whatever was decided between the welcome and here.
+            await self.settle(name)
+            ended = await link.run()
+        finally:
+            del self._rows[link]
+            self.waiting.release(waits_as, link)
+            if self.fleet.links.release(name, link):
+                self._changed(name)
+            await link.close()
+        logger.info("domain disconnected", extra={"domain": name, "close_code": ended.code})
+
+    def is_waiting(self, known: KnownDomain) -> bool:
+        """Whether a Domain is connected that was not decided about yet."""
+        return self.waiting.find(_waits_as(known)) is not None
+
+    async def _leave(self, known: KnownDomain) -> None:
+        await self._database.write(lambda connection: decisions.leave(connection, known.id, self._clock.now()))
+        logger.info("domain left", extra={"domain": known.name})
+        async with self._settling:
+            accepted = await self._find_accepted(known.name)
+            # Who let it leave may have come through the relay, and waits for the answer.
+            self._renew_member(known.name, accepted, LEAVE_S)
+
+    async def settle(self, name: str) -> None:
+        """Let memory and the links under a name be as its rows say, and tell the Domains."""
+        async with self._settling:
+            found = await self._database.look_up(lambda connection: rows.list_named(connection, name))
+            named = {known.id: known for known in found}
+            accepted = next((known for known in found if known.state is AssociationState.ACCEPTED), None)
+            self._renew_member(name, accepted)
+            here = [(link, named.get(was.id)) for link, was in self._rows.items() if name_key(was.name) == name_key(name)]
+            news = [(link, known) for link, known in here if self._place(link, self._rows[link], known)]
+            if accepted is not None:
+                self._changed(accepted.name)
+        await asyncio.gather(*(_tell(link, known) for link, known in news))
+
+    async def _find_accepted(self, name: str) -> KnownDomain | None:
+        holder = await self._database.look_up(lambda connection: rows.find_holder(connection, name))
+        return holder if holder is not None and holder.state is AssociationState.ACCEPTED else None
+
+    def _renew_member(self, name: str, accepted: KnownDomain | None, after_s: float = 0.0) -> None:
+        """Let the fleet know under this name who is accepted, and nobody else."""
+        before = self.fleet.find(name)
+        if before is not None and (accepted is None or before.known.id != accepted.id):
+            self.fleet.remove(name)
+            for listener in self.on_part:
+                listener(name, after_s)
+            self._changed(name)
+        if accepted is not None:
+            self.fleet.put(accepted)
+
+    def _place(self, link: Link, was: KnownDomain, known: KnownDomain | None) -> bool:
+        """Put a link where its row says; gives whether that is news to the Domain."""
+        state = None if known is None else known.state
+        is_waiting = self.waiting.find(_waits_as(was)) is link
+        if state is AssociationState.PENDING:
+            if not is_waiting and self.fleet.links.release(was.name, link):
+                self._part(link)  # from before it left; it has asked anew
+            return False
+        self.waiting.release(_waits_as(was), link)
+        if known is None or state is not AssociationState.ACCEPTED:
+            return self.fleet.links.release(was.name, link) or is_waiting
+        if is_waiting:
+            # Of its former life nothing is believed, also while the link of that is being closed.
+            self.fleet.hear(self.fleet.get(known.name), Heartbeat())
+            self._part(self.fleet.links.swap(known.name, link))
+        return is_waiting
+
+    def _part(self, link: Link | None, code: int = REPLACED, reason: str = "this Domain has connected anew") -> None:
+        """Close a link without waiting for it."""
+        if link is not None:
+            task = asyncio.create_task(link.close(code, reason))
+            self._parting.add(task)
+            task.add_done_callback(self._parting.discard)
+
+    def _changed(self, name: str) -> None:
+        for listener in self.on_change:
+            listener(name)
+
+    async def note_seen(self) -> None:
+        """Write down when Domains were last heard of, all at once."""
+        seen, self._seen = self._seen, {}
+        if seen:
+            await self._database.write(lambda connection: rows.update_domains_seen(connection, seen))
+
+    # People
+
+    async def list_domains(self, states: set[AssociationState] | None) -> list[KnownDomain]:
+        """The Domains in these states (None: all), by name."""
+        return await self._database.read(lambda connection: rows.list_domains(connection, states))
+
+    async def get_domain(self, name: str, identity: str | None = None) -> KnownDomain:
+        """Who has this name, or else who asked for it first; or the one with this identity.
+
+        Raises:
+            NotFound: ``domain_not_found``.
+        """
+        named = await self._database.look_up(lambda connection: rows.get_named(connection, name))
+        found = next((known for known in named if identity in (None, known.identity)), None)
+        if found is None:
+            raise NotFound(f"no Domain {identity} is known by the name {name!r}", code="domain_not_found", domain=name)
+        return found
+
+    async def decide(self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None) -> KnownDomain:
+        """Accept, deny or revoke; the Domain learns of it at once if it is connected.
+
+        What is revoked is the key, so whatever else it has on this Network is revoked with it.
+
+        Raises:
+            NotFound, Conflict: as `deciding.decide`.
+        """
+        verdict = Verdict(act, reason, actor.user_id, self._clock.now())
+        decide = once(lambda connection: decisions.decide(connection, name, identity, verdict), lambda found: found[0])
+        known, names = await self._database.write(decide)
+        for each in names:
+            logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": actor.user_id})
+            await self.settle(each)
+        return known
+
+    async def forget(self, actor: Principal, name: str, identity: str | None = None) -> KnownDomain:
+        """Forget who is known by a name and what was decided; one that is connected is cut off, and may ask again.
+
+        Raises:
+            NotFound, Conflict: as `deciding.forget`.
+        """
+        known = await self._database.write(lambda connection: decisions.forget(connection, name, identity))
+        return await self._forgotten(known, actor)
+
+    async def forget_node(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
+        """Forget a node of 2020. Raises NotFound, InvalidInput: as `deciding.forget_node`."""
+        known = await self._database.write(lambda connection: decisions.forget_node(connection, name, address))
+        return await self._forgotten(known, actor)
+
+    async def _forgotten(self, known: KnownDomain, actor: Principal | None) -> KnownDomain:
+        logger.info("domain forgotten", extra={"domain": known.name, "by_user_id": actor.user_id if actor else None})
+        await self.settle(known.name)
+        return known
+
+    async def forget_stale(self) -> None:
+        """Forget who asked, and then was not heard of for days, so that requests do not pile up."""
+        before = self._clock.now() - REQUEST_KEPT
+        for name in await self._database.write(lambda connection: rows.delete_stale_requests(connection, before)):
+            logger.info("request forgotten", extra={"domain": name})
+            await self.settle(name)
+
+    async def invite(self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int) -> tuple[Invitation, str]:
+        """A new invitation and its token, which is nowhere else. Raises InvalidInput: ``invalid_name``."""
+        if domain is not None:
+            check_domain_name(domain)
+        token, now = new_secret(), self._clock.now()
+
+        def transaction(connection: sa.Connection) -> Invitation:
+            return rows.put_invitation(
+                connection,
+                token_hash=hash_secret(token),
+                domain=domain,
+                max_uses=max_uses,
+                expires_at=now + dt.timedelta(seconds=expires_in_s),
+                created_by=actor.user_id,
+                now=now,
+            )
+
+        return await self._database.write(once(transaction, lambda found: (found, token))), token
+
+    async def list_invitations(self) -> list[Invitation]:
+        """All that were given and not taken back."""
+        return await self._database.read(rows.list_invitations)
+
+    async def take_back(self, invitation_id: int) -> None:
+        """Take an invitation back; who came by it stays. Raises NotFound: ``invitation_not_found``."""
+        await self._database.write(lambda connection: rows.delete_invitation(connection, invitation_id))
+
+
+def _waits_as(known: KnownDomain) -> str:
+    """Several may wait under one name."""
+    return str(known.id)
+
+
+async def _tell(link: Link, known: KnownDomain | None) -> None:
+    """Say what was decided, and close the link of one that does not belong to the Network."""
+    if known is not None and known.state is not AssociationState.LEFT:
+        with contextlib.suppress(PygridError):
+            await link.tell("state", {"state": str(known.state), "reason": known.reason})
+    if known is None or known.state is not AssociationState.ACCEPTED:
+        await link.close(REFUSED, "removed" if known is None else str(known.state))
+
+
+def _read_heartbeat(payload: Mapping[str, Any]) -> Heartbeat:
+    try:
+        return msgspec.convert(payload, Heartbeat)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"heartbeat: {error}", code="invalid_heartbeat") from None

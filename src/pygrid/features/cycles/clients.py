@@ -1,0 +1,142 @@
+"""Who a process's clients are: they come by authenticating, and may say that they leave.
+
+Whoever can make clients without end can fill cycles alone, so an address, and the subject of a token, has a quota of them.
+A process with ``named_clients`` knows them by the subject of their tokens: a small, fixed group, such as the Domains that train
+a model together. One subject is one client, however often it authenticates, so it reports once in a cycle. And a cycle that
+closes at ``max_diffs`` reports waits for fewer once some have left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from functools import partial
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import cycles as rules
+from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.core.processes import HostedProcess
+from pygrid.errors import Unauthenticated
+from pygrid.features.cycles.devices import Endpoints, check_device
+from pygrid.features.cycles.quotas import DeviceQuotas
+from pygrid.features.cycles.scheduler import CycleScheduler
+from pygrid.ids import new_client_id
+from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, LeaveRequest
+from pygrid.storage import clients, reports
+from pygrid.storage import cycles as rows
+from pygrid.storage.cycle_transitions import close_cycle
+from pygrid.storage.store import Store, cycle_topic, event_topic
+
+MAX_SUBJECT_CHARS = 200
+LEFT_S = 3600.0
+"""A client that has left, and never had a place in a cycle, is removed after so many seconds."""
+BATCH = 500
+"""Rows that are removed in one transaction."""
+
+
+class Membership:
+    """Takes clients in, and lets them go."""
+
+    def __init__(
+        self, store: Store, scheduler: CycleScheduler, clock: Clock, quotas: DeviceQuotas, endpoints: Endpoints
+    ) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._clock = clock
+        self._quotas = quotas
+        self._endpoints = endpoints
+
+    async def authenticate(self, message: AuthenticateRequest, address: str) -> AuthenticateResponse:
+        """Make a client of a process; a subject that has all clients that it may have stays one of them.
+
+        Args:
+            address: of who asks.
+        Raises:
+            NotFound: ``process_not_found``. Unauthenticated: see `check_device`; or the token names nobody
+                (``auth_token_nameless``). TooManyRequests: ``rate_limited``, ``too_many_clients``.
+        """
+        self._quotas.take_authentication(address)
+        process = await self._store.processes.get_by_name(message.model_name, message.model_version)
+        subject = await check_device(process.config.authentication, message.auth_token, self._endpoints)
+        is_named = process.config.named_clients
+        if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
+            raise Unauthenticated(
+                f"The 'auth_token' must name its bearer: a printable 'sub' of 1 to {MAX_SUBJECT_CHARS} characters.",
+                code="auth_token_nameless",
+            )
+        # Where a subject may be any number of clients, its token is that of a whole crowd.
+        if subject is not None and (is_named or process.config.clients_per_subject):
+            self._quotas.take_subject(process.id, subject)
+        join = self._join_named if is_named else self._join
+        known_as = await self._store.database.write(lambda connection: join(connection, process, subject, address))
+        return AuthenticateResponse("success", known_as, process.config.needs_speed_test)
+
+    def _join_named(self, connection: sa.Connection, process: HostedProcess, subject: str | None, _address: str) -> str:
+        """The client that a subject is."""
+        assert subject is not None
+        rows.lock_process(connection, process.id)
+        found = rows.find_client(connection, process.id, subject)
+        if found is not None:
+            return found
+        client_id = new_client_id()
+        rows.put_client(connection, client_id, process.id, self._clock.now(), subject=subject)
+        return client_id
+
+    def _join(self, connection: sa.Connection, process: HostedProcess, subject: str | None, address: str) -> str:
+        """A new client, within the quota of the subject if the token has one, else of the address."""
+        now = self._clock.now()
+        rows.lock_process(connection, process.id)
+        most = process.config.clients_per_subject
+        subject_mark = self._quotas.mark_subject(subject) if subject is not None and most else None
+        address_mark = self._quotas.mark_address(address) if subject_mark is None else None
+        if subject_mark is not None:
+            found = clients.list_of_subject(connection, process.id, subject_mark)
+            if len(found) >= most:
+                clients.touch_client(connection, found[0], now)
+                return found[0]
+        if address_mark is not None:
+            used_since = self._quotas.used_since()
+            self._quotas.check_clients(clients.count_of_address(connection, process.id, address_mark, used_since))
+        client_id = new_client_id()
+        rows.put_client(connection, client_id, process.id, now, address_mark=address_mark, subject_mark=subject_mark)
+        return client_id
+
+    async def remove_unused(self) -> None:
+        """Remove clients that were not used for long and brought no report, and places in cycles that they did not use."""
+        before = self._quotas.used_since()
+        if before is None:
+            return
+        left_before = self._clock.now() - dt.timedelta(seconds=LEFT_S)
+        database = self._store.database
+        while old := await database.read(lambda connection: clients.list_old_assignments(connection, before, BATCH)):
+            await database.write(partial(clients.delete_assignments, ids=old))
+        while unused := await database.read(
+            lambda connection: clients.list_unused_clients(connection, before, left_before, BATCH)
+        ):
+            await database.write(partial(clients.delete_clients, ids=unused, before=before, left_before=left_before))
+
+    async def leave(self, message: LeaveRequest, address: str) -> None:
+        """Let a client go, for good: what it has reported counts, a key that it holds ends, and nobody waits for it any more.
+
+        Raises:
+            NotFound: ``process_not_found``, ``worker_not_found``. TooManyRequests: ``rate_limited``.
+        """
+        self._quotas.take_cycle_request(address)
+        process = await self._store.processes.get_by_name(message.model, message.version)
+
+        def transaction(connection: sa.Connection) -> Cycle:
+            rows.lock_process(connection, process.id)
+            now = self._clock.now()
+            cycle = reports.put_departure(connection, message.worker_id, process.id, now, is_named=process.config.named_clients)
+            if rules.due(cycle, process.config, now) is Due.CLOSE:
+                cycle = close_cycle(connection, cycle, now)
+            return cycle
+
+        cycle = await self._store.database.write(transaction)
+        if cycle.state in (CycleState.OPEN, CycleState.CLOSING):
+            current = self._scheduler.current(process.id)
+            if current is None or (current.id, current.state) == (cycle.id, CycleState.OPEN):
+                self._scheduler.watch(cycle)
+        self._store.signals.notify(cycle_topic(process.id))
+        self._store.signals.notify(event_topic(process.id))

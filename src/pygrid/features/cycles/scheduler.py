@@ -1,0 +1,182 @@
+"""What drives cycles beside the reports: deadlines, closing, completion, and taking up again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from concurrent.futures import Executor
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import cycles as rules
+from pygrid.core.cycles import Cycle, CycleState, Due
+from pygrid.core.process_config import read_server_config
+from pygrid.features.cycles.completion import Completed, Completion
+from pygrid.features.cycles.cycle_metrics import CycleCounts
+from pygrid.metrics import Metrics
+from pygrid.storage import cycles as rows
+from pygrid.storage import processes, reports
+from pygrid.storage.cycle_transitions import close_cycle, reopen_cycle
+from pygrid.storage.store import Store, cycle_topic, event_topic
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""The clock is looked at this often at least, as its time may run a little faster than that of the event loop."""
+MAX_RETRY_S = 60.0
+
+
+class CycleScheduler:
+    """Closes cycles at their deadline, opens them again, and completes those that close.
+
+    Args:
+        executor: with one thread, which also folds the reports: so a completion sees all that came before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        completion: Completion,
+        clock: Clock,
+        executor: Executor,
+        metrics: Metrics,
+        counts: CycleCounts,
+    ) -> None:
+        self._store = store
+        self._completion = completion
+        self._clock = clock
+        self._executor = executor
+        self._metrics = metrics
+        self._counts = counts
+        self._deadlines: dict[int, dt.datetime] = {}
+        self._closing: dict[int, dt.datetime] = {}
+        self._leased: set[int] = set()
+        self._current: dict[int, Cycle] = {}
+        self._failures: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    async def recover(self) -> None:
+        """Take up what was left at the last stop; called once, before the first request."""
+
+        def load(connection: sa.Connection) -> tuple[list[Cycle], set[str]]:
+            rows.release_all_leases(connection)
+            for cycle in rows.list_unfinished_cycles(connection):
+                process = processes.get_process(connection, cycle.process_id)
+                shortened = rules.shorten(cycle, read_server_config(process.server_config), self._clock.now())
+                if shortened is not cycle:
+                    rows.update_cycle(connection, shortened)
+            return rows.list_unfinished_cycles(connection), reports.list_report_files(connection)
+
+        unfinished, files = await self._store.database.write(load)
+        self._store.diffs.sweep(files)
+        for cycle in unfinished:
+            self.watch(cycle)
+        self._leased.clear()
+
+    def watch(self, cycle: Cycle) -> None:
+        """See to a cycle that has just begun or changed. Who closed it passes on the lease to complete it."""
+        self._current[cycle.process_id] = cycle
+        self._deadlines.pop(cycle.id, None)
+        if cycle.state is CycleState.CLOSING:
+            self._closing[cycle.id] = self._clock.now()
+            self._leased.add(cycle.id)
+        elif cycle.state is CycleState.OPEN and cycle.deadline_at is not None:
+            self._deadlines[cycle.id] = cycle.deadline_at
+        self._changed.set()
+
+    def current(self, process_id: int) -> Cycle | None:
+        """The newest cycle of a process as it last changed its state: a hint, with counts that may be old."""
+        return self._current.get(process_id)
+
+    def poke(self) -> None:
+        """Look at the clock now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self._changed.clear()
+            await self.tick()
+            try:
+                async with asyncio.timeout(self._pause_s()):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> None:
+        """Do everything that is due now."""
+        now = self._clock.now()
+        for cycle_id in [cycle_id for cycle_id, at in self._deadlines.items() if at <= now]:
+            await self._end_time(cycle_id)
+        for cycle_id in [cycle_id for cycle_id, at in self._closing.items() if at <= now]:
+            await self._complete(cycle_id)
+
+    def _pause_s(self) -> float:
+        times = [*self._deadlines.values(), *self._closing.values()]
+        if not times:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, (min(times) - self._clock.now()).total_seconds()))
+
+    async def _end_time(self, cycle_id: int) -> None:
+        """Close a cycle whose deadline has passed, or open it again."""
+
+        def transaction(connection: sa.Connection) -> Cycle:
+            now = self._clock.now()
+            cycle = rows.get_cycle(connection, cycle_id)
+            process = self._store.processes.load(connection, cycle.process_id)
+            match rules.due(cycle, process.config, now):
+                case Due.CLOSE:
+                    return close_cycle(connection, cycle, now)
+                case Due.REOPEN:
+                    return reopen_cycle(connection, cycle, process.config, now)
+            return cycle
+
+        try:
+            cycle = await self._store.database.write(transaction)
+        except Exception:
+            self._deadlines[cycle_id] = self._retry_at(cycle_id, "end_cycle")
+            return
+        self._failures.pop(cycle_id, None)
+        self.watch(cycle)
+        self._store.signals.notify(cycle_topic(cycle.process_id))
+        self._store.signals.notify(event_topic(cycle.process_id))
+
+    async def _complete(self, cycle_id: int) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            leased = cycle_id in self._leased
+            completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
+        except Exception:
+            # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the checkpoint.
+            self._closing[cycle_id] = self._retry_at(cycle_id, "complete_cycle")
+            self._leased.discard(cycle_id)
+            return
+        self._closing.pop(cycle_id, None)
+        self._leased.discard(cycle_id)
+        self._failures.pop(cycle_id, None)
+        if completed is not None:
+            self._counts.cycles.inc()
+            self._counts.clipped.inc(completed.totals.num_clipped)
+            self._counts.completion_seconds.observe(loop.time() - began)
+            self._announce(completed)
+            if completed.next_cycle is None:
+                await self._store.public.changed()
+
+    def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
+        """Count and log the fault that is being handled, and say when to try again; other cycles go on meanwhile."""
+        failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
+        retry_s = min(MAX_RETRY_S, 2.0**failures)
+        self._metrics.task_failures.labels(task).inc()
+        logger.exception("cycle task failed", extra={"task": task, "cycle_id": cycle_id, "retry_s": retry_s})
+        return self._clock.now() + dt.timedelta(seconds=retry_s)
+
+    def _announce(self, completed: Completed) -> None:
+        if completed.next_cycle is not None:
+            self.watch(completed.next_cycle)
+        else:
+            self._current.pop(completed.cycle.process_id, None)
+        self._store.signals.notify(cycle_topic(completed.cycle.process_id))
+        self._store.signals.notify(event_topic(completed.cycle.process_id))

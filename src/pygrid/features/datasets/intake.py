@@ -1,0 +1,151 @@
+"""Takes an upload in: the form, its files, their columns, the mock twin. All of it is durable, or nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema, declarations_of
+from pygrid.core.mocks import draw_mock, num_mock_records
+from pygrid.errors import InvalidInput, PayloadTooLarge, StorageFull, from_problem
+from pygrid.features.datasets.conversion import Conversion, Converter, check_alike
+from pygrid.features.datasets.forms import UploadedFiles, read_upload_form
+from pygrid.lifecycle import unless_gone
+from pygrid.messages.datasets import VersionRequest
+from pygrid.storage import datasets as rows
+from pygrid.storage.columns import ColumnFiles, Draft, hash_content
+from pygrid.storage.sql.failures import may_be_done
+
+MAX_MOCK_BYTES = 256 * 1024**2
+"""Of an uploaded mock twin as stored."""
+
+R = TypeVar("R", bound=VersionRequest)
+
+
+async def never() -> None:
+    """Does not return: of a client whose going would not be noticed."""
+    await asyncio.Event().wait()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A form on its way."""
+
+    content_type: str
+    body: AsyncIterator[bytes]
+    announced_bytes: int | None = None
+    """How long the body is to be; None: the client did not say."""
+    departed: Callable[[], Awaitable[None]] = never
+    """Returns once the client has gone, if it goes; called when the body has been read."""
+
+
+class Receiver:
+    """Takes uploads in, into the folder of all columns."""
+
+    def __init__(self, files: ColumnFiles) -> None:
+        self._files = files
+        self._converter = Converter()
+
+    @contextlib.asynccontextmanager
+    async def receive(
+        self, upload: Upload, check: Callable[[bytes], Awaitable[R]], limits: DatasetLimits
+    ) -> AsyncIterator[tuple[R, rows.NewVersion]]:
+        """The checked request and its columns, durable; if the block fails, nothing is left of them.
+
+        Args:
+            check: called with the ``config`` part before any file is taken.
+        Raises:
+            InvalidInput and its subclasses, PayloadTooLarge: what is wrong with the form or its files.
+            StorageFull: the disk has no room for it, which is told before the files are taken if their length was announced.
+            ClientGone: the client went, so that nobody waits for the outcome.
+        """
+        committed: list[str] = []
+        with self._files.draft() as folder, self._files.draft() as data, self._files.draft() as mock:
+            asked: list[R] = []
+
+            async def on_config(config: bytes) -> Path:
+                asked.append(await check(config))
+                # What arrives is kept until its columns are: of a usual file they are as large again.
+                await self._check_room(2 * (upload.announced_bytes or 0), limits)
+                return folder.path
+
+            form = await read_upload_form(upload.content_type, upload.body, on_config, limits.max_upload_bytes)
+            request = asked[0]
+            await self._check_room(form.data.stat().st_size, limits)
+            schema, mock_kind = await unless_gone(upload.departed, self._make_columns(form, data, mock, request, limits))
+            await asyncio.to_thread(shutil.rmtree, folder.path)
+            content_hash = await asyncio.to_thread(hash_content, data.path)
+            try:
+                for draft in (data, mock) if mock_kind != "none" else (data,):
+                    committed.append(await asyncio.to_thread(self._files.commit, draft))
+                name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
+                yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note, content_hash)
+            except Exception as error:
+                # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a
+                # row may come to name them. If none does, the next start removes them.
+                for name in () if may_be_done(error) else committed:
+                    await asyncio.to_thread(self._files.drop, name)
+                raise
+
+    async def _check_room(self, num_bytes: int, limits: DatasetLimits) -> None:
+        free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
+        if num_bytes + limits.min_free_bytes > free:
+            raise StorageFull(
+                f"the disk of this Domain has {free:,} bytes left; this upload needs about {num_bytes:,}, and "
+                f"{limits.min_free_bytes:,} are kept free",
+                free_bytes=free,
+            )
+
+    async def _make_columns(
+        self, form: UploadedFiles, data: Draft, mock: Draft, request: VersionRequest, limits: DatasetLimits
+    ) -> tuple[Schema, rows.Mock]:
+        schema = await self._convert(form.data, data, request, limits)
+        return schema, await self._make_mock(form, mock, request, schema, limits)
+
+    async def _convert(self, source: Path, draft: Draft, request: VersionRequest, limits: DatasetLimits) -> Schema:
+        conversion = Conversion(
+            str(source),
+            str(draft.path),
+            request.format,
+            request.columns,
+            request.skip,
+            request.subject,
+            request.max_records_per_subject,
+            limits,
+        )
+        return await self._converter.convert(conversion)
+
+    async def _make_mock(
+        self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema, limits: DatasetLimits
+    ) -> rows.Mock:
+        if form.mock is not None:
+            like = msgspec.structs.replace(request, columns=_with_sources(declarations_of(schema), request), format=None)
+            # A mock twin is downloaded whole and lies outside the quota, so it is kept small.
+            small = msgspec.structs.replace(limits, max_total_bytes=min(MAX_MOCK_BYTES, limits.max_total_bytes))
+            try:
+                check_alike(await self._convert(form.mock, draft, like, small), schema)
+            except (InvalidInput, PayloadTooLarge) as error:
+                raise from_problem({**error.to_problem(), "detail": f"in the mock: {error.detail}"}) from error
+            return "uploaded"
+        num_records = num_mock_records(schema, request.num_mock_records)
+        if not request.draw_mock or not num_records:
+            return "none"
+        drawn, arrays = await asyncio.to_thread(draw_mock, schema, num_records, request.mock_seed)
+        await asyncio.to_thread(draft.put, drawn, arrays)
+        return "drawn"
+
+
+def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionRequest) -> tuple[ColumnDeclaration, ...]:
+    """The declarations with the sources that the request names: a mock twin comes in the form of the data.
+
+    Whether it has missing values is found, not declared, so that it can be compared with the data.
+    """
+    sources = {column.name: column.source for column in request.columns}
+    return tuple(msgspec.structs.replace(column, source=sources.get(column.name, ()), has_missing=None) for column in declared)

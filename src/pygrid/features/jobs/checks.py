@@ -1,0 +1,70 @@
+"""What a job comes with, checked before anything is stored: a plan and its model, an ONNX model, or questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pygrid.core.datasets import Schema
+from pygrid.core.job_checks import check_binding, check_plan, read_statistics
+from pygrid.core.predictions import check_size, chosen_outputs, count_records, data_ports
+from pygrid.core.processes import check_fits
+from pygrid.features.jobs.forms import MAX_MODEL_BYTES, JobForm
+from pygrid.features.jobs.presenter import describe_model, describe_plan, describe_statistics
+from pygrid.messages.decoding import invalid_form
+from pygrid.messages.jobs import JobRequest
+from pygrid.plans.archive import Plan
+from pygrid.plans.gate import check_async
+from pygrid.plans.serving import ServingLimits, check_model_async
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was found out about the things that a job came with."""
+
+    summary: str
+    """For who decides."""
+    plan_id: str = ""
+    plan_name: str = ""
+    report: bytes = b""
+    """What the gate says of an ONNX model (`pygrid.plans.serving.ServingReport`), as JSON."""
+
+
+async def check_asked(request: JobRequest, form: JobForm, schema: Schema, model: Path, *, max_result_bytes: int) -> Asked:
+    """Check the parts of a form against each other, the dataset and the gate.
+
+    Args:
+        model: where the bytes of the form's model lie.
+        max_result_bytes: of a result with a row for each record.
+    Raises:
+        InvalidInput and its subclasses: what is wrong with them.
+    """
+    if request.kind == "statistics":
+        if form.plan is not None or form.has_model:
+            raise invalid_form("statistics have no plan and no model")
+        return Asked(describe_statistics(read_statistics(request, schema), request))
+    if request.kind == "predict":
+        return await _check_model(request, form, schema, model, max_result_bytes)
+    if form.plan is None or form.arrays is None:
+        raise invalid_form(f"a job of kind {request.kind} needs the parts plan and model")
+    report = await check_async(form.plan)
+    plan = Plan.from_bytes(form.plan)
+    check_plan(request, plan.manifest, report)
+    spec = {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
+    check_fits(form.arrays, spec, plan.manifest.name)
+    check_binding(request, plan.manifest.data, schema)
+    return Asked(describe_plan(plan, report), plan.id, plan.manifest.name)
+
+
+async def _check_model(request: JobRequest, form: JobForm, schema: Schema, model: Path, max_result_bytes: int) -> Asked:
+    if form.plan is not None:
+        raise invalid_form("a job of kind predict has no plan: its model answers by itself")
+    if not form.has_model or form.arrays is not None:
+        raise invalid_form("a job of kind predict needs the parts config and model (ONNX), in this order")
+    report = await check_model_async(model, request.batch_size, ServingLimits(max_model_bytes=MAX_MODEL_BYTES))
+    check_binding(request, data_ports(report), schema)
+    outputs, num_records = chosen_outputs(request, report), count_records(request, schema)
+    check_size(outputs, num_records, max_result_bytes)
+    return Asked(describe_model(request, report, outputs, schema, num_records), report=msgspec.json.encode(report))

@@ -1,0 +1,124 @@
+"""A job is tried on the mock twin of its data before anybody decides on it, or the policy of its dataset does."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import sqlalchemy as sa
+
+from pygrid.compute.pools import Workers
+from pygrid.core import jobs as rules
+from pygrid.core.job_spec import max_evaluations, unit_limit_s
+from pygrid.core.job_terms import epsilon_alone
+from pygrid.core.jobs import Job, JobState
+from pygrid.errors import PygridError, Unavailable
+from pygrid.features.jobs.charges import find_shortage
+from pygrid.features.jobs.federated.tasks import Federation
+from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.results import read_metrics
+from pygrid.features.jobs.running.spec_builder import SpecMaker
+from pygrid.storage import jobs as rows
+from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.blobs.checked import is_damage
+from pygrid.storage.columns import ColumnFiles
+
+logger = logging.getLogger(__name__)
+
+
+class MockTrials:
+    """Takes jobs through ``checking``.
+
+    Args:
+        columns: where a mock twin that is drawn for a job lies for so long.
+        federation: tells whether a job's coordinator is one that no person has to look at.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        specs: SpecMaker,
+        columns: ColumnFiles,
+        writes: AuditedWrites,
+        transitions: Transitions,
+        federation: Federation,
+    ) -> None:
+        self._workers = workers
+        self._specs = specs
+        self._columns = columns
+        self._writes = writes
+        self._transitions = transitions
+        self._federation = federation
+
+    async def run(self, job: Job) -> None:
+        """``checking -> waiting | approved | rejected``. Raises Unavailable: the job stays as it is, and can be tried again."""
+        metrics: dict[str, float] = {}
+        try:
+            with self._columns.draft() as draft:
+                num_records, specs = await self._specs.of_mock(job, draft)
+                for number, spec in enumerate(specs):
+                    result = await self._workers.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
+                    if result.failure is not None:
+                        return await self._reject(job, result.failure.code or result.failure.kind, result.failure.detail)
+                    if spec.privacy is None:
+                        metrics = read_metrics(job, result.payload)
+                    elif result.facts.num_zeroed and result.facts.num_zeroed >= spec.privacy.rounds * num_records:
+                        return await self._reject(job, "plan_failed", "the plan failed on every record of the mock twin")
+                    if detail := self._too_slow(job, result.facts.unit_s):
+                        return await self._reject(job, "job_too_slow", detail)
+        except PygridError as error:
+            if isinstance(error, Unavailable) and not is_damage(error):
+                raise
+            return await self._reject(job, error.code, error.detail)
+        except Exception:
+            logger.exception("trial failed", extra={"job_id": job.id})
+            return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
+        await self._decide_by_policy(job, metrics)
+
+    def _too_slow(self, job: Job, unit_s: float) -> str:
+        """Why a private job can't run to its end, whatever its data holds; empty: it can."""
+        terms, wall_s = job.terms, self._specs.limits.wall_s
+        if terms is None or terms.unit == "domain" or job.request.kind == "statistics":
+            return ""
+        evaluations = max_evaluations(terms, terms.expected_size / terms.sampling_rate)
+        limit_s = unit_limit_s(unit_s)
+        if evaluations * limit_s <= wall_s:
+            return ""
+        return (
+            f"the job needs up to {evaluations:,} evaluations of the plan, and each may take up to {limit_s:.2g} s: "
+            f"{evaluations * limit_s:,.0f} s together, and a job may take {wall_s:,.0f} s. Use fewer epochs, a smaller "
+            "sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S"
+        )
+
+    async def _reject(self, job: Job, code: str, detail: str) -> None:
+        await self._transitions.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
+
+    async def _decide_by_policy(self, job: Job, metrics: dict[str, float]) -> None:
+        may_dial = not job.is_federated or await self._federation.may_dial(job)
+
+        def transaction(connection: sa.Connection) -> Job | None:
+            now_is = rows.get_job(connection, job.id, lock=True)
+            if now_is.state is not JobState.CHECKING:
+                return None
+            if shortage := find_shortage(connection, now_is):
+                # It fitted when it was submitted. The data owner can deny it, or raise the budget and then approve it.
+                presented = rules.present(now_is, metrics, f"{shortage.code}: {shortage.detail}")
+                return self._transitions.write(connection, presented, "job_presented")
+            if not may_dial or not _passes(connection, now_is):
+                return self._transitions.write(connection, rules.present(now_is, metrics), "job_presented")
+            return self._transitions.write(connection, rules.admit(now_is, metrics), "job_approved")
+
+        moved = await self._writes.write(transaction)
+        if moved is not None:
+            self._transitions.announce(moved)
+
+
+def _passes(connection: sa.Connection, job: Job) -> bool:
+    """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the dataset."""
+    holding = rows.get_job_dataset(connection, job).holding
+    if holding.visibility == "private" and holding.created_by != job.requested_by:
+        return False
+    policy = rows.find_policy(connection, job.dataset_id)
+    if job.terms is None or policy is None or not policy.auto_approve:
+        return False
+    return policy.max_epsilon_per_job is None or epsilon_alone(job.terms) <= policy.max_epsilon_per_job

@@ -1,0 +1,94 @@
+"""Transitions of jobs that no request makes: each is one transaction with its entry of the audit log, and is told."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.jobs import Job
+from pygrid.features.jobs.charges import end_charge
+from pygrid.features.jobs.service import job_topic
+from pygrid.privacy.ledger import ChargeState
+from pygrid.storage import audit, budgets
+from pygrid.storage import jobs as rows
+from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.job_files import JobFiles
+from pygrid.storage.signals import Signals
+from pygrid.storage.sql.database import Database
+
+logger = logging.getLogger(__name__)
+
+
+class Transitions:
+    """Writes how jobs go on, and tells those who follow them."""
+
+    def __init__(self, database: Database, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock) -> None:
+        self._database = database
+        self._writes = writes
+        self._files = files
+        self._signals = signals
+        self._clock = clock
+
+    async def move(self, job: Job, step: Callable[[Job], tuple[Job, str]], charge: ChargeState | None = None) -> Job | None:
+        """Make one transition from the state in which ``job`` was read, and move its charge; None if it has left that state.
+
+        Args:
+            step: gives the job as it is then, and the name of the audit entry.
+        Raises:
+            Conflict: ``charge_state``: its charge is in a state that does not lead there; nothing was changed.
+        """
+
+        def transaction(connection: sa.Connection) -> Job | None:
+            now_is = rows.get_job(connection, job.id, lock=True)
+            if now_is.state is not job.state:
+                return None
+            moved, action = step(now_is)
+            if charge is not None and now_is.is_private:
+                end_charge(connection, now_is, charge, self._clock.now())
+            return self.write(connection, moved, action)
+
+        moved = await self._writes.write(transaction)
+        if moved is not None:
+            logger.info("job moved", extra={"job_id": job.id, "state": moved.state.value})
+            self.announce(moved)
+        return moved
+
+    async def begin(self, job: Job) -> bool:
+        """Note that a Worker will be given a running job: from here on its charge stands, whatever becomes of the job.
+
+        False: the job runs no more. The note is durable before this returns.
+        """
+
+        def transaction(connection: sa.Connection) -> bool:
+            if rows.get_job(connection, job.id, lock=True).state is not job.state:
+                return False
+            if job.is_private:
+                budgets.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())
+            return True
+
+        return await self._writes.write(transaction)
+
+    async def has_begun(self, job: Job) -> bool:
+        """Whether a Worker may have been given a private job."""
+        charge = await self._database.read(lambda connection: budgets.get_charge(connection, job.id))
+        return charge.state is not ChargeState.RESERVED
+
+    def write(self, connection: sa.Connection, moved: Job, action: str, lease_s: float | None = None) -> Job:
+        """Write a job that has moved, and its audit entry, within a transaction; it is announced after that."""
+        now = self._clock.now()
+        rows.update_job(connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s))
+        data = {"job_id": moved.id, "dataset_id": moved.dataset_id, "request_hash": moved.request_hash}
+        if moved.result is not None:
+            data |= {"result_hash": moved.result.hash}
+        audit.append(connection, action, data, actor=None, now=now)
+        return moved
+
+    def announce(self, job: Job) -> None:
+        """Tell those who follow a job that it has moved; what one came with that has ended is dropped."""
+        if job.has_ended:
+            self._files.drop_inputs(job.id)
+        self._signals.notify(job_topic(job.id))

@@ -1,0 +1,119 @@
+"""What becomes due of jobs beside running them: those of accounts or datasets that are gone end, old results are deleted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core import jobs as rules
+from pygrid.core.jobs import Job, JobState
+from pygrid.features.jobs.charges import end_charge
+from pygrid.features.jobs.service import Dispatcher, job_topic
+from pygrid.privacy.ledger import ChargeState
+from pygrid.storage import audit
+from pygrid.storage import jobs as rows
+from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.job_files import JobFiles
+from pygrid.storage.signals import Signals
+from pygrid.storage.sql.database import Database
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 15.0
+
+
+class JobUpkeep:
+    """Looks after jobs that nobody looks after.
+
+    Args:
+        keep_results_days: how long a result is kept after its release; 0: for good.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writes: AuditedWrites,
+        files: JobFiles,
+        signals: Signals,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        *,
+        keep_results_days: int,
+    ) -> None:
+        self._database = database
+        self._writes = writes
+        self._files = files
+        self._signals = signals
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._keep_results_days = keep_results_days
+
+    async def run_once(self) -> None:
+        """Do everything that is due now."""
+        for job_id in await self._database.read(rows.list_abandoned_ids):
+            await self._end(job_id)
+        for job_id in await self._database.read(rows.list_withdrawn_ids):
+            await self._withdraw(job_id)
+        if self._keep_results_days:
+            before = self._clock.now() - dt.timedelta(days=self._keep_results_days)
+            for job_id in await self._database.read(lambda connection: rows.list_old_results(connection, before)):
+                await self._delete_result(job_id)
+
+    async def _end(self, job_id: str) -> None:
+        """Cancel the job of somebody who has no account any more."""
+
+        def transaction(connection: sa.Connection) -> Job | None:
+            now = self._clock.now()
+            job = rows.get_job(connection, job_id, lock=True)
+            if not rules.is_abandoned(job, has_asker=rows.has_account(connection, job.requested_by)):
+                return None
+            rows.update_job(connection, rules.abandon(job), now)
+            if job.state is JobState.RUNNING and job.is_private:
+                end_charge(connection, job, ChargeState.FAILED, now)
+            audit.append(connection, "job_cancelled", {"job_id": job_id}, actor=None, now=now)
+            return job
+
+        before = await self._writes.write(transaction)
+        if before is None:
+            return
+        logger.info("job of a deleted account cancelled", extra={"job_id": job_id, "state": before.state.value})
+        self._dispatcher.stop(job_id)
+        if before.is_federated and before.state is JobState.RUNNING:
+            self._dispatcher.leave(before)
+        self._files.drop_inputs(job_id)
+        self._signals.notify(job_topic(job_id))
+
+    async def _withdraw(self, job_id: str) -> None:
+        """Deny a job whose dataset was deleted while it waited for a person; the row changes first, as in `_delete_result`."""
+
+        def transaction(connection: sa.Connection) -> bool:
+            now = self._clock.now()
+            job = rows.get_job(connection, job_id, lock=True)
+            if job.state not in rules.WITHDRAWN:
+                return False
+            rows.update_job(connection, rules.withdraw(job), now)
+            audit.append(connection, "job_denied", {"job_id": job_id}, actor=None, now=now)
+            return True
+
+        if not await self._writes.write(transaction):
+            return
+        logger.info("job on a deleted dataset denied", extra={"job_id": job_id})
+        self._files.drop_inputs(job_id)
+        self._files.drop_result(job_id)
+        self._signals.notify(job_topic(job_id))
+
+    async def _delete_result(self, job_id: str) -> None:
+        """Delete the bytes of a result; its job stays. The row changes first: bytes that no row names go at the next start."""
+        days = "a day" if self._keep_results_days == 1 else f"{self._keep_results_days} days"
+        detail = f"its result was kept for {days} after its release, and is deleted"
+
+        def transaction(connection: sa.Connection) -> None:
+            rows.forget_result(connection, job_id, detail)
+            audit.append(connection, "result_deleted", {"job_id": job_id}, actor=None, now=self._clock.now())
+
+        await self._writes.write(transaction)
+        self._files.drop_result(job_id)
+        logger.info("old result deleted", extra={"job_id": job_id})

@@ -1,0 +1,103 @@
+"""The WebSockets of callers and of Domains."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from litestar import WebSocket, websocket
+from litestar.exceptions import WebSocketDisconnect
+from litestar.params import FromPath
+
+from pygrid.errors import Forbidden, PygridError
+from pygrid.features.relay.network.pipes import End, Receive, Send
+from pygrid.features.relay.network.service import Relay
+from pygrid.messages import media
+from pygrid.web.auth import find_bearer
+from pygrid.web.problems import problem_response
+from pygrid.web.sockets import is_of_a_browser
+
+logger = logging.getLogger(__name__)
+
+
+AnySocket = WebSocket[Any, Any, Any]
+
+
+@websocket("/relay/{domain:str}")
+async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
+    """A caller's connection to a Domain."""
+    service: Relay = socket.app.state.relay
+    address = socket.client.host if socket.client else ""
+
+    async def carry() -> None:
+        caller = await service.name_caller(find_bearer(socket), address, domain)
+        member = await service.reach(domain)
+        with service.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as cut:
+            end = await service.order(member, address)
+            try:
+                await _accept(socket)
+                await service.pipes.splice(member.name, _end_of(socket), end, cut)
+            finally:
+                end.released.set()
+
+    await _answer(socket, carry)
+
+
+@websocket("/pipes/{token:str}")
+async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
+    """A Domain's end of a pipe, which it was asked for."""
+    service: Relay = socket.app.state.relay
+
+    async def bring() -> None:
+        awaited = service.pipes.claim(token)
+        await _accept(socket)
+        if not awaited.done():  # else nobody waits any more
+            end = _end_of(socket)
+            awaited.set_result(end)
+            await end.released.wait()
+
+    await _answer(socket, bring)
+
+
+def relay_routes() -> list[Any]:
+    """The WebSockets of callers and of Domains; the app's state holds a `Relay` as ``relay``."""
+    return [relay, pipe]
+
+
+async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> None:
+    """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any request is."""
+    await socket.receive()  # the first message only says that it is there
+    try:
+        if is_of_a_browser(socket):
+            raise Forbidden("browsers are not let in", code="browsers_not_let_in")
+        await work()
+    except PygridError as error:
+        await _refuse(socket, error)
+        return
+    except (WebSocketDisconnect, OSError):  # whichever end it was, the other learns of it
+        logger.debug("pipe ended", extra={"route": socket.scope.get("path_template", "")})
+    with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
+        await socket.send({"type": "websocket.close", "code": 1000, "reason": ""})
+
+
+async def _accept(socket: AnySocket) -> None:
+    await socket.send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+
+
+async def _refuse(socket: AnySocket, error: PygridError) -> None:
+    answer = problem_response(error.to_problem())
+    headers = [
+        (b"content-type", media.PROBLEM.encode()),
+        *((k.lower().encode(), v.encode()) for k, v in answer.headers.items()),
+    ]
+    with contextlib.suppress(WebSocketDisconnect, OSError):
+        await socket.send(
+            cast("Any", {"type": "websocket.http.response.start", "status": error.status, "headers": headers}),
+        )
+        await socket.send(cast("Any", {"type": "websocket.http.response.body", "body": answer.content}))
+
+
+def _end_of(socket: AnySocket) -> End:
+    return End(cast("Receive", socket.receive), cast("Send", socket.send))

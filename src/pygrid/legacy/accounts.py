@@ -1,0 +1,21 @@
+"""Accounts over the WebSocket of clients of 2020: ``authentication``, after which its messages are in the account's name."""
+
+from __future__ import annotations
+
+from pygrid.errors import InvalidCredentials
+from pygrid.features.accounts.service import AccountService
+from pygrid.legacy.websocket import Answer, Caller, Handler, Message, text_field
+
+
+def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
+    """What an app answers about accounts."""
+
+    async def authentication(caller: Caller, message: Message) -> Answer:
+        try:
+            session = await accounts.log_in(text_field(message, "username"), text_field(message, "password"), caller.address)
+        except InvalidCredentials as error:
+            return {"error": "Invalid username/password!", "code": error.code}
+        caller.token = session.token
+        return {"success": "True", "id": app_id, "token": session.token}
+
+    return {"authentication": authentication}

@@ -1,0 +1,88 @@
+"""The association requests of 2021: routes by which those who run a Domain join Networks and leave them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import Router, delete, get, post
+from litestar.datastructures import State
+from litestar.params import JSONBody, PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.features.associations.domain.service import DomainAssociations
+from pygrid.legacy.messages import AssociationAsk, AssociationMessage, AssociationRequest
+from pygrid.messages.associations import AssociationInfo
+from pygrid.web.auth import require
+from pygrid.web.idempotency import repeatable
+from pygrid.web.problems import describe_problems
+from pygrid.web.requests import AppRequest
+
+AssociationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+
+
+_may = require(Permission.MANAGE_INFRASTRUCTURE)
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+
+
+def _service(state: State) -> DomainAssociations:
+    service: DomainAssociations = state.associations
+    return service
+
+
+@get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+async def list_requests(state: State) -> list[AssociationRequest]:
+    """The Networks that this Domain has asked."""
+    return [_request(info) for info in await _service(state).list_networks()]
+
+
+@get(
+    "/association-requests/{association_id:int}",
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def get_request(state: State, association_id: AssociationId) -> AssociationRequest:
+    """One of them."""
+    return _request(await _service(state).get_network(association_id))
+
+
+@post(
+    "/association-requests/request",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 409, 413),
+)
+@repeatable(shape=lambda _request, _info: AssociationMessage("Association request sent!"))
+async def request_association(request: AppRequest, state: State, data: JSONBody[AssociationAsk]) -> AssociationMessage:
+    """Ask the Network at this address to let this Domain in."""
+    await _service(state).join(request.user, data.address, None)
+    return AssociationMessage("Association request sent!")
+
+
+@delete(
+    "/association-requests/{association_id:int}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def delete_request(request: AppRequest, state: State, association_id: AssociationId) -> AssociationMessage:
+    """Leave a Network."""
+    await _service(state).leave(request.user, association_id)
+    return AssociationMessage("Association request deleted!")
+
+
+def _request(info: AssociationInfo) -> AssociationRequest:
+    accepted = info.updated_at if info.state == "accepted" else None
+    return AssociationRequest(info.id, info.name or "", info.network, info.state, info.created_at, accepted)
+
+
+association_request_routes = [
+    Router(
+        "/",
+        route_handlers=[list_requests, get_request, request_association, delete_request],
+        tags=["association-requests"],
+    )
+]
+"""The app's state needs ``associations``, a `DomainAssociations`."""

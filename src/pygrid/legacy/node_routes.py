@@ -1,0 +1,172 @@
+"""The published routes of nodes at a Network: of 2020 (``/join`` ...) and of 2021 (``/association-requests``).
+
+Answers have the published bodies. Refusals are problem documents with the published text as their member ``message``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, Router, delete, get, post
+from litestar.datastructures import State
+from litestar.enums import MediaType
+from litestar.exceptions import HTTPException
+from litestar.params import JSONBody, PathParameter
+
+from pygrid.core.access import Permission
+from pygrid.core.associations import Act, Health
+from pygrid.errors import InvalidInput, NotFound, PygridError
+from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.legacy.messages import (
+    INVITATION_HEADER,
+    AssociationAnswer,
+    AssociationMessage,
+    AssociationRequest,
+    NodeAnswer,
+    NodeList,
+    NodeRequest,
+)
+from pygrid.legacy.nodes import LegacyNodes
+from pygrid.storage.associations import KnownDomain
+from pygrid.web.auth import anyone, find_principal, require
+from pygrid.web.idempotency import repeatable
+from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
+from pygrid.web.requests import AppRequest
+
+RequestId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+
+_may = require(Permission.MANAGE_NODES)
+_SESSION: list[dict[str, list[str]]] = [{"session": []}]
+_INVALID = "Invalid JSON format."
+_PUBLISHED: dict[str, tuple[int, str]] = {
+    "invalid_json": (400, _INVALID),
+    "invalid_input": (400, _INVALID),
+    "missing_field": (400, _INVALID),
+    "node_exists": (409, "This ID has already been registered"),
+    "domain_not_found": (409, "This ID was not found in connected nodes"),
+}
+"""Status and text that the published interface gives to a code; another code keeps its own."""
+
+
+@get("/", media_type=MediaType.TEXT, sync_to_thread=False)
+def welcome() -> str:
+    """What this is."""
+    return "Open Grid Network"
+
+
+@post("/join", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 408, 409, 413, 503))
+@repeatable(shape=lambda _request, _known: NodeAnswer("Successfully Connected!"))
+async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
+    """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header ``PyGrid-Invitation``."""
+    nodes: LegacyNodes = state.nodes
+    invitation = data.invitation or request.headers.get(INVITATION_HEADER)
+    await nodes.join(find_principal(request), data.node_id, data.node_address, invitation)
+    return NodeAnswer("Successfully Connected!")
+
+
+@get("/connected-nodes", sync_to_thread=False)
+def list_connected(state: State) -> NodeList:
+    """Names of the Domains that are there, and of the nodes of 2020, which say nothing of it."""
+    service: NetworkAssociations = state.associations
+    return NodeList([member.name for member in service.fleet if member.state is not Health.OFFLINE])
+
+
+@delete("/delete-node", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 409, 413))
+async def delete_node(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
+    """Forget a node of 2020, with ``can_manage_nodes``; a Domain that proves its key is revoked, not deleted here."""
+    nodes: LegacyNodes = state.nodes
+    await nodes.leave(find_principal(request), data.node_id, data.node_address)
+    return NodeAnswer("Successfully Deleted!")
+
+
+def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
+    status, text = _PUBLISHED.get(problem["code"], (problem["status"], problem["detail"]))
+    return problem_response({**problem, "status": status, "message": text})
+
+
+def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
+
+
+def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _published_problem(to_problem(error))
+
+
+# Of 2021
+
+
+@get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
+async def list_requests(state: State) -> list[AssociationRequest]:
+    """All Domains that have asked, whatever was decided."""
+    service: NetworkAssociations = state.associations
+    return [_request(known) for known in await service.list_domains(None)]
+
+
+@get(
+    "/association-requests/{request_id:int}", guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 404)
+)
+async def get_request(state: State, request_id: RequestId) -> AssociationRequest:
+    """One of them."""
+    return _request(await _find(state, request_id))
+
+
+@post(
+    "/association-requests/respond",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404, 409, 413),
+)
+@repeatable(shape=lambda _request, _known: AssociationMessage("Association request was answered!"))
+async def respond(request: AppRequest, state: State, data: JSONBody[AssociationAnswer]) -> AssociationMessage:
+    """Accept or deny the Domain of this name, or else the one that gives this address."""
+    service: NetworkAssociations = state.associations
+    name, identity = data.name, None
+    if name is None:
+        if data.address is None:
+            raise InvalidInput("name the Domain, or its address", code="missing_field")
+        address = data.address.rstrip("/")
+        found = [known for known in await service.list_domains(None) if (known.claimed_address or "").rstrip("/") == address]
+        if len(found) != 1:
+            raise NotFound(f"{len(found)} Domains give this address", code="domain_not_found")
+        name, identity = found[0].name, found[0].identity
+    await service.decide(request.user, name, Act(data.value), identity=identity)
+    return AssociationMessage("Association request was answered!")
+
+
+@delete(
+    "/association-requests/{request_id:int}",
+    status_code=200,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
+async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
+    """Forget a Domain and what was decided about it."""
+    service: NetworkAssociations = state.associations
+    found = await _find(state, request_id)
+    await service.forget(request.user, found.name, found.identity)
+    return AssociationMessage("Association request deleted!")
+
+
+async def _find(state: State, request_id: int) -> KnownDomain:
+    service: NetworkAssociations = state.associations
+    for known in await service.list_domains(None):
+        if known.id == request_id:
+            return known
+    raise NotFound(f"there is no association request {request_id}", code="association_not_found", id=request_id)
+
+
+def _request(known: KnownDomain) -> AssociationRequest:
+    return AssociationRequest(
+        known.id, known.name, known.claimed_address or "", str(known.state), known.created_at, known.decided_at
+    )
+
+
+_ON_ERROR: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
+
+published_node_routes: list[Any] = [
+    Router("/", route_handlers=[welcome, join, list_connected, delete_node], tags=["nodes"], exception_handlers=_ON_ERROR),
+    Router("/", route_handlers=[list_requests, get_request, respond, delete_request], tags=["association-requests"]),
+]
+"""The app's state needs ``associations`` and ``nodes``."""

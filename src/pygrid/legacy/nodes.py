@@ -1,0 +1,102 @@
+"""Nodes of 2020 at a Network: a name, an address, and nothing that they could prove. They join by one call and never speak."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from pygrid.clock import Clock
+from pygrid.core.access import Permission, Principal, not_permitted
+from pygrid.core.associations import AssociationState, check_domain_name
+from pygrid.errors import Conflict, Forbidden, Unauthenticated
+from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.ids import hash_secret
+from pygrid.storage import associations as rows
+from pygrid.storage.associations import KnownDomain
+from pygrid.storage.idempotency import once
+from pygrid.storage.sql.database import Database
+from pygrid.transport.strangers import check_stranger_address
+
+
+class LegacyNodes:
+    """Lets such nodes join and leave.
+
+    Args:
+        allow_private: whether their addresses may lie in a private network or on this machine.
+        is_open: whether anybody may let them join and leave, as in 2020.
+    """
+
+    def __init__(
+        self, database: Database, associations: NetworkAssociations, clock: Clock, *, allow_private: bool, is_open: bool
+    ) -> None:
+        self._database = database
+        self._associations = associations
+        self._clock = clock
+        self._allow_private = allow_private
+        self._is_open = is_open
+
+    async def join(self, actor: Principal | None, name: str, address: str, invitation: str | None) -> KnownDomain:
+        """Let a node belong to the Network: for those who manage it, or with an invitation, or for all if it is open.
+
+        Raises:
+            Unauthenticated, Forbidden: ``not_permitted``, ``invalid_invitation``. Conflict: ``node_exists``.
+            InvalidInput: ``invalid_name``, ``address_refused``. Unavailable, TooSlow: its host's name is not resolved.
+        """
+        invited = invitation is not None and not self._is_open
+        if not invited:
+            self._check_may(actor)
+        check_domain_name(name)
+        now = self._clock.now()
+        token_hash = hash_secret(invitation or "")
+        if invited:
+            # First of all: strangers must not have names looked up here, or learn what these stand for.
+            found = await self._database.look_up(lambda connection: rows.find_invitation(connection, token_hash, name, now))
+            if found is None:
+                raise _not_invited()
+        address = await check_stranger_address(address, allow_private=self._allow_private)
+
+        def transaction(connection: sa.Connection) -> KnownDomain:
+            if rows.find_holder(connection, name) is not None:
+                raise Conflict(f"a node named {name!r} is known already", code="node_exists", domain=name)
+            invitation_id = None
+            if invited:
+                found = rows.find_invitation(connection, token_hash, name, now)
+                if found is None or not rows.acquire_invitation(connection, found.id):
+                    raise _not_invited()
+                invitation_id = found.id
+            return rows.put_domain(
+                connection,
+                name=name,
+                identity=None,
+                state=AssociationState.ACCEPTED,
+                entry={"name": name, "address": address},
+                entry_signature=None,
+                now=now,
+                address=address,
+                invitation_id=invitation_id,
+                decided_by=None if actor is None else actor.user_id,
+            )
+
+        known = await self._database.write(once(transaction))
+        await self._associations.settle(known.name)
+        return known
+
+    async def leave(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
+        """Forget a node.
+
+        Raises:
+            Unauthenticated, Forbidden: ``not_permitted``. NotFound: ``domain_not_found``.
+            InvalidInput: ``wrong_address``: it has another one, or is a Domain that proves its key.
+        """
+        self._check_may(actor)
+        return await self._associations.forget_node(actor, name, address.rstrip("/"))
+
+    def _check_may(self, actor: Principal | None) -> None:
+        if self._is_open or (actor is not None and actor.may(Permission.MANAGE_NODES)):
+            return
+        if actor is None:
+            raise Unauthenticated("log in (POST /users/login), or send an invitation to this Network in the field invitation")
+        raise not_permitted(Permission.MANAGE_NODES)
+
+
+def _not_invited() -> Forbidden:
+    return Forbidden("this invitation is used up, has expired, or is for another name", code="invalid_invitation")

@@ -1,0 +1,154 @@
+"""The routes by which clients of 2020 search a Network; nodes are answered as ``[[id, address], ...]``.
+
+Refusals are problem documents; the published text for a body that is none is their member ``message``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, Router, get, post
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
+
+from pygrid.errors import PygridError
+from pygrid.features.discovery.registry import Member
+from pygrid.features.discovery.routes import count_search, network_url
+from pygrid.features.discovery.service import address_of
+from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
+from pygrid.web.auth import anyone
+from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
+from pygrid.web.requests import AppRequest
+
+_INVALID = "Invalid JSON format."
+
+Nodes = list[list[str]]
+"""Names and addresses."""
+
+
+class ModelQuery(msgspec.Struct):
+    model_id: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class TagQuery(msgspec.Struct):
+    query: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=1000)]
+    """Tags; a node fits that has data with one of them."""
+
+
+class ModelNames(msgspec.Struct):
+    models: list[str]
+
+
+class DatasetNames(msgspec.Struct):
+    datasets: list[str]
+
+
+def _nodes(request: AppRequest, state: State, members: list[Member]) -> Nodes:
+    return [[member.name, address_of(member, network_url(request, state))] for member in members]
+
+
+@get("/choose-model-host", guards=[anyone], responses=describe_problems(400, 401, 429))
+async def choose_model_host(
+    request: AppRequest, state: State, model_id: Annotated[str | None, QueryParameter(max_length=100)] = None
+) -> Nodes:
+    """Nodes that serve the model; if there are none, or no model is named, as many online ones as a model is to have."""
+    return _nodes(request, state, await count_search(request, state).choose_hosts(model_id))
+
+
+@get(
+    "/choose-encrypted-model-host",
+    guards=[anyone],
+    responses={
+        400: ResponseSpec(list[str], generate_examples=False, description="Too few nodes are online"),
+        **describe_problems(401, 429),
+    },
+)
+async def choose_encrypted_model_host(request: AppRequest, state: State) -> Response[Any]:
+    """Four online nodes for each replica; 400 with an empty list if there are too few."""
+    chosen = count_search(request, state).choose_shareholders()
+    return Response(_nodes(request, state, chosen), status_code=200 if chosen else 400)
+
+
+@post("/search-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
+async def search_model(request: AppRequest, state: State, data: JSONBody[ModelQuery]) -> Nodes:
+    """Nodes that serve the model."""
+    return _nodes(request, state, await count_search(request, state).find_hosts(data.model_id))
+
+
+@post("/search-encrypted-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
+async def search_encrypted_model(request: AppRequest, state: State, data: JSONBody[ModelQuery]) -> dict[str, Any]:
+    """Nodes with shares of the model: none, as no model is shared out."""
+    count_search(request, state)
+    return {}
+
+
+@get("/search-available-models", guards=[anyone], responses=describe_problems(401, 429))
+async def search_available_models(request: AppRequest, state: State) -> list[str]:
+    """The ids of all models that are served."""
+    asked = await count_search(request, state).summaries()
+    return sorted({model for _, summary in asked.answers for model in summary.models})
+
+
+@get("/search-available-tags", guards=[anyone], responses=describe_problems(401, 429))
+async def search_available_tags(request: AppRequest, state: State) -> list[str]:
+    """The tags of all data."""
+    asked = await count_search(request, state).summaries()
+    return sorted({tag for _, summary in asked.answers for tag in summary.tags})
+
+
+@post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
+async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Nodes:
+    """Nodes that have data with one of the tags."""
+    asked = await count_search(request, state).summaries()
+    wanted = {tag.strip().casefold() for tag in data.query}
+    found = [member for member, summary in asked.answers if wanted & {tag.casefold() for tag in summary.tags}]
+    return _nodes(request, state, found)
+
+
+@get("/models", guards=[anyone], responses=describe_problems(401, 429))
+async def list_models(request: AppRequest, state: State) -> ModelNames:
+    """The ids of all models that are served."""
+    asked = await count_search(request, state).summaries()
+    return ModelNames(sorted({model for _, summary in asked.answers for model in summary.models}))
+
+
+@get("/datasets", guards=[anyone], responses=describe_problems(401, 429))
+async def list_datasets(request: AppRequest, state: State) -> DatasetNames:
+    """The names of public datasets."""
+    service = count_search(request, state)
+    answer = await service.search(SearchQuery(kinds=("dataset",)), DEFAULT_TIMEOUT_S, network_url(request, state))
+    return DatasetNames(sorted({hit.name for hit in answer.datasets}))
+
+
+def _answer_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
+    return answer_unexpected(request, error) if error.status == 500 else _published_problem(error.to_problem())
+
+
+def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return _published_problem(to_problem(error))
+
+
+def _published_problem(problem: dict[str, Any]) -> Response[bytes]:
+    return problem_response({**problem, "message": _INVALID if problem["status"] == 400 else problem["detail"]})
+
+
+router = Router(
+    "/",
+    route_handlers=[
+        choose_model_host,
+        choose_encrypted_model_host,
+        search_model,
+        search_encrypted_model,
+        search_available_models,
+        search_available_tags,
+        search_tags,
+        list_models,
+        list_datasets,
+    ],
+    exception_handlers={PygridError: _answer_error, HTTPException: _answer_http_error},
+    tags=["discovery"],
+)

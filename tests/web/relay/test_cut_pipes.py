@@ -1,0 +1,50 @@
+"""Pipes of a Domain that is put out, at each moment of their lives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pygrid.features.relay.network.pipes import End, Pipes, RelayLimits
+from pygrid.lifecycle import Stopping
+from pygrid.metrics import Metrics
+
+
+def silent() -> End:
+    """An end that neither says anything nor closes."""
+
+    async def send(_message: Any) -> None: ...
+
+    return End(asyncio.Event().wait, send)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_cut_ends_a_pipe_that_is_open_or_being_opened(is_open: bool) -> None:
+    pipes = Pipes(RelayLimits(), Stopping(), Metrics())
+    with pipes.place("alice", "ann") as cut:
+        if not is_open:
+            pipes.cut("alice")
+        splicing = asyncio.create_task(pipes.splice("alice", silent(), silent(), cut))
+        if is_open:
+            await asyncio.sleep(0)
+            pipes.cut("alice")
+        async with asyncio.timeout(60):
+            await splicing
+    # The next one is not cut.
+    with pipes.place("alice", "ann") as cut:
+        assert not cut.is_set()
+    assert pipes.count("alice") == 0
+
+
+async def test_a_cut_to_come_is_meant_for_those_that_are_there() -> None:
+    pipes = Pipes(RelayLimits(), Stopping(), Metrics())
+    with pipes.place("alice", "ann") as leaving, pipes.place("bob", "domain k", "Alice") as outgoing:
+        pipes.cut("ALICE", after_s=0.05)
+        assert not leaving.is_set()
+        with pipes.place("alice", "ann") as later:
+            async with asyncio.timeout(60):
+                await leaving.wait()
+                await outgoing.wait()
+            assert not later.is_set()
