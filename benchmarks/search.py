@@ -33,8 +33,8 @@ from pygrid.errors import PygridError
 from pygrid.messages.associations import CONTROL_PATH, canonical
 from pygrid.messages.identity import NONCE_BYTES, from_base64url, to_base64url
 from pygrid.transport.identity import Identity, IdentityKey
-from pygrid.web.links import Link
-from pygrid.web.sockets import ClientSocket
+from pygrid.transport.links import Link
+from pygrid.transport.websockets import ClientSocket
 from reports import Figure
 from server_process import ServerProcess, leave_nothing_behind
 

@@ -13,12 +13,12 @@ import os
 import socket
 from pathlib import Path
 
-from pygrid.cli.memory import limit_fragmentation
-from pygrid.cli.server import AppServer
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE
+from pygrid.web.allocator import limit_fragmentation
+from pygrid.web.server import AppServer
 
 
 class TlsServer(AppServer):

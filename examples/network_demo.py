@@ -24,7 +24,7 @@ from digits_data import Digits
 from local_processes import LocalProcesses
 from pygrid import client
 from pygrid.client.datasets import Dataset
-from pygrid.client.federated_run import FederatedRun
+from pygrid.client.federation.run import FederatedRun
 from pygrid.edge import load_data
 from pygrid.errors import NotFound, Unavailable
 from pygrid.plans import Plan, Runner

@@ -42,9 +42,9 @@ from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
 from pygrid.storage.start import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
+from pygrid.transport.links import Links
 from pygrid.web.app import build_app
 from pygrid.web.identity import identity_routes
-from pygrid.web.links import Links
 from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0

@@ -19,7 +19,7 @@ from litestar import Litestar, WebSocket, websocket
 from websockets.asyncio.client import connect
 
 from pygrid.errors import NotFound, PayloadTooLarge, PygridError, TooSlow, Unavailable
-from pygrid.web.links import (
+from pygrid.transport.links import (
     MAX_FRAME_BYTES,
     PROTOCOL_ERROR,
     REPLACED,
@@ -30,7 +30,8 @@ from pygrid.web.links import (
     SocketClosed,
     decode_frame,
 )
-from pygrid.web.sockets import AsgiSocket, ClientSocket
+from pygrid.transport.websockets import ClientSocket
+from pygrid.web.sockets import AsgiSocket
 
 Payload = dict[str, Any]
 

@@ -16,17 +16,10 @@ import numpy as np
 import pytest
 
 from local_processes import LocalProcesses
-from pygrid.client import (
-    DomainClient,
-    FederatedRun,
-    connect,
-    federate,
-    federated_run,
-    federation_asking,
-    federation_records,
-    resume_federated,
-)
-from pygrid.client.federation_records import Record
+from pygrid.client import DomainClient, FederatedRun, connect, federate, resume_federated
+from pygrid.client.federation import records, requests
+from pygrid.client.federation import run as run_module
+from pygrid.client.federation.records import Record
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unauthenticated
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
@@ -192,7 +185,7 @@ def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(world: World
         raise NotebookClosed
 
     with monkeypatch.context() as patch:
-        patch.setattr(federated_run.time, "sleep", close)
+        patch.setattr(run_module.time, "sleep", close)
         with pytest.raises(NotebookClosed):
             world.train("exact", name="exact", epsilon=None, delta=None)
     with pytest.raises(NotFound, match=r"those that you have: .*exact") as unknown:
@@ -220,7 +213,7 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
     class Died(Exception):
         pass
 
-    asked, submit = [], federation_asking.submit_job
+    asked, submit = [], requests.submit_job
 
     def dies(*args: Any, **more: Any) -> Any:
         job = submit(*args, **more)
@@ -230,7 +223,7 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
         return job
 
     with monkeypatch.context() as patch:
-        patch.setattr(federation_asking, "submit_job", dies)
+        patch.setattr(requests, "submit_job", dies)
         with pytest.raises(Died):
             world.train("died", name="died", server_optimizer={"name": "adam", "learning_rate": 0.1})
     # Another machine, a new session at each Domain, in which nobody but the name of the training is known.
@@ -295,10 +288,10 @@ def test_a_training_that_is_given_up_before_it_begins_frees_its_name(world: Worl
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(federated_run.time, "sleep", die)
+            patch.setattr(run_module.time, "sleep", die)
             with pytest.raises(KeyboardInterrupt):
                 world.train("given-up", name="given-up")
-        record = federation_records.load_record(world.hub._api, "given-up")
+        record = records.load_record(world.hub._api, "given-up")
         FederatedRun(world.hub, record, {name: domain._api for name, domain in world.science.items()}).cancel()
     assert world.num_open() == 0
     assert not world.hub.processes("given-up")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pygrid.client import DomainClient, Process, connect, process, watching
+from pygrid.client import DomainClient, Process, connect, process
+from pygrid.client.display import training_view
 from pygrid.edge import MemoryCache, participate
 from pygrid.errors import (
     Conflict,
@@ -38,7 +39,7 @@ from support.sdk import EMAIL, Flaky, host, owner_of, running_domain
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_POLL_S", 0.02)
-    monkeypatch.setattr(watching, "_POLL_S", 0.02)
+    monkeypatch.setattr(training_view, "_POLL_S", 0.02)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_watching_shows_every_cycle_and_ends(owner: DomainClient, flaky: Flaky, 
     device = threading.Thread(target=train, args=(flaky,))
     device.start()
     screen = Console(file=io.StringIO(), width=120, force_terminal=not plain)
-    watching.watch(hosted, plain=plain, console=screen)
+    training_view.watch(hosted, plain=plain, console=screen)
     device.join()
     assert isinstance(screen.file, io.StringIO)
     text = screen.file.getvalue()
@@ -165,9 +166,9 @@ def test_watching_can_be_interrupted(owner: DomainClient, monkeypatch: pytest.Mo
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watching.time, "sleep", interrupt)
+    monkeypatch.setattr(training_view.time, "sleep", interrupt)
     screen = Console(file=io.StringIO())
-    watching.watch(hosted, plain=True, console=screen)
+    training_view.watch(hosted, plain=True, console=screen)
     assert isinstance(screen.file, io.StringIO)
     assert "goes on training" in screen.file.getvalue()
 

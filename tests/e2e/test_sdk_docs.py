@@ -19,7 +19,7 @@ import pytest
 
 import pygrid
 from pygrid.cli import COMMANDS
-from pygrid.client import watching
+from pygrid.client.display import training_view
 from support.sdk import PASSWORD
 
 ROOT = Path(pygrid.__file__).parents[2]
@@ -82,7 +82,7 @@ def run_command(line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_examples_run(document: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_POLL_S", 0.05)
+    monkeypatch.setattr(training_view, "_POLL_S", 0.05)
     namespace: dict[str, object] = {"PASSWORD": PASSWORD, "SCIENTIST_PASSWORD": PASSWORD}
     found = blocks(document)
     assert len(found) >= 10

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pygrid.messages.discovery import DomainState
-from pygrid.web.links import Link, SocketClosed
+from pygrid.transport.links import Link, SocketClosed
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 

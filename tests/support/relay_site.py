@@ -13,9 +13,6 @@ from typing import Any
 import uvicorn
 from litestar import Litestar
 
-from pygrid.cli.connections import ConnectionLimits, Connections
-from pygrid.cli.relayed_reader import RelayedProtocol
-from pygrid.cli.server import AppServer
 from pygrid.clock import SystemClock
 from pygrid.core.access import USER, Principal
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
@@ -32,6 +29,9 @@ from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport, RelayToken
 from pygrid.web.app import build_app
+from pygrid.web.connections import ConnectionLimits, Connections
+from pygrid.web.relayed_reader import RelayedProtocol
+from pygrid.web.server import AppServer
 
 
 class Directory:

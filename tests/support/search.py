@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 from litestar import Litestar
 
-from pygrid.cli.server import AppServer
 from pygrid.domain import build_domain
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
+from pygrid.web.server import AppServer
 from support.discovery import Holder
 from support.web import PASSWORD, People
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from litestar import Litestar
 
-from pygrid.cli.connections import ConnectionLimits
-from pygrid.cli.server import AppServer
+from pygrid.web.connections import ConnectionLimits
+from pygrid.web.server import AppServer
 
 PASSWORD = "correct horse battery"
 

@@ -7,14 +7,14 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (63_200, 55_800),
+    "lines in src": (62_700, 55_800),
     "lines in features": (13_600, 12_500),
     "files > 500 lines": (3, 2),
     "functions > 60 lines": (7, 4),
     "functions with > 6 arguments": (77, 50),
     "homonym classes": (45, 0),
     "strings that name a module": (13, 0),
-    "modules of features that import web": (6, 0),
+    "modules of features that import web": (1, 0),
     'code="literal"': (569, 0),
     "Popen outside cli/up and sandbox/process": (2, 0),
     "pass-through methods": (21, 10),
@@ -22,7 +22,7 @@ LIMITS = {
     "sleep in tests": (139, 20),
     "patches of private names": (25, 0),
     "prose hits": (1_272, 0),
-    "Python lines > 120": (1_273, 0),
+    "Python lines > 120": (1_272, 0),
 }
 """The limit that holds, and the one that is aimed at. Lower the first one with the figure; it never rises.
 

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
 
-from pygrid.cli.connections import ClosedTransport
-from pygrid.cli.http_reader import BoundedProtocol
-from pygrid.cli.server import AppServer
-from pygrid.cli.websocket_reader import BoundedWebSocket
+from pygrid.web.connections import ClosedTransport
+from pygrid.web.http_reader import BoundedProtocol
 from pygrid.web.requests import AppRequest
+from pygrid.web.server import AppServer
+from pygrid.web.websocket_reader import BoundedWebSocket
 from support.web import serving
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

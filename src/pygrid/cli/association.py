@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
 
@@ -66,7 +66,7 @@ def list_associations(url: UrlOption = None, as_json: Json = False) -> None:
 
     Example: pygrid association list
     """
-    from pygrid.cli.tables import print_table
+    from pygrid.cli.output import print_table
     from pygrid.client import connect
 
     with connect(url) as domain:

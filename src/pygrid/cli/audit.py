@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.common import friendly
+from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say
-from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
 
 app = typer.Typer(help="Check the audit log of a Domain, and read it.", no_args_is_help=True, add_completion=False)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say, say_json
-from pygrid.cli.stored import DatabaseUrl, DataDir, stored_domain
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput
 
@@ -69,7 +69,7 @@ def upload(
     Example: pygrid dataset upload patients.csv --column age:float32,unit=years,min=0,max=120 --visibility listed
     """
     from pygrid.client import connect
-    from pygrid.client.watching import size
+    from pygrid.client.display.training_view import size
 
     given: dict[str, Any] = {
         "columns": [read_column(text) for text in column or []],

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli import running
+from pygrid.cli import serve as serving
 from pygrid.settings import DomainSettings, is_loopback_host, load_settings, with_secret
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
-_option = partial(running.option, DomainSettings)
+_option = partial(serving.option, DomainSettings)
 
 
 @app.command()
@@ -75,11 +75,11 @@ def domain(
     """
     given = dict(locals())
     del given["port_file"], given["start_local_db"]
-    serve(with_secret(load_settings(running.environment(start_local_db), **given)), port_file)
+    serve(with_secret(load_settings(serving.environment(start_local_db), **given)), port_file)
 
 
 def serve(settings: DomainSettings, port_file: Path | None) -> None:
-    """Run a Domain in this process until a signal ends it (`pygrid.cli.running.serve`)."""
+    """Run a Domain in this process until a signal ends it (`pygrid.cli.serve.serve`)."""
     from pygrid.domain import build_domain
     from pygrid.storage.start import prepare_store
     from pygrid.transport.identity import IDENTITY_FILE, Identity
@@ -89,12 +89,12 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
         identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE).key
         return lambda port: banner(settings, port, has_owner, str(identity))
 
-    running.serve(settings, port_file, prepare, lambda lock: build_domain(settings, folder_lock=lock))
+    serving.serve(settings, port_file, prepare, lambda lock: build_domain(settings, folder_lock=lock))
 
 
 def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) -> str:
     """What the operator sees when the Domain is ready."""
-    address = running.shown_address(settings, port)
+    address = serving.shown_address(settings, port)
     if not is_loopback_host(settings.host):
         reach = f"every machine that reaches {settings.host}"
     else:
@@ -111,6 +111,6 @@ def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) 
     if settings.legacy_open:
         lines.append("  legacy open  hosting and downloads need no account")
     if not has_owner:
-        lines += running.first_steps(settings, address)
+        lines += serving.first_steps(settings, address)
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

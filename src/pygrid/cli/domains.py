@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.common import friendly
 from pygrid.cli.output import say, say_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def list_domains(
 
     Example: pygrid domains list pending --network http://127.0.0.1:7000
     """
-    from pygrid.cli.tables import print_table
+    from pygrid.cli.output import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
@@ -172,7 +172,7 @@ def invitations(network: NetworkOption = None, as_json: Json = False) -> None:
 
     Example: pygrid domains invitations
     """
-    from pygrid.cli.tables import print_table
+    from pygrid.cli.output import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.friendly import INTERRUPTED, friendly
+from pygrid.cli.common import INTERRUPTED, friendly
 from pygrid.cli.output import line, say
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import friendly, read_settings
+from pygrid.cli.common import friendly, read_settings
 from pygrid.cli.output import say, say_lines
 from pygrid.errors import InvalidInput
 
@@ -71,7 +71,7 @@ def federate(
     """
     from pygrid.client import connect, resume_federated
     from pygrid.client import federate as begin
-    from pygrid.client.federated import draw_name
+    from pygrid.client.federation.federate import draw_name
     from pygrid.edge import load_data
 
     data = None if evaluate is None else load_data(evaluate)

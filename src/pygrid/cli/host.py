@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly, read_settings
+from pygrid.cli.common import UrlOption, friendly, read_settings
 from pygrid.cli.output import say
 
 _SETTINGS = "key=value, or a JSON file; can be given several times."

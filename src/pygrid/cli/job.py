@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job_submit import Output, give, predict, submit
 from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput, NotFound
@@ -68,7 +68,7 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
     Example: pygrid job watch 4f1c09
     """
     from pygrid.client import connect
-    from pygrid.client.waiting import in_words
+    from pygrid.client.display.job_progress import in_words
 
     with connect(url) as domain:
         say(in_words(find_job(domain, job_id).wait(progress=True)))
@@ -130,7 +130,7 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
 
 def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
     """A line for each job."""
-    from pygrid.client.sheet import privacy_in_words
+    from pygrid.client.display.review import privacy_in_words
     from pygrid.plans.text import one_line
 
     if as_json:

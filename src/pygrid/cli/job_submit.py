@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly, read_settings
+from pygrid.cli.common import UrlOption, friendly, read_settings
 from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
 

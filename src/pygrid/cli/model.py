@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say
 
 app = typer.Typer(

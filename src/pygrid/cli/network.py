@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli import running
+from pygrid.cli import serve as serving
 from pygrid.settings import NetworkSettings, load_network_settings, with_secret
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
-_option = partial(running.option, NetworkSettings)
+_option = partial(serving.option, NetworkSettings)
 
 
 @app.command()
@@ -53,11 +53,11 @@ def network(
     """
     given = dict(locals())
     del given["port_file"], given["start_local_db"]
-    serve(with_secret(load_network_settings(running.environment(start_local_db), **given)), port_file)
+    serve(with_secret(load_network_settings(serving.environment(start_local_db), **given)), port_file)
 
 
 def serve(settings: NetworkSettings, port_file: Path | None) -> None:
-    """Run a Network in this process until a signal ends it (`pygrid.cli.running.serve`)."""
+    """Run a Network in this process until a signal ends it (`pygrid.cli.serve.serve`)."""
     from pygrid.network import build_network
     from pygrid.storage.start import prepare_store
 
@@ -65,12 +65,12 @@ def serve(settings: NetworkSettings, port_file: Path | None) -> None:
         has_owner = prepare_store(settings)
         return lambda port: banner(settings, port, has_owner)
 
-    running.serve(settings, port_file, prepare, lambda lock: build_network(settings, folder_lock=lock))
+    serving.serve(settings, port_file, prepare, lambda lock: build_network(settings, folder_lock=lock))
 
 
 def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
     """What the operator sees when the Network is ready."""
-    address = running.shown_address(settings, port)
+    address = serving.shown_address(settings, port)
     reach = "this machine only" if settings.is_loopback else f"every machine that reaches {settings.host}"
     lines = [
         f"Network {settings.id} is ready.",
@@ -82,7 +82,7 @@ def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
     if settings.legacy_open:
         lines.append("  legacy open  nodes join and leave without an account")
     if not has_owner:
-        lines += running.first_steps(settings, address)
+        lines += serving.first_steps(settings, address)
     lines.append(f"A Domain joins with: pygrid domain --network {address}")
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

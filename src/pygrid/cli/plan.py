@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.common import friendly
 from pygrid.cli.output import say, say_json
 from pygrid.cli.plan_build import build
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.common import friendly
 from pygrid.cli.output import say_lines
 from pygrid.errors import AuthoringError
 

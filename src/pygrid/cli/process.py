@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say, say_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     import msgspec
 
     from pygrid.client import connect
-    from pygrid.client.watching import describe
+    from pygrid.client.display.training_view import describe
 
     with connect(url) as domain:
         process = domain.process(name, version)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.friendly import UrlOption, friendly
+from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job import JobId, Json, find_job, print_jobs, show_job
 from pygrid.cli.output import say, say_lines
 

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.friendly import friendly
-from pygrid.cli.output import line, say_json
-from pygrid.cli.tables import open_screen, rich_table
+from pygrid.cli.common import friendly
+from pygrid.cli.output import line, open_screen, rich_table, say_json
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from pygrid.client.found import SearchResults
-    from pygrid.client.tables import Table
+    from pygrid.client.display.tables import Table
+    from pygrid.client.search import SearchResults
 
 app = typer.Typer(add_completion=False)
 

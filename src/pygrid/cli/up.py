@@ -23,7 +23,7 @@ from typing import IO, Annotated
 
 import typer
 
-from pygrid.cli.friendly import friendly
+from pygrid.cli.common import friendly
 from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
 

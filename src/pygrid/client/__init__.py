@@ -38,8 +38,8 @@ params = run.wait().model()
 
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
-from pygrid.client.federated import federate, resume_federated
-from pygrid.client.federated_run import FederatedRun
+from pygrid.client.federation.federate import federate, resume_federated
+from pygrid.client.federation.run import FederatedRun
 from pygrid.client.jobs import Job
 from pygrid.client.models import HostedModel
 from pygrid.client.network import NetworkClient, connect_network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pygrid.client.tables import Row, Table
+from pygrid.client.display.tables import Row, Table
 from pygrid.errors import NotFound
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
 from pygrid.transport import Api, Request

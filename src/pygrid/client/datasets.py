@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
+from pygrid.client.display.training_view import counted, size
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FileBody, FormBody, Part
-from pygrid.client.watching import counted, size
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
     ColumnDeclaration,

@@ -22,7 +22,7 @@ from pygrid.client.jobs import (
     submit_job,
 )
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
-from pygrid.client.predicting import request_predictions
+from pygrid.client.predictions import request_predictions
 from pygrid.client.process import Process
 from pygrid.client.session import SessionClient
 from pygrid.client.workers import Workers

@@ -24,10 +24,10 @@ import msgspec
 
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
+from pygrid.client.display.review import as_text, cost_in_words, privacy_in_words, sheet
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, ModelSource, Part, PlanSource, load_plan, model_body
-from pygrid.client.sheet import as_text, cost_in_words, privacy_in_words, sheet
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.jobs import (
     DecisionRequest,
@@ -147,7 +147,7 @@ class Job:
         Raises:
             Unavailable: ``timeout_s`` have passed (``wait_timeout``); the job goes on.
         """
-        from pygrid.client.waiting import shown
+        from pygrid.client.display.job_progress import shown
 
         wanted = ENDED | {until} if isinstance(until, str) else ENDED | frozenset(until)
         with shown(self, progress) as show:

@@ -14,12 +14,12 @@ from pygrid.client.credentials import (
     find_network_token,
     load_credentials,
 )
+from pygrid.client.display.tables import Row, Table
 from pygrid.client.domain import DomainClient
-from pygrid.client.found import SearchResults
 from pygrid.client.models import OnnxSource
 from pygrid.client.replicas import NetworkModel, find_model, serve_on
+from pygrid.client.search import SearchResults
 from pygrid.client.session import SessionClient
-from pygrid.client.tables import Row, Table
 from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.messages.associations import (
     Decision,

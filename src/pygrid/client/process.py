@@ -220,7 +220,7 @@ class Process:
 
         ``plain``: True for lines in any case. Interrupt it at will; training goes on.
         """
-        from pygrid.client.watching import watch
+        from pygrid.client.display.training_view import watch
 
         watch(self, plain=plain)
 

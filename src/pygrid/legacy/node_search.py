@@ -23,7 +23,7 @@ from pygrid.messages.discovery import (
     FoundModel,
     SearchQuery,
 )
-from pygrid.transport.strangers import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_from_stranger
 
 MODELS_PATH = "/data-centric/models/"
 TAGS_PATH = "/data-centric/dataset-tags"

@@ -14,7 +14,7 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import KnownDomain
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
-from pygrid.transport.strangers import check_stranger_address
+from pygrid.transport.untrusted import check_stranger_address
 
 
 class LegacyNodes:

@@ -27,7 +27,7 @@ from litestar.datastructures import State
 from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
 from pygrid.messages.decoding import decode_json
-from pygrid.web.links import GOING_AWAY, NORMAL, SocketClosed
+from pygrid.transport.links import GOING_AWAY, NORMAL, SocketClosed
 from pygrid.web.sockets import AsgiSocket
 
 logger = logging.getLogger(__name__)

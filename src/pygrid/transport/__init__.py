@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from pygrid.transport.api import Api
 from pygrid.transport.base import Body, Request, Response, Transport
+from pygrid.transport.connect import open_transport
 from pygrid.transport.http import HttpTransport
-from pygrid.transport.opening import open_transport
 from pygrid.transport.retry import NO_RETRIES, RetryPolicy
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """TLS between those who know each other's identity: a self-signed certificate whose key is the identity key.
 
 No authority vouches for it and no date ends it. The caller compares its key with the identity that it expects, which the
-handshake has proven to be in the hands of whoever answers (`pygrid.transport.pinned`).
+handshake has proven to be in the hands of whoever answers (`pygrid.transport.pinned_tls`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def server_context(identity: Identity, key_file: Path) -> ssl.SSLContext:
 
 
 def client_context() -> ssl.SSLContext:
-    """TLS 1.3 for the side that compares identities. By itself it trusts any certificate: see `pygrid.transport.pinned`."""
+    """TLS 1.3 for the side that compares identities. By itself it trusts any certificate: see `pygrid.transport.pinned_tls`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

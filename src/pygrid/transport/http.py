@@ -18,7 +18,7 @@ import httpcore
 
 from pygrid.transport.address import check_url
 from pygrid.transport.base import MIN_BYTES_PER_S, SLOW_S, Request, Response, connection_failed, connection_lost
-from pygrid.transport.dialing import Dialer
+from pygrid.transport.dialer import Dialer
 from pygrid.transport.proxies import find_proxy
 
 CONNECT_TIMEOUT_S = 10.0

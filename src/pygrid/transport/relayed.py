@@ -20,11 +20,11 @@ from pygrid.messages.media import PROBLEM
 from pygrid.messages.relay import REFUSALS
 from pygrid.transport.address import RelayedAddress, network_token_of_environment
 from pygrid.transport.certificates import client_context
-from pygrid.transport.dialing import Dialer
+from pygrid.transport.dialer import Dialer
 from pygrid.transport.http import KEEP_ALIVE_S, MAX_CONNECTIONS, PooledTransport, explain, make_pool
 from pygrid.transport.identity import IdentityKey
 from pygrid.transport.known_domains import KnownDomains
-from pygrid.transport.pinned import PinnedStream
+from pygrid.transport.pinned_tls import PinnedStream
 from pygrid.transport.pipes import PipeStream, is_upgraded, upgrade_headers
 
 _MAX_PROBLEM_BYTES = 64 * 1024

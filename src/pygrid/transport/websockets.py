@@ -6,8 +6,10 @@ import logging
 import ssl
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
+from pygrid.transport.links import NORMAL, PROTOCOL_ERROR, SocketClosed
 from pygrid.transport.proxies import find_proxy
 
 
@@ -52,3 +54,43 @@ def dial_websocket(
         logger=logger,
         user_agent_header="pygrid",
     )
+
+
+MAX_REASON_BYTES = 123
+"""What a close frame has room for."""
+
+
+class ClientSocket:
+    """The end that dialled out (``websockets.asyncio.client.connect``)."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    async def send_text(self, text: str) -> None:
+        try:
+            await self._connection.send(text)
+        except ConnectionClosed as error:
+            raise _closed(error) from error
+
+    async def receive_text(self) -> str:
+        try:
+            message = await self._connection.recv()
+        except ConnectionClosed as error:
+            raise _closed(error) from error
+        if isinstance(message, bytes):
+            await self.close(PROTOCOL_ERROR, "frames are text")
+            raise SocketClosed(PROTOCOL_ERROR, "frames are text")
+        return message
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        await self._connection.close(code, shorten_reason(reason))
+
+
+def _closed(error: ConnectionClosed) -> SocketClosed:
+    if error.rcvd is None:
+        return SocketClosed()
+    return SocketClosed(error.rcvd.code, error.rcvd.reason)
+
+
+def shorten_reason(reason: str) -> str:
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pygrid.cli.friendly import read_settings
+from pygrid.cli.common import read_settings
 from pygrid.errors import InvalidInput
 
 

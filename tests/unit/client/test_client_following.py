@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from test_client_watching import T0
-from test_client_watching import process as some_process
+from test_training_view import T0
+from test_training_view import process as some_process
 
 from pygrid.client import Process, process
 from pygrid.errors import Unavailable

@@ -22,9 +22,9 @@ from rich.console import Console
 import pygrid.client
 from pygrid.client import connect, jobs
 from pygrid.client.binding import complete_binding
+from pygrid.client.display.job_progress import in_words, shown
+from pygrid.client.display.review import sheet
 from pygrid.client.jobs import Job, JobTable, statistic_requests
-from pygrid.client.sheet import sheet
-from pygrid.client.waiting import in_words, shown
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.datasets import Column, DatasetInfo, Schema
 from pygrid.messages.jobs import JobCost, JobInfo, JobKind, JobList, JobRequest, PrivacyRequest, StatisticRequest

@@ -27,8 +27,8 @@ from pygrid.features.jobs.federated import participation
 from pygrid.settings import load_settings
 from pygrid.tensors import decode, encode
 from pygrid.transport import HttpTransport, Request
-from pygrid.transport.dialing import Dialer
-from pygrid.transport.strangers import find_fault
+from pygrid.transport.dialer import Dialer
+from pygrid.transport.untrusted import find_fault
 from support.federation import LONG, PRIVATE, serving
 from support.jobs import MODEL, POLICY, Site, running_site
 from support.plans.handmade import logistic_params

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pygrid.web import links
+from pygrid.transport import links
 from support.network import Impostor, Net, running_network, until_listed
 
 

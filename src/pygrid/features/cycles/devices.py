@@ -6,7 +6,7 @@ import asyncio
 
 from pygrid.core.process_config import Authentication
 from pygrid.errors import PygridError, Unauthenticated, Unavailable
-from pygrid.transport.strangers import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_from_stranger
 
 ENDPOINT_TIMEOUT_S = 3.0
 """For one question, waiting for others to end not included."""

@@ -42,9 +42,8 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import JoinedNetwork
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
-from pygrid.transport.websockets import dial_websocket
-from pygrid.web.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame
-from pygrid.web.sockets import ClientSocket
+from pygrid.transport.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame
+from pygrid.transport.websockets import ClientSocket, dial_websocket
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
 from pygrid.transport.address import check_url
 from pygrid.transport.identity import Identity
-from pygrid.web.links import Handler
+from pygrid.transport.links import Handler
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo,
 from pygrid.storage import associations as rows
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import IdentityKey
-from pygrid.transport.strangers import fetch_from_stranger
+from pygrid.transport.untrusted import fetch_from_stranger
 
 logger = logging.getLogger(__name__)
 

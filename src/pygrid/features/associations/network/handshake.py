@@ -29,7 +29,7 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import Invitation, KnownDomain
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
-from pygrid.web.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
+from pygrid.transport.links import REFUSED, Socket, SocketClosed, decode_frame, encode_frame
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
 from pygrid.storage.associations import KnownDomain
 from pygrid.transport.identity import IdentityKey
-from pygrid.web.links import Link, Links
+from pygrid.transport.links import Link, Links
 
 RETRY_S = 2.0
 """When to ask again for a Domain that is not connected."""

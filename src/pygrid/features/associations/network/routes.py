@@ -28,9 +28,9 @@ from pygrid.messages.associations import (
 )
 from pygrid.settings import PUBLISHABLE_COUNTS
 from pygrid.storage.associations import Invitation, KnownDomain
+from pygrid.transport.links import REFUSED
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
-from pygrid.web.links import REFUSED
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
 from pygrid.web.sockets import AsgiSocket, is_of_a_browser

@@ -32,7 +32,7 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import Invitation, KnownDomain
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
-from pygrid.web.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
+from pygrid.transport.links import NORMAL, REFUSED, REPLACED, Link, Links, Payload, Socket
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from pygrid.storage.associations import JoinedNetwork, list_networks
 from pygrid.storage.sql.database import Database
 from pygrid.transport import HttpTransport, Transport
 from pygrid.transport.address import RelayedAddress, parse_address
-from pygrid.transport.dialing import Dialer
+from pygrid.transport.dialer import Dialer
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport
-from pygrid.transport.strangers import check_stranger_address, find_fault
 from pygrid.transport.tickets import make_ticket
+from pygrid.transport.untrusted import check_stranger_address, find_fault
 
 
 class Ways:

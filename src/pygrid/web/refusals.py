@@ -7,8 +7,8 @@ import http
 import httptools
 import msgspec
 
-from pygrid.cli.connections import ConnectionLimits
 from pygrid.messages import media
+from pygrid.web.connections import ConnectionLimits
 
 
 def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:

@@ -25,7 +25,7 @@ from httpcore._backends.sync import SyncStream
 from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.transport.certificates import client_context, make_certificate, read_certificate, server_context
 from pygrid.transport.identity import Identity, IdentityKey
-from pygrid.transport.pinned import PinnedStream
+from pygrid.transport.pinned_tls import PinnedStream
 
 
 class Peer:

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pygrid.client.display.federation_view import CycleTable, DomainTable, Following
 from pygrid.client.domain import DomainClient
-from pygrid.client.federated_view import CycleTable, DomainTable, Following
-from pygrid.client.federation_asking import ask
-from pygrid.client.federation_records import VERSION, Member, Record
+from pygrid.client.federation.records import VERSION, Member, Record
+from pygrid.client.federation.requests import ask
 from pygrid.client.jobs import ENDED, get_job
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pygrid.client.datasets import Datasets
-from pygrid.client.federation_records import VERSION, Member, Record
+from pygrid.client.federation.records import VERSION, Member, Record
 from pygrid.client.jobs import ENDED, find_jobs, submit_job
 from pygrid.errors import Conflict, PygridError
 from pygrid.messages.jobs import FederationRequest

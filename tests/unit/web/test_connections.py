@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.cli.connections import ConnectionLimits, Connections, Place
+from pygrid.web.connections import ConnectionLimits, Connections, Place
 
 KIB = 1024
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pygrid.cli import memory
-from pygrid.cli.turns import Turns
 from pygrid.settings import AppSettings, read_networks
+from pygrid.web import allocator
+from pygrid.web.turns import Turns
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -274,7 +274,7 @@ class Connections:
     def _trim(self) -> None:
         """Without this, what closed connections held stays with the allocator, in pieces."""
         self._trimming = None
-        memory.trim()
+        allocator.trim()
 
     def _replace_idle(self) -> bool:
         for place in self._idle.values():

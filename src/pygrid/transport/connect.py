@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pygrid.transport.address import parse_address
 from pygrid.transport.base import Transport
-from pygrid.transport.dialing import Dialer
+from pygrid.transport.dialer import Dialer
 from pygrid.transport.http import HttpTransport
 
 if TYPE_CHECKING:

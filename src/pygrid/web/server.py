@@ -16,11 +16,11 @@ import uvicorn
 from litestar import Litestar
 from uvicorn.server import ServerState
 
-from pygrid.cli.connections import ConnectionLimits, Connections
-from pygrid.cli.http_reader import BoundedProtocol
-from pygrid.cli.relayed_reader import RelayedProtocol
-from pygrid.cli.websocket_reader import BoundedWebSocket
 from pygrid.transport.pipes import MAX_MESSAGE_BYTES
+from pygrid.web.connections import ConnectionLimits, Connections
+from pygrid.web.http_reader import BoundedProtocol
+from pygrid.web.relayed_reader import RelayedProtocol
+from pygrid.web.websocket_reader import BoundedWebSocket
 
 IDLE_GRACE_S = 0.2
 """How long connections without a request stay open after the signal to stop, for requests that are on their way."""

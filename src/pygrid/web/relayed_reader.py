@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pygrid.cli.connections import Place
-from pygrid.cli.http_reader import BoundedProtocol
 from pygrid.transport.pipes import MESSAGE_BYTES
+from pygrid.web.connections import Place
+from pygrid.web.http_reader import BoundedProtocol
 
 _BELOW_BYTES = 3 * MESSAGE_BYTES
 """Of an answer that nobody reads, TLS, the pipe's message and its WebSocket each hold a part."""

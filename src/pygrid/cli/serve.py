@@ -79,11 +79,11 @@ def serve(
         InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine.
             Unavailable: the database does not answer.
     """
-    from pygrid.cli.connections import ConnectionLimits
-    from pygrid.cli.memory import limit_fragmentation
-    from pygrid.cli.server import AppServer
     from pygrid.logs import configure_logs
     from pygrid.storage.ownership import FolderLock
+    from pygrid.web.allocator import limit_fragmentation
+    from pygrid.web.connections import ConnectionLimits
+    from pygrid.web.server import AppServer
 
     limit_fragmentation()
     allow_open_files()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pygrid.client.found import SearchResults
+from pygrid.client.display.tables import html_table, text_table
 from pygrid.client.network import NetworkClient
-from pygrid.client.tables import html_table, text_table
+from pygrid.client.search import SearchResults
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import DatasetHit, DomainRef, FoundColumn, Missing, SearchAnswer
 from pygrid.transport import HttpTransport

@@ -18,8 +18,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.cli.connections import CLOSED, Connections, Place, num_unread
-from pygrid.cli.refusals import connection_refusal, explain, refusal
+from pygrid.web.connections import CLOSED, Connections, Place, num_unread
+from pygrid.web.refusals import connection_refusal, explain, refusal
 from pygrid.web.requests import WAITS
 
 _END_OF_HEAD = b"\r\n\r\n"

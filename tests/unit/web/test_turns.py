@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.cli.turns import Turns
+from pygrid.web.turns import Turns
 
 
 class Site:

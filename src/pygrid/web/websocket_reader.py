@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from pygrid.cli.connections import CLOSED, ConnectionLimits, Connections, Place
+from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, Place
 
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
@@ -144,7 +144,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return num_frames
 
     def _refuse_handshake(self) -> None:
-        """End a connection whose request `pygrid.cli.http_reader` took, and the WebSocket library did not."""
+        """End a connection whose request `pygrid.web.http_reader` took, and the WebSocket library did not."""
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pygrid.errors import InvalidInput, PayloadTooLarge, PygridError, TooSlow, Unavailable
-from pygrid.transport import strangers
-from pygrid.transport.strangers import check_stranger_address, fetch_from_stranger, find_fault
+from pygrid.transport import untrusted
+from pygrid.transport.untrusted import check_stranger_address, fetch_from_stranger, find_fault
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 PRIVATE = ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fd00::1", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"]
@@ -293,4 +293,4 @@ async def test_a_name_with_one_inner_address_among_others_is_refused(monkeypatch
 
 async def test_checking_sends_nothing_and_drops_the_slash() -> None:
     assert await check_stranger_address("http://127.0.0.1:1/", allow_private=True) == "http://127.0.0.1:1"
-    assert strangers.MAX_BYTES == 64 * 1024
+    assert untrusted.MAX_BYTES == 64 * 1024

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pygrid.client.tables import Row, Table
+from pygrid.client.display.tables import Row, Table
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing, ModelHit, ProcessHit, SearchAnswer
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpcore
 import pytest
 
-from pygrid.transport.dialing import Dialer
+from pygrid.transport.dialer import Dialer
 
 
 @pytest.fixture

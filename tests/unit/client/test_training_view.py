@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from pygrid.client.watching import describe, picture, seconds, size
+from pygrid.client.display.training_view import describe, picture, seconds, size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

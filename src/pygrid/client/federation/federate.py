@@ -21,8 +21,8 @@ import msgspec
 
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
-from pygrid.client.federated_run import FederatedRun
-from pygrid.client.federation_records import Member, Notes, load_record, make_record
+from pygrid.client.federation.records import Member, Notes, load_record, make_record
+from pygrid.client.federation.run import FederatedRun
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.jobs import privacy_terms
 from pygrid.client.session import identity_of

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pygrid.client.tables import Row, Table, html_table, text_table
+from pygrid.client.display.tables import Row, Table, html_table, text_table
 from pygrid.plans.text import one_line
 
 if TYPE_CHECKING:
-    from pygrid.client.federated_run import DomainState, FederatedCycle
+    from pygrid.client.federation.run import DomainState, FederatedCycle
 
 
 class DomainTable(Table["DomainState"]):
