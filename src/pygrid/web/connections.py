@@ -26,6 +26,8 @@ _FEW_BYTES = 4096
 """Fewer than these are not counted."""
 _TRIM_S = 0.1
 """From the close of a connection that held bytes to the return of its memory."""
+_TRIM_BYTES = 8 * 1024 * 1024
+"""If closed connections held more, their memory is returned at once. A busy machine may call a timer late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,8 @@ class Connections:
         self._num_held = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._trimming: asyncio.TimerHandle | None = None
+        self._num_freed = 0
+        """Bytes that closed connections held since the last return of memory."""
 
     @property
     def num_held_bytes(self) -> int:
@@ -268,12 +272,22 @@ class Connections:
         else:
             self.release(place)
             place.owner.transport.abort()
-            if self._trimming is None:
-                self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
+            self._trim_later(num_bytes)
+
+    def _trim_later(self, num_bytes: int) -> None:
+        """Return the memory of closed connections to the system, which the allocator would keep in pieces."""
+        self._num_freed += num_bytes
+        if self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
+        elif self._num_freed >= _TRIM_BYTES:
+            self._trimming.cancel()
+            self._num_freed = 0
+            # After the connection was closed, which is the next callback.
+            self._trimming = asyncio.get_running_loop().call_later(0, self._trim)
 
     def _trim(self) -> None:
-        """Without this, what closed connections held stays with the allocator, in pieces."""
         self._trimming = None
+        self._num_freed = 0
         allocator.trim()
 
     def _replace_idle(self) -> bool:

@@ -168,7 +168,7 @@ def test_a_compressed_answer_is_not_decompressed() -> None:
 )
 def test_any_problem_becomes_an_error_of_pygrid(body: bytes) -> None:
     head = PROBLEM + b"Retry-After: " + b"9" * 5000 + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    retries = RetryPolicy(patience_s=0.01)
+    retries = RetryPolicy(max_elapsed_s=0.01)
     with answering(head) as (url, _), Api(HttpTransport(url), retries=retries) as api, pytest.raises(PygridError):
         api.get("/x", dict)
 
