@@ -147,6 +147,7 @@ def test_parts_move_as_the_diagram_says() -> None:
     allowed = {
         (PartState.TRAINING, "keep"): PartState.TRAINED,
         (PartState.TRAINING, "lose"): PartState.LOST,
+        (PartState.TRAINED, "lose"): PartState.LOST,
         (PartState.TRAINED, "report"): PartState.REPORTED,
         (PartState.TRAINED, "miss"): PartState.MISSED,
     }
