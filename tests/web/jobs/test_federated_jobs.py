@@ -231,7 +231,8 @@ async def test_requests_that_make_no_sense_are_refused(site: Site) -> None:
     for nonsense in NONSENSE:
         answer = await site.scientist.try_submit(dataset, federation={**good, **nonsense}, **QUICK)
         assert answer.status_code == 400, (nonsense, answer.text)
-        assert answer.json()["code"] in ("invalid_job", "invalid_url", "invalid_config", "invalid_text"), (nonsense, answer.text)
+        codes = ("invalid_job", "invalid_url", "invalid_config", "invalid_text")
+        assert answer.json()["code"] in codes, (nonsense, answer.text)
     answer = await site.scientist.try_submit(dataset, "statistics", statistics=[{"kind": "count"}], federation=good)
     assert_problem(answer, 400, "invalid_job")
     many = {"epochs": 10_000, "batch_size": 1, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
