@@ -31,7 +31,7 @@ class Dialer(httpcore.SyncBackend):
     def __init__(self, find_fault: FindFault | None = None) -> None:
         self._find_fault = find_fault
         self._streams: weakref.WeakSet[_CuttableStream] = weakref.WeakSet()
-        self._num_cuts = 0
+        self._is_closed = False
         self._lock = threading.Lock()
 
     @property
@@ -48,19 +48,28 @@ class Dialer(httpcore.SyncBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Raises InvalidInput: ``address_refused``. httpcore.ConnectError, ConnectTimeout."""
-        num_cuts = self._num_cuts
+        self._check_open()
         where = host if self._find_fault is None else _checked(host, port, self._find_fault)
         inner = super().connect_tcp(where, port, timeout, local_address, socket_options)
-        with self._lock:
-            if self._num_cuts == num_cuts:
+        try:
+            with self._lock:
+                self._check_open()
                 return _CuttableStream(inner, self._streams)
-        inner.close()
-        raise httpcore.ConnectError("it was cut off while it was made")
+        except httpcore.ConnectError:
+            inner.close()
+            raise
 
-    def cut(self) -> None:
-        """End every connection, also those in the making; whoever reads from one, or writes to it, is told that it was lost."""
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise httpcore.ConnectError("the transport was closed")
+
+    def close(self) -> None:
+        """End every connection, also those that are being made, and make no more.
+
+        Threads that read from a connection or write to it get an error of a lost connection.
+        """
         with self._lock:
-            self._num_cuts += 1
+            self._is_closed = True
             streams = list(self._streams)
         for stream in streams:
             stream.cut()

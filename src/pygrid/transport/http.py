@@ -148,7 +148,7 @@ class HttpTransport(PooledTransport):
         super().__init__(checked, origin=origin, host=parts.netloc, pool=pool, base_path=parts.path)
 
     def close(self) -> None:
-        self._dialer.cut()
+        self._dialer.close()
         super().close()
 
 

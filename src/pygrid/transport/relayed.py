@@ -103,8 +103,8 @@ class RelayBackend(httpcore.NetworkBackend):
         return PinnedStream(pipe, self._tls, self._check, timeout)
 
     def cut(self) -> None:
-        """End every connection, whoever uses it."""
-        self._dialer.cut()
+        """End every connection, whoever uses it, and make no more."""
+        self._dialer.close()
 
     def close(self) -> None:
         self._pool.close()

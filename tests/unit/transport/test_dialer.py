@@ -1,10 +1,15 @@
-"""Connections that a pool shares out among threads: the answer to a call is not taken for the end of an idle connection."""
+"""Connections that the threads of a pool share.
+
+Should happen: an idle connection tells that it has ended; closing ends every connection, also one that is being made.
+Should not happen: an answer taken for the end of a connection; a connection that is opened after `close` and stays open.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpcore
 import pytest
@@ -39,3 +44,28 @@ def test_an_answer_is_no_end(ends: tuple[httpcore.NetworkStream, socket.socket])
     assert not stream.get_extra_info("is_readable")
     peer.close()
     assert stream.get_extra_info("is_readable")
+
+
+def test_no_connection_is_made_after_close() -> None:
+    dialer = Dialer()
+    dialer.close()
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(httpcore.ConnectError, match="closed"):
+        dialer.connect_tcp("127.0.0.1", listening.getsockname()[1], 10, None, [])
+
+
+def test_a_connection_that_was_being_made_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialer = Dialer()
+    connect = httpcore.SyncBackend.connect_tcp
+
+    def connect_and_close(*args: Any, **more: Any) -> httpcore.NetworkStream:
+        stream = connect(*args, **more)
+        dialer.close()
+        return stream
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_and_close)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with pytest.raises(httpcore.ConnectError, match="closed"):
+            dialer.connect_tcp("127.0.0.1", listening.getsockname()[1], 10, None, [])
+        with listening.accept()[0] as peer:
+            peer.settimeout(10)
+            assert peer.recv(1) == b""
