@@ -1,14 +1,15 @@
 """Kill a Domain at random moments while devices report, and prove that no acknowledged report is lost or counted twice.
 
-Every report is a mark: its diff is 1 at one coordinate of its own and 0 elsewhere. Averaging n reports moves each coordinate
-of the model by 1/n, once, in one checkpoint; so the checkpoints tell which reports were counted, how often and where.
+Every report is a mark: its diff is 1 at one coordinate of its own and 0 elsewhere. Averaging n reports moves each
+coordinate of the model by 1/n, once, in one checkpoint; so the checkpoints tell which reports were counted, how often
+and where.
 
     acknowledged    in exactly one checkpoint, once
     refused (410)   in none
     the rest        had no answer when the run ended: in at most one
 
-`kill -9` ends the process, not the operating system: bytes handed to the system survive it, synced or not. What a power cut
-would do is a question to fdatasync, which this can't ask.
+`kill -9` ends the process, not the operating system: bytes handed to the system survive it, synced or not. What a power
+cut would do is a question to fdatasync, which this can't ask.
 
     python benchmarks/crash.py --kills 100
 """
@@ -136,7 +137,9 @@ class Reporter:
         return encode({NAME: diff}, {"num_examples": "1"})
 
 
-async def run(folder: Path, *, num_kills: int, seed: int, size: int = 20_000, num_devices: int = NUM_DEVICES) -> CrashResult:
+async def run(
+    folder: Path, *, num_kills: int, seed: int, size: int = 20_000, num_devices: int = NUM_DEVICES
+) -> CrashResult:
     """Host a model of ``size`` coordinates, report and kill ``num_kills`` times, finish, and count.
 
     Raises:
@@ -212,7 +215,9 @@ def find_problems(checkpoints: list[npt.NDArray[np.float64]], num_reports: list[
     """
     problems: list[str] = []
     counted: Counter[int] = Counter()
-    for number, (before, after, num) in enumerate(zip(checkpoints, checkpoints[1:], num_reports, strict=False), start=2):
+    for number, (before, after, num) in enumerate(
+        zip(checkpoints, checkpoints[1:], num_reports, strict=False), start=2
+    ):
         shares = (before - after) * num
         found = np.flatnonzero(shares)
         for mark in found:
@@ -222,9 +227,13 @@ def find_problems(checkpoints: list[npt.NDArray[np.float64]], num_reports: list[
         if len(found) != num:
             problems.append(f"checkpoint {number} is said to hold {num} reports, and holds {len(found)}")
         counted.update(found.tolist())
-    problems += [f"acknowledged mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.acknowledged) if counted[m] != 1]
+    problems += [
+        f"acknowledged mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.acknowledged) if counted[m] != 1
+    ]
     problems += [f"refused mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.refused) if counted[m] != 0]
-    problems += [f"unanswered mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.unanswered) if counted[m] > 1]
+    problems += [
+        f"unanswered mark {m} is in {counted[m]} checkpoints" for m in sorted(marks.unanswered) if counted[m] > 1
+    ]
     return problems
 
 
@@ -241,7 +250,9 @@ async def _model(address: Address, process: Process, number: int) -> npt.NDArray
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill a Domain again and again while devices report to it, then count.")
+    parser = argparse.ArgumentParser(
+        description="Kill a Domain again and again while devices report to it, then count."
+    )
     parser.add_argument("--kills", type=int, default=100, help="how often (default 100, about five minutes)")
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     parser.add_argument(
@@ -258,7 +269,9 @@ def main() -> int:
     )
     for problem in result.problems:
         print(f"  {problem}")
-    print("every acknowledged report is in exactly one checkpoint" if not result.problems else "PROMISE BROKEN, see above")
+    print(
+        "every acknowledged report is in exactly one checkpoint" if not result.problems else "PROMISE BROKEN, see above"
+    )
     return 1 if result.problems else 0
 
 

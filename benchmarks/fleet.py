@@ -1,10 +1,11 @@
-"""What many associated Domains cost their Network while nobody asks anything: links, heartbeats, and keeping account of them.
+"""What many associated Domains cost their Network while nobody asks anything: links, heartbeats, and keeping account of
+them.
 
     python benchmarks/fleet.py [--domains 500] [--seconds 60]
 
-Claim: 500 Domains with heartbeats at the default interval cost the Network less than 5 % of a core and less than 200 MB. The
-Network is a process of its own, started as a user starts it. The Domains are light ones in this process: each has a key of its
-own, signs in as Domains do over a real WebSocket, and then beats as Domains do.
+Claim: 500 Domains with heartbeats at the default interval cost the Network less than 5 % of a core and less than 200
+MB. The Network is a process of its own, started as a user starts it. The Domains are light ones in this process: each
+has a key of its own, signs in as Domains do over a real WebSocket, and then beats as Domains do.
 
 The baseline in the same run is the same Network before the first Domain came.
 """
@@ -106,7 +107,8 @@ async def measure(folder: Path, num_domains: int, seconds: float) -> list[Figure
                 share,
                 "%",
                 CPU_BUDGET_PERCENT,
-                note=f"{share / 100 / (num_domains / interval_s) * 1e3:.2f} ms a heartbeat; without Domains {idle:.2f} %; "
+                note=f"{share / 100 / (num_domains / interval_s) * 1e3:.2f} ms a heartbeat; without Domains {idle:.2f} "
+                "%; "
                 f"{num_beats} heartbeats answered",
             ),
             Figure(
@@ -114,7 +116,10 @@ async def measure(folder: Path, num_domains: int, seconds: float) -> list[Figure
                 network.peak_bytes / 1e6,
                 "MB",
                 MEMORY_BUDGET_MB,
-                note=f"started {idle_mb:.0f} MB, so {(network.peak_bytes / 1e6 - idle_mb) / num_domains * 1e3:.0f} kB a Domain",
+                note=(
+                    f"started {idle_mb:.0f} MB, so {(network.peak_bytes / 1e6 - idle_mb) / num_domains * 1e3:.0f} kB "
+                    "a Domain"
+                ),
             ),
             Figure(f"to let all {num_domains} in", join_s, "s", note=f"CPU of the Network {join_cpu_ms:.1f} ms each"),
         ]

@@ -1,7 +1,8 @@
 """The floor that the Domain is measured against: a bare server that adds up what it receives, and does nothing else.
 
-It speaks just enough HTTP/1.1 for the load generator: any request with a body is a safetensors file of float32 values, which
-are added to one float64 sum. No routing, no checks, no keys, nothing durable: less work than this can't receive a report.
+It speaks just enough HTTP/1.1 for the load generator: any request with a body is a safetensors file of float32 values,
+which are added to one float64 sum. No routing, no checks, no keys, nothing durable: less work than this can't receive a
+report.
 
     python benchmarks/floor.py --port-file FILE
 """

@@ -53,7 +53,9 @@ def fill(connection: sa.Connection, num_rows: int) -> None:
             sa.select(*(sa.literal(USER + 1) if column.name == "user_id" else column for column in grants.c)),
         )
     )
-    totals = {grants.c[name]: grants.c[name] + price * (num_rows / 2) for name in ("spent_divergence", "spent_in_dataset")}
+    totals = {
+        grants.c[name]: grants.c[name] + price * (num_rows / 2) for name in ("spent_divergence", "spent_in_dataset")
+    }
     connection.execute(grants.update().values(totals))
 
 
@@ -64,7 +66,9 @@ def reserve_ms(database: Database, name: str) -> tuple[float, float]:
 
         def reserve(connection: sa.Connection, job_id: str = f"{name}-{turn}") -> None:
             start = time.perf_counter()
-            answer = budgets.reserve(connection, job_id=job_id, dataset_id=DATASET, user_id=USER, events=EVENTS, now=NOW)
+            answer = budgets.reserve(
+                connection, job_id=job_id, dataset_id=DATASET, user_id=USER, events=EVENTS, now=NOW
+            )
             inside.append(time.perf_counter() - start)
             assert answer == Accepted(), answer
 

@@ -91,7 +91,9 @@ class Connection(asyncio.Protocol):
         return response
 
     async def post_json(self, path: str, message: dict[str, Any], **options: Any) -> Response:
-        return await self.request("POST", path, json.dumps(message).encode(), content_type="application/json", **options)
+        return await self.request(
+            "POST", path, json.dumps(message).encode(), content_type="application/json", **options
+        )
 
     def close(self) -> None:
         if self._transport is not None:
@@ -183,7 +185,12 @@ class Device:
 
     async def join(self, wait_s: float = 0.0) -> dict[str, Any]:
         """Ask for work; the server's answer, accepted or rejected."""
-        message = {"worker_id": self.worker_id, "model": self.process.name, "version": self.process.version, "wait_s": wait_s}
+        message = {
+            "worker_id": self.worker_id,
+            "model": self.process.name,
+            "version": self.process.version,
+            "wait_s": wait_s,
+        }
         return (await self.connection.post_json("/model-centric/cycle-request", message)).json()
 
     async def download(self, acceptance: dict[str, Any]) -> int:
@@ -214,7 +221,9 @@ async def sign_up(address: Address, email: str, password: str) -> str:
     return token
 
 
-async def host(address: Address, token: str, name: str, model: Bytes, plan: Bytes, server_config: dict[str, Any]) -> Process:
+async def host(
+    address: Address, token: str, name: str, model: Bytes, plan: Bytes, server_config: dict[str, Any]
+) -> Process:
     """Host a process in version 1.0."""
     config = {"client_config": {"name": name, "version": "1.0"}, "server_config": server_config}
     parts = {"config": json.dumps(config).encode(), "model": model, "plan:training_plan": plan}

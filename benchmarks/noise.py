@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py
 
-Claim: a sample of the discrete Gaussian takes less than 100 ns. The baseline is numpy's normal distribution, which is neither
-secret nor on a grid; for the sum, adding float32 rows up as they are. Each time is the best of some turns.
+Claim: a sample of the discrete Gaussian takes less than 100 ns. The baseline is numpy's normal distribution, which is
+neither secret nor on a grid; for the sum, adding float32 rows up as they are. Each time is the best of some turns.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/operator_times.py [--repeats 40]
 
-Claim: with denormal numbers as zero, no operator that private jobs may use takes more than 3 times as long for any values as
-for ones (`pygrid.compute.runtime.schedule.VARIATION`). The last column is without that setting.
+Claim: with denormal numbers as zero, no operator that private jobs may use takes more than 3 times as long for any
+values as for ones (`pygrid.compute.runtime.schedule.VARIATION`). The last column is without that setting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,22 @@ VALUES = {
     "NaN": np.nan,
 }
 UNARY = (
-    *("Abs", "Cos", "Elu", "Erf", "Exp", "Floor", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sin"),
+    *(
+        "Abs",
+        "Cos",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "LeakyRelu",
+        "Log",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+    ),
     *("Softmax", "LogSoftmax", "Softplus", "Sqrt", "Tanh", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceSumSquare"),
 )
 BINARY = ("Add", "Div", "Equal", "Max", "Min", "Mul", "Pow", "Sub", "MatMul")
@@ -55,7 +70,10 @@ def session(operator: str, num_inputs: int) -> Session:
 
 
 def measure(operator: str, num_inputs: int, repeats: int) -> tuple[float, str]:
-    """The largest ratio to the time for ones, and the values that have it. All values take turns; the best of each counts."""
+    """The largest ratio to the time for ones, and the values that have it.
+
+    All values take turns; the best of each counts.
+    """
     runner = session(operator, num_inputs)
     shape = (SIDE, SIDE) if operator == "MatMul" else (SIZE,)
     arrays = {name: np.full(shape, value, np.float32) for name, value in VALUES.items()}

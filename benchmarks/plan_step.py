@@ -2,8 +2,8 @@
 
     python benchmarks/plan_step.py [FAMILY ...]
 
-Claim: a plan is not slower than eager PyTorch (a CNN may take a third longer). Both sides run in one process, in short turns,
-and the best turn of each counts, so that other work on the machine disturbs neither side alone.
+Claim: a plan is not slower than eager PyTorch (a CNN may take a third longer). Both sides run in one process, in short
+turns, and the best turn of each counts, so that other work on the machine disturbs neither side alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ CNN_BUDGET = 0.75
 class Recurrent(nn.Module):
     def __init__(self, layer: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
-        self.embedding, self.layer, self.out = nn.Embedding(1000, 32), layer(32, 64, batch_first=True), nn.Linear(64, 10)
+        self.embedding, self.layer, self.out = (
+            nn.Embedding(1000, 32),
+            layer(32, 64, batch_first=True),
+            nn.Linear(64, 10),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.layer(self.embedding(x))[0][:, -1])
@@ -56,7 +60,9 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.embedding(x)
         batch, length, width = h.shape
-        q, k, v = self.qkv(self.norm1(h)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm1(h)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self.proj(attended.transpose(1, 2).reshape(batch, length, width))
         return self.out((h + self.mlp(self.norm2(h))).mean(1))
@@ -72,7 +78,11 @@ def cnn(norm: Callable[[int], nn.Module] | None = None) -> nn.Module:
 IMAGE, TOKENS = pygrid.Tensor["batch", 1, 28, 28], pygrid.Integers["batch", 20](1000)
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], DataSpec, float]] = {
     "logistic regression": (lambda: nn.Linear(20, 10), pygrid.Tensor["batch", 20], BUDGET),
-    "mlp": (lambda: nn.Sequential(nn.Linear(784, 392), nn.ReLU(), nn.Linear(392, 10)), pygrid.Tensor["batch", 784], BUDGET),
+    "mlp": (
+        lambda: nn.Sequential(nn.Linear(784, 392), nn.ReLU(), nn.Linear(392, 10)),
+        pygrid.Tensor["batch", 784],
+        BUDGET,
+    ),
     "cnn": (cnn, IMAGE, CNN_BUDGET),
     "cnn + group norm": (lambda: cnn(lambda n: nn.GroupNorm(4, n)), IMAGE, CNN_BUDGET),
     "cnn + batch norm": (lambda: cnn(nn.BatchNorm2d), IMAGE, CNN_BUDGET),
@@ -127,7 +137,9 @@ def measure(factory: Callable[[], nn.Module], column: DataSpec) -> Row:
     session = Session(plan.graph("train"), name="train")
     outputs = [port.name for port in graph.outputs]
     params = initial_params(model)
-    feed = {p.name: params[p.name.partition("/")[2]] for p in graph.inputs if p.name.startswith(("params/", "buffers/"))}
+    feed = {
+        p.name: params[p.name.partition("/")[2]] for p in graph.inputs if p.name.startswith(("params/", "buffers/"))
+    }
     feed |= {"data/x": x, "data/y": y, "hyper/lr": np.array(0.01, np.float32)}
 
     def plan_step() -> None:
@@ -156,7 +168,9 @@ def main() -> None:
         factory, column, budget = FAMILIES[name]
         row = measure(factory, column)
         failed |= row.ratio < budget
-        print(f"{name:22}{row.nodes:7}{row.torch_ms:10.3f}{row.plan_ms:10.3f}{row.ratio:7.2f}x{budget:7.2f}x", flush=True)
+        print(
+            f"{name:22}{row.nodes:7}{row.torch_ms:10.3f}{row.plan_ms:10.3f}{row.ratio:7.2f}x{budget:7.2f}x", flush=True
+        )
     sys.exit(1 if failed else 0)
 
 

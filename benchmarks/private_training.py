@@ -2,9 +2,9 @@
 
     python benchmarks/private_training.py [--turns 5]
 
-Claim: a private job takes at most 15 times the CPU time of the exact one with the same batch size, from start to end of its
-process, which has one thread. Both run in turns in the same Worker, and the best of each counts. The breakdown is of the
-private job's work, measured in this process: evaluating the plan for one record at a time, clipping, and noise.
+Claim: a private job takes at most 15 times the CPU time of the exact one with the same batch size, from start to end of
+its process, which has one thread. Both run in turns in the same Worker, and the best of each counts. The breakdown is
+of the private job's work, measured in this process: evaluating the plan for one record at a time, clipping, and noise.
 """
 
 from __future__ import annotations
@@ -128,13 +128,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        print(f"{'batch':>5}{'exact ms':>10}{'private ms':>12}{'ratio':>8}{'budget':>8}{'plan':>8}{'clip':>8}{'noise':>8}")
+        print(
+            f"{'batch':>5}{'exact ms':>10}{'private ms':>12}{'ratio':>8}{'budget':>8}{'plan':>8}{'clip':>8}{'noise':>8}"
+        )
         for batch_size in BATCH_SIZES:
             exact, private = asyncio.run(measure(folder, batch_size, turns))
             plan, clip, noise = breakdown(folder, batch_size)
             ratio = private / exact
             missed |= ratio > BUDGET
-            print(f"{batch_size:5}{exact:10.0f}{private:12.0f}{ratio:7.1f}x{BUDGET:7.0f}x{plan:8.0f}{clip:8.0f}{noise:8.0f}")
+            print(
+                f"{batch_size:5}{exact:10.0f}{private:12.0f}{ratio:7.1f}x{BUDGET:7.0f}x{plan:8.0f}{clip:8.0f}{noise:8.0f}"
+            )
     sys.exit(1 if missed else 0)
 
 

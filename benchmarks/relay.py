@@ -2,9 +2,9 @@
 
     python benchmarks/relay.py [--repeats 5] [--stream-mb 256] [--calls 1000]
 
-Claim: on loopback one stream through the relay carries at least 200 MB/s, and a call on a warm connection takes at most 3 ms
-more than without. Network and Domain are processes of their own; the caller is this one, with the SDK's own transports in both
-ways, which take turns.
+Claim: on loopback one stream through the relay carries at least 200 MB/s, and a call on a warm connection takes at most
+3 ms more than without. Network and Domain are processes of their own; the caller is this one, with the SDK's own
+transports in both ways, which take turns.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def call(transport: Transport) -> None:
 def stream_down(transport: Transport, num_bytes: int) -> None:
     while num_bytes:
         size = min(num_bytes, PIECE_BYTES)
-        with transport.send(Request("GET", "/model-centric/speed-test", {**QUERY, "size_bytes": str(size)})) as response:
+        with transport.send(
+            Request("GET", "/model-centric/speed-test", {**QUERY, "size_bytes": str(size)})
+        ) as response:
             assert sum(map(len, response.chunks())) == size
         num_bytes -= size
 
@@ -106,7 +108,9 @@ def stream_up(transport: Transport, num_bytes: int) -> None:
         num_bytes -= PIECE_BYTES
 
 
-def measure_stream(ways: Ways, what: str, move: Callable[[Transport, int], None], num_bytes: int, repeats: int) -> list[Figure]:
+def measure_stream(
+    ways: Ways, what: str, move: Callable[[Transport, int], None], num_bytes: int, repeats: int
+) -> list[Figure]:
     speeds: dict[str, list[float]] = {way: [] for way in ways.open}
     used: dict[str, float] = {}
     for _ in range(repeats):
@@ -120,7 +124,10 @@ def measure_stream(ways: Ways, what: str, move: Callable[[Transport, int], None]
                     used = {who: (now - cpu[who]) / num_bytes * MB * 1e3 for who, now in ways.cpu_s().items()}
     relay, direct = statistics.median(speeds["relay"]), statistics.median(speeds["direct"])
     shares = ", ".join(f"{who} {ms:.2f}" for who, ms in used.items())
-    note = f"direct {direct:.0f} MB/s, so {relay / direct:.2f} x; slowest {min(speeds['relay']):.0f}; CPU ms per MB: {shares}"
+    note = (
+        f"direct {direct:.0f} MB/s, so {relay / direct:.2f} x; slowest {min(speeds['relay']):.0f}; CPU ms per MB: "
+        f"{shares}"
+    )
     return [Figure(f"one stream {what} through the relay", relay, "MB/s", STREAM_BUDGET_MB_S, at_least=True, note=note)]
 
 
@@ -166,7 +173,10 @@ def measure_parallel(ways: Ways, num_calls: int, repeats: int) -> Figure:
                 list(threads.map(lambda _, to=transport: call(to), range(num_calls)))
                 rates[way].append(num_calls / (time.perf_counter() - start))
     relay, direct = statistics.median(rates["relay"]), statistics.median(rates["direct"])
-    note = f"{num_calls} calls by {NUM_THREADS} threads, first ones included; direct {direct:.0f} /s, so {relay / direct:.2f} x"
+    note = (
+        f"{num_calls} calls by {NUM_THREADS} threads, first ones included; direct {direct:.0f} /s, so "
+        f"{relay / direct:.2f} x"
+    )
     return Figure("parallel small calls", relay, "/s", note=note)
 
 
@@ -182,7 +192,9 @@ def measure(folder: Path, num_bytes: int, num_calls: int, repeats: int) -> list[
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Calls through the relay of a Network, beside calls to the Domain itself.")
+    parser = argparse.ArgumentParser(
+        description="Calls through the relay of a Network, beside calls to the Domain itself."
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--stream-mb", type=int, default=256)
     parser.add_argument("--calls", type=int, default=1000)

@@ -1,4 +1,5 @@
-"""What a report costs a Domain: CPU, rate, time per cycle, time for large models, memory; beside the floor in the same run.
+"""What a report costs a Domain: CPU, rate, time per cycle, time for large models, memory; beside the floor in the same
+run.
 
     python benchmarks/reports.py                  all parts, about three minutes
     python benchmarks/reports.py --only latency   one of: reports, latency, large, memory
@@ -97,7 +98,7 @@ async def _in_turns(connections: list[Connection], keys: list[str], body: bytes)
     return time.perf_counter() - begin
 
 
-# ---- reports: CPU and rate ---------------------------------------------------------------------------------------------
+# ---- reports: CPU and rate -------------------------------------------------------------------------------------------
 
 
 async def _admit(address: Address, process: Process, num: int) -> list[str]:
@@ -141,10 +142,15 @@ async def measure_reports(folder: Path) -> list[Figure]:
     figures: list[Figure] = []
     with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
         token = await _sign_up(domain.address)
-        for label, num_reports, num_connections in (("one device after the other", 300, 1), ("100 devices at once", 2000, 100)):
+        for label, num_reports, num_connections in (
+            ("one device after the other", 300, 1),
+            ("100 devices at once", 2000, 100),
+        ):
             ours, bare = [], []
             for repeat in range(REPEATS):
-                ours.append(await _load_domain(domain, token, f"{num_connections}-{repeat}", num_reports, num_connections))
+                ours.append(
+                    await _load_domain(domain, token, f"{num_connections}-{repeat}", num_reports, num_connections)
+                )
                 bare.append(await _load_floor(floor, num_reports, num_connections))
             cpu_ms, bare_cpu_ms = (statistics.median(load.cpu_s for load in loads) * 1000 for loads in (ours, bare))
             rate, bare_rate = (1 / statistics.median(load.wall_s for load in loads) for loads in (ours, bare))
@@ -156,15 +162,22 @@ async def measure_reports(folder: Path) -> list[Figure]:
     return figures
 
 
-# ---- latency: a cycle of waiting devices ---------------------------------------------------------------------------------
+# ---- latency: a cycle of waiting devices -----------------------------------------------------------------------------
 
 
 async def measure_latency(folder: Path, num_devices: int = 20, num_cycles: int = 60) -> list[Figure]:
-    """Milliseconds from one completed cycle to the next: every device waits, downloads the model and reports at once."""
+    """Milliseconds from one completed cycle to the next: every device waits, downloads the model and reports at
+    once.
+    """
     moments: list[float] = []
     with start_domain(folder / "domain") as domain:
         token = await _sign_up(domain.address)
-        counts = {"min_workers": num_devices, "max_workers": num_devices, "max_diffs": num_devices, "num_cycles": num_cycles}
+        counts = {
+            "min_workers": num_devices,
+            "max_workers": num_devices,
+            "max_diffs": num_devices,
+            "num_cycles": num_cycles,
+        }
         process = await _hosted(domain.address, SMALL, counts, "latency", token)
 
         async def participate(device: Device) -> None:
@@ -199,11 +212,13 @@ def _timestamp(text: str) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-# ---- large: five devices, 100 MB each ------------------------------------------------------------------------------------
+# ---- large: five devices, 100 MB each --------------------------------------------------------------------------------
 
 
 async def measure_large(folder: Path, num_devices: int = 5, size: int = LARGE) -> list[Figure]:
-    """Seconds until five devices that report 100 MB each at once all have their answer, and the CPU, against the floor."""
+    """Seconds until five devices that report 100 MB each at once all have their answer, and the CPU, against
+    the floor.
+    """
     body = diff_bytes(size)
     ours, bare, disk_s = [], [], []
     with start_domain(folder / "domain") as domain, start_floor(folder / "floor") as floor:
@@ -226,7 +241,10 @@ async def measure_large(folder: Path, num_devices: int = 5, size: int = LARGE) -
     cpu_s, bare_cpu_s = (statistics.median(load.cpu_s for load in loads) for loads in (ours, bare))
     what = f"{num_devices} devices report 100 MB each"
     cpu_note = f"{cpu_s:.2f} s against {bare_cpu_s:.2f} s"
-    note = f"{wall_s:.2f} s against {bare_wall_s:.2f} s; to write and sync the bytes alone: {statistics.median(disk_s):.2f} s"
+    note = (
+        f"{wall_s:.2f} s against {bare_wall_s:.2f} s; to write and sync the bytes alone: "
+        f"{statistics.median(disk_s):.2f} s"
+    )
     return [
         Figure(f"{what}: time over that of the floor", wall_s / bare_wall_s, "x", 2.0, note=note),
         Figure(f"{what}: CPU over that of the floor", cpu_s / bare_cpu_s, "x", note=cpu_note),
@@ -246,7 +264,7 @@ def _write_durably(path: Path, body: bytes, num: int) -> float:
     return seconds
 
 
-# ---- memory: the peak with few and with many devices ---------------------------------------------------------------------
+# ---- memory: the peak with few and with many devices -----------------------------------------------------------------
 
 
 async def measure_memory(folder: Path) -> list[Figure]:
@@ -273,7 +291,11 @@ async def measure_memory(folder: Path) -> list[Figure]:
             note = f"started {idle_mb:.0f} MB, model hosted {hosted_mb:.0f} MB"
             figures.append(
                 Figure(
-                    f"peak memory, {num_devices} devices, 100 MB model", domain.peak_bytes / MEGABYTE, "MB", limit_mb, note=note
+                    f"peak memory, {num_devices} devices, 100 MB model",
+                    domain.peak_bytes / MEGABYTE,
+                    "MB",
+                    limit_mb,
+                    note=note,
                 )
             )
     return figures
@@ -285,7 +307,9 @@ PARTS = {"reports": measure_reports, "latency": measure_latency, "large": measur
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what reports cost a Domain, beside a bare server.")
     parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
-    parser.add_argument("--folder", type=Path, help="where data is kept; on a real disk (default: the temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where data is kept; on a real disk (default: the temporary folder)"
+    )
     options = parser.parse_args()
     leave_nothing_behind()
     figures: list[Figure] = []

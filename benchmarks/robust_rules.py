@@ -1,7 +1,7 @@
 """Accuracy under attack, and server CPU per report, of the default rule of aggregation beside the mean of pygrid 0.1.
 
-Devices train the digits of `examples/data` in numpy; a share of them is hostile. The rules are those of the server: `weigh`
-decides how much each report counts, and `RunningSum` adds the diffs up.
+Devices train the digits of `examples/data` in numpy; a share of them is hostile. The rules are those of the server:
+`weigh` decides how much each report counts, and `RunningSum` adds the diffs up.
 
     python benchmarks/robust_rules.py                       all attacks, 3 seeds
     python benchmarks/robust_rules.py --seeds 1 --only cpu
@@ -230,16 +230,21 @@ def simulate(
 
 
 def cpu_ratio(num_values: int = 650_000, num_reports: int = 40, repeats: int = 5) -> tuple[float, float, float]:
-    """CPU per report for check and fold, in ms: of the mean of pygrid 0.1, of centred clipping; and the median of the ratios.
+    """CPU per report for check and fold, in ms: of the mean of pygrid 0.1, of centred clipping; and the median of the
+    ratios.
 
     The reports are those of a second cycle: half of them are beyond the limit that the first one left.
     """
     rng = np.random.default_rng(0)
     centre = rng.normal(size=num_values).astype(np.float32)
-    diffs = [encode({"w": (centre + rng.normal(size=num_values) * rng.uniform(0.5, 2)).astype(np.float32)}) for _ in range(8)]
+    diffs = [
+        encode({"w": (centre + rng.normal(size=num_values) * rng.uniform(0.5, 2)).astype(np.float32)}) for _ in range(8)
+    ]
     pairs = []
     for _ in range(repeats):
-        pairs.append((_cpu(_Mean(num_values), diffs, num_reports), _cpu(_Centred(num_values, centre), diffs, num_reports)))
+        pairs.append(
+            (_cpu(_Mean(num_values), diffs, num_reports), _cpu(_Centred(num_values, centre), diffs, num_reports))
+        )
     mean, centred = (min(pair[side] for pair in pairs) * 1e3 for side in (0, 1))
     return mean, centred, float(np.median([second / first for first, second in pairs]))
 
@@ -307,7 +312,9 @@ def table(seeds: int) -> None:
     print(f"{'accuracy on digits, 20 devices, 15 cycles':44} {'default':>8} {'mean of 0.1':>12}")
     for title, attack, claimed, num_hostile in rows:
         default, old = (
-            np.mean([simulate(rule, attack, num_hostile=num_hostile, claimed=claimed, seed=seed) for seed in range(seeds)])
+            np.mean(
+                [simulate(rule, attack, num_hostile=num_hostile, claimed=claimed, seed=seed) for seed in range(seeds)]
+            )
             for rule in (DEFAULT, OLD)
         )
         print(f"{title:44} {default:8.3f} {old:12.3f}", flush=True)

@@ -2,12 +2,13 @@
 
     python benchmarks/search.py [--domains 50] [--distance-ms 20]
 
-Claim: with a deadline of 250 ms a search over 50 Domains is answered within 300 ms, whatever one of them does. The Network is a
-process of its own, started as a user starts it. The Domains are light ones in this process: each signs in as Domains do, keeps
-a real WebSocket to the Network, and answers as if it were so far away. The deaf one keeps its connection and answers no search.
+Claim: with a deadline of 250 ms a search over 50 Domains is answered within 300 ms, whatever one of them does. The
+Network is a process of its own, started as a user starts it. The Domains are light ones in this process: each signs in
+as Domains do, keeps a real WebSocket to the Network, and answers as if it were so far away. The deaf one keeps its
+connection and answers no search.
 
-The baseline in the same run asks the same Domains over the same kind of link, one after the other, as Networks of 2020 did; the
-deadline is then that of each.
+The baseline in the same run asks the same Domains over the same kind of link, one after the other, as Networks of 2020
+did; the deadline is then that of each.
 """
 
 from __future__ import annotations
@@ -115,7 +116,14 @@ def _dataset(number: int, text: str) -> dict[str, Any]:
     columns = [{"name": f"column-{column}", "dtype": "float32", "meaning": "a measurement"} for column in range(10)]
     figures = {"version": 1, "num_records": 1000, "num_columns": 10, "updated_at": None}
     description = f"what somebody would say of {text} in a sentence or two"
-    return {"id": number + 1, "name": text, "description": description, "tags": ["census", "eu"], "columns": columns, **figures}
+    return {
+        "id": number + 1,
+        "name": text,
+        "description": description,
+        "tags": ["census", "eu"],
+        "columns": columns,
+        **figures,
+    }
 
 
 class Hub:
@@ -175,7 +183,9 @@ async def _compare(network: ServerProcess, web: Connection, hub: Hub, domains: l
 
     async def search(text: str) -> None:
         answer = (await web.post_json("/network/search", {"text": text, "timeout_s": DEADLINE_S})).json()
-        assert {name: len(answer[name]) for name in expected} == expected, {name: len(answer[name]) for name in expected}
+        assert {name: len(answer[name]) for name in expected} == expected, {
+            name: len(answer[name]) for name in expected
+        }
 
     def texts(kind: str, count: int = NUM_SEARCHES) -> list[str]:
         return [f"{kind} {number}" for number in range(count)]
@@ -214,7 +224,10 @@ async def _compare(network: ServerProcess, web: Connection, hub: Hub, domains: l
             "the same, remembered: median",
             median(known),
             "ms",
-            note=f"slowest {max(known):.0f} ms; {median(all_there) / median(known):.1f} x faster than asking; asks nobody",
+            note=(
+                f"slowest {max(known):.0f} ms; {median(all_there) / median(known):.1f} x faster than asking; asks "
+                "nobody"
+            ),
         ),
     ]
 

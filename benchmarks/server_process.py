@@ -123,5 +123,16 @@ def start_floor(folder: Path) -> ServerProcess:
 
 def start_domain(folder: Path, port: int = 0) -> ServerProcess:
     """A Domain whose database and files lie in ``folder``; started again there, it goes on where it was."""
-    command = [sys.executable, "-m", "pygrid", "domain", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pygrid",
+        "domain",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(folder),
+    ]
     return ServerProcess(command, folder, ready_path="/readyz")

@@ -1,4 +1,5 @@
-"""The attacks of `strangers.py`: what a hostile client without an account sends to a server, from an address of its own.
+"""The attacks of `strangers.py`: what a hostile client without an account sends to a server, from an address of its
+own.
 
 python benchmarks/stranger_attacks.py NAME --port PORT --seconds 10 [--through-relay]
 """
@@ -48,7 +49,13 @@ Block = Callable[[], bytes]
 def frame(opcode: int, payload: bytes, *, is_final: bool = True) -> bytes:
     """A masked WebSocket frame, with a mask of zeros."""
     size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2) if size < 65_536 else b"\xff" + size.to_bytes(8)
+    length = (
+        bytes([0x80 | size])
+        if size < 126
+        else b"\xfe" + size.to_bytes(2)
+        if size < 65_536
+        else b"\xff" + size.to_bytes(8)
+    )
     return bytes([opcode | (0x80 if is_final else 0)]) + length + bytes(4) + payload
 
 
@@ -265,10 +272,16 @@ class RelayDoor(threading.Thread):
                 for end in (inner, outer):
                     end.setblocking(False)
                 with inner:
-                    pumps = [asyncio.create_task(_read_pipe(pipe, inner)), asyncio.create_task(_write_pipe(inner, pipe))]
+                    pumps = [
+                        asyncio.create_task(_read_pipe(pipe, inner)),
+                        asyncio.create_task(_write_pipe(inner, pipe)),
+                    ]
                     tls = await asyncio.open_connection(sock=outer, ssl=client_context(), server_hostname="")
                     with contextlib.closing(tls[1]):
-                        pumps += [asyncio.create_task(_copy(reader, tls[1])), asyncio.create_task(_copy(tls[0], writer))]
+                        pumps += [
+                            asyncio.create_task(_copy(reader, tls[1])),
+                            asyncio.create_task(_copy(tls[0], writer)),
+                        ]
                         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
                     for pump in pumps:
                         pump.cancel()
@@ -297,7 +310,9 @@ def main() -> int:
     parser.add_argument("name", choices=ATTACKS, help="Which attack.")
     parser.add_argument("--port", type=int, required=True, help="Of the server, or of the Network.")
     parser.add_argument("--seconds", type=float, default=10.0, help="Length of the attack.")
-    parser.add_argument("--through-relay", action="store_true", help="Attack the Domain behind the Network at the port.")
+    parser.add_argument(
+        "--through-relay", action="store_true", help="Attack the Domain behind the Network at the port."
+    )
     asked = parser.parse_args()
     os.nice(5)
     port, most = asked.port, MAX_SOCKETS

@@ -1,15 +1,15 @@
 """What one client without an account can do to a Domain: to its memory, and to the requests of other clients.
 
-Each attack runs for a minute in a process of its own and from an address of its own (127.0.0.2). Two other clients, on kept
-connections, ask again and again: one for ``/healthz``, the other for the public datasets, which reads the database. Printed are
-the growth of the memory, and the medians of the other clients with the attack and just before it.
+Each attack runs for a minute in a process of its own and from an address of its own (127.0.0.2). Two other clients, on
+kept connections, ask again and again: one for ``/healthz``, the other for the public datasets, which reads the
+database. Printed are the growth of the memory, and the medians of the other clients with the attack and just before it.
 
     python benchmarks/strangers.py
     python benchmarks/strangers.py --relay
     python benchmarks/strangers.py --only trailers --seconds 10
 
-With ``--relay`` the attacks reach the Domain through the relay of its Network, over TLS. The memory of both processes is
-measured. One other client asks the Network for ``/healthz``, the other one the Domain, through the relay.
+With ``--relay`` the attacks reach the Domain through the relay of its Network, over TLS. The memory of both processes
+is measured. One other client asks the Network for ``/healthz``, the other one the Domain, through the relay.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class OtherClient:
         while not (answer.endswith(b"}") and b"\r\n\r\n" in answer):
             piece = self._socket.recv(65_536)
             if not piece:
-                raise ConnectionError(f"the server closed the connection of a client that did nothing wrong: {answer[:200]!r}")
+                raise ConnectionError(
+                    f"the server closed the connection of a client that did nothing wrong: {answer[:200]!r}"
+                )
             answer += piece
         if not answer.startswith(b"HTTP/1.1 200"):
             raise ConnectionError(f"a client that did nothing wrong was refused: {answer[:200]!r}")
@@ -127,7 +129,9 @@ def relayed(folder: Path) -> Iterator[Target]:
         port = network.address[1]
         url = f"http://127.0.0.1:{port}"
         domain_command = [*pygrid, "domain", "--id", DOMAIN_ID, "--host", "127.0.0.1", "--port", "0", "--network", url]
-        with ServerProcess([*domain_command, "--data-dir", str(folder / "domain")], folder / "domain", "/readyz") as domain:
+        with ServerProcess(
+            [*domain_command, "--data-dir", str(folder / "domain")], folder / "domain", "/readyz"
+        ) as domain:
             through = RelayedClient(port)
             wait_until_reached(through)
             clients: dict[str, Client] = {"network": OtherClient(port), "relayed": through}
@@ -212,7 +216,8 @@ def measure(target: Target, name: str, seconds: float) -> dict[str, object]:
         "median_ms": {what: round(median, 2) for what, median in loaded.items()},
         "quiet_ms": {what: round(median, 2) for what, median in quiet.items()},
         "slowest_ms": {what: round(max(client.times_ms), 1) for what, client in target.clients.items()},
-        "kept": max(grown.values()) < MAX_GROWTH_BYTES and all(loaded[what] - quiet[what] < MAX_DELAY_MS for what in loaded),
+        "kept": max(grown.values()) < MAX_GROWTH_BYTES
+        and all(loaded[what] - quiet[what] < MAX_DELAY_MS for what in loaded),
     }
 
 

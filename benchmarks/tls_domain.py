@@ -1,4 +1,5 @@
-"""A Domain that belongs to a Network and also listens for TLS itself, with the certificate that it shows through the relay.
+"""A Domain that belongs to a Network and also listens for TLS itself, with the certificate that it shows through the
+relay.
 
     python benchmarks/tls_domain.py --port-file FILE --folder FOLDER --network URL
 

@@ -2,13 +2,14 @@
 
     python benchmarks/upload.py [--megabytes 256] [--formats safetensors npz parquet arrow csv-...] [--folder FOLDER]
 
-Each file is uploaded over HTTP to a Domain that runs as a process of its own, with its own child that reads the file; the peak
-memory is that of the Domain and of the child. Beside it: a copy of the same file on the same disk, with fsync; and for CSV the
-time in which pyarrow and, where it is installed, pandas read the file into memory, without a server, checks or a disk.
+Each file is uploaded over HTTP to a Domain that runs as a process of its own, with its own child that reads the file;
+the peak memory is that of the Domain and of the child. Beside it: a copy of the same file on the same disk, with fsync;
+and for CSV the time in which pyarrow and, where it is installed, pandas read the file into memory, without a server,
+checks or a disk.
 
 The CSV files are ``csv-wide``: a label and 784 pixels, whole numbers, most of them zero; ``csv-pixels``: the same,
-put together to one column of uint8; ``csv-narrow``: ten columns of random numbers; ``csv-text``: six columns of texts, some of
-them quoted, a number and a count.
+put together to one column of uint8; ``csv-narrow``: ten columns of random numbers; ``csv-text``: six columns of texts,
+some of them quoted, a number and a count.
 """
 
 from __future__ import annotations
@@ -145,12 +146,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How fast datasets are uploaded, and what memory that takes.")
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="on the disk to measure; default: the temporary folder"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         paths = make_files(folder, given.megabytes, tuple(given.formats))
-        print(f"{'format':<12} {'MB':>6} {'MB/s':>7} {'copy MB/s':>10} {'ratio':>6} {'Domain MB':>10} {'child MB':>9}  others")
+        print(
+            f"{'format':<12} {'MB':>6} {'MB/s':>7} {'copy MB/s':>10} {'ratio':>6} {'Domain MB':>10} {'child MB':>9}  "
+            "others"
+        )
         for form, path in paths.items():
             megabytes = path.stat().st_size / 1e6
             copy_s = timed(lambda path=path: copy_durably(path, folder / "copy"))  # type: ignore[misc]
@@ -162,14 +168,17 @@ def main() -> None:
                     columns = PIXELS if form == "csv-pixels" else {}
                     memory.start()
                     upload_s = timed(
-                        lambda path=path, columns=columns: domain.datasets.upload("data", path, columns=columns, progress=False)  # type: ignore[misc]
+                        lambda path=path, columns=columns: domain.datasets.upload(
+                            "data", path, columns=columns, progress=False
+                        )  # type: ignore[misc]
                     )
                 peaks = memory.stop()
             shutil.rmtree(folder / f"domain-{form}")
             speeds = f"{megabytes / upload_s:>7.0f} {megabytes / copy_s:>10.0f} {upload_s / copy_s:>6.2f}"
             beside = ", ".join(f"{name} {megabytes / taken:.0f}" for name, taken in others.items())
             print(
-                f"{form:<12} {megabytes:>6.0f} {speeds} {peaks['domain'] / 1e6:>10.0f} {peaks['child'] / 1e6:>9.0f}  {beside}"
+                f"{form:<12} {megabytes:>6.0f} {speeds} {peaks['domain'] / 1e6:>10.0f} {peaks['child'] / 1e6:>9.0f}  "
+                f"{beside}"
             )
             path.unlink()
 

@@ -2,8 +2,8 @@
 
     python benchmarks/worker_start.py [--jobs 50]
 
-Claim: with a warm Worker, less than 300 ms, the sandbox included. Below, what the parts cost: the start of the warm process
-(once for a Domain), a cold Python that imports the same, and closing the sandbox alone.
+Claim: with a warm Worker, less than 300 ms, the sandbox included. Below, what the parts cost: the start of the warm
+process (once for a Domain), a cold Python that imports the same, and closing the sandbox alone.
 """
 
 from __future__ import annotations

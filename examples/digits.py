@@ -41,7 +41,8 @@ def device(url: str, version: str, data: digits_data.Digits) -> None:
 
 def main(url: str) -> float:
     """Train; gives the share of held-out images that the model reads right in the end."""
-    # What the model's owner has: a plan (how to train, made by examples/plans/digits.py), first weights, and some test data.
+    # What the model's owner has: a plan (how to train, made by examples/plans/digits.py), first weights, and some test
+    # data.
     plan = Plan.load(PLANS / "digits.plan")
     weights = pygrid.edge.load_data(PLANS / "digits.safetensors")
     training, held_out = digits_data.hold_out(digits_data.load())

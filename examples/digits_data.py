@@ -1,6 +1,7 @@
 """The digits of `examples/data`, dealt out to devices that each hold different ones.
 
-Real devices do not hold equal shares: some people write many sevens. `shards` imitates that with the usual Dirichlet split.
+Real devices do not hold equal shares: some people write many sevens. `shards` imitates that with the usual Dirichlet
+split.
 """
 
 from __future__ import annotations
@@ -78,11 +79,14 @@ def hold_out(digits: Digits, num: int = NUM_HELD_OUT, *, seed: int = 0) -> tuple
     return digits.take(np.sort(by_class[~chosen])), digits.take(np.sort(by_class[chosen]))
 
 
-def shards(digits: Digits, num_devices: int, *, alpha: float = 0.5, min_size: int = MIN_SHARD, seed: int = 0) -> list[Digits]:
+def shards(
+    digits: Digits, num_devices: int, *, alpha: float = 0.5, min_size: int = MIN_SHARD, seed: int = 0
+) -> list[Digits]:
     """Deal the images out to ``num_devices``, skewed by label; every image goes to exactly one device.
 
-    Each class is divided in proportions drawn from a Dirichlet distribution. A small ``alpha`` gives each device few classes,
-    a large one equal shares. Devices that came out with fewer than ``min_size`` images get some of the largest shard.
+    Each class is divided in proportions drawn from a Dirichlet distribution. A small ``alpha`` gives each device few
+    classes, a large one equal shares. Devices that came out with fewer than ``min_size`` images get some of the largest
+    shard.
 
     Raises:
         ValueError: there are not enough images for that many devices.

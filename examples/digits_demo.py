@@ -1,13 +1,15 @@
-"""Ten devices learn to read digits together; a model learns from records that its author never sees; three hospitals train one
-model through a Network.
+"""Ten devices learn to read digits together; a model learns from records that its author never sees; three hospitals
+train one model through a Network.
 
     scripts/demo                     or: python examples/digits_demo.py
     scripts/demo --devices 4 --only devices --keep-running
 
-All on this machine. The second part is `private_demo.py`, on the same Domain; the third, with its own apps, `network_demo.py`.
+All on this machine. The second part is `private_demo.py`, on the same Domain; the third, with its own apps,
+`network_demo.py`.
 
-Starts a Domain and one process per device. Each device gets images of its own, skewed by digit, and keeps them: what it sends
-are the differences that training made to the model. After each cycle the new model is tried on images that no device has.
+Starts a Domain and one process per device. Each device gets images of its own, skewed by digit, and keeps them: what it
+sends are the differences that training made to the model. After each cycle the new model is tried on images that no
+device has.
 """
 
 from __future__ import annotations
@@ -154,7 +156,16 @@ class Demo:
         for number, shard in enumerate(self.shards, start=1):
             file = folder / f"device-{number:02d}.npz"
             shard.save(file)
-            arguments = ["edge", self.url, "--model", "digits", "--data", str(file), "--cache-dir", str(folder / "cache")]
+            arguments = [
+                "edge",
+                self.url,
+                "--model",
+                "digits",
+                "--data",
+                str(file),
+                "--cache-dir",
+                str(folder / "cache"),
+            ]
             self.processes.start(f"device-{number:02d}", arguments)
 
     def watch(self, process: client.Process) -> list[Row]:
@@ -179,7 +190,9 @@ class Demo:
         while done < self.options.cycles:
             self.processes.check()
             if time.monotonic() - last > 2 * STALL_S:
-                raise DemoFailed(f"no cycle was completed for {2 * STALL_S:.0f} s; look into {self.options.output / 'logs'}")
+                raise DemoFailed(
+                    f"no cycle was completed for {2 * STALL_S:.0f} s; look into {self.options.output / 'logs'}"
+                )
             for cycle in process.cycles(after=done):
                 if cycle.state == "completed":
                     done, last = cycle.sequence, time.monotonic()
@@ -215,7 +228,9 @@ class Demo:
         num_images = sum(len(shard) for shard in self.shards)
         curve = Curve(
             title=f"{len(self.shards)} devices learn to read digits",
-            subtitle=f"{num_images:,} images stay on their devices; accuracy on {len(self.held_out)} that no device has",
+            subtitle=(
+                f"{num_images:,} images stay on their devices; accuracy on {len(self.held_out)} that no device has"
+            ),
             accuracies=[self.accuracy(self.initial), *(row.accuracy for row in rows)],
             baseline=alone,
             baseline_label="a device that learns alone, on average",
@@ -308,18 +323,28 @@ def prepare(output: Path) -> None:
 def parse(arguments: list[str] | None = None) -> Options:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
-        description="Ten devices learn together, a model learns from records that its author never sees, three hospitals train "
+        description="Ten devices learn together, a model learns from records that its author never sees, three "
+        "hospitals "
+        "train "
         "through a Network; on this machine."
     )
     parser.add_argument("--devices", type=int, default=10, help="how many (default 10, at most 35)")
     parser.add_argument("--cycles", type=int, default=20, help="how many training cycles (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="draws which images are held out and who gets the others")
-    parser.add_argument("--output", type=Path, default=Path("pygrid-demo"), help="folder for results and logs, emptied first")
-    parser.add_argument("--only", choices=("devices", "records", "network"), help="one of the three parts; default: all")
-    parser.add_argument("--keep-running", action="store_true", help="leave the apps running to look around, until Ctrl-C")
+    parser.add_argument(
+        "--output", type=Path, default=Path("pygrid-demo"), help="folder for results and logs, emptied first"
+    )
+    parser.add_argument(
+        "--only", choices=("devices", "records", "network"), help="one of the three parts; default: all"
+    )
+    parser.add_argument(
+        "--keep-running", action="store_true", help="leave the apps running to look around, until Ctrl-C"
+    )
     options = parser.parse_args(arguments)
     if not 1 <= options.devices <= 35:
-        parser.error("--devices must be from 1 to 35: there are 1,437 images to share, and each device gets at least 40")
+        parser.error(
+            "--devices must be from 1 to 35: there are 1,437 images to share, and each device gets at least 40"
+        )
     if not 1 <= options.cycles <= 1000:
         parser.error("--cycles must be from 1 to 1000")
     if options.seed < 0:

@@ -18,7 +18,8 @@ class Curve:
     """What is drawn.
 
     Attributes:
-        accuracies: share of held-out images read right, 0 to 1, at checkpoint 1 (untrained), 2, ...: one more than cycles.
+        accuracies: share of held-out images read right, 0 to 1, at checkpoint 1 (untrained), 2, ...: one more than
+            cycles.
         baseline: an accuracy to compare with, drawn as a dashed line.
     """
 

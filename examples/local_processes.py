@@ -20,8 +20,8 @@ class ProcessFailed(Exception):
 
 
 class LocalProcesses:
-    """The processes of a run. Each writes to a log file of its own and has a session of its own, so that Ctrl-C in the terminal
-    reaches only the program that started them, which then ends them in order.
+    """The processes of a run. Each writes to a log file of its own and has a session of its own, so that Ctrl-C in the
+    terminal reaches only the program that started them, which then ends them in order.
     """
 
     def __init__(self, log_dir: Path) -> None:
@@ -32,11 +32,15 @@ class LocalProcesses:
     def __enter__(self) -> LocalProcesses:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start ``pygrid ARGUMENTS``, with ``env`` beside the environment of this process; its output goes to ``NAME.log``."""
+        """Start ``pygrid ARGUMENTS``, with ``env`` beside the environment of this process; its output goes to
+        ``NAME.log``.
+        """
         # One thread each: eleven processes that each start a thread per core get in each other's way.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **(env or {})}
         with self._log(name).open("wb") as log:
@@ -108,7 +112,9 @@ class LocalProcesses:
             ProcessFailed: one ended with an error, or is still there after ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
-        while left := [name for name, process in self._running.items() if name.startswith(prefix) and process.poll() is None]:
+        while left := [
+            name for name, process in self._running.items() if name.startswith(prefix) and process.poll() is None
+        ]:
             if time.monotonic() > deadline:
                 raise ProcessFailed(self._report(left[0], f"has not ended after {timeout_s:.0f} s"))
             time.sleep(0.02)

@@ -2,9 +2,10 @@
 
     scripts/demo --only network
 
-A Network and four Domains are started as processes. Three hold images of digits, each of four of the ten: two can be called
-directly, the third, as behind a firewall, only through the Network's relay. The fourth is the scientist's, who searches the
-Network, finds the three datasets, and trains across them with one call, within the privacy budget that each owner has set.
+A Network and four Domains are started as processes. Three hold images of digits, each of four of the ten: two can be
+called directly, the third, as behind a firewall, only through the Network's relay. The fourth is the scientist's, who
+searches the Network, finds the three datasets, and trains across them with one call, within the privacy budget that
+each owner has set.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ DATASET = "digits"
 CYCLES = 20
 EPSILON, DELTA = 8.0, 1e-5
 """Of all cycles together, at each hospital, for a record that is replaced by any other."""
-POLICY: dict[str, Any] = {"epsilon": 10.0, "delta": DELTA, "epsilon_per_user": 10.0, "auto_approve": True, "use": "training"}
+POLICY: dict[str, Any] = {
+    "epsilon": 10.0,
+    "delta": DELTA,
+    "epsilon_per_user": 10.0,
+    "auto_approve": True,
+    "use": "training",
+}
 TRAINING: dict[str, Any] = {
     "epochs": 1,
     "batch_size": 96,
@@ -178,8 +185,8 @@ class NetworkDemo:
         coordinator = network.domain(UNIVERSITY)
         coordinator.sign_up(SCIENTIST, self.password)
         self.say(
-            f"           asks all three to train together for {CYCLES} cycles with epsilon {EPSILON:g} each, coordinated by "
-            f"{UNIVERSITY!r}"
+            f"           asks all three to train together for {CYCLES} cycles with epsilon {EPSILON:g} each, "
+            f"coordinated by {UNIVERSITY!r}"
         )
         began = time.monotonic()
         run = client.federate(
@@ -208,7 +215,9 @@ class NetworkDemo:
     def judge(self, run: FederatedRun) -> Outcome:
         """Say what came out, and whether it is what it should be."""
         everything = [self.shards[name] for name in HOSPITALS]
-        pooled = Digits(np.concatenate([each.x for each in everything]), np.concatenate([each.y for each in everything]))
+        pooled = Digits(
+            np.concatenate([each.x for each in everything]), np.concatenate([each.y for each in everything])
+        )
         outcome = Outcome(
             together=self.accuracy(run.model()),
             alone={name: self.accuracy(self.train_here(shard)) for name, shard in self.shards.items()},
@@ -216,8 +225,8 @@ class NetworkDemo:
         )
         alone = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in outcome.alone.items())
         self.say(
-            f"\naccuracy on {len(self.held_out)} images that no hospital has: {outcome.together:.1%} together, with noise\n"
-            f"  each alone, without noise:              {alone}\n"
+            f"\naccuracy on {len(self.held_out)} images that no hospital has: {outcome.together:.1%} together, with "
+            f"noise\n  each alone, without noise:              {alone}\n"
             f"  all images in one place, without noise: {outcome.pooled:.1%}"
         )
         if outcome.together < max(outcome.alone.values()) + MARGIN:

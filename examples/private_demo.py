@@ -2,9 +2,9 @@
 
     scripts/demo --only records
 
-A data owner uploads records and opens a budget. A data scientist finds them, tries a plan on the mock twin, trains with noise
-and is charged for it, asks for more than the budget has left and is refused, and asks for an exact answer, which the owner
-signs off.
+A data owner uploads records and opens a budget. A data scientist finds them, tries a plan on the mock twin, trains with
+noise and is charged for it, asks for more than the budget has left and is refused, and asks for an exact answer, which
+the owner signs off.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class PrivateDemo:
         )
         policy = dataset.policy(**POLICY)
         self.say(
-            f"owner      uploads {len(self.records)} records as {NAME!r}: others may know of them, nobody else may read them\n"
-            f"           budget: epsilon {policy.epsilon:g} in all, {policy.epsilon_per_user:g} for each user, at delta "
-            f"{policy.delta:g}, for a record that is replaced by any other;\n"
+            f"owner      uploads {len(self.records)} records as {NAME!r}: others may know of them, nobody else may "
+            f"read them\n           budget: epsilon {policy.epsilon:g} in all, {policy.epsilon_per_user:g} for each "
+            f"user, at delta {policy.delta:g}, for a record that is replaced by any other;\n"
             "           private jobs within it need no person"
         )
 
@@ -111,7 +111,8 @@ class PrivateDemo:
         """The scientist looks for labelled data."""
         found = self.scientist.datasets.search("malignant", meaning="label 0..1")
         self.say(
-            f"scientist  searches for 'malignant': {', '.join(f'{one.name} ({one.num_records} records)' for one in found)}"
+            "scientist  searches for 'malignant': "
+            f"{', '.join(f'{one.name} ({one.num_records} records)' for one in found)}"
         )
         dataset = self.scientist.datasets[NAME]
         try:
@@ -127,7 +128,9 @@ class PrivateDemo:
         mock = dataset.mock()
         data: dict[str, Any] = {"x": mock["measurements"].astype(np.float32), "y": mock["malignant"].astype(np.int64)}
         result = self.runner.train(self.initial, data, batch_size=32)
-        self.say(f"           tries the plan on {len(data['y'])} mock records: it runs (loss {result.metrics['loss']:.2f})")
+        self.say(
+            f"           tries the plan on {len(data['y'])} mock records: it runs (loss {result.metrics['loss']:.2f})"
+        )
 
     def train_privately(self, dataset: Dataset) -> Params:
         """Training with noise, which the policy lets pass."""
@@ -172,8 +175,8 @@ class PrivateDemo:
         (request,) = self.owner.requests()
         info = request.info()
         self.say(
-            f"           approves; it runs, and the result is held: {info.result_bytes} bytes, {info.bytes_out_ratio:.2%} of "
-            "the data; signs that off too"
+            f"           approves; it runs, and the result is held: {info.result_bytes} bytes, "
+            f"{info.bytes_out_ratio:.2%} of the data; signs that off too"
         )
         request.approve()
         result = job.result()
@@ -182,7 +185,9 @@ class PrivateDemo:
 
     def submit(self, dataset: Dataset, reason: str, **privacy: Any) -> client.Job:
         """The scientist asks to train; the columns are found by what they mean."""
-        return self.scientist.submit(self.plan, dataset=dataset, model=self.initial, reason=reason, **TRAINING, **privacy)
+        return self.scientist.submit(
+            self.plan, dataset=dataset, model=self.initial, reason=reason, **TRAINING, **privacy
+        )
 
     def accuracy(self, params: Params) -> float:
         """Share of the records that were never uploaded which a model tells right."""
@@ -191,8 +196,8 @@ class PrivateDemo:
     def judge(self, outcome: Outcome) -> None:
         """Say what came out, and whether it is what it should be."""
         self.say(
-            f"\naccuracy on {len(self.held_out)} records that nobody uploaded: {outcome.private:.1%} with epsilon {EPSILON:g}, "
-            f"{outcome.exact:.1%} without noise, {outcome.majority:.1%} by guessing"
+            f"\naccuracy on {len(self.held_out)} records that nobody uploaded: {outcome.private:.1%} with epsilon "
+            f"{EPSILON:g}, {outcome.exact:.1%} without noise, {outcome.majority:.1%} by guessing"
         )
         if outcome.private < MIN_ACCURACY:
             raise PrivateDemoFailed(

@@ -80,7 +80,10 @@ class Engine:
 
     @contextlib.contextmanager
     def checking_health(self) -> Iterator[None]:
-        """Run the checks of all containers while the block runs. Docker does it by itself, Podman where systemd runs."""
+        """Run the checks of all containers while the block runs.
+
+        Docker does it by itself, Podman where systemd runs.
+        """
         over = threading.Event()
 
         def check() -> None:
@@ -140,7 +143,9 @@ class Compose:
         return run([*self._words, *words], self._env | env, timeout_s)
 
     def containers(self, services: Sequence[str]) -> dict[str, str]:
-        """The containers of services, each by the name of its service; Docker and podman-compose name them differently."""
+        """The containers of services, each by the name of its service; Docker and podman-compose name them
+        differently.
+        """
         label = "com.docker.compose"
         found = {}
         for service in services:
@@ -159,7 +164,9 @@ def _compose_command(engine: Engine) -> list[str]:
         return ["podman-compose"]
     if run([engine.name, "compose", "version"], None, 60).returncode == 0:
         return [engine.name, "compose"]
-    raise RunFailed(f"{engine.name} has no compose command: install the plugin docker-compose, or podman-compose for Podman")
+    raise RunFailed(
+        f"{engine.name} has no compose command: install the plugin docker-compose, or podman-compose for Podman"
+    )
 
 
 def find_engine(wanted: str | None) -> Engine:
@@ -177,7 +184,9 @@ def find_engine(wanted: str | None) -> Engine:
         if done.returncode == 0:
             return Engine(name)
         said.append(f"{name}: {(done.stderr or done.stdout).strip()}")
-    raise RunFailed("no container engine answers here:\n  " + "\n  ".join(said) + "\nInstall Docker or Podman and start it.")
+    raise RunFailed(
+        "no container engine answers here:\n  " + "\n  ".join(said) + "\nInstall Docker or Podman and start it."
+    )
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None, timeout_s: float) -> subprocess.CompletedProcess[str]:

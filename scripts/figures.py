@@ -1,4 +1,7 @@
-"""Counts what makes the code hard to read or to change; see scripts/figures. A figure is a number, or the places it counts."""
+"""Counts what makes the code hard to read or to change; see scripts/figures.
+
+A figure is a number, or the places it counts.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def place(source: Source, line: int, what: str = "") -> str:
     return f"{source.path}:{line}" + (f" {what}" if what else "")
 
 
-# -- Size -----------------------------------------------------------------------------------------------------------------
+# -- Size --------------------------------------------------------------------------------------------------------------
 
 
 def lines_in_src(tree: Tree) -> int:
@@ -71,7 +74,11 @@ def long_files(tree: Tree) -> list[str]:
 def long_functions(tree: Tree) -> list[str]:
     """Functions of more than 60 lines from ``def`` to the last line, with the docstring and without decorators."""
     counts = [(source, node, (node.end_lineno or 0) - node.lineno + 1) for source, node in tree.functions()]
-    return [place(source, node.lineno, f"{node.name}: {count}") for source, node, count in counts if count > MAX_FUNCTION_LINES]
+    return [
+        place(source, node.lineno, f"{node.name}: {count}")
+        for source, node, count in counts
+        if count > MAX_FUNCTION_LINES
+    ]
 
 
 def argument_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -82,7 +89,9 @@ def argument_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 def many_arguments(tree: Tree) -> list[str]:
     """Functions with more than 6 arguments; ``self``, ``cls``, ``*args`` and ``**kwargs`` are not counted."""
     counts = [(source, node, len(argument_names(node))) for source, node in tree.functions()]
-    return [place(source, node.lineno, f"{node.name}: {count}") for source, node, count in counts if count > MAX_ARGUMENTS]
+    return [
+        place(source, node.lineno, f"{node.name}: {count}") for source, node, count in counts if count > MAX_ARGUMENTS
+    ]
 
 
 def long_lines(tree: Tree) -> list[str]:
@@ -95,7 +104,7 @@ def long_lines(tree: Tree) -> list[str]:
     ]
 
 
-# -- Coupling -------------------------------------------------------------------------------------------------------------
+# -- Coupling ----------------------------------------------------------------------------------------------------------
 
 
 def homonyms(tree: Tree) -> list[str]:
@@ -107,14 +116,18 @@ def homonyms(tree: Tree) -> list[str]:
 
 
 def module_strings(tree: Tree) -> list[str]:
-    """Strings that are the name of a module below ``pygrid``, also with ``:name``, except the lazy commands of the CLI."""
+    """Strings that are the name of a module below ``pygrid``, also with ``:name``, except the lazy commands of
+    the CLI.
+    """
     below = tree.modules - {"pygrid"}
     others = (source for source in tree.package if source.module != "pygrid.cli")
     return [place(source, line, text) for source in others for line, text in source.module_strings(below)]
 
 
 def features_with_web(tree: Tree) -> list[str]:
-    """Modules of features, except ``routes.py``, ``*_routes.py`` and ``forms.py``, that import ``pygrid.web`` or Litestar."""
+    """Modules of features, except ``routes.py``, ``*_routes.py`` and ``forms.py``, that import ``pygrid.web`` or
+    Litestar.
+    """
     found = []
     for source in tree.features():
         names = [name for _, name in source.imports() if re.match(r"(?:pygrid\.web|litestar)\b", name)]
@@ -128,7 +141,9 @@ def module_cycles(tree: Tree) -> list[str]:
 
     A group is a strongly connected component, so two circles with a common module count once.
     """
-    imported = {source.module: {module_in(tree.modules, name) for _, name in source.imports()} for source in tree.package}
+    imported = {
+        source.module: {module_in(tree.modules, name) for _, name in source.imports()} for source in tree.package
+    }
     reached = {module: reachable(imported, module) for module in imported}
     groups = {frozenset(other for other in reached[module] if module in reached.get(other, ())) for module in imported}
     return [", ".join(sorted(group)) for group in groups if len(group) > 1]
@@ -179,15 +194,17 @@ def process_starts(tree: Tree) -> list[str]:
 def pass_through(tree: Tree) -> list[str]:
     """Methods that only call a method of an attribute of theirs with the same arguments.
 
-    Not counted: ``close``, special methods, methods of files and events, and overrides: methods of a class with bases that call
-    a method of the same name, as the interface asks for it.
+    Not counted: ``close``, special methods, methods of files and events, and overrides: methods of a class with bases
+    that call a method of the same name, as the interface asks for it.
     """
     found = []
     for source, owner in tree.classes():
         for node in owner.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (call := only_call(node)):
                 is_override = bool(owner.bases) and call.attr == node.name
-                is_exempt = node.name == "close" or node.name.startswith("__") or call.attr in EVENT_METHODS | FILE_METHODS
+                is_exempt = (
+                    node.name == "close" or node.name.startswith("__") or call.attr in EVENT_METHODS | FILE_METHODS
+                )
                 if not is_override and not is_exempt:
                     found.append(place(source, node.lineno, f"{owner.name}.{node.name} -> {ast.unparse(call)}"))
     return found
@@ -207,7 +224,7 @@ def only_call(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Attribute | N
     return call.func if is_own and given == argument_names(node) else None
 
 
-# -- Tests and text -------------------------------------------------------------------------------------------------------
+# -- Tests and text ----------------------------------------------------------------------------------------------------
 
 
 def sleeps(tree: Tree) -> list[str]:
@@ -227,8 +244,14 @@ def private_patches(tree: Tree) -> list[str]:
         if not re.search(r"\b(?:setattr|patch)\b", source.text):
             continue
         for node in source.nodes:
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("setattr", "patch", "object"):
-                names = [one.value for one in node.args[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+                "setattr",
+                "patch",
+                "object",
+            ):
+                names = [
+                    one.value for one in node.args[:2] if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
                 if any(re.match(r"_(?!_)", name.rpartition(".")[2]) for name in names):
                     found.append(place(source, node.lineno, names[-1]))
     return found
@@ -276,8 +299,12 @@ def number(value: int | list[str]) -> int:
 
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    parser = argparse.ArgumentParser(prog="scripts/figures", description="Count what makes the code hard to read or to change.")
-    parser.add_argument("figure", nargs="*", choices=[*FIGURES, []], help="Figures whose places to list.", metavar="FIGURE")
+    parser = argparse.ArgumentParser(
+        prog="scripts/figures", description="Count what makes the code hard to read or to change."
+    )
+    parser.add_argument(
+        "figure", nargs="*", choices=[*FIGURES, []], help="Figures whose places to list.", metavar="FIGURE"
+    )
     parser.add_argument("--json", action="store_true", help="Print the figures as one JSON object.")
     options = parser.parse_args()
     found = count(options.figure or FIGURES)

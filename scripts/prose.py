@@ -50,7 +50,7 @@ class Hit(NamedTuple):
         return f"{self.path}:{self.line} {self.rule} {self.text} -> {RULES[self.rule]['hint']}"
 
 
-# -- Texts of a file ------------------------------------------------------------------------------------------------------
+# -- Texts of a file ---------------------------------------------------------------------------------------------------
 
 
 def python_texts(source: str, nodes: Iterable[ast.AST] | None = None) -> Iterator[Text]:
@@ -109,11 +109,13 @@ def markdown_texts(source: str) -> Iterator[Text]:
             is_exempt = EXEMPT.search(token.content) is not None
         elif token.type == "inline" and start >= exempt_to and not EXEMPT.search(token.content):
             yield Text(
-                start + 1, rows[start:end], "".join(INSTEAD.get(part.type, part.content) for part in token.children or ())
+                start + 1,
+                rows[start:end],
+                "".join(INSTEAD.get(part.type, part.content) for part in token.children or ()),
             )
 
 
-# -- Hits -----------------------------------------------------------------------------------------------------------------
+# -- Hits --------------------------------------------------------------------------------------------------------------
 
 
 def hits_of(path: str, texts: Iterable[Text], exceptions: Iterable[dict[str, str]] = ()) -> Iterator[Hit]:
@@ -133,7 +135,9 @@ def hits_of(path: str, texts: Iterable[Text], exceptions: Iterable[dict[str, str
 
 def files_below(paths: Iterable[str]) -> Iterator[Path]:
     for path in (ROOT / name for name in paths):
-        yield from sorted(file for file in path.rglob("*") if file.suffix in (".py", ".md")) if path.is_dir() else [path]
+        yield from (
+            sorted(file for file in path.rglob("*") if file.suffix in (".py", ".md")) if path.is_dir() else [path]
+        )
 
 
 def find_hits(paths: Iterable[str] = DEFAULT) -> Iterator[Hit]:
@@ -145,7 +149,10 @@ def find_hits(paths: Iterable[str] = DEFAULT) -> Iterator[Hit]:
 
 
 def package_of(path: str) -> str:
-    """The part of the tree that is counted together: ``src/pygrid/core``, ``src/pygrid/ids``, ``docs``, ``README.md``."""
+    """The part of the tree that is counted together:
+
+    ``src/pygrid/core``, ``src/pygrid/ids``, ``docs``, ``README.md``.
+    """
     return "/".join(path.split("/")[: 3 if path.startswith("src/") else 1]).removesuffix(".py")
 
 
@@ -180,9 +187,13 @@ def count_table(hits: list[Hit]) -> list[str]:
 def main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     parser = argparse.ArgumentParser(prog="scripts/prose", description="Find phrases that the style rules out.")
-    parser.add_argument("paths", nargs="*", default=DEFAULT, help=f"Files and folders to read (default: {' '.join(DEFAULT)}).")
+    parser.add_argument(
+        "paths", nargs="*", default=DEFAULT, help=f"Files and folders to read (default: {' '.join(DEFAULT)})."
+    )
     parser.add_argument("--count", action="store_true", help="Print the number of hits of each rule in each package.")
-    parser.add_argument("--commits", metavar="RANGE", help="Check the subjects of these commits instead, such as main..HEAD.")
+    parser.add_argument(
+        "--commits", metavar="RANGE", help="Check the subjects of these commits instead, such as main..HEAD."
+    )
     options = parser.parse_args()
     if options.commits:
         log = subjects(options.commits)

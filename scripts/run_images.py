@@ -42,7 +42,8 @@ HOLDERS, COORDINATOR = {"alice": "north", "bob": "south"}, "dan"
 CYCLES = 5
 PATIENCE_S = 120.0
 _WRITABLE = (
-    "for place in / /opt/pygrid /etc /root /usr/local /data /tmp; do (: > $place/trial) 2>/dev/null && echo $place; done; true"
+    "for place in / /opt/pygrid /etc /root /usr/local /data /tmp; do (: > $place/trial) 2>/dev/null && echo $place; "
+    "done; true"
 )
 _PREFER_WORKERS = "services: {alice: {environment: {PYGRID_PREFER_REMOTE_WORKERS: 1}}}\n"
 
@@ -104,7 +105,10 @@ class Trial:
                 owner.sign_up(OWNER, self.password, setup_code=SETUP_CODE)
                 scientist.sign_up(private_demo.SCIENTIST, self.password)
                 private_demo.PrivateDemo(owner, scientist, lambda text: None).run()
-                say("a Domain: takes records, searches them, runs private and exact jobs in sandboxes, keeps to the budget")
+                say(
+                    "a Domain: takes records, searches them, runs private and exact jobs in sandboxes, keeps to the "
+                    "budget"
+                )
                 kept = (
                     owner.identity().identity,
                     [job.id for job in owner.jobs()],
@@ -134,7 +138,9 @@ class Trial:
         doctor = self.engine.try_call("exec", NAME, "pygrid", "worker", "doctor")
         layers = doctor.stdout.split("\n\n")[0]
         if doctor.returncode:
-            raise RunFailed(f"plans can't be locked in within a container of this engine:\n{doctor.stdout}{doctor.stderr}")
+            raise RunFailed(
+                f"plans can't be locked in within a container of this engine:\n{doctor.stdout}{doctor.stderr}"
+            )
         say(f"a Domain: is user {user}, writes to /data and /tmp only, and can lock plans in:\n{indented(layers)}")
 
     def together(self) -> None:
@@ -182,7 +188,9 @@ class Trial:
         for name, shard in HOLDERS.items():
             columns = {"image": shards[shard].x, "digit": shards[shard].y}
             meanings = {"image": "brightness, 0 to 1", "digit": "label 0..9"}
-            dataset = owners[name].datasets.upload("digits", columns, columns=meanings, visibility="public", progress=False)
+            dataset = owners[name].datasets.upload(
+                "digits", columns, columns=meanings, visibility="public", progress=False
+            )
             dataset.policy(**network_demo.POLICY, allow_remote_workers=True)
         found = {item.domain.name for item in network.search("digits", kinds="dataset").datasets}
         if found != set(HOLDERS):
@@ -282,7 +290,9 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(PARTS)}; all unless given")
     parser.add_argument("--engine", choices=("docker", "podman"), help="the one that answers, unless given")
-    parser.add_argument("--build-flag", action="append", default=[], metavar="FLAG", help="for the engine's build command")
+    parser.add_argument(
+        "--build-flag", action="append", default=[], metavar="FLAG", help="for the engine's build command"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")

@@ -33,7 +33,10 @@ class Source:
         return ".".join(self.path.with_suffix("").parts).removesuffix(".__init__")
 
     def imports(self) -> Iterator[tuple[int, str]]:
-        """Line and dotted name of each import, wherever it stands. Relative names are made absolute, ``*`` is left out."""
+        """Line and dotted name of each import, wherever it stands.
+
+        Relative names are made absolute, ``*`` is left out.
+        """
         package = self.path.parent.parts
         for node in self.nodes:
             if isinstance(node, ast.Import):

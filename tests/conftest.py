@@ -18,7 +18,8 @@ from pygrid.storage.sql.database import Database
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-# An example takes longer than the usual 200 ms where other processes use the machine: no test depends on the time it takes.
+# An example takes longer than the usual 200 ms where other processes use the machine: no test depends on the time it
+# takes.
 hypothesis.settings.register_profile("pygrid", deadline=None)
 hypothesis.settings.load_profile("pygrid")
 

@@ -2,9 +2,10 @@
 
     python examples/plans/breast_cancer.py      writes breast_cancer.plan and breast_cancer.safetensors beside this file
 
-The measurements come as they are, in their own units, and the plan puts them on one scale. It does so by the smallest and the
-largest value that the description of the data set publishes for each: constants that anybody may know, so that nothing about
-single records is in the plan. Few parameters (62) and gradients of about the same size suit training with noise.
+The measurements come as they are, in their own units, and the plan puts them on one scale. It does so by the smallest
+and the largest value that the description of the data set publishes for each: constants that anybody may know, so that
+nothing about single records is in the plan. Few parameters (62) and gradients of about the same size suit training with
+noise.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ HERE = Path(__file__).parent
 
 # fmt: off
 RANGES = (
-    # mean: radius, texture, perimeter, area, smoothness, compactness, concavity, concave points, symmetry, fractal dimension
+    # mean: radius, texture, perimeter, area, smoothness, compactness, concavity, concave points, symmetry, fractal
+    # dimension
     (6.981, 28.11), (9.71, 39.28), (43.79, 188.5), (143.5, 2501.0), (0.053, 0.163),
     (0.019, 0.345), (0.0, 0.427), (0.0, 0.201), (0.106, 0.304), (0.05, 0.097),
     # standard error of the same

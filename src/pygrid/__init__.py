@@ -1,7 +1,7 @@
 """pygrid: data owners and data scientists train models together without moving private data.
 
-The names for authors of plans (``pygrid.plan``, ``pygrid.Tensor``, ``pygrid.optim`` ...) are loaded on first use, because
-they need PyTorch; everything that a Domain, a Worker or a device imports works without it.
+The names for authors of plans (``pygrid.plan``, ``pygrid.Tensor``, ``pygrid.optim`` ...) are loaded on first use,
+because they need PyTorch; everything that a Domain, a Worker or a device imports works without it.
 """
 
 import os

@@ -1,8 +1,8 @@
 """How often something may be tried, counted in memory of a fixed size that no number of keys can flush.
 
-A count-min sketch for each slot of time: a key has one cell in each of four rows, and its count is the least of its cells. Keys
-that share a cell can only raise each other's counts, so a key is never counted too low and never forgotten early. The cells
-of a key depend on a secret of this process, so nobody can choose keys that share them.
+A count-min sketch for each slot of time: a key has one cell in each of four rows, and its count is the least of its
+cells. Keys that share a cell can only raise each other's counts, so a key is never counted too low and never forgotten
+early. The cells of a key depend on a secret of this process, so nobody can choose keys that share them.
 
 Source: Cormode and Muthukrishnan, "An improved data stream summary", Journal of Algorithms 55 (2005).
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.errors import TooManyRequests
 
@@ -60,15 +61,17 @@ class AttemptSketch:
         """Count one attempt of every key.
 
         Raises:
-            TooManyRequests: ``too_many_attempts`` with ``retry_after_s``: one of the keys has reached its bound. No key was
-                counted, and the attempt must not go ahead.
+            TooManyRequests: ``too_many_attempts`` with ``retry_after_s``: one of the keys has reached its bound. No key
+                was counted, and the attempt must not go ahead.
         """
         self._move_on()
         cells = tuple(self._cells_of(bound.key) for bound in bounds)
         waits_s = [self._wait_s(places, bound.max_attempts) for places, bound in zip(cells, bounds, strict=True)]
         if (wait_s := max(waits_s, default=0.0)) > 0:
             raise TooManyRequests(
-                f"too many attempts; try again in {wait_s:.0f} s", code="too_many_attempts", retry_after_s=round(wait_s, 3)
+                f"too many attempts; try again in {wait_s:.0f} s",
+                code=codes.TOO_MANY_ATTEMPTS,
+                retry_after_s=round(wait_s, 3),
             )
         for places in cells:
             self._counts[self._slot % NUM_SLOTS, self._rows, places] += 1
@@ -97,10 +100,16 @@ class AttemptSketch:
         left = by_slot.sum(axis=0)
         for step in range(NUM_SLOTS):
             if left.min() < max_attempts:
-                return max(0.0, (oldest + step - 1 + NUM_SLOTS) * self._slot_s - self._clock.now().timestamp()) if step else 0.0
+                return (
+                    max(0.0, (oldest + step - 1 + NUM_SLOTS) * self._slot_s - self._clock.now().timestamp())
+                    if step
+                    else 0.0
+                )
             left = left - by_slot[step]
         return self._slot_s * NUM_SLOTS
 
     def _cells_of(self, key: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=8 * NUM_ROWS).digest()
+        digest = hashlib.blake2b(
+            key.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=8 * NUM_ROWS
+        ).digest()
         return (np.frombuffer(digest, np.uint64) % NUM_CELLS).astype(np.int64)

@@ -113,7 +113,9 @@ class Ground:
 
     @classmethod
     def open(cls, settings: DomainSettings, clock: Clock, folder_lock: FolderLock | None) -> Ground:
-        """Raises InvalidConfig: another app uses the data folder, a damaged identity file, or an unusable database URL."""
+        """Raises InvalidConfig: another app uses the data folder, a damaged identity file, or an unusable
+        database URL.
+        """
         folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
         check_folder(settings.data_dir, settings.app)
         identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
@@ -122,10 +124,13 @@ class Ground:
         return cls(settings, clock, identity, Metrics(), Stopping(), database, store, folder_lock)
 
 
-def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None) -> Litestar:
+def build_domain(
+    settings: DomainSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None
+) -> Litestar:
     """A Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
-    ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests end.
+    ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests
+    end.
 
     Args:
         folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
@@ -135,7 +140,13 @@ def build_domain(settings: DomainSettings, *, clock: Clock | None = None, folder
     """
     settings = with_secret(settings)
     ground = Ground.open(settings, clock or SystemClock(), folder_lock)
-    clock, database, store, stopping, metrics = ground.clock, ground.database, ground.store, ground.stopping, ground.metrics
+    clock, database, store, stopping, metrics = (
+        ground.clock,
+        ground.database,
+        ground.store,
+        ground.stopping,
+        ground.metrics,
+    )
 
     kept_answers = KeptAnswers(database, clock)
     quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)

@@ -31,6 +31,8 @@ def write_all(descriptor: int, data: Bytes, offset: int) -> None:
 
 
 def start_writeback(descriptor: int, offset: int, length: int) -> None:
-    """Have the kernel begin to write these bytes to the disk, without waiting for it; a hint, so a refusal does not matter."""
+    """Have the kernel begin to write these bytes to the disk, without waiting for it; a hint, so a refusal does not
+    matter.
+    """
     if _sync_file_range is not None:
         _sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)

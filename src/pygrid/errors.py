@@ -34,17 +34,19 @@ from __future__ import annotations
 import errno
 from typing import Any, ClassVar
 
+from pygrid import codes
+
 
 class PygridError(Exception):
     """Base class of every error that pygrid raises on purpose."""
 
     status: ClassVar[int] = 500
-    default_code: ClassVar[str] = "internal"
+    default_code: ClassVar[str] = codes.INTERNAL
 
     def __init__(self, detail: str, *, code: str | None = None, **fields: Any) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.code = code or self.default_code
+        self.code = str(code or self.default_code)
         self.fields = fields
 
     @classmethod
@@ -66,91 +68,91 @@ class PygridError(Exception):
 
 
 class InvalidInput(PygridError):
-    status, default_code = 400, "invalid_input"
+    status, default_code = 400, codes.INVALID_INPUT
 
 
 class InvalidTensors(InvalidInput):
-    default_code = "invalid_tensors"
+    default_code = codes.INVALID_TENSORS
 
 
 class ShapeMismatch(InvalidInput):
-    default_code = "shape_mismatch"
+    default_code = codes.SHAPE_MISMATCH
 
 
 class NonFinite(InvalidInput):
-    default_code = "non_finite"
+    default_code = codes.NON_FINITE
 
 
 class InvalidPlan(InvalidInput):
-    default_code = "invalid_plan"
+    default_code = codes.INVALID_PLAN
 
 
 class InvalidConfig(InvalidInput):
-    default_code = "invalid_config"
+    default_code = codes.INVALID_CONFIG
 
 
 class InvalidDataset(InvalidInput):
-    default_code = "invalid_dataset"
+    default_code = codes.INVALID_DATASET
 
 
 class Unauthenticated(PygridError):
-    status, default_code = 401, "unauthenticated"
+    status, default_code = 401, codes.UNAUTHENTICATED
 
 
 class InvalidCredentials(Unauthenticated):
-    default_code = "invalid_credentials"
+    default_code = codes.INVALID_CREDENTIALS
 
 
 class Forbidden(PygridError):
-    status, default_code = 403, "forbidden"
+    status, default_code = 403, codes.FORBIDDEN
 
 
 class IdentityChanged(Forbidden):
-    default_code = "identity_changed"
+    default_code = codes.IDENTITY_CHANGED
 
 
 class NotFound(PygridError):
-    status, default_code = 404, "not_found"
+    status, default_code = 404, codes.NOT_FOUND
 
 
 class TooSlow(PygridError):
-    status, default_code = 408, "too_slow"
+    status, default_code = 408, codes.TOO_SLOW
 
 
 class Conflict(PygridError):
-    status, default_code = 409, "conflict"
+    status, default_code = 409, codes.CONFLICT
 
 
 class Gone(PygridError):
-    status, default_code = 410, "gone"
+    status, default_code = 410, codes.GONE
 
 
 class PreconditionFailed(PygridError):
-    status, default_code = 412, "precondition_failed"
+    status, default_code = 412, codes.PRECONDITION_FAILED
 
 
 class PayloadTooLarge(PygridError):
-    status, default_code = 413, "payload_too_large"
+    status, default_code = 413, codes.PAYLOAD_TOO_LARGE
 
 
 class UnsupportedMediaType(PygridError):
-    status, default_code = 415, "unsupported_media_type"
+    status, default_code = 415, codes.UNSUPPORTED_MEDIA_TYPE
 
 
 class TooManyRequests(PygridError):
-    status, default_code = 429, "too_many_requests"
+    status, default_code = 429, codes.TOO_MANY_REQUESTS
 
 
 class Unavailable(PygridError):
-    status, default_code = 503, "unavailable"
+    status, default_code = 503, codes.UNAVAILABLE
 
 
 class StorageFull(PygridError):
-    status, default_code = 507, "storage_full"
+    status, default_code = 507, codes.STORAGE_FULL
 
 
 class AuthoringError(PygridError):
-    default_code = "authoring_error"
+    default_code = codes.AUTHORING_ERROR
 
 
 STORAGE_RETRY_S = 30
@@ -160,15 +162,16 @@ STORAGE_RETRY_S = 30
 def storage_full() -> StorageFull:
     """The refusal for want of space."""
     return StorageFull(
-        "the disk of this server is full, so nothing was stored; ask its operator to free space", retry_after_s=STORAGE_RETRY_S
+        "the disk of this server is full, so nothing was stored; ask its operator to free space",
+        retry_after_s=STORAGE_RETRY_S,
     )
 
 
 def explain_os_error(error: BaseException) -> PygridError | None:
     """The error that says the same as one of the disk; None: ``error`` is no such fault.
 
-    A quota and a limit on the size of files (``ulimit -f``) count as a full disk. A disk that reports an I/O error, or that the
-    kernel has made read-only after one, is `Unavailable` (``storage_unavailable``).
+    A quota and a limit on the size of files (``ulimit -f``) count as a full disk. A disk that reports an I/O error, or
+    that the kernel has made read-only after one, is `Unavailable` (``storage_unavailable``).
     """
     if not isinstance(error, OSError):
         return None
@@ -177,7 +180,7 @@ def explain_os_error(error: BaseException) -> PygridError | None:
     if error.errno in (errno.EIO, errno.EROFS):
         return Unavailable(
             "the disk of this server cannot be used now; ask its operator to look at it",
-            code="storage_unavailable",
+            code=codes.STORAGE_UNAVAILABLE,
             retry_after_s=STORAGE_RETRY_S,
         )
     return None

@@ -54,7 +54,9 @@ NOTE_SEEN_S = 60.0
 REQUEST_SWEEP_S = 3600.0
 
 
-def build_network(settings: NetworkSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None) -> Litestar:
+def build_network(
+    settings: NetworkSettings, *, clock: Clock | None = None, folder_lock: FolderLock | None = None
+) -> Litestar:
     """A Network as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
     ``app.state`` holds settings, clock, database, identity, links and services by name, and ``stopping``.

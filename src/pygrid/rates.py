@@ -1,8 +1,8 @@
 """How often an address may do something, in memory of a fixed size that no number of addresses can flush.
 
-Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash draws. A key is refused only if all
-its buckets are used up, so it shares its fate with another key only if the two, or a crowd, meet in every row. Nothing is ever
-thrown out to make room: a bucket empties with time, and with nothing else.
+Each key has a token bucket in each of `ROWS` rows of a table, at a place that a secret hash draws. A key is refused
+only if all its buckets are used up, so it shares its fate with another key only if the two, or a crowd, meet in every
+row. Nothing is ever thrown out to make room: a bucket empties with time, and with nothing else.
 
 Source: Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch", J. Algorithms 2005, with
 conservative update (Estan and Varghese, SIGCOMM 2002), over leaky buckets in place of counters.
@@ -14,6 +14,7 @@ import secrets
 from array import array
 from hashlib import blake2b
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.errors import TooManyRequests
 
@@ -60,9 +61,9 @@ class RateTable:
         if least + 1 > self._per_minute:
             wait_s = (least + 1 - self._per_minute) / per_s
             raise TooManyRequests(
-                f"more than {self._per_minute} {self._what} a minute came from your address; try again in {wait_s:.1f} s "
-                f"(the operator of this Domain can raise {self._setting})",
-                code="rate_limited",
+                f"more than {self._per_minute} {self._what} a minute came from your address; try again in {wait_s:.1f} "
+                f"s (the operator of this Domain can raise {self._setting})",
+                code=codes.RATE_LIMITED,
                 retry_after_s=round(wait_s, 3),
             )
         for place in places:

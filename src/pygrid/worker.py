@@ -1,4 +1,5 @@
-"""What a Worker on another machine is: it asks its Domain for jobs, runs them in sandboxes here, and brings the results.
+"""What a Worker on another machine is: it asks its Domain for jobs, runs them in sandboxes here, and brings the
+results.
 
     ask ──> renew once ──> fetch files ──> run ──> bring the result ──> ask
               └── every third of the lease: renew, and tell progress; if refused, the job is ended
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pygrid import codes
 from pygrid.compute.driver import WorkerSettings
 from pygrid.compute.job_cache import ReceivedFiles
 from pygrid.compute.local import SubprocessDriver
@@ -121,7 +123,9 @@ class RemoteWorker:
             except PygridError as error:
                 if error.status < 500:
                     raise
-                logger.warning("Domain not reached", extra={"code": error.code, "detail": error.detail, "retry_s": pause_s})
+                logger.warning(
+                    "Domain not reached", extra={"code": error.code, "detail": error.detail, "retry_s": pause_s}
+                )
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
                 continue
@@ -134,7 +138,10 @@ class RemoteWorker:
         return self._once.post(path, LeaseAnswer, json=request, timeout_s=self._wait_s + _ANSWER_SLACK_S)
 
     async def _see_through(self, lease: Lease) -> None:
-        """One job from the first renewal to its result. What goes wrong with it is told, and no reason to stop working."""
+        """One job from the first renewal to its result.
+
+        What goes wrong with it is told, and no reason to stop working.
+        """
         held = _Held(lease, self._once)
         try:
             await held.renew(self._patient)
@@ -181,7 +188,8 @@ class RemoteWorker:
             with self._files.using(file.hash for file in held.lease.files):
                 here = self._with_threads(await _in_thread(lambda: self._fetch(held.lease, spec)))
                 logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
-                # The driver holds a private job here, so that the time of the transfers does not add up with that of the job.
+                # The driver holds a private job here, so that the time of the transfers does not add up with that of
+                # the job.
                 on_progress = held.tell if spec.privacy is None else None
                 return await self._driver.run(here, on_progress)
         except Gone:
@@ -202,19 +210,21 @@ class RemoteWorker:
         paths: dict[str, str] = {}
         for file in lease.files:
             if not _HASH.fullmatch(file.hash):
-                raise PygridError(f"{file.hash[:80]!r} is not a SHA-256", code="unexpected_answer")
+                raise PygridError(f"{file.hash[:80]!r} is not a SHA-256", code=codes.UNEXPECTED_ANSWER)
             paths[file.hash] = str(self._files.find(file.hash) or self._download(lease, file))
 
         def moved(name: str) -> str:
             if name not in paths:
-                raise PygridError("the job names a file that the Domain did not announce", code="unexpected_answer")
+                raise PygridError("the job names a file that the Domain did not announce", code=codes.UNEXPECTED_ANSWER)
             return paths[name]
 
         return move_paths(spec, moved)
 
     def _download(self, lease: Lease, file: LeasedFile) -> Path:
         request = Request("GET", f"{_LEASES}/{lease.id}/files/{file.hash}")
-        return self._patient.exchange(request, lambda answer: self._files.receive(file.hash, file.num_bytes, answer.chunks()))
+        return self._patient.exchange(
+            request, lambda answer: self._files.receive(file.hash, file.num_bytes, answer.chunks())
+        )
 
 
 class _Held:
@@ -239,7 +249,9 @@ class _Held:
         sent_at = time.monotonic()
         path, patience_s = f"{_LEASES}/{self.lease.id}/renew", max(1.0, self._pause_s)
         answer = await _in_thread(
-            lambda: (api or self._api).post(path, Renewed, json=RenewRequest(progress), timeout_s=patience_s, idempotent=True)
+            lambda: (api or self._api).post(
+                path, Renewed, json=RenewRequest(progress), timeout_s=patience_s, idempotent=True
+            )
         )
         self._renewed_at, self._until = sent_at, sent_at + answer.expires_in_s
         self._pause_s = answer.expires_in_s / 3
@@ -266,7 +278,10 @@ class _Held:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """What a blocking call gives. Its thread does not keep the process from ending, as those of `asyncio.to_thread` do."""
+    """What a blocking call gives.
+
+    Its thread does not keep the process from ending, as those of `asyncio.to_thread` do.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 

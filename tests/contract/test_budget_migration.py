@@ -33,7 +33,13 @@ def fill_as_first(connection: sa.Connection) -> None:
     tables = sa.MetaData()
     tables.reflect(connection)
     for dataset_id, subject in ((1, None), (2, "person")):
-        words = {"name": "d", "name_key": f"d{dataset_id}", "description": "", "visibility": "private", "search_text": ""}
+        words = {
+            "name": "d",
+            "name_key": f"d{dataset_id}",
+            "description": "",
+            "visibility": "private",
+            "search_text": "",
+        }
         times = {"created_at": NOW.replace(tzinfo=None), "updated_at": NOW.replace(tzinfo=None)}
         connection.execute(tables.tables["datasets"].insert().values(id=dataset_id, **words, **times))
         connection.execute(

@@ -1,9 +1,9 @@
 """The ledger and the audit log, on SQLite and on PostgreSQL.
 
-Should happen: a charge that fits both caps is debited once, however often and by however many it is asked for; it stays through
-a crash; a refund of what never started makes room again; the audit log tells all of it and verifies.
-Should not happen: charges at once that together exceed a cap; a charge that changes under its job; an entry that was altered,
-removed, added or put back in an older copy without `verify` finding it.
+Should happen: a charge that fits both caps is debited once, however often and by however many it is asked for; it stays
+through a crash; a refund of what never started makes room again; the audit log tells all of it and verifies.
+Should not happen: charges at once that together exceed a cap; a charge that changes under its job; an entry that was
+altered, removed, added or put back in an older copy without `verify` finding it.
 """
 
 from __future__ import annotations
@@ -303,7 +303,9 @@ def test_charges_come_back_as_they_were_made(ledger: Database) -> None:
 async def test_a_charge_is_there_after_a_crash(ledger: Database, database_url: str) -> None:
     """What was answered is committed: another process sees it, whatever happens to this one."""
     await ledger.write(
-        lambda connection: budgets.reserve(connection, job_id="job", dataset_id=DATASET, user_id=ALICE, events=SMALL, now=NOW)
+        lambda connection: budgets.reserve(
+            connection, job_id="job", dataset_id=DATASET, user_id=ALICE, events=SMALL, now=NOW
+        )
     )
     other = Database(database_url)
     try:
@@ -316,7 +318,9 @@ async def test_a_charge_is_there_after_a_crash(ledger: Database, database_url: s
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.tuples(st.integers(1, 3), st.sampled_from([SMALL, (Gaussian(6.0),), (PoissonSampledGaussian(0.01, 1.0, 100),)])),
+        st.tuples(
+            st.integers(1, 3), st.sampled_from([SMALL, (Gaussian(6.0),), (PoissonSampledGaussian(0.01, 1.0, 100),)])
+        ),
         max_size=12,
     ),
 )

@@ -1,7 +1,7 @@
 """Who the clients of a process are, on both databases.
 
-Should happen: clients are counted by address and found by subject; unused ones go; those of a released version stay in use.
-Should not happen: a client that reported, has a name or was used meanwhile is removed.
+Should happen: clients are counted by address and found by subject; unused ones go; those of a released version stay in
+use. Should not happen: a client that reported, has a name or was used meanwhile is removed.
 """
 
 from __future__ import annotations
@@ -77,14 +77,15 @@ def test_clients_and_reports_of_the_first_release_stay_in_use(database: Database
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         for statement in (
-            "INSERT INTO processes (id, name, version, state, client_config, server_config, num_parameters, created_at) "
-            "VALUES (1, 'digits', '1.0', 'active', '{}', '{}', 1, :at)",
-            "INSERT INTO cycles (id, process_id, sequence, state, attempt, checkpoint, num_assigned, num_reports, created_at) "
-            "VALUES (1, 1, 1, 'open', 1, 1, 1, 1, :at)",
+            "INSERT INTO processes (id, name, version, state, client_config, server_config, num_parameters, "
+            "created_at) VALUES (1, 'digits', '1.0', 'active', '{}', '{}', 1, :at)",
+            "INSERT INTO cycles (id, process_id, sequence, state, attempt, checkpoint, num_assigned, num_reports, "
+            "created_at) VALUES (1, 1, 1, 'open', 1, 1, 1, 1, :at)",
             "INSERT INTO clients (id, process_id, created_at) VALUES ('old', 1, :at)",
             "INSERT INTO assignments (id, cycle_id, client_id, state, key_hash, created_at) "
             "VALUES (1, 1, 'old', 'reported', 'key', :at)",
-            'INSERT INTO reports (id, cycle_id, fingerprint, file, "offset", length, num_examples, weight, norm, metrics, '
+            'INSERT INTO reports (id, cycle_id, fingerprint, file, "offset", length, num_examples, weight, norm, '
+            "metrics, "
             "received_at) VALUES (1, 1, 'f', '1.segment', 0, 10, 7, 7, 2.5, '{}', :at)",
         ):
             connection.execute(sa.text(statement), {"at": "2020-01-01 00:00:00.000000"})

@@ -1,8 +1,9 @@
 """The contract of `Database`, on SQLite and on PostgreSQL.
 
-Should happen: a write is there for every read that starts after it was answered; callers that write at once each get their own
-answer; bytes are durable before the row that names them; migrations give the tables of the code, also when two start at once.
-Should not happen: a unit that fails takes others with it, or leaves something; a closed or full database loses an answer.
+Should happen: a write is there for every read that starts after it was answered; callers that write at once each get
+their own answer; bytes are durable before the row that names them; migrations give the tables of the code, also when
+two start at once. Should not happen: a unit that fails takes others with it, or leaves something; a closed or full
+database loses an answer.
 """
 
 from __future__ import annotations
@@ -90,13 +91,17 @@ async def test_a_commit_that_fails_reaches_every_caller_and_changes_nothing(note
 
     def make(connection: sa.Connection) -> None:
         connection.execute(sa.text("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
-        connection.execute(sa.text("CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"))
+        connection.execute(
+            sa.text("CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
 
     await noted.write(make)
     with pytest.raises(Unavailable) as refused:
         await noted.write(lambda connection: connection.execute(sa.text("INSERT INTO child (id) VALUES (7)")))
     assert refused.value.code == "storage_failed"
-    assert await noted.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM child")).scalar_one()) == 0
+    assert (
+        await noted.read(lambda connection: connection.execute(sa.text("SELECT count(*) FROM child")).scalar_one()) == 0
+    )
     assert await noted.write(_put("still works")) == 1
 
 
@@ -200,7 +205,9 @@ async def test_a_lookup_sees_what_was_written_before_and_holds_nothing_up(noted:
     assert (await noted.look_up(_texts))[-1] == "after"
 
 
-async def test_a_write_that_nobody_waits_for_is_done_or_logged(noted: Database, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_write_that_nobody_waits_for_is_done_or_logged(
+    noted: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     noted.write_later(_put("later"))
     noted.write_later(_put("later"))
     await noted.write(_put("after"))
@@ -310,7 +317,9 @@ def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(tmp_pa
 
 def test_a_database_of_a_later_version_is_left_alone(database: Database) -> None:
     migrate(database)
-    database.write_now(lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
+    database.write_now(
+        lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    )
     with pytest.raises(InvalidConfig) as refused:
         migrate(database)
     assert refused.value.code == "database_too_new"

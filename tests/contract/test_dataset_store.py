@@ -1,8 +1,8 @@
 """Files of every format become columns that can be mapped, or are refused; rows of datasets on both databases.
 
 Should happen: what is mapped equals what was in the file, bit for bit, whatever the format.
-Should not happen: a file that lies, unpacks without end, or holds Python objects gets past its reader; anything but a refusal
-with a code comes of it; a reader runs code or writes elsewhere.
+Should not happen: a file that lies, unpacks without end, or holds Python objects gets past its reader; anything but a
+refusal with a code comes of it; a reader runs code or writes elsewhere.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def texts_of(schema: Schema, arrays: Arrays, name: str) -> list[str]:
     return [column.categories[code] for code in arrays[name].tolist()]
 
 
-NAMES = st.lists(st.text("abcdefghij_ 0é", min_size=1, max_size=8).map(lambda n: f"c{n}d"), min_size=1, max_size=4, unique=True)
+NAMES = st.lists(
+    st.text("abcdefghij_ 0é", min_size=1, max_size=8).map(lambda n: f"c{n}d"), min_size=1, max_size=4, unique=True
+)
 TEXTS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=6)
 
 
@@ -194,7 +196,15 @@ def test_texts_come_back(form: str, texts: list[str], store: Callable[..., Any])
 def test_kinds_of_csv_columns_are_told_from_all_values(store: Callable[..., Any]) -> None:
     data = b"i,f,b,t,zip,miss,none\n1,1,true,1,007,1,\n-2,2.5e3,false,x,123,,\n3,4,True,,5,3,NA\n"
     schema, mapped = store(data)
-    assert [column.dtype for column in schema.columns] == ["int64", "float64", "bool", "text", "text", "float64", "float64"]
+    assert [column.dtype for column in schema.columns] == [
+        "int64",
+        "float64",
+        "bool",
+        "text",
+        "text",
+        "float64",
+        "float64",
+    ]
     assert mapped["i"].tolist() == [1, -2, 3]
     assert mapped["f"].tolist() == [1, 2500, 4]
     assert mapped["b"].tolist() == [True, False, True]
@@ -245,12 +255,21 @@ def test_single_columns_can_be_put_together(form: str, store: Callable[..., Any]
 
 
 def test_other_dtypes_are_stored_in_wider_ones(store: Callable[..., Any]) -> None:
-    given = {"float16": "float32", "int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+    given = {
+        "float16": "float32",
+        "int8": "int32",
+        "int16": "int32",
+        "uint16": "int32",
+        "uint32": "int64",
+        "uint64": "int64",
+    }
     arrays = {name: np.array([0, 1, 100], dtype=name) for name in given}
     _, mapped = store(npz(arrays))
     assert {name: mapped[name].dtype.name for name in given} == given
     assert all(mapped[name].tolist() == [0, 1, 100] for name in given)
-    _, mapped = store(npz({"big": np.array([1, 2], dtype=">i4"), "f": np.asfortranarray(np.arange(6.0).reshape(3, 2))[:2]}))
+    _, mapped = store(
+        npz({"big": np.array([1, 2], dtype=">i4"), "f": np.asfortranarray(np.arange(6.0).reshape(3, 2))[:2]})
+    )
     assert mapped["big"].tolist() == [1, 2]
     assert mapped["f"].tolist() == [[0, 1], [2, 3]]
 
@@ -294,7 +313,10 @@ def test_missing_values_can_be_declared(store: Callable[..., Any]) -> None:
     full, gaps = b"n\n1.5\n2\n", b"n\n1.5\nNA\n"
     assert store(full, columns=(ColumnDeclaration("n", has_missing=True),))[0].columns[0].has_missing is True
     assert store(full, columns=(ColumnDeclaration("n", has_missing=False),))[0].columns[0].has_missing is False
-    for data, dtype, code in ((gaps, None, "dataset_missing_values"), (b"n\n1\n2\n", "int64", "dataset_columns_differ")):
+    for data, dtype, code in (
+        (gaps, None, "dataset_missing_values"),
+        (b"n\n1\n2\n", "int64", "dataset_columns_differ"),
+    ):
         with pytest.raises(InvalidInput) as refused:
             store(data, columns=(ColumnDeclaration("n", dtype=dtype, has_missing=False),))
         assert refused.value.code == code
@@ -422,7 +444,9 @@ def test_a_dense_parquet_file_is_a_bomb_too(store: Callable[..., Any]) -> None:
     assert refused.value.code == "dataset_too_large"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     form=st.sampled_from(("npz", "npz-compressed", "safetensors", "csv")),
     position=st.integers(0, 10_000),
@@ -455,7 +479,9 @@ DECLARED: list[tuple[bytes, ColumnDeclaration, str]] = [
 
 
 @pytest.mark.parametrize(("data", "declared", "code"), DECLARED)
-def test_data_that_is_not_as_declared_is_refused(data: bytes, declared: ColumnDeclaration, code: str, store: Any) -> None:
+def test_data_that_is_not_as_declared_is_refused(
+    data: bytes, declared: ColumnDeclaration, code: str, store: Any
+) -> None:
     with pytest.raises(InvalidInput) as refused:
         store(data, columns=(declared,))
     assert refused.value.code == code, refused.value
@@ -544,7 +570,9 @@ def migrated(database: Database) -> Database:
     return database
 
 
-def add(connection: sa.Connection, name: str, visibility: Any = "private", tags: tuple[str, ...] = (), by: int = 1) -> int:
+def add(
+    connection: sa.Connection, name: str, visibility: Any = "private", tags: tuple[str, ...] = (), by: int = 1
+) -> int:
     dataset_id = rows.put_dataset(
         connection,
         name=name,
@@ -555,7 +583,9 @@ def add(connection: sa.Connection, name: str, visibility: Any = "private", tags:
         created_by=by,
         now=NOW,
     )
-    rows.put_version(connection, dataset_id, rows.NewVersion(f"folder-{name}", None, "none", SCHEMA, "", "hash"), by, NOW)
+    rows.put_version(
+        connection, dataset_id, rows.NewVersion(f"folder-{name}", None, "none", SCHEMA, "", "hash"), by, NOW
+    )
     return dataset_id
 
 
@@ -612,7 +642,9 @@ def test_a_deleted_dataset_frees_its_name_and_keeps_its_number(migrated: Databas
 
 
 def test_texts_of_arrow_are_coded_as_they_first_occur(store: Callable[..., Any]) -> None:
-    """Whatever the file calls them: its dictionary may have texts that no record has, and a text that is missing is empty."""
+    """Whatever the file calls them: its dictionary may have texts that no record has, and a text that is missing is
+    empty.
+    """
     coded = pa.DictionaryArray.from_arrays(pa.array([2, None, 0, 2], pa.int8()), pa.array(["c", "unused", "a"]))
     plain = pa.array(["c", "a", None, "c"])
     table = pa.table(
@@ -622,7 +654,12 @@ def test_texts_of_arrow_are_coded_as_they_first_occur(store: Callable[..., Any])
     with pa.ipc.new_file(out, table.schema) as writer:
         writer.write_table(table)
     schema, mapped = store(out.getvalue())
-    assert [column.categories for column in schema.columns] == [("a", "", "c"), ("c", "a", ""), ("c", "a", ""), ("c", "a", "")]
+    assert [column.categories for column in schema.columns] == [
+        ("a", "", "c"),
+        ("c", "a", ""),
+        ("c", "a", ""),
+        ("c", "a", ""),
+    ]
     assert mapped["coded"].tolist() == [0, 1, 2, 0]
     assert mapped["plain"].tolist() == mapped["large"].tolist() == mapped["view"].tolist() == [0, 1, 2, 0]
 
@@ -645,7 +682,9 @@ async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None
         await asyncio.sleep(0.01)
     for task in tasks:
         task.cancel()
-    assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [asyncio.CancelledError] * 2
+    assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        asyncio.CancelledError
+    ] * 2
     assert psutil.Process().children() == before
     (tmp_path / "short.csv").write_bytes(b"a\n1\n")
     (tmp_path / "draft2").mkdir()

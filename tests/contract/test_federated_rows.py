@@ -1,7 +1,7 @@
 """Rows of the parts of federated jobs, and of clients with names, on SQLite and on PostgreSQL.
 
-Should happen: a part comes back as it was put and changed; the queue tells federated jobs from others; a draft is its maker's.
-Should not happen: two parts of one number; two clients of one name, however many ask at once.
+Should happen: a part comes back as it was put and changed; the queue tells federated jobs from others; a draft is its
+maker's. Should not happen: two parts of one number; two clients of one name, however many ask at once.
 """
 
 from __future__ import annotations
@@ -122,7 +122,14 @@ def test_a_draft_keeps_its_name_until_it_is_hosted(filled: Database) -> None:  #
 
     def host(connection: sa.Connection) -> None:
         process = put_process(
-            connection, name="é", version="1", client_config={}, server_config={}, num_parameters=1, now=NOW, created_by=7
+            connection,
+            name="é",
+            version="1",
+            client_config={},
+            server_config={},
+            num_parameters=1,
+            now=NOW,
+            created_by=7,
         )
         drafts.set_hosted(connection, made.id, process)
 

@@ -1,7 +1,7 @@
 """Rows of jobs, policies and the queue, on SQLite and on PostgreSQL; and the files of jobs.
 
-Should happen: a job comes back as it was put; a change is written once; the queue gives the oldest that nobody else has.
-Should not happen: two changes at once that both count; a list that shows what the rules would not.
+Should happen: a job comes back as it was put; a change is written once; the queue gives the oldest that nobody else
+has. Should not happen: two changes at once that both count; a list that shows what the rules would not.
 """
 
 from __future__ import annotations
@@ -44,9 +44,18 @@ TERMS = PrivacyTerms(clip=1.0, noise_multiplier=1.5, rounds=7, delta=1e-6, expec
 
 def put_dataset(connection: sa.Connection, name: str, holder: int, visibility: Visibility = "listed") -> int:
     dataset_id = dataset_rows.put_dataset(
-        connection, name=name, description="", visibility=visibility, tags=(), search_text="", created_by=holder, now=NOW
+        connection,
+        name=name,
+        description="",
+        visibility=visibility,
+        tags=(),
+        search_text="",
+        created_by=holder,
+        now=NOW,
     )
-    dataset_rows.put_version(connection, dataset_id, NewVersion("folder", None, "none", SCHEMA, "", "hash"), holder, NOW)
+    dataset_rows.put_version(
+        connection, dataset_id, NewVersion("folder", None, "none", SCHEMA, "", "hash"), holder, NOW
+    )
     return dataset_id
 
 
@@ -123,7 +132,11 @@ def test_each_change_is_kept_with_its_time(filled: Database) -> None:
 
 def test_of_changes_from_one_state_exactly_one_is_written(filled: Database, database_url: str) -> None:
     job = put(filled, new_job(state=JobState.WAITING))
-    moves = [rules.approve(job, 5, job.request_hash, ""), rules.deny(job, 6, job.request_hash, ""), rules.cancel(job)] * 4
+    moves = [
+        rules.approve(job, 5, job.request_hash, ""),
+        rules.deny(job, 6, job.request_hash, ""),
+        rules.cancel(job),
+    ] * 4
     barrier = threading.Barrier(len(moves))
 
     def decide(moved: Job) -> bool:

@@ -1,7 +1,7 @@
 """Both ends of a control WebSocket, over a pair in memory and over a real one on loopback.
 
-Should happen: an answer reaches whoever asked, whatever the order; a refusal comes back as its class; what is told is heard in
-its order; a newer link takes the place of an older one.
+Should happen: an answer reaches whoever asked, whatever the order; a refusal comes back as its class; what is told is
+heard in its order; a newer link takes the place of an older one.
 Should not happen: an open question that waits for ever once the link is closed; a frame that breaks the other end; more
 questions, or larger frames, than the bounds.
 """
@@ -278,7 +278,10 @@ async def test_too_large_a_frame_is_not_sent(make: Pair) -> None:
         return payload
 
     here, _ = await make({}, {"big": big, "echo": echo})
-    for call in (here.ask("echo", {"text": "x" * MAX_FRAME_BYTES}), here.tell("echo", {"text": "é" * (MAX_FRAME_BYTES // 2)})):
+    for call in (
+        here.ask("echo", {"text": "x" * MAX_FRAME_BYTES}),
+        here.tell("echo", {"text": "é" * (MAX_FRAME_BYTES // 2)}),
+    ):
         with pytest.raises(PayloadTooLarge):
             await call
     with pytest.raises(PayloadTooLarge) as answer:

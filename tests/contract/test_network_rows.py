@@ -66,12 +66,18 @@ def test_several_may_ask_for_a_name_until_one_has_it(database: Database) -> None
     assert database.read_now(lambda connection: rows.find_domain(connection, first.id)) is None
     assert database.read_now(lambda connection: rows.find_domain(connection, other.id)) == other
     put(database, "bob", ACCEPTED, "z")
-    assert [known.identity for known in database.read_now(lambda connection: rows.list_named(connection, "bob"))] == ["z"]
+    assert [known.identity for known in database.read_now(lambda connection: rows.list_named(connection, "bob"))] == [
+        "z"
+    ]
 
 
 def test_requests_of_those_who_are_gone_are_forgotten(database: Database) -> None:
     later = NOW + dt.timedelta(days=8)
-    silent, heard, kept = put(database, "a", PENDING), put(database, "b", PENDING), put(database, "c", AssociationState.LEFT)
+    silent, heard, kept = (
+        put(database, "a", PENDING),
+        put(database, "b", PENDING),
+        put(database, "c", AssociationState.LEFT),
+    )
     database.write_now(lambda connection: rows.update_domains_seen(connection, {heard.id: later}))
     gone = database.write_now(lambda connection: rows.delete_stale_requests(connection, later - dt.timedelta(days=7)))
     assert gone == [silent.name]
@@ -91,7 +97,9 @@ def test_changes_and_signs_of_life_are_kept(database: Database) -> None:
     first, second = put(database, "a"), put(database, "b")
     changes = {"state": AssociationState.REVOKED.value, "reason": "why", "decided_by": 3}
     database.write_now(lambda connection: rows.update_domain(connection, first, changes))
-    database.write_now(lambda connection: rows.update_domains_seen(connection, {first.id: NOW, second.id: NOW, 99: NOW}))
+    database.write_now(
+        lambda connection: rows.update_domains_seen(connection, {first.id: NOW, second.id: NOW, 99: NOW})
+    )
     database.write_now(lambda connection: rows.update_domains_seen(connection, {}))
     found = database.read_now(rows.list_domains)
     assert [(known.state, known.reason, known.last_seen_at) for known in found] == [
@@ -146,7 +154,9 @@ def test_an_invitation_is_good_for_its_name_its_time_and_its_uses(database: Data
     assert gone.value.code == "invitation_not_found"
 
 
-async def test_of_many_at_once_only_as_many_use_an_invitation_as_it_is_good_for(database: Database, database_url: str) -> None:
+async def test_of_many_at_once_only_as_many_use_an_invitation_as_it_is_good_for(
+    database: Database, database_url: str
+) -> None:
     found = invite(database, "h", max_uses=3)
     others = [Database(database_url) for _ in range(4)]
     try:
@@ -168,7 +178,14 @@ def test_two_processes_can_not_give_a_name_twice(database: Database, state: Asso
     put(database, "alice")
 
     def insert(connection: sa.Connection) -> None:
-        values = {"name": "ALICE", "name_key": "alice", "state": state.value, "entry": {}, "reason": "", "created_at": NOW}
+        values = {
+            "name": "ALICE",
+            "name_key": "alice",
+            "state": state.value,
+            "entry": {},
+            "reason": "",
+            "created_at": NOW,
+        }
         connection.execute(sa.insert(rows.domains).values(values))
 
     if state in HOLDING:
@@ -180,13 +197,24 @@ def test_two_processes_can_not_give_a_name_twice(database: Database, state: Asso
 
 def test_a_domain_keeps_its_networks(database: Database) -> None:
     first = database.write_now(lambda connection: rows.put_network(connection, "http://a", "token", NOW))
-    assert (first.state, first.invitation, first.identity, first.name) == (AssociationState.JOINING, "token", None, None)
+    assert (first.state, first.invitation, first.identity, first.name) == (
+        AssociationState.JOINING,
+        "token",
+        None,
+        None,
+    )
     later = NOW + dt.timedelta(minutes=1)
     changes = {"state": ACCEPTED.value, "identity": "k", "name": "net", "invitation": None}
     database.write_now(lambda connection: rows.update_network(connection, first.id, changes, later))
     found = database.read_now(lambda connection: rows.find_network(connection, "http://a"))
     assert found is not None
-    assert (found.state, found.identity, found.name, found.invitation, found.updated_at) == (ACCEPTED, "k", "net", None, later)
+    assert (found.state, found.identity, found.name, found.invitation, found.updated_at) == (
+        ACCEPTED,
+        "k",
+        "net",
+        None,
+        later,
+    )
     second = database.write_now(lambda connection: rows.put_network(connection, "http://b", None, NOW))
     assert database.read_now(rows.list_networks) == [found, second]
     assert database.read_now(lambda connection: rows.get_network(connection, second.id)) == second

@@ -96,7 +96,9 @@ def two(postgres_url: str, tmp_path: Path) -> tuple[Database, Database]:
     return first, second
 
 
-async def test_a_postgresql_database_has_one_owner(two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_postgresql_database_has_one_owner(
+    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection of the first owner is cut: it takes the lock again. It is cut again, and another is quicker."""
     monkeypatch.setattr(ownership, "CHECK_S", 0.01)
     database, other = two

@@ -1,8 +1,10 @@
-"""What `Database` promises of many writers at once, on SQLite and on PostgreSQL; the basics are in ``test_database.py``.
+"""What `Database` promises of many writers at once, on SQLite and on PostgreSQL; the basics are in
+``test_database.py``.
 
-Should happen: what waits goes into one transaction; a unit that fails is undone alone, and the others, which run again, give
-right answers; bytes come before the rows that name them.
-Should not happen: an answer reaches another caller; a caller that gave up spoils the batch; a reader sees half of a unit.
+Should happen: what waits goes into one transaction; a unit that fails is undone alone, and the others, which run again,
+give right answers; bytes come before the rows that name them.
+Should not happen: an answer reaches another caller; a caller that gave up spoils the batch; a reader sees half of a
+unit.
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ async def test_each_of_a_failing_batch_gets_its_own_answer(numbered: Database) -
 
     async with _held(numbered):
         writing = [
-            asyncio.create_task(numbered.write(fail(number) if number % 10 == 0 else _put(number))) for number in range(100)
+            asyncio.create_task(numbered.write(fail(number) if number % 10 == 0 else _put(number)))
+            for number in range(100)
         ]
     outcomes = await asyncio.gather(*writing, return_exceptions=True)
     for number, outcome in enumerate(outcomes):
@@ -110,7 +113,9 @@ async def test_each_of_a_failing_batch_gets_its_own_answer(numbered: Database) -
 
 
 async def test_units_that_run_twice_change_once(numbered: Database) -> None:
-    """Each takes the next number; a failure in their midst makes all run again, and there is no gap and no repetition."""
+    """Each takes the next number; a failure in their midst makes all run again, and there is no gap and no
+    repetition.
+    """
     runs: list[int] = []
 
     def take_next(connection: sa.Connection) -> int:
@@ -140,7 +145,9 @@ async def test_a_unit_sees_what_the_units_before_it_did(numbered: Database) -> N
 
 
 async def test_of_many_who_gave_up_none_spoils_the_batch(numbered: Database) -> None:
-    """What becomes of a unit whose caller gave up is not said, but it is there whole or not at all; the others are answered."""
+    """What becomes of a unit whose caller gave up is not said, but it is there whole or not at all; the others are
+    answered.
+    """
     async with _held(numbered):
         writing = [asyncio.create_task(numbered.write(_put(number))) for number in range(50)]
         await asyncio.sleep(0.01)
@@ -268,7 +275,8 @@ async def test_units_that_run_twice_write_their_bytes_once(numbered: Database) -
 
     async with _held(numbered):
         writing = [
-            asyncio.create_task(numbered.write_with_bytes(fail if number == 5 else take, log, b"ab")) for number in range(10)
+            asyncio.create_task(numbered.write_with_bytes(fail if number == 5 else take, log, b"ab"))
+            for number in range(10)
         ]
     outcomes = await asyncio.gather(*writing, return_exceptions=True)
     assert isinstance(outcomes.pop(5), ValueError)

@@ -1,7 +1,8 @@
 """The queries on processes, cycles, assignments, reports and events, on SQLite and on PostgreSQL.
 
-Should happen: what was put is what is got; lists are in their order and within their bounds; counts follow what they count.
-Should not happen: two processes, checkpoints, reports or assignments where one is allowed; a lease that two hold.
+Should happen: what was put is what is got; lists are in their order and within their bounds; counts follow what they
+count. Should not happen: two processes, checkpoints, reports or assignments where one is allowed; a lease that two
+hold.
 """
 
 from __future__ import annotations
@@ -122,8 +123,15 @@ def test_a_name_and_version_are_taken_once(store: Rows) -> None:
 
 def test_processes_are_listed_newest_first(store: Rows) -> None:
     ids = [store.process(name, version) for name, version in (("a", "1"), ("b", "1"), ("a", "2"))]
-    for params, expected in (({}, [2, 1, 0]), ({"name": "a"}, [2, 0]), ({"version": "1"}, [1, 0]), ({"limit": 2}, [2, 1])):
-        assert [process.id for process in store(processes.list_processes, **params)] == [ids[place] for place in expected]
+    for params, expected in (
+        ({}, [2, 1, 0]),
+        ({"name": "a"}, [2, 0]),
+        ({"version": "1"}, [1, 0]),
+        ({"limit": 2}, [2, 1]),
+    ):
+        assert [process.id for process in store(processes.list_processes, **params)] == [
+            ids[place] for place in expected
+        ]
     assert store(processes.get_process_by_name, "a", None).version == "2"
     assert store(processes.get_process_by_name, "a", "1").id == ids[0]
 
@@ -196,7 +204,13 @@ def test_cycles_are_listed_in_pages(store: Rows) -> None:
     for sequence in (3, 1, 2):
         store.cycle(process_id, sequence)
     store.cycle(other)
-    for after, limit, expected in ((0, 10, [1, 2, 3]), (1, 10, [2, 3]), (0, 2, [1, 2]), (3, 10, []), (2**31 - 1, 10, [])):
+    for after, limit, expected in (
+        (0, 10, [1, 2, 3]),
+        (1, 10, [2, 3]),
+        (0, 2, [1, 2]),
+        (3, 10, []),
+        (2**31 - 1, 10, []),
+    ):
         assert [cycle.sequence for cycle in store(rows.list_cycles, process_id, after, limit)] == expected
 
 
@@ -377,7 +391,14 @@ def test_accepted_norms_are_those_of_the_last_cycles_that_had_reports(store: Row
 def test_events_are_listed_in_order_from_any_place(store: Rows) -> None:
     process_id, other = store.process(), store.process("other")
     for number in range(5):
-        store(rows.put_event, process_id, number, "cycle_opened", _after(number), {"number": number, "metrics": {"loss": 0.1}})
+        store(
+            rows.put_event,
+            process_id,
+            number,
+            "cycle_opened",
+            _after(number),
+            {"number": number, "metrics": {"loss": 0.1}},
+        )
         store(rows.put_event, other, number, "cycle_closing", NOW)
     events = store(rows.list_events, process_id, 0, 100)
     assert [event.data["number"] for event in events] == [0, 1, 2, 3, 4]

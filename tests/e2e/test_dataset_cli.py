@@ -1,4 +1,5 @@
-"""The commands for datasets as a user runs them, the examples of docs/datasets.md, and a Domain killed during an upload.
+"""The commands for datasets as a user runs them, the examples of docs/datasets.md, and a Domain killed during an
+upload.
 
 Should happen: from a file to a listed dataset and its mock twin without a line of Python.
 Should not: a traceback for a mistake, exit code 0 for a failure, anything left of an upload that a kill cut off.
@@ -45,7 +46,9 @@ def domain(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pygrid", "domain", "--port", "0", "--port-file", str(port_file), "--data-dir"]
-    process = subprocess.Popen([*command, str(folder / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, str(folder / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     give_up_at = time.monotonic() + TIMEOUT_S
     while not port_file.exists():
         assert process.poll() is None, process.communicate()
@@ -100,7 +103,16 @@ def test_the_examples_run(url: str, folder: Path) -> None:
 
 
 def test_commands_tell_what_there_is(url: str) -> None:
-    options = ["-c", r"age:float32,unit=years,meaning=at\, say\, noon,min=0", "-t", "a", "-t", "b", "--visibility", "public"]
+    options = [
+        "-c",
+        r"age:float32,unit=years,meaning=at\, say\, noon,min=0",
+        "-t",
+        "a",
+        "-t",
+        "b",
+        "--visibility",
+        "public",
+    ]
     done = run("dataset", "upload", "ages.csv", "--name", "people", "--description", "Some ages", *options)
     assert (done.returncode, done.stdout) == (0, "people, version 1: 3 records, 2 columns, 24 B\n"), done.stderr
     shown = run("dataset", "show", "people").stdout
@@ -202,7 +214,9 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
 
     def readers(server: psutil.Process) -> list[psutil.Process]:
         return [
-            child for child in server.children(recursive=True) if any("conversion_child" in word for word in child.cmdline())
+            child
+            for child in server.children(recursive=True)
+            if any("conversion_child" in word for word in child.cmdline())
         ]
 
     with domain(folder) as (address, process), connect(address) as owner:
@@ -217,7 +231,12 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
 
 def test_a_column_is_read_from_an_option() -> None:
     assert read_column("age") == {"name": "age"}
-    assert read_column("x:uint8,source=p1|p*,max=255") == {"name": "x", "dtype": "uint8", "source": ["p1", "p*"], "max": 255.0}
+    assert read_column("x:uint8,source=p1|p*,max=255") == {
+        "name": "x",
+        "dtype": "uint8",
+        "source": ["p1", "p*"],
+        "max": 255.0,
+    }
     for text in ("a,b", "a,min=x", "a,colour=red"):
         with pytest.raises(InvalidInput):
             read_column(text)

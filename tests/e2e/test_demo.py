@@ -1,7 +1,7 @@
 """The demo and the examples, run as a user runs them.
 
-Should happen: both models learn, the files are there, every process is ended, also after Ctrl-C and after a failure; a job
-beyond the budget is refused, an exact one waits for its owner.
+Should happen: both models learn, the files are there, every process is ended, also after Ctrl-C and after a failure; a
+job beyond the budget is refused, an exact one waits for its owner.
 Should not: success reported for a model that did not learn; a folder emptied that the demo did not make.
 """
 
@@ -55,7 +55,9 @@ def test_ten_devices_learn_to_read_digits(tmp_path):
     assert float(rows[-1][3]) >= 93.0
     points = ET.parse(output / "learning-curve.svg").getroot().findall("{http://www.w3.org/2000/svg}circle")
     assert len(points) == 21
-    assert load_data(output / "model.safetensors").keys() == load_data(DEMO.parent / "plans" / "digits.safetensors").keys()
+    assert (
+        load_data(output / "model.safetensors").keys() == load_data(DEMO.parent / "plans" / "digits.safetensors").keys()
+    )
     assert processes_of(output) == []
     check_second_part(done.stdout)
     check_third_part(done.stdout)
@@ -131,7 +133,9 @@ def test_ctrl_c_ends_every_process(tmp_path):
     command = [sys.executable, str(DEMO), "--output", str(tmp_path / "out"), "--devices", "2", "--cycles", "1000"]
     # A shell may have the tests ignore Ctrl-C, as all that it runs in the background, and the demo would inherit that.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as running:
         assert running.stdout is not None
         for text in running.stdout:
             if text.startswith("cycle   2"):

@@ -2,8 +2,8 @@
 
 SQLite sees an I/O error, and the files of blobs a file that is too large.
 
-Should happen: every call that stores something is refused with 503 or 507, ``Retry-After`` and a stable code; calls that only
-read are answered; all works again once the limit is lifted.
+Should happen: every call that stores something is refused with 503 or 507, ``Retry-After`` and a stable code; calls
+that only read are answered; all works again once the limit is lifted.
 Should not: a 500; files or rows of what was refused; a report that counts twice; a Domain that has to be started again.
 """
 
@@ -46,7 +46,9 @@ def calls_of(site: Site, dataset: int, device: dict[str, str]) -> dict[str, Call
     upload = {"config": json.dumps({"name": "other"}).encode(), "data": encode(logistic_data(50))}
     diff = encode({name: np.full_like(array, 0.5) for name, array in logistic_params().items()})
     return {
-        "log-in": call("POST", "/users/login", {}, json={"email": "owner@example.org", "password": "correct horse battery"}),
+        "log-in": call(
+            "POST", "/users/login", {}, json={"email": "owner@example.org", "password": "correct horse battery"}
+        ),
         "account": call("POST", "/users", {}, json={"email": "new@example.org", "password": "correct horse battery"}),
         "e-mail": call("PUT", "/users/2/email", site.scientist, json={"email": "science@example.org"}),
         "group": call("POST", "/groups", json={"name": "nurses"}),

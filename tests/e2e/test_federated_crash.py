@@ -1,8 +1,9 @@
-"""A training across two Domains, whose coordinator is reached through the relay of a Network: all of them processes, and each
-is killed (``kill -9``) while a Domain waits for a cycle, while it trains, and while it reports.
+"""A training across two Domains, whose coordinator is reached through the relay of a Network: all of them processes,
+and each is killed (``kill -9``) while a Domain waits for a cycle, while it trains, and while it reports.
 
 Should happen: the training ends; what was reported before is in its checkpoint; every debit stands, whole.
-Should not happen: a diff that counts twice in a cycle; a private training more than was paid for; a process that stays away.
+Should not happen: a diff that counts twice in a cycle; a private training more than was paid for; a process that stays
+away.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.apps = {"net": App("network", folder / "net", "--heartbeat-s", "1", "--id", "net", PYGRID_INVITATION=INVITATION)}
+        self.apps = {
+            "net": App("network", folder / "net", "--heartbeat-s", "1", "--id", "net", PYGRID_INVITATION=INVITATION)
+        }
 
     def start(self) -> None:
         network = self.apps["net"].start()
@@ -55,7 +58,9 @@ class World:
             self.owners[name] = self._sign_up(urls[name], "owner@example.org")
             columns = {"x": "features", "y": "label 0..2"}
             data = logistic_data(200 * number, seed=number)
-            dataset = self.owners[name].datasets.upload("points", data, visibility="listed", columns=columns, progress=False)
+            dataset = self.owners[name].datasets.upload(
+                "points", data, visibility="listed", columns=columns, progress=False
+            )
             dataset.policy(**POLICY)
             self.science[name] = self._sign_up(urls[name], "scientist@example.org")
 
@@ -127,8 +132,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def ledger(folder: Path, name: str) -> tuple[list[str], list[str]]:
-    """States of the trainings of the one job at a Domain, and of its charge; the audit log must be whole, and the charge be of
-    all cycles.
+    """States of the trainings of the one job at a Domain, and of its charge; the audit log must be whole, and the
+    charge be of all cycles.
     """
     data = folder / name / "pygrid-data"
     database = Database(f"sqlite:///{data / 'domain.db'}")

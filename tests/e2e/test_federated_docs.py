@@ -1,6 +1,7 @@
 """The examples of docs/federated.md, run from top to bottom against three Domains.
 
-Should happen: every block of Python and every command runs and succeeds; the sheet that an owner sees is the one that is shown.
+Should happen: every block of Python and every command runs and succeeds; the sheet that an owner sees is the one that
+is shown.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def urls(folder: Path) -> Iterator[dict[str, str]]:  # noqa: F811
             owner.sign_up("owner@example.org", PASSWORD)
             columns = {"measurements": "measurements of cell nuclei, as published", "malignant": "label 0..1"}
             shard = records.take(np.arange(part, len(records), 2))
-            owner.datasets.upload("cells", shard.columns(), visibility="listed", columns=columns, progress=False).policy(
-                **POLICY
-            )
+            owner.datasets.upload(
+                "cells", shard.columns(), visibility="listed", columns=columns, progress=False
+            ).policy(**POLICY)
             science.sign_up("scientist@example.org", PASSWORD)
             assert science.token is not None
             remember_token(found[name], science.token)

@@ -1,8 +1,9 @@
 """The one call that trains across Domains, from the data scientist's side, against real Domains of this machine.
 
-Should happen: owners who refuse, budgets without room and Domains that are away are left out and named, and the rest train; a
-notebook that is closed while owners decide goes on in another; exact jobs wait for their owners.
-Should not happen: a training with fewer Domains than wanted; jobs left behind if there is none; a secret that others can read.
+Should happen: owners who refuse, budgets without room and Domains that are away are left out and named, and the rest
+train; a notebook that is closed while owners decide goes on in another; exact jobs wait for their owners.
+Should not happen: a training with fewer Domains than wanted; jobs left behind if there is none; a secret that others
+can read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ PASSWORD = "correct horse battery"
 NAMES = ("alice", "bob", "carol")
 POLICY = {"epsilon": 8.0, "delta": 1e-6, "epsilon_per_user": 8.0, "auto_approve": True, "use": "training"}
 TERMS = {"epsilon": 2.0, "delta": 1e-6}
-TRAINING: dict[str, Any] = {"batch_size": 50, "hyper": {"lr": 0.1}, "reason": "a test", "progress": False, "cycle_s": 30}
+TRAINING: dict[str, Any] = {
+    "batch_size": 50,
+    "hyper": {"lr": 0.1},
+    "reason": "a test",
+    "progress": False,
+    "cycle_s": 30,
+}
 
 
 class World:
@@ -112,7 +119,9 @@ def test_all_agree_and_the_history_tells_who_did_what(world: World, tmp_path: Pa
     assert run.wait(timeout_s=60, progress=False) is run
     assert [(cycle.cycle, cycle.state) for cycle in run.history] == [(1, "completed"), (2, "completed")]
     for cycle in run.history:
-        assert [(one.client, one.num_examples) for one in cycle.contributions] == list(zip(NAMES, (100, 200, 300), strict=True))
+        assert [(one.client, one.num_examples) for one in cycle.contributions] == list(
+            zip(NAMES, (100, 200, 300), strict=True)
+        )
         assert set(cycle.metrics) == {"loss", "accuracy"}
     assert {domain.num_reported for domain in run.domains} == {2}
     assert run.domains["bob"].dataset == "points"
@@ -175,7 +184,9 @@ def test_who_does_not_decide_in_time_is_left_out(world: World) -> None:
 
 
 @pytest.mark.slow
-def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_notebook_goes_on_while_owners_of_exact_jobs_decide(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.fresh("exact")
 
     class NotebookClosed(Exception):
@@ -240,7 +251,9 @@ def test_another_machine_goes_on_where_the_first_one_died_and_nobody_pays_twice(
     stranger.sign_up("stranger@example.org", PASSWORD)
     with pytest.raises(PygridError):
         resume_federated(stranger, "died", domains=world.science)
-    domains = {name: connect(domain.url).login("scientist@example.org", PASSWORD) for name, domain in world.science.items()}
+    domains = {
+        name: connect(domain.url).login("scientist@example.org", PASSWORD) for name, domain in world.science.items()
+    }
     # Two of them at once, even.
     both = [in_thread(lambda: resume_federated(hub, "died", domains=domains, progress=False)) for _ in range(2)]
     decide(world.owners["alice"], "approve")
@@ -280,7 +293,9 @@ def test_whom_an_owner_denied_is_not_asked_again(world: World, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_training_that_is_given_up_before_it_begins_frees_its_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_is_given_up_before_it_begins_frees_its_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.fresh("given-up", alice={"auto_approve": False})
 
     def die(_seconds: float) -> None:
@@ -315,7 +330,13 @@ def test_an_owner_who_revokes_is_not_waited_for_and_too_few_end_it(world: World)
 @pytest.mark.slow
 def test_what_makes_no_sense_is_refused_before_anything_is_asked(world: World) -> None:
     before = sum(len(domain.jobs(mine=True)) for domain in world.science.values())
-    wrong: list[dict[str, Any]] = [{"rounds": 0}, {"min_domains": 4}, {"min_domains": 0}, {"cycle_s": 0}, {"delta": None}]
+    wrong: list[dict[str, Any]] = [
+        {"rounds": 0},
+        {"min_domains": 4},
+        {"min_domains": 0},
+        {"cycle_s": 0},
+        {"delta": None},
+    ]
     for changes in wrong:
         with pytest.raises(InvalidInput):
             world.train("points", **changes)

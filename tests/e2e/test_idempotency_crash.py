@@ -56,7 +56,9 @@ def test_each_call_is_done_once_whenever_the_domain_is_killed(tmp_path: Path) ->
                 site.log_in(domain.wait_ready())
                 if not answered:
                     files = {"config": json.dumps({"name": "points", "visibility": "listed"}).encode()}
-                    dataset = site.call("POST", DATASETS, site.owner, files={**files, "data": encode(logistic_data(30))})["id"]
+                    dataset = site.call(
+                        "POST", DATASETS, site.owner, files={**files, "data": encode(logistic_data(30))}
+                    )["id"]
                 enough = threading.Semaphore(0)
 
                 def send(

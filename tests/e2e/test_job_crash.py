@@ -1,7 +1,7 @@
 """A Domain that is killed (``kill -9``) while jobs are at each of their states, and Workers that are killed under it.
 
-Should happen: what was asked for is there after each start; a debit stands; an exact job whose Worker was lost is run once
-more; a result is released once and stays the same.
+Should happen: what was asked for is there after each start; a debit stands; an exact job whose Worker was lost is run
+once more; a result is released once and stays the same.
 Should not happen: a private job that runs twice on one charge; a Worker that goes on without its Domain.
 """
 
@@ -108,7 +108,9 @@ def test_debits_stand_and_releases_happen_once_whenever_the_domain_is_killed(tmp
     try:
         known = audit.read_head(data_dir / audit.HEAD_FILE)
         assert database.read_now(lambda connection: audit.verify(connection, known)) is None
-        actions = [entry.action for entry in database.read_now(lambda connection: audit.list_entries(connection, limit=1000))]
+        actions = [
+            entry.action for entry in database.read_now(lambda connection: audit.list_entries(connection, limit=1000))
+        ]
     finally:
         database.close()
     assert actions.count("budget_reserved") == 2
@@ -147,7 +149,9 @@ def _kill_at_each_state(site: Site, tmp_path: Path) -> None:
         site.approve(checking, "held")
         assert site.call("GET", f"{JOBS}/{checking}/result", site.scientist)["answers"][0]["value"] == 300
         # Now the Worker alone: an exact job that was started twice is not started again.
-        worker = max(psutil.Process(domain.process.pid).children(recursive=True), key=lambda child: child.cpu_times().user)
+        worker = max(
+            psutil.Process(domain.process.pid).children(recursive=True), key=lambda child: child.cpu_times().user
+        )
         worker.kill()
         assert site.wait(exact, lambda job: job["state"] != "running")["state"] == "failed"
         assert site.call("GET", f"{DATASETS}/{dataset}/budget", site.owner)["spent"] == spent

@@ -1,8 +1,9 @@
 """The commands about jobs as their two sides run them, against a Domain that runs as a user runs it.
 
-Should happen: a private job runs by policy and its model is written to a file; an exact one waits, is looked at, approved,
-held, and then let out or denied; both sides see where it is; the budget is shown to each as far as they may know.
-Should not: a result before it is released; a decision that was not confirmed; a job of others; a traceback for a mistake.
+Should happen: a private job runs by policy and its model is written to a file; an exact one waits, is looked at,
+approved, held, and then let out or denied; both sides see where it is; the budget is shown to each as far as they may
+know. Should not: a result before it is released; a decision that was not confirmed; a job of others; a traceback for a
+mistake.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def user(folder: Path, url: str, name: str) -> Run:
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pygrid", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, cwd=folder)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, cwd=folder
+        )
 
     email = f"{name}@example.org"
     done = run("login", url, "--sign-up", "--email", email, "--password-stdin", stdin=PASSWORD + "\n")
@@ -71,7 +74,9 @@ def owner(folder: Path, url: str) -> Run:
     run = user(folder, url, "owner")
     upload = ["dataset", "upload", "flowers.npz", "--visibility", "listed", "-c", "y:int32,meaning=label 0..2"]
     assert run(*upload).returncode == 0
-    done = run("budget", "set", "flowers", "--epsilon", "10", "--delta", "1e-5", "--epsilon-per-user", "5", "--auto-approve")
+    done = run(
+        "budget", "set", "flowers", "--epsilon", "10", "--delta", "1e-5", "--epsilon-per-user", "5", "--auto-approve"
+    )
     assert done.returncode == 0, done.stderr
     assert "need no person" in done.stdout
     return run
@@ -111,7 +116,9 @@ def ask(run: Run, *arguments: str) -> str:
 
 
 def test_a_private_job_runs_by_policy(owner: Run, scientist: Run, folder: Path) -> None:
-    output = said(scientist, *TRAIN, *PRIVATE, "--epochs", "2", "--reason", "a study", "-o", "trained.safetensors").splitlines()
+    output = said(
+        scientist, *TRAIN, *PRIVATE, "--epochs", "2", "--reason", "a study", "-o", "trained.safetensors"
+    ).splitlines()
     assert output[1] == f"trained.safetensors: {(folder / 'trained.safetensors').stat().st_size:,} bytes"
     assert load_data(folder / "trained.safetensors").keys() == logistic_params().keys()
     job = output[0]
@@ -146,7 +153,13 @@ def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: R
     assert "until somebody who holds the data decides" in refused(scientist, "job", "result", job)
     assert job in said(owner, "request", "list")
     sheet = said(owner, "request", "show", job)
-    for words in ("scientist@example.org", "a study", "answer statistics on flowers", "number of records", "an exact answer"):
+    for words in (
+        "scientist@example.org",
+        "a study",
+        "answer statistics on flowers",
+        "number of records",
+        "an exact answer",
+    ):
         assert words in sheet
     done = owner("request", "approve", job, stdin="n\n")
     assert done.returncode == 1
@@ -155,7 +168,9 @@ def test_an_exact_job_is_looked_at_approved_and_let_out(owner: Run, scientist: R
     said(owner, "request", "approve", job, stdin="y\n")
     wait_for(scientist, job, "held")
     assert "held until somebody who holds the data lets it out" in refused(scientist, "job", "result", job)
-    assert json.loads(said(owner, "job", "result", job))["answers"][0]["value"] == 300, "who signs it off may look at it"
+    assert json.loads(said(owner, "job", "result", job))["answers"][0]["value"] == 300, (
+        "who signs it off may look at it"
+    )
     assert "released" in said(owner, "request", "approve", job, "--yes")
     assert json.loads(said(scientist, "job", "result", job))["answers"][0]["value"] == 300
     assert "the job is released" in refused(owner, "request", "revoke", job)
@@ -242,7 +257,10 @@ def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
         ([*TRAIN, "--reason", "x", "-p", "lr=99"], "lr"),
         (["budget", "set", "flowers", "--epsilon", "99"], "this needs a role with can_upload_data"),
         (["request", "show", "f" * 32], "no job"),
-        (["job", "submit", "flowers", "--plan", "nothing.plan", "--model", "m", "--reason", "x"], "there is no plan file"),
+        (
+            ["job", "submit", "flowers", "--plan", "nothing.plan", "--model", "m", "--reason", "x"],
+            "there is no plan file",
+        ),
         (["job", "predict", "flowers", "nothing.onnx", "--reason", "x"], "there is no model file"),
         (["job", "predict", "flowers", "logistic.plan", "--reason", "x"], "can't be read as an ONNX model"),
         (["job", "predict", "flowers", "linear.onnx", "--reason", "x", "--select", "z"], "the model has no output 'z'"),

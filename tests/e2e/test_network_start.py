@@ -1,7 +1,7 @@
 """A Network and Domains as processes, started as documented, and the commands of those who run them.
 
-Should happen: one command starts a Network; a Domain that is started with ``--network`` asks, is accepted, and is online; after
-``kill -9`` of either both are together again without anybody's help.
+Should happen: one command starts a Network; a Domain that is started with ``--network`` asks, is accepted, and is
+online; after ``kill -9`` of either both are together again without anybody's help.
 Should not happen: a Network that others reach without a secret, or a decision that a crash loses.
 """
 
@@ -48,7 +48,14 @@ class App:
         port_file.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(ROOT / "apps" / self.kind / "run.sh"), "-p", self.port, "--port-file", str(port_file), *self.arguments],
+                [
+                    str(ROOT / "apps" / self.kind / "run.sh"),
+                    "-p",
+                    self.port,
+                    "--port-file",
+                    str(port_file),
+                    *self.arguments,
+                ],
                 cwd=self.folder,
                 env=environment(self.folder, **self.env),
                 stdin=subprocess.DEVNULL,

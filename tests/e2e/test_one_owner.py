@@ -1,8 +1,9 @@
 """Two apps on one data folder, and a folder with the database of another, as processes.
 
-Should happen: the second app exits with 1 and says who holds the folder; commands that only read work meanwhile; what a killed
-Domain leaves is free at once.
-Should not: a second Domain that takes the jobs of the first for lost; a lock that a Worker keeps for a Domain that is gone.
+Should happen: the second app exits with 1 and says who holds the folder; commands that only read work meanwhile; what a
+killed Domain leaves is free at once.
+Should not: a second Domain that takes the jobs of the first for lost; a lock that a Worker keeps for a Domain that is
+gone.
 """
 
 from __future__ import annotations
@@ -54,7 +55,14 @@ def test_a_second_app_on_a_data_folder_refuses_to_start(tmp_path: Path) -> None:
     forgotten = run(tmp_path, "domain", "--port", "0", "--database-url", f"sqlite:///{tmp_path / 'new.db'}")
     assert_refused(forgotten, "DATABASE_URL", "pygrid-data")
     swapped = run(
-        tmp_path, "domain", "--port", "0", "--data-dir", "new", "--database-url", f"sqlite:///{tmp_path}/pygrid-data/domain.db"
+        tmp_path,
+        "domain",
+        "--port",
+        "0",
+        "--data-dir",
+        "new",
+        "--database-url",
+        f"sqlite:///{tmp_path}/pygrid-data/domain.db",
     )
     assert_refused(swapped, "belongs to another data folder")
     with started(tmp_path) as domain:

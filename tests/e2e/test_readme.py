@@ -45,7 +45,9 @@ def test_the_tour_works_as_written(tmp_path):
 
         def start(*arguments: str) -> subprocess.Popen[str]:
             command = [sys.executable, *arguments]
-            return subprocess.Popen(command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
 
         host = start("host.py")
         assert host.stdout is not None

@@ -1,6 +1,8 @@
-"""A Network, a Domain behind it and a caller, as processes: what passes, what the Network can know of it, and what crashes do.
+"""A Network, a Domain behind it and a caller, as processes: what passes, what the Network can know of it, and what
+crashes do.
 
-Should happen: commands and the SDK work with a ``grid+`` address as with a direct one; large bodies pass in flat memory; after
+Should happen: commands and the SDK work with a ``grid+`` address as with a direct one; large bodies pass in flat
+memory; after
     ``kill -9`` of Network or Domain a call that may be repeated is answered in the end.
 Should not: anything of a call in the clear in what the Network process receives, sends, or keeps.
 """
@@ -202,7 +204,9 @@ def test_commands_take_a_relayed_address(net: Net, pygrid: Callable[..., str], t
     assert "is another than before" in told
     assert config["domains"][net.address] in told
     assert f"{net.address}?identity={config['domains'][net.address]}" in told
-    assert "has no dataset" in pygrid("dataset", "list", "--url", f"{net.address}?identity={config['domains'][net.address]}")
+    assert "has no dataset" in pygrid(
+        "dataset", "list", "--url", f"{net.address}?identity={config['domains'][net.address]}"
+    )
     assert "has no dataset" in pygrid("dataset", "list")
 
 
@@ -292,7 +296,8 @@ def test_the_network_sees_nothing_of_a_call(net: Net, tmp_path: Path) -> None:
                     assert spelt not in data, secret
                     assert spelt.lower() not in folded, secret
     assert num_bytes > 100_000  # it did record what passed
-    # The frames were read, too: what the Network may know, and the recorder finds, is that a way was asked for and opened.
+    # The frames were read, too: what the Network may know, and the recorder finds, is that a way was asked for and
+    # opened.
     by_caller = b"".join(net.seen_by_caller.everything())
     assert b"GET /relay/hospital-a HTTP/1.1" in by_caller
     by_domain = b"".join(net.seen_by_domain.everything())
@@ -387,7 +392,9 @@ def test_a_domain_that_is_stopped_answers_calls_that_wait(net: Net) -> None:
 
 @pytest.mark.slow
 def test_more_connections_than_the_usual_bound_of_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started by a shell that allows 64 files, a Network and a Domain accept the 24 pipes of one address all the same."""
+    """Started by a shell that allows 64 files, a Network and a Domain accept the 24 pipes of one address all
+    the same.
+    """
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))  # which the processes inherit

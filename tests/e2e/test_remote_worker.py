@@ -1,7 +1,7 @@
 """A Domain and a Worker of another machine as two processes, and what goes wrong between them.
 
-Should happen: jobs on datasets that allow it run there, exact ones with progress; an exact job whose Worker is killed runs on
-the Domain's machine; a private one fails and stays charged; a Worker that is let in no more ends.
+Should happen: jobs on datasets that allow it run there, exact ones with progress; an exact job whose Worker is killed
+runs on the Domain's machine; a private one fails and stays charged; a Worker that is let in no more ends.
 Should not happen: a job of another dataset that leaves the machine; files of jobs that stay longer than they may.
 """
 
@@ -46,7 +46,9 @@ class Running:
         files = {"config": _json(config), "data": encode(logistic_data(300))}
         dataset: int = self.site.call("POST", DATASETS, self.site.owner, files=files)["id"]
         policy = POLICY | {"allow_remote_workers": allow}
-        stored = self.site.call("PUT", f"{DATASETS}/{dataset}/policy", self.site.owner, json=policy | {"fresh_budget": True})
+        stored = self.site.call(
+            "PUT", f"{DATASETS}/{dataset}/policy", self.site.owner, json=policy | {"fresh_budget": True}
+        )
         assert {**stored, **policy} == stored
         return dataset
 
@@ -71,7 +73,11 @@ class Running:
         command = [sys.executable, "-m", "pygrid", "worker", "--domain", self.site.address, "--cache-dir"]
         with (self.folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [*command, str(self.folder / "kept"), *options], env=environment, stdout=log, stderr=log, cwd=self.folder
+                [*command, str(self.folder / "kept"), *options],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
             )
         try:
             self.until(lambda: any(one["num_waiting"] for one in self.known()) or process.poll() is not None)
@@ -106,7 +112,17 @@ def started(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[byte
     """A Domain as a process, and its address."""
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pygrid", "domain", "--port", str(port), "--port-file", str(port_file), "--data-dir"]
+    command = [
+        sys.executable,
+        "-m",
+        "pygrid",
+        "domain",
+        "--port",
+        str(port),
+        "--port-file",
+        str(port_file),
+        "--data-dir",
+    ]
     options = [str(folder / "data"), "--prefer-remote-workers", "--num-workers", "1"]
     with (folder / "domain.log").open("ab") as log:
         process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=folder)

@@ -67,7 +67,14 @@ def test_what_was_hosted_comes_back_as_it_was(owner: DomainClient) -> None:
     found = owner.process("logistic")
     assert (found.id, found.name, found.version) == (hosted.id, "logistic", "1.0")
     info = found.info()
-    assert info.client_config == {"epochs": 2, "batch_size": 16, "lr": 0.1, "note": "ü", "name": "logistic", "version": "1.0"}
+    assert info.client_config == {
+        "epochs": 2,
+        "batch_size": 16,
+        "lr": 0.1,
+        "note": "ü",
+        "name": "logistic",
+        "version": "1.0",
+    }
     assert info.server_config["num_cycles"] == 2
     assert (info.state, info.num_parameters) == ("active", 15)
     assert found.plan().data == logistic_plan().data
@@ -153,7 +160,10 @@ def test_watching_shows_every_cycle_and_ends(owner: DomainClient, flaky: Flaky, 
     text = screen.file.getvalue()
     if plain:
         lines = text.splitlines()
-        assert [line.partition(":")[0] for line in lines if "completed" in line] == ["cycle 1 completed", "cycle 2 completed"]
+        assert [line.partition(":")[0] for line in lines if "completed" in line] == [
+            "cycle 1 completed",
+            "cycle 2 completed",
+        ]
         assert lines[-1] == "training is over after 2 cycles"
     else:
         assert "2 of 2" in text
@@ -193,7 +203,11 @@ def test_a_notebook_shows_what_is_going_on(owner: DomainClient, flaky: Flaky) ->
         (lambda d: d.process("logistic", "9"), NotFound, "'logistic' in version '9'"),
         (lambda d: d.process("logistic").download(9), NotFound, "9"),
         (lambda d: d.process("logistic").plan("other"), NotFound, "no plan 'other'; it has: training_plan"),
-        (lambda d: d.process("logistic").evaluate({"x": np.zeros((1, 4), np.float32)}), ShapeMismatch, "'y' is missing"),
+        (
+            lambda d: d.process("logistic").evaluate({"x": np.zeros((1, 4), np.float32)}),
+            ShapeMismatch,
+            "'y' is missing",
+        ),
         (lambda d: d.sign_up(EMAIL, "another password"), Conflict, ""),
     ],
 )
@@ -210,7 +224,9 @@ def test_without_a_session_the_way_to_one_is_told(domain: AsgiTransport) -> None
     stranger = connect(transport=domain)
     own = Process(stranger._api, hosted.info())
     for call in (stranger.processes, lambda: host(stranger, "x"), stranger.logout, own.info):
-        with pytest.raises(Unauthenticated, match=r"nobody is logged in; log in with .* pygrid login http://in-process"):
+        with pytest.raises(
+            Unauthenticated, match=r"nobody is logged in; log in with .* pygrid login http://in-process"
+        ):
             call()
     with pytest.raises(Unauthenticated, match="the session has ended"):
         connect(token="0" * 64, transport=domain).processes()

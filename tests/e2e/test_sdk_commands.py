@@ -1,7 +1,8 @@
 """The commands of the SDKs as a user runs them, against a Domain that runs as a user runs it.
 
 Should happen: from sign-up to the downloaded model without a line of Python; devices end cleanly when they are told to.
-Should not: a traceback for a mistake, exit code 0 for a failure, a secret in the output, a device that weighs more than 90 MB.
+Should not: a traceback for a mistake, exit code 0 for a failure, a secret in the output, a device that weighs more than
+90 MB.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def run(folder: Path, environment: dict[str, str]) -> Run:
     return done
 
 
-def start_domain(start: Callable[..., subprocess.Popen[str]], folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+def start_domain(
+    start: Callable[..., subprocess.Popen[str]], folder: Path, port: int = 0
+) -> tuple[subprocess.Popen[str], int]:
     """A Domain with everything in ``folder``, ready; and its port."""
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
@@ -142,7 +145,12 @@ def test_from_hosting_to_the_downloaded_model(
     new, old = load_data(folder / "new.safetensors"), load_data(folder / "old.safetensors")
     np.testing.assert_array_equal(old["weight"], logistic_params()["weight"])
     assert not np.array_equal(new["weight"], old["weight"])
-    assert [line.split()[0] for line in run("model", "checkpoints", "first").stdout.splitlines()] == ["1", "2", "3", "4"]
+    assert [line.split()[0] for line in run("model", "checkpoints", "first").stdout.splitlines()] == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
 
 
 def test_a_device_is_small(url: str, run: Run, start: Callable[..., subprocess.Popen[str]]) -> None:
@@ -161,7 +169,9 @@ def test_a_device_imports_nothing_that_it_does_not_need() -> None:
         "import sys, pygrid.cli.edge, pygrid.edge, pygrid.plans.runner, pygrid.plans.gate\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
     unwanted = {"torch", "onnx", "sqlalchemy", "litestar", "alembic", "uvicorn", "httpx", "rich", "cryptography"}
     assert not unwanted & set(done.stdout.split())
 
@@ -197,8 +207,12 @@ def test_a_signal_ends_a_training_device_between_batches(
     assert finished.stdout == "long 1.0 is finished after 0 cycles\n"
 
 
-def test_devices_outlive_a_domain_that_is_killed(run: Run, start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    """One device waits for work and one trains when the Domain is killed; both finish the training with its successor."""
+def test_devices_outlive_a_domain_that_is_killed(
+    run: Run, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """One device waits for work and one trains when the Domain is killed; both finish the training with its
+    successor.
+    """
     home = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     domain, port = start_domain(start, tmp_path)
     address = f"http://127.0.0.1:{port}"
@@ -234,7 +248,10 @@ def test_devices_outlive_a_domain_that_is_killed(run: Run, start: Callable[..., 
         ([*HOST, "logistic.plan", "--plan", "logistic.plan"], "not a safetensors file"),
         ([*HOST, "logistic.safetensors", "--plan", "data.npz"], "plan file"),
         ([*HOST, "logistic.safetensors", "--plan", "logistic.plan", "-s", "x"], "'x' is neither"),
-        ([*HOST, "logistic.safetensors", "--plan", "logistic.plan", "-s", "cycle_length=-1"], "server_config.cycle_length"),
+        (
+            [*HOST, "logistic.safetensors", "--plan", "logistic.plan", "-s", "cycle_length=-1"],
+            "server_config.cycle_length",
+        ),
         (["process", "show", "nobody"], "no process 'nobody'"),
         (["model", "download", "nobody", "-o", "x.safetensors"], "no process 'nobody'"),
         (["login", "URL", "--email", EMAIL, "--password-stdin"], ""),

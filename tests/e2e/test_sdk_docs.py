@@ -75,7 +75,9 @@ def run_command(line: str) -> None:
             words.append("--password-stdin")
     elif words[0] == "python":
         words[0] = sys.executable
-    done = subprocess.run(words, input=PASSWORD + "\n", capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ))
+    done = subprocess.run(
+        words, input=PASSWORD + "\n", capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ)
+    )
     assert done.returncode == 0, (line, done.stderr)
 
 

@@ -1,8 +1,10 @@
 """A device against a real Domain, with the ways in which things go wrong on the way.
 
-Should happen: every report is counted once; a lost answer, a restarted Domain, a closed cycle or a forgotten device costs at
+Should happen: every report is counted once; a lost answer, a restarted Domain, a closed cycle or a forgotten device
+costs at
     most the current cycle; refusals end with the reason.
-Should not: a report counted twice or lost, a plan run that did not pass the gate, a device that hangs when it is cancelled.
+Should not: a report counted twice or lost, a plan run that did not pass the gate, a device that hangs when it is
+cancelled.
 """
 
 from __future__ import annotations
@@ -81,10 +83,12 @@ def accepted(client: EdgeClient, wait_s: float = 2.0) -> CycleAccepted:
     return answer
 
 
-# -- step by step ----------------------------------------------------------------------------------------------------------
+# -- step by step ------------------------------------------------------------------------------------------------------
 
 
-def test_one_cycle_step_by_step_gives_the_right_checkpoint(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
+def test_one_cycle_step_by_step_gives_the_right_checkpoint(
+    owner: DomainClient, device: Callable[..., EdgeClient]
+) -> None:
     process = host(owner)
     client, data = device(), logistic_data()
     assert len(client.authenticate()) == 36
@@ -95,7 +99,9 @@ def test_one_cycle_step_by_step_gives_the_right_checkpoint(owner: DomainClient, 
     client.report(make_diff(model, result.params), result.num_examples, result.metrics)
     process.wait(1, timeout_s=10)
 
-    expected = Runner(logistic_plan()).train(logistic_params(), data, epochs=2, batch_size=16, hyper={"lr": 0.1}, seed=7)
+    expected = Runner(logistic_plan()).train(
+        logistic_params(), data, epochs=2, batch_size=16, hyper={"lr": 0.1}, seed=7
+    )
     downloaded = process.download()
     for name, array in apply_diff(model, make_diff(model, expected.params)).items():
         # One device's mean is its diff, summed in float64 and rounded once.
@@ -108,7 +114,12 @@ def test_one_cycle_step_by_step_gives_the_right_checkpoint(owner: DomainClient, 
 def test_steps_out_of_order_say_what_comes_first(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
     host(owner)
     client = device()
-    for step in (client.fetch_model, client.fetch_plan, lambda: client.train(logistic_data()), lambda: client.report({})):
+    for step in (
+        client.fetch_model,
+        client.fetch_plan,
+        lambda: client.train(logistic_data()),
+        lambda: client.report({}),
+    ):
         with pytest.raises(Conflict, match=r"request_cycle\(\) first") as caught:
             step()
         assert caught.value.code == "no_assignment"
@@ -126,7 +137,9 @@ def test_downloads_are_kept_and_shared(
     assert flaky.paths().count("get-plan") == 1
 
 
-def test_asking_again_gives_a_new_key_and_ends_the_old_one(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
+def test_asking_again_gives_a_new_key_and_ends_the_old_one(
+    owner: DomainClient, device: Callable[..., EdgeClient]
+) -> None:
     process = host(owner)
     client = device()
     first = accepted(client)
@@ -181,7 +194,9 @@ def test_a_diff_that_does_not_fit_is_refused_and_the_key_stays_good(
     assert process.cycles()[0].num_reports == 1
 
 
-def test_speed_is_measured_where_it_is_asked_for(owner: DomainClient, device: Callable[..., EdgeClient], flaky: Flaky) -> None:
+def test_speed_is_measured_where_it_is_asked_for(
+    owner: DomainClient, device: Callable[..., EdgeClient], flaky: Flaky
+) -> None:
     host(owner, minimum_upload_speed=0.001, minimum_download_speed=0.001)
     client = device()
     accepted(client)
@@ -263,7 +278,7 @@ def test_a_process_that_asks_for_a_token_gets_it(owner: DomainClient, device: Ca
     assert device(auth_token=jwt.encode({}, secret, "HS256")).authenticate()
 
 
-# -- the whole part --------------------------------------------------------------------------------------------------------
+# -- the whole part ----------------------------------------------------------------------------------------------------
 
 
 def part(client: EdgeClient, **options: Any) -> Participation:
@@ -279,7 +294,9 @@ def test_taking_part_until_training_is_over(owner: DomainClient, flaky: Flaky, t
         on_rejected=lambda reason, timeout: happened.append((reason, timeout)),
         on_finished=lambda: happened.append("finished"),
     )
-    done = participate("", "logistic", logistic_data(), transport=flaky, cache=MemoryCache(), callbacks=callbacks, wait_s=2.0)
+    done = participate(
+        "", "logistic", logistic_data(), transport=flaky, cache=MemoryCache(), callbacks=callbacks, wait_s=2.0
+    )
     assert (done.num_reports, done.num_examples, done.num_lost, done.finished) == (3, 150, 0, True)
     cycles = [(step, n) for n in (1, 2, 3) for step in ("accepted", "reported")]
     assert [h for h in happened if h[0] != "between_cycles"] == [*cycles, ("training_finished", None), "finished"]
@@ -309,7 +326,9 @@ def test_a_lost_connection_anywhere_loses_no_report_and_counts_none_twice(
     assert [(cycle.num_reports, cycle.num_examples) for cycle in process.cycles()] == [(1, 50), (1, 50)]
 
 
-def test_a_closed_cycle_is_followed_by_the_next(owner: DomainClient, device: Callable[..., EdgeClient], flaky: Flaky) -> None:
+def test_a_closed_cycle_is_followed_by_the_next(
+    owner: DomainClient, device: Callable[..., EdgeClient], flaky: Flaky
+) -> None:
     process = host(owner, num_cycles=3)
     other = device()
 
@@ -328,7 +347,9 @@ def test_a_closed_cycle_is_followed_by_the_next(owner: DomainClient, device: Cal
     assert [cycle.num_reports for cycle in process.cycles()] == [1, 1, 1]
 
 
-def test_a_device_that_was_forgotten_introduces_itself_again(owner: DomainClient, device: Callable[..., EdgeClient]) -> None:
+def test_a_device_that_was_forgotten_introduces_itself_again(
+    owner: DomainClient, device: Callable[..., EdgeClient]
+) -> None:
     host(owner)
     client = device(client_id="00000000-0000-4000-8000-000000000000")
     assert part(client, cycles=1).num_reports == 1

@@ -1,7 +1,8 @@
 """Served models through the SDK, against a Domain in this process, and the commands against one of its own.
 
 Should happen: a model is served as exporters write it, asked with more than one batch, downloaded, withdrawn.
-Should not happen: values that are changed on the way, a question that is cut where rows depend on each other, a traceback.
+Should not happen: values that are changed on the way, a question that is cut where rows depend on each other, a
+traceback.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def test_from_serving_to_deletion(people: tuple[DomainClient, DomainClient, Doma
     assert owner.models() == []
 
 
-def test_weights_beside_the_file_come_along(people: tuple[DomainClient, DomainClient, DomainClient], tmp_path: Path) -> None:
+def test_weights_beside_the_file_come_along(
+    people: tuple[DomainClient, DomainClient, DomainClient], tmp_path: Path
+) -> None:
     owner, _, _ = people
     path = tmp_path / "model.onnx"
     onnx.save(onnx.load_from_string(linear()), path, save_as_external_data=True, location="weights", size_threshold=0)

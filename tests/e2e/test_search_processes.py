@@ -95,7 +95,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    for name in ("PYGRID_URL", "PYGRID_TOKEN", "PYGRID_NETWORK_URL", "PYGRID_NETWORK_TOKEN", "NETWORK", "NODE_ID", "ADDRESS"):
+    for name in (
+        "PYGRID_URL",
+        "PYGRID_TOKEN",
+        "PYGRID_NETWORK_URL",
+        "PYGRID_NETWORK_TOKEN",
+        "NETWORK",
+        "NODE_ID",
+        "ADDRESS",
+    ):
         monkeypatch.delenv(name, raising=False)
     with contextlib.ExitStack() as stack:
         yield Place(tmp_path, stack)
@@ -134,7 +142,9 @@ def test_one_that_is_killed_is_named(place: Place) -> None:
     assert "people of hospital-b" not in one.stdout
     assert "hospital-b is offline" in one.stdout
     answer = json.loads(run("search", "--column", "age:int64", "--json", "--network", place.network.url).stdout)
-    assert [(hit["name"], hit["domain"]["name"]) for hit in answer["datasets"]] == [("people of hospital-a", "hospital-a")]
+    assert [(hit["name"], hit["domain"]["name"]) for hit in answer["datasets"]] == [
+        ("people of hospital-a", "hospital-a")
+    ]
     assert answer["missing"] == [{"domain": "hospital-b", "reason": "offline"}]
 
 
@@ -143,7 +153,10 @@ def test_trouble_is_told_in_words(place: Place) -> None:
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "nothing fits on 2 of 2 Domains")
     for words, told in (
         (("search",), "which Network? Give its address, set PYGRID_NETWORK_URL, or log in"),
-        (("search", "--kind", "user", "--network", place.network.url), "--kind user: use one of dataset, model, process"),
+        (
+            ("search", "--kind", "user", "--network", place.network.url),
+            "--kind user: use one of dataset, model, process",
+        ),
         (("search", "--column", "age:object", "--network", place.network.url), "dtype"),
         (("search", "--network", "http://127.0.0.1:1/[31m"), "no connection"),
     ):

@@ -1,9 +1,9 @@
 """A Domain as a process, started as documented.
 
-Should happen: one command starts it, and again; it tells where it is; a signal stops it soon, whatever is open; what was made
-is there after a restart, also after ``kill -9``.
-Should not happen: a start that others can reach without a secret; a traceback for what an operator can put right; torch or ONNX
-in the memory of an idle Domain.
+Should happen: one command starts it, and again; it tells where it is; a signal stops it soon, whatever is open; what
+was made is there after a restart, also after ``kill -9``.
+Should not happen: a start that others can reach without a secret; a traceback for what an operator can put right; torch
+or ONNX in the memory of an idle Domain.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(folder: Path, *arguments: str, script: Path = RUN_SH, env: dict[str, str] | None = None) -> Iterator[DomainProcess]:
+def started(
+    folder: Path, *arguments: str, script: Path = RUN_SH, env: dict[str, str] | None = None
+) -> Iterator[DomainProcess]:
     domain = DomainProcess(folder, *arguments, script=script, env=env)
     try:
         yield domain
@@ -174,7 +176,8 @@ def test_help_comes_without_loading_a_server() -> None:
         "import pygrid.cli\n"
         "try:\n    pygrid.cli.main()\n"
         "except SystemExit:\n    pass\n"
-        "print('LOADED', [name for name in ('litestar', 'sqlalchemy', 'numpy', 'httpx', 'onnx') if name in sys.modules])\n"
+        "print('LOADED', [name for name in ('litestar', 'sqlalchemy', 'numpy', 'httpx', 'onnx') if name in "
+        "sys.modules])\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "LOADED []" in result.stdout

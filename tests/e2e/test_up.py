@@ -1,7 +1,8 @@
 """`pygrid up`: a Network and Domains as processes of this machine.
 
-Should happen: the apps start in order, find each other, and stop in order; a mistake is reported before anything starts.
-Should not happen: a process left behind, however `pygrid up` ends; a setting from the caller's shell; a secret in the output.
+Should happen: the apps start in order, find each other, and stop in order; a mistake is reported before anything
+starts. Should not happen: a process left behind, however `pygrid up` ends; a setting from the caller's shell; a secret
+in the output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Jobs in real Workers, through the driver: forked, sandboxed, watched, ended.
 
 Should happen: results of every kind; failures that say what was used up; a Domain that goes on after any of them.
-Should not happen: a job that outlives its limits, its driver, or its fork server; an answer that is longer than it may be.
+Should not happen: a job that outlives its limits, its driver, or its fork server; an answer that is longer than it may
+be.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ async def test_private_jobs_of_each_kind(driver: SubprocessDriver, folder: Path)
 
 
 async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: SubprocessDriver, folder: Path) -> None:
-    """With it and without it: the same outcome, media type and size, the same padded time, and no word to whoever waits."""
+    """With it and without it: the same outcome, media type and size, the same padded time, and no word to whoever
+    waits.
+    """
     spec = job(folder, privacy=PrivacyTerms(1.0, 1.0, 2, 1e-5, SIZE))
     seen, zeroed = [], []
     for poison in (False, True):
@@ -133,7 +136,9 @@ async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: Subproces
 
 
 async def test_the_warm_process_is_quiet(driver: SubprocessDriver) -> None:
-    """One thread, so that a fork copies nothing half done; no connection but the one to the Domain, so nobody phones home."""
+    """One thread, so that a fork copies nothing half done; no connection but the one to the Domain, so nobody phones
+    home.
+    """
     process = server_process(driver)
     assert process.num_threads() == 1
     assert process.net_connections("inet") == []
@@ -321,7 +326,9 @@ def test_nothing_outlives_a_domain_that_is_killed(folder: Path) -> None:
 
 
 def test_the_doctor_says_what_holds() -> None:
-    done = subprocess.run([sys.executable, "-m", "pygrid", "worker", "doctor"], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pygrid", "worker", "doctor"], capture_output=True, timeout=60, check=False
+    )
     text = done.stdout.decode()
     assert "seccomp" in text
     assert "signal the parent" in text

@@ -88,7 +88,9 @@ def shape(connection: sa.Connection) -> dict[str, Any]:
             *inspector.get_indexes(table),
         ]
         return {
-            "columns": {column["name"]: (str(column["type"]), column["nullable"], column["default"]) for column in columns},
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column["default"]) for column in columns
+            },
             "constraints": sorted(json.dumps(constraint, sort_keys=True, default=str) for constraint in constraints),
         }
 
@@ -115,6 +117,8 @@ def test_no_recording_names_what_is_internal() -> None:
         ({"a": None}, {"a": {}}, ["/a: was None, is {}"], ["/a: was None, is {}"]),
     ],
 )
-def test_differences_are_found(recorded: Any, current: Any, all_found: list[str], found_with_additions: list[str]) -> None:
+def test_differences_are_found(
+    recorded: Any, current: Any, all_found: list[str], found_with_additions: list[str]
+) -> None:
     assert snapshots.differences(recorded, current) == all_found
     assert snapshots.differences(recorded, current, allow_additions=True) == found_with_additions

@@ -1,8 +1,8 @@
 """Conversations with the apps as they travel: what was sent, and status, headers and body of each answer.
 
-`SCENARIOS` hold them. A clock that stands still and fixed data make them repeatable; what is random is replaced by a name:
-an id, token or hash by ``<job 1>``, the number counting in the order of appearance. Texts for people are left out, except
-those that legacy clients compare.
+`SCENARIOS` hold them. A clock that stands still and fixed data make them repeatable; what is random is replaced by a
+name: an id, token or hash by ``<job 1>``, the number counting in the order of appearance. Texts for people are left
+out, except those that legacy clients compare.
 """
 
 from __future__ import annotations
@@ -183,7 +183,10 @@ def describe_sent(headers: Mapping[str, str] | None, **more: Any) -> Any:
 def describe_answer(
     conversation: Conversation, status: int, headers: Mapping[str, str], content: bytes, is_exact: bool = True
 ) -> dict[str, Any]:
-    """Status, headers and body. Of bytes their number and hash; of those that are not the same each time, the arrays."""
+    """Status, headers and body.
+
+    Of bytes their number and hash; of those that are not the same each time, the arrays.
+    """
     shown = {name.lower(): value for name, value in headers.items()}
     shown = {name: value for name, value in shown.items() if name not in UNINTERESTING and USUAL.get(name) != value}
     media = shown.get("content-type", "")
@@ -273,11 +276,15 @@ async def training(conversation: Conversation, folder: Path) -> None:
         await anonymous("POST /model-centric/host-training", files=form(wanted, MODEL))
         await owner("POST /model-centric/host-training", files=form(wanted, MODEL))
         await owner("POST /model-centric/host-training", files=form(wanted, MODEL))
-        await anonymous("POST /model-centric/cycle-request", json={"worker_id": "x", "model": "digits", "version": "1.0"})
+        await anonymous(
+            "POST /model-centric/cycle-request", json={"worker_id": "x", "model": "digits", "version": "1.0"}
+        )
         devices = []
         for number in (1, 2, 3):
             device = Speaker(conversation, web, f"device {number}")
-            client = await device("POST /model-centric/authenticate", json={"model_name": "digits", "model_version": "1.0"})
+            client = await device(
+                "POST /model-centric/authenticate", json={"model_name": "digits", "model_version": "1.0"}
+            )
             message = {"worker_id": client["worker_id"], "model": "digits", "version": "1.0"}
             # The first one is a client of 2020, which does not wait.
             accepted = await device(
@@ -365,7 +372,9 @@ async def jobs(conversation: Conversation, folder: Path) -> None:
         await owner(f"POST {path}/revoke")
         # Not private: denied, cancelled
         for by, act in ((owner, "deny"), (user, "cancel")):
-            job = await user("POST /data-centric/jobs", files=job_form(kind="statistics", statistics=[{"kind": "count"}]))
+            job = await user(
+                "POST /data-centric/jobs", files=job_form(kind="statistics", statistics=[{"kind": "count"}])
+            )
             path = f"/data-centric/jobs/{job['id']}"
             await user.until(path, lambda found: found["state"] == "waiting")
             sent = {"json": {**decision, "request_hash": job["request_hash"]}} if act == "deny" else {}
@@ -472,7 +481,9 @@ async def call_relayed(conversation: Conversation, address: str, path: str, head
             transport.close()
 
     kept = await asyncio.to_thread(call)
-    conversation.keep("owner through the relay" if headers else "anonymous through the relay", f"GET {path}", None, kept)
+    conversation.keep(
+        "owner through the relay" if headers else "anonymous through the relay", f"GET {path}", None, kept
+    )
 
 
 async def accounts_of_2020(conversation: Conversation, folder: Path) -> None:
@@ -552,7 +563,9 @@ async def websocket_of_2020(conversation: Conversation, folder: Path) -> None:
         await say(None, "list-models")
 
 
-async def say_over(conversation: Conversation, socket: ClientConnection, by: str, message: dict[str, Any], token: Any) -> Any:
+async def say_over(
+    conversation: Conversation, socket: ClientConnection, by: str, message: dict[str, Any], token: Any
+) -> Any:
     """The answer to one message of a WebSocket. ``token`` is sent, and not kept."""
     await socket.send(json.dumps({**message, **token}))
     answer = json.loads(await socket.recv())
@@ -563,7 +576,10 @@ async def say_over(conversation: Conversation, socket: ClientConnection, by: str
 
 async def nodes_of_2020_and_2021(conversation: Conversation, folder: Path) -> None:
     """Nodes join a Network and are searched by its routes of 2020; a Domain joins it by those of 2021."""
-    async with network_of(conversation, folder) as (net, manager), domain_of(conversation, folder / "alice") as (_, owner):
+    async with (
+        network_of(conversation, folder) as (net, manager),
+        domain_of(conversation, folder / "alice") as (_, owner),
+    ):
         anonymous = Speaker(conversation, net, "anonymous")
         await anonymous("GET /")
         await anonymous("POST /join", json=NODE)
@@ -589,7 +605,13 @@ async def nodes_of_2020_and_2021(conversation: Conversation, folder: Path) -> No
         await until_in(manager, "accepted")
         await manager("GET /association-requests/2")
         # Its data and models, by the searches of 2020
-        for path in ("/search-available-tags", "/search-available-models", "/models", "/datasets", "/choose-model-host"):
+        for path in (
+            "/search-available-tags",
+            "/search-available-models",
+            "/models",
+            "/datasets",
+            "/choose-model-host",
+        ):
             await anonymous(f"GET {path}")
         await anonymous("GET /choose-encrypted-model-host")
         await anonymous("POST /search", json={"query": ["#census"]})

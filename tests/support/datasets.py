@@ -45,7 +45,9 @@ class Owner:
     ) -> httpx.Response:
         return await self.web.post(PATH, files=parts(config, data, mock), headers=self.headers)
 
-    async def upload(self, name: str = "people", data: bytes = CSV, mock: bytes | None = None, **config: Any) -> dict[str, Any]:
+    async def upload(
+        self, name: str = "people", data: bytes = CSV, mock: bytes | None = None, **config: Any
+    ) -> dict[str, Any]:
         answer = await self.try_upload({"name": name, **config}, data, mock)
         assert answer.status_code == 201, answer.text
         info: dict[str, Any] = answer.json()

@@ -63,12 +63,21 @@ class Hub:
         return {"coordinator": self.url, **PROCESS, "cycles": cycles, "auth_token": token, **changes}
 
     async def host(self, name: str = "shared", **changes: Any) -> dict[str, Any]:
-        config = {"cycle_length": 60, "num_cycles": 3, "min_workers": 2, "min_diffs": 2, "max_diffs": 2, "named_clients": True}
+        config = {
+            "cycle_length": 60,
+            "num_cycles": 3,
+            "min_workers": 2,
+            "min_diffs": 2,
+            "max_diffs": 2,
+            "named_clients": True,
+        }
         sent = {
             "client_config": {"name": name, "version": "1"},
             "server_config": {**config, "authentication": {"secret": self.secret}, **changes},
         }
-        answer = await self.owner.call("POST", "/model-centric/host-training", files=form(json.dumps(sent).encode(), MODEL))
+        answer = await self.owner.call(
+            "POST", "/model-centric/host-training", files=form(json.dumps(sent).encode(), MODEL)
+        )
         assert answer.status_code == 201, answer.text
         process: dict[str, Any] = answer.json()
         return process
@@ -130,8 +139,8 @@ class Town:
 async def running_town(
     folder: Path, *names: str, hub: Hub | None = None, settings: dict[str, Any] | None = None, **policy: Any
 ) -> AsyncIterator[Town]:
-    """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass; ``hub``: one that
-    runs already.
+    """Each Domain has a dataset of its own and, unless ``policy`` says otherwise, lets private jobs pass; ``hub``: one
+    that runs already.
     """
     async with AsyncExitStack() as stack:
         town = Town(hub or await stack.enter_async_context(running_hub(folder / "hub")))

@@ -1,4 +1,7 @@
-"""A small HTTP proxy on loopback, as a machine may have to go through: CONNECT, and plain http with whatever follows it."""
+"""A small HTTP proxy on loopback, as a machine may have to go through:
+
+CONNECT, and plain http with whatever follows it.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,10 @@ class ForwardProxy:
                 theirs.sendall(rest)
             else:
                 path = where.path + (f"?{where.query}" if where.query else "")
-                passed = [f"{method} {path} HTTP/1.1", *(field for field in fields if not field.lower().startswith("proxy-"))]
+                passed = [
+                    f"{method} {path} HTTP/1.1",
+                    *(field for field in fields if not field.lower().startswith("proxy-")),
+                ]
                 theirs.sendall("\r\n".join(passed).encode("latin-1") + b"\r\n\r\n" + rest)
             self._start(self._copy, theirs, ours)
             self._copy(ours, theirs)
@@ -114,7 +120,8 @@ def running_proxy(credentials: str | None = None, *, refuses: bool = False) -> I
 
 @contextlib.contextmanager
 def running_redirect(location: str) -> Iterator[tuple[str, list[str]]]:
-    """A server that leads everybody on, but for ``/inside`` at itself; gives its ``HOST:PORT`` and the paths it was asked for.
+    """A server that leads everybody on, but for ``/inside`` at itself; gives its ``HOST:PORT`` and the paths it was
+    asked for.
 
     Args:
         location: may have ``{}`` for the ``HOST:PORT``.

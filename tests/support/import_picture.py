@@ -1,7 +1,7 @@
 """Reads the picture of imports: the block ``imports`` of a Markdown page, and what the code does against it.
 
-A line says what packages may import, itself aside: names, and phrases that stand for names. Two spaces or more separate notes
-on one of the packages, or on a file. Text in parentheses is a comment.
+A line says what packages may import, itself aside: names, and phrases that stand for names. Two spaces or more separate
+notes on one of the packages, or on a file. Text in parentheses is a comment.
 
     ground             = errors clock                      the modules that all others may use, and each other
     storage, tabular   = core, and what core may import
@@ -101,7 +101,9 @@ def part_of(name: str, modules: set[str]) -> str | None:
 
 
 def bind(pattern: str, path: str) -> list[str] | None:
-    """What the variables of a pattern (one capital letter) stand for in a path; None if the path is not below the pattern."""
+    """What the variables of a pattern (one capital letter) stand for in a path; None if the path is not below the
+    pattern.
+    """
     wanted, given = pattern.split("/"), path.split("/")
     if len(given) < len(wanted):
         return None
@@ -191,7 +193,9 @@ def read_rules(picture: Picture, line: str) -> None:
         if match := _STRINGS.fullmatch(text):
             picture.module_strings = names_in(match["exceptions"])
         elif match := _RULE.fullmatch(text):
-            picture.rules.append(Never(text, match["source"], names_in(match["targets"]), names_in(match["exceptions"])))
+            picture.rules.append(
+                Never(text, match["source"], names_in(match["targets"]), names_in(match["exceptions"]))
+            )
         else:
             raise ValueError(f"{text!r} is not a rule like `a -> b, except c.py`")
 

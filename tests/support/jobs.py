@@ -79,7 +79,13 @@ class Person:
         return policy
 
     async def try_submit(
-        self, dataset: int, kind: str = "train", *, plan: bytes | None = PLAN, model: bytes | None = MODEL, **config: Any
+        self,
+        dataset: int,
+        kind: str = "train",
+        *,
+        plan: bytes | None = PLAN,
+        model: bytes | None = MODEL,
+        **config: Any,
     ) -> httpx.Response:
         request = {"dataset": dataset, "kind": kind, "reason": "a test", **config}
         if kind != "statistics":

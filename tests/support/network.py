@@ -40,7 +40,9 @@ async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
 @asynccontextmanager
 async def served(app: Litestar, port: int = 0) -> AsyncIterator[int]:
     """The app on a port of loopback; gives the port."""
-    config = uvicorn.Config(app, port=port, ws="websockets-sansio", log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, port=port, ws="websockets-sansio", log_config=None, lifespan="on", timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -88,7 +90,9 @@ async def running_network(
     folder: Path, port: int = 0, *, sign_up: bool = True, clock: Any = None, **given: Any
 ) -> AsyncIterator[Net]:
     """A Network with an Owner."""
-    app = build_network(load_network_settings({}, data_dir=folder, id="net", **{"heartbeat_s": 1, **given}), clock=clock)
+    app = build_network(
+        load_network_settings({}, data_dir=folder, id="net", **{"heartbeat_s": 1, **given}), clock=clock
+    )
     async with served(app, port) as bound:
         url = f"http://127.0.0.1:{bound}"
         async with httpx.AsyncClient(base_url=url) as web:
@@ -121,7 +125,9 @@ class Dom:
 
 
 @asynccontextmanager
-async def running_domain(folder: Path, name: str = "alice", *, sign_up: bool = True, **given: Any) -> AsyncIterator[Dom]:
+async def running_domain(
+    folder: Path, name: str = "alice", *, sign_up: bool = True, **given: Any
+) -> AsyncIterator[Dom]:
     app = build_domain(load_settings({}, data_dir=folder, id=name, **given))
     async with running(app) as web:
         people = People(web)

@@ -1,10 +1,10 @@
 """Who may do what: each route of a Domain and of a Network, asked by each kind of caller.
 
-`FURNISHERS` fill the data folder of a new app with one thing of every kind. `take` then starts a copy of that folder for
-each caller, who asks each route once, so that nobody meets what another caller has changed.
+`FURNISHERS` fill the data folder of a new app with one thing of every kind. `take` then starts a copy of that folder
+for each caller, who asks each route once, so that nobody meets what another caller has changed.
 
-The User has requested the jobs, the Administrator has made everything else. ``other_user`` and ``other_administrator`` have the
-same roles and have made nothing. A device shows its request key, a Worker its token.
+The User has requested the jobs, the Administrator has made everything else. ``other_user`` and ``other_administrator``
+have the same roles and have made nothing. A device shows its request key, a Worker its token.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ ACTORS = {
 """Who asks, by app. A Network has no Compliance Officers, no devices and no Workers."""
 
 NOTES = {
-    "GET /model-centric/processes/{process_id}/contributions": "0.2 changes it: only the creator of the process or an Owner",
-    "POST /model-centric/processes/{process_id}/finish": "0.2 changes it: only the creator of the process or an Owner",
+    "GET /model-centric/processes/{process_id}/contributions": "0.2: only the creator of the process or an Owner",
+    "POST /model-centric/processes/{process_id}/finish": "0.2: only the creator of the process or an Owner",
 }
 """What the table says above a row."""
 
@@ -112,7 +112,9 @@ def changes_account(account: str, **more: Any) -> Call:
 
 def decides(job: str) -> Call:
     """A decision on a job that waits."""
-    return Call(about={"job_id": job}, more=lambda known: {"json": {"request_hash": known.hashes[job], "state": "waiting"}})
+    return Call(
+        about={"job_id": job}, more=lambda known: {"json": {"request_hash": known.hashes[job], "state": "waiting"}}
+    )
 
 
 def dataset_form(name: str = "new", **more: Any) -> dict[str, bytes]:
@@ -137,7 +139,10 @@ ACCOUNT_CALLS: dict[str, Call] = {
     "PUT /roles/{role_id}": sends(json={"name": "Renamed"}),
 }
 MODEL_CALLS: dict[str, Call] = {
-    **{f"POST /{prefix}/models/{{model_id}}/predict": sends(content=QUESTION) for prefix in ("data-centric", "data_centric")},
+    **{
+        f"POST /{prefix}/models/{{model_id}}/predict": sends(content=QUESTION)
+        for prefix in ("data-centric", "data_centric")
+    },
     "POST /data-centric/serve-model": sends(files=model_form(linear(), "new")),
     "POST /data_centric/serve-model": sends(files=model_form(linear(), "newer")),
     "DELETE /data-centric/models/{model_id}": about(model_id="model to delete"),
@@ -362,7 +367,9 @@ async def take(app: str, folder: Path) -> dict[str, list[int]]:
         running_app = build(app, folder / actor)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(running_app))
-            for route in sorted(set(routes(running_app)), key=lambda route: (route in LAST, route.startswith("DELETE"), route)):
+            for route in sorted(
+                set(routes(running_app)), key=lambda route: (route in LAST, route.startswith("DELETE"), route)
+            ):
                 request = make_request(route, CALLS[app].get(route, Call()), actor, known)
                 table.setdefault(route, []).append(await ask(running_app, request))
     return table
@@ -402,7 +409,11 @@ async def ask(app: Litestar, request: httpx.Request) -> int:
         nonlocal is_read
         if not is_read:
             is_read = True
-            return {"type": "websocket.connect"} if is_socket else {"type": "http.request", "body": body, "more_body": False}
+            return (
+                {"type": "websocket.connect"}
+                if is_socket
+                else {"type": "http.request", "body": body, "more_body": False}
+            )
         await is_left.wait()
         return {"type": "websocket.disconnect", "code": 1001} if is_socket else {"type": "http.disconnect"}
 

@@ -112,7 +112,11 @@ async def answer(send: Any, content: object, headers: Any = ()) -> None:
     body = json.dumps(content).encode()
     length = (b"content-length", str(len(body)).encode())
     await send(
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), length, *headers]}
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json"), length, *headers],
+        }
     )
     await send({"type": "http.response.body", "body": body})
 

@@ -1,4 +1,6 @@
-"""A relay and a Domain behind it, in one thread of the test's process, over real sockets: what a test changes, it hands in."""
+"""A relay and a Domain behind it, in one thread of the test's process, over real sockets: what a test changes, it hands
+in.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ class RelaySite:
         url = f"grid+{self.network_url}/{name}"
         return f"{url}?identity={identity}" if identity else url
 
-    def open(self, name: str = "hospital-a", *, pinned: bool = True, token: RelayToken | None = None) -> RelayedTransport:
+    def open(
+        self, name: str = "hospital-a", *, pinned: bool = True, token: RelayToken | None = None
+    ) -> RelayedTransport:
         """A transport to the Domain; ``pinned``: to its identity."""
         address = parse_address(self.address(name, self.directory.identities[name] if pinned else None))
         assert not isinstance(address, str)

@@ -44,7 +44,12 @@ def host(domain: DomainClient, name: str = "logistic", version: str = "1.0", **c
     client_config = {"epochs": 2, "batch_size": 16, "lr": 0.1} | changes.pop("client_config", {})
     server_config = {"num_cycles": 2, "cycle_length": 60, "min_workers": 1, "min_diffs": 1, "max_diffs": 1} | changes
     return domain.host(
-        name, version, model=logistic_params(), plans=logistic_plan(), client_config=client_config, server_config=server_config
+        name,
+        version,
+        model=logistic_params(),
+        plans=logistic_plan(),
+        client_config=client_config,
+        server_config=server_config,
     )
 
 
@@ -65,7 +70,9 @@ class Flaky:
         return self.inner.url
 
     def plan(self, path: str, *steps: Any) -> None:
-        """What is to happen to the next requests whose path ends so: a name, an error to raise, or a function to call."""
+        """What is to happen to the next requests whose path ends so: a name, an error to raise, or a function
+        to call.
+        """
         self._plans.setdefault(path, deque()).extend(steps)
 
     def paths(self) -> list[str]:

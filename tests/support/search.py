@@ -77,13 +77,21 @@ class Site:
         """A Domain on its own folder, where it may have been before."""
         listening = _listen()
         address = _url(listening) if direct else ""
-        given = {"data_dir": self._folder / name, "id": name, "network": self.url, "invitation": INVITATION, "address": address}
+        given = {
+            "data_dir": self._folder / name,
+            "id": name,
+            "network": self.url,
+            "invitation": INVITATION,
+            "address": address,
+        }
         served = Served(build_domain(load_settings({}, **{**given, **settings})), listening)
         self._stack.push_async_callback(served.stop)
         await served.until_started()
         return served
 
-    async def add(self, name: str, *, direct: bool = True, owner: dict[str, str] | None = None, **settings: Any) -> Domain:
+    async def add(
+        self, name: str, *, direct: bool = True, owner: dict[str, str] | None = None, **settings: Any
+    ) -> Domain:
         """A Domain that has joined and is online.
 
         Args:

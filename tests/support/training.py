@@ -64,7 +64,10 @@ def form(
 ) -> Form:
     """The parts of the form that hosts a process."""
     text = config if isinstance(config, bytes) else json.dumps(config).encode()
-    parts = [("config", ("config", text, "application/json")), ("model", ("model", model_bytes, "application/octet-stream"))]
+    parts = [
+        ("config", ("config", text, "application/json")),
+        ("model", ("model", model_bytes, "application/octet-stream")),
+    ]
     for name, data in ({"training_plan": PLAN} if plans is None else plans).items():
         parts.append((f"plan:{name}", (name, data, "application/octet-stream")))
     if averaging_plan is not None:
@@ -73,7 +76,9 @@ def form(
 
 
 def config(name: str = "digits", version: str = "1.0", **server_config: Any) -> dict[str, Any]:
-    """The ``config`` part; by default one cycle after the other, each as long as a minute, closed by its second report."""
+    """The ``config`` part; by default one cycle after the other, each as long as a minute, closed by its second
+    report.
+    """
     defaults = {"cycle_length": 60, "num_cycles": 3, "max_diffs": 2}
     return {
         "client_config": {"name": name, "version": version, "lr": 0.1, "batch_size": 8},
@@ -92,8 +97,16 @@ class Device:
         self.accepted: dict[str, Any] = {}
 
     async def ask(self, wait_s: float | None = 0, **more: Any) -> dict[str, Any]:
-        """The answer to a request for a cycle; a key that came with it is kept. ``wait_s`` None: as a client of 2020."""
-        message = {"worker_id": self.worker_id, "model": self.process["name"], "version": self.process["version"], **more}
+        """The answer to a request for a cycle; a key that came with it is kept.
+
+        ``wait_s`` None: as a client of 2020.
+        """
+        message = {
+            "worker_id": self.worker_id,
+            "model": self.process["name"],
+            "version": self.process["version"],
+            **more,
+        }
         if wait_s is not None:
             message["wait_s"] = wait_s
         answer = await self._site.web.post("/model-centric/cycle-request", json=message)
@@ -122,7 +135,9 @@ class Device:
 
 
 def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Any:
-    """What a server hands to the app for a request, for tests that are the server: of connections that break, or never end."""
+    """What a server hands to the app for a request, for tests that are the server: of connections that break, or never
+    end.
+    """
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -146,7 +161,9 @@ def bearer(key: str) -> dict[str, str]:
 class Site:
     """A running Domain, its Owner, and the clock."""
 
-    def __init__(self, app: Litestar, web: httpx.AsyncClient, clock: ManualClock, folder: Path, owner: dict[str, str]) -> None:
+    def __init__(
+        self, app: Litestar, web: httpx.AsyncClient, clock: ManualClock, folder: Path, owner: dict[str, str]
+    ) -> None:
         self.app = app
         self.web = web
         self.clock = clock
@@ -272,7 +289,10 @@ def owned_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[s
 
 @pytest.fixture
 async def site(
-    owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    owned_folder: tuple[Path, dict[str, str]],
+    settings: DomainSettings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Site]:
     """A Domain with its Owner logged in; the gate of plans runs in this process, as it is not what is tested here."""
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)

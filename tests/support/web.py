@@ -20,7 +20,8 @@ PASSWORD = "correct horse battery"
 
 @asynccontextmanager
 async def running(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an app that runs in this event loop, as it does under a server: requests overlap, and so do its tasks.
+    """A client of an app that runs in this event loop, as it does under a server: requests overlap, and so do its
+    tasks.
 
     A fault of the app is an answer (500), not an exception here.
     """

@@ -1,7 +1,7 @@
 """Errors as problem documents, and back.
 
-Should happen: an error arrives as the class that it was raised as, whatever its code. Should not: a document of somebody else,
-or of a later version, breaks its reader.
+Should happen: an error arrives as the class that it was raised as, whatever its code. Should not: a document of
+somebody else, or of a later version, breaks its reader.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def test_the_domain_and_the_edge_sdk_work_without_torch():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-# -- The reader of the picture --------------------------------------------------------------------------------------------
+# -- The reader of the picture -----------------------------------------------------------------------------------------
 
 PICTURE = """
 # A page
@@ -108,7 +108,7 @@ def test_a_block_that_cannot_be_read_says_why(change, message):
         read_picture(PICTURE.replace(*change, 1))
 
 
-# -- What it finds --------------------------------------------------------------------------------------------------------
+# -- What it finds -----------------------------------------------------------------------------------------------------
 
 MODULES = [
     "",
@@ -173,8 +173,16 @@ def test_each_spelling_of_an_import_is_seen(picture, tmp_path, frame, text):
         ("features/jobs/network_routes.py", "import litestar, pygrid.web", None),
         ("features/jobs/routes/x.py", "import litestar", "never features/* -> web, litestar except"),
         ("features/jobs/more_forms.py", "import litestar", "never features/* -> web, litestar except"),
-        ("compute/x.py", "NAME = 'pygrid.core.cycles'", "compute/x.py:1 names the module pygrid.core.cycles in a string"),
-        ("compute/x.py", "NAME = 'pygrid.core.cycles:f'", "compute/x.py:1 names the module pygrid.core.cycles:f in a string"),
+        (
+            "compute/x.py",
+            "NAME = 'pygrid.core.cycles'",
+            "compute/x.py:1 names the module pygrid.core.cycles in a string",
+        ),
+        (
+            "compute/x.py",
+            "NAME = 'pygrid.core.cycles:f'",
+            "compute/x.py:1 names the module pygrid.core.cycles:f in a string",
+        ),
         ("compute/x.py", "NAME = 'pygrid.unheard'; TEXT = 'see pygrid.core.cycles'", None),
         ("cli/__init__.py", "NAME = 'pygrid.core.cycles'", None),
         ("cli/x.py", "NAME = 'pygrid.core.cycles'", "cli/x.py:1 names the module pygrid.core.cycles in a string"),

@@ -1,7 +1,8 @@
 """How often an address may do something.
 
 Should happen: so many uses at once, then one as often as the rate says; the refusal says when to come back.
-Should not happen: a crowd of keys makes the table forget one, or fills memory; a clock that is set back refuses for ever.
+Should not happen: a crowd of keys makes the table forget one, or fills memory; a clock that is set back refuses for
+ever.
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ import typer.main
 from pygrid.cli import network as network_command
 from pygrid.cli.domain import app, banner
 from pygrid.errors import InvalidConfig
-from pygrid.settings import AppSettings, DomainSettings, NetworkSettings, load_network_settings, load_settings, with_secret
+from pygrid.settings import (
+    AppSettings,
+    DomainSettings,
+    NetworkSettings,
+    load_network_settings,
+    load_settings,
+    with_secret,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 GOOD_SECRET = "0123456789abcdef0123456789abcdef"
@@ -147,10 +154,15 @@ def test_a_data_folder_of_somebody_else_is_told() -> None:
         # What a folder that root has mounted into a container is to the container's user.
         folder.chmod(0o555)
         Path(outer).chmod(0o755)
-        done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=60, check=True
+        )
         user, code, told = done.stdout.split(" ", 2)
         assert code == "invalid_data_dir"
-        assert f"user {user} cannot write to the data folder {folder}: make that user its owner (chown {user} FOLDER)" in told
+        assert (
+            f"user {user} cannot write to the data folder {folder}: make that user its owner (chown {user} FOLDER)"
+            in told
+        )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
@@ -229,7 +241,9 @@ def test_every_flag_of_the_commands_is_documented(commands: typer.Typer) -> None
 
 
 @pytest.mark.parametrize(("commands", "settings"), [(app, DomainSettings), (network_command.app, NetworkSettings)])
-def test_every_setting_with_a_flag_can_be_given_on_the_command_line(commands: typer.Typer, settings: type[AppSettings]) -> None:
+def test_every_setting_with_a_flag_can_be_given_on_the_command_line(
+    commands: typer.Typer, settings: type[AppSettings]
+) -> None:
     parameters = {parameter.name for parameter in typer.main.get_command(commands).params}
     assert {field.name for field in dataclasses.fields(settings) if field.metadata["flag"]} <= parameters
 

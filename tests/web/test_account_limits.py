@@ -1,7 +1,7 @@
 """What an attacker of accounts meets: limits that nothing flushes, the same answer for every account, and a trace.
 
-Should happen: guessing one account, many accounts, from one or many addresses is refused with `Retry-After`; failures are in
-the audit log, in a bounded number of entries; log-ins that succeed are not counted.
+Should happen: guessing one account, many accounts, from one or many addresses is refused with `Retry-After`; failures
+are in the audit log, in a bounded number of entries; log-ins that succeed are not counted.
 Should not happen: over-long passwords or other accounts make room; an unknown account is answered in another way.
 """
 
@@ -58,7 +58,9 @@ async def test_over_long_passwords_and_other_accounts_do_not_make_room(domain: L
         assert await guess(accounts, "victim@example.org", "10.0.0.1") == "invalid_credentials"
     # 0.1 forgot the victim's counter after 10,000 others.
     for number in range(12_000):
-        await guess(accounts, f"other{number}@example.org", f"10.{number // 65536}.{number // 256 % 256}.{number % 256}")
+        await guess(
+            accounts, f"other{number}@example.org", f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
+        )
     assert await guess(accounts, "victim@example.org", "10.0.0.1", PASSWORD) == "too_many_attempts"
 
 
@@ -93,7 +95,9 @@ async def test_all_callers_of_networks_share_a_limit(web: Web, domain: Litestar)
 async def test_attempts_at_the_same_time_do_not_pass_the_limit_together(domain: Litestar, people: People) -> None:
     await people.sign_up("victim@example.org")
     accounts = domain.state.accounts
-    outcomes = await asyncio.gather(*(guess(accounts, "victim@example.org", "10.0.0.1", "wrong one") for _ in range(30)))
+    outcomes = await asyncio.gather(
+        *(guess(accounts, "victim@example.org", "10.0.0.1", "wrong one") for _ in range(30))
+    )
     assert outcomes.count("invalid_credentials") == 10
     assert outcomes.count("too_many_attempts") == 20
 

@@ -1,9 +1,9 @@
 """Accounts over HTTP, as published.
 
-Should happen: the first user is Owner, exactly once; people log in, are who they are until they log out, are idle for 12 hours,
-or their password or role changes; those who may, manage the others.
-Should not happen: anybody gains more than they were given; a secret is stored or shown again; an unknown e-mail can be told
-from a wrong password; guessing is quick; the Domain is left without an Owner.
+Should happen: the first user is Owner, exactly once; people log in, are who they are until they log out, are idle for
+12 hours, or their password or role changes; those who may, manage the others.
+Should not happen: anybody gains more than they were given; a secret is stored or shown again; an unknown e-mail can be
+told from a wrong password; guessing is quick; the Domain is left without an Owner.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ async def _rows(domain: Litestar) -> list[str]:
     """Every value in the database, as text."""
 
     def read(connection: sa.Connection) -> list[str]:
-        return [str(value) for table in metadata.sorted_tables for row in connection.execute(sa.select(table)) for value in row]
+        return [
+            str(value)
+            for table in metadata.sorted_tables
+            for row in connection.execute(sa.select(table))
+            for value in row
+        ]
 
     return await domain.state.database.read(read)
 
@@ -51,7 +56,9 @@ async def test_the_first_user_becomes_owner_and_the_next_ones_do_not(people: Peo
     assert second["groups"] == []
 
 
-async def test_of_twenty_first_users_at_once_one_becomes_owner(database_url: str, tmp_path: Path, clock: ManualClock) -> None:
+async def test_of_twenty_first_users_at_once_one_becomes_owner(
+    database_url: str, tmp_path: Path, clock: ManualClock
+) -> None:
     app = build_domain(load_settings({}, data_dir=tmp_path / "race", database_url=database_url), clock=clock)
     async with running(app) as web:
         people = People(web)
@@ -88,7 +95,9 @@ async def test_what_is_no_email_is_refused(web: Web, email: str) -> None:
 
 @pytest.mark.parametrize("password", ["", "seven77", "x" * 1025])
 async def test_a_weak_password_is_refused(web: Web, password: str) -> None:
-    problem = assert_problem(await web.post("/users", json={"email": "a@b.c", "password": password}), 400, "weak_password")
+    problem = assert_problem(
+        await web.post("/users", json={"email": "a@b.c", "password": password}), 400, "weak_password"
+    )
     assert problem["error"] == problem["detail"]
 
 
@@ -119,7 +128,8 @@ async def test_those_who_may_sign_others_up_with_a_role(web: Web, people: People
     admin = await people.log_in("new0@example.org")
     too_high = {"email": "boss@example.org", "password": PASSWORD, "role": OWNER}
     assert (
-        assert_problem(await web.post("/users", json=too_high, headers=admin), 403, "not_permitted")["error"] == NOT_AUTHORIZED
+        assert_problem(await web.post("/users", json=too_high, headers=admin), 403, "not_permitted")["error"]
+        == NOT_AUTHORIZED
     )
     unknown = {"email": "x@example.org", "password": PASSWORD, "role": 99}
     problem = assert_problem(await web.post("/users", json=unknown, headers=owner), 404, "role_not_found")
@@ -143,12 +153,16 @@ async def test_a_session_by_either_header(web: Web, people: People) -> None:
 async def test_no_other_credential_is_taken(web: Web, people: People) -> None:
     user = await people.sign_up("a@example.org")
     token = (await people.log_in("a@example.org"))["Authorization"].removeprefix("Bearer ")
-    problem = assert_problem(await web.get("/users/me", headers={"private-key": user["private_key"]}), 400, "unauthenticated")
+    problem = assert_problem(
+        await web.get("/users/me", headers={"private-key": user["private_key"]}), 400, "unauthenticated"
+    )
     assert problem["error"] == "Missing request key!"
     assert_problem(await web.get(f"/users/me?token={token}"), 400, "unauthenticated")
     assert_problem(await web.get("/users/me", headers={"Authorization": f"Basic {token}"}), 400, "unauthenticated")
     assert_problem(await web.get("/users/me", headers={"Cookie": f"token={token}"}), 400, "unauthenticated")
-    problem = assert_problem(await web.get("/users/me", headers={"token": user["private_key"]}), 403, "invalid_credentials")
+    problem = assert_problem(
+        await web.get("/users/me", headers={"token": user["private_key"]}), 403, "invalid_credentials"
+    )
     assert problem["error"] == "Invalid credentials!"
 
 
@@ -156,7 +170,11 @@ async def test_a_wrong_password_and_an_unknown_email_look_the_same(web: Web, peo
     await people.sign_up("a@example.org")
     answers = [
         await web.post("/users/login", json={"email": email, "password": password})
-        for email, password in [("a@example.org", "wrong password"), ("b@example.org", PASSWORD), ("a@example.org", "x" * 2000)]
+        for email, password in [
+            ("a@example.org", "wrong password"),
+            ("b@example.org", PASSWORD),
+            ("a@example.org", "x" * 2000),
+        ]
     ]
     problems = [assert_problem(answer, 403, "invalid_credentials") for answer in answers]
     assert problems[0] == problems[1] == problems[2]
@@ -171,7 +189,9 @@ async def test_a_session_ends_when_logged_out(web: Web, people: People) -> None:
     assert (await web.get("/users/me", headers=other)).status_code == 200
 
 
-async def test_a_session_ends_after_twelve_idle_hours_and_not_before(web: Web, people: People, clock: ManualClock) -> None:
+async def test_a_session_ends_after_twelve_idle_hours_and_not_before(
+    web: Web, people: People, clock: ManualClock
+) -> None:
     session = await people.owner()
     for _ in range(5):
         clock.advance(11 * 3600)
@@ -180,7 +200,9 @@ async def test_a_session_ends_after_twelve_idle_hours_and_not_before(web: Web, p
     assert_problem(await web.get("/users/me", headers=session), 403, "invalid_credentials")
 
 
-async def test_sessions_that_ended_are_forgotten(domain: Litestar, web: Web, people: People, clock: ManualClock) -> None:
+async def test_sessions_that_ended_are_forgotten(
+    domain: Litestar, web: Web, people: People, clock: ManualClock
+) -> None:
     await people.owner()
     clock.advance(6 * 3600)
     kept = await people.log_in("owner@example.org")
@@ -191,7 +213,9 @@ async def test_sessions_that_ended_are_forgotten(domain: Litestar, web: Web, peo
     assert (await web.get("/users/me", headers=kept)).status_code == 200
 
 
-async def test_guessing_is_slowed_for_one_account_from_one_address(web: Web, people: People, clock: ManualClock) -> None:
+async def test_guessing_is_slowed_for_one_account_from_one_address(
+    web: Web, people: People, clock: ManualClock
+) -> None:
     await people.sign_up("a@example.org")
     await people.sign_up("b@example.org")
     for _ in range(10):
@@ -235,7 +259,10 @@ async def test_listing_needs_triage_and_never_shows_keys(web: Web, people: Peopl
     assert not any("private_key" in one or "password" in str(one) for one in listed["users"])
     assert (await web.get("/users/2", headers=user)).status_code == 200
     assert_problem(await web.get("/users/1", headers=user), 403, "not_permitted")
-    assert assert_problem(await web.get("/users/99", headers=officer), 404, "user_not_found")["error"] == "User ID not found!"
+    assert (
+        assert_problem(await web.get("/users/99", headers=officer), 404, "user_not_found")["error"]
+        == "User ID not found!"
+    )
 
 
 async def test_users_are_found_by_any_of_email_role_group(web: Web, people: People) -> None:
@@ -263,7 +290,9 @@ async def test_people_change_their_own_email_and_password(web: Web, people: Peop
     session = await people.with_role(USER, owner)
     answer = await web.put("/users/2/email", json={"email": "new@example.org"}, headers=session)
     assert answer.json()["user"]["email"] == "new@example.org"
-    assert_problem(await web.put("/users/2/email", json={"email": "OWNER@example.org"}, headers=session), 409, "email_taken")
+    assert_problem(
+        await web.put("/users/2/email", json={"email": "OWNER@example.org"}, headers=session), 409, "email_taken"
+    )
     assert (await web.put("/users/2/email", json={"email": "New@example.org"}, headers=session)).status_code == 200
     answer = await web.put("/users/2/password", json={"password": "another password"}, headers=session)
     assert answer.status_code == 200
@@ -294,7 +323,11 @@ async def test_nobody_changes_an_account_above_or_beside_their_permissions(
 
 async def test_nobody_raises_their_own_role(web: Web, people: People) -> None:
     owner = await people.owner()
-    for role, email in [(USER, "u@example.org"), (COMPLIANCE_OFFICER, "c@example.org"), (ADMINISTRATOR, "a@example.org")]:
+    for role, email in [
+        (USER, "u@example.org"),
+        (COMPLIANCE_OFFICER, "c@example.org"),
+        (ADMINISTRATOR, "a@example.org"),
+    ]:
         session = await people.with_role(role, owner, email)
         me = (await web.get("/users/me", headers=session)).json()["user"]["id"]
         answer = await web.put(f"/users/{me}/role", json={"role": OWNER}, headers=session)
@@ -337,7 +370,9 @@ async def test_deleting_a_user_takes_sessions_and_memberships_along(domain: Lite
     session = await people.with_role(USER, owner)
     group = (await web.post("/groups", json={"name": "cardiology"}, headers=owner)).json()["group"]["id"]
     await web.put("/users/2/groups", json={"groups": [group]}, headers=owner)
-    assert (await web.delete("/users/2", headers=owner)).json()["user"]["groups"] == [{"id": group, "name": "cardiology"}]
+    assert (await web.delete("/users/2", headers=owner)).json()["user"]["groups"] == [
+        {"id": group, "name": "cardiology"}
+    ]
     assert_problem(await web.get("/users/me", headers=session), 403, "invalid_credentials")
     again = await people.sign_up("other@example.org")
     assert again["id"] == 3, "an id is never given twice"
@@ -372,7 +407,9 @@ async def test_roles_are_made_edited_and_deleted(web: Web, people: People) -> No
 
 async def test_a_role_needs_every_flag_a_name_and_no_more(web: Web, people: People) -> None:
     owner = await people.owner()
-    assert_problem(await web.post("/roles", json={"name": "x", "can_upload_data": True}, headers=owner), 400, "missing_field")
+    assert_problem(
+        await web.post("/roles", json={"name": "x", "can_upload_data": True}, headers=owner), 400, "missing_field"
+    )
     assert_problem(await web.post("/roles", json={"name": " x", **_flags()}, headers=owner), 400, "invalid_name")
     assert_problem(await web.post("/roles", json={"name": "", **_flags()}, headers=owner), 400, "invalid_input")
     answer = await web.put("/roles/2", json={"id": 4, "name": "Officer"}, headers=owner)
@@ -382,7 +419,9 @@ async def test_a_role_needs_every_flag_a_name_and_no_more(web: Web, people: Peop
 async def test_the_roles_that_everything_rests_on_stay(web: Web, people: People) -> None:
     owner = await people.owner()
     for role in (USER, OWNER):
-        assert_problem(await web.put(f"/roles/{role}", json={"can_upload_data": True}, headers=owner), 403, "built_in_role")
+        assert_problem(
+            await web.put(f"/roles/{role}", json={"can_upload_data": True}, headers=owner), 403, "built_in_role"
+        )
         assert_problem(await web.delete(f"/roles/{role}", headers=owner), 403, "built_in_role")
 
 

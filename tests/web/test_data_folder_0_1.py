@@ -1,8 +1,10 @@
 """A Domain opens the data folder of version 0.1 (tests/vectors/README.md says what it holds), on both databases.
 
-Should happen: its accounts log in; it serves the bytes that version 0.1 served; its open cycle takes the missing report; its
+Should happen: its accounts log in; it serves the bytes that version 0.1 served; its open cycle takes the missing
+report; its
     jobs go on; its budget has the charges at their new prices; the audit log holds together.
-Should not happen: a charge at its old price; a result, a report, a file or an account that is lost; a fault on the second
+Should not happen: a charge at its old price; a result, a report, a file or an account that is lost; a fault on the
+second
     start.
 """
 
@@ -195,7 +197,9 @@ async def assert_the_budget_is_priced_again(
 ) -> None:
     """What the budget shows follows from its charges, each of which is priced for a replaced unit."""
     statement = sa.select(charges.c.job_id, charges.c.dataset_cost, charges.c.user_cost)
-    costs = {row.job_id: (row.dataset_cost, row.user_cost) for row in database.read_now(lambda c: c.execute(statement).all())}
+    costs = {
+        row.job_id: (row.dataset_cost, row.user_cost) for row in database.read_now(lambda c: c.execute(statement).all())
+    }
     # To replace a unit moves a noisy count by twice as much as to remove it, and a divergence grows with the square.
     assert costs[STATISTICS] == pytest.approx([4 * cost for cost in COSTS_BEFORE[STATISTICS]])
     assert all(new > 2 * old for new, old in zip(costs[TRAINING], COSTS_BEFORE[TRAINING], strict=True))

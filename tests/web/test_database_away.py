@@ -1,9 +1,10 @@
-"""A database that is stopped under a running Domain, and started again; a real PostgreSQL, and a SQLite file that is locked,
-read-only or full.
+"""A database that is stopped under a running Domain, and started again; a real PostgreSQL, and a SQLite file that is
+locked, read-only or full.
 
-Should happen: every route that needs it answers 503 ``database_unavailable`` or 507 ``storage_full`` with ``Retry-After``, and
-works again by itself.
-Should not happen: a 500; a call that is done twice; a commit whose outcome is unknown, told as one that changed nothing.
+Should happen: every route that needs it answers 503 ``database_unavailable`` or 507 ``storage_full`` with
+``Retry-After``, and works again by itself.
+Should not happen: a 500; a call that is done twice; a commit whose outcome is unknown, told as one that changed
+nothing.
 """
 
 from __future__ import annotations
@@ -129,7 +130,10 @@ async def test_a_commit_that_is_cut_off_is_not_done_again(postgres_url: str) -> 
     def make(connection: sa.Connection) -> None:
         connection.execute(sa.text("CREATE TABLE notes (pid INTEGER)"))
         connection.execute(
-            sa.text("CREATE FUNCTION wait() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END' LANGUAGE plpgsql")
+            sa.text(
+                "CREATE FUNCTION wait() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END' LANGUAGE "
+                "plpgsql"
+            )
         )
         connection.execute(
             sa.text(
@@ -145,7 +149,8 @@ async def test_a_commit_that_is_cut_off_is_not_done_again(postgres_url: str) -> 
 
     def end(connection: sa.Connection) -> int:
         query = (
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query = 'COMMIT'"
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query = "
+            "'COMMIT'"
         )
         return int(connection.execute(sa.text(query)).scalar_one())
 

@@ -1,9 +1,9 @@
 """Calls with an ``Idempotency-Key``, over HTTP.
 
-Should happen: the same call again gets the same status and body, also after a restart, and is done once; of several at once one
-is done and the others are told to come again; a key is free again after its time.
-Should not happen: another body or path under a key; a key of one person that counts for another, or of one route for another;
-a refusal that is kept; a secret that is kept; an unbounded number of answers.
+Should happen: the same call again gets the same status and body, also after a restart, and is done once; of several at
+once one is done and the others are told to come again; a key is free again after its time.
+Should not happen: another body or path under a key; a key of one person that counts for another, or of one route for
+another; a refusal that is kept; a secret that is kept; an unbounded number of answers.
 """
 
 from __future__ import annotations

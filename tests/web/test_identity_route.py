@@ -32,7 +32,9 @@ async def test_a_domain_proves_who_it_is_and_stays_that(tmp_path):
     assert keys[0] == keys[1]
 
 
-@pytest.mark.parametrize("nonce", ["", "AAAA", "A" * 44, "A" * 42 + "B", "A" * 42 + "=", "+" * 43, "ä" * 43, "A" * 10_000])
+@pytest.mark.parametrize(
+    "nonce", ["", "AAAA", "A" * 44, "A" * 42 + "B", "A" * 42 + "=", "+" * 43, "ä" * 43, "A" * 10_000]
+)
 async def test_what_is_no_nonce_is_not_signed(tmp_path, nonce):
     async with running(build_domain(load_settings({}, data_dir=tmp_path))) as web:
         assert_problem(await web.get("/identity", params={"nonce": nonce}), 400, "invalid_base64url")

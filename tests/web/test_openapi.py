@@ -37,7 +37,13 @@ TAGS = {
     "associations",
     "association-requests",
 }
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, use_after_free]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    use_after_free,
+]
 
 
 @pytest.fixture
@@ -77,7 +83,11 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=25,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=cases)
     def check(case: Any) -> None:

@@ -1,8 +1,9 @@
 """What surrounds every route: error answers, limits, headers, counts, health, lifecycle, event streams.
 
-Should happen: whatever goes wrong is a problem document with a stable code; what is counted and logged names no path, query or
-token; what waits ends when the app stops.
-Should not happen: a traceback, a framework's own error page, an unbounded body; a route open to scripts that has no need of it.
+Should happen: whatever goes wrong is a problem document with a stable code; what is counted and logged names no path,
+query or token; what waits ends when the app stops.
+Should not happen: a traceback, a framework's own error page, an unbounded body; a route open to scripts that has no
+need of it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ async def test_a_wrong_type_is_named_with_its_place(web: Web) -> None:
     assert problem["errors"] == [{"field": "role", "detail": "Expected `int | null`, got `str`"}]
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", ""])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", ""]
+)
 async def test_json_is_read_as_json_or_without_a_content_type(web: Web, people: People, content_type: str) -> None:
     await people.sign_up("a@b.c")
     body = b'{"email": "a@b.c", "password": "correct horse battery"}'
@@ -83,10 +86,14 @@ async def test_json_is_read_as_json_or_without_a_content_type(web: Web, people: 
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense"]
+)
 async def test_json_of_another_content_type_is_refused_where_it_could_be_a_form(web: Web, content_type: str) -> None:
     headers = {"content-type": content_type}
-    answer = await web.post("/users", content=b'{"email": "a@b.c", "password": "correct horse battery"}', headers=headers)
+    answer = await web.post(
+        "/users", content=b'{"email": "a@b.c", "password": "correct horse battery"}', headers=headers
+    )
     assert_problem(answer, 415, "unsupported_media_type")
     device = await web.post("/model-centric/authenticate", content=b"{}", headers=headers)
     assert device.status_code == 400, "devices of 2020 send JSON under any content type"
@@ -138,7 +145,9 @@ async def test_only_the_routes_of_devices_are_open_to_scripts_of_any_origin(web:
 
 
 async def test_a_page_of_another_site_changes_nothing(web: Web) -> None:
-    """A form on any page can send this without asking first, to a Domain on the machine of whoever looks at the page."""
+    """A form on any page can send this without asking first, to a Domain on the machine of whoever looks at the
+    page.
+    """
     body = b'{"email": "intruder@example.org", "password": "long enough"}'
     forged = {"content-type": "text/plain", "origin": "https://evil.example", "sec-fetch-site": "cross-site"}
     assert_problem(await web.post("/users", content=body, headers=forged), 403, "cross_site_refused")
@@ -170,14 +179,19 @@ async def test_counts_go_by_route_and_not_by_path(web: Web, people: People) -> N
         assert hidden not in text
 
 
-async def test_the_log_names_no_path_query_token_or_address(web: Web, people: People, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_names_no_path_query_token_or_address(
+    web: Web, people: People, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     owner = await people.owner()
     await web.get("/users/1?request_key=abc123", headers={**owner, "x-request-id": "known"})
     lines = [record for record in caplog.records if record.name == "pygrid.access"]
-    assert vars(lines[-1]) | {"method": "GET", "route": "/users/{user_id}", "status": 200, "request_id": "known"} == vars(
-        lines[-1]
-    )
+    assert vars(lines[-1]) | {
+        "method": "GET",
+        "route": "/users/{user_id}",
+        "status": 200,
+        "request_id": "known",
+    } == vars(lines[-1])
     written = " ".join(str(vars(record)) for record in caplog.records if record.name.startswith("pygrid"))
     for hidden in ("abc123", owner["Authorization"].split()[1], "owner@example.org", "correct horse"):
         assert hidden not in written
@@ -375,7 +389,9 @@ async def test_a_body_that_stalls_is_given_up(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(requests, "SLOW_S", 0.05)
     app = _app(tmp_path)
     try:
-        sent = await _call(app, "/upload", [{"type": "http.request", "body": b"x", "more_body": True}], b"max_bytes=100")
+        sent = await _call(
+            app, "/upload", [{"type": "http.request", "body": b"x", "more_body": True}], b"max_bytes=100"
+        )
     finally:
         app.state.database.close()
     assert sent[0]["status"] == 408

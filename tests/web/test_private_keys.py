@@ -1,9 +1,9 @@
 """The private key of the published interface of 2020: what it may do, and when it ends.
 
-Should happen: a key signs others up with a role below its owner's; it ends with the password, a rotation or a revocation; its
-use is limited.
-Should not happen: a key makes an account as strong as its owner, opens a closed sign-up for one who may not make accounts, or
-works where a session is wanted.
+Should happen: a key signs others up with a role below its owner's; it ends with the password, a rotation or a
+revocation; its use is limited.
+Should not happen: a key makes an account as strong as its owner, opens a closed sign-up for one who may not make
+accounts, or works where a session is wanted.
 """
 
 from __future__ import annotations

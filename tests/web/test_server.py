@@ -67,7 +67,9 @@ async def test_headers_within_the_bound_pass_however_they_arrive(domain: Litesta
         assert (await _talk(port, *[bytes([byte]) for byte in REQUEST[:20]], REQUEST[20:], b"\r\n"))[0] == 200
 
 
-@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HELLO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+@pytest.mark.parametrize(
+    "junk", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HELLO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+)
 async def test_what_is_no_request_is_told_so(domain: Litestar, junk: bytes) -> None:
     async with serving(domain) as (_, port):
         status, headers, body = await _talk(port, junk)
@@ -83,9 +85,14 @@ async def test_headers_that_do_not_come_are_given_up(domain: Litestar, sent: byt
 
 
 async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Litestar) -> None:
-    """Three requests on one connection, with pauses longer than a request's headers may take; longer ones do not matter."""
+    """Three requests on one connection, with pauses longer than a request's headers may take; longer ones do not
+    matter.
+    """
     head_s = 0.3
-    async with serving(domain, head_s=head_s) as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        serving(domain, head_s=head_s) as (_, port),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
         for _ in range(3):
             answer = await client.get("/healthz")
             assert answer.status_code == 200

@@ -1,9 +1,9 @@
 """Pages of other sites, and names of other hosts.
 
-Should happen: every name that the operator gave, every IP address and loopback name reaches the app; devices' pages of any
-origin reach the devices' routes; programs, which send no `Origin`, are not concerned.
-Should not happen: a page of another origin changes anything, by a request or a WebSocket; a name that somebody points to this
-machine (DNS rebinding) reaches anything.
+Should happen: every name that the operator gave, every IP address and loopback name reaches the app; devices' pages of
+any origin reach the devices' routes; programs, which send no `Origin`, are not concerned.
+Should not happen: a page of another origin changes anything, by a request or a WebSocket; a name that somebody points
+to this machine (DNS rebinding) reaches anything.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ async def far(tmp_path: Path) -> AsyncIterator[Web]:
         yield client
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:5000", "a.localhost", "127.0.0.1", "127.9.9.9:1", "[::1]:5000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:5000", "a.localhost", "127.0.0.1", "127.9.9.9:1", "[::1]:5000"]
+)
 async def test_loopback_names_and_addresses_are_known(web: Web, host: str) -> None:
     assert (await web.get("/healthz", headers={"host": host})).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["domain.example", "DOMAIN.EXAMPLE:8443", "alice:5000", "other.example", "other.example.:80", "192.168.1.7:5000"]
+    "host",
+    ["domain.example", "DOMAIN.EXAMPLE:8443", "alice:5000", "other.example", "other.example.:80", "192.168.1.7:5000"],
 )
 async def test_given_names_and_every_ip_address_are_known(far: Web, host: str) -> None:
     assert (await far.get("/healthz", headers={"host": host})).status_code == 200
@@ -88,12 +91,18 @@ async def test_a_page_of_another_origin_changes_nothing(web: Web, people: People
     owner = await people.owner()
     for method, path, headers in [
         *(("POST", "/users", {}), ("POST", "/users/login", {}), ("DELETE", "/users/1", owner)),
-        *(("PUT", "/users/1/password", owner), ("POST", "/model-centric/host-training", owner), ("POST", "/search", {})),
+        *(
+            ("PUT", "/users/1/password", owner),
+            ("POST", "/model-centric/host-training", owner),
+            ("POST", "/search", {}),
+        ),
         *(("POST", "/data-centric/datasets", owner), ("PATCH", "/nothing", {})),
     ]:
         answer = await web.request(method, path, json=BODY, headers={**headers, "origin": origin})
         assert_problem(answer, 403, "cross_site_refused")
-    assert (await web.get("/users/me", headers={**owner, "origin": origin})).status_code == 200, "reading is by token only"
+    assert (await web.get("/users/me", headers={**owner, "origin": origin})).status_code == 200, (
+        "reading is by token only"
+    )
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -117,10 +126,14 @@ async def test_devices_in_pages_of_any_origin_reach_their_routes_and_no_others(w
     assert set(DEVICE_PATHS) < paths
     for path in paths - set(DEVICE_PATHS):
         plain = path.split("{")[0].rstrip("/")
-        answer = await web.options(plain, headers={"origin": "https://app.example", "access-control-request-method": "GET"})
+        answer = await web.options(
+            plain, headers={"origin": "https://app.example", "access-control-request-method": "GET"}
+        )
         assert "access-control-allow-origin" not in answer.headers
     for path in DEVICE_PATHS:
-        answer = await web.post(path, content=b"{", headers={"origin": "https://app.example", "content-type": "text/plain"})
+        answer = await web.post(
+            path, content=b"{", headers={"origin": "https://app.example", "content-type": "text/plain"}
+        )
         assert answer.status_code in (400, 401, 405)
         assert answer.headers["access-control-allow-origin"] == "*"
 
@@ -137,7 +150,14 @@ async def websocket(app: Litestar, path: str, **headers: str) -> list[dict[str, 
         sent.append(message)
 
     scope: Any = {
-        **{"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "ws"},
+        **{
+            "type": "websocket",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "ws",
+        },
         **{"headers": [(name.encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]},
         **{"client": ("127.0.0.1", 1), "server": ("localhost", 80), "subprotocols": [], "asgi": {"version": "3.0"}},
         **{"extensions": {"websocket.http.response": {}}},

@@ -213,7 +213,9 @@ async def test_few_refused_connections_stay_open(domain: Litestar) -> None:
 
 
 async def test_requests_of_one_address_begin_in_turn(domain: Litestar) -> None:
-    """Each of two addresses sends 40 requests at once; the app takes 5 of each, and no more until these are answered."""
+    """Each of two addresses sends 40 requests at once; the app takes 5 of each, and no more until these are
+    answered.
+    """
     running: list[str] = []
     may_end = asyncio.Event()
 

@@ -1,7 +1,7 @@
 """Texts that a database cannot hold, in every place of every route, on PostgreSQL.
 
-Should happen: NUL characters and halves of surrogate pairs are refused with 400 in a path, a query, a header and a body.
-Should not happen: a 5xx, from any route of the OpenAPI document of either app.
+Should happen: NUL characters and halves of surrogate pairs are refused with 400 in a path, a query, a header and a
+body. Should not happen: a 5xx, from any route of the OpenAPI document of either app.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ async def test_no_route_fails_at_a_text_that_cannot_be_stored(app: Litestar) -> 
         headers = await people.owner()
         for verb, path, operation in _operations(document):
             for call in _calls(document, path, operation):
-                answer = await web.request(verb, call.pop("path"), headers={**headers, **call.pop("headers", {})}, **call)
+                answer = await web.request(
+                    verb, call.pop("path"), headers={**headers, **call.pop("headers", {})}, **call
+                )
                 assert answer.status_code < 500, (verb, path, call, answer.text)
                 if answer.status_code == 401 or "logout" in path:
                     headers = await people.log_in("owner@example.org")
@@ -74,9 +76,14 @@ def _calls(document: dict[str, Any], path: str, operation: dict[str, Any]) -> It
         raw = quote(bad.encode("utf-8", "surrogatepass"))
         for parameter in parameters:
             if parameter["in"] == "path":
-                yield {"path": path.replace(f"{{{parameter['name']}}}", raw).replace("{", "").replace("}", ""), "json": body}
+                yield {
+                    "path": path.replace(f"{{{parameter['name']}}}", raw).replace("{", "").replace("}", ""),
+                    "json": body,
+                }
             elif parameter["in"] == "query":
-                pairs = "&".join(f"{name}={raw if name == parameter['name'] else value}" for name, value in query.items())
+                pairs = "&".join(
+                    f"{name}={raw if name == parameter['name'] else value}" for name, value in query.items()
+                )
                 yield {"path": f"{good_path}?{pairs}&{parameter['name']}={raw}", "json": body}
             else:
                 value = bad.encode("utf-8", "surrogatepass")

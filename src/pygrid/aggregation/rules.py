@@ -1,7 +1,7 @@
 """The rules of aggregation: how much each report counts, as a function of norms, distances and weights.
 
-    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),  dist_i = norm(d_i - v),  t = radius * median(dist_i)
-    mean               x = sum(w_i * s_i * d_i) / sum(w_i),           s_i = min(1, bound / norm_i)
+    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),  dist_i = norm(d_i - v),  t = radius *
+    median(dist_i) mean               x = sum(w_i * s_i * d_i) / sum(w_i),           s_i = min(1, bound / norm_i)
 
 ``v`` is the mean diff of the last completed cycle; it is 0 in the first cycle. Both rules are sums of the diffs times a
 factor, plus ``v`` times a factor. So a running sum is sufficient, and no rule needs all diffs at once.
@@ -132,7 +132,9 @@ def _weigh_mean(rule: Aggregation, votes: Sequence[Vote], history: History, mode
     limit = norm_bound(history.norms, [vote.norm for vote in votes], rule.bound, model_norm)
     scales = {vote.id: clip_scale(vote.norm, limit) for vote in votes}
     weights = _cap_weights(rule, votes, history)
-    return Weighed(scales, weights, centre_weight=0.0, limit=limit, num_clipped=sum(scale < 1.0 for scale in scales.values()))
+    return Weighed(
+        scales, weights, centre_weight=0.0, limit=limit, num_clipped=sum(scale < 1.0 for scale in scales.values())
+    )
 
 
 def _cap_weights(rule: Aggregation, votes: Sequence[Vote], history: History) -> dict[int, float]:

@@ -1,4 +1,6 @@
-"""The command ``pygrid``: one module for each subcommand, loaded when that one is called, so that help comes at once."""
+"""The command ``pygrid``: one module for each subcommand, loaded when that one is called, so that help comes at
+once.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "budget": ("pygrid.cli.budget", "See what was spent of the privacy of each dataset; open a budget."),
     "audit": ("pygrid.cli.audit", "Check that nothing in the audit log was changed, and read it."),
     "model": ("pygrid.cli.model", "Download checkpoints; serve models that answer questions, and ask them."),
-    "worker": ("pygrid.cli.worker", "Run jobs of a Domain on this machine; see whether it can lock strangers' plans in."),
+    "worker": (
+        "pygrid.cli.worker",
+        "Run jobs of a Domain on this machine; see whether it can lock strangers' plans in.",
+    ),
     "association": ("pygrid.cli.association", "Let a Domain join a Network, and leave it."),
     "domains": ("pygrid.cli.domains", "Look at the Domains of a Network; let them in."),
     "up": ("pygrid.cli.up", "Start a Network and Domains as processes of this machine."),
@@ -89,8 +94,8 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    The process exits with 1 and an explanation for an error that a user can correct, and with 141 (128 + SIGPIPE) without a
-    message if the reader of its output is gone. A traceback is a fault of pygrid.
+    The process exits with 1 and an explanation for an error that a user can correct, and with 141 (128 + SIGPIPE)
+    without a message if the reader of its output is gone. A traceback is a fault of pygrid.
     """
     try:
         app()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
@@ -56,7 +57,7 @@ def join(
     elif found.state == "joining":
         say(f"{found.network} was not reached yet ({reason or 'no answer'}); the Domain goes on trying")
     else:
-        raise InvalidInput(f"{found.network} says {found.state}: {reason}", code="association_refused")
+        raise InvalidInput(f"{found.network} says {found.state}: {reason}", code=codes.ASSOCIATION_REFUSED)
 
 
 @app.command("list")

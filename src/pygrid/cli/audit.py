@@ -44,14 +44,20 @@ def verify(
         say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)
     if mismatch is not None:
-        say(f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the charges")
+        say(
+            f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the "
+            "charges"
+        )
         raise typer.Exit(BROKEN)
     if altered is not None:
         say(f"BROKEN: {altered}")
         raise typer.Exit(BROKEN)
     say(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
     if known is None:
-        say(f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the same.")
+        say(
+            f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the "
+            "same."
+        )
     else:
         say(f"The chain leads through entry {known.number}, whose head is in {path}.")
 
@@ -76,4 +82,7 @@ def show(
         entries = database.read_now(lambda connection: audit.list_entries(connection, after=newest - last, limit=last))
     for entry in entries:
         who = "the Domain" if entry.actor is None else f"user {entry.actor}"
-        say(f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  {msgspec.json.encode(entry.data).decode()}")
+        say(
+            f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  "
+            f"{msgspec.json.encode(entry.data).decode()}"
+        )

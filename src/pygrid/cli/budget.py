@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pygrid.messages.jobs import BudgetInfo
 
 app = typer.Typer(
-    help="Look at the privacy budgets of a Domain's datasets, open and change them.", no_args_is_help=True, add_completion=False
+    help="Look at the privacy budgets of a Domain's datasets, open and change them.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
@@ -30,20 +32,24 @@ def show(
     url: UrlOption = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    dataset: Annotated[int | None, typer.Option(help="In the folder: id of a dataset; default: all that have one.")] = None,
+    dataset: Annotated[
+        int | None, typer.Option(help="In the folder: id of a dataset; default: all that have one.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Show what was spent of each dataset, in all and by each user, and what is allowed.
 
-    With the name of a dataset the Domain is asked, which tells you what you may know. Without, the Domain's own folder is read,
-    on the machine it runs on. SPENT and LEFT add up to OF, the cap.
+    With the name of a dataset the Domain is asked, which tells you what you may know. Without, the Domain's own folder
+    is read, on the machine it runs on. SPENT and LEFT add up to OF, the cap.
 
     Example: pygrid budget show patients
     """
 
     if name is not None:
         if data_dir is not None or database_url is not None or dataset is not None:
-            raise InvalidInput("either the name of a dataset, to ask the Domain, or the options that read its folder; not both")
+            raise InvalidInput(
+                "either the name of a dataset, to ask the Domain, or the options that read its folder; not both"
+            )
         _show_online(name, url, as_json)
         return
     with stored_domain(data_dir, database_url) as (_, database):
@@ -87,7 +93,9 @@ def set_budget(
     use: Annotated[str | None, typer.Option(help="What it is mostly for: statistics, training or mixed.")] = None,
     allow_remote_workers: Annotated[
         bool | None,
-        typer.Option("--allow-remote-workers/--here-only", help="Whether the records may go to Workers on other machines."),
+        typer.Option(
+            "--allow-remote-workers/--here-only", help="Whether the records may go to Workers on other machines."
+        ),
     ] = None,
     unit: Annotated[
         str | None, typer.Option(help="What it protects: record, subject or domain; fixed once it is open.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 P = ParamSpec("P")
@@ -19,7 +20,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, by convention 128 + SIGINT."""
 
 UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="PYGRID_URL", help="Address of the Domain; default: the one logged in to last.")
+    str | None,
+    typer.Option("--url", envvar="PYGRID_URL", help="Address of the Domain; default: the one logged in to last."),
 ]
 
 
@@ -34,7 +36,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             raise  # `pygrid.cli.main` ends the program
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise InvalidInput(f"{where}{error.strerror or error}", code="file_error") from error
+            raise InvalidInput(f"{where}{error.strerror or error}", code=codes.FILE_ERROR) from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 

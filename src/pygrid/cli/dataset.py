@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from pygrid.messages.datasets import Column, DatasetSummary
 
-app = typer.Typer(help="Upload datasets, find them, look at them, change them.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Upload datasets, find them, look at them, change them.", no_args_is_help=True, add_completion=False
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
 File = Annotated[Path, typer.Argument(help="CSV, Parquet, Arrow, NPZ or safetensors file; told from its content.")]
@@ -27,20 +29,25 @@ Visibility = Annotated[str | None, typer.Option(help="Who may know of it: privat
 Mock = Annotated[Path | None, typer.Option(help="A file with mock records; default: they are drawn from the schema.")]
 Subject = Annotated[str | None, typer.Option(help="The column that says whom a record is about.")]
 PerSubject = Annotated[int | None, typer.Option(help="Use at most so many records of one subject.")]
-Skip = Annotated[list[str] | None, typer.Option(help="A column of the file that is not stored; can be given several times.")]
+Skip = Annotated[
+    list[str] | None, typer.Option(help="A column of the file that is not stored; can be given several times.")
+]
 ColumnOption = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
         "-c",
-        help="What a column is: NAME[:DTYPE][,unit=..][,meaning=..][,min=..][,max=..][,categories=a|b|..][,source=p1|p*]"
+        help="What a column is: "
+        "NAME[:DTYPE][,unit=..][,meaning=..][,min=..][,max=..][,categories=a|b|..][,source=p1|p*]"
         "[,has_missing=yes|no]; can be given several times.",
     ),
 ]
 Note = Annotated[str, typer.Option(help="What is new in this version.")]
 FreshBudget = Annotated[
     bool,
-    typer.Option("--fresh-budget", help="Add a version although another dataset of the same content has a privacy budget."),
+    typer.Option(
+        "--fresh-budget", help="Add a version although another dataset of the same content has a privacy budget."
+    ),
 ]
 
 _COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source", "has_missing")
@@ -79,12 +86,18 @@ def upload(
         "note": note,
     }
     if fresh_budget and version_of is None:
-        raise InvalidInput("--fresh-budget needs --version-of; for a new dataset, write pygrid budget set NAME --fresh-budget")
+        raise InvalidInput(
+            "--fresh-budget needs --version-of; for a new dataset, write pygrid budget set NAME --fresh-budget"
+        )
     with connect(url) as domain:
         if version_of is not None:
             info = domain.datasets[version_of].new_version(file, mock=mock, fresh_budget=fresh_budget, **given)
         else:
-            more: dict[str, Any] = {"description": description, "tags": tag or (), "visibility": visibility or "private"}
+            more: dict[str, Any] = {
+                "description": description,
+                "tags": tag or (),
+                "visibility": visibility or "private",
+            }
             info = domain.datasets.upload(name or file.stem, file, mock=mock, **more, **given).info()
     what = f"{info.num_records:,} records, {info.num_columns} columns, {size(info.size_bytes)}"
     say(f"{info.name}, version {info.version}: {what}")
@@ -229,7 +242,8 @@ def mock(
 
 
 def read_column(text: str) -> dict[str, Any]:
-    """The fields of a column's declaration from ``NAME[:DTYPE][,key=value ...]``; a comma within a value is written ``\\,``.
+    """The fields of a column's declaration from ``NAME[:DTYPE][,key=value ...]``; a comma within a value is written
+    ``\\,``.
 
     Raises:
         InvalidInput: names the part that is none of these.
@@ -278,7 +292,14 @@ def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str
         return
     rows = [("NAME", "VERSION", "RECORDS", "COLUMNS", "VISIBILITY", "TAGS")]
     rows += [
-        (one.name, str(one.version), f"{one.num_records:,}", str(one.num_columns), one.visibility, ", ".join(one.tags) or "-")
+        (
+            one.name,
+            str(one.version),
+            f"{one.num_records:,}",
+            str(one.num_columns),
+            one.visibility,
+            ", ".join(one.tags) or "-",
+        )
         for one in found
     ]
     _print_columns(rows)

@@ -26,7 +26,9 @@ def domain(
     database_url: Annotated[str | None, _option("database_url")] = None,
     start_local_db: Annotated[
         bool,
-        typer.Option("--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."),
+        typer.Option(
+            "--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."
+        ),
     ] = False,
     network: Annotated[str | None, _option("network")] = None,
     address: Annotated[str | None, _option("address")] = None,
@@ -65,7 +67,9 @@ def domain(
     log_format: Annotated[str | None, _option("log_format")] = None,
     access_log: Annotated[bool | None, _option("access_log")] = None,
     shutdown_s: Annotated[int | None, _option("shutdown_s")] = None,
-    port_file: Annotated[Path | None, typer.Option(help="Write the port to this file once the Domain is ready.")] = None,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write the port to this file once the Domain is ready.")
+    ] = None,
 ) -> None:
     """Start a Domain and run it until Ctrl-C or SIGTERM.
 

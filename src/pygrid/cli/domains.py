@@ -13,15 +13,19 @@ from pygrid.cli.output import say, say_json
 if TYPE_CHECKING:
     from pygrid.client import NetworkClient
 
-app = typer.Typer(help="The Domains of a Network: look at them, let them in.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="The Domains of a Network: look at them, let them in.", no_args_is_help=True, add_completion=False
+)
 
 NetworkOption = Annotated[
-    str | None, typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False)
+    str | None,
+    typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False),
 ]
 Name = Annotated[str, typer.Argument(help="Name of the Domain.")]
 Reason = Annotated[str, typer.Option(help="The Domain's owner is told.")]
 Identity = Annotated[
-    str | None, typer.Option(help="Which one, if several have asked for the name: as `pygrid domains list pending` shows it.")
+    str | None,
+    typer.Option(help="Which one, if several have asked for the name: as `pygrid domains list pending` shows it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
@@ -68,17 +72,20 @@ def show(name: Name, network: NetworkOption = None, as_json: Json = False) -> No
         return
     for key, value in msgspec.to_builtins(found).items():
         if value not in (None, "", {}):
-            words = ", ".join(f"{each}: {number}" for each, number in value.items()) if isinstance(value, dict) else value
+            words = (
+                ", ".join(f"{each}: {number}" for each, number in value.items()) if isinstance(value, dict) else value
+            )
             say(f"{key.replace('_', ' '):16}  {printable(str(words))}")
 
 
 @app.command()
 @friendly
 def accept(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Let a Domain belong to the Network; also one that was denied or revoked, or has left. For those who run the Network.
+    """Let a Domain belong to the Network; also one that was denied or revoked, or has left. For those who run the
+    Network.
 
-    Anybody can ask for a name, so compare the identity with the one that the owner told you. Without --identity the command
-    shows it, and asks you if it runs in a terminal. Nobody but the one that was shown is accepted.
+    Anybody can ask for a name, so compare the identity with the one that the owner told you. Without --identity the
+    command shows it, and asks you if it runs in a terminal. Nobody but the one that was shown is accepted.
 
     Example: pygrid domains accept hospital-a --identity ed25519:abc...
     """
@@ -94,7 +101,9 @@ def accept(name: Name, identity: Identity = None, reason: Reason = "", network: 
 
 
 def _find_only_one(client: NetworkClient, name: str) -> str | None:
-    """The identity of the Domain that asks for the name, or else of the one that has it; None: there is not one alone."""
+    """The identity of the Domain that asks for the name, or else of the one that has it; None: there is not one
+    alone.
+    """
     named = [found for found in client.domains("all") if found.name.casefold() == name.casefold()]
     asking = [found for found in named if found.association == "pending"] or named
     return asking[0].identity if len(asking) == 1 else None
@@ -116,7 +125,8 @@ def deny(name: Name, identity: Identity = None, reason: Reason = "", network: Ne
 @app.command()
 @friendly
 def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Put a Domain out of the Network; its key gets in no more unless it is accepted again. For those who run the Network.
+    """Put a Domain out of the Network; its key gets in no more unless it is accepted again. For those who run the
+    Network.
 
     Example: pygrid domains revoke hospital-b
     """
@@ -129,7 +139,8 @@ def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> No
 @app.command()
 @friendly
 def forget(name: Name, identity: Identity = None, network: NetworkOption = None) -> None:
-    """Forget a Domain and what was decided about it: its name is free, and it may ask again. For those who run the Network.
+    """Forget a Domain and what was decided about it: its name is free, and it may ask again. For those who run the
+    Network.
 
     Without --identity, all that are known by the name, or ask for it.
 

@@ -35,7 +35,9 @@ app = typer.Typer(add_completion=False)
 def edge(
     url: Annotated[str, typer.Argument(help="Address of the Domain, e.g. http://127.0.0.1:5000")],
     model: Annotated[str, typer.Option(help="Name of the process.")],
-    data: Annotated[Path, typer.Option(help="A .npz or .safetensors file with one array for each data port of the plan.")],
+    data: Annotated[
+        Path, typer.Option(help="A .npz or .safetensors file with one array for each data port of the plan.")
+    ],
     version: Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")] = None,
     auth_token: Annotated[
         str | None, typer.Option(envvar="PYGRID_AUTH_TOKEN", help="Token, where the process asks devices for one.")

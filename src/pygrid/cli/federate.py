@@ -24,7 +24,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @friendly
 def federate(
-    plan: Annotated[Path | None, typer.Argument(help="The plan file; none to go on with a training (--resume).")] = None,
+    plan: Annotated[
+        Path | None, typer.Argument(help="The plan file; none to go on with a training (--resume).")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="What training begins with: a safetensors file.")] = None,
     dataset: Annotated[
         list[str] | None,
@@ -35,19 +37,25 @@ def federate(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Cycles of training.")] = 10,
     reason: Annotated[str, typer.Option(help="What for, for those who decide.")] = "",
-    name: Annotated[str | None, typer.Option(help="Of the process, new to the coordinator; default: the plan's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the process, new to the coordinator; default: the plan's.")
+    ] = None,
     min_domains: Annotated[int, typer.Option(help="Fewer do not train.")] = 2,
-    cycle_s: Annotated[float, typer.Option(help="How long a cycle waits for Domains that are late, in seconds.")] = 600.0,
+    cycle_s: Annotated[
+        float, typer.Option(help="How long a cycle waits for Domains that are late, in seconds.")
+    ] = 600.0,
     epochs: Annotated[int, typer.Option(help="Passes over the data in a cycle.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Records of an update; of a private one on average.")] = 32,
     hyper: Annotated[
-        list[str] | None, typer.Option("--hyper", "-p", help="A hyperparameter: key=value or a JSON file; several times.")
+        list[str] | None,
+        typer.Option("--hyper", "-p", help="A hyperparameter: key=value or a JSON file; several times."),
     ] = None,
     optimizer: Annotated[
         list[str] | None, typer.Option(help="Of private training at a Domain: key=value or a JSON file; several times.")
     ] = None,
     server_optimizer: Annotated[
-        list[str] | None, typer.Option(help="Of the coordinator: key=value or a JSON file, e.g. name=adam; several times.")
+        list[str] | None,
+        typer.Option(help="Of the coordinator: key=value or a JSON file, e.g. name=adam; several times."),
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="The guarantee at each Domain, for all cycles; left out with delta: exact.")
@@ -58,12 +66,15 @@ def federate(
     evaluate: Annotated[
         Path | None, typer.Option(help="Data of your own, to evaluate each cycle's model on: NPZ or safetensors.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with your training of this name, begun on any machine.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with your training of this name, begun on any machine.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the trained model there.")] = None,
 ) -> None:
     """Train a model across several Domains: ask each owner, host the process, follow it to its end.
 
-    Ctrl-C ends the following, not the training; --resume goes on with it, wherever you are logged in at the same Domains.
+    Ctrl-C ends the following, not the training; --resume goes on with it, wherever you are logged in at the same
+    Domains.
 
     Example: pygrid federate risk.plan --model risk.safetensors --dataset http://alice.example/patients
     --dataset http://bob.example/patients --coordinator http://hub.example --rounds 20 --epsilon 4 --delta 1e-6
@@ -82,7 +93,12 @@ def federate(
         if plan is None or model is None or not dataset:
             raise InvalidInput("a training needs a PLAN, --model, and --dataset for each Domain; or --resume NAME")
         chosen = name or draw_name(plan)
-        given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "cycle_s": cycle_s, "min_domains": min_domains}
+        given: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "cycle_s": cycle_s,
+            "min_domains": min_domains,
+        }
         given |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
         given |= {"server_optimizer": read_settings(server_optimizer or []) or None}
         given |= {"epsilon": epsilon, "delta": delta, "clip": clip, "unit": unit, "evaluate": data, "name": chosen}

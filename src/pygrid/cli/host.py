@@ -22,10 +22,18 @@ def host(
     name: Annotated[str, typer.Option(help="Name of the process.")],
     model: Annotated[Path, typer.Option(help="The model: a safetensors file of float32 arrays.")],
     plan: Annotated[list[str], typer.Option(help="A plan file, or NAME=FILE; can be given several times.")],
-    version: Annotated[str, typer.Option(help="Version of the process; together with the name new to the Domain.")] = "1.0",
-    averaging_plan: Annotated[Path | None, typer.Option(help="A plan file to average with, in place of the mean.")] = None,
-    client_config: Annotated[list[str] | None, typer.Option("--client-config", "-c", help=f"For devices: {_SETTINGS}")] = None,
-    server_config: Annotated[list[str] | None, typer.Option("--server-config", "-s", help=f"For cycles: {_SETTINGS}")] = None,
+    version: Annotated[
+        str, typer.Option(help="Version of the process; together with the name new to the Domain.")
+    ] = "1.0",
+    averaging_plan: Annotated[
+        Path | None, typer.Option(help="A plan file to average with, in place of the mean.")
+    ] = None,
+    client_config: Annotated[
+        list[str] | None, typer.Option("--client-config", "-c", help=f"For devices: {_SETTINGS}")
+    ] = None,
+    server_config: Annotated[
+        list[str] | None, typer.Option("--server-config", "-s", help=f"For cycles: {_SETTINGS}")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show the training until it is over.")] = False,
     url: UrlOption = None,
 ) -> None:

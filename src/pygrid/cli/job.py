@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job_submit import Output, give, predict, submit
 from pygrid.cli.output import say, say_json, say_lines
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from pygrid.messages.jobs import JobInfo
 
 app = typer.Typer(
-    help="Ask for work on data that you do not see, follow it, take the result.", no_args_is_help=True, add_completion=False
+    help="Ask for work on data that you do not see, follow it, take the result.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.")]
@@ -110,9 +113,11 @@ def find_job(domain: DomainClient, job_id: str) -> Job:
         return domain.job(job_id)
     found = [job for job in domain.jobs() if job.id.startswith(job_id)]
     if not found:
-        raise NotFound(f"no job that you may see has an id beginning with {job_id!r}", code="job_not_found")
+        raise NotFound(f"no job that you may see has an id beginning with {job_id!r}", code=codes.JOB_NOT_FOUND)
     if len(found) > 1:
-        raise InvalidInput(f"{len(found)} jobs have an id beginning with {job_id!r}; give more of it", code="ambiguous_id")
+        raise InvalidInput(
+            f"{len(found)} jobs have an id beginning with {job_id!r}; give more of it", code=codes.AMBIGUOUS_ID
+        )
     return found[0]
 
 

@@ -47,7 +47,10 @@ MetricBounds = Annotated[
     list[str] | None,
     typer.Option(
         "--metric-bounds",
-        help="Bounds of a metric of a private evaluation: METRIC=LOWER:UPPER, e.g. loss=0:10. Can be given several times.",
+        help=(
+            "Bounds of a metric of a private evaluation: METRIC=LOWER:UPPER, e.g. loss=0:10. Can be given several "
+            "times."
+        ),
     ),
 ]
 
@@ -69,7 +72,9 @@ def submit(
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Records of an update; of a private one on average.")] = 32,
     seed: Annotated[int, typer.Option(help="Of an exact training.")] = 0,
-    epsilon: Annotated[float | None, typer.Option(help="The guarantee to run under; left out with delta: exact.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="The guarantee to run under; left out with delta: exact.")
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="Its delta, well below one over the number of records.")] = None,
     clip: Annotated[float, typer.Option(help="Bound of each unit's contribution (L2 norm).")] = 1.0,
     unit: Annotated[str, typer.Option(help="What is protected: record, subject or domain.")] = "record",
@@ -80,7 +85,8 @@ def submit(
 ) -> None:
     """Ask for a job. It is tried on the mock first; then a policy or a person lets it run.
 
-    Example: pygrid job submit patients --plan risk.plan --model risk.safetensors --epsilon 3 --delta 1e-6 --reason "a study"
+    Example: pygrid job submit patients --plan risk.plan --model risk.safetensors --epsilon 3 --delta 1e-6 --reason "a
+        study"
     """
     common: dict[str, Any] = {"reason": reason, "epsilon": epsilon, "delta": delta, "unit": unit, "version": version}
     training: dict[str, Any] = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "seed": seed, "clip": clip}
@@ -115,7 +121,8 @@ def predict(
     output: Output = None,
     url: UrlOption = None,
 ) -> None:
-    """Ask to have an ONNX model answer for each record. A person approves it, and signs off the result: a safetensors file.
+    """Ask to have an ONNX model answer for each record. A person approves it, and signs off the result: a safetensors
+    file.
 
     Example: pygrid job predict patients risk.onnx --reason "whom to call first" --bind x=measurements
     """
@@ -150,7 +157,9 @@ def read_statistic(text: str) -> StatisticRequest:
     for part in parts:
         key, is_pair, value = part.partition("=")
         if not is_pair or key not in _STATISTIC_KEYS:
-            raise InvalidInput(f"--statistic {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _STATISTIC_KEYS)}")
+            raise InvalidInput(
+                f"--statistic {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _STATISTIC_KEYS)}"
+            )
         given[key] = _value(text, key, value)
     if kind not in ("count", "sum", "mean", "variance", "quantile", "histogram"):
         raise InvalidInput(f"--statistic {text!r}: {kind!r} is none of count, sum, mean, variance, quantile, histogram")

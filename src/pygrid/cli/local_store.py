@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.settings import load_settings
 
@@ -24,7 +25,8 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
     """The folder and the database of a Domain, which the settings name as they do for ``pygrid domain``.
 
     Raises:
-        InvalidInput: ``no_domain_data``: no Domain keeps anything there, or one whose tables are older than this pygrid.
+        InvalidInput: ``no_domain_data``: no Domain keeps anything there, or one whose tables are older than this
+            pygrid.
     """
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
@@ -34,7 +36,8 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
     name, _, path = settings.database_url.partition(":///")
     if name == "sqlite" and not Path(path).is_file():
         raise InvalidInput(
-            f"no Domain keeps its data in {settings.data_dir}: name its folder with --data-dir", code="no_domain_data"
+            f"no Domain keeps its data in {settings.data_dir}: name its folder with --data-dir",
+            code=codes.NO_DOMAIN_DATA,
         )
     database = Database(settings.database_url)
     try:
@@ -43,7 +46,7 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
         raise InvalidInput(
             f"the database of the Domain in {settings.data_dir} cannot be read ({error.orig}); "
             "if an older pygrid made it, start the Domain once",
-            code="no_domain_data",
+            code=codes.NO_DOMAIN_DATA,
         ) from error
     finally:
         database.close()

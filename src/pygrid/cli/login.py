@@ -26,7 +26,9 @@ def login(
     ] = False,
     setup_code: Annotated[
         str | None,
-        typer.Option("--setup-code", help="With --sign-up: the code that the app showed at its start, for the first account."),
+        typer.Option(
+            "--setup-code", help="With --sign-up: the code that the app showed at its start, for the first account."
+        ),
     ] = None,
     logout: Annotated[bool, typer.Option("--logout", help="Instead: end the session and forget its token.")] = False,
 ) -> None:

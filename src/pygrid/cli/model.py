@@ -98,7 +98,9 @@ def served(url: UrlOption = None) -> None:
 
     with connect(url) as domain:
         for one in domain.models():
-            allowed = [what for what, yes in (("ask", one.allow_remote_inference), ("download", one.allow_download)) if yes]
+            allowed = [
+                what for what, yes in (("ask", one.allow_remote_inference), ("download", one.allow_download)) if yes
+            ]
             inputs = ", ".join(f"{port.name} {port.dtype}[{', '.join(map(str, port.shape))}]" for port in one.inputs)
             say(f"{one.id}  {inputs}  {one.size_bytes:,} bytes  others may: {' and '.join(allowed) or 'nothing'}")
 
@@ -129,7 +131,9 @@ def predict(
 
 @app.command("withdraw")
 @friendly
-def withdraw(model_id: Annotated[str, typer.Argument(help="Id of a model that is served.")], url: UrlOption = None) -> None:
+def withdraw(
+    model_id: Annotated[str, typer.Argument(help="Id of a model that is served.")], url: UrlOption = None
+) -> None:
     """Stop serving a model and remove it from the Domain.
 
     Example: pygrid model withdraw digits

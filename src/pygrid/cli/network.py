@@ -26,7 +26,9 @@ def network(
     database_url: Annotated[str | None, _option("database_url")] = None,
     start_local_db: Annotated[
         bool,
-        typer.Option("--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."),
+        typer.Option(
+            "--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."
+        ),
     ] = False,
     num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
     open_signup: Annotated[bool | None, _option("open_signup")] = None,
@@ -43,7 +45,9 @@ def network(
     log_format: Annotated[str | None, _option("log_format")] = None,
     access_log: Annotated[bool | None, _option("access_log")] = None,
     shutdown_s: Annotated[int | None, _option("shutdown_s")] = None,
-    port_file: Annotated[Path | None, typer.Option(help="Write the port to this file once the Network is ready.")] = None,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write the port to this file once the Network is ready.")
+    ] = None,
 ) -> None:
     """Start a Network, which Domains join, and run it until Ctrl-C or SIGTERM.
 

@@ -1,8 +1,9 @@
 """All that a command prints goes through here, where text of others loses what a terminal would obey.
 
-Names, descriptions, error texts of servers and contents of files come from people who need not mean well: control characters
-and escape sequences, which move the cursor or write to the clipboard; marks that reverse the direction of text; line breaks
-that fake lines of this program. `pygrid.plans.text.printable` replaces them. Rich gets `Text`, so that brackets are no markup.
+Names, descriptions, error texts of servers and contents of files come from people who need not mean well: control
+characters and escape sequences, which move the cursor or write to the clipboard; marks that reverse the direction of
+text; line breaks that fake lines of this program. `pygrid.plans.text.printable` replaces them. Rich gets `Text`, so
+that brackets are no markup.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = 
 
 
 def say_json(value: Any) -> None:
-    """Print a message, or several, as JSON for scripts; what a terminal would obey is escaped, so the value is the same."""
+    """Print a message, or several, as JSON for scripts; what a terminal would obey is escaped, so the value is the
+    same.
+    """
     import msgspec
 
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

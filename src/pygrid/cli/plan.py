@@ -86,7 +86,9 @@ def _show(console: Console, description: Description, *, source: bool) -> None:
     console.print(Text(_independence(description)))
     if source and description.source.strip():
         console.print()
-        console.print(Text("Source, as its author wrote it (for reading; it is not run, and nothing checks that it is true):"))
+        console.print(
+            Text("Source, as its author wrote it (for reading; it is not run, and nothing checks that it is true):")
+        )
         console.print(Text(printable(description.source), style="dim"))
 
 
@@ -104,7 +106,12 @@ def _tables(description: Description) -> list[Table]:
         leaves += f" (as much as {human_count(description.bytes_out // description.bytes_in_per_example)} examples)"
     result.append(_columns(leaves, description.outputs))
     costs = _table(
-        "Costs", "graph", "nodes", "operations per example", "and per call", f"memory, batch {description.max_batch_size}"
+        "Costs",
+        "graph",
+        "nodes",
+        "operations per example",
+        "and per call",
+        f"memory, batch {description.max_batch_size}",
     )
     for name, cost in description.costs.items():
         costs.add_row(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pygrid import codes
 from pygrid.cli.common import friendly
 from pygrid.cli.output import say_lines
 from pygrid.errors import AuthoringError
@@ -21,19 +22,24 @@ _OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 @friendly
 def build(
-    source: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The decorated loss, step or averaging rule.")],
+    source: Annotated[
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="The decorated loss, step or averaging rule.")
+    ],
     model: Annotated[
         str, typer.Option(metavar="MODULE:FACTORY", help="What makes the model: a class or function without arguments.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .plan file to write.")],
-    weights: Annotated[Path | None, typer.Option(help="Also write the model's first weights, as a safetensors file.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Also write the model's first weights, as a safetensors file.")
+    ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="For a loss: SGD, Adam or AdamW, perhaps with options: 'SGD(momentum=0.9)'.")
     ] = None,
     private: Annotated[bool, typer.Option(help="Refuse a plan that private jobs could not use.")] = False,
     seed: Annotated[int, typer.Option(help="For the model's first weights.")] = 0,
 ) -> None:
-    """Build a plan from PyTorch source, compare it with PyTorch, and write it. MODULE is a dotted name or a path to a .py file.
+    """Build a plan from PyTorch source, compare it with PyTorch, and write it. MODULE is a dotted name or a path to a
+    .py file.
 
     Example: pygrid plan build examples/plans/digits.py:loss --model examples/plans/digits.py:Net -o digits.plan
     """
@@ -45,13 +51,13 @@ def build(
     if not isinstance(described, LossPlan | StepPlan | AveragingPlan):
         raise AuthoringError(
             f"{source} is not decorated; put @pygrid.plan, @pygrid.train_step or @pygrid.averaging_plan above it",
-            code="plan_source",
+            code=codes.PLAN_SOURCE,
         )
     options: dict[str, Any] = {}
     if isinstance(described, LossPlan):
         options = {"private": private, "optimizer": None if optimizer is None else read_optimizer(optimizer)}
     elif optimizer is not None or private:
-        raise AuthoringError("--optimizer and --private are for plans made of a loss", code="plan_options")
+        raise AuthoringError("--optimizer and --private are for plans made of a loss", code=codes.PLAN_OPTIONS)
     net = make_model(factory, seed=seed)
     plan = described.build(net, **options)
     plan.save(output)
@@ -68,11 +74,11 @@ def _load(reference: str) -> Any:
     """
     module_name, separator, name = reference.rpartition(":")
     if not separator or not name:
-        raise AuthoringError(f"{reference!r} must be MODULE:NAME, e.g. digits.py:loss", code="plan_source")
+        raise AuthoringError(f"{reference!r} must be MODULE:NAME, e.g. digits.py:loss", code=codes.PLAN_SOURCE)
     path = Path(module_name)
     if path.suffix == ".py":
         if not path.is_file():
-            raise AuthoringError(f"there is no file {path}", code="plan_source")
+            raise AuthoringError(f"there is no file {path}", code=codes.PLAN_SOURCE)
         module_name = path.stem
         sys.path.insert(0, str(path.resolve().parent))
     else:
@@ -80,13 +86,13 @@ def _load(reference: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise AuthoringError(f"can't import {module_name}: {error}", code="plan_source") from error
+        raise AuthoringError(f"can't import {module_name}: {error}", code=codes.PLAN_SOURCE) from error
     finally:
         del sys.path[0]
     try:
         return getattr(module, name)
     except AttributeError:
-        raise AuthoringError(f"{module_name} has no {name!r}", code="plan_source") from None
+        raise AuthoringError(f"{module_name} has no {name!r}", code=codes.PLAN_SOURCE) from None
 
 
 def read_optimizer(text: str) -> Optimizer:
@@ -99,16 +105,18 @@ def read_optimizer(text: str) -> Optimizer:
 
     name, _, inside = text.strip().removesuffix(")").partition("(")
     if name not in _OPTIMIZERS:
-        raise AuthoringError(f"unknown optimizer {name!r}; there are {', '.join(_OPTIMIZERS)}", code="plan_optimizer")
+        raise AuthoringError(
+            f"unknown optimizer {name!r}; there are {', '.join(_OPTIMIZERS)}", code=codes.PLAN_OPTIMIZER
+        )
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in inside.split(","))):
         key, _, value = part.partition("=")
         try:
             options[key.strip()] = value.strip() == "True" if value.strip() in ("True", "False") else float(value)
         except ValueError:
-            raise AuthoringError(f"{part!r} in --optimizer must be NAME=NUMBER", code="plan_optimizer") from None
+            raise AuthoringError(f"{part!r} in --optimizer must be NAME=NUMBER", code=codes.PLAN_OPTIMIZER) from None
     try:
         made: Optimizer = getattr(optim, name)(**options)
     except TypeError as error:
-        raise AuthoringError(f"{name} does not take these options: {error}", code="plan_optimizer") from error
+        raise AuthoringError(f"{name} does not take these options: {error}", code=codes.PLAN_OPTIMIZER) from error
     return made

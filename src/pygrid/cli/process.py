@@ -39,7 +39,8 @@ def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
             return
     rows: list[tuple[str, ...]] = [("NAME", "VERSION", "STATE", "CYCLES", "PARAMETERS", "NEWEST CYCLE")]
     rows += [
-        (i.name, i.version, i.state, _progress(i), f"{i.num_parameters:,}", i.cycle.state if i.cycle else "-") for i in infos
+        (i.name, i.version, i.state, _progress(i), f"{i.num_parameters:,}", i.cycle.state if i.cycle else "-")
+        for i in infos
     ]
     _print_columns(rows)
 

@@ -10,7 +10,9 @@ from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job import JobId, Json, find_job, print_jobs, show_job
 from pygrid.cli.output import say, say_lines
 
-app = typer.Typer(help="See what is asked of the data that you hold, and decide.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="See what is asked of the data that you hold, and decide.", no_args_is_help=True, add_completion=False
+)
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Comment = Annotated[str, typer.Option("--comment", "-c", help="Who asked reads it.")]

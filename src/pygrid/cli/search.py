@@ -24,7 +24,8 @@ _KINDS = ("dataset", "model", "process")
 def search(
     text: Annotated[str, typer.Argument(help="Words that all occur in what is said of it.")] = "",
     network: Annotated[
-        str | None, typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False)
+        str | None,
+        typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False),
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", "-t", help="A tag; can be given several times.")] = None,
     column: Annotated[str | None, typer.Option(help="A column that a dataset has: NAME, NAME:DTYPE or :DTYPE.")] = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from litestar import Litestar
 
+from pygrid import codes
 from pygrid.cli.output import say_lines
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings
@@ -27,7 +28,9 @@ MAX_OPEN_FILES = 65_536
 def option(settings: type[AppSettings], name: str, *flags: str, **kwargs: Any) -> Any:
     """The command-line option of a setting; ``flags`` in place of its own."""
     meta = next(field.metadata for field in dataclasses.fields(settings) if field.name == name)
-    return typer.Option(*(flags or (meta["flag"],)), help=f"{meta['help']} ({meta['env']})", show_default=False, **kwargs)
+    return typer.Option(
+        *(flags or (meta["flag"],)), help=f"{meta['help']} ({meta['env']})", show_default=False, **kwargs
+    )
 
 
 def environment(start_local_db: bool) -> dict[str, str]:
@@ -48,7 +51,9 @@ def shown_address(settings: AppSettings, port: int) -> str:
 
 
 def first_steps(settings: AppSettings, address: str) -> list[str]:
-    """What the operator sees while nobody has an account: how to make the Owner's, with the set-up code where one is needed."""
+    """What the operator sees while nobody has an account: how to make the Owner's, with the set-up code where one is
+    needed.
+    """
     from pygrid.storage.setup_code import find_setup_code
 
     setup_code = find_setup_code(settings)
@@ -56,7 +61,10 @@ def first_steps(settings: AppSettings, address: str) -> list[str]:
     if setup_code is None:
         return ["The first account becomes its Owner. Make it now:", command]
     if settings.setup_code:
-        return ["The first account becomes its Owner, and needs the code in PYGRID_SETUP_CODE:", f"{command} --setup-code CODE"]
+        return [
+            "The first account becomes its Owner, and needs the code in PYGRID_SETUP_CODE:",
+            f"{command} --setup-code CODE",
+        ]
     return [
         "The first account becomes its Owner, and needs this set-up code, which is good once:",
         f"{command} --setup-code {setup_code.read()}",
@@ -76,8 +84,8 @@ def serve(
         build: makes the app, which releases the lock of the data folder at its end.
         prepare: brings the store to the present; gives what tells the operator, for a port, that the app is ready.
     Raises:
-        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this machine.
-            Unavailable: the database does not answer.
+        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this
+            machine. Unavailable: the database does not answer.
     """
     from pygrid.logs import configure_logs
     from pygrid.storage.ownership import FolderLock
@@ -110,8 +118,8 @@ def serve(
 def allow_open_files() -> None:
     """Let this process have as many files and connections open as it may, up to 65,536.
 
-    The usual bound of 1,024 is less than what a Network with some hundred pipes needs. The processes that are locked in have
-    bounds of their own.
+    The usual bound of 1,024 is less than what a Network with some hundred pipes needs. The processes that are locked in
+    have bounds of their own.
     """
     try:
         import resource
@@ -131,7 +139,7 @@ def _listen(settings: AppSettings) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise InvalidConfig(f"--host {settings.host}: {error.strerror}", code="invalid_address") from error
+        raise InvalidConfig(f"--host {settings.host}: {error.strerror}", code=codes.INVALID_ADDRESS) from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
@@ -142,6 +150,6 @@ def _listen(settings: AppSettings) -> socket.socket:
         raise InvalidConfig(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
             "If another app runs there, stop it or use another --port; --port 0 picks a free one.",
-            code="address_in_use",
+            code=codes.ADDRESS_IN_USE,
         ) from error
     return listening

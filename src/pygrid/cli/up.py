@@ -1,7 +1,8 @@
 """``pygrid up``: a Network and some Domains as processes of this machine.
 
-The processes start one after the other and are stopped in reverse order. Each has a session of its own, so Ctrl-C in the
-terminal reaches `pygrid up` only. On Linux, the kernel sends SIGTERM to each when `pygrid up` dies, so none is left behind.
+The processes start one after the other and are stopped in reverse order. Each has a session of its own, so Ctrl-C in
+the terminal reaches `pygrid up` only. On Linux, the kernel sends SIGTERM to each when `pygrid up` dies, so none is left
+behind.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import IO, Annotated
 
 import typer
 
+from pygrid import codes
 from pygrid.cli.common import friendly
 from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
@@ -68,7 +70,7 @@ def up(
     if file is not None or profile:
         raise InvalidConfig(
             "pygrid up reads no compose file; use `docker compose up`, or `pygrid up NAME...` for processes",
-            code="compose_not_read",
+            code=codes.COMPOSE_NOT_READ,
         )
     chosen = names or ["alice"]
     _check_names(chosen, has_network=not no_network)
@@ -204,9 +206,9 @@ def _invitation(data_dir: Path) -> str:
 def _check_names(names: list[str], *, has_network: bool) -> None:
     for index, name in enumerate(names):
         if not _NAME.fullmatch(name):
-            raise InvalidConfig(f"{name!r} cannot name a Domain: use a-z, 0-9 and -", code="invalid_setting")
+            raise InvalidConfig(f"{name!r} cannot name a Domain: use a-z, 0-9 and -", code=codes.INVALID_SETTING)
         if name in names[:index] or (has_network and name == "network"):
-            raise InvalidConfig(f"{name!r} would name two apps; choose another name", code="invalid_setting")
+            raise InvalidConfig(f"{name!r} would name two apps; choose another name", code=codes.INVALID_SETTING)
 
 
 def _check_ports(apps: list[App]) -> None:
@@ -223,7 +225,7 @@ def _check_ports(apps: list[App]) -> None:
         raise InvalidConfig(
             "nothing was started, because these ports cannot be used:\n  " + "\n  ".join(taken) + "\n"
             "Stop the program that listens there, or choose other ports with --port and --network-port.",
-            code="address_in_use",
+            code=codes.ADDRESS_IN_USE,
         )
 
 

@@ -1,4 +1,6 @@
-"""``pygrid worker``: work for a Domain from another machine; let such Workers in; see whether a machine is fit for it."""
+"""``pygrid worker``: work for a Domain from another machine; let such Workers in; see whether a machine is fit
+for it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.output import say, say_json, say_lines
 from pygrid.errors import InvalidInput
@@ -41,12 +44,15 @@ def worker(
         int, typer.Option(min=0, help="How much of them to keep between jobs; 0: nothing stays on this machine.")
     ] = 10 * 1024**3,
     allow_weak_sandbox: Annotated[
-        bool, typer.Option("--allow-weak-sandbox", help="Run plans even if this machine can't lock them in; see doctor.")
+        bool,
+        typer.Option("--allow-weak-sandbox", help="Run plans even if this machine can't lock them in; see doctor."),
     ] = False,
 ) -> None:
-    """Run jobs of a Domain on this machine, until Ctrl-C or SIGTERM. It listens on nothing: it asks the Domain for jobs.
+    """Run jobs of a Domain on this machine, until Ctrl-C or SIGTERM. It listens on nothing: it asks the Domain for
+    jobs.
 
-    The Owner of the Domain makes the token with: pygrid worker token NAME. Jobs come from datasets whose policy allows it.
+    The Owner of the Domain makes the token with: pygrid worker token NAME. Jobs come from datasets whose policy allows
+    it.
 
     Example: PYGRID_WORKER_TOKEN=... pygrid worker --domain https://domain.example
     """
@@ -96,9 +102,9 @@ def _read_token(file: Path | None) -> str:
     token = file.read_text().strip() if file is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token:
         raise InvalidInput(
-            f"no token: set {TOKEN_VARIABLE}, or name a file with --token-file. The Owner of the Domain makes one with: "
-            "pygrid worker token NAME",
-            code="worker_token_missing",
+            f"no token: set {TOKEN_VARIABLE}, or name a file with --token-file. The Owner of the Domain makes one "
+            "with: pygrid worker token NAME",
+            code=codes.WORKER_TOKEN_MISSING,
         )
     return token
 
@@ -217,7 +223,10 @@ def _print(examination: Examination) -> None:
         say()
         _columns(
             ("TRIED FROM INSIDE", "OUTCOME"),
-            *((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}") for probe in examination.findings),
+            *(
+                (probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}")
+                for probe in examination.findings
+            ),
         )
     say()
     say(_meaning(examination))
@@ -241,10 +250,12 @@ def _meaning(examination: Examination) -> str:
 def _meaning_for_uploads(reading: Examination) -> str:
     if reading.sound:
         return "Uploaded files can be read here: what reads one writes to one folder, and reaches nothing else."
-    came_through = ", ".join(finding.name for finding in reading.findings if finding.allowed) or reading.trouble or "too little"
+    came_through = (
+        ", ".join(finding.name for finding in reading.findings if finding.allowed) or reading.trouble or "too little"
+    )
     return (
-        "Uploaded files, and plans before they are run, are read here all the same: what reads them has limits on memory and "
-        f"time, and no sandbox that holds ({came_through})."
+        "Uploaded files, and plans before they are run, are read here all the same: what reads them has limits on "
+        f"memory and time, and no sandbox that holds ({came_through})."
     )
 
 

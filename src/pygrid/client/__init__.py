@@ -6,8 +6,8 @@ domain = pygrid.client.connect("https://domain.example").login("ann@example.org"
 
 Host a model, watch its training on devices, download what came of it:
 
-process = domain.host("digits", "1.0", model=params, plans={"training_plan": plan}, server_config={"num_cycles": 5, ...})
-process.watch()
+process = domain.host("digits", "1.0", model=params, plans={"training_plan": plan}, server_config={"num_cycles": 5,
+...}) process.watch()
 params = process.download()
 
 Ask for work on data that one does not see:

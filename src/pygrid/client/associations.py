@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.display.tables import Row, Table
 from pygrid.errors import NotFound
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
@@ -36,7 +37,8 @@ class Associations:
         return self._api.get(f"/associations/{association_id}", AssociationInfo)
 
     def join(self, network: str, invitation: str | None = None) -> AssociationInfo:
-        """Have the Domain ask a Network to let it in. It dials out, so it needs no open port; look at ``state`` for what came.
+        """Have the Domain ask a Network to let it in. It dials out, so it needs no open port; look at ``state`` for
+        what came.
 
         Args:
             network: its address.
@@ -58,7 +60,9 @@ class Associations:
             found = [known.id for known in self() if wanted in (known.network, known.name)]
             if len(found) != 1:
                 how_many = "none" if not found else f"{len(found)}"
-                raise NotFound(f"of the Domain's Networks {how_many} fit {association!r}", code="association_not_found")
+                raise NotFound(
+                    f"of the Domain's Networks {how_many} fit {association!r}", code=codes.ASSOCIATION_NOT_FOUND
+                )
             association = found[0]
         request = Request("DELETE", f"/associations/{association}")
         # Said twice it would forget the decision, and a Domain with this Network in its settings would join it again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.messages.datasets import Column, Schema
 from pygrid.plans import DataPort
@@ -23,19 +24,23 @@ _READABLE = {
 def complete_binding(
     ports: Mapping[str, DataPort], schema: Schema, given: Mapping[str, str], *, whose: str = "plan"
 ) -> dict[str, str]:
-    """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its meaning.
+    """A column for each port: the given one, else the only one that fits in dtype and shape and in its name, or in its
+    meaning.
 
-    Labels of k classes mean the same as a column that means ``label 0..k-1``. Texts and subjects are nothing for a plan.
+    Labels of k classes mean the same as a column that means ``label 0..k-1``. Texts and subjects are nothing for a
+    plan.
 
     Raises:
         InvalidInput: a given port or column does not exist, or a port has no column, or several (``binding_unclear``).
     """
     for name, column in given.items():
         if name not in ports:
-            raise InvalidInput(f"the {whose} has no data port {name!r}; it has: {', '.join(ports)}", code="binding_unclear")
+            raise InvalidInput(
+                f"the {whose} has no data port {name!r}; it has: {', '.join(ports)}", code=codes.BINDING_UNCLEAR
+            )
         if schema.find(column) is None:
             there = ", ".join(one.name for one in schema.columns)
-            raise InvalidInput(f"the dataset has no column {column!r}; it has: {there}", code="binding_unclear")
+            raise InvalidInput(f"the dataset has no column {column!r}; it has: {there}", code=codes.BINDING_UNCLEAR)
     binding = dict(given)
     for name, port in ports.items():
         if name not in binding:
@@ -46,16 +51,19 @@ def complete_binding(
 
 
 def _only(whose: str, name: str, port: DataPort, free: list[Column]) -> str:
-    found = [column for column in free if column.name == name] or [column for column in free if _means_same(port, column)]
+    found = [column for column in free if column.name == name] or [
+        column for column in free if _means_same(port, column)
+    ]
     if len(found) == 1:
         return found[0].name
     candidates = ", ".join(column.name for column in found or free) or "none"
     shape = "x".join(map(str, port.shape)) or "number"
     what = f"{port.dtype} {shape}" + (f", {port.meaning}" if port.meaning else "")
     raise InvalidInput(
-        f"which column is the {whose}'s {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind {name}=COLUMN. By "
+        f"which column is the {whose}'s {name!r} ({what})? Say it: binding={{{name!r}: COLUMN}}, or --bind "
+        f"{name}=COLUMN. By "
         f"dtype and shape these fit: {candidates}",
-        code="binding_unclear",
+        code=codes.BINDING_UNCLEAR,
     )
 
 

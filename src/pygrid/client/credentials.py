@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.transport.address import config_dir, network_token_of_environment, plain_address
 
@@ -41,7 +42,9 @@ def load_credentials() -> Credentials:
     except FileNotFoundError:
         return Credentials()
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"{path} can't be read ({error}); delete it and log in again", code="credentials_damaged") from error
+        raise InvalidInput(
+            f"{path} can't be read ({error}); delete it and log in again", code=codes.CREDENTIALS_DAMAGED
+        ) from error
 
 
 def remember_token(url: str, token: str, *, is_network: bool = False) -> Path:
@@ -74,7 +77,7 @@ def choose_url(url: str | None) -> str:
     if not chosen:
         raise InvalidInput(
             f"which Domain? Give its address, set {URL_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
-            code="url_missing",
+            code=codes.URL_MISSING,
         )
     return chosen.rstrip("/")
 
@@ -89,7 +92,7 @@ def choose_network_url(url: str | None) -> str:
     if not chosen:
         raise InvalidInput(
             f"which Network? Give its address, set {NETWORK_VARIABLE}, or log in with: pygrid login http://HOST:PORT",
-            code="url_missing",
+            code=codes.URL_MISSING,
         )
     return chosen.rstrip("/")
 
@@ -106,7 +109,8 @@ def find_token(url: str) -> str | None:
 
 
 def find_network_token(network_url: str) -> str | None:
-    """What a Network is shown to be let through to a Domain: ``PYGRID_NETWORK_TOKEN``, else what ``pygrid login`` keeps for it.
+    """What a Network is shown to be let through to a Domain: ``PYGRID_NETWORK_TOKEN``, else what ``pygrid login`` keeps
+    for it.
 
     Never ``PYGRID_TOKEN``, which is the Domain's and must not reach the Network.
     """

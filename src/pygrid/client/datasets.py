@@ -1,7 +1,7 @@
 """Datasets on a Domain in the hands of those who own them, and of those who look for them.
 
-domain.datasets.upload("digits", "digits.npz", columns={"image": "image 1x8x8", "label": "label 0..9"}, visibility="listed")
-domain.datasets.search("digits", schema="label:int32")
+domain.datasets.upload("digits", "digits.npz", columns={"image": "image 1x8x8", "label": "label 0..9"},
+visibility="listed") domain.datasets.search("digits", schema="label:int32")
 domain.datasets["digits"].mock()
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
+from pygrid import codes
 from pygrid.client.display.training_view import counted, size
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FileBody, FormBody, Part
@@ -81,17 +82,20 @@ class Datasets:
             name: new among one's own datasets.
             data: a file, arrays by the name of their column, or a data frame.
             mock: a table of the same columns that others may see; None: the Domain draws one from the schema.
-            visibility: who may know of it: ``private`` (you), ``listed`` (everybody with an account), ``public``. Nobody else
-                sees records in any case.
+            visibility: who may know of it: ``private`` (you), ``listed`` (everybody with an account), ``public``.
+                Nobody else sees records in any case.
             progress: show a bar; None: on a terminal or in a notebook.
-            version: ``columns``, ``skip``, ``subject`` with ``max_records_per_subject``, ``format``, ``note``, ``draw_mock``,
-                ``num_mock_records``, ``mock_seed``: see `pygrid.messages.datasets.VersionRequest`.
+            version: ``columns``, ``skip``, ``subject`` with ``max_records_per_subject``, ``format``, ``note``,
+                ``draw_mock``, ``num_mock_records``, ``mock_seed``: see `pygrid.messages.datasets.VersionRequest`.
         Raises:
             Conflict: you have a dataset of that name (``dataset_exists``).
             Unauthenticated, Forbidden: nobody is logged in, or may not upload.
-            InvalidInput and its subclasses: names what is wrong with the file or what was said of it. Nothing is left of it.
+            InvalidInput and its subclasses: names what is wrong with the file or what was said of it. Nothing is left
+            of it.
         """
-        config = _request(UploadRequest, version, name=name, description=description, tags=tuple(tags), visibility=visibility)
+        config = _request(
+            UploadRequest, version, name=name, description=description, tags=tuple(tags), visibility=visibility
+        )
         return Dataset(self._api, _send(self._api, "/data-centric/datasets", config, data, mock, progress))
 
     def list(self) -> DatasetTable:
@@ -159,7 +163,14 @@ class DatasetTable(list[DatasetSummary]):
 
     def _repr_html_(self) -> str:
         rows = [
-            (one.name, one.description[:100], ", ".join(one.tags), one.version, f"{one.num_records:,}", size(one.size_bytes))
+            (
+                one.name,
+                one.description[:100],
+                ", ".join(one.tags),
+                one.version,
+                f"{one.num_records:,}",
+                size(one.size_bytes),
+            )
             for one in self
         ]
         return _table(("name", "description", "tags", "version", "records", "size"), rows)
@@ -197,13 +208,17 @@ class Dataset:
         arrays, metadata = decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES)))
         schema = msgspec.json.decode(metadata["schema"], type=Schema)
         return {
-            column.name: arrays[column.name] if column.categories is None else np.array(column.categories)[arrays[column.name]]
+            column.name: arrays[column.name]
+            if column.categories is None
+            else np.array(column.categories)[arrays[column.name]]
             for column in schema.columns
         }
 
     def preview(self, num_records: int = 10, version: int | None = None) -> Preview:
         """The first records, for those who may change the dataset. Raises Forbidden, NotFound: for all others."""
-        return self._api.get(f"{self._path}/preview", Preview, query={**_version(version), "num_records": str(num_records)})
+        return self._api.get(
+            f"{self._path}/preview", Preview, query={**_version(version), "num_records": str(num_records)}
+        )
 
     def update(
         self,
@@ -216,7 +231,8 @@ class Dataset:
         """Change what is said of it; what is None stays.
 
         Raises:
-            Forbidden: it is not yours. Conflict: you have another of that name. InvalidConfig: names what makes no sense.
+            Forbidden: it is not yours. Conflict: you have another of that name. InvalidConfig: names what makes no
+                sense.
         """
         update = UpdateDataset(
             name=UNSET if name is None else name,
@@ -246,8 +262,9 @@ class Dataset:
         """What may be done with it, and its privacy budget; with arguments, change that, or set it for the first time.
 
         Args:
-            changes: ``epsilon`` and ``delta`` of the dataset in all, ``epsilon_per_user``, ``auto_approve`` (private jobs
-                within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``, ``unit``,
+            changes: ``epsilon`` and ``delta`` of the dataset in all, ``epsilon_per_user``, ``auto_approve`` (private
+                jobs within these caps need no person), ``max_epsilon_per_job``, ``use``, ``allow_remote_workers``,
+                ``unit``,
                 ``fresh_budget``: see `pygrid.messages.jobs.PolicyInfo`. What is not given stays.
         Raises:
             NotFound: it has none yet, and none was given (``policy_not_found``).
@@ -298,10 +315,18 @@ class Dataset:
         except PygridError as error:
             return html.escape(f"{self!r}: {error.detail}")
         title = (
-            f"<b>{html.escape(info.name)}</b> version {info.version}, {counted(info.num_records, 'record')}, {info.visibility}"
+            f"<b>{html.escape(info.name)}</b> version {info.version}, {counted(info.num_records, 'record')}, "
+            f"{info.visibility}"
         )
         rows = [
-            (column.name, column.dtype, "x".join(map(str, column.shape)), column.meaning, column.unit, column.description)
+            (
+                column.name,
+                column.dtype,
+                "x".join(map(str, column.shape)),
+                column.meaning,
+                column.unit,
+                column.description,
+            )
             for column in info.schema.columns
         ]
         return f"{title}<br>{html.escape(info.description)}" + _table(
@@ -310,7 +335,8 @@ class Dataset:
 
 
 def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Write a table as CSV, such as a mock twin; what a spreadsheet would run as a formula is made plain text by a quote mark.
+    """Write a table as CSV, such as a mock twin; what a spreadsheet would run as a formula is made plain text by a
+    quote mark.
 
     Raises:
         InvalidInput: a column has an array for each record, which CSV cannot hold.
@@ -341,7 +367,7 @@ def _request(kind: type[T], given: Mapping[str, Any], **more: Any) -> T:
     try:
         return msgspec.convert(msgspec.to_builtins(values), kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"an upload is not described so: {error}", code="invalid_dataset_config") from error
+        raise InvalidInput(f"an upload is not described so: {error}", code=codes.INVALID_DATASET_CONFIG) from error
 
 
 def _declarations(columns: Columns) -> list[Any]:
@@ -368,7 +394,7 @@ def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
-            raise InvalidInput(f"there is no file {path}", code="file_not_found")
+            raise InvalidInput(f"there is no file {path}", code=codes.FILE_NOT_FOUND)
         return FileBody(path)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pygrid-upload-"))
     path = Path(folder) / "data.npz"
@@ -377,7 +403,9 @@ def _body(source: DataSource, stack: contextlib.ExitStack) -> Body:
 
 
 def _arrays(source: Any) -> dict[str, npt.NDArray[Any]]:
-    """Columns by name, of a mapping or of anything with ``columns`` that can be asked for each, such as a data frame."""
+    """Columns by name, of a mapping or of anything with ``columns`` that can be asked for each, such as a data
+    frame.
+    """
     if not isinstance(source, Mapping) and not (hasattr(source, "columns") and hasattr(source, "__getitem__")):
         raise InvalidInput(f"a {type(source).__name__} is no table: give a file, arrays by name, or a data frame")
     names = source.keys() if isinstance(source, Mapping) else source.columns
@@ -391,7 +419,9 @@ def _array(name: str, values: Any) -> npt.NDArray[Any]:
     if array.dtype.kind in "OT":
         texts = array.tolist()
         if array.ndim != 1 or not all(isinstance(text, str) for text in texts):
-            raise InvalidInput(f"column {name!r} holds Python objects other than texts; convert them to numbers or texts")
+            raise InvalidInput(
+                f"column {name!r} holds Python objects other than texts; convert them to numbers or texts"
+            )
         array = np.array(texts, dtype=np.str_)
     return np.ascontiguousarray(array) if array.ndim else array
 
@@ -438,7 +468,13 @@ def _shown(body: Body, progress: bool | None) -> Iterator[Body]:
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         total = body.num_bytes
         task = bar.add_task("uploading", total=total)
@@ -455,7 +491,7 @@ def _reader(kind: type[T], url: str) -> Callable[[Response], T]:
             return msgspec.json.decode(response.read(_MAX_ANSWER_BYTES), type=kind)
         except msgspec.DecodeError as error:
             raise PygridError(
-                f"{url} answered something that is not of this protocol ({error})", code="unexpected_answer"
+                f"{url} answered something that is not of this protocol ({error})", code=codes.UNEXPECTED_ANSWER
             ) from error
 
     return read

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.associations import Associations
 from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
@@ -41,8 +42,8 @@ def connect(url: str | None = None, token: str | None = None, *, transport: Tran
     """A Domain to work with. Nothing is sent yet.
 
     Args:
-        url: its address, ``http://HOST:PORT`` or, through a Network, ``grid+http://NETWORK:PORT/NAME``; None: ``PYGRID_URL``,
-            else the one that ``pygrid login`` was used with last.
+        url: its address, ``http://HOST:PORT`` or, through a Network, ``grid+http://NETWORK:PORT/NAME``; None:
+            ``PYGRID_URL``, else the one that ``pygrid login`` was used with last.
         token: of a session; None: ``PYGRID_TOKEN``, else the one that ``pygrid login`` keeps for that address.
         transport: in place of HTTP to ``url``; it stays the caller's to close.
     Raises:
@@ -79,7 +80,8 @@ class DomainClient(SessionClient):
             name, version: together new to the Domain.
             model: float32 arrays by name, the path of a safetensors file, or a ``torch.nn.Module``.
             plans: by name, each a `Plan` or the path of a plan file; a single one is hosted as ``training_plan``.
-            client_config: what devices read: ``epochs``, ``batch_size``, ``max_updates``, the plan's hyperparameters, anything.
+            client_config: what devices read: ``epochs``, ``batch_size``, ``max_updates``, the plan's hyperparameters,
+                anything.
             server_config: ``num_cycles``, ``cycle_length``, ``min_diffs``, ``max_diffs``, ``min_workers`` and so on.
             averaging_plan: in place of the weighted mean.
         Raises:
@@ -110,7 +112,7 @@ class DomainClient(SessionClient):
             which = f"{name!r}" if version is None else f"{name!r} in version {version!r}"
             others = sorted({info.name for info in self.processes()})
             there = f"it has: {', '.join(others[:20])}" if others else "it has none"
-            raise NotFound(f"{self.url} has no process {which}; {there}", code="process_not_found")
+            raise NotFound(f"{self.url} has no process {which}; {there}", code=codes.PROCESS_NOT_FOUND)
         return Process(self._api, found[0])
 
     def serve(
@@ -128,18 +130,20 @@ class DomainClient(SessionClient):
 
         Args:
             model_id: new to the Domain.
-            onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. What exporters add for people and tools is left
-                out before it is sent.
+            onnx: its bytes, the path of its file, or an ``onnx.ModelProto``. What exporters add for people and tools is
+                left out before it is sent.
             allow_remote_inference, allow_download: what others may do; you and Owners may do both anyway.
             max_batch_size: examples of one question at most; the model's costs are bounded at so many.
-            visibility: who may know of it: ``listed``, everybody with an account; or ``public``, everybody, and a search at the
-                Networks that the Domain belongs to finds it.
+            visibility: who may know of it: ``listed``, everybody with an account; or ``public``, everybody, and a
+                search at the Networks that the Domain belongs to finds it.
         Raises:
             Conflict: there is a model of that id (``model_exists``).
             InvalidInput: it is no ONNX model, or the Domain would not run it (``plan_...``); the message says why.
             Unauthenticated, Forbidden: nobody is logged in, or may not serve.
         """
-        request = ServeRequest(model_id, description, allow_download, allow_remote_inference, max_batch_size, visibility)
+        request = ServeRequest(
+            model_id, description, allow_download, allow_remote_inference, max_batch_size, visibility
+        )
         return serve_model(self._api, request, onnx)
 
     def models(self) -> ModelTable:
@@ -183,11 +187,12 @@ class DomainClient(SessionClient):
             binding: the plan's data port -> column; left out, columns are found by name or meaning where only one fits.
             hyper: values of the plan's hyperparameters.
             epochs, batch_size, seed: of training; a private job takes its samples by chance, ``batch_size`` on average.
-            optimizer: of private training, e.g. ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the plan's ``lr``.
-            metric_bounds: of a private evaluation: metric -> (lower, upper), the bounds of its value for one unit. Defaults:
-                0 to 1 for accuracy and other shares, 0 to 10 for ``loss``; other metrics need bounds.
-            epsilon, delta: the guarantee to run under, taken from the dataset's budget; neither: an exact job, which a person
-                must approve, and whose result is held until a person lets it out.
+            optimizer: of private training, e.g. ``{"name": "adam", "learning_rate": 0.01}``; None: SGD with the plan's
+                ``lr``.
+            metric_bounds: of a private evaluation: metric -> (lower, upper), the bounds of its value for one unit.
+                Defaults: 0 to 1 for accuracy and other shares, 0 to 10 for ``loss``; other metrics need bounds.
+            epsilon, delta: the guarantee to run under, taken from the dataset's budget; neither: an exact job, which a
+                person must approve, and whose result is held until a person lets it out.
             clip: each unit's gradient is scaled down to this L2 norm.
             unit: what is protected: one ``record``, all records of one ``subject``, or the whole ``domain``.
             sampling_rate: the chance of each unit to take part in a round; None: by ``batch_size``.
@@ -227,8 +232,8 @@ class DomainClient(SessionClient):
         """Ask for figures about a dataset: ``[count(), mean("age", lower=0, upper=120)]``.
 
         Args:
-            asked: made by the functions of `pygrid.client.statistics`; one noisy sum answers them all, so that asking for much
-                together makes each less exact, but costs no more.
+            asked: made by the functions of `pygrid.client.statistics`; one noisy sum answers them all, so that asking
+                for much together makes each less exact, but costs no more.
             reason, epsilon, delta, unit, version: as for `submit`.
         Raises:
             As `submit`.
@@ -252,8 +257,8 @@ class DomainClient(SessionClient):
     ) -> Job:
         """Ask to have an ONNX model answer for each record of a dataset, where the data is.
 
-        The result holds its outputs by name, in the order of the records. Such a job is always exact: a person approves it, and
-        signs the result off.
+        The result holds its outputs by name, in the order of the records. Such a job is always exact: a person approves
+        it, and signs the result off.
 
         Args:
             onnx: as for `serve`; the first size of its inputs and outputs is the number of records.
@@ -263,7 +268,8 @@ class DomainClient(SessionClient):
             batch_size: records that the model gets at once.
             reason, version: as for `submit`.
         Raises:
-            InvalidInput and its subclasses: names what is wrong; nothing was asked. ``result_too_large``: ask for less at once.
+            InvalidInput and its subclasses: names what is wrong; nothing was asked. ``result_too_large``: ask for less
+            at once.
             NotFound: no such dataset. Unauthenticated: nobody is logged in.
         """
         return request_predictions(
@@ -288,12 +294,18 @@ class DomainClient(SessionClient):
 
     @property
     def requests(self) -> Requests:
-        """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and ``deny`` decide."""
+        """What waits for a decision on datasets that you hold:
+
+        ``domain.requests()`` lists, ``approve`` and ``deny`` decide.
+        """
         return Requests(self._api)
 
     @property
     def associations(self) -> Associations:
-        """The Networks of this Domain: ``domain.associations()`` lists, ``join`` asks one to let it in, ``leave`` parts."""
+        """The Networks of this Domain:
+
+        ``domain.associations()`` lists, ``join`` asks one to let it in, ``leave`` parts.
+        """
         return Associations(self._api)
 
     @property

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import PygridError
 from pygrid.transport import Api, Request, Response
 
@@ -57,11 +58,13 @@ def _write(response: Response, path: Path) -> None:
             digest.update(chunk)
             file.write(chunk)
             if file.tell() > MAX_FILE_BYTES:
-                raise PygridError(f"the download is longer than {MAX_FILE_BYTES:,} bytes", code="answer_too_large")
+                raise PygridError(f"the download is longer than {MAX_FILE_BYTES:,} bytes", code=codes.ANSWER_TOO_LARGE)
     _check_etag(response, digest.hexdigest())
 
 
 def _check_etag(response: Response, digest: str) -> None:
     announced = response.headers.get("etag", "").strip('"')
     if announced and announced != digest:
-        raise PygridError("the download is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")
+        raise PygridError(
+            "the download is not what the Domain announced (its SHA-256 differs)", code=codes.CONTENT_MISMATCH
+        )

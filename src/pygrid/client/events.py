@@ -9,6 +9,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pygrid import codes
 from pygrid.errors import PygridError
 
 _MAX_LINE = 1024 * 1024
@@ -28,7 +29,9 @@ class ServerEvent:
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
-    """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is dropped."""
+    """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is
+    dropped.
+    """
     last_id, kind, data, num_chars = "", "", list[str](), 0
     for line in _lines(chunks):
         if not line:
@@ -44,7 +47,7 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
         if name == "data":
             num_chars += len(value) + 1
             if num_chars > _MAX_LINE:
-                raise PygridError(f"an event is longer than {_MAX_LINE:,} characters", code="answer_too_large")
+                raise PygridError(f"an event is longer than {_MAX_LINE:,} characters", code=codes.ANSWER_TOO_LARGE)
             data.append(value)
         elif name == "event":
             kind = value
@@ -65,5 +68,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
         skip_lf = skip_lf or text.endswith("\r")
         *lines, rest = (rest + text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         if len(rest) > _MAX_LINE:
-            raise PygridError(f"a line of the event stream is longer than {_MAX_LINE:,} characters", code="answer_too_large")
+            raise PygridError(
+                f"a line of the event stream is longer than {_MAX_LINE:,} characters", code=codes.ANSWER_TOO_LARGE
+            )
         yield from lines

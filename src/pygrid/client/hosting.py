@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, InvalidTensors
 from pygrid.messages.media import PLAN, TENSORS
 from pygrid.messages.processes import HostRequest
@@ -116,7 +117,7 @@ def load_plan(source: PlanSource) -> Plan:
         return source
     if not isinstance(source, (str, os.PathLike)):
         hint = "; call its build(model) first" if callable(getattr(source, "build", None)) else ""
-        raise InvalidInput(f"a {type(source).__name__} is not a plan that can be hosted{hint}", code="not_a_plan")
+        raise InvalidInput(f"a {type(source).__name__} is not a plan that can be hosted{hint}", code=codes.NOT_A_PLAN)
     return Plan.load(_existing(source, "plan"))
 
 
@@ -141,9 +142,9 @@ def model_body(source: ModelSource) -> Body:
         source = initial_params(source)
     if not isinstance(source, Mapping):
         raise InvalidInput(
-            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a safetensors "
-            "file, or a torch.nn.Module",
-            code="not_a_model",
+            f"a {type(source).__name__} is not a model that can be hosted; give arrays by name, the path of a "
+            "safetensors file, or a torch.nn.Module",
+            code=codes.NOT_A_MODEL,
         )
     return BytesBody(encode({name: _float32(name, value) for name, value in source.items()}))
 
@@ -152,8 +153,8 @@ def _float32(name: str, value: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if array.dtype != np.float32:
         raise InvalidTensors(
-            f"array {name!r} of the model is {array.dtype}; a model's arrays are float32 (convert it with .astype('float32'), "
-            "or leave it out if the plan does not take it)",
+            f"array {name!r} of the model is {array.dtype}; a model's arrays are float32 (convert it with "
+            ".astype('float32'), or leave it out if the plan does not take it)",
             array=name,
         )
     return array
@@ -162,5 +163,7 @@ def _float32(name: str, value: Any) -> np.ndarray[Any, Any]:
 def _existing(source: str | os.PathLike[str], kind: str) -> Path:
     path = Path(source)
     if not path.is_file():
-        raise InvalidInput(f"there is no {kind} file {os.fspath(source)!r}", code="file_not_found", path=os.fspath(source))
+        raise InvalidInput(
+            f"there is no {kind} file {os.fspath(source)!r}", code=codes.FILE_NOT_FOUND, path=os.fspath(source)
+        )
     return path

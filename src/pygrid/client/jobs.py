@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.review import as_text, cost_in_words, privacy_in_words, sheet
@@ -142,8 +143,8 @@ class Job:
         """Return when the job has ended, or as soon as it is in one of the states ``until``.
 
         Args:
-            progress: show a bar, or elsewhere than on a terminal or in a notebook a line per change; None: a bar where there is
-                one, else nothing.
+            progress: show a bar, or elsewhere than on a terminal or in a notebook a line per change; None: a bar where
+                there is one, else nothing.
         Raises:
             Unavailable: ``timeout_s`` have passed (``wait_timeout``); the job goes on.
         """
@@ -158,7 +159,9 @@ class Job:
         raise AssertionError("a job is followed until it has ended")
 
     def _until(self, timeout_s: float | None) -> Iterator[JobInfo]:
-        """`changes` where it may take as long as it takes, else by asking again and again, so that no silence is too long."""
+        """`changes` where it may take as long as it takes, else by asking again and again, so that no silence is too
+        long.
+        """
         if timeout_s is None:
             yield from self.changes()
             return
@@ -169,14 +172,15 @@ class Job:
             left_s = give_up_at - time.monotonic()
             if left_s <= 0:
                 raise Unavailable(
-                    f"after {timeout_s} s the job is {info.state}; it goes on, and can be waited for again", code="wait_timeout"
+                    f"after {timeout_s} s the job is {info.state}; it goes on, and can be waited for again",
+                    code=codes.WAIT_TIMEOUT,
                 )
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _POLL_S)
 
     def result(self, path: str | Path | None = None) -> Params | dict[str, Any]:
-        """What was released: the arrays of a trained model by name, the outputs of a model for each record, or the figures
-        of any other kind. Who may let a result out may look at it while it is held.
+        """What was released: the arrays of a trained model by name, the outputs of a model for each record, or the
+        figures of any other kind. Who may let a result out may look at it while it is held.
 
         Args:
             path: write the bytes there as well, a safetensors file or JSON, at once or not at all.
@@ -184,7 +188,7 @@ class Job:
             Conflict: nothing is released yet, or never will be (``result_not_released``); the text says why.
         """
         info = self.info()
-        refusal = Conflict(_why_not(info), code="result_not_released", state=info.state)
+        refusal = Conflict(_why_not(info), code=codes.RESULT_NOT_RELEASED, state=info.state)
         if info.state not in ("released", "held") or info.federation is not None:
             raise refusal
         try:
@@ -200,7 +204,9 @@ class Job:
             data = response.collect(MAX_MEMORY_BYTES)
             announced = response.headers.get("etag", "").strip('"')
             if announced and announced != hashlib.sha256(data).hexdigest():
-                raise PygridError("the result is not what the Domain announced (its SHA-256 differs)", code="content_mismatch")
+                raise PygridError(
+                    "the result is not what the Domain announced (its SHA-256 differs)", code=codes.CONTENT_MISMATCH
+                )
             return data
 
         return self._api.exchange(Request("GET", f"{self._path}/result"), read)
@@ -217,7 +223,8 @@ class Job:
         """Let the job run; or, if its result is held, let that out.
 
         Raises:
-            Conflict: somebody else decided first (``job_decided``), or the job is not what was last seen through this object.
+            Conflict: somebody else decided first (``job_decided``), or the job is not what was last seen through this
+                object.
             Forbidden: it is one's own request, or not one's to decide.
         """
         return self._decide("approve", comment)
@@ -227,7 +234,10 @@ class Job:
         return self._decide("deny", comment)
 
     def revoke(self) -> JobInfo:
-        """Take an approval back before the job runs; of a federated job until it has ended. Raises Conflict: it is too late."""
+        """Take an approval back before the job runs; of a federated job until it has ended.
+
+        Raises Conflict: it is too late.
+        """
         return self._api.post(f"{self._path}/revoke", JobInfo, once=True)
 
     def _decide(self, decision: Literal["approve", "deny"], comment: str) -> JobInfo:
@@ -235,7 +245,7 @@ class Job:
         if seen not in ("waiting", "held"):
             raise Conflict(
                 f"the job is {seen}, so there is nothing to decide; if it has moved on since, look at it again",
-                code="job_decided",
+                code=codes.JOB_DECIDED,
                 state=seen,
             )
         body = DecisionRequest(self.request_hash, comment, seen)
@@ -283,7 +293,10 @@ class JobTable(list[Job]):
 
 
 class Requests:
-    """What waits for a decision on datasets that the caller holds. `DomainClient.requests` gives it; a call gives a list."""
+    """What waits for a decision on datasets that the caller holds.
+
+    `DomainClient.requests` gives it; a call gives a list.
+    """
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -379,7 +392,7 @@ def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[Part]) -> J
     try:
         request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"this is not a request for a job: {error}", code="invalid_job") from error
+        raise InvalidInput(f"this is not a request for a job: {error}", code=codes.INVALID_JOB) from error
     form = FormBody([Part("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
     info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)
@@ -398,9 +411,9 @@ def privacy_terms(
     if epsilon is None or delta is None:
         missing = "epsilon" if epsilon is None else "delta"
         raise InvalidInput(
-            f"{missing} is missing: a private job needs both, e.g. epsilon=3.0, delta=1e-6 (delta well below one over the "
-            "number of records); an exact one has neither, and always waits for a person",
-            code="invalid_privacy",
+            f"{missing} is missing: a private job needs both, e.g. epsilon=3.0, delta=1e-6 (delta well below one over "
+            "the number of records); an exact one has neither, and always waits for a person",
+            code=codes.INVALID_PRIVACY,
         )
     return PrivacyRequest(epsilon, delta, clip, unit, sampling_rate)
 
@@ -412,7 +425,7 @@ def statistic_requests(asked: Sequence[StatisticRequest] | StatisticRequest) -> 
         if not isinstance(one, StatisticRequest):
             raise InvalidInput(
                 f"{one!r} is not a question; ask with pygrid.client.count(), mean(column, lower=..., upper=...), ...",
-                code="invalid_job",
+                code=codes.INVALID_JOB,
             )
     return several
 

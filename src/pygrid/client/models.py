@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, Part
 from pygrid.errors import InvalidInput
@@ -45,7 +46,8 @@ class HostedModel:
         """The model's outputs for as many examples as one likes; what is more than one batch is asked in parts.
 
         Args:
-            inputs: arrays by the names of the model's inputs, converted to their dtypes; the first axis is the examples.
+            inputs: arrays by the names of the model's inputs, converted to their dtypes; the first axis is the
+                examples.
         Raises:
             InvalidInput, ShapeMismatch: the arrays do not fit the model, or it can't compute with their values.
             Forbidden: others may not ask it (``inference_not_allowed``). NotFound: it is not served any more.
@@ -60,9 +62,9 @@ class HostedModel:
             return self._ask(arrays)
         if not self.info.rows_independent:
             raise InvalidInput(
-                f"these are {num_examples:,} examples; model {self.id!r} takes {most} at once, and what it says of one may "
-                "depend on the others, so they can't be asked in parts",
-                code="inference_batch_size",
+                f"these are {num_examples:,} examples; model {self.id!r} takes {most} at once, and what it says of one "
+                "may depend on the others, so they can't be asked in parts",
+                code=codes.INFERENCE_BATCH_SIZE,
             )
         parts = [
             self._ask({name: array[begin : begin + most] for name, array in arrays.items()})
@@ -87,14 +89,16 @@ class HostedModel:
         dtypes = {port.name: np.dtype(port.dtype) for port in self.info.inputs}
         if inputs.keys() != dtypes.keys():
             given, wanted = ", ".join(inputs) or "none", ", ".join(dtypes)
-            raise InvalidInput(f"model {self.id!r} takes the inputs {wanted}; given: {given}", code="inference_inputs")
+            raise InvalidInput(
+                f"model {self.id!r} takes the inputs {wanted}; given: {given}", code=codes.INFERENCE_INPUTS
+            )
         arrays = {}
         for name, dtype in dtypes.items():
             array = np.asarray(inputs[name])
             if not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidInput(
                     f"input {name!r} is {array.dtype}, which is no {dtype} without loss; convert it first",
-                    code="inference_inputs",
+                    code=codes.INFERENCE_INPUTS,
                 )
             arrays[name] = array.astype(dtype, copy=False)
         return arrays
@@ -104,7 +108,9 @@ class HostedModel:
         body = BytesBody(encode(arrays))
         request = Request("POST", f"{self._path}/predict", headers=headers, body=body, timeout_s=_TIMEOUT_S)
 
-        return decode(self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES), idempotent=True))[0]
+        return decode(
+            self._api.exchange(request, lambda response: response.collect(MAX_MEMORY_BYTES), idempotent=True)
+        )[0]
 
     def __repr__(self) -> str:
         return f"HostedModel({self.id!r})"
@@ -160,7 +166,9 @@ def list_served(api: Api) -> ModelTable:
 def get_served(api: Api, model_id: str) -> HostedModel:
     """A model by its id. Raises InvalidInput: it is no id. NotFound: it is not served."""
     if not model_id.isascii() or not model_id or set(model_id) & set("/?#%"):
-        raise InvalidInput(f"{model_id!r} is no id of a model; use letters, digits and any of _ . -", code="invalid_config")
+        raise InvalidInput(
+            f"{model_id!r} is no id of a model; use letters, digits and any of _ . -", code=codes.INVALID_CONFIG
+        )
     return HostedModel(api, api.get(f"/data-centric/models/{model_id}", ServedModelInfo))
 
 
@@ -176,12 +184,15 @@ def onnx_bytes(source: OnnxSource) -> bytes:
         return bytes(source.SerializeToString())
     if not isinstance(source, (str, os.PathLike)):
         raise InvalidInput(
-            f"a {type(source).__name__} is not an ONNX model; give its bytes, the path of its file, or an onnx.ModelProto",
-            code="not_a_model",
+            f"a {type(source).__name__} is not an ONNX model; give its bytes, the path of its file, or an "
+            "onnx.ModelProto",
+            code=codes.NOT_A_MODEL,
         )
     path = Path(source)
     if not path.is_file():
-        raise InvalidInput(f"there is no model file {os.fspath(source)!r}", code="file_not_found", path=os.fspath(source))
+        raise InvalidInput(
+            f"there is no model file {os.fspath(source)!r}", code=codes.FILE_NOT_FOUND, path=os.fspath(source)
+        )
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -189,7 +200,7 @@ def onnx_bytes(source: OnnxSource) -> bytes:
         # Weights in files beside it come along.
         return bytes(onnx.load(path).SerializeToString())
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise InvalidInput(f"{path} can't be read as an ONNX model: {error}", code="not_a_model") from error
+        raise InvalidInput(f"{path} can't be read as an ONNX model: {error}", code=codes.NOT_A_MODEL) from error
 
 
 def _ports(ports: Any) -> str:
@@ -205,7 +216,9 @@ def _rows(info: ServedModelInfo) -> dict[str, str]:
         "parameters": f"{info.num_parameters:,}",
         "examples at once": str(info.max_batch_size),
         "others may": ", ".join(
-            what for what, allowed in (("ask it", info.allow_remote_inference), ("download it", info.allow_download)) if allowed
+            what
+            for what, allowed in (("ask it", info.allow_remote_inference), ("download it", info.allow_download))
+            if allowed
         )
         or "not use it",
     }

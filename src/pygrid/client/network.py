@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
+from pygrid import codes
 from pygrid.client.credentials import (
     TOKEN_VARIABLE,
     URL_VARIABLE,
@@ -44,7 +45,9 @@ Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
-def connect_network(url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> NetworkClient:
+def connect_network(
+    url: str | None = None, token: str | None = None, *, transport: Transport | None = None
+) -> NetworkClient:
     """A Network to work with. Nothing is sent yet; searching needs no account.
 
     Args:
@@ -58,7 +61,9 @@ def connect_network(url: str | None = None, token: str | None = None, *, transpo
         return NetworkClient(transport, token=token)
     chosen = choose_network_url(url)
     if chosen.startswith("grid+"):
-        raise InvalidInput(f"{chosen!r} is the address of a Domain behind a Network, not of a Network", code="invalid_url")
+        raise InvalidInput(
+            f"{chosen!r} is the address of a Domain behind a Network, not of a Network", code=codes.INVALID_URL
+        )
     opened = open_transport(chosen)
     return NetworkClient(opened, token=token or find_network_token(opened.url), owns_transport=True)
 
@@ -80,7 +85,12 @@ class InvitationTable(Table[InvitationInfo]):
     heads = ("id", "for", "used", "until")
 
     def row(self, item: InvitationInfo) -> Row:
-        return (item.id, item.domain or "any", f"{item.num_uses} of {item.max_uses}", f"{item.expires_at:%Y-%m-%d %H:%M}")
+        return (
+            item.id,
+            item.domain or "any",
+            f"{item.num_uses} of {item.max_uses}",
+            f"{item.expires_at:%Y-%m-%d %H:%M}",
+        )
 
 
 class NetworkClient(SessionClient):
@@ -116,8 +126,8 @@ class NetworkClient(SessionClient):
             identity: whose Domain it is; None: who had this name the first time, else whom the Network names.
         Raises:
             NotFound: the Network has no such Domain (``domain_not_found``). InvalidInput: ``identity`` is none.
-            IdentityChanged: it is another Domain that has this name, or its address is not what the Domain itself has signed
-                (``wrong_identity``, ``identity_changed``, ``address_not_signed``).
+            IdentityChanged: it is another Domain that has this name, or its address is not what the Domain itself has
+                signed (``wrong_identity``, ``identity_changed``, ``address_not_signed``).
         """
         info = self.show(name)
         state = "offline" if info.state == "unknown" else info.state
@@ -171,7 +181,9 @@ class NetworkClient(SessionClient):
             kinds=(kinds,) if isinstance(kinds, str) else tuple(kinds),
             timeout_s=timeout_s,
         )
-        answer = self._api.post("/network/search", SearchAnswer, json=request, idempotent=True, timeout_s=timeout_s + 30)
+        answer = self._api.post(
+            "/network/search", SearchAnswer, json=request, idempotent=True, timeout_s=timeout_s + 30
+        )
         return SearchResults(self, answer)
 
     def model(self, model_id: str, *, domain: str | None = None) -> NetworkModel:
@@ -209,12 +221,12 @@ class NetworkClient(SessionClient):
         """Let a Domain belong to the Network; the Domain is told the reason. Needs a role with can_manage_nodes.
 
         Args:
-            identity: the one that its owner told you, as in ``domains("pending")``: strangers may ask for the same name, also
-                between your look and this call. None: the only one that asks for it.
+            identity: the one that its owner told you, as in ``domains("pending")``: strangers may ask for the same
+                name, also between your look and this call. None: the only one that asks for it.
         Raises:
             NotFound: there is no such Domain (``domain_not_found``).
-            Conflict: none that has this name is this one (``other_identity``); several ask for the name (``several_domains``);
-                it is another's (``name_taken``), or this one's already (``wrong_state``).
+            Conflict: none that has this name is this one (``other_identity``); several ask for the name
+                (``several_domains``); it is another's (``name_taken``), or this one's already (``wrong_state``).
             Forbidden, Unauthenticated: you may not, or nobody is logged in.
         """
         return self._decide(name, "accept", reason, identity)
@@ -245,19 +257,26 @@ class NetworkClient(SessionClient):
         Raises:
             Forbidden, Unauthenticated: you may not, or nobody is logged in.
         """
-        return self._api.post("/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s), once=True)
+        return self._api.post(
+            "/invitations", NewInvitation, json=InvitationRequest(domain, max_uses, expires_in_s), once=True
+        )
 
     def invitations(self) -> InvitationTable:
         """The invitations that were given and not taken back, without their tokens."""
         return InvitationTable(self._api.get("/invitations", InvitationList).invitations)
 
     def take_back(self, invitation_id: int) -> None:
-        """Take an invitation back; Domains that came by it stay. Raises NotFound: there is none (``invitation_not_found``)."""
+        """Take an invitation back; Domains that came by it stay.
+
+        Raises NotFound: there is none (``invitation_not_found``).
+        """
         request = Request("DELETE", f"/invitations/{invitation_id}")
         self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES))
 
     def _decide(self, name: str, act: str, reason: str, identity: str | None) -> DomainInfo:
-        return self._api.post(f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason, identity), once=True)
+        return self._api.post(
+            f"/domains/{quote(name, safe='')}/{act}", DomainInfo, json=Decision(reason, identity), once=True
+        )
 
     def close(self) -> None:
         """Close the connections, also those to Domains. Sessions go on."""
@@ -267,7 +286,10 @@ class NetworkClient(SessionClient):
         super().close()
 
     def _relayed(self, ref: DomainRef, identity: str | None) -> RelayedAddress:
-        """The way through the relay, with whom to expect. Who answered before counts for more than what the Network says."""
+        """The way through the relay, with whom to expect.
+
+        Who answered before counts for more than what the Network says.
+        """
         # The Network is taken at the address by which it is known here, whatever it calls itself.
         address = RelayedAddress(self.url, ref.name)
         if identity is None and KnownDomains().find(address) is None:
@@ -275,7 +297,8 @@ class NetworkClient(SessionClient):
         return RelayedAddress(self.url, ref.name, IdentityKey.parse(identity) if identity is not None else None)
 
     def _find_direct(self, name: str, address: str, identity: str | None) -> str | None:
-        """The direct address that comes from the Domain itself; None: it has none now, or the Network is yet to check it.
+        """The direct address that comes from the Domain itself; None: it has none now, or the Network is yet to check
+        it.
 
         A node of 2020 has signed nothing, and nobody knows it better.
 
@@ -285,12 +308,15 @@ class NetworkClient(SessionClient):
             IdentityChanged: see `domain`.
         """
         detail = self._detail(name)
-        expected = RelayedAddress(self.url, detail.domain.name, IdentityKey.parse(identity) if identity is not None else None)
+        expected = RelayedAddress(
+            self.url, detail.domain.name, IdentityKey.parse(identity) if identity is not None else None
+        )
         named, known = detail.domain.identity, KnownDomains()
         if named is None and expected.identity is None and known.find(expected) is None:
             return address
         if named is not None and (detail.domain.address is None or not detail.entry):
-            # Nothing need be believed of a Network that says no more: through the relay, the Domain itself proves who it is.
+            # Nothing need be believed of a Network that says no more: through the relay, the Domain itself proves who
+            # it is.
             return None
         current = (detail.domain.address or address).rstrip("/")
         if named is None or not _is_signed(detail, IdentityKey.parse(named), current):
@@ -314,9 +340,9 @@ def _is_signed(detail: DomainDetail, key: IdentityKey, address: str) -> bool:
 
 def _unsigned(name: str, address: str) -> IdentityChanged:
     return IdentityChanged(
-        f"the Network says that {name!r} is at {address}, and shows no signature of the Domain for it. Do not log in there; "
-        "ask those who run the Domain where it is",
-        code="address_not_signed",
+        f"the Network says that {name!r} is at {address}, and shows no signature of the Domain for it. Do not log in "
+        "there; ask those who run the Domain where it is",
+        code=codes.ADDRESS_NOT_SIGNED,
     )
 
 
@@ -327,8 +353,8 @@ def _spelled(address: str | RelayedAddress) -> str:
 
 
 def _domain_token(url: str) -> str | None:
-    """The token kept for an address. One from the environment goes to the address there and nowhere else: this one a Network
-    has named, and it could name anybody's."""
+    """The token kept for an address. One from the environment goes to the address there and nowhere else: this one a
+    Network has named, and it could name anybody's."""
     token, home = os.environ.get(TOKEN_VARIABLE), os.environ.get(URL_VARIABLE)
     if token and home and plain_address(home) == url:
         return token

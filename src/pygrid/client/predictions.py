@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.hosting import Part
@@ -47,8 +48,8 @@ def _data_ports(model: bytes) -> dict[str, DataPort]:
     """The inputs of a model, each with the shape for one record.
 
     Raises:
-        InvalidPlan: one has no shape, or a dtype that no model here has. InvalidInput: ``not_a_model``: one does not begin with
-            the number of records.
+        InvalidPlan: one has no shape, or a dtype that no model here has. InvalidInput: ``not_a_model``: one does not
+            begin with the number of records.
     """
     import onnx
 
@@ -64,9 +65,9 @@ def _data_ports(model: bytes) -> dict[str, DataPort]:
         sizes = tuple(side for side in port.shape[1:] if isinstance(side, int))
         if not port.shape or len(sizes) != len(port.shape) - 1:
             raise InvalidInput(
-                f"input {port.name!r} of the model has shape {list(port.shape)}; inputs begin with the number of records, "
-                "which is the only size that may be open",
-                code="not_a_model",
+                f"input {port.name!r} of the model has shape {list(port.shape)}; inputs begin with the number of "
+                "records, which is the only size that may be open",
+                code=codes.NOT_A_MODEL,
             )
         ports[port.name] = DataPort(port.dtype, sizes)
     return ports

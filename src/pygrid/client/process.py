@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
@@ -115,7 +116,7 @@ class Process:
                 request = Request("GET", f"{self._path}/plans/{plan.id}")
                 return Plan.from_bytes(self._api.exchange(request, lambda response: response.read(MAX_PLAN_BYTES)))
         there = ", ".join(plan.name for plan in plans)
-        raise NotFound(f"process {self.name!r} has no plan {wanted!r}; it has: {there}", code="plan_not_found")
+        raise NotFound(f"process {self.name!r} has no plan {wanted!r}; it has: {there}", code=codes.PLAN_NOT_FOUND)
 
     def evaluate(
         self,
@@ -146,8 +147,8 @@ class Process:
         Reports that the cycle has stay and count; devices that train now begin again.
 
         Raises:
-            NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: ``blob_damaged``: that checkpoint
-                is damaged as well. Nothing was changed.
+            NotFound: ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable: ``blob_damaged``: that
+                checkpoint is damaged as well. Nothing was changed.
         """
         return self._api.post(f"{self._path}/restore", ProcessInfo, json={"checkpoint": checkpoint}, once=True)
 
@@ -167,9 +168,9 @@ class Process:
                 return info
             if time.monotonic() >= give_up_at:
                 raise Unavailable(
-                    f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; training "
-                    "goes on",
-                    code="wait_timeout",
+                    f"after {timeout_s} s process {self.name!r} has completed {info.num_checkpoints - 1} cycles; "
+                    "training goes on",
+                    code=codes.WAIT_TIMEOUT,
                 )
             time.sleep(_POLL_S)
 
@@ -232,7 +233,9 @@ class Process:
             rows = _rows(self.info())
         except PygridError as error:
             rows = {"process": f"{self.name} {self.version}", "now": error.detail}
-        cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
+        )
         return f"<table>{cells}</table>"
 
 

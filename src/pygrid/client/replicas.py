@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.client.models import HostedModel, OnnxSource, get_served
 from pygrid.client.session import SessionApi
 from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
@@ -44,10 +45,12 @@ class NetworkModel:
         return [ref.name for ref in self._refs]
 
     def predict(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
-        """As `HostedModel.predict`. If a Domain can't answer the next is asked; if none can, the Network is asked for others.
+        """As `HostedModel.predict`. If a Domain can't answer the next is asked; if none can, the Network is asked for
+        others.
 
         Raises:
-            Unavailable: no Domain answers (``no_domain_answers``). Unauthenticated: you are logged in at none that does.
+            Unavailable: no Domain answers (``no_domain_answers``). Unauthenticated: you are logged in at none that
+                does.
             Forbidden: none lets you ask it.
             As `HostedModel.predict`.
         """
@@ -60,7 +63,9 @@ class NetworkModel:
             return failures
         raise self._no_answer(failures)
 
-    def _try_all(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]] | list[tuple[str, PygridError]]:
+    def _try_all(
+        self, inputs: Mapping[str, npt.ArrayLike]
+    ) -> dict[str, npt.NDArray[Any]] | list[tuple[str, PygridError]]:
         """The answer of the first Domain that gives one, or why none does."""
         failures: list[tuple[str, PygridError]] = []
         for ref in list(self._refs):
@@ -79,7 +84,9 @@ class NetworkModel:
         if ref.name not in self._models:
             model = get_served(_impatient(self._network.open_domain(ref)), self.id)
             if model.info.sha256 != self.info.sha256:
-                raise NotFound(f"another model is served as {self.id!r} there now", code="model_not_found", domain=ref.name)
+                raise NotFound(
+                    f"another model is served as {self.id!r} there now", code=codes.MODEL_NOT_FOUND, domain=ref.name
+                )
             self._models[ref.name] = model
         return self._models[ref.name]
 
@@ -99,7 +106,9 @@ class NetworkModel:
                     f"network.domain(NAME).login(email, password). {told}",
                     code=error.code,
                 )
-        return Unavailable(f"no Domain answers for model {self.id!r}. {told}", code="no_domain_answers", model_id=self.id)
+        return Unavailable(
+            f"no Domain answers for model {self.id!r}. {told}", code=codes.NO_DOMAIN_ANSWERS, model_id=self.id
+        )
 
     def __repr__(self) -> str:
         return f"NetworkModel({self.id!r}, domains={self.domains})"
@@ -117,12 +126,13 @@ def find_model(network: NetworkClient, model_id: str, domain: str | None) -> Net
     if not hits:
         who = "no Domain that answers" if domain is None else f"{domain} does not answer, or does not"
         verb = "serves" if domain is None else "serve"
-        raise NotFound(f"{who} {verb} a public model {model_id!r}", code="model_not_found", model_id=model_id)
+        raise NotFound(f"{who} {verb} a public model {model_id!r}", code=codes.MODEL_NOT_FOUND, model_id=model_id)
     if len({hit.sha256 for hit in hits}) > 1:
         names = ", ".join(sorted(hit.domain.name for hit in hits))
         raise InvalidInput(
-            f"Domains serve different models as {model_id!r}: {names}. Say whose: network.model({model_id!r}, domain=...)",
-            code="model_ambiguous",
+            f"Domains serve different models as {model_id!r}: {names}. Say whose: network.model({model_id!r}, "
+            "domain=...)",
+            code=codes.MODEL_AMBIGUOUS,
             model_id=model_id,
         )
     return NetworkModel(network, hits)
@@ -137,7 +147,9 @@ def serve_on(
     candidates = _logged_in(network)
     if len(candidates) < replicas:
         there = ", ".join(name for name, _ in candidates) or "none"
-        raise _too_few(f"you are logged in at {len(candidates)} Domains that are online ({there}), not at {replicas}", model_id)
+        raise _too_few(
+            f"you are logged in at {len(candidates)} Domains that are online ({there}), not at {replicas}", model_id
+        )
     served: list[HostedModel] = []
     refused: list[str] = []
     try:
@@ -172,4 +184,4 @@ def _impatient(domain: DomainClient) -> SessionApi:
 
 
 def _too_few(why: str, model_id: str) -> Unavailable:
-    return Unavailable(f"{why}. The model is served on none", code="too_few_domains", model_id=model_id)
+    return Unavailable(f"{why}. The model is served on none", code=codes.TOO_FEW_DOMAINS, model_id=model_id)

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pygrid import codes
 from pygrid.client.display.tables import Row, Table
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing, ModelHit, ProcessHit, SearchAnswer
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from pygrid.client.network import NetworkClient
     from pygrid.client.process import Process
 
-_REASONS = {"timeout": "did not answer in time", "offline": "is offline", "error": "answered something that is no answer"}
+_REASONS = {
+    "timeout": "did not answer in time",
+    "offline": "is offline",
+    "error": "answered something that is no answer",
+}
 
 
 class FoundDataset:
@@ -43,7 +48,9 @@ class FoundDataset:
             NotFound: it is not there any more. Unavailable: the Domain can't be reached.
         """
         if not self.info.id:
-            raise InvalidInput(f"{self.domain.name!r} is a node of 2020: it tells tags and no more", code="legacy_node")
+            raise InvalidInput(
+                f"{self.domain.name!r} is a node of 2020: it tells tags and no more", code=codes.LEGACY_NODE
+            )
         return self._network.open_domain(self.domain).datasets.by_id(self.info.id)
 
     def __repr__(self) -> str:
@@ -71,8 +78,8 @@ class FoundModel:
         """The model, ready to be asked by whoever is logged in at its Domain and may.
 
         Raises:
-            Unauthenticated: nobody is logged in there. NotFound: it is not served any more. Unavailable: the Domain can't be
-                reached.
+            Unauthenticated: nobody is logged in there. NotFound: it is not served any more. Unavailable: the Domain
+                can't be reached.
         """
         return self._network.open_domain(self.domain).model(self.info.id)
 
@@ -122,7 +129,9 @@ class FoundModels(Table[FoundModel]):
 
     def row(self, item: FoundModel) -> Row:
         info = item.info
-        allowed = [what for what, yes in (("ask", info.allow_remote_inference), ("download", info.allow_download)) if yes]
+        allowed = [
+            what for what, yes in (("ask", info.allow_remote_inference), ("download", info.allow_download)) if yes
+        ]
         inputs, outputs = _ports(info.inputs), _ports(info.outputs)
         return (info.id, info.domain.name, info.description, inputs, outputs, " and ".join(allowed) or "not use it")
 

@@ -9,6 +9,7 @@ from typing import Self
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import PygridError, Unauthenticated
 from pygrid.messages import media
 from pygrid.messages.accounts import LoginRequest, LoginResponse, UserInfo, UserResponse
@@ -34,8 +35,8 @@ class SessionApi(Api):
                 raise
             was = "the session has ended" if self.token else "nobody is logged in"
             raise Unauthenticated(
-                f"{was}; log in with connect(url).login(email, password), or on the command line with: pygrid login {self.url} "
-                f"(the Domain says: {error.detail})",
+                f"{was}; log in with connect(url).login(email, password), or on the command line with: pygrid login "
+                f"{self.url} (the Domain says: {error.detail})",
                 code=error.code,
                 **error.fields,
             ) from error
@@ -51,7 +52,7 @@ def identity_of(api: Api) -> IdentityInfo:
     info = api.get("/identity", IdentityInfo, query={"nonce": to_base64url(nonce)})
     signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     if not IdentityKey.parse(info.identity).verify(signature, "identity", nonce, info.name.encode()):
-        raise PygridError(f"{api.url} does not prove the identity that it claims", code="unexpected_answer")
+        raise PygridError(f"{api.url} does not prove the identity that it claims", code=codes.UNEXPECTED_ANSWER)
     return info
 
 
@@ -59,13 +60,13 @@ def _read_user(answer: Response) -> UserResponse:
     try:
         return msgspec.json.decode(answer.read(_MAX_USER_BYTES), type=UserResponse)
     except msgspec.DecodeError as error:
-        raise PygridError(f"the answer is not of this protocol: {error}", code="unexpected_answer") from error
+        raise PygridError(f"the answer is not of this protocol: {error}", code=codes.UNEXPECTED_ANSWER) from error
 
 
 def _key_of(answer: UserResponse) -> str:
     key = answer.user.private_key
     if not isinstance(key, str):
-        raise PygridError("the answer has no private key; is this app older than 0.2?", code="unexpected_answer")
+        raise PygridError("the answer has no private key; is this app older than 0.2?", code=codes.UNEXPECTED_ANSWER)
     return key
 
 
@@ -135,7 +136,8 @@ class SessionClient:
     def rotate_private_key(self) -> str:
         """Your new private key, which nobody shows again; the one before is invalid.
 
-        It signs others up with a role below yours, in the header ``private-key`` of ``POST /users``, and does nothing else.
+        It signs others up with a role below yours, in the header ``private-key`` of ``POST /users``, and does nothing
+        else.
         """
         return _key_of(self._api.post("/users/me/private-key", UserResponse))
 
@@ -163,7 +165,9 @@ class SessionClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -1,10 +1,11 @@
 """Questions about a column, for `DomainClient.statistics`.
 
-domain.statistics("patients", [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)], epsilon=1, delta=1e-6, ...)
+domain.statistics("patients", [count(by="sex", keys=["f", "m"]), mean("age", lower=0, upper=120)], epsilon=1,
+delta=1e-6, ...)
 
-Bounds, edges and keys are declared by who asks. They are never read off the data, which would tell something about it: values
-beyond the bounds count as the bound, and records with other keys are left out. So are missing values: each answer is about the
-values that are present, and says how many these are (``count``).
+Bounds, edges and keys are declared by who asks. They are never read off the data, which would tell something about it:
+values beyond the bounds count as the bound, and records with other keys are left out. So are missing values: each
+answer is about the values that are present, and says how many these are (``count``).
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ def variance(column: str, *, lower: float, upper: float, by: str = "", keys: Key
     return StatisticRequest("variance", column, lower, upper, by=by, keys=tuple(keys))
 
 
-def quantile(column: str, q: float = 0.5, *, candidates: Sequence[float], by: str = "", keys: Keys = ()) -> StatisticRequest:
+def quantile(
+    column: str, q: float = 0.5, *, candidates: Sequence[float], by: str = "", keys: Keys = ()
+) -> StatisticRequest:
     """The candidate (of at least two, rising) nearest to the value that a share ``q`` of records does not exceed."""
     return StatisticRequest("quantile", column, edges=tuple(candidates), quantile=q, by=by, keys=tuple(keys))
 
 
 def histogram(column: str, *, edges: Sequence[float], by: str = "", keys: Keys = ()) -> StatisticRequest:
-    """How many records lie between each two of the edges (at least two, rising); those beyond count in the outer bins."""
+    """How many records lie between each two of the edges (at least two, rising); those beyond count in the
+    outer bins.
+    """
     return StatisticRequest("histogram", column, edges=tuple(edges), by=by, keys=tuple(keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.messages.workers import NewWorker, TokenRequest, WorkerInfo, WorkerList
 from pygrid.transport import Api, Request
@@ -34,6 +35,6 @@ class Workers:
         if isinstance(worker, str):
             found = next((known.id for known in self() if known.name == worker), None)
             if found is None:
-                raise NotFound(f"no Worker {worker!r} is let in", code="worker_not_found")
+                raise NotFound(f"no Worker {worker!r} is let in", code=codes.WORKER_NOT_FOUND)
             worker = found
         self._api.exchange(Request("DELETE", f"/data-centric/workers/{worker}"), lambda answer: answer.read(1024))

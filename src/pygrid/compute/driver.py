@@ -5,7 +5,8 @@
                             \\             \\
                              cancel()       cancel(), time, memory: killed, with a failure as the result
 
-`run` always gives a `JobResult`, checked by `results.py`; what goes wrong with a job is a failure in it, not an exception.
+`run` always gives a `JobResult`, checked by `results.py`; what goes wrong with a job is a failure in it, not an
+exception.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Driver(Protocol):
         """Where a job is; None if it is not here (any more)."""
 
     def logs(self, job_id: str) -> tuple[str, ...]:
-        """What happened to a job, a line each; for its owner only, where the job is private. Kept for the latest jobs."""
+        """What happened to a job, a line each; for its owner only, where the job is private.
+
+        Kept for the latest jobs.
+        """
 
     async def close(self) -> None:
         """End every job and every Worker."""

@@ -1,4 +1,5 @@
-"""Warm Workers for hosted models: one sandboxed process for each model that was asked lately, started by the first question.
+"""Warm Workers for hosted models: one sandboxed process for each model that was asked lately, started by the first
+question.
 
                 ask()                        the batch is done
     (no process) ----> starting ----> idle <----------------- busy
@@ -7,10 +8,11 @@
          |       another model's turn                             | (whoever waits for this batch is told)
          |________________________________________________________|
 
-A model has one process, and that one batch at a time. What is asked meanwhile waits, and the next batch takes as much of it as
-fits, so many small questions cost little more than one, and a single question never waits for company. Only models whose rows
-are proven independent (`pygrid.plans.independence.judge_rows`) share batches; a batch that fails is done again one by one, so
-that one caller's bad input is nobody else's failure. What comes from the process is checked before it goes to anybody.
+A model has one process, and that one batch at a time. What is asked meanwhile waits, and the next batch takes as much
+of it as fits, so many small questions cost little more than one, and a single question never waits for company. Only
+models whose rows are proven independent (`pygrid.plans.independence.judge_rows`) share batches; a batch that fails is
+done again one by one, so that one caller's bad input is nobody else's failure. What comes from the process is checked
+before it goes to anybody.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
@@ -109,8 +112,8 @@ class InferenceWorkers:
 
         Raises:
             InvalidInput: ``inference_failed``: the model can't compute with these values.
-            Unavailable: ``inference_busy``: too much is asked at once; ``inference_too_slow``, ``inference_lost``: the process
-                was ended, or ended; ``sandbox_unavailable``: this machine can't lock it in; ``out_of_memory``.
+            Unavailable: ``inference_busy``: too much is asked at once; ``inference_too_slow``, ``inference_lost``: the
+                process was ended, or ended; ``sandbox_unavailable``: this machine can't lock it in; ``out_of_memory``.
         """
         warm = self._find(model)
         if len(warm.waiting) >= self._limits.max_waiting:
@@ -134,7 +137,7 @@ class InferenceWorkers:
 
     def _find(self, model: ServableModel) -> _WarmModel:
         if self._closed:
-            raise Unavailable("the Domain is stopping", code="shutting_down")
+            raise Unavailable("the Domain is stopping", code=codes.SHUTTING_DOWN)
         warm = self._warm.get(model)
         if warm is not None and warm.has_ended:
             del self._warm[model]
@@ -202,7 +205,9 @@ class _WarmModel:
 
     def _end(self, batch: Sequence[_Question] = ()) -> None:
         self.has_ended = True
-        _fail([*batch, *self.waiting], Unavailable("the model's process was ended; ask again", code="inference_lost"))
+        _fail(
+            [*batch, *self.waiting], Unavailable("the model's process was ended; ask again", code=codes.INFERENCE_LOST)
+        )
 
     async def _serve(self) -> None:
         """Answer until nobody asks for long."""
@@ -213,7 +218,8 @@ class _WarmModel:
                 batch = self._take()
                 if not batch:
                     continue
-                # Not for as long as it may run: the limit of CPU time is to end a process that was taken over, no other.
+                # Not for as long as it may run: the limit of CPU time is to end a process that was taken over, no
+                # other.
                 if process is not None and process.busy_s > _CPU_S / 2:
                     await process.close()
                     process = None
@@ -231,7 +237,10 @@ class _WarmModel:
                     _fail(batch, failed)
         except Exception as error:
             logger.exception("a Worker for inference failed")
-            _fail([*batch, *self.waiting], _lost(f"a fault of this server ({type(error).__name__}), which its log tells of"))
+            _fail(
+                [*batch, *self.waiting],
+                _lost(f"a fault of this server ({type(error).__name__}), which its log tells of"),
+            )
         finally:
             self._end(batch)
             if process is not None:
@@ -308,7 +317,9 @@ def _fail(questions: Sequence[_Question] | deque[_Question], error: Exception) -
 class _Process:
     """One process with its stream; runs one batch at a time."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._process, self._reader, self._writer = process, reader, writer
         self.is_gone = False
         self.busy_s = 0.0
@@ -332,7 +343,9 @@ class _Process:
                 raise _lost("it began with something else than it should")
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             await process.close()
-            raise Unavailable("the model's process does not start; see the log", code="worker_not_started") from None
+            raise Unavailable(
+                "the model's process does not start; see the log", code=codes.WORKER_NOT_STARTED
+            ) from None
         except BaseException:
             await process.close()
             raise
@@ -354,7 +367,7 @@ class _Process:
         except TimeoutError:
             self.is_gone = True
             raise Unavailable(
-                f"the model took longer than {wall_s:g} s; ask for fewer at once", code="inference_too_slow"
+                f"the model took longer than {wall_s:g} s; ask for fewer at once", code=codes.INFERENCE_TOO_SLOW
             ) from None
         except (ConnectionError, asyncio.IncompleteReadError):
             self.is_gone = True
@@ -401,7 +414,9 @@ class _Process:
             self.is_gone = True
             raise _lost("its answer can't be read") from None
         if failure.kind == "plan_failed":
-            raise InvalidInput(f"the model can't compute with these inputs: {failure.detail}", code="inference_failed")
+            raise InvalidInput(
+                f"the model can't compute with these inputs: {failure.detail}", code=codes.INFERENCE_FAILED
+            )
         raise Unavailable(failure.detail, code=failure.code or failure.kind)
 
     def _checked(self, model: ServableModel, answer: bytes, num_examples: int) -> Arrays:
@@ -457,8 +472,8 @@ def _launch(settings: InferenceSettings) -> tuple[subprocess.Popen[bytes], socke
 
 
 def _busy(why: str) -> Unavailable:
-    return Unavailable(f"{why}; try again in a moment", code="inference_busy", retry_after_s=1)
+    return Unavailable(f"{why}; try again in a moment", code=codes.INFERENCE_BUSY, retry_after_s=1)
 
 
 def _lost(why: str) -> Unavailable:
-    return Unavailable(f"the model's process was lost: {why}", code="inference_lost")
+    return Unavailable(f"the model's process was lost: {why}", code=codes.INFERENCE_LOST)

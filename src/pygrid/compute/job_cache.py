@@ -1,9 +1,11 @@
-"""The files of jobs on a Worker's machine, under the SHA-256 of their bytes, so that a column travels once for many jobs.
+"""The files of jobs on a Worker's machine, under the SHA-256 of their bytes, so that a column travels once for many
+jobs.
 
     <folder>/<SHA-256>            complete, and what its name says
     <folder>/.<32 hex>.part       on its way
 
-What a job uses stays while it runs. Of the rest, what was used longest ago goes when all of it is larger than the bound.
+What a job uses stays while it runs. Of the rest, what was used longest ago goes when all of it is larger than the
+bound.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import Conflict, PygridError
 from pygrid.storage.blobs.checked import CheckedFiles, has_name
 from pygrid.storage.blobs.files import BlobFolder, BlobWriter
@@ -48,7 +51,8 @@ class ReceivedFiles:
         except BlockingIOError:
             os.close(self._lock)
             raise Conflict(
-                f"another Worker keeps its files in {folder}; name another folder with --cache-dir", code="folder_in_use"
+                f"another Worker keeps its files in {folder}; name another folder with --cache-dir",
+                code=codes.FOLDER_IN_USE,
             ) from None
         for leftover in folder.glob(".*.part"):
             leftover.unlink()
@@ -66,7 +70,10 @@ class ReceivedFiles:
             self.make_room()
 
     def find(self, name: str) -> Path | None:
-        """Where a file lies whole; None: it is not here. Reads it; a damaged one is removed, so that it is received again."""
+        """Where a file lies whole; None: it is not here.
+
+        Reads it; a damaged one is removed, so that it is received again.
+        """
         path = self._folder / name
         try:
             if self._checked.is_whole(path, lambda path: has_name(path, name)):
@@ -120,7 +127,8 @@ class ReceivedFiles:
 
 def _mismatch(name: str) -> PygridError:
     return PygridError(
-        f"what was downloaded is not the content with SHA-256 {name[:12]}... that the Domain announced; it was thrown away",
-        code="content_mismatch",
+        f"what was downloaded is not the content with SHA-256 {name[:12]}... that the Domain announced; it was thrown "
+        "away",
+        code=codes.CONTENT_MISMATCH,
         expected=name,
     )

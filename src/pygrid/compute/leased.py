@@ -1,15 +1,19 @@
-"""Jobs for Workers on other machines, which ask for them: the driver's side, and the leases under which they are given out.
+"""Jobs for Workers on other machines, which ask for them: the driver's side, and the leases under which they are given
+out.
 
                 run()             a Worker asks          the first renew
     (unknown) ---------> queued -----------------> offered -------------> running ----> (result)
                             |                          |                      |
-                     no Worker asks: never began    no renew: never began    no renew, token revoked, given back: ``lost``
+                     no Worker asks: never began    no renew: never began    no renew, token revoked, given back:
+                     ``lost``
 
-A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is let in no
-more, or when nobody wants the result any more; whatever comes under it after that is refused (``lease_over``). A Worker begins
-only after its first renewal was answered, so a job whose lease was never renewed has not begun, and may run elsewhere.
+A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is
+let in no more, or when nobody wants the result any more; whatever comes under it after that is refused
+(``lease_over``). A Worker begins only after its first renewal was answered, so a job whose lease was never renewed has
+not begun, and may run elsewhere.
 
-Leases live in this process alone. A Domain that starts again knows none of them, and treats each job that was running by its
+Leases live in this process alone. A Domain that starts again knows none of them, and treats each job that was running
+by its
 row: an exact one is started once more, a private one has failed.
 """
 
@@ -27,9 +31,20 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.compute.driver import LOGS_KEPT, State
 from pygrid.compute.results import OnProgress, find_fault
-from pygrid.core.job_spec import Facts, Failure, JobResult, JobSpec, Outcome, Progress, check_spec, list_paths, move_paths
+from pygrid.core.job_spec import (
+    Facts,
+    Failure,
+    JobResult,
+    JobSpec,
+    Outcome,
+    Progress,
+    check_spec,
+    list_paths,
+    move_paths,
+)
 from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -107,7 +122,7 @@ class RemoteDriver:
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
         if spec.id in self._jobs:
-            raise Conflict(f"job {spec.id} is here already", code="job_exists", job_id=spec.id)
+            raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
         job = self._jobs[spec.id] = _Job(spec, on_progress, asyncio.get_running_loop().create_future())
         self._log(spec.id, "queued")
         try:
@@ -201,9 +216,9 @@ class RemoteDriver:
         """A file that the job under this lease needs. Raises Gone: ``lease_over``. NotFound: ``file_not_found``."""
         lease = self._get(worker_id, lease_id)
         if not lease.begun:
-            raise Conflict("renew the lease once before anything is done under it", code="lease_not_begun")
+            raise Conflict("renew the lease once before anything is done under it", code=codes.LEASE_NOT_BEGUN)
         if name not in lease.job.files:
-            raise NotFound("the job under this lease has no such file", code="file_not_found", hash=name)
+            raise NotFound("the job under this lease has no such file", code=codes.FILE_NOT_FOUND, hash=name)
         return lease.job.files[name]
 
     def max_result_bytes(self, worker_id: int, lease_id: str) -> int:
@@ -218,9 +233,11 @@ class RemoteDriver:
         """
         lease = self._get(worker_id, lease_id)
         if not lease.begun:
-            raise Conflict("renew the lease once before anything is done under it", code="lease_not_begun")
+            raise Conflict("renew the lease once before anything is done under it", code=codes.LEASE_NOT_BEGUN)
         if len(payload) > lease.job.spec.limits.max_result_bytes:
-            raise PayloadTooLarge("the result is larger than it may be", max_bytes=lease.job.spec.limits.max_result_bytes)
+            raise PayloadTooLarge(
+                "the result is larger than it may be", max_bytes=lease.job.spec.limits.max_result_bytes
+            )
         self._end(lease)
         facts = msgspec.structs.replace(outcome.facts, bytes_out=len(payload), worker=lease.worker)
         lease.job.done.set_result(JobResult(facts, outcome.failure, outcome.media_type, payload))
@@ -290,7 +307,7 @@ class RemoteDriver:
         lease = self._leases.get(lease_id)
         # To a Worker, another's lease is like one that is over.
         if lease is None or lease.worker_id != worker_id or lease.job.done.done():
-            raise Gone("this lease is over: the job has ended, or was given to another Worker", code="lease_over")
+            raise Gone("this lease is over: the job has ended, or was given to another Worker", code=codes.LEASE_OVER)
         return lease
 
     # Files

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.compute.driver import LOGS_KEPT, State, WorkerSettings
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
@@ -28,7 +29,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
-    # A job is short and makes arrays of the same sizes again and again: keep what is freed, in place of new pages each time.
+    # A job is short and makes arrays of the same sizes again and again: keep what is freed, in place of new pages each
+    # time.
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "HOME": "/nonexistent",
@@ -48,7 +50,10 @@ class _Job:
 
 
 class SubprocessDriver:
-    """Runs each job in a sandboxed process of this machine, forked from a warm one. Use it as an async context manager."""
+    """Runs each job in a sandboxed process of this machine, forked from a warm one.
+
+    Use it as an async context manager.
+    """
 
     def __init__(self, settings: WorkerSettings | None = None) -> None:
         self._settings = settings or WorkerSettings()
@@ -74,7 +79,7 @@ class SubprocessDriver:
         """
         async with self._starting:
             if self._closed:
-                raise Unavailable("the Domain is stopping; no job is started any more", code="worker_not_started")
+                raise Unavailable("the Domain is stopping; no job is started any more", code=codes.WORKER_NOT_STARTED)
             if self._server is not None and self._server.is_gone:
                 await self._server.close()
                 self._server = None
@@ -90,7 +95,7 @@ class SubprocessDriver:
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
         if spec.id in self._jobs:
-            raise Conflict(f"job {spec.id} is here already", code="job_exists", job_id=spec.id)
+            raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
         job = self._jobs[spec.id] = _Job(spec)
         self._log(spec.id, "queued")
         try:
@@ -113,7 +118,8 @@ class SubprocessDriver:
         self._log(job.spec.id, f"running behind {', '.join(self._server.layers)}")
         result = await self._server.run(job.spec, on_progress)
         if pad and job.spec.privacy is not None and not job.cancelled:
-            # Neither the end of a job nor the use of its place may be seen before a time that does not depend on the data.
+            # Neither the end of a job nor the use of its place may be seen before a time that does not depend on the
+            # data.
             elapsed = time.monotonic() - began
             await asyncio.sleep(held_s(elapsed, result.facts.planned_s) - elapsed)
         return result
@@ -181,13 +187,15 @@ class _Server:
             server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
             if not server.is_sound and not settings.allow_weak_sandbox:
                 raise Unavailable(
-                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what is "
-                    "missing",
-                    code="sandbox_unavailable",
+                    "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what "
+                    "is missing",
+                    code=codes.SANDBOX_UNAVAILABLE,
                 )
         except (TimeoutError, EOFError) as error:
             await server.close()
-            raise Unavailable("the Worker's process does not start; see the log", code="worker_not_started") from error
+            raise Unavailable(
+                "the Worker's process does not start; see the log", code=codes.WORKER_NOT_STARTED
+            ) from error
         except BaseException:
             await server.close()
             raise

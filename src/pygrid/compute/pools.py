@@ -39,7 +39,10 @@ class Places:
     async def run(
         self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, remote: bool = False
     ) -> JobResult:
-        """Run a job, elsewhere if it is ``remote``; here all the same if it did not begin there. Raises as a driver does."""
+        """Run a job, elsewhere if it is ``remote``; here all the same if it did not begin there.
+
+        Raises as a driver does.
+        """
         if remote:
             try:
                 return await self.elsewhere.run(spec, on_progress, pad=pad)
@@ -130,7 +133,9 @@ class WorkerPlaces:
         return num_free
 
     def give_elsewhere(self, num_free: int) -> int:
-        """Give places on other machines to those who wait longest, of those who may have one; tells how many are left."""
+        """Give places on other machines to those who wait longest, of those who may have one; tells how many
+        are left.
+        """
         for waiting in self._next(lambda one: one.may_leave, num_free):
             waiting.turn.set_result(True)
             self.num_elsewhere += 1

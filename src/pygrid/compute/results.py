@@ -63,8 +63,11 @@ class BadAnswerError(Exception):
     """What came from the process has no known form, or is too long."""
 
 
-async def read_answer(reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None, answer: Answer) -> None:
-    """Read how a job went, and the bytes of its result, into ``answer``. Progress of a private job is passed on to nobody.
+async def read_answer(
+    reader: asyncio.StreamReader, spec: JobSpec, on_progress: OnProgress | None, answer: Answer
+) -> None:
+    """Read how a job went, and the bytes of its result, into ``answer``. Progress of a private job is passed on to
+    nobody.
 
     Raises:
         BadAnswerError; asyncio.IncompleteReadError, ConnectionError: the process ended within a message.
@@ -107,7 +110,9 @@ def make_result(spec: JobSpec, answer: Answer, ended: Ended | None, trouble: str
     facts = outcome.facts if outcome is not None else Facts()
     facts = msgspec.structs.replace(facts, bytes_out=len(payload), planned_s=answer.planned_s)
     if ended is not None:
-        facts = msgspec.structs.replace(facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes)
+        facts = msgspec.structs.replace(
+            facts, wall_s=ended.wall_s, cpu_s=ended.cpu_s, max_rss_bytes=ended.max_rss_bytes
+        )
     failure = _failure(spec, outcome, payload, ended, trouble)
     if failure is not None:
         return JobResult(facts, failure)
@@ -115,7 +120,9 @@ def make_result(spec: JobSpec, answer: Answer, ended: Ended | None, trouble: str
     return JobResult(facts, None, outcome.media_type, payload)
 
 
-def _failure(spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: Ended | None, trouble: str) -> Failure | None:
+def _failure(
+    spec: JobSpec, outcome: Outcome | None, payload: bytes, ended: Ended | None, trouble: str
+) -> Failure | None:
     if outcome is not None and outcome.failure is not None:
         return outcome.failure
     if ended is not None and ended.reason and not payload:
@@ -145,10 +152,13 @@ def _death(spec: JobSpec, ended: Ended) -> Failure:
     if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_s >= spec.limits.cpu_s):
         return Failure("out_of_cpu", f"the job took more than {spec.limits.cpu_s} s of CPU time")
     if number == signal.SIGKILL:
-        # Neither the fork server nor a limit of the job did it: an operator, or the kernel for want of memory elsewhere.
+        # Neither the fork server nor a limit of the job did it: an operator, or the kernel for want of memory
+        # elsewhere.
         return Failure("lost", "the job's process was killed from outside (SIGKILL)")
     if number:
-        return Failure("crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})")
+        return Failure(
+            "crashed", f"the job's process was ended by signal {number} ({signal.strsignal(number) or 'unknown'})"
+        )
     return Failure("crashed", f"the job's process ended with code {os.WEXITSTATUS(ended.status)} and without a result")
 
 
@@ -170,7 +180,9 @@ def find_fault(spec: JobSpec, payload: bytes) -> Failure | None:
     if {(e.name, e.dtype, e.shape) for e in given.entries} != {(e.name, e.dtype, e.shape) for e in wanted.entries}:
         return Failure("crashed", "the result has other arrays than the model")
     if not all(np.isfinite(array).all() for array in decode(payload)[0].values()):
-        return Failure("plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite")
+        return Failure(
+            "plan_failed", "the trained model holds NaN or infinity; a smaller learning rate may help", "non_finite"
+        )
     return None
 
 

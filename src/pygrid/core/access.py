@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pygrid import codes
 from pygrid.errors import Forbidden
 
 
@@ -140,20 +141,24 @@ def can_give_role(actor: Principal, new_role: Role) -> Refusal | None:
 
 
 def can_give_role_by_key(actor: Principal, new_role: Role) -> Refusal | None:
-    """Whether the private key of the actor may make an account with this role: one that allows less than the actor's own.
+    """Whether the private key of the actor may make an account with this role: one that allows less than the actor's
+    own.
 
-    A key lies in scripts and lasts longer than a session: one that leaked must not make an account as strong as its owner.
+    A key lies in scripts and lasts longer than a session: one that leaked must not make an account as strong as its
+    owner.
     """
     if refusal := can_give_role(actor, new_role):
         return refusal
     return None if new_role.permissions < actor.role.permissions else Refusal.BEYOND_KEY
 
 
-def can_change_role(actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int) -> Refusal | None:
+def can_change_role(
+    actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int
+) -> Refusal | None:
     """Whether the actor may give the target another role.
 
-    Anyone may step down, that is, take a role within their own permissions; nobody raises themselves. ``num_owners`` counts the
-    users with the role Owner now: the last one keeps it.
+    Anyone may step down, that is, take a role within their own permissions; nobody raises themselves. ``num_owners``
+    counts the users with the role Owner now: the last one keeps it.
     """
     if refusal := can_manage_user(actor, target_id, target_role):
         return refusal
@@ -220,4 +225,4 @@ class Authenticator(Protocol):
 
 def not_permitted(permission: Permission) -> Forbidden:
     """The refusal for a missing permission."""
-    return Forbidden(f"this needs a role with {permission}", code="not_permitted", permission=str(permission))
+    return Forbidden(f"this needs a role with {permission}", code=codes.NOT_PERMITTED, permission=str(permission))

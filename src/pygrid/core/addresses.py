@@ -51,7 +51,10 @@ def network_of(address: str) -> str:
 
 
 def shortened(address: str) -> str:
-    """An address without what names one machine, for a log that is kept: its /24 or /48. For example ``203.0.113.0/24``."""
+    """An address without what names one machine, for a log that is kept: its /24 or /48.
+
+    For example ``203.0.113.0/24``.
+    """
     mark, text = (RELAYED, address.removeprefix(RELAYED)) if address.startswith(RELAYED) else ("", address)
     return mark + _shortened(text, 24, 48)
 

@@ -1,4 +1,5 @@
-"""How a Domain and a Network come together and part: the states of an association, who may move it, how a Domain is doing.
+"""How a Domain and a Network come together and part: the states of an association, who may move it, how a Domain is
+doing.
 
 At the Network, of each key that came with a name:
 
@@ -10,8 +11,8 @@ At the Network, of each key that came with a name:
         └──ask, with an invitation──────────────┘  │
                                             leave──┴─> left ──ask──> pending
 
-A name belongs to the key that was accepted with it, until that is forgotten (or has left and asks anew). Before, any number of
-keys may ask for it, so that nobody can keep another out by being first; who decides says which key is meant.
+A name belongs to the key that was accepted with it, until that is forgotten (or has left and asks anew). Before, any
+number of keys may ask for it, so that nobody can keep another out by being first; who decides says which key is meant.
 
 At the Domain, of each of its Networks:
 
@@ -30,6 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from pygrid import codes
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.settings import NETWORK_NAME
 
@@ -100,9 +102,9 @@ def check_domain_name(name: str) -> str:
     """
     if not NETWORK_NAME.fullmatch(name):
         raise InvalidInput(
-            f"{name[:MAX_NAME]!r} can't be the name of a Domain on a Network: use 1 to {MAX_NAME} of A-Z, a-z, 0-9, dot, dash "
-            "and underscore, with a letter or digit at both ends (--id)",
-            code="invalid_name",
+            f"{name[:MAX_NAME]!r} can't be the name of a Domain on a Network: use 1 to {MAX_NAME} of A-Z, a-z, 0-9, "
+            "dot, dash and underscore, with a letter or digit at both ends (--id)",
+            code=codes.INVALID_NAME,
         )
     return name
 
@@ -122,7 +124,10 @@ def move(state: AssociationState, act: Act, name: str) -> AssociationState:
     if state not in sources:
         wanted = " or ".join(sorted(sources))
         raise Conflict(
-            f"{name!r} is {state}; one can {act} what is {wanted}", code="wrong_state", domain=name, state=str(state)
+            f"{name!r} is {state}; one can {act} what is {wanted}",
+            code=codes.WRONG_STATE,
+            domain=name,
+            state=str(state),
         )
     return target
 
@@ -149,7 +154,7 @@ def find_identity(named: Sequence[T], name: str, identity: str) -> T:
             return each
     raise Conflict(
         f"the Domain {identity} is not known by the name {name!r} (any more): look again who is",
-        code="other_identity",
+        code=codes.OTHER_IDENTITY,
         domain=name,
     )
 
@@ -159,8 +164,8 @@ def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
 
     Args:
         named: all that the Network knows under this name, at least one.
-        identity: whom the person who decides has seen; None: whoever has the name, else the only one that asks for it, else the
-            only one that was denied.
+        identity: whom the person who decides has seen; None: whoever has the name, else the only one that asks for it,
+            else the only one that was denied.
     Raises:
         Conflict: ``other_identity``: none of them is this one; ``several_domains``: it could be meant for several.
     """
@@ -173,7 +178,7 @@ def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
         if found:
             raise Conflict(
                 f"{len(found)} Domains ask for the name {name!r}: say by its identity which one you {act}",
-                code="several_domains",
+                code=codes.SEVERAL_DOMAINS,
                 domain=name,
                 identities=[each.identity for each in found],
             )
@@ -188,7 +193,9 @@ class Turned:
     detail: str
 
 
-def arrive(name: str, before: AssociationState | None, *, is_taken: bool, is_invited: bool) -> AssociationState | Turned:
+def arrive(
+    name: str, before: AssociationState | None, *, is_taken: bool, is_invited: bool
+) -> AssociationState | Turned:
     """The state of a Domain that has just proven its key, or that it is turned away.
 
     Args:
@@ -199,8 +206,8 @@ def arrive(name: str, before: AssociationState | None, *, is_taken: bool, is_inv
     if is_taken:
         return Turned(
             "name_taken",
-            f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those who "
-            "run the Network to remove it",
+            f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those "
+            "who run the Network to remove it",
         )
     if before is AssociationState.REVOKED:
         # An invitation that is good for many must not undo what was decided about one.
@@ -230,8 +237,8 @@ def find_health(heard_at: dt.datetime | None, now: dt.datetime, interval_s: floa
 
 
 def retry_s(num_failures: int, state: AssociationState, draw: random.Random) -> float:
-    """How long a Domain waits before it dials again: at random up to a bound that doubles (full jitter), so that those which
-    were cut off together do not come back together; seldom if it was turned away.
+    """How long a Domain waits before it dials again: at random up to a bound that doubles (full jitter), so that those
+    which were cut off together do not come back together; seldom if it was turned away.
 
     Args:
         num_failures: since a link last stood for a while, at least 1.

@@ -17,6 +17,7 @@ import enum
 import math
 from dataclasses import dataclass, replace
 
+from pygrid import codes
 from pygrid.core.process_config import ServerConfig
 from pygrid.errors import Conflict, Gone, PygridError
 from pygrid.messages.cycles import RefusalReason
@@ -104,8 +105,8 @@ def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
 
 
 def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetime) -> Cycle:
-    """A cycle that is not completed goes on from another checkpoint. Reports that came stay and count; an open cycle begins a
-    new attempt, as its clients train from the old one.
+    """A cycle that is not completed goes on from another checkpoint. Reports that came stay and count; an open cycle
+    begins a new attempt, as its clients train from the old one.
     """
     assert cycle.state is not CycleState.COMPLETED
     again = reopen(cycle, config, now) if cycle.state is CycleState.OPEN else cycle
@@ -133,7 +134,9 @@ def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None
 
 
 def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
-    """The cycle with a deadline that is no further away than a new one would be; another only if the clock was set back."""
+    """The cycle with a deadline that is no further away than a new one would be; another only if the clock was set
+    back.
+    """
     latest = _deadline(config, now)
     if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
         return cycle
@@ -161,9 +164,9 @@ class Due(enum.Enum):
 def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
     """Whether an open cycle closes or is opened again.
 
-    It closes with at least `needed_diffs` reports when: ``max_diffs`` is reached; the deadline has passed; everybody who can be
-    admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once. Each named client that has left
-    is one report less to wait for.
+    It closes with at least `needed_diffs` reports when: ``max_diffs`` is reached; the deadline has passed; everybody
+    who can be admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once. Each named
+    client that has left is one report less to wait for.
     """
     if cycle.state is not CycleState.OPEN:
         return Due.NOTHING
@@ -250,7 +253,7 @@ def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: 
     if assignment.state is AssignmentState.REPORTED:
         if fingerprint is None or fingerprint == assignment.fingerprint:
             return Redeemed(repeated=True)
-        return Conflict("this request key was already used for another report", code="already_reported")
+        return Conflict("this request key was already used for another report", code=codes.ALREADY_REPORTED)
     passed = cycle.deadline_at is not None and now >= cycle.deadline_at
     if assignment.state is AssignmentState.EXPIRED or cycle.state is not CycleState.OPEN or passed:
         return cycle_closed(cycle)
@@ -259,4 +262,6 @@ def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: 
 
 def cycle_closed(cycle: Cycle) -> Gone:
     """The refusal for a key whose time is over."""
-    return Gone("the cycle of this request key is over; ask for a new one", code="cycle_closed", cycle=cycle.sequence)
+    return Gone(
+        "the cycle of this request key is over; ask for a new one", code=codes.CYCLE_CLOSED, cycle=cycle.sequence
+    )

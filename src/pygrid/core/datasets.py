@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pygrid import codes
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.errors import InvalidConfig
 from pygrid.messages.datasets import (
@@ -145,7 +146,9 @@ def _is_holder(principal: Principal, dataset: Holding) -> bool:
 
 
 def told_schema(schema: Schema, *, to_holder: bool) -> Schema:
-    """The schema as others may know it: categories that were found in the data are left out, and so is how many they are."""
+    """The schema as others may know it: categories that were found in the data are left out, and so is how many they
+    are.
+    """
     if to_holder:
         return schema
     columns = tuple(
@@ -180,7 +183,8 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags in their order, each once, without white space around them.
 
     Raises:
-        InvalidConfig: names the tag that is empty, longer than 50 characters or not printable; or there are more than 50.
+        InvalidConfig: names the tag that is empty, longer than 50 characters or not printable; or there are more than
+            50.
     """
     found = dict.fromkeys(tag.strip() for tag in tags)
     for tag in found:
@@ -199,9 +203,9 @@ def check_column_name(name: str) -> str:
     """
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or name in _RESERVED_NAMES:
         raise InvalidConfig(
-            f"{name[:MAX_NAME]!r} cannot be the name of a column: use 1 to {MAX_NAME} printable characters, without spaces at "
-            "either end",
-            code="invalid_column_name",
+            f"{name[:MAX_NAME]!r} cannot be the name of a column: use 1 to {MAX_NAME} printable characters, without "
+            "spaces at either end",
+            code=codes.INVALID_COLUMN_NAME,
             column=name[:MAX_NAME],
         )
     return name
@@ -257,7 +261,9 @@ def check_version_request(request: VersionRequest) -> None:
         if not 1 <= request.max_records_per_subject < 2**31:
             raise _invalid("max_records_per_subject", request.max_records_per_subject, "use 1 or more")
     elif request.subject is not None:
-        raise _invalid("subject", request.subject, "say how many records of one subject are used: max_records_per_subject")
+        raise _invalid(
+            "subject", request.subject, "say how many records of one subject are used: max_records_per_subject"
+        )
 
 
 def _check_declaration(column: ColumnDeclaration) -> None:
@@ -273,8 +279,12 @@ def _check_declaration(column: ColumnDeclaration) -> None:
         raise _invalid(f"{where}: min", column.min, f"it must not be above max, {column.max}")
     if column.categories is not None:
         if column.dtype not in (None, "text"):
-            raise _invalid(f"{where}: categories", column.dtype, "only a text column has them; leave dtype out, or use text")
-        if not 0 < len(column.categories) <= MAX_DECLARED_CATEGORIES or len(set(column.categories)) != len(column.categories):
+            raise _invalid(
+                f"{where}: categories", column.dtype, "only a text column has them; leave dtype out, or use text"
+            )
+        if not 0 < len(column.categories) <= MAX_DECLARED_CATEGORIES or len(set(column.categories)) != len(
+            column.categories
+        ):
             raise _invalid(f"{where}: categories", f"{len(column.categories)} texts", "name each of 1 to 10,000 once")
     if (column.categories is not None or column.dtype == "text") and (column.min is not None or column.max is not None):
         raise _invalid(f"{where}: min and max", column.dtype, "a text column has none")
@@ -386,7 +396,7 @@ def looks_like_path(name: str) -> bool:
 
 def _invalid(field: str, value: object, wanted: str) -> InvalidConfig:
     shown = str(value)[:100]
-    return InvalidConfig(f"{field} is {shown!r}: {wanted}", code="invalid_dataset_config", field=field, value=shown)
+    return InvalidConfig(f"{field} is {shown!r}: {wanted}", code=codes.INVALID_DATASET_CONFIG, field=field, value=shown)
 
 
 SCHEMA_FILE = "schema.json"

@@ -1,4 +1,6 @@
-"""The rules of search: what may be asked, when something fits, what a stranger's answer must be like, what comes first."""
+"""The rules of search: what may be asked, when something fits, what a stranger's answer must be like, what
+comes first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, Kind, SearchQuery
 
@@ -65,7 +68,9 @@ def mentions(said: Iterable[str], words: Sequence[str]) -> bool:
 
 
 def relevance(words: Sequence[str], name: str, tags: Sequence[str] = ()) -> int:
-    """How well something that fits does so: by how many of the words are its name, one of its tags, or a part of its name."""
+    """How well something that fits does so: by how many of the words are its name, one of its tags, or a part of its
+    name.
+    """
     name, known = name.casefold(), {tag.casefold() for tag in tags}
     score = 8 if words and name == " ".join(words) else 0
     for word in words:
@@ -84,7 +89,8 @@ def snippet(text: str, length: int) -> str:
 
 
 def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
-    """Check that a stranger's answer is not too large and has no characters that a terminal obeys; gives its bytes as JSON.
+    """Check that a stranger's answer is not too large and has no characters that a terminal obeys; gives its bytes as
+    JSON.
 
     Raises:
         InvalidInput: ``invalid_answer``.
@@ -93,7 +99,9 @@ def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
     if len(encoded) > MAX_ANSWER_BYTES:
         raise _untold(f"it has more than {MAX_ANSWER_BYTES:,} bytes")
     # Control characters below U+0020 are escapes here. They are rare, so only then each text is looked at.
-    if not encoded.decode().isprintable() or (_ESCAPES.search(encoded) and not _is_printable(msgspec.to_builtins(answer))):
+    if not encoded.decode().isprintable() or (
+        _ESCAPES.search(encoded) and not _is_printable(msgspec.to_builtins(answer))
+    ):
         raise _untold("it has control characters")
     return len(encoded)
 
@@ -113,8 +121,8 @@ def encoded_size(value: Any) -> int:
 
 
 def _invalid(field: str, wanted: str) -> InvalidInput:
-    return InvalidInput(f"{field} of a search: {wanted}", code="invalid_search", field=field)
+    return InvalidInput(f"{field} of a search: {wanted}", code=codes.INVALID_SEARCH, field=field)
 
 
 def _untold(why: str) -> InvalidInput:
-    return InvalidInput(f"the answer is refused: {why}", code="invalid_answer")
+    return InvalidInput(f"the answer is refused: {why}", code=codes.INVALID_ANSWER)

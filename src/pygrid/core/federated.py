@@ -6,14 +6,14 @@
 
 | state | means |
 |---|---|
-| training | its Worker may have begun: a private job has used up one of the cycles that were paid for, whatever follows |
-| trained | the diff is kept, durably, and not reported yet: after a crash the very same bytes are reported |
+| training | its Worker may have begun: a private job has used up one of the cycles that were paid for, whatever follows
+| | trained | the diff is kept, durably, and not reported yet: after a crash the very same bytes are reported |
 | reported | the diff is in the coordinator's cycle |
-| lost | there is no diff: the Worker failed, the Domain was stopped while it ran, or the kept diff was damaged on the disk |
-| missed | the coordinator's cycle was over before the diff was there; it was thrown away |
+| lost | there is no diff: the Worker failed, the Domain was stopped while it ran, or the kept diff was damaged on the
+disk | | missed | the coordinator's cycle was over before the diff was there; it was thrown away |
 
-A private job trains at most as often as its terms say, each time with fresh noise. Of an exact job only the diffs count that
-were made. All functions are pure.
+A private job trains at most as often as its terms say, each time with fresh noise. Of an exact job only the diffs count
+that were made. All functions are pure.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pygrid import codes
 from pygrid.core.job_spec import JobResult
 from pygrid.core.jobs import Job
 from pygrid.errors import InvalidConfig
@@ -48,7 +49,8 @@ class Trainer(Protocol):
     """What runs a job's Workers."""
 
     def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
-        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another machine.
+        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another
+        machine.
 
         Args:
             may_leave: whether it may be, if the dataset's policy allows it, too.
@@ -142,7 +144,9 @@ def miss(part: Part, now: dt.datetime) -> Part:
 
 
 def num_spent(parts: Sequence[Part], *, is_private: bool) -> int:
-    """How many of a job's cycles are used up: of a private job each that was begun; of an exact one each that made a diff."""
+    """How many of a job's cycles are used up: of a private job each that was begun; of an exact one each that made a
+    diff.
+    """
     return sum(is_private or part.state is not PartState.LOST for part in parts)
 
 
@@ -158,12 +162,16 @@ def add_facts(parts: Sequence[Part]) -> dict[str, Any]:
     for part in parts:
         for name, value in (part.facts or {}).items():
             adds = name in _ADDED and name in total
-            total[name] = total[name] + value if adds else max(total[name], value) if name == _PEAK and name in total else value
+            total[name] = (
+                total[name] + value if adds else max(total[name], value) if name == _PEAK and name in total else value
+            )
     return total
 
 
 def fits_cycle(part: Part, cycle: int, model_hash: str) -> bool:
-    """Whether a kept diff is good for a cycle that the coordinator offers: for the one that it was made for, opened again."""
+    """Whether a kept diff is good for a cycle that the coordinator offers: for the one that it was made for, opened
+    again.
+    """
     return part.state is PartState.TRAINED and (part.cycle, part.model_hash) == (cycle, model_hash)
 
 
@@ -208,4 +216,4 @@ def _move(part: Part, after: PartState) -> Part:
 
 
 def _invalid(detail: str) -> InvalidConfig:
-    return InvalidConfig(f"federation: {detail}", code="invalid_job")
+    return InvalidConfig(f"federation: {detail}", code=codes.INVALID_JOB)

@@ -1,6 +1,7 @@
 """Calls that may be sent twice and are done once: what identifies such a call, and what its answer is.
 
-A client gives a call a name of its own (`Idempotency-Key`). A second call with the same name gets the answer of the first.
+A client gives a call a name of its own (`Idempotency-Key`). A second call with the same name gets the answer of the
+first.
 
     key arrives --> claimed --> effect and answer in one transaction --> answered
                       |                                                     |
@@ -22,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import Conflict
 
 KEEP = dt.timedelta(hours=48)
@@ -58,7 +60,8 @@ class KeptAnswer:
 class BodyHash:
     """The identity of a body, computed while it arrives.
 
-    A form is the set of its parts by name: their order and the boundary between them do not count. Any other body is its bytes.
+    A form is the set of its parts by name: their order and the boundary between them do not count. Any other body is
+    its bytes.
     """
 
     def __init__(self) -> None:
@@ -117,7 +120,7 @@ def in_progress() -> Conflict:
     """The refusal of a call while another one with its key is worked on."""
     return Conflict(
         "a call with this Idempotency-Key is in progress: send the same call again in a moment to get its answer",
-        code="idempotency_in_progress",
+        code=codes.IDEMPOTENCY_IN_PROGRESS,
         retry_after_s=1,
     )
 

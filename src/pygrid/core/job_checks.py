@@ -1,4 +1,6 @@
-"""Whether a request makes sense for a dataset, a plan and a model; and the columns and statistics that a Worker is told of."""
+"""Whether a request makes sense for a dataset, a plan and a model; and the columns and statistics that a Worker is told
+of.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pygrid import codes
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.core.datasets import Column, Schema, bounds_of
 from pygrid.core.federated import check_federation
@@ -33,7 +36,9 @@ def check_request(request: JobRequest) -> None:
         InvalidConfig: ``invalid_job``: names the field and what is wrong with it.
     """
     if not request.reason.strip() or len(request.reason) > MAX_REASON:
-        raise _invalid(f"reason: say in 1 to {MAX_REASON:,} characters what the job is for; a person may have to decide on it")
+        raise _invalid(
+            f"reason: say in 1 to {MAX_REASON:,} characters what the job is for; a person may have to decide on it"
+        )
     if not 1 <= request.dataset < 2**31 or (request.version is not None and not 1 <= request.version < 2**31):
         raise _invalid("dataset and version are numbers from 1 on")
     if not 1 <= request.epochs <= MAX_EPOCHS:
@@ -57,7 +62,8 @@ def check_request(request: JobRequest) -> None:
 
 
 def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
-    """What turns the noisy mean gradient of a private training into a step; by default plain descent with the plan's ``lr``.
+    """What turns the noisy mean gradient of a private training into a step; by default plain descent with the plan's
+    ``lr``.
 
     Raises:
         InvalidConfig: ``invalid_job``.
@@ -95,21 +101,25 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
         InvalidConfig: ``metric_bounds_missing``, ``invalid_metric_bounds``: of a private evaluation.
     """
     if report.kind != "training":
-        raise InvalidPlan(f"plan {report.name!r} is of kind {report.kind!r}; a job needs a training plan", code="plan_kind")
+        raise InvalidPlan(
+            f"plan {report.name!r} is of kind {report.kind!r}; a job needs a training plan", code=codes.PLAN_KIND
+        )
     graph = graph_of(request)
     if graph not in report.graphs:
-        raise InvalidPlan(f"a job of this kind runs the graph {graph!r}, which the plan lacks", code="plan_kind", graph=graph)
+        raise InvalidPlan(
+            f"a job of this kind runs the graph {graph!r}, which the plan lacks", code=codes.PLAN_KIND, graph=graph
+        )
     if graph == "grads" and not report.per_example_independent:
         raise InvalidPlan(
-            f"a private job can't use this plan, because {report.independence_reason}. Layers such as BatchNorm, which look at "
-            "a whole batch, have to be replaced (by GroupNorm)",
-            code="plan_mixes_examples",
+            f"a private job can't use this plan, because {report.independence_reason}. Layers such as BatchNorm, which "
+            "look at a whole batch, have to be replaced (by GroupNorm)",
+            code=codes.PLAN_MIXES_EXAMPLES,
         )
     if request.privacy is not None and graph in report.value_dependent_time:
         raise InvalidPlan(
-            "a private job can't use this plan, because the time of the remainder of a division of floats depends on the "
-            "values of a record. Write the remainder as x - floor(x / y) * y",
-            code="plan_time_unbounded",
+            "a private job can't use this plan, because the time of the remainder of a division of floats depends on "
+            "the values of a record. Write the remainder as x - floor(x / y) * y",
+            code=codes.PLAN_TIME_UNBOUNDED,
         )
     if graph == "train" and request.batch_size > manifest.max_batch_size:
         raise _invalid(f"batch_size is {request.batch_size}; this plan takes 1 to {manifest.max_batch_size}")
@@ -121,8 +131,8 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
     """Whether every data port of a plan, or input of a model, is bound to a column that fits it.
 
     Raises:
-        InvalidInput: ``invalid_binding``: names the port; ``missing_values``: the column can have missing values, and the port
-            is not optional.
+        InvalidInput: ``invalid_binding``: names the port; ``missing_values``: the column can have missing values, and
+            the port is not optional.
     """
     for name in request.binding:
         if name not in ports:
@@ -137,15 +147,18 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
             )
         if column.shape != port.shape:
             raise _unbound(
-                f"port {name!r} takes {list(port.shape)} per record; column {column.name!r} has {list(column.shape)}", name
+                f"port {name!r} takes {list(port.shape)} per record; column {column.name!r} has {list(column.shape)}",
+                name,
             )
         if not np.can_cast(np.dtype(column.dtype), np.dtype(port.dtype), "same_kind"):
-            raise _unbound(f"port {name!r} is {port.dtype}, which column {column.name!r} ({column.dtype}) can't become", name)
+            raise _unbound(
+                f"port {name!r} is {port.dtype}, which column {column.name!r} ({column.dtype}) can't become", name
+            )
         if column.may_have_missing and port.optional is not True:
             raise InvalidInput(
-                f"column {column.name!r} has missing values, and port {name!r} does not take them; bind another column, or "
-                "declare the port in the plan as optional, so that missing values arrive as NaN",
-                code="missing_values",
+                f"column {column.name!r} has missing values, and port {name!r} does not take them; bind another "
+                "column, or declare the port in the plan as optional, so that missing values arrive as NaN",
+                code=codes.MISSING_VALUES,
                 port=name,
                 column=column.name,
             )
@@ -164,8 +177,8 @@ def used_columns(request: JobRequest, schema: Schema) -> tuple[str, ...]:
 
 
 def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...]:
-    """The questions as a Worker takes them: keys that are texts become codes. A text that does not occur gives an empty group,
-    and nobody is told that it does not occur.
+    """The questions as a Worker takes them: keys that are texts become codes. A text that does not occur gives an empty
+    group, and nobody is told that it does not occur.
 
     Raises:
         InvalidInput: ``unknown_column``; ``invalid_statistic``: a column of a kind that the question can't be asked of;
@@ -173,7 +186,9 @@ def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...
     """
     statistics = tuple(_read_statistic(number, asked, schema) for number, asked in enumerate(request.statistics))
     if statistics:
-        columns = {column.name: ColumnRef("", column.dtype, column.shape, schema.num_records) for column in schema.columns}
+        columns = {
+            column.name: ColumnRef("", column.dtype, column.shape, schema.num_records) for column in schema.columns
+        }
         check_spec(JobSpec(id="", kind="statistics", columns=columns, statistics=statistics))
     return statistics
 
@@ -185,7 +200,9 @@ def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Sta
         column = _column(schema, asked.column)
         has_missing = column.may_have_missing
         if column.dtype == "text" or column.name == schema.subject:
-            raise _bad(f"{where}: column {column.name!r} holds texts or subjects; count them by declared keys: by, keys")
+            raise _bad(
+                f"{where}: column {column.name!r} holds texts or subjects; count them by declared keys: by, keys"
+            )
     if asked.keys and not asked.by:
         raise _bad(f"{where}: keys are values of a column: name it in by")
     keys: Sequence[int] = ()
@@ -225,7 +242,10 @@ def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
 
 
 def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) -> None:
-    """Refuse a key that by the owner's declaration no record can have. Keys that are not in the data pass: that is private."""
+    """Refuse a key that by the owner's declaration no record can have.
+
+    Keys that are not in the data pass: that is private.
+    """
     if column.dtype == "text":
         if not column.declared:
             return
@@ -239,7 +259,7 @@ def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) ->
     if unknown:
         raise InvalidInput(
             f"{where}: {str(unknown[0])[:80]!r} is not among the declared values of column {column.name!r}: {allowed}",
-            code="unknown_key",
+            code=codes.UNKNOWN_KEY,
             column=column.name,
         )
 
@@ -265,12 +285,14 @@ def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict
 
 
 def schema_for_mock(schema: Schema, request: JobRequest, manifest: Manifest | None) -> Schema:
-    """The schema to draw a mock twin from for one request: where nothing is declared of a column's values, those that its port
-    takes, so that a good plan does not fail for values that were made up.
+    """The schema to draw a mock twin from for one request: where nothing is declared of a column's values, those that
+    its port takes, so that a good plan does not fail for values that were made up.
     """
     if manifest is None:
         return schema
-    most = {request.binding[name]: port.num_classes for name, port in manifest.data.items() if port.num_classes is not None}
+    most = {
+        request.binding[name]: port.num_classes for name, port in manifest.data.items() if port.num_classes is not None
+    }
     columns = tuple(
         msgspec.structs.replace(column, min=0.0, max=float(most[column.name] - 1))
         if column.name in most and bounds_of(column) == (None, None)
@@ -285,7 +307,7 @@ def _column(schema: Schema, name: str) -> Column:
     if column is None:
         there = ", ".join(column.name for column in schema.columns[:20])
         raise InvalidInput(
-            f"the dataset has no column {name[:100]!r}; it has {there}", code="unknown_column", column=name[:100]
+            f"the dataset has no column {name[:100]!r}; it has {there}", code=codes.UNKNOWN_COLUMN, column=name[:100]
         )
     return column
 
@@ -300,15 +322,15 @@ def _refuse_nul(request: JobRequest) -> None:
 
 
 def _invalid(detail: str) -> InvalidConfig:
-    return InvalidConfig(detail, code="invalid_job")
+    return InvalidConfig(detail, code=codes.INVALID_JOB)
 
 
 def _unbound(detail: str, port: str) -> InvalidInput:
-    return InvalidInput(detail, code="invalid_binding", port=port)
+    return InvalidInput(detail, code=codes.INVALID_BINDING, port=port)
 
 
 def _bad(detail: str) -> InvalidInput:
-    return InvalidInput(detail, code="invalid_statistic")
+    return InvalidInput(detail, code=codes.INVALID_STATISTIC)
 
 
 def metrics_of(values: Mapping[str, object]) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure, and their framing.
+"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure, and their
+framing.
 
 Shared by the Domain, which writes specifications, and the Worker, which reads them; values only.
 
@@ -19,6 +20,7 @@ from typing import Literal
 
 import msgspec
 
+from pygrid import codes
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.errors import InvalidInput
 from pygrid.plans.manifest import Port
@@ -28,7 +30,15 @@ Unit = Literal["record", "subject", "domain"]
 ColumnType = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text"]
 StatisticKind = Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
 FailureKind = Literal[
-    "refused", "plan_failed", "out_of_memory", "out_of_cpu", "out_of_time", "crashed", "cancelled", "result_too_large", "lost"
+    "refused",
+    "plan_failed",
+    "out_of_memory",
+    "out_of_cpu",
+    "out_of_time",
+    "crashed",
+    "cancelled",
+    "result_too_large",
+    "lost",
 ]
 
 FRAME_HEADER_BYTES = 9
@@ -67,7 +77,10 @@ class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upper: float = 0.0
     """Values are clamped to ``lower..upper`` for sum, mean and variance."""
     edges: tuple[float, ...] = ()
-    """histogram: borders of the bins, rising; quantile: the candidates, rising. Values beyond the ends go to the last bins."""
+    """histogram: borders of the bins, rising; quantile: the candidates, rising.
+
+    Values beyond the ends go to the last bins.
+    """
     quantile: float = 0.5
     by: str = ""
     """A column of integers or text to group by ..."""
@@ -80,9 +93,9 @@ class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a private job promises. All of it is static: nothing here depends on the data.
 
-    In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``; each contributes a vector of L2 norm
-    at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum, which is then
-    divided by ``expected_size``.
+    In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``; each contributes a vector of
+    L2 norm at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum,
+    which is then divided by ``expected_size``.
     """
 
     clip: float
@@ -96,7 +109,8 @@ class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows_per_subject: int = 1
     """unit subject: further records of the same subject are left out."""
     cycles: int = 1
-    """A federated job runs its rounds anew in each of so many cycles at the most; its Worker is started once for each."""
+    """A federated job runs its rounds anew in each of so many cycles at the most; its Worker is started once for each.
+    """
 
 
 class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +141,10 @@ class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 1
     batch_size: int = 32
     seed: int = 0
-    """Of an exact job's order and noise ports. A private job draws its sample and its noise from the system's random source."""
+    """Of an exact job's order and noise ports.
+
+    A private job draws its sample and its noise from the system's random source.
+    """
     optimizer: ServerOptimizer = ServerOptimizer()
     """Private training only: what the trusted runner does with the noisy mean gradient."""
     statistics: tuple[Statistic, ...] = ()
@@ -226,7 +243,9 @@ def move_paths(spec: JobSpec, moved: Callable[[str], str]) -> JobSpec:
     """The same job with its files elsewhere: ``moved`` gives for each path the new one."""
     return msgspec.structs.replace(
         spec,
-        columns={name: msgspec.structs.replace(column, path=moved(column.path)) for name, column in spec.columns.items()},
+        columns={
+            name: msgspec.structs.replace(column, path=moved(column.path)) for name, column in spec.columns.items()
+        },
         plan_path=spec.plan_path and moved(spec.plan_path),
         model_path=spec.model_path and moved(spec.model_path),
     )
@@ -254,7 +273,9 @@ def check_spec(spec: JobSpec) -> None:
         ):
             raise _invalid("to predict, a model with inputs and outputs is needed, and a column for each input")
     elif not spec.plan_path or not spec.model_path or not spec.binding:
-        raise _invalid(f"a job of kind {spec.kind} needs a plan, a model and a binding of the plan's data ports to columns")
+        raise _invalid(
+            f"a job of kind {spec.kind} needs a plan, a model and a binding of the plan's data ports to columns"
+        )
     for port, column in spec.binding.items():
         if column not in spec.columns:
             raise _invalid(f"port {port!r} is bound to column {column!r}, which the data set does not have")
@@ -307,11 +328,15 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
             raise _invalid(f"{kind}: column {name!r} must be there and hold one number per record")
     lower, upper = statistic.lower, statistic.upper
     if kind in ("sum", "mean", "variance") and not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
-        raise _invalid(f"{kind} of {statistic.column!r} needs finite bounds lower < upper, declared and not read off the data")
-    if kind in ("sum", "mean", "variance") and (max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < 1 / _MAX_BOUND):
         raise _invalid(
-            f"{kind} of {statistic.column!r}: no answer can be computed within {lower:g} .. {upper:g}; bounds are at most "
-            f"{_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
+            f"{kind} of {statistic.column!r} needs finite bounds lower < upper, declared and not read off the data"
+        )
+    if kind in ("sum", "mean", "variance") and (
+        max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < 1 / _MAX_BOUND
+    ):
+        raise _invalid(
+            f"{kind} of {statistic.column!r}: no answer can be computed within {lower:g} .. {upper:g}; bounds are at "
+            f"most {_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
         )
     rising = all(a < b for a, b in zip(statistic.edges, statistic.edges[1:], strict=False))
     if kind in ("quantile", "histogram") and (
@@ -334,7 +359,7 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _invalid(detail: str) -> InvalidInput:
-    return InvalidInput(detail, code="invalid_job")
+    return InvalidInput(detail, code=codes.INVALID_JOB)
 
 
 def frame(kind: bytes, body: bytes) -> bytes:
@@ -355,8 +380,8 @@ def parse_frame_header(header: bytes) -> tuple[bytes, int]:
 def held_s(elapsed_s: float, planned_s: float) -> float:
     """When the end of a private job may be seen, in seconds from its start.
 
-    ``planned_s`` was fixed before the data was read, and is meant to be enough whatever the data holds. A job that takes
-    longer all the same, on a busy machine, is held until twice that time, or four times, and so on.
+    ``planned_s`` was fixed before the data was read, and is meant to be enough whatever the data holds. A job that
+    takes longer all the same, on a busy machine, is held until twice that time, or four times, and so on.
     """
     held = max(_SHORTEST_HOLD_S, planned_s)
     while held < elapsed_s:
@@ -380,7 +405,9 @@ def unit_limit_s(unit_s: float) -> float:
 
 
 def _most(trials: float, probability: float) -> int:
-    """More than a binomial variable is, but for a chance below 1e-9 (Bernstein's inequality); ``trials`` for probability 1."""
+    """More than a binomial variable is, but for a chance below 1e-9 (Bernstein's inequality); ``trials`` for
+    probability 1.
+    """
     if probability >= 1:
         return math.ceil(trials)
     mean = trials * probability

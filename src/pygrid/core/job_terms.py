@@ -5,7 +5,8 @@ Everything here is worked out from declared and published numbers, never from th
     units       the published number of records or of subjects; or one Domain
     rounds      training: epochs / sampling_rate; else 1
     cycles      of a federated job: so often are all rounds run, and paid for; else 1
-    noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if epsilon does
+    noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if
+    epsilon does
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pygrid import codes
 from pygrid.core.datasets import Schema
 from pygrid.core.job_spec import PrivacyTerms, Unit
 from pygrid.errors import InvalidInput
@@ -30,7 +32,9 @@ def unit_of(schema: Schema) -> Unit:
     return "record" if schema.subject is None else "subject"
 
 
-def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: Unit | None = None) -> PrivacyTerms | None:
+def make_terms(
+    request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: Unit | None = None
+) -> PrivacyTerms | None:
     """The terms of a request on a version of a dataset; None if it asks for an exact answer.
 
     Args:
@@ -47,8 +51,9 @@ def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: U
     check_delta_for(asked.delta, schema.num_records)
     if unit is not None and asked.unit != unit:
         raise InvalidInput(
-            f"the unit is {asked.unit!r}, but the budget of this dataset protects the unit {unit!r}: ask for unit={unit!r}",
-            code="unit_not_budgeted",
+            f"the unit is {asked.unit!r}, but the budget of this dataset protects the unit {unit!r}: ask for "
+            f"unit={unit!r}",
+            code=codes.UNIT_NOT_BUDGETED,
             unit=unit,
         )
     if not MIN_CLIP <= asked.clip <= MAX_CLIP:
@@ -62,7 +67,9 @@ def make_terms(request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: U
     # As a float first: of the smallest rates there are, it is infinite.
     wanted = max(1.0, request.epochs / rate - 1e-9) if request.kind == "train" and asked.unit != "domain" else 1.0
     if wanted * cycles > MAX_ROUNDS:
-        asked_for = f"{request.epochs} epochs at a sampling rate of {rate:g}" + ("" if cycles == 1 else f", {cycles:,} times,")
+        asked_for = f"{request.epochs} epochs at a sampling rate of {rate:g}" + (
+            "" if cycles == 1 else f", {cycles:,} times,"
+        )
         raise _invalid(f"{asked_for} are {wanted * cycles:,.0f} rounds; at most {MAX_ROUNDS:,}")
     rounds = math.ceil(wanted)
     return PrivacyTerms(
@@ -90,7 +97,9 @@ def epsilon_alone(terms: PrivacyTerms) -> float:
 
 def add(spent: Cost, more: Cost) -> Cost:
     """What is spent after a further charge."""
-    return Cost(spent.curve + more.curve, spent.basic_epsilon + more.basic_epsilon, spent.basic_delta + more.basic_delta)
+    return Cost(
+        spent.curve + more.curve, spent.basic_epsilon + more.basic_epsilon, spent.basic_delta + more.basic_delta
+    )
 
 
 def _num_units(request: JobRequest, schema: Schema, asked: PrivacyRequest) -> float:
@@ -105,7 +114,9 @@ def _num_units(request: JobRequest, schema: Schema, asked: PrivacyRequest) -> fl
             raise _invalid("the dataset names no subject column, so the unit can't be 'subject'; use 'record'")
         return float(schema.num_records)
     if asked.unit == "record":
-        raise _invalid("a person has several records in this dataset, so the unit 'record' protects nobody; use 'subject'")
+        raise _invalid(
+            "a person has several records in this dataset, so the unit 'record' protects nobody; use 'subject'"
+        )
     if schema.num_subjects is not None:
         return float(schema.num_subjects)
     # A version of pygrid 0.1 whose records are not on the disk: no job can run on it.
@@ -125,7 +136,8 @@ def _sampling_rate(request: JobRequest, asked: PrivacyRequest, num_units: float)
 
 
 def _noise(asked: PrivacyRequest, rate: float, rounds: int, caps: Sequence[Cap]) -> float:
-    """Calibrated at the best order for the job by itself. A ledger is kept at one order, where the same noise may cost a little
+    """Calibrated at the best order for the job by itself. A ledger is kept at one order, where the same noise may cost
+    a little
     more: who asks for no more than a whole budget gets enough noise to fit into it.
     """
     noise = calibrate(asked.epsilon, asked.delta, rate, rounds)
@@ -139,4 +151,4 @@ def _noise(asked: PrivacyRequest, rate: float, rounds: int, caps: Sequence[Cap])
 
 
 def _invalid(detail: str) -> InvalidInput:
-    return InvalidInput(detail, code="invalid_privacy_terms")
+    return InvalidInput(detail, code=codes.INVALID_PRIVACY_TERMS)

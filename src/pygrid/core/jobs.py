@@ -11,15 +11,16 @@
 | who | may |
 |---|---|
 | who asked | cancel it until it has ended or is held |
-| the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign off |
-| the Domain | everything else; it also cancels the jobs of accounts that were deleted, and denies those on datasets that were |
+| the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign
+off | | the Domain | everything else; it also cancels the jobs of accounts that were deleted, and denies those on
+datasets that were |
 
 A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
-**exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for that
-alone.
+**exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for
+that alone.
 
-A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federated`): it has no result, as what it may
-let out, the diff of each cycle, leaves while it runs. Its approval can be taken back until it has ended.
+A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federated`): it has no result, as what
+it may let out, the diff of each cycle, leaves while it runs. Its approval can be taken back until it has ended.
 
 All functions are pure: they take the state of things, and give the next state or refuse it.
 """
@@ -35,6 +36,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.core.access import Permission, Principal
 from pygrid.core.datasets import Holding, can_manage, can_see
 from pygrid.core.job_spec import PrivacyTerms
@@ -44,7 +46,10 @@ from pygrid.messages.jobs import JobRequest
 RESULT_EXPIRED = "result_expired"
 """The code of a released job whose result was deleted after it had been kept long enough."""
 MAX_ATTEMPTS = 2
-"""How often an exact job is started at the most, if its Worker is lost. A private job is started once: it was paid for once."""
+"""How often an exact job is started at the most, if its Worker is lost.
+
+A private job is started once: it was paid for once.
+"""
 
 
 class JobState(enum.StrEnum):
@@ -173,7 +178,13 @@ class JobRefusal(enum.StrEnum):
 
 
 def hash_request(
-    request: JobRequest, *, requested_by: int, version_id: int, plan_id: str, model_hash: str, terms: PrivacyTerms | None
+    request: JobRequest,
+    *,
+    requested_by: int,
+    version_id: int,
+    plan_id: str,
+    model_hash: str,
+    terms: PrivacyTerms | None,
 ) -> str:
     """SHA-256 over all that an approval is bound to, as canonical JSON: what differs in anything has another."""
     bound = {
@@ -196,14 +207,19 @@ def may_see(principal: Principal, requested_by: int, dataset: Holding) -> bool:
 
 
 def sees_all(principal: Principal, requested_by: int, dataset: Holding) -> bool:
-    """Whether the caller sees of a job what only the owner of the data may: what the Worker saw, and what it failed of."""
+    """Whether the caller sees of a job what only the owner of the data may: what the Worker saw, and what it
+    failed of.
+    """
     if can_manage(principal, dataset) is None:
         return True
     return principal.user_id != requested_by and _triages(principal, dataset)
 
 
 def may_decide(principal: Principal, requested_by: int, dataset: Holding) -> JobRefusal | None:
-    """Whether the caller may approve, deny, revoke and sign off. Nobody decides on their own request, whatever their role."""
+    """Whether the caller may approve, deny, revoke and sign off.
+
+    Nobody decides on their own request, whatever their role.
+    """
     if not may_see(principal, requested_by, dataset):
         return JobRefusal.INVISIBLE
     if can_manage(principal, dataset) is not None and not _triages(principal, dataset):
@@ -239,7 +255,9 @@ def admit(job: Job, metrics: Mapping[str, float]) -> Job:
     """``checking -> approved``: the dataset's policy lets it pass without a person."""
     if not job.is_private:
         raise ValueError("an exact job is never approved without a person")
-    return _move(job, {JobState.CHECKING}, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy")
+    return _move(
+        job, {JobState.CHECKING}, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy"
+    )
 
 
 def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
@@ -262,8 +280,9 @@ def check_seen(job: Job, state: str | None) -> None:
     seen = JobState.WAITING.value if state is None else state
     if job.state in (JobState.WAITING, JobState.HELD) and job.state.value != seen:
         raise Conflict(
-            f"the job is {job.state}, and this decision is on one that is {seen}: load the job again, and name its state",
-            code="state_changed",
+            f"the job is {job.state}, and this decision is on one that is {seen}: load the job again, and name its "
+            "state",
+            code=codes.STATE_CHANGED,
             job_id=job.id,
             state=job.state.value,
         )
@@ -289,20 +308,22 @@ def check_deletion(job: Job, *, is_deleted: bool) -> None:
     if is_deleted:
         raise Conflict(
             "the dataset was deleted, so nothing runs on it and nothing of it leaves any more",
-            code="dataset_deleted",
+            code=codes.DATASET_DELETED,
             job_id=job.id,
         )
 
 
 def withdraw(job: Job) -> Job:
-    """``waiting, held -> denied``, by the Domain: the dataset was deleted, and a result that nobody let out is gone with it."""
+    """``waiting, held -> denied``, by the Domain: the dataset was deleted, and a result that nobody let out is gone
+    with it.
+    """
     gone: dict[str, Any] = {"result": None, "decided_by": None, "comment": ""}
     return _move(job, WITHDRAWN, JobState.DENIED, **gone, detail="its dataset was deleted")
 
 
 def revoke(job: Job, decided_by: int) -> Job:
-    """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked`` for a
-    federated job, of which nothing leaves any more then.
+    """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked``
+    for a federated job, of which nothing leaves any more then.
 
     Raises:
         Conflict: ``job_decided``.
@@ -324,8 +345,8 @@ def cancel(job: Job) -> Job:
 
 
 def is_abandoned(job: Job, *, has_asker: bool) -> bool:
-    """Whether a job has to end because who asked has no account any more. A private job that runs ends by itself, paid for; one
-    whose result is held is left to who signs it off.
+    """Whether a job has to end because who asked has no account any more. A private job that runs ends by itself, paid
+    for; one whose result is held is left to who signs it off.
     """
     ends_itself = job.state is JobState.RUNNING and job.is_private and not job.is_federated
     return not has_asker and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
@@ -363,7 +384,9 @@ def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
     assert not job.is_federated
     if job.is_private:
         return _move(job, {JobState.RUNNING}, JobState.RELEASED, result=result, facts=facts, detail="")
-    return _move(job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off")
+    return _move(
+        job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off"
+    )
 
 
 def fail(job: Job, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None) -> Job:
@@ -384,7 +407,7 @@ def _decide(job: Job, before: JobState, after: JobState, decided_by: int, reques
     if request_hash != job.request_hash:
         raise Conflict(
             "this is not the request that was looked at: load the job again, and decide on what it says now",
-            code="request_changed",
+            code=codes.REQUEST_CHANGED,
             job_id=job.id,
         )
     if job.state is not before:
@@ -393,21 +416,25 @@ def _decide(job: Job, before: JobState, after: JobState, decided_by: int, reques
 
 
 def _decided(job: Job) -> Conflict:
-    return Conflict(f"the job is {job.state}, so this cannot be done (any more)", code="job_decided", state=job.state.value)
+    return Conflict(
+        f"the job is {job.state}, so this cannot be done (any more)", code=codes.JOB_DECIDED, state=job.state.value
+    )
 
 
 def _move(job: Job, before: Set[JobState], after: JobState, **changes: Any) -> Job:
     if job.state not in before:
         raise Conflict(
-            f"a job that is {job.state} does not become {after} in this way", code="job_state", state=job.state.value
+            f"a job that is {job.state} does not become {after} in this way",
+            code=codes.JOB_STATE,
+            state=job.state.value,
         )
     assert after in TRANSITIONS[job.state]
     return replace(job, state=after, sequence=job.sequence + 1, **changes)
 
 
 def may_have_result(job: Job, *, is_all_seen: bool) -> bool:
-    """Whether the caller may have the bytes of a result: everybody who may see the job once it is released; before that those
-    alone who see all of it, to decide whether it leaves.
+    """Whether the caller may have the bytes of a result: everybody who may see the job once it is released; before that
+    those alone who see all of it, to decide whether it leaves.
     """
     return job.result is not None and (job.state is JobState.RELEASED or (job.state is JobState.HELD and is_all_seen))
 
@@ -415,7 +442,9 @@ def may_have_result(job: Job, *, is_all_seen: bool) -> bool:
 def refusal_error(refusal: JobRefusal, job_id: str) -> PygridError:
     """The error that tells of a refusal."""
     if refusal is JobRefusal.OWN_REQUEST:
-        return Forbidden("nobody decides on their own request; ask somebody else who may", code=str(refusal), job_id=job_id)
+        return Forbidden(
+            "nobody decides on their own request; ask somebody else who may", code=str(refusal), job_id=job_id
+        )
     return Forbidden(
         "this is for others: who asked may cancel, who holds the dataset decides", code=str(refusal), job_id=job_id
     )

@@ -1,7 +1,7 @@
 """Bounds for the metrics of a private evaluation: what a request declares, and defaults for common names.
 
-The value of a metric for one unit is moved to its bounds before it is added. The noise grows with the distance of the bounds.
-Bounds are declared. They are never read off the data.
+The value of a metric for one unit is moved to its bounds before it is added. The noise grows with the distance of the
+bounds. Bounds are declared. They are never read off the data.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig
 from pygrid.messages.jobs import JobRequest
 from pygrid.plans.manifest import Manifest
@@ -34,8 +35,8 @@ def check_metric_bounds(request: JobRequest) -> None:
         finite = math.isfinite(lower) and math.isfinite(upper)
         if not finite or max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < _MIN_WIDTH:
             raise _invalid(
-                f"metric_bounds of {name[:80]!r} are {lower:g} to {upper:g}; use finite bounds of at most {_MAX_BOUND:g} in "
-                "size, the lower one first"
+                f"metric_bounds of {name[:80]!r} are {lower:g} to {upper:g}; use finite bounds of at most "
+                f"{_MAX_BOUND:g} in size, the lower one first"
             )
 
 
@@ -48,7 +49,11 @@ def resolve_metric_bounds(request: JobRequest, manifest: Manifest) -> dict[str, 
     """
     if request.kind != "evaluate" or request.privacy is None or "eval" not in manifest.graphs:
         return {}
-    names = [port.name.removeprefix("metrics/") for port in manifest.graphs["eval"].outputs if port.name.startswith("metrics/")]
+    names = [
+        port.name.removeprefix("metrics/")
+        for port in manifest.graphs["eval"].outputs
+        if port.name.startswith("metrics/")
+    ]
     for name in request.metric_bounds:
         if name not in names:
             raise _invalid(f"metric_bounds names {name[:80]!r}; the metrics of this plan are {', '.join(names)}")
@@ -66,10 +71,10 @@ def _bounds_of(name: str, declared: Mapping[str, tuple[float, float]], manifest:
     raise InvalidConfig(
         f"the metric {name[:80]!r} has no default bounds; declare the smallest and the largest value of one unit: "
         f'metric_bounds={{"{name[:80]}": (lower, upper)}}',
-        code="metric_bounds_missing",
+        code=codes.METRIC_BOUNDS_MISSING,
         metric=name[:80],
     )
 
 
 def _invalid(detail: str) -> InvalidConfig:
-    return InvalidConfig(detail, code="invalid_metric_bounds")
+    return InvalidConfig(detail, code=codes.INVALID_METRIC_BOUNDS)

@@ -1,4 +1,6 @@
-"""Mock twins: records drawn from the schema of a dataset alone, so that a program can be tried where no data may be seen."""
+"""Mock twins: records drawn from the schema of a dataset alone, so that a program can be tried where no data may be
+seen.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ def num_mock_records(schema: Schema, wanted: int) -> int:
 
 
 def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
-    """A table of the same columns with values that mean nothing: uniform within declared bounds, else standard normal or
-    small whole numbers. Where the schema has a column with missing values, every tenth record has some.
+    """A table of the same columns with values that mean nothing: uniform within declared bounds, else standard normal
+    or small whole numbers. Where the schema has a column with missing values, every tenth record has some.
 
-    Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the data.
+    Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the
+    data.
 
     Args:
         num_records: at the most; there are fewer, but one, where records are so wide that they would be more than
@@ -71,7 +74,9 @@ def _values(column: Column, num_records: int, generator: np.random.Generator) ->
         return generator.integers(0, 2, shape, dtype=np.uint8).astype(np.bool_)
     low, high = bounds_of(column)
     if column.dtype in ("float32", "float64"):
-        values = generator.standard_normal(shape) if low is None or high is None else generator.uniform(low, high, shape)
+        values = (
+            generator.standard_normal(shape) if low is None or high is None else generator.uniform(low, high, shape)
+        )
         return (
             np.clip(values, low, high).astype(column.dtype)
             if low is not None or high is not None

@@ -1,11 +1,13 @@
 """Jobs that have a model answer for each record: whether a request makes sense, and how much would leave.
 
-The model is an ONNX file that passed the gate of served models. Its inputs and outputs have to begin with the records, so that
-row i of the result is the answer for record i. Nothing else of its answers is known: they may hold the record as it is.
+The model is an ONNX file that passed the gate of served models. Its inputs and outputs have to begin with the records,
+so that row i of the result is the answer for record i. Nothing else of its answers is known: they may hold the record
+as it is.
 """
 
 from __future__ import annotations
 
+from pygrid import codes
 from pygrid.core.datasets import Schema
 from pygrid.errors import InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.messages.jobs import JobRequest
@@ -24,9 +26,9 @@ def check_predict_request(request: JobRequest) -> None:
     """
     if request.privacy is not None:
         raise InvalidConfig(
-            "an answer for each record can't be private: it is about that record and nothing else, and noise that hides the "
-            "record hides the answer. Leave privacy out; a person decides, and signs the result off",
-            code="predict_not_private",
+            "an answer for each record can't be private: it is about that record and nothing else, and noise that "
+            "hides the record hides the answer. Leave privacy out; a person decides, and signs the result off",
+            code=codes.PREDICT_NOT_PRIVATE,
         )
     if request.hyper or request.optimizer or request.epochs != 1 or request.seed != 0:
         raise _invalid("hyper, optimizer, epochs and seed are for jobs with a plan; leave them out to predict")
@@ -63,7 +65,9 @@ def chosen_outputs(request: JobRequest, report: ServingReport) -> tuple[Port, ..
     for name in request.select:
         if name not in there:
             raise InvalidInput(
-                f"the model has no output {name[:100]!r}; it has {', '.join(there)}", code="unknown_output", output=name[:100]
+                f"the model has no output {name[:100]!r}; it has {', '.join(there)}",
+                code=codes.UNKNOWN_OUTPUT,
+                output=name[:100],
             )
     chosen = tuple(port for port in report.outputs if not request.select or port.name in request.select)
     for port in chosen:
@@ -86,9 +90,9 @@ def check_size(outputs: tuple[Port, ...], num_records: int, limit: int) -> None:
     num_bytes = port_bytes(outputs, num_records)
     if num_bytes + HEADER_BYTES > limit:
         raise InvalidInput(
-            f"the answers for {num_records:,} records have {num_bytes:,} bytes; a result may have {limit:,}. Ask for fewer "
-            "outputs (select) or records (max_records)",
-            code="result_too_large",
+            f"the answers for {num_records:,} records have {num_bytes:,} bytes; a result may have {limit:,}. Ask for "
+            "fewer outputs (select) or records (max_records)",
+            code=codes.RESULT_TOO_LARGE,
             max_bytes=limit,
         )
 
@@ -97,13 +101,13 @@ def _sizes(port: Port, verb: str) -> tuple[int, ...]:
     """The shape for one record."""
     if not port.shape or port.shape[0] != BATCH:
         raise InvalidPlan(
-            f"the model {verb} {port.name!r} of shape [{', '.join(map(str, port.shape))}], which does not begin with the "
-            "number of records. Export the model with an open first size for all inputs and outputs",
-            code="model_not_per_record",
+            f"the model {verb} {port.name!r} of shape [{', '.join(map(str, port.shape))}], which does not begin with "
+            "the number of records. Export the model with an open first size for all inputs and outputs",
+            code=codes.MODEL_NOT_PER_RECORD,
             port=port.name,
         )
     return tuple(side for side in port.shape[1:] if isinstance(side, int))
 
 
 def _invalid(detail: str) -> InvalidConfig:
-    return InvalidConfig(detail, code="invalid_job")
+    return InvalidConfig(detail, code=codes.INVALID_JOB)

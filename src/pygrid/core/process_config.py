@@ -76,17 +76,23 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_weight: int = 10_000
     """A report that counts with its number of examples counts with at most this."""
     aggregation: Aggregation | None = None
-    """How diffs are averaged. Null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap."""
+    """How diffs are averaged.
+
+    Null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap.
+    """
     outlier_factor: float | msgspec.UnsetType | None = msgspec.UNSET
-    """Older way to write ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight cap."""
+    """Older way to write ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight
+    cap.
+    """
     server_optimizer: ServerOptimizer = ServerOptimizer()
     visibility: Literal["listed", "public"] | None = None
-    """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks too;
+    """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks
+    too;
     null: public if any device may take part, listed if devices must prove that they may."""
 
     named_clients: bool = False
-    """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left. Needs
-    ``authentication`` with a secret or a public key."""
+    """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left.
+    Needs ``authentication`` with a secret or a public key."""
 
     clients_per_subject: int = 1
     """Clients that the bearers of tokens with one ``sub`` are together; 0: any number."""
@@ -132,10 +138,13 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
     """The configuration in ``raw``, a decoded JSON object.
 
     Raises:
-        InvalidConfig: unknown or missing field, wrong type, a value out of range or at odds with another; names the field.
+        InvalidConfig: unknown or missing field, wrong type, a value out of range or at odds with another; names the
+            field.
     """
     if "cycle_length" not in raw:
-        raise InvalidConfig("server_config.cycle_length must be given (seconds, or null for no limit)", field="cycle_length")
+        raise InvalidConfig(
+            "server_config.cycle_length must be given (seconds, or null for no limit)", field="cycle_length"
+        )
     try:
         config = msgspec.convert(raw, ServerConfig)
     except msgspec.ValidationError as error:
@@ -190,19 +199,23 @@ def _check_together(config: ServerConfig) -> None:
         )
     if config.rule.is_centred and config.rule.weights == "examples":
         raise InvalidConfig(
-            "server_config.aggregation.weights is 'examples': centred_clipping has equal votes; use equal, or the name mean",
+            "server_config.aggregation.weights is 'examples': centred_clipping has equal votes; use equal, or the name "
+            "mean",
             field="aggregation.weights",
         )
     auth = config.authentication
     if config.named_clients and (auth is None or not (auth.secret or auth.pub_key)):
         raise InvalidConfig(
-            "server_config.named_clients needs authentication with a secret or a pub_key: names come from signed tokens",
+            "server_config.named_clients needs authentication with a secret or a pub_key: names come from signed "
+            "tokens",
             field="named_clients",
         )
     if auth is None:
         return
     if auth.secret is not None and len(auth.secret.encode()) < 32:
-        raise InvalidConfig("server_config.authentication.secret must have at least 32 bytes", field="authentication.secret")
+        raise InvalidConfig(
+            "server_config.authentication.secret must have at least 32 bytes", field="authentication.secret"
+        )
     if auth.pub_key is not None and not _is_public_key(auth.pub_key):
         raise InvalidConfig(
             "server_config.authentication.pub_key must be a public RSA key in PEM", field="authentication.pub_key"
@@ -219,7 +232,9 @@ def _check_together(config: ServerConfig) -> None:
             field="authentication",
         )
     if auth.endpoint is not None and not _is_web_address(auth.endpoint):
-        raise InvalidConfig("server_config.authentication.endpoint must be an http(s) URL", field="authentication.endpoint")
+        raise InvalidConfig(
+            "server_config.authentication.endpoint must be an http(s) URL", field="authentication.endpoint"
+        )
 
 
 def _is_public_key(pem: str) -> bool:

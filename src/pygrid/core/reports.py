@@ -22,8 +22,8 @@ class ReportContent:
     """What a checked report holds."""
 
     fingerprint: str
-    """Tells a repeated report from another one under the same key; made of length and CRC-32. Not proof against forgery:
-    who could forge it has the key anyway, and only the first report counts."""
+    """Tells a repeated report from another one under the same key; made of length and CRC-32. Not proof against
+    forgery: who could forge it has the key anyway, and only the first report counts."""
     length: int
     num_examples: int
     metrics: dict[str, float]
@@ -84,14 +84,18 @@ class ReportCheck:
 def _read_metadata(metadata: Mapping[str, str]) -> tuple[int, dict[str, float]]:
     text = metadata.get(media.NUM_EXAMPLES, "1")
     if not (text.isascii() and text.isdigit()) or not 1 <= len(text) <= 13 or not 1 <= int(text) <= MAX_EXAMPLES:
-        raise InvalidInput(f"{media.NUM_EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}", field=media.NUM_EXAMPLES)
+        raise InvalidInput(
+            f"{media.NUM_EXAMPLES} must be a whole number from 1 to {MAX_EXAMPLES}", field=media.NUM_EXAMPLES
+        )
     metrics: dict[str, float] = {}
     for key, value in metadata.items():
         if not key.startswith(media.METRIC_PREFIX):
             continue
         name = key.removeprefix(media.METRIC_PREFIX)
         if len(metrics) >= MAX_METRICS or not 1 <= len(name) <= MAX_METRIC_NAME or not name.isprintable():
-            raise InvalidInput(f"at most {MAX_METRICS} metrics, with printable names of up to {MAX_METRIC_NAME} characters")
+            raise InvalidInput(
+                f"at most {MAX_METRICS} metrics, with printable names of up to {MAX_METRIC_NAME} characters"
+            )
         try:
             metrics[name] = float(value)
         except ValueError:

@@ -97,5 +97,7 @@ def check_serve_request(request: ServeRequest) -> ServeRequest:
             f"max_batch_size is {request.max_batch_size}; 1 to {MAX_BATCH_SIZE:,} are allowed", field="max_batch_size"
         )
     if len(request.description) > MAX_DESCRIPTION or "\0" in request.description:
-        raise InvalidConfig(f"description may have up to {MAX_DESCRIPTION:,} characters, none of them NUL", field="description")
+        raise InvalidConfig(
+            f"description may have up to {MAX_DESCRIPTION:,} characters, none of them NUL", field="description"
+        )
     return request

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig
 
 App = Literal["domain", "network", "worker"]
@@ -33,7 +34,7 @@ class Listening:
             if text := environment.get(name):
                 if not text.isdecimal():
                     raise InvalidConfig(
-                        f"{name} is {text!r}: use a number from 1 to 65535", code="invalid_setting", setting=name
+                        f"{name} is {text!r}: use a number from 1 to 65535", code=codes.INVALID_SETTING, setting=name
                     )
                 return int(text)
         return self.default_port

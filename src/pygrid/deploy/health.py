@@ -2,7 +2,8 @@
 
     python -m pygrid.deploy.health domain
 
-asks the Domain of this container, and ends with 0 or with what is wrong. It imports the standard library only, so it is cheap.
+asks the Domain of this container, and ends with 0 or with what is wrong. It imports the standard library only, so it is
+cheap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models and plans that were downloaded, by the SHA-256 of their bytes.
 
-A file is written under a temporary name and renamed when it is complete and right, and its hash is checked each time it is
-read. So any number of processes may share a folder, and a damaged file is only a file to download again.
+A file is written under a temporary name and renamed when it is complete and right, and its hash is checked each time it
+is read. So any number of processes may share a folder, and a damaged file is only a file to download again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from pygrid import codes
 from pygrid.errors import PayloadTooLarge, PygridError
 
 DEFAULT_MAX_BYTES = 1024 * 1024 * 1024
@@ -62,7 +63,9 @@ def start_over(file: BinaryIO) -> None:
 
 
 class MemoryCache:
-    """A `Cache` that keeps only the newest ``max_entries`` contents, in memory; for devices without a disk to write to."""
+    """A `Cache` that keeps only the newest ``max_entries`` contents, in memory; for devices without a disk to
+    write to.
+    """
 
     def __init__(self, max_entries: int = 2) -> None:
         self._max_entries = max_entries
@@ -91,8 +94,9 @@ class MemoryCache:
 class DiskCache:
     """A `Cache` in a folder that only this user can read; many processes may share it.
 
-    Contents are mapped, not read: their pages are shared by all processes and can be dropped under memory pressure. What was
-    used longest ago is deleted when the files together exceed ``max_bytes``; a content in use stays readable all the same.
+    Contents are mapped, not read: their pages are shared by all processes and can be dropped under memory pressure.
+    What was used longest ago is deleted when the files together exceed ``max_bytes``; a content in use stays readable
+    all the same.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -149,7 +153,7 @@ class DiskCache:
             raise PayloadTooLarge(
                 f"a download of {num_bytes:,} bytes does not fit into the cache in {self.folder}, which may have "
                 f"{self.max_bytes:,}; give a larger max_cache_bytes",
-                code="cache_too_small",
+                code=codes.CACHE_TOO_SMALL,
                 max_bytes=self.max_bytes,
             )
 
@@ -173,7 +177,7 @@ class DiskCache:
 
     def _path(self, digest: str) -> Path:
         if not _HEX.fullmatch(digest):
-            raise PygridError(f"{digest[:80]!r} is not a SHA-256", code="unexpected_answer")
+            raise PygridError(f"{digest[:80]!r} is not a SHA-256", code=codes.UNEXPECTED_ANSWER)
         return self.folder / digest
 
     def _note_path(self, digest: str) -> Path:
@@ -195,7 +199,8 @@ def _require_hash(content: bytes | memoryview, digest: str) -> None:
 
 def _mismatch(digest: str) -> PygridError:
     return PygridError(
-        f"what was downloaded is not the content with SHA-256 {digest[:12]}... that the Domain announced; it was thrown away",
-        code="content_mismatch",
+        f"what was downloaded is not the content with SHA-256 {digest[:12]}... that the Domain announced; it was "
+        "thrown away",
+        code=codes.CONTENT_MISMATCH,
         expected=digest,
     )

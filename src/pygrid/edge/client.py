@@ -16,6 +16,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 import pygrid
+from pygrid import codes
 from pygrid.edge.cache import DEFAULT_MAX_BYTES, Cache, DiskCache, default_cache_dir, start_over
 from pygrid.edge.reports import ReportBody
 from pygrid.edge.settings import TrainingSettings
@@ -54,7 +55,8 @@ class EdgeClient:
     """Authenticate, ask for a cycle, fetch, train, report. `pygrid.edge.participate` does all of it in a loop.
 
     Args:
-        url: address of the Domain, e.g. ``https://domain.example``; through a Network, ``grid+https://network.example/domain``.
+        url: address of the Domain, e.g. ``https://domain.example``; through a Network,
+            ``grid+https://network.example/domain``.
         model: name of the process.
         version: of the process; None: the newest.
         auth_token: where the process asks for one.
@@ -143,8 +145,8 @@ class EdgeClient:
     def request_cycle(self, wait_s: float = 0.0) -> CycleAccepted | CycleRejected:
         """Ask for work; authenticates and measures the speed before, where that is still missing.
 
-        If admitted, `assignment` holds the admission until it is reported; asking again before that gives a new key for the
-        same cycle. If rejected, ``timeout`` says after how many seconds to ask again; absent, training is over.
+        If admitted, `assignment` holds the admission until it is reported; asking again before that gives a new key for
+        the same cycle. If rejected, ``timeout`` says after how many seconds to ask again; absent, training is over.
 
         Args:
             wait_s: let the Domain hold the answer up to so many seconds until there is work; 0 to 120.
@@ -202,7 +204,8 @@ class EdgeClient:
     def fetch_plan(self) -> Plan:
         """The plan to train with, from the cache if its hash is there.
 
-        A plan that is new to the cache passes the gate, in a child process, before it is used; the verdict is kept beside it.
+        A plan that is new to the cache passes the gate, in a child process, before it is used; the verdict is kept
+        beside it.
 
         Raises:
             InvalidPlan: the plan does not pass, or is not the kind of file it should be.
@@ -241,7 +244,8 @@ class EdgeClient:
             data: arrays by the name of the plan's data port, ``[examples, ...]``; or an iterable of batches of them.
             model: what `fetch_model` gave, to save looking it up again.
             seed: of the order of examples and of noise; None: derived from client and cycle.
-            progress: called after each update: epoch (from 0), updates so far, updates in all (or None), the batch's metrics.
+            progress: called after each update: epoch (from 0), updates so far, updates in all (or None), the batch's
+                metrics.
             cancel: asked between batches; the result then says ``cancelled``.
         Raises:
             ShapeMismatch, InvalidInput, NonFinite: the data does not fit the plan; nothing ran.
@@ -262,7 +266,9 @@ class EdgeClient:
             cancel=cancel,
         )
 
-    def report(self, diff: Mapping[str, Array], num_examples: int = 1, metrics: Mapping[str, float] | None = None) -> None:
+    def report(
+        self, diff: Mapping[str, Array], num_examples: int = 1, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Send what training changed. When this returns, the Domain has it safe and will count it once.
 
         A report whose answer was lost is sent again with the same bytes, which the Domain recognises.
@@ -286,8 +292,8 @@ class EdgeClient:
         assignment = self._assigned()
         if assignment.max_report_bytes is not UNSET and body.num_bytes > assignment.max_report_bytes:
             raise PayloadTooLarge(
-                f"the report has {body.num_bytes:,} bytes; this process takes {assignment.max_report_bytes:,}. Does the diff "
-                "have the model's arrays, in float32, and nothing else?",
+                f"the report has {body.num_bytes:,} bytes; this process takes {assignment.max_report_bytes:,}. Does "
+                "the diff have the model's arrays, in float32, and nothing else?",
                 max_bytes=assignment.max_report_bytes,
             )
         headers = {"Authorization": f"Bearer {assignment.request_key}", "Content-Type": TENSORS}
@@ -295,7 +301,8 @@ class EdgeClient:
         self.assignment = None
 
     def leave(self) -> None:
-        """Take no further part: the Domain does not wait for this client any more, if its process knows its clients by name.
+        """Take no further part: the Domain does not wait for this client any more, if its process knows its clients by
+        name.
 
         Raises:
             NotFound: the process, or this client, is not (or no longer) known to the Domain.
@@ -312,12 +319,16 @@ class EdgeClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _assigned(self) -> CycleAccepted:
         if self.assignment is None:
-            raise Conflict("no cycle was granted, or it was reported already; call request_cycle() first", code="no_assignment")
+            raise Conflict(
+                "no cycle was granted, or it was reported already; call request_cycle() first", code=codes.NO_ASSIGNMENT
+            )
         return self.assignment
 
     def _read_answer(self, raw: msgspec.Raw) -> CycleAccepted | CycleRejected:
@@ -331,8 +342,9 @@ class EdgeClient:
 
     def _not_native(self, what: str) -> PygridError:
         return PygridError(
-            f"{self.url} did not answer as this version of pygrid expects ({what}); is the Domain older than this client?",
-            code="unexpected_answer",
+            f"{self.url} did not answer as this version of pygrid expects ({what}); is the Domain older than this "
+            "client?",
+            code=codes.UNEXPECTED_ANSWER,
         )
 
     def _download(self, route: str, **query: str) -> Request:
@@ -346,7 +358,9 @@ class EdgeClient:
                 for chunk in response.chunks():
                     file.write(chunk)
                     if file.tell() > max_bytes:
-                        raise PygridError(f"the download is longer than {max_bytes:,} bytes", code="answer_too_large")
+                        raise PygridError(
+                            f"the download is longer than {max_bytes:,} bytes", code=codes.ANSWER_TOO_LARGE
+                        )
 
             self._api.exchange(request, write)
 
@@ -358,7 +372,7 @@ class EdgeClient:
             there = ", ".join(sorted(plans)) or "none"
             raise NotFound(
                 f"process {self.model!r} has no plan {name!r}; it has: {there}. Say which to train with by plan_name",
-                code="plan_not_found",
+                code=codes.PLAN_NOT_FOUND,
             )
         return name
 

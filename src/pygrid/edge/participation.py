@@ -4,8 +4,8 @@
      ^ └─rejected──> wait                          │
      └─────────────────┴────── cycle over ─────────┘      until training is over, or as many cycles as were asked for
 
-What goes wrong on the way costs at most the current cycle: a lost connection is tried again, a report whose answer was lost is
-sent again, a cycle that closed is followed by the next.
+What goes wrong on the way costs at most the current cycle: a lost connection is tried again, a report whose answer was
+lost is sent again, a cycle that closed is followed by the next.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from pygrid import codes
 from pygrid.edge.cache import Cache
 from pygrid.edge.client import EdgeClient
 from pygrid.errors import Conflict, Gone, InvalidInput, NotFound, PygridError, Unauthenticated
@@ -40,7 +41,9 @@ _MAX_LOST_KEYS = 3
 
 Batch = Mapping[str, Any]
 LocalData = Batch | Iterable[Batch] | Callable[[], Batch | Iterable[Batch]]
-"""Arrays by the name of the plan's data port, an iterable of batches, or a function that gives either, called every cycle."""
+"""Arrays by the name of the plan's data port, an iterable of batches, or a function that gives either, called every
+cycle.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,13 @@ def participate(
         transport=transport,
     ) as client:
         return take_part(
-            client, data, cycles=cycles, until_finished=until_finished, callbacks=callbacks, cancel=cancel, wait_s=wait_s
+            client,
+            data,
+            cycles=cycles,
+            until_finished=until_finished,
+            callbacks=callbacks,
+            cancel=cancel,
+            wait_s=wait_s,
         )
 
 
@@ -139,13 +148,15 @@ def take_part(
         raise InvalidInput(f"cycles is {cycles}; it must be at least 1, or None for no limit")
     if cycles != 1 and isinstance(data, Iterable) and iter(data) is data:
         raise InvalidInput(
-            "data is an iterator, which is empty after the first cycle; pass arrays, a list of batches, or a function that "
-            "gives a fresh iterator for each cycle"
+            "data is an iterator, which is empty after the first cycle; pass arrays, a list of batches, or a function "
+            "that gives a fresh iterator for each cycle"
         )
     if cancel is not None:
         wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
     client.tell_retries(callbacks.on_retry if callbacks is not None else None)
-    return _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s).run(cycles, until_finished)
+    return _Loop(client, data, callbacks or Callbacks(), cancel or threading.Event(), wait_s).run(
+        cycles, until_finished
+    )
 
 
 class _Loop:
@@ -200,12 +211,15 @@ class _Loop:
     def _rest(self, answer: CycleRejected, waited_s: float) -> None:
         """Wait before asking again.
 
-        A Domain that can be waited at tells of work the moment there is some, so if it has held the question, asking again at
-        once is the waiting; if it has not (it is being restarted), a short pause is enough. Else its timeout is right.
+        A Domain that can be waited at tells of work the moment there is some, so if it has held the question, asking
+        again at once is the waiting; if it has not (it is being restarted), a short pause is enough. Else its timeout
+        is right.
         """
         timeout_s = 0.0 if answer.timeout is UNSET else float(answer.timeout)
         if self._wait_s > 0 and answer.reason != "too_slow":
-            timeout_s = 0.0 if waited_s > 0.8 * self._wait_s else min(timeout_s, _SHORT_PAUSE_S) * random.uniform(0.5, 1.0)
+            timeout_s = (
+                0.0 if waited_s > 0.8 * self._wait_s else min(timeout_s, _SHORT_PAUSE_S) * random.uniform(0.5, 1.0)
+            )
         self._cancel.wait(timeout_s)
 
     def _take_cycle(self, accepted: CycleAccepted) -> None:
@@ -239,11 +253,13 @@ class _Loop:
             cancel=lambda: self._cancel.is_set() or time.monotonic() > deadline,
         )
         if result.cancelled and not self._cancel.is_set():
-            raise Gone("the cycle ended while this device was still training", code="cycle_closed")
+            raise Gone("the cycle ended while this device was still training", code=codes.CYCLE_CLOSED)
         if result.cancelled:
             return None
         if result.num_updates == 0:
-            raise InvalidInput("the data gave no batch to train on; is it an iterator that was read to its end already?")
+            raise InvalidInput(
+                "the data gave no batch to train on; is it an iterator that was read to its end already?"
+            )
         self._client.report(Difference(model, result.params), result.num_examples, result.metrics)
         return result
 
@@ -252,7 +268,9 @@ class _Loop:
             self._callbacks.on_progress(epoch, num_updates, total, metrics)
 
     def _lost(self, error: PygridError) -> None:
-        """Go on with the next cycle, unless keys are refused time and again: then someone else uses this client's id."""
+        """Go on with the next cycle, unless keys are refused time and again: then someone else uses this
+        client's id.
+        """
         self._done.num_lost += 1
         self._lost_keys = 0 if isinstance(error, Gone) else self._lost_keys + 1
         if self._lost_keys >= _MAX_LOST_KEYS:

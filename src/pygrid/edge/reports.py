@@ -35,8 +35,8 @@ class ReportBody:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NonFinite(
-                    f"metric {name!r} is {value} after training: it diverged, and its diff would spoil the model. A lower "
-                    "learning rate or clipped gradients may help; also look for extreme values in the data",
+                    f"metric {name!r} is {value} after training: it diverged, and its diff would spoil the model. A "
+                    "lower learning rate or clipped gradients may help; also look for extreme values in the data",
                     metric=name,
                 )
         metadata = {NUM_EXAMPLES: str(num_examples), **{METRIC_PREFIX + k: repr(float(v)) for k, v in metrics.items()}}

@@ -25,9 +25,9 @@ class TrainingSettings:
     def of(cls, client_config: Mapping[str, Any], manifest: Manifest) -> TrainingSettings:
         """What a client configuration asks of this plan.
 
-        Read are ``epochs`` (or ``max_epochs``; default 1), ``batch_size`` (default 32, or the plan's largest if that is less),
-        ``max_updates`` (default: no limit) and each of the plan's hyperparameters by its name, e.g. ``lr``. Other keys are the
-        owner's own. Ranges of hyperparameters are checked by the runner.
+        Read are ``epochs`` (or ``max_epochs``; default 1), ``batch_size`` (default 32, or the plan's largest if that is
+        less), ``max_updates`` (default: no limit) and each of the plan's hyperparameters by its name, e.g. ``lr``.
+        Other keys are the owner's own. Ranges of hyperparameters are checked by the runner.
 
         Raises:
             InvalidConfig: names the value that is not of the right kind.
@@ -62,4 +62,7 @@ def _number(config: Mapping[str, Any], name: str) -> float:
 
 
 def _wrong(name: str, value: object, wanted: str) -> str:
-    return f"the process's client_config has {name} = {value!r}; it must be {wanted}. The model's owner has to host it anew"
+    return (
+        f"the process's client_config has {name} = {value!r}; it must be {wanted}. "
+        "The owner of the model has to host it again"
+    )

@@ -26,7 +26,9 @@ class Speed:
 
 
 def measure_speed(api: Api, client_id: str) -> Speed:
-    """Measure the way to the Domain; takes a few seconds at most on any but the slowest lines, and about 20 MB of traffic."""
+    """Measure the way to the Domain; takes a few seconds at most on any but the slowest lines, and about 20 MB of
+    traffic.
+    """
     query = {"worker_id": client_id, "random": secrets.token_hex(8)}
     return Speed(_ping_ms(api, query), _download(api, query), _upload(api, query))
 

@@ -1,4 +1,7 @@
-"""Accounts over the WebSocket of clients of 2020: ``authentication``, after which its messages are in the account's name."""
+"""Accounts over the WebSocket of clients of 2020:
+
+``authentication``, after which its messages are in the account's name.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler
 
     async def authentication(caller: Caller, message: Message) -> Answer:
         try:
-            session = await accounts.log_in(text_field(message, "username"), text_field(message, "password"), caller.address)
+            session = await accounts.log_in(
+                text_field(message, "username"), text_field(message, "password"), caller.address
+            )
         except InvalidCredentials as error:
             return {"error": "Invalid username/password!", "code": error.code}
         caller.token = session.token

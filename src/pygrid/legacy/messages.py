@@ -1,4 +1,6 @@
-"""Messages by which nodes of 2020 join a Network, and the requests that owners of 2021 see, under their published names."""
+"""Messages by which nodes of 2020 join a Network, and the requests that owners of 2021 see, under their published
+names.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Served models over the WebSocket of clients of 2020: ``list-models``, ``host-model``, ``delete-model``, ``run-inference``.
+"""Served models over the WebSocket of clients of 2020: ``list-models``, ``host-model``, ``delete-model``,
+``run-inference``.
 
-Their PySyft wrapped tensors in its own format, parts of which are Python objects that are run when they are read. Here the
-``data`` of a question is numbers: a nested list for a model with one input, lists by the names of several; or safetensors
-bytes, as text in the ``encoding`` (ISO-8859-1, a byte for each character), which is also how a model's ONNX bytes come.
+Their PySyft wrapped tensors in its own format, parts of which are Python objects that are run when they are read. Here
+the ``data`` of a question is numbers: a nested list for a model with one input, lists by the names of several; or
+safetensors bytes, as text in the ``encoding`` (ISO-8859-1, a byte for each character), which is also how a model's ONNX
+bytes come.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.core.access import Permission
 from pygrid.errors import Forbidden, InvalidInput
 from pygrid.features.models.forms import read_published_fields
@@ -76,7 +79,7 @@ def _arrays(message: Message, model: StoredModel) -> Params:
     if not isinstance(data, Mapping) or not data.keys() <= ports.keys():
         raise InvalidInput(
             f"data is a list of numbers, or lists by the names of the model's inputs: {', '.join(ports)}",
-            code="inference_inputs",
+            code=codes.INFERENCE_INPUTS,
         )
     return {name: _array(ports[name], values) for name, values in data.items()}
 
@@ -99,15 +102,20 @@ def _array(port: Port, values: Any) -> np.ndarray[Any, Any]:
 def _no_array(port: Port) -> InvalidInput:
     shape = ", ".join(map(str, port.shape))
     return InvalidInput(
-        f"the data of input {port.name!r} are no numbers in lists that are {port.dtype} [{shape}]", code="inference_inputs"
+        f"the data of input {port.name!r} are no numbers in lists that are {port.dtype} [{shape}]",
+        code=codes.INFERENCE_INPUTS,
     )
 
 
 def _bytes(message: Message, name: str) -> bytes:
     encoding = message.get("encoding", "ISO-8859-1")
     if str(encoding).lower() not in _ENCODINGS:
-        raise InvalidInput(f"encoding {str(encoding)[:40]!r} is not known here; use ISO-8859-1", code="unknown_encoding")
+        raise InvalidInput(
+            f"encoding {str(encoding)[:40]!r} is not known here; use ISO-8859-1", code=codes.UNKNOWN_ENCODING
+        )
     try:
         return text_field(message, name).encode("ISO-8859-1")
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{name} has characters beyond ISO-8859-1, so it is no bytes", code="unknown_encoding") from error
+        raise InvalidInput(
+            f"{name} has characters beyond ISO-8859-1, so it is no bytes", code=codes.UNKNOWN_ENCODING
+        ) from error

@@ -13,6 +13,7 @@ from litestar.enums import MediaType
 from litestar.exceptions import HTTPException
 from litestar.params import JSONBody, PathParameter
 
+from pygrid import codes
 from pygrid.core.access import Permission
 from pygrid.core.associations import Act, Health
 from pygrid.errors import InvalidInput, NotFound, PygridError
@@ -57,7 +58,9 @@ def welcome() -> str:
 @post("/join", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 408, 409, 413, 503))
 @repeatable(shape=lambda _request, _known: NodeAnswer("Successfully Connected!"))
 async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
-    """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header ``PyGrid-Invitation``."""
+    """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header
+    ``PyGrid-Invitation``.
+    """
     nodes: LegacyNodes = state.nodes
     invitation = data.invitation or request.headers.get(INVITATION_HEADER)
     await nodes.join(find_principal(request), data.node_id, data.node_address, invitation)
@@ -103,7 +106,10 @@ async def list_requests(state: State) -> list[AssociationRequest]:
 
 
 @get(
-    "/association-requests/{request_id:int}", guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 404)
+    "/association-requests/{request_id:int}",
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
 )
 async def get_request(state: State, request_id: RequestId) -> AssociationRequest:
     """One of them."""
@@ -124,11 +130,13 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
     name, identity = data.name, None
     if name is None:
         if data.address is None:
-            raise InvalidInput("name the Domain, or its address", code="missing_field")
+            raise InvalidInput("name the Domain, or its address", code=codes.MISSING_FIELD)
         address = data.address.rstrip("/")
-        found = [known for known in await service.list_domains(None) if (known.claimed_address or "").rstrip("/") == address]
+        found = [
+            known for known in await service.list_domains(None) if (known.claimed_address or "").rstrip("/") == address
+        ]
         if len(found) != 1:
-            raise NotFound(f"{len(found)} Domains give this address", code="domain_not_found")
+            raise NotFound(f"{len(found)} Domains give this address", code=codes.DOMAIN_NOT_FOUND)
         name, identity = found[0].name, found[0].identity
     await service.decide(request.user, name, Act(data.value), identity=identity)
     return AssociationMessage("Association request was answered!")
@@ -154,7 +162,7 @@ async def _find(state: State, request_id: int) -> KnownDomain:
     for known in await service.list_domains(None):
         if known.id == request_id:
             return known
-    raise NotFound(f"there is no association request {request_id}", code="association_not_found", id=request_id)
+    raise NotFound(f"there is no association request {request_id}", code=codes.ASSOCIATION_NOT_FOUND, id=request_id)
 
 
 def _request(known: KnownDomain) -> AssociationRequest:
@@ -166,7 +174,9 @@ def _request(known: KnownDomain) -> AssociationRequest:
 _ON_ERROR: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
 
 published_node_routes: list[Any] = [
-    Router("/", route_handlers=[welcome, join, list_connected, delete_node], tags=["nodes"], exception_handlers=_ON_ERROR),
+    Router(
+        "/", route_handlers=[welcome, join, list_connected, delete_node], tags=["nodes"], exception_handlers=_ON_ERROR
+    ),
     Router("/", route_handlers=[list_requests, get_request, respond, delete_request], tags=["association-requests"]),
 ]
 """The app's state needs ``associations`` and ``nodes``."""

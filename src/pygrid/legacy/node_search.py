@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.core.discovery import asks_for, mentions
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.features.discovery.registry import Fleet, Member
@@ -65,8 +66,8 @@ class LegacyNode:
         """What a Domain would answer.
 
         Raises:
-            Unavailable: ``connection_failed``. TooSlow. InvalidInput: the address leads where it must not, or what the node
-                answers is not what nodes answer.
+            Unavailable: ``connection_failed``. TooSlow. InvalidInput: the address leads where it must not, or what the
+                node answers is not what nodes answer.
         """
         query = msgspec.convert(payload, SearchQuery) if type == "search" else SearchQuery()
         wants_models, wants_data = asks_for(query, "model"), asks_for(query, "dataset")
@@ -84,9 +85,11 @@ class LegacyNode:
 
     async def _fetch(self, path: str, kind: Any, timeout_s: float) -> Any:
         try:
-            answer = await fetch_from_stranger(self.address + path, allow_private=self._allow_private, timeout_s=timeout_s)
+            answer = await fetch_from_stranger(
+                self.address + path, allow_private=self._allow_private, timeout_s=timeout_s
+            )
         except Unavailable as error:
-            raise Unavailable(error.detail, code="connection_failed") from error
+            raise Unavailable(error.detail, code=codes.CONNECTION_FAILED) from error
         try:
             if answer.status == 200:
                 return msgspec.convert(decode_json(answer.body), kind)
@@ -131,7 +134,9 @@ def _find_data(query: SearchQuery, tags: list[str]) -> tuple[FoundDataset, ...]:
     if not tags or asks_for_columns or not set(query.tags) <= known or not mentions(tags, query.text.split()):
         return ()
     wanted = (*query.tags, *query.text.split())
-    shown = sorted((tag for tag in tags if len(tag) <= 50), key=lambda tag: not any(word in tag.casefold() for word in wanted))
+    shown = sorted(
+        (tag for tag in tags if len(tag) <= 50), key=lambda tag: not any(word in tag.casefold() for word in wanted)
+    )
     return (
         FoundDataset(
             id=0,
@@ -167,4 +172,4 @@ def _find_models(query: SearchQuery, model_ids: list[str]) -> tuple[FoundModel, 
 
 
 def _no_node(name: str, why: str) -> InvalidInput:
-    return InvalidInput(f"{name} does not answer as a node of 2020: {why}", code="invalid_answer")
+    return InvalidInput(f"{name} does not answer as a node of 2020: {why}", code=codes.INVALID_ANSWER)

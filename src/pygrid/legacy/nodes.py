@@ -1,9 +1,13 @@
-"""Nodes of 2020 at a Network: a name, an address, and nothing that they could prove. They join by one call and never speak."""
+"""Nodes of 2020 at a Network: a name, an address, and nothing that they could prove.
+
+They join by one call and never speak.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.associations import AssociationState, check_domain_name
@@ -49,14 +53,16 @@ class LegacyNodes:
         token_hash = hash_secret(invitation or "")
         if invited:
             # First of all: strangers must not have names looked up here, or learn what these stand for.
-            found = await self._database.look_up(lambda connection: rows.find_invitation(connection, token_hash, name, now))
+            found = await self._database.look_up(
+                lambda connection: rows.find_invitation(connection, token_hash, name, now)
+            )
             if found is None:
                 raise _not_invited()
         address = await check_stranger_address(address, allow_private=self._allow_private)
 
         def transaction(connection: sa.Connection) -> KnownDomain:
             if rows.find_holder(connection, name) is not None:
-                raise Conflict(f"a node named {name!r} is known already", code="node_exists", domain=name)
+                raise Conflict(f"a node named {name!r} is known already", code=codes.NODE_EXISTS, domain=name)
             invitation_id = None
             if invited:
                 found = rows.find_invitation(connection, token_hash, name, now)
@@ -94,9 +100,11 @@ class LegacyNodes:
         if self._is_open or (actor is not None and actor.may(Permission.MANAGE_NODES)):
             return
         if actor is None:
-            raise Unauthenticated("log in (POST /users/login), or send an invitation to this Network in the field invitation")
+            raise Unauthenticated(
+                "log in (POST /users/login), or send an invitation to this Network in the field invitation"
+            )
         raise not_permitted(Permission.MANAGE_NODES)
 
 
 def _not_invited() -> Forbidden:
-    return Forbidden("this invitation is used up, has expired, or is for another name", code="invalid_invitation")
+    return Forbidden("this invitation is used up, has expired, or is for another name", code=codes.INVALID_INVITATION)

@@ -55,7 +55,9 @@ def _nodes(request: AppRequest, state: State, members: list[Member]) -> Nodes:
 async def choose_model_host(
     request: AppRequest, state: State, model_id: Annotated[str | None, QueryParameter(max_length=100)] = None
 ) -> Nodes:
-    """Nodes that serve the model; if there are none, or no model is named, as many online ones as a model is to have."""
+    """Nodes that serve the model; if there are none, or no model is named, as many online ones as a model is to
+    have.
+    """
     return _nodes(request, state, await count_search(request, state).choose_hosts(model_id))
 
 

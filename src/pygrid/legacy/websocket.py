@@ -3,9 +3,9 @@
     {"type": "run-inference", "request_id": 7, "token": "...", "model_id": "digits", ...}
     {"request_id": 7, "success": true, "prediction": [[0.1, 0.9]]}
 
-Features say which types they answer (`Handler`); the app's state holds `Published` as ``published``. A handler does what the
-REST route of the same use case does, with the same permissions. What is refused is answered too, and the WebSocket stays open:
-``error`` is the published text where there is one, else in words; ``code`` is that of the error.
+Features say which types they answer (`Handler`); the app's state holds `Published` as ``published``. A handler does
+what the REST route of the same use case does, with the same permissions. What is refused is answered too, and the
+WebSocket stays open: ``error`` is the published text where there is one, else in words; ``code`` is that of the error.
 
 Who is asking is told by a session's token: in the message (``token``), or by a message ``authentication`` before it.
 """
@@ -24,6 +24,7 @@ import msgspec
 from litestar import WebSocket, websocket
 from litestar.datastructures import State
 
+from pygrid import codes
 from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
 from pygrid.messages.decoding import decode_json
@@ -37,7 +38,10 @@ Answer: TypeAlias = dict[str, Any]
 Socket: TypeAlias = WebSocket[Any, Any, Any]
 
 MAX_VALUES = 50_000
-"""Values of one message; its lists, objects and texts have proportionate limits. What is large in a message is base64."""
+"""Values of one message; its lists, objects and texts have proportionate limits.
+
+What is large in a message is base64.
+"""
 IDLE_S = 600.0
 """A WebSocket that brings nothing for so long is closed."""
 MAX_SOCKETS = 1000
@@ -91,7 +95,9 @@ Handler: TypeAlias = Callable[[Caller, Message], Awaitable[Answer]]
 class Published:
     """What an app answers, by the type of the message, and how many talk to it."""
 
-    def __init__(self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS, idle_s: float = IDLE_S
+    ) -> None:
         self.handlers = handlers
         self.max_sockets = max_sockets
         self.idle_s = idle_s
@@ -100,7 +106,8 @@ class Published:
         self._num_waiting = 0
 
     async def decode(self, text: str) -> Any:
-        """The value of a message. Large ones are decoded one at a time, with pauses that leave the loop to other clients.
+        """The value of a message. Large ones are decoded one at a time, with pauses that leave the loop to other
+        clients.
 
         Raises:
             InvalidInput: as `decode_json`. Unavailable: ``server_busy``: too many large messages wait.
@@ -108,7 +115,9 @@ class Published:
         if len(text) <= SHORT:
             return _decode(text)
         if self._num_waiting >= MAX_WAITING:
-            raise Unavailable("too many large messages wait; send it again later", code="server_busy", retry_after_s=1.0)
+            raise Unavailable(
+                "too many large messages wait; send it again later", code=codes.SERVER_BUSY, retry_after_s=1.0
+            )
         self._num_waiting += 1
         try:
             await self._decoding.acquire()
@@ -128,7 +137,7 @@ def text_field(message: Message, name: str) -> str:
     """A text in a message. Raises InvalidInput: ``missing_field``: it is not there, or no text."""
     value = message.get(name)
     if not isinstance(value, str):
-        raise InvalidInput(f"the message needs a text {name!r}", code="missing_field", field=name)
+        raise InvalidInput(f"the message needs a text {name!r}", code=codes.MISSING_FIELD, field=name)
     return value
 
 
@@ -179,7 +188,10 @@ async def _serve(socket: Socket, published: Published, state: State) -> None:
 async def answer(published: Published, caller: Caller, text: str) -> Answer:
     """The answer to a message, whatever it is."""
     if not text:
-        return {"error": "messages are JSON texts; those of PySyft (binary) are not understood here", "code": "invalid_input"}
+        return {
+            "error": "messages are JSON texts; those of PySyft (binary) are not understood here",
+            "code": "invalid_input",
+        }
     try:
         message = await published.decode(text)
     except InvalidInput as error:
@@ -209,13 +221,18 @@ async def _handle(handlers: Mapping[str, Handler], caller: Caller, message: Mess
     kind = message.get("type")
     handler = handlers.get(kind) if isinstance(kind, str) else None
     if handler is None:
-        raise InvalidInput(f"no message of type {str(kind)[:100]!r} is known here", code="unknown_type")
+        raise InvalidInput(f"no message of type {str(kind)[:100]!r} is known here", code=codes.UNKNOWN_TYPE)
     return await handler(caller, message)
 
 
 def refusal(error: PygridError) -> Answer:
     """What a client is told of an error."""
-    return {**error.fields, "success": False, "error": PUBLISHED_TEXTS.get(error.code, error.detail), "code": error.code}
+    return {
+        **error.fields,
+        "success": False,
+        "error": PUBLISHED_TEXTS.get(error.code, error.detail),
+        "code": error.code,
+    }
 
 
 def _decode(text: str) -> Any:

@@ -5,9 +5,9 @@
     Network   {"type": "welcome", ...} or {"type": "refused", ...}       `Welcome`, `Turned`
     Domain    {"type": "heartbeat", "id", ...}, again and again          `Heartbeat` -> `Heard`
 
-Signatures are of the purpose ``control`` (the Domain: nonce, identity of the Network, name, SHA-256 of the entry in canonical
-JSON), ``entry`` (the Domain: the entry in canonical JSON; anybody can check it later) and ``welcome`` (the Network: nonce and
-identity of the Domain, name of the Network). Bytes are spelled in base64url.
+Signatures are of the purpose ``control`` (the Domain: nonce, identity of the Network, name, SHA-256 of the entry in
+canonical JSON), ``entry`` (the Domain: the entry in canonical JSON; anybody can check it later) and ``welcome`` (the
+Network: nonce and identity of the Domain, name of the Network). Bytes are spelled in base64url.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Messages between an edge client and a Domain; the published API calls the client ``worker``.
 
-The clients of 2020 read answers strictly, so what is native is left out (`msgspec.UNSET`) unless the request was native: it has
-``wait_s``.
+The clients of 2020 read answers strictly, so what is native is left out (`msgspec.UNSET`) unless the request was
+native: it has ``wait_s``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class AuthenticateResponse(msgspec.Struct):
 class CycleRequest(msgspec.Struct):
     """Ask to take part in the current cycle of a process.
 
-    ``ping`` in milliseconds, ``download`` and ``upload`` in Mbit/s. ``wait_s``: hold the answer up to that many seconds until
-    there is work; 0 asks for an answer at once; present at all, it marks a native client.
+    ``ping`` in milliseconds, ``download`` and ``upload`` in Mbit/s. ``wait_s``: hold the answer up to that many seconds
+    until there is work; 0 asks for an answer at once; present at all, it marks a native client.
     """
 
     worker_id: str
@@ -104,6 +104,8 @@ class LeaveRequest(msgspec.Struct):
 
 
 class LeaveResponse(msgspec.Struct):
-    """Of a process with ``named_clients`` the present cycle, and all later ones, do not wait for the client any more."""
+    """Of a process with ``named_clients`` the present cycle, and all later ones, do not wait for the client any
+    more.
+    """
 
     status: Literal["success"]

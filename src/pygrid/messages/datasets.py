@@ -1,6 +1,7 @@
 """Messages about datasets: what a data owner says of one, and what others may know of it.
 
-A dataset is a table of records. Its first version is made by an upload; later uploads make later versions of the same dataset.
+A dataset is a table of records. Its first version is made by an upload; later uploads make later versions of the same
+dataset.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     declared: bool = False
     """Whether the owner named the categories. Else they were found in the data, and only the owner is told them."""
     has_missing: bool | None = None
-    """Whether values can be missing: NaN in a float32 or float64 column. Public, as the dtype is. None for other dtypes, which
-    have no missing values, and for versions of pygrid 0.1 whose records are not on the disk."""
+    """Whether values can be missing: NaN in a float32 or float64 column. Public, as the dtype is. None for other
+    dtypes, which have no missing values, and for versions of pygrid 0.1 whose records are not on the disk."""
 
     @property
     def num_values(self) -> int:
@@ -99,11 +100,11 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     max: float | None = None
     categories: tuple[str, ...] | None = None
     source: tuple[str, ...] = ()
-    """Columns of the file that make up this one, in order, if it is not the one of the same name: ``pixel0``, ``pixel1`` ...;
-    ``pixel*`` stands for all that begin so, in the order of the file."""
+    """Columns of the file that make up this one, in order, if it is not the one of the same name: ``pixel0``,
+    ``pixel1`` ...; ``pixel*`` stands for all that begin so, in the order of the file."""
     has_missing: bool | None = None
-    """Of a float column. True: publish that values can be missing; False: refuse an upload with missing values; None: publish
-    whether the data has any."""
+    """Of a float column. True: publish that values can be missing; False: refuse an upload with missing values; None:
+    publish whether the data has any."""
 
 
 class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,8 +125,8 @@ class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_mock_records: int = 100
     mock_seed: int = 0
     fresh_budget: bool = False
-    """Of a later version: add it although another dataset with the same content has a privacy budget. The same records are then
-    released within both budgets, so what both allow adds up."""
+    """Of a later version: add it although another dataset with the same content has a privacy budget. The same records
+    are then released within both budgets, so what both allow adds up."""
 
 
 class UploadRequest(VersionRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 MAX_DEPTH = 32
@@ -33,8 +34,8 @@ def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MA
         may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
         max_values: fewer than `MAX_VALUES`; the limits of containers and texts are lower in proportion.
     Raises:
-        InvalidInput: ``invalid_json``: malformed, not UTF-8, or with half of a surrogate pair. ``invalid_text``: a text, or a
-            name, with a NUL character. ``json_too_complex``: nested deeper than 32, or with more
+        InvalidInput: ``invalid_json``: malformed, not UTF-8, or with half of a surrogate pair. ``invalid_text``: a
+            text, or a name, with a NUL character. ``json_too_complex``: nested deeper than 32, or with more
             lists, values or texts than the limits of this module. ``duplicate_key``: an object names a member twice.
     """
     share = max_values / MAX_VALUES
@@ -53,12 +54,12 @@ def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MA
     except RecursionError:
         _refuse(f"levels nested deeper than {MAX_DEPTH}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the text is not JSON: {error}", code="invalid_json") from None
+        raise InvalidInput(f"the text is not JSON: {error}", code=codes.INVALID_JSON) from None
     if num_objects and _count_members(value, num_objects) != structure.count(b":"):
-        raise InvalidInput("the JSON has an object with two members of one name", code="duplicate_key")
+        raise InvalidInput("the JSON has an object with two members of one name", code=codes.DUPLICATE_KEY)
     # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
     if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
-        raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code="invalid_text")
+        raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code=codes.INVALID_TEXT)
     return value
 
 
@@ -113,9 +114,9 @@ def _count_members(value: Any, num_objects: int) -> int:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise InvalidInput(f"the JSON has {what}, which is the limit", code="json_too_complex")
+    raise InvalidInput(f"the JSON has {what}, which is the limit", code=codes.JSON_TOO_COMPLEX)
 
 
 def invalid_form(why: str, **fields: Any) -> InvalidInput:
     """The refusal of a form."""
-    return InvalidInput(why, code="invalid_form", **fields)
+    return InvalidInput(why, code=codes.INVALID_FORM, **fields)

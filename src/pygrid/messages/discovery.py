@@ -17,7 +17,8 @@ from pygrid.messages.datasets import Dtype
 Kind = Literal["dataset", "model", "process"]
 DomainState = Literal["online", "degraded", "offline"]
 Reason = Literal["timeout", "offline", "error"]
-"""Why a Domain is missing: it did not answer in time; it is not connected; it answered something else than an answer."""
+"""Why a Domain is missing: it did not answer in time; it is not connected; it answered something else than an answer.
+"""
 
 MAX_TEXT = 1000
 MAX_TAGS = 20

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 NONCE_BYTES = 32
@@ -24,7 +25,8 @@ class IdentityInfo(msgspec.Struct, frozen=True):
     """Of pygrid."""
     app: Literal["domain", "network"]
     signature: str | None = None
-    """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without padding.
+    """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without
+    padding.
     None: there was no nonce."""
 
 
@@ -45,6 +47,6 @@ def from_base64url(text: str, num_bytes: int, what: str) -> bytes:
         data = b""
     if len(data) != num_bytes or to_base64url(data) != text:
         raise InvalidInput(
-            f"{what} must be {num_bytes} bytes in base64url without padding", code="invalid_base64url", field=what
+            f"{what} must be {num_bytes} bytes in base64url without padding", code=codes.INVALID_BASE64URL, field=what
         )
     return data

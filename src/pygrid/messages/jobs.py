@@ -26,7 +26,8 @@ JobState = Literal[
 
 
 class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The guarantee that a job asks to run under: (epsilon, delta) for one ``unit``, with contributions clipped to ``clip``.
+    """The guarantee that a job asks to run under: (epsilon, delta) for one ``unit``, with contributions clipped to
+    ``clip``.
 
     The noise follows from it; ``sampling_rate`` is the chance of each unit to take part in a round (training only).
     """
@@ -56,17 +57,24 @@ class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Where a federated job takes part: a process at a coordinating Domain, cycle by cycle, as a client of it."""
 
     coordinator: str
-    """The coordinating Domain's address: ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a Network's relay."""
+    """The coordinating Domain's address:
+
+    ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a Network's relay.
+    """
     process: str
     version: str
     cycles: int
-    """How often the job may train at the most. Privacy terms, and what is taken from the budget, are of all together."""
+    """How often the job may train at the most.
+
+    Privacy terms, and what is taken from the budget, are of all together.
+    """
     auth_token: str = ""
     """What the process asks its clients for. Only the Domain gets to see it: in a `JobInfo` it is replaced."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for statistics.
+    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for
+    statistics.
 
     To predict, there is no plan, and ``model`` is an ONNX model, which comes after ``config``.
     """
@@ -86,8 +94,8 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Private training: `pygrid.aggregation.optimizers.ServerOptimizer`; ``{}``: plain SGD with the plan's ``lr``."""
     statistics: tuple[StatisticRequest, ...] = ()
     metric_bounds: dict[str, tuple[float, float]] = {}
-    """Private evaluation: metric -> lower and upper bound of its value for one unit; values beyond count as the bound. Metrics
-    without an entry take the defaults of `pygrid.core.metric_bounds`."""
+    """Private evaluation: metric -> lower and upper bound of its value for one unit; values beyond count as the bound.
+    Metrics without an entry take the defaults of `pygrid.core.metric_bounds`."""
     privacy: PrivacyRequest | None = None
     """None: an exact answer, which always needs a person's sign-off."""
     select: tuple[str, ...] = ()
@@ -95,7 +103,9 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_records: int | None = None
     """To predict: only for the first so many records; None: for all."""
     federation: FederationRequest | None = None
-    """Training across Domains; ``epochs`` is then per cycle, and what leaves are the diffs of the cycles, no trained model."""
+    """Training across Domains; ``epochs`` is then per cycle, and what leaves are the diffs of the cycles, no trained
+    model.
+    """
 
 
 class FederationInfo(msgspec.Struct, frozen=True):
@@ -114,10 +124,15 @@ class FederationInfo(msgspec.Struct, frozen=True):
 
 
 class JobCost(msgspec.Struct, frozen=True):
-    """What a job takes from the budget, and how that leaves it; None where no budget is open or the caller may not know."""
+    """What a job takes from the budget, and how that leaves it; None where no budget is open or the caller may not
+    know.
+    """
 
     epsilon: float
-    """Of this job alone: what it guarantees by itself. What it takes from a budget is in ``price`` and ``your_price``."""
+    """Of this job alone: what it guarantees by itself.
+
+    What it takes from a budget is in ``price`` and ``your_price``.
+    """
     delta: float
     noise_multiplier: float
     rounds: int
@@ -134,8 +149,8 @@ class JobCost(msgspec.Struct, frozen=True):
     fits: bool | None = None
     """Whether the budget has room for it now."""
     certainty: float | None = None
-    """How sure somebody can become which of two contents a unit has, if both were equally likely before: a reading of epsilon,
-    up to delta."""
+    """How sure somebody can become which of two contents a unit has, if both were equally likely before: a reading of
+    epsilon, up to delta."""
 
 
 class JobInfo(msgspec.Struct, frozen=True):
@@ -197,8 +212,8 @@ class DecisionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_hash: str
     comment: str = ""
     state: Literal["waiting", "held"] | None = None
-    """The job's when it was looked at; None: ``waiting``. Without it a second approval of a job would release its result, which
-    nobody has seen."""
+    """The job's when it was looked at; None: ``waiting``. Without it a second approval of a job would release its
+    result, which nobody has seen."""
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,11 +230,11 @@ class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_remote_workers: bool = False
     """The records may be sent to Workers on other machines, which the Owner of the Domain has let in."""
     unit: Unit | None = None
-    """What the budget protects, fixed when it is opened. None, when sent: ``subject`` if the dataset has a subject column, else
-    ``record``. Only an owner who says so gets ``domain``, which protects nobody within the Domain."""
+    """What the budget protects, fixed when it is opened. None, when sent: ``subject`` if the dataset has a subject
+    column, else ``record``. Only an owner who says so gets ``domain``, which protects nobody within the Domain."""
     fresh_budget: bool = False
-    """Only sent: open a budget although another dataset with the same content has one. The same records are then released
-    within both budgets, so what both allow adds up."""
+    """Only sent: open a budget although another dataset with the same content has one. The same records are then
+    released within both budgets, so what both allow adds up."""
 
 
 class BudgetInfo(msgspec.Struct, frozen=True):

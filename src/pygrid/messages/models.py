@@ -1,6 +1,7 @@
 """Messages about served models: what is said of one, and what its owner allows.
 
-The lists have the fields of the published interface (``success``, ``models``, ``model_size``, ``mpc``) and more beside them.
+The lists have the fields of the published interface (``success``, ``models``, ``model_size``, ``mpc``) and more beside
+them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Literal
 import msgspec
 
 ModelVisibility = Literal["listed", "public"]
-"""Who may know of a model: everybody with an account on its Domain, or everybody, through the Networks of the Domain too."""
+"""Who may know of a model: everybody with an account on its Domain, or everybody, through the Networks of the Domain
+too.
+"""
 
 
 class PortInfo(msgspec.Struct, frozen=True):

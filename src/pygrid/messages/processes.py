@@ -9,8 +9,8 @@ import msgspec
 
 
 class HostRequest(msgspec.Struct):
-    """The ``config`` part of hosting (multipart form): the other parts are ``model`` (safetensors bytes), one ``plan:NAME`` for
-    each plan, and at most one ``averaging_plan``.
+    """The ``config`` part of hosting (multipart form): the other parts are ``model`` (safetensors bytes), one
+    ``plan:NAME`` for each plan, and at most one ``averaging_plan``.
 
     ``client_config`` needs ``name`` and ``version``; the rest of it is passed through to clients. ``server_config``:
     `pygrid.core.process_config.ServerConfig`.
@@ -161,7 +161,10 @@ class ProcessInfo(msgspec.Struct):
 
 
 class Event(msgspec.Struct):
-    """One change in the life of a process, as sent by the event stream (SSE: ``id``, ``event`` = kind, ``data`` = this)."""
+    """One change in the life of a process, as sent by the event stream (SSE:
+
+    ``id``, ``event`` = kind, ``data`` = this).
+    """
 
     id: int
     kind: Literal[

@@ -1,11 +1,15 @@
-"""What a Network says to who calls a Domain through it, before any byte goes to the Domain; and of them, to the Domain."""
+"""What a Network says to who calls a Domain through it, before any byte goes to the Domain; and of them, to the
+Domain.
+"""
 
 from __future__ import annotations
 
 from pygrid.errors import NotFound, PygridError, TooManyRequests, Unauthenticated, Unavailable
 
 RELAYED = "relayed:"
-"""Before the address of a caller that came through a Network: what the Network says of them, which is no more than hearsay."""
+"""Before the address of a caller that came through a Network: what the Network says of them, which is no more than
+hearsay.
+"""
 
 DOMAIN_NOT_FOUND = "domain_not_found"
 """No accepted Domain has this name."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import FORMAT, Manifest
 from pygrid.plans.text import one_line
@@ -107,7 +108,9 @@ class Plan:
         except KeyError:
             there = ", ".join(self.manifest.graphs) or "none"
             raise InvalidPlan(
-                f"plan {self.manifest.name!r} has no graph {name!r}; it has {there}", code="plan_graph_missing", graph=name
+                f"plan {self.manifest.name!r} has no graph {name!r}; it has {there}",
+                code=codes.PLAN_GRAPH_MISSING,
+                graph=name,
             ) from None
 
     @property
@@ -132,14 +135,14 @@ def build_archive(manifest: Manifest, graphs: Mapping[str, bytes], source: str) 
 
 
 def _malformed(detail: str) -> InvalidPlan:
-    return InvalidPlan(detail, code="plan_malformed")
+    return InvalidPlan(detail, code=codes.PLAN_MALFORMED)
 
 
 def _refuse_size(size: int) -> bytes:
     raise InvalidPlan(
         f"the plan file has {size:,} bytes or more; at most {MAX_PLAN_BYTES:,} are allowed. Weights belong in the "
         "checkpoint, not in the plan",
-        code="plan_too_large",
+        code=codes.PLAN_TOO_LARGE,
     )
 
 
@@ -204,7 +207,7 @@ def _read_manifest(data: bytes) -> Manifest:
     if manifest.format != FORMAT:
         raise InvalidPlan(
             f"the plan is in format {manifest.format}; this version of pygrid reads format {FORMAT}",
-            code="plan_format_unknown",
+            code=codes.PLAN_FORMAT_UNKNOWN,
         )
     return manifest
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, InvalidPlan, NonFinite
 from pygrid.plans.archive import Plan
 from pygrid.plans.manifest import NUM_DIFFS, Manifest
@@ -31,7 +32,9 @@ class AveragingRunner:
 
     def __init__(self, plan: Plan, *, num_threads: int = 1) -> None:
         if plan.manifest.kind != "averaging":
-            raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code="plan_kind")
+            raise InvalidPlan(
+                f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code=codes.PLAN_KIND
+            )
         self.plan = plan
         self._session = Session(plan.graph("average"), name="average", num_threads=num_threads)
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan, PygridError, Unavailable, from_problem
 from pygrid.plans.archive import Plan
 from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
@@ -67,7 +68,9 @@ def run_averaging_in_child(
 
     plan = Plan.from_bytes(plan_data)
     if plan.manifest.kind != "averaging":
-        raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code="plan_kind")
+        raise InvalidPlan(
+            f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code=codes.PLAN_KIND
+        )
     spec = averaging_spec(plan.manifest)
     model_bytes = sum(4 * int(np.prod(shape, dtype=np.int64)) for _, shape in spec.values())
     work = _Work([(os.path.abspath(ref.path), ref.offset, ref.length) for ref in diffs])
@@ -82,7 +85,9 @@ def run_averaging_in_child(
     )
     if answer[:1] == _BAD:
         cause = from_problem(msgspec.json.decode(answer[1:], type=dict))
-        raise InvalidPlan(f"the averaging plan {plan.manifest.name!r} failed: {cause.detail}", code=CODE, cause=cause.code)
+        raise InvalidPlan(
+            f"the averaging plan {plan.manifest.name!r} failed: {cause.detail}", code=CODE, cause=cause.code
+        )
     return _checked(plan, spec, answer)
 
 

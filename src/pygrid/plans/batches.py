@@ -73,7 +73,9 @@ class Batches:
         size = self.num_examples or 0
         order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size) if shuffle else None
         for begin in range(0, size, self.batch_size):
-            rows: Any = slice(begin, begin + self.batch_size) if order is None else order[begin : begin + self.batch_size]
+            rows: Any = (
+                slice(begin, begin + self.batch_size) if order is None else order[begin : begin + self.batch_size]
+            )
             yield convert(self.manifest.data, {name: array[rows] for name, array in self.arrays.items()})
 
     def _checked(self, batch: Mapping[str, Any]) -> Batch:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, Call, ShapeRefused, Value, array_value
 from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
@@ -141,14 +142,14 @@ class _Worker:
         if operator is None:
             raise InvalidPlan(
                 f"graph {self.name!r}, {label}: operator {node.op_type[:80]!r} is not part of plans",
-                code="plan_operator_forbidden",
+                code=codes.PLAN_OPERATOR_FORBIDDEN,
                 graph=self.name,
             )
         missing = [name for name in node.input if name and name not in self.values]
         if missing:
             raise InvalidPlan(
                 f"graph {self.name!r}, {label}: no earlier node makes input {missing[0][:80]!r}",
-                code="plan_graph_invalid",
+                code=codes.PLAN_GRAPH_INVALID,
                 graph=self.name,
             )
         names = tuple(node.output)
@@ -160,7 +161,9 @@ class _Worker:
             if len(outputs) < len([name for name in names if name]):
                 raise ShapeRefused(f"it has {len(names)} outputs; plans use at most {len(outputs)} of this operator")
         except ShapeRefused as error:
-            raise InvalidPlan(f"graph {self.name!r}, {label}: {error}", code="plan_shape_refused", graph=self.name) from error
+            raise InvalidPlan(
+                f"graph {self.name!r}, {label}: {error}", code=codes.PLAN_SHAPE_REFUSED, graph=self.name
+            ) from error
         made = tuple((name, value) for name, value in zip(names, outputs, strict=False) if name)
         for name, value in made:
             # Kernels are little tested with empty tensors, so empty tensors are refused; a shape can be the empty list.
@@ -168,12 +171,14 @@ class _Worker:
                 shape = [str(size) for size in value.shape]
                 raise InvalidPlan(
                     f"graph {self.name!r}, {label}: makes an empty tensor, {shape}, for some batch size",
-                    code="plan_shape_refused",
+                    code=codes.PLAN_SHAPE_REFUSED,
                     graph=self.name,
                 )
             if name in self.values:
                 raise InvalidPlan(
-                    f"graph {self.name!r}, {label}: {name[:80]!r} is made twice", code="plan_graph_invalid", graph=self.name
+                    f"graph {self.name!r}, {label}: {name[:80]!r} is made twice",
+                    code=codes.PLAN_GRAPH_INVALID,
+                    graph=self.name,
                 )
             self._check_size(label, value)
             self.values[name] = value
@@ -195,7 +200,7 @@ class _Worker:
             raise InvalidPlan(
                 f"graph {self.name!r}, {label}: makes a tensor of {num_bytes:,} bytes at the largest batch "
                 f"({self.max_n}); {self.max_tensor_bytes:,} are allowed. Try a smaller max_batch_size",
-                code="plan_tensor_too_large",
+                code=codes.PLAN_TENSOR_TOO_LARGE,
                 graph=self.name,
             )
 
@@ -245,13 +250,15 @@ def tensor_value(graph: str, tensor: onnx.TensorProto) -> Value:
         return array_value(_to_array(tensor))
     except ShapeRefused as error:
         raise InvalidPlan(
-            f"graph {graph!r}, constant {tensor.name[:80]!r}: {error}", code="plan_dtype_forbidden", graph=graph
+            f"graph {graph!r}, constant {tensor.name[:80]!r}: {error}", code=codes.PLAN_DTYPE_FORBIDDEN, graph=graph
         ) from error
 
 
 def _to_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     if tensor.data_type not in ELEMENT_TYPES:
-        raise ShapeRefused(f"element type {tensor.data_type} is not allowed; plans use {', '.join(ELEMENT_TYPES.values())}")
+        raise ShapeRefused(
+            f"element type {tensor.data_type} is not allowed; plans use {', '.join(ELEMENT_TYPES.values())}"
+        )
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, OverflowError) as error:
@@ -264,7 +271,7 @@ def _input_value(graph: str, info: onnx.ValueInfoProto) -> Value:
         raise InvalidPlan(
             f"graph {graph!r}, input {info.name[:80]!r}: element type {tensor.elem_type} is not allowed; plans use "
             f"{', '.join(ELEMENT_TYPES.values())}",
-            code="plan_dtype_forbidden",
+            code=codes.PLAN_DTYPE_FORBIDDEN,
             graph=graph,
         )
     shape: tuple[Size, ...] = tuple(SYMBOL if dim.dim_param else int(dim.dim_value) for dim in tensor.shape.dim)

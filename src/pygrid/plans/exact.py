@@ -59,7 +59,9 @@ class ExactSession:
         self._session = load(graph, options, name=name)
         self._rowwise = {port.name for port in inputs if port.shape and isinstance(port.shape[0], str)}
         self.inputs: Mapping[str, Array] = {
-            port.name: aligned_zeros(tuple(max_rows if isinstance(size, str) else size for size in port.shape), port.dtype)
+            port.name: aligned_zeros(
+                tuple(max_rows if isinstance(size, str) else size for size in port.shape), port.dtype
+            )
             for port in inputs
         }
         """The buffer of each input: ``[max_rows, ...]`` or the fixed shape. Write to them before `run`."""

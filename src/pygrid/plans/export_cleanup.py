@@ -24,6 +24,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import NodeProto, helper, numpy_helper
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 
 Constants = dict[str, npt.NDArray[Any]]
@@ -42,7 +43,7 @@ def tidy_model(data: bytes) -> bytes:
     try:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise InvalidPlan("this is not an ONNX model", code="plan_graph_invalid") from error
+        raise InvalidPlan("this is not an ONNX model", code=codes.PLAN_GRAPH_INVALID) from error
     model.DiscardUnknownFields()
     _write_out(model)
     _strip(model)
@@ -123,7 +124,9 @@ class _Writer:
             inferred = onnx.shape_inference.infer_shapes(self._model).graph
             infos = (*inferred.input, *inferred.value_info, *inferred.output)
             self._ranks = {
-                info.name: len(info.type.tensor_type.shape.dim) for info in infos if info.type.tensor_type.HasField("shape")
+                info.name: len(info.type.tensor_type.shape.dim)
+                for info in infos
+                if info.type.tensor_type.HasField("shape")
             }
         return self._ranks.get(name)
 

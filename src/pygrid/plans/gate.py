@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import MAX_PLAN_BYTES, Plan
 from pygrid.plans.manifest import Graph, Manifest
@@ -110,13 +111,14 @@ def check(data: bytes, limits: GateLimits | None = None) -> GateReport:
     check_manifest(manifest)
     if manifest.opset != OPSET:
         raise InvalidPlan(
-            f"the plan is for opset {manifest.opset}; opset {OPSET} is supported", code="plan_version_unsupported"
+            f"the plan is for opset {manifest.opset}; opset {OPSET} is supported", code=codes.PLAN_VERSION_UNSUPPORTED
         )
     models = {name: read_graph(name, plan.graph(name), manifest.graphs[name]) for name in manifest.graphs}
     num_nodes = sum(len(model.graph.node) for model in models.values())
     if num_nodes > limits.max_nodes:
         raise InvalidPlan(
-            f"the plan has {num_nodes:,} nodes; at most {limits.max_nodes:,} are allowed", code="plan_too_many_nodes"
+            f"the plan has {num_nodes:,} nodes; at most {limits.max_nodes:,} are allowed",
+            code=codes.PLAN_TOO_MANY_NODES,
         )
     return _report(plan, models, limits)
 
@@ -154,7 +156,9 @@ def check_in_child(data: bytes, limits: GateLimits | None = None, *, child: Chil
     raise InvalidPlan(reply.detail, code=reply.code, **reply.fields)
 
 
-async def check_async(data: bytes, limits: GateLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS) -> GateReport:
+async def check_async(
+    data: bytes, limits: GateLimits | None = None, *, child: ChildLimits = _CHILD_LIMITS
+) -> GateReport:
     """As `check_in_child`, without blocking the event loop."""
     return await asyncio.to_thread(check_in_child, data, limits, child=child)
 
@@ -169,7 +173,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def _failed(why: str) -> InvalidPlan:
-    return InvalidPlan(f"the plan could not be checked within the limits: {why}", code="plan_check_failed")
+    return InvalidPlan(f"the plan could not be checked within the limits: {why}", code=codes.PLAN_CHECK_FAILED)
 
 
 def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateReport:
@@ -190,7 +194,7 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
             raise InvalidPlan(
                 f"the constants of the plan's graphs have more than {limits.max_constant_bytes:,} bytes together; move "
                 "weights to the model, which is an input",
-                code="plan_constants_too_large",
+                code=codes.PLAN_CONSTANTS_TOO_LARGE,
             )
         analysis = analyse(model.graph, name=name, max_n=max_n, max_tensor_bytes=limits.max_tensor_bytes)
         check_outputs(analysis, manifest.graphs[name])
@@ -200,7 +204,14 @@ def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateRepor
         fixed, per_example = analysis.flops_split()
         largest, largest_bytes = analysis.largest(max_n)
         graphs[name] = GraphReport(
-            len(model.graph.node), analysis.operators, fixed, per_example, peak, largest, largest_bytes, num_constant_bytes
+            len(model.graph.node),
+            analysis.operators,
+            fixed,
+            per_example,
+            peak,
+            largest,
+            largest_bytes,
+            num_constant_bytes,
         )
         if analysis.value_dependent_time:
             slow.append(name)

@@ -21,6 +21,8 @@ def resolve_hyper(manifest: Manifest, given: Mapping[str, float] | None) -> dict
             raise InvalidInput(f"the plan has no hyperparameter {name!r}; it has {known}", hyper=name)
         bounds = manifest.hyper[name]
         if not bounds.min <= value <= bounds.max:
-            raise InvalidInput(f"hyperparameter {name!r} is {value}; the plan allows {bounds.min} to {bounds.max}", hyper=name)
+            raise InvalidInput(
+                f"hyperparameter {name!r} is {value}; the plan allows {bounds.min} to {bounds.max}", hyper=name
+            )
         values[name] = float(value)
     return values

@@ -97,7 +97,9 @@ def judge_rows(graph: Analysis) -> Verdict:
     counts: set[str] = set()
     for step in graph.steps:
         counting = [index for index, name in enumerate(step.input_names) if name in counts]
-        if step.call.op_type in ("Shape", "Size") or (counting and all(places[name] == FREE for name in step.output_names)):
+        if step.call.op_type in ("Shape", "Size") or (
+            counting and all(places[name] == FREE for name in step.output_names)
+        ):
             counts.update(step.output_names)
         elif counting and (step.call.op_type not in ("Reshape", "Expand") or counting != [1]):
             return Verdict(False, f"{step.label} computes with the batch size")
@@ -280,7 +282,11 @@ def _conv(call: Call, places: Sequence[Place], output: Value) -> Place:
         return x if x.axis == 0 else SUM if x.axis == 1 and plain else _UNKNOWN
     if isinstance(w, Rows) and x == FREE:
         return (
-            SUM if w.axis == in_axis and plain else Rows(1, w.outer, w.inner) if w.axis == 1 - in_axis and plain else _UNKNOWN
+            SUM
+            if w.axis == in_axis and plain
+            else Rows(1, w.outer, w.inner)
+            if w.axis == 1 - in_axis and plain
+            else _UNKNOWN
         )
     if isinstance(x, Rows) and isinstance(w, Rows):
         same = x.axis == 1 and w.axis == in_axis and (x.outer, x.inner) == (w.outer, w.inner)

@@ -87,7 +87,9 @@ def describe(plan: Plan, report: GateReport) -> Description:
         outputs=_outputs(manifest, report),
         bytes_out=report.model_bytes,
         bytes_in_per_example=sum(_item_bytes(port.dtype) * math.prod(port.shape) for port in manifest.data.values()),
-        operators={name: (counts[name], OPERATORS[name].summary) for name in sorted(counts, key=lambda n: (-counts[n], n))},
+        operators={
+            name: (counts[name], OPERATORS[name].summary) for name in sorted(counts, key=lambda n: (-counts[n], n))
+        },
         costs={
             name: Cost(graph.num_nodes, graph.flops_fixed, graph.flops_per_example, graph.peak_bytes)
             for name, graph in report.graphs.items()
@@ -142,7 +144,9 @@ def _outputs(manifest: Manifest, report: GateReport) -> tuple[Column, ...]:
     if "grads" in manifest.graphs:
         rows.append(Column("gradients", size, "in a private job clipped, summed and noised before they leave"))
     for name, how in manifest.metrics.items():
-        rows.append(Column(f"metric {name}", "float32 number", "mean over examples" if how == "mean" else "sum over batches"))
+        rows.append(
+            Column(f"metric {name}", "float32 number", "mean over examples" if how == "mean" else "sum over batches")
+        )
     return tuple(rows)
 
 

@@ -474,7 +474,12 @@ def _reduce(fold: Fold | None = None) -> Infer:
         keep = bool(call.attribute("keepdims", 1))
         shape = _drop(value.shape, axes, keep)
         known = None
-        if fold is not None and value.known is not None and value.dtype in _INT_LIMITS and len(axes) == value.known.ndim:
+        if (
+            fold is not None
+            and value.known is not None
+            and value.dtype in _INT_LIMITS
+            and len(axes) == value.known.ndim
+        ):
             total = fold(list(value.known.reshape(-1)))
             known = None if total is None else np.full([1] * len(shape), total, dtype=object)
         return [_checked(call, Value(value.dtype, shape, known))]
@@ -526,7 +531,11 @@ def _expand(call: Call) -> list[Value]:
     value = call.get(0)
     shape = broadcast(value.shape, _shape_from(call.known(1)))
     known = None
-    if value.known is not None and all(isinstance(size, int) for size in shape) and bound(math.prod(shape), 1) <= MAX_KNOWN:
+    if (
+        value.known is not None
+        and all(isinstance(size, int) for size in shape)
+        and bound(math.prod(shape), 1) <= MAX_KNOWN
+    ):
         known = np.broadcast_to(value.known, [int(size) for size in shape if isinstance(size, int)])
     return [Value(value.dtype, shape, known)]
 

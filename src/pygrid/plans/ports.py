@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import BATCH, NUM_DIFFS, Manifest, Port
 
@@ -85,12 +86,16 @@ def _check_values(manifest: Manifest) -> None:
 
 def _check_port(graph: str, port: Port) -> None:
     if not _NAME.fullmatch(port.name) or any(part in (".", "..") for part in port.name.split("/")):
-        raise _ports(graph, f"has a port named {port.name[:80]!r}; names are words of letters, digits, _ . - joined by /")
+        raise _ports(
+            graph, f"has a port named {port.name[:80]!r}; names are words of letters, digits, _ . - joined by /"
+        )
     symbol = NUM_DIFFS if graph == "average" else BATCH
     for axis, size in enumerate(port.shape):
         symbolic = isinstance(size, str)
         if symbolic and (axis != 0 or size != symbol):
-            raise _ports(graph, f"port {port.name!r} has size {str(size)[:40]!r}; only the first may be symbolic, {symbol!r}")
+            raise _ports(
+                graph, f"port {port.name!r} has size {str(size)[:40]!r}; only the first may be symbolic, {symbol!r}"
+            )
         if not symbolic and int(size) < 0:
             raise _ports(graph, f"port {port.name!r} has a negative size")
 
@@ -231,8 +236,8 @@ def _under(ports: Ports, prefix: str) -> dict[str, Port]:
 
 
 def _invalid(detail: str) -> InvalidPlan:
-    return InvalidPlan(f"the manifest is not valid: {detail}", code="plan_manifest_invalid")
+    return InvalidPlan(f"the manifest is not valid: {detail}", code=codes.PLAN_MANIFEST_INVALID)
 
 
 def _ports(graph: str, detail: str) -> InvalidPlan:
-    return InvalidPlan(f"graph {graph!r} {detail}", code="plan_ports_invalid", graph=graph)
+    return InvalidPlan(f"graph {graph!r} {detail}", code=codes.PLAN_PORTS_INVALID, graph=graph)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, InvalidPlan, ShapeMismatch, Unavailable
 from pygrid.plans.archive import Plan
 from pygrid.plans.batches import Batch, Batches, Data, batch_length, check_arrays, convert, draw_noise, noise_generator
@@ -94,7 +95,9 @@ class Runner:
             InvalidPlan: the plan is of another kind (``plan_kind``).
         """
         if plan.manifest.kind != "training":
-            raise InvalidPlan(f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not training", code="plan_kind")
+            raise InvalidPlan(
+                f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not training", code=codes.PLAN_KIND
+            )
         self.plan = plan
         self.num_threads = num_threads
         self._loaded: dict[str, _Loaded] = {}
@@ -227,7 +230,9 @@ class Runner:
                 raise InvalidInput(f"a group has {len(rows)} examples; this plan takes 1 to {manifest.max_batch_size}")
             batch = convert(manifest.data, {name: array[rows] for name, array in arrays.items()})
             outputs = graph.run(feed, batch, noise)
-            yield Gradients({name: outputs[position] for position, name in graph.grads}, graph.read_metrics(outputs), len(rows))
+            yield Gradients(
+                {name: outputs[position] for position, name in graph.grads}, graph.read_metrics(outputs), len(rows)
+            )
 
     def terminate(self) -> None:
         """End the current run before its next operator, from another thread; the runner cannot be used afterwards."""
@@ -280,7 +285,9 @@ class _Loaded:
         outputs = tuple(port.name for port in entry.outputs)
 
         def under(prefix: str) -> tuple[tuple[int, str], ...]:
-            return tuple((i, output.removeprefix(prefix)) for i, output in enumerate(outputs) if output.startswith(prefix))
+            return tuple(
+                (i, output.removeprefix(prefix)) for i, output in enumerate(outputs) if output.startswith(prefix)
+            )
 
         taken = {port.name for port in entry.inputs}
         return cls(
@@ -341,7 +348,8 @@ def check_params(spec: Mapping[str, tuple[str, tuple[int, ...]]], params: Mappin
         array = params[name]
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(
-                f"array {name!r} of the model is {array.dtype} {list(array.shape)}; the plan takes {dtype} {list(shape)}",
+                f"array {name!r} of the model is {array.dtype} {list(array.shape)}; the plan takes {dtype} "
+                f"{list(shape)}",
                 array=name,
             )
     for name in params:
@@ -360,7 +368,9 @@ def _total_updates(batches: Batches, epochs: int, max_updates: int | None) -> in
     return max_updates if total is None else min(total, max_updates)
 
 
-def _schedule(batches: Batches, epochs: int, seed: int, shuffle: bool) -> Iterator[tuple[int, Batch, np.random.Generator]]:
+def _schedule(
+    batches: Batches, epochs: int, seed: int, shuffle: bool
+) -> Iterator[tuple[int, Batch, np.random.Generator]]:
     """Every batch of a run, with its epoch and the generator of that epoch's noise."""
     for epoch in range(epochs):
         noise = noise_generator(seed, epoch)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan, Unavailable
 from pygrid.plans.archive import Plan
 from pygrid.plans.manifest import Manifest, Port
@@ -67,7 +68,7 @@ def selftest_loss(plan: Plan, batch_size: int, *, num_threads: int = 1) -> float
         InvalidPlan: the plan is of kind averaging, or its graph failed in the run.
     """
     if plan.manifest.kind != "training":
-        raise InvalidPlan("an averaging plan has no self-test", code="plan_kind")
+        raise InvalidPlan("an averaging plan has no self-test", code=codes.PLAN_KIND)
     graph = selftest_graph(plan.manifest)
     session = Session(plan.graph(graph), name=graph, num_threads=num_threads)
     return float(session.run(["metrics/loss"], selftest_inputs(plan.manifest, batch_size))[0])
@@ -88,7 +89,7 @@ def run_selftest(plan: Plan, *, num_threads: int = 1) -> SelfTest | None:
         raise Unavailable(
             f"plan {plan.manifest.name!r} computes a wrong result on this machine: the loss of its self-test is "
             f"{loss:.6g}, expected {vector.loss:.6g}. The runtime on this machine cannot be used for it",
-            code="selftest_failed",
+            code=codes.SELFTEST_FAILED,
         )
     return result
 

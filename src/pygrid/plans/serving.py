@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.plans.operators import ITEM_BYTES, OPSET
@@ -110,7 +111,9 @@ def check_model(data: bytes, max_batch_size: int, limits: ServingLimits) -> Serv
     model = _parse(data)
     graph = model.graph
     if len(graph.node) > limits.max_nodes:
-        raise _refused(f"has {len(graph.node):,} nodes; at most {limits.max_nodes:,} are allowed", "plan_too_many_nodes")
+        raise _refused(
+            f"has {len(graph.node):,} nodes; at most {limits.max_nodes:,} are allowed", "plan_too_many_nodes"
+        )
     inputs = _input_ports(graph)
     analysis = analyse(graph, name=_NAME, max_n=max_batch_size, max_tensor_bytes=limits.max_tensor_bytes)
     outputs = _output_ports(analysis)
@@ -225,7 +228,9 @@ def _input_ports(graph: onnx.GraphProto) -> tuple[Port, ...]:
         ports.append(_named(port.name, port.dtype, port.shape))
     if len(symbols) > 1:
         names = ", ".join(repr(symbol[:40]) for symbol in sorted(symbols))
-        raise _refused(f"has several open sizes ({names}); only one, the number of examples, may be open", "plan_ports_invalid")
+        raise _refused(
+            f"has several open sizes ({names}); only one, the number of examples, may be open", "plan_ports_invalid"
+        )
     return _checked(ports, "inputs")
 
 
@@ -280,4 +285,4 @@ def _refused(detail: str, code: str) -> InvalidPlan:
 
 
 def _failed(why: str) -> InvalidPlan:
-    return InvalidPlan(f"the model could not be checked within the limits: {why}", code="plan_check_failed")
+    return InvalidPlan(f"the model could not be checked within the limits: {why}", code=codes.PLAN_CHECK_FAILED)

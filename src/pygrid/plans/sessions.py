@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidPlan, Unavailable
 from pygrid.plans.text import one_line
 
@@ -60,13 +61,15 @@ def load(graph: bytes, options: Any, *, name: str) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         raise InvalidPlan(
-            f"ONNX Runtime cannot load graph {name!r}: {one_line(str(error))}", code="plan_load_failed", graph=name
+            f"ONNX Runtime cannot load graph {name!r}: {one_line(str(error))}", code=codes.PLAN_LOAD_FAILED, graph=name
         ) from error
 
 
 def run_failed(name: str, error: Exception) -> InvalidPlan:
     """The error for a run that failed on its inputs (``plan_run_failed``)."""
-    return InvalidPlan(f"graph {name!r} failed while it ran: {one_line(str(error))}", code="plan_run_failed", graph=name)
+    return InvalidPlan(
+        f"graph {name!r} failed while it ran: {one_line(str(error))}", code=codes.PLAN_RUN_FAILED, graph=name
+    )
 
 
 class Session:
@@ -97,10 +100,12 @@ class Session:
         try:
             return list(self._session.run(outputs, feed, self._run_options))
         except MemoryError as error:
-            raise Unavailable(f"graph {self._name!r} needs more memory than is free", code="out_of_memory") from error
+            raise Unavailable(
+                f"graph {self._name!r} needs more memory than is free", code=codes.OUT_OF_MEMORY
+            ) from error
         except ORT_ERRORS as error:
             if self._terminated:
-                raise Unavailable("the run was cancelled", code="run_cancelled") from error
+                raise Unavailable("the run was cancelled", code=codes.RUN_CANCELLED) from error
             raise run_failed(self._name, error) from error
 
     def terminate(self) -> None:

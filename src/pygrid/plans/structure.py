@@ -16,12 +16,23 @@ from pygrid.plans.text import one_line
 
 _FIELDS: dict[str, frozenset[str]] = {
     "ModelProto": frozenset(
-        {"ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string", "graph"}
+        {
+            "ir_version",
+            "opset_import",
+            "producer_name",
+            "producer_version",
+            "domain",
+            "model_version",
+            "doc_string",
+            "graph",
+        }
     ),
     "GraphProto": frozenset({"node", "name", "initializer", "doc_string", "input", "output"}),
     "NodeProto": frozenset({"input", "output", "name", "op_type", "domain", "attribute", "doc_string"}),
     "AttributeProto": frozenset({"name", "type", "doc_string", "f", "i", "s", "t", "floats", "ints"}),
-    "TensorProto": frozenset({"dims", "data_type", "float_data", "int32_data", "int64_data", "name", "doc_string", "raw_data"}),
+    "TensorProto": frozenset(
+        {"dims", "data_type", "float_data", "int32_data", "int64_data", "name", "doc_string", "raw_data"}
+    ),
     "ValueInfoProto": frozenset({"name", "type", "doc_string"}),
     "TypeProto": frozenset({"tensor_type"}),
     "Tensor": frozenset({"elem_type", "shape"}),
@@ -171,7 +182,9 @@ def _check_node(name: str, index: int, node: onnx.NodeProto) -> None:
 
 def _check_ports(name: str, graph: onnx.GraphProto, entry: Graph) -> None:
     if len(graph.node) != entry.num_nodes:
-        raise _refused(name, f"has {len(graph.node)} nodes, but the manifest declares {entry.num_nodes}", "plan_ports_invalid")
+        raise _refused(
+            name, f"has {len(graph.node)} nodes, but the manifest declares {entry.num_nodes}", "plan_ports_invalid"
+        )
     inputs = {info.name for info in graph.input}
     for tensor in graph.initializer:
         if tensor.name in inputs:

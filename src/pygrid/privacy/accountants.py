@@ -32,6 +32,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.privacy.events import (
     ApproximateDp,
@@ -71,7 +72,7 @@ def curve(event: Event) -> Curve:
             return _pure(epsilon).copy()
         case ApproximateDp():
             raise InvalidInput(
-                "an (epsilon, delta) event has no Renyi curve; it is added by basic composition", code="no_curve"
+                "an (epsilon, delta) event has no Renyi curve; it is added by basic composition", code=codes.NO_CURVE
             )
         case _:
             assert_never(event)
@@ -138,7 +139,7 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, rounds: int, o
     if not is_enough(high):
         raise InvalidInput(
             f"{rounds} rounds cannot be ({epsilon}, {delta})-DP with any noise: ask for fewer, or for a larger epsilon",
-            code="unreachable_epsilon",
+            code=codes.UNREACHABLE_EPSILON,
         )
     if is_enough(low):
         return low
@@ -153,7 +154,7 @@ def index_of(order: float) -> int:
     try:
         return ORDERS.index(order)
     except ValueError:
-        raise InvalidInput(f"{order} is not one of the orders of a Renyi curve", code="unknown_order") from None
+        raise InvalidInput(f"{order} is not one of the orders of a Renyi curve", code=codes.UNKNOWN_ORDER) from None
 
 
 def display_epsilon(events: Iterable[Event], delta: float) -> float:
@@ -173,7 +174,7 @@ def display_epsilon(events: Iterable[Event], delta: float) -> float:
     except ImportError as error:
         raise Unavailable(
             "this figure needs the extra: pip install 'pygrid[privacy]'; budgets are enforced without it",
-            code="privacy_extra_missing",
+            code=codes.PRIVACY_EXTRA_MISSING,
         ) from error
     exact = {"value_discretization_interval": _DISPLAY_INTERVAL}
     total = distributions.identity(**exact)

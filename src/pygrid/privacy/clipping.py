@@ -37,6 +37,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.tensors.aligned import aligned_zeros
 
@@ -75,10 +76,10 @@ class Grid:
         """
         if not MIN_CLIP <= clip <= MAX_CLIP:
             raise InvalidInput(
-                f"the clipping bound is {clip}: use {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0", code="invalid_clip"
+                f"the clipping bound is {clip}: use {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0", code=codes.INVALID_CLIP
             )
         if not 1 <= size <= MAX_SIZE:
-            raise InvalidInput(f"a vector has {size} entries: use 1 to {MAX_SIZE}", code="invalid_size")
+            raise InvalidInput(f"a vector has {size} entries: use 1 to {MAX_SIZE}", code=codes.INVALID_SIZE)
         return cls(float(clip), max(_MIN_BITS, 4 + math.ceil(math.log2(size) / 2)))
 
     @property

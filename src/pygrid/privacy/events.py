@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.privacy.mechanisms import check_noise_multiplier
 
@@ -56,7 +57,7 @@ class PoissonSampledGaussian(msgspec.Struct, frozen=True, tag="poisson_sampled_g
             raise InvalidInput(
                 f"the sampling rate is {self.sampling_rate}: use a number above 0 and up to 1, such as "
                 "batch size / number of records",
-                code="invalid_sampling_rate",
+                code=codes.INVALID_SAMPLING_RATE,
             )
         check_noise_multiplier(self.noise_multiplier)
         _check_rounds(self.rounds)
@@ -113,13 +114,13 @@ def decode_events(text: str | bytes) -> tuple[Event, ...]:
     try:
         return tuple(_decoder.decode(text))
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"the privacy events cannot be read: {error}", code="invalid_event") from error
+        raise InvalidInput(f"the privacy events cannot be read: {error}", code=codes.INVALID_EVENT) from error
 
 
 def check_epsilon(epsilon: float) -> None:
     """Check that epsilon is a number from 1e-6 to 1000. Raises InvalidInput: ``invalid_epsilon``."""
     if not (_is_number(epsilon) and 1e-6 <= epsilon <= 1000.0):
-        raise InvalidInput(f"epsilon is {epsilon}: use 1e-6 to 1000; 0.1 to 8 is common", code="invalid_epsilon")
+        raise InvalidInput(f"epsilon is {epsilon}: use 1e-6 to 1000; 0.1 to 8 is common", code=codes.INVALID_EPSILON)
 
 
 def check_delta(delta: float) -> None:
@@ -127,7 +128,7 @@ def check_delta(delta: float) -> None:
     if not (_is_number(delta) and MIN_DELTA <= delta < 1.0):
         raise InvalidInput(
             f"delta is {delta}: use {MIN_DELTA:g} or more, and well below 1 / (number of records), such as 1e-6",
-            code="invalid_delta",
+            code=codes.INVALID_DELTA,
         )
 
 
@@ -137,4 +138,4 @@ def _is_number(value: Any) -> bool:
 
 def _check_rounds(rounds: int) -> None:
     if not 1 <= rounds <= MAX_ROUNDS:
-        raise InvalidInput(f"the number of rounds is {rounds}: use 1 to {MAX_ROUNDS}", code="invalid_rounds")
+        raise InvalidInput(f"the number of rounds is {rounds}: use 1 to {MAX_ROUNDS}", code=codes.INVALID_ROUNDS)

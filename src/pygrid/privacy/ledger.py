@@ -26,6 +26,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.privacy.accountants import (
     WHOLE_ORDERS,
@@ -145,7 +146,7 @@ def open_cap(
     if not (0.0 <= basic_epsilon < epsilon and 0.0 <= basic_delta < delta):
         raise InvalidInput(
             f"the basic part ({basic_epsilon}, {basic_delta}) must be smaller than the budget ({epsilon}, {delta})",
-            code="invalid_basic_part",
+            code=codes.INVALID_BASIC_PART,
         )
     order = choose_order(epsilon - basic_epsilon, delta - basic_delta, use)
     return Cap(float(epsilon), float(delta), order, float(basic_epsilon), float(basic_delta))
@@ -162,7 +163,7 @@ def check_delta_for(delta: float, num_records: int) -> None:
     if delta > most:
         raise InvalidInput(
             f"delta is {delta:g}, too large for {num_records:,} records: use at most 1 / (10 records), {most:.2g}",
-            code="invalid_delta",
+            code=codes.INVALID_DELTA,
         )
 
 
@@ -190,7 +191,9 @@ def choose_order(epsilon: float, delta: float, use: Use) -> int:
         InvalidInput: ``budget_too_small``.
     """
     yardstick = curve(PoissonSampledGaussian(0.01, 1.0, 1) if use is Use.TRAINING else Gaussian(10.0))
-    num_rounds = {order: divergence_within(epsilon, delta, order) / yardstick[index_of(order)] for order in WHOLE_ORDERS}
+    num_rounds = {
+        order: divergence_within(epsilon, delta, order) / yardstick[index_of(order)] for order in WHOLE_ORDERS
+    }
     best = max(num_rounds, key=lambda order: num_rounds[order])
     if num_rounds[best] <= 0.0:
         raise _too_small(epsilon, delta, "")
@@ -265,5 +268,5 @@ def _fits(spent: float, cost: float, allowed: float) -> bool:
 def _too_small(epsilon: float, delta: float, where: str) -> InvalidInput:
     return InvalidInput(
         f"a budget of epsilon {epsilon} at delta {delta} allows no charge{where}: choose a larger budget",
-        code="budget_too_small",
+        code=codes.BUDGET_TOO_SMALL,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, ShapeMismatch
 from pygrid.privacy.clipping import ClippedSum, Grid
 from pygrid.privacy.noise import DiscreteGaussian, SecretBits
@@ -67,7 +68,8 @@ class GaussianSum:
         total = self._open()
         if rows.ndim != 2 or rows.shape[1] != self.size or rows.dtype.kind != "f":
             raise ShapeMismatch(
-                f"contributions must be floating-point of {self.size} entries each, these are {rows.dtype} {rows.shape[1:]}",
+                f"contributions must be floating-point of {self.size} entries each, these are {rows.dtype} "
+                f"{rows.shape[1:]}",
                 expected=[self.size],
             )
         self._take_room(len(rows))
@@ -103,7 +105,7 @@ class GaussianSum:
 
     def _take_room(self, num_rows: int) -> None:
         if num_rows > self._room:
-            raise InvalidInput("too many contributions for one sum; make another", code="too_many_contributions")
+            raise InvalidInput("too many contributions for one sum; make another", code=codes.TOO_MANY_CONTRIBUTIONS)
         self._room -= num_rows
 
     def _open(self) -> ClippedSum:
@@ -117,5 +119,5 @@ def check_noise_multiplier(noise_multiplier: float) -> None:
     if not (math.isfinite(noise_multiplier) and 0.01 <= noise_multiplier <= 10_000):
         raise InvalidInput(
             f"the noise multiplier is {noise_multiplier}: use 0.01 to 10000, for training about 1",
-            code="invalid_noise_multiplier",
+            code=codes.INVALID_NOISE_MULTIPLIER,
         )

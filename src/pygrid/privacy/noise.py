@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 Int64 = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ class SecretBits:
             InvalidInput: the probability is not from 0 to 1.
         """
         if not 0.0 <= probability <= 1.0:
-            raise InvalidInput(f"the sampling rate is {probability}: use 0 to 1", code="invalid_sampling_rate")
+            raise InvalidInput(f"the sampling rate is {probability}: use 0 to 1", code=codes.INVALID_SAMPLING_RATE)
         if probability == 1.0:
             return np.ones(count, np.bool_)
         return self.words(count) < np.uint64(int(Decimal(probability) * 2**64))
@@ -136,7 +137,7 @@ class DiscreteGaussian:
 
     def __init__(self, sigma: float, bits: SecretBits | None = None) -> None:
         if not 0.0 < sigma <= MAX_SIGMA:  # also rejects NaN
-            raise InvalidInput(f"sigma is {sigma}: use a number above 0 and up to 2^40", code="invalid_sigma")
+            raise InvalidInput(f"sigma is {sigma}: use a number above 0 and up to 2^40", code=codes.INVALID_SIGMA)
         self.sigma = float(sigma)
         self._bits = bits or SecretBits()
 
@@ -156,7 +157,7 @@ class DiscreteGaussian:
             InvalidInput: the values are not 64-bit integers. Noise on rounded numbers protects less than it claims.
         """
         if values.dtype != np.int64:
-            raise InvalidInput(f"integer noise needs int64 values, these are {values.dtype}", code="invalid_dtype")
+            raise InvalidInput(f"integer noise needs int64 values, these are {values.dtype}", code=codes.INVALID_DTYPE)
         return values + self.sample(values.size).reshape(values.shape)
 
 

@@ -1,10 +1,11 @@
 """The system calls that work in a sandbox keeps, as a program for the kernel's seccomp filter.
 
-An allow-list: what is not named here fails with EPERM. There is no call that opens, makes or looks up a file, makes a socket or
-a process, runs a program, traces, changes credentials or namespaces, or talks to a device. What is left computes on memory that
-is mapped already and on descriptors that are open already.
+An allow-list: what is not named here fails with EPERM. There is no call that opens, makes or looks up a file, makes a
+socket or a process, runs a program, traces, changes credentials or namespaces, or talks to a device. What is left
+computes on memory that is mapped already and on descriptors that are open already.
 
-Work that writes files keeps the few calls more that open, look up and remove one; which files, is for the other layers to say.
+Work that writes files keeps the few calls more that open, look up and remove one; which files, is for the other layers
+to say.
 
 Source: Linux, ``Documentation/userspace-api/seccomp_filter.rst``; numbers from ``asm/unistd.h`` of each machine.
 """
@@ -53,8 +54,8 @@ MACHINES = {
         0xC000003E,
         {
             "futex": 202, "read": 0, "write": 1, "munmap": 11, "madvise": 28, "brk": 12, "mremap": 25, "getrandom": 318,
-            "clock_gettime": 228, "clock_nanosleep": 230, "nanosleep": 35, "clock_getres": 229, "gettimeofday": 96, "time": 201,
-            "close": 3, "poll": 7, "ppoll": 271, "lseek": 8, "readv": 19, "writev": 20, "sched_yield": 24,
+            "clock_gettime": 228, "clock_nanosleep": 230, "nanosleep": 35, "clock_getres": 229, "gettimeofday": 96,
+            "time": 201, "close": 3, "poll": 7, "ppoll": 271, "lseek": 8, "readv": 19, "writev": 20, "sched_yield": 24,
             "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "sigaltstack": 131, "restart_syscall": 219,
             "getpid": 39, "gettid": 186, "getuid": 102, "getrusage": 98, "sched_getaffinity": 204, "getcpu": 309,
             "set_robust_list": 273, "rseq": 334, "membarrier": 324, "exit": 60, "exit_group": 231,
@@ -66,7 +67,8 @@ MACHINES = {
     "aarch64": Machine(
         0xC00000B7,
         {
-            "futex": 98, "read": 63, "write": 64, "munmap": 215, "madvise": 233, "brk": 214, "mremap": 216, "getrandom": 278,
+            "futex": 98, "read": 63, "write": 64, "munmap": 215, "madvise": 233, "brk": 214, "mremap": 216,
+            "getrandom": 278,
             "clock_gettime": 113, "clock_nanosleep": 115, "nanosleep": 101, "clock_getres": 114, "gettimeofday": 169,
             "close": 57, "ppoll": 73, "lseek": 62, "readv": 65, "writev": 66, "sched_yield": 124,
             "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139, "sigaltstack": 132, "restart_syscall": 128,
@@ -100,10 +102,14 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
     for number in (*machine.plain.values(), *(machine.writing.values() if writes else ())):
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     for name in ("mmap", "mprotect"):
-        program += _when(checked[name], [_argument(2), (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC), _refuse(errno.EPERM), _allow()])
+        program += _when(
+            checked[name], [_argument(2), (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC), _refuse(errno.EPERM), _allow()]
+        )
     program += _when(checked["tgkill"], [_argument(0), (_JUMP_EQUAL, 1, 0, pid), _refuse(errno.EPERM), _allow()])
     # Limits of the process itself may be read, not set: pid 0 and no new limit.
-    program += _when(checked["prlimit64"], [*_is_zero(_argument(0)), *_is_zero(_argument(2)), *_is_zero(_high(2)), _allow()])
+    program += _when(
+        checked["prlimit64"], [*_is_zero(_argument(0)), *_is_zero(_argument(2)), *_is_zero(_high(2)), _allow()]
+    )
     # The C library falls back to clone, whose flags a filter can see; those of clone3 lie in memory.
     program += _when(checked["clone3"], [_refuse(errno.ENOSYS)])
     if threads:
@@ -121,7 +127,9 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
         )
     if writes:
         # A second descriptor of an open file, as mapping it takes one; nothing else of what fcntl does.
-        program += _when(checked["fcntl"], [_argument(1), (_JUMP_EQUAL, 1, 0, _DUPLICATE), _refuse(errno.EPERM), _allow()])
+        program += _when(
+            checked["fcntl"], [_argument(1), (_JUMP_EQUAL, 1, 0, _DUPLICATE), _refuse(errno.EPERM), _allow()]
+        )
     program.append(_refuse(errno.EPERM))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 

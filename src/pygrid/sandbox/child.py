@@ -17,7 +17,9 @@ LENGTH_BYTES = 8
 _MAX_OPEN_FILES = 64
 
 
-def limit_this_process(arguments: Sequence[str], *, max_file_bytes: int | None = 0, num_files: int = _MAX_OPEN_FILES) -> None:
+def limit_this_process(
+    arguments: Sequence[str], *, max_file_bytes: int | None = 0, num_files: int = _MAX_OPEN_FILES
+) -> None:
     """In the child: apply the limits that `run_child` passed, before anything untrusted is read."""
     import resource
 

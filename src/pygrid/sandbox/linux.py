@@ -1,19 +1,21 @@
-"""Takes from this process everything that its work does not need, for good. ctypes and the kernel; no library, no rights.
+"""Takes from this process everything that its work does not need, for good. ctypes and the kernel; no library, no
+rights.
 
     namespaces    no network, no shared memory or host name of the machine (root, or where users may make namespaces)
     empty root    the file system is one empty folder, or the one that may be written to (likewise)
     user          a process of root becomes nobody; all capabilities go
     rlimits       address space, CPU time, no files to write, no core, no processes
-    Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel knows)
-    seccomp       the allow-list of `pygrid.sandbox.bpf`
+    Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel
+    knows) seccomp       the allow-list of `pygrid.sandbox.bpf`
 
-Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them. Work on
-a stranger's bytes is safe if seccomp holds and one of Landlock and the empty root does: system calls that could open a file are
-refused, and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless a weak sandbox is allowed.
+Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them.
+Work on a stranger's bytes is safe if seccomp holds and one of Landlock and the empty root does: system calls that could
+open a file are refused, and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless a
+weak sandbox is allowed.
 
-There are two kinds of work. `Limits` alone are for one that computes: it has its input in memory or mapped, and answers by a
-descriptor. With an `Output` it may also make, write and remove files in one folder; it reads its input from descriptors that
-are open already. It keeps its user, whose folder that is.
+There are two kinds of work. `Limits` alone are for one that computes: it has its input in memory or mapped, and answers
+by a descriptor. With an `Output` it may also make, write and remove files in one folder; it reads its input from
+descriptors that are open already. It keeps its user, whose folder that is.
 
 Source: man 2 unshare, setrlimit, capset, seccomp; ``Documentation/userspace-api/landlock.rst``.
 """
@@ -29,6 +31,7 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from pygrid import codes
 from pygrid.errors import Unavailable
 from pygrid.sandbox.bpf import MACHINES, filter_program
 
@@ -113,8 +116,8 @@ def apply(
     Args:
         keep: descriptors that stay open; 0, 1 and 2 become /dev/null.
         empty_root: an empty folder that nobody may write to.
-        output: the folder to write to, which becomes the root in place of ``empty_root``: if ``Layers.empty_root`` is true, its
-            path is ``/`` from then on.
+        output: the folder to write to, which becomes the root in place of ``empty_root``: if ``Layers.empty_root`` is
+            true, its path is ``/`` from then on.
         allow_weak: go on where too little holds.
     Returns:
         The layers that hold.
@@ -140,9 +143,10 @@ def apply(
     layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads, writes=output is not None))
     if not layers.sound and not allow_weak:
         raise Unavailable(
-            f"this machine offers too little to lock in what a stranger made (what holds: {', '.join(layers.names)}). Needed "
-            "are seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is missing",
-            code="sandbox_unavailable",
+            f"this machine offers too little to lock in what a stranger made (what holds: {', '.join(layers.names)}). "
+            "Needed are seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is "
+            "missing",
+            code=codes.SANDBOX_UNAVAILABLE,
         )
     return layers
 
@@ -182,7 +186,7 @@ def close_descriptors(keep: Collection[int]) -> None:
 def _check_alone() -> None:
     """Landlock and seccomp hold for one thread and those that it starts."""
     if len(os.listdir("/proc/self/task")) != 1:
-        raise Unavailable("the sandbox cannot be closed around several threads", code="sandbox_unavailable")
+        raise Unavailable("the sandbox cannot be closed around several threads", code=codes.SANDBOX_UNAVAILABLE)
 
 
 def _unshare() -> bool:
@@ -292,5 +296,6 @@ def _prctl(option: int, *arguments: int) -> int:
 def _check(result: int, what: str) -> None:
     if result != 0:
         raise Unavailable(
-            f"the kernel refused {what} to the sandbox: {os.strerror(ctypes.get_errno())}", code="sandbox_unavailable"
+            f"the kernel refused {what} to the sandbox: {os.strerror(ctypes.get_errno())}",
+            code=codes.SANDBOX_UNAVAILABLE,
         )

@@ -84,7 +84,9 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = F
             Path(folder, name).chmod(mode)
         done = subprocess.run([*command, folder], capture_output=True, timeout=60, check=False)
     if done.returncode != 0:
-        return Examination(None, (), f"the probes did not come to an end: {done.stderr.decode(errors='replace')[-500:]}")
+        return Examination(
+            None, (), f"the probes did not come to an end: {done.stderr.decode(errors='replace')[-500:]}"
+        )
     answer = json.loads(done.stdout)
     layers = None if answer["layers"] is None else sandbox.Layers(**answer["layers"])
     return Examination(layers, tuple(Finding(**finding) for finding in answer["findings"]), answer["trouble"])
@@ -128,11 +130,12 @@ def probes(secret: str) -> dict[str, Callable[[], object]]:
 
 
 def try_all(secret: str, *, writes: bool = False) -> list[Finding]:
-    """Try every probe in this process. Any error but a refusal shows that the kernel went to work, so it counts as allowed.
+    """Try every probe in this process. Any error but a refusal shows that the kernel went to work, so it counts as
+    allowed.
 
     Args:
-        writes: the process may make files in one folder. It may then look up names too, and what it does not find because its
-            root is that folder is as good as refused.
+        writes: the process may make files in one folder. It may then look up names too, and what it does not find
+            because its root is that folder is as good as refused.
     """
     findings = []
     refusals = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, *((errno.ENOENT,) if writes else ())}

@@ -1,12 +1,13 @@
 """Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
 
-The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its standard
-output. The child (`pygrid.sandbox.child`) limits itself before it reads anything, and locks itself in before it parses
-anything (`pygrid.sandbox`), so that one that was taken over reaches no file and no network; the parent kills its whole process
-group when time is up.
+The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its
+standard output. The child (`pygrid.sandbox.child`) limits itself before it reads anything, and locks itself in before
+it parses anything (`pygrid.sandbox`), so that one that was taken over reaches no file and no network; the parent kills
+its whole process group when time is up.
 
-Where the machine offers too little to lock it in, the child goes on with its limits, and the parent logs a warning, once. It
-never meets private data, but for the file that an owner uploads; plans meet theirs in a Worker, which refuses there.
+Where the machine offers too little to lock it in, the child goes on with its limits, and the parent logs a warning,
+once. It never meets private data, but for the file that an owner uploads; plans meet theirs in a Worker, which refuses
+there.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def _warn_once(module: str) -> None:
         )
 
 
-def _exchange(process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits, stop: Stop | None) -> bytes | None:
+def _exchange(
+    process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits, stop: Stop | None
+) -> bytes | None:
     """Write and read at once, so that neither side can block the other; None if time is up or ``stop`` is set."""
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,7 +1,8 @@
-"""Settings of a Domain and of a Network: from flags, else from the environment, else a default that is safe on any machine.
+"""Settings of a Domain and of a Network: from flags, else from the environment, else a default that is safe on any
+machine.
 
-Each setting is declared once, as a field with its environment variable, its flag and its meaning; `docs/settings.md` lists the
-same, and a test holds the two together. What both apps have is in `AppSettings`.
+Each setting is declared once, as a field with its environment variable, its flag and its meaning; `docs/settings.md`
+lists the same, and a test holds the two together. What both apps have is in `AppSettings`.
 """
 
 from __future__ import annotations
@@ -68,16 +69,25 @@ class AppSettings:
         "info", env="PYGRID_LOG_LEVEL", flag="--log-level", help="debug, info, warning or error."
     )
     log_format: Literal["text", "json"] = _setting(
-        "text", env="PYGRID_LOG_FORMAT", flag="--log-format", help="text for people, json (one object a line) for machines."
+        "text",
+        env="PYGRID_LOG_FORMAT",
+        flag="--log-format",
+        help="text for people, json (one object a line) for machines.",
     )
     access_log: bool = _setting(
-        False, env="PYGRID_ACCESS_LOG", flag="--access-log", help="Log one line for each request; failures (5xx) always are."
+        False,
+        env="PYGRID_ACCESS_LOG",
+        flag="--access-log",
+        help="Log one line for each request; failures (5xx) always are.",
     )
     shutdown_s: int = _setting(
         5, env="PYGRID_SHUTDOWN_S", flag="--shutdown-s", help="Seconds that open requests get when the app is stopped."
     )
     max_connections: int = _setting(
-        4096, env="PYGRID_MAX_CONNECTIONS", flag="--max-connections", help="Connections that are open at once, 16 to 60000."
+        4096,
+        env="PYGRID_MAX_CONNECTIONS",
+        flag="--max-connections",
+        help="Connections that are open at once, 16 to 60000.",
     )
     max_connections_per_address: int = _setting(
         512,
@@ -100,7 +110,9 @@ class AppSettings:
 
     @property
     def host_names(self) -> frozenset[str]:
-        """The names under which the app knows itself, in lower case; it also answers to IP addresses and loopback names."""
+        """The names under which the app knows itself, in lower case; it also answers to IP addresses and loopback
+        names.
+        """
         names = [self.host, urlsplit(self.address).hostname or "", *self.hosts.split(",")]
         return frozenset(plain for name in names if (plain := name.strip().lower().rstrip(".")))
 
@@ -116,13 +128,21 @@ class DomainSettings(AppSettings):
 
     app: ClassVar[Literal["domain"]] = "domain"
 
-    id: str = _setting("domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network.")
-    host: str = _setting("127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one.")
-    port: int = _setting(5000, env="GRID_NODE_PORT", also="PORT", flag="--port", help="Port to listen on; 0 picks a free one.")
+    id: str = _setting(
+        "domain", env="NODE_ID", flag="--id", help="Name of this Domain, shown to people and to a Network."
+    )
+    host: str = _setting(
+        "127.0.0.1", env="GRID_NODE_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one."
+    )
+    port: int = _setting(
+        5000, env="GRID_NODE_PORT", also="PORT", flag="--port", help="Port to listen on; 0 picks a free one."
+    )
     data_dir: Path = _setting(  # noqa: RUF009 - a path does not change
         _DATA_DIR, env="PYGRID_DATA_DIR", flag="--data-dir", help="Folder for everything the Domain keeps."
     )
-    network: str = _setting("", env="NETWORK", flag="--network", help="Address of the Network that this Domain belongs to.")
+    network: str = _setting(
+        "", env="NETWORK", flag="--network", help="Address of the Network that this Domain belongs to."
+    )
     num_replicas: int = _setting(
         1,
         env="NUM_REPLICAS",
@@ -140,7 +160,10 @@ class DomainSettings(AppSettings):
         2, env="PYGRID_NUM_WORKERS", flag="--num-workers", help="Jobs on private data that run at once, at least 1."
     )
     job_memory_mb: int = _setting(
-        2048, env="PYGRID_JOB_MEMORY_MB", flag="--job-memory-mb", help="Memory that a job may use beside the data, in MiB."
+        2048,
+        env="PYGRID_JOB_MEMORY_MB",
+        flag="--job-memory-mb",
+        help="Memory that a job may use beside the data, in MiB.",
     )
     job_wall_s: int = _setting(
         3600, env="PYGRID_JOB_WALL_S", flag="--job-wall-s", help="Seconds that a job may take before it is ended."
@@ -167,7 +190,10 @@ class DomainSettings(AppSettings):
         4, env="PYGRID_INFERENCE_MODELS", flag="--inference-models", help="Served models that are kept warm at once."
     )
     inference_wall_s: int = _setting(
-        30, env="PYGRID_INFERENCE_WALL_S", flag="--inference-wall-s", help="Seconds that a served model may take for a batch."
+        30,
+        env="PYGRID_INFERENCE_WALL_S",
+        flag="--inference-wall-s",
+        help="Seconds that a served model may take for a batch.",
     )
     inference_idle_s: int = _setting(
         600,
@@ -182,10 +208,16 @@ class DomainSettings(AppSettings):
         help="Questions to served models that are held in memory at once, in MiB; one is always taken.",
     )
     max_upload_mb: int = _setting(
-        65_536, env="PYGRID_MAX_UPLOAD_MB", flag="--max-upload-mb", help="Largest file of a dataset that is taken, in MiB."
+        65_536,
+        env="PYGRID_MAX_UPLOAD_MB",
+        flag="--max-upload-mb",
+        help="Largest file of a dataset that is taken, in MiB.",
     )
     max_datasets_mb: int = _setting(
-        262_144, env="PYGRID_MAX_DATASETS_MB", flag="--max-datasets-mb", help="What all datasets may take on the disk, in MiB."
+        262_144,
+        env="PYGRID_MAX_DATASETS_MB",
+        flag="--max-datasets-mb",
+        help="What all datasets may take on the disk, in MiB.",
     )
     max_columns: int = _setting(
         4096, env="PYGRID_MAX_COLUMNS", flag="--max-columns", help="Most columns of a dataset, 1 to 4096."
@@ -197,13 +229,18 @@ class DomainSettings(AppSettings):
         False,
         env="PYGRID_ALLOW_WEAK_SANDBOX",
         flag="--allow-weak-sandbox",
-        help="Run strangers' plans even where this machine offers too little to lock them in (see pygrid worker doctor).",
+        help=(
+            "Run strangers' plans even where this machine offers too little to lock them in (see pygrid worker doctor)."
+        ),
     )
     prefer_remote_workers: bool = _setting(
         False,
         env="PYGRID_PREFER_REMOTE_WORKERS",
         flag="--prefer-remote-workers",
-        help="Run jobs on Workers of other machines first, where the dataset's policy allows it; else when this one is busy.",
+        help=(
+            "Run jobs on Workers of other machines first, where the dataset's policy allows it; else when this one "
+            "is busy."
+        ),
     )
     clients_per_address: int = _setting(
         64,
@@ -215,7 +252,10 @@ class DomainSettings(AppSettings):
         60,
         env="PYGRID_AUTHENTICATIONS_PER_MINUTE",
         flag="--authentications-per-minute",
-        help="Authentications of devices that one address, or one subject of tokens, may ask for a minute; 0: any number.",
+        help=(
+            "Authentications of devices that one address, or one subject of tokens, may ask for a minute; 0: any "
+            "number."
+        ),
     )
     cycle_requests_per_minute: int = _setting(
         1200,
@@ -245,13 +285,18 @@ class DomainSettings(AppSettings):
         "",
         env="ADDRESS",
         flag="--address",
-        help="Where others may call this Domain directly, like https://domain.example; empty: only through its Network.",
+        help=(
+            "Where others may call this Domain directly, like https://domain.example; empty: only through its Network."
+        ),
     )
     allow_private_addresses: bool = _setting(
         None,
         env="PYGRID_ALLOW_PRIVATE_ADDRESSES",
         flag="--allow-private-addresses/--public-addresses",
-        help="Whether authentication.endpoint may lie in a private network or on this machine. Default: only on loopback.",
+        help=(
+            "Whether authentication.endpoint may lie in a private network or on this machine. Default: only on "
+            "loopback."
+        ),
     )
     invitation: str = dataclasses.field(
         default="",
@@ -266,7 +311,10 @@ class DomainSettings(AppSettings):
         "none",
         env="PYGRID_PUBLISH",
         flag="--publish",
-        help=f"What the Network may tell everybody the number of: some of {','.join(PUBLISHABLE_COUNTS)}; or all, or none.",
+        help=(
+            f"What the Network may tell everybody the number of: some of {','.join(PUBLISHABLE_COUNTS)}; or all, or "
+            "none."
+        ),
     )
 
     @property
@@ -288,7 +336,9 @@ class NetworkSettings(AppSettings):
 
     app: ClassVar[Literal["network"]] = "network"
 
-    id: str = _setting("network", env="NODE_ID", flag="--id", help="Name of this Network, shown to people and to Domains.")
+    id: str = _setting(
+        "network", env="NODE_ID", flag="--id", help="Name of this Network, shown to people and to Domains."
+    )
     host: str = _setting(
         "127.0.0.1", env="GRID_NETWORK_HOST", flag="--host", help="Address to listen on; 0.0.0.0 is every one."
     )
@@ -321,7 +371,10 @@ class NetworkSettings(AppSettings):
         None,
         env="PYGRID_ALLOW_PRIVATE_ADDRESSES",
         flag="--allow-private-addresses/--public-addresses",
-        help="Whether the address of a Domain may lie in a private network or on this machine. Default: only on loopback.",
+        help=(
+            "Whether the address of a Domain may lie in a private network or on this machine. Default: only on "
+            "loopback."
+        ),
     )
     invitation: str = dataclasses.field(
         default="",
@@ -339,7 +392,10 @@ class NetworkSettings(AppSettings):
         help="Where others reach this Network, like https://network.example; empty: where each caller has reached it.",
     )
     heartbeat_s: int = _setting(
-        10, env="PYGRID_HEARTBEAT_S", flag="--heartbeat-s", help="Seconds between two signs of life of a Domain, 1 to 600."
+        10,
+        env="PYGRID_HEARTBEAT_S",
+        flag="--heartbeat-s",
+        help="Seconds between two signs of life of a Domain, 1 to 600.",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig
 from pygrid.settings.declared import PUBLISHABLE_COUNTS, AppSettings, DomainSettings, NetworkSettings, is_loopback_host
 
@@ -30,7 +31,8 @@ S = TypeVar("S", bound=AppSettings)
 
 
 def load_settings(env: Mapping[str, str] | None = None, **given: Any) -> DomainSettings:
-    """The Domain's settings that hold: ``given`` (None: not given) before ``env`` (default: the process's) before the defaults.
+    """The Domain's settings that hold: ``given`` (None: not given) before ``env`` (default: the process's) before the
+    defaults.
 
     Reads no file and writes none; `with_secret` fills in a missing secret key afterwards.
 
@@ -66,12 +68,13 @@ def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) ->
                 break
     unknown = given.keys() - {field.name for field in dataclasses.fields(cls)}
     if unknown:
-        raise InvalidConfig(f"no such setting: {', '.join(sorted(unknown))}", code="unknown_setting")
+        raise InvalidConfig(f"no such setting: {', '.join(sorted(unknown))}", code=codes.UNKNOWN_SETTING)
     return cls(**values)
 
 
 def with_secret(settings: S) -> S:
-    """The settings with a secret key: the given one, else the one kept in the data folder, made on first use (mode 0600).
+    """The settings with a secret key: the given one, else the one kept in the data folder, made on first use (mode
+    0600).
 
     Raises:
         InvalidConfig: ``secret_key_missing`` if others can reach the app and no key was given.
@@ -83,7 +86,7 @@ def with_secret(settings: S) -> S:
             f"SECRET_KEY is not set, and {_reach(settings)}. Make one and keep it:\n"
             "  export SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')\n"
             "To try things out on this machine only, use --host 127.0.0.1, which needs none.",
-            code="secret_key_missing",
+            code=codes.SECRET_KEY_MISSING,
             setting="SECRET_KEY",
         )
     return dataclasses.replace(settings, secret_key=_kept_secret(settings.data_dir / "secret-key"))
@@ -93,20 +96,21 @@ def make_data_dir(path: Path) -> None:
     """Make the data folder if it is not there, for its owner's eyes only.
 
     Raises:
-        InvalidConfig: ``invalid_data_dir``: it can't be made, or is somebody else's, as one mounted into a container may be.
+        InvalidConfig: ``invalid_data_dir``: it can't be made, or is somebody else's, as one mounted into a container
+            may be.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidConfig(
             f"the data folder {path} cannot be made: {error.strerror}; choose another (--data-dir)",
-            code="invalid_data_dir",
+            code=codes.INVALID_DATA_DIR,
         ) from error
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise InvalidConfig(
             f"user {os.getuid()} cannot write to the data folder {path}: make that user its owner "
             f"(chown {os.getuid()} FOLDER), or choose another folder (--data-dir)",
-            code="invalid_data_dir",
+            code=codes.INVALID_DATA_DIR,
         )
 
 
@@ -118,7 +122,7 @@ def _kept_secret(path: Path) -> str:
         secret = path.read_text().strip()
         if len(secret) < MIN_SECRET_BYTES:
             raise InvalidConfig(
-                f"{path} holds no secret key: delete the file and a new one is made", code="secret_key_short"
+                f"{path} holds no secret key: delete the file and a new one is made", code=codes.SECRET_KEY_SHORT
             ) from None
         return secret
     with os.fdopen(descriptor, "w") as file:
@@ -136,7 +140,16 @@ _DEPENDENT = frozenset({"open_signup", "open_relay", "allow_private_addresses"})
 def _parse(field: str, name: str, text: str, default: Any) -> Any:
     """The value of an environment variable, by the type of the setting's default."""
     if isinstance(default, bool) or field in _DEPENDENT:
-        known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+        known = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
         if (value := known.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")
         return value
@@ -163,7 +176,7 @@ def _check(settings: S) -> S:
             raise _wrong("PYGRID_HOSTS (--hosts)", name, "use names without port, like domain.example,alice")
     if settings.setup_code and not 16 <= len(settings.setup_code) <= 200:
         raise InvalidConfig(
-            "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code="setup_code_short"
+            "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code=codes.SETUP_CODE_SHORT
         )
     if not 16 <= settings.max_connections <= 60_000:
         raise _wrong(_name(settings, "max_connections"), settings.max_connections, "use a number from 16 to 60000")
@@ -177,7 +190,7 @@ def _check(settings: S) -> S:
         raise InvalidConfig(
             f"SECRET_KEY is too short or publicly known: it needs {MIN_SECRET_BYTES} random bytes, for example\n"
             "  export SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')",
-            code="secret_key_short",
+            code=codes.SECRET_KEY_SHORT,
             setting="SECRET_KEY",
         )
     return settings
@@ -188,9 +201,13 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
     for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1), ("job_answers_mb", 1)):
         _check_at_least(settings, name, least)
     if not 1 <= settings.federated_jobs_per_user <= 64:
-        raise _wrong(_name(settings, "federated_jobs_per_user"), settings.federated_jobs_per_user, "use a number from 1 to 64")
+        raise _wrong(
+            _name(settings, "federated_jobs_per_user"), settings.federated_jobs_per_user, "use a number from 1 to 64"
+        )
     if not 0 <= settings.keep_results_days <= 36_500:
-        raise _wrong(_name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500")
+        raise _wrong(
+            _name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500"
+        )
     for name in ("inference_models", "inference_wall_s", "inference_idle_s", "inference_questions_mb"):
         _check_at_least(settings, name, 1)
     for name, least in (("max_upload_mb", 1), ("max_datasets_mb", 1), ("min_free_mb", 0)):
@@ -211,7 +228,7 @@ def _check_domain(settings: DomainSettings) -> DomainSettings:
         wanted = "on a Network use A-Z, a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends"
         raise _wrong("NODE_ID (--id)", settings.id, wanted)
     if len(settings.invitation) > 200:
-        raise InvalidConfig("PYGRID_INVITATION is no invitation: they are shorter", code="invalid_setting")
+        raise InvalidConfig("PYGRID_INVITATION is no invitation: they are shorter", code=codes.INVALID_SETTING)
     counts = settings.publish.split(",")
     if settings.publish not in ("all", "none") and not set(counts) <= set(PUBLISHABLE_COUNTS):
         wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)} with commas between"
@@ -226,8 +243,9 @@ def _check_network(settings: NetworkSettings) -> NetworkSettings:
     _check_addresses(settings, "address")
     if settings.invitation and not MIN_SECRET_BYTES <= len(settings.invitation) <= 200:
         raise InvalidConfig(
-            f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, as whoever guesses it joins the Network",
-            code="invitation_short",
+            f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, as whoever guesses it joins the "
+            "Network",
+            code=codes.INVITATION_SHORT,
             setting="PYGRID_INVITATION",
         )
     if not 1 <= settings.heartbeat_s <= 600:
@@ -263,7 +281,7 @@ def _complete(settings: S, database: str) -> S:
 def _legacy_open_refused(settings: AppSettings, what: str) -> InvalidConfig:
     return InvalidConfig(
         f"PYGRID_LEGACY_OPEN {what}, and {_reach(settings)}. Use it with --host 127.0.0.1 only.",
-        code="legacy_open_refused",
+        code=codes.LEGACY_OPEN_REFUSED,
         setting="PYGRID_LEGACY_OPEN",
     )
 
@@ -292,7 +310,9 @@ def _check_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
-    return InvalidConfig(f"{name} is {str(value)!r}: {wanted}", code="invalid_setting", setting=name, value=str(value))
+    return InvalidConfig(
+        f"{name} is {str(value)!r}: {wanted}", code=codes.INVALID_SETTING, setting=name, value=str(value)
+    )
 
 
 def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

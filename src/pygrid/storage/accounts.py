@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from pygrid import codes
 from pygrid.core.access import DEFAULT_ROLES, OWNER, Permission, Principal, Role
 from pygrid.errors import Conflict, NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
@@ -142,7 +143,7 @@ def get_role(connection: sa.Connection, role_id: int) -> Role:
     """Raises NotFound: ``role_not_found``."""
     row = connection.execute(sa.select(*_ROLE).where(roles.c.id == role_id)).first()
     if row is None:
-        raise NotFound(f"there is no role {role_id}", code="role_not_found", role_id=role_id)
+        raise NotFound(f"there is no role {role_id}", code=codes.ROLE_NOT_FOUND, role_id=role_id)
     return _role(row)
 
 
@@ -168,7 +169,9 @@ def update_role(connection: sa.Connection, role: Role) -> None:
 def delete_role(connection: sa.Connection, role_id: int) -> None:
     """Remove a role that nobody has. Raises Conflict: ``role_in_use``."""
     if connection.execute(sa.select(users.c.id).where(users.c.role_id == role_id).limit(1)).first():
-        raise Conflict(f"users have the role {role_id}: give them another one first", code="role_in_use", role_id=role_id)
+        raise Conflict(
+            f"users have the role {role_id}: give them another one first", code=codes.ROLE_IN_USE, role_id=role_id
+        )
     connection.execute(sa.delete(roles).where(roles.c.id == role_id))
 
 
@@ -189,7 +192,9 @@ def has_first_owner(connection: sa.Connection) -> bool:
 def count_owners(connection: sa.Connection) -> int:
     """The number of Owners, which no other transaction changes before this one ends."""
     connection.execute(sa.select(first_owner.c.id).with_for_update())
-    return connection.execute(sa.select(sa.func.count()).select_from(users).where(users.c.role_id == OWNER.id)).scalar_one()
+    return connection.execute(
+        sa.select(sa.func.count()).select_from(users).where(users.c.role_id == OWNER.id)
+    ).scalar_one()
 
 
 def put_user(
@@ -228,7 +233,7 @@ def get_user(connection: sa.Connection, user_id: int) -> User:
     """Raises NotFound: ``user_not_found``."""
     found = _load_users(connection, users.c.id == user_id)
     if not found:
-        raise NotFound(f"there is no user {user_id}", code="user_not_found", user_id=user_id)
+        raise NotFound(f"there is no user {user_id}", code=codes.USER_NOT_FOUND, user_id=user_id)
     return found[0]
 
 
@@ -299,14 +304,17 @@ def delete_user(connection: sa.Connection, user_id: int) -> None:
 
 def list_groups(connection: sa.Connection) -> list[Group]:
     """All groups, oldest first."""
-    return [Group(row.id, row.name) for row in connection.execute(sa.select(groups.c.id, groups.c.name).order_by(groups.c.id))]
+    return [
+        Group(row.id, row.name)
+        for row in connection.execute(sa.select(groups.c.id, groups.c.name).order_by(groups.c.id))
+    ]
 
 
 def get_group(connection: sa.Connection, group_id: int) -> Group:
     """Raises NotFound: ``group_not_found``."""
     row = connection.execute(sa.select(groups.c.id, groups.c.name).where(groups.c.id == group_id)).first()
     if row is None:
-        raise NotFound(f"there is no group {group_id}", code="group_not_found", group_id=group_id)
+        raise NotFound(f"there is no group {group_id}", code=codes.GROUP_NOT_FOUND, group_id=group_id)
     return Group(row.id, row.name)
 
 
@@ -337,7 +345,7 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
     known = set(connection.execute(sa.select(groups.c.id).where(groups.c.id.in_(wanted))).scalars())
     for group_id in wanted:
         if group_id not in known:
-            raise NotFound(f"there is no group {group_id}", code="group_not_found", group_id=group_id)
+            raise NotFound(f"there is no group {group_id}", code=codes.GROUP_NOT_FOUND, group_id=group_id)
     connection.execute(sa.delete(memberships).where(memberships.c.user_id == user_id))
     if wanted:
         connection.execute(sa.insert(memberships), [{"user_id": user_id, "group_id": group_id} for group_id in wanted])
@@ -346,9 +354,17 @@ def put_memberships(connection: sa.Connection, user_id: int, group_ids: Sequence
 # Sessions
 
 
-def put_session(connection: sa.Connection, token_hash: str, user_id: int, now: dt.datetime, expires_at: dt.datetime) -> None:
+def put_session(
+    connection: sa.Connection, token_hash: str, user_id: int, now: dt.datetime, expires_at: dt.datetime
+) -> None:
     """A new session of the user."""
-    values = {"token_hash": token_hash, "user_id": user_id, "created_at": now, "last_seen_at": now, "expires_at": expires_at}
+    values = {
+        "token_hash": token_hash,
+        "user_id": user_id,
+        "created_at": now,
+        "last_seen_at": now,
+        "expires_at": expires_at,
+    }
     connection.execute(sa.insert(sessions).values(values))
 
 
@@ -427,12 +443,12 @@ def _refuse_taken(connection: sa.Connection, email_key: str, but: int | None = N
 
 
 def _email_taken() -> Conflict:
-    return Conflict("there is an account with this e-mail already: log in, or use another one", code="email_taken")
+    return Conflict("there is an account with this e-mail already: log in, or use another one", code=codes.EMAIL_TAKEN)
 
 
 def _role_exists(name: str) -> Conflict:
-    return Conflict(f"there is a role named {name!r} already", code="role_exists", name=name)
+    return Conflict(f"there is a role named {name!r} already", code=codes.ROLE_EXISTS, name=name)
 
 
 def _group_exists(name: str) -> Conflict:
-    return Conflict(f"there is a group named {name!r} already", code="group_exists", name=name)
+    return Conflict(f"there is a group named {name!r} already", code=codes.GROUP_EXISTS, name=name)

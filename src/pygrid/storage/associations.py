@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.associations import HOLDING, AssociationState, name_key
 from pygrid.errors import NotFound
 from pygrid.storage import accounts, cycles, datasets, jobs, models, processes
@@ -160,7 +161,7 @@ def get_named(connection: sa.Connection, name: str) -> list[KnownDomain]:
     """`list_named`, at least one. Raises NotFound: ``domain_not_found``."""
     found = list_named(connection, name)
     if not found:
-        raise NotFound(f"this Network knows no Domain {name[:100]!r}", code="domain_not_found", domain=name[:100])
+        raise NotFound(f"this Network knows no Domain {name[:100]!r}", code=codes.DOMAIN_NOT_FOUND, domain=name[:100])
     return found
 
 
@@ -185,7 +186,9 @@ def find_key(connection: sa.Connection, name: str, identity: str) -> KnownDomain
 
 def is_revoked(connection: sa.Connection, identity: str) -> bool:
     """Whether this key was revoked under some name."""
-    query = sa.select(domains.c.id).where(domains.c.identity == identity, domains.c.state == AssociationState.REVOKED.value)
+    query = sa.select(domains.c.id).where(
+        domains.c.identity == identity, domains.c.state == AssociationState.REVOKED.value
+    )
     return connection.execute(query.limit(1)).first() is not None
 
 
@@ -242,7 +245,9 @@ def update_domain(connection: sa.Connection, known: KnownDomain, values: Mapping
 def update_domains_seen(connection: sa.Connection, seen: Mapping[int, dt.datetime]) -> None:
     """Note when each of these Domains was last heard of."""
     if seen:
-        statement = sa.update(domains).where(domains.c.id == sa.bindparam("domain_id")).values(last_seen_at=sa.bindparam("at"))
+        statement = (
+            sa.update(domains).where(domains.c.id == sa.bindparam("domain_id")).values(last_seen_at=sa.bindparam("at"))
+        )
         connection.execute(statement, [{"domain_id": domain_id, "at": at} for domain_id, at in seen.items()])
 
 
@@ -255,7 +260,9 @@ def delete_requests(connection: sa.Connection, name: str, but: int | None = None
     """Forget who waits to be accepted under a name, but for one."""
     connection.execute(
         sa.delete(domains).where(
-            domains.c.name_key == name_key(name), domains.c.state == AssociationState.PENDING.value, domains.c.id != (but or 0)
+            domains.c.name_key == name_key(name),
+            domains.c.state == AssociationState.PENDING.value,
+            domains.c.id != (but or 0),
         )
     )
 
@@ -323,14 +330,16 @@ def find_invitation(connection: sa.Connection, token_hash: str, name: str, now: 
 
 def acquire_invitation(connection: sa.Connection, invitation_id: int) -> bool:
     """Use an invitation once more; gives whether that was left to use."""
-    statement = sa.update(invitations).where(invitations.c.id == invitation_id, invitations.c.num_uses < invitations.c.max_uses)
+    statement = sa.update(invitations).where(
+        invitations.c.id == invitation_id, invitations.c.num_uses < invitations.c.max_uses
+    )
     return bool(connection.execute(statement.values(num_uses=invitations.c.num_uses + 1)).rowcount)
 
 
 def delete_invitation(connection: sa.Connection, invitation_id: int) -> None:
     """Take an invitation back. Raises NotFound: ``invitation_not_found``."""
     if not connection.execute(sa.delete(invitations).where(invitations.c.id == invitation_id)).rowcount:
-        raise NotFound(f"there is no invitation {invitation_id}", code="invitation_not_found", id=invitation_id)
+        raise NotFound(f"there is no invitation {invitation_id}", code=codes.INVITATION_NOT_FOUND, id=invitation_id)
 
 
 # A Domain's Networks
@@ -353,7 +362,7 @@ def get_network(connection: sa.Connection, network_id: int) -> JoinedNetwork:
     """Raises NotFound: ``association_not_found``."""
     row = connection.execute(sa.select(*_NETWORK).where(networks.c.id == network_id)).first()
     if row is None:
-        raise NotFound(f"there is no association {network_id}", code="association_not_found", id=network_id)
+        raise NotFound(f"there is no association {network_id}", code=codes.ASSOCIATION_NOT_FOUND, id=network_id)
     return _network(row)
 
 

@@ -1,10 +1,11 @@
 """An audit log in which nothing can be changed or taken out unnoticed.
 
-Each entry is canonical JSON, and its hash covers the one before: ``h_n = SHA256(h_(n-1) || entry_n)``, ``h_0`` being 64 zeros.
-An entry is written in the transaction that does what it tells of, so there is never the one without the other.
+Each entry is canonical JSON, and its hash covers the one before: ``h_n = SHA256(h_(n-1) || entry_n)``, ``h_0`` being 64
+zeros. An entry is written in the transaction that does what it tells of, so there is never the one without the other.
 
-Who can write to the database can also write the whole chain anew, so its head goes to a file beside it after each commit
-(`export_head`), and from there wherever the owner keeps copies; `verify` then finds a chain that does not lead through it.
+Who can write to the database can also write the whole chain anew, so its head goes to a file beside it after each
+commit (`export_head`), and from there wherever the owner keeps copies; `verify` then finds a chain that does not lead
+through it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
@@ -95,7 +97,9 @@ def lock(connection: sa.Connection) -> Head:
     return Head(row.number, row.hash)
 
 
-def append(connection: sa.Connection, action: str, data: dict[str, Any], *, actor: int | None, now: dt.datetime) -> Head:
+def append(
+    connection: sa.Connection, action: str, data: dict[str, Any], *, actor: int | None, now: dt.datetime
+) -> Head:
     """Add an entry; it is there if the transaction is committed. Gives the new head.
 
     Args:
@@ -200,7 +204,9 @@ def read_head(path: Path) -> Head:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Head)
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"{path} is no exported head of an audit log: {error}", code="invalid_audit_head") from error
+        raise InvalidInput(
+            f"{path} is no exported head of an audit log: {error}", code=codes.INVALID_AUDIT_HEAD
+        ) from error
 
 
 def _canonical(value: dict[str, Any]) -> str:
@@ -215,7 +221,9 @@ def _entry(number: int, text: str) -> Entry:
     try:
         values = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"entry {number} of the audit log is not JSON: {error}", code="invalid_audit_entry") from error
+        raise InvalidInput(
+            f"entry {number} of the audit log is not JSON: {error}", code=codes.INVALID_AUDIT_ENTRY
+        ) from error
     at = dt.datetime.fromisoformat(values["at"])
     return Entry(values["number"], at, values["actor"], values["action"], values["data"])
 
@@ -223,7 +231,9 @@ def _entry(number: int, text: str) -> Entry:
 def _rows(connection: sa.Connection) -> Iterator[sa.Row[Any]]:
     after = -1
     while True:
-        query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(_PAGE)
+        query = (
+            sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(_PAGE)
+        )
         page = connection.execute(query).all()
         yield from page
         if len(page) < _PAGE:
@@ -250,7 +260,8 @@ class AuditedWrites:
     """`Database.write` for what is audited.
 
     Args:
-        head_file: where the head of the log is repeated, so that an old copy of the database that is put back is noticed.
+        head_file: where the head of the log is repeated, so that an old copy of the database that is put back is
+            noticed.
     """
 
     def __init__(self, database: Database, head_file: Path) -> None:
@@ -258,8 +269,8 @@ class AuditedWrites:
         self._head_file = head_file
         self._exporting = asyncio.Lock()
         self.is_rolled_back = False
-        """Whether the log in the database is not the one whose head was exported: an old copy was put back, and what was
-        spent since is missing from the budgets. Then no head is exported any more, and nothing private may run."""
+        """Whether the log in the database is not the one whose head was exported: an old copy was put back, and what
+        was spent since is missing from the budgets. Then no head is exported any more, and nothing private may run."""
 
     async def recover(self) -> None:
         """Compare the log with the head that was exported last; called once, before the first request."""
@@ -274,7 +285,9 @@ class AuditedWrites:
             self.is_rolled_back = True
             return
         if known is not None:
-            self.is_rolled_back = not await self._database.read(lambda connection: audit.leads_through(connection, known))
+            self.is_rolled_back = not await self._database.read(
+                lambda connection: audit.leads_through(connection, known)
+            )
         if self.is_rolled_back:
             logger.error("audit log is not the one that was exported", extra={"head_file": str(self._head_file)})
 
@@ -282,14 +295,16 @@ class AuditedWrites:
         """Raises Unavailable: ``ledger_rolled_back``."""
         if self.is_rolled_back:
             raise Unavailable(
-                "the database of this Domain is older than the head of its audit log that was exported, so what was spent "
-                "since is missing from the privacy budgets, and no private job is run. Put the newer database back; or, to "
-                f"accept the loss, remove {self._head_file.name} from the data folder and start the Domain again",
-                code="ledger_rolled_back",
+                "the database of this Domain is older than the head of its audit log that was exported, so what was "
+                "spent since is missing from the privacy budgets, and no private job is run. Put the newer database "
+                f"back; or, to accept the loss, remove {self._head_file.name} from the data folder and start the "
+                "Domain again",
+                code=codes.LEDGER_ROLLED_BACK,
             )
 
     async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` under the lock of the audit log, durably; then export the head. Raises what `Database.write` raises.
+        """Run ``fn`` under the lock of the audit log, durably; then export the head. Raises what `Database.write`
+        raises.
 
         What was written is written, so a head that can't be exported is logged, and goes out with the next one.
         """

@@ -25,13 +25,16 @@ def find_altered_cap(connection: sa.Connection) -> str | None:
             if logged[what] != found:
                 return f"the {what} of dataset {budget.dataset_id} is {found}, but the log says {logged[what]}"
         for row in connection.execute(sa.select(grants).where(grants.c.dataset_id == budget.dataset_id)).mappings():
-            # A grant that came of what everybody gets has its epsilon, at the order that this had when it was first used.
+            # A grant that came of what everybody gets has its epsilon, at the order that this had when it was first
+            # used.
             key = budget.dataset_id, row["user_id"]
             expected = logged["user_cap"] if row["is_default"] else granted.get(key)
             if expected is None or row["epsilon"] != expected["epsilon"] or row["delta"] != expected["delta"]:
                 return f"the grant of user {row['user_id']} on dataset {budget.dataset_id} is not the one in the log"
             if not row["is_default"] and row["order"] != expected["order"]:
-                return f"the order of the grant of user {row['user_id']} on dataset {budget.dataset_id} is not in the log"
+                return (
+                    f"the order of the grant of user {row['user_id']} on dataset {budget.dataset_id} is not in the log"
+                )
     return f"the budget of dataset {min(opened)} is in the log, but not in the database" if opened else None
 
 
@@ -45,7 +48,11 @@ def _replay(connection: sa.Connection) -> tuple[dict[int, dict[str, Any]], dict[
             data = entry.data
             if entry.action == "budget_opened":
                 # Those of 0.1 have no unit; the entry of the migration tells it.
-                opened[data["dataset_id"]] = {"cap": data["cap"], "user_cap": data["user_cap"], "unit": data.get("unit")}
+                opened[data["dataset_id"]] = {
+                    "cap": data["cap"],
+                    "user_cap": data["user_cap"],
+                    "unit": data.get("unit"),
+                }
             elif entry.action == "budget_changed":
                 _change(opened.get(data["dataset_id"]), data)
             elif entry.action == "budget_granted":

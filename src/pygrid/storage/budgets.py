@@ -1,8 +1,8 @@
 """Budgets, grants and charges. Each function takes a connection inside a transaction of its caller.
 
-Whatever changes one of them writes an entry of the audit log in the same transaction. `reserve` sums, decides and inserts under
-the lock of the audit log and of the dataset's budget, so that charges at once never overspend; it is durable when the caller's
-transaction is, and only then may the job start.
+Whatever changes one of them writes an entry of the audit log in the same transaction. `reserve` sums, decides and
+inserts under the lock of the audit log and of the dataset's budget, so that charges at once never overspend; it is
+durable when the caller's transaction is, and only then may the job start.
 
 Tables of privacy budgets and of the audit log.
 
@@ -10,8 +10,9 @@ Tables of privacy budgets and of the audit log.
                   budgets 1--n charges n--1 curves
     audit_entries, audit_head
 
-A grant carries the sums of its user's charges, so a check takes the same time however many there are. The Renyi curve of a
-charge is kept once for all charges of equal events. Users are not referred to: what they spent outlives their accounts.
+A grant carries the sums of its user's charges, so a check takes the same time however many there are. The Renyi curve
+of a charge is kept once for all charges of equal events. Users are not referred to: what they spent outlives their
+accounts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.job_spec import Unit
 from pygrid.errors import Conflict, NotFound
 from pygrid.privacy import ledger
@@ -66,8 +68,9 @@ grants = sa.Table(
     *_cap_columns(),
     # Whether it came of what everybody gets, and changes with that.
     sa.Column("is_default", sa.Boolean, nullable=False),
-    # The sums of the user's charges that count, at the order of this cap and at that of the dataset's. A check adds up these,
-    # not the charges; both change in one transaction, under the lock of the log, and `pygrid audit verify` compares them.
+    # The sums of the user's charges that count, at the order of this cap and at that of the dataset's. A check adds up
+    # these, not the charges; both change in one transaction, under the lock of the log, and `pygrid audit verify`
+    # compares them.
     sa.Column("spent_divergence", sa.Double, nullable=False),
     sa.Column("spent_in_dataset", sa.Double, nullable=False),
     sa.Column("spent_basic_epsilon", sa.Double, nullable=False),
@@ -113,7 +116,9 @@ _CAP_FIELDS = tuple(Cap.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The ledger of a dataset: its cap, what each user gets who has no grant of their own (None: nothing), and its unit."""
+    """The ledger of a dataset: its cap, what each user gets who has no grant of their own (None: nothing), and its
+    unit.
+    """
 
     dataset_id: int
     cap: Cap
@@ -157,7 +162,7 @@ def open_budget(
     if find_budget(connection, dataset_id) is not None:
         raise Conflict(
             f"dataset {dataset_id} has a budget already; its epsilon can be changed",
-            code="budget_exists",
+            code=codes.BUDGET_EXISTS,
             dataset_id=dataset_id,
         )
     values = {"dataset_id": dataset_id, "opened_at": now, "unit": unit, **asdict(cap), **_prefixed(user_cap)}
@@ -175,7 +180,8 @@ def update_budget(
     actor: int | None,
     now: dt.datetime,
 ) -> Budget:
-    """Give the dataset another epsilon, and (if given) those without a grant of their own another one; what is spent stays.
+    """Give the dataset another epsilon, and (if given) those without a grant of their own another one; what is spent
+    stays.
 
     Raises:
         NotFound: ``budget_not_found``. InvalidInput: ``budget_too_small`` for the order that the ledger is kept at.
@@ -206,7 +212,9 @@ def get_budget(connection: sa.Connection, dataset_id: int) -> Budget:
     """Raises NotFound: ``budget_not_found``."""
     budget = find_budget(connection, dataset_id)
     if budget is None:
-        raise NotFound(f"dataset {dataset_id} has no privacy budget", code="budget_not_found", dataset_id=dataset_id)
+        raise NotFound(
+            f"dataset {dataset_id} has no privacy budget", code=codes.BUDGET_NOT_FOUND, dataset_id=dataset_id
+        )
     return budget
 
 
@@ -278,8 +286,8 @@ def reserve(
 ) -> Accepted | Rejected:
     """Debit a job before it starts, if it fits into the cap of the dataset and into that of the user.
 
-    The job may start once the transaction is committed. Asking again for the same job debits nothing more and gives the same
-    answer, until the charge has ended: then it is `Refusal.ALREADY_SETTLED`. A refusal leaves nothing behind.
+    The job may start once the transaction is committed. Asking again for the same job debits nothing more and gives the
+    same answer, until the charge has ended: then it is `Refusal.ALREADY_SETTLED`. A refusal leaves nothing behind.
 
     Raises:
         Conflict: ``job_charged_otherwise``: the job has a charge for another dataset, user or other events.
@@ -342,7 +350,7 @@ def move_charge(connection: sa.Connection, job_id: str, state: ChargeState, now:
         charge = get_charge(connection, job_id)
         raise Conflict(
             f"the charge of job {job_id} is {charge.state}, so it cannot become {state}",
-            code="charge_state",
+            code=codes.CHARGE_STATE,
             job_id=job_id,
             state=charge.state.value,
         )
@@ -361,11 +369,13 @@ def get_charge(connection: sa.Connection, job_id: str) -> Charge:
     """Raises NotFound: ``charge_not_found``."""
     charge = find_charge(connection, job_id)
     if charge is None:
-        raise NotFound(f"job {job_id} was charged nothing", code="charge_not_found", job_id=job_id)
+        raise NotFound(f"job {job_id} was charged nothing", code=codes.CHARGE_NOT_FOUND, job_id=job_id)
     return charge
 
 
-def list_charges(connection: sa.Connection, dataset_id: int, user_id: int | None = None, limit: int = 1000) -> list[Charge]:
+def list_charges(
+    connection: sa.Connection, dataset_id: int, user_id: int | None = None, limit: int = 1000
+) -> list[Charge]:
     """Charges of a dataset, or those of one user, newest first."""
     query = sa.select(*_CHARGE).join_from(charges, curves).where(charges.c.dataset_id == dataset_id)
     if user_id is not None:
@@ -400,7 +410,9 @@ def count_charges(connection: sa.Connection, dataset_id: int, user_id: int | Non
 
 
 def get_total(connection: sa.Connection, dataset_id: int, user_id: int | None = None) -> Cost:
-    """All that was charged to a dataset, or to one user of it, at every order: what `ledger.epsilon_spent` turns into words."""
+    """All that was charged to a dataset, or to one user of it, at every order: what `ledger.epsilon_spent` turns into
+    words.
+    """
     query = (
         sa.select(
             curves.c.divergences,
@@ -444,7 +456,9 @@ def _spent(connection: sa.Connection, dataset_id: int, user_id: int) -> tuple[Sp
     total, here = sa.func.sum, grants.c.dataset_id == dataset_id
     basic = (grants.c.spent_basic_epsilon, grants.c.spent_basic_delta)
     of_dataset = connection.execute(sa.select(total(grants.c.spent_in_dataset), *map(total, basic)).where(here)).one()
-    of_user = connection.execute(sa.select(grants.c.spent_divergence, *basic).where(here, grants.c.user_id == user_id)).first()
+    of_user = connection.execute(
+        sa.select(grants.c.spent_divergence, *basic).where(here, grants.c.user_id == user_id)
+    ).first()
     return Spending(*(value or 0.0 for value in of_dataset)), Spending(*(of_user or ()))
 
 
@@ -460,7 +474,7 @@ def _repeated(charge: Charge, dataset_id: int, user_id: int, events: Sequence[Ev
     if (charge.dataset_id, charge.user_id, encode_events(charge.events)) != asked:
         raise Conflict(
             f"job {charge.job_id} was charged for something else: a changed job needs an id of its own",
-            code="job_charged_otherwise",
+            code=codes.JOB_CHARGED_OTHERWISE,
             job_id=charge.job_id,
         )
     if charge.state in (ChargeState.RESERVED, ChargeState.RUNNING):

@@ -14,8 +14,13 @@ from pygrid.storage.reports import assignments
 _used_at = sa.func.coalesce(clients.c.used_at, clients.c.created_at)
 
 
-def count_of_address(connection: sa.Connection, process_id: int, address_mark: str, used_since: dt.datetime | None) -> int:
-    """How many clients of a process an address has. One that has left counts, too: it may have had a place in a cycle."""
+def count_of_address(
+    connection: sa.Connection, process_id: int, address_mark: str, used_since: dt.datetime | None
+) -> int:
+    """How many clients of a process an address has.
+
+    One that has left counts, too: it may have had a place in a cycle.
+    """
     where = [clients.c.process_id == process_id, clients.c.address_mark == address_mark]
     if used_since is not None:
         where.append(_used_at >= used_since)
@@ -57,8 +62,12 @@ def delete_assignments(connection: sa.Connection, ids: Sequence[int]) -> None:
     connection.execute(assignments.delete().where(assignments.c.id.in_(ids), expired))
 
 
-def list_unused_clients(connection: sa.Connection, before: dt.datetime, left_before: dt.datetime, limit: int) -> list[str]:
-    """Ids of clients without names and assignments that were last used before a time, or have left before another one."""
+def list_unused_clients(
+    connection: sa.Connection, before: dt.datetime, left_before: dt.datetime, limit: int
+) -> list[str]:
+    """Ids of clients without names and assignments that were last used before a time, or have left before
+    another one.
+    """
     has_assignment = sa.exists().where(assignments.c.client_id == clients.c.id)
     statement = (
         sa.select(clients.c.id)
@@ -68,7 +77,9 @@ def list_unused_clients(connection: sa.Connection, before: dt.datetime, left_bef
     return list(connection.execute(statement).scalars())
 
 
-def delete_clients(connection: sa.Connection, ids: Sequence[str], before: dt.datetime, left_before: dt.datetime) -> None:
+def delete_clients(
+    connection: sa.Connection, ids: Sequence[str], before: dt.datetime, left_before: dt.datetime
+) -> None:
     """Remove clients as `list_unused_clients` finds them; one that was used meanwhile stays."""
     has_assignment = sa.exists().where(assignments.c.client_id == clients.c.id)
     old = (_used_at < before) | (clients.c.left_at < left_before)

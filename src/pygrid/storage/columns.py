@@ -3,8 +3,8 @@
     <folder>/<64 hex digits>/0.bin 1.bin ... schema.json checksums.json      one version of a dataset, or its mock twin
     <folder>/.<32 hex digits>.part/                           an upload under way
 
-A column is one raw file: little-endian values, row-major, the record is the first axis. No name of a user is a path here. A
-folder appears under its name complete and durable, or not at all.
+A column is one raw file: little-endian values, row-major, the record is the first axis. No name of a user is a path
+here. A folder appears under its name complete and durable, or not at all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.core.datasets import SCHEMA_FILE, Column, Schema, column_file, stored_dtype
 from pygrid.durable import WRITEBACK_BYTES, sync_directory
 from pygrid.errors import NotFound
@@ -36,7 +37,8 @@ _HASHED_AT_ONCE = 1 << 20
 
 
 def map_columns(folder: Path) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
-    """The schema of a folder of columns, and each column ``[num_records, *shape]`` mapped read-only: nothing is read yet.
+    """The schema of a folder of columns, and each column ``[num_records, *shape]`` mapped read-only: nothing is read
+    yet.
 
     Raises:
         NotFound: ``records_not_found``: a file is missing or has another length than the schema says.
@@ -72,7 +74,9 @@ def hash_content(folder: Path) -> str:
 
 
 def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
-    """The first 64 bits of each category's hash, and 0 for the code -1 (none); None: the values are hashed as stored."""
+    """The first 64 bits of each category's hash, and 0 for the code -1 (none); None: the values are hashed as
+    stored.
+    """
     if column.dtype != "text" or column.categories is None:
         return None
     hashes = [hashlib.sha256(text.encode()).digest()[:8] for text in column.categories or ()]
@@ -80,7 +84,10 @@ def _word_hashes(column: Column) -> npt.NDArray[Any] | None:
 
 
 class ColumnWriter:
-    """One column as it is written. The disk is set to work on the way, so that little is left to wait for at the end."""
+    """One column as it is written.
+
+    The disk is set to work on the way, so that little is left to wait for at the end.
+    """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -94,7 +101,8 @@ class ColumnWriter:
             written = os.write(self._descriptor, view)
             view, self._size = view[written:], self._size + written
         if self._size - self._started >= WRITEBACK_BYTES:
-            # Begins to write what is dirty, and lets go of what is written: the server has other uses for its page cache.
+            # Begins to write what is dirty, and lets go of what is written: the server has other uses for its page
+            # cache.
             os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
             self._started = self._size
 
@@ -153,7 +161,8 @@ class ColumnFiles:
 
     def commit(self, draft: Draft) -> str:
         """Make a draft durable; gives the name under which it is found from now on."""
-        # Several at once share a commit of the file system's journal; one by one, hundreds of columns would wait for one each.
+        # Several at once share a commit of the file system's journal; one by one, hundreds of columns would wait for
+        # one each.
         files = list(draft.path.iterdir())
         with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
             checksums = dict(zip((file.name for file in files), threads.map(_sync_data, files), strict=True))
@@ -176,7 +185,8 @@ class ColumnFiles:
         return path
 
     def checked_path(self, name: str, files: Collection[str] | None = None) -> Path:
-        """Where the columns of that name lie, after ``files`` of it (None: all) were found whole. Reads; call it in a thread.
+        """Where the columns of that name lie, after ``files`` of it (None: all) were found whole. Reads; call it in a
+        thread.
 
         What version 0.1 stored has no checksums: it gets them when it is checked first.
 
@@ -232,4 +242,4 @@ def _write_checksums(folder: Path, checksums: Mapping[str, int]) -> None:
 
 
 def _missing() -> NotFound:
-    return NotFound("the records of this dataset are not on this machine, or damaged", code="records_not_found")
+    return NotFound("the records of this dataset are not on this machine, or damaged", code=codes.RECORDS_NOT_FOUND)

@@ -1,4 +1,6 @@
-"""Records that are in two datasets, each with a privacy budget: recognized by their content, and only with the owner's word."""
+"""Records that are in two datasets, each with a privacy budget: recognized by their content, and only with the owner's
+word.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import Conflict
 from pygrid.storage import audit, budgets
 from pygrid.storage.datasets import list_same_content
@@ -40,9 +43,11 @@ def confirm_content(
         return
     if not is_confirmed:
         raise Conflict(
-            "the same records are, or were, in another dataset that has a privacy budget, so what both budgets allow adds up: "
-            "add a version to that dataset instead, or confirm a second budget with fresh_budget",
-            code="content_has_budget",
+            "the same records are, or were, in another dataset that has a privacy budget, so what both budgets allow "
+            "adds up: add a version to that dataset instead, or confirm a second budget with fresh_budget",
+            code=codes.CONTENT_HAS_BUDGET,
             dataset_id=dataset_id,
         )
-    audit.append(connection, "fresh_budget_confirmed", {"dataset_id": dataset_id, "others": others}, actor=actor, now=now)
+    audit.append(
+        connection, "fresh_budget_confirmed", {"dataset_id": dataset_id, "others": others}, actor=actor, now=now
+    )

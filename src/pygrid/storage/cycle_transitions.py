@@ -49,14 +49,19 @@ def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, 
     reports.expire_assignments(connection, cycle.id)
     reopened = rules.reopen(cycle, config, now)
     rows.update_cycle(connection, reopened)
-    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_expired", now, {"num_reports": cycle.num_reports})
+    rows.put_event(
+        connection, cycle.process_id, cycle.sequence, "cycle_expired", now, {"num_reports": cycle.num_reports}
+    )
     return reopened
 
 
 def restart_cycle(
     connection: sa.Connection, cycle: Cycle, config: ServerConfig, checkpoint: int, of: int, now: dt.datetime
 ) -> Cycle:
-    """Go on from ``checkpoint``, which repeats the checkpoint ``of``. Of a closing cycle the caller holds the lease now."""
+    """Go on from ``checkpoint``, which repeats the checkpoint ``of``.
+
+    Of a closing cycle the caller holds the lease now.
+    """
     if cycle.state is CycleState.OPEN:
         reports.expire_assignments(connection, cycle.id)
     restarted = rules.restart(cycle, config, checkpoint, now)
@@ -68,8 +73,13 @@ def restart_cycle(
 
 
 def close_cycle(connection: sa.Connection, cycle: Cycle, now: dt.datetime) -> Cycle:
-    """``open -> closing``, or ``hosted -> closing`` when its process is finished early. The caller holds the lease now."""
+    """``open -> closing``, or ``hosted -> closing`` when its process is finished early.
+
+    The caller holds the lease now.
+    """
     closing = rules.close(cycle)
     rows.update_cycle(connection, closing, lease_until=now + dt.timedelta(seconds=LEASE_S))
-    rows.put_event(connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports})
+    rows.put_event(
+        connection, cycle.process_id, cycle.sequence, "cycle_closing", now, {"num_reports": cycle.num_reports}
+    )
     return closing

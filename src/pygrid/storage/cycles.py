@@ -149,7 +149,9 @@ def get_cycle(connection: sa.Connection, cycle_id: int) -> Cycle:
 
 def get_newest_cycle(connection: sa.Connection, process_id: int) -> Cycle:
     """The newest cycle of a process; every process has one."""
-    statement = sa.select(*CYCLE_COLUMNS).where(cycles.c.process_id == process_id).order_by(cycles.c.sequence.desc()).limit(1)
+    statement = (
+        sa.select(*CYCLE_COLUMNS).where(cycles.c.process_id == process_id).order_by(cycles.c.sequence.desc()).limit(1)
+    )
     return read_cycle(connection.execute(statement).one())
 
 
@@ -199,7 +201,9 @@ def complete_cycle(connection: sa.Connection, cycle: Cycle, totals: CycleTotals,
 
 
 def find_radius(connection: sa.Connection, process_id: int) -> float | None:
-    """The radius of the newest completed cycle of a process that had reports; None: there is none, or it had no limit."""
+    """The radius of the newest completed cycle of a process that had reports; None: there is none, or it had no
+    limit.
+    """
     statement = (
         sa.select(cycles.c.radius)
         .where(
@@ -280,7 +284,12 @@ def count_left(connection: sa.Connection, process_id: int) -> int:
 
 
 def put_event(
-    connection: sa.Connection, process_id: int, cycle: int, kind: str, now: dt.datetime, data: dict[str, Any] | None = None
+    connection: sa.Connection,
+    process_id: int,
+    cycle: int,
+    kind: str,
+    now: dt.datetime,
+    data: dict[str, Any] | None = None,
 ) -> None:
     """Record a change in the life of a process."""
     connection.execute(events.insert().values(process_id=process_id, cycle=cycle, kind=kind, data=data or {}, at=now))
@@ -289,6 +298,9 @@ def put_event(
 def list_events(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[StoredEvent]:
     """Events of a process with an id above ``after``, oldest first."""
     statement = (
-        sa.select(*_EVENT).where(events.c.process_id == process_id, events.c.id > after).order_by(events.c.id).limit(limit)
+        sa.select(*_EVENT)
+        .where(events.c.process_id == process_id, events.c.id > after)
+        .order_by(events.c.id)
+        .limit(limit)
     )
     return [StoredEvent(*row) for row in connection.execute(statement)]

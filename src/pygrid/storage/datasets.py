@@ -1,11 +1,13 @@
-"""Rows of datasets: what is said of them, their versions and tags. Each function runs inside a transaction of the caller.
+"""Rows of datasets: what is said of them, their versions and tags. Each function runs inside a transaction of the
+caller.
 
 Tables of datasets.
 
     datasets 1--n dataset_versions
     datasets 1--n dataset_tags
 
-Records are not here: ``folder`` and ``mock_folder`` name folders of columns. A dataset that was deleted keeps its row without a
+Records are not here: ``folder`` and ``mock_folder`` name folders of columns. A dataset that was deleted keeps its row
+without a
 ``name_key``: its id stays what was spent on it refers to.
 """
 
@@ -19,6 +21,7 @@ from typing import Any, Literal, cast
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.access import OWNER, Principal
 from pygrid.core.datasets import Holding, Schema, Visibility
 from pygrid.errors import NotFound
@@ -58,8 +61,8 @@ dataset_versions = sa.Table(
     sa.Column("num_columns", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("note", sa.Text, nullable=False),
-    # Of the columns' values (`pygrid.storage.columns.hash_content`), to recognize them in another dataset. NULL: records of 0.1
-    # that were deleted before they were hashed.
+    # Of the columns' values (`pygrid.storage.columns.hash_content`), to recognize them in another dataset. NULL:
+    # records of 0.1 that were deleted before they were hashed.
     sa.Column("content_hash", sa.String(64), nullable=True, index=True),
     sa.Column("created_by", sa.Integer, nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -273,7 +276,9 @@ def find_dataset_by_name(connection: sa.Connection, principal: Principal | None,
 
 def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:
     """Whether somebody has a dataset of that name, in whatever case."""
-    statement = sa.select(datasets.c.id).where(datasets.c.name_key == name.casefold(), datasets.c.created_by == created_by)
+    statement = sa.select(datasets.c.id).where(
+        datasets.c.name_key == name.casefold(), datasets.c.created_by == created_by
+    )
     return connection.execute(statement).first() is not None
 
 
@@ -291,7 +296,10 @@ def get_version(connection: sa.Connection, dataset_id: int, number: int | None =
     row = connection.execute(statement).first()
     if row is None:
         raise NotFound(
-            f"dataset {dataset_id} has no version {number}", code="dataset_version_not_found", id=dataset_id, version=number
+            f"dataset {dataset_id} has no version {number}",
+            code=codes.DATASET_VERSION_NOT_FOUND,
+            id=dataset_id,
+            version=number,
         )
     return DatasetVersion(*row)
 
@@ -303,7 +311,9 @@ def list_versions(connection: sa.Connection, dataset_id: int) -> list[DatasetVer
 
 
 def list_incomplete_schemas(connection: sa.Connection) -> list[tuple[int, str, Schema]]:
-    """(version id, folder, schema) of the versions whose schema pygrid 0.1 wrote, without what later ones find at upload."""
+    """(version id, folder, schema) of the versions whose schema pygrid 0.1 wrote, without what later ones find at
+    upload.
+    """
     live = dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE))
     statement = sa.select(dataset_versions.c.id, dataset_versions.c.folder, dataset_versions.c.schema).where(live)
     found = [(row.id, row.folder, msgspec.convert(row.schema, Schema)) for row in connection.execute(statement)]
@@ -318,14 +328,18 @@ def put_schema(connection: sa.Connection, version_id: int, schema: Schema) -> No
 
 def get_schema(connection: sa.Connection, version_id: int) -> Schema:
     """The whole schema of a version, with what only its owner may know."""
-    raw = connection.execute(sa.select(dataset_versions.c.schema).where(dataset_versions.c.id == version_id)).scalar_one()
+    raw = connection.execute(
+        sa.select(dataset_versions.c.schema).where(dataset_versions.c.id == version_id)
+    ).scalar_one()
     return msgspec.convert(raw, Schema)
 
 
 def list_tags(connection: sa.Connection, dataset_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """The tags of each of these datasets, in their order."""
     found: dict[int, tuple[str, ...]] = dict.fromkeys(dataset_ids, ())
-    statement = sa.select(dataset_tags.c.dataset_id, dataset_tags.c.tag).where(dataset_tags.c.dataset_id.in_(dataset_ids))
+    statement = sa.select(dataset_tags.c.dataset_id, dataset_tags.c.tag).where(
+        dataset_tags.c.dataset_id.in_(dataset_ids)
+    )
     for dataset_id, tag in connection.execute(statement.order_by(dataset_tags.c.dataset_id, dataset_tags.c.position)):
         found[dataset_id] += (tag,)
     return found
@@ -396,7 +410,7 @@ def list_folders(connection: sa.Connection) -> list[str]:
 
 def dataset_not_found(dataset_id: int) -> NotFound:
     """The refusal for a dataset that is not there, or that the caller is not to know of."""
-    return NotFound(f"there is no dataset {dataset_id}", code="dataset_not_found", id=dataset_id)
+    return NotFound(f"there is no dataset {dataset_id}", code=codes.DATASET_NOT_FOUND, id=dataset_id)
 
 
 def _folders(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[str]:

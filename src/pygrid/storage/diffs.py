@@ -1,7 +1,7 @@
 """The diffs of open cycles on the local disk.
 
-Nothing here is named by a user: diffs have the number of their cycle. Everything that was committed is durable: the file was
-flushed to the disk, and so was the directory that names it.
+Nothing here is named by a user: diffs have the number of their cycle. Everything that was committed is durable: the
+file was flushed to the disk, and so was the directory that names it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from pygrid.storage.blobs.checked import DamagedReportError, crc_of
 
 
 class SegmentLog:
-    """The small reports of a process's open cycle, one after the other in one file. For the database's writer thread alone."""
+    """The small reports of a process's open cycle, one after the other in one file.
+
+    For the database's writer thread alone.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,7 +100,10 @@ class Spool:
 
 
 class DiffFiles:
-    """The diffs of open cycles, in one folder: ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a large one."""
+    """The diffs of open cycles, in one folder:
+
+    ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a large one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -138,14 +144,20 @@ class DiffFiles:
             raise DamagedReportError(report_id)
 
     def drop(self, process_id: int, cycle_id: int) -> None:
-        """Remove all diffs of a completed cycle. In the writer thread, before its process takes reports for the next one."""
+        """Remove all diffs of a completed cycle.
+
+        In the writer thread, before its process takes reports for the next one.
+        """
         if process_id in self._logs:
             self._logs[process_id].empty()
         for path in self._folder.glob(f"{cycle_id}-*.report"):
             path.unlink(missing_ok=True)
 
     def sweep(self, referenced: set[str]) -> None:
-        """Remove what a crash left behind: every file that is not in ``referenced``. Before the first report is taken."""
+        """Remove what a crash left behind: every file that is not in ``referenced``.
+
+        Before the first report is taken.
+        """
         for path in self._folder.iterdir():
             if path.name not in referenced:
                 path.unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -70,7 +71,7 @@ def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> Draft:
     where = (drafts.c.id == draft_id, drafts.c.created_by == user_id)
     row = connection.execute(sa.select(*_DRAFT).where(*where)).first()
     if row is None:
-        raise NotFound(f"you have no draft {draft_id}", code="draft_not_found", draft_id=draft_id)
+        raise NotFound(f"you have no draft {draft_id}", code=codes.DRAFT_NOT_FOUND, draft_id=draft_id)
     return _draft(row)
 
 

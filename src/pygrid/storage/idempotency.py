@@ -1,7 +1,7 @@
 """Answers to calls that were done under an ``Idempotency-Key``, and `once`, which keeps them.
 
-The answer is written in the transaction of the effect. So after a crash either both are there, and the next call gets the
-answer, or neither, and the next call does it.
+The answer is written in the transaction of the effect. So after a crash either both are there, and the next call gets
+the answer, or neither, and the next call does it.
 
 The table of calls that were done under an ``Idempotency-Key``. Users are not referred to: an id is never given twice.
 """
@@ -54,7 +54,8 @@ T = TypeVar("T")
 
 
 def once(fn: Callable[[sa.Connection], T], answer: Callable[[T], object] | None = None) -> Callable[[sa.Connection], T]:
-    """A unit of work that also keeps the answer of the call that this task works on; ``fn`` itself if the call has no key.
+    """A unit of work that also keeps the answer of the call that this task works on; ``fn`` itself if the call has no
+    key.
 
     Args:
         answer: from the result of ``fn`` to what the use case returns; None: they are the same.
@@ -153,7 +154,9 @@ def _is_of(scope: CallScope) -> sa.ColumnElement[bool]:
 def _drop_excess(connection: sa.Connection, user_id: int) -> None:
     """Drop the oldest answers of a user until both limits hold; the newest one stays, however large it is."""
     mine = kept_answers.c.user_id == user_id
-    query = sa.select(kept_answers.c.number, kept_answers.c.answer_bytes).where(mine).order_by(kept_answers.c.number.desc())
+    query = (
+        sa.select(kept_answers.c.number, kept_answers.c.answer_bytes).where(mine).order_by(kept_answers.c.number.desc())
+    )
     num_bytes = 0
     for position, row in enumerate(connection.execute(query).all()):
         num_bytes += row.answer_bytes

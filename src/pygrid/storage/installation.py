@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.durable import sync_directory
 from pygrid.errors import InvalidConfig
 from pygrid.storage.sql.database import Database
@@ -66,7 +67,7 @@ def check_folder(folder: Path, app: str) -> None:
         raise InvalidConfig(
             f"the data folder {folder} belongs to a {other.capitalize()}, and this is a {app.capitalize()}: "
             "choose another folder (--data-dir)",
-            code="wrong_data_dir",
+            code=codes.WRONG_DATA_DIR,
         )
 
 
@@ -132,7 +133,8 @@ def _read(folder: Path) -> FolderId | None:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidConfig(
-            f"{folder / FILE} cannot be read ({error}): take it from a backup of this folder", code="invalid_data_dir"
+            f"{folder / FILE} cannot be read ({error}): take it from a backup of this folder",
+            code=codes.INVALID_DATA_DIR,
         ) from error
 
 
@@ -151,5 +153,5 @@ def _wrong(database: Database, folder: Path, why: str) -> InvalidConfig:
     return InvalidConfig(
         f"the database {shown} {why}; the data folder is {folder}. Set DATABASE_URL (--database-url) and the folder "
         "(--data-dir) as at the last start; docs/deploy.md says how to join a restored pair",
-        code="wrong_database",
+        code=codes.WRONG_DATABASE,
     )

@@ -1,12 +1,14 @@
-"""The bytes of jobs on the local disk: what a job came with until it has ended, and its result for as long as that is kept.
+"""The bytes of jobs on the local disk: what a job came with until it has ended, and its result for as long as that is
+kept.
 
     <folder>/inputs/<job id>/<SHA-256>          plan and model
-    <folder>/inputs/<job id>/cycles/            of a federated job: the model of its cycle, the report that it makes of it
-    <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model, after a line with the SHA-256 of it
-    <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
+    <folder>/inputs/<job id>/cycles/            of a federated job: the model of its cycle, the report that it makes of
+    it <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model, after a line with the SHA-256 of
+    it <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
     <folder>/results/<job id>/outcome.json      what else the Worker told, written before the result
 
-A job has a folder of its own, so that what ends with it can be removed without a look at others. Ids are made by the Domain.
+A job has a folder of its own, so that what ends with it can be removed without a look at others. Ids are made by the
+Domain.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
 from pygrid.storage.blobs.files import BlobFiles, BlobWriter
@@ -78,8 +81,8 @@ class JobFiles:
     def receive(self, job_id: str) -> Iterator[BlobFiles]:
         """The folder for what a job comes with; removed if the block fails.
 
-        Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a row may
-        come to name the files. If none does, the next start removes them.
+        Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a row
+        may come to name the files. If none does, the next start removes them.
         """
         folder = self._inputs / job_id
         try:
@@ -163,7 +166,7 @@ def new_job_id() -> str:
 
 
 def _missing(name: str) -> NotFound:
-    return NotFound("a stored file of this job is missing", code="blob_not_found", name=name)
+    return NotFound("a stored file of this job is missing", code=codes.BLOB_NOT_FOUND, name=name)
 
 
 def _digest(data: bytes) -> bytes:

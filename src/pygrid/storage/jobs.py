@@ -6,8 +6,8 @@ Tables of jobs on private data.
     datasets 1--n jobs 1--1 charges (`pygrid.storage.budgets`)
                   jobs 1--n federated_cycles
 
-Bytes are not here: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. Users are not referred to: what they
-asked for, and who decided, outlives their accounts.
+Bytes are not here: ``plan_id``, ``model_hash`` and ``result_hash`` name files of the job. Users are not referred to:
+what they asked for, and who decided, outlives their accounts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
 from pygrid.core.job_spec import PrivacyTerms
@@ -149,7 +150,9 @@ def put_job(connection: sa.Connection, job: Job) -> None:
     connection.execute(jobs.insert().values(_values(job)))
 
 
-def update_job(connection: sa.Connection, job: Job, now: dt.datetime, *, lease_until: dt.datetime | None = None) -> None:
+def update_job(
+    connection: sa.Connection, job: Job, now: dt.datetime, *, lease_until: dt.datetime | None = None
+) -> None:
     """Write a job that has made one transition since it was read.
 
     Raises:
@@ -161,7 +164,7 @@ def update_job(connection: sa.Connection, job: Job, now: dt.datetime, *, lease_u
         jobs.update().where(jobs.c.id == job.id, jobs.c.sequence == job.sequence - 1).values(values)
     ).rowcount
     if not changed:
-        raise Conflict("the job was changed by somebody else at the same moment; load it again", code="job_decided")
+        raise Conflict("the job was changed by somebody else at the same moment; load it again", code=codes.JOB_DECIDED)
 
 
 def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Job | None:
@@ -203,7 +206,9 @@ def list_jobs(
     if states:
         statement = statement.where(jobs.c.state.in_([state.value for state in states]))
     if before is not None:
-        statement = statement.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
+        statement = statement.where(
+            jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery()
+        )
     return [_job(row) for row in connection.execute(statement)]
 
 
@@ -236,7 +241,9 @@ def list_abandoned_ids(connection: sa.Connection) -> list[str]:
 def list_withdrawn_ids(connection: sa.Connection) -> list[str]:
     """The ids of jobs that wait for a person although their datasets were deleted, oldest first."""
     where = (jobs.c.state.in_([state.value for state in WITHDRAWN]), datasets.c.deleted_at.is_not(None))
-    statement = sa.select(jobs.c.id).join(datasets, datasets.c.id == jobs.c.dataset_id).where(*where).order_by(jobs.c.number)
+    statement = (
+        sa.select(jobs.c.id).join(datasets, datasets.c.id == jobs.c.dataset_id).where(*where).order_by(jobs.c.number)
+    )
     return list(connection.execute(statement).scalars())
 
 
@@ -266,7 +273,9 @@ def list_open(connection: sa.Connection, user_id: int) -> list[Job]:
 
 def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
     """How many jobs on a dataset wait for a person."""
-    statement = sa.select(sa.func.count()).where(jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value)
+    statement = sa.select(sa.func.count()).where(
+        jobs.c.dataset_id == dataset_id, jobs.c.state == JobState.WAITING.value
+    )
     return int(connection.execute(statement).scalar_one())
 
 
@@ -278,11 +287,12 @@ def find_next(
 ) -> Job | None:
     """The approved job that is next, which nobody else takes before this transaction ends; or None.
 
-    It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all Workers.
+    It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all
+    Workers.
 
     Args:
-        remote_only: only one that a Worker on another machine may have: by the dataset's policy, and not after a Worker was
-            lost with it.
+        remote_only: only one that a Worker on another machine may have: by the dataset's policy, and not after a Worker
+            was lost with it.
         federated: only federated ones, which take no Worker yet; else none of them.
     """
     others = jobs.alias()
@@ -303,7 +313,11 @@ def find_next(
         open_to_remote = sa.select(policies.c.dataset_id).where(policies.c.allow_remote_workers)
         where += [jobs.c.num_attempts == 0, jobs.c.dataset_id.in_(open_to_remote)]
     statement = (
-        sa.select(*_JOB).where(*where).order_by(num_running, jobs.c.number).limit(1).with_for_update(of=jobs, skip_locked=True)
+        sa.select(*_JOB)
+        .where(*where)
+        .order_by(num_running, jobs.c.number)
+        .limit(1)
+        .with_for_update(of=jobs, skip_locked=True)
     )
     row = connection.execute(statement).first()
     return None if row is None else _job(row)
@@ -351,7 +365,7 @@ def get_emails(connection: sa.Connection, user_ids: Collection[int]) -> dict[int
 
 def job_not_found(job_id: str) -> NotFound:
     """The refusal for a job that is not there, or that the caller is not to know of."""
-    return NotFound(f"there is no job {job_id}", code="job_not_found", job_id=job_id)
+    return NotFound(f"there is no job {job_id}", code=codes.JOB_NOT_FOUND, job_id=job_id)
 
 
 # Policies

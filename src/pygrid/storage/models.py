@@ -1,6 +1,7 @@
 """Rows of served models. Each function runs inside a transaction of the caller.
 
-The table of served models: ``file`` names their bytes (`pygrid.storage.blobs.files.BlobFiles`), ``report`` is the gate's.
+The table of served models: ``file`` names their bytes (`pygrid.storage.blobs.files.BlobFiles`), ``report`` is the
+gate's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.serving import Serving
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.models import ModelVisibility, ServeRequest
@@ -127,12 +129,12 @@ def list_model_files(connection: sa.Connection) -> set[str]:
 def model_exists(model_id: str) -> Conflict:
     """The refusal for an id that is taken."""
     detail = f"Model id already exists. Choose another than {model_id!r}, or delete that model first."
-    return Conflict(detail, code="model_exists", model_id=model_id)
+    return Conflict(detail, code=codes.MODEL_EXISTS, model_id=model_id)
 
 
 def model_not_found(model_id: str) -> NotFound:
     """The refusal for an id that no model has."""
-    return NotFound(f"there is no model {model_id[:100]!r}", code="model_not_found", model_id=model_id[:100])
+    return NotFound(f"there is no model {model_id[:100]!r}", code=codes.MODEL_NOT_FOUND, model_id=model_id[:100])
 
 
 def _model(row: sa.Row[Any]) -> StoredModel:

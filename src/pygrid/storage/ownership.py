@@ -3,9 +3,10 @@
     <folder>/lock                held with ``flock`` for the life of the app; says who holds it
     <folder>/installation.json   the id that the folder shares with its database (`pygrid.storage.installation`)
 
-The kernel releases the lock with the process, so nothing is left behind by ``kill -9``. The descriptor is closed in every
-program that the app starts. On PostgreSQL a second lock guards the database, as two folders may name the same one; it belongs
-to a connection, and ends with it. So each owner also has a number in the database, and every transaction that writes checks
+The kernel releases the lock with the process, so nothing is left behind by ``kill -9``. The descriptor is closed in
+every program that the app starts. On PostgreSQL a second lock guards the database, as two folders may name the same
+one; it belongs to a connection, and ends with it. So each owner also has a number in the database, and every
+transaction that writes checks
 it: an app whose lock went to another app cannot write, even before it knows.
 """
 
@@ -25,6 +26,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.settings import make_data_dir
 from pygrid.storage.installation import installation
@@ -64,7 +66,8 @@ class FolderLock:
         """
         make_data_dir(folder)
         path = folder / LOCK_FILE
-        # Python closes descriptors in programs that it starts (PEP 446), so no Worker keeps the folder of a dead Domain.
+        # Python closes descriptors in programs that it starts (PEP 446), so no Worker keeps the folder of a dead
+        # Domain.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +79,7 @@ class FolderLock:
             raise InvalidConfig(
                 f"the data folder {folder} cannot be locked ({error.strerror}), so two apps could damage it: "
                 "use a folder on a local disk",
-                code="invalid_data_dir",
+                code=codes.INVALID_DATA_DIR,
             ) from error
         lock = cls(descriptor, Holder(os.getpid(), socket.gethostname(), dt.datetime.now(dt.UTC), app))
         lock._write()
@@ -152,9 +155,9 @@ class DatabaseLock:
         if not got:
             connection.close()
             raise InvalidConfig(
-                f"another app uses the database {self._database.url.render_as_string(hide_password=True)}: stop that app, or "
-                "give this one a database of its own (DATABASE_URL)",
-                code="already_running",
+                f"another app uses the database {self._database.url.render_as_string(hide_password=True)}: stop that "
+                "app, or give this one a database of its own (DATABASE_URL)",
+                code=codes.ALREADY_RUNNING,
             )
         self._connection = connection
 
@@ -181,7 +184,10 @@ class DatabaseLock:
             logger.warning("database does not answer; its lock is taken again later")
 
     def _check(self, connection: sa.Connection) -> None:
-        """Refuse if another app has become the owner. In the transaction that writes; its row lock makes takers wait."""
+        """Refuse if another app has become the owner.
+
+        In the transaction that writes; its row lock makes takers wait.
+        """
         epoch = connection.execute(sa.select(installation.c.epoch).with_for_update(read=True)).scalar_one()
         if epoch != self._epoch:
             self._is_lost = True
@@ -209,14 +215,14 @@ def _already_running(folder: Path, holder: Holder | None) -> InvalidConfig:
         fields = {"pid": holder.pid, "host": holder.host, "address": holder.address}
     return InvalidConfig(
         f"the data folder {folder} is in use by {who}: stop that app, or choose another folder (--data-dir)",
-        code="already_running",
+        code=codes.ALREADY_RUNNING,
         **fields,
     )
 
 
 def _taken() -> Unavailable:
     return Unavailable(
-        "another app has become the owner of this database, so this one writes nothing: stop one of the two, and start the "
-        "other again",
-        code="database_taken",
+        "another app has become the owner of this database, so this one writes nothing: stop one of the two, and start "
+        "the other again",
+        code=codes.DATABASE_TAKEN,
     )

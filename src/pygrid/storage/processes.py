@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -124,7 +125,9 @@ def put_process(
 
 def put_plan(connection: sa.Connection, process_id: int, name: str, kind: str, plan_hash: str, size_bytes: int) -> int:
     """Add a plan to a process; gives its id."""
-    statement = plans.insert().values(process_id=process_id, name=name, kind=kind, plan_hash=plan_hash, size_bytes=size_bytes)
+    statement = plans.insert().values(
+        process_id=process_id, name=name, kind=kind, plan_hash=plan_hash, size_bytes=size_bytes
+    )
     return _new_id(connection, statement)
 
 
@@ -149,7 +152,7 @@ def get_process(connection: sa.Connection, process_id: int) -> Process:
     """
     row = connection.execute(_GET_PROCESS, {"process_id": process_id}).first()
     if row is None:
-        raise NotFound(f"there is no process {process_id}", code="process_not_found", process_id=process_id)
+        raise NotFound(f"there is no process {process_id}", code=codes.PROCESS_NOT_FOUND, process_id=process_id)
     return Process(*row)
 
 
@@ -162,7 +165,7 @@ def get_process_by_name(connection: sa.Connection, name: str, version: str | Non
     found = list_processes(connection, name=name, version=version, limit=1)
     if not found:
         wanted = name if version is None else f"{name}, version {version}"
-        raise NotFound(f"there is no process {wanted}", code="process_not_found", name=name, version=version)
+        raise NotFound(f"there is no process {wanted}", code=codes.PROCESS_NOT_FOUND, name=name, version=version)
     return found[0]
 
 
@@ -204,7 +207,7 @@ def get_checkpoint(connection: sa.Connection, process_id: int, number: int | Non
         statement = statement.where(checkpoints.c.number == number)
     row = connection.execute(statement).first()
     if row is None:
-        raise NotFound(f"the process has no checkpoint {number}", code="checkpoint_not_found", checkpoint=number)
+        raise NotFound(f"the process has no checkpoint {number}", code=codes.CHECKPOINT_NOT_FOUND, checkpoint=number)
     return Checkpoint(*row)
 
 

@@ -1,4 +1,6 @@
-"""Tells that what strangers may know of a Domain has changed, so that nobody who remembers it goes on telling the old."""
+"""Tells that what strangers may know of a Domain has changed, so that nobody who remembers it goes on telling
+the old.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class PublicContent:
         self._listeners.append(listener)
 
     async def changed(self) -> None:
-        """Call it once a change is stored and before its author is answered: then who was told of the old version knows."""
+        """Call it once a change is stored and before its author is answered: then who was told of the old version
+        knows.
+        """
         self._number += 1
         told = await asyncio.gather(*(listener(self.version) for listener in self._listeners), return_exceptions=True)
         for failure in told:

@@ -3,8 +3,8 @@
     cycles 1--n assignments n--1 clients
     cycles 1--n reports 1--1 assignments
 
-Bytes are not here: ``reports.file, offset, length`` name a place in the diffs of the cycle. Statements of the path of a report
-are `Prepared`.
+Bytes are not here: ``reports.file, offset, length`` name a place in the diffs of the cycle. Statements of the path of a
+report are `Prepared`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState
 from pygrid.errors import NotFound
 from pygrid.storage.cycles import CYCLE_COLUMNS, CycleTotals, clients, cycles, read_cycle
@@ -38,7 +39,8 @@ assignments = sa.Table(
 reports = sa.Table(
     "reports",
     metadata,
-    # The assignment's id: one report for each at the most, and no index but this and the cycle's to write for each report.
+    # The assignment's id: one report for each at the most, and no index but this and the cycle's to write for each
+    # report.
     sa.Column("id", sa.ForeignKey("assignments.id"), primary_key=True, autoincrement=False),
     sa.Column("cycle_id", sa.ForeignKey("cycles.id"), nullable=False, index=True),
     sa.Column("fingerprint", sa.String(64), nullable=False),
@@ -60,7 +62,8 @@ reports = sa.Table(
 class Report:
     """An accepted report, under the id of its assignment.
 
-    Its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle. ``scale`` is set when the cycle is
+    Its bytes are ``length`` bytes from ``offset`` of ``file`` in the diffs of its cycle. ``scale`` is set when the
+    cycle is
     completed: 1.0, or less if the diff was clipped.
     """
 
@@ -85,7 +88,9 @@ _REPORT = [reports.c[field] for field in Report.__dataclass_fields__]
 _ASSIGNMENT = [assignments.c.id, assignments.c.cycle_id, assignments.c.client_id, assignments.c.state]
 
 
-def put_departure(connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, is_named: bool) -> Cycle:
+def put_departure(
+    connection: sa.Connection, client_id: str, process_id: int, now: dt.datetime, *, is_named: bool
+) -> Cycle:
     """Record that a client has left its process, once; gives the newest cycle, which does not wait for it any more.
 
     Args:
@@ -144,7 +149,9 @@ _FIND_APPLICATION = Prepared(
     .where(
         clients.c.id == sa.bindparam("client_id"),
         cycles.c.sequence
-        == sa.select(sa.func.max(_newest.c.sequence)).where(_newest.c.process_id == clients.c.process_id).scalar_subquery(),
+        == sa.select(sa.func.max(_newest.c.sequence))
+        .where(_newest.c.process_id == clients.c.process_id)
+        .scalar_subquery(),
     )
 )
 
@@ -164,7 +171,7 @@ def get_application(connection: sa.Connection, client_id: str, process_id: int) 
 
 def worker_not_found() -> NotFound:
     """The refusal for an id that is not that of a client of the process, or not any longer."""
-    return NotFound("Worker ID not found! Authenticate for this process first.", code="worker_not_found")
+    return NotFound("Worker ID not found! Authenticate for this process first.", code=codes.WORKER_NOT_FOUND)
 
 
 _LAST_SEQUENCE = Prepared(
@@ -195,7 +202,9 @@ def find_by_key(connection: sa.Connection, key_hash: str) -> tuple[Assignment, C
     return Assignment(row[0], row[1], row[2], AssignmentState(row[3]), row[4]), read_cycle(row[5:])
 
 
-_PUT_ASSIGNMENT = Prepared.insert(assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id")
+_PUT_ASSIGNMENT = Prepared.insert(
+    assignments, "cycle_id", "client_id", "state", "key_hash", "created_at", returning="id"
+)
 _RENEW_ASSIGNMENT = Prepared(
     assignments.update()
     .where(assignments.c.id == sa.bindparam("assignment_id"))
@@ -206,7 +215,9 @@ _COUNT_ASSIGNED = Prepared(
 )
 
 
-def put_assignment(connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime) -> Assignment:
+def put_assignment(
+    connection: sa.Connection, cycle_id: int, client_id: str, key_hash: str, now: dt.datetime
+) -> Assignment:
     """Admit a client to a cycle and count it."""
     state = AssignmentState.ASSIGNED
     row = {"cycle_id": cycle_id, "client_id": client_id, "state": state.value, "key_hash": key_hash, "created_at": now}
@@ -237,7 +248,9 @@ def expire_assignments(connection: sa.Connection, cycle_id: int) -> None:
 
 _PUT_REPORT = Prepared.insert(reports, "received_at", *Report.__dataclass_fields__)
 _MARK_REPORTED = Prepared(
-    assignments.update().where(assignments.c.id == sa.bindparam("assignment_id")).values(state=AssignmentState.REPORTED.value)
+    assignments.update()
+    .where(assignments.c.id == sa.bindparam("assignment_id"))
+    .values(state=AssignmentState.REPORTED.value)
 )
 _COUNT_REPORT = Prepared(
     cycles.update().where(cycles.c.id == sa.bindparam("of_cycle")).values(num_reports=cycles.c.num_reports + 1)

@@ -8,6 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings, is_loopback_url, make_data_dir
 
@@ -57,7 +58,7 @@ def _kept_code(path: Path) -> str:
         code = path.read_text().strip()
         if not code:
             raise InvalidConfig(
-                f"{path} holds no set-up code: delete the file and a new one is made", code="setup_code_damaged"
+                f"{path} holds no set-up code: delete the file and a new one is made", code=codes.SETUP_CODE_DAMAGED
             ) from None
         return code
     with os.fdopen(descriptor, "w") as file:

@@ -31,5 +31,8 @@ class Signals:
 
 
 async def wait_for_any(signals: list[asyncio.Future[None]], timeout_s: float) -> None:
-    """Return when one of the signals comes, or after ``timeout_s``. Others may wait for the same, so none is cancelled."""
+    """Return when one of the signals comes, or after ``timeout_s``.
+
+    Others may wait for the same, so none is cancelled.
+    """
     await asyncio.wait(signals, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)

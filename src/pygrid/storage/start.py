@@ -19,12 +19,12 @@ from pygrid.storage.sql.migrations import migrate
 def prepare_store(settings: AppSettings) -> bool:
     """Bring the database to the present tables, ahead of a start, so that what is wrong with it is told in words.
 
-    Gives whether anybody has an account yet. Does nothing that the start of the app would not do. The caller holds the lock of
-    the data folder.
+    Gives whether anybody has an account yet. Does nothing that the start of the app would not do. The caller holds the
+    lock of the data folder.
 
     Raises:
-        InvalidConfig: its URL is none, or a later pygrid has used it; ``wrong_database``, ``wrong_data_dir``: database, folder
-            and app do not belong together. Unavailable: it does not answer.
+        InvalidConfig: its URL is none, or a later pygrid has used it; ``wrong_database``, ``wrong_data_dir``: database,
+            folder and app do not belong together. Unavailable: it does not answer.
     """
     check_folder(settings.data_dir, settings.app)
     database = Database(settings.database_url)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import Conflict, NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -49,7 +50,9 @@ def put_worker(connection: sa.Connection, name: str, token_hash: str, created_by
         Conflict: ``worker_exists``: another has this name.
     """
     if connection.execute(sa.select(workers.c.id).where(workers.c.name == name)).first() is not None:
-        raise Conflict(f"there is a Worker {name!r} already; choose another name, or revoke that one", code="worker_exists")
+        raise Conflict(
+            f"there is a Worker {name!r} already; choose another name, or revoke that one", code=codes.WORKER_EXISTS
+        )
     values = {"name": name, "token_hash": token_hash, "created_by": created_by, "created_at": now}
     worker_id = connection.execute(workers.insert().values(values).returning(workers.c.id)).scalar_one()
     return Worker(worker_id, name, now, None)
@@ -74,4 +77,4 @@ def update_seen(connection: sa.Connection, worker_id: int, now: dt.datetime) -> 
 def release_worker(connection: sa.Connection, worker_id: int) -> None:
     """Let a Worker in no more. Raises NotFound: ``worker_not_found``."""
     if not connection.execute(workers.delete().where(workers.c.id == worker_id)).rowcount:
-        raise NotFound(f"there is no Worker {worker_id}", code="worker_not_found", id=worker_id)
+        raise NotFound(f"there is no Worker {worker_id}", code=codes.WORKER_NOT_FOUND, id=worker_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pygrid import codes
 from pygrid.errors import InvalidDataset, InvalidInput
 from pygrid.tabular.table_writer import TableWriter
 
@@ -22,7 +23,9 @@ _ERRORS_OF_THIS_MACHINE = frozenset(
 
 
 def tell_format(first: bytes) -> str:
-    """The format of a file by its first bytes (16 or more, or the whole file); CSV if it begins like no other format."""
+    """The format of a file by its first bytes (16 or more, or the whole file); CSV if it begins like no other
+    format.
+    """
     if first.startswith(b"PAR1"):
         return "parquet"
     if first.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -54,7 +57,7 @@ class Reader:
             if isinstance(error, OSError) and error.errno in _ERRORS_OF_THIS_MACHINE:
                 raise
             raise InvalidDataset(
-                f"this is not a good {self.format} file: {error}", code="dataset_malformed", format=self.format
+                f"this is not a good {self.format} file: {error}", code=codes.DATASET_MALFORMED, format=self.format
             ) from error
 
 
@@ -69,7 +72,7 @@ def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
     if wanted is not None and wanted != found:
         raise InvalidDataset(
             f"the file does not look like {wanted}, but like {found}; name the right format, or none",
-            code="dataset_format_mismatch",
+            code=codes.DATASET_FORMAT_MISMATCH,
             format=wanted,
             found=found,
         )
@@ -81,7 +84,7 @@ def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
         raise InvalidInput(
             f"this Domain cannot read {found} files: pyarrow is not installed; its operator can run: "
             "pip install 'pygrid[domain]'. NPZ and safetensors files need no pyarrow",
-            code="tables_not_installed",
+            code=codes.TABLES_NOT_INSTALLED,
         ) from error
 
 

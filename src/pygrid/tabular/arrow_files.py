@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute  # pyarrow imports it later for some casts, which fails behind a sandbox
 import pyarrow.parquet as pq
 
+from pygrid import codes
 from pygrid.errors import InvalidDataset
 from pygrid.tabular.table_writer import Categorical, Field, Piece, TableWriter, check_field_names
 
@@ -33,7 +34,9 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
         if isinstance(error, MemoryError):
             raise
         form = "parquet" if is_parquet else "arrow"
-        raise InvalidDataset(f"this is not a good {form} file: {error}", code="dataset_malformed", format=form) from error
+        raise InvalidDataset(
+            f"this is not a good {form} file: {error}", code=codes.DATASET_MALFORMED, format=form
+        ) from error
 
 
 def _read_parquet(file: BinaryIO, writer: TableWriter) -> None:
@@ -84,7 +87,9 @@ def _field(field: Any) -> Field:
         shape, kind = (*shape, kind.list_size), kind.value_type
     if isinstance(kind, pa.FixedShapeTensorType):
         if kind.permutation is not None and list(kind.permutation) != sorted(kind.permutation):
-            raise InvalidDataset(f"column {field.name!r} has its axes permuted", code="dataset_dtype", column=field.name)
+            raise InvalidDataset(
+                f"column {field.name!r} has its axes permuted", code=codes.DATASET_DTYPE, column=field.name
+            )
         shape, kind = (*shape, *kind.shape), kind.value_type
     text = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_string_view(text):
@@ -94,7 +99,7 @@ def _field(field: Any) -> Field:
     raise InvalidDataset(
         f"column {field.name!r} holds {kind}, which is not stored: use numbers, true and false, or texts; for a time, "
         "the seconds since 1970",
-        code="dataset_dtype",
+        code=codes.DATASET_DTYPE,
         column=field.name,
         dtype=str(kind),
     )
@@ -102,7 +107,8 @@ def _field(field: Any) -> Field:
 
 def _records_at_once(columns: list[tuple[str, Field]]) -> int:
     width = sum(
-        (64 if field.kind == "text" else np.dtype(field.kind).itemsize) * int(np.prod(field.shape)) for _, field in columns
+        (64 if field.kind == "text" else np.dtype(field.kind).itemsize) * int(np.prod(field.shape))
+        for _, field in columns
     )
     return max(1, min(_MAX_BATCH_RECORDS, BATCH_BYTES // max(1, width)))
 
@@ -136,6 +142,6 @@ def _piece(array: Any, name: str, field: Field, writer: TableWriter) -> Piece:
 def _missing(name: str) -> InvalidDataset:
     return InvalidDataset(
         f"column {name!r} has missing values; fill them in, or declare its dtype as float64, where they become NaN",
-        code="dataset_missing_values",
+        code=codes.DATASET_MISSING_VALUES,
         column=name,
     )

@@ -1,4 +1,6 @@
-"""One column of a dataset in the making: values are checked against what was declared, and written as they will be mapped."""
+"""One column of a dataset in the making: values are checked against what was declared, and written as they will be
+mapped.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.core.datasets import Column, bounds_of, stored_dtype
 from pygrid.errors import InvalidDataset
 
@@ -53,20 +56,21 @@ class Codes(dict[str, int]):
         if self._is_fixed:
             raise InvalidDataset(
                 f"column {self._column!r} has {text[:50]!r}, which is not among its declared categories",
-                code="dataset_out_of_range",
+                code=codes.DATASET_OUT_OF_RANGE,
                 column=self._column,
             )
         if len(text) > self._max_chars:
             raise InvalidDataset(
-                f"column {self._column!r} has a text of {len(text):,} characters; at most {self._max_chars:,} are taken",
-                code="dataset_text_too_long",
+                f"column {self._column!r} has a text of {len(text):,} characters; at most {self._max_chars:,} are "
+                "taken",
+                code=codes.DATASET_TEXT_TOO_LONG,
                 column=self._column,
             )
         if len(self) >= self._max_count:
             raise InvalidDataset(
-                f"column {self._column!r} has more than {self._max_count:,} different texts; leave it out (skip) or group its "
-                "values: a text column is for categories",
-                code="dataset_too_many_categories",
+                f"column {self._column!r} has more than {self._max_count:,} different texts; leave it out (skip) or "
+                "group its values: a text column is for categories",
+                code=codes.DATASET_TOO_MANY_CATEGORIES,
                 column=self._column,
             )
         code = self[text] = len(self)
@@ -100,7 +104,7 @@ class Subjects:
         if len(self._known) > self._max_count:
             raise InvalidDataset(
                 f"column {self._column!r} has more than {self._max_count:,} different subjects",
-                code="dataset_too_many_subjects",
+                code=codes.DATASET_TOO_MANY_SUBJECTS,
                 column=self._column,
             )
         return len(self._known)
@@ -177,7 +181,7 @@ class Target:
             first = np.asarray(piece).reshape(-1)[int(np.argmin(np.asarray(is_same).reshape(-1)))]
             raise InvalidDataset(
                 f"column {self.column.name!r} has {first}, which {wanted.name} cannot hold",
-                code="dataset_out_of_range",
+                code=codes.DATASET_OUT_OF_RANGE,
                 column=self.column.name,
                 dtype=self.column.dtype,
             )
@@ -193,7 +197,7 @@ class Target:
             raise InvalidDataset(
                 f"column {self.column.name!r} has {smallest if is_low else largest}; it was declared to lie from "
                 f"{self._low} to {self._high}",
-                code="dataset_out_of_range",
+                code=codes.DATASET_OUT_OF_RANGE,
                 column=self.column.name,
             )
 
@@ -203,7 +207,7 @@ class Target:
         if self._declared_missing is False:
             raise InvalidDataset(
                 f"column {self.column.name!r} has missing values, and was declared to have none (has_missing)",
-                code="dataset_missing_values",
+                code=codes.DATASET_MISSING_VALUES,
                 column=self.column.name,
             )
         self._has_missing = True
@@ -213,7 +217,7 @@ class Target:
         self._file.close()
         num_records, rest = divmod(self.num_values, self.column.num_values)
         if rest:
-            raise InvalidDataset(f"column {self.column.name!r} ends within a record", code="dataset_ragged")
+            raise InvalidDataset(f"column {self.column.name!r} ends within a record", code=codes.DATASET_RAGGED)
         column = self.column
         if self.codes is not None and keep_categories:
             column = msgspec.structs.replace(column, categories=tuple(self.codes), num_categories=len(self.codes))

@@ -1,7 +1,7 @@
 """Cuts the records of a CSV file into blocks that every CSV reader understands in the same way.
 
-A block begins and ends with a record. It is UTF-8 without NUL, its lines end in LF or CR LF, and each quote begins or ends a
-field or stands for a quote within a field. Records that form no such block are read by `csv_faults`.
+A block begins and ends with a record. It is UTF-8 without NUL, its lines end in LF or CR LF, and each quote begins or
+ends a field or stands for a quote within a field. Records that form no such block are read by `csv_faults`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Reads CSV text line by line with Python's ``csv``: the header, and the records that `csv_reader` can't read with pyarrow.
+"""Reads CSV text line by line with Python's ``csv``: the header, and the records that `csv_reader` can't read with
+pyarrow.
 
 This reader is slow, and it names the line of whatever is wrong with a file.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pygrid import codes
 from pygrid.errors import InvalidDataset
 
 MAX_LINE_BYTES = 16 * 1024**2
@@ -43,7 +45,9 @@ class RowReader:
         num_lines: number of lines before the current position.
     """
 
-    def __init__(self, file: BinaryIO, delimiter: str | None = None, num_fields: int | None = None, num_lines: int = 0) -> None:
+    def __init__(
+        self, file: BinaryIO, delimiter: str | None = None, num_fields: int | None = None, num_lines: int = 0
+    ) -> None:
         self._file = file
         self._num_fields = num_fields
         self.delimiter = delimiter
@@ -69,17 +73,21 @@ class RowReader:
                 if self._num_fields is not None and row and len(row) != self._num_fields:
                     raise InvalidDataset(
                         f"line {self.num_lines:,} has {len(row):,} fields, the first has {self._num_fields:,}",
-                        code="dataset_ragged",
+                        code=codes.DATASET_RAGGED,
                         line=self.num_lines,
                     )
                 if row:
                     yield row
         except csv.Error as error:
             line = self.num_lines
-            raise InvalidDataset(f"line {line:,} cannot be read: {error}", code="dataset_malformed", line=line) from error
+            raise InvalidDataset(
+                f"line {line:,} cannot be read: {error}", code=codes.DATASET_MALFORMED, line=line
+            ) from error
 
     def chunks(self, max_bytes: float = math.inf) -> Iterator[Rows]:
-        """The records in lists of bounded size, up to the first record that ends after ``max_bytes``; raises as `rows`."""
+        """The records in lists of bounded size, up to the first record that ends after ``max_bytes``; raises as
+        `rows`.
+        """
         chunk: Rows = []
         begin = 0
         for row in self.rows():
@@ -112,18 +120,20 @@ class RowReader:
         self.position += len(line)
         if b"\0" in line:
             raise InvalidDataset(
-                "the text has NUL characters: is it UTF-16, or no text? Save it as UTF-8", code="dataset_encoding"
+                "the text has NUL characters: is it UTF-16, or no text? Save it as UTF-8", code=codes.DATASET_ENCODING
             )
         try:
             return line.decode()
         except UnicodeDecodeError as error:
             raise InvalidDataset(
-                f"line {self.num_lines:,} is not UTF-8; save the file as UTF-8", code="dataset_encoding", line=self.num_lines
+                f"line {self.num_lines:,} is not UTF-8; save the file as UTF-8",
+                code=codes.DATASET_ENCODING,
+                line=self.num_lines,
             ) from error
 
     def _check_length(self, line: bytes) -> None:
         if len(line) > MAX_LINE_BYTES:
-            raise InvalidDataset(f"a line has more than {MAX_LINE_BYTES:,} bytes", code="dataset_malformed")
+            raise InvalidDataset(f"a line has more than {MAX_LINE_BYTES:,} bytes", code=codes.DATASET_MALFORMED)
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -133,4 +143,6 @@ def read_header(file: BinaryIO) -> Header:
     file.seek(skipped)
     reader = RowReader(file)
     names = next(reader.rows(), [])
-    return Header([name.strip() for name in names], reader.delimiter or ",", skipped + reader.position, reader.num_lines)
+    return Header(
+        [name.strip() for name in names], reader.delimiter or ",", skipped + reader.position, reader.num_lines
+    )

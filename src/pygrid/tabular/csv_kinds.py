@@ -1,15 +1,15 @@
 """What a column of a CSV file holds: the first of int64, float64, bool and text that all its values fit.
 
-A value is missing (empty, ``NA`` and the like), a word of bool, a whole number that int64 holds, another number, or anything
-else. The kinds of values that a column has, in any order, decide what it holds:
+A value is missing (empty, ``NA`` and the like), a word of bool, a whole number that int64 holds, another number, or
+anything else. The kinds of values that a column has, in any order, decide what it holds:
 
     whole numbers                                   int64
     numbers, whole or not, or missing               float64, where NaN stands for a missing value
     ``true`` and ``false``, none missing            bool
     any other mixture                               text, as in the file
 
-``007`` is not a number, because it would not come back the same; nor is ``inf``, or ``1e400``, which would become infinity.
-Numbers are the nearest to the text.
+``007`` is not a number, because it would not come back the same; nor is ``inf``, or ``1e400``, which would become
+infinity. Numbers are the nearest to the text.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _AT_ONCE = 64 * 1024
 
 @dataclass(frozen=True)
 class ColumnStats:
-    """The values of a column in a part of the file, as the wanted kind; they are valid if all of the column is of that kind."""
+    """The values of a column in a part of the file, as the wanted kind; they are valid if all of the column is of that
+    kind.
+    """
 
     seen: int
     values: Piece
@@ -60,7 +62,9 @@ def kind_of(seen: int) -> Kind:
 
 
 def has_odd_spellings(data: bytes, delimiter: bytes) -> bool:
-    """Whether a field may begin with ``00`` or ``0x``, or be next to a space: pyarrow reads numbers there, `look` texts."""
+    """Whether a field may begin with ``00`` or ``0x``, or be next to a space: pyarrow reads numbers there, `look`
+    texts.
+    """
     classes = bytearray(256)
     for characters, bits in ((b" \t", _SPACE), (b"\r\n" + delimiter, _EDGE), (b"123456789xX", _DIGIT), (b"+-", _SIGN)):
         for character in characters:
@@ -71,7 +75,9 @@ def has_odd_spellings(data: bytes, delimiter: bytes) -> bool:
 
 
 def _is_odd(text: npt.NDArray[np.uint8]) -> bool:
-    """Whether classes of characters have the order edge, zero, digit; edge, sign, zero, digit; edge, space; or space, edge."""
+    """Whether classes of characters have the order edge, zero, digit; edge, sign, zero, digit; edge, space; or space,
+    edge.
+    """
     edges, zeros = text * _ZERO, text[:-1] & text[1:] // 2 & _ZERO
     return bool(
         (edges[:-2] & zeros[1:]).any()
@@ -119,7 +125,9 @@ def look(array: Any, kind: Kind) -> ColumnStats:
     if characters.translate(None, _FLOAT_CHARS):
         if not pc.all(pc.is_in(present, value_set=pa.array(TRUE_WORDS + FALSE_WORDS))).as_py():
             return ColumnStats(OTHER, [])
-        return ColumnStats(BOOL | missing, pc.is_in(array, value_set=pa.array(TRUE_WORDS)).to_numpy(zero_copy_only=False))
+        return ColumnStats(
+            BOOL | missing, pc.is_in(array, value_set=pa.array(TRUE_WORDS)).to_numpy(zero_copy_only=False)
+        )
     if pc.any(pc.match_substring_regex(present, "^[+-]?0[0-9]")).as_py():
         return ColumnStats(OTHER, [])
     whole = None if characters.translate(None, _INT_CHARS) else _cast(present, pa.int64(), int)

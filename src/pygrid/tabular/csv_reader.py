@@ -1,11 +1,12 @@
 """CSV files (RFC 4180): a line of names, then a line for each record.
 
-A column is stored as the narrowest kind that all its values fit (`csv_kinds`). Its first records suggest the kind, and the
-column is stored as that kind while the rest is read. If a later value does not fit, the file is read to its end and then stored
-again from its beginning. So a file is read at most three times, and what is stored does not depend on where blocks end.
+A column is stored as the narrowest kind that all its values fit (`csv_kinds`). Its first records suggest the kind, and
+the column is stored as that kind while the rest is read. If a later value does not fit, the file is read to its end and
+then stored again from its beginning. So a file is read at most three times, and what is stored does not depend on where
+blocks end.
 
-The text is cut into blocks (`csv_blocks`), which pyarrow reads. Records that form no block, and blocks that pyarrow refuses,
-are read by Python's own ``csv`` (`csv_faults`), which names the line of a fault.
+The text is cut into blocks (`csv_blocks`), which pyarrow reads. Records that form no block, and blocks that pyarrow
+refuses, are read by Python's own ``csv`` (`csv_faults`), which names the line of a fault.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from pygrid import codes
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.tabular.csv_blocks import Block, cut, rows_of
 from pygrid.tabular.csv_faults import Header, Rows, read_header
-from pygrid.tabular.csv_kinds import NOTHING, OTHER, ColumnStats, Kind, has_odd_spellings, kind_of, look, options_for, stats_of
+from pygrid.tabular.csv_kinds import (
+    NOTHING,
+    OTHER,
+    ColumnStats,
+    Kind,
+    has_odd_spellings,
+    kind_of,
+    look,
+    options_for,
+    stats_of,
+)
 from pygrid.tabular.table_writer import Field, TableWriter, check_field_names
 
 PREFIX_BYTES = 256 * 1024
@@ -34,7 +46,9 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 _TYPES: dict[Kind, Any] = {"float64": pa.float64(), "bool": pa.bool_(), "text": _TEXT}
 
 
-def read(file: BinaryIO, writer: TableWriter, *, prefix_bytes: int = PREFIX_BYTES, block_bytes: int = BLOCK_BYTES) -> None:
+def read(
+    file: BinaryIO, writer: TableWriter, *, prefix_bytes: int = PREFIX_BYTES, block_bytes: int = BLOCK_BYTES
+) -> None:
     """Read the file into the writer.
 
     Raises:
@@ -123,7 +137,7 @@ class _Columns:
             if declared not in (None, "text") and kind_of(seen) == "text":
                 raise InvalidDataset(
                     f"column {name!r} is declared as {declared}, and not all its values are numbers",
-                    code="dataset_dtype",
+                    code=codes.DATASET_DTYPE,
                     column=name,
                 )
         return list(map(kind_of, self._seen)) != list(map(kind_of, before))
@@ -157,7 +171,9 @@ class _Parser:
         return [list(map(look, self._texts(rows), kinds)) for rows in chunks]
 
     def _arrays(self, block: Block, types: Sequence[Any]) -> list[Any]:
-        """The columns of a block as these types; empty if a value or the number of fields does not fit, or there is no row."""
+        """The columns of a block as these types; empty if a value or the number of fields does not fit, or there is no
+        row.
+        """
         parsing = pa_csv.ParseOptions(delimiter=self.header.delimiter, newlines_in_values=block.has_quotes)
         values = options_for(dict(zip(self._wanted, types, strict=True)))
         try:

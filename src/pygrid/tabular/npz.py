@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.core.datasets import looks_like_path
 from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.tabular.safetensors_files import PIECE_BYTES, check_bools, fill
@@ -44,8 +45,8 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the archive array by array.
 
     Raises:
-        InvalidDataset: damaged, encrypted, names that lead elsewhere or occur twice, arrays of Python objects, sizes that are
-            not true. PayloadTooLarge: it would unpack to too much.
+        InvalidDataset: damaged, encrypted, names that lead elsewhere or occur twice, arrays of Python objects, sizes
+            that are not true. PayloadTooLarge: it would unpack to too much.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -56,19 +57,26 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
                     _head(member, array.name)
                     _copy(member, array, writer)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
-        raise InvalidDataset(f"this is not a good npz file: {error}", code="dataset_malformed", format="npz") from error
+        raise InvalidDataset(
+            f"this is not a good npz file: {error}", code=codes.DATASET_MALFORMED, format="npz"
+        ) from error
 
 
 def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Array]:
-    """The arrays of the archive, from their heads; what the archive claims of sizes is checked before anything is unpacked."""
+    """The arrays of the archive, from their heads; what the archive claims of sizes is checked before anything is
+    unpacked.
+    """
     infos = archive.infolist()
     if len(infos) > writer.limits.max_columns:
-        raise InvalidDataset(f"the archive has {len(infos):,} members", code="dataset_too_many_columns", num_columns=len(infos))
+        raise InvalidDataset(
+            f"the archive has {len(infos):,} members", code=codes.DATASET_TOO_MANY_COLUMNS, num_columns=len(infos)
+        )
     claimed = sum(info.file_size for info in infos)
     if claimed > writer.limits.max_stored_bytes(size):
         raise PayloadTooLarge(
-            f"the archive unpacks to {claimed:,} bytes: more than {writer.limits.max_ratio} times its size, or too many",
-            code="dataset_too_large",
+            f"the archive unpacks to {claimed:,} bytes: more than {writer.limits.max_ratio} times its size, or too "
+            "many",
+            code=codes.DATASET_TOO_LARGE,
         )
     arrays = []
     for info in infos:
@@ -76,16 +84,19 @@ def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Arr
         if looks_like_path(info.filename) or not info.filename.endswith(_SUFFIX) or info.flag_bits & 0x1:
             raise InvalidDataset(
                 f"the archive has a member {info.filename[:100]!r}: members are plain NAME.npy, not encrypted",
-                code="dataset_member_refused",
+                code=codes.DATASET_MEMBER_REFUSED,
             )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InvalidDataset("the archive is compressed in another way than numpy does", code="dataset_member_refused")
+            raise InvalidDataset(
+                "the archive is compressed in another way than numpy does", code=codes.DATASET_MEMBER_REFUSED
+            )
         with archive.open(info) as member:
             array = _Array(name, info, *_head(member, name))
             if member.tell() + array.num_bytes != info.file_size:
                 raise InvalidDataset(
-                    f"array {name!r} has {info.file_size - member.tell():,} bytes, its head describes {array.num_bytes:,}",
-                    code="dataset_malformed",
+                    f"array {name!r} has {info.file_size - member.tell():,} bytes, its head describes "
+                    f"{array.num_bytes:,}",
+                    code=codes.DATASET_MALFORMED,
                     format="npz",
                 )
         arrays.append(array)
@@ -96,18 +107,24 @@ def _head(member: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
     """dtype, shape and whether columns come first, from the head of a member."""
     version = np.lib.format.read_magic(member)
     if version not in _HEADERS:
-        raise InvalidDataset(f"array {name!r} has an NPY version that is not read: {version}", code="dataset_malformed")
+        raise InvalidDataset(
+            f"array {name!r} has an NPY version that is not read: {version}", code=codes.DATASET_MALFORMED
+        )
     shape, column_major, dtype = _HEADERS[version](member, max_header_size=_MAX_HEADER_BYTES)
     if dtype.hasobject:
         raise InvalidDataset(
             f"array {name!r} holds Python objects, which only pickle could read; convert it to numbers or texts",
-            code="dataset_pickle",
+            code=codes.DATASET_PICKLE,
             column=name,
         )
     if dtype.kind not in "fiubUS" or dtype.itemsize == 0 or dtype.itemsize > 4 * 4096:
-        raise InvalidDataset(f"array {name!r} holds {dtype}, which is not stored", code="dataset_dtype", column=name)
+        raise InvalidDataset(
+            f"array {name!r} holds {dtype}, which is not stored", code=codes.DATASET_DTYPE, column=name
+        )
     if not shape or any(length < 0 for length in shape) or len(shape) > 16:
-        raise InvalidDataset(f"array {name!r} has no first axis to be the record", code="dataset_ragged", column=name)
+        raise InvalidDataset(
+            f"array {name!r} has no first axis to be the record", code=codes.DATASET_RAGGED, column=name
+        )
     return dtype, shape, column_major and len(shape) > 1
 
 
@@ -122,12 +139,14 @@ def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
         if array.num_bytes > _MAX_COLUMN_MAJOR_BYTES:
             raise InvalidDataset(
                 f"array {array.name!r} is stored column by column; save it with numpy.ascontiguousarray",
-                code="dataset_column_major",
+                code=codes.DATASET_COLUMN_MAJOR,
                 column=array.name,
             )
         whole = np.empty(math.prod(array.shape), array.dtype)
         fill(member, memoryview(whole.view(np.uint8).data))
-        writer.add(array.name, check_bools(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name))
+        writer.add(
+            array.name, check_bools(np.ascontiguousarray(whole.reshape(array.shape, order="F")).reshape(-1), array.name)
+        )
     else:
         step = PIECE_BYTES - PIECE_BYTES % array.dtype.itemsize
         buffer = bytearray(min(step, array.num_bytes))
@@ -138,7 +157,7 @@ def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
             writer.add(array.name, _piece(np.frombuffer(view, array.dtype), array.name))
             left -= len(view)
     if member.read(1):  # also has the checksum compared, which is done at the end of a member
-        raise InvalidDataset(f"array {array.name!r} goes on after its end", code="dataset_malformed", format="npz")
+        raise InvalidDataset(f"array {array.name!r} goes on after its end", code=codes.DATASET_MALFORMED, format="npz")
 
 
 def _piece(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any] | list[str]:

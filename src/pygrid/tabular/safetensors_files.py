@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.errors import InvalidDataset
 from pygrid.tabular.table_writer import Field, TableWriter
 from pygrid.tensors.safetensors import header_length, parse_header
@@ -28,13 +29,13 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
     if num_bytes != layout.total_bytes:
         raise InvalidDataset(
             f"the file has {num_bytes:,} bytes, its header describes {layout.total_bytes:,}",
-            code="dataset_malformed",
+            code=codes.DATASET_MALFORMED,
             format="safetensors",
         )
     for entry in layout.entries:
         if not entry.shape:
             raise InvalidDataset(
-                f"array {entry.name!r} is a single number: its first axis must be the record", code="dataset_ragged"
+                f"array {entry.name!r} is a single number: its first axis must be the record", code=codes.DATASET_RAGGED
             )
     entries = sorted(layout.entries, key=lambda entry: entry.name)
     writer.begin([Field(entry.name, entry.dtype.name, entry.shape[1:]) for entry in entries])
@@ -62,5 +63,7 @@ def fill(file: Any, view: memoryview) -> None:
 def check_bools(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """The values, if those of a bool array are 0 and 1 only: others would be read differently by different programs."""
     if values.dtype.kind == "b" and values.size and values.view(np.uint8).max() > 1:
-        raise InvalidDataset(f"array {name!r} says it is bool and holds other bytes than 0 and 1", code="dataset_malformed")
+        raise InvalidDataset(
+            f"array {name!r} says it is bool and holds other bytes than 0 and 1", code=codes.DATASET_MALFORMED
+        )
     return values

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.core.datasets import (
     Column,
     ColumnDeclaration,
@@ -113,8 +114,8 @@ class TableWriter:
         """Take note of the columns of the file, in its order.
 
         Raises:
-            InvalidDataset: too many, two of a name, a name that is none, a dtype that cannot be stored, or a declaration of a
-                column that is not there.
+            InvalidDataset: too many, two of a name, a name that is none, a dtype that cannot be stored, or a
+                declaration of a column that is not there.
         """
         check_field_names([field.name for field in fields], self.limits)
         by_name = {field.name: field for field in fields}
@@ -154,9 +155,11 @@ class TableWriter:
         for name in self._skip - fields.keys():
             raise _config("it is to be skipped, but the file has no such column", name)
         if not names:
-            raise InvalidDataset("no column is left to store", code="dataset_empty")
+            raise InvalidDataset("no column is left to store", code=codes.DATASET_EMPTY)
         for column in columns:
-            if column.name == self._subject and (column.shape or column.dtype not in ("text", "int32", "int64", "uint8")):
+            if column.name == self._subject and (
+                column.shape or column.dtype not in ("text", "int32", "int64", "uint8")
+            ):
                 raise _config("a column of subjects holds one text or whole number for each record", column.name)
 
     def _open(self, index: int, column: Column, sources: tuple[str, ...]) -> None:
@@ -201,12 +204,14 @@ class TableWriter:
         self._bytes_left -= num_bytes
         if self._bytes_left < 0:
             raise PayloadTooLarge(
-                f"this file unpacks to more than {self.limits.max_ratio} times its size, or to more than the Domain stores; "
-                "send it as safetensors, or in parts",
-                code="dataset_too_large",
+                f"this file unpacks to more than {self.limits.max_ratio} times its size, or to more than the Domain "
+                "stores; send it as safetensors, or in parts",
+                code=codes.DATASET_TOO_LARGE,
             )
         if target.num_values > self.limits.max_records * target.column.num_values:
-            raise PayloadTooLarge(f"a dataset has at most {self.limits.max_records:,} records", code="dataset_too_many_records")
+            raise PayloadTooLarge(
+                f"a dataset has at most {self.limits.max_records:,} records", code=codes.DATASET_TOO_MANY_RECORDS
+            )
 
     def finish(self) -> Schema:
         """The schema of what was written, which is also written beside it.
@@ -227,11 +232,11 @@ class TableWriter:
                 first = columns[0].name
                 raise InvalidDataset(
                     f"column {name!r} has {length:,} records and column {first!r} has {num_records:,}",
-                    code="dataset_ragged",
+                    code=codes.DATASET_RAGGED,
                     column=name,
                 )
         if num_records == 0:
-            raise InvalidDataset("the file has no records", code="dataset_empty")
+            raise InvalidDataset("the file has no records", code=codes.DATASET_EMPTY)
         schema = Schema(tuple(columns), num_records, self._subject, self._max_records_per_subject, num_subjects)
         self._files.write_schema(schema)
         return schema
@@ -257,18 +262,18 @@ def check_field_names(names: Sequence[str], limits: DatasetLimits) -> None:
     """
     if len(names) > limits.max_columns:
         raise InvalidDataset(
-            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are taken. Many alike, such as pixels, "
-            "belong into one column of arrays (NPZ, safetensors)",
-            code="dataset_too_many_columns",
+            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are taken. Many alike, such as "
+            "pixels, belong into one column of arrays (NPZ, safetensors)",
+            code=codes.DATASET_TOO_MANY_COLUMNS,
             num_columns=len(names),
         )
     if not names:
-        raise InvalidDataset("the file has no columns", code="dataset_empty")
+        raise InvalidDataset("the file has no columns", code=codes.DATASET_EMPTY)
     seen: set[str] = set()
     for name in names:
         check_column_name(name)
         if name in seen:
-            raise InvalidDataset(f"the file has two columns {name!r}", code="dataset_duplicate_column", column=name)
+            raise InvalidDataset(f"the file has two columns {name!r}", code=codes.DATASET_DUPLICATE_COLUMN, column=name)
         seen.add(name)
 
 
@@ -280,17 +285,19 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
         raise _config(f"it cannot be stored as {dtype}: the file has it as {field.kind}", field.name)
     if dtype == "text" and field.shape:
         raise InvalidDataset(
-            f"column {field.name!r} has several texts for each record", code="dataset_dtype", column=field.name
+            f"column {field.name!r} has several texts for each record", code=codes.DATASET_DTYPE, column=field.name
         )
     if 0 in field.shape or len(field.shape) > 8 or math.prod(field.shape) > 2**31:
         raise InvalidDataset(
-            f"column {field.name!r} has records of shape {field.shape}", code="dataset_dtype", column=field.name
+            f"column {field.name!r} has records of shape {field.shape}", code=codes.DATASET_DTYPE, column=field.name
         )
     if declared.has_missing is not None and dtype not in ("float32", "float64"):
         raise _config(f"has_missing is declared, but the column is {dtype}, where no value can be missing", field.name)
     shape = understand(declared.meaning).shape
     if shape is not None and shape != field.shape and math.prod(shape) != math.prod(field.shape):
-        raise _config(f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name)
+        raise _config(
+            f"its meaning is {declared.meaning!r}, but the file has records of shape {list(field.shape)}", field.name
+        )
     return Column(
         declared.name,
         dtype,
@@ -324,8 +331,8 @@ def _dtype(field: Field) -> Dtype:
 
 
 def _no_dtype(field: Field, why: str) -> InvalidDataset:
-    return InvalidDataset(f"column {field.name!r} {why}", code="dataset_dtype", column=field.name, dtype=field.kind)
+    return InvalidDataset(f"column {field.name!r} {why}", code=codes.DATASET_DTYPE, column=field.name, dtype=field.kind)
 
 
 def _config(why: str, column: str) -> InvalidDataset:
-    return InvalidDataset(f"column {column!r}: {why}", code="dataset_columns_differ", column=column)
+    return InvalidDataset(f"column {column!r}: {why}", code=codes.DATASET_COLUMNS_DIFFER, column=column)

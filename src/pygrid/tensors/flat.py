@@ -46,7 +46,9 @@ def check_model(layout: Layout) -> None:
         raise InvalidTensors("the model has no values")
     for entry in layout.entries:
         if entry.dtype != np.float32:
-            raise InvalidTensors(f"array {entry.name!r} is {entry.dtype}; a model's arrays are float32", array=entry.name)
+            raise InvalidTensors(
+                f"array {entry.name!r} is {entry.dtype}; a model's arrays are float32", array=entry.name
+            )
 
 
 def match(model: Layout, diff: Layout) -> tuple[Run, ...]:

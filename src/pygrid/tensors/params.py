@@ -13,7 +13,9 @@ Params = dict[str, npt.NDArray[np.generic]]
 """Arrays by name. The arrays of a model are float32 and C-contiguous; they have the names of its ``state_dict``."""
 
 
-def make_diff(original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> Params:
+def make_diff(
+    original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]
+) -> Params:
     """The diff of a training run: ``original - trained`` for each name, in the original's dtype.
 
     Raises:
@@ -40,7 +42,9 @@ class Difference(Mapping[str, npt.NDArray[np.generic]]):
         ShapeMismatch: an array is missing, added, or has another shape; the error names the first one.
     """
 
-    def __init__(self, original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    def __init__(
+        self, original: Mapping[str, npt.NDArray[np.generic]], trained: Mapping[str, npt.NDArray[np.generic]]
+    ) -> None:
         for name in {**original, **trained}:
             if name not in original or name not in trained or original[name].shape != trained[name].shape:
                 raise ShapeMismatch(f"array {name!r} is not in both models with the same shape", array=name)
@@ -67,7 +71,9 @@ def _same_arrays(expected: Mapping[str, npt.NDArray[np.generic]], given: Mapping
         if name not in given:
             raise ShapeMismatch(f"array {name!r} is missing", array=name)
         if given[name].shape != array.shape:
-            raise ShapeMismatch(f"array {name!r} has shape {list(given[name].shape)}, expected {list(array.shape)}", array=name)
+            raise ShapeMismatch(
+                f"array {name!r} has shape {list(given[name].shape)}, expected {list(array.shape)}", array=name
+            )
     for name in given:
         if name not in expected:
             raise ShapeMismatch(f"array {name!r} is not expected", array=name)

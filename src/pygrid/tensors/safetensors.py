@@ -114,7 +114,9 @@ def parse_header(header: bytes | memoryview) -> Layout:
     position = 0
     for entry in entries:
         if entry.begin != position:
-            raise InvalidTensors(f"array {entry.name!r} begins at byte {entry.begin}, expected {position}", array=entry.name)
+            raise InvalidTensors(
+                f"array {entry.name!r} begins at byte {entry.begin}, expected {position}", array=entry.name
+            )
         position = entry.end
     return Layout(tuple(entries), metadata, length, position)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.transport.identity import IdentityKey
 
@@ -23,7 +24,10 @@ MAX_NAME_CHARS = 100
 
 @dataclass(frozen=True, slots=True)
 class RelayedAddress:
-    """Where a Domain is found behind a Network. ``str()`` is the address without the identity: what things are filed under."""
+    """Where a Domain is found behind a Network.
+
+    ``str()`` is the address without the identity: what things are filed under.
+    """
 
     network_url: str
     """``http(s)://HOST[:PORT]``."""
@@ -46,7 +50,9 @@ def parse_address(url: str) -> str | RelayedAddress:
 
 
 def plain_address(url: str) -> str:
-    """The address as tokens are filed under it: without a trailing slash and without an identity; as it is, if it is none."""
+    """The address as tokens are filed under it: without a trailing slash and without an identity; as it is, if it is
+    none.
+    """
     try:
         return str(parse_address(url))
     except InvalidInput:
@@ -54,7 +60,10 @@ def plain_address(url: str) -> str:
 
 
 def config_dir() -> Path:
-    """Where this user's tokens and known identities are kept: ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``."""
+    """Where this user's tokens and known identities are kept:
+
+    ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``.
+    """
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "pygrid"
 
@@ -79,12 +88,14 @@ def check_url(url: str) -> str:
     except ValueError:  # a port that is no number, or none that there is
         is_address = False
     if not is_address:
-        raise InvalidInput(f"{url!r} is not the address of a Domain; write it like http://127.0.0.1:5000", code="invalid_url")
+        raise InvalidInput(
+            f"{url!r} is not the address of a Domain; write it like http://127.0.0.1:5000", code=codes.INVALID_URL
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidInput(
             f"the address of a Domain is scheme, host and port only, e.g. {parts.scheme}://{parts.hostname}:5000; pass "
             "credentials as a token",
-            code="invalid_url",
+            code=codes.INVALID_URL,
         )
     return url.rstrip("/")
 
@@ -97,7 +108,9 @@ def _parse_relayed(url: str) -> RelayedAddress:
         has_port = parts.port is not None or not parts.netloc.endswith(":")
     except ValueError:  # a port that is no number, bytes that are no text, a query that is none
         raise _not_relayed(url) from None
-    is_host_alone = parts.scheme in ("http", "https") and parts.hostname and has_port and not (parts.username or parts.password)
+    is_host_alone = (
+        parts.scheme in ("http", "https") and parts.hostname and has_port and not (parts.username or parts.password)
+    )
     if not is_host_alone or parts.fragment or [key for key, _ in query if key != "identity"] or len(query) > 1:
         raise _not_relayed(url)
     if not name or len(name) > MAX_NAME_CHARS or "/" in name or not name.isprintable():
@@ -110,5 +123,5 @@ def _not_relayed(url: str) -> InvalidInput:
     return InvalidInput(
         f"{url[:300]!r} is not the address of a Domain behind a Network; write it like "
         "grid+http://127.0.0.1:7000/hospital-a, and ?identity=ed25519:... after it to say who must answer",
-        code="invalid_url",
+        code=codes.INVALID_URL,
     )

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import PygridError, from_problem
 from pygrid.messages.media import PROBLEM
 from pygrid.transport.base import Body, BytesBody, Request, Response, Transport
@@ -42,8 +43,8 @@ class Api:
         transport: where the requests go; closed with the Api.
         token: sent as ``Authorization: Bearer`` unless a call brings its own.
         retries: when to try again.
-        first_contact_s: patience until the server has answered once: an address that was never right should be told soon, while
-            a server that restarts is worth waiting for. None: as ``retries`` says.
+        first_contact_s: patience until the server has answered once: an address that was never right should be told
+            soon, while a server that restarts is worth waiting for. None: as ``retries`` says.
         sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
         now: the seconds by which patience is measured.
     """
@@ -74,7 +75,9 @@ class Api:
 
     def get(self, path: str, answer: type[T], *, query: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> T:
         """The JSON answer to a GET, as a value of type ``answer``."""
-        return self.exchange(Request("GET", path, query=query or {}, timeout_s=timeout_s), lambda r: self._decode(r, answer))
+        return self.exchange(
+            Request("GET", path, query=query or {}, timeout_s=timeout_s), lambda r: self._decode(r, answer)
+        )
 
     def get_tagged(self, path: str, answer: type[T]) -> tuple[T, str]:
         """As `get`, and the answer's ``ETag``, for the ``If-Match`` of a change."""
@@ -95,7 +98,8 @@ class Api:
 
         Args:
             idempotent: the server does the same if the request comes twice.
-            once: the route takes ``Idempotency-Key``. The call gets a fresh one, so it can be sent again and is done once.
+            once: the route takes ``Idempotency-Key``. The call gets a fresh one, so it can be sent again and is done
+                once.
         """
         body = BytesBody(msgspec.json.encode(json if json is not None else {}))
         headers = {"Content-Type": "application/json", **(_new_key() if once else {})}
@@ -118,17 +122,21 @@ class Api:
         Args:
             idempotent, once: as for `post`. The body is sent from its begin each time.
         """
-        request = Request("POST", path, headers={**headers, **(_new_key() if once else {})}, body=body, timeout_s=timeout_s)
+        request = Request(
+            "POST", path, headers={**headers, **(_new_key() if once else {})}, body=body, timeout_s=timeout_s
+        )
         return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent or once)
 
     def exchange(self, request: Request, handle: Callable[[Response], T], *, idempotent: bool | None = None) -> T:
         """Send a request and give what ``handle`` makes of the answer; both are repeated if the policy allows.
 
-        ``handle`` sees answers below 400 only. Start over in it: it may be called again after a connection was lost midway.
+        ``handle`` sees answers below 400 only. Start over in it: it may be called again after a connection was lost
+        midway.
         ``idempotent``: whether the request may be sent again although the server may have seen it; None: by its method.
 
         Raises:
-            PygridError: the server's refusal, as the class that its code names; `Unavailable` if it could not be reached.
+            PygridError: the server's refusal, as the class that its code names; `Unavailable` if it could not be
+                reached.
         """
         repeatable = request.method in _IDEMPOTENT if idempotent is None else idempotent
         num_failures = 0
@@ -143,14 +151,17 @@ class Api:
                 if num_failures == 1:
                     give_up_at = now + min(self._retries.max_elapsed_s, self._first_patience_s)
                 if error.code == IN_PROGRESS and self._retries.max_elapsed_s:
-                    # An earlier try is worked on: from the first time that the server says so, wait as long as for an answer.
+                    # An earlier try is worked on: from the first time that the server says so, wait as long as for an
+                    # answer.
                     in_progress_since = now if in_progress_since is None else in_progress_since
                     give_up_at = max(give_up_at, in_progress_since + request.timeout_s)
                 delay_s = self._retries.delay_s(num_failures, error)
                 if not may_retry(error, idempotent=repeatable) or now + delay_s >= give_up_at:
                     raise
                 failure = error
-                logger.debug("trying again: %s %s code=%s delay_s=%.2f", request.method, request.path, error.code, delay_s)
+                logger.debug(
+                    "trying again: %s %s code=%s delay_s=%.2f", request.method, request.path, error.code, delay_s
+                )
             if self.on_retry is not None:
                 self.on_retry(failure, delay_s)
             self._sleep(delay_s)
@@ -182,7 +193,9 @@ class Api:
             try:
                 problem = msgspec.json.decode(data, type=dict[str, Any])
             except (msgspec.DecodeError, RecursionError):
-                logger.debug("unreadable problem document: %s %s status=%d", request.method, request.path, response.status)
+                logger.debug(
+                    "unreadable problem document: %s %s status=%d", request.method, request.path, response.status
+                )
         if not problem:
             status = 503 if response.status in _GATEWAY_STATUSES else response.status
             code = "gateway_error" if response.status in _GATEWAY_STATUSES else "unexpected_answer"
@@ -198,16 +211,16 @@ class Api:
             return msgspec.json.decode(data, type=answer)
         except (msgspec.DecodeError, RecursionError) as error:
             raise PygridError(
-                f"{self.url} answered something that is not of this protocol ({error}). Is it a pygrid Domain, of a version "
-                "that fits this one?",
-                code="unexpected_answer",
+                f"{self.url} answered something that is not of this protocol ({error}). Is it a pygrid Domain, of a "
+                "version that fits this one?",
+                code=codes.UNEXPECTED_ANSWER,
                 url=self.url,
             ) from error
 
     def _foreign(self, request: Request, what: str) -> str:
         return (
-            f"{self.url} answered {request.method} {request.path} with {what} and no explanation. Is it a pygrid Domain, or is "
-            "a proxy in between?"
+            f"{self.url} answered {request.method} {request.path} with {what} and no explanation. Is it a pygrid "
+            "Domain, or is a proxy in between?"
         )
 
     def close(self) -> None:
@@ -216,7 +229,9 @@ class Api:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -165,7 +165,11 @@ class _Exchange:
             await asyncio.sleep(0)
             piece = next(self._body, None)
             self._body_complete = piece is None
-            return {"type": "http.request", "body": bytes(piece) if piece is not None else b"", "more_body": piece is not None}
+            return {
+                "type": "http.request",
+                "body": bytes(piece) if piece is not None else b"",
+                "more_body": piece is not None,
+            }
         await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
@@ -174,7 +178,11 @@ class _Exchange:
             self._events.put(message)
 
     def _scope(self) -> dict[str, Any]:
-        headers = {"host": "localhost", "user-agent": "pygrid", **{k.lower(): v for k, v in self._request.headers.items()}}
+        headers = {
+            "host": "localhost",
+            "user-agent": "pygrid",
+            **{k.lower(): v for k, v in self._request.headers.items()},
+        }
         if self._request.body is not None:
             headers["content-length"] = str(self._request.body.num_bytes)
         return {

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+from pygrid import codes
 from pygrid.errors import PygridError, Unavailable
 
 CHUNK_BYTES = 256 * 1024
 """Size of the pieces in which bodies are sent: large enough to cost little, small enough to copy without notice."""
 
 MIN_BYTES_PER_S = 256
-"""Least average rate of an answer's body, once it has been awaited for `SLOW_S`. Below it the connection counts as lost."""
+"""Least average rate of an answer's body, once it has been awaited for `SLOW_S`.
+
+Below it the connection counts as lost.
+"""
 SLOW_S = 60.0
 
 CONNECT_FAILED = "connection_failed"
@@ -23,7 +27,9 @@ CONNECTION_LOST = "connection_lost"
 
 
 class Body(Protocol):
-    """The bytes of a request, in pieces, of a known length; can be walked again for a retry and then gives the same bytes."""
+    """The bytes of a request, in pieces, of a known length; can be walked again for a retry and then gives the same
+    bytes.
+    """
 
     @property
     def num_bytes(self) -> int: ...
@@ -69,7 +75,9 @@ class Request:
 class Response:
     """An answer whose head has arrived; its body is read as it comes. Close it, or use it in a ``with`` statement."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], close: Callable[[], None]) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], close: Callable[[], None]
+    ) -> None:
         self.status = status
         self.headers = {name.lower(): value for name, value in headers.items()}
         self._chunks = iter(chunks)
@@ -97,7 +105,7 @@ class Response:
         data = bytearray()
         for chunk in self._chunks:
             if len(data) + len(chunk) > max_bytes:
-                raise PygridError(f"the answer is longer than {max_bytes:,} bytes", code="answer_too_large")
+                raise PygridError(f"the answer is longer than {max_bytes:,} bytes", code=codes.ANSWER_TOO_LARGE)
             data += chunk
         return data
 
@@ -108,7 +116,9 @@ class Response:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -123,10 +133,12 @@ class Transport(Protocol):
     def send(self, request: Request) -> Response:
         """Send the request; gives the answer as soon as its head is there, whatever its status.
 
-        The server may answer before the body was sent to its end (a refusal); that answer is given if it can still be read.
+        The server may answer before the body was sent to its end (a refusal); that answer is given if it can still be
+        read.
 
         Raises:
-            Unavailable: ``connection_failed`` if nothing was sent, ``connection_lost`` if the server may have seen the request.
+            Unavailable: ``connection_failed`` if nothing was sent, ``connection_lost`` if the server may have seen the
+                request.
         """
         ...
 

@@ -1,7 +1,7 @@
 """TLS between those who know each other's identity: a self-signed certificate whose key is the identity key.
 
-No authority vouches for it and no date ends it. The caller compares its key with the identity that it expects, which the
-handshake has proven to be in the hands of whoever answers (`pygrid.transport.pinned_tls`).
+No authority vouches for it and no date ends it. The caller compares its key with the identity that it expects, which
+the handshake has proven to be in the hands of whoever answers (`pygrid.transport.pinned_tls`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.transport.identity import Identity, IdentityKey
 
@@ -51,9 +52,9 @@ def read_certificate(der: bytes) -> IdentityKey:
     try:
         key = x509.load_der_x509_certificate(der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidInput(f"what came is no certificate: {error}", code="invalid_certificate") from None
+        raise InvalidInput(f"what came is no certificate: {error}", code=codes.INVALID_CERTIFICATE) from None
     if not isinstance(key, Ed25519PublicKey):
-        raise InvalidInput("the certificate holds a key of another kind than Ed25519", code="invalid_certificate")
+        raise InvalidInput("the certificate holds a key of another kind than Ed25519", code=codes.INVALID_CERTIFICATE)
     return IdentityKey(key.public_bytes_raw())
 
 
@@ -70,7 +71,10 @@ def server_context(identity: Identity, key_file: Path) -> ssl.SSLContext:
 
 
 def client_context() -> ssl.SSLContext:
-    """TLS 1.3 for the side that compares identities. By itself it trusts any certificate: see `pygrid.transport.pinned_tls`."""
+    """TLS 1.3 for the side that compares identities.
+
+    By itself it trusts any certificate: see `pygrid.transport.pinned_tls`.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

@@ -25,6 +25,8 @@ def open_transport(url: str, *, relay_token: RelayToken | None = None, dialer: D
     address = parse_address(url)
     if isinstance(address, str):
         return HttpTransport(address, dialer=dialer)
-    from pygrid.transport.relayed import RelayedTransport  # with websockets and cryptography, which a direct way does not need
+    from pygrid.transport.relayed import (
+        RelayedTransport,
+    )  # with websockets and cryptography, which a direct way does not need
 
     return RelayedTransport(address, relay_token=relay_token, dialer=dialer)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import httpcore
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -24,8 +25,8 @@ class Dialer(httpcore.SyncBackend):
     """Opens the connections of one transport.
 
     Args:
-        find_fault: asked of every IP address that a host stands for, and the connection is made to one of those, so that a name
-            which leads elsewhere a moment later changes nothing; None: any address will do.
+        find_fault: asked of every IP address that a host stands for, and the connection is made to one of those, so
+            that a name which leads elsewhere a moment later changes nothing; None: any address will do.
     """
 
     def __init__(self, find_fault: FindFault | None = None) -> None:
@@ -63,7 +64,7 @@ class Dialer(httpcore.SyncBackend):
         if self._is_closed:
             raise httpcore.ConnectError("the transport was closed")
 
-    def close(self) -> None:
+    def cut(self) -> None:
         """End every connection, also those that are being made, and make no more.
 
         Threads that read from a connection or write to it get an error of a lost connection.
@@ -106,8 +107,8 @@ class _CuttableStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self._is_used:
-            # A pool takes an idle connection that brings something for a dead one. Between its looking whether one is idle and
-            # asking here, another thread may have sent a request on it, and this would be the answer.
+            # A pool takes an idle connection that brings something for a dead one. Between its looking whether one is
+            # idle and asking here, another thread may have sent a request on it, and this would be the answer.
             return False
         return self._inner.get_extra_info(info)
 
@@ -129,7 +130,7 @@ def _checked(host: str, port: int, find_fault: FindFault) -> str:
         # The zone of a link-local address is no part of it.
         fault = find_fault(ipaddress.ip_address(text.partition("%")[0]))
         if fault is not None:
-            raise InvalidInput(f"{host} leads to {text}, which is {fault}", code="address_refused")
+            raise InvalidInput(f"{host} leads to {text}, which is {fault}", code=codes.ADDRESS_REFUSED)
     if not addresses:
         raise httpcore.ConnectError(f"{host} has no address")
     return addresses[0]

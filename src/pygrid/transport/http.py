@@ -1,6 +1,7 @@
 """HTTP/1.1 with a pool of connections.
 
-On httpcore, the engine below httpx: httpx itself imports a command line with it, 100 ms and 8 MB that a device can do without.
+On httpcore, the engine below httpx: httpx itself imports a command line with it, 100 ms and 8 MB that a device can do
+without.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ KEEP_ALIVE_S = 30.0
 
 
 class PooledTransport:
-    """A `Transport` over a pool of HTTP connections. Redirects are not followed: a token must not wander to another host.
+    """A `Transport` over a pool of HTTP connections. Redirects are not followed: a token must not wander to another
+    host.
 
     Args:
         url: of the server, for messages.
-        origin, base_path, host: scheme, host and port that the pool connects to; what comes before each path; the ``Host``.
+        origin, base_path, host: scheme, host and port that the pool connects to; what comes before each path; the
+            ``Host``.
         pool: closed with the transport.
     """
 
@@ -42,7 +45,8 @@ class PooledTransport:
         self._origin = origin
         self._host = host
         self._pool = pool
-        # The pool's own queue mixes up who has which connection when more threads wait for one than there are connections.
+        # The pool's own queue mixes up who has which connection when more threads wait for one than there are
+        # connections.
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         # In a notebook nobody closes anything.
         weakref.finalize(self, self._pool.close)
@@ -135,7 +139,8 @@ class HttpTransport(PooledTransport):
 
     A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
-    ``ssl_context``: for a Domain whose certificate is not signed by a public authority. `close` cuts off requests that other
+    ``ssl_context``: for a Domain whose certificate is not signed by a public authority. `close` cuts off requests that
+        other
     threads are at.
     """
 
@@ -148,13 +153,13 @@ class HttpTransport(PooledTransport):
         super().__init__(checked, origin=origin, host=parts.netloc, pool=pool, base_path=parts.path)
 
     def close(self) -> None:
-        self._dialer.close()
+        self._dialer.cut()
         super().close()
 
 
 def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Dialer) -> httpcore.ConnectionPool:
-    """Connections to the host of an address, through the proxy that the environment names for it; but none if not every address
-    will do, as the proxy's is not the one that counts.
+    """Connections to the host of an address, through the proxy that the environment names for it; but none if not every
+    address will do, as the proxy's is not the one that counts.
     """
     if ssl_context is None and parts.scheme == "http":
         # Never used, but httpcore would load all public authorities at once: 30 ms and a few MB on a device.

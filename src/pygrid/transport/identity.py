@@ -1,7 +1,8 @@
-"""Who a Domain or a Network is, whatever its address: an Ed25519 key pair that each makes for itself at its first start.
+"""Who a Domain or a Network is, whatever its address: an Ed25519 key pair that each makes for itself at its first
+start.
 
-`Identity` is the private half, kept in a file of the data folder and used to sign. `IdentityKey` is the public half: what
-people write down, what others know the app by, and what the certificate of a Domain is compared with.
+`Identity` is the private half, kept in a file of the data folder and used to sign. `IdentityKey` is the public half:
+what people write down, what others know the app by, and what the certificate of a Domain is compared with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.settings import make_data_dir
 
@@ -31,17 +33,20 @@ _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _ORDER_EIGHT, _FIELD_PRIME - _
 
 @dataclass(frozen=True, slots=True)
 class IdentityKey:
-    """The public half of an identity. ``str()`` is the form to write down: ``ed25519:`` and 52 lower-case base32 characters."""
+    """The public half of an identity.
+
+    ``str()`` is the form to write down: ``ed25519:`` and 52 lower-case base32 characters.
+    """
 
     raw: bytes
     """The 32 bytes of RFC 8032."""
 
     def __post_init__(self) -> None:
         if len(self.raw) != 32:
-            raise InvalidInput(f"an identity has 32 bytes, and this one {len(self.raw)}", code="invalid_identity")
+            raise InvalidInput(f"an identity has 32 bytes, and this one {len(self.raw)}", code=codes.INVALID_IDENTITY)
         y = int.from_bytes(self.raw, "little") & (2**255 - 1)
         if y >= _FIELD_PRIME or y in _SMALL_ORDER:
-            raise InvalidInput("this identity proves nothing: anybody can sign for it", code="invalid_identity")
+            raise InvalidInput("this identity proves nothing: anybody can sign for it", code=codes.INVALID_IDENTITY)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -55,9 +60,9 @@ class IdentityKey:
             if _spell(raw) == text:  # else its last character has bits that belong to no byte
                 return cls(raw)
         raise InvalidInput(
-            f"{text[:100]!r} is no identity; one is written {_PREFIX} and 52 characters of a-z and 2-7. GET /identity of a "
-            "Domain or Network tells its own",
-            code="invalid_identity",
+            f"{text[:100]!r} is no identity; one is written {_PREFIX} and 52 characters of a-z and 2-7. GET /identity "
+            "of a Domain or Network tells its own",
+            code=codes.INVALID_IDENTITY,
         )
 
     def verify(self, signature: bytes, purpose: str, *parts: bytes) -> bool:
@@ -96,7 +101,8 @@ class Identity:
         Two processes that begin at once get the same one.
 
         Raises:
-            InvalidConfig: ``identity_damaged``: the file holds no Ed25519 key. ``invalid_data_dir``: its folder can't be made.
+            InvalidConfig: ``identity_damaged``: the file holds no Ed25519 key. ``invalid_data_dir``: its folder can't
+                be made.
         """
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -113,7 +119,8 @@ class Identity:
         return cls(private_key)
 
     def sign(self, purpose: str, *parts: bytes) -> bytes:
-        """The 64 bytes of the signature over ``pygrid/PURPOSE``, a zero byte, and each part after its length in 8 bytes.
+        """The 64 bytes of the signature over ``pygrid/PURPOSE``, a zero byte, and each part after its length in 8
+        bytes.
 
         ``purpose`` keeps a signature that was made for one thing from being good for another.
         """
@@ -138,9 +145,9 @@ def _spell(raw: bytes) -> str:
 
 def _damaged(path: Path) -> InvalidConfig:
     return InvalidConfig(
-        f"{path} holds no Ed25519 key, so this app can't prove who it is. Restore the file from a backup; if it is deleted, a "
-        "new identity is made, which others do not know yet",
-        code="identity_damaged",
+        f"{path} holds no Ed25519 key, so this app can't prove who it is. Restore the file from a backup; if it is "
+        "deleted, a new identity is made, which others do not know yet",
+        code=codes.IDENTITY_DAMAGED,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import IdentityChanged, InvalidConfig, InvalidInput
 from pygrid.transport.address import RelayedAddress, config_dir
 from pygrid.transport.identity import IdentityKey
@@ -49,7 +50,8 @@ class KnownDomains:
         What is seen is kept: at first use, and where the address itself says who must answer.
 
         Raises:
-            IdentityChanged: ``wrong_identity``: not who the address names; ``identity_changed``: not who answered before.
+            IdentityChanged: ``wrong_identity``: not who the address names; ``identity_changed``: not who answered
+                before.
             InvalidInput, InvalidConfig: the file can't be read, or not written.
         """
         if address.identity is not None and seen != address.identity:
@@ -68,9 +70,9 @@ class KnownDomains:
             return _Content()
         except (msgspec.DecodeError, OSError) as error:
             raise InvalidInput(
-                f"{self.path} can't be read ({error}), so nobody can tell whether Domains are who they were. Repair it; if "
-                "you delete it, whoever answers next is trusted",
-                code="known_domains_damaged",
+                f"{self.path} can't be read ({error}), so nobody can tell whether Domains are who they were. Repair "
+                "it; if you delete it, whoever answers next is trusted",
+                code=codes.KNOWN_DOMAINS_DAMAGED,
             ) from error
 
     def _remember(self, address: RelayedAddress, seen: IdentityKey) -> None:
@@ -83,7 +85,7 @@ class KnownDomains:
             raise InvalidConfig(
                 f"who {address} is can't be kept in {self.path} ({error.strerror}). Make the folder writable, set "
                 f"XDG_CONFIG_HOME to one that is, or say who must answer: {address}?identity={seen}",
-                code="known_domains_unwritable",
+                code=codes.KNOWN_DOMAINS_UNWRITABLE,
             ) from error
 
 
@@ -118,9 +120,9 @@ def _wrong(address: RelayedAddress, wanted: IdentityKey, seen: IdentityKey) -> I
         f"it is not the Domain you asked for that answers at {address}:\n"
         f"  you asked for  {wanted}\n"
         f"  there answers  {seen}\n"
-        "Either the address names the wrong identity, or somebody in between pretends to be the Domain. Nothing was sent. Ask "
-        "those who run the Domain for its identity (pygrid shows it at start, GET /identity gives it).",
-        code="wrong_identity",
+        "Either the address names the wrong identity, or somebody in between pretends to be the Domain. Nothing was "
+        "sent. Ask those who run the Domain for its identity (pygrid shows it at start, GET /identity gives it).",
+        code=codes.WRONG_IDENTITY,
         wanted=str(wanted),
         seen=str(seen),
     )
@@ -131,9 +133,9 @@ def _changed(address: RelayedAddress, known: IdentityKey, seen: IdentityKey, pat
         f"the Domain at {address} is another than before:\n"
         f"  known (in {path})  {known}\n"
         f"  there answers now  {seen}\n"
-        "Either it was set up anew and lost its identity file, or somebody in between pretends to be the Domain. Nothing was "
-        "sent. Ask those who run the Domain, by another way than this one, for its identity. If it is the new one, trust it by "
-        f"using this address once:\n  {address}?identity={seen}",
+        "Either it was set up anew and lost its identity file, or somebody in between pretends to be the Domain. "
+        "Nothing was sent. Ask those who run the Domain, by another way than this one, for its identity. If it is the "
+        f"new one, trust it by using this address once:\n  {address}?identity={seen}",
         known=str(known),
         seen=str(seen),
     )

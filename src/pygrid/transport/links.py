@@ -1,8 +1,8 @@
 """One end of a control WebSocket between a Domain and a Network: the same on both sides.
 
-A frame is a JSON object in one text message: ``{"type": ..., "id"?: ..., ...}``. With an ``id`` it is a question, which the
-other end answers by ``{"type": "answer", "id": ..., ...}`` or refuses by ``{"type": "problem", "id": ..., "problem": {...}}``;
-without one it only tells. Each end numbers its own questions.
+A frame is a JSON object in one text message: ``{"type": ..., "id"?: ..., ...}``. With an ``id`` it is a question, which
+the other end answers by ``{"type": "answer", "id": ..., ...}`` or refuses by ``{"type": "problem", "id": ...,
+"problem": {...}}``; without one it only tells. Each end numbers its own questions.
 
     link = Link(socket, {"search": search, "open_pipe": open_pipe})
     run = asyncio.create_task(link.run())           # until either end closes
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, NotFound, PayloadTooLarge, PygridError, TooSlow, Unavailable, from_problem
 from pygrid.messages.decoding import decode_json
 
@@ -42,7 +43,10 @@ REFUSED = 4003
 
 Payload = dict[str, Any]
 Handler = Callable[[Payload], Awaitable[Payload | None]]
-"""Gets a frame without ``type`` and ``id``; gives the answer's fields (None: none). A `PygridError` becomes a problem."""
+"""Gets a frame without ``type`` and ``id``; gives the answer's fields (None: none).
+
+A `PygridError` becomes a problem.
+"""
 
 _ANSWER, _PROBLEM = "answer", "problem"
 _RESERVED = frozenset({"type", "id"})
@@ -77,8 +81,8 @@ class Link:
     """Asks the other end, answers it, and tells it things.
 
     Args:
-        handlers: what this end answers and hears, by type. Told frames are handled one after the other, before the next frame
-            is read; questions side by side.
+        handlers: what this end answers and hears, by type. Told frames are handled one after the other, before the next
+            frame is read; questions side by side.
         name: of the other end, for the log.
     """
 
@@ -146,7 +150,9 @@ class Link:
         if self._over is not None:
             raise self._closed()
         if len(self._asked) >= self._max_asks:
-            raise Unavailable(f"{len(self._asked)} questions to {self.name or 'the other end'} are open", code="link_busy")
+            raise Unavailable(
+                f"{len(self._asked)} questions to {self.name or 'the other end'} are open", code=codes.LINK_BUSY
+            )
         self._last_id += 1
         number = self._last_id
         frame = _frame(type, payload, number)
@@ -158,7 +164,9 @@ class Link:
                 return await answer
         except TimeoutError:
             raise TooSlow(
-                f"{self.name or 'the other end'} did not answer within {timeout_s:g} s", code="no_answer", limit_s=timeout_s
+                f"{self.name or 'the other end'} did not answer within {timeout_s:g} s",
+                code=codes.NO_ANSWER,
+                limit_s=timeout_s,
             ) from None
         finally:
             self._asked.pop(number, None)
@@ -212,7 +220,7 @@ class Link:
         elif number is None:
             await self._hear(kind, frame)
         elif len(self._handling) >= self._max_handling:
-            busy = Unavailable(f"{self._max_handling} questions are being answered; ask again", code="link_busy")
+            busy = Unavailable(f"{self._max_handling} questions are being answered; ask again", code=codes.LINK_BUSY)
             await self._refuse(number, busy)
         else:
             task = asyncio.create_task(self._answer(kind, number, frame))
@@ -236,7 +244,7 @@ class Link:
         try:
             handler = self._handlers.get(kind)
             if handler is None:
-                raise NotFound(f"nothing here answers {kind[:100]!r}", code="unknown_type")
+                raise NotFound(f"nothing here answers {kind[:100]!r}", code=codes.UNKNOWN_TYPE)
             answer = _frame(_ANSWER, await handler(frame), number)
         except PygridError as error:
             await self._refuse(number, error)
@@ -262,7 +270,7 @@ class Link:
         self._asked.clear()
 
     def _closed(self) -> Unavailable:
-        return Unavailable(f"the connection to {self.name or 'the other end'} is closed", code="link_closed")
+        return Unavailable(f"the connection to {self.name or 'the other end'} is closed", code=codes.LINK_CLOSED)
 
 
 class Links:
@@ -304,7 +312,7 @@ class Links:
         """Raises Unavailable: ``domain_offline``."""
         link = self.find(name)
         if link is None:
-            raise Unavailable(f"the Domain {name!r} is not connected now", code="domain_offline", domain=name)
+            raise Unavailable(f"the Domain {name!r} is not connected now", code=codes.DOMAIN_OFFLINE, domain=name)
         return link
 
     async def close(self, name: str, code: int = REFUSED, reason: str = "") -> None:
@@ -336,13 +344,13 @@ def decode_frame(text: str) -> Payload:
     try:
         frame = decode_json(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"a frame is UTF-8: {error}", code="invalid_frame") from None
+        raise InvalidInput(f"a frame is UTF-8: {error}", code=codes.INVALID_FRAME) from None
     except InvalidInput as error:
-        raise InvalidInput(f"a frame is a JSON object: {error.detail}", code="invalid_frame") from None
+        raise InvalidInput(f"a frame is a JSON object: {error.detail}", code=codes.INVALID_FRAME) from None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
-        raise InvalidInput('a frame is a JSON object with a text "type"', code="invalid_frame")
+        raise InvalidInput('a frame is a JSON object with a text "type"', code=codes.INVALID_FRAME)
     if not isinstance(number := frame.get("id"), int | None) or isinstance(number, bool):
-        raise InvalidInput('the "id" of a frame is a whole number', code="invalid_frame")
+        raise InvalidInput('the "id" of a frame is a whole number', code=codes.INVALID_FRAME)
     return frame
 
 
@@ -365,4 +373,6 @@ def _resolve(waiting: asyncio.Future[Payload], kind: str, frame: Payload) -> Non
 
 
 def _too_large() -> PayloadTooLarge:
-    return PayloadTooLarge(f"a frame has at most {MAX_FRAME_BYTES:,} bytes", code="frame_too_large", max_bytes=MAX_FRAME_BYTES)
+    return PayloadTooLarge(
+        f"a frame has at most {MAX_FRAME_BYTES:,} bytes", code=codes.FRAME_TOO_LARGE, max_bytes=MAX_FRAME_BYTES
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpcore
 
+from pygrid import codes
 from pygrid.errors import IdentityChanged, InvalidInput
 from pygrid.transport.certificates import read_certificate
 from pygrid.transport.identity import IdentityKey
@@ -24,14 +25,14 @@ _LOOK_S = 0.01
 class PinnedStream(httpcore.NetworkStream):
     """Bytes to and from the peer, encrypted on the way over ``stream``, which it owns.
 
-    What comes out of `read` was sent by the peer, in this order and without a gap: anything else that ``stream`` brings ends in
-    ``httpcore.ReadError``, and so does an end that the peer did not announce.
+    What comes out of `read` was sent by the peer, in this order and without a gap: anything else that ``stream`` brings
+    ends in ``httpcore.ReadError``, and so does an end that the peer did not announce.
 
     Args:
         check: called with the peer's identity before anything is sent to it; raises if it is not who is wanted.
     Raises:
-        httpcore.ConnectError: the handshake failed. IdentityChanged: ``wrong_identity``: the peer's certificate is none of a
-            Domain. What ``check`` raises. The stream is closed then.
+        httpcore.ConnectError: the handshake failed. IdentityChanged: ``wrong_identity``: the peer's certificate is none
+            of a Domain. What ``check`` raises. The stream is closed then.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class PinnedStream(httpcore.NetworkStream):
         # One thread at a time reads and writes, but others of a pool look whether an idle stream is still good.
         self._using = threading.Lock()
         self._is_asking = False
-        """Something was written, and nothing of the answer was read: the stream is not idle, whatever a pool takes it for."""
+        """Something was written, and nothing of the answer was read: the stream is not idle, whatever a pool takes it
+        for.
+        """
         self._early = b""
         """What was found by looking."""
         try:
@@ -120,9 +123,11 @@ class PinnedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def _has_news(self) -> bool:
-        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its end.
+        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its
+        end.
 
-        A pool asks without knowing for sure: the thread to which it gave the connection may be about to use it, or using it.
+        A pool asks without knowing for sure: the thread to which it gave the connection may be about to use it, or
+        using it.
         """
         if not self._using.acquire(blocking=False):
             return False
@@ -185,7 +190,9 @@ def _identity_of(certificate: bytes) -> IdentityKey:
     try:
         return read_certificate(certificate)
     except InvalidInput as error:
-        raise IdentityChanged(f"whoever answers there is no Domain: {error.detail}", code="wrong_identity") from error
+        raise IdentityChanged(
+            f"whoever answers there is no Domain: {error.detail}", code=codes.WRONG_IDENTITY
+        ) from error
 
 
 def _explain(error: ssl.SSLError) -> str:

@@ -1,15 +1,20 @@
-"""The HTTP proxy that the environment names: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; small letters do."""
+"""The HTTP proxy that the environment names:
+
+``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; small letters do.
+"""
 
 from __future__ import annotations
 
 import os
 from urllib.parse import urlsplit
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 
 
 def find_proxy(url: str) -> str | None:
-    """Address of the proxy by which an address is to be called, with a password if it has a user name; None: call it directly.
+    """Address of the proxy by which an address is to be called, with a password if it has a user name; None: call it
+    directly.
 
     Raises:
         InvalidInput: ``proxy_unsupported``: it is not an HTTP proxy.
@@ -30,7 +35,7 @@ def find_proxy(url: str) -> str | None:
         raise InvalidInput(
             f"the environment names a proxy for {parts.scheme}://{parts.hostname} that is not an HTTP proxy; name one "
             "that is, or the host in NO_PROXY",
-            code="proxy_unsupported",
+            code=codes.PROXY_UNSUPPORTED,
         )
     credentials, at, host = there.netloc.rpartition("@")
     if at and ":" not in credentials:

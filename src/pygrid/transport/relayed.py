@@ -31,13 +31,17 @@ _MAX_PROBLEM_BYTES = 64 * 1024
 _MAX_WAIT_S = 60.0
 
 RelayToken = Callable[[str], str | None]
-"""Gives what the Network of this address is told, as ``Authorization: Bearer``; asked each time a connection is opened."""
+"""Gives what the Network of this address is told, as ``Authorization:
+
+Bearer``; asked each time a connection is opened.
+"""
 
 
 class RelayedTransport(PooledTransport):
     """A `Transport` through the relay of a Network.
 
-    A proxy to the Network is taken from the environment, as by `HttpTransport`; one for plain http must let WebSockets through.
+    A proxy to the Network is taken from the environment, as by `HttpTransport`; one for plain http must let WebSockets
+    through.
 
     Args:
         address: of the Domain.
@@ -97,14 +101,15 @@ class RelayBackend(httpcore.NetworkBackend):
 
         Raises:
             httpcore.ConnectError, ConnectTimeout: the Network can't be reached, or the way to the Domain broke.
-            PygridError: the Network's refusal; or ``identity_changed``, ``wrong_identity``. Nothing was sent to the Domain.
+            PygridError: the Network's refusal; or ``identity_changed``, ``wrong_identity``. Nothing was sent to the
+                Domain.
         """
         pipe = self._open_pipe(timeout)
         return PinnedStream(pipe, self._tls, self._check, timeout)
 
     def cut(self) -> None:
         """End every connection, whoever uses it, and make no more."""
-        self._dialer.close()
+        self._dialer.cut()
 
     def close(self) -> None:
         self._pool.close()
@@ -142,7 +147,11 @@ class RelayBackend(httpcore.NetworkBackend):
                 problem = msgspec.json.decode(_read(answer), type=_Problem)
                 # Of what the Network says only what is its to say: it must not refuse in the name of the Domain.
                 if (cls := REFUSALS.get(problem.code)) is not None:
-                    wait = {} if problem.retry_after_s is None else {"retry_after_s": min(problem.retry_after_s, _MAX_WAIT_S)}
+                    wait = (
+                        {}
+                        if problem.retry_after_s is None
+                        else {"retry_after_s": min(problem.retry_after_s, _MAX_WAIT_S)}
+                    )
                     detail = f"{problem.detail[:500]} (says the Network {network})"
                     return cls(detail, code=problem.code, network=network, domain=self._address.domain, **wait)
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, msgspec.DecodeError) as error:
@@ -150,8 +159,8 @@ class RelayBackend(httpcore.NetworkBackend):
         finally:
             answer.close()
         return httpcore.ConnectError(
-            f"{network} answered status {answer.status} in place of a WebSocket. Is it a pygrid Network, or is a proxy in "
-            "between that lets no WebSockets through?"
+            f"{network} answered status {answer.status} in place of a WebSocket. Is it a pygrid Network, or is a proxy "
+            "in between that lets no WebSockets through?"
         )
 
 

@@ -50,9 +50,9 @@ NO_RETRIES = RetryPolicy(max_elapsed_s=0.0)
 def may_retry(error: PygridError, *, idempotent: bool) -> bool:
     """Whether the same request may be sent again after this error.
 
-    A refusal (429, 503 with a problem document) and a connection that never came about changed nothing, so any request may
-    be repeated. After a lost connection only an idempotent one may: the server may have acted on the first. A POST is one if
-    it carries an ``Idempotency-Key``: the server answers the second as it answered the first.
+    A refusal (429, 503 with a problem document) and a connection that never came about changed nothing, so any request
+    may be repeated. After a lost connection only an idempotent one may: the server may have acted on the first. A POST
+    is one if it carries an ``Idempotency-Key``: the server answers the second as it answered the first.
     """
     if isinstance(error, Conflict):
         return error.code == IN_PROGRESS

@@ -1,7 +1,8 @@
 """Tickets: what a Domain shows a Network in place of a login, to be let through to another Domain of that Network.
 
-A text ``ticket.`` and base64url of a JSON object. Its signature, by the bearer's identity for the purpose ``ticket``, covers
-the Network's identity, the bearer's name, the other Domain's name and the end of its validity (seconds since 1970, 8 bytes).
+A text ``ticket.`` and base64url of a JSON object. Its signature, by the bearer's identity for the purpose ``ticket``,
+covers the Network's identity, the bearer's name, the other Domain's name and the end of its validity (seconds since
+1970, 8 bytes).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Calls to addresses that strangers supply, so that nobody can use this server to reach what they could not reach themselves.
+"""Calls to addresses that strangers supply, so that nobody can use this server to reach what they could not reach
+themselves.
 
-The address is taken apart, its host resolved once, every IP address that it stands for checked, and the connection made to one
-of those: a name that resolves otherwise a moment later changes nothing. Redirects are not followed, proxies of the environment
-not used, and time and size are bounded.
+The address is taken apart, its host resolved once, every IP address that it stands for checked, and the connection made
+to one of those: a name that resolves otherwise a moment later changes nothing. Redirects are not followed, proxies of
+the environment not used, and time and size are bounded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import httpcore
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, PayloadTooLarge, TooSlow, Unavailable
 
 TIMEOUT_S = 3.0
@@ -57,7 +59,8 @@ async def fetch_from_stranger(
     """GET an address that a stranger supplied, or POST ``json`` to it.
 
     Args:
-        allow_private: whether it may lie in a private network or on this machine; link-local and multicast addresses may not.
+        allow_private: whether it may lie in a private network or on this machine; link-local and multicast addresses
+            may not.
         timeout_s: for all of it.
     Raises:
         InvalidInput: ``address_refused``: not http(s), or it leads where it must not; nothing was sent.
@@ -70,7 +73,9 @@ async def fetch_from_stranger(
             address = await _resolve(target, allow_private)
             return await _exchange(target, address, json, max_bytes)
     except TimeoutError:
-        raise TooSlow(f"{url} did not answer within {timeout_s:g} s", code="stranger_too_slow", limit_s=timeout_s) from None
+        raise TooSlow(
+            f"{url} did not answer within {timeout_s:g} s", code=codes.STRANGER_TOO_SLOW, limit_s=timeout_s
+        ) from None
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
         raise _unreachable(url, str(error) or type(error).__name__) from error
 
@@ -86,7 +91,9 @@ async def check_stranger_address(url: str, *, allow_private: bool = False, timeo
         async with asyncio.timeout(timeout_s):
             await _resolve(target, allow_private)
     except TimeoutError:
-        raise TooSlow(f"the name in {url} was not resolved within {timeout_s:g} s", code="stranger_too_slow") from None
+        raise TooSlow(
+            f"the name in {url} was not resolved within {timeout_s:g} s", code=codes.STRANGER_TOO_SLOW
+        ) from None
     except OSError as error:
         raise _unreachable(url, str(error)) from error
     return url.rstrip("/")
@@ -190,14 +197,21 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) -> StrangerAnswer:
     host = f"[{target.host}]" if ":" in target.host else target.host
-    headers = {"Host": f"{host}:{target.port}", "User-Agent": "pygrid", "Accept-Encoding": "identity", "Connection": "close"}
+    headers = {
+        "Host": f"{host}:{target.port}",
+        "User-Agent": "pygrid",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
     content = None
     if json is not None:
         content = msgspec.json.encode(json)
         headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
     request = httpcore.Request(
         "GET" if json is None else "POST",
-        httpcore.URL(scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()),
+        httpcore.URL(
+            scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+        ),
         headers=list(headers.items()),
         content=content,
     )
@@ -206,7 +220,9 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
         try:
             if 300 <= answer.status < 400:
                 raise _unreachable(target.host, "it answers with a redirect")
-            if any(name.lower() == b"content-encoding" and value.lower() != b"identity" for name, value in answer.headers):
+            if any(
+                name.lower() == b"content-encoding" and value.lower() != b"identity" for name, value in answer.headers
+            ):
                 raise _unreachable(target.host, "its answer is compressed, which was not asked for")
             body = bytearray()
             async for chunk in answer.aiter_stream():
@@ -214,7 +230,7 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
                 if len(body) > max_bytes:
                     raise PayloadTooLarge(
                         f"{target.host} answers with more than {max_bytes:,} bytes",
-                        code="stranger_too_large",
+                        code=codes.STRANGER_TOO_LARGE,
                         max_bytes=max_bytes,
                     )
             return StrangerAnswer(answer.status, bytes(body))
@@ -223,8 +239,8 @@ async def _exchange(target: _Target, address: str, json: Any, max_bytes: int) ->
 
 
 def _refused(url: str, why: str) -> InvalidInput:
-    return InvalidInput(f"the address {url[:MAX_URL]!r} is refused: {why}", code="address_refused", why=why)
+    return InvalidInput(f"the address {url[:MAX_URL]!r} is refused: {why}", code=codes.ADDRESS_REFUSED, why=why)
 
 
 def _unreachable(url: str, why: str) -> Unavailable:
-    return Unavailable(f"{url[:MAX_URL]} can't be reached: {why}", code="stranger_unreachable")
+    return Unavailable(f"{url[:MAX_URL]} can't be reached: {why}", code=codes.STRANGER_UNREACHABLE)

@@ -12,11 +12,12 @@ _M_ARENA_MAX = -8
 def limit_fragmentation() -> None:
     """Have glibc give large buffers back to the system at once, and share two arenas between all threads.
 
-    By default glibc raises the size from which on a buffer is its own mapping as soon as one is freed, and gives each thread an
+    By default glibc raises the size from which on a buffer is its own mapping as soon as one is freed, and gives each
+    thread an
     arena: 50 devices that upload together left 200 MB of holes. Elsewhere than on glibc nothing is done.
 
-    What a stream uses again at once is kept, up to 16 MiB: a bound that is set ends glibc's own, and with the default that is
-    left each buffer of 256 KiB would be given back and mapped anew, which doubles the CPU time of a stream.
+    What a stream uses again at once is kept, up to 16 MiB: a bound that is set ends glibc's own, and with the default
+    that is left each buffer of 256 KiB would be given back and mapped anew, which doubles the CPU time of a stream.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

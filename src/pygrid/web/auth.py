@@ -1,4 +1,5 @@
-"""Who is asking. A credential travels as ``Authorization: Bearer TOKEN`` or, for published clients, in the header ``token``.
+"""Who is asking. A credential travels as ``Authorization: Bearer TOKEN`` or, for published clients, in the header
+``token``.
 
 @get("/things", guards=[require(Permission.UPLOAD_DATA)])
 async def things(request: AppRequest) -> ...:
@@ -13,6 +14,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
+from pygrid import codes
 from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
 from pygrid.errors import Unauthenticated
 
@@ -24,8 +26,8 @@ def find_bearer(connection: Connection) -> str | None:
     """The text after ``Bearer`` in the header ``Authorization``, if there is one.
 
     Raises:
-        Unauthenticated: ``ambiguous_credentials``: there is more than one such header. A proxy and this app could each go by
-            another one.
+        Unauthenticated: ``ambiguous_credentials``: there is more than one such header. A proxy and this app could each
+            go by another one.
     """
     given = connection.headers.getall("authorization", [])
     if len(given) > 1:
@@ -51,11 +53,14 @@ async def authenticate(connection: Connection) -> Principal:
     """Who is asking; kept as the connection's ``user``.
 
     Raises:
-        Unauthenticated: ``unauthenticated``: no token came; ``invalid_credentials``: the token is not, or no longer, good.
+        Unauthenticated: ``unauthenticated``: no token came; ``invalid_credentials``: the token is not, or no longer,
+            good.
     """
     token = find_token(connection)
     if token is None:
-        raise Unauthenticated("log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get")
+        raise Unauthenticated(
+            "log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get"
+        )
     authenticator: Authenticator = connection.app.state.authenticator
     principal = await authenticator.authenticate(token)
     connection.scope["user"] = principal
@@ -97,5 +102,6 @@ def find_principal(connection: Connection) -> Principal | None:
 
 def _ambiguous() -> Unauthenticated:
     return Unauthenticated(
-        "the request has more than one credential: send one header Authorization or token", code="ambiguous_credentials"
+        "the request has more than one credential: send one header Authorization or token",
+        code=codes.AMBIGUOUS_CREDENTIALS,
     )

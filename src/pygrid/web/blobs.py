@@ -1,4 +1,6 @@
-"""Answers that carry a stored file: from memory if it is small and hot, else streamed, always with its hash as ``ETag``."""
+"""Answers that carry a stored file: from memory if it is small and hot, else streamed, always with its hash as
+``ETag``.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ class ConnectionLimits:
     """Bounds of a server's connections and messages. Times in seconds, sizes in bytes."""
 
     max_connections: int = 4096
-    """Open connections in all. At the limit a new one replaces the one that has been idle for longest, else it is refused."""
+    """Open connections in all.
+
+    At the limit a new one replaces the one that has been idle for longest, else it is refused.
+    """
     max_connections_per_address: int = 512
     """Open connections of one address (an IPv6 /64); loopback and trusted proxies are exempt. 0: no limit."""
     trusted_proxies: tuple[IpNetwork, ...] = ()
@@ -58,7 +61,10 @@ class ConnectionLimits:
     linger_s: float = 2.0
     """Time for either of the two."""
     max_refused: int = 256
-    """Connections that were refused and stay open for that time. Further ones are closed at once, perhaps with a reset."""
+    """Connections that were refused and stay open for that time.
+
+    Further ones are closed at once, perhaps with a reset.
+    """
 
     requests_at_once: int = 8
     """Requests of one address that run at once, loopback and callers of a relay included; trusted proxies are exempt.
@@ -67,8 +73,9 @@ class ConnectionLimits:
     """A request that runs for longer waits for something, so it is not counted."""
 
     held_bytes_per_address: int = 20 * 1024 * 1024
-    """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay included.
-    Trusted proxies are exempt. At the limit, the connection that has made progress least recently is closed."""
+    """Unfinished requests, unfinished messages and unread answers of one address, loopback and callers of a relay
+    included. Trusted proxies are exempt. At the limit, the connection that has made progress least recently is
+    closed."""
     held_bytes: int = 80 * 1024 * 1024
     """The same of all addresses. At the limit, the address that holds most loses a connection."""
 
@@ -95,7 +102,8 @@ class ConnectionLimits:
 class ClosedTransport(asyncio.Transport):
     """What a closed connection keeps in place of its transport.
 
-    Connections, and what frameworks hang on them, refer to each other, so they are freed late. TLS has buffers of 256 KiB.
+    Connections, and what frameworks hang on them, refer to each other, so they are freed late. TLS has buffers of 256
+    KiB.
     """
 
     def is_closing(self) -> bool:
@@ -264,7 +272,10 @@ class Connections:
             del self._held[place.holder], self._held_by[place.holder]
 
     def _close_stalest(self, holder: str | None) -> None:
-        """Close the connection with the least recent progress. If less is held for it than was counted: count that only."""
+        """Close the connection with the least recent progress.
+
+        If less is held for it than was counted: count that only.
+        """
         place = next(iter(self._held[holder].values()))
         num_bytes = place.owner.num_held_bytes()
         if num_bytes < place.num_held:

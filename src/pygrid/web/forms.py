@@ -29,7 +29,9 @@ class Place:
 
 
 Begin: TypeAlias = Callable[[str, Mapping[str, bytes]], Place]
-"""The place of a part, by its name and the parts that were read before it; raises for a part that the form does not have."""
+"""The place of a part, by its name and the parts that were read before it; raises for a part that the form does not
+have.
+"""
 
 
 async def read_form(
@@ -62,7 +64,9 @@ async def read_form(
         else:
             size += len(event)
             if size > place.max_bytes:
-                raise PayloadTooLarge(f"part {name[:100]!r} has more than {place.max_bytes:,} bytes", max_bytes=place.max_bytes)
+                raise PayloadTooLarge(
+                    f"part {name[:100]!r} has more than {place.max_bytes:,} bytes", max_bytes=place.max_bytes
+                )
             data += event
             if place.take is not None and len(data) >= _TAKE_BYTES:
                 await asyncio.to_thread(place.take, data)
@@ -70,7 +74,9 @@ async def read_form(
     return read
 
 
-async def form_events(content_type: str, body: AsyncIterator[bytes], *, parts: str, max_parts: int) -> AsyncIterator[FormEvent]:
+async def form_events(
+    content_type: str, body: AsyncIterator[bytes], *, parts: str, max_parts: int
+) -> AsyncIterator[FormEvent]:
     """The parts of the form in ``body``, in order, each as its head, its pieces, and None.
 
     Args:

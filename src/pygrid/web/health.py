@@ -15,6 +15,7 @@ from litestar import Response, Router, get
 from litestar.datastructures import State
 from sqlalchemy.exc import SQLAlchemyError
 
+from pygrid import codes
 from pygrid.errors import PygridError, Unavailable
 from pygrid.metrics import Metrics
 from pygrid.settings import AppSettings
@@ -42,17 +43,17 @@ def healthz() -> Health:
 async def readyz(state: State) -> Health:
     """The database answers, the disk has room, and every background task runs; else 503 says what is missing."""
     if state.stopping.is_set():
-        raise Unavailable("the app is stopping", code="shutting_down")
+        raise Unavailable("the app is stopping", code=codes.SHUTTING_DOWN)
     try:
         await state.database.read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
     except (SQLAlchemyError, PygridError) as error:
         logger.warning("database does not answer", extra={"error": type(error).__name__})
-        raise Unavailable("the database does not answer", code="database_unavailable") from error
+        raise Unavailable("the database does not answer", code=codes.DATABASE_UNAVAILABLE) from error
     settings: AppSettings | None = state.get("settings")
     if settings is not None and (trouble := await asyncio.to_thread(find_disk_trouble, settings.data_dir)):
-        raise Unavailable(trouble, code="disk_full")
+        raise Unavailable(trouble, code=codes.DISK_FULL)
     if failing := state.tasks.failing:
-        raise Unavailable(f"background tasks fail: {', '.join(failing)}", code="tasks_failing", tasks=failing)
+        raise Unavailable(f"background tasks fail: {', '.join(failing)}", code=codes.TASKS_FAILING, tasks=failing)
     return Health("ready")
 
 

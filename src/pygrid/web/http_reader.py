@@ -1,11 +1,11 @@
 """Reads HTTP/1.1 from connections, with bounds on everything that a client can send or leave unread.
 
-uvicorn's reader parses whatever arrives and queues every request in it. This one cuts what arrives at the end of each request
-head and body, and parses nothing behind a request that is still being answered.
+uvicorn's reader parses whatever arrives and queues every request in it. This one cuts what arrives at the end of each
+request head and body, and parses nothing behind a request that is still being answered.
 
     HEAD ──head complete──> TURN ──its turn──> BODY ──body complete──> ANSWER ──answered──> HEAD ...
       │                                         │ └──answered before──> BODY, for a small rest of it, else ENDING
-      └──────────refused────────────────────────┴──> ENDING: the answer is sent, what still comes is dropped, then the end
+      └──────────refused────────────────────────┴──> ENDING: answer sent, the rest is dropped, then the end
 """
 
 from __future__ import annotations
@@ -245,7 +245,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY:
             most = self.limits.framing_bytes + self._num_body_bytes // _FRAMING_SHARE
             if self._num_framing_bytes > most:
-                self._refuse(400, "chunks_too_small", "the chunk sizes, extensions and trailers are too long for the body")
+                self._refuse(
+                    400, "chunks_too_small", "the chunk sizes, extensions and trailers are too long for the body"
+                )
                 return False
         return self._may_read_on()
 
@@ -266,14 +268,17 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self._waiting = b""
                 return True
-            self._refuse(*(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {explain(error)}")))
+            self._refuse(
+                *(self._refusal or (400, "invalid_http", f"the request is not valid HTTP/1.1: {explain(error)}"))
+            )
             return False
         return True
 
     def _hold_or_release(self) -> None:
         """Read nothing more while requests wait that are longer than a head in all, or that nobody will parse.
 
-        What was read stays: a client that has the whole answer may send a long request before the app is done with the last.
+        What was read stays: a client that has the whole answer may send a long request before the app is done with the
+        last.
         """
         if self._is_last:
             self._waiting = b""
@@ -289,7 +294,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _may_read_on(self) -> bool:
         """Whether the rest of a body whose request was answered is still read."""
         self._note_progress()
-        if self._phase is Phase.BODY and self.cycle.response_complete and self._num_dropped > self.limits.unread_body_bytes:
+        if (
+            self._phase is Phase.BODY
+            and self.cycle.response_complete
+            and self._num_dropped > self.limits.unread_body_bytes
+        ):
             self._end()
             return False
         return True

@@ -4,8 +4,8 @@
 @repeatable()
 async def make_thing(request: AppRequest, ...) -> Thing: ...
 
-The use case writes the answer together with its effect (`pygrid.storage.idempotency.once`). A use case that wrote nothing has
-its answer kept after it. Refusals are not kept: they changed nothing, so the call is tried again.
+The use case writes the answer together with its effect (`pygrid.storage.idempotency.once`). A use case that wrote
+nothing has its answer kept after it. Refusals are not kept: they changed nothing, so the call is tried again.
 
 Routes whose answer holds a secret keep that the call was done, and no answer. Calls without an account have no keys.
 """
@@ -27,6 +27,7 @@ from litestar import Response
 from litestar.enums import MediaType
 from litestar.params import HeaderParameter
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.idempotency import Call, CallScope, KeptAnswer, current_call, in_progress
 from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
@@ -51,7 +52,9 @@ KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[ -~]{1,255}$",
-        description="A name that the client gives to this call, e.g. a UUID. The same call sent again gets the same answer.",
+        description=(
+            "A name that the client gives to this call, e.g. a UUID. The same call sent again gets the same answer."
+        ),
     ),
 ]
 
@@ -122,7 +125,8 @@ def repeatable(
         keeps_answer: False: the answer holds a secret; a second call is told that the first was done.
         shape: from what the use case returns to what the handler returns; None: they are the same.
     Raises (the handler):
-        InvalidInput: more than one key. Conflict: ``idempotency_in_progress``, ``idempotency_key_reused``: another body or
+        InvalidInput: more than one key. Conflict: ``idempotency_in_progress``, ``idempotency_key_reused``: another body
+            or
         path came with the key before; ``idempotency_answer_not_kept``.
     """
 
@@ -176,8 +180,9 @@ async def _answer(request: AppRequest, call: Call, handler: Handler, *, form: bo
             raise _reused()
         if kept.answer is None:
             raise Conflict(
-                "this call was done before; its answer held a secret, which is not kept. Undo it, and call with another key",
-                code="idempotency_answer_not_kept",
+                "this call was done before; its answer held a secret, which is not kept. Undo it, and call with "
+                "another key",
+                code=codes.IDEMPOTENCY_ANSWER_NOT_KEPT,
             )
         return _response(kept.answer, kept.status, {REPLAYED: "true"})
     token = current_call.set(call)
@@ -210,7 +215,8 @@ async def _read_form(request: AppRequest, call: Call, kept: KeptAnswer) -> None:
 
 def _reused() -> Conflict:
     return Conflict(
-        "this Idempotency-Key came with another call before: use a new key for a new call", code="idempotency_key_reused"
+        "this Idempotency-Key came with another call before: use a new key for a new call",
+        code=codes.IDEMPOTENCY_KEY_REUSED,
     )
 
 
@@ -218,7 +224,9 @@ def _check(request: AppRequest) -> None:
     """Refuse what the parameter's schema cannot: several keys, and a line break at the end of one."""
     keys = request.headers.getall(HEADER)
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
-        raise InvalidInput(f"send one {HEADER} of 1 to 255 printable ASCII characters", code="invalid_idempotency_key")
+        raise InvalidInput(
+            f"send one {HEADER} of 1 to 255 printable ASCII characters", code=codes.INVALID_IDEMPOTENCY_KEY
+        )
 
 
 def _route(request: AppRequest) -> str:
@@ -230,7 +238,9 @@ def _response(answer: bytes, status: int, headers: dict[str, str] | None = None)
 
 
 def _add_parameter(wrapped: Handler, handler: Handler) -> None:
-    """Give the wrapper the handler's signature and the header, from which the framework reads both and the OpenAPI document."""
+    """Give the wrapper the handler's signature and the header, from which the framework reads both and the OpenAPI
+    document.
+    """
     signature = inspect.signature(handler)
     parameter = inspect.Parameter("idempotency_key", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=KeyHeader)
     parameters = [*signature.parameters.values(), parameter]

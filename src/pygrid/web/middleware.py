@@ -12,6 +12,7 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.messages import media
 from pygrid.metrics import Metrics
@@ -45,7 +46,9 @@ _PREFLIGHT: tuple[tuple[bytes, bytes], ...] = (
 
 
 _INVALID_TEXT = msgspec.json.encode(
-    InvalidInput("the path, the query or a header holds a NUL character; remove it", code="invalid_text").to_problem()
+    InvalidInput(
+        "the path, the query or a header holds a NUL character; remove it", code=codes.INVALID_TEXT
+    ).to_problem()
 )
 _INVALID_TEXT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-type", media.PROBLEM.encode()),
@@ -56,7 +59,8 @@ _INVALID_TEXT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 class Observe:
     """Gives a request its id (the caller's ``X-Request-ID`` if it is a plain word), counts, times and logs it.
 
-    The log line has the route's template, never the path or the query: these carry names and, from published clients, keys.
+    The log line has the route's template, never the path or the query: these carry names and, from published clients,
+    keys.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -104,7 +108,8 @@ def _request_id(scope: Scope) -> bytes:
 class Texts:
     """Refuses a request whose path, query or headers hold a NUL character, which no name or text may have, with 400.
 
-    A text that is not UTF-8 holds replacement characters by then, or half of a surrogate pair, which is refused as well.
+    A text that is not UTF-8 holds replacement characters by then, or half of a surrogate pair, which is refused as
+    well.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -17,7 +17,10 @@ import pygrid
 
 
 class OpenApiDocument:
-    """The bytes of the document. All answers share them, so a client that reads none of its answers holds little memory."""
+    """The bytes of the document.
+
+    All answers share them, so a client that reads none of its answers holds little memory.
+    """
 
     def __init__(self) -> None:
         self._making: asyncio.Task[bytes] | None = None
@@ -47,7 +50,9 @@ def openapi_config(title: str, description: str) -> OpenAPIConfig:
         render_plugins=[JsonRenderPlugin()],
         components=Components(
             security_schemes={
-                "session": SecurityScheme(type="http", scheme="bearer", description="The token that POST /users/login gives.")
+                "session": SecurityScheme(
+                    type="http", scheme="bearer", description="The token that POST /users/login gives."
+                )
             }
         ),
     )

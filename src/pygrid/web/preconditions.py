@@ -1,6 +1,8 @@
-"""Edits of what the editor has seen: ``GET`` gives an ``ETag``, and ``PUT`` with ``If-Match`` changes that version or nothing.
+"""Edits of what the editor has seen: ``GET`` gives an ``ETag``, and ``PUT`` with ``If-Match`` changes that version or
+nothing.
 
-The header is optional: a script that sets a value whatever it was leaves it out. Source: RFC 9110, sections 8.8.3 and 13.1.
+The header is optional: a script that sets a value whatever it was leaves it out. Source: RFC 9110, sections 8.8.3 and
+13.1.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ MAX_HEADER_CHARS = 1000
 IfMatch = Annotated[
     str | None,
     HeaderParameter(
-        name="If-Match", max_length=MAX_HEADER_CHARS, description="The ETag that GET gave: change this version, or nothing."
+        name="If-Match",
+        max_length=MAX_HEADER_CHARS,
+        description="The ETag that GET gave: change this version, or nothing.",
     ),
 ]
 IfNoneMatch = Annotated[

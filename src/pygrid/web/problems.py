@@ -61,7 +61,9 @@ def problem_response(problem: dict[str, Any], headers: Mapping[str, str] | None 
         extra["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if problem["status"] == 401:
         extra["WWW-Authenticate"] = "Bearer"
-    return Response(msgspec.json.encode(problem), status_code=problem["status"], media_type=media.PROBLEM, headers=extra)
+    return Response(
+        msgspec.json.encode(problem), status_code=problem["status"], media_type=media.PROBLEM, headers=extra
+    )
 
 
 def answer_pygrid_error(request: Request[Any, Any, Any], error: PygridError) -> Response[bytes]:
@@ -84,7 +86,9 @@ def to_problem(error: HTTPException) -> dict[str, Any]:
     problem: dict[str, Any] = {"title": phrase.capitalize(), "status": status, "detail": error.detail or phrase}
     if isinstance(error, ValidationException):
         problem["errors"] = errors = _invalid_parts(error)
-        problem["detail"] = "; ".join(f"{part['field']}: {part['detail']}" for part in errors) or "the request is not valid"
+        problem["detail"] = (
+            "; ".join(f"{part['field']}: {part['detail']}" for part in errors) or "the request is not valid"
+        )
         if errors and all("missing required field" in part["detail"] for part in errors):
             code = "missing_field"
     elif status == 404:

@@ -18,7 +18,8 @@ def refusal(status: int, code: str, detail: str, headers: bytes = b"") -> bytes:
         {"type": f"urn:pygrid:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}
     )
     head = (
-        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {media.PROBLEM}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {media.PROBLEM}\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n"
     )
     return head.encode() + headers + b"\r\n" + body
 

@@ -57,7 +57,8 @@ class AppServer(uvicorn.Server):
                 # Diffs hardly compress, and deflate costs some 40 kB for each connection.
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_MESSAGE_BYTES,
-                # Who only reads now and then, as a caller's end of a pipe does, can't answer pings; links have heartbeats.
+                # Who only reads now and then, as a caller's end of a pipe does, can't answer pings; links have
+                # heartbeats.
                 ws_ping_interval=None,
                 lifespan="on",
                 log_config=None,
@@ -90,8 +91,8 @@ class AppServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
     async def _drain(self, sockets: list[socket.socket]) -> None:
-        """Answer what was sent before the stop: the kernel resets connections that wait in a listening socket when it closes,
-        and those that are closed with bytes unread. Each answer from now on ends its connection.
+        """Answer what was sent before the stop: the kernel resets connections that wait in a listening socket when it
+        closes, and those that are closed with bytes unread. Each answer from now on ends its connection.
         """
         self._draining.is_draining = True
         for connection in list(self.server_state.connections):
@@ -125,7 +126,8 @@ class AppServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits with 0.
+        # Unlike uvicorn's, the process does not die of the signal in the end: it was asked to stop, stopped, and exits
+        # with 0.
         self.force_exit = self.should_exit
         self.should_exit = True
         # uvicorn looks at `should_exit` now and then; until it does, requests are answered already.

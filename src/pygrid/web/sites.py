@@ -3,10 +3,13 @@
 A page that a user of this app looks at can make the user's browser send requests here, also to the user's own machine.
 It is refused by two headers that no page can set itself:
 
-- `Host` names what the browser believes to talk to. A name of another site (DNS rebinding) is not one of this app's names.
-- `Origin` names the site of the page. It must be this app's, on every request that changes something and every WebSocket.
+- `Host` names what the browser believes to talk to. A name of another site (DNS rebinding) is not one of this app's
+  names.
+- `Origin` names the site of the page. It must be this app's, on every request that changes something and every
+  WebSocket.
 
-The devices' routes are open to pages of any origin (`Headers`): they carry no credential that a browser would add by itself.
+The devices' routes are open to pages of any origin (`Headers`): they carry no credential that a browser would add by
+itself.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from pygrid import codes
 from pygrid.errors import Forbidden
 from pygrid.messages import media
 from pygrid.messages.relay import RELAYED
@@ -67,7 +71,8 @@ class Site:
 
 
 class RefuseOtherSites:
-    """Refuses with 403: ``unknown_host`` what is meant for another host, ``cross_site_refused`` what another site's page sent.
+    """Refuses with 403: ``unknown_host`` what is meant for another host, ``cross_site_refused`` what another site's
+    page sent.
 
     Args:
         open_paths: devices' routes, which pages of any origin may call.
@@ -94,7 +99,7 @@ class RefuseOtherSites:
             shown = hosts[0][:100]
             return Forbidden(
                 f"this server is not known as {shown!r}; if it is, tell it so: PYGRID_HOSTS (--hosts) lists its names",
-                code="unknown_host",
+                code=codes.UNKNOWN_HOST,
                 host=shown,
             )
         if scope["path"] in self._open_paths or (scope["type"] == ScopeType.HTTP and scope["method"] in _HARMLESS):
@@ -106,7 +111,7 @@ class RefuseOtherSites:
             is_own = not _OTHER_SITES.intersection(headers.get(b"sec-fetch-site", []))
         if is_own:
             return None
-        return Forbidden("a page of another site may not change things here", code="cross_site_refused")
+        return Forbidden("a page of another site may not change things here", code=codes.CROSS_SITE_REFUSED)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, error: Forbidden) -> None:

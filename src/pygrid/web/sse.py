@@ -19,7 +19,9 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event. ``id`` comes back as ``Last-Event-ID`` when the client connects again; ``data`` is one line of JSON."""
+    """One event. ``id`` comes back as ``Last-Event-ID`` when the client connects again; ``data`` is one line of
+    JSON.
+    """
 
     id: int
     kind: str
@@ -35,8 +37,8 @@ def event_stream(
 ) -> Stream:
     """The answer that sends ``events`` as they come, and a comment after each ``heartbeat_s`` of silence.
 
-    It ends with the session: no event is sent after that, and expiry is noticed by the next heartbeat. The iterator is closed
-    (if it can be) whatever ends the stream: its own end, the session, the client, or the app's stop.
+    It ends with the session: no event is sent after that, and expiry is noticed by the next heartbeat. The iterator is
+    closed (if it can be) whatever ends the stream: its own end, the session, the client, or the app's stop.
     """
     return Stream(_encode(events, stopping, session, heartbeat_s), media_type=_MEDIA_TYPE, headers=_HEADERS)
 

@@ -23,9 +23,10 @@ class _Holder:
 class Turns:
     """Decides when the requests of each address begin.
 
-    A round is about one iteration of the event loop. In a round one request of each address begins, however many connections
-    it has, so what an iteration costs is bounded by the number of addresses. What runs at once is bounded too, since it fills
-    the queues of the threads behind the loop. A request that takes long is one that waits, so it counts no longer.
+    A round is about one iteration of the event loop. In a round one request of each address begins, however many
+    connections it has, so what an iteration costs is bounded by the number of addresses. What runs at once is bounded
+    too, since it fills the queues of the threads behind the loop. A request that takes long is one that waits, so it
+    counts no longer.
 
     Args:
         max_running: requests of one address that run at once.

@@ -17,8 +17,9 @@ _PIECE = 2048
 class BoundedWebSocket(WebSocketsSansIOProtocol):
     """The reader of one WebSocket.
 
-    At most one piece with messages waits for the app, a message has a bounded number of fragments, and a peer that reads
-    nothing gets no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an address are parsed.
+    At most one piece with messages waits for the app, a message has a bounded number of fragments, and a peer that
+    reads nothing gets no pongs. In each round of `Turns`, at most `ConnectionLimits.frames_per_turn` frames of an
+    address are parsed.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:

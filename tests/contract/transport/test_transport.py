@@ -1,8 +1,10 @@
 """What every `Transport` does, tried on each implementation against the same small ASGI application.
 
-Should happen: bodies stream both ways with a known length; statuses and headers arrive as sent; the body can be sent again; an
+Should happen: bodies stream both ways with a known length; statuses and headers arrive as sent; the body can be sent
+again; an
     answer that comes before the upload ends is given; silence ends with an error.
-Should not: a refused upload hanging, a retry of a request that the server may have acted on, a token in an error or a log.
+Should not: a refused upload hanging, a retry of a request that the server may have acted on, a token in an error or a
+log.
 """
 
 from __future__ import annotations
@@ -113,9 +115,13 @@ class TinyApp:
         await answer(send, 200, "<html>", content_type=b"text/html")
 
 
-async def answer(send: Any, status: int, content: object, content_type: bytes = b"application/json", headers: Any = ()) -> None:
+async def answer(
+    send: Any, status: int, content: object, content_type: bytes = b"application/json", headers: Any = ()
+) -> None:
     body = json.dumps(content).encode()
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type), *headers]})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type), *headers]}
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -162,7 +168,9 @@ def transport(request: pytest.FixtureRequest, app: TinyApp, tmp_path: Path) -> I
 
 
 def test_many_threads_share_few_connections(transport: Transport) -> None:
-    """More threads than a pool has connections: no answer is lost to a thread that takes its connection for a dead one."""
+    """More threads than a pool has connections: no answer is lost to a thread that takes its connection for a
+    dead one.
+    """
 
     def call(number: int) -> bool:
         data = str(number).encode()
@@ -198,7 +206,10 @@ def test_a_long_answer_comes_in_pieces(transport: Transport) -> None:
 
 
 def test_an_answer_longer_than_the_limit_is_refused(transport: Transport) -> None:
-    with transport.send(Request("GET", "/stream")) as response, pytest.raises(PygridError, match="longer than 1,000 bytes"):
+    with (
+        transport.send(Request("GET", "/stream")) as response,
+        pytest.raises(PygridError, match="longer than 1,000 bytes"),
+    ):
         response.read(1000)
 
 
@@ -308,7 +319,9 @@ def test_nobody_at_the_address_is_a_clear_error() -> None:
 def test_a_socket_closed_during_the_upload_still_gives_the_refusal() -> None:
     """A server that refuses and hangs up, reading nothing: the answer lies in the socket when the upload breaks."""
     document = json.dumps({"status": 413, "code": "payload_too_large", "detail": "no more than 7 bytes"}).encode()
-    head = f"HTTP/1.1 413 x\r\ncontent-type: application/problem+json\r\ncontent-length: {len(document)}\r\n\r\n".encode()
+    head = (
+        f"HTTP/1.1 413 x\r\ncontent-type: application/problem+json\r\ncontent-length: {len(document)}\r\n\r\n".encode()
+    )
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()

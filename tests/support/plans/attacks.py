@@ -1,7 +1,7 @@
 """Plans of a malicious data scientist, written by hand. Each passes the gate as independent for each example.
 
-Each tries to make the contributions of all records depend on one marked record, or on the place of a record in the batch, so
-that the sum moves by far more than one contribution. ``x`` and ``y`` are one number for each record.
+Each tries to make the contributions of all records depend on one marked record, or on the place of a record in the
+batch, so that the sum moves by far more than one contribution. ``x`` and ``y`` are one number for each record.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def plus_or_minus(g: GraphBuilder, condition: str) -> str:
 
 
 def fallback_plan() -> Plan:
-    """A record with ``y = MARK`` fails. The others contribute 1 if their sine has the bits that it has within a batch."""
+    """A record with ``y = MARK`` fails.
+
+    The others contribute 1 if their sine has the bits that it has within a batch.
+    """
     value = np.float32(5.1070514)
     in_batch = _sine(np.full((128, 1), value, np.float32))[0, 0]
 
@@ -77,7 +80,9 @@ def fallback_plan() -> Plan:
 
 
 def position_plan() -> Plan:
-    """A record contributes 1 if it lies where its ``y`` says, modulo 4, by the last bits of a sum of constants; else -1."""
+    """A record contributes 1 if it lies where its ``y`` says, modulo 4, by the last bits of a sum of constants; else
+    -1.
+    """
     row, sums = _row_with_sums_by_alignment()
 
     def build(g: GraphBuilder) -> str:

@@ -1,4 +1,5 @@
-"""Runs every operator that plans may use on the values that break kernels; prints what it runs, so that a crash has a name.
+"""Runs every operator that plans may use on the values that break kernels; prints what it runs, so that a crash has a
+name.
 
 A script, because what it looks for is the end of its own process. `test_plan_operators` starts it.
 """

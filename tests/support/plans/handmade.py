@@ -46,7 +46,9 @@ class GraphBuilder:
         graph = helper.make_graph(
             self.nodes, "graph", [info(p) for p in inputs], [info(p) for p in outputs], initializer=self.initializers
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="handmade")
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="handmade"
+        )
 
 
 def f32(name: str, *shape: int | str) -> Port:
@@ -60,7 +62,9 @@ def logistic_ports(features: int, classes: int) -> tuple[tuple[Port, ...], tuple
 
 
 def _forward(g: GraphBuilder, classes: int) -> tuple[str, str, str]:
-    """Loss, logits and the gradient of the loss by the logits: softmax regression with cross entropy, mean over the batch."""
+    """Loss, logits and the gradient of the loss by the logits: softmax regression with cross entropy, mean over the
+    batch.
+    """
     logits = g.op("Gemm", "data/x", "params/weight", "params/bias", transB=1)
     log_probs = g.op("LogSoftmax", logits, axis=1)
     picked = g.op("GatherElements", log_probs, g.op("Unsqueeze", "data/y", g.ints(1)), axis=1)
@@ -165,7 +169,9 @@ def logistic_plan(
     source: str = "def loss(model, x, y): ...\n",
     **changes: Any,
 ) -> Plan:
-    """A valid training plan; ``edit`` may change the graphs in place and ``changes`` the manifest before the file is made."""
+    """A valid training plan; ``edit`` may change the graphs in place and ``changes`` the manifest before the file is
+    made.
+    """
     models = logistic_graphs(features, classes, momentum)
     if edit is not None:
         edit({name: model for name, (model, _, _) in models.items()})
@@ -189,4 +195,13 @@ def logistic_data(size: int = 50, features: int = 4, classes: int = 3, seed: int
     }
 
 
-__all__ = ["GraphBuilder", "Plan", "TestVector", "f32", "logistic_data", "logistic_graphs", "logistic_params", "logistic_plan"]
+__all__ = [
+    "GraphBuilder",
+    "Plan",
+    "TestVector",
+    "f32",
+    "logistic_data",
+    "logistic_graphs",
+    "logistic_params",
+    "logistic_plan",
+]

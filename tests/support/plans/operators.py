@@ -17,7 +17,9 @@ Shape = tuple[int | str, ...]
 class Case:
     """One node: the inputs are ports (dtype, shape) or constants (arrays, or lists of int64)."""
 
-    def __init__(self, op: str, *inputs: Any, num_outputs: int = 1, out_dtype: str = "float32", **attributes: Any) -> None:
+    def __init__(
+        self, op: str, *inputs: Any, num_outputs: int = 1, out_dtype: str = "float32", **attributes: Any
+    ) -> None:
         self.op, self.inputs, self.attributes = op, inputs, attributes
         self.num_outputs, self.out_dtype = num_outputs, out_dtype
 
@@ -38,7 +40,9 @@ class Case:
                 names.append(ports[-1].name)
             else:
                 names.append(
-                    g.const(np.asarray(given) if isinstance(given, np.ndarray | np.generic) else np.array(given, np.int64))
+                    g.const(
+                        np.asarray(given) if isinstance(given, np.ndarray | np.generic) else np.array(given, np.int64)
+                    )
                 )
         outputs = [f"out{i}" for i in range(self.num_outputs)]
         g.nodes.append(helper.make_node(self.op, names, outputs, **self.attributes))
@@ -96,7 +100,9 @@ CASES = [
     Case("Conv", f("batch", 3, 9), f(2, 3, 4), strides=[3]),
     Case("Conv", f(2, "batch", 7, 6), f(5, "batch", 3, 2)),
     Case("ConvTranspose", IMAGE, f(2, 5, 3, 2)),
-    Case("ConvTranspose", IMAGE, f(2, 3, 3, 3), f(6), group=2, strides=[2, 3], pads=[1, 0, 1, 2], output_padding=[1, 2]),
+    Case(
+        "ConvTranspose", IMAGE, f(2, 3, 3, 3), f(6), group=2, strides=[2, 3], pads=[1, 0, 1, 2], output_padding=[1, 2]
+    ),
     Case("ConvTranspose", IMAGE, f(2, 3, 2, 2), dilations=[2, 3]),
     Case("MaxPool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], num_outputs=2),
     Case("MaxPool", IMAGE, kernel_shape=[3, 2], pads=[1, 0, 1, 1], dilations=[2, 1]),

@@ -38,7 +38,9 @@ CONSTANTS: dict[str, Any] = {
     "yes": np.array(True),
 }
 PROFILE = settings(
-    max_examples=int(os.environ.get("PYGRID_FUZZ_EXAMPLES", "100")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("PYGRID_FUZZ_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
 small = st.integers(-1, 3)
 ATTRIBUTES = {
@@ -66,7 +68,9 @@ FUZZED = sorted(set(OPERATORS) - {"Constant"})  # Constant has no inputs, and it
 
 @st.composite
 def programs(draw: Any, tries: int) -> GraphBuilder:
-    """A program of up to so many nodes; those that the analysis refuses are left out, else little would be left to run."""
+    """A program of up to so many nodes; those that the analysis refuses are left out, else little would be left
+    to run.
+    """
     g = GraphBuilder()
     for name, array in CONSTANTS.items():
         g.initializers.append(onnx.numpy_helper.from_array(array, name))

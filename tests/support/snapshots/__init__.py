@@ -1,11 +1,11 @@
 """Recordings of everything that users rely on: Python names, routes, commands, settings, metrics, error codes, tables.
 
-They are the files in ``tests/snapshots``. A test compares each with what the code offers, so that a change of the code that
-should change nothing for users can be proved to do so. ``scripts/snapshots`` writes them; a difference belongs into
-``CHANGELOG.md``.
+They are the files in ``tests/snapshots``. A test compares each with what the code offers, so that a change of the code
+that should change nothing for users can be proved to do so. ``scripts/snapshots`` writes them; a difference belongs
+into ``CHANGELOG.md``.
 
-No recording names an internal module, a version of a library, a path of a machine, or a text for people: modules can move
-and texts can be rewritten without a difference.
+No recording names an internal module, a version of a library, a path of a machine, or a text for people: modules can
+move and texts can be rewritten without a difference.
 """
 
 from __future__ import annotations

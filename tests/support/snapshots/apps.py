@@ -82,7 +82,11 @@ def _families(registry: CollectorRegistry) -> dict[str, Any]:
         buckets = [str(bound) for bound in getattr(collector, "_kwargs", {}).get("buckets", ())]
         for family in collector.collect():
             if family.name.startswith("pygrid_"):
-                found[family.name] = {"type": family.type, "labels": labels, **({"buckets": buckets} if buckets else {})}
+                found[family.name] = {
+                    "type": family.type,
+                    "labels": labels,
+                    **({"buckets": buckets} if buckets else {}),
+                }
     return found
 
 
@@ -102,8 +106,8 @@ def metric_families() -> dict[str, Any]:
 
 
 def task_names() -> dict[str, list[str]]:
-    """The names that ``/health`` and the metric ``pygrid_task_failures`` show: of background tasks by app, and of steps in them
-    whose failures are counted on their own.
+    """The names that ``/health`` and the metric ``pygrid_task_failures`` show: of background tasks by app, and of steps
+    in them whose failures are counted on their own.
     """
     return {**{name: _look(name).tasks for name in ("domain", "network")}, "steps": sorted(_steps())}
 

@@ -11,12 +11,14 @@ from pygrid import errors
 from support.snapshots.sources import Passed, bare_name, functions, passed, texts_of, trees
 
 _CODE = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
-_CLASSES = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.PygridError)}
+_CLASSES = {
+    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, errors.PygridError)
+}
 
 
 def error_codes() -> dict[str, Any]:
-    """Two maps. ``errors``: code -> class -> status; a code without a class is a field of an answer. ``reasons``: the values of
-    refusals, which are codes of a Forbidden or labels of a metric.
+    """Two maps. ``errors``: code -> class -> status; a code without a class is a field of an answer. ``reasons``: the
+    values of refusals, which are codes of a Forbidden or labels of a metric.
     """
     found: dict[str, dict[str, int]] = {cls.default_code: {name: cls.status} for name, cls in _CLASSES.items()}
     for item in passed("code"):
@@ -56,8 +58,8 @@ def _classes(item: Passed) -> set[str]:
 
 
 def _plain_codes() -> set[str]:
-    """Codes that no call has: values of ``"code"`` in literal objects and of tables from a status to a code, and those that the
-    code of an error is compared with.
+    """Codes that no call has: values of ``"code"`` in literal objects and of tables from a status to a code, and those
+    that the code of an error is compared with.
     """
     found: set[str] = set()
     for tree in trees().values():

@@ -43,7 +43,9 @@ def _label(parameter: Any) -> str:
 
 
 def _describe(parameter: Any, written: inspect.Parameter) -> dict[str, Any]:
-    """What is stable about a parameter in all versions of typer: types and bounds are read from the function's signature."""
+    """What is stable about a parameter in all versions of typer: types and bounds are read from the function's
+    signature.
+    """
     annotation, info = written.annotation, written.default
     if typing.get_origin(annotation) is Annotated:
         annotation, info = typing.get_args(annotation)
@@ -68,7 +70,9 @@ def _describe(parameter: Any, written: inspect.Parameter) -> dict[str, Any]:
 
 
 def _type(annotation: Any) -> tuple[str, list[str]]:
-    """The name of a type, without ``None``, of a list that of its items; and the values that a `Literal` or an enum lists."""
+    """The name of a type, without ``None``, of a list that of its items; and the values that a `Literal` or an enum
+    lists.
+    """
     members = [member for member in typing.get_args(annotation) if member is not type(None)]
     if typing.get_origin(annotation) is Literal:
         return "str", [str(member) for member in members]

@@ -32,10 +32,11 @@ def has_torch() -> bool:
 
 
 def public_api() -> dict[str, Any]:
-    """The names of each public module, and ``types``: the classes that public signatures name, which users meet as values.
+    """The names of each public module, and ``types``: the classes that public signatures name, which users meet as
+    values.
 
-    A class is named as it is written in the signature, never by the module that defines it. Without PyTorch the names that need
-    it are left out.
+    A class is named as it is written in the signature, never by the module that defines it. Without PyTorch the names
+    that need it are left out.
     """
     found: dict[str, Any] = {}
     types_met = _Types()
@@ -54,7 +55,8 @@ def public_api() -> dict[str, Any]:
 
 
 def _names(module: types.ModuleType) -> list[str]:
-    """What a module offers: ``__all__``, ``__version__``, and functions and classes of pygrid that have a public name in it.
+    """What a module offers: ``__all__``, ``__version__``, and functions and classes of pygrid that have a public name
+    in it.
 
     A package offers what its modules define, and modules of others under a name of its own (``pygrid.optim``).
     """
@@ -142,7 +144,9 @@ def _describe_class(cls: type, met: _Types) -> dict[str, Any]:
 def _bases(cls: type) -> list[str]:
     """Names of all base classes that have a public name; what only shares code is left out."""
     hidden = {object, typing.Generic, typing.Protocol}
-    return sorted({base.__name__ for base in cls.__mro__[1:] if base not in hidden and not base.__name__.startswith("_")})
+    return sorted(
+        {base.__name__ for base in cls.__mro__[1:] if base not in hidden and not base.__name__.startswith("_")}
+    )
 
 
 def _members(cls: type, met: _Types) -> dict[str, str]:
@@ -168,7 +172,9 @@ def _members(cls: type, met: _Types) -> dict[str, str]:
 def _member(name: str, value: Any, owner: type, met: _Types) -> str:
     if isinstance(value, property | functools.cached_property):
         getter = value.fget if isinstance(value, property) else value.func
-        return "" if name.startswith("_") else f"property {_signature(getter, met, owner.__module__).partition(' -> ')[2]}"
+        return (
+            "" if name.startswith("_") else f"property {_signature(getter, met, owner.__module__).partition(' -> ')[2]}"
+        )
     function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
     if isinstance(function, types.FunctionType):
         is_special = name.startswith("__") and name.endswith("__") and name not in _UNSEEN
@@ -265,6 +271,8 @@ def _default(value: Any) -> str:
     if inspect.isclass(value) or inspect.isroutine(value):
         return str(value.__name__)
     if dataclasses.is_dataclass(value):
-        fields = ", ".join(f"{field.name}={_default(getattr(value, field.name))}" for field in dataclasses.fields(value))
+        fields = ", ".join(
+            f"{field.name}={_default(getattr(value, field.name))}" for field in dataclasses.fields(value)
+        )
         return f"{type(value).__name__}({fields})"
     return "UNSET" if value is msgspec.UNSET else "..."

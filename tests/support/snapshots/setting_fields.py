@@ -19,7 +19,9 @@ _LONGEST = 1000
 def setting_fields() -> dict[str, Any]:
     """Each field of each class of settings, by the class's app."""
     classes = ((DomainSettings, load_settings), (NetworkSettings, load_network_settings))
-    return {cls.app: {field.name: _describe(cls, field, load) for field in dataclasses.fields(cls)} for cls, load in classes}
+    return {
+        cls.app: {field.name: _describe(cls, field, load) for field in dataclasses.fields(cls)} for cls, load in classes
+    }
 
 
 def _describe(cls: type, field: dataclasses.Field[Any], load: Callable[..., Any]) -> dict[str, Any]:

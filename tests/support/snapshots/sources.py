@@ -43,7 +43,9 @@ def classes() -> dict[str, list[tuple[Path, ast.ClassDef]]]:
 
 @functools.cache
 def constants() -> dict[str, set[str]]:
-    """Texts of module constants by name: of ``NAME = "text"``, and of the first argument of ``NAME = Kind("text", ...)``."""
+    """Texts of module constants by name: of ``NAME = "text"``, and of the first argument of ``NAME = Kind("text",
+    ...)``.
+    """
     found: dict[str, set[str]] = {}
     for tree in trees().values():
         for node in tree.body:
@@ -69,8 +71,8 @@ class Passed(NamedTuple):
 
 
 def passed(parameter: str) -> Iterator[Passed]:
-    """All arguments for parameters of this name: by keyword in any call, by position in calls of functions and dataclasses of
-    pygrid.
+    """All arguments for parameters of this name: by keyword in any call, by position in calls of functions and
+    dataclasses of pygrid.
     """
     for path, tree in trees().items():
         for call in ast.walk(tree):

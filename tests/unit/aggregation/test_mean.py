@@ -54,7 +54,9 @@ def test_it_is_the_mean_of_numpy_in_any_order_and_blocks(given_diffs: list[Any],
 
 @given(
     st.lists(
-        st.tuples(hnp.arrays(np.float32, 5, elements=st.integers(-1000, 1000)), st.integers(1, 1000)), min_size=1, max_size=8
+        st.tuples(hnp.arrays(np.float32, 5, elements=st.integers(-1000, 1000)), st.integers(1, 1000)),
+        min_size=1,
+        max_size=8,
     ),
     st.randoms(),
 )

@@ -65,7 +65,9 @@ def test_every_step_is_the_papers(
     for diff in diffs:
         model, state = step(optimizer, model, np.full(3, diff, np.float64), state)
         assert model.dtype == np.float32
-        assert {slot: values.dtype for slot, values in state.items()} == dict.fromkeys(SLOTS[name], np.dtype(np.float32))
+        assert {slot: values.dtype for slot, values in state.items()} == dict.fromkeys(
+            SLOTS[name], np.dtype(np.float32)
+        )
     # Model and state are rounded to float32 after each of up to six steps, each of which may move by 5 / tau * rate.
     expected = _by_the_paper(optimizer, float(np.float32(start)), diffs)
     np.testing.assert_allclose(model, expected, rtol=1e-4, atol=1e-3)

@@ -51,7 +51,9 @@ def test_honest_norms_within_the_factor_of_each_other_are_never_touched(honest: 
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=3, max_size=20), st.floats(1e3, 1e30), st.data())
-def test_a_minority_cannot_move_the_bound_beyond_the_honest(honest: list[float], hostile: float, data: st.DataObject) -> None:
+def test_a_minority_cannot_move_the_bound_beyond_the_honest(
+    honest: list[float], hostile: float, data: st.DataObject
+) -> None:
     """However many zeros come with it: they used to switch the bound off."""
     num_hostile = data.draw(st.integers(1, len(honest)))
     zeros = data.draw(st.integers(0, 100))

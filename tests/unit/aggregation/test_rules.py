@@ -1,7 +1,8 @@
 """How much each report counts, against the formulas of the papers in plain numpy.
 
 Should happen: the running sum equals the definition, in any order, whatever limit was expected, resumed in the middle.
-Should not happen: a report counts twice; a huge diff drowns the digits of others; zeros or a few reports switch the rule off.
+Should not happen: a report counts twice; a huge diff drowns the digits of others; zeros or a few reports switch the
+rule off.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ def clipped_mean(diffs: list[Float64], v: Float64, radius: float) -> Float64:
 
 
 def total(
-    diffs: list[Float64], votes: dict[int, Vote], weighed: Weighed, centre: Float64 | None, folded: list[int], limit: float
+    diffs: list[Float64],
+    votes: dict[int, Vote],
+    weighed: Weighed,
+    centre: Float64 | None,
+    folded: list[int],
+    limit: float,
 ) -> Float64:
     """What the running sum comes to if some diffs, some of them twice, are folded before the end."""
 

@@ -1,7 +1,8 @@
 """What a terminal would obey never reaches it: every command is run against a server whose every text is hostile.
 
-The server answers each request by the OpenAPI document of a real app, so that answers have the right form, and puts escape
-sequences, control characters, direction marks, line breaks and markup into every text. A second one refuses everything.
+The server answers each request by the OpenAPI document of a real app, so that answers have the right form, and puts
+escape sequences, control characters, direction marks, line breaks and markup into every text. A second one refuses
+everything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from pygrid.settings import load_network_settings, load_settings
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\u2066\u200f\rfake\x00[bold red]x[/]\x7f\nfake: line"
 LOCAL = {"domain", "network", "plan", "audit", "up", "edge", "federate"}
-"""Commands that print answers of no server, or only in walks of their own; their files are checked by the test of sources."""
+"""Commands that print answers of no server, or only in walks of their own; their files are checked by the test of
+sources.
+"""
 
 WALK = [
     words.split()
@@ -158,7 +161,9 @@ def hostile(answers: list[Answers]) -> Iterator[str]:
 
         def handle_one(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
-            found = next((a for one in answers if (a := one.answer(self.command, self.path.split("?")[0])) is not None), None)
+            found = next(
+                (a for one in answers if (a := one.answer(self.command, self.path.split("?")[0])) is not None), None
+            )
             kind = "application/json"
             if found is None:
                 kind = "application/problem+json"
@@ -221,7 +226,9 @@ def test_every_command_is_walked_or_local() -> None:
 
 
 def test_commands_print_through_one_function() -> None:
-    """`print`, `typer.echo` and writes to the streams are in one file; a console of Rich gets `Text` or escaped text."""
+    """`print`, `typer.echo` and writes to the streams are in one file; a console of Rich gets `Text` or escaped
+    text.
+    """
     wrong = []
     for file in Path(pygrid.cli.__file__).parent.glob("*.py"):
         if file.name == "output.py":

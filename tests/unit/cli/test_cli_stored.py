@@ -46,7 +46,13 @@ def folder(tmp_path: Path) -> Path:
             role_id=1,
             now=NOW,
         )
-        values = {"name": "patients", "name_key": "patients", "description": "", "visibility": "private", "search_text": ""}
+        values = {
+            "name": "patients",
+            "name_key": "patients",
+            "description": "",
+            "visibility": "private",
+            "search_text": "",
+        }
         connection.execute(datasets.insert().values(id=3, created_at=NOW, updated_at=NOW, **values))
         budgets.open_budget(connection, 3, open_cap(3.0, 1e-6), open_cap(2.0, 1e-6), actor=None, now=NOW)
         for job_id, user_id, event in (("a", who, PureDp(0.5)), ("b", 99, Gaussian(8.0))):

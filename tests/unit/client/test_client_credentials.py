@@ -1,7 +1,7 @@
 """Which Domain, and with which token.
 
-Should happen: what is given wins over the environment, the environment over what was kept; the file is for its owner's eyes.
-Should not: a token sent to a Domain that it is not for.
+Should happen: what is given wins over the environment, the environment over what was kept; the file is for its owner's
+eyes. Should not: a token sent to a Domain that it is not for.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def test_a_network_is_shown_what_is_meant_for_it_only(monkeypatch: pytest.Monkey
     assert (find_network_token(network), find_network_token(other)) == ("kept", "given")
 
 
-def test_a_domain_behind_a_network_has_its_token_whether_its_identity_is_named_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_behind_a_network_has_its_token_whether_its_identity_is_named_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     address = "grid+http://127.0.0.1:7000/hospital-a"
     pinned = f"{address}?identity={Identity.make().key}"
     with connect(pinned, token="t") as domain:

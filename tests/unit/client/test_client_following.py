@@ -24,7 +24,9 @@ def event(number: int, kind: str = "cycle_opened") -> bytes:
 
 
 class Scripted:
-    """Answers requests for events with one prepared stream after the other; ``None`` in a stream is a lost connection."""
+    """Answers requests for events with one prepared stream after the other; ``None`` in a stream is a lost
+    connection.
+    """
 
     url = "http://scripted"
 

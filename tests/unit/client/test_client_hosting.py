@@ -38,7 +38,10 @@ def test_the_form_has_all_parts() -> None:
     plan = logistic_plan()
     found = parts(hosting_form(REQUEST, logistic_params(), {"training_plan": plan}, plan))
     assert list(found) == ["config", "model", "plan:training_plan", "averaging_plan"]
-    assert json.loads(found["config"]) == {"client_config": {"name": "n", "version": "1"}, "server_config": {"num_cycles": 2}}
+    assert json.loads(found["config"]) == {
+        "client_config": {"name": "n", "version": "1"},
+        "server_config": {"num_cycles": 2},
+    }
     assert found["model"] == encode(logistic_params())
     assert found["plan:training_plan"] == found["averaging_plan"] == plan.data
 

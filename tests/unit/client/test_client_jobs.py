@@ -1,9 +1,9 @@
 """What the SDK makes of a request before it is sent, and of a job's life as the Domain tells it.
 
-Should happen: the right column for each port where there is only one; what travels is what was asked; changes that a lost
-connection swallowed come all the same; a sheet says what an approver needs.
-Should not: a guess between two columns; a request that is private by half; a result of a job that was not released; control
-characters or markup of a stranger on the approver's screen.
+Should happen: the right column for each port where there is only one; what travels is what was asked; changes that a
+lost connection swallowed come all the same; a sheet says what an approver needs.
+Should not: a guess between two columns; a request that is private by half; a result of a job that was not released;
+control characters or markup of a stranger on the approver's screen.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def test_what_is_given_is_taken_and_not_used_twice() -> None:
     ],
 )
 def test_no_guess_between_two_or_of_something_else(columns: tuple[Column, ...], said: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"which column is the plan's 'y' \(int64 number, label 0\.\.2\).*{said}") as caught:
+    with pytest.raises(
+        InvalidInput, match=rf"which column is the plan's 'y' \(int64 number, label 0\.\.2\).*{said}"
+    ) as caught:
         complete_binding(PORTS, Schema(columns, 50), {})
     assert caught.value.code == "binding_unclear"
 
@@ -158,7 +160,9 @@ def test_subjects_are_nothing_for_a_plan() -> None:
         complete_binding({"y": PORTS["y"]}, Schema((LABEL,), 50, subject="class"), {})
 
 
-@pytest.mark.parametrize(("given", "said"), [({"z": "class"}, "no data port 'z'"), ({"y": "klass"}, "no column 'klass'")])
+@pytest.mark.parametrize(
+    ("given", "said"), [({"z": "class"}, "no data port 'z'"), ({"y": "klass"}, "no column 'klass'")]
+)
 def test_a_binding_to_nothing_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         complete_binding(PORTS, SCHEMA, given)
@@ -203,7 +207,9 @@ def test_a_model_that_answers_for_each_record_needs_no_plan() -> None:
     assert b'name="plan"' not in form
 
 
-@pytest.mark.parametrize(("model", "said"), [(linear(), "which column is the model's 'x'"), (b"no model", "not an ONNX model")])
+@pytest.mark.parametrize(
+    ("model", "said"), [(linear(), "which column is the model's 'x'"), (b"no model", "not an ONNX model")]
+)
 def test_a_model_that_fits_nothing_is_refused_before_anything_is_sent(model: bytes, said: str) -> None:
     server = Scripted(info("checking", kind="predict"))
     with pytest.raises(InvalidInput, match=said):
@@ -216,7 +222,10 @@ def test_statistics_need_no_plan() -> None:
     asked = [pygrid.client.count(by="class", keys=[0, 1]), pygrid.client.mean("age", lower=0, upper=120)]
     connect(transport=server).statistics("iris", asked, reason="a study", epsilon=1.0, delta=1e-6)
     request = server.request()
-    assert request.statistics == (StatisticRequest("count", by="class", keys=(0, 1)), StatisticRequest("mean", "age", 0, 120))
+    assert request.statistics == (
+        StatisticRequest("count", by="class", keys=(0, 1)),
+        StatisticRequest("mean", "age", 0, 120),
+    )
     assert b'name="plan"' not in server.sent[-1][1]
 
 
@@ -269,7 +278,12 @@ def test_patience_can_have_an_end() -> None:
 def test_each_change_is_a_line_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
     with shown(job_of(Scripted(info())), True, console) as show:
-        for change in (info("running"), info("running"), info("running", progress=0.5), info("failed", detail="no [bold]")):
+        for change in (
+            info("running"),
+            info("running"),
+            info("running", progress=0.5),
+            info("failed", detail="no [bold]"),
+        ):
             show(change)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == ["running", "running, 50%", "failed: no [bold]"]
@@ -387,7 +401,13 @@ def test_the_sheet_names_clipping_only_where_something_is_clipped(kind: JobKind)
 
 
 def test_the_sheet_warns_of_results_as_large_as_the_data() -> None:
-    facts = {"num_records": 300, "num_zeroed": 0, "wall_s": 0.02331, "sandbox": ["namespaces", "rlimits"], "bytes_in": 5000}
+    facts = {
+        "num_records": 300,
+        "num_zeroed": 0,
+        "wall_s": 0.02331,
+        "sandbox": ["namespaces", "rlimits"],
+        "bytes_in": 5000,
+    }
     warned = dict(sheet(info("held", result_bytes=4_000, bytes_out_ratio=0.8, waiting_beside=2, facts=facts)))
     assert warned["what leaves"] == "a trained model, 4 kB (0.8 times the data). IT IS LARGE ENOUGH TO HOLD RECORDS"
     assert warned["waiting beside it"] == "2 other requests on this dataset"
@@ -398,7 +418,9 @@ def test_the_sheet_warns_of_results_as_large_as_the_data() -> None:
 
 def test_the_sheet_of_a_models_answers_always_warns() -> None:
     request = JobRequest(3, "predict", "r", binding={"x": "numbers"}, select=("y",), max_records=5)
-    waiting = info("waiting", kind="predict", plan_name="", plan_summary="An ONNX model", leaves="'y' for 5", request=request)
+    waiting = info(
+        "waiting", kind="predict", plan_name="", plan_summary="An ONNX model", leaves="'y' for 5", request=request
+    )
     rows = dict(sheet(waiting))
     assert rows["model"] == f"SHA-256 {'cd' * 32}"
     assert rows["the model"] == "An ONNX model"

@@ -38,7 +38,9 @@ def results(*hits: DatasetHit, missing: tuple[Missing, ...] = (), more: bool = F
 
 
 def test_a_prompt_shows_tables_and_who_is_missing() -> None:
-    found = results(hit(), missing=(Missing("slow", "timeout"), Missing("gone", "offline"), Missing("odd", "error")), more=True)
+    found = results(
+        hit(), missing=(Missing("slow", "timeout"), Missing("gone", "offline"), Missing("odd", "error")), more=True
+    )
     assert repr(found).splitlines() == [
         "dataset  domain      description   tags    records  columns",
         "people   hospital-a  of two towns  census  1,234    age",

@@ -63,7 +63,9 @@ def test_a_cycle_in_one_line() -> None:
     assert describe(cycle(3)) == (
         "cycle 3 completed: 10 reports of 12 devices, 1,437 examples, 189 kB, 1.5 s, accuracy 0.9375, loss 0.25"
     )
-    assert describe(cycle(4, "open", metrics={}, num_reports=1)).startswith("cycle 4 open: 1 report of 12 devices, 1,437")
+    assert describe(cycle(4, "open", metrics={}, num_reports=1)).startswith(
+        "cycle 4 open: 1 report of 12 devices, 1,437"
+    )
     assert seconds(cycle(4, "open")) is None
 
 

@@ -49,7 +49,8 @@ def test_the_default_roles_are_the_published_ones() -> None:
 
 def test_a_network_has_roles_of_its_own_with_the_same_ids() -> None:
     table = {
-        (role.id, role.name): [permission in role.permissions for permission in NETWORK_PERMISSIONS] for role in NETWORK_ROLES
+        (role.id, role.name): [permission in role.permissions for permission in NETWORK_PERMISSIONS]
+        for role in NETWORK_ROLES
     }
     assert [str(permission) for permission in NETWORK_PERMISSIONS] == [
         "can_edit_settings",
@@ -89,7 +90,9 @@ def test_nobody_raises_themselves(user_id: int, own: Role, wanted: Role) -> None
 
 
 @given(ids, roles, ids, roles)
-def test_nobody_takes_over_an_account_above_them(actor_id: int, actor_role: Role, target_id: int, target_role: Role) -> None:
+def test_nobody_takes_over_an_account_above_them(
+    actor_id: int, actor_role: Role, target_id: int, target_role: Role
+) -> None:
     """Whoever may set a password may log in as that user."""
     if actor_id != target_id and can_manage_user(Principal(actor_id, actor_role), target_id, target_role) is None:
         assert target_role.permissions <= actor_role.permissions

@@ -120,7 +120,9 @@ def test_only_the_moves_of_the_diagram_lead_on(state: AssociationState, act: Act
         assert refused.value.code == "wrong_state"
 
 
-@given(st.lists(st.tuples(st.sampled_from([KEY, OTHER]), st.sampled_from([*Act, "hello", "hello, invited"])), max_size=16))
+@given(
+    st.lists(st.tuples(st.sampled_from([KEY, OTHER]), st.sampled_from([*Act, "hello", "hello, invited"])), max_size=16)
+)
 def test_whatever_happens_a_name_is_held_by_one_key_at_most(events: list[tuple[str, str]]) -> None:
     """As the store keeps it: a row for each key, requests end when another gets the name."""
     known: dict[str, AssociationState] = {}
@@ -138,7 +140,9 @@ def test_whatever_happens_a_name_is_held_by_one_key_at_most(events: list[tuple[s
                 continue
             known[key] = outcome
         if known[key] is AssociationState.ACCEPTED:
-            known = {other: state for other, state in known.items() if other == key or state is not AssociationState.PENDING}
+            known = {
+                other: state for other, state in known.items() if other == key or state is not AssociationState.PENDING
+            }
         assert sum(state in HOLDING for state in known.values()) <= 1
         if before.get(key) is AssociationState.REVOKED:
             assert (known[key], event) == (AssociationState.ACCEPTED, Act.ACCEPT)
@@ -150,7 +154,8 @@ def test_plain_names_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", ".", "..", "-a", "a-", "a/b", "a b", "a\0", "a\n", "a?b", "a%2fb", "é", "аlice", "a" * 101, "@a", "a:b"]
+    "name",
+    ["", " ", ".", "..", "-a", "a-", "a/b", "a b", "a\0", "a\n", "a?b", "a%2fb", "é", "аlice", "a" * 101, "@a", "a:b"],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidInput) as refused:

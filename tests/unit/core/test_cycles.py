@@ -1,7 +1,8 @@
 """The life of a cycle and who may do what in it.
 
-Should happen: only the transitions of the diagram; each refusal has its reason and a hint; a report is good once, and stays so.
-Should not happen: a cycle closes with fewer reports than are needed, or stays open when nobody can come any more.
+Should happen: only the transitions of the diagram; each refusal has its reason and a hint; a report is good once, and
+stays so. Should not happen: a cycle closes with fewer reports than are needed, or stays open when nobody can come any
+more.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def _due(num_reports: int, fields: dict[str, Any], passed: bool) -> Due:
 
 
 def test_due_is_right_in_every_case() -> None:
-    """All of: reports 0..4, min_diffs, max_diffs and max_workers absent or 1..3, deadline absent, to come, now, passed."""
+    """All of: reports 0..4, min_diffs, max_diffs and max_workers absent or 1..3, deadline absent, to come, now,
+    passed.
+    """
     num_cases = 0
     limits = (None, 1, 2, 3)
     for min_diffs, max_diffs, max_workers, length in itertools.product(limits, limits, limits, (None, 60)):
@@ -168,7 +171,13 @@ REFUSALS: list[tuple[str, int, Cycle, ServerConfig, dict[str, Any]]] = [
     ("too_slow", 60, cycle(), config(minimum_download_speed=5), {"download": 4.9, "upload": 100.0}),
     ("too_slow", 60, cycle(), config(minimum_upload_speed=5), {"download": 100.0, "upload": 4.9}),
     ("too_slow", 60, cycle(), config(minimum_upload_speed=0), {}),
-    ("too_slow", 90, cycle(deadline_at=NOW + dt.timedelta(seconds=90)), config(minimum_upload_speed=5), {"upload": 0.0}),
+    (
+        "too_slow",
+        90,
+        cycle(deadline_at=NOW + dt.timedelta(seconds=90)),
+        config(minimum_upload_speed=5),
+        {"upload": 0.0},
+    ),
     ("already_assigned", 10, cycle(), config(), {"own": own(AssignmentState.ASSIGNED)}),
     ("already_assigned", 10, cycle(), config(), {"own": own(AssignmentState.REPORTED, "x")}),
     ("resting", 10, cycle(), config(do_not_reuse_workers_until_cycle=1), {"last_sequence": 4}),
@@ -259,7 +268,11 @@ class CycleMachine(RuleBasedStateMachine):
     )
     def host(self, min_workers: int, max_workers: int | None, min_diffs: Any, max_diffs: Any, length: Any) -> None:
         self.config = config(
-            min_workers=min_workers, max_workers=max_workers, min_diffs=min_diffs, max_diffs=max_diffs, cycle_length=length
+            min_workers=min_workers,
+            max_workers=max_workers,
+            min_diffs=min_diffs,
+            max_diffs=max_diffs,
+            cycle_length=length,
         )
         self.now = NOW
         state = rules.next_cycle_state(self.config)
@@ -286,7 +299,9 @@ class CycleMachine(RuleBasedStateMachine):
         self._become(rules.open_cycle(self.cycle, self.config, self.now))
 
     def _ask(self, assignment: Assignment | None) -> Refusal | None:
-        return rules.admit(self.cycle, self.config, self.now, own=assignment, last_sequence=None, download=None, upload=None)
+        return rules.admit(
+            self.cycle, self.config, self.now, own=assignment, last_sequence=None, download=None, upload=None
+        )
 
     @rule(again=st.booleans())
     def ask(self, again: bool) -> None:
@@ -307,7 +322,9 @@ class CycleMachine(RuleBasedStateMachine):
         outcome = rules.redeem(self.cycle, assignment, self.now, f"report of {client}")
         if outcome == Redeemed(repeated=False):
             assert assignment.state is AssignmentState.ASSIGNED
-            self.assigned[client] = replace(assignment, state=AssignmentState.REPORTED, fingerprint=f"report of {client}")
+            self.assigned[client] = replace(
+                assignment, state=AssignmentState.REPORTED, fingerprint=f"report of {client}"
+            )
             self.cycle = rules.count_report(self.cycle)
         else:
             assert (outcome == Redeemed(repeated=True)) is (assignment.state is AssignmentState.REPORTED)

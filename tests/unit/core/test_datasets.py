@@ -186,7 +186,8 @@ def test_a_mock_comes_from_the_seed_and_from_nothing_of_the_data() -> None:
         SCHEMA,
         num_records=99,
         columns=tuple(
-            msgspec.structs.replace(c, categories=("z",), num_categories=1) if c.name == "disease" else c for c in COLUMNS
+            msgspec.structs.replace(c, categories=("z",), num_categories=1) if c.name == "disease" else c
+            for c in COLUMNS
         ),
     )
     first, second = draw_mock(SCHEMA, 50, 3), draw_mock(other, 50, 3)

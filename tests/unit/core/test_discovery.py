@@ -40,7 +40,9 @@ def test_queries_that_mean_the_same_are_the_same(words: list[str], chance) -> No
     shuffled = [chance.choice((word.upper().lower(), word)) for word in words] + words[:1]
     chance.shuffle(shuffled)
     one = check_query(SearchQuery(text=" ".join(words), tags=tuple(words), kinds=("model", "dataset")))
-    other = check_query(SearchQuery(text=" \t\n".join(shuffled), tags=tuple(shuffled), kinds=("dataset", "model", "model")))
+    other = check_query(
+        SearchQuery(text=" \t\n".join(shuffled), tags=tuple(shuffled), kinds=("dataset", "model", "model"))
+    )
     assert one.kinds == other.kinds
     if [word.casefold() for word in words] == [word.upper().lower().casefold() for word in words]:
         assert one == other
@@ -48,7 +50,9 @@ def test_queries_that_mean_the_same_are_the_same(words: list[str], chance) -> No
 
 
 def test_a_query_keeps_what_it_asks() -> None:
-    query = check_query(SearchQuery(text="Age  INCOME age", tags=(" MRI ",), column=" Age", dtype="int32", meaning="Years"))
+    query = check_query(
+        SearchQuery(text="Age  INCOME age", tags=(" MRI ",), column=" Age", dtype="int32", meaning="Years")
+    )
     assert query == SearchQuery(text="age income", tags=("mri",), column="age", dtype="int32", meaning="years")
     assert check_query(SearchQuery(model="Digits")).model == "Digits"
 
@@ -66,7 +70,14 @@ def test_too_much_is_refused() -> None:
     check_query(SearchQuery(text=" ".join(map(str, range(MAX_WORDS)))))
     refuse(SearchQuery(text=" ".join(map(str, range(MAX_WORDS + 1)))), "text")
     refuse(SearchQuery(tags=(" ",)), "tags")
-    for raw in ({"text": "x" * 1001}, {"tags": ["x"] * 21}, {"tags": [""]}, {"dtype": "object"}, {"kinds": ["user"]}, {"x": 1}):
+    for raw in (
+        {"text": "x" * 1001},
+        {"tags": ["x"] * 21},
+        {"tags": [""]},
+        {"dtype": "object"},
+        {"kinds": ["user"]},
+        {"x": 1},
+    ):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(raw, SearchQuery)
 
@@ -100,7 +111,13 @@ def test_words_are_parts_of_what_is_said() -> None:
 
 def test_what_fits_best_comes_first() -> None:
     words = ["brain", "scans"]
-    ordered = [("Brain Scans", ()), ("brain scans of 2024", ()), ("mri", ("brain", "scans")), ("brainscans", ()), ("other", ())]
+    ordered = [
+        ("Brain Scans", ()),
+        ("brain scans of 2024", ()),
+        ("mri", ("brain", "scans")),
+        ("brainscans", ()),
+        ("other", ()),
+    ]
     scores = [relevance(words, name, tags) for name, tags in ordered]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)

@@ -214,7 +214,12 @@ def test_federations_that_make_no_sense() -> None:
 def test_the_token_is_shown_to_nobody_and_bound_by_the_hash() -> None:
     assert rules.without_secrets(FEDERATION).auth_token == "(set)"
     hashes = set()
-    for federation in (None, FEDERATION, replace_cycles(11), FederationRequest("http://b", "shared", "1", 10, "secret")):
+    for federation in (
+        None,
+        FEDERATION,
+        replace_cycles(11),
+        FederationRequest("http://b", "shared", "1", 10, "secret"),
+    ):
         asked = request(federation=federation)
         hashes.add(
             jobs.hash_request(

@@ -109,7 +109,9 @@ def test_every_state_can_be_reached_and_ends() -> None:
         todo += new
     assert reached == set(JobState) == set(TRANSITIONS)
     for state in JobState:
-        assert state in ENDED or TRANSITIONS[state] & {JobState.DENIED, JobState.CANCELLED}, f"nobody gets out of {state}"
+        assert state in ENDED or TRANSITIONS[state] & {JobState.DENIED, JobState.CANCELLED}, (
+            f"nobody gets out of {state}"
+        )
 
 
 def test_an_exact_job_is_never_admitted_by_a_policy() -> None:
@@ -164,7 +166,10 @@ def test_who_may_decide() -> None:
         (Principal(2, USER), listed, JobRefusal.INVISIBLE),
         (Principal(DECIDER, USER), listed, JobRefusal.INVISIBLE),
         (Principal(ASKER, USER), listed, JobRefusal.NOT_YOURS),
-        *((Principal(ASKER, role), listed, JobRefusal.OWN_REQUEST) for role in (OWNER, COMPLIANCE_OFFICER, ADMINISTRATOR)),
+        *(
+            (Principal(ASKER, role), listed, JobRefusal.OWN_REQUEST)
+            for role in (OWNER, COMPLIANCE_OFFICER, ADMINISTRATOR)
+        ),
     ]
     for principal, holding, refusal in cases:
         assert rules.may_decide(principal, ASKER, holding) is refusal, (principal, holding)
@@ -177,7 +182,9 @@ def test_who_may_decide() -> None:
     st.integers(1, 4) | st.none(),
     st.sampled_from(["private", "listed", "public"]),
 )
-def test_nobody_decides_on_their_own_and_who_decides_sees_all(user: int, role: Any, asker: int, holder: Any, seen: Any) -> None:
+def test_nobody_decides_on_their_own_and_who_decides_sees_all(
+    user: int, role: Any, asker: int, holder: Any, seen: Any
+) -> None:
     principal, holding = Principal(user, role), Holding(holder, seen)
     refusal = rules.may_decide(principal, asker, holding)
     if user == asker:
@@ -204,7 +211,9 @@ SCHEMA = Schema((Column("x", "float32"), Column("person", "text")), num_records=
 OF_PEOPLE = Schema(SCHEMA.columns, 1000, subject="person", max_records_per_subject=4, num_subjects=400)
 
 
-def asked(epsilon: float = 1.0, delta: float = 1e-6, *, kind: Any = "train", epochs: int = 3, **more: Any) -> JobRequest:
+def asked(
+    epsilon: float = 1.0, delta: float = 1e-6, *, kind: Any = "train", epochs: int = 3, **more: Any
+) -> JobRequest:
     privacy = PrivacyRequest(epsilon, delta, **more)
     return JobRequest(dataset=1, kind=kind, reason="r", epochs=epochs, batch_size=50, privacy=privacy)
 
@@ -216,8 +225,15 @@ def terms(request: JobRequest, schema: Schema = SCHEMA, *caps: Any) -> PrivacyTe
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.floats(0.2, 8.0), st.sampled_from([1e-5, 1e-6, 1e-8]), st.sampled_from(["train", "statistics"]), st.integers(1, 5))
-def test_a_job_costs_no_more_than_it_asks_for_and_hardly_less(epsilon: float, delta: float, kind: Any, epochs: int) -> None:
+@given(
+    st.floats(0.2, 8.0),
+    st.sampled_from([1e-5, 1e-6, 1e-8]),
+    st.sampled_from(["train", "statistics"]),
+    st.integers(1, 5),
+)
+def test_a_job_costs_no_more_than_it_asks_for_and_hardly_less(
+    epsilon: float, delta: float, kind: Any, epochs: int
+) -> None:
     made = terms(asked(epsilon, delta, kind=kind, epochs=epochs))
     assert 0.99 * epsilon < epsilon_alone(made) <= epsilon
 
@@ -382,7 +398,9 @@ DECLARED = Schema(
 )
 def test_a_key_outside_of_what_is_declared_is_refused(by: str, keys: tuple[Any, ...], is_taken: bool) -> None:
     """Keys that may or may not be in the data pass: to refuse them would tell of the data."""
-    asked_for = JobRequest(dataset=1, kind="statistics", reason="r", statistics=(StatisticRequest("count", by=by, keys=keys),))
+    asked_for = JobRequest(
+        dataset=1, kind="statistics", reason="r", statistics=(StatisticRequest("count", by=by, keys=keys),)
+    )
     if is_taken:
         assert len(read_statistics(asked_for, DECLARED)) == 1
         return

@@ -64,7 +64,12 @@ OPTIMIZER: dict[str, tuple[float, float, float]] = {
 def test_only_cycle_length_must_be_given() -> None:
     config = read_server_config({"cycle_length": None})
     assert config == ServerConfig(cycle_length=None)
-    expected = {**COUNTS, **POSITIVE, **{name: default for name, (_, _, default) in NUMBERS.items()}, "cycle_length": None}
+    expected = {
+        **COUNTS,
+        **POSITIVE,
+        **{name: default for name, (_, _, default) in NUMBERS.items()},
+        "cycle_length": None,
+    }
     assert {name: getattr(config, name) for name in expected} == expected
     assert (config.pool_selection, config.authentication, config.iterative_plan) == ("iterate", None, False)
     with pytest.raises(InvalidConfig, match="cycle_length must be given") as error:
@@ -162,7 +167,12 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [("min_workers", "max_workers"), ("min_diffs", "max_diffs"), ("min_diffs", "max_workers"), ("max_diffs", "max_workers")],
+    [
+        ("min_workers", "max_workers"),
+        ("min_diffs", "max_diffs"),
+        ("min_diffs", "max_workers"),
+        ("max_diffs", "max_workers"),
+    ],
 )
 def test_bounds_at_odds_are_refused(low: str, high: str) -> None:
     assert read(**{low: 3, high: 3})
@@ -225,7 +235,10 @@ def test_any_values_are_read_or_refused(fields: dict[str, Any]) -> None:
 
 
 def test_name_and_version_are_read_and_the_rest_is_free() -> None:
-    assert read_client_config({"name": "digits", "version": "1.0", "lr": 0.1, "nested": {"a": [1, None]}}) == ("digits", "1.0")
+    assert read_client_config({"name": "digits", "version": "1.0", "lr": 0.1, "nested": {"a": [1, None]}}) == (
+        "digits",
+        "1.0",
+    )
 
 
 @pytest.mark.parametrize("field", ["name", "version"])

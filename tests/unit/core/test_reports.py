@@ -1,7 +1,7 @@
 """What a report must be; more of it, over HTTP, in ``tests/web/cycles``.
 
-Should happen: content, claims and norm of a good report are read, in pieces of any size, always with the same fingerprint.
-Should not happen: two reports that differ have one fingerprint; a claim that cannot be is believed.
+Should happen: content, claims and norm of a good report are read, in pieces of any size, always with the same
+fingerprint. Should not happen: two reports that differ have one fingerprint; a claim that cannot be is believed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def test_other_values_have_another_fingerprint(raw: bytes, place: int) -> None:
 
 
 def test_other_claims_have_another_fingerprint() -> None:
-    assert read(encode(diff(), {"num_examples": "1"})).fingerprint != read(encode(diff(), {"num_examples": "2"})).fingerprint
+    assert (
+        read(encode(diff(), {"num_examples": "1"})).fingerprint
+        != read(encode(diff(), {"num_examples": "2"})).fingerprint
+    )
 
 
 @pytest.mark.parametrize("text", ["1", "007", "999999999999", str(MAX_EXAMPLES)])

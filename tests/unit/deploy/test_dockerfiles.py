@@ -1,7 +1,8 @@
-"""The Dockerfiles of apps/ and docker-compose.yml, as they are shipped. `scripts/run-images` builds and runs the images.
+"""The Dockerfiles of apps/ and docker-compose.yml, as they are shipped. `scripts/run-images` builds and runs the
+images.
 
-Should happen: an image runs as an ordinary user, checks its own health, and fits the compose file; every setting there exists.
-Should not happen: a base image or a service without a version, a secret in an image or in the compose file.
+Should happen: an image runs as an ordinary user, checks its own health, and fits the compose file; every setting there
+exists. Should not happen: a base image or a service without a version, a secret in an image or in the compose file.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def test_an_image_is_pinned_and_not_root(app: str) -> None:
     assert instructions(app, "VOLUME") == [f'["{DATA_PATH}"]']
     assert instructions(app, "STOPSIGNAL") == ["SIGTERM"]
     assert instructions(app, "EXPOSE") == ([str(LISTENING[app].default_port)] if app in LISTENING else [])
-    copied = {word for words in instructions(app, "COPY") for word in words.split()[:-1] if not word.startswith("--from")}
+    copied = {
+        word for words in instructions(app, "COPY") for word in words.split()[:-1] if not word.startswith("--from")
+    }
     assert copied <= {"pyproject.toml", "README.md", "LICENSE", "src", "/opt/pygrid"}
     assert not re.search(r"(?i)token|password|secret", " ".join(instructions(app, "(?:ENV|ARG)")))
 
@@ -58,7 +61,9 @@ def test_the_health_check_runs(app: str) -> None:
     python, *arguments = yaml.safe_load(check.partition("CMD")[2])
     assert python == "python"
     variables = {LISTENING[app].port_variables[0]: "1"}  # type: ignore[index]
-    done = subprocess.run([sys.executable, *arguments], env=variables, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert "no answer on port 1" in done.stderr
 
@@ -76,7 +81,9 @@ def test_hadolint_finds_nothing(app: str) -> None:
         pytest.fail("hadolint is not installed; scripts/env dev")
     if program is None:
         pytest.skip("there is no hadolint for this system")
-    done = subprocess.run([program, "-"], input=dockerfile(app), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program, "-"], input=dockerfile(app), capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -87,6 +87,8 @@ def test_the_command_of_the_images() -> None:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == status, done.stderr
     assert "no answer on port 1" in done.stderr
-    program = "import sys, pygrid.deploy.health; print([name for name in ('httpx', 'yaml', 'numpy') if name in sys.modules])"
+    program = (
+        "import sys, pygrid.deploy.health; print([name for name in ('httpx', 'yaml', 'numpy') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]", "it is started every half minute, for as long as a container lives"

@@ -16,7 +16,9 @@ from pygrid.transport.base import CHUNK_BYTES
 
 values = st.floats(-8, 8, width=16)
 shapes = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-model = st.dictionaries(st.text("abc.", min_size=1, max_size=5), arrays.arrays(np.float32, shapes, elements=values), max_size=4)
+model = st.dictionaries(
+    st.text("abc.", min_size=1, max_size=5), arrays.arrays(np.float32, shapes, elements=values), max_size=4
+)
 
 
 @given(original=model, num=st.integers(1, 10**9), loss=st.floats(allow_nan=False, allow_infinity=False))

@@ -20,7 +20,11 @@ def rows(cells: cells_data.Cells) -> list[bytes]:
 def test_the_file_is_the_uci_data_set() -> None:
     # The class distribution and the ranges that the data set's own description (wdbc.names) gives.
     assert np.bincount(CELLS.malignant).tolist() == [357, 212]
-    assert (CELLS.measurements.dtype, CELLS.measurements.shape, CELLS.malignant.dtype) == (np.float32, (569, 30), np.int64)
+    assert (CELLS.measurements.dtype, CELLS.measurements.shape, CELLS.malignant.dtype) == (
+        np.float32,
+        (569, 30),
+        np.int64,
+    )
     radius, area = CELLS.measurements[:, 0], CELLS.measurements[:, 3]
     assert (radius.min(), radius.max()) == (np.float32(6.981), np.float32(28.11))
     assert (area.min(), area.max()) == (143.5, 2501.0)

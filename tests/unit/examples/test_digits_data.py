@@ -58,7 +58,9 @@ def test_a_seed_decides_everything():
 
 def test_a_small_alpha_skews_more_than_a_large_one():
     def largest_share(alpha: float) -> float:
-        """Mean over devices of the share that the most frequent digit has on it: 0.1 if all are equal, 1 if only one."""
+        """Mean over devices of the share that the most frequent digit has on it: 0.1 if all are equal, 1 if
+        only one.
+        """
         counts = [np.bincount(shard.y, minlength=10) for shard in digits_data.shards(DIGITS, 10, alpha=alpha, seed=3)]
         return float(np.mean([count.max() / count.sum() for count in counts]))
 

@@ -18,7 +18,9 @@ from pygrid.messages.decoding import MAX_CONTAINERS, MAX_DEPTH, MAX_ESCAPES, MAX
 
 # Quotes, backslashes and brackets within texts are what a scan of the bytes could mistake for structure.
 texts = st.text() | st.text(alphabet='"\\[]{},: ab', max_size=12)
-leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts
+leaves = (
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts
+)
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4))
 
 
@@ -68,7 +70,9 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 @given(st.dictionaries(texts, values, min_size=1, max_size=3), st.data())
-def test_a_name_that_occurs_twice_is_refused_wherever_it_stands(members: dict[str, object], data: st.DataObject) -> None:
+def test_a_name_that_occurs_twice_is_refused_wherever_it_stands(
+    members: dict[str, object], data: st.DataObject
+) -> None:
     name = data.draw(st.sampled_from(sorted(members)))
     inner = json.dumps(members)[:-1] + f", {json.dumps(name)}: 1}}"
     for text in (inner, f"[1, {inner}]", f'{{"a": [{{}}, {inner}], "b": {{"c": 1}}}}'):

@@ -90,7 +90,10 @@ BROKEN = {
     "a path as member": (_write_members({**members(), "../plan.json": b""}), r"contains '\.\./plan.json'"),
     "no manifest": (_write_members({"source.py.txt": b""}), "no plan.json"),
     "no source": (_write_members({k: v for k, v in members().items() if k != "source.py.txt"}), r"no source.py.txt"),
-    "a graph too many": (_write_members({**members(), "average.onnx": b""}), "average.onnx, which the manifest does not list"),
+    "a graph too many": (
+        _write_members({**members(), "average.onnx": b""}),
+        "average.onnx, which the manifest does not list",
+    ),
     "a graph too few": (
         _write_members({k: v for k, v in members().items() if k != "eval.onnx"}),
         "'eval', which the plan file",
@@ -137,7 +140,10 @@ def test_a_later_format_is_refused_by_number():
 def test_a_second_directory_entry_for_the_same_name_is_refused():
     """Two zip readers could each see another graph; here neither is seen."""
     twice = zipped()
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(buffer := io.BytesIO(twice), "a") as archive:
+    with (
+        pytest.warns(UserWarning, match="Duplicate name"),
+        zipfile.ZipFile(buffer := io.BytesIO(twice), "a") as archive,
+    ):
         archive.writestr("plan.json", b"{}")
     with pytest.raises(InvalidPlan):
         Plan.from_bytes(buffer.getvalue())

@@ -64,7 +64,9 @@ def test_what_does_not_fit_is_refused(name):
 
 def test_infinity_is_no_average():
     with pytest.raises(NonFinite, match="NaN or infinity in array 'b'"):
-        AveragingRunner(all_at_once_plan(spoil="Log")).average([{n: -np.ones(s, np.float32) for n, s in SHAPES.items()}])
+        AveragingRunner(all_at_once_plan(spoil="Log")).average(
+            [{n: -np.ones(s, np.float32) for n, s in SHAPES.items()}]
+        )
 
 
 def test_plans_of_the_wrong_kind_are_refused():
@@ -108,7 +110,11 @@ def test_a_result_that_is_not_finite_fails_with_the_code(tmp_path):
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"wall_s": 0.01}, "longer than 0.01 s"), ({"memory_bytes": 60 * 2**20}, "memory|ended|signal"), ({"cpu_s": 0}, "signal")],
+    [
+        ({"wall_s": 0.01}, "longer than 0.01 s"),
+        ({"memory_bytes": 60 * 2**20}, "memory|ended|signal"),
+        ({"cpu_s": 0}, "signal"),
+    ],
 )
 def test_limits_fail_with_the_code(tmp_path, limits, reason):
     with pytest.raises(Unavailable, match=reason) as error:

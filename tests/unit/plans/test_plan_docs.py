@@ -29,7 +29,12 @@ def test_every_field_of_the_manifest_is_explained():
 def test_every_code_of_a_refusal_is_explained():
     sources = [path.read_text() for path in (ROOT / "src/pygrid/plans").glob("*.py")]
     used = {code for source in sources for code in re.findall(r'"(plan_[a-z_]+)"', source)}
-    elsewhere = {"plan_graph_missing", "plan_kind", "plan_load_failed", "plan_run_failed"}  # raised by readers and runners
+    elsewhere = {
+        "plan_graph_missing",
+        "plan_kind",
+        "plan_load_failed",
+        "plan_run_failed",
+    }  # raised by readers and runners
     table = TEXT.partition("## 6.")[2].partition("**Shapes.**")[0]
     assert set(re.findall(r"`(plan_[a-z_]+)`", table)) == used - elsewhere
     assert used - elsewhere <= set(re.findall(r"plan_[a-z_]+", gate.__doc__ or ""))

@@ -1,8 +1,9 @@
 """Random programs: what the gate works out about them is what the runtime does.
 
-A program is a few nodes with operators, inputs and attributes drawn at random, most of it nonsense. Three laws: whatever it is,
-the analysis ends with a result or an InvalidPlan; if it has a result and the runtime runs the program, every tensor has the
-shape that was worked out, at every batch size; and if the examples are said to be independent, they are.
+A program is a few nodes with operators, inputs and attributes drawn at random, most of it nonsense. Three laws:
+whatever it is, the analysis ends with a result or an InvalidPlan; if it has a result and the runtime runs the program,
+every tensor has the shape that was worked out, at every batch size; and if the examples are said to be independent,
+they are.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def test_shapes_are_those_of_the_runtime_or_refused(g):
 @settings(PROFILE)
 @given(programs(tries=8))
 def test_examples_that_are_said_to_be_independent_are(g):
-    """For f(batch) = fixed + factor * sum of f(example): swapping one example changes f by the same, whoever the other is."""
+    """For f(batch) = fixed + factor * sum of f(example): swapping one example changes f by the same, whoever the other
+    is.
+    """
     last = g.nodes[-1].output[0]
     g.op("ReduceSum", last, keepdims=0, out="metrics/loss")
     model = g.model(INPUTS, (f32("metrics/loss"),))
@@ -66,7 +69,8 @@ def test_examples_that_are_said_to_be_independent_are(g):
 
     def loss(first: dict[str, Any], second: dict[str, Any]) -> float:
         both = {
-            name: np.concatenate([first[name], second[name]]) if name.startswith("data/") else first[name] for name in first
+            name: np.concatenate([first[name], second[name]]) if name.startswith("data/") else first[name]
+            for name in first
         }
         return float(session.run(["metrics/loss"], both)[0])
 

@@ -256,7 +256,9 @@ def test_a_division_that_would_end_the_process(op, divisor):
 
 
 def test_constants_that_a_runtime_would_work_out_and_keep():
-    """Each is freed at once if the nodes run in turn, but a runtime folds them when it loads the graph, and holds them all."""
+    """Each is freed at once if the nodes run in turn, but a runtime folds them when it loads the graph, and holds them
+    all.
+    """
 
     def build(g):
         total = "data/x"
@@ -293,7 +295,16 @@ def test_a_default_domain_that_is_spelled_differently():
 
 @pytest.mark.parametrize(
     "op",
-    ["RandomNormal", "RandomUniformLike", "Bernoulli", "NonZero", "Unique", "Optional", "SequenceEmpty", "StringNormalizer"],
+    [
+        "RandomNormal",
+        "RandomUniformLike",
+        "Bernoulli",
+        "NonZero",
+        "Unique",
+        "Optional",
+        "SequenceEmpty",
+        "StringNormalizer",
+    ],
 )
 def test_operators_that_are_not_on_the_list(op):
     error = refusal(with_node(op, "data/x"))
@@ -392,7 +403,9 @@ def test_dtypes(dtype):
 def test_constants_that_are_weights_in_disguise():
     big = np.zeros(300_000, np.float32)
     data = logistic_plan(
-        edit=lambda models: [m.graph.initializer.append(onnx.numpy_helper.from_array(big, "big")) for m in models.values()]
+        edit=lambda models: [
+            m.graph.initializer.append(onnx.numpy_helper.from_array(big, "big")) for m in models.values()
+        ]
     ).data
     assert check(data, GateLimits(max_constant_bytes=4_000_000)).graphs["train"].constant_bytes > 1_200_000
     assert refusal(data, GateLimits(max_constant_bytes=3_000_000)).code == "plan_constants_too_large"
@@ -507,12 +520,18 @@ PORTS: dict[str, tuple[bytes, str]] = {
         changed_ports("train", "outputs", instead("new/params/bias", f32("new/params/bias", 4))),
         "must be float32 [3]",
     ),
-    "one name twice in a checkpoint": (changed_ports("train", "inputs", more(f32("buffers/bias", 3))), "both as params/ and"),
+    "one name twice in a checkpoint": (
+        changed_ports("train", "inputs", more(f32("buffers/bias", 3))),
+        "both as params/ and",
+    ),
     "params that differ between graphs": (
         changed_ports("grads", "inputs", instead("params/bias", f32("params/bias", 5))),
         "differs from 'params/bias' of another graph",
     ),
-    "a batch of params": (changed_ports("train", "inputs", instead("params/bias", f32("params/bias", "batch"))), "fixed shape"),
+    "a batch of params": (
+        changed_ports("train", "inputs", instead("params/bias", f32("params/bias", "batch"))),
+        "fixed shape",
+    ),
     "data that is not declared": (
         changed_ports("train", "inputs", more(f32("data/z", "batch"))),
         "data/z, which the manifest does",
@@ -522,7 +541,10 @@ PORTS: dict[str, tuple[bytes, str]] = {
         changed_ports("eval", "inputs", instead("data/y", Port("data/y", "int32", ("batch",)))),
         "must be int64",
     ),
-    "hyper of another shape": (changed_ports("train", "inputs", instead("hyper/lr", f32("hyper/lr", 1))), "must be float32 []"),
+    "hyper of another shape": (
+        changed_ports("train", "inputs", instead("hyper/lr", f32("hyper/lr", 1))),
+        "must be float32 []",
+    ),
     "hyper that is not declared": (
         changed_ports("train", "inputs", more(f32("hyper/x"))),
         "hyper/x, which the manifest does not",
@@ -542,7 +564,10 @@ PORTS: dict[str, tuple[bytes, str]] = {
     ),
     "a port twice": (changed_ports("eval", "inputs", more(f32("params/bias", 3))), "lists a port twice"),
     "an unknown symbol": (changed_ports("eval", "inputs", instead("data/x", f32("data/x", "many", 4))), "size 'many'"),
-    "a symbol inside": (changed_ports("eval", "inputs", instead("data/x", f32("data/x", 4, "batch"))), "only the first"),
+    "a symbol inside": (
+        changed_ports("eval", "inputs", instead("data/x", f32("data/x", 4, "batch"))),
+        "only the first",
+    ),
     "a name with a newline": (changed_ports("eval", "inputs", more(f32("params/\n"))), "names are words"),
     "a name with dots": (changed_ports("eval", "inputs", more(f32("params/../x"))), "names are words"),
     "data of another shape than declared": (

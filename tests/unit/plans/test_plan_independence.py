@@ -1,4 +1,6 @@
-"""Which gradients are sums over examples is proven from the graph, and the proof is tested against what the graph computes."""
+"""Which gradients are sums over examples is proven from the graph, and the proof is tested against what the graph
+computes.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ INDEPENDENT: dict[str, Build] = {
     "a weight gradient": lambda g: total(g, g.op("Gemm", "data/x", hidden(g), transA=1)),
     "a weight gradient by transposing": lambda g: total(g, g.op("MatMul", g.op("Transpose", "data/x"), hidden(g))),
     "softmax over classes": lambda g: total(g, g.op("Softmax", hidden(g), axis=1)),
-    "layer norm": lambda g: total(g, g.op("Tanh", g.op("Sub", "data/x", g.op("ReduceMean", "data/x", g.ints(1), keepdims=1)))),
+    "layer norm": lambda g: total(
+        g, g.op("Tanh", g.op("Sub", "data/x", g.op("ReduceMean", "data/x", g.ints(1), keepdims=1)))
+    ),
     "examples in the middle axis": lambda g: total(
         g, g.op("Tanh", g.op("Transpose", g.op("Reshape", "data/x", g.ints(-1, 2, 2)), perm=[1, 0, 2]))
     ),
@@ -93,7 +97,9 @@ DEPENDENT: dict[str, Build] = {
     ),
     "the root of a mean": lambda g: g.op("Sqrt", g.op("ReduceMean", g.op("Abs", hidden(g)), keepdims=0), out=OUT),
     "the largest of the batch": lambda g: total(g, g.op("ReduceMax", hidden(g), g.ints(0))),
-    "softmax over the batch": lambda g: g.op("ReduceSumSquare", g.op("Softmax", hidden(g), axis=0), keepdims=0, out=OUT),
+    "softmax over the batch": lambda g: g.op(
+        "ReduceSumSquare", g.op("Softmax", hidden(g), axis=0), keepdims=0, out=OUT
+    ),
     "every pair of examples": lambda g: total(g, g.op("Tanh", g.op("MatMul", "data/x", g.op("Transpose", "data/x")))),
     "the sum times each": lambda g: total(g, g.op("Mul", hidden(g), g.op("ReduceSum", hidden(g), g.ints(0)))),
     "one mean by another": lambda g: g.op(
@@ -102,9 +108,13 @@ DEPENDENT: dict[str, Build] = {
         g.op("ReduceSum", g.op("Abs", "data/x"), keepdims=0),
         out=OUT,
     ),
-    "the square of a sum": lambda g: g.op("ReduceSumSquare", g.op("ReduceSum", hidden(g), g.ints(0)), keepdims=0, out=OUT),
+    "the square of a sum": lambda g: g.op(
+        "ReduceSumSquare", g.op("ReduceSum", hidden(g), g.ints(0)), keepdims=0, out=OUT
+    ),
     "the first example only": lambda g: total(g, g.op("Tanh", g.op("Gather", "data/x", g.ints(0), axis=0))),
-    "the first for each": lambda g: total(g, g.op("Mul", "data/x", g.op("Gather", "data/x", g.const(np.array([0])), axis=0))),
+    "the first for each": lambda g: total(
+        g, g.op("Mul", "data/x", g.op("Gather", "data/x", g.const(np.array([0])), axis=0))
+    ),
     "scattered over each other": lambda g: total(
         g,
         g.op(
@@ -157,7 +167,9 @@ def test_the_mixtures_are_real(name):
 
 
 def is_affine(build: Build) -> bool:
-    """Whether f(a, b) - f(a, c) is the same for every a: the first example has no say in what the second contributes."""
+    """Whether f(a, b) - f(a, c) is the same for every a: the first example has no say in what the second
+    contributes.
+    """
     session = ort.InferenceSession(graph(build).SerializeToString(), providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
     w = generator.normal(size=(FEATURES, 3)).astype(np.float32)

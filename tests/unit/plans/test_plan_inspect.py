@@ -70,7 +70,9 @@ def test_averaging_plans_are_described_too(tmp_path):
 
 
 def test_what_a_stranger_wrote_is_no_command_to_the_terminal(tmp_path):
-    evil = logistic_plan(name="\x1b[2Jgone", description="[bold red]markup[/]", source="\x1b]0;title\x07def loss(): ...")
+    evil = logistic_plan(
+        name="\x1b[2Jgone", description="[bold red]markup[/]", source="\x1b]0;title\x07def loss(): ..."
+    )
     output = invoke(tmp_path, evil).output
     assert "\x1b" not in output
     assert "\x07" not in output
@@ -98,7 +100,12 @@ def test_the_test_command(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "words", "in_bytes"),
-    [(0, "0", "0 bytes"), (999, "999", "999 bytes"), (1500, "1.5 thousand", "1.5 kB"), (2_000_000, "2 million", "2 MB")],
+    [
+        (0, "0", "0 bytes"),
+        (999, "999", "999 bytes"),
+        (1500, "1.5 thousand", "1.5 kB"),
+        (2_000_000, "2 million", "2 MB"),
+    ],
 )
 def test_numbers_are_readable(number, words, in_bytes):
     assert human_count(number) == words

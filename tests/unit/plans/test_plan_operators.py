@@ -1,7 +1,7 @@
 """The shape rule of every operator of the table agrees with ONNX Runtime, at several batch sizes.
 
-Each case is a one-node graph. It is worked out once, for a batch of n, and run with 1, 3 and 6 examples: the shapes must be
-those that were worked out. Cases of refusal follow.
+Each case is a one-node graph. It is worked out once, for a batch of n, and run with 1, 3 and 6 examples: the shapes
+must be those that were worked out. Cases of refusal follow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Running a plan phones nobody: no thread, file or socket beside the ones of the run itself. And none of it needs PyTorch."""
+"""Running a plan phones nobody: no thread, file or socket beside the ones of the run itself.
+
+And none of it needs PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,12 @@ def run_python(code: str, home: Path) -> str:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, cwd=HERE, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

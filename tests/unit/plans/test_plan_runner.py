@@ -153,7 +153,12 @@ def test_progress_hears_of_every_update(runner):
 def test_cancelling_keeps_the_updates_that_were_made(runner):
     event = threading.Event()
     result = runner.train(
-        PARAMS, DATA, batch_size=16, shuffle=False, cancel=event, progress=lambda _, n, *__: event.set() if n == 2 else None
+        PARAMS,
+        DATA,
+        batch_size=16,
+        shuffle=False,
+        cancel=event,
+        progress=lambda _, n, *__: event.set() if n == 2 else None,
     )
     assert result.cancelled
     assert result.num_updates == 2
@@ -189,7 +194,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "lengths": ({"x": X, "y": Y[:9]}, ShapeMismatch, "has 9 examples, the others have 50"),
     "float labels": ({"x": X, "y": Y.astype(np.float32)}, InvalidInput, "cannot become int64"),
     "text": ({"x": np.full((50, 4), "a"), "y": Y}, InvalidInput, "cannot become float32"),
-    "a label too large": ({"x": X, "y": np.where(np.arange(50) == 30, 3, Y)}, InvalidInput, "contains 3; allowed are 0 to 2"),
+    "a label too large": (
+        {"x": X, "y": np.where(np.arange(50) == 30, 3, Y)},
+        InvalidInput,
+        "contains 3; allowed are 0 to 2",
+    ),
     "a negative label": ({"x": X, "y": np.full(50, -1)}, InvalidInput, "contains -1; allowed are 0 to 2"),
     "NaN": ({"x": np.where(np.arange(50)[:, None] == 9, np.nan, X), "y": Y}, NonFinite, "in example 9"),
     "no examples": ({"x": X[:0], "y": Y[:0]}, InvalidInput, "no examples"),
@@ -256,7 +265,9 @@ def dropout_plan() -> Plan:
     inputs = (f32("params/w", 4), f32("hyper/rate"), f32("data/x", "batch", 4), f32("noise/drop", "batch", 4))
     outputs = (f32("new/params/w", 4), f32("metrics/loss"))
     return Plan.from_bytes(
-        make_plan({"train": (g, inputs, outputs)}, noise={"drop": NoisePort((4,))}, hyper={"rate": Hyper(0.5, 0.0, 1.0)})
+        make_plan(
+            {"train": (g, inputs, outputs)}, noise={"drop": NoisePort((4,))}, hyper={"rate": Hyper(0.5, 0.0, 1.0)}
+        )
     )
 
 

@@ -1,7 +1,8 @@
-"""Plans that were made once must read, pass, and compute the same for good; the vectors are what other runtimes are held to.
+"""Plans that were made once must read, pass, and compute the same for good; the vectors are what other runtimes are
+held to.
 
-The plans of the folder: softmax regression and a running mean (made by hand), and as traced from PyTorch a CNN with GroupNorm,
-one with BatchNorm (buffers), an LSTM and a transformer block.
+The plans of the folder: softmax regression and a running mean (made by hand), and as traced from PyTorch a CNN with
+GroupNorm, one with BatchNorm (buffers), an LSTM and a transformer block.
 """
 
 from __future__ import annotations

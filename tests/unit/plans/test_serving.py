@@ -60,7 +60,11 @@ def test_rows_that_follow_from_the_same_row_alone(tmp_path: Path) -> None:
     assert verdict(tmp_path, linear())
     assert verdict(tmp_path, lookup())
     flat = graph_model(
-        [SHAPE, helper.make_node("Reshape", ["x", "shape"], ["same"]), helper.make_node("Softmax", ["same"], ["y"], axis=1)],
+        [
+            SHAPE,
+            helper.make_node("Reshape", ["x", "shape"], ["same"]),
+            helper.make_node("Softmax", ["same"], ["y"], axis=1),
+        ],
         N4,
         {"y": ("float32", ["N", 4])},
     )
@@ -123,7 +127,9 @@ def test_open_sizes_but_the_first_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_another_opset_reads_differently_is_refused(tmp_path: Path) -> None:
-    pad = graph_model([helper.make_node("ReduceMean", ["x"], ["y"], axes=[1])], N4, {"y": ("float32", ["N", 1])}, opset=17)
+    pad = graph_model(
+        [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1])], N4, {"y": ("float32", ["N", 1])}, opset=17
+    )
     assert refusal(tmp_path, pad) == "plan_version_unsupported"
 
 

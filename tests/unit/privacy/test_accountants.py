@@ -47,8 +47,18 @@ def test_the_orders_are_those_of_the_oracle():
         # DP-SGD on MNIST, published as (2.6, 1e-5) for a record added or removed; a record replaced by any other:
         (MNIST, 1e-5, pytest.approx(4.582, abs=0.01), pytest.approx(4.227, abs=0.01)),
         # Abadi et al., CCS 2016: 1.04 for a record added or removed.
-        (PoissonSampledGaussian(0.01, 4.0, 10_000), 1e-5, pytest.approx(2.168, abs=0.005), pytest.approx(2.00, abs=0.02)),
-        (PoissonSampledGaussian(0.01, 1.0, 1_000), 1e-6, pytest.approx(3.495, abs=0.005), pytest.approx(3.215, abs=0.005)),
+        (
+            PoissonSampledGaussian(0.01, 4.0, 10_000),
+            1e-5,
+            pytest.approx(2.168, abs=0.005),
+            pytest.approx(2.00, abs=0.02),
+        ),
+        (
+            PoissonSampledGaussian(0.01, 1.0, 1_000),
+            1e-6,
+            pytest.approx(3.495, abs=0.005),
+            pytest.approx(3.215, abs=0.005),
+        ),
         # Twice the noise for twice the sensitivity. The closed form of the analytic Gaussian is 17.8566.
         (Gaussian(20.0, 1_000), 1e-5, pytest.approx(19.05, abs=0.01), pytest.approx(17.8566, abs=0.005)),
     ],
@@ -119,7 +129,9 @@ def test_turning_the_conversion_round(epsilon: float, delta: float, order: int):
     assert epsilon_of(only, delta) == pytest.approx(epsilon, rel=1e-9)
 
 
-@pytest.mark.parametrize(("epsilon", "q", "rounds"), [(2.0, 0.01, 1_000), (0.2, 0.1, 50), (12.0, 0.3, 20), (1.0, 1.0, 1)])
+@pytest.mark.parametrize(
+    ("epsilon", "q", "rounds"), [(2.0, 0.01, 1_000), (0.2, 0.1, 50), (12.0, 0.3, 20), (1.0, 1.0, 1)]
+)
 def test_calibrated_noise_is_enough_and_hardly_more(epsilon: float, q: float, rounds: int):
     z = calibrate(epsilon, 1e-6, q, rounds)
     assert epsilon_of(curve(PoissonSampledGaussian(q, z, rounds)), 1e-6) <= epsilon

@@ -43,7 +43,9 @@ from pygrid.privacy.ledger import (
 
 EVENTS = st.one_of(
     st.builds(Gaussian, st.floats(0.5, 100.0), st.integers(1, 10)),
-    st.builds(PoissonSampledGaussian, st.sampled_from([0.001, 0.01, 0.1, 1.0]), st.floats(0.5, 10.0), st.integers(1, 1000)),
+    st.builds(
+        PoissonSampledGaussian, st.sampled_from([0.001, 0.01, 0.1, 1.0]), st.floats(0.5, 10.0), st.integers(1, 1000)
+    ),
     st.builds(Laplace, st.floats(0.5, 100.0)),
     st.builds(PureDp, st.floats(0.001, 3.0)),
     st.builds(ApproximateDp, st.floats(0.001, 0.5), st.floats(1e-12, 1e-7)),
@@ -52,7 +54,9 @@ EVENTS = st.one_of(
 
 def spend(spent: Spending, more: Spending) -> Spending:
     return Spending(
-        spent.divergence + more.divergence, spent.basic_epsilon + more.basic_epsilon, spent.basic_delta + more.basic_delta
+        spent.divergence + more.divergence,
+        spent.basic_epsilon + more.basic_epsilon,
+        spent.basic_delta + more.basic_delta,
     )
 
 
@@ -121,7 +125,9 @@ def test_the_order_for_statistics_suits_calibrated_training_too(epsilon: float):
     """At no order would training at 1% need 1% less noise."""
     order = choose_order(epsilon, 1e-6, Use.MIXED)
     best = min(
-        calibrate(epsilon, 1e-6, 0.01, 1000, each) for each in WHOLE_ORDERS if divergence_within(epsilon, 1e-6, each) > 0
+        calibrate(epsilon, 1e-6, 0.01, 1000, each)
+        for each in WHOLE_ORDERS
+        if divergence_within(epsilon, 1e-6, each) > 0
     )
     assert calibrate(epsilon, 1e-6, 0.01, 1000, order) <= best * 1.01
 
@@ -135,12 +141,16 @@ def test_a_small_budget_pays_for_what_it_is_asked():
     assert epsilon_spent(cost_of([Gaussian(z)] * 3), cap) == pytest.approx(3 * price)
 
 
-@pytest.mark.parametrize(("delta", "num_records"), [(1e-5, 569), (1e-6, 128), (1e-5, 500), (1e-6, 50), (1e-3, 100), (0.01, 0)])
+@pytest.mark.parametrize(
+    ("delta", "num_records"), [(1e-5, 569), (1e-6, 128), (1e-5, 500), (1e-6, 50), (1e-3, 100), (0.01, 0)]
+)
 def test_a_delta_well_below_one_over_the_records_is_taken(delta: float, num_records: int):
     check_delta_for(delta, num_records)
 
 
-@pytest.mark.parametrize(("delta", "num_records"), [(0.5, 50), (0.999, 50), (0.02, 50), (1e-5, 10_001), (1e-19, 50), (0.5, 0)])
+@pytest.mark.parametrize(
+    ("delta", "num_records"), [(0.5, 50), (0.999, 50), (0.02, 50), (1e-5, 10_001), (1e-19, 50), (0.5, 0)]
+)
 def test_a_delta_that_protects_nobody_is_refused(delta: float, num_records: int):
     with pytest.raises(InvalidInput) as refused:
         check_delta_for(delta, num_records)

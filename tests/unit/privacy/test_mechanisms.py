@@ -1,7 +1,8 @@
 """Clipping and the noisy sum.
 
-Should happen: a contribution keeps its direction and, within the bound, its length; the sum is that of the clipped vectors.
-Should not happen: any vector at all that moves the integer sum by more than the bound; a failure that shows; a second draw.
+Should happen: a contribution keeps its direction and, within the bound, its length; the sum is that of the clipped
+vectors. Should not happen: any vector at all that moves the integer sum by more than the bound; a failure that shows; a
+second draw.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def exact_square(row: np.ndarray) -> int:
 
 
 @given(
-    hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=ANY_FLOATS), st.floats(1e-20, 1e20)
+    hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=ANY_FLOATS),
+    st.floats(1e-20, 1e20),
 )
 def test_nothing_exceeds_the_sensitivity(rows: np.ndarray, clip: float):
     grid = Grid.fit(clip, rows.shape[1])
@@ -38,7 +40,9 @@ def test_nothing_exceeds_the_sensitivity(rows: np.ndarray, clip: float):
 
 @given(st.integers(1, 3000), st.floats(0.49, 0.52), st.integers(0, 8))
 def test_vectors_made_to_round_up_everywhere_stay_within(size: int, offset: float, whole: int):
-    """The worst case for rounding to nearest: every entry half a step above a whole number, at the edge of the bound."""
+    """The worst case for rounding to nearest: every entry half a step above a whole number, at the edge of the
+    bound.
+    """
     grid = Grid.fit(1.0, size)
     rows = np.full((1, size), whole + offset) * grid.step
     rows = np.concatenate([rows, rows * 1.0001 / np.linalg.norm(rows), np.full((1, size), 1e30)])
@@ -73,7 +77,9 @@ def test_a_huge_vector_keeps_its_direction():
 @pytest.mark.parametrize(("size", "num_rows"), [(1, 500), (50, 200), (3000, 300)])
 def test_the_sum_is_that_of_clipped_vectors_with_the_noise_it_claims(size: int, num_rows: int):
     rng = np.random.default_rng(1)
-    rows = (rng.standard_normal((num_rows, size)) * rng.uniform(0.1, 3, (num_rows, 1)) / math.sqrt(size)).astype(np.float32)
+    rows = (rng.standard_normal((num_rows, size)) * rng.uniform(0.1, 3, (num_rows, 1)) / math.sqrt(size)).astype(
+        np.float32
+    )
     clip, z = 0.7, 2.0
     clipped = rows * np.minimum(1.0, clip / np.linalg.norm(rows, axis=1, keepdims=True))
     errors = []

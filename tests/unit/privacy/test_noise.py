@@ -1,7 +1,7 @@
 """The sampler against the distribution it claims.
 
-Should happen: frequencies, moments and tails of the discrete Gaussian at every size of sigma; the table equals an independent
-calculation; ties are settled by the second word; coins and rounding have the rates they claim.
+Should happen: frequencies, moments and tails of the discrete Gaussian at every size of sigma; the table equals an
+independent calculation; ties are settled by the second word; coins and rounding have the rates they claim.
 Should not happen: two generators that agree, noise from a generator carried over a fork, noise on floats.
 """
 
@@ -123,8 +123,8 @@ def test_looking_up_equals_counting(words: list[int], sigma: float):
 
 
 def test_the_key_stream_is_aes_256_in_counter_mode():
-    """NIST SP 800-38A gives no vector with a zero counter block; FIPS 197's, whose plaintext is the first counter, has none
-    either, so the words are compared with the block cipher itself."""
+    """NIST SP 800-38A gives no vector with a zero counter block; FIPS 197's, whose plaintext is the first counter, has
+    none either, so the words are compared with the block cipher itself."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     key = bytes(range(32))

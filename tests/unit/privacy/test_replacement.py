@@ -65,7 +65,9 @@ def test_no_other_pair_of_contributions_costs_more(q: float, z: float):
                     p, other = log_ratio((norm_u, 0.0)), log_ratio((norm_v * math.cos(angle), norm_v * math.sin(angle)))
                     there = special.logsumexp(log_density + order * p + (1 - order) * other)
                     assert there <= most * (1 + 1e-6) + 1e-12
-        antipodal = special.logsumexp(log_density + order * log_ratio((1.0, 0.0)) + (1 - order) * log_ratio((-1.0, 0.0)))
+        antipodal = special.logsumexp(
+            log_density + order * log_ratio((1.0, 0.0)) + (1 - order) * log_ratio((-1.0, 0.0))
+        )
         assert antipodal == pytest.approx(most, rel=1e-3)
 
 
@@ -92,7 +94,8 @@ def test_the_grid_is_fine_enough_for_the_loss_that_is_charged(size: int):
 
 
 @pytest.mark.parametrize(
-    ("q", "z", "rounds", "ratio"), [(0.03, 1.0, 1, 1.7), (0.01, 1.0, 1000, 1.1), (0.5, 3.0, 20, 1.15), (0.1, 8.0, 100, 1.15)]
+    ("q", "z", "rounds", "ratio"),
+    [(0.03, 1.0, 1, 1.7), (0.01, 1.0, 1000, 1.1), (0.5, 3.0, 20, 1.15), (0.1, 8.0, 100, 1.15)],
 )
 def test_the_oracle_gives_less_for_the_same_relation(q: float, z: float, rounds: int, ratio: float):
     """Privacy loss distributions are tighter than Renyi curves, by a tenth or so over many rounds."""

@@ -1,7 +1,8 @@
-"""The real child processes that read strangers' bytes, taken over at the place where they parse: what can they still do?
+"""The real child processes that read strangers' bytes, taken over at the place where they parse: what can they still
+do?
 
-Should happen: every probe is refused in each of them, as root and as an ordinary user; where the machine offers too little, the
-child goes on and its parent warns, once.
+Should happen: every probe is refused in each of them, as root and as an ordinary user; where the machine offers too
+little, the child goes on and its parent warns, once.
 Should not happen: a module is imported behind the sandbox, where it could not be.
 """
 
@@ -51,7 +52,8 @@ holder = pkgutil.resolve_name(holder)
 
 def taken_over(*_):
     found = try_all(secret, writes=writes == "1")
-    raise InvalidPlan(json.dumps({one.name: one.detail for one in found if one.allowed} | {"tried": len(found)}), code="x")
+    allowed = {one.name: one.detail for one in found if one.allowed}
+    raise InvalidPlan(json.dumps(allowed | {"tried": len(found)}), code="x")
 
 setattr(holder, name, taken_over)
 
@@ -163,7 +165,9 @@ def test_a_child_that_cannot_be_locked_in_goes_on_and_its_parent_warns_once(capl
     ]
 
 
-def test_a_child_that_is_locked_in_causes_no_warning(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_is_locked_in_causes_no_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "_warned", set())
     with pytest.raises(InvalidPlan):
         check_in_child(b"no plan")
@@ -188,7 +192,14 @@ if missed:
 
 def plans() -> list[bytes]:
     averaging = PLANS["iterative"].data
-    return [PLAN.data, with_node("NonZero", "data/x"), with_node("If", "data/x"), PLAN.data[:-30], b"PK\x03\x04", averaging]
+    return [
+        PLAN.data,
+        with_node("NonZero", "data/x"),
+        with_node("If", "data/x"),
+        PLAN.data[:-30],
+        b"PK\x03\x04",
+        averaging,
+    ]
 
 
 @pytest.mark.parametrize("plan", plans())
@@ -238,7 +249,9 @@ def uploads(folder: Path) -> Iterator[bytes]:
         yield (folder / "x.parquet").read_bytes()
     yield (folder / "x.parquet").read_bytes()[:-50]
     for codec in (None, "zstd", "lz4"):
-        with pa.ipc.new_file(folder / "x.arrow", table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        with pa.ipc.new_file(
+            folder / "x.arrow", table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)
+        ) as writer:
             writer.write_table(table)
         yield (folder / "x.arrow").read_bytes()
     with pa.ipc.new_stream(folder / "x.arrows", table.schema) as writer:
@@ -264,7 +277,9 @@ def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monke
     def outcome(read: Callable[[Conversion], Schema], draft: Path) -> tuple[object, dict[str, bytes]]:
         draft.mkdir()
         try:
-            schema: object = read(Conversion(str(tmp_path / "file"), str(draft), None, (), (), None, None, DatasetLimits()))
+            schema: object = read(
+                Conversion(str(tmp_path / "file"), str(draft), None, (), (), None, None, DatasetLimits())
+            )
         except PygridError as error:
             return (error.code, error.detail), {}
         return schema, {path.name: path.read_bytes() for path in draft.iterdir()}

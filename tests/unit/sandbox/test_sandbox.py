@@ -98,8 +98,8 @@ def test_threads_only_where_they_are_wanted() -> None:
 def test_too_few_layers_are_refused_unless_the_operator_allows_it(allowed: bool) -> None:
     """On a kind of processor whose system calls are not known, there is no seccomp filter."""
     program = (
-        "import os\nfrom pygrid import sandbox\nfrom pygrid.sandbox import linux\nfrom pygrid.errors import Unavailable\n"
-        "out = os.dup(1)\nlinux.MACHINES.clear()\n"
+        "import os\nfrom pygrid import sandbox\nfrom pygrid.sandbox import linux\nfrom pygrid.errors import "
+        "Unavailable\nout = os.dup(1)\nlinux.MACHINES.clear()\n"
         f"try:\n  held = sandbox.apply(sandbox.Limits(2**28, 20), keep={{out}}, allow_weak={allowed})\n"
         "  os.write(out, b'weak' if not held.sound and not held.seccomp else b'sound')\n"
         "except Unavailable as error:\n  os.write(out, error.code.encode())"
@@ -124,7 +124,9 @@ def test_other_descriptors_are_closed(tmp_path) -> None:
         "try:\n  os.read(leak, 10)\n  os.write(out, b'read')\nexcept OSError:\n  os.write(out, b'closed')\n"
         "os.write(out, b'%d' % len(os.read(0, 10)))"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", program], input=b"words", capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], input=b"words", capture_output=True, timeout=60, check=True
+    )
     assert done.stdout == b"closed0"
 
 
@@ -179,14 +181,14 @@ def test_a_writer_makes_files_in_its_folder_and_nowhere_else(tmp_path, as_nobody
     program = (
         "import os, sys\nfrom pathlib import Path\nfrom pygrid import sandbox\nfrom pygrid.sandbox import linux\n"
         "out, draft, other, change_root = os.dup(1), sys.argv[1], sys.argv[2], sys.argv[3] == '1'\n"
-        "if sys.argv[4] == '1':\n  os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        "if not change_root:\n  linux._change_root = lambda folder: False\n"
+        "if sys.argv[4] == '1':\n  os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, "
+        "65534)\nif not change_root:\n  linux._change_root = lambda folder: False\n"
         "held = sandbox.apply(sandbox.Limits(2**28, 20), keep={out}, output=sandbox.Output(draft, 100))\n"
         "here = Path('/' if held.empty_root else draft)\n"
         "def tried(action):\n  try:\n    action()\n    return 'done'\n  except OSError as error:\n"
         "    return type(error).__name__\n"
-        "found = [tried(lambda: (here / 'a').write_bytes(b'x' * 100)), tried(lambda: (here / 'b').write_bytes(b'x' * 101)),"
-        " tried(lambda: (here / 'a').read_bytes()), tried(lambda: (here / 'old').read_bytes()),"
+        "found = [tried(lambda: (here / 'a').write_bytes(b'x' * 100)), tried(lambda: (here / 'b').write_bytes(b'x' * "
+        "101)), tried(lambda: (here / 'a').read_bytes()), tried(lambda: (here / 'old').read_bytes()),"
         " tried(lambda: (here / 'b').unlink()), tried(lambda: (here / 'd').mkdir()),"
         " tried(lambda: (here / 'l').symlink_to('/')), tried(lambda: os.link(here / 'a', here / 'm')),"
         " tried(lambda: os.rename(here / 'a', here / 'm')), tried(lambda: os.listdir(here)),"

@@ -101,7 +101,8 @@ def agree(names: list[str], rows: list[list[str]], outcome: Outcome) -> None:
 
 
 LIKE_NUMBERS = """
-    0 1 -0 +5 +1.5 007 -01 00 +00 00.5 0.5 .5 5. 1e5 1E+05 1e400 1e-400 - . e5 1e 1-2 --1 inf -inf Infinity NAN -nan nan(1)
+    0 1 -0 +5 +1.5 007 -01 00 +00 00.5 0.5 .5 5. 1e5 1E+05 1e400 1e-400 - . e5 1e 1-2 --1
+    inf -inf Infinity NAN -nan nan(1)
     0x1F -0X1f 1_000 # ٣ =1+1
     9223372036854775807 9223372036854775808 -9223372036854775808 9007199254740993 123456789012345678901234567890
     2.4703282292062328e-324 1.7976931348623159e308 NA nan NaN null N/A true False TRUE
@@ -239,7 +240,11 @@ def test_the_outcome_of_a_damaged_file_does_not_depend_on_blocks(pieces: list[by
 def test_what_is_wrong_deep_in_a_file_has_its_line() -> None:
     lines = [b"a,b,c"] + [b"%d,%d.5,word %d" % (number, number, number % 7) for number in range(400_000)]
     assert len(b"\n".join(lines)) > 2 * BLOCK_BYTES
-    for bad, code in ((b"1,2", "dataset_ragged"), (b'1,"2"x,3', "dataset_malformed"), (b"1,2,\xff", "dataset_encoding")):
+    for bad, code in (
+        (b"1,2", "dataset_ragged"),
+        (b'1,"2"x,3', "dataset_malformed"),
+        (b"1,2,\xff", "dataset_encoding"),
+    ):
         damaged = [*lines]
         damaged[350_000] = bad
         assert stored(b"\n".join(damaged)) == f"{code} 350001"

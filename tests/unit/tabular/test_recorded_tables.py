@@ -69,4 +69,6 @@ def test_each_file_has_an_outcome() -> None:
 def test_a_table_is_stored_as_recorded(name: str, tmp_path: Path) -> None:
     expected = EXPECTED[name]
     options = expected.get("options", {})
-    assert outcome_of(content_of(name), tmp_path, options) == {key: expected[key] for key in expected if key != "options"}
+    assert outcome_of(content_of(name), tmp_path, options) == {
+        key: expected[key] for key in expected if key != "options"
+    }

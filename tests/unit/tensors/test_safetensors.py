@@ -1,7 +1,7 @@
 """The safetensors format: what is written can be read by anybody, and what is read is exactly what the format allows.
 
-Should happen: a round trip gives the same arrays; equal content means equal bytes; a reader written here from the format's
-description agrees.
+Should happen: a round trip gives the same arrays; equal content means equal bytes; a reader written here from the
+format's description agrees.
 Should not happen: a header that lies about lengths, offsets, shapes or types is believed.
 """
 

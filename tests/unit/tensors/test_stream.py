@@ -1,7 +1,7 @@
 """A file that is checked while it arrives, the norm of its values, and where they belong in the model.
 
-Should happen: the verdict is the same however the bytes were cut; the norm is numpy's; arrays in any order find their places.
-Should not happen: NaN or infinity gets through at any place; more is taken in than was allowed.
+Should happen: the verdict is the same however the bytes were cut; the norm is numpy's; arrays in any order find their
+places. Should not happen: NaN or infinity gets through at any place; more is taken in than was allowed.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ def test_a_diff_is_what_was_minus_what_is(model: Params) -> None:
         np.testing.assert_allclose(array, trained[name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("other", [{}, {"a": np.zeros(3, np.float32)}, {"a": np.zeros(2, np.float32), "b": np.zeros(1)}])
+@pytest.mark.parametrize(
+    "other", [{}, {"a": np.zeros(3, np.float32)}, {"a": np.zeros(2, np.float32), "b": np.zeros(1)}]
+)
 def test_arrays_of_other_names_or_shapes_have_no_diff(other: Params) -> None:
     for function in (make_diff, apply_diff):
         with pytest.raises(ShapeMismatch):

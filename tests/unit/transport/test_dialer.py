@@ -1,7 +1,8 @@
 """Connections that the threads of a pool share.
 
-Should happen: an idle connection tells that it has ended; closing ends every connection, also one that is being made.
-Should not happen: an answer taken for the end of a connection; a connection that is opened after `close` and stays open.
+Should happen: an idle connection tells that it has ended; cutting ends every connection, also one that is being made.
+Should not happen: an answer taken for the end of a connection; a connection that is opened after `cut` and stays
+open.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def test_an_answer_is_no_end(ends: tuple[httpcore.NetworkStream, socket.socket])
     assert stream.get_extra_info("is_readable")
 
 
-def test_no_connection_is_made_after_close() -> None:
+def test_no_connection_is_made_after_cut() -> None:
     dialer = Dialer()
-    dialer.close()
+    dialer.cut()
     with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(httpcore.ConnectError, match="closed"):
         dialer.connect_tcp("127.0.0.1", listening.getsockname()[1], 10, None, [])
 
@@ -59,7 +60,7 @@ def test_a_connection_that_was_being_made_is_closed(monkeypatch: pytest.MonkeyPa
 
     def connect_and_close(*args: Any, **more: Any) -> httpcore.NetworkStream:
         stream = connect(*args, **more)
-        dialer.close()
+        dialer.cut()
         return stream
 
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect_and_close)

@@ -134,7 +134,9 @@ def test_processes_that_begin_at_once_get_the_same(tmp_path):
     assert len(keys) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", None]
+)
 def test_a_damaged_file_is_told_and_stays(tmp_path, content):
     path = tmp_path / "identity.pem"
     if content is None:  # a key, but of another kind

@@ -1,7 +1,7 @@
 """TLS over any stream: what a pool of connections asks of it, and what it keeps from mixing up.
 
-Should happen: an idle stream whose peer has sent something or gone says so; what was found by looking is read all the same.
-Should not: a stream that a call is using is taken for a dead one, or gives bytes to who only looks.
+Should happen: an idle stream whose peer has sent something or gone says so; what was found by looking is read all the
+same. Should not: a stream that a call is using is taken for a dead one, or gives bytes to who only looks.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def test_a_certificate_of_another_kind_is_nobodys(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "domain")])
     begin, end = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    )
     certificate = builder.not_valid_before(begin).not_valid_after(end).sign(key, hashes.SHA256())
     file = tmp_path / "both.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

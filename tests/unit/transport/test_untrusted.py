@@ -20,8 +20,25 @@ from pygrid.errors import InvalidInput, PayloadTooLarge, PygridError, TooSlow, U
 from pygrid.transport import untrusted
 from pygrid.transport.untrusted import check_stranger_address, fetch_from_stranger, find_fault
 
-PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::", "::ffff:8.8.8.8", "64:ff9b::808:808"]
-PRIVATE = ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fd00::1", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"]
+PUBLIC = [
+    "8.8.8.8",
+    "1.1.1.1",
+    "93.184.216.34",
+    "2606:4700::1111",
+    "2a00:1450:4001::",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+]
+PRIVATE = [
+    "10.0.0.1",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.1.1",
+    "fd00::1",
+    "fc00::1",
+    "::ffff:10.0.0.1",
+    "64:ff9b::a00:1",
+]
 HERE = ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
 NEVER = [
     "0.0.0.0",

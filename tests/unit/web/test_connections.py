@@ -125,7 +125,9 @@ def test_trusted_proxies_are_bounded_in_all_only() -> None:
     assert [peer.transport.is_aborted for peer in peers] == [True, False, False]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1"]), st.integers(0, 60 * KIB)), max_size=30))
+@given(
+    st.lists(st.tuples(st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1"]), st.integers(0, 60 * KIB)), max_size=30)
+)
 def test_counts_are_exact_and_bounded(steps: list[tuple[str, int]]) -> None:
     connections = _connections(held_bytes_per_address=100 * KIB, held_bytes=150 * KIB)
     places = []

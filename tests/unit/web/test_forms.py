@@ -1,7 +1,7 @@
 """Multipart forms as they arrive, in pieces of any size.
 
-Should happen: each part comes whole to where it is wanted, however the body was cut. Should not: a part beyond its limit,
-twice, or of a name that the form does not have.
+Should happen: each part comes whole to where it is wanted, however the body was cut. Should not: a part beyond its
+limit, twice, or of a name that the form does not have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ LARGE = bytes(range(256)) * 5000
 
 
 def body(*parts: tuple[str, bytes]) -> bytes:
-    heads = [(b'--cut\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % name.encode(), data) for name, data in parts]
+    heads = [
+        (b'--cut\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % name.encode(), data) for name, data in parts
+    ]
     return b"".join(head + data + b"\r\n" for head, data in heads) + b"--cut--\r\n"
 
 
@@ -29,7 +31,9 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
         yield data[begin : begin + size]
 
 
-async def read(data: bytes, size: int = 1000, content_type: str = TYPE) -> tuple[dict[str, bytes], bytes, list[list[str]]]:
+async def read(
+    data: bytes, size: int = 1000, content_type: str = TYPE
+) -> tuple[dict[str, bytes], bytes, list[list[str]]]:
     """The small parts, the large one, and which parts were there when each began."""
     taken, before = bytearray(), []
 

@@ -1,7 +1,8 @@
 """Which request of which address begins next.
 
 Should happen: in a round one request of each address begins; few of one address run at once; what waits begins at last.
-Should not happen: an address waits for another; a slow request keeps others of its address waiting; something is left behind.
+Should not happen: an address waits for another; a slow request keeps others of its address waiting; something is left
+behind.
 """
 
 from __future__ import annotations

@@ -39,7 +39,11 @@ def vector(path: Path) -> dict[str, Any]:
 
 def digest(array: Any) -> dict[str, Any]:
     flat = array.reshape(-1).astype("float64")
-    return {"shape": list(array.shape), "sum": round(float(flat.sum()), 5), "first": [round(float(v), 6) for v in flat[:FIRST]]}
+    return {
+        "shape": list(array.shape),
+        "sum": round(float(flat.sum()), 5),
+        "first": [round(float(v), 6) for v in flat[:FIRST]],
+    }
 
 
 def make() -> list[dict[str, Any]]:

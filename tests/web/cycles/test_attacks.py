@@ -80,7 +80,9 @@ async def test_claims_do_not_count(site: Site) -> None:
 
 
 async def test_the_checkpoint_is_centred_clipping(site: Site) -> None:
-    """Three cycles against the formula in numpy, with arrays in two orders, from the reports that the Domain has measured."""
+    """Three cycles against the formula in numpy, with arrays in two orders, from the reports that the Domain has
+    measured.
+    """
     process = await site.host(max_diffs=7, num_cycles=4)
     generator = np.random.default_rng(0)
     x, v = np.ones(15), np.zeros(15)
@@ -93,7 +95,9 @@ async def test_the_checkpoint_is_centred_clipping(site: Site) -> None:
         flats = [flat(diff) for diff in diffs if isinstance(diff, dict)]
         distances = [float(np.linalg.norm(d - v)) for d in flats]
         t = np.median(distances[:-1])  # the last one is zero
-        v = (v + np.mean([(d - v) * t / max(s, t) for d, s in zip(flats, distances, strict=True)], axis=0)).astype(np.float32)
+        v = (v + np.mean([(d - v) * t / max(s, t) for d, s in zip(flats, distances, strict=True)], axis=0)).astype(
+            np.float32
+        )
         x = (x - v).astype(np.float32)
         np.testing.assert_allclose(flat(await site.checkpoint(process)), x, rtol=2e-6, atol=2e-6)
         stored = await site.app.state.database.read(lambda connection, n=cycle: _reports(connection, process["id"], n))

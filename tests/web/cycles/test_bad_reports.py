@@ -1,4 +1,5 @@
-"""Reports that must not count: wrong keys, wrong arrays, broken bytes, broken connections, for small and for large models.
+"""Reports that must not count: wrong keys, wrong arrays, broken bytes, broken connections, for small and for large
+models.
 
 Should happen: each is refused with a 4xx and a stable code, soon, and a good report under the same key still counts.
 Should not happen: a count or a checkpoint changes; a file is left; a key is spent; a report counts twice.
@@ -113,7 +114,8 @@ async def test_other_arrays_than_the_models_are_refused(case: Case, subtests: py
 
 async def test_a_refusal_names_the_array(case: Case) -> None:
     assert (
-        assert_problem(await case.post(encode(_spoil(case.model(0.5), "bias", np.nan))), 400, "non_finite")["array"] == "bias"
+        assert_problem(await case.post(encode(_spoil(case.model(0.5), "bias", np.nan))), 400, "non_finite")["array"]
+        == "bias"
     )
     missing = _with(case.model(0.5), weight=None)
     assert assert_problem(await case.post(encode(missing)), 400, "shape_mismatch")["array"] == "weight"
@@ -228,7 +230,9 @@ async def test_the_same_report_again_is_a_success_and_counts_once(case: Case) ->
 
 
 async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit again."""
+    """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit
+    again.
+    """
     database = case.site.app.state.database
     run_together, lost = database._run_together, []
 
@@ -319,7 +323,9 @@ async def _settled(site: Site) -> None:
 
 async def test_a_chunked_body_is_fine(case: Case) -> None:
     data = encode(case.model(0.25))
-    pieces = [data[begin : begin + 100_003] for begin in range(0, len(data), 100_003)] if case.wide else [data[:5], data[5:]]
+    pieces = (
+        [data[begin : begin + 100_003] for begin in range(0, len(data), 100_003)] if case.wide else [data[:5], data[5:]]
+    )
     assert (await case.post(_chunks(*pieces))).json() == {"status": "success"}
     await case.site.until_completed(case.process)
     assert_values(await case.site.checkpoint(case.process), 0.625)
@@ -421,7 +427,9 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(case: Case, part: floa
 
 
 async def test_a_cancelled_report_is_all_there_or_not_at_all(case: Case) -> None:
-    """Cancelled at any moment on its way into the store: what is counted can be averaged, what is not has left nothing."""
+    """Cancelled at any moment on its way into the store: what is counted can be averaged, what is not has left
+    nothing.
+    """
     process = await case.site.host(
         name="other",
         start=case.model(1.0),
@@ -508,14 +516,20 @@ async def test_messages_that_are_none_are_refused(site: Site, subtests: pytest.S
 async def test_numbers_that_cannot_be_are_refused(site: Site, subtests: pytest.Subtests) -> None:
     process = await site.host()
     device = await site.device(process)
-    wrong = [(field, value) for field in ("ping", "download", "upload") for value in ("-1", "1e999", "-0.001", '"fast"', "[]")]
+    wrong = [
+        (field, value)
+        for field in ("ping", "download", "upload")
+        for value in ("-1", "1e999", "-0.001", '"fast"', "[]")
+    ]
     wrong += [("wait_s", value) for value in ("-1", "120.5", "1e300", "1e999", '"soon"', "{}")]
     for field, value in wrong:
         with subtests.test(field, value=value):
             wait_s = "" if field == "wait_s" else '"wait_s":0,'
             body = f'{{"worker_id":"{device.worker_id}","model":"digits","version":"1.0",{wait_s}"{field}":{value}}}'
             answer = await site.web.post("/model-centric/cycle-request", content=body)
-            assert (answer.status_code, answer.json()["code"] in ("invalid_input", "invalid_json")) == (400, True), answer.text
+            assert (answer.status_code, answer.json()["code"] in ("invalid_input", "invalid_json")) == (400, True), (
+                answer.text
+            )
     assert (await site.cycle(process))["num_assigned"] == 0
 
 
@@ -534,7 +548,9 @@ async def test_a_process_that_is_not_there_is_refused(site: Site) -> None:
     for wanted in ({"model": "digit"}, {"model": "digits", "version": "9"}, {"model": "dig\1its"}, {"model": ""}):
         asked = {"worker_id": device.worker_id, "wait_s": 0, **wanted}
         assert_problem(await site.web.post("/model-centric/cycle-request", json=asked), 404, "process_not_found")
-        answer = await site.web.post("/model-centric/authenticate", json={"model_name": wanted["model"], "model_version": "9"})
+        answer = await site.web.post(
+            "/model-centric/authenticate", json={"model_name": wanted["model"], "model_version": "9"}
+        )
         assert_problem(answer, 404, "process_not_found")
 
 
@@ -550,7 +566,9 @@ async def test_downloads_of_what_is_not_there_are_refused(site: Site) -> None:
 
 
 async def test_a_report_that_waits_for_the_store_survives_being_cut_off(case: Case) -> None:
-    """Cut off after its bytes are safe and before its row is: it counts, the cycle closes, and the checkpoint is made."""
+    """Cut off after its bytes are safe and before its row is: it counts, the cycle closes, and the checkpoint
+    is made.
+    """
     begun, held = threading.Event(), threading.Event()
 
     def hold(_connection: object) -> None:

@@ -1,4 +1,5 @@
-"""The running sum of a cycle is a cache: whatever was folded before, in whatever order, the total is that of the reports.
+"""The running sum of a cycle is a cache: whatever was folded before, in whatever order, the total is that of the
+reports.
 
 Should happen: the total equals numpy's weighted mean of exactly the reports asked for, with their final scales.
 Should not happen: a report counts twice, or a part of one that failed stays in the sum.

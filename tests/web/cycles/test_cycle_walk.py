@@ -1,7 +1,7 @@
 """A cycle from its opening to its checkpoint, over HTTP.
 
-Should happen: devices join, download, report; the checkpoint is the weighted mean, exactly; the next cycle starts from it.
-Should not happen: a weight above its cap; a field in an answer to a client of 2020 that it does not know.
+Should happen: devices join, download, report; the checkpoint is the weighted mean, exactly; the next cycle starts from
+it. Should not happen: a weight above its cap; a field in an answer to a client of 2020 that it does not know.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ async def test_two_reports_become_a_checkpoint(site: Site) -> None:
     assert (newest["sequence"], newest["state"], newest["checkpoint"]) == (2, "open", 2)
     again = await one.ask()
     assert (again["status"], again["cycle"], again["checkpoint"]) == ("accepted", 2, 2)
-    downloaded = await site.web.get("/model-centric/get-model", params={"model_id": process["id"]}, headers=bearer(one.key))
+    downloaded = await site.web.get(
+        "/model-centric/get-model", params={"model_id": process["id"]}, headers=bearer(one.key)
+    )
     assert_values(decode(downloaded.content)[0], 0.625)
     assert downloaded.headers["PyGrid-Checkpoint"] == "2"
 
@@ -79,7 +81,9 @@ async def test_by_default_votes_are_equal_whatever_reports_claim(site: Site) -> 
 
 
 async def test_any_values_average_as_in_float64(site: Site) -> None:
-    """Against numpy on whole arrays; the sum is float64, so only the last rounding to float32 may differ by one step."""
+    """Against numpy on whole arrays; the sum is float64, so only the last rounding to float32 may differ by one
+    step.
+    """
     process = await site.host(max_diffs=5, outlier_factor=None)
     generator = np.random.default_rng(0)
     diffs = [{n: generator.normal(size=a.shape).astype(np.float32) for n, a in model().items()} for _ in range(5)]

@@ -1,7 +1,7 @@
 """Bytes that changed on the disk of a Domain.
 
-Should happen: the error names the file; a copy is used in its place; the process goes on from an earlier checkpoint, with its
-reports; a cycle is completed without a damaged report, and says so.
+Should happen: the error names the file; a copy is used in its place; the process goes on from an earlier checkpoint,
+with its reports; a cycle is completed without a damaged report, and says so.
 Should not: damaged bytes are served or averaged; a choice of another damaged checkpoint changes anything.
 """
 
@@ -67,7 +67,9 @@ async def test_a_damaged_checkpoint_is_named_and_an_earlier_one_is_chosen(domain
         assert_problem(await device.send(encode(model(0.5))), 410, "cycle_closed")
 
         (device,) = await site.devices(process, 1)
-        answer = await site.web.get("/model-centric/get-model", params={"model_id": process["id"]}, headers=bearer(device.key))
+        answer = await site.web.get(
+            "/model-centric/get-model", params={"model_id": process["id"]}, headers=bearer(device.key)
+        )
         assert answer.headers["pygrid-checkpoint"] == "4"
         await device.report(0.25)
         await site.until_completed(process, 3)
@@ -109,7 +111,9 @@ async def test_a_damaged_report_is_not_averaged(domain_again: Restartable, where
         segment.write_bytes(segment.read_bytes()[: size - 3])
     async with domain_again.running() as site:
         devices[2]._site = site
-        answer = await site.web.post("/model-centric/report", content=encode(model(1.0)), headers=bearer(devices[2].key))
+        answer = await site.web.post(
+            "/model-centric/report", content=encode(model(1.0)), headers=bearer(devices[2].key)
+        )
         assert answer.status_code == 200, answer.text
         await site.until_completed(process)
         kept = 0.75 if where == "middle" else 0.5

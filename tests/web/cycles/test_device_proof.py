@@ -1,9 +1,9 @@
 """``server_config.authentication``: how a device proves that it may take part.
 
-Should happen: a token signed with the secret (HS256) or the key (RS256) is enough; the endpoint, if there is one, has the last
-word.
-Should not happen: a token that is unsigned, expired, signed by another, or signed with the public key as if it were a secret
-gets in; a broken token or key is a fault of the server.
+Should happen: a token signed with the secret (HS256) or the key (RS256) is enough; the endpoint, if there is one, has
+the last word.
+Should not happen: a token that is unsigned, expired, signed by another, or signed with the public key as if it were a
+secret gets in; a broken token or key is a fault of the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from support.web import assert_problem
 SECRET = "a secret of at least thirty-two bytes"
 _KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
 PRIVATE, STRANGER = _KEYS
-PUBLIC = PRIVATE.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+PUBLIC = (
+    PRIVATE.public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
 
 
 async def _try(site: Site, token: str | None) -> Any:
@@ -79,11 +83,17 @@ async def test_of_secret_and_key_one_is_enough(site: Site) -> None:
 
 
 async def test_the_audience_the_issuer_and_the_expiry_count_where_the_process_sets_them(site: Site) -> None:
-    await site.host(authentication={"secret": SECRET, "aud": "digits", "iss": "https://issuer.example", "require_exp": True})
+    await site.host(
+        authentication={"secret": SECRET, "aud": "digits", "iss": "https://issuer.example", "require_exp": True}
+    )
     good = {"aud": "digits", "iss": "https://issuer.example", "exp": time.time() + 60}
     assert (await _try(site, _hs256(good))).status_code == 200
     assert (await _try(site, _hs256({**good, "aud": ["other", "digits"]}))).status_code == 200
-    wrong: list[dict[str, Any]] = [{**good, "aud": "other"}, {**good, "iss": "https://other.example"}, {**good, "exp": 1}]
+    wrong: list[dict[str, Any]] = [
+        {**good, "aud": "other"},
+        {**good, "iss": "https://other.example"},
+        {**good, "exp": 1},
+    ]
     wrong += [{name: value for name, value in good.items() if name != missing} for missing in good]
     for claims in wrong:
         assert_problem(await _try(site, _hs256(claims)), 401, "auth_token_invalid")
@@ -174,7 +184,9 @@ class Endpoint:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            lengths = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
+            lengths = [
+                line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+            ]
             self.asked.append(await reader.readexactly(int(lengths[0]) if lengths else 0))
             status = 200 if b" /let-in " in head else self.status
             if self.hang:

@@ -1,7 +1,7 @@
 """Averaging by a plan of the model owner's, in place of the weighted mean.
 
-Should happen: iterative and all-at-once plans give their average, which the server optimizer then applies; outliers are clipped
-first.
+Should happen: iterative and all-at-once plans give their average, which the server optimizer then applies; outliers are
+clipped first.
 Should not happen: a plan that fails loses a report; a plan that does not fit is hosted.
 """
 
@@ -48,7 +48,9 @@ def median_plan() -> bytes:
     """The median of three diffs: what is left of their sum without the largest and the smallest."""
     g = GraphBuilder()
     for name in SHAPES:
-        total, high, low = (g.op(op, f"diffs/{name}", g.ints(0), keepdims=0) for op in ("ReduceSum", "ReduceMax", "ReduceMin"))
+        total, high, low = (
+            g.op(op, f"diffs/{name}", g.ints(0), keepdims=0) for op in ("ReduceSum", "ReduceMax", "ReduceMin")
+        )
         g.op("Sub", g.op("Sub", total, high), low, out=f"avg/{name}")
     inputs = tuple(f32(f"diffs/{n}", "num_diffs", *s) for n, s in SHAPES.items())
     outputs = tuple(f32(f"avg/{n}", *s) for n, s in SHAPES.items())

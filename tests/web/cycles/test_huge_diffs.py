@@ -1,7 +1,8 @@
 """Diffs so large that a few of them would drive a model, or the state of a server optimizer, beyond what float32 holds.
 
 Should happen: they count like others, and what comes of them is a number.
-Should not happen: a checkpoint that holds infinity or NaN, which no client takes, for good; a process that ends because of one.
+Should not happen: a checkpoint that holds infinity or NaN, which no client takes, for good; a process that ends because
+of one.
 """
 
 from __future__ import annotations

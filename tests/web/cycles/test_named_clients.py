@@ -1,8 +1,8 @@
 """Processes that know their clients by name: one client for each subject, and nobody waits for one that has left.
 
-Should happen: the same subject is the same client; a cycle closes without the one that left; who reported what is told by name.
-Should not happen: a second report of one subject in a cycle; a report that is thrown away because its sender left after it; a
-client that comes back after it left; names for those who may not host.
+Should happen: the same subject is the same client; a cycle closes without the one that left; who reported what is told
+by name. Should not happen: a second report of one subject in a cycle; a report that is thrown away because its sender
+left after it; a client that comes back after it left; names for those who may not host.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from support.web import People
 
 
 @pytest.fixture
-async def site(postgres_url: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def site(
+    postgres_url: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     folder = tmp_path / "data"
     app = build_domain(load_settings({}, data_dir=folder, id="test", database_url=postgres_url), clock=clock)
@@ -31,7 +33,9 @@ async def site(postgres_url: str, tmp_path: Path, clock: ManualClock, monkeypatc
 
 
 async def test_a_process_is_trained_to_its_end(site: Site) -> None:
-    process = await site.host(num_cycles=2, max_diffs=None, max_workers=4, min_diffs=2, server_optimizer={"name": "momentum"})
+    process = await site.host(
+        num_cycles=2, max_diffs=None, max_workers=4, min_diffs=2, server_optimizer={"name": "momentum"}
+    )
     devices = await site.devices(process, 4)
     data = encode(model(0.5), {"num_examples": "2", "metric.loss": "0.5"})
     answers = await asyncio.gather(*(device.send(data) for device in devices for _ in range(5)))
@@ -86,7 +90,9 @@ async def test_texts_and_numbers_that_it_cannot_hold_are_no_fault(site: Site, su
                 answer = await site.web.get(f"/model-centric/{path}", params=params, headers=owner)
                 assert answer.status_code in (200, 400, 404), answer.text
         with subtests.test("report", key=bad[:5]):
-            answer = await site.web.post("/model-centric/report", params={"request_key": bad, "worker_id": bad}, content=b"")
+            answer = await site.web.post(
+                "/model-centric/report", params={"request_key": bad, "worker_id": bad}, content=b""
+            )
             assert answer.status_code == (400 if "\0" in bad else 401), answer.text
     for number in ("2147483648", "9" * 30, "-1"):
         for path in ("", "/cycles", "/checkpoints", "/events", "/plans/1"):

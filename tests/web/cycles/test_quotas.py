@@ -33,7 +33,10 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 async def opening(
-    owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    owned_folder: tuple[Path, dict[str, str]],
+    settings: DomainSettings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Open]:
     """Starts a Domain with these limits."""
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
@@ -139,8 +142,18 @@ async def test_behind_a_proxy_that_is_trusted_each_client_has_its_own_address(op
 @pytest.mark.parametrize(
     ("limit", "method", "path", "changes"),
     [
-        ("authentications_per_minute", "POST", "/model-centric/authenticate", {"model_name": "x", "model_version": "1"}),
-        ("cycle_requests_per_minute", "POST", "/model-centric/cycle-request", {"worker_id": "x", "model": "x", "version": "1"}),
+        (
+            "authentications_per_minute",
+            "POST",
+            "/model-centric/authenticate",
+            {"model_name": "x", "model_version": "1"},
+        ),
+        (
+            "cycle_requests_per_minute",
+            "POST",
+            "/model-centric/cycle-request",
+            {"worker_id": "x", "model": "x", "version": "1"},
+        ),
         ("cycle_requests_per_minute", "POST", "/model-centric/leave", {"worker_id": "x", "model": "x", "version": "1"}),
         ("speed_tests_per_minute", "GET", "/model-centric/speed-test?worker_id=x&random=y&size_bytes=1", None),
         ("speed_tests_per_minute", "POST", "/model-centric/speed-test?worker_id=x&random=y", None),
@@ -166,7 +179,9 @@ async def test_an_address_may_ask_so_often(opening: Open, limit: str, method: st
 async def test_one_subject_is_one_client(opening: Open) -> None:
     site = await opening(clients_per_address=1)
     process = await site.host(**SIGNED, max_diffs=3)
-    alice = [(await authenticate(at(site, f"203.0.113.{n}"), process, auth_token=token("alice"))).json() for n in range(3)]
+    alice = [
+        (await authenticate(at(site, f"203.0.113.{n}"), process, auth_token=token("alice"))).json() for n in range(3)
+    ]
     assert len({answer["worker_id"] for answer in alice}) == 1
     # Others have their own, from the same address too.
     bob = (await authenticate(at(site, "203.0.113.0"), process, auth_token=token("bob"))).json()
@@ -208,7 +223,10 @@ async def test_tokens_without_a_subject_count_by_address(opening: Open) -> None:
 async def test_a_subject_may_authenticate_so_often_from_all_addresses_together(opening: Open) -> None:
     site = await opening(authentications_per_minute=2)
     process = await site.host(**SIGNED)
-    codes = [(await authenticate(at(site, f"203.0.113.{n}"), process, auth_token=token("alice"))).status_code for n in range(3)]
+    codes = [
+        (await authenticate(at(site, f"203.0.113.{n}"), process, auth_token=token("alice"))).status_code
+        for n in range(3)
+    ]
     assert codes == [200, 200, 429]
 
 

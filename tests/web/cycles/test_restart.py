@@ -1,7 +1,7 @@
 """A Domain that stops and starts again on the same folder.
 
-Should happen: keys, waiting cycles, accepted reports and what was closing go on where they were; files of nobody are swept.
-Should not happen: a report is lost or counts twice; a cycle that nobody closes; a fault that stops other cycles.
+Should happen: keys, waiting cycles, accepted reports and what was closing go on where they were; files of nobody are
+swept. Should not happen: a report is lost or counts twice; a cycle that nobody closes; a fault that stops other cycles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class Restartable:
 
 @pytest.fixture
 def domain_again(
-    owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    owned_folder: tuple[Path, dict[str, str]],
+    settings: DomainSettings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Restartable:
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
     shutil.copytree(owned_folder[0], settings.data_dir)
@@ -120,7 +123,9 @@ def _losing_the_answer(write: Callable[..., Any]) -> Callable[..., Any]:
 async def test_weights_scales_and_optimizer_state_survive(domain_again: Restartable) -> None:
     """Momentum over two cycles, with a stop between the reports of each."""
     async with domain_again.running() as site:
-        process = await site.host(max_diffs=2, outlier_factor=4.0, server_optimizer={"name": "momentum", "momentum": 0.5})
+        process = await site.host(
+            max_diffs=2, outlier_factor=4.0, server_optimizer={"name": "momentum", "momentum": 0.5}
+        )
         first = await site.devices(process, 2)
         await first[0].report(1.0, num_examples=3)
     async with domain_again.running() as site:

@@ -1,8 +1,9 @@
 """Each published field of ``server_config`` does what it says, and so do pygrid's own.
 
-Should happen: clients are admitted, kept waiting, drawn, rested and refused as configured, with a hint when to come back;
-cycles close by count and by the clock; a deadline with too few reports opens the same cycle again and keeps what came.
-Should not happen: a late report counted; a cycle that waits for somebody who cannot come; a refusal without a reason.
+Should happen: clients are admitted, kept waiting, drawn, rested and refused as configured, with a hint when to come
+back; cycles close by count and by the clock; a deadline with too few reports opens the same cycle again and keeps what
+came. Should not happen: a late report counted; a cycle that waits for somebody who cannot come; a refusal without a
+reason.
 """
 
 from __future__ import annotations
@@ -373,7 +374,9 @@ async def test_adaptive_optimizers_keep_both_moments(site: Site, name: str) -> N
 
 
 async def test_an_outlier_is_clipped_and_flagged(site: Site) -> None:
-    """Norms are in proportion 1 : 1 : 1 : 50, the median is that of an honest one, so the last counts 4 times as much."""
+    """Norms are in proportion 1 : 1 : 1 : 50, the median is that of an honest one, so the last counts 4 times
+    as much.
+    """
     process = await site.host(max_diffs=4, outlier_factor=4.0)
     await _run(site, process, 0.25, 0.25, 0.25, -50 * 0.25)
     (completed,) = [c for c in await site.cycles(process) if c["state"] == "completed"]

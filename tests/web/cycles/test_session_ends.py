@@ -1,8 +1,9 @@
 """What lasts longer than a request ends with its session, and a request has one credential.
 
-Should happen: the event stream of a process ends at once when its user logs out, or gets another password, role or permissions,
-or is deleted, and with the next heartbeat when the session has expired.
-Should not happen: another user's log-out ends it; an event is sent after the end; looking at a stream keeps a session alive.
+Should happen: the event stream of a process ends at once when its user logs out, or gets another password, role or
+permissions, or is deleted, and with the next heartbeat when the session has expired.
+Should not happen: another user's log-out ends it; an event is sent after the end; looking at a stream keeps a session
+alive.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ class Stream:
                 self._over.set()
 
         raw = [(name.lower().encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]
-        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": raw}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": raw,
+        }
         await site.app(scope, receive, send)  # type: ignore[arg-type]
 
     @property
@@ -68,7 +76,11 @@ async def open_stream(site: Site, headers: dict[str, str]) -> Stream:
 @pytest.mark.parametrize("how", ["logout", "password", "role", "permissions", "deletion"])
 async def test_a_stream_ends_with_the_session(site: Site, how: str) -> None:
     people = People(site.web)
-    flags = {name: False for name in (await site.web.get("/roles/1", headers=site.owner)).json()["role"] if name[:4] == "can_"}
+    flags = {
+        name: False
+        for name in (await site.web.get("/roles/1", headers=site.owner)).json()["role"]
+        if name[:4] == "can_"
+    }
     role = (await site.web.post("/roles", json={"name": "r", **flags}, headers=site.owner)).json()["role"]["id"]
     headers = await people.with_role(role, site.owner, "reader@example.org")
     me = (await site.web.get("/users/me", headers=headers)).json()["user"]["id"]

@@ -18,7 +18,12 @@ class Waiting:
 
     def __init__(self, site: Site, device: Device, wait_s: float = 60) -> None:
         process = device.process
-        message = {"worker_id": device.worker_id, "model": process["name"], "version": process["version"], "wait_s": wait_s}
+        message = {
+            "worker_id": device.worker_id,
+            "model": process["name"],
+            "version": process["version"],
+            "wait_s": wait_s,
+        }
         self._body: list[bytes] = [json.dumps(message).encode()]
         self._gone = asyncio.Event()
         self.sent: list[Any] = []

@@ -1,8 +1,8 @@
 """Datasets over HTTP.
 
-Should happen: what was uploaded is found by who may know of it, described, versioned, deleted; its mock twin can be had.
-Should not happen: records reach anybody but who may change the dataset; a private dataset is told from none by any verb; an
-upload that is refused or breaks off leaves anything behind.
+Should happen: what was uploaded is found by who may know of it, described, versioned, deleted; its mock twin can be
+had. Should not happen: records reach anybody but who may change the dataset; a private dataset is told from none by any
+verb; an upload that is refused or breaks off leaves anything behind.
 """
 
 from __future__ import annotations
@@ -75,12 +75,18 @@ async def test_from_upload_to_deletion(owner: Owner, scientist: dict[str, str], 
 
 async def test_columns_can_be_mapped_as_they_were_sent(owner: Owner) -> None:
     images, labels = np.random.default_rng(0).random((5, 64), np.float32), np.arange(5)
-    columns = [{"name": "image", "meaning": "image 1x8x8"}, {"name": "label", "dtype": "int32", "meaning": "label 0..9"}]
+    columns = [
+        {"name": "image", "meaning": "image 1x8x8"},
+        {"name": "label", "dtype": "int32", "meaning": "label 0..9"},
+    ]
     await owner.upload(data=npz(image=images, label=labels), columns=columns, draw_mock=False)
     (folder,) = owner.stored()
     assert sorted(path.name for path in folder.iterdir()) == ["0.bin", "1.bin", "checksums.json", "schema.json"]
     schema, arrays = map_columns(folder)
-    assert [(c.name, c.dtype, c.shape) for c in schema.columns] == [("image", "float32", (1, 8, 8)), ("label", "int32", ())]
+    assert [(c.name, c.dtype, c.shape) for c in schema.columns] == [
+        ("image", "float32", (1, 8, 8)),
+        ("label", "int32", ()),
+    ]
     np.testing.assert_array_equal(arrays["image"].reshape(5, 64), images)
     np.testing.assert_array_equal(arrays["label"], labels)
 
@@ -88,7 +94,10 @@ async def test_columns_can_be_mapped_as_they_were_sent(owner: Owner) -> None:
 async def test_search_by_words_tags_and_schema(owner: Owner, scientist: dict[str, str]) -> None:
     await owner.upload("ages", visibility="listed", **DECLARED)
     await owner.upload(
-        "pictures", npz(image=np.zeros((2, 4))), visibility="listed", columns=[{"name": "image", "meaning": "image 2x2"}]
+        "pictures",
+        npz(image=np.zeros((2, 4))),
+        visibility="listed",
+        columns=[{"name": "image", "meaning": "image 2x2"}],
     )
     await owner.upload("hidden", tags=["Health"])
 
@@ -104,7 +113,12 @@ async def test_search_by_words_tags_and_schema(owner: Owner, scientist: dict[str
     assert await found(text="%") == await found(text="_") == []
     assert await found(tag="health") == ["ages"]
     assert await found(tag=["health", "other"]) == []
-    assert await found(column="AGE") == await found(dtype="float32") == await found(column="age", dtype="float32") == ["ages"]
+    assert (
+        await found(column="AGE")
+        == await found(dtype="float32")
+        == await found(column="age", dtype="float32")
+        == ["ages"]
+    )
     assert await found(column="age", dtype="int32") == []
     assert await found(meaning="image") == ["pictures"]
     assert await found(limit=1) == ["pictures"]
@@ -137,7 +151,9 @@ async def test_without_an_account_only_what_is_public_is_known(owner: Owner) -> 
 
 
 async def test_a_private_dataset_is_like_none_for_every_verb(admin: Owner, people: People, owner: Owner) -> None:
-    """For another uploader and for a scientist: same status and body as of a dataset that never was, but for the number."""
+    """For another uploader and for a scientist: same status and body as of a dataset that never was, but for the
+    number.
+    """
     mine = await admin.upload("mine", tags=["secret-tag"])
     others = [
         await people.with_role(3, owner.headers, "second@example.org"),
@@ -158,7 +174,9 @@ async def test_a_private_dataset_is_like_none_for_every_verb(admin: Owner, peopl
                 for number in (mine["id"], 999)
             ]
             assert_problem(there, 404, "dataset_not_found")
-            assert there.text.replace(str(mine["id"]), "N") == nowhere.text.replace("999", "N").replace(str(mine["id"]), "N")
+            assert there.text.replace(str(mine["id"]), "N") == nowhere.text.replace("999", "N").replace(
+                str(mine["id"]), "N"
+            )
         assert (await web.get(f"{PATH}/by-name", params={"name": "mine"}, headers=headers)).status_code == 404
         assert (await web.get(PATH, headers=headers)).json()["datasets"] == []
         assert (await web.get("/data-centric/dataset-tags", headers=headers)).json() == []
@@ -191,7 +209,14 @@ async def test_records_are_told_to_nobody_else(owner: Owner, scientist: dict[str
     preview = (await owner.web.get(f"{path}/preview", params={"num_records": 1}, headers=owner.headers)).json()
     assert preview == {"num_records": 2, "columns": {"who": ["XSECRETX"], "value": [123456789]}}
     for headers in ({}, scientist):
-        for url in (PATH, path, f"{path}/mock", f"{path}/preview", f"{PATH}/by-name?name=secret", "/data-centric/dataset-tags"):
+        for url in (
+            PATH,
+            path,
+            f"{path}/mock",
+            f"{path}/preview",
+            f"{PATH}/by-name?name=secret",
+            "/data-centric/dataset-tags",
+        ):
             answer = await owner.web.get(url, headers=headers)
             assert b"SECRET" not in answer.content, url
             assert b"123456789" not in answer.content, url
@@ -241,7 +266,9 @@ async def test_a_mock_of_other_columns_is_refused(owner: Owner) -> None:
     lacking = assert_problem(await owner.try_upload({"name": "x"}, CSV, b"name\nx\n"), 400, "dataset_columns_differ")
     assert lacking["detail"].startswith("in the mock: column 'age'")
     assert_problem(await owner.try_upload({"name": "x"}, CSV, b"name,age,more\nx,1,1\n"), 400, "mock_differs")
-    assert_problem(await owner.try_upload({"name": "x", **DECLARED}, CSV, b"name,age\nx,999\n"), 400, "dataset_out_of_range")
+    assert_problem(
+        await owner.try_upload({"name": "x", **DECLARED}, CSV, b"name,age\nx,999\n"), 400, "dataset_out_of_range"
+    )
     assert owner.stored() == []
 
 
@@ -352,7 +379,9 @@ async def test_a_restart_finds_datasets_and_removes_what_a_kill_left(
 ) -> None:
     """The folder of a Domain that was killed, copied while it ran."""
     info = await owner.upload()
-    killed = dataclasses.replace(settings, data_dir=tmp_path / "killed", database_url=f"sqlite:///{tmp_path}/killed/domain.db")
+    killed = dataclasses.replace(
+        settings, data_dir=tmp_path / "killed", database_url=f"sqlite:///{tmp_path}/killed/domain.db"
+    )
     shutil.copytree(settings.data_dir, killed.data_dir)
     folder = killed.data_dir / "datasets"
     kept = sorted(path.name for path in folder.iterdir())
@@ -387,7 +416,8 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
     problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
     assert "bytes left" in problem["detail"]
     assert owner.stored() == []
-    # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is taken.
+    # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is
+    # taken.
     domain.state.datasets.limits = DatasetLimits(min_free_bytes=free // 2)
     taken: list[bytes] = []
 

@@ -1,9 +1,9 @@
 """A search over Domains that answer, and over Domains that do not as they should.
 
-Should happen: what came in time is answered, best first, and who is missing is named with the reason; the same question to the
-same version of a Domain is asked once.
-Should not happen: one Domain's fault spoils the others' answers; an answer outlives the version that it was given for; memory
-grows with what strangers ask or answer.
+Should happen: what came in time is answered, best first, and who is missing is named with the reason; the same question
+to the same version of a Domain is asked once.
+Should not happen: one Domain's fault spoils the others' answers; an answer outlives the version that it was given for;
+memory grows with what strangers ask or answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ async def test_all_are_asked_and_the_best_comes_first() -> None:
         answer = await find(service, text="People")
     assert found(answer) == [("two", "people"), ("one", "all people"), ("one", "x")]
     assert (answer.missing, answer.num_domains, answer.more) == ((), 2, False)
-    assert [hit.domain.address for hit in answer.datasets[:2]] == ["https://two.example", "grid+http://network:7000/one"]
+    assert [hit.domain.address for hit in answer.datasets[:2]] == [
+        "https://two.example",
+        "grid+http://network:7000/one",
+    ]
     assert answer.datasets[0].domain.identity == two.identity
     assert one.asked == two.asked == [{"text": "people"}]
 
@@ -109,7 +112,9 @@ LIES: dict[str, dict[str, Any]] = {
     },
     "a state that is none": {
         "version": "v1",
-        "processes": [{"name": "p", "version": "1", "state": "won", "num_parameters": 1, "created_at": "2026-01-01T00:00:00Z"}],
+        "processes": [
+            {"name": "p", "version": "1", "state": "won", "num_parameters": 1, "created_at": "2026-01-01T00:00:00Z"}
+        ],
     },
 }
 
@@ -171,7 +176,9 @@ async def test_the_same_question_is_asked_once_for_each_version() -> None:
 
 
 async def test_an_answer_is_kept_under_the_version_that_it_has() -> None:
-    """The Domain changes while it is asked: its answer is not taken for one of the version that the Network knows next."""
+    """The Domain changes while it is asked: its answer is not taken for one of the version that the Network
+    knows next.
+    """
     domain = Domain("one", answering(dataset("old"), version="v1"))
     async with linked(domain) as fleet:
         service = DiscoveryService(fleet, 1)

@@ -1,8 +1,8 @@
 """What a Domain tells a Network of its datasets, models and processes.
 
 Should happen: public things are found by words, tags, columns, ids and kinds; each public change changes the version.
-Should not happen: a word of what is private or listed shows anywhere; an answer that is larger than a frame; a query that is a
-program.
+Should not happen: a word of what is private or listed shows anywhere; an answer that is larger than a frame; a query
+that is a program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ async def ask(catalog: CatalogService, **query: Any) -> CatalogAnswer:
 
 async def names(catalog: CatalogService, **query: Any) -> list[str]:
     answer = await ask(catalog, **query)
-    return [*(one.name for one in answer.datasets), *(one.id for one in answer.models), *(one.name for one in answer.processes)]
+    return [
+        *(one.name for one in answer.datasets),
+        *(one.id for one in answer.models),
+        *(one.name for one in answer.processes),
+    ]
 
 
 async def test_datasets_are_found_by_what_is_said_of_them(holder: Holder, catalog: CatalogService) -> None:
@@ -97,7 +101,11 @@ async def test_models_and_processes_are_found(holder: Holder, catalog: CatalogSe
 
 
 async def test_only_what_is_public_shows(holder: Holder, catalog: CatalogService) -> None:
-    said = {"description": "secretword1", "tags": ["secretword2"], "columns": [{"name": "age", "meaning": "secretword3"}]}
+    said = {
+        "description": "secretword1",
+        "tags": ["secretword2"],
+        "columns": [{"name": "age", "meaning": "secretword3"}],
+    }
     for visibility in ("private", "listed"):
         await holder.upload(f"secretword4-{visibility}", visibility=visibility, **said)
     await holder.serve("secretword5", description="secretword6", visibility="listed")
@@ -138,7 +146,9 @@ async def test_it_is_so_on_either_database(database_url: str, tmp_path: Path) ->
 
 WORDS = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=4, max_size=10)
 THINGS = st.lists(
-    st.tuples(st.sampled_from(["private", "listed", "public"]), WORDS, st.lists(WORDS, max_size=3, unique=True), WORDS, WORDS),
+    st.tuples(
+        st.sampled_from(["private", "listed", "public"]), WORDS, st.lists(WORDS, max_size=3, unique=True), WORDS, WORDS
+    ),
     min_size=1,
     max_size=6,
     unique_by=lambda thing: thing[1],
@@ -283,7 +293,9 @@ async def test_more_than_a_hundred_are_told_to_be_more(holder: Holder, catalog: 
         {"dtype": "object"},
     ],
 )
-async def test_wrong_queries_are_refused(web: httpx.AsyncClient, catalog: CatalogService, query: dict[str, Any]) -> None:
+async def test_wrong_queries_are_refused(
+    web: httpx.AsyncClient, catalog: CatalogService, query: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidInput) as caught:
         await catalog.handlers()["search"](query)
     assert caught.value.code == "invalid_search"
@@ -298,7 +310,9 @@ async def test_a_strangers_text_is_only_text(holder: Holder, catalog: CatalogSer
 
 
 async def test_an_answer_is_never_newer_than_its_version_says(holder: Holder, catalog: CatalogService) -> None:
-    """Content that is newer than the version does no harm, as the version is about to change; older content would stay."""
+    """Content that is newer than the version does no harm, as the version is about to change; older content
+    would stay.
+    """
     before = catalog.version
     answer = await catalog.search(SearchQuery())
     assert (answer.version, list(answer.datasets)) == (before, [])

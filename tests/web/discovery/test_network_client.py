@@ -1,8 +1,8 @@
 """The SDK at a Network with real Domains, over real sockets.
 
 Should happen: what was found opens where it is; a model that two Domains serve answers when one of them dies.
-Should not happen: one model answers for another of the same id; a model is served on fewer Domains than asked; a token goes to
-an address that a Network has named.
+Should not happen: one model answers for another of the same id; a model is served on fewer Domains than asked; a token
+goes to an address that a Network has named.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ async def test_what_was_found_opens_where_it_is(site: Site, network: NetworkClie
     await asyncio.to_thread(use)
 
 
-async def test_what_was_found_behind_the_relay_opens_through_it(site: Site, network: NetworkClient, tmp_path: Path) -> None:
+async def test_what_was_found_behind_the_relay_opens_through_it(
+    site: Site, network: NetworkClient, tmp_path: Path
+) -> None:
     one = await site.add("one", direct=False)
     await one.holder.upload("people")
     await one.holder.serve("digits")

@@ -1,7 +1,7 @@
 """What ends, and what does not, when a Domain leaves a Network or is put out, over real sockets.
 
-Should happen: who has a Domain leave through the relay gets the answer; what is put out is cut off both ways, and so is what a
-Domain has under way when its name goes to another.
+Should happen: who has a Domain leave through the relay gets the answer; what is put out is cut off both ways, and so is
+what a Domain has under way when its name goes to another.
 Should not happen: a connection that goes on through a Network to which one of its ends does not belong.
 """
 

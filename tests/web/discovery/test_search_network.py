@@ -1,8 +1,8 @@
 """Searches at a Network with real Domains, over real sockets.
 
-Should happen: what Domains publish is found, and a change is found by the very next search; a Domain that is gone is named.
-Should not happen: what is not public shows; a search that is too large, too deep or no search harms anybody; a caller searches
-without end.
+Should happen: what Domains publish is found, and a change is found by the very next search; a Domain that is gone is
+named. Should not happen: what is not public shows; a search that is too large, too deep or no search harms anybody; a
+caller searches without end.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ async def test_the_operator_says_where_the_network_is_reached(tmp_path: Path) ->
 
 async def test_people_search_by_an_address(site: Site) -> None:
     one = await site.add("one")
-    await one.holder.upload("people", tags=["a", "b"], columns=[{"name": "age", "dtype": "int32", "meaning": "years lived"}])
+    await one.holder.upload(
+        "people", tags=["a", "b"], columns=[{"name": "age", "dtype": "int32", "meaning": "years lived"}]
+    )
     query = "q=People&tag=a&tag=B&column=age&dtype=int32&meaning=lived&kind=dataset&timeout_s=2"
     answer = await site.web.get(f"/network/search?{query}")
     assert [hit["name"] for hit in answer.json()["datasets"]] == ["people"], answer.text

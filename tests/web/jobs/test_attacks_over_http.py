@@ -1,7 +1,8 @@
 """The plans of a malicious scientist against a Domain whose policy approves private jobs, over HTTP.
 
-Should happen: what is released about two datasets that differ in one record differs by what one record and the noise explain.
-Should not happen: a record decides what all other records contribute, because it fails, or because it moves them by one place.
+Should happen: what is released about two datasets that differ in one record differs by what one record and the noise
+explain. Should not happen: a record decides what all other records contribute, because it fails, or because it moves
+them by one place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from support.plans.attacks import MARK, MODEL, fallback_plan, position_plan
 NUM_RECORDS = 128
 TERMS = {"epsilon": 3.0, "delta": 1e-6, "clip": 1.0}
 ONE_RECORD = 2.0
-"""By so much a replaced record moves the sum at most: from -clip to clip. An attack that works moves it by about 250."""
+"""By so much a replaced record moves the sum at most: from -clip to clip.
+
+An attack that works moves it by about 250.
+"""
 
 Keys = npt.NDArray[np.int64]
 
@@ -76,8 +80,8 @@ async def test_the_sums_of_neighboring_datasets_differ_by_one_record_and_noise(
     plan = make_plan()
     jobs = [await _begin(site, f"neighbor-{number}", keys, plan) for number, keys in enumerate(neighbors)]
     (one, job), (other, _) = [await _noisy_sum(site.scientist, job_id) for job_id in jobs]
-    # Two independent draws of noise of std z x clip: their difference has sqrt(2) z. It exceeds 6 of its standard deviations
-    # with probability 2e-9.
+    # Two independent draws of noise of std z x clip: their difference has sqrt(2) z. It exceeds 6 of its standard
+    # deviations with probability 2e-9.
     noise_std = math.sqrt(2) * job["cost"]["noise_multiplier"] * TERMS["clip"]
     tolerance = ONE_RECORD + 6 * noise_std
     assert tolerance < NUM_RECORDS, "the noise would hide an attack that works"

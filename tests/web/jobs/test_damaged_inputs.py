@@ -1,7 +1,8 @@
-"""Inputs of jobs whose bytes changed on the disk of a Domain: plans, models, columns, mocks, diffs that wait to be reported.
+"""Inputs of jobs whose bytes changed on the disk of a Domain: plans, models, columns, mocks, diffs that wait to be
+reported.
 
-Should happen: the job ends, and the owner of the data reads which file it was; nothing is charged for a job that had not begun;
-a diff that is damaged is made again.
+Should happen: the job ends, and the owner of the data reads which file it was; nothing is charged for a job that had
+not begun; a diff that is damaged is made again.
 Should not: damaged bytes are computed with, given to another machine, or reported; a job that is tried for ever.
 """
 
@@ -79,7 +80,9 @@ async def test_a_private_job_does_not_run_on_damaged_files_and_costs_nothing(
             job = await site.scientist.submit(dataset, **PRIVATE)
             job = await site.owner.wait(job["id"], "approved")
             damaged = (
-                sorted((await columns_of(site, settings)).glob("*.bin"))[0] if part == "column" else blob(settings, job, part)
+                sorted((await columns_of(site, settings)).glob("*.bin"))[0]
+                if part == "column"
+                else blob(settings, job, part)
             )
     flip(damaged)
     async with again(settings) as site:

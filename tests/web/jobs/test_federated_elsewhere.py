@@ -1,9 +1,9 @@
 """Trainings of federated jobs on Workers of other machines, called as such a Worker does.
 
-Should happen: where the dataset's policy allows it, a cycle is trained on a machine that asks, if this one is busy or it is
-preferred; what it brings is checked as any result, and leaves as a diff; after one that was lost the next is trained here.
-Should not happen: records that leave the machine without the policy, or after the job was revoked; a training that is paid
-for twice because its Worker was lost.
+Should happen: where the dataset's policy allows it, a cycle is trained on a machine that asks, if this one is busy or
+it is preferred; what it brings is checked as any result, and leaves as a diff; after one that was lost the next is
+trained here. Should not happen: records that leave the machine without the policy, or after the job was revoked; a
+training that is paid for twice because its Worker was lost.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Coordinators that mean ill, and Domains that are made to call where they must not.
 
-Should happen: what makes no sense ends the job, before anything was trained if it can be told before; what was approved is all
-that it gets, however often it asks; the owner's revocation works while it keeps silent.
-Should not happen: a model of other arrays, or with NaN, in a Worker; a disk that fills; anything said to it but what the
-protocol says; a call to a private address without a person.
+Should happen: what makes no sense ends the job, before anything was trained if it can be told before; what was approved
+is all that it gets, however often it asks; the owner's revocation works while it keeps silent.
+Should not happen: a model of other arrays, or with NaN, in a Worker; a disk that fills; anything said to it but what
+the protocol says; a call to a private address without a person.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def facing(enemy: Enemy, folder: Path, cycles: int = 3, **request: Any) -> AsyncIterator[tuple[Site, dict[str, Any]]]:
+async def facing(
+    enemy: Enemy, folder: Path, cycles: int = 3, **request: Any
+) -> AsyncIterator[tuple[Site, dict[str, Any]]]:
     """A Domain whose private job takes part in the enemy's process."""
     settings = load_settings({}, data_dir=folder / "alice", id="alice", num_workers=1)
     async with serving(enemy) as url, running_site(settings) as site:
@@ -196,7 +198,9 @@ async def test_however_often_it_asks_it_gets_what_was_approved(tmp_path: Path) -
         }
     assert {what for what, _ in enemy.heard} == {"authenticate", "cycle-request", "get-model", "report", "leave"}
     assert all(set(json.loads(body)) == {"model_name", "model_version"} for body in enemy.said("authenticate"))
-    assert all(set(json.loads(body)) <= {"worker_id", "model", "version", "wait_s"} for body in enemy.said("cycle-request"))
+    assert all(
+        set(json.loads(body)) <= {"worker_id", "model", "version", "wait_s"} for body in enemy.said("cycle-request")
+    )
     assert [state for state, _ in charges_of(tmp_path, "alice")] == ["released"]
 
 
@@ -244,7 +248,9 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
     assert rests[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 
 
-async def test_one_that_never_has_work_does_not_keep_a_place_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_never_has_work_does_not_keep_a_place_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(participation, "MAX_IDLE_S", 1.0)
     async with facing(Enemy({"status": "rejected", "timeout": 0}), tmp_path) as (site, job):
         failed = await site.owner.wait(job["id"], "failed")
@@ -301,7 +307,9 @@ async def test_no_diff_of_a_deleted_dataset_leaves(tmp_path: Path) -> None:
 
 
 async def test_no_stranger_makes_a_domain_call_private_addresses(tmp_path: Path) -> None:
-    """A Domain that others can reach asks a person before it calls where a stranger says, unless anybody may call there."""
+    """A Domain that others can reach asks a person before it calls where a stranger says, unless anybody may call
+    there.
+    """
     settings = load_settings({}, data_dir=tmp_path / "alice", host="0.0.0.0", secret_key="k" * 32, open_signup=True)
     async with running_site(settings) as site:
         dataset = await site.owner.upload()

@@ -1,8 +1,9 @@
 """Trainings across Domains in which Domains stop, come back, are late, or find nobody there, and Workers are killed.
 
-Should happen: a training that was cut off is lost, and the next one begins; a diff that was kept is reported after a restart,
-the very same bytes; a cycle that was opened again gets the diff that came too late for it; a coordinator that is back is found.
-Should not happen: more trainings than were paid for; a diff that counts twice in a cycle; a job that waits for ever.
+Should happen: a training that was cut off is lost, and the next one begins; a diff that was kept is reported after a
+restart, the very same bytes; a cycle that was opened again gets the diff that came too late for it; a coordinator that
+is back is found. Should not happen: more trainings than were paid for; a diff that counts twice in a cycle; a job that
+waits for ever.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ async def again(folder: Path, name: str) -> AsyncIterator[Site]:
     async with running(app) as web:
         people = People(web)
         everybody = [
-            Person(web, await people.log_in(f"{who}@example.org")) for who in ("owner", "scientist", "officer", "stranger")
+            Person(web, await people.log_in(f"{who}@example.org"))
+            for who in ("owner", "scientist", "officer", "stranger")
         ]
         yield Site(app, web, *everybody, people)
 
@@ -212,7 +214,9 @@ async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
     assert parts_of(tmp_path, "alice") == [(1, "reported")]
 
 
-async def test_a_straggler_misses_a_cycle_and_takes_part_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_straggler_misses_a_cycle_and_takes_part_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = JobTrainer.train
     held = asyncio.Event()
 

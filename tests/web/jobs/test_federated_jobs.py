@@ -1,9 +1,9 @@
 """Jobs that take part in a training at another Domain: real Workers, real sockets between the Domains.
 
-Should happen: every cycle has the diff of each Domain once, with the published number of its records as weight; all cycles are
-paid for before the first begins; the owner's revocation ends it at once, and the others go on without waiting.
-Should not happen: an exact diff that leaves without a person; a Worker's place that is taken while a job waits for a cycle; a
-charge that is kept although nothing was trained.
+Should happen: every cycle has the diff of each Domain once, with the published number of its records as weight; all
+cycles are paid for before the first begins; the owner's revocation ends it at once, and the others go on without
+waiting. Should not happen: an exact diff that leaves without a person; a Worker's place that is taken while a job waits
+for a cycle; a charge that is kept although nothing was trained.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ async def test_two_domains_train_privately_and_pay_for_all_cycles(town: Town, tm
     ended = {name: await town.wait(name, job, "released") for name, job in jobs.items()}
     assert await town.hub.contributions(process) == [(n, name) for n in (1, 2, 3) for name in ("alice", "bob")]
     reports = (await town.hub.get(process, "/contributions"))["contributions"]
-    assert {(one["client"], one["num_examples"], one["weight"]) for one in reports} == {("alice", 200, 200), ("bob", 220, 220)}
+    assert {(one["client"], one["num_examples"], one["weight"]) for one in reports} == {
+        ("alice", 200, 200),
+        ("bob", 220, 220),
+    }
     assert all(one["metrics"] == {} for one in reports), "of a private job nothing but the diff leaves"
     for name, job in ended.items():
         federation = job["federation"]

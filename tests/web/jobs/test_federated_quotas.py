@@ -1,7 +1,7 @@
 """How many federated jobs one account may have, and that nobody pays twice for the same part in a training.
 
-Should happen: the one too many is refused in words that say what to do, and an account's quota is its own; an ended job makes
-room; of the same request sent twice at the same moment, one is taken.
+Should happen: the one too many is refused in words that say what to do, and an account's quota is its own; an ended job
+makes room; of the same request sent twice at the same moment, one is taken.
 Should not happen: four accounts whose jobs wait for ever keep everybody else out; two reservations for one training.
 """
 
@@ -22,7 +22,11 @@ NOBODY = {"coordinator": "http://127.0.0.1:9", "version": "1", "cycles": 2}
 
 
 def asking(process: str, **changes: Any) -> dict[str, Any]:
-    return {**PRIVATE, "federation": {**NOBODY, "process": process, **changes}, "privacy": {"epsilon": 0.5, "delta": 1e-6}}
+    return {
+        **PRIVATE,
+        "federation": {**NOBODY, "process": process, **changes},
+        "privacy": {"epsilon": 0.5, "delta": 1e-6},
+    }
 
 
 async def test_each_account_has_a_quota_of_its_own(tmp_path: Path) -> None:
@@ -65,4 +69,7 @@ async def test_the_same_part_in_a_training_is_not_taken_twice(tmp_path: Path) ->
             await site.scientist.call("POST", f"/data-centric/jobs/{job['id']}/cancel")
         again = await site.scientist.submit(dataset, **asking("one"))
         await site.scientist.wait(again["id"], "running")
-    assert sorted(state for state, _ in charges_of(tmp_path, "alice") if state != "refunded") == ["reserved", "reserved"]
+    assert sorted(state for state, _ in charges_of(tmp_path, "alice") if state != "refunded") == [
+        "reserved",
+        "reserved",
+    ]

@@ -1,7 +1,7 @@
 """A data folder on a file system that is full, a real one (tmpfs); needs the right to mount.
 
-Should happen: every route that stores something answers 507 ``storage_full`` until there is room, and then works, by itself.
-Should not happen: files or rows of what was refused, a 500.
+Should happen: every route that stores something answers 507 ``storage_full`` until there is room, and then works, by
+itself. Should not happen: files or rows of what was refused, a 500.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"no file system of its own can be mounted here: {mounted.stderr.strip()}")
@@ -64,7 +67,9 @@ class Filler:
 
 def files_of(disk: Path) -> set[Path]:
     """Every file but those of the database, and the empty folders that are there for all."""
-    return {path for path in disk.rglob("*") if path.is_file() and "domain.db" not in path.name and path.name != "filler"}
+    return {
+        path for path in disk.rglob("*") if path.is_file() and "domain.db" not in path.name and path.name != "filler"
+    }
 
 
 async def send_until_there_is_room(send: Callable[[], Awaitable[httpx.Response]], disk: Path) -> int:

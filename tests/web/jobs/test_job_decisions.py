@@ -1,8 +1,8 @@
 """Who may do what with a job, over HTTP.
 
 Should happen: the holder of the data or an officer decides, exactly one of several at once; who asked cancels.
-Should not happen: anybody decides on their own request, or on one that they did not look at; a job of other people is told from
-none by any verb; a request that makes no sense is stored.
+Should not happen: anybody decides on their own request, or on one that they did not look at; a job of other people is
+told from none by any verb; a request that makes no sense is stored.
 """
 
 from __future__ import annotations
@@ -136,7 +136,10 @@ async def test_changes_are_told_as_they_come_until_the_end(site: Site) -> None:
     answer = await site.scientist.web.get(
         f"{JOBS}/{job['id']}/events", headers={**site.scientist.headers, "Last-Event-ID": "3"}
     )
-    assert [line for line in answer.text.splitlines() if line.startswith("event: ")] == ["event: held", "event: released"]
+    assert [line for line in answer.text.splitlines() if line.startswith("event: ")] == [
+        "event: held",
+        "event: released",
+    ]
 
 
 @pytest.mark.parametrize("how", ["role", "account"])
@@ -293,7 +296,9 @@ async def test_requests_that_make_no_sense_are_refused_and_leave_nothing(
 
 async def test_subjects_are_protected_where_there_are_some(site: Site) -> None:
     person = np.arange(300) // 3
-    dataset = await site.owner.upload(arrays={**records(), "person": person}, subject="person", max_records_per_subject=3)
+    dataset = await site.owner.upload(
+        arrays={**records(), "person": person}, subject="person", max_records_per_subject=3
+    )
     answer = await site.scientist.try_submit(dataset, privacy=PRIVATE)
     assert_problem(answer, 409, "no_budget")
     await site.owner.set_policy(dataset)

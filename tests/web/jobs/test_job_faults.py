@@ -1,8 +1,9 @@
-"""Faults of the machine while a job runs: a disk without room, a Worker that is killed, columns that changed on the disk.
+"""Faults of the machine while a job runs: a disk without room, a Worker that is killed, columns that changed on the
+disk.
 
 Should happen: a result that could not be stored is stored later; an exact job whose Worker was killed runs again, once.
-Should not: a private job whose result could not be stored once loses its charge for nothing, or runs twice; a job that reads
-damaged columns.
+Should not: a private job whose result could not be stored once loses its charge for nothing, or runs twice; a job that
+reads damaged columns.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ async def test_a_damaged_result_does_not_leave(site: Site, settings: DomainSetti
     await site.owner.set_policy(dataset)
     job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
     await site.scientist.wait(job["id"], "released")
-    (result,) = (path for path in (settings.data_dir / "jobs" / "results" / job["id"]).iterdir() if len(path.name) == 64)
+    (result,) = (
+        path for path in (settings.data_dir / "jobs" / "results" / job["id"]).iterdir() if len(path.name) == 64
+    )
     flip(result)
     assert_problem(await site.scientist.result(job["id"]), 503, "blob_damaged")

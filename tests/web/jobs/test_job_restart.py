@@ -1,7 +1,7 @@
 """A Domain that is stopped while jobs are on their way, and starts again on the same folder.
 
-Should happen: what waits goes on; what was charged stays charged; a result that was stored is released, once; an exact job
-whose Worker was lost is started once more.
+Should happen: what waits goes on; what was charged stays charged; a result that was stored is released, once; an exact
+job whose Worker was lost is started once more.
 Should not happen: a private job runs twice on one charge; a job that stays as it is for ever; files of nobody.
 """
 
@@ -55,7 +55,10 @@ async def never(*_: object) -> Any:
 def states_of_charges(settings: DomainSettings) -> list[str]:
     database = Database(settings.database_url)
     try:
-        assert database.read_now(lambda connection: audit.verify(connection, read_head(settings.data_dir / HEAD_FILE))) is None
+        assert (
+            database.read_now(lambda connection: audit.verify(connection, read_head(settings.data_dir / HEAD_FILE)))
+            is None
+        )
         return database.read_now(
             lambda connection: list(connection.execute(sa.select(charges.c.state).order_by(charges.c.id)).scalars())
         )
@@ -70,7 +73,9 @@ async def until_a_worker_begins(settings: DomainSettings) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_what_is_checked_waits_or_is_approved_goes_on(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_checked_waits_or_is_approved_goes_on(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def nothing_now(_queue: JobQueue, **_which: bool) -> None:
         return None
 
@@ -129,7 +134,9 @@ async def test_an_exact_job_that_was_cut_off_is_started_once_more_and_no_more(se
         assert failed["code"] == "lost"
 
 
-async def test_a_result_that_was_stored_is_released_once(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_result_that_was_stored_is_released_once(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored: list[bytes] = []
     put_result = JobFiles.put_result
 
@@ -158,7 +165,9 @@ async def test_a_result_that_was_stored_is_released_once(settings: DomainSetting
     assert states_of_charges(settings) == ["released"]
 
 
-async def test_a_charge_is_durable_before_the_worker_starts(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_charge_is_durable_before_the_worker_starts(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[str]] = []
     spec = SpecMaker.spec
 
@@ -188,7 +197,9 @@ async def test_a_cancelled_private_job_stays_charged(settings: DomainSettings) -
     assert states_of_charges(settings) == ["failed"]
 
 
-async def test_a_deleted_dataset_costs_nothing_any_more(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deleted_dataset_costs_nothing_any_more(
+    settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(JobQueue, "take_next", never)
         async with running_site(settings) as site:

@@ -1,9 +1,9 @@
 """Jobs that nobody looks after any more.
 
-Should happen: the jobs of an account that was deleted end, whatever state they are in; what waits for a person ends with its
-dataset; a result that was kept long enough is deleted, and says so.
-Should not happen: a private job that runs, and is paid for, is cut off; a job of somebody who is still there ends; a result
-goes before its time, or one that waits to be signed off.
+Should happen: the jobs of an account that was deleted end, whatever state they are in; what waits for a person ends
+with its dataset; a result that was kept long enough is deleted, and says so.
+Should not happen: a private job that runs, and is paid for, is cut off; a job of somebody who is still there ends; a
+result goes before its time, or one that waits to be signed off.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Jobs over HTTP, from the request to the result, with real Workers.
 
 Should happen: a job is tried on the mock twin, decided on, charged, run; its result is the same at each download.
-Should not happen: an exact result leaves unsigned; a decision counts for what was not looked at, or comes from who asked.
+Should not happen: an exact result leaves unsigned; a decision counts for what was not looked at, or comes from who
+asked.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ async def test_an_exact_training_is_approved_held_and_signed_off(site: Site) -> 
     assert again.status_code == 304
     data = records()
     expected = Runner(logistic_plan()).train(
-        logistic_params(), {"x": data["features"], "y": data["label"]}, epochs=5, batch_size=16, seed=4, hyper={"lr": 0.05}
+        logistic_params(),
+        {"x": data["features"], "y": data["label"]},
+        epochs=5,
+        batch_size=16,
+        seed=4,
+        hyper={"lr": 0.05},
     )
     trained, _ = decode(first.content)
     for name, array in expected.params.items():
@@ -129,8 +135,12 @@ async def test_an_uploaded_mock_is_what_is_tried(site: Site) -> None:
     data["label"][:] = 7
     good = records()
     columns = [{"name": "label", "meaning": "label 0..9"}]
-    files = {"config": b'{"name": "points", "visibility": "listed", "columns": [{"name": "label", "meaning": "label 0..9"}]}'}
-    answer = await site.owner.call("POST", "/data-centric/datasets", files={**files, "data": npz(good), "mock": npz(data)})
+    files = {
+        "config": b'{"name": "points", "visibility": "listed", "columns": [{"name": "label", "meaning": "label 0..9"}]}'
+    }
+    answer = await site.owner.call(
+        "POST", "/data-centric/datasets", files={**files, "data": npz(good), "mock": npz(data)}
+    )
     assert answer.status_code == 201, (answer.text, columns)
     job = await site.scientist.submit(answer.json()["id"])
     assert "contains 7" in (await site.scientist.wait(job["id"], "rejected"))["detail"]
@@ -186,7 +196,9 @@ async def test_all_that_is_decided_is_in_the_audit_log(site: Site, settings: Any
         database.close()
     assert fault is None
     accounts = [
-        entry.action for entry in entries if entry.action in ("app_started", "user_signed_up", "user_logged_in", "role_changed")
+        entry.action
+        for entry in entries
+        if entry.action in ("app_started", "user_signed_up", "user_logged_in", "role_changed")
     ]
     assert accounts == [entry.action for entry in entries[: len(accounts)]]
     assert entries[len(accounts)].action == "dataset_uploaded"
@@ -206,7 +218,10 @@ async def test_all_that_is_decided_is_in_the_audit_log(site: Site, settings: Any
 
 
 async def test_a_small_job_is_quick(site: Site) -> None:
-    """From the request to the result, trial included; a quarter of a second is padding. The bound is for busy machines."""
+    """From the request to the result, trial included; a quarter of a second is padding.
+
+    The bound is for busy machines.
+    """
     dataset = await site.owner.upload()
     await site.owner.set_policy(dataset)
     asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.1, "delta": 1e-6}}

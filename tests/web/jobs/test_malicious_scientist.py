@@ -1,9 +1,9 @@
 """The malicious scientist: plans and requests that are made to get at records.
 
-Should happen: under privacy terms nothing but clipped sums and noise leaves; without them the owner is warned before anything
-leaves.
-Should not happen: a plan that gives its data away, or fails where one person is, succeeds by result, state, text or time; a
-plan that takes what it can get stops others.
+Should happen: under privacy terms nothing but clipped sums and noise leaves; without them the owner is warned before
+anything leaves.
+Should not happen: a plan that gives its data away, or fails where one person is, succeeds by result, state, text or
+time; a plan that takes what it can get stops others.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def _fail_at_one_record(models: dict[str, onnx.ModelProto]) -> None:
             helper.make_node("Mul", ["as_number", _constant(graph, "far", np.array(99))], ["index"]),
             helper.make_node("GatherElements", ["data/x", "index"], ["picked"], axis=1),
             helper.make_node("Mul", ["picked", _constant(graph, "zero", np.float32(0))], ["zeros"]),
-            helper.make_node("ReduceMean", ["zeros", _constant(graph, "axes", np.array([0, 1]))], ["nothing"], keepdims=0),
+            helper.make_node(
+                "ReduceMean", ["zeros", _constant(graph, "axes", np.array([0, 1]))], ["nothing"], keepdims=0
+            ),
             helper.make_node("Add", ["honest", "nothing"], ["grads/weight"]),
         ],
     )
@@ -93,7 +95,8 @@ async def test_a_plan_that_gives_the_records_away_gets_noise(site: Site) -> None
     dataset = await site.owner.upload(arrays=data)
     await site.owner.set_policy(dataset)
     done, change = await train(site.scientist, dataset, GIVING)
-    # Each record counts for a vector of norm 1 at the most, whatever the plan makes of it, and the noise is over all entries.
+    # Each record counts for a vector of norm 1 at the most, whatever the plan makes of it, and the noise is over all
+    # entries.
     noise = done["cost"]["noise_multiplier"] / NUM_RECORDS
     assert np.linalg.norm(change["weight"]) < 1.0 + 6 * noise * np.sqrt(15)
     assert np.abs(change["bias"]).max() > 0, "noise came to what the plan gave nothing for"
@@ -174,7 +177,9 @@ async def test_a_plan_that_mixes_records_is_refused_under_privacy_terms(site: Si
             graph,
             "grads/bias",
             [
-                helper.make_node("ReduceMax", ["data/x", _constant(graph, "axes", np.array([0, 1]))], ["most"], keepdims=0),
+                helper.make_node(
+                    "ReduceMax", ["data/x", _constant(graph, "axes", np.array([0, 1]))], ["most"], keepdims=0
+                ),
                 helper.make_node("Mul", ["honest", "most"], ["grads/bias"]),
             ],
         )

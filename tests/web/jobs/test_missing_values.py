@@ -142,7 +142,9 @@ async def test_a_metric_without_bounds_is_refused_before_anything_is_charged(sit
 
 
 async def test_the_accuracy_over_subjects_is_right_and_training_divides_by_their_number(site: Site) -> None:
-    """Two records of most subjects, where up to six may count: the units are the subjects, not a sixth of the records."""
+    """Two records of most subjects, where up to six may count: the units are the subjects, not a sixth of the
+    records.
+    """
     data = {**records(), "person": np.arange(NUM_RECORDS) // 2}
     dataset = await site.owner.upload(arrays=data, subject="person", max_records_per_subject=6)
     await site.owner.set_policy(dataset, epsilon_per_user=8.0)
@@ -174,7 +176,9 @@ async def test_schemas_of_an_older_version_are_completed_at_the_start(site: Site
         return whole
 
     whole = await database.write(forget)
-    assert_problem(await site.scientist.try_submit(dataset, binding={"x": "features", "y": "label"}), 400, "missing_values")
+    assert_problem(
+        await site.scientist.try_submit(dataset, binding={"x": "features", "y": "label"}), 400, "missing_values"
+    )
     await site.app.state.datasets.recover()
     assert await database.read(lambda connection: dataset_rows.list_incomplete_schemas(connection)) == []
     version = await database.read(lambda connection: dataset_rows.get_version(connection, dataset))

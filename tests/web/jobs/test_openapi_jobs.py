@@ -16,7 +16,11 @@ import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from pygrid.domain import build_domain
 from pygrid.features.jobs.running.scheduler import JobRunner
@@ -81,7 +85,11 @@ def _fuzz(operation: Any, headers: dict[str, str], path: dict[str, Any]) -> None
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=15,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=cases)
     def check(case: Any) -> None:

@@ -1,6 +1,7 @@
 """Edits of a policy and of a dataset that name the version they were made on.
 
-Should happen: the ETag of GET is good for one change, also of several at once. Should not happen: a lost edit that was guarded.
+Should happen: the ETag of GET is good for one change, also of several at once. Should not happen: a lost edit that was
+guarded.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ async def test_a_dataset_is_changed_and_deleted_as_it_was_read(site: Site) -> No
     assert (now_is.headers["etag"], now_is.json()) == (won.headers["etag"], won.json())
     deletion = {"headers": {**site.owner.headers, "If-Match": read.headers["etag"]}}
     assert_problem(await site.web.delete(path, **deletion), 412, "precondition_failed")
-    assert_problem(await site.web.delete(path, headers={**site.scientist.headers, "If-Match": '"0"'}), 403, "not_permitted")
+    assert_problem(
+        await site.web.delete(path, headers={**site.scientist.headers, "If-Match": '"0"'}), 403, "not_permitted"
+    )
     assert (await change("last", won.headers["etag"])).status_code == 200
     assert (await site.owner.call("PUT", path, json={"description": "whatever it was"})).status_code == 200
     deletion["headers"]["If-Match"] = (await site.owner.call("GET", path)).headers["etag"]

@@ -1,9 +1,9 @@
 """Jobs of kind predict over HTTP: a stranger's ONNX model answers for each record, in real Workers.
 
-Should happen: the outputs come back in the order of the records, in their dtypes, after two decisions of a person, who is told
-in words what leaves and how large it is against the data.
-Should not happen: such an answer under a policy, or under privacy terms; one that is larger than it may be, or has no row for
-each record; a model that mixes records without a word about it.
+Should happen: the outputs come back in the order of the records, in their dtypes, after two decisions of a person, who
+is told in words what leaves and how large it is against the data.
+Should not happen: such an answer under a policy, or under privacy terms; one that is larger than it may be, or has no
+row for each record; a model that mixes records without a word about it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ BINDING = {"x": "features"}
 
 
 async def ask(
-    person: Person, dataset: int, model: bytes | None = None, *, order: tuple[str, ...] = ("config", "model"), **config: Any
+    person: Person,
+    dataset: int,
+    model: bytes | None = None,
+    *,
+    order: tuple[str, ...] = ("config", "model"),
+    **config: Any,
 ) -> httpx.Response:
     sent = {"dataset": dataset, "kind": "predict", "reason": "whom to call", "binding": BINDING, **config}
     parts = {"config": json.dumps(sent).encode(), "model": linear() if model is None else model, "plan": b"a plan"}

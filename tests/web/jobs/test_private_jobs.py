@@ -1,8 +1,8 @@
 """Jobs under privacy terms, over HTTP, with real Workers.
 
-Should happen: what fits the policy needs no person; it is charged once, before it runs; caps hold whoever asks and how often.
-Should not happen: anything but noise of a plan that gives the data away; a charge that is given back; one record that shows in
-state, text or time.
+Should happen: what fits the policy needs no person; it is charged once, before it runs; caps hold whoever asks and how
+often. Should not happen: anything but noise of a plan that gives the data away; a charge that is given back; one record
+that shows in state, text or time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ async def test_a_private_training_within_the_policy_needs_no_person(site: Site) 
         "fresh_budget": False,
     }
     terms = {"epsilon": 6.0, "delta": 1e-6, "clip": 1.0}
-    job = await site.scientist.submit(dataset, epochs=10, batch_size=60, privacy=terms, optimizer={"learning_rate": 0.5})
+    job = await site.scientist.submit(
+        dataset, epochs=10, batch_size=60, privacy=terms, optimizer={"learning_rate": 0.5}
+    )
     cost = job["cost"]
     assert 5.98 < cost["epsilon"] <= 6.0
     assert cost["rounds"] == 50
@@ -106,7 +108,9 @@ async def test_a_budget_protects_the_unit_that_it_was_opened_for(site: Site) -> 
     opened = await site.owner.call("PUT", f"{DATASETS}/{other}/policy", json={**POLICY, "unit": "subject"})
     assert_problem(opened, 400, "invalid_policy")
     assert (await site.owner.set_policy(other, unit="domain"))["unit"] == "domain"
-    assert_problem(await site.scientist.try_submit(other, privacy={"epsilon": 1.0, "delta": 1e-6}), 400, "unit_not_budgeted")
+    assert_problem(
+        await site.scientist.try_submit(other, privacy={"epsilon": 1.0, "delta": 1e-6}), 400, "unit_not_budgeted"
+    )
 
 
 async def test_the_same_records_get_a_second_budget_only_if_the_owner_says_so(site: Site) -> None:
@@ -220,7 +224,9 @@ async def test_statistics_by_texts_tell_nothing_of_unknown_ones(site: Site) -> N
     assert answers[0]["groups"] == [["Wil", towns["Wil"]], ["Oz", 0], ["Bern", towns["Bern"]]]
     for key, mean in answers[1]["groups"][:3]:
         assert mean == pytest.approx(data["age"][data["label"] == key].mean(), rel=1e-5)
-    private = await site.scientist.submit(dataset, "statistics", statistics=asked[:1], privacy={"epsilon": 3.0, "delta": 1e-6})
+    private = await site.scientist.submit(
+        dataset, "statistics", statistics=asked[:1], privacy={"epsilon": 3.0, "delta": 1e-6}
+    )
     await site.scientist.wait(private["id"], "released")
     answer = await site.scientist.result(private["id"])
     assert answer.headers["content-type"].startswith("application/json")

@@ -1,8 +1,8 @@
 """The routes by which Workers of other machines fetch jobs, called as such a Worker does.
 
-Should happen: a job is one Worker's until its lease ends; what comes in time counts, once; a job that nobody began runs here.
-Should not happen: a file, or a result that is taken, without a lease that holds; a private job that runs twice; a job that
-waits for ever; a word about the job to whoever has no token.
+Should happen: a job is one Worker's until its lease ends; what comes in time counts, once; a job that nobody began runs
+here. Should not happen: a file, or a result that is taken, without a lease that holds; a private job that runs twice; a
+job that waits for ever; a word about the job to whoever has no token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Machine:
         self.site, self.id, self.token = site, new["id"], new["token"]
 
     async def call(self, verb: str, path: str, **more: Any) -> httpx.Response:
-        return await self.site.web.request(verb, WORKERS + path, headers={"Authorization": f"Bearer {self.token}"}, **more)
+        return await self.site.web.request(
+            verb, WORKERS + path, headers={"Authorization": f"Bearer {self.token}"}, **more
+        )
 
     async def ask(self, wait_s: float = 20.0, **changes: Any) -> dict[str, Any] | None:
         answer = await self.call("POST", "/lease", json={**CAPABLE, "wait_s": wait_s, **changes})

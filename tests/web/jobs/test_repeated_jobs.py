@@ -95,7 +95,9 @@ async def test_a_dataset_is_uploaded_once(site: Site) -> None:
     first = await post(site.owner, DATASETS, "one", files=upload())
     again = await post(site.owner, DATASETS, "one", files=dict(reversed(upload().items())))
     assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
-    assert_problem(await post(site.owner, DATASETS, "one", files=upload(description="x")), 409, "idempotency_key_reused")
+    assert_problem(
+        await post(site.owner, DATASETS, "one", files=upload(description="x")), 409, "idempotency_key_reused"
+    )
     path = f"{DATASETS}/{first.json()['id']}/versions"
     version = {"config": b"{}", "data": npz(records(100))}
     second = await post(site.owner, path, "one", files=version)

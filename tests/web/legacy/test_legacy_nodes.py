@@ -1,7 +1,8 @@
 """Nodes of 2020, asked by their own routes over a real socket.
 
 Should happen: their tags and models are found among those of Domains.
-Should not happen: an address that leads where it must not is called; what a node answers in place of an answer breaks anything.
+Should not happen: an address that leads where it must not is called; what a node answers in place of an answer breaks
+anything.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Fleet:
 
 
 @asynccontextmanager
-async def node(models: Any = MODELS, tags: Any = TAGS, status: str = "200 OK", silent: bool = False) -> AsyncIterator[Node]:
+async def node(
+    models: Any = MODELS, tags: Any = TAGS, status: str = "200 OK", silent: bool = False
+) -> AsyncIterator[Node]:
     """A node that answers, one request for each connection; a silent one waits until it is left."""
     found = Node("old", "")
     answering: set[asyncio.Task[Any] | None] = set()
@@ -64,7 +67,9 @@ async def node(models: Any = MODELS, tags: Any = TAGS, status: str = "200 OK", s
             else:
                 content = models if path == "/data-centric/models/" else tags
                 body = content if isinstance(content, bytes) else json.dumps(content).encode()
-                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+                )
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

@@ -1,8 +1,9 @@
 """The WebSocket at ``/`` as clients of 2020 use it, against a Domain that runs on a real socket.
 
-Should happen: each message has one answer, with its ``request_id``; models are hosted, listed, asked and deleted, in the name
-of an account, with the published answers.
-Should not happen: anybody does so without the permission; a message of whatever kind closes the WebSocket or stops the Domain.
+Should happen: each message has one answer, with its ``request_id``; models are hosted, listed, asked and deleted, in
+the name of an account, with the published answers.
+Should not happen: anybody does so without the permission; a message of whatever kind closes the WebSocket or stops the
+Domain.
 """
 
 from __future__ import annotations
@@ -237,7 +238,8 @@ class _Nobody:
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: (
-            st.lists(inner) | st.dictionaries(st.sampled_from(["type", "request_id", "data", "token"]) | st.text(), inner)
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["type", "request_id", "data", "token"]) | st.text(), inner)
         ),
     )
 )

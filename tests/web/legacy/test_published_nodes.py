@@ -1,8 +1,8 @@
 """The published routes by which nodes of 2020 join a Network and leave it, and the requests of 2021.
 
 Should happen: the published bodies and statuses, for those who manage the Network, or with an invitation.
-Should not happen: a stranger that adds or removes a node; a node under a taken name; an address that leads into a private
-network; a 5xx.
+Should not happen: a stranger that adds or removes a node; a node under a taken name; an address that leads into a
+private network; a 5xx.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ async def test_association_requests_of_2021(net: Net, tmp_path: Path) -> None:
         await alice.until(state="accepted")
         [there] = (await alice.web.get("/association-requests", headers=alice.owner)).json()
         assert (there["name"], there["address"], there["status"]) == ("net", net.url, "accepted")
-        assert (await alice.web.get(f"/association-requests/{there['id']}", headers=alice.owner)).json()["name"] == "net"
+        assert (await alice.web.get(f"/association-requests/{there['id']}", headers=alice.owner)).json()[
+            "name"
+        ] == "net"
         gone = await alice.web.delete(f"/association-requests/{there['id']}", headers=alice.owner)
         assert gone.status_code == 200
         assert (await net.list("left")).keys() == {"alice"}
@@ -164,9 +166,13 @@ async def test_association_requests_are_for_managers(net: Net) -> None:
         assert (await net.web.get("/association-requests", headers=headers)).status_code == status
         assert (await net.web.get("/association-requests/1", headers=headers)).status_code == status
         assert (await net.web.delete("/association-requests/1", headers=headers)).status_code == status
-        assert (await net.web.post("/association-requests/respond", json=respond, headers=headers)).status_code == status
+        assert (
+            await net.web.post("/association-requests/respond", json=respond, headers=headers)
+        ).status_code == status
     post = net.web.post
-    assert_problem(await post("/association-requests/respond", json=respond, headers=net.owner), 404, "domain_not_found")
+    assert_problem(
+        await post("/association-requests/respond", json=respond, headers=net.owner), 404, "domain_not_found"
+    )
     nobody = {"value": "deny"}
     assert_problem(await post("/association-requests/respond", json=nobody, headers=net.owner), 400, "missing_field")
     assert_problem(await net.web.get("/association-requests/9", headers=net.owner), 404, "association_not_found")

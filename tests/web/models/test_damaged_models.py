@@ -1,7 +1,7 @@
 """Served models whose bytes changed on the disk of a Domain.
 
-Should happen: a download and a question are refused with the name of the file; the model answers once its bytes are back.
-Should not: damaged bytes are sent, or computed with, also if the Worker has the model in memory.
+Should happen: a download and a question are refused with the name of the file; the model answers once its bytes are
+back. Should not: damaged bytes are sent, or computed with, also if the Worker has the model in memory.
 """
 
 from __future__ import annotations

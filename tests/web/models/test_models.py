@@ -1,8 +1,8 @@
 """Served models over HTTP, answered by real Workers.
 
 Should happen: who may serve does; who may ask gets what the model computes; who may download gets the file.
-Should not happen: anybody asks or takes what they are not allowed to; a model that the gate refuses is kept; one caller's
-values come to another, or spoil another's answer.
+Should not happen: anybody asks or takes what they are not allowed to; a model that the gate refuses is kept; one
+caller's values come to another, or spoil another's answer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ async def test_from_serving_to_deletion(owner: Someone, user: Someone, settings:
     info = told["model"]
     assert info["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
     assert info["outputs"] == [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}]
-    assert (info["num_parameters"], info["rows_independent"], info["mine"], info["model_size"]) == (12, True, True, "1KB")
+    assert (info["num_parameters"], info["rows_independent"], info["mine"], info["model_size"]) == (
+        12,
+        True,
+        True,
+        "1KB",
+    )
     assert (await user.get("models/")).json() == {"success": True, "models": ["scores"]}
     (listed,) = (await user.get("detailed-models-list/")).json()["models"]
     assert listed == {**info, "mine": False}
@@ -199,7 +204,9 @@ async def test_opsets(owner: Someone, opset: int) -> None:
             "plan_domain_forbidden",
         ),
         (
-            graph_model([helper.make_node("NonZero", ["x"], ["y"])], {"x": ("float32", ["N"])}, {"y": ("int64", [1, "k"])}),
+            graph_model(
+                [helper.make_node("NonZero", ["x"], ["y"])], {"x": ("float32", ["N"])}, {"y": ("int64", [1, "k"])}
+            ),
             "plan_operator_forbidden",
         ),
         (

@@ -1,9 +1,9 @@
 """A Domain and a Network, both whole, over a real WebSocket on loopback.
 
-Should happen: a Domain asks, is seen as waiting, is accepted while connected and learns of it at once; it is online while its
-heartbeats come; it comes back by itself after either side was started again; its owner leaves and joins anew.
-Should not happen: a second Domain under a taken name, a Domain that was put out coming back, an answer to a Network that has
-not accepted the Domain, or the loss of a decision because of the moment in which it was made.
+Should happen: a Domain asks, is seen as waiting, is accepted while connected and learns of it at once; it is online
+while its heartbeats come; it comes back by itself after either side was started again; its owner leaves and joins anew.
+Should not happen: a second Domain under a taken name, a Domain that was put out coming back, an answer to a Network
+that has not accepted the Domain, or the loss of a decision because of the moment in which it was made.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ async def test_the_owner_leaves_and_joins_anew(net: Net, tmp_path: Path) -> None
         gone = await alice.web.delete(f"/associations/{number}", headers=alice.owner)
         assert gone.status_code == 200
         assert await alice.associations() == []
-        assert_problem(await alice.web.get(f"/associations/{number}", headers=alice.owner), 404, "association_not_found")
+        assert_problem(
+            await alice.web.get(f"/associations/{number}", headers=alice.owner), 404, "association_not_found"
+        )
         acts = [entry["action"] for entry in await audit_entries(alice) if entry["action"].startswith("network_")]
         assert acts == ["network_left", "network_joined", "network_joined", "network_left", "network_left"]
 
@@ -214,7 +216,9 @@ async def test_two_domains_of_one_name_race_and_one_gets_it(net: Net, tmp_path: 
     token = await net.invite(max_uses=10)
     async with AsyncExitStack() as stack:
         domains = [
-            await stack.enter_async_context(running_domain(tmp_path / name, spelling, network=net.url, invitation=token))
+            await stack.enter_async_context(
+                running_domain(tmp_path / name, spelling, network=net.url, invitation=token)
+            )
             for name, spelling in (("a", "alice"), ("b", "Alice"), ("c", "ALICE"))
         ]
 
@@ -289,7 +293,9 @@ async def test_a_direct_address_is_named_once_the_domain_answers_there(net: Net,
         # Bob names the address of alice; at alice's address another key answers.
         async with (
             running_domain(tmp_path / "b", "bob", network=net.url, invitation=token, address=address) as _,
-            running_domain(tmp_path / "c", "carol", network=net.url, invitation=token, address="http://127.0.0.1:1") as _,
+            running_domain(
+                tmp_path / "c", "carol", network=net.url, invitation=token, address="http://127.0.0.1:1"
+            ) as _,
         ):
             for name in ("bob", "carol"):
 
@@ -429,7 +435,9 @@ def nothing_far(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return dialled
 
 
-async def test_a_domain_that_is_open_to_its_machine_joins_no_network_of_another(tmp_path: Path, nothing_far: list[str]) -> None:
+async def test_a_domain_that_is_open_to_its_machine_joins_no_network_of_another(
+    tmp_path: Path, nothing_far: list[str]
+) -> None:
     far = {"network": "https://network.example"}
     async with running_domain(tmp_path / "open") as alice:
         assert_problem(await alice.web.post("/associations", json=far, headers=alice.owner), 409, "domain_is_open")
@@ -440,7 +448,9 @@ async def test_a_domain_that_is_open_to_its_machine_joins_no_network_of_another(
         assert (answer.status_code, answer.json()["state"]) == (202, "joining")
 
 
-async def test_a_domain_that_was_opened_after_it_joined_is_not_led_to_strangers(tmp_path: Path, nothing_far: list[str]) -> None:
+async def test_a_domain_that_was_opened_after_it_joined_is_not_led_to_strangers(
+    tmp_path: Path, nothing_far: list[str]
+) -> None:
     far = {"network": "https://network.example"}
 
     async def dialled() -> Any:
@@ -490,7 +500,9 @@ async def test_an_invitation_ends_by_use_by_time_and_by_name(net: Net, tmp_path:
     async with running_domain(tmp_path / "a", "alice", network=net.url, invitation=once) as alice:
         await alice.until(state="accepted")
         for number, token in enumerate((once, named, "never given")):
-            async with running_domain(tmp_path / f"b{number}", f"bob{number}", network=net.url, invitation=token) as bob:
+            async with running_domain(
+                tmp_path / f"b{number}", f"bob{number}", network=net.url, invitation=token
+            ) as bob:
                 assert "invitation" in (await bob.until(state="refused"))["reason"]
         async with running_domain(tmp_path / "z", "Zoe", network=net.url, invitation=named) as zoe:
             await zoe.until(state="accepted")

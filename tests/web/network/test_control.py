@@ -1,8 +1,8 @@
 """Domains that lie to a Network, and a Network that lies to a Domain, over real WebSockets.
 
 Should happen: an honest hello is let in; a refusal says why; a heartbeat is answered with how the Domain stands.
-Should not happen: a forged, replayed or foreign signature, another's key under a known name, or any malformed hello that gets
-in, leaves a row behind, or harms the Network; a Domain that believes a Network which can't prove its key.
+Should not happen: a forged, replayed or foreign signature, another's key under a known name, or any malformed hello
+that gets in, leaves a row behind, or harms the Network; a Domain that believes a Network which can't prove its key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A Network and a Domain that belongs to it open their data folders of version 0.1, on both databases.
 
-Should happen: the Domain is online at the Network under the identity that it had; invitations, pending Domains and nodes of
-    2020 are there; groups, roles, datasets, drafts, Workers, served models and federated jobs are as they were; the optimizer
-    of a process continues from its stored state.
+Should happen: the Domain is online at the Network under the identity that it had; invitations, pending Domains and
+nodes of
+    2020 are there; groups, roles, datasets, drafts, Workers, served models and federated jobs are as they were; the
+    optimizer of a process continues from its stored state.
 Should not happen: a second decision about an association; a file, a result or a token that is lost.
 """
 
@@ -142,7 +143,9 @@ async def assert_accounts_and_datasets_are_there(both: Opened) -> None:
 
 async def assert_models_and_workers_are_there(both: Opened) -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    answer = await both.web.post("/data-centric/models/scores/predict", content=encode({"x": x}), headers=both.scientist)
+    answer = await both.web.post(
+        "/data-centric/models/scores/predict", content=encode({"x": x}), headers=both.scientist
+    )
     assert answer.status_code == 200, answer.text
     [scores] = decode(answer.content)[0].values()
     np.testing.assert_allclose(scores, x @ WEIGHT, rtol=1e-5)

@@ -108,7 +108,9 @@ async def test_routes_of_nodes_and_of_association_requests(tmp_path: Path) -> No
     node = {"node-id": "bob", "node-address": "http://127.0.0.1:5000"}
     async with running_network(tmp_path / "net") as net, running_domain(tmp_path / "a") as alice:
 
-        async def message(web: httpx.AsyncClient, method: str, path: str, owner: dict[str, str], body: Any = None) -> str:
+        async def message(
+            web: httpx.AsyncClient, method: str, path: str, owner: dict[str, str], body: Any = None
+        ) -> str:
             answer = await web.request(method, path, headers=owner, json=body)
             text: str = answer.json()["message"]
             return text
@@ -138,7 +140,9 @@ async def test_routes_of_nodes_and_of_association_requests(tmp_path: Path) -> No
         assert RECORDED["association requests, member message"] == {
             "a Domain asks": asked,
             "the Network answers": answered,
-            "the Domain leaves": await message(alice.web, "DELETE", f"/association-requests/{there['id']}", alice.owner),
+            "the Domain leaves": await message(
+                alice.web, "DELETE", f"/association-requests/{there['id']}", alice.owner
+            ),
             "the Network forgets it": await at_network("DELETE", f"/association-requests/{here['id']}"),
         }
 

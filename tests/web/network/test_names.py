@@ -1,9 +1,9 @@
 """Whose a name is: strangers who ask for it, one who gets it, and decisions that are about the one that was looked at.
 
-Should happen: whoever is first keeps nobody out; a decision names the identity that the person saw; an invitation needs no
-decision; requests of those who went away are forgotten.
-Should not happen: a Domain that is accepted in place of another; two with one name; a name, a row or a connection that somebody
-without any right holds for ever.
+Should happen: whoever is first keeps nobody out; a decision names the identity that the person saw; an invitation needs
+no decision; requests of those who went away are forgotten.
+Should not happen: a Domain that is accepted in place of another; two with one name; a name, a row or a connection that
+somebody without any right holds for ever.
 """
 
 from __future__ import annotations

@@ -15,7 +15,11 @@ import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
@@ -62,7 +66,11 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=25,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=cases)
     def check(case: Any) -> None:

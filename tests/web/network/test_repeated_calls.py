@@ -19,11 +19,16 @@ async def test_each_call_is_done_once(tmp_path: Path) -> None:
         first, again = await post("/join", node), await post("/join", node)
         assert (first.status_code, again.status_code, again.content) == (200, 200, first.content)
         assert (await post("/join", node, "two")).status_code == 409
-        first, again = await post("/domains/bob/revoke", {"reason": "x"}), await post("/domains/bob/revoke", {"reason": "x"})
+        first, again = (
+            await post("/domains/bob/revoke", {"reason": "x"}),
+            await post("/domains/bob/revoke", {"reason": "x"}),
+        )
         assert (first.status_code, again.content) == (200, first.content), first.text
         assert_problem(await post("/domains/bob/revoke", {"reason": "y"}), 409, "idempotency_key_reused")
         assert (await post("/invitations", {"max_uses": 1, "expires_in_s": 60})).status_code == 201
-        assert_problem(await post("/invitations", {"max_uses": 1, "expires_in_s": 60}), 409, "idempotency_answer_not_kept")
+        assert_problem(
+            await post("/invitations", {"max_uses": 1, "expires_in_s": 60}), 409, "idempotency_answer_not_kept"
+        )
         invitations = await net.web.get("/invitations", headers=net.owner)
         assert len(invitations.json()["invitations"]) == 1
 

@@ -1,7 +1,7 @@
 """Processes that are to be hosted later: kept with their notes, for whoever made them.
 
-Should happen: a draft is hosted once, as if it had been sent then, also after a restart; its name is kept for it; what it
-would be refused for is told when it is made.
+Should happen: a draft is hosted once, as if it had been sent then, also after a restart; its name is kept for it; what
+it would be refused for is told when it is made.
 Should not happen: anybody else sees it or its secret, hosts it or takes its name; files that are left behind.
 """
 
@@ -42,7 +42,9 @@ async def made(site: Site, *args: Any, **more: Any) -> dict[str, Any]:
     return draft
 
 
-async def host(site: Site, draft: dict[str, Any], headers: dict[str, str] | None = None, **changes: Any) -> httpx.Response:
+async def host(
+    site: Site, draft: dict[str, Any], headers: dict[str, str] | None = None, **changes: Any
+) -> httpx.Response:
     body = {"server_config": {**draft["server_config"], **changes}}
     return await site.web.post(f"{DRAFTS}/{draft['id']}/host", json=body, headers=headers or site.owner)
 
@@ -117,7 +119,9 @@ async def test_nobody_else_gets_its_name(site: Site, site_people: People) -> Non
     other = await site_people.with_role(3, site.owner)
     draft = await made(site)
     parts = form(json.dumps(config()).encode(), encode(model()))
-    assert_problem(await site.web.post("/model-centric/host-training", files=parts, headers=other), 409, "process_exists")
+    assert_problem(
+        await site.web.post("/model-centric/host-training", files=parts, headers=other), 409, "process_exists"
+    )
     assert_problem(await make(site, headers=other), 409, "process_exists")
     assert_problem(await make(site), 409, "process_exists")
     answers = await asyncio.gather(*(make(site, name="raced") for _ in range(4)))

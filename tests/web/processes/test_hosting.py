@@ -38,7 +38,11 @@ async def _assert_nothing_stored(site: Site) -> None:
 async def test_a_process_is_there_once_it_is_hosted(site: Site) -> None:
     process = await site.host(cycle_length=None, num_cycles=7)
     assert (process["name"], process["version"], process["state"]) == ("digits", "1.0", "active")
-    assert (process["num_parameters"], process["model_bytes"], process["num_checkpoints"]) == (15, len(encode(model())), 1)
+    assert (process["num_parameters"], process["model_bytes"], process["num_checkpoints"]) == (
+        15,
+        len(encode(model())),
+        1,
+    )
     assert process["client_config"] == {"name": "digits", "version": "1.0", "lr": 0.1, "batch_size": 8}
     shown = process["server_config"]
     assert (shown["num_cycles"], shown["cycle_length"], shown["max_weight"], shown["pool_selection"]) == (
@@ -77,7 +81,9 @@ async def test_versions_of_one_name_stand_side_by_side(site: Site) -> None:
 
 
 @pytest.mark.slow
-async def test_the_gate_stands_in_a_process_of_its_own(domain: Litestar, web: httpx.AsyncClient, people: People) -> None:
+async def test_the_gate_stands_in_a_process_of_its_own(
+    domain: Litestar, web: httpx.AsyncClient, people: People
+) -> None:
     """As the other tests here do not have it: the whole way, with the gate's child process."""
     owner = await people.owner()
     parts = form(config(), encode(model()))
@@ -92,11 +98,16 @@ async def test_the_gate_stands_in_a_process_of_its_own(domain: Litestar, web: ht
 async def test_hosting_needs_the_permission_to_upload(site: Site) -> None:
     parts = form(config(), encode(model()))
     assert_problem(await site.try_host(parts, headers={}), 401, "unauthenticated")
-    assert_problem(await site.try_host(parts, headers={"Authorization": "Bearer " + "0" * 64}), 401, "invalid_credentials")
+    assert_problem(
+        await site.try_host(parts, headers={"Authorization": "Bearer " + "0" * 64}), 401, "invalid_credentials"
+    )
     people = People(site.web)
     await people.sign_up("user@example.org")
     user = await people.log_in("user@example.org")
-    assert assert_problem(await site.try_host(parts, headers=user), 403, "not_permitted")["permission"] == "can_upload_data"
+    assert (
+        assert_problem(await site.try_host(parts, headers=user), 403, "not_permitted")["permission"]
+        == "can_upload_data"
+    )
     await _assert_nothing_stored(site)
     officer = await people.with_role(2, site.owner)
     expected = (await site.web.get("/roles/2", headers=site.owner)).json()["role"]["can_upload_data"]
@@ -160,7 +171,9 @@ async def test_of_many_who_host_one_name_at_once_one_wins(site: Site) -> None:
 async def test_a_name_that_is_taken_is_refused_before_anything_is_stored(site: Site) -> None:
     await site.host()
     before = {path.name for path in (site.folder / "blobs").iterdir()}
-    answer = await site.try_host(form(config(), encode(model(5.0)), {"training_plan": logistic_plan(momentum=0.1).data}))
+    answer = await site.try_host(
+        form(config(), encode(model(5.0)), {"training_plan": logistic_plan(momentum=0.1).data})
+    )
     assert_problem(answer, 409, "process_exists")
     assert {path.name for path in (site.folder / "blobs").iterdir()} == before
 
@@ -272,7 +285,10 @@ BODIES: dict[str, tuple[str, bytes]] = {
         "multipart/form-data; boundary=y",
         b"--x\r\nContent-Disposition: form-data; name=config\r\n\r\n{}\r\n--x--",
     ),
-    "cut off in a part": ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="config"\r\n\r\n{'),
+    "cut off in a part": (
+        "multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="config"\r\n\r\n{',
+    ),
     "cut off in a head": ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-"),
     "a part without a name": (
         "multipart/form-data; boundary=x",
@@ -293,7 +309,9 @@ async def test_a_body_that_is_no_form_is_refused(site: Site, subtests: pytest.Su
 
 
 async def test_an_upload_that_is_cut_off_leaves_nothing(site: Site) -> None:
-    request = site.web.build_request("POST", "/model-centric/host-training", files=form(config(), _MODEL), headers=site.owner)
+    request = site.web.build_request(
+        "POST", "/model-centric/host-training", files=form(config(), _MODEL), headers=site.owner
+    )
     whole = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
     middle = whole.index(b"safetensors") if b"safetensors" in whole else len(whole) // 3
     reached = asyncio.Event()

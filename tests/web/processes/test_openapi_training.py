@@ -1,4 +1,5 @@
-"""Generated requests, valid and not, to the routes of devices and of model owners, against the Domain's OpenAPI document.
+"""Generated requests, valid and not, to the routes of devices and of model owners, against the Domain's OpenAPI
+document.
 
 Should happen: every answer has a status, a content type and a body that the document names.
 Should not happen: a 5xx; a process that was there is harmed.
@@ -17,7 +18,11 @@ import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.python.asgi import get_client
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
@@ -33,7 +38,10 @@ ENDLESS = {"/model-centric/processes/{process_id}/events"}
 
 @pytest.fixture
 def fuzzed(
-    owned_folder: tuple[Path, dict[str, str]], settings: DomainSettings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    owned_folder: tuple[Path, dict[str, str]],
+    settings: DomainSettings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Any, Any, dict[str, str]]]:
     """The document, a client, and the headers of an Owner who hosted a process."""
     monkeypatch.setattr("pygrid.features.processes.hosting.check_async", gate_in_process)
@@ -70,7 +78,11 @@ def _fuzz(operation: Any, headers: dict[str, str]) -> None:
     cases = hypothesis.strategies.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
     @hypothesis.settings(
-        max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=20,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=cases)
     def check(case: Any) -> None:

@@ -1,7 +1,8 @@
 """What a model owner sees of a process and does with it.
 
-Should happen: lists, cycles, checkpoints, plans and events are those of the process, and a client that has a file is told so.
-Should not happen: an unknown id is anything but a 404; an event is missed or comes twice; finishing twice does more than once.
+Should happen: lists, cycles, checkpoints, plans and events are those of the process, and a client that has a file is
+told so. Should not happen: an unknown id is anything but a 404; an event is missed or comes twice; finishing twice does
+more than once.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ async def test_cycles_and_checkpoints_are_oldest_first(site: Site) -> None:
         (2, "completed", 2),
         (3, "open", 3),
     ]
-    for params, sequences in (({"after": 1}, [2, 3]), ({"limit": 1}, [1]), ({"after": 1, "limit": 1}, [2]), ({"after": 9}, [])):
+    for params, sequences in (
+        ({"after": 1}, [2, 3]),
+        ({"limit": 1}, [1]),
+        ({"after": 1, "limit": 1}, [2]),
+        ({"after": 9}, []),
+    ):
         found = (await _get(site, f"processes/{process['id']}/cycles", **params)).json()["cycles"]
         assert [c["sequence"] for c in found] == sequences
     for params in ({"after": -1}, {"limit": 0}, {"limit": 1001}, {"after": "x"}, {"after": 2**31}):

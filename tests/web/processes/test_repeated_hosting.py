@@ -1,4 +1,6 @@
-"""Processes and drafts that are sent twice under one ``Idempotency-Key``: each is made once, and both answers are the same."""
+"""Processes and drafts that are sent twice under one ``Idempotency-Key``: each is made once, and both answers are the
+same.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A relay that lies: whatever it does to the bytes, a caller gets the Domain's true answer or an error, and so does the Domain.
+"""A relay that lies: whatever it does to the bytes, a caller gets the Domain's true answer or an error, and so does the
+Domain.
 
-Should happen: each change of the bytes on the way, by message or by byte, is noticed at the latest when it would matter; other
+Should happen: each change of the bytes on the way, by message or by byte, is noticed at the latest when it would
+matter; other
     borders between messages make no difference.
 Should not: a wrong answer, a wrong or repeated request at the Domain, a call that hangs beyond its time.
 """
@@ -118,7 +120,11 @@ def _bend(lie: Lie, pieces: list[Any], held: list[Any]) -> list[Any]:
         case "inject":
             return [*pieces[:-1], data[:at] + lie.data + data[at:]]
         case "flip":
-            return [*pieces[:-1], data[:at] + bytes([data[at] ^ (1 + lie.data[0] % 255)]) + data[at + 1 :]] if data else pieces
+            return (
+                [*pieces[:-1], data[:at] + bytes([data[at] ^ (1 + lie.data[0] % 255)]) + data[at + 1 :]]
+                if data
+                else pieces
+            )
         case "end":
             return [*pieces, None]
         case "split":
@@ -200,11 +206,15 @@ SLOW = settings(
 @pytest.mark.slow
 @given(lies)
 @SLOW
-def test_nothing_that_it_does_to_messages_makes_a_wrong_answer(site: RelaySite, calls: Calls, script: list[Lie]) -> None:
+def test_nothing_that_it_does_to_messages_makes_a_wrong_answer(
+    site: RelaySite, calls: Calls, script: list[Lie]
+) -> None:
     run(site, calls, script)
 
 
-@pytest.mark.parametrize("kind", ["drop", "replay", "swap", "truncate", "inject", "flip"])  # an end after an answer is none
+@pytest.mark.parametrize(
+    "kind", ["drop", "replay", "swap", "truncate", "inject", "flip"]
+)  # an end after an answer is none
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_each_lie_is_noticed(site: RelaySite, calls: Calls, direction: str, kind: str) -> None:
     """At each of the first messages of a connection: at least the call that it hits fails."""
@@ -310,7 +320,9 @@ def test_nothing_that_it_does_to_bytes_makes_a_wrong_answer(
 
 
 def test_an_end_in_the_middle_is_not_the_end_of_an_answer(site: RelaySite, app: RelayedApp) -> None:
-    """An answer that goes on until the connection closes has no length to compare with: only TLS tells where it ends."""
+    """An answer that goes on until the connection closes has no length to compare with: only TLS tells where it
+    ends.
+    """
 
     async def unbounded(scope: Any, receive: Any, send: Any) -> None:
         headers = [(b"connection", b"close"), (b"transfer-encoding", b"identity")]

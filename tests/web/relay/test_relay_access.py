@@ -1,8 +1,10 @@
 """Who is let through a relay, and what a refusal says.
 
-Should happen: sessions, tickets, or anybody where the relay is open; each refusal is a problem document before the upgrade, and
+Should happen: sessions, tickets, or anybody where the relay is open; each refusal is a problem document before the
+upgrade, and
     in the SDK the error that it names; the Domain learns nothing of who was refused.
-Should not: a token used twice, after its time, or guessed; a ticket of a stranger; more pipes than there may be; a Domain's own
+Should not: a token used twice, after its time, or guessed; a ticket of a stranger; more pipes than there may be; a
+Domain's own
     token shown to the Network.
 """
 
@@ -352,8 +354,12 @@ def test_a_network_can_not_refuse_in_the_name_of_the_domain(site: RelaySite, err
 
 
 @given(data=st.lists(st.one_of(st.binary(max_size=300), st.text(max_size=50)), max_size=6), token=st.text(max_size=80))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_whatever_is_sent_to_its_sockets_the_relay_goes_on(site: RelaySite, data: list[bytes | str], token: str) -> None:
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_whatever_is_sent_to_its_sockets_the_relay_goes_on(
+    site: RelaySite, data: list[bytes | str], token: str
+) -> None:
     base = site.network_url.replace("http", "ws")
     with pytest.raises(InvalidStatus) as refused:
         connect(f"{base}/pipes/{quote(token, safe='')}")
@@ -377,7 +383,9 @@ def test_raw_bytes_at_the_door_do_no_harm(site: RelaySite) -> None:
 
 
 @given(data=st.binary(min_size=1, max_size=400))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_frames_but_any_bytes_do_no_harm_from_either_end(site: RelaySite, data: bytes) -> None:
     connection = open_websocket(site.network_url, "/relay/hospital-a", "-")
     connection.sendall(data)

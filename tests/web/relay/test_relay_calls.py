@@ -1,6 +1,7 @@
 """Calls through a relay, as they should be: like calls to the Domain itself.
 
-Should happen: bodies of any size pass whole both ways; a slow end slows the other down; an end that goes is noticed by the
+Should happen: bodies of any size pass whole both ways; a slow end slows the other down; an end that goes is noticed by
+the
     other; what was cut is healed by a retry where a retry is safe; the Domain tells callers apart.
 Should not: bytes pile up anywhere, a call hang on a pipe that is gone.
 """
@@ -242,7 +243,9 @@ def test_a_network_that_is_not_there_is_told(tmp_path: Path, site: RelaySite) ->
     assert "the Network http://127.0.0.1" in failed.value.detail
 
 
-def test_closing_in_the_middle_of_a_download_frees_the_pipe(transport: Transport, site: RelaySite, app: RelayedApp) -> None:
+def test_closing_in_the_middle_of_a_download_frees_the_pipe(
+    transport: Transport, site: RelaySite, app: RelayedApp
+) -> None:
     threads = threading.active_count()
     for _ in range(5):
         with transport.send(Request("GET", "/blocks/2000")) as response:

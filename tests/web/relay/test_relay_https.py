@@ -1,6 +1,7 @@
 """A Network behind https, as on the internet: TLS to the Network around the WebSocket, and TLS to the Domain within.
 
-Should happen: caller and Domain both check the Network's certificate as any https client does; calls, large bodies and idle
+Should happen: caller and Domain both check the Network's certificate as any https client does; calls, large bodies and
+idle
     connections work as over plain http.
 Should not: a Network whose certificate nobody vouches for being talked to.
 """
@@ -36,9 +37,13 @@ def make_certificate(folder: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "network")])
     begin, end = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    )
     builder = builder.not_valid_before(begin).not_valid_after(end)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
     file = folder / "network.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

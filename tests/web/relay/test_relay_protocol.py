@@ -1,4 +1,6 @@
-"""A caller that was written from docs/protocol.md, with nothing of pygrid: sockets, TLS and a certificate parser of others."""
+"""A caller that was written from docs/protocol.md, with nothing of pygrid: sockets, TLS and a certificate parser of
+others.
+"""
 
 from __future__ import annotations
 

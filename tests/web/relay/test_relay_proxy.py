@@ -1,8 +1,10 @@
 """Calls through a relay from machines that reach the Network by a proxy only, the caller's and the Domain's.
 
-Should happen: both go by the proxy that the environment names, with the name and password in it; NO_PROXY holds; a refusal by
+Should happen: both go by the proxy that the environment names, with the name and password in it; NO_PROXY holds; a
+refusal by
     the proxy is told.
-Should not: a Domain that dials where a Network leads it by a redirect; a proxy of another kind that takes the Domain down.
+Should not: a Domain that dials where a Network leads it by a redirect; a proxy of another kind that takes the Domain
+down.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def test_both_ends_reach_a_network_behind_https_by_the_proxy(
         transport.close()
 
 
-def test_plain_http_passes_a_proxy_that_lets_websockets_through(site: RelaySite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_passes_a_proxy_that_lets_websockets_through(
+    site: RelaySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = site.network_url.removeprefix("http://")
     with running_proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)

@@ -31,7 +31,9 @@ class DomainTable(Table["DomainState"]):
 
 
 class CycleTable(Table["FederatedCycle"]):
-    """The cycles of a training: a column for each Domain says how many examples are behind its diff, and how long that is."""
+    """The cycles of a training: a column for each Domain says how many examples are behind its diff, and how long that
+    is.
+    """
 
     def _heads_and_rows(self) -> tuple[list[str], list[Row]]:
         names = sorted({one.client for cycle in self for one in cycle.contributions})
@@ -39,7 +41,9 @@ class CycleTable(Table["FederatedCycle"]):
         rows: list[Row] = []
         for cycle in self:
             sent = {one.client: one for one in cycle.contributions}
-            told = [f"{sent[name].num_examples:,}, norm {sent[name].norm:.3g}" if name in sent else "-" for name in names]
+            told = [
+                f"{sent[name].num_examples:,}, norm {sent[name].norm:.3g}" if name in sent else "-" for name in names
+            ]
             values = [f"{cycle.metrics[name]:.4g}" if name in cycle.metrics else "" for name in metrics]
             took = "" if cycle.seconds is None else f"{cycle.seconds:.1f}"
             rows.append((cycle.cycle, cycle.state, *told, *values, took))
@@ -77,11 +81,15 @@ class Following:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None) -> None:
+    def __call__(
+        self, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None
+    ) -> None:
         """Show where it is; without cycles it has not begun."""
         words = one_line(describe(domains, cycles), 200)
         if self._bar is not None:
@@ -98,7 +106,9 @@ def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -
         told = ", ".join(f"{domain.name} {domain.state}" for domain in domains)
         return f"waiting for the Domains to decide: {told}"
     completed = [cycle for cycle in cycles if cycle.state == "completed"]
-    metrics = "".join(f", {name} {value:.4g}" for name, value in sorted(completed[-1].metrics.items())) if completed else ""
+    metrics = (
+        "".join(f", {name} {value:.4g}" for name, value in sorted(completed[-1].metrics.items())) if completed else ""
+    )
     last = cycles[-1]
     if last.state == "completed":
         return f"cycle {last.cycle} is completed{metrics}"

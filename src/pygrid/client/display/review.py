@@ -28,7 +28,9 @@ _FACTS = {
 
 
 def sheet(info: JobInfo) -> list[tuple[str, str]]:
-    """Rows of a name and a value, safe to print; those that only the holder of the data may know are left out for others."""
+    """Rows of a name and a value, safe to print; those that only the holder of the data may know are left out for
+    others.
+    """
     rows = [
         ("job", info.id),
         ("state", f"{info.state}: {info.detail}" if info.detail else info.state),
@@ -44,7 +46,9 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
         rows += _request_rows(info.request)
     if info.federation is not None and info.federation.num_begun:
         told = info.federation
-        rows.append(("so far", f"{counted(told.num_begun, 'training')} begun, {counted(told.num_reported, 'diff')} sent"))
+        rows.append(
+            ("so far", f"{counted(told.num_begun, 'training')} begun, {counted(told.num_reported, 'diff')} sent")
+        )
     rows.append(("privacy", privacy_in_words(info)))
     if info.cost is not None:
         rows += _budget_rows(info.cost, "the clipping bound" if info.kind == "train" else "the bound on one unit")
@@ -123,13 +127,18 @@ def _budget_rows(cost: JobCost, bound: str) -> list[tuple[str, str]]:
         )
     if cost.spent_before is not None and cost.spent_after is not None:
         takes = _takes(cost.price)
-        rows.append(("dataset's budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
+        rows.append(
+            ("dataset's budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}")
+        )
     if cost.fits is not None:
         rows.append(("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, whoever approves"))
     if cost.yours_before is not None and cost.yours_after is not None:
         takes = _takes(cost.your_price)
         rows.append(
-            ("asker's share", f"{takes}{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}")
+            (
+                "asker's share",
+                f"{takes}{cost.yours_before:.3g} before, {cost.yours_after:.3g} after{_of(cost.your_cap)}",
+            )
         )
     return rows
 

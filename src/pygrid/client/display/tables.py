@@ -34,12 +34,18 @@ class Table(list[T]):
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Row]) -> str:
-    """The rows in columns; long values are cut, and only the first rows are shown. Strangers' texts are made harmless."""
+    """The rows in columns; long values are cut, and only the first rows are shown.
+
+    Strangers' texts are made harmless.
+    """
     if not rows:
         return "(none)"
     shown = [tuple(_cell(value) for value in row) for row in rows[:_MAX_ROWS]]
     widths = [max(len(row[column]) for row in (tuple(heads), *shown)) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *shown)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *shown)
+    ]
     if len(rows) > _MAX_ROWS:
         lines.append(f"and {len(rows) - _MAX_ROWS} more")
     return "\n".join(lines)

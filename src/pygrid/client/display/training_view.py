@@ -119,9 +119,13 @@ def picture(info: ProcessInfo, completed: list[CycleInfo]) -> Group:
     """What the live view shows: how far the training and the open cycle are, and a table of the newest cycles."""
     num_cycles = info.server_config.get("num_cycles")
     done = info.num_checkpoints - 1
-    title = Text.assemble((f"{info.name} {info.version}", "bold"), f"  {info.state}, {info.num_parameters:,} parameters")
+    title = Text.assemble(
+        (f"{info.name} {info.version}", "bold"), f"  {info.state}, {info.num_parameters:,} parameters"
+    )
     bars = Table.grid(padding=(0, 1))
-    bars.add_row("cycles", _bar(done, num_cycles), f"{done} of {num_cycles}" if num_cycles else f"{done}, without an end")
+    bars.add_row(
+        "cycles", _bar(done, num_cycles), f"{done} of {num_cycles}" if num_cycles else f"{done}, without an end"
+    )
     cycle = info.cycle
     if cycle is not None and cycle.state != "completed":
         target = info.server_config.get("max_diffs") or info.server_config.get("min_diffs") or cycle.num_assigned

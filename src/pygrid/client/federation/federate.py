@@ -7,8 +7,9 @@ run = pygrid.client.federate(
 run.wait()
 params = run.model()
 
-Each owner's Domain is asked for a federated job. Those that agree take part, as clients, in a process that is then hosted at
-the coordinating Domain: in each cycle their Workers train on the data where it lies, and the diffs meet at the coordinator.
+Each owner's Domain is asked for a federated job. Those that agree take part, as clients, in a process that is then
+hosted at the coordinating Domain: in each cycle their Workers train on the data where it lies, and the diffs meet at
+the coordinator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.federation.records import Member, Notes, load_record, make_record
@@ -63,11 +65,12 @@ def federate(
     decide_within_s: float | None = None,
     progress: bool | None = None,
 ) -> FederatedRun:
-    """Train a model across the data of several owners. Gives the training once it has begun; `FederatedRun.wait` follows it.
+    """Train a model across the data of several owners. Gives the training once it has begun; `FederatedRun.wait`
+    follows it.
 
     Every Domain is asked first, and this returns when all have decided, which may take as long as people take; if it is
-    interrupted, `resume_federated` goes on with it, on any machine. Those that refuse, or whose budget has no room, are left
-    out.
+    interrupted, `resume_federated` goes on with it, on any machine. Those that refuse, or whose budget has no room, are
+    left out.
 
     Args:
         plan, model: as for `DomainClient.submit`; the model is what training begins with.
@@ -79,18 +82,20 @@ def federate(
         min_domains: fewer do not train, and a cycle needs the diffs of so many.
         cycle_s: how long a cycle waits for Domains that are late. One that all have reported in ends at once.
         epochs, batch_size, hyper, optimizer, seed: of the training at a Domain in one cycle.
-        epsilon, delta: the guarantee at each Domain for all cycles together, taken from its budget when it begins. Neither: an
-            exact job, of which each cycle's diff leaves as it is once a person has approved it.
+        epsilon, delta: the guarantee at each Domain for all cycles together, taken from its budget when it begins.
+            Neither: an exact job, of which each cycle's diff leaves as it is once a person has approved it.
         clip, unit, sampling_rate: as for `DomainClient.submit`.
-        binding: the plan's data port -> column, the same at each Domain; left out, columns are found by name or meaning.
-        server_optimizer: what the coordinator does with the mean diff, e.g. ``{"name": "adam", "learning_rate": 0.01}``.
+        binding: the plan's data port -> column, the same at each Domain; left out, columns are found by name or
+            meaning.
+        server_optimizer: what the coordinator does with the mean diff, e.g. ``{"name": "adam", "learning_rate":
+            0.01}``.
         evaluate: data of your own by the name of the plan's data port: each cycle's model is evaluated on it, here.
         coordinator_url: how the Domains reach the coordinator, if not as you do.
         decide_within_s: who has not decided by then is left out.
         progress: as for `Job.wait`.
     Raises:
-        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); the jobs of those are cancelled. The coordinator has a
-            process or a training of that name (``process_exists``); nothing was asked.
+        Conflict: fewer than ``min_domains`` agree (``too_few_domains``); the jobs of those are cancelled. The
+            coordinator has a process or a training of that name (``process_exists``); nothing was asked.
         InvalidInput and its subclasses: names what is wrong; nothing was asked.
     """
     loaded = load_plan(plan)
@@ -129,13 +134,13 @@ def resume_federated(
     decide_within_s: float | None = None,
     progress: bool | None = None,
 ) -> FederatedRun:
-    """A training that the same person has begun, here or on another machine, taken up again: asks who was not asked, waits for
-    decisions that are missing, and goes on. No Domain is asked twice.
+    """A training that the same person has begun, here or on another machine, taken up again: asks who was not asked,
+    waits for decisions that are missing, and goes on. No Domain is asked twice.
 
     Args:
         coordinator: of the training, logged in as who began it.
-        domains: sessions at the Domains that take part, by the names they have in the training; left out, `connect` finds the
-            one that ``pygrid login`` keeps.
+        domains: sessions at the Domains that take part, by the names they have in the training; left out, `connect`
+            finds the one that ``pygrid login`` keeps.
         evaluate, decide_within_s, progress: as for `federate`.
     Raises:
         NotFound: the coordinator knows of no such training of yours (``federation_not_found``).
@@ -148,8 +153,9 @@ def resume_federated(
     missing = [member.url for member in record.members if apis[member.name].token is None]
     if missing:
         raise Unauthenticated(
-            f"nobody is logged in at {', '.join(missing)}; log in with: pygrid login URL, or give the sessions as domains=",
-            code="not_logged_in",
+            f"nobody is logged in at {', '.join(missing)}; log in with: pygrid login URL, or give the sessions as "
+            "domains=",
+            code=codes.NOT_LOGGED_IN,
         )
     run = FederatedRun(coordinator, record, apis, evaluate=evaluate)
     run.decide(within_s=decide_within_s, progress=progress)
@@ -185,12 +191,14 @@ def _named(datasets: Mapping[str, Source] | Sequence[Source]) -> dict[str, Datas
         base = name = wanted or _name_of(dataset)
         while name in named:
             if wanted:
-                raise InvalidInput(f"two Domains are called {name!r}", code="invalid_federation")
+                raise InvalidInput(f"two Domains are called {name!r}", code=codes.INVALID_FEDERATION)
             name = f"{base}-{len(named) + 1}"
         named[name] = dataset
     where = [(dataset._api.url, dataset.id) for dataset in named.values()]
     if len(set(where)) < len(where):
-        raise InvalidInput("the same dataset is named twice: its records would count twice", code="invalid_federation")
+        raise InvalidInput(
+            "the same dataset is named twice: its records would count twice", code=codes.INVALID_FEDERATION
+        )
     return named
 
 
@@ -207,11 +215,11 @@ def _address_of(coordinator: DomainClient) -> str:
 
 def _check(rounds: int, min_domains: int, num_domains: int, cycle_s: float) -> None:
     if rounds < 1:
-        raise InvalidInput(f"rounds is {rounds}; it must be at least 1", code="invalid_federation")
+        raise InvalidInput(f"rounds is {rounds}; it must be at least 1", code=codes.INVALID_FEDERATION)
     if not 1 <= min_domains <= num_domains:
         raise InvalidInput(
             f"min_domains is {min_domains}, and {num_domains} datasets are given: use 1 to {num_domains}",
-            code="invalid_federation",
+            code=codes.INVALID_FEDERATION,
         )
     if not 0.1 <= cycle_s <= 366 * 24 * 3600:
-        raise InvalidInput(f"cycle_s is {cycle_s}; use 0.1 or more seconds", code="invalid_federation")
+        raise InvalidInput(f"cycle_s is {cycle_s}; use 0.1 or more seconds", code=codes.INVALID_FEDERATION)

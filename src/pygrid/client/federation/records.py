@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from pygrid import codes
 from pygrid.client.downloads import read_checked
 from pygrid.client.hosting import USUAL_PLAN, FormBody, Part
 from pygrid.errors import Conflict, InvalidInput, NotFound
@@ -82,7 +83,9 @@ class Record:
     def save(self) -> None:
         """Keep the notes as they are now."""
         body = BytesBody(msgspec.json.encode({"notes": {_NOTES: self.notes}}))
-        request = Request("PUT", f"{_DRAFTS}/{self.draft.id}/notes", headers={"Content-Type": "application/json"}, body=body)
+        request = Request(
+            "PUT", f"{_DRAFTS}/{self.draft.id}/notes", headers={"Content-Type": "application/json"}, body=body
+        )
         self.api.exchange(request, lambda response: response.read(_MAX_ANSWER_BYTES))
 
     def host(self, server_config: Mapping[str, Any]) -> None:
@@ -155,13 +158,15 @@ def load_record(api: Api, name: str) -> Record:
     if found is None:
         yours = ", ".join(draft.name for draft in _list(api) if _NOTES in draft.notes) or "none"
         raise NotFound(
-            f"you have begun no training {name!r} at {api.url}; those that you have: {yours}", code="federation_not_found"
+            f"you have begun no training {name!r} at {api.url}; those that you have: {yours}",
+            code=codes.FEDERATION_NOT_FOUND,
         )
     try:
         return Record(api, found, msgspec.convert(found.notes.get(_NOTES), Notes))
     except msgspec.ValidationError as error:
         raise InvalidInput(
-            f"draft {name!r} at {api.url} is no training that this version can go on with: {error}", code="federation_damaged"
+            f"draft {name!r} at {api.url} is no training that this version can go on with: {error}",
+            code=codes.FEDERATION_DAMAGED,
         ) from error
 
 

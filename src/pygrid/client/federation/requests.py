@@ -1,4 +1,6 @@
-"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up again."""
+"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up
+again.
+"""
 
 from __future__ import annotations
 

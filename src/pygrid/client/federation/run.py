@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pygrid import codes
 from pygrid.client.display.federation_view import CycleTable, DomainTable, Following
 from pygrid.client.domain import DomainClient
 from pygrid.client.federation.records import VERSION, Member, Record
@@ -78,8 +79,11 @@ class FederatedRun:
 
     # Before it begins
 
-    def decide(self, *, within_s: float | None = None, progress: bool | None = None, is_first_try: bool = False) -> None:
-        """Ask every Domain that was not asked, wait until all have decided, then host the process; nothing if that was done.
+    def decide(
+        self, *, within_s: float | None = None, progress: bool | None = None, is_first_try: bool = False
+    ) -> None:
+        """Ask every Domain that was not asked, wait until all have decided, then host the process; nothing if that was
+        done.
 
         See `federate`.
         """
@@ -128,9 +132,9 @@ class FederatedRun:
         record.delete()
         said = "; ".join(f"{member.name}: {member.refusal}" for member in record.members if member.refusal)
         raise Conflict(
-            f"{len(willing)} of {len(record.members)} Domains take part, and {record.notes.min_domains} are needed: nothing is "
-            f"trained. {said}",
-            code="too_few_domains",
+            f"{len(willing)} of {len(record.members)} Domains take part, and {record.notes.min_domains} are needed: "
+            f"nothing is trained. {said}",
+            code=codes.TOO_FEW_DOMAINS,
         )
 
     # While it goes on
@@ -139,7 +143,9 @@ class FederatedRun:
     def process(self) -> Process:
         """The process at the coordinator. Raises NotFound: it is not hosted yet, or not any more."""
         if not self._record.is_hosted:
-            raise NotFound(f"{self.name!r} is not hosted yet: not all Domains have decided", code="process_not_found")
+            raise NotFound(
+                f"{self.name!r} is not hosted yet: not all Domains have decided", code=codes.PROCESS_NOT_FOUND
+            )
         return self.coordinator.process(self.name, VERSION)
 
     @property
@@ -179,9 +185,9 @@ class FederatedRun:
                 self._check_enough(process, domains)
                 if time.monotonic() > give_up_at:
                     raise Unavailable(
-                        f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.notes.rounds} cycles are completed; "
-                        "the training goes on",
-                        code="wait_timeout",
+                        f"after {timeout_s} s, {info.num_checkpoints - 1} of {self._record.notes.rounds} cycles are "
+                        "completed; the training goes on",
+                        code=codes.WAIT_TIMEOUT,
                     )
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _POLL_S)
@@ -199,11 +205,14 @@ class FederatedRun:
         raise Conflict(
             f"{num_left} Domains are left, and {self._record.notes.min_domains} are needed: the training ended after "
             f"{info.num_checkpoints - 1} of {self._record.notes.rounds} cycles. {said}",
-            code="too_few_domains",
+            code=codes.TOO_FEW_DOMAINS,
         )
 
     def cancel(self) -> None:
-        """End it: the process is finished, and the jobs that still run are cancelled. What was charged stays charged."""
+        """End it: the process is finished, and the jobs that still run are cancelled.
+
+        What was charged stays charged.
+        """
         if self._record.is_hosted:
             self.process.finish()
         for member in self._record.members:
@@ -286,7 +295,11 @@ class FederatedRun:
 def _in_words(info: JobInfo, member: Member) -> str:
     if info.state in ENDED:
         # Never empty: who says no need not say why.
-        return member.refusal if member.refusal == _TOO_LATE else info.comment or info.detail or f"the job was {info.state}"
+        return (
+            member.refusal
+            if member.refusal == _TOO_LATE
+            else info.comment or info.detail or f"the job was {info.state}"
+        )
     return info.federation.doing if info.federation is not None and info.federation.doing else info.detail
 
 

@@ -1,8 +1,8 @@
 """What each unit of a private job contributes: one vector, a bit-exact function of this unit and the model.
 
-A plan can compare a result with a known bit pattern, and turn one different last bit into its largest contribution. So nothing
-but the unit and the model may reach a bit of the vector: not the position of the unit, not the other units, not a failure, not
-what ran before. `PlanRows` evaluates one unit at a time, always by the same `ExactSession`.
+A plan can compare a result with a known bit pattern, and turn one different last bit into its largest contribution. So
+nothing but the unit and the model may reach a bit of the vector: not the position of the unit, not the other units, not
+a failure, not what ran before. `PlanRows` evaluates one unit at a time, always by the same `ExactSession`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,18 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from pygrid.compute.runtime.sum_graph import AFTER, BEFORE, NORM, ROW, SQUARES, plan_inputs, plan_name, sum_dtype, sum_graph
+from pygrid import codes
+from pygrid.compute.runtime.sum_graph import (
+    AFTER,
+    BEFORE,
+    NORM,
+    ROW,
+    SQUARES,
+    plan_inputs,
+    plan_name,
+    sum_dtype,
+    sum_graph,
+)
 from pygrid.compute.runtime.watch import Watch, estimate_s, measure
 from pygrid.errors import InvalidPlan
 from pygrid.plans.archive import Plan
@@ -288,15 +299,16 @@ def _check_fit(analysis: Analysis) -> None:
     verdict = judge(analysis)
     if not verdict.independent:
         raise InvalidPlan(
-            f"the plan can't be used for a private job, because {verdict.reason}. Private training calls it on one record "
-            "at a time; layers such as BatchNorm, which look at a whole batch, have to be replaced (by GroupNorm)",
-            code="plan_mixes_examples",
+            f"the plan can't be used for a private job, because {verdict.reason}. Private training calls it on one "
+            "record at a time; layers such as BatchNorm, which look at a whole batch, have to be replaced (by "
+            "GroupNorm)",
+            code=codes.PLAN_MIXES_EXAMPLES,
         )
     if where := analysis.value_dependent_time:
         raise InvalidPlan(
             f"the plan can't be used for a private job, because the time of {where} depends on the values of a record: "
             "it takes the remainder of a division of floats. Write the remainder as x - floor(x / y) * y",
-            code="plan_time_unbounded",
+            code=codes.PLAN_TIME_UNBOUNDED,
         )
 
 

@@ -1,10 +1,10 @@
 """Denormal numbers as zero, for a thread.
 
-A processor takes up to a hundred times as long for a product with a denormal number (magnitude below 1.2e-38 in float32) as for
-any other. Where time must not depend on values, they are read and written as zero.
+A processor takes up to a hundred times as long for a product with a denormal number (magnitude below 1.2e-38 in
+float32) as for any other. Where time must not depend on values, they are read and written as zero.
 
-The floating-point environment of C holds the control register of the vector unit, and `fesetenv` writes it: MXCSR on x86-64
-(bits 6 and 15), FPCR on AArch64 (bit 24). Elsewhere nothing is changed, and `may_flush` is False.
+The floating-point environment of C holds the control register of the vector unit, and `fesetenv` writes it: MXCSR on
+x86-64 (bits 6 and 15), FPCR on AArch64 (bit 24). Elsewhere nothing is changed, and `may_flush` is False.
 """
 
 from __future__ import annotations

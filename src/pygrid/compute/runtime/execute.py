@@ -1,16 +1,19 @@
 """The trusted runner: executes a job's specification on mapped columns, and decides what leaves.
 
 An exact job runs the plan as it is. A private job never hands the plan more than one unit's data (a record, a subject's
-records, or the Domain's own training run) and takes one vector for each unit. This code clips the vector, puts it on a grid of
-integers, adds it up and adds noise, and only that leaves. So the guarantee holds for any plan:
+records, or the Domain's own training run) and takes one vector for each unit. This code clips the vector, puts it on a
+grid of integers, adds it up and adds noise, and only that leaves. So the guarantee holds for any plan:
 
 - a vector is a bit-exact function of its unit and the model (`contributions`, `pygrid.privacy.clipping`);
-- a unit on which the plan fails, or returns NaN or infinity, or takes too long, counts as zeros, and changes no other unit;
-- no deadline leaves units out, and the time after which the result is seen is fixed before the data is read (`schedule`);
+- a unit on which the plan fails, or returns NaN or infinity, or takes too long, counts as zeros, and changes no other
+  unit;
+- no deadline leaves units out, and the time after which the result is seen is fixed before the data is read
+  (`schedule`);
 - secret coins decide which units take part in a round;
 - metrics and losses of a private training run do not leave.
 
-Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016, algorithm 1, with integer noise (`pygrid.privacy`).
+Source: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016, algorithm 1, with integer noise
+(`pygrid.privacy`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
 from pygrid.compute.runtime.contributions import Contributions, PlanRows, PlanSums, subject_groups
 from pygrid.compute.runtime.denormals import denormals_as_zero
@@ -50,7 +54,9 @@ MEDIA_JSON = "application/json"
 
 @dataclass
 class _Tally:
-    """What goes into the facts; and the secret bits of the job, which is one release: fresh in this process, used once."""
+    """What goes into the facts; and the secret bits of the job, which is one release: fresh in this process,
+    used once.
+    """
 
     num_calls: int = 0
     num_zeroed: int = 0
@@ -64,8 +70,8 @@ def run(
 
     Args:
         started: when its time began, by the monotonic clock.
-        announce: called before the data of a private job is read, with the seconds after ``started`` until which its end is
-            to be held.
+        announce: called before the data of a private job is read, with the seconds after ``started`` until which its
+            end is to be held.
     Returns:
         How it went, and the bytes of the result.
     Raises:
@@ -111,22 +117,24 @@ def _bound(spec: JobSpec, plan: Plan, columns: Mapping[str, Array]) -> dict[str,
     ports = plan.manifest.data
     for name in spec.binding:
         if name not in ports:
-            raise InvalidInput(f"the binding names a data port {name!r}; the plan takes {', '.join(ports)}", code="invalid_job")
+            raise InvalidInput(
+                f"the binding names a data port {name!r}; the plan takes {', '.join(ports)}", code=codes.INVALID_JOB
+            )
     data = {}
     for name, port in ports.items():
         if name not in spec.binding:
-            raise InvalidInput(f"the plan's data port {name!r} is bound to no column", code="invalid_job")
+            raise InvalidInput(f"the plan's data port {name!r} is bound to no column", code=codes.INVALID_JOB)
         column = columns[spec.binding[name]]
         if column.shape[1:] != port.shape:
             raise InvalidInput(
                 f"column {spec.binding[name]!r} has shape {list(column.shape[1:])} per record; port {name!r} takes "
                 f"{list(port.shape)}",
-                code="invalid_job",
+                code=codes.INVALID_JOB,
             )
         if not np.can_cast(column.dtype, port.dtype, "same_kind"):
             raise InvalidInput(
                 f"column {spec.binding[name]!r} is {column.dtype}, which port {name!r} ({port.dtype}) can't take",
-                code="invalid_job",
+                code=codes.INVALID_JOB,
             )
         data[name] = column
     return data
@@ -221,7 +229,8 @@ def _evaluate(
         return msgspec.json.encode({"metrics": metrics, "unit": "record", "count": num_records})
     found = PlanRows(plan, "eval", params, data, **_options(spec, plan, "eval", inputs, tally))
     rows = MetricRows(found, spec.metric_bounds, plan.manifest.metrics)
-    # A unit's vector has a norm of at most one by its bounds, and nothing is divided by a number of units but the noisy count.
+    # A unit's vector has a norm of at most one by its bounds, and nothing is divided by a number of units but the noisy
+    # count.
     terms = msgspec.structs.replace(spec.privacy, clip=1.0, expected_size=spec.privacy.sampling_rate)
     with schedule.begin(terms, rows) as watch:
         sums = _noisy_mean(terms, rows, params, tally, watch)
@@ -238,8 +247,8 @@ def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, schedule: Schedule
         for block in rows.blocks(np.arange(num_records)):
             sums += block.rows.sum(axis=0)
         return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, 0.0)})
-    # A record's contribution has a norm of at most one, a subject's of at most its number of records: that is the bound, and
-    # the scientist's own plays no part.
+    # A record's contribution has a norm of at most one, a subject's of at most its number of records: that is the
+    # bound, and the scientist's own plays no part.
     clip = float(spec.privacy.max_rows_per_subject) if spec.privacy.unit == "subject" else 1.0
     terms = msgspec.structs.replace(spec.privacy, clip=clip, expected_size=spec.privacy.sampling_rate)
     with schedule.begin(terms, rows) as watch:
@@ -253,7 +262,7 @@ def _options(spec: JobSpec, plan: Plan, graph: str, inputs: Inputs, tally: _Tall
     assert spec.privacy is not None
     if graph not in plan.manifest.graphs:
         raise InvalidPlan(
-            f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code="plan_kind"
+            f"a private job of kind {spec.kind} needs the graph {graph!r}, which the plan lacks", code=codes.PLAN_KIND
         )
     groups, max_rows = _groups(spec, inputs.columns), spec.privacy.max_rows_per_subject
     return {"bits": tally.bits, "groups": groups, "hyper": spec.hyper, "max_rows": max_rows}
@@ -269,7 +278,8 @@ def _groups(spec: JobSpec, columns: Mapping[str, Array]) -> list[Array] | None:
 class _WholeDomain:
     """One contribution: what training on all of the data changes.
 
-    The limit of its one evaluation ends the training where it stands. That depends on this unit alone, as it is the only one.
+    The limit of its one evaluation ends the training where it stands. That depends on this unit alone, as it is the
+    only one.
     """
 
     num_units = 1
@@ -296,7 +306,9 @@ class _WholeDomain:
         spec = msgspec.structs.replace(self._spec, epochs=1, batch_size=batch_size)
         num_batches = self._spec.epochs * -(-num_records // batch_size)
         with contextlib.suppress(InvalidInput, InvalidPlan):  # the plan fails on made-up values
-            return num_batches * measure(lambda: _train_exactly(spec, self._plan, dict(self._params), made_up, _Tally(), None))
+            return num_batches * measure(
+                lambda: _train_exactly(spec, self._plan, dict(self._params), made_up, _Tally(), None)
+            )
         graph = self._plan.manifest.graphs["train"]
         return num_batches * (graph.flops_fixed + batch_size * graph.flops_per_example) / 1e9
 

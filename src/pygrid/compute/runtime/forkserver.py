@@ -1,4 +1,5 @@
-"""The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and ends it.
+"""The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and
+ends it.
 
     python -I -m pygrid.compute.runtime.forkserver DESCRIPTOR SETTINGS
 
@@ -7,11 +8,12 @@
     Domain -> here   {"start": ID, "limits": {...}}   with one descriptor: the job's own stream socket
                      {"cancel": ID}
     here -> Domain   {"ready": true, "sound": bool, "layers": [...]}
-                     {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s", "max_rss_bytes"}
+                     {"ended": ID, "status": wait status, "reason": why it was killed or "", "wall_s", "cpu_s",
+                     "max_rss_bytes"}
 
 The child reads its specification from its stream and answers there (`pygrid.core.job_spec`), so no byte of a job passes
-through this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so that a
-fork copies a quiet process. When the Domain goes away, it ends, and every job with it.
+through this process, and nothing untrusted is ever parsed in it. It has one thread and no session of ONNX Runtime, so
+that a fork copies a quiet process. When the Domain goes away, it ends, and every job with it.
 """
 
 from __future__ import annotations
@@ -86,7 +88,10 @@ class _Job:
 
 
 class ForkServer:
-    """Forks, watches and reaps. Serial: one loop, woken by the Domain, by a child's end, or by the clock while jobs run."""
+    """Forks, watches and reaps.
+
+    Serial: one loop, woken by the Domain, by a child's end, or by the clock while jobs run.
+    """
 
     def __init__(self, control: socket.socket, settings: ServerSettings) -> None:
         self._control = control
@@ -149,7 +154,10 @@ class ForkServer:
         run_job(stream, limits, empty_root=self._folder, allow_weak=self._settings.allow_weak_sandbox)
 
     def _watch(self) -> None:
-        """Kill what used up its time or memory. RLIMIT_CPU and RLIMIT_AS are the child's own; this is the view from outside."""
+        """Kill what used up its time or memory.
+
+        RLIMIT_CPU and RLIMIT_AS are the child's own; this is the view from outside.
+        """
         now = time.monotonic()
         for job in self._jobs.values():
             if now - job.started > job.limits.wall_s:

@@ -78,7 +78,9 @@ def _run(spec: JobSpec, inputs: Inputs, stream: int, started: float, layers: tup
     try:
         outcome, payload = run(spec, inputs, _Reporter(stream), started=started, announce=announce)
     except MemoryError:
-        return Outcome(Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")), b""
+        return Outcome(
+            Facts(sandbox=layers), Failure("out_of_memory", "the job needs more memory than it may use")
+        ), b""
     except PygridError as error:
         kind: FailureKind = "plan_failed" if isinstance(error, InvalidPlan) else "refused"
         return Outcome(Facts(sandbox=layers), Failure(kind, error.detail[:_MAX_DETAIL], error.code)), b""

@@ -1,16 +1,20 @@
-"""The metrics of a private evaluation as one vector for each unit, so that one noisy sum gives all metrics and their count.
+"""The metrics of a private evaluation as one vector for each unit, so that one noisy sum gives all metrics and their
+count.
 
-For m metrics the vector of a unit is (1, t_1, ..., t_m) / sqrt(m + 1), where t is the metric's value for this unit, clamped to
-the declared bounds of this metric and mapped to [-1, 1]. Its norm is at most one, so no metric shrinks another. The vector of a
-unit on which the plan fails, or returns a value that is not finite, is zeros: the first entry counts the units with metrics.
+For m metrics the vector of a unit is (1, t_1, ..., t_m) / sqrt(m + 1), where t is the metric's value for this unit,
+clamped to the declared bounds of this metric and mapped to [-1, 1]. Its norm is at most one, so no metric shrinks
+another. The vector of a unit on which the plan fails, or returns a value that is not finite, is zeros: the first entry
+counts the units with metrics.
 
     mean    middle + half width * (sum of t) / count: the mean over units of a unit's metric
     sum     middle * count + half width * (sum of t): the sum over units of a unit's metric
 
-The metric of a subject is what the plan's eval graph returns for all records of the subject that count: for a metric that is a
-mean, the mean over these records. So a mean over subjects gives each subject the same weight, however many records it has.
+The metric of a subject is what the plan's eval graph returns for all records of the subject that count: for a metric
+that is a mean, the mean over these records. So a mean over subjects gives each subject the same weight, however many
+records it has.
 
-The mapping uses clamping, -, * and / only, which IEEE 754 rounds in one way: the vector is a bit-exact function of the metrics.
+The mapping uses clamping, -, * and / only, which IEEE 754 rounds in one way: the vector is a bit-exact function of the
+metrics.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.compute.runtime.contributions import Block, add_blocks
 from pygrid.compute.runtime.watch import Watch
 from pygrid.errors import InvalidInput
@@ -65,7 +70,7 @@ class MetricRows:
         if set(bounds) != set(metrics.names):
             raise InvalidInput(
                 f"metric_bounds are for {', '.join(bounds) or 'no metric'}; the plan has {', '.join(metrics.names)}",
-                code="invalid_job",
+                code=codes.INVALID_JOB,
             )
         self._metrics = metrics
         self._combined = combined or {}

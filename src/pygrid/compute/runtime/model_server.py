@@ -1,4 +1,5 @@
-"""A warm Worker that answers with one model: load, close the sandbox, then one answer for each question until the Domain goes.
+"""A warm Worker that answers with one model: load, close the sandbox, then one answer for each question until the
+Domain goes.
 
     python -I -m pygrid.compute.runtime.model_server DESCRIPTOR SETTINGS
 
@@ -106,10 +107,14 @@ def main() -> None:
         )
         session = Session(model, name="model")
     except MemoryError:
-        connection.send(OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than it may use")))
+        connection.send(
+            OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than it may use"))
+        )
         return
     except (PygridError, OSError) as error:
-        connection.send(OUTCOME, msgspec.json.encode(Failure("refused", str(error)[:_MAX_DETAIL], getattr(error, "code", ""))))
+        connection.send(
+            OUTCOME, msgspec.json.encode(Failure("refused", str(error)[:_MAX_DETAIL], getattr(error, "code", "")))
+        )
         return
     del model
     gc.collect()

@@ -1,4 +1,6 @@
-"""Has a stranger's model answer for each record: batch after batch, its outputs side by side in the order of the records."""
+"""Has a stranger's model answer for each record: batch after batch, its outputs side by side in the order of the
+records.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.compute.runtime.inputs import Inputs
 from pygrid.core.job_spec import JobSpec, Progress
 from pygrid.errors import InvalidInput, InvalidPlan
@@ -22,14 +25,16 @@ def predict(spec: JobSpec, inputs: Inputs, report: Callable[[Progress], None]) -
     """Run a job of kind ``predict``.
 
     Returns:
-        The chosen outputs as safetensors, ``[records, ...]`` each, in the dtypes that the model gives; and the number of calls.
+        The chosen outputs as safetensors, ``[records, ...]`` each, in the dtypes that the model gives; and the number
+        of calls.
     Raises:
         InvalidInput: ``invalid_job``: a column does not fit its input.
         InvalidPlan: the model can't be loaded, fails on the data, or gives other arrays than the gate foretold
             (``model_output``).
     """
     columns = {
-        port.name: _fitting(port, inputs.columns[spec.binding[port.name]], spec.binding[port.name]) for port in spec.inputs
+        port.name: _fitting(port, inputs.columns[spec.binding[port.name]], spec.binding[port.name])
+        for port in spec.inputs
     }
     num_records = len(next(iter(columns.values())))
     session = Session(inputs.model, name="model", num_threads=spec.num_threads)
@@ -52,7 +57,7 @@ def _fitting(port: Port, column: Array, name: str) -> Array:
         raise InvalidInput(
             f"column {name!r} ({column.dtype}, {list(column.shape[1:])} per record) does not fit input {port.name!r} "
             f"({port.dtype}, {list(_sizes(port))})",
-            code="invalid_job",
+            code=codes.INVALID_JOB,
         )
     return column
 
@@ -62,8 +67,13 @@ def _converted(port: Port, columns: Mapping[str, Array], begin: int, end: int) -
 
 
 def _check(port: Port, found: Any, num_records: int) -> None:
-    if not isinstance(found, np.ndarray) or (found.dtype.name, found.shape) != (port.dtype, (num_records, *_sizes(port))):
-        raise InvalidPlan(f"the model gives {port.name!r} in another dtype or shape than was worked out", code="model_output")
+    if not isinstance(found, np.ndarray) or (found.dtype.name, found.shape) != (
+        port.dtype,
+        (num_records, *_sizes(port)),
+    ):
+        raise InvalidPlan(
+            f"the model gives {port.name!r} in another dtype or shape than was worked out", code=codes.MODEL_OUTPUT
+        )
 
 
 def _sizes(port: Port) -> tuple[int, ...]:

@@ -2,15 +2,18 @@
 
 Time is an answer, too. Three rules keep it from telling of a record:
 
-1. **No operator's time depends on values by much.** Denormal numbers count as zero (`denormals`), and a plan with an operator
+1. **No operator's time depends on values by much.** Denormal numbers count as zero (`denormals`), and a plan with an
+operator
    that loops over a value (``Mod`` with ``fmod``) is refused. What is left varies by a factor of `VARIATION` at most;
    ``benchmarks/operator_times.py`` measures it for each operator. Reads of large tables at places that data decides are
    counted from the graph, and planned as if each missed every cache.
-2. **A limit for each evaluation.** One that takes more than `TimePlan.limit_s` of CPU time is ended and counts as zero, for
+2. **A limit for each evaluation.** One that takes more than `TimePlan.limit_s` of CPU time is ended and counts as zero,
+for
    its own unit and no other. The limit follows from an evaluation of made-up data on this machine, never from the data.
-3. **The result is held until `TimePlan.planned_s`**: enough for every unit at `VARIATION` times the usual cost, and for one
-   unit that uses its whole limit each time. No deadline leaves units out: a job whose units could not all use their limit
-   within the job's time is refused before it starts (``job_too_slow``).
+3. **The result is held until `TimePlan.planned_s`**: enough for every unit at `VARIATION` times the usual cost, and for
+one
+   unit that uses its whole limit each time. No deadline leaves units out: a job whose units could not all use their
+   limit within the job's time is refused before it starts (``job_too_slow``).
 
 CPU time and not wall-clock time decides about a unit, so that other processes on the machine do not.
 """
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pygrid import codes
 from pygrid.compute.runtime.contributions import Contributions
 from pygrid.compute.runtime.watch import Watch, measure
 from pygrid.core.job_spec import JobSpec, PrivacyTerms, max_evaluations, max_participations, unit_limit_s
@@ -61,7 +65,8 @@ def make_time_plan(
         left_s: seconds that are left of the job's time.
         miss_s: seconds by which an evaluation can take longer because it reads tables at places far apart.
     Raises:
-        InvalidInput: ``job_too_slow``: the evaluations of this job can't all have a limit of `LEAST_LIMIT` times their cost.
+        InvalidInput: ``job_too_slow``: the evaluations of this job can't all have a limit of `LEAST_LIMIT` times their
+            cost.
     """
     if terms.unit == "domain":
         limit_s = min(2 * VARIATION * unit_s, _TIME_FOR_UNITS * left_s)
@@ -71,9 +76,9 @@ def make_time_plan(
     if limit_s < LEAST_LIMIT * unit_s:
         raise InvalidInput(
             f"the job needs up to {evaluations:,} evaluations of {unit_s:.2g} s each, and each must be able to take "
-            f"{LEAST_LIMIT:g} times as long; that is more than the {left_s:,.0f} s that the job may take. Use fewer epochs, a "
-            "smaller sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S",
-            code="job_too_slow",
+            f"{LEAST_LIMIT:g} times as long; that is more than the {left_s:,.0f} s that the job may take. Use fewer "
+            "epochs, a smaller sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S",
+            code=codes.JOB_TOO_SLOW,
         )
     more_s = max_participations(terms) * limit_s + evaluations * miss_s
     return TimePlan(unit_s, limit_s, _planned_s(terms, num_units, unit_s, round_s, more_s))

@@ -1,8 +1,9 @@
-"""Counts, sums, means, variances, quantiles and histograms as one vector for each record, so that one noisy sum answers all.
+"""Counts, sums, means, variances, quantiles and histograms as one vector for each record, so that one noisy sum answers
+all.
 
-Each statistic gives a record a piece of the vector with an L2 norm of at most one; pieces are laid side by side and divided by
-the root of their number, so that the whole has a norm of at most one whatever is asked. Everything after the sum is
-post-processing. Bounds, edges and keys are declared, so nothing about the vector's form comes from the data.
+Each statistic gives a record a piece of the vector with an L2 norm of at most one; pieces are laid side by side and
+divided by the root of their number, so that the whole has a norm of at most one whatever is asked. Everything after the
+sum is post-processing. Bounds, edges and keys are declared, so nothing about the vector's form comes from the data.
 
     count                1
     sum                  clamp(x) / max(|lower|, |upper|), or (1, that) / sqrt(2) for a column with missing values
@@ -10,12 +11,13 @@ post-processing. Bounds, edges and keys are declared, so nothing about the vecto
     variance             (1, t, t^2) / sqrt(3)
     histogram, quantile  1 at the bin of x
 
-A missing value (NaN) makes the piece zeros, so that every answer is about the values that are present, and the first entry, or
-the sum of the bins, counts them. Infinity is clamped by its sign. A subject contributes the sum over its records, clipped.
+A missing value (NaN) makes the piece zeros, so that every answer is about the values that are present, and the first
+entry, or the sum of the bins, counts them. Infinity is clamped by its sign. A subject contributes the sum over its
+records, clipped.
 
-Each entry is computed from one record by comparisons, clamping, +, -, *, / and constants, which IEEE 754 rounds in one way; a
-subject's records are added one after the other. So a vector is a bit-exact function of its unit, whatever units it is computed
-with.
+Each entry is computed from one record by comparisons, clamping, +, -, *, / and constants, which IEEE 754 rounds in one
+way; a subject's records are added one after the other. So a vector is a bit-exact function of its unit, whatever units
+it is computed with.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pygrid import codes
 from pygrid.compute.runtime.contributions import Block, add_blocks
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import Statistic
@@ -60,7 +63,7 @@ class StatisticRows:
         self.size = sum(_width(statistic) * max(1, len(statistic.keys)) for statistic in statistics)
         if self.size > _MAX_WIDTH:
             raise InvalidInput(
-                f"the statistics have {self.size:,} numbers; at most {_MAX_WIDTH:,} are allowed", code="invalid_job"
+                f"the statistics have {self.size:,} numbers; at most {_MAX_WIDTH:,} are allowed", code=codes.INVALID_JOB
             )
         self._most_records = 1 if groups is None else max_records
         self._chunk = max(1, _CHUNK_ENTRIES // self.size)
@@ -80,7 +83,9 @@ class StatisticRows:
         """The vectors of these units, in their order."""
         for begin in range(0, len(units), self._chunk):
             part = units[begin : begin + self._chunk]
-            rows = self._records(part) if self._groups is None else self._subjects([self._groups[unit] for unit in part])
+            rows = (
+                self._records(part) if self._groups is None else self._subjects([self._groups[unit] for unit in part])
+            )
             yield Block(rows, np.zeros(len(part), np.bool_))
 
     def _subjects(self, groups: Sequence[Array]) -> Float64:

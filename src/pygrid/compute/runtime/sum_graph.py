@@ -4,13 +4,15 @@
     row       = concat(grads)              float32
     norm      = sqrt(sum of row^2)
     integers  = round(row * radius / max(norm, C))
-    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row, ``sum/norm`` = norm,
+    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row, ``sum/norm`` =
+    norm,
                                            ``sum/squares`` = sum of integers^2
 
-It does the steps of `pygrid.privacy.clipping` in the same call as the plan, while a row is in the cache. The same argument
-bounds what is added: the last word is the sum of squares of integers, which is exact. The caller takes ``sum/after`` over only
-if this is at most S^2 and the norm is finite; otherwise (a value that is not finite, a row that rounding took beyond the
-bound) it clips the row itself. Nodes of the plan that the gradients don't need, such as those of the loss, are left out.
+It does the steps of `pygrid.privacy.clipping` in the same call as the plan, while a row is in the cache. The same
+argument bounds what is added: the last word is the sum of squares of integers, which is exact. The caller takes
+``sum/after`` over only if this is at most S^2 and the norm is finite; otherwise (a value that is not finite, a row that
+rounding took beyond the bound) it clips the row itself. Nodes of the plan that the gradients don't need, such as those
+of the loss, are left out.
 
 Every name of the plan gets a prefix, so that a plan can neither replace nor read a value of the nodes that follow it.
 """
@@ -108,7 +110,9 @@ def sum_graph(model: onnx.ModelProto, outputs: Sequence[Port], grid: Grid) -> by
 
 
 def _renamed(graph: onnx.GraphProto, needed: set[str]) -> onnx.GraphProto:
-    """A copy in which every tensor's name has the plan's prefix, with the nodes that the ``needed`` tensors depend on."""
+    """A copy in which every tensor's name has the plan's prefix, with the nodes that the ``needed`` tensors
+    depend on.
+    """
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     for tensor in (*copy.input, *copy.initializer):

@@ -31,7 +31,9 @@ def measure(call: Callable[[], object]) -> float:
 
 
 def estimate_s(analysis: Analysis, num_rows: int) -> float:
-    """Seconds for a call of a graph that can't be measured on made-up data: a thousand million operations take a second."""
+    """Seconds for a call of a graph that can't be measured on made-up data: a thousand million operations take a
+    second.
+    """
     return analysis.flops(num_rows) / 1e9
 
 
@@ -48,8 +50,8 @@ class Watch:
         self._options = quiet_run()
         self._lock = threading.Lock()
         self._began: float | None = None
-        """CPU time of the runner's thread when its evaluation began; None: none is under way. Under the lock it is looked at
-        and taken away, so that the evaluation that takes too long is ended, and never the one after it."""
+        """CPU time of the runner's thread when its evaluation began; None: none is under way. Under the lock it is
+        looked at and taken away, so that the evaluation that takes too long is ended, and never the one after it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
@@ -58,7 +60,9 @@ class Watch:
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

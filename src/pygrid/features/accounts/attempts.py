@@ -71,7 +71,8 @@ class Attempts:
 
 
 class FailureLog:
-    """Failed log-ins and keys since the last entry in the audit log: one entry tells of all, so no caller can flood the log.
+    """Failed log-ins and keys since the last entry in the audit log: one entry tells of all, so no caller can flood the
+    log.
 
     Args:
         write: runs a function in a transaction of the audit log.

@@ -13,6 +13,7 @@ from typing import TypeVar
 import argon2
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from pygrid import codes
 from pygrid.errors import TooManyRequests
 
 T = TypeVar("T")
@@ -31,7 +32,9 @@ class Passwords:
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="password")
         self._num_waiting = 0
         # The hash of no password; checking against it costs what a real check costs.
-        self._nobody = f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
+        self._nobody = (
+            f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
+        )
 
     async def hash(self, password: str) -> str:
         """The hash to store, of the password in the normal form NFC. Raises TooManyRequests: ``busy``."""
@@ -40,8 +43,8 @@ class Passwords:
     async def verify(self, password: str, stored: str | None) -> bool:
         """Whether it is the password behind ``stored``; takes as long for None, an account that does not exist.
 
-        Keyboards write the same text in different code points, so the password is compared in the normal form NFC. Version 0.1
-        hashed passwords as they came: one that is not in NFC is compared as it came, too.
+        Keyboards write the same text in different code points, so the password is compared in the normal form NFC.
+        Version 0.1 hashed passwords as they came: one that is not in NFC is compared as it came, too.
 
         Raises:
             TooManyRequests: ``busy``.
@@ -70,7 +73,7 @@ class Passwords:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._num_waiting >= NUM_THREADS + MAX_WAITING:
-            raise TooManyRequests("too many logins at once; try again in a moment", code="busy", retry_after_s=2)
+            raise TooManyRequests("too many logins at once; try again in a moment", code=codes.BUSY, retry_after_s=2)
         self._num_waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

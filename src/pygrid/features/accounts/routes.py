@@ -1,7 +1,7 @@
 """The published routes of accounts: ``/users``, ``/roles``, ``/groups``.
 
-Answers have the published bodies. Refusals are problem documents with the published status, and the published text as the
-member ``error``, which clients of 2020 compare.
+Answers have the published bodies. Refusals are problem documents with the published status, and the published text as
+the member ``error``, which clients of 2020 compare.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ _PUBLISHED: dict[str, tuple[int, str]] = {
     "role_not_found": (404, "Role ID not found!"),
     "group_not_found": (404, "Group ID not found!"),
 }
-"""Status and text that the published interface gives to a code; another code keeps its own, its detail being the text."""
+"""Status and text that the published interface gives to a code; another code keeps its own, its detail being the text.
+"""
 
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 _ASKED = describe_problems(400, 403, 404, 413)
@@ -96,8 +97,8 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
     """Make an account; ``private_key`` is in this answer and never again.
 
     The first account of all becomes Owner. Later ones get the role User, unless the caller shows an account with
-    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role. A private key gives only roles
-    that allow less than the role of its owner.
+    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role. A private key gives only
+    roles that allow less than the role of its owner.
     """
     service = _service(request)
     actor, by_key = None, False
@@ -227,7 +228,9 @@ async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = 
 @repeatable(shape=lambda request, role: RoleResponse(True, _role_info(request, role)))
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
     """A new role within one's own permissions."""
-    return RoleResponse(True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data))))
+    return RoleResponse(
+        True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data)))
+    )
 
 
 @get("/roles", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)

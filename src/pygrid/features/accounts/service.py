@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core import access
 from pygrid.core.access import Permission, Principal, Refusal, Role
 from pygrid.errors import InvalidInput
@@ -21,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def anything(_found: object) -> None:
-    """Expects nothing of what is changed. What takes its place raises PreconditionFailed, in the transaction of the change."""
+    """Expects nothing of what is changed.
+
+    What takes its place raises PreconditionFailed, in the transaction of the change.
+    """
 
 
 class AccountService(SignIn):
@@ -47,13 +51,15 @@ class AccountService(SignIn):
     async def search_users(self, email: str | None, role_id: int | None, group: str | None) -> list[User]:
         """Users that match everything given. Raises InvalidInput: ``missing_field``: nothing was given."""
         if email is None and role_id is None and group is None:
-            raise InvalidInput("search by at least one of email, role, group", code="missing_field")
+            raise InvalidInput("search by at least one of email, role, group", code=codes.MISSING_FIELD)
         for text in (email, group):
             if text is not None and not text.isprintable():
-                raise InvalidInput("a search text consists of printable characters", code="invalid_search")
+                raise InvalidInput("a search text consists of printable characters", code=codes.INVALID_SEARCH)
         return await self._database.read(lambda connection: store.search_users(connection, email, role_id, group))
 
-    async def change_email(self, actor: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything) -> User:
+    async def change_email(
+        self, actor: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything
+    ) -> User:
         """Raises Conflict: ``email_taken``; InvalidInput: ``invalid_email``."""
         email, email_key = normalise_email(email)
 
@@ -83,7 +89,9 @@ class AccountService(SignIn):
             expect(user)
             store.update_password_hash(connection, user_id, password_hash)
             store.release_sessions(connection, user_id)
-            store.update_private_key_hash(connection, user_id, None if private_key is None else hash_secret(private_key))
+            store.update_private_key_hash(
+                connection, user_id, None if private_key is None else hash_secret(private_key)
+            )
             self._append(connection, "password_changed", {"user_id": user_id}, actor)
             return user
 
@@ -160,7 +168,9 @@ class AccountService(SignIn):
         """
         _check_name(name)
         if missing := [permission for permission in self.access.permissions if permission not in flags]:
-            raise InvalidInput(f"a new role states each permission; missing: {', '.join(missing)}", code="missing_field")
+            raise InvalidInput(
+                f"a new role states each permission; missing: {', '.join(missing)}", code=codes.MISSING_FIELD
+            )
         self._check_known(flags)
         wanted = frozenset(permission for permission, given in flags.items() if given)
 
@@ -180,10 +190,12 @@ class AccountService(SignIn):
         changes: Mapping[Permission, bool] | None = None,
         expect: Callable[[Role], None] = anything,
     ) -> Role:
-        """Rename a role, or change what it allows, for everyone who has it; the built-in User and Owner stay as they are.
+        """Rename a role, or change what it allows, for everyone who has it; the built-in User and Owner stay as they
+        are.
 
         Raises:
-            Conflict: ``role_exists``. Forbidden: ``built_in_role``. InvalidInput: ``invalid_name``, ``unknown_permission``.
+            Conflict: ``role_exists``. Forbidden: ``built_in_role``. InvalidInput: ``invalid_name``,
+                ``unknown_permission``.
         """
         if name is not None:
             _check_name(name)
@@ -208,10 +220,13 @@ class AccountService(SignIn):
         if unknown := sorted(
             permission for permission, given in flags.items() if given and permission not in self.access.permissions
         ):
-            raise InvalidInput(f"there is no such permission here: {', '.join(unknown)}", code="unknown_permission")
+            raise InvalidInput(f"there is no such permission here: {', '.join(unknown)}", code=codes.UNKNOWN_PERMISSION)
 
     async def delete_role(self, actor: Principal, role_id: int, expect: Callable[[Role], None] = anything) -> Role:
-        """Remove a role that nobody has; what it was. Raises Conflict: ``role_in_use``; Forbidden: ``built_in_role``."""
+        """Remove a role that nobody has; what it was.
+
+        Raises Conflict: ``role_in_use``; Forbidden: ``built_in_role``.
+        """
 
         def delete(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
@@ -269,4 +284,4 @@ def _told(role: Role) -> dict[str, Any]:
 
 def _check_name(name: str) -> None:
     if not 1 <= len(name) <= 100 or not name.isprintable() or name != name.strip():
-        raise InvalidInput("a name has 1 to 100 printable characters and no blank at its ends", code="invalid_name")
+        raise InvalidInput("a name has 1 to 100 printable characters and no blank at its ends", code=codes.INVALID_NAME)

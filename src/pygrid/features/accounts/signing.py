@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import access
 from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
@@ -125,8 +126,8 @@ class SignIn:
     ) -> KeyedUser:
         """Make an account. The very first one becomes Owner, whatever role is asked for.
 
-        After that somebody without an account gets the role User; an actor with ``can_create_users`` may choose a role within
-        their own.
+        After that somebody without an account gets the role User; an actor with ``can_create_users`` may choose a role
+        within their own.
 
         Args:
             by_key: the actor showed a private key, which gives only roles below the actor's own.
@@ -134,8 +135,8 @@ class SignIn:
             address: where the request came from, to limit attempts.
         Raises:
             Conflict: ``email_taken``. Forbidden: ``signup_closed``: this needs ``can_create_users`` here;
-            ``setup_code_needed``, ``setup_code_wrong``. InvalidInput: ``invalid_email``, ``weak_password``. TooManyRequests:
-            ``busy``, ``too_many_attempts``.
+            ``setup_code_needed``, ``setup_code_wrong``. InvalidInput: ``invalid_email``, ``weak_password``.
+            TooManyRequests: ``busy``, ``too_many_attempts``.
         """
         email, email_key = normalise_email(email)
         check_password(password)
@@ -154,7 +155,9 @@ class SignIn:
                 role = OWNER
             else:
                 self._check_may_sign_up(actor)
-                role = USER if actor is None or role_id is None else self._role_to_give(connection, actor, role_id, by_key)
+                role = (
+                    USER if actor is None or role_id is None else self._role_to_give(connection, actor, role_id, by_key)
+                )
             user_id = store.put_user(
                 connection,
                 email=email,
@@ -177,21 +180,26 @@ class SignIn:
 
     def _check_may_sign_up(self, actor: Principal | None) -> None:
         if not self._open_signup and (actor is None or not actor.may(Permission.CREATE_USERS)):
-            raise Forbidden("new accounts are made by the people who run this server: ask them for one", code="signup_closed")
+            raise Forbidden(
+                "new accounts are made by the people who run this server: ask them for one", code=codes.SIGNUP_CLOSED
+            )
 
     def _check_setup_code(self, given: str | None, address: str) -> None:
         if self._setup_code is None:
             return
         if not given:
             raise Forbidden(
-                "the first account needs the set-up code, which the server showed when it started and keeps in the file "
-                f"{self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login --setup-code CODE)",
-                code="setup_code_needed",
+                "the first account needs the set-up code, which the server showed when it started and keeps in the "
+                f"file {self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login "
+                "--setup-code CODE)",
+                code=codes.SETUP_CODE_NEEDED,
             )
         attempt = self.failures.limited(lambda: self._attempts.begin_setup_code(address))
         if not self._setup_code.fits(given):
             self.failures.record("setup_code", None, address)
-            raise Forbidden("this is not the set-up code that the server showed when it started", code="setup_code_wrong")
+            raise Forbidden(
+                "this is not the set-up code that the server showed when it started", code=codes.SETUP_CODE_WRONG
+            )
         self._attempts.forget(attempt)
 
     @staticmethod
@@ -205,14 +213,17 @@ class SignIn:
         """Begin a session. ``address``: where the request came from, to limit attempts.
 
         Raises:
-            InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests: ``too_many_attempts``
+            InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests:
+                ``too_many_attempts``
             (the limits are in `pygrid.features.accounts.attempts`); ``busy``.
         """
         email_key = _email_key(email)
         attempt = self.failures.limited(lambda: self._attempts.begin_login(email_key, address))
         found = await self._database.read(lambda connection: store.find_password_hash(connection, email_key))
         try:
-            good = len(password) <= MAX_PASSWORD and await self._passwords.verify(password, None if found is None else found[1])
+            good = len(password) <= MAX_PASSWORD and await self._passwords.verify(
+                password, None if found is None else found[1]
+            )
         except TooManyRequests:  # busy, so nothing was checked
             self._attempts.forget(attempt)
             raise
@@ -260,7 +271,9 @@ class SignIn:
         if session is None or session.expires_at <= now:
             raise InvalidCredentials("this session has ended or never was: log in again")
         if now - session.last_seen_at >= SESSION_TOUCH:
-            await self._database.write(lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE))
+            await self._database.write(
+                lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE)
+            )
         return session.principal
 
     async def find_principal(self, token: str) -> Principal | None:
@@ -273,7 +286,8 @@ class SignIn:
         """Whose private key it is.
 
         Raises:
-            InvalidCredentials: no account has this key. TooManyRequests: ``too_many_attempts`` with this key, or from this
+            InvalidCredentials: no account has this key. TooManyRequests: ``too_many_attempts`` with this key, or from
+                this
             address.
         """
         attempt = self.failures.limited(lambda: self._attempts.begin_key(address))
@@ -281,7 +295,9 @@ class SignIn:
         owner = await self._database.read(lambda connection: store.find_private_key_owner(connection, key_hash))
         if owner is None:
             self.failures.record("private_key", None, address)
-            raise InvalidCredentials("no account has this private key: it was rotated or revoked, or its password changed")
+            raise InvalidCredentials(
+                "no account has this private key: it was rotated or revoked, or its password changed"
+            )
         self._attempts.forget(attempt)
         self._attempts.record_key_use(owner.user_id)
         return owner
@@ -340,7 +356,9 @@ def normalise_email(email: str) -> tuple[str, str]:
     name, at, host = shown.rpartition("@")
     good = name and at and host and len(shown) <= 254 and shown.isprintable() and not any(c.isspace() for c in shown)
     if not good:
-        raise InvalidInput("the e-mail must look like name@host, with 254 characters at the most", code="invalid_email")
+        raise InvalidInput(
+            "the e-mail must look like name@host, with 254 characters at the most", code=codes.INVALID_EMAIL
+        )
     return shown, _email_key(shown)
 
 
@@ -350,25 +368,27 @@ def _email_key(email: str) -> str:
 
 def check_password(password: str) -> None:
     if not len(normalize_password(password)) >= MIN_PASSWORD or len(password) > MAX_PASSWORD:
-        raise InvalidInput(f"the password must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", code="weak_password")
+        raise InvalidInput(
+            f"the password must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", code=codes.WEAK_PASSWORD
+        )
 
 
 _DETAILS = {
     Refusal.MISSING_PERMISSION: "your role does not allow this",
     Refusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
     Refusal.BEYOND_OWN: "nobody can give more permissions than they have",
-    Refusal.BEYOND_KEY: "a private key gives only roles below the role of its owner: log in, and use the session instead",
+    Refusal.BEYOND_KEY: "a private key assigns only roles below the role of its owner: log in, and use the session",
 }
 
 
 def refuse(refusal: Refusal | None) -> None:
     if refusal is Refusal.LAST_OWNER:
-        raise Forbidden("this is the last Owner: make another user Owner first", code="last_owner")
+        raise Forbidden("this is the last Owner: make another user Owner first", code=codes.LAST_OWNER)
     if refusal is Refusal.BUILT_IN:
-        raise Forbidden("the roles User and Owner stay as they are", code="built_in_role")
+        raise Forbidden("the roles User and Owner stay as they are", code=codes.BUILT_IN_ROLE)
     if refusal is not None:
         raise not_permitted(refusal)
 
 
 def not_permitted(refusal: Refusal) -> Forbidden:
-    return Forbidden(_DETAILS[refusal], code="not_permitted", reason=str(refusal))
+    return Forbidden(_DETAILS[refusal], code=codes.NOT_PERMITTED, reason=str(refusal))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.datasets import Schema, SchemaQuery, told_schema
 from pygrid.core.discovery import MAX_ANSWER_BYTES, asks_for, check_query, encoded_size, mentions, snippet
 from pygrid.core.process_config import read_server_config
@@ -59,7 +60,10 @@ class CatalogService:
         return self._public.version
 
     def on_change(self, listener: Listener) -> None:
-        """Have the new version told at each change. The author of the change is answered after ``listener`` has returned."""
+        """Have the new version told at each change.
+
+        The author of the change is answered after ``listener`` has returned.
+        """
         self._public.on_change(listener)
 
     def handlers(self) -> dict[str, Handler]:
@@ -101,7 +105,7 @@ class CatalogService:
         try:
             query = msgspec.convert(payload, SearchQuery)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"this is no search: {error}", code="invalid_search") from error
+            raise InvalidInput(f"this is no search: {error}", code=codes.INVALID_SEARCH) from error
         return _as_payload(await self.search(query))
 
     async def _answer_summary(self, _payload: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +165,9 @@ def _tell_dataset(dataset: Dataset, version: DatasetVersion, schema: Schema, tag
         version=version.number,
         num_records=version.num_records,
         num_columns=version.num_columns,
-        columns=tuple(FoundColumn(one.name, one.dtype, one.shape, printable(one.unit), printable(one.meaning)) for one in told),
+        columns=tuple(
+            FoundColumn(one.name, one.dtype, one.shape, printable(one.unit), printable(one.meaning)) for one in told
+        ),
         updated_at=dataset.updated_at,
     )
 

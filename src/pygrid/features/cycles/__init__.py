@@ -1,4 +1,6 @@
-"""Devices take part in training: authenticate, join a cycle, download, report; cycles close, complete and follow each other."""
+"""Devices take part in training: authenticate, join a cycle, download, report; cycles close, complete and follow each
+other.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,13 @@ class Cycles:
 
 
 def build_cycles(
-    store: Store, clock: Clock, stopping: Stopping, metrics: Metrics, quotas: DeviceQuotas, *, allow_private: bool = False
+    store: Store,
+    clock: Clock,
+    stopping: Stopping,
+    metrics: Metrics,
+    quotas: DeviceQuotas,
+    *,
+    allow_private: bool = False,
 ) -> Cycles:
     """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")

@@ -9,6 +9,7 @@ from math import inf
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.aggregation.mean import BLOCK
 from pygrid.aggregation.rules import Vote, Weighed
 from pygrid.aggregation.running import MeanBlock, RunningSum
@@ -68,7 +69,7 @@ class CycleSum:
                 count = min(BLOCK, run.count - begin)
                 raw = read(header_bytes + (run.source + begin) * VALUE_BYTES, count * VALUE_BYTES)
                 if len(raw) != count * VALUE_BYTES:
-                    raise Unavailable("a stored report is cut off", code="report_damaged")
+                    raise Unavailable("a stored report is cut off", code=codes.REPORT_DAMAGED)
                 yield run.target + begin, np.frombuffer(raw, dtype="<f4")
 
 
@@ -110,7 +111,9 @@ class CycleSums:
             raise
 
     def complete(self, process_id: int, cycle_id: int, limit: float) -> None:
-        """Forget the sum of a completed cycle; ``limit`` is what it turned out to be, and so what to expect of the next."""
+        """Forget the sum of a completed cycle; ``limit`` is what it turned out to be, and so what to expect of the
+        next.
+        """
         self._completed[process_id] = cycle_id
         self._limits[process_id] = limit
         self._sums.pop(cycle_id, None)

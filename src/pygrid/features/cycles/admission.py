@@ -1,7 +1,7 @@
 """Who gets into a cycle: the waiting room of each process.
 
 request ──> (drawn by lot with those of the same window) ──> try ──> accepted
-                                                              │ refused: wait for a change, try again, until `wait_s` is over
+                                                              │ refused: wait for a change, until `wait_s` ends
                                                               └ refused while too few ask: counted as a candidate
 """
 
@@ -65,7 +65,9 @@ class Admission:
 class Admissions:
     """Admits clients to the newest cycle of their process."""
 
-    def __init__(self, store: Store, scheduler: CycleScheduler, clock: Clock, stopping: Stopping, quotas: DeviceQuotas) -> None:
+    def __init__(
+        self, store: Store, scheduler: CycleScheduler, clock: Clock, stopping: Stopping, quotas: DeviceQuotas
+    ) -> None:
         self._store = store
         self._scheduler = scheduler
         self._clock = clock
@@ -96,7 +98,9 @@ class Admissions:
                 changed = self._store.signals.next(cycle_topic(process.id))
                 if process.config.pool_selection == "random":
                     await self._draw(process)
-                outcome = await self._try(process, applicant, max(PRESENCE_S, end - loop.time()), again=gone is not None)
+                outcome = await self._try(
+                    process, applicant, max(PRESENCE_S, end - loop.time()), again=gone is not None
+                )
                 remaining = end - loop.time()
                 if isinstance(outcome, Admission) or outcome.timeout_s is None or outcome.reason == "too_slow":
                     return outcome
@@ -111,7 +115,9 @@ class Admissions:
             if gone is not None:
                 gone.cancel()
 
-    async def _try(self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool) -> Admission | Refusal:
+    async def _try(
+        self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool
+    ) -> Admission | Refusal:
         """One attempt. What the scheduler knows, and at first a look, spare most refusals a transaction."""
         current = self._scheduler.current(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
@@ -122,12 +128,16 @@ class Admissions:
         elif again:
             refusal = None
         else:
-            found, refusal = await self._store.database.look_up(lambda connection: self._decide(connection, process, applicant))
+            found, refusal = await self._store.database.look_up(
+                lambda connection: self._decide(connection, process, applicant)
+            )
             await self._touch(applicant.client_id, found.used_at)
         opens = refusal is not None and refusal.reason == "waiting_for_workers"
         if refusal is not None and not (opens and self._is_quorum(process, applicant.client_id, stay_s)):
             return _in_pool(refusal, process)
-        outcome = await self._store.database.write(lambda connection: self._admit(connection, process, applicant, opens))
+        outcome = await self._store.database.write(
+            lambda connection: self._admit(connection, process, applicant, opens)
+        )
         if isinstance(outcome, Refusal):
             return _in_pool(outcome, process)
         self._remember(process, outcome)
@@ -209,7 +219,9 @@ class Admissions:
             process.config,
             self._clock.now(),
             own=own,
-            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence) if _rests(process) else None,
+            last_sequence=rows.find_last_sequence(connection, applicant.client_id, cycle.sequence)
+            if _rests(process)
+            else None,
             download=applicant.download,
             upload=applicant.upload,
         )
@@ -220,8 +232,8 @@ class Admissions:
     def _is_quorum(self, process: HostedProcess, client_id: str, stay_s: float) -> bool:
         """Count a client as present for ``stay_s``, and say whether enough are.
 
-        Whoever completes the quorum wakes all others that wait. Each then comes to be admitted, and whose transaction is first
-        opens the cycle: the writer puts them all into one commit.
+        Whoever completes the quorum wakes all others that wait. Each then comes to be admitted, and whose transaction
+        is first opens the cycle: the writer puts them all into one commit.
         """
         now = self._clock.now()
         present = self._candidates.setdefault(process.id, {})

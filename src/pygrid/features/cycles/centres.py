@@ -36,7 +36,10 @@ class Centres:
             return None
         known = self._mapped.get(process.id)
         if known is None or known[0] != name:
-            known = self._mapped[process.id] = name, np.asarray(np.memmap(self._store.blobs.path(name), dtype="<f4", mode="r"))
+            known = self._mapped[process.id] = (
+                name,
+                np.asarray(np.memmap(self._store.blobs.path(name), dtype="<f4", mode="r")),
+            )
         self._mapped.move_to_end(process.id)
         if len(self._mapped) > MAX_MAPPED:
             self._mapped.popitem(last=False)

@@ -1,9 +1,9 @@
 """Who a process's clients are: they come by authenticating, and may say that they leave.
 
-Whoever can make clients without end can fill cycles alone, so an address, and the subject of a token, has a quota of them.
-A process with ``named_clients`` knows them by the subject of their tokens: a small, fixed group, such as the Domains that train
-a model together. One subject is one client, however often it authenticates, so it reports once in a cycle. And a cycle that
-closes at ``max_diffs`` reports waits for fewer once some have left.
+Whoever can make clients without end can fill cycles alone, so an address, and the subject of a token, has a quota of
+them. A process with ``named_clients`` knows them by the subject of their tokens: a small, fixed group, such as the
+Domains that train a model together. One subject is one client, however often it authenticates, so it reports once in a
+cycle. And a cycle that closes at ``max_diffs`` reports waits for fewer once some have left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState, Due
@@ -63,7 +64,7 @@ class Membership:
         if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
             raise Unauthenticated(
                 f"The 'auth_token' must name its bearer: a printable 'sub' of 1 to {MAX_SUBJECT_CHARS} characters.",
-                code="auth_token_nameless",
+                code=codes.AUTH_TOKEN_NAMELESS,
             )
         # Where a subject may be any number of clients, its token is that of a whole crowd.
         if subject is not None and (is_named or process.config.clients_per_subject):
@@ -103,7 +104,9 @@ class Membership:
         return client_id
 
     async def remove_unused(self) -> None:
-        """Remove clients that were not used for long and brought no report, and places in cycles that they did not use."""
+        """Remove clients that were not used for long and brought no report, and places in cycles that they did
+        not use.
+        """
         before = self._quotas.used_since()
         if before is None:
             return
@@ -117,7 +120,8 @@ class Membership:
             await database.write(partial(clients.delete_clients, ids=unused, before=before, left_before=left_before))
 
     async def leave(self, message: LeaveRequest, address: str) -> None:
-        """Let a client go, for good: what it has reported counts, a key that it holds ends, and nobody waits for it any more.
+        """Let a client go, for good: what it has reported counts, a key that it holds ends, and nobody waits for it any
+        more.
 
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. TooManyRequests: ``rate_limited``.
@@ -128,7 +132,9 @@ class Membership:
         def transaction(connection: sa.Connection) -> Cycle:
             rows.lock_process(connection, process.id)
             now = self._clock.now()
-            cycle = reports.put_departure(connection, message.worker_id, process.id, now, is_named=process.config.named_clients)
+            cycle = reports.put_departure(
+                connection, message.worker_id, process.id, now, is_named=process.config.named_clients
+            )
             if rules.due(cycle, process.config, now) is Due.CLOSE:
                 cycle = close_cycle(connection, cycle, now)
             return cycle

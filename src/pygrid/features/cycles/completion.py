@@ -1,7 +1,7 @@
 """A closing cycle becomes a checkpoint: bound the outliers, average, step the model, store, open the next cycle.
 
-Runs in a thread. Whatever it does before its one transaction at the end can be done again after a crash: the running sum is a
-cache, and a blob that no row names is only a file.
+Runs in a thread. Whatever it does before its one transaction at the end can be done again after a crash: the running
+sum is a cache, and a blob that no row names is only a file.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Completion:
         database = self._store.database
         now = self._clock.now()
         until = now + dt.timedelta(seconds=LEASE_S)
-        if not leased and not database.write_now(lambda connection: rows.acquire_lease(connection, cycle_id, now, until)):
+        if not leased and not database.write_now(
+            lambda connection: rows.acquire_lease(connection, cycle_id, now, until)
+        ):
             return None
         try:
             return self._complete(database.read_now(lambda connection: rows.get_cycle(connection, cycle_id)))
@@ -96,14 +98,19 @@ class Completion:
                 process.rule, [vote_of(one) for one in reports], history, lambda: self._model_norm(process, checkpoint)
             )
             try:
-                new_checkpoint = self._make_checkpoint(process, cycle, checkpoint, reports, weighed) if reports else None
+                new_checkpoint = (
+                    self._make_checkpoint(process, cycle, checkpoint, reports, weighed) if reports else None
+                )
                 break
             except DamagedReportError as error:
-                logger.exception("report is damaged; the cycle goes on without it", extra={"report_id": error.report_id})
+                logger.exception(
+                    "report is damaged; the cycle goes on without it", extra={"report_id": error.report_id}
+                )
                 damaged += [replace(report, scale=0.0) for report in reports if report.id == error.report_id]
                 reports = [report for report in reports if report.id != error.report_id]
         counted = [
-            replace(report, scale=weighed.scales[report.id], weight=int(weighed.weights[report.id])) for report in reports
+            replace(report, scale=weighed.scales[report.id], weight=int(weighed.weights[report.id]))
+            for report in reports
         ]
         outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
         completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
@@ -112,7 +119,9 @@ class Completion:
         database.write_later(lambda _connection: self._store.diffs.drop(process.id, cycle.id))
         if new_checkpoint is not None:
             self._store.processes.keep_checkpoint(new_checkpoint)
-        logger.info("cycle completed", extra={"process_id": process.id, "cycle": cycle.sequence, "num_reports": len(reports)})
+        logger.info(
+            "cycle completed", extra={"process_id": process.id, "cycle": cycle.sequence, "num_reports": len(reports)}
+        )
         return completed
 
     def _make_checkpoint(
@@ -136,7 +145,9 @@ class Completion:
                 norm.add(_read_values(file.fileno(), process.model.header_bytes, start, count))
         return norm.norm
 
-    def _step(self, process: HostedProcess, old: processes.Checkpoint, mean: MeanBlock) -> tuple[str, int, dict[str, str]]:
+    def _step(
+        self, process: HostedProcess, old: processes.Checkpoint, mean: MeanBlock
+    ) -> tuple[str, int, dict[str, str]]:
         """Write the new model and the vectors of optimizer and rule, block by block.
 
         Returns:
@@ -176,7 +187,9 @@ class Completion:
                     targets[slot].write(values.data)
             return target.commit(), target.size, {slot: writer.commit() for slot, writer in targets.items()}
 
-    def _store_result(self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome) -> Completed:
+    def _store_result(
+        self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome
+    ) -> Completed:
         """Checkpoint, end of the cycle and next cycle, in one transaction."""
         now, weighed, new_checkpoint = self._clock.now(), outcome.weighed, outcome.checkpoint
         report_rows.set_counted(
@@ -213,7 +226,9 @@ class Completion:
             processes.set_process_state(connection, process.id, "finished")
             rows.put_event(connection, process.id, cycle.sequence, "process_finished", now, {"checkpoint": number})
             return Completed(done, totals, None)
-        return Completed(done, totals, begin_cycle(connection, process.id, process.config, cycle.sequence + 1, number, now))
+        return Completed(
+            done, totals, begin_cycle(connection, process.id, process.config, cycle.sequence + 1, number, now)
+        )
 
 
 @dataclass(frozen=True)

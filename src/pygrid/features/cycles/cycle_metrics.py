@@ -13,10 +13,16 @@ class CycleCounts:
     def __init__(self, metrics: Metrics) -> None:
         registry = metrics.registry
         self.admissions = Counter(
-            "pygrid_admissions", "Answers to requests to take part: accepted, or why not.", ("outcome",), registry=registry
+            "pygrid_admissions",
+            "Answers to requests to take part: accepted, or why not.",
+            ("outcome",),
+            registry=registry,
         )
         self.reports = Counter(
-            "pygrid_reports", "Reports: accepted, repeated, or the code of the refusal.", ("outcome",), registry=registry
+            "pygrid_reports",
+            "Reports: accepted, repeated, or the code of the refusal.",
+            ("outcome",),
+            registry=registry,
         )
         self.report_bytes = Counter("pygrid_report_bytes", "Bytes of accepted reports.", registry=registry)
         self.clipped = Counter("pygrid_reports_clipped", "Reports that were clipped as outliers.", registry=registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from pygrid import codes
 from pygrid.core.process_config import Authentication
 from pygrid.errors import PygridError, Unauthenticated, Unavailable
 from pygrid.transport.untrusted import fetch_from_stranger
@@ -35,7 +36,8 @@ class Endpoints:
         """Return if the endpoint answers 200.
 
         Raises:
-            Unauthenticated: ``auth_token_refused``: another answer, none in time, or an address that must not be called.
+            Unauthenticated: ``auth_token_refused``: another answer, none in time, or an address that must not be
+                called.
             Unavailable: ``endpoints_busy``: too many other questions are open.
         """
         if self._num_waiting >= MAX_ENDPOINT_WAITING:
@@ -64,12 +66,15 @@ class Endpoints:
             raise _refused()
 
 
-async def check_device(authentication: Authentication | None, auth_token: str | None, endpoints: Endpoints) -> str | None:
-    """Check a device's token against what its process asks for; gives whom it names, if it was signed and names somebody.
+async def check_device(
+    authentication: Authentication | None, auth_token: str | None, endpoints: Endpoints
+) -> str | None:
+    """Check a device's token against what its process asks for; gives whom it names, if it was signed and names
+    somebody.
 
-    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm. Its expiry counts, and
-    its ``aud``, ``iss`` and the presence of an expiry where the process asks for them. Then the endpoint, if there is one, has
-    the last word.
+    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm. Its expiry
+    counts, and its ``aud``, ``iss`` and the presence of an expiry where the process asks for them. Then the endpoint,
+    if there is one, has the last word.
 
     Raises:
         Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
@@ -78,7 +83,7 @@ async def check_device(authentication: Authentication | None, auth_token: str | 
     if authentication is None or not (authentication.secret or authentication.pub_key or authentication.endpoint):
         return None
     if not auth_token:
-        raise Unauthenticated("Authentication is required, please pass an 'auth_token'.", code="auth_token_missing")
+        raise Unauthenticated("Authentication is required, please pass an 'auth_token'.", code=codes.AUTH_TOKEN_MISSING)
     subject = None
     if authentication.secret or authentication.pub_key:
         subject = _check_signature(authentication, auth_token)
@@ -111,12 +116,14 @@ def _check_signature(authentication: Authentication, auth_token: str) -> str | N
                 continue
             subject = claims.get("sub")
             return subject if isinstance(subject, str) else None
-    raise Unauthenticated("The 'auth_token' you sent is invalid.", code="auth_token_invalid")
+    raise Unauthenticated("The 'auth_token' you sent is invalid.", code=codes.AUTH_TOKEN_INVALID)
 
 
 def _busy() -> Unavailable:
-    return Unavailable("too many devices are being checked; try again", code="endpoints_busy", retry_after_s=1.0)
+    return Unavailable("too many devices are being checked; try again", code=codes.ENDPOINTS_BUSY, retry_after_s=1.0)
 
 
 def _refused() -> Unauthenticated:
-    return Unauthenticated("The 'auth_token' you sent did not pass 3rd party validation.", code="auth_token_refused")
+    return Unauthenticated(
+        "The 'auth_token' you sent did not pass 3rd party validation.", code=codes.AUTH_TOKEN_REFUSED
+    )

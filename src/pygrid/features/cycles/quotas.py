@@ -11,6 +11,7 @@ import datetime as dt
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.addresses import bucket_of
 from pygrid.errors import TooManyRequests
@@ -49,7 +50,9 @@ class DeviceQuotas:
         self._cycle_requests = RateTable(
             clock, limits.cycle_requests_per_minute, "cycle requests", "PYGRID_CYCLE_REQUESTS_PER_MINUTE"
         )
-        self._speed_tests = RateTable(clock, limits.speed_tests_per_minute, "speed tests", "PYGRID_SPEED_TESTS_PER_MINUTE")
+        self._speed_tests = RateTable(
+            clock, limits.speed_tests_per_minute, "speed tests", "PYGRID_SPEED_TESTS_PER_MINUTE"
+        )
 
     def take_authentication(self, address: str) -> None:
         """Count an authentication. This and the next raise TooManyRequests: ``rate_limited``."""
@@ -90,9 +93,9 @@ class DeviceQuotas:
         most = self.limits.clients_per_address
         if num_clients >= most:
             raise TooManyRequests(
-                f"your address has {num_clients} clients of this process, of at most {most}: use the worker_id of one of them "
-                "(the operator of this Domain can raise PYGRID_CLIENTS_PER_ADDRESS)",
-                code="too_many_clients",
+                f"your address has {num_clients} clients of this process, of at most {most}: use the worker_id of one "
+                "of them (the operator of this Domain can raise PYGRID_CLIENTS_PER_ADDRESS)",
+                code=codes.TOO_MANY_CLIENTS,
                 retry_after_s=RETRY_FULL_S,
             )
 

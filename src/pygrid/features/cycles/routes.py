@@ -11,6 +11,7 @@ from litestar.datastructures import State
 from litestar.params import FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, NotFound, Unauthenticated
 from pygrid.features.cycles.clients import Membership
 from pygrid.features.cycles.service import CyclesService
@@ -48,10 +49,14 @@ def _membership(state: State) -> Membership:
 
 
 def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
-    """The request key, which came as a bearer token or, from clients of 2020, in the query; and the client's id if it did."""
+    """The request key, which came as a bearer token or, from clients of 2020, in the query; and the client's id if it
+    did.
+    """
     key = find_bearer(request) or request.query_params.get("request_key")
     if not key:
-        raise Unauthenticated("Missing request key! Send 'Authorization: Bearer REQUEST_KEY'.", code="missing_request_key")
+        raise Unauthenticated(
+            "Missing request key! Send 'Authorization: Bearer REQUEST_KEY'.", code=codes.MISSING_REQUEST_KEY
+        )
     return key, request.query_params.get("worker_id")
 
 
@@ -106,7 +111,9 @@ async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, 
 
 
 @post("/cycle-request", status_code=200, responses=describe_problems(400, 404, 429))
-async def cycle_request(request: AppRequest, data: JSONBody[CycleRequest], state: State) -> CycleAccepted | CycleRejected:
+async def cycle_request(
+    request: AppRequest, data: JSONBody[CycleRequest], state: State
+) -> CycleAccepted | CycleRejected:
     """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
     if data.wait_s:
         request.stop_counting()
@@ -136,7 +143,7 @@ async def get_plan(
     if receive_operations_as != "onnx":
         raise InvalidInput(
             f"this plan is not available as {receive_operations_as!r}; ask for receive_operations_as=onnx",
-            code="plan_variant_unavailable",
+            code=codes.PLAN_VARIANT_UNAVAILABLE,
         )
     responses: BlobResponses = state.blobs
     return await responses.respond(request, plan_hash)
@@ -146,7 +153,7 @@ async def get_plan(
 async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery[int]) -> None:
     """A protocol of the process. A process hosted here has none: ``protocols`` in an acceptance is empty."""
     await _service(state).redeem_key(*_key(request))
-    raise NotFound("Protocol ID not found!", code="protocol_not_found", protocol_id=protocol_id)
+    raise NotFound("Protocol ID not found!", code=codes.PROTOCOL_NOT_FOUND, protocol_id=protocol_id)
 
 
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))

@@ -150,7 +150,8 @@ class CycleScheduler:
             leased = cycle_id in self._leased
             completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
         except Exception:
-            # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the checkpoint.
+            # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the
+            # checkpoint.
             self._closing[cycle_id] = self._retry_at(cycle_id, "complete_cycle")
             self._leased.discard(cycle_id)
             return

@@ -1,6 +1,7 @@
 """What a device can ask of a Domain: one function per message, whatever encoding it came in.
 
-The way of a report: `redeem_key` -> `receive_report` -> `submit_report` -> folded into the sum; later `Completion.complete`.
+The way of a report: `redeem_key` -> `receive_report` -> `submit_report` -> folded into the sum; later
+`Completion.complete`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
@@ -156,7 +158,7 @@ class CyclesService:
         if found is None:
             found = await self._store.database.look_up(lambda connection: rows.find_by_key(connection, key_hash))
         if found is None or (client_id is not None and client_id != found[0].client_id):
-            raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
+            raise Unauthenticated(_INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
         assignment, cycle = found
         return Ticket(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
 
@@ -168,7 +170,7 @@ class CyclesService:
         """
         self._check_open(ticket)
         if model_id != ticket.process.id:
-            raise NotFound("Model ID not found!", code="model_not_found", model_id=model_id)
+            raise NotFound("Model ID not found!", code=codes.MODEL_NOT_FOUND, model_id=model_id)
         return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
 
     def find_plan(self, ticket: Ticket, plan_id: int) -> str:
@@ -181,9 +183,11 @@ class CyclesService:
         for plan in ticket.process.plans:
             if plan.id == plan_id:
                 return plan.plan_hash
-        raise NotFound("Plan ID not found!", code="plan_not_found", plan_id=plan_id)
+        raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
 
-    async def take_report(self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[bytes]]) -> None:
+    async def take_report(
+        self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[bytes]]
+    ) -> None:
         """The whole way of a report, counted under what became of it: `redeem_key`, `receive_report`, `submit_report`.
 
         Args:
@@ -209,7 +213,9 @@ class CyclesService:
         _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         cycle_id = ticket.cycle.id
         centre = await self._centres.find(ticket.process, ticket.cycle.checkpoint)
-        return await receive_report(pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling)
+        return await receive_report(
+            pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling
+        )
 
     async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
@@ -219,7 +225,8 @@ class CyclesService:
         Raises:
             Conflict: ``already_reported``. Gone: ``cycle_closed``. Nothing was changed.
         """
-        # Who is cut off while waiting must not leave half of it: a row without its bytes, a closing cycle nobody completes.
+        # Who is cut off while waiting must not leave half of it: a row without its bytes, a closing cycle nobody
+        # completes.
         submitting = asyncio.create_task(self._submit(ticket, received))
         self._submitting.add(submitting)
         submitting.add_done_callback(self._submitting.discard)
@@ -240,7 +247,8 @@ class CyclesService:
             else:
                 report, cycle = await self._store.database.write(transaction)
         except Exception as error:
-            # After a commit that failed, or a cut-off at the stop, a row may name these bytes after all: the sweep finds out.
+            # After a commit that failed, or a cut-off at the stop, a row may name these bytes after all: the sweep
+            # finds out.
             is_refused = isinstance(error, Unavailable) and error.code == "storage_failed"
             if spool is not None and not is_refused and not may_be_done(error):
                 spool.discard()
@@ -259,16 +267,23 @@ class CyclesService:
     def _may_count(self, ticket: Ticket) -> bool:
         """Whether the bytes of a report are worth keeping: not if it was here before, or its cycle is over."""
         current = self._scheduler.current(ticket.process.id)
-        return ticket.assignment.state is AssignmentState.ASSIGNED and current is not None and current.id == ticket.cycle.id
+        return (
+            ticket.assignment.state is AssignmentState.ASSIGNED
+            and current is not None
+            and current.id == ticket.cycle.id
+        )
 
     def _accept(
         self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int, keeps_bytes: bool
     ) -> tuple[Report | None, Cycle]:
-        """Load, decide, record, count, and close the cycle if this was its last report. No report: it was here before."""
+        """Load, decide, record, count, and close the cycle if this was its last report.
+
+        No report: it was here before.
+        """
         now, content, config = self._clock.now(), received.content, ticket.process.config
         found = rows.find_by_key(connection, ticket.key_hash)
         if found is None:
-            raise Unauthenticated(_INVALID_KEY, code="invalid_request_key")
+            raise Unauthenticated(_INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
         assignment, cycle = found
         redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.fingerprint))
         if redeemed.repeated:
@@ -277,7 +292,9 @@ class CyclesService:
             is_own = keeps_bytes and (stored.file, stored.offset) == (file, offset)
             return (stored if is_own else None), cycle
         if not keeps_bytes:  # what the scheduler knows was behind the database for a moment
-            raise Unavailable("the cycle has just changed; send the report again", code="cycle_changed", retry_after_s=1)
+            raise Unavailable(
+                "the cycle has just changed; send the report again", code=codes.CYCLE_CHANGED, retry_after_s=1
+            )
         report = Report(
             id=assignment.id,
             cycle_id=cycle.id,
@@ -299,7 +316,9 @@ class CyclesService:
         return report, cycle
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle completes."""
+        """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle
+        completes.
+        """
         if process.averaging_plan is None:
             self._executor.submit(self._sums.fold, process, report, data)
 
@@ -320,7 +339,7 @@ def _check_numbers(message: CycleRequest, process: HostedProcess) -> None:
         value = getattr(message, name)
         if value is None:
             if process.config.needs_speed_test:
-                raise InvalidInput(f"'{name}' is required", code="speed_missing", field=name)
+                raise InvalidInput(f"'{name}' is required", code=codes.SPEED_MISSING, field=name)
         elif not (math.isfinite(value) and value >= 0):
             raise InvalidInput(f"'{name}' needs to be a positive number", field=name)
     wait_s = message.wait_s

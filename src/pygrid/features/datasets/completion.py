@@ -14,7 +14,8 @@ _BLOCK = 1 << 20
 
 
 def complete_schema(files: ColumnFiles, folder: str, schema: Schema) -> Schema:
-    """The schema with `Column.has_missing` and `Schema.num_subjects`, from the records. Reads each float column once; blocks.
+    """The schema with `Column.has_missing` and `Schema.num_subjects`, from the records. Reads each float column once;
+    blocks.
 
     Raises:
         NotFound: ``records_not_found``. OSError.

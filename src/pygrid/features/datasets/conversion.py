@@ -1,7 +1,7 @@
 """Turns an uploaded file into a folder of columns, in a child process: readers of files meet hostile bytes.
 
-The child has limits on memory, time and file size, and is locked in a sandbox that lets it write to that folder. One that dies
-takes nothing along but the upload that it was working on.
+The child has limits on memory, time and file size, and is locked in a sandbox that lets it write to that folder. One
+that dies takes nothing along but the upload that it was working on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from pygrid import codes
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import InvalidDataset, PygridError, from_problem
 from pygrid.messages.datasets import Format
@@ -56,7 +57,8 @@ class Converter:
     async def convert(self, conversion: Conversion) -> Schema:
         """Write the columns of a file into its folder; gives their schema.
 
-        If the caller is cancelled, the child is ended; it has ended when this returns, so that its folder can be removed.
+        If the caller is cancelled, the child is ended; it has ended when this returns, so that its folder can be
+        removed.
 
         Raises:
             InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
@@ -138,18 +140,20 @@ def check_alike(mock: Schema, schema: Schema) -> None:
             there = "no such column" if real is None else _shown(real)
             raise InvalidDataset(
                 f"the mock has column {column.name!r} as {_shown(column)}; the data has {there}",
-                code="mock_differs",
+                code=codes.MOCK_DIFFERS,
                 column=column.name,
             )
         if column.has_missing != real.has_missing:
-            has, needs = ("has", "has none") if column.has_missing else ("has no", "has some; leave out the value of a record")
+            has, needs = (
+                ("has", "has none") if column.has_missing else ("has no", "has some; leave out the value of a record")
+            )
             raise InvalidDataset(
                 f"the mock {has} missing values in column {column.name!r}, and the data {needs}",
-                code="mock_differs",
+                code=codes.MOCK_DIFFERS,
                 column=column.name,
             )
     for name in wanted:
-        raise InvalidDataset(f"the mock lacks column {name!r}", code="mock_differs", column=name)
+        raise InvalidDataset(f"the mock lacks column {name!r}", code=codes.MOCK_DIFFERS, column=name)
 
 
 def _shown(column: Column) -> str:
@@ -157,4 +161,4 @@ def _shown(column: Column) -> str:
 
 
 def _failed(why: str) -> PygridError:
-    return InvalidDataset(f"the file could not be read within the limits: {why}", code="dataset_check_failed")
+    return InvalidDataset(f"the file could not be read within the limits: {why}", code=codes.DATASET_CHECK_FAILED)

@@ -43,7 +43,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reply = Reply(problem=StorageFull("the disk of this Domain is full; nothing of the upload was kept").to_problem())
+        reply = Reply(
+            problem=StorageFull("the disk of this Domain is full; nothing of the upload was kept").to_problem()
+        )
     write_answer(msgspec.json.encode(reply))
 
 

@@ -1,4 +1,6 @@
-"""The multipart form that brings a dataset, read as it arrives: first ``config``, then the files, straight to the disk."""
+"""The multipart form that brings a dataset, read as it arrives: first ``config``, then the files, straight to
+the disk.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ class UploadedFiles:
 
 
 OnConfig = Callable[[bytes], Awaitable[Path]]
-"""Called with the whole ``config`` part before any byte of a file is taken: checks it and gives the folder for the files."""
+"""Called with the whole ``config`` part before any byte of a file is taken: checks it and gives the folder for the
+files.
+"""
 
 
-async def read_upload_form(content_type: str, body: AsyncIterator[bytes], on_config: OnConfig, max_bytes: int) -> UploadedFiles:
+async def read_upload_form(
+    content_type: str, body: AsyncIterator[bytes], on_config: OnConfig, max_bytes: int
+) -> UploadedFiles:
     """Read the form.
 
     Args:

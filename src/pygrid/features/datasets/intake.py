@@ -1,4 +1,7 @@
-"""Takes an upload in: the form, its files, their columns, the mock twin. All of it is durable, or nothing is left of it."""
+"""Takes an upload in: the form, its files, their columns, the mock twin.
+
+All of it is durable, or nothing is left of it.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,8 @@ class Receiver:
             check: called with the ``config`` part before any file is taken.
         Raises:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with the form or its files.
-            StorageFull: the disk has no room for it, which is told before the files are taken if their length was announced.
+            StorageFull: the disk has no room for it, which is told before the files are taken if their length was
+                announced.
             ClientGone: the client went, so that nobody waits for the outcome.
         """
         committed: list[str] = []
@@ -79,7 +83,9 @@ class Receiver:
             form = await read_upload_form(upload.content_type, upload.body, on_config, limits.max_upload_bytes)
             request = asked[0]
             await self._check_room(form.data.stat().st_size, limits)
-            schema, mock_kind = await unless_gone(upload.departed, self._make_columns(form, data, mock, request, limits))
+            schema, mock_kind = await unless_gone(
+                upload.departed, self._make_columns(form, data, mock, request, limits)
+            )
             await asyncio.to_thread(shutil.rmtree, folder.path)
             content_hash = await asyncio.to_thread(hash_content, data.path)
             try:
@@ -88,8 +94,8 @@ class Receiver:
                 name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
                 yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note, content_hash)
             except Exception as error:
-                # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a
-                # row may come to name them. If none does, the next start removes them.
+                # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given,
+                # and a row may come to name them. If none does, the next start removes them.
                 for name in () if may_be_done(error) else committed:
                     await asyncio.to_thread(self._files.drop, name)
                 raise
@@ -126,7 +132,9 @@ class Receiver:
         self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema, limits: DatasetLimits
     ) -> rows.Mock:
         if form.mock is not None:
-            like = msgspec.structs.replace(request, columns=_with_sources(declarations_of(schema), request), format=None)
+            like = msgspec.structs.replace(
+                request, columns=_with_sources(declarations_of(schema), request), format=None
+            )
             # A mock twin is downloaded whole and lies outside the quota, so it is kept small.
             small = msgspec.structs.replace(limits, max_total_bytes=min(MAX_MOCK_BYTES, limits.max_total_bytes))
             try:
@@ -148,4 +156,6 @@ def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionReque
     Whether it has missing values is found, not declared, so that it can be compared with the data.
     """
     sources = {column.name: column.source for column in request.columns}
-    return tuple(msgspec.structs.replace(column, source=sources.get(column.name, ()), has_missing=None) for column in declared)
+    return tuple(
+        msgspec.structs.replace(column, source=sources.get(column.name, ()), has_missing=None) for column in declared
+    )

@@ -108,8 +108,13 @@ async def find_dataset(
 
 
 @get("/datasets/{dataset_id:int}", guards=[anyone], responses=describe_problems(400, 401, 404))
-async def get_dataset(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> Response[DatasetInfo]:
-    """One dataset, with the schema of a version. Without ``version`` it is the newest, and the answer has an ``ETag``."""
+async def get_dataset(
+    request: AppRequest, state: State, dataset_id: PathId, version: Version = None
+) -> Response[DatasetInfo]:
+    """One dataset, with the schema of a version.
+
+    Without ``version`` it is the newest, and the answer has an ``ETag``.
+    """
     info = await _service(state).get(find_principal(request), dataset_id, version)
     return tagged(info) if version is None else Response(info)
 
@@ -140,7 +145,9 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, 
 
 
 @get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=describe_problems(400, 401, 404))
-async def download_mock(request: AppRequest, state: State, dataset_id: PathId, version: Version = None) -> Response[Any]:
+async def download_mock(
+    request: AppRequest, state: State, dataset_id: PathId, version: Version = None
+) -> Response[Any]:
     """The mock twin: safetensors bytes, with its schema in the metadata."""
     length, pieces = await _service(state).mock(find_principal(request), dataset_id, version)
     return Stream(_each(pieces), media_type=media.TENSORS, headers={"Content-Length": str(length)})

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.datasets import (
@@ -135,7 +136,9 @@ class DatasetsService:
 
         async def check(config: bytes) -> UploadRequest:
             request = check_upload(_decode(config, UploadRequest))
-            if await self._database.read(lambda connection: rows.has_dataset(connection, principal.user_id, request.name)):
+            if await self._database.read(
+                lambda connection: rows.has_dataset(connection, principal.user_id, request.name)
+            ):
                 raise _exists(request.name)
             return request
 
@@ -158,7 +161,11 @@ class DatasetsService:
                 except sa.exc.IntegrityError:
                     raise _exists(request.name) from None
                 rows.put_version(connection, dataset_id, version, principal.user_id, now)
-                data = {"dataset_id": dataset_id, "visibility": request.visibility, "size_bytes": version.schema.num_bytes}
+                data = {
+                    "dataset_id": dataset_id,
+                    "visibility": request.visibility,
+                    "size_bytes": version.schema.num_bytes,
+                }
                 self._append(connection, "dataset_uploaded", data, principal)
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
@@ -234,9 +241,9 @@ class DatasetsService:
         stored = rows.stored_bytes(connection)
         if stored + num_bytes > self.limits.max_total_bytes:
             raise PayloadTooLarge(
-                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes; {stored:,} are taken, and this "
-                f"one needs {num_bytes:,}. Delete a dataset first",
-                code="dataset_quota",
+                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes; {stored:,} are taken, "
+                f"and this one needs {num_bytes:,}. Delete a dataset first",
+                code=codes.DATASET_QUOTA,
                 stored_bytes=stored,
             )
 
@@ -262,7 +269,8 @@ class DatasetsService:
         def load(connection: sa.Connection) -> list[DatasetSummary]:
             found: list[tuple[Dataset, DatasetVersion]] = []
             position = before
-            # The query on columns is not one that the database can answer, so it is asked for more until there are enough.
+            # The query on columns is not one that the database can answer, so it is asked for more until there are
+            # enough.
             while len(found) < limit:
                 page = rows.list_datasets(
                     connection,
@@ -286,10 +294,13 @@ class DatasetsService:
         """A dataset with the schema of a version (None: the newest).
 
         Raises:
-            NotFound: ``dataset_not_found``: there is none, or the caller may not know of it; ``dataset_version_not_found``.
+            NotFound: ``dataset_not_found``: there is none, or the caller may not know of it;
+                ``dataset_version_not_found``.
         """
         return await self._database.read(
-            lambda connection: self._describe(connection, principal, _get_seen(connection, principal, dataset_id), number)
+            lambda connection: self._describe(
+                connection, principal, _get_seen(connection, principal, dataset_id), number
+            )
         )
 
     async def find_by_name(self, principal: Principal | None, name: str) -> DatasetInfo:
@@ -298,7 +309,7 @@ class DatasetsService:
         def load(connection: sa.Connection) -> DatasetInfo:
             dataset = rows.find_dataset_by_name(connection, principal, name)
             if dataset is None:
-                raise NotFound(f"there is no dataset {name!r}", code="dataset_not_found", name=name)
+                raise NotFound(f"there is no dataset {name!r}", code=codes.DATASET_NOT_FOUND, name=name)
             return self._describe(connection, principal, dataset)
 
         return await self._database.read(load)
@@ -321,7 +332,9 @@ class DatasetsService:
         def transaction(connection: sa.Connection) -> tuple[Visibility, DatasetInfo]:
             dataset = self._get_managed(connection, principal, dataset_id)
             precondition.check(self._describe(connection, principal, dataset))
-            given = {name: value for name, value in msgspec.structs.asdict(update).items() if value is not msgspec.UNSET}
+            given = {
+                name: value for name, value in msgspec.structs.asdict(update).items() if value is not msgspec.UNSET
+            }
             tags = given.pop("tags", None)
             if tags is not None:
                 rows.put_tags(connection, dataset_id, tags)
@@ -376,7 +389,7 @@ class DatasetsService:
 
         folder = await self._database.read(load)
         if folder is None:
-            raise NotFound(f"dataset {dataset_id} has no mock twin", code="mock_not_found", id=dataset_id)
+            raise NotFound(f"dataset {dataset_id} has no mock twin", code=codes.MOCK_NOT_FOUND, id=dataset_id)
         path = await asyncio.to_thread(self._files.checked_path, folder)
         return await asyncio.to_thread(as_safetensors, path)
 
@@ -434,7 +447,9 @@ def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id
     return dataset
 
 
-def _summary(principal: Principal | None, dataset: Dataset, version: DatasetVersion, tags: tuple[str, ...]) -> DatasetSummary:
+def _summary(
+    principal: Principal | None, dataset: Dataset, version: DatasetVersion, tags: tuple[str, ...]
+) -> DatasetSummary:
     return DatasetSummary(
         id=dataset.id,
         name=dataset.name,
@@ -455,14 +470,18 @@ def _decode(config: bytes, kind: type[R]) -> R:
     try:
         return msgspec.convert(decode_json(config), kind)
     except InvalidInput as error:
-        raise InvalidConfig(f"config: {error.detail}", code="invalid_dataset_config") from error
+        raise InvalidConfig(f"config: {error.detail}", code=codes.INVALID_DATASET_CONFIG) from error
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"config is not what describes an upload: {error}", code="invalid_dataset_config") from error
+        raise InvalidConfig(
+            f"config is not what describes an upload: {error}", code=codes.INVALID_DATASET_CONFIG
+        ) from error
 
 
 def _exists(name: str) -> Conflict:
     return Conflict(
-        f"you have a dataset {name!r} already; add a version to it, or choose another name", code="dataset_exists", name=name
+        f"you have a dataset {name!r} already; add a version to it, or choose another name",
+        code=codes.DATASET_EXISTS,
+        name=name,
     )
 
 
@@ -475,7 +494,7 @@ def _check_unit(connection: sa.Connection, dataset_id: int, schema: Schema) -> N
     raise Conflict(
         f"this version {has}, but the budget of the dataset protects the unit {budget.unit!r}, which never changes: "
         "upload it as a dataset of its own",
-        code="unit_fixed",
+        code=codes.UNIT_FIXED,
         dataset_id=dataset_id,
         unit=budget.unit,
     )

@@ -1,7 +1,8 @@
 """Asks many Domains the same at once, and remembers what each answered for as long as it would answer the same.
 
-An answer is kept under the Domain's name, the version of its public things, and the question. A Domain tells a new version
-before the author of a change is answered, so what was made private is found by no search that begins after that.
+An answer is kept under the Domain's name, the version of its public things, and the question. A Domain tells a new
+version before the author of a change is answered, so what was made private is found by no search that begins after
+that.
 
 A Domain that is late for one caller is not given up: its answer is kept for the next.
 """
@@ -19,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from prometheus_client import Counter
 
+from pygrid import codes
 from pygrid.core.discovery import check_foreign
 from pygrid.errors import InvalidInput, PygridError, TooSlow
 from pygrid.features.discovery.registry import Member
@@ -131,7 +133,7 @@ class Asking:
         try:
             found = msgspec.convert(raw, answer)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"the answer is refused: {error}", code="invalid_answer") from error
+            raise InvalidInput(f"the answer is refused: {error}", code=codes.INVALID_ANSWER) from error
         size = check_foreign(found)
         if knows_versions:
             self._keep((name, found.version, question), found, size)

@@ -9,6 +9,7 @@ from litestar import Router, get, post
 from litestar.datastructures import State
 from litestar.params import JSONBody, QueryParameter
 
+from pygrid import codes
 from pygrid.attempts import AttemptSketch, Bound
 from pygrid.core.addresses import network_of
 from pygrid.errors import InvalidInput
@@ -84,7 +85,7 @@ async def search_by_address(
     try:
         return await _search(request, state, msgspec.convert(asked, SearchRequest))
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"this is no search: {error}", code="invalid_search") from error
+        raise InvalidInput(f"this is no search: {error}", code=codes.INVALID_SEARCH) from error
 
 
 async def _search(request: AppRequest, state: State, asked: SearchRequest) -> SearchAnswer:

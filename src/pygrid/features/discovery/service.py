@@ -86,12 +86,16 @@ class DiscoveryService:
         return [member for member, summary in (await self.summaries()).answers if model_id in summary.models]
 
     async def choose_hosts(self, model_id: str | None) -> list[Member]:
-        """Domains to serve a model: those that do so already, else as many as are wanted of those that are online, by lot."""
+        """Domains to serve a model: those that do so already, else as many as are wanted of those that are online, by
+        lot.
+        """
         hosts = await self.find_hosts(model_id) if model_id is not None else []
         return hosts or self.draw_online(self._num_replicas)
 
     def choose_shareholders(self) -> list[Member]:
-        """For each replica two that would hold shares of a model, one that provides randomness, one host; none if too few."""
+        """For each replica two that would hold shares of a model, one that provides randomness, one host; none if too
+        few.
+        """
         wanted = 4 * self._num_replicas
         drawn = self.draw_online(wanted)
         return drawn if len(drawn) == wanted else []
@@ -112,7 +116,9 @@ def address_of(member: Member, network_url: str) -> str:
 
 
 def _refer(member: Member, network_url: str) -> DomainRef:
-    return DomainRef(member.name, cast(DomainState, str(member.state)), address_of(member, network_url), member.identity)
+    return DomainRef(
+        member.name, cast(DomainState, str(member.state)), address_of(member, network_url), member.identity
+    )
 
 
 def _hit(kind: type[H], found: Any, ref: DomainRef) -> H:

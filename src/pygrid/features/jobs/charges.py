@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core import job_terms
 from pygrid.core.job_spec import Unit
 from pygrid.core.jobs import Job, JobState
@@ -66,7 +67,7 @@ def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
         return None
     account = find_account(connection, job.dataset_id, job.requested_by)
     if account is None:
-        return Conflict("this dataset has no open privacy budget", code="no_budget", job_id=job.id)
+        return Conflict("this dataset has no open privacy budget", code=codes.NO_BUDGET, job_id=job.id)
     cost = ledger.cost_of(job_terms.events_of(job.terms))
     decision = account.check(cost)
     if isinstance(decision, Accepted):
@@ -82,7 +83,9 @@ def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
             f"{account.user_cap.epsilon:g} left"
         )
     return Conflict(
-        f"{whose}: ask for a smaller epsilon, or the data owner for more", code="budget_exhausted", reason=decision.reason.value
+        f"{whose}: ask for a smaller epsilon, or the data owner for more",
+        code=codes.BUDGET_EXHAUSTED,
+        reason=decision.reason.value,
     )
 
 

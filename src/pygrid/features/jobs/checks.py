@@ -32,7 +32,9 @@ class Asked:
     """What the gate says of an ONNX model (`pygrid.plans.serving.ServingReport`), as JSON."""
 
 
-async def check_asked(request: JobRequest, form: JobForm, schema: Schema, model: Path, *, max_result_bytes: int) -> Asked:
+async def check_asked(
+    request: JobRequest, form: JobForm, schema: Schema, model: Path, *, max_result_bytes: int
+) -> Asked:
     """Check the parts of a form against each other, the dataset and the gate.
 
     Args:

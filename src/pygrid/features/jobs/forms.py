@@ -1,4 +1,7 @@
-"""The multipart form that brings a job, read as it arrives: ``config`` and ``plan`` into memory, ``model`` into a file."""
+"""The multipart form that brings a job, read as it arrives:
+
+``config`` and ``plan`` into memory, ``model`` into a file.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,12 @@ class _Asked(msgspec.Struct):
 
 
 async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> JobForm:
-    """Read the form; the model goes to ``model``, checked on the way unless ``config`` came before it and asks to predict.
+    """Read the form; the model goes to ``model``, checked on the way unless ``config`` came before it and asks to
+    predict.
 
     Raises:
-        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown; ``config`` comes before the model and
-            is not JSON within the limits of `decode_json`.
+        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown; ``config`` comes before the
+            model and is not JSON within the limits of `decode_json`.
         PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, not_permitted
 from pygrid.core.datasets import DatasetRefusal, Schema, can_manage, can_see
@@ -59,14 +60,14 @@ class PoliciesService:
     async def put(
         self, principal: Principal, dataset_id: int, wanted: PolicyInfo, precondition: Precondition = ANY
     ) -> PolicyInfo:
-        """Give a dataset a policy. The first one opens its budget, whose delta, use and unit stay from then on; what is spent
-        stays.
+        """Give a dataset a policy. The first one opens its budget, whose delta, use and unit stay from then on; what is
+        spent stays.
 
         Raises:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
-            InvalidInput: a number out of range; ``invalid_delta``: not well below 1 / records, when the budget is opened or
-                raised. Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``: another dataset with the
-                same content has a budget, and ``fresh_budget`` was not given.
+            InvalidInput: a number out of range; ``invalid_delta``: not well below 1 / records, when the budget is
+                opened or raised. Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``:
+                another dataset with the same content has a budget, and ``fresh_budget`` was not given.
             PreconditionFailed: it is another one than the caller has seen.
         """
         for epsilon in (wanted.epsilon, wanted.epsilon_per_user, wanted.max_epsilon_per_job):
@@ -75,7 +76,7 @@ class PoliciesService:
         if wanted.epsilon_per_user > wanted.epsilon:
             raise InvalidConfig(
                 f"epsilon_per_user is {wanted.epsilon_per_user}, more than the {wanted.epsilon} of the whole dataset",
-                code="invalid_policy",
+                code=codes.INVALID_POLICY,
             )
         use = Use(wanted.use)
 
@@ -120,14 +121,15 @@ class PoliciesService:
         if wanted.unit not in (None, budget.unit):
             raise Conflict(
                 f"the budget was opened to protect the unit {budget.unit!r}, which never changes; leave unit out",
-                code="budget_fixed",
+                code=codes.BUDGET_FIXED,
                 dataset_id=budget.dataset_id,
             )
         if wanted.delta != budget.cap.delta or (policy is not None and policy.use.value != wanted.use):
             raise Conflict(
                 f"the budget was opened for delta {budget.cap.delta:g}"
-                f"{f' and {policy.use}' if policy is not None else ''}, which decided how it is kept; epsilon can be changed",
-                code="budget_fixed",
+                f"{f' and {policy.use}' if policy is not None else ''}, which decided how it is kept; epsilon can be "
+                "changed",
+                code=codes.BUDGET_FIXED,
                 dataset_id=budget.dataset_id,
             )
         before = None if budget.user_cap is None else budget.user_cap.epsilon
@@ -187,8 +189,9 @@ def _unit_to_open(wanted: Unit | None, schema: Schema) -> Unit:
     if derived == "record":
         why = "names no subject column"
     raise InvalidInput(
-        f"the unit is {wanted!r}, but the dataset {why}: use {derived!r}, or 'domain', which protects nobody within the Domain",
-        code="invalid_policy",
+        f"the unit is {wanted!r}, but the dataset {why}: use {derived!r}, or 'domain', which protects nobody within "
+        "the Domain",
+        code=codes.INVALID_POLICY,
         unit=derived,
     )
 
@@ -198,7 +201,7 @@ def _policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo:
     if found is None:
         raise NotFound(
             "this dataset has no policy: every job waits for a person, and private jobs are refused",
-            code="policy_not_found",
+            code=codes.POLICY_NOT_FOUND,
             id=dataset_id,
         )
     return found

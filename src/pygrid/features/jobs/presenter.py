@@ -34,7 +34,8 @@ _LEAVES = "\nWhat leaves: "
 
 
 class Describer:
-    """Describes jobs as one caller may know them; what several of them share is looked up once. Good for one transaction.
+    """Describes jobs as one caller may know them; what several of them share is looked up once. Good for one
+    transaction.
 
     Args:
         progress: of a running job by its id, 0 to 1.
@@ -148,7 +149,8 @@ def describe_plan(plan: Plan, report: GateReport) -> str:
         lines.append(f"Its author says: {one_line(found.description, _MAX_WORDS)}")
     lines += [f"It reads {column.name}: {column.what}." for column in found.inputs]
     lines += [
-        f"It gives {column.name}: {column.what}{f', {column.meaning}' if column.meaning else ''}." for column in found.outputs
+        f"It gives {column.name}: {column.what}{f', {column.meaning}' if column.meaning else ''}."
+        for column in found.outputs
     ]
     independent = "Each record is computed by itself." if found.per_example_independent else "Records of a batch mix."
     return "\n".join([*lines, independent])
@@ -157,8 +159,12 @@ def describe_plan(plan: Plan, report: GateReport) -> str:
 def describe_model(
     request: JobRequest, report: ServingReport, outputs: Sequence[Port], schema: Schema, num_records: int
 ) -> str:
-    """An ONNX model that passed the gate, for who decides: what it is, what it reads, and what leaves of which records."""
-    operators = ", ".join(f"{name} {count}" for name, count in sorted(report.operators.items(), key=lambda one: -one[1]))
+    """An ONNX model that passed the gate, for who decides: what it is, what it reads, and what leaves of which
+    records.
+    """
+    operators = ", ".join(
+        f"{name} {count}" for name, count in sorted(report.operators.items(), key=lambda one: -one[1])
+    )
     lines = [
         f"An ONNX model of {human_count(report.num_parameters)} parameters and {report.num_nodes} nodes: {operators}. "
         f"{human_count(report.flops_per_example)} operations for each record.",
@@ -171,11 +177,16 @@ def describe_model(
         why = one_line(report.independence_reason)
         lines.append(f"Records of a batch of {request.batch_size} may mix ({why}), so a row may tell of others.")
     columns = [column for column in schema.columns if column.name in request.binding.values()]
-    bytes_in, bytes_out = num_records * sum(column.record_bytes for column in columns), port_bytes(tuple(outputs), num_records)
+    bytes_in, bytes_out = (
+        num_records * sum(column.record_bytes for column in columns),
+        port_bytes(tuple(outputs), num_records),
+    )
     ratio = f", {bytes_out / bytes_in:.2g} times the data that is read" if bytes_in else ""
     rows = ", ".join(map(_named, outputs))
     records = (
-        f"each of {num_records:,} records" if request.max_records is None else f"each of the first {num_records:,} records"
+        f"each of {num_records:,} records"
+        if request.max_records is None
+        else f"each of the first {num_records:,} records"
     )
     leaves = f"{rows}, for {records}: {human_bytes(bytes_out)}{ratio}"
     return "\n".join(lines) + _LEAVES + leaves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.jobs import Job
 from pygrid.errors import Conflict, TooManyRequests
 from pygrid.storage import jobs as rows
@@ -24,7 +25,7 @@ def check_room(connection: sa.Connection, job: Job, *, max_federated: int) -> No
     opened = rows.list_open(connection, job.requested_by)
     if len(opened) >= MAX_OPEN_JOBS:
         raise TooManyRequests(
-            f"you have {MAX_OPEN_JOBS} jobs that have not ended; wait for one, or cancel one", code="too_many_jobs"
+            f"you have {MAX_OPEN_JOBS} jobs that have not ended; wait for one, or cancel one", code=codes.TOO_MANY_JOBS
         )
     if not job.is_federated:
         return
@@ -33,14 +34,14 @@ def check_room(connection: sa.Connection, job: Job, *, max_federated: int) -> No
         if _same_part(job, other):
             raise Conflict(
                 f"job {other.id} takes part in this training with this dataset already; cancel it before you ask again",
-                code="federation_exists",
+                code=codes.FEDERATION_EXISTS,
                 job_id=other.id,
             )
     if len(federated) >= max_federated:
         raise TooManyRequests(
-            f"you have {len(federated)} jobs that take part in trainings elsewhere, and this Domain lets one account have "
-            f"{max_federated} (PYGRID_FEDERATED_JOBS_PER_USER); wait until one has ended, or cancel one",
-            code="too_many_federated_jobs",
+            f"you have {len(federated)} jobs that take part in trainings elsewhere, and this Domain lets one account "
+            f"have {max_federated} (PYGRID_FEDERATED_JOBS_PER_USER); wait until one has ended, or cancel one",
+            code=codes.TOO_MANY_FEDERATED_JOBS,
         )
 
 

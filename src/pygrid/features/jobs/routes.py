@@ -50,7 +50,9 @@ def _policies(state: State) -> PoliciesService:
 )
 @repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:
-    """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for statistics."""
+    """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for
+    statistics.
+    """
     body = stream_body(request, MAX_FORM_BYTES)
     return await _service(state).submit(request.user, request.headers.get("content-type", ""), body)
 
@@ -119,21 +121,33 @@ async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JS
     return await _service(state).approve(request.user, job_id, data)
 
 
-@post("/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@post(
+    "/jobs/{job_id:str}/deny", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409)
+)
 @repeatable()
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Do not let a waiting job run, or a result that is held leave."""
     return await _service(state).deny(request.user, job_id, data)
 
 
-@post("/jobs/{job_id:str}/revoke", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@post(
+    "/jobs/{job_id:str}/revoke",
+    status_code=200,
+    guards=[require()],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
 @repeatable()
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Take an approval back before the job runs."""
     return await _service(state).revoke(request.user, job_id)
 
 
-@post("/jobs/{job_id:str}/cancel", status_code=200, guards=[require()], responses=describe_problems(400, 401, 403, 404, 409))
+@post(
+    "/jobs/{job_id:str}/cancel",
+    status_code=200,
+    guards=[require()],
+    responses=describe_problems(400, 401, 403, 404, 409),
+)
 @repeatable()
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """End one's own job."""

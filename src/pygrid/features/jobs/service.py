@@ -1,4 +1,6 @@
-"""What people can do with jobs: ask for one, follow it, decide on it, take its result; and what a dataset's policy is."""
+"""What people can do with jobs: ask for one, follow it, decide on it, take its result; and what a dataset's
+policy is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Protocol
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
@@ -108,8 +111,8 @@ class JobsService:
         Raises:
             InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
-            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from; ``budget_exhausted``:
-                it has too little left; ``federation_exists``.
+            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from;
+                ``budget_exhausted``: it has too little left; ``federation_exists``.
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
             Unavailable: this Domain can run no jobs, or no private ones.
         """
@@ -199,7 +202,9 @@ class JobsService:
         before: str | None = None,
         limit: int = 100,
     ) -> list[JobInfo]:
-        """The caller's jobs and those on datasets that they look after, newest first; see `pygrid.storage.jobs.list_jobs`."""
+        """The caller's jobs and those on datasets that they look after, newest first; see
+        `pygrid.storage.jobs.list_jobs`.
+        """
 
         def load(connection: sa.Connection) -> list[JobInfo]:
             found = rows.list_jobs(
@@ -210,9 +215,11 @@ class JobsService:
 
         return await self._database.read(load)
 
-    async def follow(self, principal: Principal, job_id: str, after: int | None = None) -> AsyncIterator[tuple[int, JobInfo]]:
-        """A job as it is now, then after each change and as its progress goes on, until it has ended or the caller may not
-        know of it any more; numbered by change.
+    async def follow(
+        self, principal: Principal, job_id: str, after: int | None = None
+    ) -> AsyncIterator[tuple[int, JobInfo]]:
+        """A job as it is now, then after each change and as its progress goes on, until it has ended or the caller may
+        not know of it any more; numbered by change.
 
         Args:
             after: the number of the change that was seen last: then the ones since come first.
@@ -222,7 +229,9 @@ class JobsService:
         await self.get(principal, job_id)
         return self._changes(principal, job_id, after)
 
-    async def _changes(self, principal: Principal, job_id: str, after: int | None) -> AsyncIterator[tuple[int, JobInfo]]:
+    async def _changes(
+        self, principal: Principal, job_id: str, after: int | None
+    ) -> AsyncIterator[tuple[int, JobInfo]]:
         def load(connection: sa.Connection) -> tuple[Job, JobInfo] | None:
             try:
                 # Somebody may follow for days: what they may see is what they may see now.
@@ -269,16 +278,18 @@ class JobsService:
         if job.code == rules.RESULT_EXPIRED:
             raise Gone(job.detail, code=job.code, job_id=job_id)
         if job.has_ended:
-            raise NotFound(f"the job is {job.state}: it has no result", code="result_not_found", job_id=job_id)
-        raise Conflict(f"the job is {job.state}: its result is not released", code="result_not_released", job_id=job_id)
+            raise NotFound(f"the job is {job.state}: it has no result", code=codes.RESULT_NOT_FOUND, job_id=job_id)
+        raise Conflict(
+            f"the job is {job.state}: its result is not released", code=codes.RESULT_NOT_RELEASED, job_id=job_id
+        )
 
     async def approve(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
         """Let a waiting job run, or let the result of a held one leave.
 
         Raises:
             NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
-            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``, ``budget_exhausted``: the
-                ledger has too little left.
+            Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``,
+                ``budget_exhausted``: the ledger has too little left.
         """
 
         def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
@@ -384,7 +395,9 @@ class JobsService:
         return Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing).describe(job)
 
 
-def _get_seen(connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False) -> tuple[Job, JobDataset]:
+def _get_seen(
+    connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False
+) -> tuple[Job, JobDataset]:
     """A job with its dataset, if the caller may know of it."""
     job = rows.get_job(connection, job_id, lock=lock)
     dataset = rows.get_job_dataset(connection, job)
@@ -397,7 +410,7 @@ def _read_request(form: JobForm) -> JobRequest:
     try:
         request = msgspec.convert(decode_json(form.config), JobRequest)
     except (InvalidInput, msgspec.ValidationError) as error:
-        raise InvalidConfig(f"config is no request for a job: {error}", code="invalid_job") from error
+        raise InvalidConfig(f"config is no request for a job: {error}", code=codes.INVALID_JOB) from error
     check_request(request)
     if request.federation is not None:
         parse_address(request.federation.coordinator)
@@ -422,15 +435,15 @@ def _get_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
     account = find_account(connection, dataset_id, user_id)
     if account is None:
         raise Conflict(
-            "this dataset has no privacy budget: ask its owner to open one, or ask for an exact answer, which a person has to "
-            "sign off",
-            code="no_budget",
+            "this dataset has no privacy budget: ask its owner to open one, or ask for an exact answer, which a person "
+            "has to sign off",
+            code=codes.NO_BUDGET,
             dataset_id=dataset_id,
         )
     if account.user_cap is None:
         raise Conflict(
             "nothing of this dataset's privacy budget is meant for you: ask its owner for a grant",
-            code="no_grant",
+            code=codes.NO_GRANT,
             dataset_id=dataset_id,
         )
     return account

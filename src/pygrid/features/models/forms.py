@@ -25,7 +25,8 @@ _SMALL = _PUBLISHED | {"config", "mpc", "encoding"}
 async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> ServeRequest:
     """Read the form; the model goes to ``model``, unchecked.
 
-    In place of ``config``, its fields may be parts of their own, with ``True`` and ``False`` as published clients write them.
+    In place of ``config``, its fields may be parts of their own, with ``True`` and ``False`` as published clients write
+    them.
 
     Raises:
         InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown.

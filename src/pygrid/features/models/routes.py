@@ -100,7 +100,9 @@ async def download_model(request: AppRequest, state: State, model_id: ModelId) -
     guards=[require()],
     security=_SESSION,
     responses={
-        200: ResponseSpec(bytes, generate_examples=False, description="Outputs as safetensors", media_type=media.TENSORS),
+        200: ResponseSpec(
+            bytes, generate_examples=False, description="Outputs as safetensors", media_type=media.TENSORS
+        ),
         **describe_problems(400, 401, 403, 404, 408, 409, 413, 503),
     },
 )

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.serving import (
@@ -43,7 +44,9 @@ _NUM_UPLOADS = 4
 
 
 class Asker(Protocol):
-    """Has a model answer. The rest of its errors: `Unavailable` if it can't now, `InvalidInput` for values it can't take."""
+    """Has a model answer. The rest of its errors: `Unavailable` if it can't now, `InvalidInput` for values it can't
+    take.
+    """
 
     async def ask(self, model: ServableModel, arrays: Params, num_examples: int) -> Params:
         """The outputs for inputs that fit the model's ports."""
@@ -81,7 +84,8 @@ class ModelsService:
         """Serve the model of the form in ``body``: all of it is checked before anything is stored.
 
         Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict: ``model_exists``.
+            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict:
+                ``model_exists``.
         """
         async with self._uploads:
             with self._store.served.writer() as writer:
@@ -108,7 +112,9 @@ class ModelsService:
         logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})
         return _describe(principal, stored)
 
-    async def _put(self, principal: Principal, request: ServeRequest, report: ServingReport, writer: BlobWriter) -> StoredModel:
+    async def _put(
+        self, principal: Principal, request: ServeRequest, report: ServingReport, writer: BlobWriter
+    ) -> StoredModel:
         with self._store.served.batch() as served:
             file = await asyncio.to_thread(served.commit, writer)
 
@@ -162,7 +168,7 @@ class ModelsService:
         if sha256 is not None and sha256 != model.file:
             raise Conflict(
                 f"another model is served as {model_id!r} now; look at it before you ask it",
-                code="model_changed",
+                code=codes.MODEL_CHANGED,
                 model_id=model_id,
             )
         return model
@@ -172,17 +178,21 @@ class ModelsService:
         """Room in memory for a question of so many bytes (None: not told); gives how many it may have.
 
         Raises:
-            PayloadTooLarge: more than the model's largest batch can have. Unavailable: ``inference_busy``: there is none now.
+            PayloadTooLarge: more than the model's largest batch can have. Unavailable: ``inference_busy``: there is
+                none now.
         """
         most = port_bytes(model.report.inputs, model.max_batch_size) + HEADER_BYTES
         if announced_bytes is not None and announced_bytes > most:
             raise PayloadTooLarge(
-                f"the question has {announced_bytes:,} bytes; {most:,} are the most for {model.max_batch_size} examples",
+                f"the question has {announced_bytes:,} bytes; {most:,} are the most for {model.max_batch_size} "
+                "examples",
                 max_bytes=most,
             )
         taken = most if announced_bytes is None else announced_bytes
         if self._question_bytes and self._question_bytes + taken > self._max_question_bytes:
-            raise Unavailable("too much is asked at once; try again in a moment", code="inference_busy", retry_after_s=1)
+            raise Unavailable(
+                "too much is asked at once; try again in a moment", code=codes.INFERENCE_BUSY, retry_after_s=1
+            )
         self._question_bytes += taken
         try:
             yield taken
@@ -198,17 +208,17 @@ class ModelsService:
             max_answer_bytes: of the outputs' values; None: as many as the model may give.
         Raises:
             PayloadTooLarge: ``inference_answer_too_large``: for so many examples they are more.
-            InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``: the model
-                can't compute with its values. Unavailable: the model can't answer now; the code says why.
+            InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``:
+                the model can't compute with its values. Unavailable: the model can't answer now; the code says why.
         """
         arrays = await offload(sum(map(len, question)), _read, question)
         num_examples = check_question(arrays, model.report.inputs, model.max_batch_size)
         report = model.report
         if max_answer_bytes is not None and port_bytes(report.outputs, num_examples) > max_answer_bytes:
             raise PayloadTooLarge(
-                f"the answer for {num_examples} examples has more than {max_answer_bytes:,} bytes, the most that is sent in "
-                "this way; ask for fewer at once, or over HTTP",
-                code="inference_answer_too_large",
+                f"the answer for {num_examples} examples has more than {max_answer_bytes:,} bytes, the most that is "
+                "sent in this way; ask for fewer at once, or over HTTP",
+                code=codes.INFERENCE_ANSWER_TOO_LARGE,
                 max_bytes=max_answer_bytes,
             )
         servable = ServableModel(
@@ -258,14 +268,14 @@ def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int)
     there = ", ".join(sorted(wanted))
     for name in sorted(wanted ^ arrays.keys()):
         trouble = f"input {name!r} is missing" if name in wanted else f"the model has no input {name[:80]!r}"
-        raise InvalidInput(f"{trouble}; its inputs are: {there}", code="inference_inputs", array=name[:200])
+        raise InvalidInput(f"{trouble}; its inputs are: {there}", code=codes.INFERENCE_INPUTS, array=name[:200])
     num_examples: int | None = None
     for port in ports:
         array = arrays[port.name]
         if array.dtype.name != port.dtype:
             raise InvalidInput(
                 f"input {port.name!r} is {array.dtype.name}; the model wants {port.dtype}",
-                code="inference_inputs",
+                code=codes.INFERENCE_INPUTS,
                 array=port.name,
             )
         if port.shape and isinstance(port.shape[0], str) and array.ndim:
@@ -273,14 +283,14 @@ def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int)
         shape = tuple(num_examples if isinstance(side, str) else side for side in port.shape)
         if array.shape != shape:
             raise ShapeMismatch(
-                f"input {port.name!r} has shape {list(array.shape)}; the model wants {_shown(port.shape)}, with the same batch "
-                "for all inputs",
+                f"input {port.name!r} has shape {list(array.shape)}; the model wants {_shown(port.shape)}, with the "
+                "same batch for all inputs",
                 array=port.name,
             )
     if num_examples is not None and not 1 <= num_examples <= max_batch_size:
         raise InvalidInput(
             f"the question has {num_examples} examples; this model takes 1 to {max_batch_size} at once",
-            code="inference_batch_size",
+            code=codes.INFERENCE_BATCH_SIZE,
             max_batch_size=max_batch_size,
         )
     return num_examples or 1

@@ -20,7 +20,9 @@ class Processes:
     drafts: DraftsService
 
 
-def build_processes(store: Store, writes: Writes, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping) -> Processes:
+def build_processes(
+    store: Store, writes: Writes, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
+) -> Processes:
     """The process features of a Domain.
 
     Args:

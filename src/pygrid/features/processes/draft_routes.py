@@ -62,7 +62,9 @@ async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> Dra
     guards=[_may],
     responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
 )
-async def download_draft_file(request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash) -> Response[Any]:
+async def download_draft_file(
+    request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash
+) -> Response[Any]:
     """The model or a plan of a draft that was not hosted yet."""
     file = await _service(state).find_file(request.user, draft_id, file_hash)
     responses: BlobResponses = state.draft_blobs
@@ -87,7 +89,9 @@ async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: 
     responses=describe_problems(400, 401, 403, 404, 409, 413, 507),
 )
 @repeatable()
-async def host_draft(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]) -> ProcessInfo:
+async def host_draft(
+    request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]
+) -> ProcessInfo:
     """Host a draft, once: asked again, the answer is the same process."""
     return await _service(state).host(request.user, draft_id, data.server_config)
 

@@ -1,7 +1,7 @@
 """Processes that are to be hosted later: checked and kept now, with notes, for whoever made them and nobody else.
 
-A training across Domains begins once its owners have decided, which may take days. What is needed to begin it, and to follow
-it, is here, so that the data scientist can go on wherever they log in.
+A training across Domains begins once its owners have decided, which may take days. What is needed to begin it, and to
+follow it, is here, so that the data scientist can go on wherever they log in.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
@@ -65,7 +66,8 @@ class DraftsService:
         await asyncio.to_thread(self._store.drafts.sweep, referenced)
 
     async def create(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> DraftInfo:
-        """Keep what the form in ``body`` would host, and its name and version; checked as for hosting before it is stored.
+        """Keep what the form in ``body`` would host, and its name and version; checked as for hosting before it is
+        stored.
 
         Raises:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
@@ -94,7 +96,7 @@ class DraftsService:
     ) -> Draft:
         if rows.count_waiting(connection, principal.user_id) >= MAX_DRAFTS:
             detail = f"you have {MAX_DRAFTS} drafts that were not hosted; delete one that you do not need"
-            raise TooManyRequests(detail, code="too_many_drafts")
+            raise TooManyRequests(detail, code=codes.TOO_MANY_DRAFTS)
         check_free(connection, candidate.name, candidate.version)
         try:
             return rows.put_draft(
@@ -130,7 +132,9 @@ class DraftsService:
         """
         draft = await self._get(principal, draft_id)
         if digest not in [known for _, known, _ in draft.files]:
-            raise NotFound("this draft has no such file; once it is hosted, it has none", code="file_not_found", hash=digest)
+            raise NotFound(
+                "this draft has no such file; once it is hosted, it has none", code=codes.FILE_NOT_FOUND, hash=digest
+            )
         return digest
 
     async def set_notes(self, principal: Principal, draft_id: int, notes: dict[str, Any]) -> DraftInfo:
@@ -179,7 +183,9 @@ class DraftsService:
             await self._drop(draft.files)
 
     async def _get(self, principal: Principal, draft_id: int) -> Draft:
-        return await self._store.database.read(lambda connection: rows.get_draft(connection, draft_id, principal.user_id))
+        return await self._store.database.read(
+            lambda connection: rows.get_draft(connection, draft_id, principal.user_id)
+        )
 
     async def _get_process(self, process_id: int) -> ProcessInfo:
         return await self._store.database.read(
@@ -237,9 +243,11 @@ def _check_notes(notes: dict[str, Any]) -> None:
     try:
         size = len(msgspec.json.encode(notes))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"the notes can't be written as JSON: {error}", code="invalid_notes") from error
+        raise InvalidInput(f"the notes can't be written as JSON: {error}", code=codes.INVALID_NOTES) from error
     if size > MAX_NOTES_BYTES:
-        raise InvalidConfig(f"the notes have {size:,} bytes as JSON; {MAX_NOTES_BYTES:,} are allowed", code="notes_too_long")
+        raise InvalidConfig(
+            f"the notes have {size:,} bytes as JSON; {MAX_NOTES_BYTES:,} are allowed", code=codes.NOTES_TOO_LONG
+        )
 
 
 def _describe(draft: Draft) -> DraftInfo:

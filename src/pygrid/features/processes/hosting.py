@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.cycles import Cycle
 from pygrid.core.process_config import ServerConfig, read_client_config, read_server_config
@@ -87,7 +88,9 @@ class Hosting:
             Conflict: ``process_exists``: the name and version are another's.
         """
         if not form.config or form.model is None or not form.plans:
-            raise InvalidInput("the form needs the parts config, model and at least one plan:NAME", code="invalid_form")
+            raise InvalidInput(
+                "the form needs the parts config, model and at least one plan:NAME", code=codes.INVALID_FORM
+            )
         try:
             request = msgspec.convert(decode_json(form.config), HostRequest)
         except (InvalidInput, msgspec.ValidationError) as error:
@@ -169,7 +172,10 @@ class Hosting:
 
 
 def check_free(connection: sa.Connection, name: str, version: str, draft_id: int | None = None) -> None:
-    """Refuse a name and version that a process has, or a draft other than this one. Raises Conflict: ``process_exists``."""
+    """Refuse a name and version that a process has, or a draft other than this one.
+
+    Raises Conflict: ``process_exists``.
+    """
     is_taken = bool(processes.list_processes(connection, name=name, version=version, limit=1))
     if is_taken or drafts.find_reservation(connection, name, version) not in (None, draft_id):
         raise process_exists(name, version)
@@ -178,7 +184,7 @@ def check_free(connection: sa.Connection, name: str, version: str, draft_id: int
 def process_exists(name: str, version: str) -> Conflict:
     """The refusal for a name and version that are taken."""
     detail = f"FL Process already exists. {name!r} has a version {version!r}; choose another version or name."
-    return Conflict(detail, code="process_exists", name=name, version=version)
+    return Conflict(detail, code=codes.PROCESS_EXISTS, name=name, version=version)
 
 
 def _spec(report: GateReport) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -187,7 +193,9 @@ def _spec(report: GateReport) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _check_kind(report: GateReport, name: str, kind: str) -> None:
     if report.kind != kind:
-        raise InvalidPlan(f"plan {name!r} is of kind {report.kind!r}, expected {kind!r}", code="plan_kind", plan=name)
+        raise InvalidPlan(
+            f"plan {name!r} is of kind {report.kind!r}, expected {kind!r}", code=codes.PLAN_KIND, plan=name
+        )
 
 
 async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> None:

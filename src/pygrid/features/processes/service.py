@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.cycles import Cycle, CycleState
@@ -124,7 +125,7 @@ class ProcessesService:
             process = processes.get_process(connection, process_id)
             cycle = rows.get_newest_cycle(connection, process_id)
             if process.state != "active" or cycle.state is CycleState.COMPLETED:
-                raise Conflict("training of this process is over", code="process_finished", process_id=process_id)
+                raise Conflict("training of this process is over", code=codes.PROCESS_FINISHED, process_id=process_id)
             newest = processes.get_checkpoint(connection, process_id)
             repeated = replace(chosen, number=newest.number + 1, created_at=now)
             processes.put_checkpoint(connection, repeated)
@@ -146,7 +147,9 @@ class ProcessesService:
 
         def load(connection: sa.Connection) -> list[CycleInfo]:
             processes.get_process(connection, process_id)
-            return [describe_cycle(connection, cycle) for cycle in rows.list_cycles(connection, process_id, after, limit)]
+            return [
+                describe_cycle(connection, cycle) for cycle in rows.list_cycles(connection, process_id, after, limit)
+            ]
 
         return await self._store.database.read(load)
 
@@ -155,7 +158,9 @@ class ProcessesService:
 
         def load(connection: sa.Connection) -> list[Contribution]:
             processes.get_process(connection, process_id)
-            return [Contribution(**asdict(one)) for one in reports.list_contributions(connection, process_id, after, limit)]
+            return [
+                Contribution(**asdict(one)) for one in reports.list_contributions(connection, process_id, after, limit)
+            ]
 
         return await self._store.database.read(load)
 
@@ -176,7 +181,7 @@ class ProcessesService:
         """The name of a plan's bytes. Raises NotFound: ``plan_not_found``."""
         plan = await self._store.database.read(lambda connection: processes.find_plan(connection, process_id, plan_id))
         if plan is None:
-            raise NotFound("Plan ID not found!", code="plan_not_found", plan_id=plan_id)
+            raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
         return plan.plan_hash
 
     async def find_checkpoint(self, name: str, version: str | None, checkpoint: str) -> processes.Checkpoint:
@@ -191,13 +196,16 @@ class ProcessesService:
             if checkpoint == "latest":
                 return processes.get_checkpoint(connection, process.id)
             if not (checkpoint.isascii() and checkpoint.isdigit() and len(checkpoint) <= 9):
-                raise NotFound(f"there is no checkpoint {checkpoint[:50]!r}", code="checkpoint_not_found")
+                raise NotFound(f"there is no checkpoint {checkpoint[:50]!r}", code=codes.CHECKPOINT_NOT_FOUND)
             return processes.get_checkpoint(connection, process.id, int(checkpoint))
 
         return await self._store.database.read(load)
 
     async def follow(self, process_id: int, after: int) -> AsyncIterator[Event]:
-        """Events with an id above ``after``, then each new one as it happens. Raises NotFound: ``process_not_found``."""
+        """Events with an id above ``after``, then each new one as it happens.
+
+        Raises NotFound: ``process_not_found``.
+        """
         read: Callable[..., Awaitable[Any]] = self._store.database.read
         await read(lambda connection: processes.get_process(connection, process_id))
         return self._events(process_id, after)

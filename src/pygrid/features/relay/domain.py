@@ -2,7 +2,8 @@
 
     pipe ──> TLS that ends here, with the identity's certificate ──> the same HTTP server ──> the app
 
-No port is opened for it. The server counts these connections among its own, so a stop waits for their requests as for others.
+No port is opened for it. The server counts these connections among its own, so a stop waits for their requests as for
+others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
 from pygrid.messages.relay import RELAYED
 from pygrid.transport.pipes import MESSAGE_BYTES
@@ -85,9 +87,9 @@ class PipeServer:
         except msgspec.ValidationError as error:
             raise InvalidInput(f"open_pipe: {error}") from None
         if self._factory is None:
-            raise Unavailable("no server runs this Domain's app", code="not_serving")
+            raise Unavailable("no server runs this Domain's app", code=codes.NOT_SERVING)
         if len(self._serving) + self._num_dialling >= self._max_pipes:
-            raise TooManyRequests(f"{self._max_pipes} pipes are open", code="too_many_pipes", retry_after_s=1.0)
+            raise TooManyRequests(f"{self._max_pipes} pipes are open", code=codes.TOO_MANY_PIPES, retry_after_s=1.0)
         self._num_dialling += 1
         try:
             pipe = await _dial(network_url, request.token, self._trust if network_url.startswith("https") else None)
@@ -99,7 +101,10 @@ class PipeServer:
 
     @cached_property
     def _trust(self) -> ssl.SSLContext:
-        """For Networks behind https. Made once: reading all public authorities takes as long as everything else of a dial."""
+        """For Networks behind https.
+
+        Made once: reading all public authorities takes as long as everything else of a dial.
+        """
         return ssl.create_default_context()
 
     async def close(self) -> None:
@@ -155,7 +160,7 @@ async def _dial(network_url: str, token: str, trust: ssl.SSLContext | None) -> C
             logger=_quiet,
         )
     except (InvalidHandshake, OSError, TimeoutError) as error:
-        raise Unavailable(f"the Network does not take the pipe: {error}", code="pipe_failed") from error
+        raise Unavailable(f"the Network does not take the pipe: {error}", code=codes.PIPE_FAILED) from error
 
 
 async def _read_pipe(pipe: ClientConnection, into: socket.socket) -> None:

@@ -88,7 +88,9 @@ async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data
     "/workers/leases/{lease_id:str}/files/{file_hash:str}",
     responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
 )
-async def download_leased_file(request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash) -> Response[Any]:
+async def download_leased_file(
+    request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash
+) -> Response[Any]:
     """A file that the job under a lease needs."""
     path = _service(state).find_file(await _worker(request, state), lease_id, file_hash)
     return await BlobResponses(_OneFile(path)).respond(request, file_hash)

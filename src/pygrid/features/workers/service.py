@@ -12,10 +12,19 @@ from typing import Protocol, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.compute.leased import Hangup, RemoteDriver
 from pygrid.core.access import Principal
-from pygrid.core.job_spec import FRAME_HEADER_BYTES, MAX_MESSAGE_BYTES, OUTCOME, RESULT, Outcome, Progress, parse_frame_header
+from pygrid.core.job_spec import (
+    FRAME_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    OUTCOME,
+    RESULT,
+    Outcome,
+    Progress,
+    parse_frame_header,
+)
 from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
 from pygrid.lifecycle import Stopping
@@ -75,7 +84,7 @@ class WorkersService:
         name = name.strip()
         if not (name and len(name) <= MAX_NAME and name.isprintable()):
             raise InvalidConfig(
-                f"{name[:MAX_NAME]!r} is no name: use 1 to {MAX_NAME} printable characters", code="invalid_name"
+                f"{name[:MAX_NAME]!r} is no name: use 1 to {MAX_NAME} printable characters", code=codes.INVALID_NAME
             )
         token, now = new_secret(), self.clock.now()
 
@@ -116,13 +125,16 @@ class WorkersService:
             Unauthenticated: ``worker_token_missing``; ``invalid_worker_token``: it is of none that is let in now.
         """
         if token is None:
-            raise Unauthenticated("send 'Authorization: Bearer TOKEN' with the token of a Worker", code="worker_token_missing")
+            raise Unauthenticated(
+                "send 'Authorization: Bearer TOKEN' with the token of a Worker", code=codes.WORKER_TOKEN_MISSING
+            )
         token_hash = hash_secret(token)
         worker = await self.database.look_up(lambda connection: rows.find_worker(connection, token_hash))
         if worker is None:
             raise Unauthenticated(
-                "this is not the token of a Worker that is let in; the Owner of the Domain makes one: pygrid worker token NAME",
-                code="invalid_worker_token",
+                "this is not the token of a Worker that is let in; the Owner of the Domain makes one: pygrid worker "
+                "token NAME",
+                code=codes.INVALID_WORKER_TOKEN,
             )
         return worker
 
@@ -137,9 +149,9 @@ class WorkersService:
             raise InvalidInput(f"wait_s is {request.wait_s}; it may be 0 to {MAX_WAIT_S:g}")
         if not (request.is_sound or self.allow_weak_sandbox):
             raise Forbidden(
-                f"this Domain gives jobs only to machines that can lock a stranger's plan in; what holds on this one is: "
-                f"{', '.join(request.layers) or 'nothing'}. `pygrid worker doctor` shows what is missing",
-                code="sandbox_unavailable",
+                "this Domain gives jobs only to machines that can lock a stranger's plan in; what holds on this one "
+                f"is: {', '.join(request.layers) or 'nothing'}. `pygrid worker doctor` shows what is missing",
+                code=codes.SANDBOX_UNAVAILABLE,
             )
         now = self.clock.now()
         await self.database.write(lambda connection: rows.update_seen(connection, worker.id, now))
@@ -176,7 +188,10 @@ class WorkersService:
         return LeaseGivenBack(lease_id)
 
     def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
-        """Where a file lies that the job under a lease needs. Raises Gone, NotFound, Conflict: as `RemoteDriver.find_file`."""
+        """Where a file lies that the job under a lease needs.
+
+        Raises Gone, NotFound, Conflict: as `RemoteDriver.find_file`.
+        """
         return self.driver.find_file(worker.id, lease_id, name)
 
     def max_answer_bytes(self, worker: Worker, lease_id: str) -> int:
@@ -216,4 +231,4 @@ def _read_end(data: bytes) -> tuple[Outcome, bytes]:
 
 
 def _invalid(why: str) -> InvalidInput:
-    return InvalidInput(f"this is not the end of a job: {why}", code="invalid_result")
+    return InvalidInput(f"this is not the end of a job: {why}", code=codes.INVALID_RESULT)

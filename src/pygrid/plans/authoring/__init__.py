@@ -24,10 +24,11 @@ This is the only part of pygrid that needs PyTorch (the extra ``torch``). It run
 
 import importlib.util
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 
 if importlib.util.find_spec("torch") is None:
-    raise AuthoringError("writing plans needs PyTorch: pip install 'pygrid[torch]'", code="torch_missing")
+    raise AuthoringError("writing plans needs PyTorch: pip install 'pygrid[torch]'", code=codes.TORCH_MISSING)
 
 from pygrid.plans.authoring import optim
 from pygrid.plans.authoring.build import summary

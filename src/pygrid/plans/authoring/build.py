@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import onnx
 
+from pygrid import codes
 from pygrid.errors import AuthoringError, InvalidPlan
 from pygrid.plans import Plan, build_archive
 from pygrid.plans.authoring.emit import Emitted, emit_programs
@@ -44,7 +45,8 @@ def emit(*programs: tuple[Program, Sequence[Program]], symbol_name: str) -> dict
         outside = [op for op in graph.ops if op not in OPERATORS]
         if outside:
             raise AuthoringError(
-                f"the {name} graph uses {', '.join(outside)}, outside the plan set", code="plan_operator_unsupported"
+                f"the {name} graph uses {', '.join(outside)}, outside the plan set",
+                code=codes.PLAN_OPERATOR_UNSUPPORTED,
             )
     return graphs
 
@@ -77,7 +79,9 @@ def _refusals_for_authors() -> Iterator[None]:
     try:
         yield
     except InvalidPlan as error:
-        raise AuthoringError(f"the gate would refuse this plan: {error.detail}", code=error.code, **error.fields) from error
+        raise AuthoringError(
+            f"the gate would refuse this plan: {error.detail}", code=error.code, **error.fields
+        ) from error
 
 
 def source_of(function: Callable[..., Any]) -> str:

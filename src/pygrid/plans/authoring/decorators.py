@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans import Plan
 from pygrid.plans.authoring.build import MAX_BATCH_SIZES, emit, finish, source_of, work_out
@@ -81,7 +82,9 @@ class LossPlan(_Described):
             and is_per_example_independent(graphs["grads"], feeder)
         )  # fmt: skip
         if private and not independent:
-            raise authoring_error(_not_private(graphs["grads"].batch_norm), signature.place, code="plan_not_private")
+            raise authoring_error(
+                _not_private(graphs["grads"].batch_norm), signature.place, code=codes.PLAN_NOT_PRIVATE
+            )
         manifest = Manifest(
             format=FORMAT,
             kind="training",
@@ -105,7 +108,9 @@ def _metrics(graph: Emitted, given: Mapping[str, Reduction]) -> dict[str, Reduct
     names = [port.name.removeprefix("metrics/") for port in graph.outputs if port.name.startswith("metrics/")]
     unknown = sorted(set(given) - set(names))
     if unknown:
-        raise AuthoringError(f"metrics= names {unknown[0]!r}, which the function does not return", code="plan_metrics")
+        raise AuthoringError(
+            f"metrics= names {unknown[0]!r}, which the function does not return", code=codes.PLAN_METRICS
+        )
     return {name: given.get(name, "mean") for name in names}
 
 
@@ -315,6 +320,7 @@ def _checked_ports(ports: Mapping[str, Any], kind: type, what: str) -> dict[str,
     for name, spec in ports.items():
         if not isinstance(spec, kind):
             raise AuthoringError(
-                f"{what}[{name!r}] is {spec!r}; pygrid.plans.authoring.ports lists the allowed types", code="plan_port"
+                f"{what}[{name!r}] is {spec!r}; pygrid.plans.authoring.ports lists the allowed types",
+                code=codes.PLAN_PORT,
             )
     return dict(ports)

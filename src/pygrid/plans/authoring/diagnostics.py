@@ -22,7 +22,8 @@ _LIBRARIES = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), _TORC
 _CALLER = str(Path(__file__).with_name("programs.py"))
 """Authors' functions are called from programs.py; the frames below it on the stack called `build`."""
 _SIZE_ARITHMETIC = tuple(
-    str(Path(_TORCH, *part)) for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
+    str(Path(_TORCH, *part))
+    for part in (("fx",), ("__init__.py",), ("utils", "_stats.py"), ("_ops.py",), ("overrides.py",))
 )
 """Files of torch that evaluate a comparison for the code that contains it."""
 

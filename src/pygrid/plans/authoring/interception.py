@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from pygrid import codes
 from pygrid.plans.authoring import recurrent
 from pygrid.plans.authoring.diagnostics import authoring_error, current_place
 
@@ -49,10 +50,17 @@ def _refusals() -> dict[Any, tuple[str, str]]:
     )
     sized = "nonzero argwhere masked_select unique unique_consecutive bincount"
     table |= dict.fromkeys([*_found(torch.Tensor, sized), *_found(torch, sized)], _SIZE)
-    drawn = "rand randn randint rand_like randn_like randint_like bernoulli multinomial normal randperm poisson binomial rrelu"
-    drawn_in_place = "bernoulli multinomial bernoulli_ uniform_ normal_ random_ exponential_ cauchy_ geometric_ log_normal_"
+    drawn = (
+        "rand randn randint rand_like randn_like randint_like bernoulli multinomial normal randperm poisson binomial "
+        "rrelu"
+    )
+    drawn_in_place = (
+        "bernoulli multinomial bernoulli_ uniform_ normal_ random_ exponential_ cauchy_ geometric_ log_normal_"
+    )
     functional = "alpha_dropout feature_alpha_dropout rrelu gumbel_softmax"
-    table |= dict.fromkeys([*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), *_found(F, functional)], _RANDOM)
+    table |= dict.fromkeys(
+        [*_found(torch, drawn), *_found(torch.Tensor, drawn_in_place), *_found(F, functional)], _RANDOM
+    )
     table |= dict.fromkeys(_found(torch, "_pack_padded_sequence _pad_packed_sequence"), _PACKED)
     return table
 
@@ -127,7 +135,9 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
 
 def _has_mask(index: Any) -> bool:
     parts = index if isinstance(index, tuple | list) else (index,)
-    return any(isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) and part.dim() > 0 for part in parts)
+    return any(
+        isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8) and part.dim() > 0 for part in parts
+    )
 
 
 def _drops_inside(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -151,7 +161,9 @@ def _replaces(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., A
 # -- dropout ---------------------------------------------------------------------------------------------------------
 
 
-def _drop(mode: Interception, x: torch.Tensor, p: float, training: bool, inplace: bool, axes: int | None) -> torch.Tensor:
+def _drop(
+    mode: Interception, x: torch.Tensor, p: float, training: bool, inplace: bool, axes: int | None
+) -> torch.Tensor:
     if mode.noise is None or not training or p == 0:
         return x
     if p >= 1:
@@ -188,7 +200,9 @@ for _function in (F.dropout1d, F.dropout2d, F.dropout3d):
 
 
 @_replaces(F.linear)
-def _linear(mode: Interception, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _linear(
+    mode: Interception, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Rows first: on more than two axes, torch's own linear fixes the batch size."""
     rows = input.reshape(-1, input.shape[-1])
     product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
@@ -197,7 +211,8 @@ def _linear(mode: Interception, input: torch.Tensor, weight: torch.Tensor, bias:
 
 @_replaces(F.scaled_dot_product_attention)
 def _attention(
-    mode: Interception, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    mode: Interception, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     if enable_gqa:
@@ -251,27 +266,30 @@ def _batch_norm(
 
 @_replaces(F.instance_norm)
 def _instance_norm(
-    mode: Interception, input: torch.Tensor, running_mean: torch.Tensor | None = None, running_var: torch.Tensor | None = None,
-    weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
-    eps: float = 1e-5,
+    mode: Interception, input: torch.Tensor, running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5,
 ) -> torch.Tensor:  # fmt: skip
     if running_mean is not None:
         raise authoring_error(
             "InstanceNorm with running statistics is not in the plan set; use track_running_stats=False",
             current_place(),
-            code="plan_operator_unsupported",
+            code=codes.PLAN_OPERATOR_UNSUPPORTED,
         )
     return F.group_norm(input, input.shape[1], weight, bias, eps)
 
 
 @_replaces(F.adaptive_max_pool1d, F.adaptive_max_pool2d)
-def _adaptive_max_pool(mode: Interception, input: torch.Tensor, output_size: Any, return_indices: bool = False) -> torch.Tensor:
+def _adaptive_max_pool(
+    mode: Interception, input: torch.Tensor, output_size: Any, return_indices: bool = False
+) -> torch.Tensor:
     n = 2 if input.dim() == 4 else 1
     wanted = [output_size] * n if isinstance(output_size, int) else list(output_size)
     given = list(input.shape[-n:])
     if return_indices or any(out is None or size % out for size, out in zip(given, wanted, strict=True)):
         reason = f"adaptive pooling from {given} to {wanted} needs windows of unequal size; choose sizes that divide"
-        raise authoring_error(reason, current_place(), code="plan_operator_unsupported")
+        raise authoring_error(reason, current_place(), code=codes.PLAN_OPERATOR_UNSUPPORTED)
     kernel = [size // out for size, out in zip(given, wanted, strict=True)]
     return F.max_pool2d(input, kernel) if n == 2 else F.max_pool1d(input, kernel[0])
 
@@ -315,5 +333,5 @@ def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.Call:
     elif call.length > recurrent.MAX_LENGTH:
         reason = f"the {kind} has {call.length} steps, which are unrolled; at most {recurrent.MAX_LENGTH} are allowed"
     if reason is not None:
-        raise authoring_error(reason, current_place(), code="plan_recurrent")
+        raise authoring_error(reason, current_place(), code=codes.PLAN_RECURRENT)
     return call

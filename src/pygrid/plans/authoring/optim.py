@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import torch
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 
 Arrays = dict[str, torch.Tensor]
@@ -35,9 +36,9 @@ class Optimizer:
     def __post_init__(self) -> None:
         for name in ("weight_decay", "prox_mu"):
             if not getattr(self, name) >= 0:
-                raise AuthoringError(f"{name} must be at least 0, got {getattr(self, name)}", code="plan_optimizer")
+                raise AuthoringError(f"{name} must be at least 0, got {getattr(self, name)}", code=codes.PLAN_OPTIMIZER)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise AuthoringError(f"max_grad_norm must be above 0, got {self.max_grad_norm}", code="plan_optimizer")
+            raise AuthoringError(f"max_grad_norm must be above 0, got {self.max_grad_norm}", code=codes.PLAN_OPTIMIZER)
 
     def __str__(self) -> str:
         """The name of the optimizer and every option that is not the default."""
@@ -91,9 +92,9 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum < 1:
-            raise AuthoringError(f"momentum must be in [0, 1), got {self.momentum}", code="plan_optimizer")
+            raise AuthoringError(f"momentum must be in [0, 1), got {self.momentum}", code=codes.PLAN_OPTIMIZER)
         if self.nesterov and not self.momentum:
-            raise AuthoringError("nesterov needs a momentum above 0", code="plan_optimizer")
+            raise AuthoringError("nesterov needs a momentum above 0", code=codes.PLAN_OPTIMIZER)
 
     def init_step(self, params: Arrays) -> Arrays:
         return _zeros("momentum", params) if self.momentum else {}
@@ -124,7 +125,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
-            raise AuthoringError("beta1 and beta2 must be in [0, 1) and eps above 0", code="plan_optimizer")
+            raise AuthoringError("beta1 and beta2 must be in [0, 1) and eps above 0", code=codes.PLAN_OPTIMIZER)
 
     def init_step(self, params: Arrays) -> Arrays:
         return {"t": torch.zeros(())} | _zeros("m", params) | _zeros("v", params)

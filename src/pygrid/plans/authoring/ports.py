@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.manifest import BATCH, DataPort, DType, Hyper
 
@@ -40,7 +41,9 @@ class DataSpec:
             AuthoringError: ``plan_port``: the column holds integers, which have no NaN.
         """
         if self.dtype != "float32":
-            raise AuthoringError(f"a port of {self.dtype} cannot be optional: only float32 has NaN", code="plan_port")
+            raise AuthoringError(
+                f"a port of {self.dtype} cannot be optional: only float32 has NaN", code=codes.PLAN_PORT
+            )
         return replace(self, is_optional=True)
 
     def port(self) -> DataPort:
@@ -60,7 +63,7 @@ class IntegerSpec(DataSpec):
 
 def _positive(number: object, what: str) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise AuthoringError(f"{what} must be a whole number of at least 1, got {number!r}", code="plan_port")
+        raise AuthoringError(f"{what} must be a whole number of at least 1, got {number!r}", code=codes.PLAN_PORT)
 
 
 def _example_shape(kind: str, dims: object) -> tuple[int, ...]:
@@ -68,7 +71,7 @@ def _example_shape(kind: str, dims: object) -> tuple[int, ...]:
     if not sizes or sizes[0] != BATCH:
         raise AuthoringError(
             f'the first dimension of {kind} must be "{BATCH}", as in pygrid.{kind}["{BATCH}", 64]; got {list(sizes)}',
-            code="plan_port",
+            code=codes.PLAN_PORT,
         )
     for size in sizes[1:]:
         _positive(size, f"each size after the batch in {kind}[...]")
@@ -108,7 +111,7 @@ class Float:
         if not finite or not self.min <= self.default <= self.max:
             raise AuthoringError(
                 f"a hyperparameter needs finite min <= default <= max; got {self.min}, {self.default}, {self.max}",
-                code="plan_port",
+                code=codes.PLAN_PORT,
             )
 
     def hyper(self) -> Hyper:

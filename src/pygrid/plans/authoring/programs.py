@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import Place, authoring_error
 from pygrid.plans.authoring.optim import Optimizer
@@ -39,9 +40,11 @@ class Subject:
 
     def __init__(self, model: torch.nn.Module) -> None:
         if not isinstance(model, torch.nn.Module):
-            raise AuthoringError(f"build() needs a torch.nn.Module, got {type(model).__name__}", code="plan_model")
+            raise AuthoringError(f"build() needs a torch.nn.Module, got {type(model).__name__}", code=codes.PLAN_MODEL)
         if torch.is_inference_mode_enabled():
-            raise AuthoringError("a plan cannot be built in torch.inference_mode(): it has no gradients", code="plan_model")
+            raise AuthoringError(
+                "a plan cannot be built in torch.inference_mode(): it has no gradients", code=codes.PLAN_MODEL
+            )
         plain = getattr(model, "_orig_mod", model)  # a compiled model is traced as its original
         self.model = copy.deepcopy(plain).to("cpu")
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
@@ -57,7 +60,7 @@ class Subject:
         self.constants = {k: v for k, v in buffers.items() if k not in floating}
         if not self.params:
             raise AuthoringError(
-                "the model has no parameter with requires_grad=True: there is nothing to train", code="plan_model"
+                "the model has no parameter with requires_grad=True: there is nothing to train", code=codes.PLAN_MODEL
             )
 
     def ports(self) -> tuple[Port, ...]:
@@ -132,7 +135,11 @@ class Signature:
 
     @classmethod
     def read(
-        cls, function: Callable[..., Any], data: Mapping[str, DataSpec], hyper: Mapping[str, Float], leading: tuple[str, ...]
+        cls,
+        function: Callable[..., Any],
+        data: Mapping[str, DataSpec],
+        hyper: Mapping[str, Float],
+        leading: tuple[str, ...],
     ) -> Signature:
         """Match a function's arguments with the ports by name.
 
@@ -143,16 +150,16 @@ class Signature:
         signature = cls(function, tuple(names[len(leading) :]))
         if len(names) < len(leading):
             reason = f"the function takes ({', '.join(names)}); it must begin with ({', '.join(leading)})"
-            raise authoring_error(reason, signature.place, code="plan_signature")
+            raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
         for name in signature.names:
             if name not in data and name not in hyper:
                 known = ", ".join([*data, *hyper])
                 reason = f"argument {name!r} is neither in data= nor in hyper= of the plan ({known})"
-                raise authoring_error(reason, signature.place, code="plan_signature")
+                raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
         for name in data:
             if name not in signature.names:
                 reason = f"data {name!r} is declared, but the function has no argument of that name"
-                raise authoring_error(reason, signature.place, code="plan_signature")
+                raise authoring_error(reason, signature.place, code=codes.PLAN_SIGNATURE)
         return signature
 
     def arguments(self, arrays: Arrays) -> tuple[torch.Tensor, ...]:
@@ -256,9 +263,11 @@ class LossPrograms:
             loss, metrics = self._checked(result)
             if not loss.requires_grad:
                 reason = "the loss does not depend on any parameter of the model through differentiable operations"
-                raise authoring_error(reason, self.signature.place, code="plan_loss")
+                raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        named = {k: torch.zeros_like(params[k]) if grad is None else grad for k, grad in zip(leaves, grads, strict=True)}
+        named = {
+            k: torch.zeros_like(params[k]) if grad is None else grad for k, grad in zip(leaves, grads, strict=True)
+        }
         changed = {k: model[k].detach() for k in buffers}
         return params, named, changed, _metric_outputs(loss, metrics)
 
@@ -267,16 +276,18 @@ class LossPrograms:
         loss, metrics = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
         if not isinstance(loss, torch.Tensor) or not isinstance(metrics, dict):
             reason = "the function must return the loss, or (loss, {name: metric}), as tensors"
-            raise authoring_error(reason, self.signature.place, code="plan_loss")
+            raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
         for name, value in {"loss": loss, **metrics}.items():
             if not isinstance(value, torch.Tensor):
                 reason = f"metric {name!r} is a {type(value).__name__}; keep it a tensor"
-                raise authoring_error(reason, self.signature.place, code="plan_loss")
+                raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
             if value.dim() != 0:
                 reason = f"{name!r} has shape {list(value.shape)}; it must be a single number: take .mean() or .sum()"
-                raise authoring_error(reason, self.signature.place, code="plan_loss")
+                raise authoring_error(reason, self.signature.place, code=codes.PLAN_LOSS)
         if not loss.is_floating_point():
-            raise authoring_error("the loss must be a floating-point number", self.signature.place, code="plan_loss")
+            raise authoring_error(
+                "the loss must be a floating-point number", self.signature.place, code=codes.PLAN_LOSS
+            )
         return loss, metrics
 
 
@@ -305,13 +316,13 @@ class StepProgram:
         result = self.signature.function(dict(model), dict(state), *self.signature.arguments(arrays))
         if not (isinstance(result, tuple) and len(result) == 3 and all(isinstance(part, dict) for part in result)):
             reason = "a train step must return (params, state, metrics), three dicts of tensors"
-            raise authoring_error(reason, self.signature.place, code="plan_step")
+            raise authoring_error(reason, self.signature.place, code=codes.PLAN_STEP)
         new_model, new_state, metrics = result
         self._same_names("params", {k: model[k] for k in self.subject.params}, new_model, model)
         self._same_names("state", state, new_state, state)
         if "loss" not in metrics or any(not isinstance(v, torch.Tensor) or v.dim() for v in metrics.values()):
             reason = "the metrics of a train step must be single numbers (tensors of shape []) and include 'loss'"
-            raise authoring_error(reason, self.signature.place, code="plan_step")
+            raise authoring_error(reason, self.signature.place, code=codes.PLAN_STEP)
         kinds = {k: "params" if k in self.subject.params else "buffers" for k in model}
         outputs = {f"new/{kinds[k]}/{k}": v.detach() for k, v in new_model.items()}
         outputs |= {f"new/state/{k}": new_state[k].detach() for k in state}
@@ -320,13 +331,20 @@ class StepProgram:
     def _same_names(self, what: str, needed: Arrays, given: Arrays, allowed: Arrays) -> None:
         for name, old in needed.items():
             if name not in given:
-                raise authoring_error(f"the train step returns no {what} {name!r}", self.signature.place, code="plan_step")
+                raise authoring_error(
+                    f"the train step returns no {what} {name!r}", self.signature.place, code=codes.PLAN_STEP
+                )
             if given[name].shape != old.shape:
-                reason = f"the train step returns {what} {name!r} with shape {list(given[name].shape)}, not {list(old.shape)}"
-                raise authoring_error(reason, self.signature.place, code="plan_step")
+                reason = (
+                    f"the train step returns {what} {name!r} with shape {list(given[name].shape)}, not "
+                    f"{list(old.shape)}"
+                )
+                raise authoring_error(reason, self.signature.place, code=codes.PLAN_STEP)
         for name in given:
             if name not in allowed:
-                raise authoring_error(f"the train step returns unknown {what} {name!r}", self.signature.place, code="plan_step")
+                raise authoring_error(
+                    f"the train step returns unknown {what} {name!r}", self.signature.place, code=codes.PLAN_STEP
+                )
 
 
 def average_program(
@@ -334,7 +352,9 @@ def average_program(
 ) -> Program:
     """The program of an averaging rule for arrays of these names and shapes."""
     if iterative:
-        inputs = tuple(Port(f"{kind}/{name}", "float32", shape) for kind in ("avg", "item") for name, shape in spec.items())
+        inputs = tuple(
+            Port(f"{kind}/{name}", "float32", shape) for kind in ("avg", "item") for name, shape in spec.items()
+        )
         inputs = (*inputs, Port("num", "float32", (1,)))
     else:
         inputs = tuple(Port(f"diffs/{name}", "float32", (NUM_DIFFS, *shape)) for name, shape in spec.items())
@@ -347,12 +367,12 @@ def average_program(
             result = function(under("diffs", arrays))
         if not isinstance(result, dict) or set(result) != set(spec):
             raise authoring_error(
-                "an averaging rule must return a dict with the names it was given", place, code="plan_average"
+                "an averaging rule must return a dict with the names it was given", place, code=codes.PLAN_AVERAGE
             )
         for name, shape in spec.items():
             if tuple(result[name].shape) != shape:
                 reason = f"the average of {name!r} has shape {list(result[name].shape)}; a diff has {list(shape)}"
-                raise authoring_error(reason, place, code="plan_average")
+                raise authoring_error(reason, place, code=codes.PLAN_AVERAGE)
         return {f"{result_prefix}/{name}": result[name] for name in spec}
 
     return Program("average", inputs, run, dropout=False)

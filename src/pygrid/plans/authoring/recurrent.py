@@ -79,7 +79,11 @@ def lstm(call: Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return torch.stack(outputs), h, c
 
     results = _run_layers(call, layer)
-    return _batch_order(call, results[-1][0]), torch.stack([r[1] for r in results]), torch.stack([r[2] for r in results])
+    return (
+        _batch_order(call, results[-1][0]),
+        torch.stack([r[1] for r in results]),
+        torch.stack([r[2] for r in results]),
+    )
 
 
 def gru(call: Call) -> tuple[torch.Tensor, torch.Tensor]:

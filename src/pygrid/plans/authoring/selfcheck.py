@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import authoring_error, place_of_error
 from pygrid.plans.authoring.emit import Emitted
@@ -41,7 +42,10 @@ class Feeder:
         self.random = np.random.default_rng(20)
 
     def feed(self, ports: Sequence[Port], size: int) -> Feed:
-        return {port.name: self._array(port, tuple(size if s == self.symbol else int(s) for s in port.shape)) for port in ports}
+        return {
+            port.name: self._array(port, tuple(size if s == self.symbol else int(s) for s in port.shape))
+            for port in ports
+        }
 
     def _array(self, port: Port, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
         kind, _, name = port.name.partition("/")
@@ -73,7 +77,9 @@ def check_runs(program: Program, feeder: Feeder) -> None:
     Raises:
             AuthoringError: the code fails without tracing (``plan_source_fails``).
     """
-    arrays = {name: torch.from_numpy(np.array(array)) for name, array in feeder.feed(program.inputs, BATCH_SIZES[1]).items()}
+    arrays = {
+        name: torch.from_numpy(np.array(array)) for name, array in feeder.feed(program.inputs, BATCH_SIZES[1]).items()
+    }
     rng = torch.random.get_rng_state()
     try:
         program.run(arrays)
@@ -81,7 +87,7 @@ def check_runs(program: Program, feeder: Feeder) -> None:
         raise
     except Exception as error:  # any error of the author's code; it is chained as the cause
         reason = f"the code fails on a batch of {BATCH_SIZES[1]} even without tracing: {type(error).__name__}: {error}"
-        raise authoring_error(reason, place_of_error(error), code="plan_source_fails") from error
+        raise authoring_error(reason, place_of_error(error), code=codes.PLAN_SOURCE_FAILS) from error
     finally:
         torch.random.set_rng_state(rng)
 
@@ -114,7 +120,9 @@ def check_against_eager(graph: Emitted, feeder: Feeder, sizes: Sequence[int] = B
         }
 
 
-def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: npt.NDArray[np.generic], size: int) -> None:
+def _compare(
+    graph: str, name: str, expected: npt.NDArray[np.generic], actual: npt.NDArray[np.generic], size: int
+) -> None:
     if expected.shape != actual.shape:
         difference = f"shape {list(actual.shape)} instead of {list(expected.shape)}"
     elif not np.array_equal(np.isfinite(expected), np.isfinite(actual)):
@@ -130,7 +138,7 @@ def _compare(graph: str, name: str, expected: npt.NDArray[np.generic], actual: n
     raise AuthoringError(
         f"the {graph} graph does not compute what torch does: {name} has {difference} at batch size {size}. "
         "The plan was not built. Rewrite the loss with simpler operators, and report this",
-        code="plan_deviates",
+        code=codes.PLAN_DEVIATES,
         graph=graph,
         output=name,
     )

@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import Place, authoring_error, current_place, decided_by_torch, place_of_error
 from pygrid.plans.authoring.interception import Interception
@@ -198,10 +199,10 @@ def _check_sizes(sizes: _WatchedSizes, symbol: sympy.Symbol) -> None:
                 f"this fixes the batch size to {BATCH_HINT}, the size of the example; "
                 "work on whole batches (x.sum(0), not a loop over x)"
             )
-            raise authoring_error(reason, place, code="plan_batch_baked")
+            raise authoring_error(reason, place, code=codes.PLAN_BATCH_BAKED)
         if not by_torch and not all(assumption.subs(symbol, size) == sympy.true for size in _CHECKED_SIZES):
             reason = f"this depends on the batch size ({assumption}); a plan does the same at every batch size"
-            raise authoring_error(reason, place, code="plan_batch_baked")
+            raise authoring_error(reason, place, code=codes.PLAN_BATCH_BAKED)
 
 
 @contextlib.contextmanager
@@ -213,10 +214,10 @@ def _translated(program: Program) -> Iterator[None]:
         raise
     except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
         reason = "a plan cannot decide on data or take a number out of a tensor; use torch.where and keep it a tensor"
-        raise authoring_error(reason, place_of_error(error), code="plan_data_dependent") from error
+        raise authoring_error(reason, place_of_error(error), code=codes.PLAN_DATA_DEPENDENT) from error
     except DynamicOutputShapeException as error:
         reason = "the size of the result depends on data; multiply by a mask"
-        raise authoring_error(reason, place_of_error(error), code="plan_data_dependent_size") from error
+        raise authoring_error(reason, place_of_error(error), code=codes.PLAN_DATA_DEPENDENT_SIZE) from error
     except Exception as error:  # any error of the author's code or torch; it is chained as the cause
         reason = f"the {program.name} graph cannot be traced: {type(error).__name__}: {error}"
-        raise authoring_error(reason, place_of_error(error), code="plan_trace_failed") from error
+        raise authoring_error(reason, place_of_error(error), code=codes.PLAN_TRACE_FAILED) from error

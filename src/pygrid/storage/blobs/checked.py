@@ -1,7 +1,7 @@
 """Notices stored bytes that have changed on the disk, before they are used.
 
-A file is read once and compared with its checksum; after that it is only looked at (inode, size, times) for `TRUST_S` seconds,
-while its bytes are most likely in memory anyway. So a blob that many devices download is hashed once.
+A file is read once and compared with its checksum; after that it is only looked at (inode, size, times) for `TRUST_S`
+seconds, while its bytes are most likely in memory anyway. So a blob that many devices download is hashed once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.errors import Unavailable
 
 TRUST_S = 600.0
-"""A file that was found whole, and has not changed since by what the file system says, is read again after this time."""
+"""A file that was found whole, and has not changed since by what the file system says, is read again after this time.
+"""
 _MAX_KNOWN = 50_000
 _READ_BYTES = 1024 * 1024
 
@@ -111,15 +113,17 @@ def crc_of(path: Path, offset: int = 0, length: int | None = None) -> int:
 def damaged(what: str, name: str) -> Unavailable:
     """The error for stored bytes that have changed: they are neither served nor used."""
     return Unavailable(
-        f"{what} is damaged on the disk of the Domain: its bytes do not match its checksum ({name}). Its operator can take "
-        "the file from a backup",
-        code="blob_damaged",
+        f"{what} is damaged on the disk of the Domain: its bytes do not match its checksum ({name}). Its operator can "
+        "take the file from a backup",
+        code=codes.BLOB_DAMAGED,
         name=name,
     )
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error is of stored bytes that have changed: it lasts until an operator acts, so nobody should try again."""
+    """Whether an error is of stored bytes that have changed: it lasts until an operator acts, so nobody should try
+    again.
+    """
     return isinstance(error, Unavailable) and error.code == "blob_damaged"
 
 

@@ -1,7 +1,7 @@
 """Content-addressed blobs on the local disk.
 
-Nothing here is named by a user: a blob's name is its SHA-256. Everything that was committed is durable: the file was flushed to
-the disk, and so was the directory that names it.
+Nothing here is named by a user: a blob's name is its SHA-256. Everything that was committed is durable: the file was
+flushed to the disk, and so was the directory that names it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from pygrid import codes
 from pygrid.durable import Bytes, sync_directory, write_all
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
@@ -73,7 +74,9 @@ class BlobFolder:
 class BlobWriter:
     """A blob in the making; nothing of it is visible before `commit`."""
 
-    def __init__(self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None) -> None:
+    def __init__(
+        self, folder: BlobFolder, copies: Sequence[BlobFolder] = (), checked: CheckedFiles | None = None
+    ) -> None:
         self._folder = folder
         self._checked = checked
         self._copies = copies
@@ -91,7 +94,10 @@ class BlobWriter:
         self.size += len(memoryview(data).cast("B"))
 
     def commit(self) -> str:
-        """Make it durable under its name: the SHA-256 of its bytes in hex. Raises OSError: `discard` or `undo` removes it."""
+        """Make it durable under its name: the SHA-256 of its bytes in hex.
+
+        Raises OSError: `discard` or `undo` removes it.
+        """
         name = self._hash.hexdigest()
         os.fdatasync(self._descriptor)
         for place in self._copies:
@@ -157,8 +163,8 @@ class BlobFiles:
     """Blobs in one folder, each under the SHA-256 of its bytes: models, plans, the server optimizer's state.
 
     Args:
-        copies: of each blob; those beyond the first lie in ``copy-2``, ``copy-3`` ... below the folder, which may be mounts of
-            other disks.
+        copies: of each blob; those beyond the first lie in ``copy-2``, ``copy-3`` ... below the folder, which may be
+            mounts of other disks.
     """
 
     def __init__(self, folder: Path, copies: int = 1) -> None:
@@ -184,8 +190,8 @@ class BlobFiles:
     def batch(self) -> Iterator[BlobBatch]:
         """Blobs that go with the row that the block writes: if it fails, those that were not there before are removed.
 
-        Not if the caller is cancelled or the outcome is unknown: a row may come to name them. If none does, the next start
-        removes them.
+        Not if the caller is cancelled or the outcome is unknown: a row may come to name them. If none does, the next
+        start removes them.
         """
         batch = BlobBatch(self)
         try:
@@ -202,7 +208,8 @@ class BlobFiles:
             return writer.commit()
 
     def path(self, name: str) -> Path:
-        """Where a blob lies whole: its first place, or a copy if it is lost or damaged there. Reads it, so call it in a thread.
+        """Where a blob lies whole: its first place, or a copy if it is lost or damaged there. Reads it, so call it in a
+        thread.
 
         Raises:
             NotFound: ``blob_not_found``: it is in no place. Unavailable: ``blob_damaged``: it is whole in no place.
@@ -218,7 +225,7 @@ class BlobFiles:
             logger.error("stored file is damaged", extra={"path": str(path)})
         if is_damaged:
             raise damaged("a stored file", name)
-        raise NotFound("a stored file is missing", code="blob_not_found", name=name)
+        raise NotFound("a stored file is missing", code=codes.BLOB_NOT_FOUND, name=name)
 
     def first_path(self, name: str) -> Path:
         """The first place of a blob, whole or not, for who forgets it."""

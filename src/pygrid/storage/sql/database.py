@@ -1,9 +1,9 @@
 """One database behind two calls: `Database.write` and `Database.read`.
 
-Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit). A caller
-gets its own answer, and only after the commit: what `write` returned is durable. A unit of work that raises is undone alone
-and its error goes to its caller; then the others of its batch run a second time, each in a savepoint, so a unit changes nothing
-but the database. Reads run beside it on their own connections.
+Writes of the whole process go through one thread that gathers what is waiting into one transaction (group commit). A
+caller gets its own answer, and only after the commit: what `write` returned is durable. A unit of work that raises is
+undone alone and its error goes to its caller; then the others of its batch run a second time, each in a savepoint, so a
+unit changes nothing but the database. Reads run beside it on their own connections.
 
     caller --write(fn)--> queue --+
     caller --write(fn)--> queue --+--> BEGIN; fn x n; COMMIT --> n answers
@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage.sql import failures
 
@@ -37,8 +38,16 @@ MAX_BATCH = 128
 """Units of work in one transaction at the most; bounds how long the first of them waits."""
 SQLITE_PATIENCE_S = 30.0
 NUM_READERS = 4
-_POSTGRES_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
-"""Until a server that is silent counts as gone: seconds, the last one milliseconds. ``DATABASE_URL`` may say otherwise."""
+_POSTGRES_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "tcp_user_timeout": 30_000,
+}
+"""Until a server that is silent counts as gone: seconds, the last one milliseconds.
+
+``DATABASE_URL`` may say otherwise.
+"""
 
 
 _Outcome = tuple[Any, BaseException | None]
@@ -59,7 +68,9 @@ class ByteLog(Protocol):
 
 
 class _Unit:
-    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer, if somebody does."""
+    """One call of `Database.write`: what to do, the bytes that go first, and who waits for the answer, if somebody
+    does.
+    """
 
     __slots__ = ("args", "data", "fn", "log", "waiter")
 
@@ -102,8 +113,10 @@ class Database:
         """Run ``fn`` in a transaction; its result, once it is durable.
 
         Raises:
-            Whatever ``fn`` raised, after its changes were undone. StorageFull, InvalidInput: see `pygrid.storage.sql.failures`.
-            Unavailable: ``database_unavailable``, ``storage_failed``: it refused the commit; ``shutting_down``: it is closed.
+            Whatever ``fn`` raised, after its changes were undone. StorageFull, InvalidInput: see
+            `pygrid.storage.sql.failures`.
+            Unavailable: ``database_unavailable``, ``storage_failed``: it refused the commit; ``shutting_down``: it is
+                closed.
         """
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._put(_Unit(fn, waiter))
@@ -119,7 +132,9 @@ class Database:
         return await waiter
 
     async def look_up(self, fn: Callable[[sa.Connection], T]) -> T:
-        """`read` for a lookup by key, which on SQLite takes less than handing it to a thread, so it is done in place."""
+        """`read` for a lookup by key, which on SQLite takes less than handing it to a thread, so it is done in
+        place.
+        """
         if self.dialect != "sqlite":
             return await self.read(fn)
         with _explained():
@@ -174,7 +189,7 @@ class Database:
 
     def _put(self, unit: _Unit) -> None:
         if self._closed:
-            raise Unavailable("the database is closed", code="shutting_down")
+            raise Unavailable("the database is closed", code=codes.SHUTTING_DOWN)
         self._queue.put(unit)
 
     def _write_loop(self) -> None:
@@ -205,13 +220,16 @@ class Database:
             except _CommitLost:
                 raise
             except Exception:
-                # Some unit failed, or the commit was refused. Units may run twice, so start over and let each fail alone.
+                # Some unit failed, or the commit was refused. Units may run twice, so start over and let each fail
+                # alone.
                 outcomes = self._run_apart(batch)
         except Exception as error:
             logger.exception("commit failed", extra={"num_units": len(batch)})
             refusal = failures.outcome_unknown() if isinstance(error, _CommitLost) else failures.explain(error)
             if refusal is None:
-                refusal = Unavailable("the database could not store this; nothing was changed", code="storage_failed")
+                refusal = Unavailable(
+                    "the database could not store this; nothing was changed", code=codes.STORAGE_FAILED
+                )
             refusal.__cause__ = error
             outcomes = [(None, refusal) for _ in batch]
         self._answer([(unit.waiter, *outcome) for unit, outcome in zip(batch, outcomes, strict=True)])
@@ -259,7 +277,10 @@ class Database:
             self._guard(connection)
 
     def _run_apart(self, batch: list[_Unit]) -> list[_Outcome]:
-        """Let each unit fail alone. One that has SQLite undo the whole transaction is left out, and the others begin again."""
+        """Let each unit fail alone.
+
+        One that has SQLite undo the whole transaction is left out, and the others begin again.
+        """
         failed: dict[_Unit, _Outcome] = {}
         while True:
             left = [unit for unit in batch if unit not in failed]
@@ -367,14 +388,16 @@ def _with_driver(url: str) -> str:
         if url.startswith(given):
             return wanted + url[len(given) :]
     raise InvalidConfig(
-        "DATABASE_URL must begin with sqlite:/// or postgresql://", code="invalid_database_url", scheme=url.split(":", 1)[0]
+        "DATABASE_URL must begin with sqlite:/// or postgresql://",
+        code=codes.INVALID_DATABASE_URL,
+        scheme=url.split(":", 1)[0],
     )
 
 
 def _make_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code="invalid_database_url")
+            raise InvalidConfig("the SQLite database must be a file: sqlite:///PATH", code=codes.INVALID_DATABASE_URL)
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(
             url, pool_size=NUM_READERS + 2, connect_args={"check_same_thread": False, "timeout": SQLITE_PATIENCE_S}
@@ -386,7 +409,9 @@ def _make_engine(url: sa.URL) -> sa.Engine:
         patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in url.query}
         engine = sa.create_engine(url, pool_size=NUM_READERS + 2, pool_pre_ping=True, connect_args=patience)
     except ModuleNotFoundError as error:
-        raise InvalidConfig("PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code="driver_missing") from error
+        raise InvalidConfig(
+            "PostgreSQL needs its driver: pip install 'pygrid[postgres]'", code=codes.DRIVER_MISSING
+        ) from error
     return engine
 
 
@@ -397,7 +422,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    # In pages of 4 kB. The default of 1,000 would have every few commits wait for the log to be copied into the database.
+    # In pages of 4 kB. The default of 1,000 would have every few commits wait for the log to be copied into the
+    # database.
     cursor.execute("PRAGMA wal_autocheckpoint=8000")
     cursor.close()
 

@@ -1,4 +1,5 @@
-"""What a database says when it cannot do its work, as errors of pygrid. The only place that knows the codes of its drivers.
+"""What a database says when it cannot do its work, as errors of pygrid. The only place that knows the codes of its
+drivers.
 
     disk full                                         StorageFull    ``storage_full``
     I/O error in a file that a row names              as `pygrid.errors.explain_os_error` says
@@ -15,6 +16,7 @@ import sqlite3
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import InvalidInput, PygridError, Unavailable, explain_os_error, storage_full
 
 RETRY_AFTER_S = 5
@@ -33,7 +35,8 @@ _PRIMARY = 0xFF
 """The bits of a SQLite result code that are its primary code."""
 _DISK_FULL = "53100"
 _POSTGRES_AWAY = ("08", "53", "57P", "58", "40001", "40P01", "25006", "55P03")
-"""Beginnings of SQLSTATE: connection, resources, operators, system; then conflicts of transactions, read-only, a lock."""
+"""Beginnings of SQLSTATE: connection, resources, operators, system; then conflicts of transactions, read-only, a lock.
+"""
 
 
 def explain(error: BaseException) -> PygridError | None:
@@ -76,7 +79,7 @@ def unavailable() -> Unavailable:
     """The refusal while there is no database."""
     return Unavailable(
         "the database of this server cannot be used now; try again in a moment",
-        code="database_unavailable",
+        code=codes.DATABASE_UNAVAILABLE,
         retry_after_s=RETRY_AFTER_S,
     )
 
@@ -84,8 +87,8 @@ def unavailable() -> Unavailable:
 def outcome_unknown() -> Unavailable:
     """The refusal when the connection broke during a commit. Nobody may take it for "nothing was changed"."""
     return Unavailable(
-        "the connection to the database broke while this was stored, so it may be done or not: look before you ask again; a "
-        "call with an Idempotency-Key can be sent again as it is",
+        "the connection to the database broke while this was stored, so it may be done or not: look before you ask "
+        "again; a call with an Idempotency-Key can be sent again as it is",
         code=_OUTCOME_UNKNOWN,
     )
 
@@ -98,4 +101,4 @@ def _explain_sqlite(error: sqlite3.Error) -> PygridError | None:
 
 
 def _invalid_text(what: str) -> InvalidInput:
-    return InvalidInput(f"a text holds {what}, which cannot be stored; remove it", code="invalid_text")
+    return InvalidInput(f"a text holds {what}, which cannot be stored; remove it", code=codes.INVALID_TEXT)

@@ -1,7 +1,7 @@
 """Statements of the hot path: written in SQLAlchemy like all others, compiled once, run by the driver itself.
 
-SQLAlchemy's own execution costs some 80 microseconds a statement, the driver's about 10; a report takes five statements. What
-is given up: errors come as the driver's, and results as plain tuples.
+SQLAlchemy's own execution costs some 80 microseconds a statement, the driver's about 10; a report takes five
+statements. What is given up: errors come as the driver's, and results as plain tuples.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class _Compiled:
 
 
 class Prepared:
-    """A select, insert or update with ``bindparam``s for its values; ``returning`` says what comes back of the last two."""
+    """A select, insert or update with ``bindparam``s for its values; ``returning`` says what comes back of the last
+    two.
+    """
 
     def __init__(self, statement: sa.sql.ClauseElement) -> None:
         self._statement = statement

@@ -27,7 +27,16 @@ from pygrid.privacy.clipping import ClippedSum, Grid
 from pygrid.privacy.mechanisms import GaussianSum
 from pygrid.privacy.noise import SecretBits
 from pygrid.tensors import decode, encode
-from support.plans.attacks import MARK, MODEL, contributing, fallback_plan, honest_plan, plus_or_minus, position_plan, slow_plan
+from support.plans.attacks import (
+    MARK,
+    MODEL,
+    contributing,
+    fallback_plan,
+    honest_plan,
+    plus_or_minus,
+    position_plan,
+    slow_plan,
+)
 
 N = 128
 PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
@@ -140,7 +149,12 @@ def test_what_a_unit_draws_does_not_depend_on_others() -> None:
     g = GraphBuilder()
     g.op("ReduceSum", "noise/u", g.ints(0), keepdims=0, out="grads/w")
     g.op("ReduceSum", "data/x", g.ints(0, 1), keepdims=0, out="metrics/loss")
-    inputs = (f32("params/w", 1), f32("data/x", "batch", 1), Port("data/y", "int64", ("batch",)), f32("noise/u", "batch", 1))
+    inputs = (
+        f32("params/w", 1),
+        f32("data/x", "batch", 1),
+        Port("data/y", "int64", ("batch",)),
+        f32("noise/u", "batch", 1),
+    )
     outputs = (f32("grads/w", 1), f32("metrics/loss"))
     model = g.model(inputs, outputs)
     raw = model.SerializeToString(deterministic=True)
@@ -188,7 +202,8 @@ def noisy_sum(kind: str, columns: dict[str, Any], plan: Plan, terms: PrivacyTerm
 def least_epsilon(first: Any, second: Any, delta: float) -> float:
     """A lower bound of epsilon, with a confidence above 99.9%, from samples of a number on two datasets.
 
-    The best of some thresholds in both directions; Clopper-Pearson bounds. Source: Jagielski, Ullman, Oprea, NeurIPS 2020.
+    The best of some thresholds in both directions; Clopper-Pearson bounds. Source: Jagielski, Ullman, Oprea, NeurIPS
+    2020.
     """
     from scipy.stats import beta
 

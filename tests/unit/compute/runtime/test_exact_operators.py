@@ -1,7 +1,7 @@
 """For each operator of plans: a unit's result has the same bits, whatever was computed before and in whichever session.
 
-One unit among random company, among extreme values and failures, in sessions whose buffers lie elsewhere: equal bytes. This
-looks for violations of the assumption of `pygrid.plans.exact`; it proves nothing.
+One unit among random company, among extreme values and failures, in sessions whose buffers lie elsewhere: equal bytes.
+This looks for violations of the assumption of `pygrid.plans.exact`; it proves nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def image(name: str, *weights: int, **attributes: Any) -> Build:
 
     def build(g: GraphBuilder, k: int) -> str:
         tall = g.op("Tile", g.op("Reshape", "x", g.ints(1, 1, 1, k)), g.ints(1, 1, 3, 1))
-        more = [g.const(np.linspace(-1, 1, int(np.prod(weights)), dtype=np.float32).reshape(weights))] if weights else []
+        more = (
+            [g.const(np.linspace(-1, 1, int(np.prod(weights)), dtype=np.float32).reshape(weights))] if weights else []
+        )
         return g.op(name, tall, *more, **attributes)
 
     return build
@@ -76,7 +78,21 @@ def index(g: GraphBuilder, k: int) -> str:
 
 
 UNARY = (
-    *("Abs", "Cos", "Elu", "Erf", "Exp", "Floor", "Identity", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Sigmoid"),
+    *(
+        "Abs",
+        "Cos",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Identity",
+        "LeakyRelu",
+        "Log",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Sigmoid",
+    ),
     *("Sign", "Sin", "Softplus", "Sqrt", "Tanh"),
 )
 CASES: dict[str, Build] = {
@@ -84,7 +100,10 @@ CASES: dict[str, Build] = {
     **{name: binary(name) for name in ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum")},
     **{name: compare(name) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: logic(name) for name in ("And", "Or", "Not")},
-    **{name: reduce(name) for name in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")},
+    **{
+        name: reduce(name)
+        for name in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare")
+    },
     "Softmax": op("Softmax", axis=1),
     "LogSoftmax": op("LogSoftmax", axis=1),
     "Clip": op("Clip", np.float32(-0.5), np.float32(1.5)),
@@ -95,9 +114,13 @@ CASES: dict[str, Build] = {
     "ArgMin": lambda g, _: g.op("Cast", g.op("ArgMin", "x", axis=1, keepdims=1), to=FLOAT),
     "Gather": lambda g, k: g.op("Gather", g.const(np.linspace(-3, 3, k, dtype=np.float32)), index(g, k)),
     "GatherElements": lambda g, k: g.op("GatherElements", "x", index(g, k), axis=1),
-    "ScatterElements": lambda g, k: g.op("ScatterElements", "x", index(g, k), g.op("Neg", "x"), axis=1, reduction="add"),
+    "ScatterElements": lambda g, k: g.op(
+        "ScatterElements", "x", index(g, k), g.op("Neg", "x"), axis=1, reduction="add"
+    ),
     "MatMul": lambda g, k: g.op("MatMul", "x", g.const(np.linspace(-1, 1, 13 * k, dtype=np.float32).reshape(k, 13))),
-    "Gemm": lambda g, k: g.op("Gemm", "x", g.const(np.linspace(-1, 1, 13 * k, dtype=np.float32).reshape(13, k)), transB=1),
+    "Gemm": lambda g, k: g.op(
+        "Gemm", "x", g.const(np.linspace(-1, 1, 13 * k, dtype=np.float32).reshape(13, k)), transB=1
+    ),
     "Conv": image("Conv", 4, 1, 3, 1),
     "ConvTranspose": image("ConvTranspose", 1, 4, 3, 2),
     "AveragePool": image("AveragePool", kernel_shape=[3, 1]),
@@ -244,7 +267,11 @@ def test_a_random_program_has_the_same_bits_in_any_company(g: GraphBuilder, seed
             return None
         return bytes(output.tobytes())
 
-    units = [feed(1, seed), feed(1, seed + 1), {port: np.resize(EXTREMES, value.shape) for port, value in feed(1).items()}]
+    units = [
+        feed(1, seed),
+        feed(1, seed + 1),
+        {port: np.resize(EXTREMES, value.shape) for port, value in feed(1).items()},
+    ]
     units[2]["data/y"] = np.array([-9])
     try:
         first, second = new(), new()

@@ -1,7 +1,8 @@
 """Warm Workers for models, as real processes.
 
-Should happen: they answer behind a closed sandbox; a process that hangs, dies or lies is replaced, and who waited is told.
-Should not happen: a question that waits for ever; a process that outlives its use; an answer that the model can't have given.
+Should happen: they answer behind a closed sandbox; a process that hangs, dies or lies is replaced, and who waited is
+told. Should not happen: a question that waits for ever; a process that outlives its use; an answer that the model can't
+have given.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ async def test_the_process_is_kept_and_is_locked_in(workers: InferenceWorkers, m
     assert "0" not in status["Uid"].split()
 
 
-async def test_another_models_turn_ends_the_process(workers: InferenceWorkers, model: ServableModel, tmp_path: Path) -> None:
+async def test_another_models_turn_ends_the_process(
+    workers: InferenceWorkers, model: ServableModel, tmp_path: Path
+) -> None:
     await workers.ask(model, {"x": X}, 5)
     (first,) = children()
     other = servable(tmp_path / "lookup", lookup())
@@ -96,7 +99,9 @@ async def test_another_models_turn_ends_the_process(workers: InferenceWorkers, m
     assert len(children()) == 1
 
 
-async def test_a_model_that_takes_too_long_is_ended(workers: InferenceWorkers, model: ServableModel, tmp_path: Path) -> None:
+async def test_a_model_that_takes_too_long_is_ended(
+    workers: InferenceWorkers, model: ServableModel, tmp_path: Path
+) -> None:
     long = servable(tmp_path / "slow", slow(), 1)
     with pytest.raises(Unavailable) as caught:
         await workers.ask(long, {"x": SQUARE}, 1)
@@ -105,7 +110,9 @@ async def test_a_model_that_takes_too_long_is_ended(workers: InferenceWorkers, m
     assert "y" in await workers.ask(model, {"x": X}, 5)
 
 
-async def test_no_room_while_another_model_is_at_work(workers: InferenceWorkers, model: ServableModel, tmp_path: Path) -> None:
+async def test_no_room_while_another_model_is_at_work(
+    workers: InferenceWorkers, model: ServableModel, tmp_path: Path
+) -> None:
     long = servable(tmp_path / "slow", slow(), 1)
     asked = asyncio.create_task(workers.ask(long, {"x": SQUARE}, 1))
     await asyncio.sleep(0)

@@ -1,7 +1,8 @@
 """A model that answers for each record, as the trusted runner has it answer, and what the Domain takes for its answers.
 
-Should happen: batches of any size give the same rows in the order of the records; columns become the dtypes of the inputs.
-Should not happen: a model that gives something else than the gate foretold; a result with other arrays than were asked for.
+Should happen: batches of any size give the same rows in the order of the records; columns become the dtypes of the
+inputs. Should not happen: a model that gives something else than the gate foretold; a result with other arrays than
+were asked for.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def spec(column: npt.NDArray[Any] = X, **changes: Any) -> JobSpec:
     return JobSpec(**{**values, **changes})
 
 
-def answers(job: JobSpec, column: npt.NDArray[Any] = X, model: bytes | None = None) -> tuple[dict[str, Any], list[Progress]]:
+def answers(
+    job: JobSpec, column: npt.NDArray[Any] = X, model: bytes | None = None
+) -> tuple[dict[str, Any], list[Progress]]:
     told: list[Progress] = []
     inputs = Inputs({"features": column}, b"", linear() if model is None else model)
     outcome, payload = run(job, inputs, told.append, started=time.monotonic())
@@ -118,7 +121,13 @@ def test_a_worker_that_gives_something_else_is_not_believed(payload: bytes) -> N
 
 @pytest.mark.parametrize(
     "changes",
-    [{"model_path": ""}, {"inputs": ()}, {"outputs": ()}, {"binding": {}}, {"binding": {"x": "features", "z": "features"}}],
+    [
+        {"model_path": ""},
+        {"inputs": ()},
+        {"outputs": ()},
+        {"binding": {}},
+        {"binding": {"x": "features", "z": "features"}},
+    ],
 )
 def test_specifications_that_no_worker_could_run(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -96,8 +96,8 @@ def of_each(data: dict[str, Any], groups: list[npt.NDArray[Any]]) -> dict[str, n
 
 
 def assert_near(answer: dict[str, Any], expected: dict[str, npt.NDArray[Any]], num_units: int) -> None:
-    """Within six standard errors, and what rounding to the grid of 1,024 steps moves: sqrt(3) / 2 steps for each unit at most,
-    in a direction of its own, so that the mean over hundreds of units moves by less than a step."""
+    """Within six standard errors, and what rounding to the grid of 1,024 steps moves: sqrt(3) / 2 steps for each unit
+    at most, in a direction of its own, so that the mean over hundreds of units moves by less than a step."""
     assert abs(answer["count"] - num_units) < 6 * answer["count_noise_std"] + num_units * 2e-3
     for name, values in expected.items():
         lower, upper = BOUNDS[name]
@@ -190,7 +190,12 @@ def test_a_worker_refuses_bounds_of_other_metrics(bounds: dict[str, tuple[float,
 
 
 def asked(**changes: Any) -> JobRequest:
-    values: dict[str, Any] = {"dataset": 1, "kind": "evaluate", "reason": "a test", "privacy": PrivacyRequest(1.0, 1e-6)}
+    values: dict[str, Any] = {
+        "dataset": 1,
+        "kind": "evaluate",
+        "reason": "a test",
+        "privacy": PrivacyRequest(1.0, 1e-6),
+    }
     return JobRequest(**{**values, **changes})
 
 

@@ -1,7 +1,8 @@
 """The trusted runner, in this process: what leaves a private job, whatever the plan does.
 
 Should happen: training comes near the exact one; noise has the size that was promised; failing records count as zero.
-Should not happen: a record moves the noiseless sum by more than the clipping bound; an error, a metric or a loss leaves.
+Should not happen: a record moves the noiseless sum by more than the clipping bound; an error, a metric or a loss
+leaves.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def terms(**changes: Any) -> PrivacyTerms:
     return PrivacyTerms(**{**values, "sampling_rate": 0.25, **changes})
 
 
-def run(spec: JobSpec, data: dict[str, Any], plan: Plan | None = None, **changes: Any) -> tuple[Outcome, bytes, list[Progress]]:
+def run(
+    spec: JobSpec, data: dict[str, Any], plan: Plan | None = None, **changes: Any
+) -> tuple[Outcome, bytes, list[Progress]]:
     columns = {"who": np.arange(len(data["y"]), dtype=np.int32) // 4, **data}
     inputs = Inputs(columns, (plan or logistic_plan()).data, encode(logistic_params()))
     reports: list[Progress] = []
@@ -143,7 +146,9 @@ def leak(models: dict[str, onnx.ModelProto]) -> None:
 
 
 def test_a_plan_that_returns_the_data_moves_the_sum_by_the_bound_at_most() -> None:
-    """The same job with and without one record, with hardly any noise: the models differ by one clipped contribution."""
+    """The same job with and without one record, with hardly any noise: the models differ by one clipped
+    contribution.
+    """
     plan = logistic_plan(edit=leak)
     data = labelled()
     without = {name: array.copy() for name, array in data.items()}
@@ -159,7 +164,11 @@ def test_a_plan_that_fails_on_one_record_tells_nobody() -> None:
 
     def trap(models: dict[str, onnx.ModelProto]) -> None:
         graph = models["grads"].graph
-        constants = {"table": np.zeros(50, np.float32), "column": np.array([0], np.int64), "batch": np.array([0], np.int64)}
+        constants = {
+            "table": np.zeros(50, np.float32),
+            "column": np.array([0], np.int64),
+            "batch": np.array([0], np.int64),
+        }
         for name, array in constants.items():
             graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         for node in graph.node:
@@ -212,7 +221,8 @@ def test_the_whole_domain_as_one_contribution() -> None:
     spec = msgspec.structs.replace(spec, privacy=msgspec.structs.replace(spec.privacy, noise_multiplier=0.01))
     private, _ = decode(run(spec, data)[1])
     for name, array in exact.items():
-        # sgd with a rate of one: the model moves by the clipped difference. Noise of 0.01 * 100, six standard deviations.
+        # sgd with a rate of one: the model moves by the clipped difference. Noise of 0.01 * 100, six standard
+        # deviations.
         np.testing.assert_allclose(private[name], array, atol=6.5)
     tight = msgspec.structs.replace(spec, privacy=msgspec.structs.replace(spec.privacy, clip=0.01))
     private, _ = decode(run(tight, data)[1])

@@ -42,7 +42,9 @@ EVERY = (
 )
 
 
-def ask(statistics: tuple[Statistic, ...] = EVERY, privacy: PrivacyTerms | None = None, columns: Any = COLUMNS) -> list[Any]:
+def ask(
+    statistics: tuple[Statistic, ...] = EVERY, privacy: PrivacyTerms | None = None, columns: Any = COLUMNS
+) -> list[Any]:
     spec = JobSpec("job", "statistics", REFS, statistics=statistics, privacy=privacy, subject="who")
     _, payload = execute.run(spec, Inputs(columns, b"", b""), lambda _: None, started=time.monotonic())
     return list(json.loads(payload)["answers"])
@@ -147,7 +149,9 @@ def test_missing_values_are_left_out_in_groups() -> None:
 
 @pytest.mark.parametrize("statistics", [OF_GAPS, GROUPED])
 @pytest.mark.parametrize("unit", ["record", "subject"])
-def test_private_counts_and_sums_of_present_values_lie_within_their_noise(statistics: tuple[Statistic, ...], unit: str) -> None:
+def test_private_counts_and_sums_of_present_values_lie_within_their_noise(
+    statistics: tuple[Statistic, ...], unit: str
+) -> None:
     rows = 3 if unit == "subject" else 1
     terms = PrivacyTerms(1.0, 1.0, 1, 1e-6, 1.0, unit=unit, max_rows_per_subject=rows)  # type: ignore[arg-type]
     columns = {**COLUMNS, "pay": GAPS}

@@ -48,7 +48,9 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.embedding(x) + self.position
         batch, length, width = h.shape
-        q, k, v = self.qkv(self.norm1(h)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm1(h)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self.proj(attended.transpose(1, 2).reshape(batch, length, width))
         h = h + self.mlp(self.norm2(h))

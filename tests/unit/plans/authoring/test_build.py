@@ -1,7 +1,7 @@
 """What a built plan is made of, and what building leaves behind.
 
-Should happen: the same source gives the same bytes in any process; dropout follows its noise input; a wrong operator is caught.
-Should not happen: a changed model, a changed state of torch, weights in the plan.
+Should happen: the same source gives the same bytes in any process; dropout follows its noise input; a wrong operator is
+caught. Should not happen: a changed model, a changed state of torch, weights in the plan.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def net() -> nn.Module:
 
 def test_the_manifest_says_what_the_author_said() -> None:
     manifest = sensors.build(net(), optimizer=pygrid.optim.SGD(momentum=0.9)).manifest
-    assert (manifest.name, manifest.description, manifest.author) == ("sensors", "Classify twelve sensors.", "A. Author")
+    assert (manifest.name, manifest.description, manifest.author) == (
+        "sensors",
+        "Classify twelve sensors.",
+        "A. Author",
+    )
     assert manifest.data["x"].meaning == "twelve sensors in 0..1"
     assert (manifest.data["y"].meaning, manifest.data["y"].num_classes) == ("label 0..4", 5)
     assert manifest.hyper["lr"].max == 1.0
@@ -187,7 +191,9 @@ def test_dropout_follows_its_noise_in_training_and_is_off_in_eval() -> None:
     feed |= {"data/x": np.ones((3, 12), np.float32), "noise/dropout0": noise}
     (loss,) = Session(plan.graph("grads"), name="grads").run(["metrics/loss"], feed)
     assert loss == pytest.approx((noise >= 0.25).sum() / 0.75, rel=1e-6)
-    assert Runner(plan).evaluate(initial_params(net()), {"x": np.ones((3, 12), np.float32)})["loss"] == pytest.approx(36)
+    assert Runner(plan).evaluate(initial_params(net()), {"x": np.ones((3, 12), np.float32)})["loss"] == pytest.approx(
+        36
+    )
 
 
 def test_hyperparameters_reach_the_loss() -> None:
@@ -220,7 +226,8 @@ import pygrid
 for name in ("transformer block", "cnn + batch norm"):
     torch.manual_seed(1)
     family = FAMILIES[name]
-    print(pygrid.plan(data=family.data)(family.loss).build(family.model(), optimizer=pygrid.optim.AdamW(prox_mu=0.1)).id)
+    optimizer = pygrid.optim.AdamW(prox_mu=0.1)
+    print(pygrid.plan(data=family.data)(family.loss).build(family.model(), optimizer=optimizer).id)
 """
 
 

@@ -1,4 +1,6 @@
-"""``pygrid plan build`` makes a plan file of a source file, or says what is wrong with the words on the command line."""
+"""``pygrid plan build`` makes a plan file of a source file, or says what is wrong with the words on the command
+line.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def test_a_number_out_of_a_tensor() -> None:
     assert "keep it a tensor" in error.detail
 
 
-@pytest.mark.parametrize("take", [lambda t: float(t), lambda t: int(t), lambda t: t.tolist(), lambda t: t.detach().numpy()])
+@pytest.mark.parametrize(
+    "take", [lambda t: float(t), lambda t: int(t), lambda t: t.tolist(), lambda t: t.detach().numpy()]
+)
 def test_other_ways_to_take_a_number(take: Callable[[torch.Tensor], Any]) -> None:
     def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         take(x.abs().max())
@@ -114,7 +116,9 @@ def test_a_branch_on_the_batch_size() -> None:
     assert "this depends on the batch size" in error.detail
 
 
-@pytest.mark.parametrize("draw", [torch.randn_like, lambda t: torch.rand(3), torch.bernoulli, lambda t: F.gumbel_softmax(t)])
+@pytest.mark.parametrize(
+    "draw", [torch.randn_like, lambda t: torch.rand(3), torch.bernoulli, lambda t: F.gumbel_softmax(t)]
+)
 def test_random_numbers(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
     def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         draw(x.sigmoid())

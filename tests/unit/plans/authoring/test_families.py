@@ -1,11 +1,11 @@
 """Each model family trains in ONNX Runtime as it does in eager torch.
 
-Should happen: twenty steps of ``train`` on one graph, with batches of several sizes, end at the parameters and buffers that
-``torch.optim.SGD`` ends at; ``eval`` gives the loss of ``model.eval()``; the gate accepts the plan.
+Should happen: twenty steps of ``train`` on one graph, with batches of several sizes, end at the parameters and buffers
+that ``torch.optim.SGD`` ends at; ``eval`` gives the loss of ``model.eval()``; the gate accepts the plan.
 Should not happen: a batch size baked in, weights inside the plan, examples that mix unnoticed.
 
-Tolerance: float32 rounds at 6e-8; sums in another order lose one to two digits, and twenty steps add up. Measured: 1e-8 to
-1e-6. A wrong gradient differs in the second digit.
+Tolerance: float32 rounds at 6e-8; sums in another order lose one to two digits, and twenty steps add up. Measured: 1e-8
+to 1e-6. A wrong gradient differs in the second digit.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def test_twenty_steps_end_where_torch_ends(built: tuple[Family, torch.nn.Module,
     expected = initial_params(reference)
 
     assert trained.keys() == expected.keys()
-    assert any(np.abs(expected[name] - array).max() > 1e-3 for name, array in initial_params(model).items()), "it learned"
+    assert any(np.abs(expected[name] - array).max() > 1e-3 for name, array in initial_params(model).items()), (
+        "it learned"
+    )
     for name, array in expected.items():
         np.testing.assert_allclose(trained[name], array, rtol=0, atol=TOLERANCE, err_msg=name)
 

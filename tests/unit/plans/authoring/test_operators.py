@@ -1,7 +1,7 @@
 """Layers, losses and operators beyond the families, each built into a plan.
 
-The graph of the gradients, which contains the forward pass, is compared with eager torch at batch sizes 1, 2, 5 and 32 by the
-check that every build runs; `test_build.py` shows that it does not let a wrong operator pass.
+The graph of the gradients, which contains the forward pass, is compared with eager torch at batch sizes 1, 2, 5 and 32
+by the check that every build runs; `test_build.py` shows that it does not let a wrong operator pass.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def build(model: nn.Module, data: dict[str, DataSpec], loss: Callable[..., Any] 
 
 
 ACTIVATIONS = [
-    nn.ELU(), nn.CELU(), nn.SELU(), nn.Softplus(beta=2), nn.LeakyReLU(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Tanh(),
+    nn.ELU(), nn.CELU(), nn.SELU(), nn.Softplus(beta=2), nn.LeakyReLU(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"),
+    nn.Tanh(),
     nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardswish(), nn.Hardtanh(), nn.ReLU6(), nn.PReLU(), nn.Mish(), nn.Softsign(),
     nn.LogSigmoid(), nn.Softmax(-1), nn.LayerNorm(8), nn.RMSNorm(8), nn.ReLU(inplace=True), nn.Softshrink(),
     nn.Sequential(nn.Linear(8, 16), nn.GLU()),
@@ -146,7 +147,9 @@ REGRESSION_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "functions": lambda o, y: (o.sin() + o.cos() * o.abs() + torch.log1p(o.square()) + torch.expm1(o * 0.1)).mean(),
     "powers": lambda o, y: (y.pow(1.5) * o + o**3 + (y + 1).sqrt() * o + (y + 1).rsqrt() * o).mean(),
     "comparisons": lambda o, y: torch.where((o > y) & ~(y < 0.2) | (o == y), o, o * y).mean(),
-    "rounding": lambda o, y: (o * torch.floor(y * 3) + o * torch.ceil(y * 3) + o * ((y * 7) % 2) + o * (y * 7 // 2)).mean(),
+    "rounding": lambda o, y: (
+        o * torch.floor(y * 3) + o * torch.ceil(y * 3) + o * ((y * 7) % 2) + o * (y * 7 // 2)
+    ).mean(),
 }
 
 
@@ -193,7 +196,9 @@ SHAPES: dict[str, Callable[[], nn.Module]] = {
     ),
     "split, stack": lambda: Made(lambda m, x: torch.stack([m.l(p) for p in x.split(4, 1)]).mean(0), l=nn.Linear(4, 5)),
     "slice with a step": lambda: Made(lambda m, x: m.l(m.a(x)[:, 1::2]), a=nn.Linear(12, 9), l=nn.Linear(4, 5)),
-    "one position": lambda: Made(lambda m, x: m.l(m.a(x).view(-1, 3, 4)[:, -1]), a=nn.Linear(12, 12), l=nn.Linear(4, 5)),
+    "one position": lambda: Made(
+        lambda m, x: m.l(m.a(x).view(-1, 3, 4)[:, -1]), a=nn.Linear(12, 12), l=nn.Linear(4, 5)
+    ),
     "masked fill": lambda: Made(lambda m, x: m.l(x).masked_fill(x[:, :5] > 0.9, 0.0), l=nn.Linear(12, 5)),
     "writing to a mask": lambda: Made(write_to_mask, l=nn.Linear(12, 5)),
     "linear on three axes": lambda: Made(lambda m, x: m.l(x.view(-1, 3, 4)).mean(1), l=nn.Linear(4, 5)),
@@ -202,12 +207,16 @@ SHAPES: dict[str, Callable[[], nn.Module]] = {
         lambda m, x: m.l(torch.bmm(x.view(-1, 3, 4), x.view(-1, 3, 4).transpose(1, 2)).flatten(1)), l=nn.Linear(9, 5)
     ),
     "sliding windows": lambda: Made(lambda m, x: m.l(x.unfold(1, 4, 2).mean(1)), l=nn.Linear(4, 5)),
-    "repetition": lambda: Made(lambda m, x: m.l(torch.cat([x.repeat(1, 2), x.repeat_interleave(2, 1)], 1)), l=nn.Linear(48, 5)),
+    "repetition": lambda: Made(
+        lambda m, x: m.l(torch.cat([x.repeat(1, 2), x.repeat_interleave(2, 1)], 1)), l=nn.Linear(48, 5)
+    ),
     "constant matrix": lambda: Made(lambda m, x: m.l(x @ torch.ones(12, 12).triu()), l=nn.Linear(12, 5)),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(12, 5)),
     "lstm cell": lambda: Made(lambda m, x: m.l(m.a(x)[0]), a=nn.LSTMCell(12, 6), l=nn.Linear(6, 5)),
     "gru cell": lambda: Made(lambda m, x: m.l(m.a(x)), a=nn.GRUCell(12, 6), l=nn.Linear(6, 5)),
-    "rnn": lambda: Made(lambda m, x: m.l(m.a(x.view(-1, 3, 4))[0][:, -1]), a=nn.RNN(4, 6, batch_first=True), l=nn.Linear(6, 5)),
+    "rnn": lambda: Made(
+        lambda m, x: m.l(m.a(x.view(-1, 3, 4))[0][:, -1]), a=nn.RNN(4, 6, batch_first=True), l=nn.Linear(6, 5)
+    ),
     "rnn, relu, no bias": lambda: Made(
         lambda m, x: m.l(m.a(x.view(-1, 3, 4))[0][:, -1]),
         a=nn.RNN(4, 6, nonlinearity="relu", bias=False, batch_first=True),
@@ -308,10 +317,15 @@ def test_buffers_that_the_forward_pass_changes_come_out(in_place: bool) -> None:
         (lambda: nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)), cross_entropy),
         (lambda: nn.Linear(12, 5), lambda model, x, y: F.cross_entropy(model(x - x.mean(0)), y)),
         (lambda: nn.Linear(12, 5), lambda model, x, y: (F.normalize(model(x)) @ F.normalize(model(x)).t()).mean()),
-        (lambda: nn.Linear(12, 5), lambda model, x, y: F.cross_entropy(model(x), y, weight=torch.tensor([1.0, 2, 3, 4, 5]))),
+        (
+            lambda: nn.Linear(12, 5),
+            lambda model, x, y: F.cross_entropy(model(x), y, weight=torch.tensor([1.0, 2, 3, 4, 5])),
+        ),
         (lambda: nn.Linear(12, 5), lambda model, x, y: F.cross_entropy(model(x), y, ignore_index=0)),
     ],
     ids=["batch norm", "centred on the batch", "contrastive", "class weights", "ignored labels"],
 )
-def test_examples_that_influence_each_other_are_noticed(model: Callable[[], nn.Module], loss: Callable[..., Any]) -> None:
+def test_examples_that_influence_each_other_are_noticed(
+    model: Callable[[], nn.Module], loss: Callable[..., Any]
+) -> None:
     assert not is_independent(model(), VECTOR, loss)

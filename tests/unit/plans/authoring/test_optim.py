@@ -1,7 +1,7 @@
 """Optimizers inside plans do what torch's do.
 
-Reference: ``torch.optim`` over ten steps. Tolerance: rounding of float32; Adam divides by the root of a moment that starts at
-zero, which blows rounding up in the first steps, hence its looser bound (still far below one step of 1e-2).
+Reference: ``torch.optim`` over ten steps. Tolerance: rounding of float32; Adam divides by the root of a moment that
+starts at zero, which blows rounding up in the first steps, hence its looser bound (still far below one step of 1e-2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Step = Callable[[nn.Module, torch.optim.Optimizer], None]
 
 
 @pygrid.plan(
-    data={"x": pygrid.Tensor["batch", 12], "y": pygrid.Label(5)}, hyper={"lr": pygrid.Float(LR, min=0.0, max=1.0)}, name="small"
+    data={"x": pygrid.Tensor["batch", 12], "y": pygrid.Label(5)},
+    hyper={"lr": pygrid.Float(LR, min=0.0, max=1.0)},
+    name="small",
 )
 def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(model(x), y)
@@ -44,7 +46,9 @@ def data(num_batches: int = 10) -> list[Params]:
     ]
 
 
-def eager(net: nn.Module, batches: list[Params], optimizer: torch.optim.Optimizer, change: Step | None = None) -> Params:
+def eager(
+    net: nn.Module, batches: list[Params], optimizer: torch.optim.Optimizer, change: Step | None = None
+) -> Params:
     for batch in batches:
         optimizer.zero_grad()
         F.cross_entropy(net(torch.from_numpy(batch["x"])), torch.from_numpy(batch["y"])).backward()

@@ -22,6 +22,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.associations import AssociationState, retry_s
 from pygrid.errors import Forbidden, InvalidInput, PygridError
@@ -42,7 +43,16 @@ from pygrid.storage import associations as rows
 from pygrid.storage.associations import JoinedNetwork
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity, IdentityKey
-from pygrid.transport.links import MAX_FRAME_BYTES, PROTOCOL_ERROR, REPLACED, Handler, Link, Payload, SocketClosed, decode_frame
+from pygrid.transport.links import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_ERROR,
+    REPLACED,
+    Handler,
+    Link,
+    Payload,
+    SocketClosed,
+    decode_frame,
+)
 from pygrid.transport.websockets import ClientSocket, dial_websocket
 
 logger = logging.getLogger(__name__)
@@ -112,7 +122,9 @@ class Connector:
             num_failures = 1 if time.monotonic() - began >= STEADY_S else num_failures + 1
             if ended is not None and ended.code == REPLACED:
                 # Another process has this Domain's key; the two must not push each other out again and again.
-                logger.warning("another process connects with this Domain's identity", extra={"network": self.network.url})
+                logger.warning(
+                    "another process connects with this Domain's identity", extra={"network": self.network.url}
+                )
                 num_failures = max(num_failures, 5)
             if not self._has_left():
                 await self._rest(retry_s(num_failures, self.network.state, self._draw))
@@ -163,7 +175,9 @@ class Connector:
             heartbeat_s = await self._greet(socket)
             if heartbeat_s is None:
                 return None
-            link = Link(socket, {**self._guarded(), "state": self._on_state}, name=self.network.name or self.network.url)
+            link = Link(
+                socket, {**self._guarded(), "state": self._on_state}, name=self.network.name or self.network.url
+            )
             running = asyncio.create_task(link.run())
             self._link = link
             try:
@@ -179,13 +193,17 @@ class Connector:
             return ended
 
     async def _greet(self, socket: ClientSocket) -> float | None:
-        """Seconds between heartbeats, once the Network has let the Domain in; None: it was turned away, and its row says so."""
+        """Seconds between heartbeats, once the Network has let the Domain in; None: it was turned away, and its row
+        says so.
+        """
         challenge = await _receive(socket, Challenge)
         key = IdentityKey.parse(challenge.identity)
         if self.network.identity is not None and self.network.identity != challenge.identity:
             await self.note(
                 state=AssociationState.REFUSED,
-                reason=f"another Network answers at {self.network.url} now: its key is {challenge.identity}. If that is right, "
+                reason=f"another Network answers at {self.network.url} now: its key is {challenge.identity}. "
+                "If that is "
+                "right, "
                 "leave this association and join anew",
             )
             return None
@@ -204,11 +222,13 @@ class Connector:
         if isinstance(answer, Turned):
             if not proven:
                 # It may not have got so far as to sign; nothing is believed of it but that it is no welcome.
-                raise InvalidInput(f"{answer.code}: {answer.detail}", code="hello_refused")
+                raise InvalidInput(f"{answer.code}: {answer.detail}", code=codes.HELLO_REFUSED)
             await self._note_turned(answer)
             return None
         if not proven:
-            raise InvalidInput("what answers there can't prove to be the Network that it says it is", code="bad_signature")
+            raise InvalidInput(
+                "what answers there can't prove to be the Network that it says it is", code=codes.BAD_SIGNATURE
+            )
         changes: dict[str, Any] = {"name": challenge.network, "identity": challenge.identity}
         if self._has_left():
             # Its owner left while the Network answered, which therefore has yet to be told.
@@ -247,7 +267,9 @@ class Connector:
         await self.note(state=state, reason=answer.detail)
 
     async def _beat_until_over(self, link: Link, heartbeat_s: float, running: asyncio.Task[SocketClosed]) -> None:
-        """Until the link is closed, the Network does not answer, or its row was changed, which is a reason to dial anew."""
+        """Until the link is closed, the Network does not answer, or its row was changed, which is a reason to dial
+        anew.
+        """
         poked = asyncio.create_task(self._wake.wait())
         try:
             while not running.done() and not poked.done():
@@ -264,7 +286,7 @@ class Connector:
         try:
             heard = msgspec.convert(answer, Heard)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"the Network's answer: {error}", code="invalid_answer") from None
+            raise InvalidInput(f"the Network's answer: {error}", code=codes.INVALID_ANSWER) from None
         if self.network.state in (AssociationState.PENDING, AssociationState.ACCEPTED):
             await self.note(state=AssociationState(heard.state))
 
@@ -272,7 +294,7 @@ class Connector:
         try:
             change = msgspec.convert(payload, StateChange)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"state: {error}", code="invalid_state") from None
+            raise InvalidInput(f"state: {error}", code=codes.INVALID_STATE) from None
         if self.network.state is AssociationState.LEAVING:
             return
         changes: dict[str, Any] = {"state": AssociationState(change.state), "reason": change.reason}
@@ -287,7 +309,7 @@ class Connector:
         def guard(handler: Handler) -> Handler:
             async def handle(payload: Payload) -> Payload | None:
                 if self.network.state is not AssociationState.ACCEPTED:
-                    raise Forbidden("this Domain does not belong to your Network", code="not_a_member")
+                    raise Forbidden("this Domain does not belong to your Network", code=codes.NOT_A_MEMBER)
                 return await handler(payload)
 
             return handle
@@ -319,7 +341,7 @@ async def _receive(socket: ClientSocket, wanted: Any) -> Any:
         return msgspec.convert(decode_frame(text), wanted)
     except (msgspec.ValidationError, PygridError) as error:
         await socket.close(PROTOCOL_ERROR, "this is not what comes next")
-        raise InvalidInput(f"what answers there speaks like no Network: {error}", code="not_a_network") from None
+        raise InvalidInput(f"what answers there speaks like no Network: {error}", code=codes.NOT_A_NETWORK) from None
 
 
 def _words(error: Exception) -> str:

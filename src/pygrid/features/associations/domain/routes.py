@@ -33,13 +33,24 @@ async def list_associations(state: State) -> AssociationList:
     return AssociationList(await _service(state).list_networks())
 
 
-@get("/associations/{association_id:int}", guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 404))
+@get(
+    "/associations/{association_id:int}",
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 404),
+)
 async def get_association(state: State, association_id: AssociationId) -> AssociationInfo:
     """How the Domain stands with one Network."""
     return await _service(state).get_network(association_id)
 
 
-@post("/associations", status_code=202, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@post(
+    "/associations",
+    status_code=202,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 409, 413),
+)
 @repeatable()
 async def join_network(request: AppRequest, state: State, data: JSONBody[JoinRequest]) -> AssociationInfo:
     """Ask a Network to let this Domain in. The answer does not wait for it: look at the association's ``state``."""
@@ -54,11 +65,16 @@ async def join_network(request: AppRequest, state: State, data: JSONBody[JoinReq
     responses=describe_problems(400, 401, 403, 404),
 )
 async def leave_network(request: AppRequest, state: State, association_id: AssociationId) -> AssociationInfo:
-    """Leave a Network: ``left`` if it knows so, else ``leaving`` until it can be told. One that was left is forgotten."""
+    """Leave a Network: ``left`` if it knows so, else ``leaving`` until it can be told.
+
+    One that was left is forgotten.
+    """
     return await _service(state).leave(request.user, association_id)
 
 
 association_routes = [
-    Router("/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]),
+    Router(
+        "/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]
+    ),
 ]
 """The app's state needs ``associations``, a `DomainAssociations`."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.associations import AssociationState, check_domain_name
@@ -54,14 +55,22 @@ class DomainTerms:
     """The Network to join from the start; empty: none."""
     invitation: str = ""
     only_loopback: bool = False
-    """Strangers on this machine may do more than strangers elsewhere should, so no Network of another machine is joined."""
+    """Strangers on this machine may do more than strangers elsewhere should, so no Network of another machine is
+    joined.
+    """
 
 
 class DomainAssociations:
     """The use cases of a Domain's Networks."""
 
     def __init__(
-        self, database: Database, writes: Writes, identity: Identity, clock: Clock, stopping: Stopping, terms: DomainTerms
+        self,
+        database: Database,
+        writes: Writes,
+        identity: Identity,
+        clock: Clock,
+        stopping: Stopping,
+        terms: DomainTerms,
     ) -> None:
         self.describe: Callable[[], Awaitable[Heartbeat]] = _describe_nothing
         """Gives what a heartbeat tells."""
@@ -134,7 +143,9 @@ class DomainAssociations:
         logger.warning("network not called", extra={"network": network.url, "why": "domain_is_open"})
         if network.reason != reason:
             now = self._clock.now()
-            await self._database.write(lambda connection: rows.update_network(connection, network.id, {"reason": reason}, now))
+            await self._database.write(
+                lambda connection: rows.update_network(connection, network.id, {"reason": reason}, now)
+            )
 
     def _start(self, network: JoinedNetwork) -> None:
         connector = self._connectors[network.id] = Connector(
@@ -175,20 +186,21 @@ class DomainAssociations:
         Asking again where the Domain has left, or was turned away, is a new request.
 
         Raises:
-            InvalidInput: ``invalid_url``, ``invalid_name``. Conflict: ``too_many_networks``, ``domain_is_open``: what is
+            InvalidInput: ``invalid_url``, ``invalid_name``. Conflict: ``too_many_networks``, ``domain_is_open``: what
+                is
             allowed to strangers on this machine must not become what is allowed to everybody.
         """
         url = check_url(url)
         check_domain_name(self._terms.entry.name)
         if self._is_too_far(url):
-            raise Conflict(_too_far(url), code="domain_is_open")
+            raise Conflict(_too_far(url), code=codes.DOMAIN_IS_OPEN)
         now = self._clock.now()
 
         def transaction(connection: sa.Connection) -> JoinedNetwork:
             known = rows.find_network(connection, url)
             if known is None:
                 if len(rows.list_networks(connection)) >= MAX_NETWORKS:
-                    raise Conflict(f"a Domain joins {MAX_NETWORKS} Networks at the most", code="too_many_networks")
+                    raise Conflict(f"a Domain joins {MAX_NETWORKS} Networks at the most", code=codes.TOO_MANY_NETWORKS)
                 network = rows.put_network(connection, url, invitation, now)
             else:
                 values: dict[str, Any] = {} if invitation is None else {"invitation": invitation}
@@ -208,7 +220,8 @@ class DomainAssociations:
         return self._info(network)
 
     async def leave(self, actor: Principal, network_id: int) -> AssociationInfo:
-        """Leave a Network. If it is not connected now, it is told when it is; nothing more is answered to it from here on.
+        """Leave a Network. If it is not connected now, it is told when it is; nothing more is answered to it from here
+        on.
 
         One that was left already is forgotten.
 
@@ -219,7 +232,9 @@ class DomainAssociations:
 
         def transaction(connection: sa.Connection) -> JoinedNetwork:
             known = rows.get_network(connection, network_id)
-            audit.append(connection, "network_left", {"network_id": known.id, "url": known.url}, actor=actor.user_id, now=now)
+            audit.append(
+                connection, "network_left", {"network_id": known.id, "url": known.url}, actor=actor.user_id, now=now
+            )
             if known.state is AssociationState.LEFT:
                 rows.delete_network(connection, network_id)
                 return known
@@ -276,7 +291,9 @@ class Description:
     """What does not work in this Domain now."""
 
     async def __call__(self) -> Heartbeat:
-        counts = await self.database.read(lambda connection: rows.count_rows(connection, self.counts)) if self.counts else {}
+        counts = (
+            await self.database.read(lambda connection: rows.count_rows(connection, self.counts)) if self.counts else {}
+        )
         return Heartbeat(_load(), bool(self.failing()), counts, self.catalog())
 
 
@@ -288,7 +305,9 @@ def _too_far(url: str) -> str:
 
 
 def _load() -> float | None:
-    """Processes that want to run, for each core, in tenths: enough to choose among Domains, too little to watch jobs by."""
+    """Processes that want to run, for each core, in tenths: enough to choose among Domains, too little to watch jobs
+    by.
+    """
     try:
         return round(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
     except OSError:

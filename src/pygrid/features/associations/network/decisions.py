@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.associations import Act, AssociationState, choose, find_identity, move
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.storage import associations as rows
@@ -25,7 +26,9 @@ class Verdict:
     at: dt.datetime
 
 
-def decide(connection: sa.Connection, name: str, identity: str | None, verdict: Verdict) -> tuple[KnownDomain, Collection[str]]:
+def decide(
+    connection: sa.Connection, name: str, identity: str | None, verdict: Verdict
+) -> tuple[KnownDomain, Collection[str]]:
     """The Domain after a decision, and the names that are concerned.
 
     Args:
@@ -46,7 +49,7 @@ def decide(connection: sa.Connection, name: str, identity: str | None, verdict: 
     if verdict.act is Act.ACCEPT and holder is not None and holder.id != known.id:
         raise Conflict(
             f"the name {known.name!r} is that of {holder.identity or holder.address}: forget that one first",
-            code="name_taken",
+            code=codes.NAME_TAKEN,
             domain=known.name,
         )
     decided = rows.update_domain(connection, known, values)
@@ -88,7 +91,7 @@ def forget_node(connection: sa.Connection, name: str, address: str) -> KnownDoma
     """
     known = rows.get_named(connection, name)[0]
     if not known.is_legacy or known.address != address:
-        raise InvalidInput("this node has another address", code="wrong_address", domain=known.name)
+        raise InvalidInput("this node has another address", code=codes.WRONG_ADDRESS, domain=known.name)
     rows.delete_domains(connection, [known.id])
     return known
 

@@ -1,4 +1,6 @@
-"""Checks whether a Domain answers at the address that it gives for direct calls, before the Network names it to anybody."""
+"""Checks whether a Domain answers at the address that it gives for direct calls, before the Network names it to
+anybody.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import secrets
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.errors import InvalidInput, PygridError
 from pygrid.features.associations.network.registry import Fleet, Member
@@ -35,15 +38,17 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
         PygridError: it is refused (`fetch_from_stranger`), does not answer, or another answers (``wrong_identity``).
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
-    answer = await fetch_from_stranger(f"{url.rstrip('/')}/identity?nonce={to_base64url(nonce)}", allow_private=allow_private)
+    answer = await fetch_from_stranger(
+        f"{url.rstrip('/')}/identity?nonce={to_base64url(nonce)}", allow_private=allow_private
+    )
     try:
         info = msgspec.json.decode(answer.body, type=IdentityInfo)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput(f"what answers at {url} is no Domain", code="wrong_identity") from None
+        raise InvalidInput(f"what answers at {url} is no Domain", code=codes.WRONG_IDENTITY) from None
     signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     key = IdentityKey.parse(identity)
     if (info.name, info.identity) != (name, identity) or not key.verify(signature, "identity", nonce, name.encode()):
-        raise InvalidInput(f"another Domain answers at {url}", code="wrong_identity")
+        raise InvalidInput(f"another Domain answers at {url}", code=codes.WRONG_IDENTITY)
 
 
 class DirectAddresses:

@@ -1,4 +1,5 @@
-"""The handshake with which a Domain comes to a Network: a challenge, a hello that proves who it is, and what follows from it.
+"""The handshake with which a Domain comes to a Network: a challenge, a hello that proves who it is, and what follows
+from it.
 
 challenge ──> hello ──> _check_hello(): is it who it says? ──> _admit(): may it come? ──> row ──> welcome | refused
 """
@@ -18,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from prometheus_client import Counter
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.associations import AssociationState, Turned, arrive, check_domain_name
 from pygrid.errors import Forbidden, InvalidInput, PygridError, TooManyRequests
@@ -65,9 +67,14 @@ class _Proven:
 class Handshake:
     """Lets Domains in, or turns them away."""
 
-    def __init__(self, database: Database, identity: Identity, clock: Clock, metrics: Metrics, terms: NetworkTerms) -> None:
+    def __init__(
+        self, database: Database, identity: Identity, clock: Clock, metrics: Metrics, terms: NetworkTerms
+    ) -> None:
         self._turned = Counter(
-            "pygrid_network_turned_away", "Domains that were not let in, by the reason.", ("code",), registry=metrics.registry
+            "pygrid_network_turned_away",
+            "Domains that were not let in, by the reason.",
+            ("code",),
+            registry=metrics.registry,
         )
         self._database = database
         self._identity = identity
@@ -78,7 +85,7 @@ class Handshake:
     async def receive(self, socket: Socket) -> KnownDomain | None:
         """The Domain that was let in, to wait or to belong; None: it was told why not, and its WebSocket is closed."""
         if self._num_running >= MAX_HANDSHAKES:
-            await self._turn_away(socket, TooManyRequests("too many Domains knock at once; try again", code="busy"))
+            await self._turn_away(socket, TooManyRequests("too many Domains knock at once; try again", code=codes.BUSY))
             return None
         self._num_running += 1
         try:
@@ -104,7 +111,9 @@ class Handshake:
             await self._turn_away(socket, error)
             return None
         admitted = await self._admit(proven)
-        signature = to_base64url(self._identity.sign("welcome", proven.nonce, proven.key.raw, self._terms.name.encode()))
+        signature = to_base64url(
+            self._identity.sign("welcome", proven.nonce, proven.key.raw, self._terms.name.encode())
+        )
         if isinstance(admitted, Turned):
             logger.info("domain turned away", extra={"domain": proven.name, "why": admitted.code})
             self._turned.labels(admitted.code).inc()
@@ -123,19 +132,21 @@ class Handshake:
             hello = msgspec.convert(frame, Hello)
             entry = msgspec.convert(hello.entry, Entry)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"this is no hello of a Domain: {error}", code="invalid_hello") from None
+            raise InvalidInput(f"this is no hello of a Domain: {error}", code=codes.INVALID_HELLO) from None
         name = check_domain_name(hello.name)
         key = IdentityKey.parse(hello.identity)
         entry_bytes = canonical(hello.entry)
         if len(entry_bytes) > MAX_ENTRY_BYTES:
-            raise InvalidInput(f"an entry has at most {MAX_ENTRY_BYTES:,} bytes", code="invalid_hello")
+            raise InvalidInput(f"an entry has at most {MAX_ENTRY_BYTES:,} bytes", code=codes.INVALID_HELLO)
         signature = from_base64url(hello.signature, SIGNATURE_BYTES, "signature")
         signed = (nonce, self._identity.key.raw, name.encode(), hashlib.sha256(entry_bytes).digest())
         if entry.name != name or not key.verify(signature, "control", *signed):
-            raise Forbidden("the signature is not of this identity, for this challenge, name and entry", code="bad_signature")
+            raise Forbidden(
+                "the signature is not of this identity, for this challenge, name and entry", code=codes.BAD_SIGNATURE
+            )
         entry_signature = from_base64url(hello.entry_signature, SIGNATURE_BYTES, "entry_signature")
         if not key.verify(entry_signature, "entry", entry_bytes):
-            raise Forbidden("the entry is not signed by this identity", code="bad_signature")
+            raise Forbidden("the entry is not signed by this identity", code=codes.BAD_SIGNATURE)
         their_nonce = from_base64url(hello.nonce, NONCE_BYTES, "nonce")
         return _Proven(name, key, their_nonce, hello.entry, hello.entry_signature, hello.invitation)
 
@@ -185,14 +196,20 @@ class Handshake:
                 now=now,
                 invitation_id=None if invitation is None else invitation.id,
             )
-        values: dict[str, Any] = {"state": outcome.value, "entry": proven.entry, "entry_signature": proven.entry_signature}
+        values: dict[str, Any] = {
+            "state": outcome.value,
+            "entry": proven.entry,
+            "entry_signature": proven.entry_signature,
+        }
         if outcome is not known.state:
             values |= {"reason": "", "decided_at": now if outcome is AssociationState.ACCEPTED else None}
         if (proven.entry.get("address") or None) != known.claimed_address:
             values |= {"address": None, "address_checked_at": None}
         return rows.update_domain(connection, known, values)
 
-    def _find_invitation(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> tuple[bool, Invitation | None]:
+    def _find_invitation(
+        self, connection: sa.Connection, proven: _Proven, now: dt.datetime
+    ) -> tuple[bool, Invitation | None]:
         if proven.invitation is None:
             return False, None
         token_hash = hash_secret(proven.invitation)

@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import Gauge
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.associations import Health, find_health, name_key
 from pygrid.errors import NotFound, Unavailable
@@ -83,7 +84,10 @@ class Fleet:
         self._interval_s = interval_s
         self._members: dict[str, Member] = {}
         gauge = Gauge(
-            "pygrid_network_domains", "Domains of this Network, by how they are doing.", ("state",), registry=metrics.registry
+            "pygrid_network_domains",
+            "Domains of this Network, by how they are doing.",
+            ("state",),
+            registry=metrics.registry,
         )
         for health in Health:
             gauge.labels(str(health)).set_function(partial(self.count, health))
@@ -103,7 +107,9 @@ class Fleet:
         """Raises NotFound: ``domain_not_found``."""
         member = self.find(name)
         if member is None:
-            raise NotFound(f"no Domain {name[:100]!r} belongs to this Network", code="domain_not_found", domain=name[:100])
+            raise NotFound(
+                f"no Domain {name[:100]!r} belongs to this Network", code=codes.DOMAIN_NOT_FOUND, domain=name[:100]
+            )
         return member
 
     async def reach(self, name: str) -> Member:
@@ -116,7 +122,7 @@ class Fleet:
         if member.link is None:
             raise Unavailable(
                 f"the Domain {member.name!r} is not connected now",
-                code="domain_offline",
+                code=codes.DOMAIN_OFFLINE,
                 domain=member.name,
                 retry_after_s=RETRY_S,
             )

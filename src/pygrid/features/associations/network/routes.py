@@ -145,8 +145,8 @@ async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSO
     responses=describe_problems(400, 401, 403, 404, 409),
 )
 async def forget_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainRemoved:
-    """Forget all that are known by a name, or the one with this identity, and what was decided: it is free, and they may ask
-    again.
+    """Forget all that are known by a name, or the one with this identity, and what was decided: it is free, and they
+    may ask again.
     """
     return DomainRemoved((await _service(state).forget(request.user, name, identity)).name)
 
@@ -156,7 +156,13 @@ async def _decide(request: AppRequest, state: State, name: str, act: Act, data: 
     return _info(service, await service.decide(request.user, name, act, data.reason, data.identity), manages=True)
 
 
-@post("/invitations", status_code=201, guards=[_may], security=_SESSION, responses=describe_problems(400, 401, 403, 409, 413))
+@post(
+    "/invitations",
+    status_code=201,
+    guards=[_may],
+    security=_SESSION,
+    responses=describe_problems(400, 401, 403, 409, 413),
+)
 @repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
 async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
     """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again."""

@@ -17,6 +17,7 @@ import msgspec
 import sqlalchemy as sa
 from prometheus_client import Gauge
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
@@ -50,7 +51,9 @@ class NetworkAssociations:
         self.waiting = Links()
         """Links of Domains that were not decided about yet, by `_waits_as`."""
         waiting = "Domains that are connected and wait for a decision."
-        Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(lambda: len(self.waiting))
+        Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(
+            lambda: len(self.waiting)
+        )
         self.on_change: list[Callable[[str], object]] = []
         """Called with the name of a Domain that has come to belong to the Network, or does so no more."""
         self.on_part: list[Callable[[str, float], object]] = []
@@ -67,7 +70,9 @@ class NetworkAssociations:
 
     async def load(self) -> None:
         """Learn from the store who belongs to the Network."""
-        for known in await self._database.read(lambda connection: rows.list_domains(connection, {AssociationState.ACCEPTED})):
+        for known in await self._database.read(
+            lambda connection: rows.list_domains(connection, {AssociationState.ACCEPTED})
+        ):
             self.fleet.put(known)
 
     async def close(self) -> None:
@@ -94,7 +99,7 @@ class NetworkAssociations:
                 state = AssociationState.ACCEPTED
                 self.fleet.hear(member, heartbeat)
             else:
-                raise Forbidden("this Domain does not belong to the Network", code="not_a_member")
+                raise Forbidden("this Domain does not belong to the Network", code=codes.NOT_A_MEMBER)
             self._seen[known.id] = self._clock.now()
             return {"state": str(state)}
 
@@ -139,7 +144,9 @@ class NetworkAssociations:
             named = {known.id: known for known in found}
             accepted = next((known for known in found if known.state is AssociationState.ACCEPTED), None)
             self._renew_member(name, accepted)
-            here = [(link, named.get(was.id)) for link, was in self._rows.items() if name_key(was.name) == name_key(name)]
+            here = [
+                (link, named.get(was.id)) for link, was in self._rows.items() if name_key(was.name) == name_key(name)
+            ]
             news = [(link, known) for link, known in here if self._place(link, self._rows[link], known)]
             if accepted is not None:
                 self._changed(accepted.name)
@@ -209,10 +216,14 @@ class NetworkAssociations:
         named = await self._database.look_up(lambda connection: rows.get_named(connection, name))
         found = next((known for known in named if identity in (None, known.identity)), None)
         if found is None:
-            raise NotFound(f"no Domain {identity} is known by the name {name!r}", code="domain_not_found", domain=name)
+            raise NotFound(
+                f"no Domain {identity} is known by the name {name!r}", code=codes.DOMAIN_NOT_FOUND, domain=name
+            )
         return found
 
-    async def decide(self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None) -> KnownDomain:
+    async def decide(
+        self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None
+    ) -> KnownDomain:
         """Accept, deny or revoke; the Domain learns of it at once if it is connected.
 
         What is revoked is the key, so whatever else it has on this Network is revoked with it.
@@ -254,7 +265,9 @@ class NetworkAssociations:
             logger.info("request forgotten", extra={"domain": name})
             await self.settle(name)
 
-    async def invite(self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int) -> tuple[Invitation, str]:
+    async def invite(
+        self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int
+    ) -> tuple[Invitation, str]:
         """A new invitation and its token, which is nowhere else. Raises InvalidInput: ``invalid_name``."""
         if domain is not None:
             check_domain_name(domain)
@@ -300,4 +313,4 @@ def _read_heartbeat(payload: Mapping[str, Any]) -> Heartbeat:
     try:
         return msgspec.convert(payload, Heartbeat)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"heartbeat: {error}", code="invalid_heartbeat") from None
+        raise InvalidInput(f"heartbeat: {error}", code=codes.INVALID_HEARTBEAT) from None

@@ -28,11 +28,13 @@ class Ways:
     Args:
         name, identity: of this Domain, which it shows a Network that it belongs to.
         known: keeps who answered as which Domain behind a Network.
-        is_local: whether only this machine can reach this Domain: then a stranger, who is on it too, may have it call addresses
-            in private networks and on this machine, unless it belongs to a Network elsewhere.
+        is_local: whether only this machine can reach this Domain: then a stranger, who is on it too, may have it call
+            addresses in private networks and on this machine, unless it belongs to a Network elsewhere.
     """
 
-    def __init__(self, database: Database, name: str, identity: Identity, known: Path, clock: Clock, *, is_local: bool) -> None:
+    def __init__(
+        self, database: Database, name: str, identity: Identity, known: Path, clock: Clock, *, is_local: bool
+    ) -> None:
         self._database = database
         self._name = name
         self._identity = identity
@@ -41,8 +43,8 @@ class Ways:
         self._is_local = is_local
 
     async def may_dial(self, coordinator: str) -> bool:
-        """Whether an address is called without a person having looked at it: it leads through a Network that has accepted this
-        Domain, or to where anybody may have this Domain call.
+        """Whether an address is called without a person having looked at it: it leads through a Network that has
+        accepted this Domain, or to where anybody may have this Domain call.
         """
         address = parse_address(coordinator)
         networks = await self._database.read(list_networks)

@@ -1,4 +1,7 @@
-"""The other end: a process at a coordinating Domain, of which this Domain is a client. It is a stranger, perhaps an enemy."""
+"""The other end: a process at a coordinating Domain, of which this Domain is a client.
+
+It is a stranger, perhaps an enemy.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import IO, Any, BinaryIO, Protocol, TypeVar, cast
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.errors import NonFinite, PayloadTooLarge, PygridError, ShapeMismatch
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.messages.jobs import FederationRequest
@@ -74,7 +78,9 @@ class Stopped(Exception):
 
 
 class Line:
-    """The calls to one coordinator, made in a thread of ``executor``; cut off when whoever waits for one is cancelled."""
+    """The calls to one coordinator, made in a thread of ``executor``; cut off when whoever waits for one is
+    cancelled.
+    """
 
     def __init__(self, make: Callable[[Callable[[float], None]], Coordinator], executor: Executor) -> None:
         self._stopped = threading.Event()
@@ -85,7 +91,8 @@ class Line:
         """What ``function`` gives.
 
         Raises:
-            PygridError: what it raises; ``unexpected_answer``: the coordinator's answer is such that nobody could foresee it.
+            PygridError: what it raises; ``unexpected_answer``: the coordinator's answer is such that nobody could
+                foresee it.
             OSError: this machine's fault.
         """
         future = asyncio.get_running_loop().run_in_executor(self._executor, function)
@@ -156,7 +163,7 @@ class ModelFiles:
         content = _map(path)
         if hashlib.sha256(content).hexdigest() != digest:
             path.unlink()
-            raise PygridError("the model is not the one that the coordinator announced", code="content_mismatch")
+            raise PygridError("the model is not the one that the coordinator announced", code=codes.CONTENT_MISMATCH)
         return content
 
     def get(self, digest: str, fetch: Callable[[BinaryIO], None]) -> memoryview:
@@ -225,10 +232,14 @@ def check_offered(model: Params, approved: Layout) -> None:
     Raises:
         ShapeMismatch: names the first array that differs. NonFinite: names one that holds something else than numbers.
     """
-    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {entry.name: (entry.dtype, entry.shape) for entry in approved.entries}
+    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
+        entry.name: (entry.dtype, entry.shape) for entry in approved.entries
+    }
     for name, array in model.items():
         if wanted.pop(name, None) != (array.dtype, array.shape):
-            raise ShapeMismatch(f"the coordinator's model has array {name[:100]!r} otherwise than the job's", array=name[:100])
+            raise ShapeMismatch(
+                f"the coordinator's model has array {name[:100]!r} otherwise than the job's", array=name[:100]
+            )
         if not np.isfinite(array).all():
             raise NonFinite(f"array {name!r} of the coordinator's model holds NaN or infinity", array=name)
     for name in wanted:
@@ -256,4 +267,4 @@ def _is_digest(text: str) -> bool:
 
 
 def _unexpected(what: str) -> PygridError:
-    return PygridError(f"the coordinator gives {what}", code="unexpected_answer")
+    return PygridError(f"the coordinator gives {what}", code=codes.UNEXPECTED_ANSWER)

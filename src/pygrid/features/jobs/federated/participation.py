@@ -4,9 +4,9 @@
      ^ └─rejected──> wait                                                                             │
      └────────────────────┴─────────────────────────────── cycle over ────────────────────────────────┘
 
-until its cycles are used up, or the training is over. Each step is durable before the next: after a crash, training that was
-under way counts as used, and a diff that was kept is reported, the very same bytes. Nothing else of the job leaves, and nothing
-at all once it is not running any more.
+until its cycles are used up, or the training is over. Each step is durable before the next: after a crash, training
+that was under way counts as used, and a diff that was kept is reported, the very same bytes. Nothing else of the job
+leaves, and nothing at all once it is not running any more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import UNSET
 
+from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import federated as rules
 from pygrid.core.federated import Departure, Part, PartState, Trainer
@@ -206,7 +207,7 @@ class Participation:
         was_lost = bool(self.parts) and self.parts[-1].state is PartState.LOST
         async with given.trainer.place(given.job, may_leave=not was_lost) as elsewhere:
             if loop.time() > over_at:
-                raise Gone("the cycle was over before a Worker was free", code="cycle_closed")  # nothing is used up
+                raise Gone("the cycle was over before a Worker was free", code=codes.CYCLE_CLOSED)  # nothing is used up
             await asyncio.to_thread(given.models.check, str(accepted.model_hash))
             part = await self._begin(accepted)
             if isinstance(part, Departure):
@@ -348,7 +349,9 @@ class Participation:
     async def _lose_interrupted(self) -> None:
         for part in self.parts:
             if part.state is PartState.TRAINING:
-                await self._change(rules.lose(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now()))
+                await self._change(
+                    rules.lose(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now())
+                )
 
     # Ending
 
@@ -366,7 +369,9 @@ class Participation:
         num = sum(part.state is PartState.REPORTED for part in self.parts)
         private = next((part.private_detail for part in reversed(self.parts) if part.private_detail), "")
         told = f"{detail}; {num} of its diffs went into the training"
-        return Departure(told, code, f"{told}. The last that failed: {private}" if private else "", rules.add_facts(self.parts))
+        return Departure(
+            told, code, f"{told}. The last that failed: {private}" if private else "", rules.add_facts(self.parts)
+        )
 
     def _say(self, doing: str) -> None:
         if doing != self.doing:

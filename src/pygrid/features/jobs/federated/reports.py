@@ -31,7 +31,9 @@ def write_report(reports: BlobFiles, model: Params, payload: bytes, num_examples
     diff = Difference(model, trained)
     told = {NUM_EXAMPLES: str(num_examples)}
     if with_metrics:
-        told |= {METRIC_PREFIX + name: repr(value) for name, value in _read_metrics(metadata.get("metrics", "{}")).items()}
+        told |= {
+            METRIC_PREFIX + name: repr(value) for name, value in _read_metrics(metadata.get("metrics", "{}")).items()
+        }
     layout, header = make_layout(diff.specs(), told)
     with reports.writer() as writer:
         writer.write(header)

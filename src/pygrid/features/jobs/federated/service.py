@@ -100,7 +100,10 @@ class Federation:
             line.close()
 
     async def leave(self, job: Job) -> None:
-        """Tell the coordinator of a job that has ended not to wait for it. Where that fails it finds out by its deadline."""
+        """Tell the coordinator of a job that has ended not to wait for it.
+
+        Where that fails it finds out by its deadline.
+        """
         line = await asyncio.to_thread(self._open, job, None, ModelFiles(Path(), 0))
         try:
             await line.call(line.client.authenticate)
@@ -119,6 +122,8 @@ class Federation:
         assert federation is not None
         is_guarded = job.decided_by is None
         return Line(
-            lambda sleep: self._connect(federation, client_id=client_id, cache=models, is_guarded=is_guarded, sleep=sleep),
+            lambda sleep: self._connect(
+                federation, client_id=client_id, cache=models, is_guarded=is_guarded, sleep=sleep
+            ),
             self._executor,
         )

@@ -51,19 +51,28 @@ class MockTrials:
         self._federation = federation
 
     async def run(self, job: Job) -> None:
-        """``checking -> waiting | approved | rejected``. Raises Unavailable: the job stays as it is, and can be tried again."""
+        """``checking -> waiting | approved | rejected``.
+
+        Raises Unavailable: the job stays as it is, and can be tried again.
+        """
         metrics: dict[str, float] = {}
         try:
             with self._columns.draft() as draft:
                 num_records, specs = await self._specs.of_mock(job, draft)
                 for number, spec in enumerate(specs):
-                    result = await self._workers.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
+                    result = await self._workers.run(
+                        msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False
+                    )
                     if result.failure is not None:
-                        return await self._reject(job, result.failure.code or result.failure.kind, result.failure.detail)
+                        return await self._reject(
+                            job, result.failure.code or result.failure.kind, result.failure.detail
+                        )
                     if spec.privacy is None:
                         metrics = read_metrics(job, result.payload)
                     elif result.facts.num_zeroed and result.facts.num_zeroed >= spec.privacy.rounds * num_records:
-                        return await self._reject(job, "plan_failed", "the plan failed on every record of the mock twin")
+                        return await self._reject(
+                            job, "plan_failed", "the plan failed on every record of the mock twin"
+                        )
                     if detail := self._too_slow(job, result.facts.unit_s):
                         return await self._reject(job, "job_too_slow", detail)
         except PygridError as error:
@@ -114,7 +123,9 @@ class MockTrials:
 
 
 def _passes(connection: sa.Connection, job: Job) -> bool:
-    """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the dataset."""
+    """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the
+    dataset.
+    """
     holding = rows.get_job_dataset(connection, job).holding
     if holding.visibility == "private" and holding.created_by != job.requested_by:
         return False

@@ -26,15 +26,20 @@ logger = logging.getLogger(__name__)
 class Transitions:
     """Writes how jobs go on, and tells those who follow them."""
 
-    def __init__(self, database: Database, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock
+    ) -> None:
         self._database = database
         self._writes = writes
         self._files = files
         self._signals = signals
         self._clock = clock
 
-    async def move(self, job: Job, step: Callable[[Job], tuple[Job, str]], charge: ChargeState | None = None) -> Job | None:
-        """Make one transition from the state in which ``job`` was read, and move its charge; None if it has left that state.
+    async def move(
+        self, job: Job, step: Callable[[Job], tuple[Job, str]], charge: ChargeState | None = None
+    ) -> Job | None:
+        """Make one transition from the state in which ``job`` was read, and move its charge; None if it has left that
+        state.
 
         Args:
             step: gives the job as it is then, and the name of the audit entry.
@@ -80,7 +85,9 @@ class Transitions:
     def write(self, connection: sa.Connection, moved: Job, action: str, lease_s: float | None = None) -> Job:
         """Write a job that has moved, and its audit entry, within a transaction; it is announced after that."""
         now = self._clock.now()
-        rows.update_job(connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s))
+        rows.update_job(
+            connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s)
+        )
         data = {"job_id": moved.id, "dataset_id": moved.dataset_id, "request_hash": moved.request_hash}
         if moved.result is not None:
             data |= {"result_hash": moved.result.hash}

@@ -1,4 +1,6 @@
-"""What becomes due of jobs beside running them: those of accounts or datasets that are gone end, old results are deleted."""
+"""What becomes due of jobs beside running them: those of accounts or datasets that are gone end, old results are
+deleted.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ class JobUpkeep:
         self._signals.notify(job_topic(job_id))
 
     async def _withdraw(self, job_id: str) -> None:
-        """Deny a job whose dataset was deleted while it waited for a person; the row changes first, as in `_delete_result`."""
+        """Deny a job whose dataset was deleted while it waited for a person; the row changes first, as in
+        `_delete_result`.
+        """
 
         def transaction(connection: sa.Connection) -> bool:
             now = self._clock.now()
@@ -106,7 +110,10 @@ class JobUpkeep:
         self._signals.notify(job_topic(job_id))
 
     async def _delete_result(self, job_id: str) -> None:
-        """Delete the bytes of a result; its job stays. The row changes first: bytes that no row names go at the next start."""
+        """Delete the bytes of a result; its job stays.
+
+        The row changes first: bytes that no row names go at the next start.
+        """
         days = "a day" if self._keep_results_days == 1 else f"{self._keep_results_days} days"
         detail = f"its result was kept for {days} after its release, and is deleted"
 

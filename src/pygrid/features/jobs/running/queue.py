@@ -66,8 +66,9 @@ class JobQueue:
             await self._database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
 
     async def take_next(self, *, remote: bool = False, federated: bool = False) -> Job | None:
-        """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed`` if the
-        ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go elsewhere.
+        """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed``
+        if the ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go
+        elsewhere.
 
         The debit is reserved until a Worker is given the job: it can be given back until then.
         """
@@ -102,6 +103,8 @@ class JobQueue:
 
 def _refused(job: Job, reason: Refusal) -> Job:
     if reason in (Refusal.DATASET_EXHAUSTED, Refusal.USER_EXHAUSTED):
-        whose = "the dataset's privacy budget" if reason is Refusal.DATASET_EXHAUSTED else "your part of the privacy budget"
+        whose = (
+            "the dataset's privacy budget" if reason is Refusal.DATASET_EXHAUSTED else "your part of the privacy budget"
+        )
         return rules.fail(job, "budget_exhausted", f"{whose} has no room for this job; nothing was charged")
     return rules.fail(job, reason.value, "the privacy budget refused this job; nothing was charged")

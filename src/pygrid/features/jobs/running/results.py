@@ -66,7 +66,10 @@ class Results:
         self._transitions = transitions
 
     async def keep(self, job: Job, result: JobResult, bytes_in: int) -> None:
-        """Store the bytes once, then say so. How much data there was is not the Worker's to tell: who signs off looks at it."""
+        """Store the bytes once, then say so.
+
+        How much data there was is not the Worker's to tell: who signs off looks at it.
+        """
         try:
             payload = await asyncio.to_thread(_finished, job, result.payload)
         except (InvalidInput, msgspec.DecodeError, ValueError, KeyError) as error:
@@ -124,7 +127,8 @@ class Results:
 
 
 async def until_stored(job: Job, store: Callable[[], Awaitable[None]]) -> None:
-    """Store how a job ended, again and again while the disk is full or the database is away; its Worker's work is not lost.
+    """Store how a job ended, again and again while the disk is full or the database is away; its Worker's work is not
+    lost.
 
     Args:
         store: does nothing a second time of what it did before.
@@ -135,7 +139,9 @@ async def until_stored(job: Job, store: Callable[[], Awaitable[None]]) -> None:
         except (OSError, Unavailable, StorageFull) as error:
             retry_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0**attempt)
             logger.warning(
-                "end of job not stored", extra={"job_id": job.id, "retry_s": retry_s, "reason": str(error)}, exc_info=error
+                "end of job not stored",
+                extra={"job_id": job.id, "retry_s": retry_s, "reason": str(error)},
+                exc_info=error,
             )
             await asyncio.sleep(retry_s)
 
@@ -157,7 +163,9 @@ def read_metrics(job: Job, payload: bytes) -> dict[str, float]:
     """The metrics in a result; none if it holds none, or something else."""
     try:
         if job.request.kind == "train":
-            return metrics_of(msgspec.json.decode(read_layout(payload).metadata.get("metrics", "{}"), type=dict[str, Any]))
+            return metrics_of(
+                msgspec.json.decode(read_layout(payload).metadata.get("metrics", "{}"), type=dict[str, Any])
+            )
         if job.request.kind == "evaluate":
             return metrics_of(msgspec.json.decode(payload, type=dict[str, Any]).get("metrics", {}))
     except (InvalidTensors, msgspec.DecodeError, AttributeError):

@@ -88,7 +88,9 @@ class JobRuns:
         return on_progress
 
     async def end_lost(self, job: Job) -> None:
-        """A job that was running when its Domain went away: release what was stored, start an exact one again, or fail it."""
+        """A job that was running when its Domain went away: release what was stored, start an exact one again, or fail
+        it.
+        """
         logger.warning("job was cut off", extra={"job_id": job.id})
         if await self._results.finish(job):
             return
@@ -96,7 +98,9 @@ class JobRuns:
             await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
             has_begun = not job.is_private or await self._transitions.has_begun(job)
-            await self._results.fail(job, Failure("lost", "the Domain was stopped while it ran"), None, has_begun=has_begun)
+            await self._results.fail(
+                job, Failure("lost", "the Domain was stopped while it ran"), None, has_begun=has_begun
+            )
 
 
 class JobTrainer:

@@ -1,11 +1,12 @@
-"""What drives jobs beside the requests: tries them on the mock twin, starts what is approved, takes in what Workers return.
+"""What drives jobs beside the requests: tries them on the mock twin, starts what is approved, takes in what Workers
+return.
 
     checking --dry_run.py--> waiting | approved | rejected
     approved --queue.py: debit and start in one transaction--> running --runs.py, results.py--> released | held | failed
                                                                        --../federated--> released | failed
 
-A private job is started once. Its charge is debited before its Worker starts and stands whatever becomes of it; the one thing
-that a restart may still do with it is to release a result that was stored before.
+A private job is started once. Its charge is debited before its Worker starts and stands whatever becomes of it; the one
+thing that a restart may still do with it is to release a result that was stored before.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ class JobRunner:
             if len(self._checking) < self._max_concurrent and job.id not in self._checking:
                 self._spawn(self._checking, job, self._trials.run(job))
         for start in (
-            (self._start_remote, self._start_here) if self._workers.prefer_remote else (self._start_here, self._start_remote)
+            (self._start_remote, self._start_here)
+            if self._workers.prefer_remote
+            else (self._start_here, self._start_remote)
         ):
             await start()
         while self._federated.has_room and (taken := await self._queue.take_next(federated=True)) is not None:

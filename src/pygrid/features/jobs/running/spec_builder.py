@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.core.datasets import Schema, column_file
 from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, check_spec
@@ -114,8 +115,8 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
 
 
 def _predicting(spec: JobSpec, request: JobRequest, inputs: Inputs) -> JobSpec:
-    """What else a Worker is told that has a model answer for each record: the model's ports, for how many records, and the
-    size of the answers, which follows from these.
+    """What else a Worker is told that has a model answer for each record: the model's ports, for how many records, and
+    the size of the answers, which follows from these.
     """
     report, num_records = inputs.report(), count_records(request, inputs.schema)
     outputs = chosen_outputs(request, report)
@@ -130,7 +131,9 @@ def _predicting(spec: JobSpec, request: JobRequest, inputs: Inputs) -> JobSpec:
 
 def data_bytes(spec: JobSpec) -> int:
     """Bytes of the columns within a job's reach."""
-    return sum(ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records for column in spec.columns.values())
+    return sum(
+        ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records for column in spec.columns.values()
+    )
 
 
 def check_files(spec: JobSpec) -> None:
@@ -142,10 +145,12 @@ def check_files(spec: JobSpec) -> None:
     for name, column in spec.columns.items():
         needed = column.offset + ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records
         if _file_bytes(column.path) < needed:
-            raise NotFound(f"the records of column {name!r} are not on this machine, or damaged", code="records_not_found")
+            raise NotFound(
+                f"the records of column {name!r} are not on this machine, or damaged", code=codes.RECORDS_NOT_FOUND
+            )
     for path in filter(None, (spec.plan_path, spec.model_path)):
         if _file_bytes(path) < 1:
-            raise NotFound("a file that the job came with is not on this machine", code="job_file_not_found")
+            raise NotFound("a file that the job came with is not on this machine", code=codes.JOB_FILE_NOT_FOUND)
 
 
 def _file_bytes(path: str) -> int:
@@ -155,8 +160,9 @@ def _file_bytes(path: str) -> int:
 
 
 def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:
-    """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are, wherever the
-    plan has the graph for it; and, for a private job, privately, since it runs another graph in another way.
+    """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are,
+    wherever the plan has the graph for it; and, for a private job, privately, since it runs another graph in another
+    way.
     """
     request, plan = job.request, inputs.plan(job)
     spec = make_spec(job, inputs, limits, mock=True)
@@ -197,8 +203,8 @@ class SpecMaker:
         return spec
 
     async def of_mock(self, job: Job, draft: Draft) -> tuple[int, list[JobSpec]]:
-        """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how many
-        records it has. Raises as `make_spec`.
+        """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how
+        many records it has. Raises as `make_spec`.
         """
         dataset, schema = await self._load(job)
         files = self._files.inputs(job.id)

@@ -1,4 +1,6 @@
-"""The Network's pipes: the one-time tokens under which Domains bring them, how many there are, and the splicing of two ends."""
+"""The Network's pipes: the one-time tokens under which Domains bring them, how many there are, and the splicing of two
+ends.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from litestar.exceptions import WebSocketDisconnect
 from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
 
+from pygrid import codes
 from pygrid.core.associations import name_key
 from pygrid.errors import Gone, TooManyRequests, Unavailable
 from pygrid.lifecycle import Stopping
@@ -85,8 +88,12 @@ class Pipes:
             TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
         """
         if self._by_domain[domain] >= self.limits.max_pipes_per_domain:
-            raise too_many(f"the Domain {domain!r} has {self._by_domain[domain]} connections open, as many as there may be")
-        if self._by_caller[caller] >= (self.limits.max_pipes_per_caller if is_known else self.limits.max_pipes_per_address):
+            raise too_many(
+                f"the Domain {domain!r} has {self._by_domain[domain]} connections open, as many as there may be"
+            )
+        if self._by_caller[caller] >= (
+            self.limits.max_pipes_per_caller if is_known else self.limits.max_pipes_per_address
+        ):
             raise too_many(f"you have {self._by_caller[caller]} connections open, as many as there may be")
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1
@@ -146,11 +153,12 @@ class Pipes:
         """
         awaited = self._awaited.pop(token, None)
         if awaited is None:
-            raise Gone("this token of a pipe was never given out, was used, or is over", code="invalid_pipe_token")
+            raise Gone("this token of a pipe was never given out, was used, or is over", code=codes.INVALID_PIPE_TOKEN)
         return awaited
 
     def cut(self, domain: str, after_s: float = 0.0) -> None:
-        """Close all pipes to a Domain and from it, also those that are being opened: it belongs to the Network no longer.
+        """Close all pipes to a Domain and from it, also those that are being opened: it belongs to the Network no
+        longer.
 
         Args:
             after_s: so long they may stay, and no later ones are meant.
@@ -167,7 +175,8 @@ class Pipes:
             cut_all()
 
     async def splice(self, name: str, caller: End, domain: End, cut: asyncio.Event) -> None:
-        """Carry what either end sends to the other until one closes, nothing comes for too long, it is cut, or the app stops.
+        """Carry what either end sends to the other until one closes, nothing comes for too long, it is cut, or the app
+        stops.
 
         Args:
             name: of the Domain.

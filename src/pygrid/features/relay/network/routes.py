@@ -11,6 +11,7 @@ from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 from litestar.params import FromPath
 
+from pygrid import codes
 from pygrid.errors import Forbidden, PygridError
 from pygrid.features.relay.network.pipes import End, Receive, Send
 from pygrid.features.relay.network.service import Relay
@@ -67,11 +68,13 @@ def relay_routes() -> list[Any]:
 
 
 async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> None:
-    """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any request is."""
+    """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any
+    request is.
+    """
     await socket.receive()  # the first message only says that it is there
     try:
         if is_of_a_browser(socket):
-            raise Forbidden("browsers are not let in", code="browsers_not_let_in")
+            raise Forbidden("browsers are not let in", code=codes.BROWSERS_NOT_LET_IN)
         await work()
     except PygridError as error:
         await _refuse(socket, error)

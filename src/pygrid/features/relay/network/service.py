@@ -66,7 +66,14 @@ class Relay:
     """
 
     def __init__(
-        self, pipes: Pipes, domains: Membership, authenticator: Authenticator, own: IdentityKey, clock: Clock, *, is_open: bool
+        self,
+        pipes: Pipes,
+        domains: Membership,
+        authenticator: Authenticator,
+        own: IdentityKey,
+        clock: Clock,
+        *,
+        is_open: bool,
     ) -> None:
         self.pipes = pipes
         self._domains = domains
@@ -79,16 +86,20 @@ class Relay:
         """Who wants to get through to ``target``.
 
         Raises:
-            Unauthenticated: ``network_login_needed``: nothing was shown; ``network_session_over``, ``invalid_ticket``: it is
-                not, or no longer, good.
+            Unauthenticated: ``network_login_needed``: nothing was shown; ``network_session_over``, ``invalid_ticket``:
+                it is not, or no longer, good.
         """
         if bearer is not None and bearer.startswith(PREFIX):
             ticket = read_ticket(bearer)
             identity = await self._domains.find_identity(ticket.domain)
             if identity is None:
-                raise InvalidCredentials(f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET)
+                raise InvalidCredentials(
+                    f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET
+                )
             check_ticket(ticket, identity, self._own, target, self._clock.now())
-            return Caller(f"domain {identity}", ticket.domain)  # a name can be written in many ways, and counts but once
+            return Caller(
+                f"domain {identity}", ticket.domain
+            )  # a name can be written in many ways, and counts but once
         if bearer is not None:
             try:
                 return Caller(f"user {(await self._authenticator.authenticate(bearer)).user_id}")
@@ -99,8 +110,8 @@ class Relay:
         if self._is_open:
             return Caller(f"address {network_of(address)}", is_known=False)
         raise Unauthenticated(
-            "this Network carries connections for those who are logged in: use pygrid login with its own address first, or set "
-            "PYGRID_NETWORK_TOKEN",
+            "this Network carries connections for those who are logged in: use pygrid login with its own address "
+            "first, or set PYGRID_NETWORK_TOKEN",
             code=LOGIN_NEEDED,
         )
 

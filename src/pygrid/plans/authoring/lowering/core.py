@@ -17,6 +17,7 @@ import sympy
 import torch
 from torch import fx
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.diagnostics import Place, authoring_error
 from pygrid.plans.authoring.lowering.graph import Array, Dim, Dims, Graph, Value, as_dim, as_dims, broadcast
@@ -63,7 +64,7 @@ def plan_dtype(dtype: torch.dtype) -> DType:
         name = str(dtype).removeprefix("torch.")
         raise AuthoringError(
             f"{name} is not in the plan set (float32, int64, int32, bool); convert with .float() or .long()",
-            code="plan_dtype",
+            code=codes.PLAN_DTYPE,
         )
     return _DTYPES[dtype]
 
@@ -261,7 +262,7 @@ class Interpreter:
             return self._fold(node, args, kwargs)
         lowering = find_lowering(node.target)
         if lowering is None:
-            raise AuthoringError(unsupported_operator(node.target), code="plan_operator_unsupported")
+            raise AuthoringError(unsupported_operator(node.target), code=codes.PLAN_OPERATOR_UNSUPPORTED)
         result = lowering(self.context, *self._as_values(args), **self._as_values(kwargs))
         if isinstance(result, Value):
             return replace(result, shape=self.context.shape)
@@ -305,7 +306,7 @@ class Interpreter:
             raise AuthoringError(
                 f"a constant of shape {list(shape)} ({data.nbytes} bytes) would become part of the plan; "
                 f"at most {MAX_CONSTANT_BYTES} bytes are allowed: register it as a buffer of the model",
-                code="plan_constant_too_large",
+                code=codes.PLAN_CONSTANT_TOO_LARGE,
             )
         return self.graph.constant(np.array(data, dtype=dtype))
 

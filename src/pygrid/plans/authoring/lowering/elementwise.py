@@ -10,6 +10,7 @@ from typing import Any
 import sympy
 import torch
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel, plan_dtype
 from pygrid.plans.authoring.lowering.graph import Dim, Value, as_dim
@@ -88,7 +89,7 @@ def softplus(c: Context, x: Value, beta: float = 1, threshold: float = 20) -> Va
 @lowers("elu.default")
 def elu(c: Context, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
     if input_scale != 1:
-        raise AuthoringError("elu with input_scale is not in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("elu with input_scale is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
     return c.mul(c.elementwise("Elu", [x], "float32", alpha=float(alpha)), scale)
 
 
@@ -274,7 +275,7 @@ def _register_logic(name: str, op: str) -> None:
 
 def _check_bool(c: Context) -> None:
     if c.dtype != "bool":
-        raise AuthoringError("bit operators on integers are not in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("bit operators on integers are not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
 
 
 for _name, _op in _LOGIC.items():
@@ -317,7 +318,9 @@ def checked_elsewhere(c: Context, *_: Any, **__: Any) -> None:
 # -- copies, casts, filled arrays ------------------------------------------------------------------------------------
 
 
-@lowers("alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "_conj", "resolve_conj", "resolve_neg")
+@lowers(
+    "alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "_conj", "resolve_conj", "resolve_neg"
+)
 def same(c: Context, x: Value, **_: Any) -> Value:
     return x
 
@@ -366,7 +369,7 @@ def noise(c: Context, size: Sequence[Dim], **_: Any) -> Value:
     per_example = shape[1:] if shape[:1] == (batch,) else (as_dim(sympy.simplify(numel(shape) / batch)),)
     if not all(isinstance(size, int) for size in per_example):
         reason = "dropout here is on an array whose size is not a multiple of the batch size"
-        raise AuthoringError(reason, code="plan_shape")
+        raise AuthoringError(reason, code=codes.PLAN_SHAPE)
     number = sum(port.name.startswith("noise/") for port in c.graph.inputs)
     return c.reshape(c.graph.input(f"noise/dropout{number}", "float32", (batch, *per_example)), shape)
 

@@ -21,6 +21,7 @@ import onnx
 import sympy
 from onnx import TensorProto, helper, numpy_helper
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.manifest import DType, Port
 
@@ -130,7 +131,7 @@ class Graph:
         kind: DType = str(data.dtype)  # type: ignore[assignment]
         if kind not in _ONNX_DTYPES:
             raise AuthoringError(
-                f"a constant has dtype {kind}; a plan supports float32, int64, int32 and bool", code="plan_dtype"
+                f"a constant has dtype {kind}; a plan supports float32, int64, int32 and bool", code=codes.PLAN_DTYPE
             )
         key = ("constant", kind, data.shape, data.tobytes())
         if key not in self._made:
@@ -167,14 +168,19 @@ class Graph:
             else:
                 raise AuthoringError(
                     f"a port of the plan has size {size}; only plain numbers and the batch size are possible",
-                    code="plan_shape",
+                    code=codes.PLAN_SHAPE,
                 )
         return tuple(shape)
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
     def node(
-        self, op: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attributes: Any
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        dims: Sequence[Any],
+        dtype: DType | None = None,
+        **attributes: Any,
     ) -> Value:
         """The single output of an operator, by default of the first input's dtype; attributes of None are left out."""
         return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
@@ -184,7 +190,9 @@ class Graph:
     ) -> tuple[Value, ...]:
         """The outputs of an operator that has several."""
         names = tuple("" if value is None else value.name for value in inputs)
-        kept = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items() if v is not None))
+        kept = tuple(
+            sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items() if v is not None)
+        )
         key = (op, names, kept, len(outputs))
         if key in self._made:
             return self._made[key]
@@ -212,7 +220,13 @@ class Graph:
 
     def is_never_negative(self, value: Value) -> bool:
         """Whether integers are known to be >= 0: elements of a class input, only moved and picked, not computed."""
-        while (node := self.producer(value)) is not None and node.op in ("Reshape", "Transpose", "Slice", "Gather", "Cast"):
+        while (node := self.producer(value)) is not None and node.op in (
+            "Reshape",
+            "Transpose",
+            "Slice",
+            "Gather",
+            "Cast",
+        ):
             value = self.operand(node, 0)
         return value.name in self.bounded
 
@@ -271,7 +285,7 @@ class Graph:
                 total = self.node("Mul", [total, base], [1])
             return total
         raise AuthoringError(
-            f"the size {size} depends on the batch size in a way that a plan cannot compute", code="plan_shape"
+            f"the size {size} depends on the batch size in a way that a plan cannot compute", code=codes.PLAN_SHAPE
         )
 
     def reshape(self, value: Value, shape: Dims) -> Value:
@@ -322,7 +336,9 @@ class Graph:
             return value
         shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
         stop = _INT64_MAX if end is None else end
-        return self.node("Slice", [value, self.ints([start]), self.ints([stop]), self.ints([axis]), self.ints([step])], shape)
+        return self.node(
+            "Slice", [value, self.ints([start]), self.ints([stop]), self.ints([axis]), self.ints([step])], shape
+        )
 
     def cast(self, value: Value, dtype: DType) -> Value:
         if value.dtype == dtype:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
 from pygrid.plans.authoring.lowering.elementwise import inverse_root
@@ -77,7 +78,9 @@ def convolution_backward(
     if transposed:
         if output_mask[0]:
             pads = [*padding, *padding]
-            grad_x = c.op("Conv", [grad, c.full(weight)], x.shape, strides=stride, pads=pads, dilations=dilation, group=groups)
+            grad_x = c.op(
+                "Conv", [grad, c.full(weight)], x.shape, strides=stride, pads=pads, dilations=dilation, group=groups
+            )
         if output_mask[1]:  # input and output exchange their roles
             grad_w = _weight_gradient(c, x, grad, weight.shape, stride, padding, dilation, groups)
     else:
@@ -91,8 +94,8 @@ def convolution_backward(
 
 
 def _input_gradient(
-    c: Context, grad: Value, x: Value, weight: Value, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
-    groups: int,
+    c: Context, grad: Value, x: Value, weight: Value, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], groups: int,
 ) -> Value:  # fmt: skip
     """The transposed convolution; ``output_padding`` restores the rows that the stride skipped."""
     extra = []
@@ -110,7 +113,8 @@ def _input_gradient(
 
 
 _FEW_CHANNELS = 8
-"""Below, one product over all kernel offsets is faster than one each (1 channel: 4x); above, slower (32 channels: 3x)."""
+"""Below, one product over all kernel offsets is faster than one each (1 channel: 4x); above, slower (32 channels: 3x).
+"""
 
 
 def _weight_gradient(
@@ -146,11 +150,15 @@ def _grouped_weight_gradient(
     outputs, per_group = int(shape[0]), int(shape[1])
     rows = c.reshape(grad, (batch, groups, outputs // groups, places))
     x = pad(c, x, [0, 0, *padding], [0, 0, *padding])
-    parts = [c.reshape(part, (batch, groups, 1, per_group, places)) for part in _shifted(c, x, grad, shape, stride, dilation)]
+    parts = [
+        c.reshape(part, (batch, groups, 1, per_group, places)) for part in _shifted(c, x, grad, shape, stride, dilation)
+    ]
     kernel = len(parts)
     columns = parts[0] if kernel == 1 else c.op("Concat", parts, (batch, groups, kernel, per_group, places), axis=2)
     flat = c.reshape(columns, (batch, groups, kernel * per_group, places))
-    product = c.op("MatMul", [rows, c.transpose(flat, [0, 1, 3, 2])], (batch, groups, outputs // groups, kernel * per_group))
+    product = c.op(
+        "MatMul", [rows, c.transpose(flat, [0, 1, 3, 2])], (batch, groups, outputs // groups, kernel * per_group)
+    )
     total = c.reshape(c.reduce("ReduceSum", product, [0]), (outputs, kernel, per_group))
     return c.reshape(c.transpose(total, [0, 2, 1]), tuple(shape))
 
@@ -232,15 +240,17 @@ def avg_pool(
     rank = x.rank - 2
     if ceil_mode or divisor_override:
         raise AuthoringError(
-            "avg_pool with ceil_mode or divisor_override is not in the plan set", code="plan_operator_unsupported"
+            "avg_pool with ceil_mode or divisor_override is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED
         )
-    return c.op("AveragePool", [c.full(x)], c.shape, **_pool_attributes(rank, kernel, stride, padding, count_include_pad))
+    return c.op(
+        "AveragePool", [c.full(x)], c.shape, **_pool_attributes(rank, kernel, stride, padding, count_include_pad)
+    )
 
 
 @lowers("avg_pool2d_backward.default", "avg_pool3d_backward.default")
 def avg_pool_backward(
-    c: Context, grad: Value, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool,
-    count_include_pad: bool, divisor_override: int | None,
+    c: Context, grad: Value, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
 ) -> Value:  # fmt: skip
     """A transposed convolution, channel by channel, with a kernel of equal weights."""
     n = x.rank - 2
@@ -249,7 +259,7 @@ def avg_pool_backward(
     if ceil_mode or divisor_override or (any(padding) and not count_include_pad):
         raise AuthoringError(
             "avg_pool with ceil_mode, divisor_override or count_include_pad=False is not in the plan set",
-            code="plan_operator_unsupported",
+            code=codes.PLAN_OPERATOR_UNSUPPORTED,
         )
     area = 1
     for size in kernel:
@@ -282,7 +292,7 @@ def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
     if any(size % out for size, out in zip(given, sizes, strict=True)):
         raise AuthoringError(
             f"adaptive pooling from {given} to {list(sizes)} needs windows of unequal size; choose sizes that divide",
-            code="plan_operator_unsupported",
+            code=codes.PLAN_OPERATOR_UNSUPPORTED,
         )
     return [size // out for size, out in zip(given, sizes, strict=True)]
 
@@ -402,7 +412,14 @@ def nll_loss(
 
 @lowers("nll_loss_backward.default", "nll_loss2d_backward.default")
 def nll_loss_backward(
-    c: Context, grad: Value, logits: Value, target: Value, weight: Value | None, reduction: int, ignore: int, total: Value
+    c: Context,
+    grad: Value,
+    logits: Value,
+    target: Value,
+    weight: Value | None,
+    reduction: int,
+    ignore: int,
+    total: Value,
 ) -> Value:
     hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
     scale = c.elementwise("Neg", [grad], "float32")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
 from pygrid.plans.authoring.lowering.graph import Dim, Value
@@ -51,7 +52,9 @@ def expand(c: Context, x: Value, size: Sequence[Dim], *, implicit: bool = False)
 def _position(size: Dim, position: Any) -> int:
     """A slice bound as a number; only bounds on an axis of known length can be negative or open."""
     if not isinstance(position, int):
-        raise AuthoringError("a slice bound depends on the batch size; slice axes other than the batch", code="plan_shape")
+        raise AuthoringError(
+            "a slice bound depends on the batch size; slice axes other than the batch", code=codes.PLAN_SHAPE
+        )
     if isinstance(size, int):
         position = position + size if position < 0 else position
         return int(max(0, min(position, size)))
@@ -66,7 +69,9 @@ def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = No
         end = size if isinstance(size, int) else None
     begin = _position(size, start or 0)
     if not isinstance(size, int) and (begin != 0 or end is not None or step != 1):
-        raise AuthoringError("the batch cannot be cut; work on whole batches (multiply by a mask)", code="plan_batch_baked")
+        raise AuthoringError(
+            "the batch cannot be cut; work on whole batches (multiply by a mask)", code=codes.PLAN_BATCH_BAKED
+        )
     return c.graph.slice(x, axis, begin, None if end is None else _position(size, end), step, size=c.shape[axis])
 
 
@@ -75,7 +80,7 @@ def select(c: Context, x: Value, axis: int, index: Any) -> Value:
     axis %= x.rank
     x = c.full(x)
     if not isinstance(index, int):
-        raise AuthoringError("an index depends on the batch size", code="plan_shape")
+        raise AuthoringError("an index depends on the batch size", code=codes.PLAN_SHAPE)
     size = x.shape[axis]
     if index < 0 and isinstance(size, int):
         index += size
@@ -89,7 +94,9 @@ def unbind(c: Context, x: Value, axis: int = 0) -> tuple[Value, ...]:
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     count = x.shape[axis]
     if not isinstance(count, int):
-        raise AuthoringError("the batch cannot be taken apart; keep the operations on whole batches", code="plan_batch_baked")
+        raise AuthoringError(
+            "the batch cannot be taken apart; keep the operations on whole batches", code=codes.PLAN_BATCH_BAKED
+        )
     return tuple(c.op("Gather", [x, c.number(i, "int64")], shape, axis=axis) for i in range(count))
 
 
@@ -105,7 +112,9 @@ def split_with_sizes(c: Context, x: Value, sizes: Sequence[int], axis: int = 0) 
 def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
     length = x.shape[axis]
     if not isinstance(length, int):
-        raise AuthoringError("the batch cannot be split; keep the operations on whole batches", code="plan_batch_baked")
+        raise AuthoringError(
+            "the batch cannot be split; keep the operations on whole batches", code=codes.PLAN_BATCH_BAKED
+        )
     sizes = [min(size, length - start) for start in range(0, length, size)]
     return split_with_sizes(c, x, sizes, axis)
 
@@ -134,7 +143,7 @@ def slice_scatter(
         return source
     if not isinstance(size, int) or step != 1:
         raise AuthoringError(
-            "writing to part of the batch, or with a step, is not in the plan set", code="plan_operator_unsupported"
+            "writing to part of the batch, or with a step, is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED
         )
     first, last = _position(size, start or 0), _position(size, size if end is None else end)
     x = c.full(x)
@@ -153,7 +162,10 @@ def unfold(c: Context, x: Value, axis: int, size: int, step: int) -> Value:
     assert isinstance(windows, int)
     places = np.arange(size)[None, :] + step * np.arange(windows)[:, None]
     picked = c.op(
-        "Gather", [c.full(x), c.graph.constant(places)], (*x.shape[:axis], windows, size, *x.shape[axis + 1 :]), axis=axis
+        "Gather",
+        [c.full(x), c.graph.constant(places)],
+        (*x.shape[:axis], windows, size, *x.shape[axis + 1 :]),
+        axis=axis,
     )
     order = [i for i in range(picked.rank) if i != axis + 1]
     return c.transpose(picked, [*order, axis + 1])
@@ -184,7 +196,7 @@ def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 
         if first < 0 or last < 0:  # negative padding cuts off
             size, begin, cut = x.shape[axis], max(-first, 0), max(-last, 0)
             if not isinstance(size, int):
-                raise AuthoringError("the batch cannot be cut", code="plan_batch_baked")
+                raise AuthoringError("the batch cannot be cut", code=codes.PLAN_BATCH_BAKED)
             x = c.graph.slice(x, axis, begin, size - cut, size=size - cut - begin)
     return pad(c, x, [max(size, 0) for size in before], [max(size, 0) for size in after], number)
 
@@ -207,7 +219,7 @@ def select_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, in
     length = sizes[axis]
     if not isinstance(length, int):
         raise AuthoringError(
-            "one example is picked out of the batch; keep the operations on whole batches", code="plan_batch_baked"
+            "one example is picked out of the batch; keep the operations on whole batches", code=codes.PLAN_BATCH_BAKED
         )
     grad = c.reshape(grad, (*sizes[:axis], 1, *sizes[axis + 1 :]))
     before, after = [0] * grad.rank, [0] * grad.rank
@@ -222,7 +234,7 @@ def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, sta
     if grad.shape == tuple(sizes):
         return grad
     if not isinstance(length, int):
-        raise AuthoringError("the batch is sliced; keep the operations on whole batches", code="plan_batch_baked")
+        raise AuthoringError("the batch is sliced; keep the operations on whole batches", code=codes.PLAN_BATCH_BAKED)
     grad = c.full(grad)
     first = _position(length, start)
     count = grad.shape[axis]
@@ -251,9 +263,11 @@ def embedding(c: Context, weight: Value, indices: Value, *_: Any) -> Value:
 
 
 @lowers("embedding_dense_backward.default")
-def embedding_dense_backward(c: Context, grad: Value, indices: Value, num: int, padding_idx: int, by_freq: bool) -> Value:
+def embedding_dense_backward(
+    c: Context, grad: Value, indices: Value, num: int, padding_idx: int, by_freq: bool
+) -> Value:
     if by_freq:
-        raise AuthoringError("scale_grad_by_freq is not in the plan set", code="plan_operator_unsupported")
+        raise AuthoringError("scale_grad_by_freq is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
     width = grad.shape[-1]
     count = numel(indices.shape)
     if padding_idx >= 0:
@@ -267,7 +281,9 @@ def embedding_dense_backward(c: Context, grad: Value, indices: Value, num: int, 
 
 def add_rows(c: Context, index: Value, rows: Value, start: Value, *, reduction: str | None = "add") -> Value:
     """``start`` [m, width] with each row written (or added) at its index: ``index`` [n, 1], ``rows`` [n, width]."""
-    wide = c.graph.expand_to(c.cast(index, "int64"), rows.shape) if index.shape != rows.shape else c.cast(index, "int64")
+    wide = (
+        c.graph.expand_to(c.cast(index, "int64"), rows.shape) if index.shape != rows.shape else c.cast(index, "int64")
+    )
     return c.op("ScatterElements", [c.full(start), wide, c.full(rows)], start.shape, axis=0, reduction=reduction)
 
 
@@ -299,10 +315,12 @@ def _index_plan(c: Context, indices: Sequence[Value | None]) -> tuple[int, list[
     used = [axis for axis, index in enumerate(indices) if index is not None]
     given = [index for index in indices if index is not None]
     if any(index.dtype == "bool" for index in given):
-        raise AuthoringError("the size of the result depends on data; multiply by a mask", code="plan_data_dependent_size")
+        raise AuthoringError(
+            "the size of the result depends on data; multiply by a mask", code=codes.PLAN_DATA_DEPENDENT_SIZE
+        )
     if used != list(range(used[0], used[0] + len(used))):
         raise AuthoringError(
-            "index arrays on axes that are not neighbors are not in the plan set", code="plan_operator_unsupported"
+            "index arrays on axes that are not neighbors are not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED
         )
     return used[0], [c.cast(index, "int64") for index in given]
 
@@ -329,7 +347,9 @@ def _is_own_position(c: Context, x: Value, given: Sequence[Value]) -> bool:
     if len(given) != 2 or node is None or node.op != "Range" or given[0].shape != given[1].shape:
         return False
     start, step = (c.array_of(c.graph.operand(node, position)) for position in (0, 2))
-    return given[0].shape == x.shape[:1] and start is not None and step is not None and not start.any() and bool(step == 1)
+    return (
+        given[0].shape == x.shape[:1] and start is not None and step is not None and not start.any() and bool(step == 1)
+    )
 
 
 def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Value:
@@ -343,8 +363,16 @@ def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Val
 
 
 @lowers("index_put", "_unsafe_index_put", "_index_put_impl")
-def index_put(c: Context, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False, *_: Any) -> Value:
-    if len(indices) == 1 and indices[0] is not None and indices[0].dtype == "bool" and values.rank == 0 and not accumulate:
+def index_put(
+    c: Context, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False, *_: Any
+) -> Value:
+    if (
+        len(indices) == 1
+        and indices[0] is not None
+        and indices[0].dtype == "bool"
+        and values.rank == 0
+        and not accumulate
+    ):
         mask = indices[0]
         mask = c.reshape(mask, (*mask.shape, *([1] * (x.rank - mask.rank))))
         return c.elementwise("Where", [mask, values, x], x.dtype)
@@ -456,7 +484,9 @@ def variance(c: Context, x: Value, axes: Sequence[int], correction: float, keepd
 
 
 @lowers("var.correction")
-def var(c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False) -> Value:
+def var(
+    c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
+) -> Value:
     return variance(c, x, axes or (), 1 if correction is None else correction, keepdim)[0]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pygrid import codes
 from pygrid.errors import InvalidConfig, Unavailable
 from pygrid.storage.sql.database import Database
 
@@ -18,7 +19,8 @@ _LOCK = 0x70796772
 
 
 def migrate(database: Database) -> str:
-    """Bring the tables to the newest revision, in one transaction, and tell that revision. Does nothing if they are there.
+    """Bring the tables to the newest revision, in one transaction, and tell that revision. Does nothing if they are
+    there.
 
     Two processes may call it at once: one waits for the other. Blocks; call it in a thread.
 
@@ -68,7 +70,7 @@ def _upgrade(connection: sa.Connection) -> None:
         raise InvalidConfig(
             f"the database has revision {before}, which this pygrid does not know: was it used by a later version? "
             "Install that version, or give another DATABASE_URL.",
-            code="database_too_new",
+            code=codes.DATABASE_TOO_NEW,
             revision=before,
         ) from error
     logger.info("database migrated", extra={"from_revision": before, "to_revision": newest_revision()})

@@ -285,7 +285,10 @@ def upgrade() -> None:
         sa.Column("decided_by", sa.Integer(), nullable=True),
         sa.Column("last_seen_at", metadata.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
-            ["invitation_id"], ["invitations.id"], name=op.f("fk_domains_invitation_id_invitations"), ondelete="SET NULL"
+            ["invitation_id"],
+            ["invitations.id"],
+            name=op.f("fk_domains_invitation_id_invitations"),
+            ondelete="SET NULL",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
         sa.UniqueConstraint("name_key", "identity", name=op.f("uq_domains_name_key_identity")),
@@ -471,7 +474,9 @@ def upgrade() -> None:
         sa.Column("lease_until", metadata.UtcDateTime(), nullable=True),
         sa.Column("is_federated", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id_datasets")),
-        sa.ForeignKeyConstraint(["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id_dataset_versions")
+        ),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
         sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
         sqlite_autoincrement=True,
@@ -485,8 +490,12 @@ def upgrade() -> None:
         "memberships",
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column("group_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["group_id"], ["groups.id"], name=op.f("fk_memberships_group_id_groups"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_memberships_user_id_users"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["group_id"], ["groups.id"], name=op.f("fk_memberships_group_id_groups"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_memberships_user_id_users"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("user_id", "group_id", name=op.f("pk_memberships")),
     )
     with op.batch_alter_table("memberships", schema=None) as batch_op:

@@ -1,7 +1,7 @@
 """Revoke the private keys of 0.1
 
-Version 0.1 kept a private key when the password of its owner changed, so it is not known which of them leaked. Their owners
-make new ones: POST /users/me/private-key, or `pygrid account rotate-key`.
+Version 0.1 kept a private key when the password of its owner changed, so it is not known which of them leaked. Their
+owners make new ones: POST /users/me/private-key, or `pygrid account rotate-key`.
 """
 
 from __future__ import annotations

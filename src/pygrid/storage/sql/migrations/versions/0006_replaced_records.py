@@ -1,7 +1,7 @@
 """Budgets protect a unit, charges are priced for replaced units, versions have a hash of their content.
 
-Version 0.1 priced a unit that is added or removed. Each charge is priced again from its stored events, for a unit that is
-replaced by any other. Caps stay: a budget that is overdrawn by the new prices has nothing left.
+Version 0.1 priced a unit that is added or removed. Each charge is priced again from its stored events, for a unit that
+is replaced by any other. Caps stay: a budget that is overdrawn by the new prices has nothing left.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def _derive_units(connection: sa.Connection, tables: sa.MetaData) -> dict[int, s
     schema = sa.type_coerce(versions.c.schema, sa.JSON)
     units = {}
     for dataset_id in connection.execute(sa.select(budgets.c.dataset_id)).scalars().all():
-        newest = sa.select(schema).where(versions.c.dataset_id == dataset_id).order_by(versions.c.number.desc()).limit(1)
+        newest = (
+            sa.select(schema).where(versions.c.dataset_id == dataset_id).order_by(versions.c.number.desc()).limit(1)
+        )
         found = connection.execute(newest).scalar() or {}
         units[dataset_id] = "record" if found.get("subject") is None else "subject"
         connection.execute(budgets.update().where(budgets.c.dataset_id == dataset_id).values(unit=units[dataset_id]))
@@ -89,8 +91,8 @@ def _reprice(connection: sa.Connection, tables: sa.MetaData) -> None:
 
 
 def _replaced(event: Event) -> Event:
-    """The event for replaced units. A noise multiplier counts in contributions, so its curve follows; to replace a unit is to
-    remove one and to add one, so what is only known by its epsilon counts twice (group privacy).
+    """The event for replaced units. A noise multiplier counts in contributions, so its curve follows; to replace a unit
+    is to remove one and to add one, so what is only known by its epsilon counts twice (group privacy).
     """
     match event:
         case PureDp(epsilon=epsilon):
