@@ -228,7 +228,7 @@ class Site:
     async def pass_time(self, seconds: float) -> None:
         """Let the clock go on, and the scheduler do what is due."""
         self.clock.advance(seconds)
-        self.app.state.scheduler.poke()
+        self.app.state.scheduler.wake()
         await asyncio.sleep(0)
 
     async def until(self, true: Callable[[], Any], timeout_s: float = 20.0) -> Any:

@@ -90,7 +90,7 @@ def test_the_total_is_that_of_the_reports(reports: Reports, data: st.DataObject)
         sums.fold(PROCESS, reports.rows[number], reports.bytes[number] if data.draw(st.booleans()) else None)
     scales = {row.id: data.draw(st.sampled_from([1.0, 0.5, 0.01])) for row in reports.rows}
     limit = data.draw(st.sampled_from([math.inf, 2.0, 0.01]))
-    mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales, limit))
+    mean = sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales, limit))
     np.testing.assert_allclose(mean(0, 8, None), reports.expected(numbers, scales), rtol=1e-12, atol=1e-12)
 
 
@@ -112,7 +112,7 @@ def test_after_a_start_the_limit_is_that_of_the_last_cycle(reports: Reports) -> 
     aside = folder.with_suffix(".aside")
     folder.rename(aside)
     try:
-        mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales, 2.0))
+        mean = sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales, 2.0))
     finally:
         aside.rename(folder)
     np.testing.assert_allclose(mean(0, 8, None), reports.expected(list(range(6)), scales), rtol=1e-12)
@@ -137,10 +137,10 @@ def test_a_fold_that_fails_spoils_nothing(reports: Reports, caplog: pytest.LogCa
         sums.fold(PROCESS, reports.rows[2], None)
         assert "fold failed" in caplog.text
         with pytest.raises(DamagedReportError):
-            sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
+            sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
     finally:
         aside.rename(lost)
-    mean = sums.settle(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
+    mean = sums.reconcile(PROCESS, CYCLE, reports.rows, reports.weighed(scales))
     np.testing.assert_allclose(mean(0, 8, None), reports.expected(list(range(6)), scales), rtol=1e-12)
 
 
@@ -149,5 +149,5 @@ def test_a_report_cut_off_on_the_disk_is_noticed(tmp_path: Path) -> None:
     path = few.diffs.path(few.rows[2].file)
     path.write_bytes(path.read_bytes()[:-4])
     sums = CycleSums(few.diffs, nothing_known)
-    with pytest.raises(Unavailable, match="cut off"):
-        sums.settle(PROCESS, CYCLE, few.rows, few.weighed({row.id: 1.0 for row in few.rows}))
+    with pytest.raises(Unavailable, match="truncated"):
+        sums.reconcile(PROCESS, CYCLE, few.rows, few.weighed({row.id: 1.0 for row in few.rows}))

@@ -247,10 +247,10 @@ async def test_secrets_are_not_shown(site: Site) -> None:
 
 async def test_an_endpoint_in_a_private_place_is_called_only_where_the_operator_allows_it(endpoint: Endpoint) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        await Endpoints(allow_private=False).ask(endpoint.url, "token")
+        await Endpoints(allow_private=False).check(endpoint.url, "token")
     assert refused.value.code == "auth_token_refused"
     assert endpoint.asked == []
-    await Endpoints(allow_private=True).ask(endpoint.url, "token")
+    await Endpoints(allow_private=True).check(endpoint.url, "token")
     assert len(endpoint.asked) == 1
 
 

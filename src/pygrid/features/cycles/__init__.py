@@ -1,6 +1,4 @@
-"""Devices take part in training: authenticate, join a cycle, download, report; cycles close, complete and follow each
-other.
-"""
+"""Training on devices: clients authenticate, join a cycle, download and report; cycles close and complete."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from pygrid.storage.store import Store
 
 @dataclass(frozen=True)
 class Cycles:
-    """The parts of this feature, put together."""
+    """The connected parts of this feature."""
 
     service: CyclesService
     membership: Membership
@@ -33,7 +31,7 @@ class Cycles:
     executor: ThreadPoolExecutor
 
     def close(self) -> None:
-        """Finish what the threads are doing, and end them."""
+        """Wait for the running work of the threads and end them."""
         self.executor.shutdown()
         self.service.close()
 
@@ -47,7 +45,7 @@ def build_cycles(
     *,
     allow_private: bool = False,
 ) -> Cycles:
-    """Put the feature together: one thread folds reports and completes cycles, so the sums have one user."""
+    """Build the feature. One thread folds reports and completes cycles, so the sums have one user."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
     sums = CycleSums(
         store.diffs, lambda process_id: store.database.read_now(lambda connection: find_radius(connection, process_id))

@@ -1,4 +1,4 @@
-"""The running sum of each open cycle: a cache of what the store holds, rebuilt from it after a crash."""
+"""The running sum of each open cycle: a cache of the stored reports, rebuilt from them after a crash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pygrid.tensors.safetensors import header_length, parse_header
 logger = logging.getLogger(__name__)
 
 _Read = Callable[[int, int], bytes | memoryview]
-"""Gives bytes of a report, from an offset, so many."""
+"""`(offset, count) -> bytes` of a report."""
 
 
 class CycleSum:
@@ -38,19 +38,19 @@ class CycleSum:
         """Add a report unless it is in the sum.
 
         Args:
-            limit: the distance, or norm, at which it will probably be shortened.
-            data: the report's bytes if they are at hand; else they are read back.
+            limit: the distance, or norm, to which the report will probably be clipped.
+            data: the bytes of the report; None reads them from the store.
         """
         self._sum.fold(vote_of(report), limit, lambda: self._blocks(report, data))
 
-    def settle(self, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
-        """The mean of exactly these reports, whatever was folded before."""
+    def reconcile(self, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
+        """Return the mean of exactly these reports, whatever was folded before."""
         by_id = {report.id: report for report in reports}
         votes = {number: vote_of(report) for number, report in by_id.items()}
         return self._sum.settle(votes, weighed, lambda number: self._blocks(by_id[number], None))
 
     def _blocks(self, report: Report, data: bytes | None) -> Iterator[tuple[int, Float32]]:
-        """The report's values, and where each block of them belongs in the model."""
+        """Yield the report's values in blocks, each with its start in the model."""
         if data is not None:
             yield from self._pieces(lambda begin, count: memoryview(data)[begin : begin + count])
             return
@@ -69,12 +69,12 @@ class CycleSum:
                 count = min(BLOCK, run.count - begin)
                 raw = read(header_bytes + (run.source + begin) * VALUE_BYTES, count * VALUE_BYTES)
                 if len(raw) != count * VALUE_BYTES:
-                    raise Unavailable("a stored report is cut off", code=codes.REPORT_DAMAGED)
+                    raise Unavailable("a stored report is truncated", code=codes.REPORT_DAMAGED)
                 yield run.target + begin, np.frombuffer(raw, dtype="<f4")
 
 
 def vote_of(report: Report) -> Vote:
-    """What decides how much a report counts."""
+    """Return the values that decide how much a report counts."""
     return Vote(report.id, report.norm, report.distance, report.weight)
 
 
@@ -82,7 +82,7 @@ class CycleSums:
     """The sums of all open cycles of a Domain. Used by the one thread that folds and completes.
 
     Args:
-        find_limit: returns the limit of the last completed cycle of a process, or None; asked once after a start.
+        find_limit: returns the limit of the last completed cycle of a process, or None; called once for each process.
     """
 
     def __init__(self, diffs: DiffFiles, find_limit: Callable[[int], float | None]) -> None:
@@ -93,27 +93,27 @@ class CycleSums:
         self._completed: dict[int, int] = {}
 
     def fold(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold a report that was just accepted, on the side of the limit on which it probably belongs."""
+        """Fold an accepted report, clipped by the limit that will probably hold."""
         if report.cycle_id <= self._completed.get(process.id, 0):
             return
         try:
             self._get(process, report.cycle_id).fold(report, self._limit(process.id), data)
         except Exception:
-            logger.exception("fold failed; the sum will be made again", extra={"cycle_id": report.cycle_id})
+            logger.exception("fold failed; the sum will be rebuilt", extra={"cycle_id": report.cycle_id})
             self._sums.pop(report.cycle_id, None)
 
-    def settle(self, process: HostedProcess, cycle_id: int, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
-        """The mean of exactly these reports, whatever was folded before."""
+    def reconcile(
+        self, process: HostedProcess, cycle_id: int, reports: Sequence[Report], weighed: Weighed
+    ) -> MeanBlock:
+        """Return the mean of exactly these reports, whatever was folded before."""
         try:
-            return self._get(process, cycle_id).settle(reports, weighed)
+            return self._get(process, cycle_id).reconcile(reports, weighed)
         except Exception:
             self._sums.pop(cycle_id, None)
             raise
 
     def complete(self, process_id: int, cycle_id: int, limit: float) -> None:
-        """Forget the sum of a completed cycle; ``limit`` is what it turned out to be, and so what to expect of the
-        next.
-        """
+        """Drop the sum of a completed cycle; its limit is the expected limit of the next one."""
         self._completed[process_id] = cycle_id
         self._limits[process_id] = limit
         self._sums.pop(cycle_id, None)

@@ -1,8 +1,8 @@
-"""Who gets into a cycle: the waiting room of each process.
+"""Admission of clients to the newest cycle of a process.
 
-request ──> (drawn by lot with those of the same window) ──> try ──> accepted
-                                                              │ refused: wait for a change, until `wait_s` ends
-                                                              └ refused while too few ask: counted as a candidate
+request ──> (random order among the requests of one window) ──> try ──> accepted
+                                                                 │ refused: wait for a change, until `wait_s` ends
+                                                                 └ refused, too few clients: counted as a candidate
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from pygrid.storage.signals import wait_for_any
 from pygrid.storage.store import Store, cycle_topic, event_topic
 
 PRESENCE_S = 3.0 * rules.POLL_S
-"""A client that was told to come back counts as a candidate for so long."""
+"""Seconds for which a client counts as a candidate after it was asked to come back."""
 
 USED_S = 3600.0
-"""How exactly it is recorded when a client was last used: a row is not written for each of its requests."""
+"""Precision of the recorded time of a client's last use; not each request writes a row."""
 
 MAX_KEYS = 50_000
-"""Request keys that are kept in memory, some 40 MB; older ones are found in the database."""
+"""Request keys that are kept in memory, about 40 MB; the database finds older ones."""
 
 
 @dataclass(frozen=True)
 class Applicant:
-    """A client that asks to take part. Speeds in Mbit/s."""
+    """A client that requests admission. Speeds are in Mbit/s."""
 
     client_id: str
     download: float | None
     upload: float | None
     native: bool
-    """A native client may renew an assignment whose key it lost; to others it is refused."""
+    """Only a native client may renew an assignment whose key it lost."""
 
 
 @dataclass(frozen=True)
 class Admission:
-    """A client's way into a cycle."""
+    """An admitted client: its key, its assignment and the cycle."""
 
     request_key: str
     assignment: Assignment
@@ -82,13 +82,13 @@ class Admissions:
     async def request(
         self, process: HostedProcess, applicant: Applicant, wait_s: float, departed: Callable[[], Awaitable[None]]
     ) -> Admission | Refusal:
-        """Admit a client, waiting up to ``wait_s`` for a place; else say why not.
+        """Admit a client, after waiting up to ``wait_s`` for a place, or return the reason of the refusal.
 
         Args:
-            departed: returns once the client has gone, if it goes; called only if it has to wait.
+            departed: returns once the client has disconnected; called only if the client has to wait.
         Raises:
-            NotFound: ``worker_not_found``: the client is none of this process.
-            ClientGone: the client went while it waited; it is neither admitted nor counted as a candidate.
+            NotFound: ``worker_not_found``: the process has no such client.
+            ClientGone: the client disconnected while it waited; it is neither admitted nor counted as a candidate.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
@@ -118,12 +118,12 @@ class Admissions:
     async def _try(
         self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool
     ) -> Admission | Refusal:
-        """One attempt. What the scheduler knows, and at first a look, spare most refusals a transaction."""
+        """Make one attempt. The scheduler's state and one read spare most refusals a write transaction."""
         current = self._scheduler.current(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
             return rules.BETWEEN_CYCLES
         if again and current is not None and current.state is CycleState.HOSTED and not _rests(process):
-            # Known from its first attempt; nothing but the number of candidates can be in its way.
+            # The first attempt checked the client, so only the number of candidates can prevent its admission.
             refusal: Refusal | None = rules.waiting_for_workers(process.config)
         elif again:
             refusal = None
@@ -146,13 +146,13 @@ class Admissions:
         return outcome
 
     async def _touch(self, client_id: str, used_at: dt.datetime | None) -> None:
-        """Record that a client is used, unless that was done within `USED_S`."""
+        """Record that a client is used, unless the recorded time is less than `USED_S` old."""
         now = self._clock.now()
         if used_at is not None and abs((now - used_at).total_seconds()) >= USED_S:
             await self._store.database.write(lambda connection: touch_client(connection, client_id, now))
 
     def recall(self, key_hash: str) -> tuple[Assignment, Cycle] | None:
-        """A key that was given out lately, if nothing has changed for it since: spares a look at the database."""
+        """Return the assignment and cycle of a recent key from memory, if the cycle's attempt is still open."""
         known = self._keys.get(key_hash)
         if known is None:
             return None
@@ -169,7 +169,7 @@ class Admissions:
         return admission.assignment, current
 
     def forget(self, key_hash: str) -> None:
-        """A key was used."""
+        """Drop a key that was used."""
         self._keys.pop(key_hash, None)
 
     def _remember(self, process: HostedProcess, admission: Admission) -> None:
@@ -184,7 +184,7 @@ class Admissions:
     def _admit(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, opens: bool
     ) -> Admission | Refusal:
-        """Admit the client in the caller's transaction; ``opens``: and open the cycle, if nobody has yet."""
+        """Admit the client in the caller's transaction; with ``opens``, open the cycle first if it is not open."""
         found, refusal = self._decide(connection, process, applicant)
         opened = opens and refusal is not None and refusal.reason == "waiting_for_workers"
         if opened:
@@ -227,13 +227,13 @@ class Admissions:
         )
         return found, refusal
 
-    # -- a cycle opens when enough clients ask -------------------------------------------------------------------------
+    # -- a cycle opens when enough clients have requested admission ----------------------------------------------------
 
     def _is_quorum(self, process: HostedProcess, client_id: str, stay_s: float) -> bool:
-        """Count a client as present for ``stay_s``, and say whether enough are.
+        """Count a client as present for ``stay_s`` and return whether enough clients are present.
 
-        Whoever completes the quorum wakes all others that wait. Each then comes to be admitted, and whose transaction
-        is first opens the cycle: the writer puts them all into one commit.
+        The client that completes the quorum wakes all others that wait. Each of them tries again, and the first
+        transaction opens the cycle. The writer puts these transactions into one commit.
         """
         now = self._clock.now()
         present = self._candidates.setdefault(process.id, {})
@@ -253,10 +253,10 @@ class Admissions:
         self._store.signals.notify(cycle_topic(cycle.process_id))
         self._store.signals.notify(event_topic(cycle.process_id))
 
-    # -- selection by lot ----------------------------------------------------------------------------------------------
+    # -- random selection ----------------------------------------------------------------------------------------------
 
     async def _draw(self, process: HostedProcess) -> None:
-        """Return in a random order among all that called within the same window."""
+        """Return in a random order among all calls of the same window."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._draws.setdefault(process.id, [])
         waiting.append(turn)
@@ -270,7 +270,7 @@ class Admissions:
         await self._stopping.sleep(process.config.pool_window_s)
         turns = self._draws.pop(process.id)
         random.SystemRandom().shuffle(turns)
-        # Whoever is woken first asks the database first: its queue keeps the order.
+        # The first one that is woken queries the database first, whose queue keeps the order.
         for turn in turns:
             if not turn.done():
                 turn.set_result(None)
@@ -281,7 +281,7 @@ def _rests(process: HostedProcess) -> bool:
 
 
 def _in_pool(refusal: Refusal, process: HostedProcess) -> Refusal:
-    """The refusal as it reads where a full cycle means that the lot fell on others."""
+    """Return the refusal; with random selection, a full cycle means that the client was not drawn."""
     if refusal.reason == "cycle_full" and process.config.pool_selection == "random":
         return replace(refusal, reason="not_drawn", detail="the lot did not fall on this client")
     return refusal

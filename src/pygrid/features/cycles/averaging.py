@@ -1,6 +1,6 @@
-"""Average the diffs of a cycle by the plan that the process was hosted with, in a limited child process.
+"""Average the diffs of a cycle by the hosted averaging plan, in a limited child process.
 
-The plan sees the diffs as they were sent, not their weights; those beyond the bound on norms are clipped first.
+The plan sees the diffs as they were sent, without their weights; diffs beyond the bound on norms are clipped first.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pygrid.tensors.flat import num_values
 
 WALL_S = 300.0
 BASE_BYTES = 1024**3
-"""Address space of the child beside the diffs."""
+"""Address space of the child, in addition to the diffs."""
 ITERATIVE_MODELS = 16
-"""Models that an iterative plan may hold at a time, with its intermediate values."""
+"""Number of models that fit in the memory of an iterative plan, with its intermediate values."""
 
 
 def average_by_plan(
     store: Store, process: HostedProcess, reports: list[Report], scales: dict[int, float]
 ) -> Callable[[int, int], npt.NDArray[np.float64]]:
-    """The average of a cycle's diffs, as a function that gives values of it: (start, count) in the model's order.
+    """Return the average of a cycle's diffs as a function `(start, count) -> values`, in the model's order.
 
     Raises:
         InvalidPlan, Unavailable: ``averaging_failed``. DamagedReportError.
@@ -55,7 +55,7 @@ def average_by_plan(
 
 
 def _ref(store: Store, report: Report, scale: float, clipped: list[Spool]) -> DiffRef:
-    """Where a report's bytes lie; those of one that is clipped, in a file made for it."""
+    """Return the location of a report's bytes; a clipped report is written to a file of its own."""
     store.diffs.check(report.id, report.file, report.offset, report.length, report.fingerprint)
     path = store.diffs.path(report.file)
     if scale == 1.0:

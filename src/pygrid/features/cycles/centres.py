@@ -12,7 +12,7 @@ from pygrid.storage.store import Store
 from pygrid.tensors.flat import Float32
 
 MAX_MAPPED = 64
-"""Files that stay mapped: one for each of the processes used last."""
+"""Files that stay mapped: one for each of the most recently used processes."""
 
 
 class Centres:
@@ -23,10 +23,10 @@ class Centres:
         self._mapped: OrderedDict[int, tuple[str, Float32]] = OrderedDict()
 
     async def find(self, process: HostedProcess, checkpoint: int) -> Float32 | None:
-        """The centre of the cycle that starts from a checkpoint; None: the process has none, or not yet.
+        """Return the centre of the cycle that starts from a checkpoint; None without a centre, as in the first cycle.
 
         Returns:
-            float32, the model's values in the order of its file.
+            float32, values in the order of the model's file.
         """
         if not process.rule.is_centred:
             return None

@@ -1,9 +1,9 @@
-"""Who a process's clients are: they come by authenticating, and may say that they leave.
+"""The clients of a process: a device becomes one by authenticating, and can leave.
 
-Whoever can make clients without end can fill cycles alone, so an address, and the subject of a token, has a quota of
-them. A process with ``named_clients`` knows them by the subject of their tokens: a small, fixed group, such as the
-Domains that train a model together. One subject is one client, however often it authenticates, so it reports once in a
-cycle. And a cycle that closes at ``max_diffs`` reports waits for fewer once some have left.
+A party that could create any number of clients could fill cycles alone. So each address, and each subject of a token,
+has a quota of clients. A process with ``named_clients`` identifies its clients by the subject of their tokens: a small,
+fixed group, such as the Domains that train a model together. One subject is one client, however often it authenticates,
+so it reports once in a cycle. A cycle that closes at ``max_diffs`` reports waits for fewer when clients have left.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pygrid.storage.store import Store, cycle_topic, event_topic
 
 MAX_SUBJECT_CHARS = 200
 LEFT_S = 3600.0
-"""A client that has left, and never had a place in a cycle, is removed after so many seconds."""
+"""Seconds after which a client is removed that has left and never had a place in a cycle."""
 BATCH = 500
-"""Rows that are removed in one transaction."""
+"""Rows removed in one transaction."""
 
 
 class Membership:
-    """Takes clients in, and lets them go."""
+    """Registers clients and ends their participation."""
 
     def __init__(
         self, store: Store, scheduler: CycleScheduler, clock: Clock, quotas: DeviceQuotas, endpoints: Endpoints
@@ -49,13 +49,14 @@ class Membership:
         self._endpoints = endpoints
 
     async def authenticate(self, message: AuthenticateRequest, address: str) -> AuthenticateResponse:
-        """Make a client of a process; a subject that has all clients that it may have stays one of them.
+        """Create a client of a process; a subject with all of its allowed clients gets one of them.
 
         Args:
-            address: of who asks.
+            address: network address of the device.
         Raises:
-            NotFound: ``process_not_found``. Unauthenticated: see `check_device`; or the token names nobody
-                (``auth_token_nameless``). TooManyRequests: ``rate_limited``, ``too_many_clients``.
+            NotFound: ``process_not_found``.
+            Unauthenticated: ``auth_token_nameless``: the token has no usable subject; or see `check_device`.
+            TooManyRequests: ``rate_limited``, ``too_many_clients``.
         """
         self._quotas.take_authentication(address)
         process = await self._store.processes.get_by_name(message.model_name, message.model_version)
@@ -63,10 +64,10 @@ class Membership:
         is_named = process.config.named_clients
         if is_named and not (subject and subject.isprintable() and len(subject) <= MAX_SUBJECT_CHARS):
             raise Unauthenticated(
-                f"The 'auth_token' must name its bearer: a printable 'sub' of 1 to {MAX_SUBJECT_CHARS} characters.",
+                f"the 'auth_token' must name its bearer: a printable 'sub' of 1 to {MAX_SUBJECT_CHARS} characters",
                 code=codes.AUTH_TOKEN_NAMELESS,
             )
-        # Where a subject may be any number of clients, its token is that of a whole crowd.
+        # Without a limit of clients per subject, many devices can share one token, so its rate is not limited.
         if subject is not None and (is_named or process.config.clients_per_subject):
             self._quotas.take_subject(process.id, subject)
         join = self._join_named if is_named else self._join
@@ -74,7 +75,7 @@ class Membership:
         return AuthenticateResponse("success", known_as, process.config.needs_speed_test)
 
     def _join_named(self, connection: sa.Connection, process: HostedProcess, subject: str | None, _address: str) -> str:
-        """The client that a subject is."""
+        """Return the one client of a subject, created at its first authentication."""
         assert subject is not None
         rows.lock_process(connection, process.id)
         found = rows.find_client(connection, process.id, subject)
@@ -85,7 +86,7 @@ class Membership:
         return client_id
 
     def _join(self, connection: sa.Connection, process: HostedProcess, subject: str | None, address: str) -> str:
-        """A new client, within the quota of the subject if the token has one, else of the address."""
+        """Return a new client, within the quota of the token's subject, or of the address if there is none."""
         now = self._clock.now()
         rows.lock_process(connection, process.id)
         most = process.config.clients_per_subject
@@ -104,9 +105,7 @@ class Membership:
         return client_id
 
     async def remove_unused(self) -> None:
-        """Remove clients that were not used for long and brought no report, and places in cycles that they did
-        not use.
-        """
+        """Remove unused assignments, and clients that expired without a report."""
         before = self._quotas.used_since()
         if before is None:
             return
@@ -120,8 +119,7 @@ class Membership:
             await database.write(partial(clients.delete_clients, ids=unused, before=before, left_before=left_before))
 
     async def leave(self, message: LeaveRequest, address: str) -> None:
-        """Let a client go, for good: what it has reported counts, a key that it holds ends, and nobody waits for it any
-        more.
+        """End a client's participation for good: its reports count, its key ends, and no cycle waits for it.
 
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. TooManyRequests: ``rate_limited``.

@@ -1,7 +1,7 @@
-"""A closing cycle becomes a checkpoint: bound the outliers, average, step the model, store, open the next cycle.
+"""Complete a closing cycle: bound the outliers, average, step the model, store the checkpoint and the next cycle.
 
-Runs in a thread. Whatever it does before its one transaction at the end can be done again after a crash: the running
-sum is a cache, and a blob that no row names is only a file.
+Runs in a thread. All work before the one transaction at the end can be repeated after a crash: the running sum is a
+cache, and a blob that no row names is only a file.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from pygrid.tensors.flat import VALUE_BYTES, FiniteNorm, num_values
 logger = logging.getLogger(__name__)
 
 TOO_FEW = "too_few_for_robust"
-"""Kind of the event of a cycle whose diffs are too few for its rule."""
+"""Kind of the event of a cycle with too few diffs for its rule."""
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What came of a completion: the next cycle, or None if the process is finished."""
+    """A completed cycle and the next one; None if the process is finished."""
 
     cycle: Cycle
     totals: CycleTotals
@@ -63,10 +63,10 @@ class Completion:
         self._clock = clock
 
     def complete(self, cycle_id: int, leased: bool) -> Completed | None:
-        """``closing -> completed``; None if the cycle is not closing, or somebody else holds its lease.
+        """Complete a cycle, ``closing -> completed``; None if it is not closing, or another holds its lease.
 
         Args:
-            leased: the caller holds the lease, from closing it.
+            leased: the caller holds the lease since it closed the cycle.
         """
         database = self._store.database
         now = self._clock.now()
@@ -115,7 +115,7 @@ class Completion:
         outcome = _Outcome(new_checkpoint, weighed, reports, counted, damaged)
         completed = database.write_now(lambda connection: self._store_result(connection, process, cycle, outcome))
         self._sums.complete(process.id, cycle.id, weighed.limit)
-        # Queued before anybody hears of the next cycle, so before a report for it: the writer keeps the order.
+        # Queued before the next cycle is announced, so before any report for it: the writer keeps the order.
         database.write_later(lambda _connection: self._store.diffs.drop(process.id, cycle.id))
         if new_checkpoint is not None:
             self._store.processes.keep_checkpoint(new_checkpoint)
@@ -127,17 +127,17 @@ class Completion:
     def _make_checkpoint(
         self, process: HostedProcess, cycle: Cycle, old: processes.Checkpoint, reports: list[Report], weighed: Weighed
     ) -> processes.Checkpoint:
-        """The next checkpoint, its bytes stored, its row not yet."""
+        """Return the next checkpoint. Its bytes are stored, its row is not."""
         if process.averaging_plan is not None:
             average = average_by_plan(self._store, process, reports, weighed.scales)
             mean: MeanBlock = lambda start, count, _centre: average(start, count)  # noqa: E731
         else:
-            mean = self._sums.settle(process, cycle.id, reports, weighed)
+            mean = self._sums.reconcile(process, cycle.id, reports, weighed)
         model_hash, size_bytes, state = self._step(process, old, mean)
         return processes.Checkpoint(process.id, old.number + 1, model_hash, size_bytes, state, self._clock.now())
 
     def _model_norm(self, process: HostedProcess, checkpoint: processes.Checkpoint) -> float:
-        """L2 norm of the model of a checkpoint."""
+        """Return the L2 norm of a checkpoint's model."""
         norm = FiniteNorm(process.model)
         with self._store.blobs.path(checkpoint.model_hash).open("rb", buffering=0) as file:
             for start in range(0, num_values(process.model), BLOCK):
@@ -148,7 +148,7 @@ class Completion:
     def _step(
         self, process: HostedProcess, old: processes.Checkpoint, mean: MeanBlock
     ) -> tuple[str, int, dict[str, str]]:
-        """Write the new model and the vectors of optimizer and rule, block by block.
+        """Write the new model and the vectors of the optimizer and the rule, block by block.
 
         Returns:
             The hash and the size of the model, and the hashes of the vectors by slot.
@@ -190,7 +190,7 @@ class Completion:
     def _store_result(
         self, connection: sa.Connection, process: HostedProcess, cycle: Cycle, outcome: _Outcome
     ) -> Completed:
-        """Checkpoint, end of the cycle and next cycle, in one transaction."""
+        """Store the checkpoint, the end of the cycle and the next cycle in one transaction."""
         now, weighed, new_checkpoint = self._clock.now(), outcome.weighed, outcome.checkpoint
         report_rows.set_counted(
             connection,
@@ -233,16 +233,16 @@ class Completion:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a completion has worked out, ready to be stored."""
+    """Results of a completion, before they are stored."""
 
     checkpoint: processes.Checkpoint | None
     weighed: Weighed
     reports: list[Report]
-    """As they were accepted."""
+    """The reports as they were accepted."""
     counted: list[Report]
-    """The same with the scales and weights with which they count."""
+    """The same reports, with the scales and weights with which they count."""
     damaged: list[Report]
-    """Reports whose bytes changed on the disk; they do not count."""
+    """Reports whose stored bytes have changed; they do not count."""
 
 
 def _read_values(descriptor: int, base: int, start: int, count: int) -> npt.NDArray[np.float32]:

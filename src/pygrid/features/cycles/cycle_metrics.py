@@ -1,4 +1,4 @@
-"""What this feature counts, for `/metrics`."""
+"""Metrics of devices and cycles, for `/metrics`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pygrid.metrics import Metrics
 
 
 class CycleCounts:
-    """Counters of admissions, reports and cycles; a refusal is counted under its code or reason."""
+    """Counters of admissions, reports and cycles; the label of a refusal is its code or reason."""
 
     def __init__(self, metrics: Metrics) -> None:
         registry = metrics.registry

@@ -1,4 +1,4 @@
-"""Whether a device may take part, if its process asks for proof."""
+"""Checks the token of a device, for processes that require authentication."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pygrid.errors import PygridError, Unauthenticated, Unavailable
 from pygrid.transport.untrusted import fetch_from_stranger
 
 ENDPOINT_TIMEOUT_S = 3.0
-"""For one question, waiting for others to end not included."""
+"""Timeout of one request, without the wait for other requests to end."""
 ENDPOINT_WAIT_S = 10.0
-"""Longest wait for other questions to end."""
+"""Longest wait for other requests to end."""
 MAX_ENDPOINT_BYTES = 4 * 1024
-MAX_ENDPOINT_QUESTIONS = 8
-"""Questions that are open at once, of all processes together."""
+MAX_ENDPOINT_REQUESTS = 8
+"""Requests that are open at once, for all processes together."""
 MAX_ENDPOINT_WAITING = 256
 MAX_TOKEN_CHARS = 16 * 1024
 
 
 class Endpoints:
-    """Asks what ``authentication.endpoint`` names: a few questions at once, each with bounds on time and size.
+    """Sends tokens to the ``authentication.endpoint`` of a process: few at once, with bounds on time and size.
 
     Args:
-        allow_private: whether an endpoint may lie in a private network or on this machine.
+        allow_private: whether an endpoint may be in a private network or on this machine.
     """
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
-        self._places = asyncio.Semaphore(MAX_ENDPOINT_QUESTIONS)
+        self._places = asyncio.Semaphore(MAX_ENDPOINT_REQUESTS)
         self._num_waiting = 0
 
-    async def ask(self, endpoint: str, auth_token: str) -> None:
-        """Return if the endpoint answers 200.
+    async def check(self, endpoint: str, auth_token: str) -> None:
+        """Return if the endpoint answers 200 to the token.
 
         Raises:
-            Unauthenticated: ``auth_token_refused``: another answer, none in time, or an address that must not be
-                called.
-            Unavailable: ``endpoints_busy``: too many other questions are open.
+            Unauthenticated: ``auth_token_refused``: the endpoint gave another answer or none in time, or this Domain
+                must not call its address.
+            Unavailable: ``endpoints_busy``: too many other requests are open.
         """
         if self._num_waiting >= MAX_ENDPOINT_WAITING:
             raise _busy()
@@ -69,12 +69,11 @@ class Endpoints:
 async def check_device(
     authentication: Authentication | None, auth_token: str | None, endpoints: Endpoints
 ) -> str | None:
-    """Check a device's token against what its process asks for; gives whom it names, if it was signed and names
-    somebody.
+    """Check a device's token as its process requires, and return the subject of a signed token, if it has one.
 
-    A JWT is tried against the secret (HS256), then the public key (RS256), each with its one algorithm. Its expiry
-    counts, and its ``aud``, ``iss`` and the presence of an expiry where the process asks for them. Then the endpoint,
-    if there is one, has the last word.
+    A JWT is checked with the secret (HS256), then with the public key (RS256), each with its one algorithm. Its expiry
+    is checked, and where the process requires it, ``aud``, ``iss`` and the presence of an expiry. Then the endpoint, if
+    the process has one, must accept the token too.
 
     Raises:
         Unauthenticated: ``auth_token_missing``, ``auth_token_invalid`` or ``auth_token_refused``.
@@ -88,7 +87,7 @@ async def check_device(
     if authentication.secret or authentication.pub_key:
         subject = _check_signature(authentication, auth_token)
     if authentication.endpoint:
-        await endpoints.ask(authentication.endpoint, auth_token)
+        await endpoints.check(authentication.endpoint, auth_token)
     return subject
 
 
@@ -120,7 +119,9 @@ def _check_signature(authentication: Authentication, auth_token: str) -> str | N
 
 
 def _busy() -> Unavailable:
-    return Unavailable("too many devices are being checked; try again", code=codes.ENDPOINTS_BUSY, retry_after_s=1.0)
+    return Unavailable(
+        "too many devices are being checked; try again in 1 s", code=codes.ENDPOINTS_BUSY, retry_after_s=1.0
+    )
 
 
 def _refused() -> Unauthenticated:

@@ -1,4 +1,4 @@
-"""What one address, and one bearer of tokens, may use of a Domain as a device.
+"""Limits of one address and of one subject of tokens, as devices of a Domain.
 
 authenticate   ──> rate of the address ──> rate of the subject ──> number of clients of the subject, else of the address
 cycle request  ──> rate of the address
@@ -18,12 +18,12 @@ from pygrid.errors import TooManyRequests
 from pygrid.rates import RateTable
 
 RETRY_FULL_S = 3600.0
-"""When an address with all its clients is told to come back: the earliest at which one may have expired is unknown."""
+"""Retry time for an address at its limit of clients; when one of them will expire is unknown."""
 
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """What an operator sets; 0 switches a limit off."""
+    """Settings of the operator; 0 switches a limit off."""
 
     clients_per_address: int = 0
     authentications_per_minute: int = 0
@@ -34,10 +34,10 @@ class DeviceLimits:
 
 
 class DeviceQuotas:
-    """Holds devices to the limits.
+    """Enforces the limits of devices.
 
     Args:
-        secret: makes the marks of addresses and subjects, so that a copy of the database alone does not tell them.
+        secret: key of the marks of addresses and subjects, so a copy of the database alone does not reveal them.
     """
 
     def __init__(self, limits: DeviceLimits, clock: Clock, secret: str) -> None:
@@ -55,11 +55,11 @@ class DeviceQuotas:
         )
 
     def take_authentication(self, address: str) -> None:
-        """Count an authentication. This and the next raise TooManyRequests: ``rate_limited``."""
+        """Count an authentication. All `take_` functions raise TooManyRequests: ``rate_limited``."""
         self._authentications.take(self._bucket(address))
 
     def take_subject(self, process_id: int, subject: str) -> None:
-        """Count an authentication of a subject, from whatever address; loopback is no exception here."""
+        """Count an authentication of a subject, from any address; loopback is limited here too."""
         self._subjects.take(f"{process_id} {subject}")
 
     def take_cycle_request(self, address: str) -> None:
@@ -67,25 +67,25 @@ class DeviceQuotas:
         self._cycle_requests.take(self._bucket(address))
 
     def take_speed_test(self, address: str) -> None:
-        """Count a speed test, one way."""
+        """Count a speed test in one direction."""
         self._speed_tests.take(self._bucket(address))
 
     def mark_address(self, address: str) -> str | None:
-        """What stands for an address in the rows of its clients; None: its clients are not counted."""
+        """Return the mark of an address in the rows of its clients; None: its clients are not counted."""
         bucket = self._bucket(address)
         return None if bucket is None or not self.limits.clients_per_address else self._mark("address", bucket)
 
     def mark_subject(self, subject: str) -> str:
-        """What stands for the subject of a token in the rows of its clients."""
+        """Return the mark of a token's subject in the rows of its clients."""
         return self._mark("subject", subject)
 
     def used_since(self) -> dt.datetime | None:
-        """A client that was last used before this has expired; None: clients do not expire."""
+        """Return the time before which a client's last use means that it has expired; None: clients do not expire."""
         days = self.limits.expiry_days
         return self._clock.now() - dt.timedelta(days=days) if days else None
 
     def check_clients(self, num_clients: int) -> None:
-        """Whether an address with so many clients of a process may have one more.
+        """Check that an address may have another client of a process, in addition to ``num_clients``.
 
         Raises:
             TooManyRequests: ``too_many_clients``.

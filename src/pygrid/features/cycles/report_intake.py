@@ -1,4 +1,4 @@
-"""A report on its way in: from the socket through the check to where it is made durable, in bounded memory."""
+"""Receive a report from the socket, check it and spool it if it is large, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pygrid.tensors.flat import Float32
 SMALL_BYTES = 1024 * 1024
 """Reports up to this size stay in memory until they are folded; larger ones go through a file."""
 PIECE_BYTES = 256 * 1024
-"""How much of a large report is in memory at a time."""
+"""Size of one of the two buffers of a large report."""
 GRACE_S = 30.0
 MIN_BYTES_PER_S = 8 * 1024
-"""A report must arrive within `GRACE_S` plus its largest size at this rate."""
+"""A report must arrive within `GRACE_S` plus the time of the largest allowed size at this rate."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A checked report: its bytes in memory, or in a spool that is durable."""
+    """A checked report: its bytes are in memory, or in a durable spool."""
 
     content: ReportContent
     data: bytes | None
@@ -38,12 +38,14 @@ async def receive_report(
     make_spool: Callable[[], Spool],
     executor: Executor,
 ) -> Received:
-    """Read, check and, if it is large, spool a report.
+    """Read and check a report, and spool it if it is large.
 
     Args:
-        centre: the vector from which its distance is measured, if it is.
+        centre: the vector from which the distance is measured; None measures no distance.
     Raises:
-        TooSlow: it did not arrive in time. And whatever `ReportCheck` refuses; then nothing is left of it.
+        TooSlow: the report did not arrive in time.
+        PygridError: `ReportCheck` refuses the report.
+        After either error, nothing of the report is kept.
     """
     check = ReportCheck(process.model, process.max_report_bytes, centre)
     limit_s = GRACE_S + process.max_report_bytes / MIN_BYTES_PER_S
@@ -65,7 +67,7 @@ async def _receive_small(pieces: AsyncIterator[bytes], check: ReportCheck) -> Re
 async def _receive_large(
     pieces: AsyncIterator[bytes], check: ReportCheck, make_spool: Callable[[], Spool], executor: Executor
 ) -> Received:
-    """Two buffers take turns: one fills from the socket while a thread checks and writes the other."""
+    """Receive into two buffers: one fills from the socket while a thread checks and writes the other."""
     loop = asyncio.get_running_loop()
     making = loop.run_in_executor(executor, make_spool)
     try:

@@ -1,4 +1,4 @@
-"""The routes of devices, in the native encoding. No decisions here: each reads its message and calls one use case."""
+"""Routes of devices, in the native encoding."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def _membership(state: State) -> Membership:
 
 
 def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
-    """The request key, which came as a bearer token or, from clients of 2020, in the query; and the client's id if it
-    did.
+    """Return the request key and, if present, the client's id.
+
+    The key is a bearer token; clients of 2020 send it in the query.
     """
     key = find_bearer(request) or request.query_params.get("request_key")
     if not key:
@@ -73,7 +74,7 @@ async def authenticate(request: AppRequest, data: JSONBody[AuthenticateRequest],
 
 @post("/leave", status_code=200, responses=describe_problems(400, 404, 429))
 async def leave(request: AppRequest, data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
-    """Take no further part: where clients have names, no cycle waits for this one any more."""
+    """Leave a process for good; where clients have names, no cycle waits for this one."""
     await _membership(state).leave(data, _address(request, state))
     return LeaveResponse("success")
 
@@ -87,7 +88,7 @@ async def speed_test_download(
     is_ping: FromQuery[bool] = False,
     size_bytes: Annotated[int, QueryParameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
 ) -> Response[Any]:
-    """Answer at once (``is_ping``), or stream bytes whose arrival the client times."""
+    """Answer at once (``is_ping``), or stream bytes while the client measures the time."""
     _service(state).take_speed_test(_address(request, state), is_ping=is_ping)
     if is_ping:
         return Response(b"{}", media_type="application/json")
@@ -103,7 +104,7 @@ async def speed_test_download(
 
 @post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413, 429))
 async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, random: Text) -> dict[str, str]:
-    """Read bytes and forget them, while the client times their going."""
+    """Read and discard bytes while the client measures the time."""
     _service(state).take_speed_test(_address(request, state))
     async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
         pass
@@ -114,7 +115,7 @@ async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, 
 async def cycle_request(
     request: AppRequest, data: JSONBody[CycleRequest], state: State
 ) -> CycleAccepted | CycleRejected:
-    """Ask to take part in the current cycle; with ``wait_s`` the answer is held until there is work."""
+    """Request admission to the current cycle; with ``wait_s`` the answer waits until there is work."""
     if data.wait_s:
         request.stop_counting()
     answer = await _service(state).request_cycle(data, _address(request, state), partial(wait_until_gone, request))
@@ -126,7 +127,7 @@ async def cycle_request(
 
 @get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
-    """The model that this cycle starts from: safetensors bytes."""
+    """Download the model that this cycle starts from: safetensors bytes."""
     ticket = await _service(state).redeem_key(*_key(request))
     checkpoint = await _service(state).find_model(ticket, model_id)
     responses: BlobResponses = state.blobs
@@ -137,12 +138,12 @@ async def get_model(request: AppRequest, state: State, model_id: FromQuery[int])
 async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
 ) -> Response[Any]:
-    """A plan of the process: the plan archive."""
+    """Download a plan of the process: the plan archive."""
     ticket = await _service(state).redeem_key(*_key(request))
     plan_hash = _service(state).find_plan(ticket, plan_id)
     if receive_operations_as != "onnx":
         raise InvalidInput(
-            f"this plan is not available as {receive_operations_as!r}; ask for receive_operations_as=onnx",
+            f"this plan is not available as {receive_operations_as!r}; send receive_operations_as=onnx",
             code=codes.PLAN_VARIANT_UNAVAILABLE,
         )
     responses: BlobResponses = state.blobs
@@ -151,14 +152,14 @@ async def get_plan(
 
 @get("/get-protocol", responses=describe_problems(400, 401, 404))
 async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery[int]) -> None:
-    """A protocol of the process. A process hosted here has none: ``protocols`` in an acceptance is empty."""
+    """Download a protocol of the process. Processes have no protocols: ``protocols`` of an acceptance is empty."""
     await _service(state).redeem_key(*_key(request))
     raise NotFound("Protocol ID not found!", code=codes.PROTOCOL_NOT_FOUND, protocol_id=protocol_id)
 
 
 @post("/report", status_code=200, request_max_body_size=None, responses=describe_problems(400, 401, 408, 409, 410, 413))
 async def report(request: AppRequest, state: State) -> ReportAccepted:
-    """Hand in the diff of a training: safetensors bytes. Once answered it is durable and counts once."""
+    """Report the diff of a training: safetensors bytes. After the answer it is durable and counts once."""
     request.stop_counting()  # many reports wait for one commit
     await _service(state).take_report(*_key(request), partial(stream_body, request))
     return ReportAccepted("success")
@@ -171,7 +172,7 @@ DEVICE_PATHS = tuple(
         "report",
     )
 )
-"""The routes of this file, which pages of any origin may call: a key in the request is the whole authority."""
+"""The routes of this file. Pages of any origin may call them, because only a key in the request authorizes a call."""
 
 router = Router(
     "/model-centric",

@@ -1,4 +1,4 @@
-"""What drives cycles beside the reports: deadlines, closing, completion, and taking up again after a crash."""
+"""Closes cycles at their deadline, completes them, and resumes them after a crash."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pygrid.storage.store import Store, cycle_topic, event_topic
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""The clock is looked at this often at least, as its time may run a little faster than that of the event loop."""
+"""Longest pause between two looks at the clock, which can run slightly faster than the event loop's."""
 MAX_RETRY_S = 60.0
 
 
 class CycleScheduler:
-    """Closes cycles at their deadline, opens them again, and completes those that close.
+    """Closes or reopens cycles at their deadline, and completes those that are closing.
 
     Args:
-        executor: with one thread, which also folds the reports: so a completion sees all that came before.
+        executor: has one thread, which also folds the reports, so a completion sees all earlier ones.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CycleScheduler:
         self._changed = asyncio.Event()
 
     async def recover(self) -> None:
-        """Take up what was left at the last stop; called once, before the first request."""
+        """Resume the cycles of the last run; called once, before the first request."""
 
         def load(connection: sa.Connection) -> tuple[list[Cycle], set[str]]:
             rows.release_all_leases(connection)
@@ -76,7 +76,7 @@ class CycleScheduler:
         self._leased.clear()
 
     def watch(self, cycle: Cycle) -> None:
-        """See to a cycle that has just begun or changed. Who closed it passes on the lease to complete it."""
+        """Schedule a cycle that has begun or changed; with a closing cycle, the caller hands over its lease."""
         self._current[cycle.process_id] = cycle
         self._deadlines.pop(cycle.id, None)
         if cycle.state is CycleState.CLOSING:
@@ -87,10 +87,10 @@ class CycleScheduler:
         self._changed.set()
 
     def current(self, process_id: int) -> Cycle | None:
-        """The newest cycle of a process as it last changed its state: a hint, with counts that may be old."""
+        """Return the newest cycle of a process as of its last change of state; its counts can be stale."""
         return self._current.get(process_id)
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look at the clock now."""
         self._changed.set()
 
@@ -106,7 +106,7 @@ class CycleScheduler:
                 continue
 
     async def tick(self) -> None:
-        """Do everything that is due now."""
+        """Close, reopen and complete the cycles that are due now."""
         now = self._clock.now()
         for cycle_id in [cycle_id for cycle_id, at in self._deadlines.items() if at <= now]:
             await self._end_time(cycle_id)
@@ -120,7 +120,7 @@ class CycleScheduler:
         return min(LOOK_S, max(0.0, (min(times) - self._clock.now()).total_seconds()))
 
     async def _end_time(self, cycle_id: int) -> None:
-        """Close a cycle whose deadline has passed, or open it again."""
+        """Close or reopen a cycle whose deadline has passed."""
 
         def transaction(connection: sa.Connection) -> Cycle:
             now = self._clock.now()
@@ -150,8 +150,7 @@ class CycleScheduler:
             leased = cycle_id in self._leased
             completed = await loop.run_in_executor(self._executor, self._completion.complete, cycle_id, leased)
         except Exception:
-            # The reports are durable, so a fault here (a full disk, an averaging plan that fails) only delays the
-            # checkpoint.
+            # The reports are durable: an error here (a full disk, a failing averaging plan) only delays the checkpoint.
             self._closing[cycle_id] = self._retry_at(cycle_id, "complete_cycle")
             self._leased.discard(cycle_id)
             return
@@ -167,7 +166,7 @@ class CycleScheduler:
                 await self._store.public.changed()
 
     def _retry_at(self, cycle_id: int, task: str) -> dt.datetime:
-        """Count and log the fault that is being handled, and say when to try again; other cycles go on meanwhile."""
+        """Count and log the error that is being handled, and return when to retry; other cycles go on."""
         failures = self._failures[cycle_id] = self._failures.get(cycle_id, 0) + 1
         retry_s = min(MAX_RETRY_S, 2.0**failures)
         self._metrics.task_failures.labels(task).inc()

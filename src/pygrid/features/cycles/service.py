@@ -1,6 +1,6 @@
-"""What a device can ask of a Domain: one function per message, whatever encoding it came in.
+"""The use cases of devices: one function per message, for all encodings.
 
-The way of a report: `redeem_key` -> `receive_report` -> `submit_report` -> folded into the sum; later
+The steps of a report: `redeem_key` -> `receive_report` -> `submit_report` -> folded into the sum; later
 `Completion.complete`.
 """
 
@@ -47,7 +47,7 @@ _INVALID_KEY = "Invalid request key!"
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a good request key stands for."""
+    """The assignment, cycle and process of a valid request key."""
 
     key_hash: str
     assignment: Assignment
@@ -59,7 +59,7 @@ class CyclesService:
     """The use cases of devices.
 
     Args:
-        executor: with one thread, which folds reports in the order in which they were accepted, and completes cycles.
+        executor: has one thread, which folds reports in the order of their acceptance and completes cycles.
     """
 
     def __init__(
@@ -93,17 +93,17 @@ class CyclesService:
             self._quotas.take_speed_test(address)
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """End the threads."""
         self._spooling.shutdown()
 
     async def request_cycle(
         self, message: CycleRequest, address: str, departed: Callable[[], Awaitable[None]]
     ) -> CycleAccepted | CycleRejected:
-        """Admit a client to the current cycle of its process, or say when to come back.
+        """Admit a client to the current cycle of its process, or answer when to come back.
 
         Args:
-            address: of who asks.
-            departed: returns once the client has gone.
+            address: network address of the device.
+            departed: returns once the client has disconnected.
         Raises:
             NotFound: ``process_not_found``, ``worker_not_found``. InvalidInput: ``speed_missing``, ``invalid_input``.
             TooManyRequests: ``rate_limited``.
@@ -112,7 +112,7 @@ class CyclesService:
         process = await self._store.processes.get_by_name(message.model, message.version)
         _check_numbers(message, process)
         if not message.worker_id.isprintable():  # PostgreSQL takes no NUL
-            raise InvalidInput("'worker_id' is not one that authenticate gave", field="worker_id")
+            raise InvalidInput("'worker_id' is not an id that authenticate returned", field="worker_id")
         native = message.wait_s is not None
         applicant = Applicant(message.worker_id, message.download, message.upload, native)
         outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)
@@ -146,12 +146,12 @@ class CyclesService:
         return accepted
 
     async def redeem_key(self, request_key: str, client_id: str | None = None) -> Ticket:
-        """What a request key stands for.
+        """Return the assignment, cycle and process of a request key.
 
         Args:
-            client_id: if given, the key must be this client's.
+            client_id: if present, the key must belong to this client.
         Raises:
-            Unauthenticated: ``invalid_request_key``: no such key, or another client's.
+            Unauthenticated: ``invalid_request_key``: the key does not exist, or belongs to another client.
         """
         key_hash = hash_secret(request_key)
         found = self._admissions.recall(key_hash)
@@ -163,7 +163,7 @@ class CyclesService:
         return Ticket(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
 
     async def find_model(self, ticket: Ticket, model_id: int) -> Checkpoint:
-        """The checkpoint that the key's cycle starts from.
+        """Return the checkpoint that the key's cycle starts from.
 
         Raises:
             Gone: ``cycle_closed``. NotFound: ``model_not_found``: not the model of this key.
@@ -174,7 +174,7 @@ class CyclesService:
         return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
 
     def find_plan(self, ticket: Ticket, plan_id: int) -> str:
-        """The name of a plan's bytes.
+        """Return the hash of a plan's bytes.
 
         Raises:
             Gone: ``cycle_closed``. NotFound: ``plan_not_found``: not a plan of this key's process.
@@ -188,10 +188,10 @@ class CyclesService:
     async def take_report(
         self, request_key: str, client_id: str | None, read: Callable[[int], AsyncIterator[bytes]]
     ) -> None:
-        """The whole way of a report, counted under what became of it: `redeem_key`, `receive_report`, `submit_report`.
+        """Take a report through `redeem_key`, `receive_report` and `submit_report`, and count its outcome.
 
         Args:
-            read: gives the body, of which it refuses more than so many bytes.
+            read: `max_bytes -> pieces` of the body; refuses a longer body.
         """
         try:
             ticket = await self.redeem_key(request_key, client_id)
@@ -205,10 +205,10 @@ class CyclesService:
             self._counts.report_bytes.inc(report.length)
 
     async def receive_report(self, ticket: Ticket, pieces: AsyncIterator[bytes]) -> Received:
-        """Read and check the bytes of a report. See `receiving.receive_report`.
+        """Read and check the bytes of a report. See `report_intake.receive_report`.
 
         Raises:
-            Gone, Conflict: the key is not good for a report now; nothing was read.
+            Gone, Conflict: the key does not allow a report now; nothing was read.
         """
         _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         cycle_id = ticket.cycle.id
@@ -220,13 +220,13 @@ class CyclesService:
     async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
 
-        Gives what was recorded, or None if it was here before.
-
+        Returns:
+            The recorded report, or None if it was accepted before.
         Raises:
             Conflict: ``already_reported``. Gone: ``cycle_closed``. Nothing was changed.
         """
-        # Who is cut off while waiting must not leave half of it: a row without its bytes, a closing cycle nobody
-        # completes.
+        # A caller that is cancelled while it waits must not leave a part of this behind: a row without its bytes, or a
+        # closing cycle that is never completed.
         submitting = asyncio.create_task(self._submit(ticket, received))
         self._submitting.add(submitting)
         submitting.add_done_callback(self._submitting.discard)
@@ -247,8 +247,8 @@ class CyclesService:
             else:
                 report, cycle = await self._store.database.write(transaction)
         except Exception as error:
-            # After a commit that failed, or a cut-off at the stop, a row may name these bytes after all: the sweep
-            # finds out.
+            # After a failed commit, or a cancellation at the stop, a row can still name these bytes. The next sweep
+            # decides.
             is_refused = isinstance(error, Unavailable) and error.code == "storage_failed"
             if spool is not None and not is_refused and not may_be_done(error):
                 spool.discard()
@@ -265,7 +265,7 @@ class CyclesService:
         return report
 
     def _may_count(self, ticket: Ticket) -> bool:
-        """Whether the bytes of a report are worth keeping: not if it was here before, or its cycle is over."""
+        """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
         current = self._scheduler.current(ticket.process.id)
         return (
             ticket.assignment.state is AssignmentState.ASSIGNED
@@ -276,9 +276,10 @@ class CyclesService:
     def _accept(
         self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int, keeps_bytes: bool
     ) -> tuple[Report | None, Cycle]:
-        """Load, decide, record, count, and close the cycle if this was its last report.
+        """Record and count a report, and close the cycle if this is its last one.
 
-        No report: it was here before.
+        Returns:
+            The report, or None if it was accepted before; and the cycle.
         """
         now, content, config = self._clock.now(), received.content, ticket.process.config
         found = rows.find_by_key(connection, ticket.key_hash)
@@ -288,10 +289,10 @@ class CyclesService:
         redeemed = _raise_refused(rules.redeem(cycle, assignment, now, content.fingerprint))
         if redeemed.repeated:
             stored = rows.get_report(connection, assignment.id)
-            # The very bytes of this call: it ran before, and its commit held although the answer to it was lost.
+            # The stored bytes are those of this call: an earlier run was committed, although its answer was lost.
             is_own = keeps_bytes and (stored.file, stored.offset) == (file, offset)
             return (stored if is_own else None), cycle
-        if not keeps_bytes:  # what the scheduler knows was behind the database for a moment
+        if not keeps_bytes:  # the state of the scheduler was older than the database
             raise Unavailable(
                 "the cycle has just changed; send the report again", code=codes.CYCLE_CHANGED, retry_after_s=1
             )
@@ -316,9 +317,7 @@ class CyclesService:
         return report, cycle
 
     def _fold_soon(self, process: HostedProcess, report: Report, data: bytes | None) -> None:
-        """Fold an accepted report into the running sum: a cache, so what is not folded now is when the cycle
-        completes.
-        """
+        """Fold an accepted report into the running sum; the completion folds those that are missing there."""
         if process.averaging_plan is None:
             self._executor.submit(self._sums.fold, process, report, data)
 
