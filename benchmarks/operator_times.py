@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from pygrid.compute.runtime.denormals import denormals_as_zero
 from pygrid.compute.runtime.schedule import VARIATION
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 
 SIZE, SIDE = 4096, 64
 VALUES = {
@@ -58,7 +58,7 @@ UNARY = (
 BINARY = ("Add", "Div", "Equal", "Max", "Min", "Mul", "Pow", "Sub", "MatMul")
 
 
-def session(operator: str, num_inputs: int) -> Session:
+def session(operator: str, num_inputs: int) -> OnnxSession:
     shape = [SIDE, SIDE] if operator == "MatMul" else [SIZE]
     names = ["a", "b"][:num_inputs]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
@@ -66,7 +66,7 @@ def session(operator: str, num_inputs: int) -> Session:
     output = helper.make_tensor_value_info("y", kind, None)
     graph = helper.make_graph([helper.make_node(operator, names, ["y"])], operator, inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return Session(model.SerializeToString(), name=operator)
+    return OnnxSession(model.SerializeToString(), name=operator)
 
 
 def measure(operator: str, num_inputs: int, repeats: int) -> tuple[float, str]:

@@ -26,7 +26,7 @@ from torch import nn
 import pygrid
 from pygrid.plans.authoring import initial_params
 from pygrid.plans.authoring.ports import DataSpec
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 
 BATCH = 32
 TURNS, SECONDS_PER_TURN = 15, 0.1
@@ -134,7 +134,7 @@ def measure(factory: Callable[[], nn.Module], column: DataSpec) -> Row:
     y = random.integers(0, 10, BATCH)
 
     graph = plan.manifest.graphs["train"]
-    session = Session(plan.graph("train"), name="train")
+    session = OnnxSession(plan.graph("train"), name="train")
     outputs = [port.name for port in graph.outputs]
     params = initial_params(model)
     feed = {

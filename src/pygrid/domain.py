@@ -21,7 +21,7 @@ from pygrid.edge import EdgeClient
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.associations.domain.routes import association_routes
-from pygrid.features.associations.domain.service import Description, DomainAssociations, DomainTerms
+from pygrid.features.associations.domain.service import DomainAssociations, DomainTerms, HeartbeatSource
 from pygrid.features.catalog.service import CatalogService
 from pygrid.features.cycles import build_cycles
 from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
@@ -30,7 +30,7 @@ from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs import Jobs, build_jobs
-from pygrid.features.jobs.federated import Connect, Federation, ModelFiles, Ways
+from pygrid.features.jobs.federated import Connect, FederatedService, ModelFiles, Ways
 from pygrid.features.jobs.federated import Services as FederationServices
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.running.maintenance import EVERY_S as UPKEEP_S
@@ -55,7 +55,7 @@ from pygrid.metrics import Metrics
 from pygrid.settings import DomainSettings, read_networks, with_secret
 from pygrid.storage.accounts import seed_roles
 from pygrid.storage.audit import AuditedWrites
-from pygrid.storage.idempotency import KeptAnswers
+from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.ownership import DatabaseLock, FolderLock
@@ -148,7 +148,7 @@ def build_domain(
         ground.metrics,
     )
 
-    kept_answers = KeptAnswers(database, clock)
+    kept_answers = AnswerStore(database, clock)
     quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
     cycles = build_cycles(store, clock, stopping, metrics, quotas, allow_private=settings.allow_private_addresses)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
@@ -260,7 +260,7 @@ def build_domain(
         site=Site(settings.host_names, settings.address),
         cors_open_paths=DEVICE_PATHS,
     )
-    associations.describe = Description(
+    associations.describe = HeartbeatSource(
         database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing
     )
     return app
@@ -289,11 +289,11 @@ def _dataset_limits(settings: DomainSettings) -> DatasetLimits:
 def _build_jobs(ground: Ground, places: Places) -> Jobs:
     settings = ground.settings
 
-    def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> Federation:
+    def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> FederatedService:
         known = settings.data_dir / "known_domains.json"
         ways = Ways(ground.database, settings.id, ground.identity, known, ground.clock, is_local=settings.is_loopback)
         services = FederationServices(ground.database, writes, files, ground.clock, notify)
-        return Federation(services, _make_connect(ways), ways.may_dial)
+        return FederatedService(services, _make_connect(ways), ways.may_dial)
 
     return build_jobs(
         ground.store,

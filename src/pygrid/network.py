@@ -15,7 +15,7 @@ from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
 from pygrid.features.associations.network.direct_addresses import DirectAddresses
 from pygrid.features.associations.network.handshake import Handshake, NetworkTerms
-from pygrid.features.associations.network.registry import Fleet
+from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.features.associations.network.routes import network_routes
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.discovery.fanout import Asking
@@ -34,7 +34,7 @@ from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, with_secret
 from pygrid.storage.accounts import seed_roles
-from pygrid.storage.idempotency import KeptAnswers
+from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.setup_code import find_setup_code
@@ -75,7 +75,7 @@ def build_network(
     metrics = Metrics()
     stopping = Stopping()
     database = Database(settings.database_url)
-    kept_answers = KeptAnswers(database, clock)
+    kept_answers = AnswerStore(database, clock)
     accounts = AccountService(
         database,
         database,
@@ -84,7 +84,7 @@ def build_network(
         access=NETWORK_ACCESS,
         setup_code=find_setup_code(settings),
     )
-    fleet = Fleet(Links(), clock, settings.heartbeat_s, metrics)
+    fleet = ConnectedDomains(Links(), clock, settings.heartbeat_s, metrics)
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
     handshake = Handshake(database, identity, clock, metrics, terms)

@@ -26,8 +26,8 @@ from pygrid.privacy.events import ApproximateDp, Event, Gaussian, PoissonSampled
 from pygrid.privacy.ledger import (
     TRANSITIONS,
     Accepted,
+    BudgetRefusal,
     ChargeState,
-    Refusal,
     Rejected,
     Use,
     cost_of,
@@ -103,7 +103,7 @@ def is_sound(database: Database) -> bool:
 def test_charges_are_accepted_up_to_the_cap_of_the_user(ledger: Database) -> None:
     answers = [reserve(ledger, f"job-{number}") for number in range(60)]
     fitting = math.floor(USER_CAP.divergence / cost_of(SMALL).at(USER_CAP.order).divergence)
-    assert answers == [Accepted()] * fitting + [Rejected(Refusal.USER_EXHAUSTED)] * (60 - fitting)
+    assert answers == [Accepted()] * fitting + [Rejected(BudgetRefusal.USER_EXHAUSTED)] * (60 - fitting)
     total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET, ALICE))
     assert epsilon_spent(total, USER_CAP) <= 2.0
     assert is_sound(ledger)
@@ -113,7 +113,7 @@ def test_the_cap_of_the_dataset_holds_against_users_together(ledger: Database) -
     answers = [reserve(ledger, f"job-{user}-{n}", user) for user in range(20, 30) for n in range(10)]
     fitting = math.floor(CAP.divergence / cost_of(SMALL).at(CAP.order).divergence)
     assert answers.count(Accepted()) == fitting < 100
-    assert answers[-1] == Rejected(Refusal.DATASET_EXHAUSTED)
+    assert answers[-1] == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
     total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET))
     assert 2.5 < epsilon_spent(total, CAP) <= 3.0
 
@@ -143,7 +143,7 @@ def test_asking_again_gives_the_same_answer_until_the_charge_ends(ledger: Databa
     move(ledger, "job", ChargeState.RUNNING)
     assert reserve(ledger, "job") == Accepted()
     move(ledger, "job", ChargeState.RELEASED)
-    assert reserve(ledger, "job") == Rejected(Refusal.ALREADY_SETTLED)
+    assert reserve(ledger, "job") == Rejected(BudgetRefusal.ALREADY_SETTLED)
     assert num_charges(ledger) == 1
 
 
@@ -159,11 +159,11 @@ def test_a_job_that_was_charged_otherwise_is_refused(ledger: Database, changed: 
 def test_only_a_refund_makes_room_again(ledger: Database, last: ChargeState) -> None:
     big = (Gaussian(6.0),)
     assert reserve(ledger, "first", events=big) == Accepted()
-    assert reserve(ledger, "second", events=big) == Rejected(Refusal.USER_EXHAUSTED)
+    assert reserve(ledger, "second", events=big) == Rejected(BudgetRefusal.USER_EXHAUSTED)
     if last is not ChargeState.REFUNDED:
         move(ledger, "first", ChargeState.RUNNING)
     move(ledger, "first", last)
-    expected = Accepted() if last is ChargeState.REFUNDED else Rejected(Refusal.USER_EXHAUSTED)
+    expected = Accepted() if last is ChargeState.REFUNDED else Rejected(BudgetRefusal.USER_EXHAUSTED)
     assert reserve(ledger, "second", events=big) == expected
     assert is_sound(ledger)
 
@@ -207,7 +207,7 @@ def test_one_of_two_that_end_a_charge_wins(ledger: Database) -> None:
 
 
 def test_without_a_budget_or_a_grant_nothing_is_accepted(ledger: Database) -> None:
-    assert reserve(ledger, "job", dataset_id=99) == Rejected(Refusal.NO_BUDGET)
+    assert reserve(ledger, "job", dataset_id=99) == Rejected(BudgetRefusal.NO_BUDGET)
 
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, 8)
@@ -215,21 +215,21 @@ def test_without_a_budget_or_a_grant_nothing_is_accepted(ledger: Database) -> No
         budgets.put_grant(connection, 8, BOB, 1.0, actor=1, now=NOW)
 
     ledger.write_now(prepare)
-    assert reserve(ledger, "a", ALICE, dataset_id=8) == Rejected(Refusal.NO_GRANT)
+    assert reserve(ledger, "a", ALICE, dataset_id=8) == Rejected(BudgetRefusal.NO_GRANT)
     assert reserve(ledger, "b", BOB, dataset_id=8) == Accepted()
     assert num_charges(ledger) == 1
 
 
 def test_a_refusal_leaves_nothing_behind(ledger: Database) -> None:
     before = ledger.read_now(audit.get_head)
-    assert reserve(ledger, "job", events=(Gaussian(0.1),)) == Rejected(Refusal.DATASET_EXHAUSTED)
+    assert reserve(ledger, "job", events=(Gaussian(0.1),)) == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
     assert ledger.read_now(audit.get_head) == before
     assert ledger.read_now(lambda connection: budgets.list_grants(connection, DATASET)) == {}
 
 
 def test_an_event_without_a_curve_counts_in_the_part_set_aside(ledger: Database) -> None:
     event = (ApproximateDp(0.1, 1e-9),)
-    assert reserve(ledger, "none set aside", events=event) == Rejected(Refusal.DATASET_EXHAUSTED)
+    assert reserve(ledger, "none set aside", events=event) == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
     cap = open_cap(3.0, 1e-6, Use.MIXED, basic_epsilon=0.35, basic_delta=1e-7)
 
     def prepare(connection: sa.Connection) -> None:
@@ -253,12 +253,12 @@ def test_a_raised_cap_admits_more_and_a_lowered_one_nothing(ledger: Database) ->
             )
         )
 
-    assert reserve(ledger, "second", events=events) == Rejected(Refusal.USER_EXHAUSTED)
+    assert reserve(ledger, "second", events=events) == Rejected(BudgetRefusal.USER_EXHAUSTED)
     changed = change(6.0, 4.0)
     assert (changed.cap.order, changed.user_cap.order if changed.user_cap else 0) == (CAP.order, USER_CAP.order)
     assert reserve(ledger, "second", events=events) == Accepted()
     change(1.9, 1.5)
-    assert reserve(ledger, "third", events=SMALL) == Rejected(Refusal.DATASET_EXHAUSTED)
+    assert reserve(ledger, "third", events=SMALL) == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
     assert ledger.read_now(lambda connection: budgets.get_budget(connection, DATASET)).cap.epsilon == 1.9
     assert is_sound(ledger)
 

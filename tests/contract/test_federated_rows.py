@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from test_job_rows import LATER, NOW, filled, new_job, put  # noqa: F401 - filled is a fixture
 
 from pygrid.core import federated as rules
-from pygrid.core.federated import Part, PartState
+from pygrid.core.federated import PartState, RoundAttempt
 from pygrid.core.jobs import JobState
 from pygrid.errors import NotFound
 from pygrid.ids import new_client_id
@@ -29,8 +29,8 @@ from pygrid.storage.sql.database import Database
 FEDERATION = FederationRequest("http://127.0.0.1:5000", "é", "1", 3, "token")
 
 
-def part(job_id: str, number: int = 1) -> Part:
-    return Part(job_id, number, PartState.TRAINING, 7, "a" * 64, "client é", "key" * 100, NOW)
+def part(job_id: str, number: int = 1) -> RoundAttempt:
+    return RoundAttempt(job_id, number, PartState.TRAINING, 7, "a" * 64, "client é", "key" * 100, NOW)
 
 
 def test_parts_come_back_as_they_were_written(filled: Database) -> None:  # noqa: F811

@@ -22,7 +22,7 @@ from pygrid.core import jobs as rules
 from pygrid.core.access import ADMINISTRATOR, COMPLIANCE_OFFICER, OWNER, USER, Principal
 from pygrid.core.datasets import Visibility
 from pygrid.core.job_spec import PrivacyTerms
-from pygrid.core.jobs import Change, Job, JobState, Result
+from pygrid.core.jobs import Change, JobRecord, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.datasets import Column, Schema
 from pygrid.messages.jobs import JobRequest, PrivacyRequest, StatisticRequest
@@ -67,7 +67,7 @@ def filled(database: Database) -> Database:
     return database
 
 
-def new_job(dataset_id: int = 1, asker: int = 7, state: JobState = JobState.CHECKING, **more: object) -> Job:
+def new_job(dataset_id: int = 1, asker: int = 7, state: JobState = JobState.CHECKING, **more: object) -> JobRecord:
     request = JobRequest(
         dataset=dataset_id,
         kind="statistics",
@@ -77,7 +77,7 @@ def new_job(dataset_id: int = 1, asker: int = 7, state: JobState = JobState.CHEC
         privacy=PrivacyRequest(1.0, 1e-6),
         optimizer={"name": ServerOptimizer().name},
     )
-    made = Job(
+    made = JobRecord(
         id=new_job_id(),
         dataset_id=dataset_id,
         version_id=dataset_id,
@@ -96,12 +96,14 @@ def new_job(dataset_id: int = 1, asker: int = 7, state: JobState = JobState.CHEC
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def put(database: Database, job: Job) -> Job:
+def put(database: Database, job: JobRecord) -> JobRecord:
     database.write_now(lambda connection: rows.put_job(connection, job))
     return database.read_now(lambda connection: rows.get_job(connection, job.id))
 
 
-def update(database: Database, job: Job, at: dt.datetime = LATER, lease_until: dt.datetime | None = None) -> Job:
+def update(
+    database: Database, job: JobRecord, at: dt.datetime = LATER, lease_until: dt.datetime | None = None
+) -> JobRecord:
     database.write_now(lambda connection: rows.update_job(connection, job, at, lease_until=lease_until))
     return database.read_now(lambda connection: rows.get_job(connection, job.id))
 
@@ -139,7 +141,7 @@ def test_of_changes_from_one_state_exactly_one_is_written(filled: Database, data
     ] * 4
     barrier = threading.Barrier(len(moves))
 
-    def decide(moved: Job) -> bool:
+    def decide(moved: JobRecord) -> bool:
         database = Database(database_url)
         try:
             barrier.wait()
@@ -193,7 +195,7 @@ def test_the_queue_gives_to_other_machines_what_may_go_there_for_the_first_time(
     put(filled, new_job(state=JobState.APPROVED))
     may_go = put(filled, new_job(dataset_id=other, state=JobState.APPROVED))
 
-    def found() -> Job | None:
+    def found() -> JobRecord | None:
         return filled.write_now(lambda connection: rows.find_next(connection, remote_only=True))
 
     assert found() is None, "no dataset has a policy"

@@ -7,12 +7,12 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (65_400, 55_800),
+    "lines in src": (65_600, 55_800),
     "lines in features": (14_100, 12_500),
     "files > 500 lines": (6, 2),
     "functions > 60 lines": (8, 4),
     "functions with > 6 arguments": (77, 50),
-    "homonym classes": (45, 0),
+    "homonym classes": (3, 0),
     "strings that name a module": (7, 0),
     "modules of features that import web": (1, 0),
     'code="literal"': (0, 0),

@@ -33,7 +33,7 @@ TOO_LONG = "x" * 2000
 """As a password it is wrong without being hashed, so that the tests are quick."""
 
 
-async def entries(app: Litestar) -> list[audit.Entry]:
+async def entries(app: Litestar) -> list[audit.AuditEntry]:
     return await app.state.database.read(lambda connection: audit.list_entries(connection, limit=1000))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pygrid.plans.inspect import Column, Description
+    from pygrid.plans.inspect import PlanDescription, PlanInput
 
 app = typer.Typer(help="Build plans, look at what they do, try them.", no_args_is_help=True, add_completion=False)
 
@@ -66,7 +66,7 @@ def test(file: File) -> None:
         say(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
 
 
-def _show(console: Console, description: Description, *, source: bool) -> None:
+def _show(console: Console, description: PlanDescription, *, source: bool) -> None:
     from rich.text import Text
 
     from pygrid.plans.text import human_bytes, printable
@@ -92,7 +92,7 @@ def _show(console: Console, description: Description, *, source: bool) -> None:
         console.print(Text(printable(description.source), style="dim"))
 
 
-def _tables(description: Description) -> list[Table]:
+def _tables(description: PlanDescription) -> list[Table]:
     from pygrid.plans.text import human_bytes, human_count
 
     per_example = human_bytes(description.bytes_in_per_example)
@@ -127,7 +127,7 @@ def _tables(description: Description) -> list[Table]:
     return [*result, costs, operators]
 
 
-def _columns(title: str, columns: tuple[Column, ...]) -> Table:
+def _columns(title: str, columns: tuple[PlanInput, ...]) -> Table:
     from rich.text import Text
 
     from pygrid.plans.text import printable
@@ -148,7 +148,7 @@ def _table(title: str, *headers: str) -> Table:
     return table
 
 
-def _independence(description: Description) -> str:
+def _independence(description: PlanDescription) -> str:
     if description.per_example_independent:
         return "Examples do not influence each other (proven from the graph): fit for private jobs."
     if not description.independence_reason:

@@ -26,7 +26,7 @@ from msgspec import UNSET
 from pygrid import codes
 from pygrid.client.display.training_view import counted, size
 from pygrid.client.downloads import MAX_MEMORY_BYTES
-from pygrid.client.hosting import FileBody, FormBody, Part
+from pygrid.client.hosting import FileBody, FormBody, FormPart
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
     ColumnDeclaration,
@@ -380,10 +380,10 @@ def _send(
     api: Api, path: str, config: VersionRequest, data: DataSource, mock: DataSource | None, progress: bool | None
 ) -> DatasetInfo:
     with contextlib.ExitStack() as stack:
-        parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(config)))]
+        parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(config)))]
         for name, source in (("data", data), ("mock", mock)):
             if source is not None:
-                parts.append(Part(name, "application/octet-stream", _body(source, stack)))
+                parts.append(FormPart(name, "application/octet-stream", _body(source, stack)))
         form = FormBody(parts)
         body: Body = stack.enter_context(_shown(form, progress))
         headers = {"Content-Type": form.media_type}

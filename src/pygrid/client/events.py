@@ -17,7 +17,7 @@ _MAX_LINE = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class ServerEvent:
+class ReceivedEvent:
     """One event as it was sent; ``id`` is the newest that the stream gave, also if an earlier event did.
 
     A comment, which servers send to show that they are there, is an event without a kind.
@@ -28,7 +28,7 @@ class ServerEvent:
     data: str
 
 
-def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
+def parse_events(chunks: Iterable[bytes]) -> Iterator[ReceivedEvent]:
     """The events of a stream, each as soon as its closing blank line is there; one that is cut off at the end is
     dropped.
     """
@@ -36,12 +36,12 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
     for line in _lines(chunks):
         if not line:
             if data:
-                yield ServerEvent(last_id, kind or "message", "\n".join(data))
+                yield ReceivedEvent(last_id, kind or "message", "\n".join(data))
             kind, data, num_chars = "", [], 0
             continue
         name, _, value = line.partition(":")
         if not name:
-            yield ServerEvent(last_id, "", value)
+            yield ReceivedEvent(last_id, "", value)
             continue
         value = value.removeprefix(" ")
         if name == "data":

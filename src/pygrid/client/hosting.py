@@ -46,7 +46,7 @@ class FileBody:
 
 
 @dataclass(frozen=True)
-class Part:
+class FormPart:
     """One field of a form."""
 
     name: str
@@ -57,7 +57,7 @@ class Part:
 class FormBody:
     """A multipart form (RFC 7578) whose parts are streamed."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[FormPart]) -> None:
         self._boundary = f"pygrid-{secrets.token_hex(16)}"
         self._parts = parts
 
@@ -76,7 +76,7 @@ class FormBody:
             yield b"\r\n"
         yield self._end
 
-    def _head(self, part: Part) -> bytes:
+    def _head(self, part: FormPart) -> bytes:
         return (
             f'--{self._boundary}\r\nContent-Disposition: form-data; name="{part.name}"; filename="{part.name}"\r\n'
             f"Content-Type: {part.media_type}\r\n\r\n"
@@ -98,11 +98,11 @@ def hosting_form(
     for name in plans:
         if not name.isascii() or not name.replace("_", "").isalnum():
             raise InvalidInput(f"{name!r} is not a name for a plan; use letters, digits and _, e.g. {USUAL_PLAN!r}")
-    parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(request)))]
-    parts.append(Part("model", TENSORS, model_body(model)))
-    parts += [Part(f"plan:{name}", PLAN, BytesBody(load_plan(plan).data)) for name, plan in plans.items()]
+    parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts.append(FormPart("model", TENSORS, model_body(model)))
+    parts += [FormPart(f"plan:{name}", PLAN, BytesBody(load_plan(plan).data)) for name, plan in plans.items()]
     if averaging_plan is not None:
-        parts.append(Part("averaging_plan", PLAN, BytesBody(load_plan(averaging_plan).data)))
+        parts.append(FormPart("averaging_plan", PLAN, BytesBody(load_plan(averaging_plan).data)))
     return FormBody(parts)
 
 

@@ -28,7 +28,7 @@ from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.review import as_text, cost_in_words, privacy_in_words, sheet
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
-from pygrid.client.hosting import FormBody, ModelSource, Part, PlanSource, load_plan, model_body
+from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
 from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
 from pygrid.messages.jobs import (
     DecisionRequest,
@@ -375,25 +375,25 @@ def submit_job(
 ) -> Job:
     """Send a request; see `DomainClient.submit` and `DomainClient.statistics`."""
     target = Datasets(api)[dataset] if isinstance(dataset, str) else dataset
-    parts: list[Part] = []
+    parts: list[FormPart] = []
     if plan is not None:
         loaded = load_plan(plan)
         info = target.info(version)
         # The version whose columns were looked at, so that a new one in between is not taken unseen.
         version = version or info.version
         values["binding"] = complete_binding(loaded.manifest.data, info.schema, binding or {})
-        parts = [Part("plan", PLAN, BytesBody(loaded.data)), Part("model", TENSORS, model_body(model))]
+        parts = [FormPart("plan", PLAN, BytesBody(loaded.data)), FormPart("model", TENSORS, model_body(model))]
     given = {"dataset": target.id, "kind": kind, "reason": reason, "version": version, "privacy": privacy, **values}
     return send_request(api, given, parts)
 
 
-def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[Part]) -> Job:
+def send_request(api: Api, given: Mapping[str, Any], parts: Sequence[FormPart]) -> Job:
     """Ask for the job with these fields of `JobRequest`, and these parts of the form after it."""
     try:
         request = msgspec.convert(msgspec.to_builtins(given), JobRequest)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"this is not a request for a job: {error}", code=codes.INVALID_JOB) from error
-    form = FormBody([Part("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
+    form = FormBody([FormPart("config", "application/json", BytesBody(msgspec.json.encode(request))), *parts])
     info_of = api.send_body(_PATH, JobInfo, form, headers={"Content-Type": form.media_type}, once=True)
     return Job(api, info_of)
 

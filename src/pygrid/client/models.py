@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
-from pygrid.client.hosting import FormBody, Part
+from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput
 from pygrid.messages.media import TENSORS
 from pygrid.messages.models import ModelList, ServedModel, ServedModelInfo, ServeRequest
@@ -149,8 +149,8 @@ def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedMo
     from pygrid.plans.export_cleanup import tidy_model
 
     parts = [
-        Part("config", "application/json", BytesBody(msgspec.json.encode(request))),
-        Part("model", TENSORS, BytesBody(tidy_model(onnx_bytes(source)))),
+        FormPart("config", "application/json", BytesBody(msgspec.json.encode(request))),
+        FormPart("model", TENSORS, BytesBody(tidy_model(onnx_bytes(source)))),
     ]
     form = FormBody(parts)
     headers = {"Content-Type": form.media_type}

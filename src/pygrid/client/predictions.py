@@ -8,7 +8,7 @@ from typing import Any
 from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
-from pygrid.client.hosting import Part
+from pygrid.client.hosting import FormPart
 from pygrid.client.jobs import Job, send_request
 from pygrid.client.models import OnnxSource, onnx_bytes
 from pygrid.errors import InvalidInput
@@ -41,7 +41,7 @@ def request_predictions(
     bound = complete_binding(_data_ports(model), info.schema, binding or {}, whose="model")
     # The version whose columns were looked at, so that a new one in between is not taken unseen.
     given = {"dataset": target.id, "kind": "predict", "version": version or info.version, "binding": bound, **values}
-    return send_request(api, given, [Part("model", TENSORS, BytesBody(model))])
+    return send_request(api, given, [FormPart("model", TENSORS, BytesBody(model))])
 
 
 def _data_ports(model: bytes) -> dict[str, DataPort]:

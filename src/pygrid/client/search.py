@@ -24,7 +24,7 @@ _REASONS = {
 }
 
 
-class FoundDataset:
+class PublicDataset:
     """A public dataset on one of the Domains; ``info`` is all that is told of it."""
 
     def __init__(self, network: NetworkClient, info: DatasetHit) -> None:
@@ -57,7 +57,7 @@ class FoundDataset:
         return f"FoundDataset({self.name!r}, domain={self.domain.name!r})"
 
 
-class FoundModel:
+class PublicModel:
     """A public model that one of the Domains serves."""
 
     def __init__(self, network: NetworkClient, info: ModelHit) -> None:
@@ -87,7 +87,7 @@ class FoundModel:
         return f"FoundModel({self.name!r}, domain={self.domain.name!r})"
 
 
-class FoundProcess:
+class PublicProcess:
     """A process that one of the Domains hosts."""
 
     def __init__(self, network: NetworkClient, info: ProcessHit) -> None:
@@ -115,19 +115,19 @@ class FoundProcess:
         return f"FoundProcess({self.name!r}, version={self.info.version!r}, domain={self.domain.name!r})"
 
 
-class FoundDatasets(Table[FoundDataset]):
+class FoundDatasets(Table[PublicDataset]):
     heads = ("dataset", "domain", "description", "tags", "records", "columns")
 
-    def row(self, item: FoundDataset) -> Row:
+    def row(self, item: PublicDataset) -> Row:
         info = item.info
         columns = ", ".join(column.name for column in info.columns)
         return (info.name, info.domain.name, info.description, ", ".join(info.tags), f"{info.num_records:,}", columns)
 
 
-class FoundModels(Table[FoundModel]):
+class FoundModels(Table[PublicModel]):
     heads = ("model", "domain", "description", "inputs", "outputs", "others may")
 
-    def row(self, item: FoundModel) -> Row:
+    def row(self, item: PublicModel) -> Row:
         info = item.info
         allowed = [
             what for what, yes in (("ask", info.allow_remote_inference), ("download", info.allow_download)) if yes
@@ -136,10 +136,10 @@ class FoundModels(Table[FoundModel]):
         return (info.id, info.domain.name, info.description, inputs, outputs, " and ".join(allowed) or "not use it")
 
 
-class FoundProcesses(Table[FoundProcess]):
+class FoundProcesses(Table[PublicProcess]):
     heads = ("process", "version", "domain", "state", "parameters")
 
-    def row(self, item: FoundProcess) -> Row:
+    def row(self, item: PublicProcess) -> Row:
         info = item.info
         return (info.name, info.version, info.domain.name, info.state, f"{info.num_parameters:,}")
 
@@ -148,9 +148,9 @@ class SearchResults:
     """What was found, best first, and which Domains did not answer."""
 
     def __init__(self, network: NetworkClient, answer: SearchAnswer) -> None:
-        self.datasets = FoundDatasets(FoundDataset(network, hit) for hit in answer.datasets)
-        self.models = FoundModels(FoundModel(network, hit) for hit in answer.models)
-        self.processes = FoundProcesses(FoundProcess(network, hit) for hit in answer.processes)
+        self.datasets = FoundDatasets(PublicDataset(network, hit) for hit in answer.datasets)
+        self.models = FoundModels(PublicModel(network, hit) for hit in answer.models)
+        self.processes = FoundProcesses(PublicProcess(network, hit) for hit in answer.processes)
         self.missing: tuple[Missing, ...] = answer.missing
         self.num_domains = answer.num_domains
         self.more = answer.more
@@ -163,7 +163,7 @@ class SearchResults:
         return len(self) > 0
 
     @property
-    def _tables(self) -> Sequence[Table[FoundDataset] | Table[FoundModel] | Table[FoundProcess]]:
+    def _tables(self) -> Sequence[Table[PublicDataset] | Table[PublicModel] | Table[PublicProcess]]:
         return [table for table in (self.datasets, self.models, self.processes) if table]
 
     def remarks(self) -> list[str]:

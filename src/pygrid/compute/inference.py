@@ -211,7 +211,7 @@ class _WarmModel:
 
     async def _serve(self) -> None:
         """Answer until nobody asks for long."""
-        process: _Process | None = None
+        process: _ModelProcess | None = None
         batch: list[_Question] = []
         try:
             while await self._next():
@@ -226,7 +226,7 @@ class _WarmModel:
                 failed: Unavailable | InvalidInput | None = None
                 try:
                     if process is None:
-                        process = await _Process.start(self.settings)
+                        process = await _ModelProcess.start(self.settings)
                     await self._answer(process, batch)
                 except (Unavailable, InvalidInput) as error:
                     failed = error
@@ -277,7 +277,7 @@ class _WarmModel:
             num_examples += question.num_examples
         return batch
 
-    async def _answer(self, process: _Process, batch: list[_Question]) -> None:
+    async def _answer(self, process: _ModelProcess, batch: list[_Question]) -> None:
         if len(batch) == 1:
             _settle(batch[0], await process.run(self.model, batch[0].arrays, batch[0].num_examples, self.limits.wall_s))
             return
@@ -314,7 +314,7 @@ def _fail(questions: Sequence[_Question] | deque[_Question], error: Exception) -
             question.answer.set_exception(error)
 
 
-class _Process:
+class _ModelProcess:
     """One process with its stream; runs one batch at a time."""
 
     def __init__(
@@ -325,7 +325,7 @@ class _Process:
         self.busy_s = 0.0
 
     @classmethod
-    async def start(cls, settings: InferenceSettings) -> _Process:
+    async def start(cls, settings: InferenceSettings) -> _ModelProcess:
         """A process that has loaded its model behind the sandbox. Raises Unavailable, InvalidInput."""
         popen, ours = _launch(settings)
         try:

@@ -62,22 +62,22 @@ _READ_BYTES = 1024 * 1024
 
 
 @dataclass
-class _Job:
+class _LeasedJob:
     spec: JobSpec
     on_progress: OnProgress | None
     done: asyncio.Future[JobResult | None]
     """None: it never began."""
     sent: JobSpec | None = None
     files: dict[str, Path] = field(default_factory=dict)
-    lease: _Lease | None = None
+    lease: _HeldLease | None = None
 
 
 @dataclass
-class _Lease:
+class _HeldLease:
     id: str
     worker_id: int
     worker: str
-    job: _Job
+    job: _LeasedJob
     timer: asyncio.TimerHandle
     begun: bool = False
 
@@ -104,10 +104,10 @@ class RemoteDriver:
         self.lease_s, self.offer_s = lease_s, offer_s
         self.on_ask: Callable[[], object] = lambda: None
         """Called when a Worker asks for a job and there is none."""
-        self._jobs: dict[str, _Job] = {}
-        self._queue: OrderedDict[str, _Job] = OrderedDict()
-        self._polls: dict[asyncio.Future[_Lease], tuple[int, str]] = {}
-        self._leases: dict[str, _Lease] = {}
+        self._jobs: dict[str, _LeasedJob] = {}
+        self._queue: OrderedDict[str, _LeasedJob] = OrderedDict()
+        self._polls: dict[asyncio.Future[_HeldLease], tuple[int, str]] = {}
+        self._leases: dict[str, _HeldLease] = {}
         self._logs: OrderedDict[str, list[str]] = OrderedDict()
         self._hashes: dict[tuple[str, int, int], str] = {}
         self._closed = False
@@ -123,7 +123,7 @@ class RemoteDriver:
         check_spec(spec)
         if spec.id in self._jobs:
             raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
-        job = self._jobs[spec.id] = _Job(spec, on_progress, asyncio.get_running_loop().create_future())
+        job = self._jobs[spec.id] = _LeasedJob(spec, on_progress, asyncio.get_running_loop().create_future())
         self._log(spec.id, "queued")
         try:
             result = await self._run(job)
@@ -133,7 +133,7 @@ class RemoteDriver:
         self._log(spec.id, how)
         return result
 
-    async def _run(self, job: _Job) -> JobResult:
+    async def _run(self, job: _LeasedJob) -> JobResult:
         job.sent, job.files = await asyncio.to_thread(self._pack, job.spec)
         if self._closed:
             raise _not_begun("the Domain is stopping")
@@ -183,7 +183,7 @@ class RemoteDriver:
 
         ``gone`` returns when the Worker has hung up.
         """
-        poll: asyncio.Future[_Lease] = asyncio.get_running_loop().create_future()
+        poll: asyncio.Future[_HeldLease] = asyncio.get_running_loop().create_future()
         self._polls[poll] = worker_id, worker
         leaving = asyncio.create_task(gone())
         try:
@@ -270,7 +270,7 @@ class RemoteDriver:
             _, job = self._queue.popitem(last=False)
             worker_id, worker = self._polls.pop(poll)
             lease_id = secrets.token_hex(16)
-            lease = _Lease(lease_id, worker_id, worker, job, self._start_timer(lease_id))
+            lease = _HeldLease(lease_id, worker_id, worker, job, self._start_timer(lease_id))
             job.lease = self._leases[lease_id] = lease
             self._log(job.spec.id, f"offered to Worker {worker!r}")
             poll.set_result(lease)
@@ -282,28 +282,28 @@ class RemoteDriver:
         if (lease := self._leases.get(lease_id)) is not None:
             self._lose(lease, f"Worker {lease.worker!r} was not heard of for {self.lease_s:g} s")
 
-    def _lose(self, lease: _Lease, why: str) -> None:
+    def _lose(self, lease: _HeldLease, why: str) -> None:
         self._end(lease)
         logger.warning("lease lost", extra={"job_id": lease.job.spec.id, "worker": lease.worker, "why": why})
         if not lease.job.done.done():
             lost = JobResult(Facts(worker=lease.worker), Failure("lost", why))
             lease.job.done.set_result(lost if lease.begun else None)
 
-    def _end(self, lease: _Lease) -> None:
+    def _end(self, lease: _HeldLease) -> None:
         lease.timer.cancel()
         self._leases.pop(lease.id, None)
 
-    def _withdraw(self, job: _Job) -> None:
+    def _withdraw(self, job: _LeasedJob) -> None:
         if self._queue.pop(job.spec.id, None) is not None and not job.done.done():
             job.done.set_result(None)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: _LeasedJob) -> None:
         self._jobs.pop(job.spec.id, None)
         self._queue.pop(job.spec.id, None)
         if job.lease is not None:
             self._end(job.lease)
 
-    def _get(self, worker_id: int, lease_id: str) -> _Lease:
+    def _get(self, worker_id: int, lease_id: str) -> _HeldLease:
         lease = self._leases.get(lease_id)
         # To a Worker, another's lease is like one that is over.
         if lease is None or lease.worker_id != worker_id or lease.job.done.done():

@@ -42,7 +42,7 @@ _MAX_PACKET = 65_536
 
 
 @dataclass
-class _Job:
+class _LocalJob:
     spec: JobSpec
     state: State = "queued"
     cancelled: bool = False
@@ -60,7 +60,7 @@ class SubprocessDriver:
         self._slots = asyncio.Semaphore(self._settings.max_concurrent)
         self._starting = asyncio.Lock()
         self._server: _Server | None = None
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _LocalJob] = {}
         self._logs: OrderedDict[str, list[str]] = OrderedDict()
         self._closed = False
 
@@ -96,7 +96,7 @@ class SubprocessDriver:
         check_spec(spec)
         if spec.id in self._jobs:
             raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
-        job = self._jobs[spec.id] = _Job(spec)
+        job = self._jobs[spec.id] = _LocalJob(spec)
         self._log(spec.id, "queued")
         try:
             async with self._slots:
@@ -110,7 +110,7 @@ class SubprocessDriver:
         self._log(spec.id, how)
         return result
 
-    async def _run_now(self, job: _Job, on_progress: OnProgress | None, pad: bool) -> JobResult:
+    async def _run_now(self, job: _LocalJob, on_progress: OnProgress | None, pad: bool) -> JobResult:
         await self.start()
         assert self._server is not None
         began = time.monotonic()

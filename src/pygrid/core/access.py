@@ -105,7 +105,7 @@ NETWORK_ACCESS = AppAccess(
 )
 
 
-class Refusal(enum.StrEnum):
+class AccessRefusal(enum.StrEnum):
     """Why a change to an account or a role is refused."""
 
     MISSING_PERMISSION = "missing_permission"
@@ -120,27 +120,27 @@ class Refusal(enum.StrEnum):
     """The roles User (what newcomers get) and Owner (all permissions) stay as they are."""
 
 
-def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> Refusal | None:
+def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> AccessRefusal | None:
     """Whether the actor may change e-mail, password or groups of the target: it is them, or somebody not above them."""
     if actor.user_id == target_id:
         return None
     if not actor.may(Permission.CREATE_USERS):
-        return Refusal.MISSING_PERMISSION
+        return AccessRefusal.MISSING_PERMISSION
     if not target_role.permissions <= actor.role.permissions:
-        return Refusal.TARGET_OUTRANKS
+        return AccessRefusal.TARGET_OUTRANKS
     return None
 
 
-def can_give_role(actor: Principal, new_role: Role) -> Refusal | None:
+def can_give_role(actor: Principal, new_role: Role) -> AccessRefusal | None:
     """Whether the actor may make an account with this role."""
     if not actor.may(Permission.CREATE_USERS):
-        return Refusal.MISSING_PERMISSION
+        return AccessRefusal.MISSING_PERMISSION
     if not new_role.permissions <= actor.role.permissions:
-        return Refusal.BEYOND_OWN
+        return AccessRefusal.BEYOND_OWN
     return None
 
 
-def can_give_role_by_key(actor: Principal, new_role: Role) -> Refusal | None:
+def can_give_role_by_key(actor: Principal, new_role: Role) -> AccessRefusal | None:
     """Whether the private key of the actor may make an account with this role: one that allows less than the actor's
     own.
 
@@ -149,12 +149,12 @@ def can_give_role_by_key(actor: Principal, new_role: Role) -> Refusal | None:
     """
     if refusal := can_give_role(actor, new_role):
         return refusal
-    return None if new_role.permissions < actor.role.permissions else Refusal.BEYOND_KEY
+    return None if new_role.permissions < actor.role.permissions else AccessRefusal.BEYOND_KEY
 
 
 def can_change_role(
     actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int
-) -> Refusal | None:
+) -> AccessRefusal | None:
     """Whether the actor may give the target another role.
 
     Anyone may step down, that is, take a role within their own permissions; nobody raises themselves. ``num_owners``
@@ -163,38 +163,38 @@ def can_change_role(
     if refusal := can_manage_user(actor, target_id, target_role):
         return refusal
     if not new_role.permissions <= actor.role.permissions:
-        return Refusal.BEYOND_OWN
+        return AccessRefusal.BEYOND_OWN
     if target_role.id == OWNER.id and new_role.id != OWNER.id and num_owners <= 1:
-        return Refusal.LAST_OWNER
+        return AccessRefusal.LAST_OWNER
     return None
 
 
-def can_delete_user(actor: Principal, target_id: int, target_role: Role, num_owners: int) -> Refusal | None:
+def can_delete_user(actor: Principal, target_id: int, target_role: Role, num_owners: int) -> AccessRefusal | None:
     """Whether the actor may delete the target; the last Owner stays."""
     if refusal := can_manage_user(actor, target_id, target_role):
         return refusal
     if target_role.id == OWNER.id and num_owners <= 1:
-        return Refusal.LAST_OWNER
+        return AccessRefusal.LAST_OWNER
     return None
 
 
-def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> Refusal | None:
+def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> AccessRefusal | None:
     """Whether the actor may make a role with these permissions."""
     if not actor.may(Permission.EDIT_ROLES):
-        return Refusal.MISSING_PERMISSION
+        return AccessRefusal.MISSING_PERMISSION
     if not frozenset(permissions) <= actor.role.permissions:
-        return Refusal.BEYOND_OWN
+        return AccessRefusal.BEYOND_OWN
     return None
 
 
-def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission]) -> Refusal | None:
+def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission]) -> AccessRefusal | None:
     """Whether the actor may let this role have these permissions, or (with the role's own) rename or delete it."""
     if refusal := can_define_role(actor, permissions):
         return refusal
     if role.id in (USER.id, OWNER.id):
-        return Refusal.BUILT_IN
+        return AccessRefusal.BUILT_IN
     if not role.permissions <= actor.role.permissions:
-        return Refusal.TARGET_OUTRANKS
+        return AccessRefusal.TARGET_OUTRANKS
     return None
 
 

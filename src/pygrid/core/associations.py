@@ -65,7 +65,7 @@ HOLDING = frozenset({AssociationState.ACCEPTED, AssociationState.REVOKED, Associ
 """In these states a Domain has its name to itself."""
 
 
-class Health(enum.StrEnum):
+class DomainHealth(enum.StrEnum):
     """How a Domain of a Network is doing."""
 
     ONLINE = "online"
@@ -186,7 +186,7 @@ def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
 
 
 @dataclass(frozen=True, slots=True)
-class Turned:
+class HandshakeRefusal:
     """A Domain that is not let in, and why."""
 
     code: str
@@ -195,7 +195,7 @@ class Turned:
 
 def arrive(
     name: str, before: AssociationState | None, *, is_taken: bool, is_invited: bool
-) -> AssociationState | Turned:
+) -> AssociationState | HandshakeRefusal:
     """The state of a Domain that has just proven its key, or that it is turned away.
 
     Args:
@@ -204,22 +204,24 @@ def arrive(
         is_invited: whether it brought an invitation that is good for this name.
     """
     if is_taken:
-        return Turned(
+        return HandshakeRefusal(
             "name_taken",
             f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those "
             "who run the Network to remove it",
         )
     if before is AssociationState.REVOKED:
         # An invitation that is good for many must not undo what was decided about one.
-        return Turned("revoked", f"this Network has revoked the association of {name!r}")
+        return HandshakeRefusal("revoked", f"this Network has revoked the association of {name!r}")
     if before is AssociationState.ACCEPTED or is_invited:
         return AssociationState.ACCEPTED
     if before is AssociationState.DENIED:
-        return Turned("denied", f"this Network has denied the request of {name!r} to join")
+        return HandshakeRefusal("denied", f"this Network has denied the request of {name!r} to join")
     return AssociationState.PENDING
 
 
-def find_health(heard_at: dt.datetime | None, now: dt.datetime, interval_s: float, *, says_degraded: bool) -> Health:
+def find_health(
+    heard_at: dt.datetime | None, now: dt.datetime, interval_s: float, *, says_degraded: bool
+) -> DomainHealth:
     """How a Domain is doing.
 
     Args:
@@ -227,13 +229,13 @@ def find_health(heard_at: dt.datetime | None, now: dt.datetime, interval_s: floa
         interval_s: between heartbeats.
     """
     if heard_at is None:
-        return Health.OFFLINE
+        return DomainHealth.OFFLINE
     silent_s = (now - heard_at).total_seconds()
     if silent_s > DEGRADED_INTERVALS * interval_s:
-        return Health.OFFLINE
+        return DomainHealth.OFFLINE
     if silent_s > ONLINE_INTERVALS * interval_s or says_degraded:
-        return Health.DEGRADED
-    return Health.ONLINE
+        return DomainHealth.DEGRADED
+    return DomainHealth.ONLINE
 
 
 def retry_s(num_failures: int, state: AssociationState, draw: random.Random) -> float:

@@ -79,7 +79,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class AdmissionRefusal:
     """A client may not take part now; ``timeout_s`` None: never again."""
 
     reason: RefusalReason
@@ -87,9 +87,9 @@ class Refusal:
     timeout_s: int | None
 
 
-LEFT = Refusal("training_finished", "this client has left the training", None)
-FINISHED = Refusal("training_finished", "training of this process is over", None)
-BETWEEN_CYCLES = Refusal("between_cycles", "a cycle is being completed", 1)
+LEFT = AdmissionRefusal("training_finished", "this client has left the training", None)
+FINISHED = AdmissionRefusal("training_finished", "training of this process is over", None)
+BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 
 def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
@@ -188,7 +188,7 @@ def admit(
     last_sequence: int | None,
     download: float | None,
     upload: float | None,
-) -> Refusal | None:
+) -> AdmissionRefusal | None:
     """Whether a client may take part in this cycle; None: it may.
 
     Args:
@@ -205,24 +205,24 @@ def admit(
         ("upload", upload, config.minimum_upload_speed),
     ):
         if floor is not None and (speed is None or speed < floor):
-            return Refusal("too_slow", f"{name} speed is below {floor:g} Mbit/s", max(wait_s, 60))
+            return AdmissionRefusal("too_slow", f"{name} speed is below {floor:g} Mbit/s", max(wait_s, 60))
     if own is not None and own.state is not AssignmentState.EXPIRED:
-        return Refusal("already_assigned", "this client already takes part in the current cycle", wait_s)
+        return AdmissionRefusal("already_assigned", "this client already takes part in the current cycle", wait_s)
     rest = config.do_not_reuse_workers_until_cycle
     if last_sequence is not None and cycle.sequence - last_sequence <= rest:
-        return Refusal("resting", f"this client sits out until cycle {last_sequence + rest + 1}", wait_s)
+        return AdmissionRefusal("resting", f"this client sits out until cycle {last_sequence + rest + 1}", wait_s)
     if cycle.state is CycleState.HOSTED:
         return waiting_for_workers(config)
     if config.max_workers is not None and cycle.num_assigned >= config.max_workers:
-        return Refusal("cycle_full", "the cycle has its clients", wait_s)
+        return AdmissionRefusal("cycle_full", "the cycle has its clients", wait_s)
     if cycle.deadline_at is not None and now >= cycle.deadline_at:
         return BETWEEN_CYCLES
     return None
 
 
-def waiting_for_workers(config: ServerConfig) -> Refusal:
+def waiting_for_workers(config: ServerConfig) -> AdmissionRefusal:
     """The refusal while too few clients ask."""
-    return Refusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
+    return AdmissionRefusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
 
 
 def may_renew(cycle: Cycle, own: Assignment, now: dt.datetime) -> bool:

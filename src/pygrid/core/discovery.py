@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from pygrid import codes
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, Kind, SearchQuery
+
+T = TypeVar("T")
 
 MAX_WORDS = 20
 MAX_ANSWER_BYTES = 256 * 1024
@@ -118,6 +120,26 @@ def _is_printable(value: Any) -> bool:
 def encoded_size(value: Any) -> int:
     """Bytes of a value as JSON."""
     return len(msgspec.json.encode(value))
+
+
+class ByteLimit:
+    """Takes items in order until their JSON has ``max_bytes`` or there are ``max_items``."""
+
+    def __init__(self, max_bytes: int, max_items: int) -> None:
+        self._bytes_left = max_bytes
+        self._max_items = max_items
+        self.is_full = False
+
+    def take(self, items: Iterable[T]) -> tuple[T, ...]:
+        """The items that fit. The number of items counts for each call, the bytes for all calls together."""
+        taken: list[T] = []
+        for item in items:
+            self._bytes_left -= encoded_size(item) + 1
+            if self._bytes_left < 0 or len(taken) == self._max_items:
+                self.is_full = True
+                break
+            taken.append(item)
+        return tuple(taken)
 
 
 def _invalid(field: str, wanted: str) -> InvalidInput:

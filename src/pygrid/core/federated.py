@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from pygrid import codes
 from pygrid.core.job_spec import JobResult
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.errors import InvalidConfig
 from pygrid.messages.jobs import FederationRequest, JobRequest
 
@@ -48,7 +48,7 @@ _PEAK = "max_rss_bytes"
 class Trainer(Protocol):
     """What runs a job's Workers."""
 
-    def place(self, job: Job, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+    def place(self, job: JobRecord, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
         """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another
         machine.
 
@@ -58,7 +58,7 @@ class Trainer(Protocol):
             Unavailable: no Worker can be had.
         """
 
-    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
+    async def train(self, job: JobRecord, model: Path, number: int, *, elsewhere: bool) -> JobResult:
         """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
@@ -82,7 +82,7 @@ _TRANSITIONS: dict[PartState, frozenset[PartState]] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class RoundAttempt:
     """One training of a federated job, for one cycle of its coordinator."""
 
     job_id: str
@@ -123,40 +123,42 @@ class Departure:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def keep(part: Part, diff_hash: str, facts: Mapping[str, Any]) -> Part:
+def keep(part: RoundAttempt, diff_hash: str, facts: Mapping[str, Any]) -> RoundAttempt:
     """``training -> trained``."""
     return replace(_move(part, PartState.TRAINED), diff_hash=diff_hash, facts=facts)
 
 
-def lose(part: Part, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None) -> Part:
+def lose(
+    part: RoundAttempt, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None
+) -> RoundAttempt:
     """``training | trained -> lost``; ``facts`` None: those that are known stay."""
     return replace(_move(part, PartState.LOST), private_detail=private_detail, facts=facts or part.facts, ended_at=now)
 
 
-def report(part: Part, now: dt.datetime) -> Part:
+def report(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
     """``trained -> reported``."""
     return replace(_move(part, PartState.REPORTED), ended_at=now)
 
 
-def miss(part: Part, now: dt.datetime) -> Part:
+def miss(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
     """``trained -> missed``."""
     return replace(_move(part, PartState.MISSED), ended_at=now)
 
 
-def num_spent(parts: Sequence[Part], *, is_private: bool) -> int:
+def num_spent(parts: Sequence[RoundAttempt], *, is_private: bool) -> int:
     """How many of a job's cycles are used up: of a private job each that was begun; of an exact one each that made a
     diff.
     """
     return sum(is_private or part.state is not PartState.LOST for part in parts)
 
 
-def is_hopeless(parts: Sequence[Part]) -> bool:
+def is_hopeless(parts: Sequence[RoundAttempt]) -> bool:
     """Whether the last trainings all came to nothing, so that there is no point in another."""
     last = parts[-MAX_LOST_IN_A_ROW:]
     return len(last) == MAX_LOST_IN_A_ROW and all(part.state is PartState.LOST for part in last)
 
 
-def add_facts(parts: Sequence[Part]) -> dict[str, Any]:
+def add_facts(parts: Sequence[RoundAttempt]) -> dict[str, Any]:
     """What the Workers of all parts saw together; what can't be added is that of the last."""
     total: dict[str, Any] = {}
     for part in parts:
@@ -168,7 +170,7 @@ def add_facts(parts: Sequence[Part]) -> dict[str, Any]:
     return total
 
 
-def fits_cycle(part: Part, cycle: int, model_hash: str) -> bool:
+def fits_cycle(part: RoundAttempt, cycle: int, model_hash: str) -> bool:
     """Whether a kept diff is good for a cycle that the coordinator offers: for the one that it was made for, opened
     again.
     """
@@ -210,7 +212,7 @@ def without_secrets(federation: FederationRequest) -> FederationRequest:
     )
 
 
-def _move(part: Part, after: PartState) -> Part:
+def _move(part: RoundAttempt, after: PartState) -> RoundAttempt:
     assert after in _TRANSITIONS[part.state], (part.state, after)
     return replace(part, state=after)
 

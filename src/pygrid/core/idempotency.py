@@ -89,7 +89,7 @@ class BodyHash:
 
 
 @dataclass
-class Call:
+class RepeatableCall:
     """A call with a key, while it is worked on."""
 
     scope: CallScope
@@ -125,5 +125,5 @@ def in_progress() -> Conflict:
     )
 
 
-current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+current_call: ContextVar[RepeatableCall | None] = ContextVar("current_call", default=None)
 """The call that this task works on; None: it has no key."""

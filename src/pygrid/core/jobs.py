@@ -118,7 +118,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRecord:
     """A job as it is now."""
 
     id: str
@@ -241,17 +241,17 @@ def may_cancel(principal: Principal, requested_by: int, dataset: Holding) -> Job
 # Transitions
 
 
-def reject(job: Job, code: str, why: str) -> Job:
+def reject(job: JobRecord, code: str, why: str) -> JobRecord:
     """``checking -> rejected``: it failed on the mock twin, of which all may be told."""
     return _move(job, {JobState.CHECKING}, JobState.REJECTED, code=code, detail=why)
 
 
-def present(job: Job, metrics: Mapping[str, float], detail: str = "a person has to approve it") -> Job:
+def present(job: JobRecord, metrics: Mapping[str, float], detail: str = "a person has to approve it") -> JobRecord:
     """``checking -> waiting``: it works on the mock twin, and a person has to decide."""
     return _move(job, {JobState.CHECKING}, JobState.WAITING, mock_metrics=metrics, detail=detail)
 
 
-def admit(job: Job, metrics: Mapping[str, float]) -> Job:
+def admit(job: JobRecord, metrics: Mapping[str, float]) -> JobRecord:
     """``checking -> approved``: the dataset's policy lets it pass without a person."""
     if not job.is_private:
         raise ValueError("an exact job is never approved without a person")
@@ -260,7 +260,7 @@ def admit(job: Job, metrics: Mapping[str, float]) -> Job:
     )
 
 
-def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+def approve(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
     """``waiting -> approved``.
 
     Raises:
@@ -269,7 +269,7 @@ def approve(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
     return _decide(job, JobState.WAITING, JobState.APPROVED, decided_by, request_hash, comment)
 
 
-def check_seen(job: Job, state: str | None) -> None:
+def check_seen(job: JobRecord, state: str | None) -> None:
     """Refuse a decision on a job that was looked at in another state than it is in.
 
     Args:
@@ -288,18 +288,18 @@ def check_seen(job: Job, state: str | None) -> None:
         )
 
 
-def sign_off(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+def sign_off(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
     """``held -> released``. Raises as `approve`."""
     return _decide(job, JobState.HELD, JobState.RELEASED, decided_by, request_hash, comment)
 
 
-def deny(job: Job, decided_by: int, request_hash: str, comment: str) -> Job:
+def deny(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
     """``waiting -> denied``, or ``held -> denied``, and then the result is gone. Raises as `approve`."""
     before = JobState.HELD if job.state is JobState.HELD else JobState.WAITING
     return replace(_decide(job, before, JobState.DENIED, decided_by, request_hash, comment), result=None)
 
 
-def check_deletion(job: Job, *, is_deleted: bool) -> None:
+def check_deletion(job: JobRecord, *, is_deleted: bool) -> None:
     """Refuse to approve a job, or to let its result leave, whose dataset was deleted.
 
     Raises:
@@ -313,7 +313,7 @@ def check_deletion(job: Job, *, is_deleted: bool) -> None:
         )
 
 
-def withdraw(job: Job) -> Job:
+def withdraw(job: JobRecord) -> JobRecord:
     """``waiting, held -> denied``, by the Domain: the dataset was deleted, and a result that nobody let out is gone
     with it.
     """
@@ -321,7 +321,7 @@ def withdraw(job: Job) -> Job:
     return _move(job, WITHDRAWN, JobState.DENIED, **gone, detail="its dataset was deleted")
 
 
-def revoke(job: Job, decided_by: int) -> Job:
+def revoke(job: JobRecord, decided_by: int) -> JobRecord:
     """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked``
     for a federated job, of which nothing leaves any more then.
 
@@ -333,7 +333,7 @@ def revoke(job: Job, decided_by: int) -> Job:
     return _move(job, {job.state}, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
 
 
-def cancel(job: Job) -> Job:
+def cancel(job: JobRecord) -> JobRecord:
     """``checking, waiting, approved, running -> cancelled``, by who asked. What was charged stays charged.
 
     Raises:
@@ -344,7 +344,7 @@ def cancel(job: Job) -> Job:
     return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by who asked")
 
 
-def is_abandoned(job: Job, *, has_asker: bool) -> bool:
+def is_abandoned(job: JobRecord, *, has_asker: bool) -> bool:
     """Whether a job has to end because who asked has no account any more. A private job that runs ends by itself, paid
     for; one whose result is held is left to who signs it off.
     """
@@ -352,34 +352,34 @@ def is_abandoned(job: Job, *, has_asker: bool) -> bool:
     return not has_asker and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
 
 
-def abandon(job: Job) -> Job:
+def abandon(job: JobRecord) -> JobRecord:
     """``checking, waiting, approved, running -> cancelled``, if it `is_abandoned`. What was charged stays charged."""
     return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled, as who asked has no account any more")
 
 
-def start(job: Job) -> Job:
+def start(job: JobRecord) -> JobRecord:
     """``approved -> running``, in the transaction that debits it."""
     return _move(job, {JobState.APPROVED}, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
 
 
-def requeue(job: Job) -> Job:
+def requeue(job: JobRecord) -> JobRecord:
     """``running -> approved``: the Worker was lost; see `may_run_again`."""
     assert may_run_again(job)
     return _move(job, {JobState.RUNNING}, JobState.APPROVED, detail="its Worker was lost; it is started once more")
 
 
-def may_run_again(job: Job) -> bool:
+def may_run_again(job: JobRecord) -> bool:
     """Whether a job whose Worker was lost may have another: exact ones, once. A private one has used up its charge."""
     return not job.is_private and not job.is_federated and job.num_attempts < MAX_ATTEMPTS
 
 
-def depart(job: Job, detail: str, facts: Mapping[str, Any]) -> Job:
+def depart(job: JobRecord, detail: str, facts: Mapping[str, Any]) -> JobRecord:
     """``running -> released`` for a federated job: all that it may let out has left."""
     assert job.is_federated
     return _move(job, {JobState.RUNNING}, JobState.RELEASED, facts=facts, detail=detail)
 
 
-def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
+def finish(job: JobRecord, result: Result, facts: Mapping[str, Any]) -> JobRecord:
     """``running -> released`` for a private job, ``running -> held`` for an exact one; not for a federated one."""
     assert not job.is_federated
     if job.is_private:
@@ -389,7 +389,9 @@ def finish(job: Job, result: Result, facts: Mapping[str, Any]) -> Job:
     )
 
 
-def fail(job: Job, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None) -> Job:
+def fail(
+    job: JobRecord, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None
+) -> JobRecord:
     """``running -> failed``; or ``approved -> failed``, if it can't be started: then nothing was charged."""
     return _move(
         job,
@@ -402,7 +404,9 @@ def fail(job: Job, code: str, detail: str, private_detail: str = "", facts: Mapp
     )
 
 
-def _decide(job: Job, before: JobState, after: JobState, decided_by: int, request_hash: str, comment: str) -> Job:
+def _decide(
+    job: JobRecord, before: JobState, after: JobState, decided_by: int, request_hash: str, comment: str
+) -> JobRecord:
     assert decided_by != job.requested_by
     if request_hash != job.request_hash:
         raise Conflict(
@@ -415,13 +419,13 @@ def _decide(job: Job, before: JobState, after: JobState, decided_by: int, reques
     return _move(job, {before}, after, decided_by=decided_by, comment=comment, detail="")
 
 
-def _decided(job: Job) -> Conflict:
+def _decided(job: JobRecord) -> Conflict:
     return Conflict(
         f"the job is {job.state}, so this cannot be done (any more)", code=codes.JOB_DECIDED, state=job.state.value
     )
 
 
-def _move(job: Job, before: Set[JobState], after: JobState, **changes: Any) -> Job:
+def _move(job: JobRecord, before: Set[JobState], after: JobState, **changes: Any) -> JobRecord:
     if job.state not in before:
         raise Conflict(
             f"a job that is {job.state} does not become {after} in this way",
@@ -432,7 +436,7 @@ def _move(job: Job, before: Set[JobState], after: JobState, **changes: Any) -> J
     return replace(job, state=after, sequence=job.sequence + 1, **changes)
 
 
-def may_have_result(job: Job, *, is_all_seen: bool) -> bool:
+def may_have_result(job: JobRecord, *, is_all_seen: bool) -> bool:
     """Whether the caller may have the bytes of a result: everybody who may see the job once it is released; before that
     those alone who see all of it, to decide whether it leaves.
     """

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pygrid.errors import InvalidCredentials
 from pygrid.features.accounts.service import AccountService
-from pygrid.legacy.websocket import Answer, Caller, Handler, Message, text_field
+from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, text_field
 
 
 def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
     """What an app answers about accounts."""
 
-    async def authentication(caller: Caller, message: Message) -> Answer:
+    async def authentication(caller: LegacyCaller, message: Message) -> Answer:
         try:
             session = await accounts.log_in(
                 text_field(message, "username"), text_field(message, "password"), caller.address

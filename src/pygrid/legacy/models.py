@@ -19,7 +19,7 @@ from pygrid.core.access import Permission
 from pygrid.errors import Forbidden, InvalidInput
 from pygrid.features.models.forms import read_published_fields
 from pygrid.features.models.service import ModelsService
-from pygrid.legacy.websocket import Answer, Caller, Handler, Message, refusal, text_field
+from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, refusal, text_field
 from pygrid.plans.manifest import Port
 from pygrid.storage.models import StoredModel
 from pygrid.tensors import Params, decode, encode
@@ -32,23 +32,23 @@ _ENCODINGS = frozenset({"iso-8859-1", "latin-1", "latin1"})
 def model_messages(models: ModelsService) -> dict[str, Handler]:
     """What a Domain answers about its served models."""
 
-    async def list_models(caller: Caller, message: Message) -> Answer:
+    async def list_models(caller: LegacyCaller, message: Message) -> Answer:
         await caller.principal(message)
         return {"success": True, "models": await models.list_ids()}
 
-    async def host_model(caller: Caller, message: Message) -> Answer:
+    async def host_model(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message, Permission.UPLOAD_DATA)
         fields = {name: str(value) for name, value in message.items() if isinstance(value, str | bool | int)}
         request = read_published_fields(fields)
         info = await models.serve_bytes(principal, request, _bytes(message, "model"))
         return {"success": True, "message": f"Model saved with id: {info.id}"}
 
-    async def delete_model(caller: Caller, message: Message) -> Answer:
+    async def delete_model(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message)
         await models.delete(principal, text_field(message, "model_id"))
         return {"success": True, "message": "Model deleted with success!"}
 
-    async def run_inference(caller: Caller, message: Message) -> Answer:
+    async def run_inference(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message)
         try:
             model = await models.check_may_ask(principal, text_field(message, "model_id"))

@@ -15,7 +15,7 @@ from litestar.params import JSONBody, PathParameter
 
 from pygrid import codes
 from pygrid.core.access import Permission
-from pygrid.core.associations import Act, Health
+from pygrid.core.associations import Act, DomainHealth
 from pygrid.errors import InvalidInput, NotFound, PygridError
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.legacy.messages import (
@@ -71,7 +71,7 @@ async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -
 def list_connected(state: State) -> NodeList:
     """Names of the Domains that are there, and of the nodes of 2020, which say nothing of it."""
     service: NetworkAssociations = state.associations
-    return NodeList([member.name for member in service.fleet if member.state is not Health.OFFLINE])
+    return NodeList([member.name for member in service.fleet if member.state is not DomainHealth.OFFLINE])
 
 
 @delete("/delete-node", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 409, 413))

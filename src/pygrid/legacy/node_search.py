@@ -14,7 +14,7 @@ import msgspec
 from pygrid import codes
 from pygrid.core.discovery import asks_for, mentions
 from pygrid.errors import InvalidInput, Unavailable
-from pygrid.features.discovery.registry import Fleet, Member
+from pygrid.features.discovery.registry import DomainRegistry, SearchTarget
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.discovery import (
     MAX_NAMES,
@@ -35,7 +35,7 @@ class _Models(msgspec.Struct):
 
 
 class LegacyNode:
-    """A `Member` that is a node of 2020.
+    """A `SearchTarget` that is a node of 2020.
 
     Args:
         member: the node as the Network keeps it; it must have an address.
@@ -46,7 +46,7 @@ class LegacyNode:
     """Such a node tells no versions, so it is asked each time."""
     identity = ""
 
-    def __init__(self, member: Member, *, allow_private: bool) -> None:
+    def __init__(self, member: SearchTarget, *, allow_private: bool) -> None:
         self._member = member
         self._allow_private = allow_private
 
@@ -99,13 +99,13 @@ class LegacyNode:
 
 
 class WithLegacy:
-    """A `Fleet` whose nodes of 2020 are asked as such: they are those that have no key."""
+    """A `DomainRegistry` whose nodes of 2020 are asked as such: they are those that have no key."""
 
-    def __init__(self, fleet: Fleet, *, allow_private: bool) -> None:
+    def __init__(self, fleet: DomainRegistry, *, allow_private: bool) -> None:
         self._fleet = fleet
         self._allow_private = allow_private
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[SearchTarget]:
         return [
             member if member.identity else LegacyNode(member, allow_private=self._allow_private)
             for member in self._fleet.members()

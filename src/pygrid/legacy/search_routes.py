@@ -16,7 +16,7 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta
 
 from pygrid.errors import PygridError
-from pygrid.features.discovery.registry import Member
+from pygrid.features.discovery.registry import SearchTarget
 from pygrid.features.discovery.routes import count_search, network_url
 from pygrid.features.discovery.service import address_of
 from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, SearchQuery
@@ -34,7 +34,7 @@ class ModelQuery(msgspec.Struct):
     model_id: Annotated[str, Meta(min_length=1, max_length=100)]
 
 
-class TagQuery(msgspec.Struct):
+class NodeTagQuery(msgspec.Struct):
     query: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=1000)]
     """Tags; a node fits that has data with one of them."""
 
@@ -47,7 +47,7 @@ class DatasetNames(msgspec.Struct):
     datasets: list[str]
 
 
-def _nodes(request: AppRequest, state: State, members: list[Member]) -> Nodes:
+def _nodes(request: AppRequest, state: State, members: list[SearchTarget]) -> Nodes:
     return [[member.name, address_of(member, network_url(request, state))] for member in members]
 
 
@@ -103,7 +103,7 @@ async def search_available_tags(request: AppRequest, state: State) -> list[str]:
 
 
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
-async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Nodes:
+async def search_tags(request: AppRequest, state: State, data: JSONBody[NodeTagQuery]) -> Nodes:
     """Nodes that have data with one of the tags."""
     asked = await count_search(request, state).summaries()
     wanted = {tag.strip().casefold() for tag in data.query}

@@ -65,7 +65,7 @@ PUBLISHED_TEXTS = {
 """Code of an error -> what clients of 2020 compare with."""
 
 
-class Caller:
+class LegacyCaller:
     """Who sends messages over one WebSocket."""
 
     def __init__(self, authenticator: Authenticator, address: str) -> None:
@@ -89,7 +89,7 @@ class Caller:
         return principal
 
 
-Handler: TypeAlias = Callable[[Caller, Message], Awaitable[Answer]]
+Handler: TypeAlias = Callable[[LegacyCaller, Message], Awaitable[Answer]]
 
 
 class Published:
@@ -144,10 +144,10 @@ def text_field(message: Message, name: str) -> str:
 def domain_messages(domain_id: str) -> dict[str, Handler]:
     """What a Domain answers about itself."""
 
-    async def get_id(_caller: Caller, _message: Message) -> Answer:
+    async def get_id(_caller: LegacyCaller, _message: Message) -> Answer:
         return {"id": domain_id, "syft_version": SYFT_VERSION}
 
-    async def ping(_caller: Caller, _message: Message) -> Answer:
+    async def ping(_caller: LegacyCaller, _message: Message) -> Answer:
         return {"alive": "True"}
 
     return {"get-id": get_id, "socket-ping": ping}
@@ -169,7 +169,7 @@ async def converse(socket: Socket, state: State) -> None:
 
 
 async def _serve(socket: Socket, published: Published, state: State) -> None:
-    caller = Caller(state.authenticator, socket.client.host if socket.client else "")
+    caller = LegacyCaller(state.authenticator, socket.client.host if socket.client else "")
     end = AsgiSocket(socket)
     try:
         while True:
@@ -185,7 +185,7 @@ async def _serve(socket: Socket, published: Published, state: State) -> None:
         raise
 
 
-async def answer(published: Published, caller: Caller, text: str) -> Answer:
+async def answer(published: Published, caller: LegacyCaller, text: str) -> Answer:
     """The answer to a message, whatever it is."""
     if not text:
         return {
@@ -217,7 +217,7 @@ async def answer(published: Published, caller: Caller, text: str) -> Answer:
     return {"request_id": message["request_id"], **found} if "request_id" in message else found
 
 
-async def _handle(handlers: Mapping[str, Handler], caller: Caller, message: Message) -> Answer:
+async def _handle(handlers: Mapping[str, Handler], caller: LegacyCaller, message: Message) -> Answer:
     kind = message.get("type")
     handler = handlers.get(kind) if isinstance(kind, str) else None
     if handler is None:

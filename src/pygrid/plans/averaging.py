@@ -13,7 +13,7 @@ from pygrid.errors import InvalidInput, InvalidPlan, NonFinite
 from pygrid.plans.archive import Plan
 from pygrid.plans.manifest import NUM_DIFFS, Manifest
 from pygrid.plans.runner import check_params
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.tensors import Params
 
 Array = npt.NDArray[Any]
@@ -36,7 +36,7 @@ class AveragingRunner:
                 f"plan {plan.manifest.name!r} is of kind {plan.manifest.kind!r}, not averaging", code=codes.PLAN_KIND
             )
         self.plan = plan
-        self._session = Session(plan.graph("average"), name="average", num_threads=num_threads)
+        self._session = OnnxSession(plan.graph("average"), name="average", num_threads=num_threads)
 
     @property
     def model_spec(self) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from pygrid import codes
 from pygrid.errors import InvalidPlan
-from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, Call, ShapeRefused, Value, array_value
+from pygrid.plans.operators import ELEMENT_TYPES, OPERATORS, OperatorCall, ShapeRefused, TensorValue, array_value
 from pygrid.plans.sizes import SYMBOL, Size, at, bound, is_positive
 
 _MAX_SIDE = 2**31
@@ -32,10 +32,10 @@ class Step:
     """One node with the known facts about its inputs and outputs."""
 
     label: str
-    call: Call
+    call: OperatorCall
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    outputs: tuple[Value, ...]
+    outputs: tuple[TensorValue, ...]
     flops: Size
     scratch_bytes: Size
 
@@ -46,7 +46,7 @@ class Analysis:
 
     name: str
     steps: tuple[Step, ...]
-    values: Mapping[str, Value]
+    values: Mapping[str, TensorValue]
     """Every tensor of the graph, by name."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -134,7 +134,7 @@ class _Worker:
     name: str
     max_n: int
     max_tensor_bytes: int
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, TensorValue] = field(default_factory=dict)
 
     def step(self, index: int, node: onnx.NodeProto) -> Step:
         label = node_label(index, node)
@@ -155,7 +155,7 @@ class _Worker:
         names = tuple(node.output)
         try:
             inputs = tuple(self.values[name] if name else None for name in node.input)
-            call = Call(node.op_type, inputs, _attributes(node), len(names), self.max_n)
+            call = OperatorCall(node.op_type, inputs, _attributes(node), len(names), self.max_n)
             outputs = tuple(operator.infer(call))
             flops, scratch = operator.cost(call, outputs), operator.scratch(call, outputs)
             if len(outputs) < len([name for name in names if name]):
@@ -192,7 +192,7 @@ class _Worker:
             4 * scratch,
         )
 
-    def _check_size(self, label: str, value: Value) -> None:
+    def _check_size(self, label: str, value: TensorValue) -> None:
         # n is at least 2: otherwise a power of the symbol could grow without bound where the largest batch is 1.
         n = max(self.max_n, 2)
         num_bytes = bound(value.num_bytes, n)
@@ -240,7 +240,7 @@ def node_label(index: int, node: onnx.NodeProto) -> str:
     return f"node {index} ({operator}{f' {node.name[:80]!r}' if node.name else ''})"
 
 
-def tensor_value(graph: str, tensor: onnx.TensorProto) -> Value:
+def tensor_value(graph: str, tensor: onnx.TensorProto) -> TensorValue:
     """The value of a constant.
 
     Raises:
@@ -265,7 +265,7 @@ def _to_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
         raise ShapeRefused(f"the data does not fit the shape ({error})") from error
 
 
-def _input_value(graph: str, info: onnx.ValueInfoProto) -> Value:
+def _input_value(graph: str, info: onnx.ValueInfoProto) -> TensorValue:
     tensor = info.type.tensor_type
     if tensor.elem_type not in ELEMENT_TYPES:
         raise InvalidPlan(
@@ -275,7 +275,7 @@ def _input_value(graph: str, info: onnx.ValueInfoProto) -> Value:
             graph=graph,
         )
     shape: tuple[Size, ...] = tuple(SYMBOL if dim.dim_param else int(dim.dim_value) for dim in tensor.shape.dim)
-    return Value(ELEMENT_TYPES[tensor.elem_type], shape)
+    return TensorValue(ELEMENT_TYPES[tensor.elem_type], shape)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -178,13 +178,13 @@ def _failed(why: str) -> InvalidPlan:
 
 def _report(plan: Plan, models: dict[str, Any], limits: GateLimits) -> GateReport:
     from pygrid.plans.costs import analyse
-    from pygrid.plans.independence import Verdict, judge
+    from pygrid.plans.independence import RowIndependence, judge
     from pygrid.plans.structure import check_outputs, constant_bytes
 
     manifest = plan.manifest
     max_n = limits.max_diffs if manifest.kind == "averaging" else manifest.max_batch_size
     graphs: dict[str, GraphReport] = {}
-    verdict = Verdict(False, "the plan has no grads graph")
+    verdict = RowIndependence(False, "the plan has no grads graph")
     slow: list[str] = []
     constants_left = limits.max_constant_bytes
     for name, model in models.items():

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pygrid.plans.costs import Analysis, Step
-from pygrid.plans.operators import Call, Value, padded, reduced_axes
+from pygrid.plans.operators import OperatorCall, TensorValue, padded, reduced_axes
 from pygrid.plans.sizes import SYMBOL, Size, divide
 
 
@@ -65,26 +65,26 @@ _KEEP_AXES = frozenset({"Slice", "Split", "Trilu"})
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RowIndependence:
     """Whether examples are independent, and if not, the reason."""
 
     independent: bool
     reason: str
 
 
-def judge(grads: Analysis) -> Verdict:
+def judge(grads: Analysis) -> RowIndependence:
     """Whether the examples of a grads graph are independent."""
     places = _places(grads, {name: Rows(0) if name.startswith(("data/", "noise/")) else FREE for name in grads.inputs})
     for name in grads.outputs:
         place = places[name]
         if isinstance(place, Mixed):
-            return Verdict(False, f"{name} mixes examples at {place.where}")
+            return RowIndependence(False, f"{name} mixes examples at {place.where}")
         if isinstance(place, Rows):
-            return Verdict(False, f"{name} is not summed over the examples")
-    return Verdict(True, "")
+            return RowIndependence(False, f"{name} is not summed over the examples")
+    return RowIndependence(True, "")
 
 
-def judge_rows(graph: Analysis) -> Verdict:
+def judge_rows(graph: Analysis) -> RowIndependence:
     """Whether row i of each output depends only on row i of the inputs, for each i and each batch size.
 
     Then the batches of several callers can be joined, run at once, and separated again: no row depends on a row of
@@ -92,7 +92,7 @@ def judge_rows(graph: Analysis) -> Verdict:
     computed from the batch size may only set the shape to which rows are brought.
     """
     if any(not graph.values[name].shape or graph.values[name].shape[0] != SYMBOL for name in graph.inputs):
-        return Verdict(False, "an input has no batch axis")
+        return RowIndependence(False, "an input has no batch axis")
     places = _places(graph, {name: Rows(0) for name in graph.inputs})
     counts: set[str] = set()
     for step in graph.steps:
@@ -102,14 +102,14 @@ def judge_rows(graph: Analysis) -> Verdict:
         ):
             counts.update(step.output_names)
         elif counting and (step.call.op_type not in ("Reshape", "Expand") or counting != [1]):
-            return Verdict(False, f"{step.label} computes with the batch size")
+            return RowIndependence(False, f"{step.label} computes with the batch size")
     for name in graph.outputs:
         place = places[name]
         if isinstance(place, Mixed):
-            return Verdict(False, f"{name} mixes examples at {place.where}")
+            return RowIndependence(False, f"{name} mixes examples at {place.where}")
         if place != Rows(0):
-            return Verdict(False, f"{name} does not have one row per example")
-    return Verdict(True, "")
+            return RowIndependence(False, f"{name} does not have one row per example")
+    return RowIndependence(True, "")
 
 
 def _places(graph: Analysis, inputs: Mapping[str, Place]) -> dict[str, Place]:
@@ -122,7 +122,7 @@ def _places(graph: Analysis, inputs: Mapping[str, Place]) -> dict[str, Place]:
     return places
 
 
-def _settle(place: Place, value: Value, label: str) -> Place:
+def _settle(place: Place, value: TensorValue, label: str) -> Place:
     """Check rows against the shape, and name the node where examples were mixed."""
     if isinstance(place, Rows):
         fits = 0 <= place.axis < len(value.shape) and value.shape[place.axis] == place.outer * SYMBOL * place.inner
@@ -130,7 +130,7 @@ def _settle(place: Place, value: Value, label: str) -> Place:
     return Mixed(label) if place == _UNKNOWN else place
 
 
-def _place(step: Step, inputs: Sequence[Place], output: Value) -> Place:
+def _place(step: Step, inputs: Sequence[Place], output: TensorValue) -> Place:
     call = step.call
     op = call.op_type
     mixed = next((place for place in inputs if isinstance(place, Mixed)), None)
@@ -149,17 +149,17 @@ def _place(step: Step, inputs: Sequence[Place], output: Value) -> Place:
     return _elementwise(call, places, output)
 
 
-def _by_position(call: Call, inputs: Sequence[Place]) -> list[Place]:
+def _by_position(call: OperatorCall, inputs: Sequence[Place]) -> list[Place]:
     """The places by input position; inputs that were left out are free."""
     given = iter(inputs)
     return [FREE if value is None else next(given) for value in call.inputs]
 
 
-def _aligned(place: Rows, value: Value, output: Value) -> Rows:
+def _aligned(place: Rows, value: TensorValue, output: TensorValue) -> Rows:
     return place.moved(place.axis + len(output.shape) - len(value.shape))
 
 
-def _elementwise(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _elementwise(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     rows = {
         _aligned(place, value, output)
         for place, value in zip(places, call.inputs, strict=True)
@@ -179,12 +179,12 @@ def _elementwise(call: Call, places: Sequence[Place], output: Value) -> Place:
     return SUM if linear else _UNKNOWN
 
 
-def _view(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _view(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place = places[0]
     return _relocated(place, call.get(0), output) if isinstance(place, Rows) else place
 
 
-def _relocated(place: Rows, before: Value, after: Value) -> Place:
+def _relocated(place: Rows, before: TensorValue, after: TensorValue) -> Place:
     """The place of the examples after a change of shape that keeps the elements and their order."""
     stride = place.inner * math.prod(before.shape[place.axis + 1 :])
     suffix: Size = 1
@@ -197,7 +197,7 @@ def _relocated(place: Rows, before: Value, after: Value) -> Place:
     return _UNKNOWN
 
 
-def _reduce(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _reduce(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place, op = places[0], call.op_type
     if place == SUM:
         return SUM if op in ("ReduceSum", "ReduceMean") else _UNKNOWN
@@ -209,7 +209,7 @@ def _reduce(call: Call, places: Sequence[Place], output: Value) -> Place:
     return _after_drop(place, axes, bool(call.attribute("keepdims", 1)))
 
 
-def _arg(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _arg(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place, axis = places[0], call.axis(len(call.get(0).shape), 0)
     if not isinstance(place, Rows) or place.axis == axis:
         return _UNKNOWN
@@ -220,13 +220,13 @@ def _after_drop(place: Rows, axes: Sequence[int], keep: bool) -> Rows:
     return place if keep else place.moved(place.axis - sum(axis < place.axis for axis in axes))
 
 
-def _softmax(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _softmax(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place = places[0]
     mixes = not isinstance(place, Rows) or place.axis == call.axis(len(output.shape), -1)
     return _UNKNOWN if mixes else place
 
 
-def _transpose(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _transpose(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place, rank = places[0], len(output.shape)
     order = list(call.attribute("perm", range(rank - 1, -1, -1)))
     return place.moved(order.index(place.axis)) if isinstance(place, Rows) else place
@@ -247,7 +247,7 @@ def _product(a: Place, b: Place, rank_a: int, rank_b: int) -> Place:
     return SUM if {a, b} == {SUM, FREE} else _UNKNOWN
 
 
-def _matmul(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _matmul(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     rank_a, rank_b = len(call.get(0).shape), len(call.get(1).shape)
     a, b = places
     if rank_a == 1 and isinstance(a, Rows):
@@ -258,7 +258,7 @@ def _matmul(call: Call, places: Sequence[Place], output: Value) -> Place:
     return place
 
 
-def _gemm(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _gemm(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     a, b = (
         place.moved(1 - place.axis) if isinstance(place, Rows) and call.attribute(flag, 0) else place
         for place, flag in zip(places[:2], ("transA", "transB"), strict=True)
@@ -272,7 +272,7 @@ def _gemm(call: Call, places: Sequence[Place], output: Value) -> Place:
     return bias if product == FREE else _UNKNOWN
 
 
-def _conv(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _conv(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     x, w = places[:2]
     if any(place != FREE for place in places[2:]):
         return _UNKNOWN
@@ -294,38 +294,38 @@ def _conv(call: Call, places: Sequence[Place], output: Value) -> Place:
     return SUM if {x, w} == {SUM, FREE} else _UNKNOWN
 
 
-def _pool(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _pool(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place = places[0]
     if place == SUM:
         return _UNKNOWN if call.op_type == "MaxPool" else SUM
     return place if isinstance(place, Rows) and place.axis < 2 else _UNKNOWN
 
 
-def _concat(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _concat(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     kinds = {place for place in places if place != FREE}
     place = kinds.pop() if len(kinds) == 1 else _UNKNOWN
     joined = call.axis(len(output.shape), 0)
     return _UNKNOWN if isinstance(place, Rows) and place.axis == joined else place
 
 
-def _expand(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _expand(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place = places[0]
     return _aligned(place, call.get(0), output) if isinstance(place, Rows) else place
 
 
-def _tile(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _tile(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     # Repeated rows do not fit their shape, which `_settle` notices.
     return places[0]
 
 
-def _pad(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _pad(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     place = places[0]
     if any(other != FREE for other in places[1:]):
         return _UNKNOWN
     return _UNKNOWN if isinstance(place, Rows) and padded(call)[place.axis] != (0, 0) else place
 
 
-def _gather(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _gather(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     data, index = places
     axis, index_rank = call.axis(len(call.get(0).shape), 0), len(call.get(1).shape)
     if data == FREE and isinstance(index, Rows):
@@ -339,7 +339,7 @@ def _gather(call: Call, places: Sequence[Place], output: Value) -> Place:
     return data
 
 
-def _gather_elements(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _gather_elements(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     data, index = places
     axis = call.axis(len(output.shape), 0)
     if data == FREE:
@@ -350,7 +350,7 @@ def _gather_elements(call: Call, places: Sequence[Place], output: Value) -> Plac
     return data if fits else _UNKNOWN
 
 
-def _scatter(call: Call, places: Sequence[Place], output: Value) -> Place:
+def _scatter(call: OperatorCall, places: Sequence[Place], output: TensorValue) -> Place:
     data, index, _ = places
     axis = call.axis(len(output.shape), 0)
     rows = {place for place in places if isinstance(place, Rows)}

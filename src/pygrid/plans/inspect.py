@@ -14,7 +14,7 @@ from pygrid.plans.operators import OPERATORS
 from pygrid.plans.text import human_bytes, human_count
 
 
-class Column(msgspec.Struct, frozen=True):
+class PlanInput(msgspec.Struct, frozen=True):
     """An input or output of a plan: a data column, noise, a hyperparameter, or a result."""
 
     name: str
@@ -22,7 +22,7 @@ class Column(msgspec.Struct, frozen=True):
     meaning: str
 
 
-class Cost(msgspec.Struct, frozen=True):
+class PlanCost(msgspec.Struct, frozen=True):
     """The cost of one graph."""
 
     num_nodes: int
@@ -32,7 +32,7 @@ class Cost(msgspec.Struct, frozen=True):
     """At the largest batch."""
 
 
-class Description(msgspec.Struct, frozen=True):
+class PlanDescription(msgspec.Struct, frozen=True):
     """A description of a plan. Texts of the author are claims; everything else was computed from the graphs."""
 
     plan_id: str
@@ -43,23 +43,23 @@ class Description(msgspec.Struct, frozen=True):
     size_bytes: int
     model: dict[str, tuple[str, tuple[int, ...]]]
     num_parameters: int
-    inputs: tuple[Column, ...]
-    hyper: tuple[Column, ...]
-    outputs: tuple[Column, ...]
+    inputs: tuple[PlanInput, ...]
+    hyper: tuple[PlanInput, ...]
+    outputs: tuple[PlanInput, ...]
     """What the machine that runs the plan sends back."""
     bytes_out: int
     """Size of the outputs of one run, without the few numbers of metrics."""
     bytes_in_per_example: int
     operators: dict[str, tuple[int, str]]
     """Operator -> number of nodes in all graphs, and its summary."""
-    costs: dict[str, Cost]
+    costs: dict[str, PlanCost]
     max_batch_size: int
     per_example_independent: bool
     independence_reason: str
     source: str
 
 
-def describe(plan: Plan, report: GateReport) -> Description:
+def describe(plan: Plan, report: GateReport) -> PlanDescription:
     """Describe a plan that passed the gate.
 
     Args:
@@ -70,7 +70,7 @@ def describe(plan: Plan, report: GateReport) -> Description:
     for graph in report.graphs.values():
         for name, count in graph.operators.items():
             counts[name] = counts.get(name, 0) + count
-    return Description(
+    return PlanDescription(
         plan_id=plan.id,
         name=manifest.name,
         description=manifest.description,
@@ -81,7 +81,7 @@ def describe(plan: Plan, report: GateReport) -> Description:
         num_parameters=sum(math.prod(array.shape) for array in report.model_spec.values()),
         inputs=_inputs(manifest),
         hyper=tuple(
-            Column(name, f"{hyper.default:g}, allowed {hyper.min:g} to {hyper.max:g}", "")
+            PlanInput(name, f"{hyper.default:g}, allowed {hyper.min:g} to {hyper.max:g}", "")
             for name, hyper in manifest.hyper.items()
         ),
         outputs=_outputs(manifest, report),
@@ -91,7 +91,7 @@ def describe(plan: Plan, report: GateReport) -> Description:
             name: (counts[name], OPERATORS[name].summary) for name in sorted(counts, key=lambda n: (-counts[n], n))
         },
         costs={
-            name: Cost(graph.num_nodes, graph.flops_fixed, graph.flops_per_example, graph.peak_bytes)
+            name: PlanCost(graph.num_nodes, graph.flops_fixed, graph.flops_per_example, graph.peak_bytes)
             for name, graph in report.graphs.items()
         },
         max_batch_size=manifest.max_batch_size,
@@ -125,32 +125,32 @@ def _summary(manifest: Manifest, report: GateReport) -> str:
     return f"For a model of {size}: {', '.join(uses)}."
 
 
-def _inputs(manifest: Manifest) -> tuple[Column, ...]:
-    columns = [Column(name, _shape(port.dtype, port.shape), port.meaning) for name, port in manifest.data.items()]
+def _inputs(manifest: Manifest) -> tuple[PlanInput, ...]:
+    columns = [PlanInput(name, _shape(port.dtype, port.shape), port.meaning) for name, port in manifest.data.items()]
     columns += [
-        Column(name, _shape("float32", port.shape), "seeded random numbers in 0..1, made by the runner")
+        PlanInput(name, _shape("float32", port.shape), "seeded random numbers in 0..1, made by the runner")
         for name, port in manifest.noise.items()
     ]
     return tuple(columns)
 
 
-def _outputs(manifest: Manifest, report: GateReport) -> tuple[Column, ...]:
+def _outputs(manifest: Manifest, report: GateReport) -> tuple[PlanInput, ...]:
     size = human_bytes(report.model_bytes)
-    rows: list[Column] = []
+    rows: list[PlanInput] = []
     if manifest.kind == "averaging":
-        return (Column("average", size, "one array for each of the model"),)
+        return (PlanInput("average", size, "one array for each of the model"),)
     if "train" in manifest.graphs:
-        rows.append(Column("trained model, or its diff", size, "after all updates of a run"))
+        rows.append(PlanInput("trained model, or its diff", size, "after all updates of a run"))
     if "grads" in manifest.graphs:
-        rows.append(Column("gradients", size, "in a private job clipped, summed and noised before they leave"))
+        rows.append(PlanInput("gradients", size, "in a private job clipped, summed and noised before they leave"))
     for name, how in manifest.metrics.items():
         rows.append(
-            Column(f"metric {name}", "float32 number", "mean over examples" if how == "mean" else "sum over batches")
+            PlanInput(f"metric {name}", "float32 number", "mean over examples" if how == "mean" else "sum over batches")
         )
     return tuple(rows)
 
 
-def to_json(description: Description) -> dict[str, Any]:
+def to_json(description: PlanDescription) -> dict[str, Any]:
     """The description as plain values."""
     plain: dict[str, Any] = msgspec.to_builtins(description)
     return plain

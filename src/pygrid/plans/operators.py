@@ -4,7 +4,8 @@ All belong to ONNX's default domain at opset 20. There is no control flow, no ra
 carries a subgraph, a string, a sequence or a file name. Exporters take the names from `OPERATORS`, so both sides agree.
 
 Shapes are exact for every batch size (`pygrid.plans.sizes`). The integer arithmetic that graphs do on shapes is also
-computed (`Value.known`). A shape is refused if it depends on data, or if it is not a polynomial in the batch size.
+computed (`TensorValue.known`). A shape is refused if it depends on data, or if it is not a polynomial in the batch
+size.
 
 Cost is counted in operations: one per element that an operator writes, whether the operator computes or moves it. The
 table has exceptions: reductions and scatters also count what they read, softmax counts 5 per element, and products
@@ -45,7 +46,7 @@ class ShapeRefused(Exception):
 
 
 @dataclass(frozen=True)
-class Value:
+class TensorValue:
     """The known facts about a tensor before the graph runs."""
 
     dtype: str
@@ -63,20 +64,20 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Call:
+class OperatorCall:
     """One node: the operator, its input values, and its attributes as Python values."""
 
     op_type: str
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[TensorValue | None, ...]
     attributes: Mapping[str, Any]
     num_outputs: int
     max_n: int
     """The largest batch size; bounds the integers of shape arithmetic."""
 
-    def find(self, index: int) -> Value | None:
+    def find(self, index: int) -> TensorValue | None:
         return self.inputs[index] if index < len(self.inputs) else None
 
-    def get(self, index: int) -> Value:
+    def get(self, index: int) -> TensorValue:
         value = self.find(index)
         if value is None:
             raise ShapeRefused(f"input {index} is missing")
@@ -113,8 +114,8 @@ class Call:
         return normal_axis(self.attribute("axis", default), rank)
 
 
-Infer = Callable[[Call], list[Value]]
-Cost = Callable[[Call, Sequence[Value]], Size]
+Infer = Callable[[OperatorCall], list[TensorValue]]
+Cost = Callable[[OperatorCall, Sequence[TensorValue]], Size]
 Fold = Callable[..., Any]
 
 
@@ -154,7 +155,7 @@ def broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
     return tuple(result)
 
 
-def _checked(call: Call, value: Value) -> Value:
+def _checked(call: OperatorCall, value: TensorValue) -> TensorValue:
     """Drop known elements that a machine integer cannot hold: there the graph would compute something else."""
     if value.known is None:
         return value
@@ -162,7 +163,7 @@ def _checked(call: Call, value: Value) -> Value:
     small = value.known.size <= MAX_KNOWN
     if small and all(bound(item, call.max_n) < limit for item in value.known.reshape(-1)):
         return value
-    return Value(value.dtype, value.shape)
+    return TensorValue(value.dtype, value.shape)
 
 
 def _as_known(items: Any) -> Known:
@@ -192,7 +193,7 @@ def _map_known(function: Callable[..., Any], *arrays: Known) -> Known | None:
 # ---- element by element -------------------------------------------------------------------------------------------
 
 
-def _same_dtype(values: Sequence[Value]) -> str:
+def _same_dtype(values: Sequence[TensorValue]) -> str:
     dtypes = {value.dtype for value in values}
     if len(dtypes) != 1:
         raise ShapeRefused(f"inputs of different dtypes ({', '.join(sorted(dtypes))})")
@@ -202,7 +203,7 @@ def _same_dtype(values: Sequence[Value]) -> str:
 def _elementwise(result: str | None = None, fold: Fold | None = None, first: int = 0) -> Infer:
     """Broadcast all inputs; the dtype is ``result`` or theirs. Inputs before ``first`` can have another dtype."""
 
-    def infer(call: Call) -> list[Value]:
+    def infer(call: OperatorCall) -> list[TensorValue]:
         values = [value for value in call.inputs if value is not None]
         if len(values) <= first:
             raise ShapeRefused("inputs are missing")
@@ -210,34 +211,34 @@ def _elementwise(result: str | None = None, fold: Fold | None = None, first: int
         known = None
         if fold is not None and dtype != "float32" and all(value.known is not None for value in values):
             known = _map_known(fold, *(value.known for value in values if value.known is not None))
-        return [_checked(call, Value(result or dtype, broadcast(*(value.shape for value in values)), known))]
+        return [_checked(call, TensorValue(result or dtype, broadcast(*(value.shape for value in values)), known))]
 
     return infer
 
 
-def _first_shape(call: Call) -> list[Value]:
+def _first_shape(call: OperatorCall) -> list[TensorValue]:
     """The shape and dtype of the first input."""
-    return [Value(call.get(0).dtype, call.get(0).shape)]
+    return [TensorValue(call.get(0).dtype, call.get(0).shape)]
 
 
-def _clip(call: Call) -> list[Value]:
+def _clip(call: OperatorCall) -> list[TensorValue]:
     bounds = [value for value in call.inputs[1:] if value is not None]
     if any(value.shape for value in bounds):
         raise ShapeRefused("the bounds must be scalars")
     return _first_shape(call)
 
 
-def _cast(call: Call) -> list[Value]:
+def _cast(call: OperatorCall) -> list[TensorValue]:
     to = ELEMENT_TYPES.get(int(call.attribute("to", 0)))
     if to is None:
         raise ShapeRefused(f"casts to a type that plans do not use; allowed are {', '.join(ITEM_BYTES)}")
     source = call.get(0)
     keeps = to in _INT_LIMITS and source.dtype in _INT_LIMITS
     known = source.known if keeps else None
-    return [_checked(call, Value(to, source.shape, known))]
+    return [_checked(call, TensorValue(to, source.shape, known))]
 
 
-def _identity(call: Call) -> list[Value]:
+def _identity(call: OperatorCall) -> list[TensorValue]:
     return [call.get(0)]
 
 
@@ -284,7 +285,7 @@ def _smaller(*items: Size) -> Size | None:
 def _divide(fold: Fold | None) -> Infer:
     """Integers need known positive divisors: the smallest integer divided by -1 ends the process, not only the run."""
 
-    def infer(call: Call) -> list[Value]:
+    def infer(call: OperatorCall) -> list[TensorValue]:
         divisor = call.get(1)
         if divisor.dtype != "float32":
             known = divisor.known
@@ -295,14 +296,14 @@ def _divide(fold: Fold | None) -> Infer:
     return infer
 
 
-def _where(call: Call) -> list[Value]:
+def _where(call: OperatorCall) -> list[TensorValue]:
     if call.get(0).dtype != "bool":
         raise ShapeRefused("the condition must be bool")
     return _elementwise(fold=lambda condition, a, b: a if condition else b, first=1)(call)
 
 
-def _pow(call: Call) -> list[Value]:
-    return [Value(call.get(0).dtype, broadcast(call.get(0).shape, call.get(1).shape))]
+def _pow(call: OperatorCall) -> list[TensorValue]:
+    return [TensorValue(call.get(0).dtype, broadcast(call.get(0).shape, call.get(1).shape))]
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -313,7 +314,7 @@ def _equal_sizes(a: Size, b: Size, what: str) -> None:
         raise ShapeRefused(f"{what} differ: {a} and {b}")
 
 
-def _matmul(call: Call) -> list[Value]:
+def _matmul(call: OperatorCall) -> list[TensorValue]:
     a, b = call.get(0), call.get(1)
     if not a.shape or not b.shape:
         raise ShapeRefused("a product needs at least one dimension")
@@ -325,14 +326,14 @@ def _matmul(call: Call) -> list[Value]:
         shape.append(left[-2])
     if len(b.shape) > 1:
         shape.append(right[-1])
-    return [Value(_same_dtype([a, b]), tuple(shape))]
+    return [TensorValue(_same_dtype([a, b]), tuple(shape))]
 
 
-def _matmul_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _matmul_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return 2 * outputs[0].num_elements * call.get(0).shape[-1]
 
 
-def _gemm(call: Call) -> list[Value]:
+def _gemm(call: OperatorCall) -> list[TensorValue]:
     a, b = call.get(0), call.get(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise ShapeRefused("Gemm takes matrices")
@@ -342,10 +343,10 @@ def _gemm(call: Call) -> list[Value]:
     bias = call.find(2)
     if bias is not None and broadcast((rows, columns), bias.shape) != (rows, columns):
         raise ShapeRefused("the third input is larger than the product")
-    return [Value(_same_dtype([v for v in call.inputs if v is not None]), (rows, columns))]
+    return [TensorValue(_same_dtype([v for v in call.inputs if v is not None]), (rows, columns))]
 
 
-def _gemm_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _gemm_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     inner = call.get(0).shape[0 if call.attribute("transA", 0) else 1]
     return outputs[0].num_elements * (2 * inner + 1)
 
@@ -357,7 +358,7 @@ def _spatial(sizes: Sequence[Size]) -> list[int]:
     return ints
 
 
-def _window(call: Call, rank: int) -> tuple[list[int], list[int], list[int]]:
+def _window(call: OperatorCall, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads (all begins, then all ends) of a convolution or pooling."""
     if call.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
         raise ShapeRefused("auto_pad is not allowed; set the pads instead")
@@ -371,7 +372,7 @@ def _window(call: Call, rank: int) -> tuple[list[int], list[int], list[int]]:
     return strides, dilations, pads
 
 
-def _slide(sides: Sequence[int], kernel: Sequence[int], call: Call) -> list[int]:
+def _slide(sides: Sequence[int], kernel: Sequence[int], call: OperatorCall) -> list[int]:
     rank = len(sides)
     strides, dilations, pads = _window(call, rank)
     out = []
@@ -383,7 +384,7 @@ def _slide(sides: Sequence[int], kernel: Sequence[int], call: Call) -> list[int]
     return out
 
 
-def _conv_parts(call: Call) -> tuple[Value, Value, int, list[int]]:
+def _conv_parts(call: OperatorCall) -> tuple[TensorValue, TensorValue, int, list[int]]:
     x, w = call.get(0), call.get(1)
     if len(x.shape) < 3 or len(w.shape) != len(x.shape):
         raise ShapeRefused("a convolution takes [batch, channels, ...] and a kernel with the same number of dimensions")
@@ -393,20 +394,20 @@ def _conv_parts(call: Call) -> tuple[Value, Value, int, list[int]]:
     return x, w, group, _spatial(w.shape[2:])
 
 
-def _conv(call: Call) -> list[Value]:
+def _conv(call: OperatorCall) -> list[TensorValue]:
     x, w, group, kernel = _conv_parts(call)
     _equal_sizes(x.shape[1], w.shape[1] * group, "the channels of image and kernel")
     if divide(w.shape[0], group) is None:
         raise ShapeRefused("the output channels are not a multiple of the groups")
-    return [Value(_same_dtype([x, w]), (x.shape[0], w.shape[0], *_slide(_spatial(x.shape[2:]), kernel, call)))]
+    return [TensorValue(_same_dtype([x, w]), (x.shape[0], w.shape[0], *_slide(_spatial(x.shape[2:]), kernel, call)))]
 
 
-def _conv_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _conv_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     _, w, _, kernel = _conv_parts(call)
     return outputs[0].num_elements * (2 * w.shape[1] * math.prod(kernel) + 1)
 
 
-def _conv_transpose(call: Call) -> list[Value]:
+def _conv_transpose(call: OperatorCall) -> list[TensorValue]:
     x, w, group, kernel = _conv_parts(call)
     _equal_sizes(x.shape[1], w.shape[0], "the channels of image and kernel")
     sides = _spatial(x.shape[2:])
@@ -420,15 +421,15 @@ def _conv_transpose(call: Call) -> list[Value]:
     ]
     if min(out) < 0 or min(extra) < 0:
         raise ShapeRefused("the pads are larger than the image")
-    return [Value(_same_dtype([x, w]), (x.shape[0], w.shape[1] * group, *out))]
+    return [TensorValue(_same_dtype([x, w]), (x.shape[0], w.shape[1] * group, *out))]
 
 
-def _conv_transpose_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _conv_transpose_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     x, w, _, kernel = _conv_parts(call)
     return x.num_elements * (2 * w.shape[1] * math.prod(kernel)) + outputs[0].num_elements
 
 
-def _pool(call: Call) -> list[Value]:
+def _pool(call: OperatorCall) -> list[TensorValue]:
     x = call.get(0)
     kernel = list(call.attribute("kernel_shape", []))
     if len(x.shape) < 3 or len(kernel) != len(x.shape) - 2:
@@ -436,25 +437,25 @@ def _pool(call: Call) -> list[Value]:
     if call.attribute("ceil_mode", 0) or call.attribute("storage_order", 0):
         raise ShapeRefused("ceil_mode and storage_order must be 0")
     shape = (*x.shape[:2], *_slide(_spatial(x.shape[2:]), kernel, call))
-    return [Value(x.dtype, shape), Value("int64", shape)][: call.num_outputs]
+    return [TensorValue(x.dtype, shape), TensorValue("int64", shape)][: call.num_outputs]
 
 
-def _pool_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _pool_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     kernel: list[int] = list(call.attribute("kernel_shape", []))
     return outputs[0].num_elements * math.prod(kernel)
 
 
-def _global_pool(call: Call) -> list[Value]:
+def _global_pool(call: OperatorCall) -> list[TensorValue]:
     x = call.get(0)
     if len(x.shape) < 3:
         raise ShapeRefused("pooling takes [batch, channels, ...]")
-    return [Value(x.dtype, (*x.shape[:2], *([1] * (len(x.shape) - 2))))]
+    return [TensorValue(x.dtype, (*x.shape[:2], *([1] * (len(x.shape) - 2))))]
 
 
 # ---- along axes ---------------------------------------------------------------------------------------------------
 
 
-def reduced_axes(call: Call) -> list[int]:
+def reduced_axes(call: OperatorCall) -> list[int]:
     """The axes that a Reduce operator sums over; all axes if none are given."""
     rank = len(call.get(0).shape)
     axes = call.known_ints(1) if call.find(1) is not None else []
@@ -469,7 +470,7 @@ def _drop(shape: tuple[Size, ...], axes: Sequence[int], keep: bool) -> tuple[Siz
 
 
 def _reduce(fold: Fold | None = None) -> Infer:
-    def infer(call: Call) -> list[Value]:
+    def infer(call: OperatorCall) -> list[TensorValue]:
         value, axes = call.get(0), reduced_axes(call)
         keep = bool(call.attribute("keepdims", 1))
         shape = _drop(value.shape, axes, keep)
@@ -482,20 +483,20 @@ def _reduce(fold: Fold | None = None) -> Infer:
         ):
             total = fold(list(value.known.reshape(-1)))
             known = None if total is None else np.full([1] * len(shape), total, dtype=object)
-        return [_checked(call, Value(value.dtype, shape, known))]
+        return [_checked(call, TensorValue(value.dtype, shape, known))]
 
     return infer
 
 
-def _arg(call: Call) -> list[Value]:
+def _arg(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     axis = call.axis(len(value.shape), 0)
     if value.shape and value.shape[axis] == 0:
         raise ShapeRefused("an empty axis has no largest or smallest element")
-    return [Value("int64", _drop(value.shape, [axis], bool(call.attribute("keepdims", 1))))]
+    return [TensorValue("int64", _drop(value.shape, [axis], bool(call.attribute("keepdims", 1))))]
 
 
-def _softmax(call: Call) -> list[Value]:
+def _softmax(call: OperatorCall) -> list[TensorValue]:
     call.axis(len(call.get(0).shape), -1)
     return _first_shape(call)
 
@@ -503,7 +504,7 @@ def _softmax(call: Call) -> list[Value]:
 # ---- moving elements ----------------------------------------------------------------------------------------------
 
 
-def _concat(call: Call) -> list[Value]:
+def _concat(call: OperatorCall) -> list[TensorValue]:
     values = [call.get(i) for i in range(len(call.inputs))]
     axis = call.axis(len(values[0].shape), 0)
     total: Size = 0
@@ -518,7 +519,7 @@ def _concat(call: Call) -> list[Value]:
     parts = [value.known for value in values if value.known is not None]
     small = len(parts) == len(values) and sum(part.size for part in parts) <= MAX_KNOWN
     known = np.concatenate(parts, axis) if small else None
-    return [_checked(call, Value(_same_dtype(values), shape, known))]
+    return [_checked(call, TensorValue(_same_dtype(values), shape, known))]
 
 
 def _shape_from(items: Sequence[Size]) -> tuple[Size, ...]:
@@ -527,7 +528,7 @@ def _shape_from(items: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(items)
 
 
-def _expand(call: Call) -> list[Value]:
+def _expand(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     shape = broadcast(value.shape, _shape_from(call.known(1)))
     known = None
@@ -537,10 +538,10 @@ def _expand(call: Call) -> list[Value]:
         and bound(math.prod(shape), 1) <= MAX_KNOWN
     ):
         known = np.broadcast_to(value.known, [int(size) for size in shape if isinstance(size, int)])
-    return [Value(value.dtype, shape, known)]
+    return [TensorValue(value.dtype, shape, known)]
 
 
-def _reshape(call: Call) -> list[Value]:
+def _reshape(call: OperatorCall) -> list[TensorValue]:
     value, wanted = call.get(0), call.known(1)
     if not call.attribute("allowzero", 0):
         wanted = [_copied(value, axis) if item == 0 else item for axis, item in enumerate(wanted)]
@@ -554,21 +555,21 @@ def _reshape(call: Call) -> list[Value]:
         wanted = [inferred if item == -1 else item for item in wanted]
     shape = _shape_from(wanted)
     _equal_sizes(math.prod(shape), value.num_elements, "the numbers of elements before and after")
-    return [Value(value.dtype, shape, _reshape_known(value, shape))]
+    return [TensorValue(value.dtype, shape, _reshape_known(value, shape))]
 
 
-def _copied(value: Value, axis: int) -> Size:
+def _copied(value: TensorValue, axis: int) -> Size:
     if axis >= len(value.shape):
         raise ShapeRefused("a size of 0 copies from an axis that does not exist")
     return value.shape[axis]
 
 
-def _reshape_known(value: Value, shape: tuple[Size, ...]) -> Known | None:
+def _reshape_known(value: TensorValue, shape: tuple[Size, ...]) -> Known | None:
     sizes = [size for size in shape if isinstance(size, int)]
     return None if value.known is None or len(sizes) != len(shape) else value.known.reshape(sizes)
 
 
-def _squeeze(call: Call) -> list[Value]:
+def _squeeze(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     given = call.known_ints(1) if call.find(1) is not None else None
     if given is None:
@@ -577,10 +578,10 @@ def _squeeze(call: Call) -> list[Value]:
     if any(value.shape[axis] != 1 for axis in axes):
         raise ShapeRefused("an axis that is not of size 1 for every batch size cannot be dropped")
     shape = _drop(value.shape, axes, keep=False)
-    return [Value(value.dtype, shape, _reshape_known(value, shape))]
+    return [TensorValue(value.dtype, shape, _reshape_known(value, shape))]
 
 
-def _unsqueeze(call: Call) -> list[Value]:
+def _unsqueeze(call: OperatorCall) -> list[TensorValue]:
     value, given = call.get(0), call.known_ints(1)
     rank = len(value.shape) + len(given)
     axes = {normal_axis(axis, rank) for axis in given}
@@ -588,20 +589,20 @@ def _unsqueeze(call: Call) -> list[Value]:
         raise ShapeRefused("an axis is given twice")
     old = iter(value.shape)
     shape = tuple(1 if axis in axes else next(old) for axis in range(rank))
-    return [Value(value.dtype, shape, _reshape_known(value, shape))]
+    return [TensorValue(value.dtype, shape, _reshape_known(value, shape))]
 
 
-def _transpose(call: Call) -> list[Value]:
+def _transpose(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     rank = len(value.shape)
     order = list(call.attribute("perm", range(rank - 1, -1, -1)))
     if sorted(order) != list(range(rank)):
         raise ShapeRefused("perm is not a permutation of the axes")
     known = None if value.known is None else value.known.transpose(order)
-    return [Value(value.dtype, tuple(value.shape[axis] for axis in order), known)]
+    return [TensorValue(value.dtype, tuple(value.shape[axis] for axis in order), known)]
 
 
-def _gather(call: Call) -> list[Value]:
+def _gather(call: OperatorCall) -> list[TensorValue]:
     value, index = call.get(0), call.get(1)
     axis = call.axis(len(value.shape), 0)
     known = None
@@ -611,17 +612,19 @@ def _gather(call: Call) -> list[Value]:
         if rows.size and (rows.min() < -size or rows.max() >= size):
             raise ShapeRefused("an index is out of range")
         known = np.asarray(value.known.take(rows, axis), dtype=object)
-    return [_checked(call, Value(value.dtype, (*value.shape[:axis], *index.shape, *value.shape[axis + 1 :]), known))]
+    return [
+        _checked(call, TensorValue(value.dtype, (*value.shape[:axis], *index.shape, *value.shape[axis + 1 :]), known))
+    ]
 
 
-def _gather_elements(call: Call) -> list[Value]:
+def _gather_elements(call: OperatorCall) -> list[TensorValue]:
     value, index = call.get(0), call.get(1)
     axis = call.axis(len(value.shape), 0)
     _check_index(value, index, axis)
-    return [Value(value.dtype, index.shape)]
+    return [TensorValue(value.dtype, index.shape)]
 
 
-def _check_index(value: Value, index: Value, axis: int) -> None:
+def _check_index(value: TensorValue, index: TensorValue, axis: int) -> None:
     if len(index.shape) != len(value.shape):
         raise ShapeRefused("index and data must have the same number of dimensions")
     for other, (a, b) in enumerate(zip(index.shape, value.shape, strict=True)):
@@ -629,19 +632,19 @@ def _check_index(value: Value, index: Value, axis: int) -> None:
             raise ShapeRefused("the index is larger than the data")
 
 
-def _scatter_elements(call: Call) -> list[Value]:
+def _scatter_elements(call: OperatorCall) -> list[TensorValue]:
     value, index, updates = call.get(0), call.get(1), call.get(2)
     _check_index(value, index, call.axis(len(value.shape), 0))
     if index.shape != updates.shape:
         raise ShapeRefused("index and updates must have the same shape")
-    return [Value(_same_dtype([value, updates]), value.shape)]
+    return [TensorValue(_same_dtype([value, updates]), value.shape)]
 
 
-def _scatter_cost(call: Call, outputs: Sequence[Value]) -> Size:
+def _scatter_cost(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return outputs[0].num_elements + call.get(2).num_elements
 
 
-def slice_bounds(call: Call) -> list[tuple[int, Size, Size, int]]:
+def slice_bounds(call: OperatorCall) -> list[tuple[int, Size, Size, int]]:
     """For each axis that a Slice cuts: axis, start, end, step; as given, not clamped."""
     rank = len(call.get(0).shape)
     starts, ends = call.known(1), call.known(2)
@@ -661,7 +664,7 @@ def is_whole(start: Size, end: Size, step: int, size: Size, max_n: int) -> bool:
     return start == 0 and step == 1 and reaches_end
 
 
-def _slice(call: Call) -> list[Value]:
+def _slice(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     shape, picks = list(value.shape), [slice(None)] * len(value.shape)
     for axis, start, end, step in slice_bounds(call):
@@ -677,10 +680,10 @@ def _slice(call: Call) -> list[Value]:
         picks[axis] = slice(start, stop, step)
         shape[axis] = len(range(*picks[axis].indices(size)))
     known = None if value.known is None else value.known[tuple(picks)]
-    return [Value(value.dtype, tuple(shape), known)]
+    return [TensorValue(value.dtype, tuple(shape), known)]
 
 
-def _split(call: Call) -> list[Value]:
+def _split(call: OperatorCall) -> list[TensorValue]:
     value = call.get(0)
     axis = call.axis(len(value.shape), 0)
     size = value.shape[axis]
@@ -694,10 +697,10 @@ def _split(call: Call) -> list[Value]:
         parts.append(size - sum(parts))
     if len(parts) != call.num_outputs or sum(parts) != size or min(parts) < 0:
         raise ShapeRefused(f"the parts {parts} do not add up to the axis size {size}")
-    return [Value(value.dtype, (*value.shape[:axis], part, *value.shape[axis + 1 :])) for part in parts]
+    return [TensorValue(value.dtype, (*value.shape[:axis], part, *value.shape[axis + 1 :])) for part in parts]
 
 
-def padded(call: Call) -> list[tuple[int, int]]:
+def padded(call: OperatorCall) -> list[tuple[int, int]]:
     """For each axis of a Pad: the number of elements added before and after (negative: removed)."""
     rank = len(call.get(0).shape)
     pads = call.known_ints(1)
@@ -711,35 +714,35 @@ def padded(call: Call) -> list[tuple[int, int]]:
     return result
 
 
-def _pad(call: Call) -> list[Value]:
+def _pad(call: OperatorCall) -> list[TensorValue]:
     if call.attribute("mode", b"constant") not in (b"constant", "constant"):
         raise ShapeRefused("only constant padding is allowed")
     value = call.get(0)
     shape = [size + before + after for size, (before, after) in zip(value.shape, padded(call), strict=True)]
-    return [Value(value.dtype, _shape_from(shape))]
+    return [TensorValue(value.dtype, _shape_from(shape))]
 
 
-def _tile(call: Call) -> list[Value]:
+def _tile(call: OperatorCall) -> list[TensorValue]:
     value, repeats = call.get(0), _shape_from(call.known(1))
     if len(repeats) != len(value.shape):
         raise ShapeRefused("one repeat for each axis is needed")
-    return [Value(value.dtype, tuple(size * repeat for size, repeat in zip(value.shape, repeats, strict=True)))]
+    return [TensorValue(value.dtype, tuple(size * repeat for size, repeat in zip(value.shape, repeats, strict=True)))]
 
 
 # ---- making tensors -----------------------------------------------------------------------------------------------
 
 
-def array_value(array: npt.NDArray[Any]) -> Value:
+def array_value(array: npt.NDArray[Any]) -> TensorValue:
     """The value of a constant."""
     if array.dtype.name not in ITEM_BYTES:
         raise ShapeRefused(f"dtype {array.dtype.name} is not allowed; plans use {', '.join(ITEM_BYTES)}")
     known = None
     if array.dtype.name != "float32" and array.size <= MAX_KNOWN:
         known = _as_known(array.reshape(-1).tolist()).reshape(array.shape)
-    return Value(array.dtype.name, tuple(array.shape), known)
+    return TensorValue(array.dtype.name, tuple(array.shape), known)
 
 
-def _constant(call: Call) -> list[Value]:
+def _constant(call: OperatorCall) -> list[TensorValue]:
     forms = {
         "value": None,
         "value_int": np.int64,
@@ -753,7 +756,7 @@ def _constant(call: Call) -> list[Value]:
     return [array_value(np.asarray(call.attributes[given[0]], forms[given[0]]))]
 
 
-def _constant_of_shape(call: Call) -> list[Value]:
+def _constant_of_shape(call: OperatorCall) -> list[TensorValue]:
     shape = _shape_from(call.known(0))
     fill = np.asarray(call.attribute("value", np.zeros(1, np.float32)))
     if fill.size != 1:
@@ -763,10 +766,10 @@ def _constant_of_shape(call: Call) -> list[Value]:
     total = math.prod(shape)
     if value.known is not None and isinstance(total, int) and total <= MAX_KNOWN:
         known = np.full([int(size) for size in shape if isinstance(size, int)], value.known[0], dtype=object)
-    return [Value(value.dtype, shape, known)]
+    return [TensorValue(value.dtype, shape, known)]
 
 
-def _range(call: Call) -> list[Value]:
+def _range(call: OperatorCall) -> list[TensorValue]:
     start, limit, delta = (call.known_number(index) for index in range(3))
     if delta == 1 and is_size(limit - start):
         count = limit - start
@@ -777,46 +780,46 @@ def _range(call: Call) -> list[Value]:
     known = None
     if isinstance(count, int) and count <= MAX_KNOWN:
         known = _as_known([start + i * delta for i in range(count)])
-    return [_checked(call, Value(call.get(0).dtype, (count,), known))]
+    return [_checked(call, TensorValue(call.get(0).dtype, (count,), known))]
 
 
-def _shape(call: Call) -> list[Value]:
+def _shape(call: OperatorCall) -> list[TensorValue]:
     sizes = call.get(0).shape[call.attribute("start", 0) : call.attribute("end", None)]
-    return [_checked(call, Value("int64", (len(sizes),), _as_known(sizes)))]
+    return [_checked(call, TensorValue("int64", (len(sizes),), _as_known(sizes)))]
 
 
-def _size(call: Call) -> list[Value]:
+def _size(call: OperatorCall) -> list[TensorValue]:
     total = np.empty((), dtype=object)
     total[()] = call.get(0).num_elements
-    return [_checked(call, Value("int64", (), total))]
+    return [_checked(call, TensorValue("int64", (), total))]
 
 
 # ---- costs --------------------------------------------------------------------------------------------------------
 
 
-def _written(call: Call, outputs: Sequence[Value]) -> Size:
+def _written(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return sum((value.num_elements for value in outputs), start=0)
 
 
-def _read_and_written(call: Call, outputs: Sequence[Value]) -> Size:
+def _read_and_written(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return call.get(0).num_elements + outputs[0].num_elements
 
 
-def _five_written(call: Call, outputs: Sequence[Value]) -> Size:
+def _five_written(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return 5 * outputs[0].num_elements
 
 
-def _free(call: Call, outputs: Sequence[Value]) -> Size:
+def _free(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     return 0
 
 
-def _conv_scratch(call: Call, outputs: Sequence[Value]) -> Size:
+def _conv_scratch(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     """The unfolded windows of one image, as in im2col."""
     _, w, _, kernel = _conv_parts(call)
     return w.shape[1] * math.prod(kernel) * math.prod(outputs[0].shape[2:])
 
 
-def _conv_transpose_scratch(call: Call, outputs: Sequence[Value]) -> Size:
+def _conv_transpose_scratch(call: OperatorCall, outputs: Sequence[TensorValue]) -> Size:
     x, w, _, kernel = _conv_parts(call)
     return w.shape[1] * math.prod(kernel) * math.prod(x.shape[2:])
 

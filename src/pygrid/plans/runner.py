@@ -20,7 +20,7 @@ from pygrid.plans.archive import Plan
 from pygrid.plans.batches import Batch, Batches, Data, batch_length, check_arrays, convert, draw_noise, noise_generator
 from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.manifest import Manifest, NoisePort, Port
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.tensors import Params
 
 Array = npt.NDArray[Any]
@@ -267,7 +267,7 @@ class Runner:
 class _Loaded:
     """A loaded graph, with its ports sorted once, so that each run only looks up names."""
 
-    session: Session
+    session: OnnxSession
     inputs: tuple[Port, ...]
     outputs: tuple[str, ...]
     data: tuple[tuple[str, str], ...]
@@ -291,7 +291,7 @@ class _Loaded:
 
         taken = {port.name for port in entry.inputs}
         return cls(
-            session=Session(data, name=name, num_threads=num_threads),
+            session=OnnxSession(data, name=name, num_threads=num_threads),
             inputs=entry.inputs,
             outputs=outputs,
             data=tuple((_bare(port), port) for port in sorted(taken) if port.startswith("data/")),

@@ -29,7 +29,7 @@ from pygrid import codes
 from pygrid.errors import InvalidPlan, Unavailable
 from pygrid.plans.archive import Plan
 from pygrid.plans.manifest import Manifest, Port
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 
 _MODULUS = 65_521
 _FACTOR = 7_919
@@ -70,7 +70,7 @@ def selftest_loss(plan: Plan, batch_size: int, *, num_threads: int = 1) -> float
     if plan.manifest.kind != "training":
         raise InvalidPlan("an averaging plan has no self-test", code=codes.PLAN_KIND)
     graph = selftest_graph(plan.manifest)
-    session = Session(plan.graph(graph), name=graph, num_threads=num_threads)
+    session = OnnxSession(plan.graph(graph), name=graph, num_threads=num_threads)
     return float(session.run(["metrics/loss"], selftest_inputs(plan.manifest, batch_size))[0])
 
 

@@ -72,7 +72,7 @@ def run_failed(name: str, error: Exception) -> InvalidPlan:
     )
 
 
-class Session:
+class OnnxSession:
     """One loaded graph. Runs are serial; `terminate` may be called from another thread."""
 
     def __init__(self, graph: bytes, *, name: str, num_threads: int = 1) -> None:

@@ -66,7 +66,7 @@ class Use(enum.StrEnum):
     MIXED = "mixed"
 
 
-class Refusal(enum.StrEnum):
+class BudgetRefusal(enum.StrEnum):
     """The reason why a charge is refused."""
 
     NO_BUDGET = "no_budget"
@@ -81,7 +81,7 @@ class Refusal(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    reason: Refusal
+    reason: BudgetRefusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +225,10 @@ def check(dataset: tuple[Spending, Cap], user: tuple[Spending, Cap], cost: Cost)
     """Whether a charge is allowed: it must be within the cap of the dataset and within the cap of the user."""
     spent, cap = dataset
     if not is_within(spent, cost.at(cap.order), cap):
-        return Rejected(Refusal.DATASET_EXHAUSTED)
+        return Rejected(BudgetRefusal.DATASET_EXHAUSTED)
     spent, cap = user
     if not is_within(spent, cost.at(cap.order), cap):
-        return Rejected(Refusal.USER_EXHAUSTED)
+        return Rejected(BudgetRefusal.USER_EXHAUSTED)
     return Accepted()
 
 

@@ -111,7 +111,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionRow:
     """A session that exists; whether it is still good is told by ``expires_at``."""
 
     principal: Principal
@@ -368,7 +368,7 @@ def put_session(
     connection.execute(sa.insert(sessions).values(values))
 
 
-def find_session(connection: sa.Connection, token_hash: str) -> Session | None:
+def find_session(connection: sa.Connection, token_hash: str) -> SessionRow | None:
     """The session, with the role its user has now."""
     query = (
         sa.select(sessions.c.user_id, sessions.c.last_seen_at, sessions.c.expires_at, *_ROLE)
@@ -377,7 +377,7 @@ def find_session(connection: sa.Connection, token_hash: str) -> Session | None:
         .where(sessions.c.token_hash == token_hash)
     )
     row = connection.execute(query).first()
-    return None if row is None else Session(Principal(row.user_id, _role(row)), row.last_seen_at, row.expires_at)
+    return None if row is None else SessionRow(Principal(row.user_id, _role(row)), row.last_seen_at, row.expires_at)
 
 
 def update_session(connection: sa.Connection, token_hash: str, now: dt.datetime, expires_at: dt.datetime) -> None:

@@ -66,7 +66,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """An entry as read back."""
 
     number: int
@@ -123,7 +123,7 @@ def get_head(connection: sa.Connection) -> Head:
     return Head(0, START) if row is None else Head(row.number, row.hash)
 
 
-def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) -> list[Entry]:
+def list_entries(connection: sa.Connection, after: int = 0, limit: int = 100) -> list[AuditEntry]:
     """Entries in order, those that follow the number ``after``."""
     query = sa.select(audit_entries).where(audit_entries.c.number > after).order_by(audit_entries.c.number).limit(limit)
     return [_entry(row.number, row.entry) for row in connection.execute(query)]
@@ -217,7 +217,7 @@ def _link(before: str, entry: str) -> str:
     return hashlib.sha256(before.encode() + entry.encode()).hexdigest()
 
 
-def _entry(number: int, text: str) -> Entry:
+def _entry(number: int, text: str) -> AuditEntry:
     try:
         values = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
@@ -225,7 +225,7 @@ def _entry(number: int, text: str) -> Entry:
             f"entry {number} of the audit log is not JSON: {error}", code=codes.INVALID_AUDIT_ENTRY
         ) from error
     at = dt.datetime.fromisoformat(values["at"])
-    return Entry(values["number"], at, values["actor"], values["action"], values["data"])
+    return AuditEntry(values["number"], at, values["actor"], values["action"], values["data"])
 
 
 def _rows(connection: sa.Connection) -> Iterator[sa.Row[Any]]:

@@ -33,7 +33,17 @@ from pygrid.errors import Conflict, NotFound
 from pygrid.privacy import ledger
 from pygrid.privacy.accountants import Curve, zero_curve
 from pygrid.privacy.events import Event, decode_events, encode_events
-from pygrid.privacy.ledger import TRANSITIONS, Accepted, Cap, ChargeState, Cost, Refusal, Rejected, Spending, cost_of
+from pygrid.privacy.ledger import (
+    TRANSITIONS,
+    Accepted,
+    BudgetRefusal,
+    Cap,
+    ChargeState,
+    Cost,
+    Rejected,
+    Spending,
+    cost_of,
+)
 from pygrid.storage import audit
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -287,7 +297,8 @@ def reserve(
     """Debit a job before it starts, if it fits into the cap of the dataset and into that of the user.
 
     The job may start once the transaction is committed. Asking again for the same job debits nothing more and gives the
-    same answer, until the charge has ended: then it is `Refusal.ALREADY_SETTLED`. A refusal leaves nothing behind.
+    same answer, until the charge has ended: then it is `BudgetRefusal.ALREADY_SETTLED`. A refusal leaves nothing
+    behind.
 
     Raises:
         Conflict: ``job_charged_otherwise``: the job has a charge for another dataset, user or other events.
@@ -297,12 +308,12 @@ def reserve(
         return _repeated(charge, dataset_id, user_id, events)
     row = connection.execute(sa.select(budgets).where(budgets.c.dataset_id == dataset_id).with_for_update()).first()
     if row is None:
-        return Rejected(Refusal.NO_BUDGET)
+        return Rejected(BudgetRefusal.NO_BUDGET)
     budget = _budget(row)
     granted = find_grant(connection, dataset_id, user_id)
     user_cap = granted or budget.user_cap
     if user_cap is None:
-        return Rejected(Refusal.NO_GRANT)
+        return Rejected(BudgetRefusal.NO_GRANT)
     cost = cost_of(events)
     of_dataset, of_user = _spent(connection, dataset_id, user_id)
     decision = ledger.check((of_dataset, budget.cap), (of_user, user_cap), cost)
@@ -479,7 +490,7 @@ def _repeated(charge: Charge, dataset_id: int, user_id: int, events: Sequence[Ev
         )
     if charge.state in (ChargeState.RESERVED, ChargeState.RUNNING):
         return Accepted()
-    return Rejected(Refusal.ALREADY_SETTLED)
+    return Rejected(BudgetRefusal.ALREADY_SETTLED)
 
 
 def _put_curve(connection: sa.Connection, events: str, curve: Curve) -> int:

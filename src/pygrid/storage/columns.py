@@ -113,7 +113,7 @@ class ColumnWriter:
             self._descriptor = -1
 
 
-class Draft:
+class ColumnDraft:
     """A folder of columns in the making; it has the methods of `pygrid.tabular.table_writer.TableFiles`."""
 
     def __init__(self, path: Path) -> None:
@@ -150,16 +150,16 @@ class ColumnFiles:
             shutil.rmtree(leftover)
 
     @contextlib.contextmanager
-    def draft(self) -> Iterator[Draft]:
+    def draft(self) -> Iterator[ColumnDraft]:
         """A new folder; what is not committed in the block is removed."""
         path = self.folder / f".{uuid.uuid4().hex}.part"
         path.mkdir(mode=0o700)
         try:
-            yield Draft(path)
+            yield ColumnDraft(path)
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
-    def commit(self, draft: Draft) -> str:
+    def commit(self, draft: ColumnDraft) -> str:
         """Make a draft durable; gives the name under which it is found from now on."""
         # Several at once share a commit of the file system's journal; one by one, hundreds of columns would wait for
         # one each.

@@ -86,7 +86,7 @@ Mock = Literal["none", "drawn", "uploaded"]
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetRow:
     """A dataset that is not deleted."""
 
     id: int
@@ -132,7 +132,7 @@ class NewVersion:
     """Of the columns' values."""
 
 
-_DATASET = [datasets.c[field] for field in Dataset.__dataclass_fields__]
+_DATASET = [datasets.c[field] for field in DatasetRow.__dataclass_fields__]
 _VERSION = [dataset_versions.c[field] for field in DatasetVersion.__dataclass_fields__]
 _LIVE = datasets.c.deleted_at.is_(None)
 
@@ -253,7 +253,7 @@ def list_same_content(connection: sa.Connection, dataset_id: int, hashes: Collec
     return {row.id: row.deleted_at is not None for row in connection.execute(query)}
 
 
-def get_dataset(connection: sa.Connection, dataset_id: int) -> Dataset:
+def get_dataset(connection: sa.Connection, dataset_id: int) -> DatasetRow:
     """A dataset that is not deleted.
 
     Raises:
@@ -262,16 +262,16 @@ def get_dataset(connection: sa.Connection, dataset_id: int) -> Dataset:
     row = connection.execute(sa.select(*_DATASET).where(datasets.c.id == dataset_id, _LIVE)).first()
     if row is None:
         raise dataset_not_found(dataset_id)
-    return Dataset(*row)
+    return DatasetRow(*row)
 
 
-def find_dataset_by_name(connection: sa.Connection, principal: Principal | None, name: str) -> Dataset | None:
+def find_dataset_by_name(connection: sa.Connection, principal: Principal | None, name: str) -> DatasetRow | None:
     """The dataset of a name, in whatever case, that the caller may know of: their own, else the newest; or None."""
     statement = sa.select(*_DATASET).where(datasets.c.name_key == name.casefold(), _visible(principal))
     if principal is not None:
         statement = statement.order_by(sa.case((datasets.c.created_by == principal.user_id, 0), else_=1))
     row = connection.execute(statement.order_by(datasets.c.id.desc()).limit(1)).first()
-    return None if row is None else Dataset(*row)
+    return None if row is None else DatasetRow(*row)
 
 
 def has_dataset(connection: sa.Connection, created_by: int, name: str) -> bool:
@@ -353,7 +353,7 @@ def list_datasets(
     tags: Sequence[str] = (),
     before: int | None = None,
     limit: int = 100,
-) -> list[tuple[Dataset, DatasetVersion]]:
+) -> list[tuple[DatasetRow, DatasetVersion]]:
     """Datasets that the caller may know of with their newest versions, newest first.
 
     Args:
@@ -383,7 +383,7 @@ def list_datasets(
             sa.exists().where(dataset_tags.c.dataset_id == datasets.c.id, dataset_tags.c.tag_key == tag.casefold())
         )
     split = len(_DATASET)
-    return [(Dataset(*row[:split]), DatasetVersion(*row[split:])) for row in connection.execute(statement)]
+    return [(DatasetRow(*row[:split]), DatasetVersion(*row[split:])) for row in connection.execute(statement)]
 
 
 def list_all_tags(connection: sa.Connection, principal: Principal | None) -> list[str]:

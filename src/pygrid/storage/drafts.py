@@ -38,7 +38,7 @@ File = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Draft:
+class DraftRow:
     """A process that is to be hosted later; or was, and then it has no files any more."""
 
     id: int
@@ -53,20 +53,20 @@ class Draft:
     created_at: dt.datetime
 
 
-_DRAFT = [drafts.c[field] for field in Draft.__dataclass_fields__]
+_DRAFT = [drafts.c[field] for field in DraftRow.__dataclass_fields__]
 
 
-def put_draft(connection: sa.Connection, **values: Any) -> Draft:
-    """Add a draft, of the fields of `Draft` but for ``id`` and ``process_id``.
+def put_draft(connection: sa.Connection, **values: Any) -> DraftRow:
+    """Add a draft, of the fields of `DraftRow` but for ``id`` and ``process_id``.
 
     Raises ``sqlalchemy.exc.IntegrityError`` if there is one of that name and version.
     """
     key = connection.execute(drafts.insert().values(values)).inserted_primary_key
     assert key is not None
-    return Draft(id=int(key[0]), process_id=None, **values)
+    return DraftRow(id=int(key[0]), process_id=None, **values)
 
 
-def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> Draft:
+def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> DraftRow:
     """A draft of somebody. Raises NotFound: ``draft_not_found``: they have none of this id."""
     where = (drafts.c.id == draft_id, drafts.c.created_by == user_id)
     row = connection.execute(sa.select(*_DRAFT).where(*where)).first()
@@ -77,7 +77,7 @@ def get_draft(connection: sa.Connection, draft_id: int, user_id: int) -> Draft:
 
 def list_drafts(
     connection: sa.Connection, user_id: int, *, name: str | None = None, version: str | None = None, limit: int = 1000
-) -> list[Draft]:
+) -> list[DraftRow]:
     """Somebody's drafts, newest first, of one name or version if given."""
     statement = sa.select(*_DRAFT).where(drafts.c.created_by == user_id).order_by(drafts.c.id.desc()).limit(limit)
     if name is not None:
@@ -124,7 +124,7 @@ def list_files(connection: sa.Connection) -> set[str]:
     return {digest for files in connection.execute(sa.select(drafts.c.files)).scalars() for _, digest, _ in files}
 
 
-def _draft(row: sa.Row[Any]) -> Draft:
+def _draft(row: sa.Row[Any]) -> DraftRow:
     fields = dict(row._mapping)
     fields["files"] = tuple(tuple(file) for file in fields["files"])
-    return Draft(**fields)
+    return DraftRow(**fields)

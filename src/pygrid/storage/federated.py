@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pygrid.core.federated import Part, PartState
+from pygrid.core.federated import PartState, RoundAttempt
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
 federated_cycles = sa.Table(
@@ -31,31 +31,31 @@ federated_cycles = sa.Table(
 )
 
 
-_PART = [federated_cycles.c[field] for field in Part.__dataclass_fields__]
+_PART = [federated_cycles.c[field] for field in RoundAttempt.__dataclass_fields__]
 
 
-def put_part(connection: sa.Connection, part: Part) -> None:
+def put_part(connection: sa.Connection, part: RoundAttempt) -> None:
     """Record that a training begins."""
     connection.execute(federated_cycles.insert().values(_values(part)))
 
 
-def update_part(connection: sa.Connection, part: Part) -> None:
+def update_part(connection: sa.Connection, part: RoundAttempt) -> None:
     """Write a part that has changed."""
     where = (federated_cycles.c.job_id == part.job_id, federated_cycles.c.number == part.number)
     connection.execute(federated_cycles.update().where(*where).values(_values(part)))
 
 
-def list_parts(connection: sa.Connection, job_id: str) -> list[Part]:
+def list_parts(connection: sa.Connection, job_id: str) -> list[RoundAttempt]:
     """All parts of a job, the first one first."""
     statement = sa.select(*_PART).where(federated_cycles.c.job_id == job_id).order_by(federated_cycles.c.number)
     return [_part(row) for row in connection.execute(statement)]
 
 
-def _part(row: sa.Row[Any]) -> Part:
+def _part(row: sa.Row[Any]) -> RoundAttempt:
     values = {**row._mapping, "state": PartState(row.state)}
-    return Part(**values)
+    return RoundAttempt(**values)
 
 
-def _values(part: Part) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(part, name) for name in Part.__dataclass_fields__}
+def _values(part: RoundAttempt) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(part, name) for name in RoundAttempt.__dataclass_fields__}
     return values | {"state": part.state.value, "facts": None if part.facts is None else dict(part.facts)}

@@ -106,5 +106,5 @@ class HostedProcesses:
         return hosted
 
 
-def _plan(plan: store.Plan) -> HostedPlan:
+def _plan(plan: store.PlanRow) -> HostedPlan:
     return HostedPlan(plan.id, plan.name, plan.plan_hash, plan.size_bytes)

@@ -20,9 +20,9 @@ from pygrid.core.idempotency import (
     KEEP,
     MAX_ANSWERS,
     MAX_ANSWERS_BYTES,
-    Call,
     CallScope,
     KeptAnswer,
+    RepeatableCall,
     current_call,
     in_progress,
 )
@@ -76,7 +76,7 @@ def once(fn: Callable[[sa.Connection], T], answer: Callable[[T], object] | None 
     return unit
 
 
-def put_answer(connection: sa.Connection, call: Call, answer: bytes) -> None:
+def put_answer(connection: sa.Connection, call: RepeatableCall, answer: bytes) -> None:
     """Keep the answer of a call that is done; drop those of its user that are too old or too many. Raises as `once`."""
     kept, scope = call.keep(answer), call.scope
     connection.execute(sa.delete(kept_answers).where(_is_of(scope), kept_answers.c.expires_at <= call.now))
@@ -118,7 +118,7 @@ def delete_expired_answers(connection: sa.Connection, now: dt.datetime) -> int:
 
 
 @dataclass(frozen=True)
-class KeptAnswers:
+class AnswerStore:
     """The kept answers of an app; its state holds them as ``kept_answers``."""
 
     database: Database
@@ -128,11 +128,11 @@ class KeptAnswers:
         """As `find_answer`, now."""
         return await self.database.read(lambda connection: find_answer(connection, scope, self.clock.now()))
 
-    async def put(self, call: Call, answer: bytes) -> None:
+    async def put(self, call: RepeatableCall, answer: bytes) -> None:
         """As `put_answer`, for a call that changed nothing."""
         await self.database.write(lambda connection: put_answer(connection, call, answer))
 
-    async def replace(self, call: Call, answer: bytes) -> None:
+    async def replace(self, call: RepeatableCall, answer: bytes) -> None:
         """As `update_answer`."""
         await self.database.write(lambda connection: update_answer(connection, call.scope, answer))
 

@@ -24,7 +24,7 @@ from pygrid import codes
 from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.datasets import Holding
 from pygrid.core.job_spec import PrivacyTerms
-from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, WITHDRAWN, Change, Job, JobState, Result
+from pygrid.core.jobs import ENDED, RESULT_EXPIRED, TRANSITIONS, WITHDRAWN, Change, JobRecord, JobState, Result
 from pygrid.errors import Conflict, NotFound
 from pygrid.messages.jobs import JobRequest
 from pygrid.privacy.ledger import Use
@@ -144,14 +144,14 @@ _JOB = [column for column in jobs.c if column.name not in ("lease_until", "is_fe
 # Jobs
 
 
-def put_job(connection: sa.Connection, job: Job) -> None:
+def put_job(connection: sa.Connection, job: JobRecord) -> None:
     """Add a job."""
     job = replace(job, history=(Change(job.state, job.created_at),))
     connection.execute(jobs.insert().values(_values(job)))
 
 
 def update_job(
-    connection: sa.Connection, job: Job, now: dt.datetime, *, lease_until: dt.datetime | None = None
+    connection: sa.Connection, job: JobRecord, now: dt.datetime, *, lease_until: dt.datetime | None = None
 ) -> None:
     """Write a job that has made one transition since it was read.
 
@@ -167,14 +167,14 @@ def update_job(
         raise Conflict("the job was changed by somebody else at the same moment; load it again", code=codes.JOB_DECIDED)
 
 
-def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Job | None:
+def find_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> JobRecord | None:
     """A job; with ``lock``, no other transaction changes it before this one ends."""
     statement = sa.select(*_JOB).where(jobs.c.id == job_id)
     row = connection.execute(statement.with_for_update() if lock else statement).first()
     return None if row is None else _job(row)
 
 
-def get_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> Job:
+def get_job(connection: sa.Connection, job_id: str, *, lock: bool = False) -> JobRecord:
     """As `find_job`. Raises NotFound: ``job_not_found``."""
     job = find_job(connection, job_id, lock=lock)
     if job is None:
@@ -191,7 +191,7 @@ def list_jobs(
     mine: bool = False,
     before: str | None = None,
     limit: int = 100,
-) -> list[Job]:
+) -> list[JobRecord]:
     """Jobs that the caller may know of, newest first.
 
     Args:
@@ -212,7 +212,7 @@ def list_jobs(
     return [_job(row) for row in connection.execute(statement)]
 
 
-def list_in_state(connection: sa.Connection, state: JobState, limit: int = 1000) -> list[Job]:
+def list_in_state(connection: sa.Connection, state: JobState, limit: int = 1000) -> list[JobRecord]:
     """Jobs of everybody in a state, oldest first."""
     statement = sa.select(*_JOB).where(jobs.c.state == state.value).order_by(jobs.c.number).limit(limit)
     return [_job(row) for row in connection.execute(statement)]
@@ -265,7 +265,7 @@ def forget_result(connection: sa.Connection, job_id: str, detail: str) -> None:
     connection.execute(jobs.update().where(jobs.c.id == job_id, jobs.c.state == JobState.RELEASED.value).values(values))
 
 
-def list_open(connection: sa.Connection, user_id: int) -> list[Job]:
+def list_open(connection: sa.Connection, user_id: int) -> list[JobRecord]:
     """The jobs of somebody that have not ended, oldest first."""
     where = (jobs.c.requested_by == user_id, jobs.c.state.not_in([state.value for state in ENDED]))
     return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
@@ -284,7 +284,7 @@ def count_waiting(connection: sa.Connection, dataset_id: int) -> int:
 
 def find_next(
     connection: sa.Connection, *, exact_only: bool = False, remote_only: bool = False, federated: bool = False
-) -> Job | None:
+) -> JobRecord | None:
     """The approved job that is next, which nobody else takes before this transaction ends; or None.
 
     It is the one that has waited longest, of those whose askers have the fewest running, so that nobody keeps all
@@ -329,7 +329,7 @@ def renew_leases(connection: sa.Connection, job_ids: Collection[str], until: dt.
     connection.execute(jobs.update().where(*where).values(lease_until=until))
 
 
-def list_lost(connection: sa.Connection, now: dt.datetime) -> list[Job]:
+def list_lost(connection: sa.Connection, now: dt.datetime) -> list[JobRecord]:
     """Running jobs whose lease is over: whoever ran them is gone."""
     where = (jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until < now)
     return [_job(row) for row in connection.execute(sa.select(*_JOB).where(*where).order_by(jobs.c.number))]
@@ -338,7 +338,7 @@ def list_lost(connection: sa.Connection, now: dt.datetime) -> list[Job]:
 # What belongs to them
 
 
-def get_job_dataset(connection: sa.Connection, job: Job) -> JobDataset:
+def get_job_dataset(connection: sa.Connection, job: JobRecord) -> JobDataset:
     """The dataset of a job and the version that it runs on."""
     fields = [datasets.c[name] for name in ("id", "name", "created_by", "visibility", "deleted_at")]
     versions = [dataset_versions.c[name] for name in ("number", "size_bytes", "folder", "mock_folder", "mock")]
@@ -408,7 +408,7 @@ def _visible(principal: Principal) -> sa.ColumnElement[bool]:
     return sa.or_(*conditions)
 
 
-def _values(job: Job) -> dict[str, Any]:
+def _values(job: JobRecord) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(job, name) for name in _SAME}
     result = job.result
     return values | {
@@ -424,11 +424,11 @@ def _values(job: Job) -> dict[str, Any]:
     }
 
 
-def _job(row: sa.Row[Any]) -> Job:
+def _job(row: sa.Row[Any]) -> JobRecord:
     result = None
     if row.result_hash is not None:
         result = Result(row.result_hash, row.result_bytes, row.result_media_type, row.result_metrics)
-    return Job(
+    return JobRecord(
         state=JobState(row.state),
         request=msgspec.convert(row.request, JobRequest),
         terms=msgspec.convert(row.terms, PrivacyTerms | None),

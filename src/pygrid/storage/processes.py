@@ -56,7 +56,7 @@ checkpoints = sa.Table(
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessRow:
     """A hosted model with its configuration; the model itself is its newest checkpoint."""
 
     id: int
@@ -70,7 +70,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanRow:
     """A plan of a process; its bytes are the blob ``plan_hash``."""
 
     id: int
@@ -93,8 +93,8 @@ class Checkpoint:
     created_at: dt.datetime
 
 
-_PROCESS = [processes.c[field] for field in Process.__dataclass_fields__]
-_PLAN = [plans.c[field] for field in Plan.__dataclass_fields__]
+_PROCESS = [processes.c[field] for field in ProcessRow.__dataclass_fields__]
+_PLAN = [plans.c[field] for field in PlanRow.__dataclass_fields__]
 _CHECKPOINT = [checkpoints.c[field] for field in Checkpoint.__dataclass_fields__]
 
 
@@ -144,7 +144,7 @@ def set_process_state(connection: sa.Connection, process_id: int, state: str) ->
 _GET_PROCESS = sa.select(*_PROCESS).where(processes.c.id == sa.bindparam("process_id"))
 
 
-def get_process(connection: sa.Connection, process_id: int) -> Process:
+def get_process(connection: sa.Connection, process_id: int) -> ProcessRow:
     """The process of an id.
 
     Raises:
@@ -153,10 +153,10 @@ def get_process(connection: sa.Connection, process_id: int) -> Process:
     row = connection.execute(_GET_PROCESS, {"process_id": process_id}).first()
     if row is None:
         raise NotFound(f"there is no process {process_id}", code=codes.PROCESS_NOT_FOUND, process_id=process_id)
-    return Process(*row)
+    return ProcessRow(*row)
 
 
-def get_process_by_name(connection: sa.Connection, name: str, version: str | None) -> Process:
+def get_process_by_name(connection: sa.Connection, name: str, version: str | None) -> ProcessRow:
     """The process of a name and version; without a version the newest of that name.
 
     Raises:
@@ -171,27 +171,27 @@ def get_process_by_name(connection: sa.Connection, name: str, version: str | Non
 
 def list_processes(
     connection: sa.Connection, *, name: str | None = None, version: str | None = None, limit: int = 1000
-) -> list[Process]:
+) -> list[ProcessRow]:
     """Processes, newest first, of one name or version if given."""
     statement = sa.select(*_PROCESS).order_by(processes.c.id.desc()).limit(limit)
     if name is not None:
         statement = statement.where(processes.c.name == name)
     if version is not None:
         statement = statement.where(processes.c.version == version)
-    return [Process(*row) for row in connection.execute(statement)]
+    return [ProcessRow(*row) for row in connection.execute(statement)]
 
 
-def list_plans(connection: sa.Connection, process_id: int) -> list[Plan]:
+def list_plans(connection: sa.Connection, process_id: int) -> list[PlanRow]:
     """The plans of a process in the order in which they were hosted."""
     statement = sa.select(*_PLAN).where(plans.c.process_id == process_id).order_by(plans.c.id)
-    return [Plan(*row) for row in connection.execute(statement)]
+    return [PlanRow(*row) for row in connection.execute(statement)]
 
 
-def find_plan(connection: sa.Connection, process_id: int, plan_id: int) -> Plan | None:
+def find_plan(connection: sa.Connection, process_id: int, plan_id: int) -> PlanRow | None:
     """A plan of a process, or None."""
     statement = sa.select(*_PLAN).where(plans.c.id == plan_id, plans.c.process_id == process_id)
     row = connection.execute(statement).first()
-    return None if row is None else Plan(*row)
+    return None if row is None else PlanRow(*row)
 
 
 def get_checkpoint(connection: sa.Connection, process_id: int, number: int | None = None) -> Checkpoint:

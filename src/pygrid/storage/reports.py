@@ -276,7 +276,7 @@ def list_reports(connection: sa.Connection, cycle_id: int) -> list[Report]:
 
 
 @dataclass(frozen=True)
-class Contribution:
+class ContributionRow:
     """An accepted report, and who sent it."""
 
     id: int
@@ -293,7 +293,7 @@ class Contribution:
     received_at: dt.datetime
 
 
-def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[Contribution]:
+def list_contributions(connection: sa.Connection, process_id: int, after: int, limit: int) -> list[ContributionRow]:
     """The accepted reports of a process with an id above ``after``, oldest admission first."""
     statement = (
         sa.select(
@@ -314,7 +314,7 @@ def list_contributions(connection: sa.Connection, process_id: int, after: int, l
         .order_by(reports.c.id)
         .limit(limit)
     )
-    return [Contribution(*row) for row in connection.execute(statement)]
+    return [ContributionRow(*row) for row in connection.execute(statement)]
 
 
 def list_report_files(connection: sa.Connection) -> set[str]:

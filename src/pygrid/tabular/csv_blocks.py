@@ -25,7 +25,7 @@ _LF, _CR, _QUOTE = 10, 13, 34
 
 
 @dataclass(frozen=True)
-class Block:
+class CsvBlock:
     """Whole records; ``num_lines`` lines of the file are before them."""
 
     data: bytes
@@ -33,12 +33,12 @@ class Block:
     has_quotes: bool
 
 
-def rows_of(block: Block, header: Header) -> Iterator[Rows]:
+def rows_of(block: CsvBlock, header: Header) -> Iterator[Rows]:
     """The records of a block, as Python's ``csv`` reads them; raises as `RowReader.rows`."""
     return RowReader(io.BytesIO(block.data), header.delimiter, len(header.names), block.num_lines).chunks()
 
 
-def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[Block | Rows | InvalidDataset]:
+def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[CsvBlock | Rows | InvalidDataset]:
     """All records of the file, in order, in blocks of at most ``num_bytes``; then the fault that ends it, if any."""
     delimiter = header.delimiter.encode()
     others = bytes(set(range(256)) - {_LF, *delimiter})
@@ -67,7 +67,7 @@ def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[Block | Rows
             position, num_lines = position + reader.position, reader.num_lines
 
 
-def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> Block | None:
+def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> CsvBlock | None:
     """The whole records at the beginning of the data; None if they are no block."""
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == _LF)
@@ -85,7 +85,7 @@ def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> B
     is_long = np.max(np.diff(ends, prepend=-1, append=end)) > MAX_RECORD_BYTES
     if is_long or (quotes.size and not _has_good_quotes(data, quotes, delimiter)):
         return None
-    return Block(data, num_lines, bool(quotes.size))
+    return CsvBlock(data, num_lines, bool(quotes.size))
 
 
 def _has_good_quotes(data: bytes, quotes: npt.NDArray[Any], delimiter: bytes) -> bool:

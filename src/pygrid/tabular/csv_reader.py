@@ -21,7 +21,7 @@ import pyarrow.csv as pa_csv
 
 from pygrid import codes
 from pygrid.errors import InvalidDataset, PayloadTooLarge
-from pygrid.tabular.csv_blocks import Block, cut, rows_of
+from pygrid.tabular.csv_blocks import CsvBlock, cut, rows_of
 from pygrid.tabular.csv_faults import Header, Rows, read_header
 from pygrid.tabular.csv_kinds import (
     NOTHING,
@@ -95,7 +95,7 @@ def _parse_ahead(file: BinaryIO, columns: _Columns, parser: _Parser, num_bytes: 
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         for piece in cut(file, parser.header, num_bytes):
             waiting.append(threads.submit(parser.parse, piece, columns.kinds))
-            if not isinstance(piece, Block):
+            if not isinstance(piece, CsvBlock):
                 wait(waiting)  # rows take much memory: one list of them at a time
             if len(waiting) > NUM_AHEAD:
                 yield from waiting.popleft().result()
@@ -155,12 +155,12 @@ class _Parser:
         self._wanted = [names[index] for index in indices]
         self._reading = pa_csv.ReadOptions(column_names=names, block_size=2**30, use_threads=False)
 
-    def parse(self, piece: Block | Rows | InvalidDataset, kinds: Sequence[Kind]) -> list[list[ColumnStats]]:
+    def parse(self, piece: CsvBlock | Rows | InvalidDataset, kinds: Sequence[Kind]) -> list[list[ColumnStats]]:
         """The stored columns of a piece in one or more parts; raises as `RowReader.rows`, or the fault itself."""
         if isinstance(piece, InvalidDataset):
             raise piece
         chunks = iter([piece]) if isinstance(piece, list) else rows_of(piece, self.header)
-        if isinstance(piece, Block):
+        if isinstance(piece, CsvBlock):
             if not piece.has_quotes and not has_odd_spellings(piece.data, self.header.delimiter.encode()):
                 for integer in dict.fromkeys((self._integer, pa.int64())):
                     if arrays := self._arrays(piece, [_TYPES.get(kind, integer) for kind in kinds]):
@@ -170,7 +170,7 @@ class _Parser:
                 return [list(map(look, arrays, kinds))]
         return [list(map(look, self._texts(rows), kinds)) for rows in chunks]
 
-    def _arrays(self, block: Block, types: Sequence[Any]) -> list[Any]:
+    def _arrays(self, block: CsvBlock, types: Sequence[Any]) -> list[Any]:
         """The columns of a block as these types; empty if a value or the number of fields does not fit, or there is no
         row.
         """

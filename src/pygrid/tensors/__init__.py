@@ -1,10 +1,10 @@
 """Named arrays and their byte format, independent of what the arrays mean."""
 
 from pygrid.tensors.params import Params, apply_diff, make_diff
-from pygrid.tensors.safetensors import Entry, Layout, decode, encode, encode_pieces, parse_header, read_layout
+from pygrid.tensors.safetensors import ArrayEntry, Layout, decode, encode, encode_pieces, parse_header, read_layout
 
 __all__ = [
-    "Entry",
+    "ArrayEntry",
     "Layout",
     "Params",
     "apply_diff",

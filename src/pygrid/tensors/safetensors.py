@@ -44,7 +44,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArrayEntry:
     """One array of a file. ``begin`` and ``end`` are offsets in bytes from the end of the header."""
 
     name: str
@@ -58,7 +58,7 @@ class Entry:
 class Layout:
     """The position of each array of a file, in the order of the bytes."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ArrayEntry, ...]
     metadata: Mapping[str, str]
     header_bytes: int
     """Length of the prefix plus the JSON, which is the offset of the first array."""
@@ -141,7 +141,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _entry(name: str, info: _Info) -> Entry:
+def _entry(name: str, info: _Info) -> ArrayEntry:
     dtype = _DTYPES.get(info.dtype)
     if dtype is None:
         raise InvalidTensors(f"array {name!r} has unknown dtype {info.dtype!r}", array=name)
@@ -150,7 +150,7 @@ def _entry(name: str, info: _Info) -> Entry:
     begin, end = info.data_offsets
     if begin < 0 or end - begin != math.prod(info.shape) * dtype.itemsize:
         raise InvalidTensors(f"the offsets of array {name!r} do not fit its shape and dtype", array=name)
-    return Entry(name, dtype, tuple(info.shape), begin, end)
+    return ArrayEntry(name, dtype, tuple(info.shape), begin, end)
 
 
 def read_layout(data: bytes | bytearray | memoryview) -> Layout:
@@ -184,14 +184,14 @@ def make_layout(
 ) -> tuple[Layout, bytes]:
     """The layout of arrays of these dtypes and shapes, and the bytes of the prefix and the header."""
     position = 0
-    entries: list[Entry] = []
+    entries: list[ArrayEntry] = []
     for name in sorted(arrays, key=lambda n: (-arrays[n][0].itemsize, n)):
         dtype, shape = arrays[name]
         dtype = dtype.newbyteorder("<")
         if dtype not in _CODES:
             raise InvalidTensors(f"array {name!r} has dtype {dtype}, which the format does not support", array=name)
         size = math.prod(shape) * dtype.itemsize
-        entries.append(Entry(name, dtype, tuple(shape), position, position + size))
+        entries.append(ArrayEntry(name, dtype, tuple(shape), position, position + size))
         position += size
     document: dict[str, object] = {}
     if metadata:

@@ -143,7 +143,7 @@ class Connection(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class ConnectionSlot:
     """One admitted connection."""
 
     owner: Connection
@@ -165,12 +165,12 @@ class Connections:
         self.limits = limits
         self._clock = clock
         self.turns = Turns(limits.requests_at_once, limits.request_counted_s, clock)
-        self._places: set[Place] = set()
+        self._places: set[ConnectionSlot] = set()
         self._refused: set[Connection] = set()
-        self._idle: dict[int, Place] = {}
+        self._idle: dict[int, ConnectionSlot] = {}
         """By identity of the place; the one that is idle for longest comes first."""
         self._by_key: Counter[str] = Counter()
-        self._held: dict[str | None, OrderedDict[int, Place]] = {}
+        self._held: dict[str | None, OrderedDict[int, ConnectionSlot]] = {}
         """By holder and identity, the places for which bytes are held; least recent progress first."""
         self._held_by: Counter[str | None] = Counter()
         self._num_held = 0
@@ -187,7 +187,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._places)
 
-    def admit(self, owner: Connection, address: str | None, *, caller: str | None = None) -> Place | str:
+    def admit(self, owner: Connection, address: str | None, *, caller: str | None = None) -> ConnectionSlot | str:
         """A place for a new connection, idle at first; or the code of the refusal.
 
         Args:
@@ -202,7 +202,7 @@ class Connections:
             return "too_many_connections"
         if len(self._places) >= self.limits.max_connections and not self._replace_idle():
             return "server_busy"
-        place = Place(owner, key, holder)
+        place = ConnectionSlot(owner, key, holder)
         self._places.add(place)
         self._idle[id(place)] = place
         if key is not None:
@@ -211,7 +211,7 @@ class Connections:
             self._sweeping = asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep)
         return place
 
-    def release(self, place: Place) -> None:
+    def release(self, place: ConnectionSlot) -> None:
         """Give a place back. Harmless when that was done already."""
         if place not in self._places:
             return
@@ -236,16 +236,16 @@ class Connections:
         """A refused connection has been closed. Harmless for any other one."""
         self._refused.discard(owner)
 
-    def mark_busy(self, place: Place) -> None:
+    def mark_busy(self, place: ConnectionSlot) -> None:
         """A request is being answered: the connection cannot be replaced."""
         self._idle.pop(id(place), None)
 
-    def mark_idle(self, place: Place) -> None:
+    def mark_idle(self, place: ConnectionSlot) -> None:
         """No request is being answered."""
         if place in self._places:
             self._idle[id(place)] = place
 
-    def note_progress(self, place: Place) -> None:
+    def note_progress(self, place: ConnectionSlot) -> None:
         """Count what a connection holds now, and close others if that is too much."""
         num_bytes = place.owner.num_held_bytes()
         if place not in self._places or (num_bytes < _FEW_BYTES and not place.num_held):
@@ -257,7 +257,7 @@ class Connections:
         while self._num_held > self.limits.held_bytes:
             self._close_stalest(max(self._held_by, key=self._held_by.__getitem__))
 
-    def _set_held(self, place: Place, num_bytes: int) -> None:
+    def _set_held(self, place: ConnectionSlot, num_bytes: int) -> None:
         change = num_bytes - place.num_held
         place.num_held = num_bytes
         self._num_held += change

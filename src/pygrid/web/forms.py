@@ -20,7 +20,7 @@ _TAKE_BYTES = 1024**2
 
 
 @dataclass(frozen=True)
-class Place:
+class PartTarget:
     """Where the content of a part goes."""
 
     max_bytes: int
@@ -28,7 +28,7 @@ class Place:
     """Called in a thread with piece after piece; None: the part is kept in memory."""
 
 
-Begin: TypeAlias = Callable[[str, Mapping[str, bytes]], Place]
+Begin: TypeAlias = Callable[[str, Mapping[str, bytes]], PartTarget]
 """The place of a part, by its name and the parts that were read before it; raises for a part that the form does not
 have.
 """
@@ -45,10 +45,10 @@ async def read_form(
         parts: which parts the form should have, in words, for the message.
     Raises:
         InvalidInput: ``invalid_form``: it is no such form, is broken, has a part twice, or more than ``max_parts``.
-        PayloadTooLarge: a part is over its limit. And whatever ``begin`` and `Place.take` raise.
+        PayloadTooLarge: a part is over its limit. And whatever ``begin`` and `PartTarget.take` raise.
     """
     read: dict[str, bytes] = {}
-    name, place, data, size = "", Place(0), bytearray(), 0
+    name, place, data, size = "", PartTarget(0), bytearray(), 0
     async for event in form_events(content_type, body, parts=parts, max_parts=max_parts):
         if isinstance(event, MultipartSegment):
             name, data, size = event.name or "", bytearray(), 0

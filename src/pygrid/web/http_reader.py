@@ -18,7 +18,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pygrid.web.connections import CLOSED, Connections, Place, num_unread
+from pygrid.web.connections import CLOSED, Connections, ConnectionSlot, num_unread
 from pygrid.web.refusals import connection_refusal, explain, refusal
 from pygrid.web.requests import WAITS
 
@@ -80,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.limits = connections.limits
         self.num_drained = 0
         self._connections = connections
-        self._place: Place | None = None
+        self._place: ConnectionSlot | None = None
         self._holder: str | None = None
         self._phase = Phase.HEAD
         self._has_turn = False
@@ -106,7 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = self._flow = _Flow(transport)
         place = self._admit()
-        if isinstance(place, Place):
+        if isinstance(place, ConnectionSlot):
             self._place, self._holder = place, place.holder
             self._start_timer(self.limits.head_s, self._on_head_timeout)
         else:
@@ -131,7 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
         self.transport = self.flow._transport = CLOSED
 
-    def _admit(self) -> Place | str:
+    def _admit(self) -> ConnectionSlot | str:
         return self._connections.admit(self, self.client[0] if self.client else None)
 
     def num_held_bytes(self) -> int:

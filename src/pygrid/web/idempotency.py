@@ -29,7 +29,7 @@ from litestar.params import HeaderParameter
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.idempotency import Call, CallScope, KeptAnswer, current_call, in_progress
+from pygrid.core.idempotency import CallScope, KeptAnswer, RepeatableCall, current_call, in_progress
 from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
 from pygrid.web.forms import form_events
 from pygrid.web.requests import AppRequest, stream_body
@@ -69,7 +69,7 @@ class KeptAnswers(Protocol):
         """The answer to a call that was done under this key."""
         ...
 
-    async def put(self, call: Call, answer: bytes) -> None:
+    async def put(self, call: RepeatableCall, answer: bytes) -> None:
         """Keep the answer of a call that changed nothing. Raises Conflict: ``idempotency_in_progress``."""
         ...
 
@@ -77,7 +77,7 @@ class KeptAnswers(Protocol):
         """Return when every write that was asked for before is done."""
         ...
 
-    async def replace(self, call: Call, answer: bytes) -> None:
+    async def replace(self, call: RepeatableCall, answer: bytes) -> None:
         """Keep another answer of a call that was done."""
         ...
 
@@ -139,7 +139,7 @@ def repeatable(
             if key is None or principal is None:
                 return await handler(**arguments)
             _check(request)
-            call = Call(
+            call = RepeatableCall(
                 scope=CallScope(principal.user_id, _route(request), hashlib.sha256(key.encode()).hexdigest()),
                 target=f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}",
                 status=request.route_handler.status_code,
@@ -167,7 +167,7 @@ def repeatable(
     return decorate
 
 
-async def _answer(request: AppRequest, call: Call, handler: Handler, *, form: bool) -> Any:
+async def _answer(request: AppRequest, call: RepeatableCall, handler: Handler, *, form: bool) -> Any:
     records: KeptAnswers = request.app.state.kept_answers
     kept = await records.find(call.scope)
     if not form:
@@ -199,7 +199,7 @@ async def _answer(request: AppRequest, call: Call, handler: Handler, *, form: bo
     return _response(answer, call.status)
 
 
-async def _read_form(request: AppRequest, call: Call, kept: KeptAnswer) -> None:
+async def _read_form(request: AppRequest, call: RepeatableCall, kept: KeptAnswer) -> None:
     """Read a form only to compare it. Raises Conflict: ``idempotency_key_reused``: it is longer than the first one."""
     body = stream_body(request, kept.body_bytes + _FRAMING_BYTES)
     token = current_call.set(call)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from pygrid.transport.pipes import MESSAGE_BYTES
-from pygrid.web.connections import Place
+from pygrid.web.connections import ConnectionSlot
 from pygrid.web.http_reader import BoundedProtocol
 
 _BELOW_BYTES = 3 * MESSAGE_BYTES
@@ -31,7 +31,7 @@ class RelayedProtocol(BoundedProtocol):
         super().connection_made(transport)
         self.client = (self._caller, 0)
 
-    def _admit(self) -> Place | str:
+    def _admit(self) -> ConnectionSlot | str:
         return self._connections.admit(self, None, caller=self._caller)
 
     def num_held_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, Place
+from pygrid.web.connections import CLOSED, ConnectionLimits, Connections, ConnectionSlot
 
 _PIECE = 2048
 """Frames are parsed in pieces of this size: at most 1,024 of them at once."""
@@ -27,7 +27,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.num_drained = 0
         self._limits = limits
         self._connections: Connections | None = None
-        self._place: Place | None = None
+        self._place: ConnectionSlot | None = None
         self._waiting = b""
         self._at = 0
         """Where in ``_waiting`` the part begins that was not parsed."""
@@ -38,7 +38,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._num_taken = 0
         """Bytes of the message that the app took last."""
 
-    def take_place(self, connections: Connections, place: Place) -> None:
+    def take_place(self, connections: Connections, place: ConnectionSlot) -> None:
         """Hold the connection's place in the counts until it is closed."""
         place.owner = self
         self._connections, self._place = connections, place

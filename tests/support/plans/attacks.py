@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from pygrid.plans import DataPort, Hyper, Manifest, Plan, Port, build_archive
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from support.plans.handmade import FORMAT, GraphBuilder, f32, graph_entry
 
 MARK = 999
@@ -123,7 +123,7 @@ def _sine(x: Any) -> Any:
     g = GraphBuilder()
     g.op("Sin", "data/x", out="y")
     model = g.model((f32("data/x", "batch", 1),), (f32("y", "batch", 1),))
-    return Session(model.SerializeToString(), name="sine").run(["y"], {"data/x": x})[0]
+    return OnnxSession(model.SerializeToString(), name="sine").run(["y"], {"data/x": x})[0]
 
 
 def _row_with_sums_by_alignment(width: int = 31) -> tuple[Any, Any]:
@@ -131,7 +131,7 @@ def _row_with_sums_by_alignment(width: int = 31) -> tuple[Any, Any]:
     g = GraphBuilder()
     g.op("ReduceSum", "data/x", g.ints(1), keepdims=0, out="y")
     model = g.model((f32("data/x", "batch", width),), (f32("y", "batch"),))
-    session = Session(model.SerializeToString(), name="sum")
+    session = OnnxSession(model.SerializeToString(), name="sum")
     rng = np.random.default_rng(0)
     best = None
     for _ in range(2000):

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from pygrid.errors import InvalidPlan
 from pygrid.plans.costs import analyse
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from support.plans.operators import CASES, Case
 
 VALUES: dict[str, list[Any]] = {
@@ -35,7 +35,7 @@ def run(case: Case, dtype: str) -> bool:
             info.type.tensor_type.elem_type = ELEMENT[dtype]
     try:
         analyse(model.graph, name="case", max_n=3)
-        session = Session(model.SerializeToString(), name="case")
+        session = OnnxSession(model.SerializeToString(), name="case")
     except InvalidPlan:
         return False
     for seed in range(ROUNDS):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.client.events import ServerEvent, parse_events
+from pygrid.client.events import ReceivedEvent, parse_events
 from pygrid.errors import PygridError
 
 STREAM = (
@@ -21,11 +21,11 @@ STREAM = (
     "data: cut off"
 )  # fmt: skip
 EVENTS = [
-    ServerEvent("", "", " a comment"),
-    ServerEvent("1", "cycle_opened", '{"a": 1}'),
-    ServerEvent("1", "message", "two\n lines ü"),
-    ServerEvent("", "message", ""),
-    ServerEvent("7", "message", "x:y"),
+    ReceivedEvent("", "", " a comment"),
+    ReceivedEvent("1", "cycle_opened", '{"a": 1}'),
+    ReceivedEvent("1", "message", "two\n lines ü"),
+    ReceivedEvent("", "message", ""),
+    ReceivedEvent("7", "message", "x:y"),
 ]
 
 

@@ -19,9 +19,9 @@ from pygrid.core.access import (
     NETWORK_ROLES,
     OWNER,
     USER,
+    AccessRefusal,
     Permission,
     Principal,
-    Refusal,
     Role,
     can_change_role,
     can_define_role,
@@ -119,20 +119,20 @@ def test_whatever_is_allowed_an_owner_is_left(assigned: list[Role], data: st.Dat
 def test_the_last_owner_can_neither_step_down_nor_be_deleted() -> None:
     owner = Principal(1, OWNER)
     for role in (USER, COMPLIANCE_OFFICER, ADMINISTRATOR):
-        assert can_change_role(owner, 1, OWNER, role, num_owners=1) is Refusal.LAST_OWNER
+        assert can_change_role(owner, 1, OWNER, role, num_owners=1) is AccessRefusal.LAST_OWNER
         assert can_change_role(owner, 1, OWNER, role, num_owners=2) is None
     assert can_change_role(owner, 1, OWNER, OWNER, num_owners=1) is None
-    assert can_delete_user(owner, 1, OWNER, num_owners=1) is Refusal.LAST_OWNER
+    assert can_delete_user(owner, 1, OWNER, num_owners=1) is AccessRefusal.LAST_OWNER
     assert can_delete_user(owner, 1, OWNER, num_owners=2) is None
 
 
 def test_refusals_say_why() -> None:
-    assert can_change_role(Principal(2, USER), 2, USER, OWNER, 1) is Refusal.BEYOND_OWN
-    assert can_change_role(Principal(2, USER), 3, USER, USER, 1) is Refusal.MISSING_PERMISSION
-    assert can_change_role(Principal(2, ADMINISTRATOR), 1, OWNER, USER, 2) is Refusal.TARGET_OUTRANKS
-    assert can_give_role(Principal(2, COMPLIANCE_OFFICER), USER) is Refusal.MISSING_PERMISSION
-    assert can_give_role(Principal(2, ADMINISTRATOR), OWNER) is Refusal.BEYOND_OWN
-    assert can_delete_user(Principal(2, USER), 3, USER, 1) is Refusal.MISSING_PERMISSION
+    assert can_change_role(Principal(2, USER), 2, USER, OWNER, 1) is AccessRefusal.BEYOND_OWN
+    assert can_change_role(Principal(2, USER), 3, USER, USER, 1) is AccessRefusal.MISSING_PERMISSION
+    assert can_change_role(Principal(2, ADMINISTRATOR), 1, OWNER, USER, 2) is AccessRefusal.TARGET_OUTRANKS
+    assert can_give_role(Principal(2, COMPLIANCE_OFFICER), USER) is AccessRefusal.MISSING_PERMISSION
+    assert can_give_role(Principal(2, ADMINISTRATOR), OWNER) is AccessRefusal.BEYOND_OWN
+    assert can_delete_user(Principal(2, USER), 3, USER, 1) is AccessRefusal.MISSING_PERMISSION
 
 
 @given(roles, roles, permissions)
@@ -146,7 +146,7 @@ def test_a_role_is_defined_within_ones_own(actor_role: Role, role: Role, wanted:
 
 @pytest.mark.parametrize("role", [USER, OWNER])
 def test_user_and_owner_stay_as_they_are(role: Role) -> None:
-    assert can_edit_role(Principal(1, OWNER), role, role.permissions) is Refusal.BUILT_IN
+    assert can_edit_role(Principal(1, OWNER), role, role.permissions) is AccessRefusal.BUILT_IN
 
 
 def test_an_owner_edits_the_other_roles() -> None:

@@ -19,8 +19,8 @@ from pygrid.core.associations import (
     RARE_RETRY_S,
     Act,
     AssociationState,
-    Health,
-    Turned,
+    DomainHealth,
+    HandshakeRefusal,
     arrive,
     check_domain_name,
     choose,
@@ -61,9 +61,9 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 )
 def test_every_arrival(before: AssociationState | None, is_invited: bool, outcome: object) -> None:
     found = arrive("alice", before, is_taken=False, is_invited=is_invited)
-    assert (found.code if isinstance(found, Turned) else found) == outcome
+    assert (found.code if isinstance(found, HandshakeRefusal) else found) == outcome
     taken = arrive("alice", before, is_taken=True, is_invited=is_invited)
-    assert isinstance(taken, Turned)
+    assert isinstance(taken, HandshakeRefusal)
     assert taken.code == "name_taken"
 
 
@@ -136,7 +136,7 @@ def test_whatever_happens_a_name_is_held_by_one_key_at_most(events: list[tuple[s
             known[key] = move(known[key], Act(event), "alice")
         else:
             outcome = arrive("alice", known.get(key), is_taken=is_taken, is_invited=event == "hello, invited")
-            if isinstance(outcome, Turned):
+            if isinstance(outcome, HandshakeRefusal):
                 continue
             known[key] = outcome
         if known[key] is AssociationState.ACCEPTED:
@@ -170,21 +170,21 @@ def test_case_makes_no_other_name() -> None:
 @pytest.mark.parametrize(
     ("silent_s", "says_degraded", "health"),
     [
-        (0, False, Health.ONLINE),
-        (25, False, Health.ONLINE),
-        (25.1, False, Health.DEGRADED),
-        (60, False, Health.DEGRADED),
-        (60.1, False, Health.OFFLINE),
-        (0, True, Health.DEGRADED),
-        (61, True, Health.OFFLINE),
+        (0, False, DomainHealth.ONLINE),
+        (25, False, DomainHealth.ONLINE),
+        (25.1, False, DomainHealth.DEGRADED),
+        (60, False, DomainHealth.DEGRADED),
+        (60.1, False, DomainHealth.OFFLINE),
+        (0, True, DomainHealth.DEGRADED),
+        (61, True, DomainHealth.OFFLINE),
         # The clock was put back.
-        (-100, False, Health.ONLINE),
+        (-100, False, DomainHealth.ONLINE),
     ],
 )
-def test_health_by_the_age_of_the_last_heartbeat(silent_s: float, says_degraded: bool, health: Health) -> None:
+def test_health_by_the_age_of_the_last_heartbeat(silent_s: float, says_degraded: bool, health: DomainHealth) -> None:
     heard_at = NOW - dt.timedelta(seconds=silent_s)
     assert find_health(heard_at, NOW, 10, says_degraded=says_degraded) is health
-    assert find_health(None, NOW, 10, says_degraded=says_degraded) is Health.OFFLINE
+    assert find_health(None, NOW, 10, says_degraded=says_degraded) is DomainHealth.OFFLINE
 
 
 @given(st.integers(1, 10_000), st.integers(0, 2**32))

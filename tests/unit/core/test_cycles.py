@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
+from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed
 from pygrid.core.process_config import ServerConfig, read_server_config
 from pygrid.errors import Conflict, Gone
 
@@ -159,7 +159,7 @@ def test_due_is_right_in_every_case() -> None:
 # -- admit -------------------------------------------------------------------------------------------------------------
 
 
-def admit(given_cycle: Cycle, given_config: ServerConfig, **changes: Any) -> Refusal | None:
+def admit(given_cycle: Cycle, given_config: ServerConfig, **changes: Any) -> AdmissionRefusal | None:
     values: dict[str, Any] = {"own": None, "last_sequence": None, "download": None, "upload": None}
     return rules.admit(given_cycle, given_config, NOW, **{**values, **changes})
 
@@ -298,7 +298,7 @@ class CycleMachine(RuleBasedStateMachine):
         assert self._ask(None) is not None
         self._become(rules.open_cycle(self.cycle, self.config, self.now))
 
-    def _ask(self, assignment: Assignment | None) -> Refusal | None:
+    def _ask(self, assignment: Assignment | None) -> AdmissionRefusal | None:
         return rules.admit(
             self.cycle, self.config, self.now, own=assignment, last_sequence=None, download=None, upload=None
         )

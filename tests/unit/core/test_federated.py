@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pygrid.core import federated as rules
 from pygrid.core import jobs
 from pygrid.core.datasets import Column, Schema
-from pygrid.core.federated import Part, PartState
+from pygrid.core.federated import PartState, RoundAttempt
 from pygrid.core.job_terms import epsilon_alone, events_of, make_terms
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput
 from pygrid.messages.jobs import FederationRequest, JobRequest, PrivacyRequest
 from pygrid.privacy.ledger import open_cap
@@ -43,7 +43,7 @@ def request(**changes: Any) -> JobRequest:
     return JobRequest(**{**given, **changes})
 
 
-def part(number: int = 1, state: PartState = PartState.TRAINING, **changes: Any) -> Part:
+def part(number: int = 1, state: PartState = PartState.TRAINING, **changes: Any) -> RoundAttempt:
     values: dict[str, Any] = {
         "job_id": "j",
         "number": number,
@@ -54,10 +54,10 @@ def part(number: int = 1, state: PartState = PartState.TRAINING, **changes: Any)
         "request_key": "k",
         "begun_at": NOW,
     }
-    return Part(**{**values, **changes})
+    return RoundAttempt(**{**values, **changes})
 
 
-def job(state: JobState, **changes: Any) -> Job:
+def job(state: JobState, **changes: Any) -> JobRecord:
     values: dict[str, Any] = {
         "id": "j",
         "dataset_id": 1,
@@ -74,7 +74,7 @@ def job(state: JobState, **changes: Any) -> Job:
         "created_at": NOW,
         "updated_at": NOW,
     }
-    return Job(**{**values, **changes})
+    return JobRecord(**{**values, **changes})
 
 
 # Prices

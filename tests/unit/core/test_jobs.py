@@ -22,7 +22,7 @@ from pygrid.core.datasets import Holding
 from pygrid.core.job_checks import name_groups, read_statistics, schema_for_mock, used_columns
 from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.job_terms import epsilon_alone, events_of, make_terms
-from pygrid.core.jobs import ENDED, TRANSITIONS, Job, JobRefusal, JobState, Result, hash_request
+from pygrid.core.jobs import ENDED, TRANSITIONS, JobRecord, JobRefusal, JobState, Result, hash_request
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.messages.datasets import Column, Schema
 from pygrid.messages.jobs import JobRequest, PrivacyRequest, StatisticRequest
@@ -36,8 +36,8 @@ RESULT = Result("f" * 64, 10, "application/json")
 ASKER, DECIDER = 7, 8
 
 
-def job(state: JobState = JobState.CHECKING, terms: PrivacyTerms | None = None) -> Job:
-    return Job(
+def job(state: JobState = JobState.CHECKING, terms: PrivacyTerms | None = None) -> JobRecord:
+    return JobRecord(
         id="a" * 32,
         dataset_id=1,
         version_id=1,

@@ -13,7 +13,7 @@ from onnx import helper
 from pygrid.errors import InvalidPlan
 from pygrid.plans.export_cleanup import tidy_model
 from pygrid.plans.serving import check_model_file
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from support.plans.models import WEIGHT, graph_model, linear
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_operators_are_written_out(op: str, tmp_path: Path) -> None:
     report = check_model_file(path, 8)
     assert op not in report.operators
     assert report.rows_independent
-    wanted, given = [Session(data, name="model").run(["y"], {"x": X})[0] for data in (before, after)]
+    wanted, given = [OnnxSession(data, name="model").run(["y"], {"x": X})[0] for data in (before, after)]
     np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
     assert wanted.shape == tuple(shape)
 

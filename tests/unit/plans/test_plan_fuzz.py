@@ -17,7 +17,7 @@ from hypothesis import assume, event, given, settings
 from pygrid.errors import InvalidPlan
 from pygrid.plans.costs import analyse
 from pygrid.plans.independence import judge
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.plans.sizes import at
 from support.plans.handmade import f32
 from support.plans.random_programs import INPUTS, PROFILE, feed, programs
@@ -31,7 +31,7 @@ def test_shapes_are_those_of_the_runtime_or_refused(g):
     made = [name for step in analysis.steps for name in step.output_names]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
     try:
-        session = Session(model.SerializeToString(), name="program")
+        session = OnnxSession(model.SerializeToString(), name="program")
     except InvalidPlan:
         return
     for n in (1, 2, 5):
@@ -61,7 +61,7 @@ def test_examples_that_are_said_to_be_independent_are(g):
     try:
         analysis = analyse(model.graph, name="grads", max_n=8)
         verdict = judge(analysis)
-        session = Session(model.SerializeToString(), name="grads")
+        session = OnnxSession(model.SerializeToString(), name="grads")
     except InvalidPlan:
         return
     assume(verdict.independent)

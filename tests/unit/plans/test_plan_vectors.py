@@ -18,7 +18,7 @@ import pytest
 from pygrid.plans import Plan, check, run_selftest, selftest_inputs
 from pygrid.plans.costs import analyse
 from pygrid.plans.selftest import selftest_graph
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.plans.sizes import at
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "plans"
@@ -44,7 +44,7 @@ def test_the_vectors_come_out(name):
     assert plan.id == vector["id"]
     inputs = selftest_inputs(plan.manifest, vector["batch_size"])
     graph = selftest_graph(plan.manifest)
-    outputs = Session(plan.graph(graph), name=graph).run(list(vector["outputs"]), inputs)
+    outputs = OnnxSession(plan.graph(graph), name=graph).run(list(vector["outputs"]), inputs)
     for port, array in [*inputs.items(), *zip(vector["outputs"], outputs, strict=True)]:
         expected = vector["inputs"].get(port) or vector["outputs"][port]
         assert list(array.shape) == expected["shape"]

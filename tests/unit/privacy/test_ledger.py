@@ -23,9 +23,9 @@ from pygrid.privacy.events import (
 from pygrid.privacy.ledger import (
     TRANSITIONS,
     Accepted,
+    BudgetRefusal,
     Cap,
     ChargeState,
-    Refusal,
     Rejected,
     Spending,
     Use,
@@ -94,8 +94,8 @@ def test_both_caps_decide():
     wide, narrow = open_cap(8.0, 1e-6), open_cap(1.0, 1e-6)
     cost = cost_of([Gaussian(2.0)])
     assert check((Spending(), wide), (Spending(), wide), cost) == Accepted()
-    assert check((Spending(), wide), (Spending(), narrow), cost) == Rejected(Refusal.USER_EXHAUSTED)
-    assert check((Spending(), narrow), (Spending(), wide), cost) == Rejected(Refusal.DATASET_EXHAUSTED)
+    assert check((Spending(), wide), (Spending(), narrow), cost) == Rejected(BudgetRefusal.USER_EXHAUSTED)
+    assert check((Spending(), narrow), (Spending(), wide), cost) == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
 
 
 @pytest.mark.parametrize(

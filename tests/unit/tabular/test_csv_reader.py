@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema
 from pygrid.errors import PygridError
-from pygrid.storage.columns import Draft
+from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular.csv_blocks import MAX_VALUE_BYTES
 from pygrid.tabular.csv_faults import RowReader, read_header
 from pygrid.tabular.csv_reader import BLOCK_BYTES, PREFIX_BYTES, read
@@ -39,7 +39,7 @@ def stored(text: bytes, *, block_bytes: int = BLOCK_BYTES, **options: Any) -> Ou
         folder = Path(name)
         (folder / "file").write_bytes(text)
         (folder / "columns").mkdir()
-        writer = TableWriter(Draft(folder / "columns"), uploaded_bytes=len(text), **options)
+        writer = TableWriter(ColumnDraft(folder / "columns"), uploaded_bytes=len(text), **options)
         try:
             with (folder / "file").open("rb") as file:
                 read(file, writer, prefix_bytes=min(block_bytes, PREFIX_BYTES), block_bytes=block_bytes)
@@ -352,7 +352,7 @@ class Sizes(TableWriter):
 def test_a_part_takes_little_memory(row: bytes, tmp_path: Path) -> None:
     """An empty field is one byte of the file, and eight bytes as a number."""
     text = b",".join(b"c%d" % index for index in range(64)) + b"\n" + (row + b"\n") * (8 * 10**6 // len(row))
-    writer = Sizes(Draft(tmp_path), uploaded_bytes=len(text))
+    writer = Sizes(ColumnDraft(tmp_path), uploaded_bytes=len(text))
     read(io.BytesIO(text), writer)
     writer.close()
     assert len(writer.sizes) > 3

@@ -17,7 +17,7 @@ import pytest
 
 from pygrid.core.datasets import ColumnDeclaration
 from pygrid.errors import PygridError
-from pygrid.storage.columns import Draft
+from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular.csv_reader import read
 from pygrid.tabular.table_writer import TableWriter
 
@@ -34,7 +34,7 @@ def outcome_of(content: bytes, folder: Path, options: dict[str, Any]) -> dict[st
     (folder / "file").write_bytes(content)
     (folder / "columns").mkdir()
     writer = TableWriter(
-        Draft(folder / "columns"),
+        ColumnDraft(folder / "columns"),
         declared=msgspec.convert(options.get("columns", ()), tuple[ColumnDeclaration, ...]),
         skip=options.get("skip", ()),
         subject=options.get("subject"),

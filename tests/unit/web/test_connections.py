@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.web.connections import ConnectionLimits, Connections, Place
+from pygrid.web.connections import ConnectionLimits, Connections, ConnectionSlot
 
 KIB = 1024
 
@@ -60,10 +60,10 @@ def _connections(**limits: Any) -> Connections:
     return Connections(ConnectionLimits(**limits), lambda: 0.0)
 
 
-def _hold(connections: Connections, address: str, num_bytes: int) -> tuple[Peer, Place]:
+def _hold(connections: Connections, address: str, num_bytes: int) -> tuple[Peer, ConnectionSlot]:
     peer = Peer()
     place = connections.admit(peer, address)
-    assert isinstance(place, Place)
+    assert isinstance(place, ConnectionSlot)
     peer.num_bytes = num_bytes
     connections.note_progress(place)
     return peer, place
@@ -85,10 +85,10 @@ def _hold(connections: Connections, address: str, num_bytes: int) -> tuple[Peer,
 def test_connections_of_an_address_are_limited(first: str, second: str, is_one: bool) -> None:
     connections = _connections(max_connections_per_address=1, trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"),))
     place = connections.admit(Peer(), first)
-    assert isinstance(place, Place)
+    assert isinstance(place, ConnectionSlot)
     assert (connections.admit(Peer(), second) == "too_many_connections") is is_one
     connections.release(place)
-    assert not is_one or isinstance(connections.admit(Peer(), second), Place)
+    assert not is_one or isinstance(connections.admit(Peer(), second), ConnectionSlot)
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "127.0.0.1", "::1"])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygrid.errors import InvalidInput, PayloadTooLarge
-from pygrid.web.forms import Place, read_form, unknown_part
+from pygrid.web.forms import PartTarget, read_form, unknown_part
 
 TYPE = "multipart/form-data; boundary=cut"
 LARGE = bytes(range(256)) * 5000
@@ -37,13 +37,13 @@ async def read(
     """The small parts, the large one, and which parts were there when each began."""
     taken, before = bytearray(), []
 
-    def begin(name: str, known: Mapping[str, bytes]) -> Place:
+    def begin(name: str, known: Mapping[str, bytes]) -> PartTarget:
         before.append([*known])
         if name == "model":
-            return Place(2 * 10**6, taken.extend)
+            return PartTarget(2 * 10**6, taken.extend)
         if name != "config":
             raise unknown_part(name, "config and model")
-        return Place(100)
+        return PartTarget(100)
 
     found = await read_form(content_type, pieces(data, size), begin, parts="config and model", max_parts=4)
     return found, bytes(taken), before

@@ -13,7 +13,7 @@ from typing import Any
 
 from pygrid.plans import Plan, selftest_inputs
 from pygrid.plans.selftest import selftest_graph
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 3
@@ -26,7 +26,7 @@ def vector(path: Path) -> dict[str, Any]:
     name = selftest_graph(plan.manifest)
     inputs = selftest_inputs(plan.manifest, BATCH_SIZE)
     names = [port.name for port in plan.manifest.graphs[name].outputs]
-    outputs = dict(zip(names, Session(plan.graph(name), name=name).run(names, inputs), strict=True))
+    outputs = dict(zip(names, OnnxSession(plan.graph(name), name=name).run(names, inputs), strict=True))
     return {
         "file": path.name,
         "id": plan.id,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.domain import build_domain
 from pygrid.features.jobs.running.dry_run import MockTrials
 from pygrid.features.jobs.running.queue import JobQueue
@@ -171,7 +171,7 @@ async def test_a_charge_is_durable_before_the_worker_starts(
     seen: list[list[str]] = []
     spec = SpecMaker.spec
 
-    async def look(maker: SpecMaker, job: Job) -> Any:
+    async def look(maker: SpecMaker, job: JobRecord) -> Any:
         seen.append(await asyncio.to_thread(states_of_charges, settings))
         return await spec(maker, job)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.running.dry_run import MockTrials
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
@@ -192,7 +192,7 @@ async def test_a_dataset_that_is_hidden_meanwhile_needs_a_person(site: Site, mon
     await site.owner.set_policy(dataset)
     run = MockTrials.run
 
-    async def hide_first(trials: MockTrials, job: Job) -> None:
+    async def hide_first(trials: MockTrials, job: JobRecord) -> None:
         answer = await site.owner.call("PUT", f"{DATASETS}/{dataset}", json={"visibility": "private"})
         assert answer.status_code == 200, answer.text
         await run(trials, job)

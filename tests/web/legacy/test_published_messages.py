@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from pygrid.errors import Unauthenticated
-from pygrid.legacy.websocket import Caller, Published, answer, domain_messages
+from pygrid.legacy.websocket import LegacyCaller, Published, answer, domain_messages
 from pygrid.tensors import encode
 from support.plans.models import WEIGHT, linear, lookup
 from support.web import PASSWORD, People, serving
@@ -244,6 +244,6 @@ class _Nobody:
     )
 )
 async def test_whatever_comes_is_answered(value: Any) -> None:
-    found = await answer(Published(domain_messages("test")), Caller(_Nobody(), ""), json.dumps(value))
+    found = await answer(Published(domain_messages("test")), LegacyCaller(_Nobody(), ""), json.dumps(value))
     assert "error" in found
     json.dumps(found)

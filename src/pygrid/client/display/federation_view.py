@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pygrid.client.federation.run import DomainState, FederatedCycle
 
 
-class DomainTable(Table["DomainState"]):
+class TrainingDomains(Table["DomainState"]):
     """The Domains of a training."""
 
     heads = ("domain", "dataset", "state", "cycles", "now")

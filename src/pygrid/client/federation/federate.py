@@ -23,7 +23,7 @@ import msgspec
 from pygrid import codes
 from pygrid.client.datasets import Dataset
 from pygrid.client.domain import DomainClient, connect
-from pygrid.client.federation.records import Member, Notes, load_record, make_record
+from pygrid.client.federation.records import FederationMember, Notes, load_record, make_record
 from pygrid.client.federation.run import FederatedRun
 from pygrid.client.hosting import ModelSource, PlanSource, load_plan, model_body
 from pygrid.client.jobs import privacy_terms
@@ -109,7 +109,7 @@ def federate(
         rounds=rounds,
         min_domains=min_domains,
         asked=training | {"privacy": msgspec.to_builtins(privacy_terms(epsilon, delta, clip, unit, sampling_rate))},
-        members=[Member(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
+        members=[FederationMember(who, dataset._api.url, dataset.name, dataset.id) for who, dataset in asked.items()],
     )
     record = make_record(
         coordinator._api,

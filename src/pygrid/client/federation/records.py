@@ -14,7 +14,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.client.downloads import read_checked
-from pygrid.client.hosting import USUAL_PLAN, FormBody, Part
+from pygrid.client.hosting import USUAL_PLAN, FormBody, FormPart
 from pygrid.errors import Conflict, InvalidInput, NotFound
 from pygrid.messages.media import PLAN, TENSORS
 from pygrid.messages.processes import DraftInfo, DraftList, DraftRequest, ProcessInfo
@@ -29,7 +29,7 @@ _NOTES = "federation"
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
-class Member(msgspec.Struct):
+class FederationMember(msgspec.Struct):
     """A Domain that is asked to take part."""
 
     name: str
@@ -53,7 +53,7 @@ class Notes(msgspec.Struct):
     min_domains: int
     asked: dict[str, Any]
     """Fields of each Domain's `JobRequest`."""
-    members: list[Member]
+    members: list[FederationMember]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Record:
         return self.draft.name
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[FederationMember]:
         return self.notes.members
 
     @property
@@ -134,8 +134,8 @@ def make_record(
     """
     kept = {_NOTES: msgspec.to_builtins(notes)}
     request = DraftRequest({**client_config, "name": name, "version": VERSION}, dict(server_config), kept)
-    parts = [Part("config", "application/json", BytesBody(msgspec.json.encode(request)))]
-    parts += [Part("model", TENSORS, BytesBody(model)), Part(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
+    parts = [FormPart("config", "application/json", BytesBody(msgspec.json.encode(request)))]
+    parts += [FormPart("model", TENSORS, BytesBody(model)), FormPart(f"plan:{USUAL_PLAN}", PLAN, BytesBody(plan.data))]
     form = FormBody(parts)
     try:
         draft = api.send_body(_DRAFTS, DraftInfo, form, headers={"Content-Type": form.media_type}, once=True)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from pygrid.client.datasets import Datasets
-from pygrid.client.federation.records import VERSION, Member, Record
+from pygrid.client.federation.records import VERSION, FederationMember, Record
 from pygrid.client.jobs import ENDED, find_jobs, submit_job
 from pygrid.errors import Conflict, PygridError
 from pygrid.messages.jobs import FederationRequest
@@ -18,7 +18,7 @@ from pygrid.transport import Api
 _TOKEN_DAYS = 365
 
 
-def ask(record: Record, member: Member, api: Api, *, is_first_try: bool) -> None:
+def ask(record: Record, member: FederationMember, api: Api, *, is_first_try: bool) -> None:
     """Ask a Domain for its part in a training, unless it was asked; what becomes of it is in ``member``.
 
     Args:
@@ -35,7 +35,7 @@ def ask(record: Record, member: Member, api: Api, *, is_first_try: bool) -> None
         member.refusal = error.detail
 
 
-def _submit(record: Record, member: Member, api: Api) -> str:
+def _submit(record: Record, member: FederationMember, api: Api) -> str:
     notes = record.notes
     token = make_token(notes.secret, member.name)
     federation = FederationRequest(notes.reached_at, record.name, VERSION, notes.rounds, token)
@@ -48,7 +48,7 @@ def _submit(record: Record, member: Member, api: Api) -> str:
         ).id
 
 
-def _find(record: Record, member: Member, api: Api) -> str:
+def _find(record: Record, member: FederationMember, api: Api) -> str:
     """The job by which a Domain was asked before the asking was interrupted, if it was."""
     wanted = record.notes.reached_at, record.name, VERSION
     for info in find_jobs(api, mine=True):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pygrid import codes
-from pygrid.client.display.federation_view import CycleTable, DomainTable, Following
+from pygrid.client.display.federation_view import CycleTable, Following, TrainingDomains
 from pygrid.client.domain import DomainClient
-from pygrid.client.federation.records import VERSION, Member, Record
+from pygrid.client.federation.records import VERSION, FederationMember, Record
 from pygrid.client.federation.requests import ask
 from pygrid.client.jobs import ENDED, get_job
 from pygrid.client.process import Process
@@ -149,9 +149,9 @@ class FederatedRun:
         return self.coordinator.process(self.name, VERSION)
 
     @property
-    def domains(self) -> DomainTable:
+    def domains(self) -> TrainingDomains:
         """The Domains that were asked, where each of them is, and why one takes no part (any more)."""
-        return DomainTable(self._states())
+        return TrainingDomains(self._states())
 
     @property
     def history(self) -> CycleTable:
@@ -192,7 +192,7 @@ class FederatedRun:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _POLL_S)
 
-    def _check_enough(self, process: Process, domains: DomainTable) -> None:
+    def _check_enough(self, process: Process, domains: TrainingDomains) -> None:
         """Finish a process whose open cycle can't be completed any more. Raises Conflict."""
         num_left = sum(domain.state not in ENDED | {"refused"} for domain in domains)
         info = process.info()  # after the Domains were asked: those that have ended report no more
@@ -255,7 +255,7 @@ class FederatedRun:
         with ThreadPoolExecutor(min(_MAX_AT_ONCE, max(1, len(self._record.members)))) as pool:
             return list(pool.map(self._state_of, self._record.members))
 
-    def _state_of(self, member: Member) -> DomainState:
+    def _state_of(self, member: FederationMember) -> DomainState:
         def told(state: str, detail: str, num_reported: int = 0) -> DomainState:
             return DomainState(member.name, member.url, member.dataset, member.job_id, state, detail, num_reported)
 
@@ -268,7 +268,7 @@ class FederatedRun:
             return told("unknown", error.detail)
         return told(info.state, _in_words(info, member), info.federation.num_reported if info.federation else 0)
 
-    def _cancel(self, member: Member) -> None:
+    def _cancel(self, member: FederationMember) -> None:
         if not member.job_id:
             return
         try:
@@ -292,7 +292,7 @@ class FederatedRun:
         return "".join(shown)
 
 
-def _in_words(info: JobInfo, member: Member) -> str:
+def _in_words(info: JobInfo, member: FederationMember) -> str:
     if info.state in ENDED:
         # Never empty: who says no need not say why.
         return (

@@ -50,7 +50,7 @@ _MISS_S = 150e-9
 """A read that misses every cache, and the table of pages."""
 
 
-class Block(NamedTuple):
+class ContributionBlock(NamedTuple):
     """Some units' vectors."""
 
     rows: Array
@@ -85,7 +85,7 @@ class Contributions(Protocol):
         """
 
 
-def add_blocks(total: GaussianSum, blocks: Iterable[Block]) -> int:
+def add_blocks(total: GaussianSum, blocks: Iterable[ContributionBlock]) -> int:
     """Add the vectors of all blocks; how many units failed."""
     num_failed = 0
     for rows, failed in blocks:
@@ -227,7 +227,7 @@ class PlanRows(_PlanUnits):
     def add_to(self, total: GaussianSum, units: Array, watch: Watch) -> int:
         return add_blocks(total, self.blocks(units, watch))
 
-    def blocks(self, units: Array, watch: Watch) -> Iterator[Block]:
+    def blocks(self, units: Array, watch: Watch) -> Iterator[ContributionBlock]:
         """The vectors of these units, in their order, before clipping."""
         evaluations = self._evaluations(units, watch)
         while True:
@@ -238,7 +238,7 @@ class PlanRows(_PlanUnits):
                 failed.append(not (is_good and np.isfinite(rows[-1]).all()))
             if not rows:
                 return
-            yield Block(np.stack(rows), np.array(failed))
+            yield ContributionBlock(np.stack(rows), np.array(failed))
 
 
 class PlanSums(_PlanUnits):

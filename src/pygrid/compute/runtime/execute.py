@@ -31,7 +31,7 @@ from pygrid import codes
 from pygrid.aggregation.optimizers import SLOTS, initial_slot, step
 from pygrid.compute.runtime.contributions import Contributions, PlanRows, PlanSums, subject_groups
 from pygrid.compute.runtime.denormals import denormals_as_zero
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.metric_rows import MetricRows
 from pygrid.compute.runtime.prediction import predict
 from pygrid.compute.runtime.schedule import Schedule
@@ -64,7 +64,12 @@ class _Tally:
 
 
 def run(
-    spec: JobSpec, inputs: Inputs, report: Report, *, started: float, announce: Callable[[float], None] = lambda _: None
+    spec: JobSpec,
+    inputs: MappedColumns,
+    report: Report,
+    *,
+    started: float,
+    announce: Callable[[float], None] = lambda _: None,
 ) -> tuple[Outcome, bytes]:
     """Run a job to its end.
 
@@ -84,7 +89,7 @@ def run(
         return _run(spec, inputs, report, Schedule(spec, started, announce))
 
 
-def _run(spec: JobSpec, inputs: Inputs, report: Report, schedule: Schedule) -> tuple[Outcome, bytes]:
+def _run(spec: JobSpec, inputs: MappedColumns, report: Report, schedule: Schedule) -> tuple[Outcome, bytes]:
     tally = _Tally()
     if spec.kind == "statistics":
         media_type, payload = MEDIA_JSON, _statistics(spec, inputs, tally, schedule)
@@ -145,7 +150,7 @@ def _train(
     plan: Plan,
     params: Params,
     data: dict[str, Array],
-    inputs: Inputs,
+    inputs: MappedColumns,
     tally: _Tally,
     report: Report,
     schedule: Schedule,
@@ -219,7 +224,13 @@ def _noisy_mean(
 
 
 def _evaluate(
-    spec: JobSpec, plan: Plan, params: Params, data: dict[str, Array], inputs: Inputs, tally: _Tally, schedule: Schedule
+    spec: JobSpec,
+    plan: Plan,
+    params: Params,
+    data: dict[str, Array],
+    inputs: MappedColumns,
+    tally: _Tally,
+    schedule: Schedule,
 ) -> bytes:
     if spec.privacy is None:
         batch_size = min(max(spec.batch_size, 256), plan.manifest.max_batch_size)
@@ -238,7 +249,7 @@ def _evaluate(
     return msgspec.json.encode({**answer, "unit": terms.unit})
 
 
-def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, schedule: Schedule) -> bytes:
+def _statistics(spec: JobSpec, inputs: MappedColumns, tally: _Tally, schedule: Schedule) -> bytes:
     num_records = len(next(iter(inputs.columns.values())))
     most = 1 if spec.privacy is None else spec.privacy.max_rows_per_subject
     rows = StatisticRows(spec.statistics, inputs.columns, _groups(spec, inputs.columns), most)
@@ -257,7 +268,7 @@ def _statistics(spec: JobSpec, inputs: Inputs, tally: _Tally, schedule: Schedule
     return msgspec.json.encode({"answers": read_answers(spec.statistics, sums, noise)})
 
 
-def _options(spec: JobSpec, plan: Plan, graph: str, inputs: Inputs, tally: _Tally) -> dict[str, Any]:
+def _options(spec: JobSpec, plan: Plan, graph: str, inputs: MappedColumns, tally: _Tally) -> dict[str, Any]:
     """What `PlanRows` and `PlanSums` are told of a job's units."""
     assert spec.privacy is not None
     if graph not in plan.manifest.graphs:

@@ -57,7 +57,7 @@ class Command(msgspec.Struct, frozen=True):
     cancel: str = ""
 
 
-class Ended(msgspec.Struct, frozen=True):
+class ProcessEnd(msgspec.Struct, frozen=True):
     """A packet to the Domain: a job's process is gone."""
 
     ended: str
@@ -77,7 +77,7 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class _Job:
+class _ForkedJob:
     id: str
     pid: int
     pidfd: int
@@ -96,7 +96,7 @@ class ForkServer:
     def __init__(self, control: socket.socket, settings: ServerSettings) -> None:
         self._control = control
         self._settings = settings
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _ForkedJob] = {}
         self._selector = selectors.DefaultSelector()
         self._folder = tempfile.mkdtemp(prefix="pygrid-worker-")
         os.chmod(self._folder, 0o555)
@@ -141,7 +141,7 @@ class ForkServer:
                 os._exit(1)
         os.close(stream)
         # The child may be gone already; until it is reaped its number is its own.
-        job = _Job(command.start, pid, os.pidfd_open(pid), command.limits, _own_bytes(os.getpid()))
+        job = _ForkedJob(command.start, pid, os.pidfd_open(pid), command.limits, _own_bytes(os.getpid()))
         self._jobs[job.id] = job
         self._selector.register(job.pidfd, selectors.EVENT_READ, job)
 
@@ -165,22 +165,24 @@ class ForkServer:
             elif _own_bytes(job.pid) - job.base_bytes > job.limits.memory_bytes:
                 self._kill(job, "out_of_memory")
 
-    def _kill(self, job: _Job, reason: str) -> None:
+    def _kill(self, job: _ForkedJob, reason: str) -> None:
         job.reason = job.reason or reason
         try:
             os.killpg(job.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # not yet the head of a group of its own
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
-    def _reap(self, job: _Job) -> None:
+    def _reap(self, job: _ForkedJob) -> None:
         _, status, usage = os.wait4(job.pid, 0)
         self._selector.unregister(job.pidfd)
         os.close(job.pidfd)
         del self._jobs[job.id]
         wall_s = time.monotonic() - job.started
-        self._send(Ended(job.id, status, job.reason, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024))
+        self._send(
+            ProcessEnd(job.id, status, job.reason, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        )
 
-    def _send(self, packet: Ready | Ended) -> None:
+    def _send(self, packet: Ready | ProcessEnd) -> None:
         # Where the Domain is gone, the loop will see it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(msgspec.json.encode(packet))

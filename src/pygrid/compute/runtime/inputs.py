@@ -30,7 +30,7 @@ _DTYPES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Inputs:
+class MappedColumns:
     """What a job works on, in memory or mapped."""
 
     columns: Mapping[str, Array]
@@ -38,7 +38,7 @@ class Inputs:
     model: bytes
 
 
-def open_inputs(spec: JobSpec) -> Inputs:
+def open_inputs(spec: JobSpec) -> MappedColumns:
     """Map the columns and read plan and model, without looking at what they hold.
 
     Raises:
@@ -48,7 +48,7 @@ def open_inputs(spec: JobSpec) -> Inputs:
     columns = {name: _map(name, column) for name, column in spec.columns.items()}
     plan = Path(spec.plan_path).read_bytes() if spec.plan_path else b""
     model = Path(spec.model_path).read_bytes() if spec.model_path else b""
-    return Inputs(columns, plan, model)
+    return MappedColumns(columns, plan, model)
 
 
 def _map(name: str, column: ColumnRef) -> Array:

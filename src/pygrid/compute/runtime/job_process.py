@@ -10,7 +10,7 @@ import traceback
 import msgspec
 
 from pygrid import sandbox
-from pygrid.compute.runtime.inputs import Inputs, open_inputs
+from pygrid.compute.runtime.inputs import MappedColumns, open_inputs
 from pygrid.core.job_spec import (
     FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
@@ -69,7 +69,9 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
     _answer(stream, outcome, payload)
 
 
-def _run(spec: JobSpec, inputs: Inputs, stream: int, started: float, layers: tuple[str, ...]) -> tuple[Outcome, bytes]:
+def _run(
+    spec: JobSpec, inputs: MappedColumns, stream: int, started: float, layers: tuple[str, ...]
+) -> tuple[Outcome, bytes]:
     from pygrid.compute.runtime.execute import run
 
     def announce(planned_s: float) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
-from pygrid.compute.runtime.contributions import Block, add_blocks
+from pygrid.compute.runtime.contributions import ContributionBlock, add_blocks
 from pygrid.compute.runtime.watch import Watch
 from pygrid.errors import InvalidInput
 from pygrid.privacy.mechanisms import GaussianSum
@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 
 
-class Metrics(Protocol):
+class PlanMetrics(Protocol):
     """The metrics of each unit."""
 
     num_units: int
@@ -47,7 +47,7 @@ class Metrics(Protocol):
 
     def unit_s(self) -> float: ...
 
-    def blocks(self, units: Array, watch: Watch) -> Iterator[Block]: ...
+    def blocks(self, units: Array, watch: Watch) -> Iterator[ContributionBlock]: ...
 
 
 class MetricRows:
@@ -65,7 +65,7 @@ class MetricRows:
     is_trusted = False
 
     def __init__(
-        self, metrics: Metrics, bounds: Mapping[str, tuple[float, float]], combined: Mapping[str, str] | None = None
+        self, metrics: PlanMetrics, bounds: Mapping[str, tuple[float, float]], combined: Mapping[str, str] | None = None
     ) -> None:
         if set(bounds) != set(metrics.names):
             raise InvalidInput(
@@ -93,13 +93,13 @@ class MetricRows:
         """As `Contributions.add_to`."""
         return add_blocks(total, self.blocks(units, watch))
 
-    def blocks(self, units: Array, watch: Watch) -> Iterator[Block]:
+    def blocks(self, units: Array, watch: Watch) -> Iterator[ContributionBlock]:
         """The vectors of these units, in their order; the norm of each is at most one, up to rounding."""
         for rows, failed in self._metrics.blocks(units, watch):
             values = np.where(failed[:, np.newaxis], 0.0, rows.astype(np.float64))
             mapped = np.clip((np.clip(values, self._lower, self._upper) - self._middle) / self._half, -1.0, 1.0)
             vectors = np.concatenate([np.ones((len(values), 1)), mapped], axis=1) / math.sqrt(self.size)
-            yield Block(np.where(failed[:, np.newaxis], 0.0, vectors), failed)
+            yield ContributionBlock(np.where(failed[:, np.newaxis], 0.0, vectors), failed)
 
     def read_answer(self, sums: Float64, noise_std: float) -> dict[str, Any]:
         """The metrics, their standard errors from the noise, and the number of units that have metrics.

@@ -36,7 +36,7 @@ from pygrid.core.job_spec import (
     parse_frame_header,
 )
 from pygrid.errors import InvalidPlan, PygridError
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.tensors import decode, encode
 
 _MAX_DETAIL = 2000
@@ -68,7 +68,7 @@ class _Connection:
                 rest = rest[os.write(self._stream, rest) :]
 
 
-def _serve(connection: _Connection, session: Session, settings: InferenceSettings) -> None:
+def _serve(connection: _Connection, session: OnnxSession, settings: InferenceSettings) -> None:
     while (header := connection.read(FRAME_HEADER_BYTES)) is not None:
         kind, length = parse_frame_header(bytes(header))
         if kind != SPEC or length > settings.max_request_bytes:
@@ -105,7 +105,7 @@ def main() -> None:
             empty_root=settings.empty_root,
             allow_weak=settings.allow_weak_sandbox,
         )
-        session = Session(model, name="model")
+        session = OnnxSession(model, name="model")
     except MemoryError:
         connection.send(
             OUTCOME, msgspec.json.encode(Failure("out_of_memory", "the model needs more memory than it may use"))

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.core.job_spec import JobSpec, Progress
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.plans.manifest import Port
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.tensors import encode
 
 Array = npt.NDArray[Any]
 
 
-def predict(spec: JobSpec, inputs: Inputs, report: Callable[[Progress], None]) -> tuple[bytes, int]:
+def predict(spec: JobSpec, inputs: MappedColumns, report: Callable[[Progress], None]) -> tuple[bytes, int]:
     """Run a job of kind ``predict``.
 
     Returns:
@@ -37,7 +37,7 @@ def predict(spec: JobSpec, inputs: Inputs, report: Callable[[Progress], None]) -
         for port in spec.inputs
     }
     num_records = len(next(iter(columns.values())))
-    session = Session(inputs.model, name="model", num_threads=spec.num_threads)
+    session = OnnxSession(inputs.model, name="model", num_threads=spec.num_threads)
     names = [port.name for port in spec.outputs]
     answers = {port.name: np.empty((num_records, *_sizes(port)), port.dtype) for port in spec.outputs}
     num_calls = 0

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
-from pygrid.compute.runtime.contributions import Block, add_blocks
+from pygrid.compute.runtime.contributions import ContributionBlock, add_blocks
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import Statistic
 from pygrid.errors import InvalidInput
@@ -79,14 +79,14 @@ class StatisticRows:
         """As `Contributions.add_to`; no unit fails."""
         return add_blocks(total, self.blocks(units))
 
-    def blocks(self, units: Array) -> Iterator[Block]:
+    def blocks(self, units: Array) -> Iterator[ContributionBlock]:
         """The vectors of these units, in their order."""
         for begin in range(0, len(units), self._chunk):
             part = units[begin : begin + self._chunk]
             rows = (
                 self._records(part) if self._groups is None else self._subjects([self._groups[unit] for unit in part])
             )
-            yield Block(rows, np.zeros(len(part), np.bool_))
+            yield ContributionBlock(rows, np.zeros(len(part), np.bool_))
 
     def _subjects(self, groups: Sequence[Array]) -> Float64:
         """The sums over the records of each subject, added one record after the other."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core import access
-from pygrid.core.access import Permission, Principal, Refusal, Role
+from pygrid.core.access import AccessRefusal, Permission, Principal, Role
 from pygrid.errors import InvalidInput
 from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalise_email, not_permitted, refuse
 from pygrid.ids import hash_secret, new_secret
@@ -45,7 +45,7 @@ class AccountService(SignIn):
     async def get_user(self, actor: Principal, user_id: int) -> User:
         """A user: oneself, or with the app's permission to see users anyone."""
         if actor.user_id != user_id and not actor.may(self.access.see_users):
-            raise not_permitted(Refusal.MISSING_PERMISSION)
+            raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
     async def search_users(self, email: str | None, role_id: int | None, group: str | None) -> list[User]:

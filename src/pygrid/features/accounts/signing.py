@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import access
-from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AppAccess, Permission, Principal, Refusal, Role
+from pygrid.core.access import DOMAIN_ACCESS, OWNER, USER, AccessRefusal, AppAccess, Permission, Principal, Role
 from pygrid.core.addresses import shortened
 from pygrid.errors import Forbidden, InvalidCredentials, InvalidInput, TooManyRequests
 from pygrid.features.accounts.attempts import Attempts, FailureLog
@@ -305,7 +305,7 @@ class SignIn:
     async def rotate_private_key(self, actor: Principal, user_id: int) -> KeyedUser:
         """A new private key in place of the one before. Only for oneself, so that nobody holds the key of another."""
         if actor.user_id != user_id:
-            raise not_permitted(Refusal.MISSING_PERMISSION)
+            raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         private_key = new_secret()
 
         def rotate(connection: sa.Connection) -> User:
@@ -340,7 +340,7 @@ class SignIn:
         """The user, if the actor, with the role they have now, may change it."""
         now_actor = store.get_principal(connection, actor.user_id)
         if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
-            raise not_permitted(Refusal.MISSING_PERMISSION)
+            raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         user = store.get_user(connection, user_id)
         refuse(access.can_manage_user(now_actor, user_id, user.role))
         return user
@@ -374,21 +374,21 @@ def check_password(password: str) -> None:
 
 
 _DETAILS = {
-    Refusal.MISSING_PERMISSION: "your role does not allow this",
-    Refusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
-    Refusal.BEYOND_OWN: "nobody can give more permissions than they have",
-    Refusal.BEYOND_KEY: "a private key assigns only roles below the role of its owner: log in, and use the session",
+    AccessRefusal.MISSING_PERMISSION: "your role does not allow this",
+    AccessRefusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
+    AccessRefusal.BEYOND_OWN: "nobody can give more permissions than they have",
+    AccessRefusal.BEYOND_KEY: "a private key assigns only roles below the role of its owner: log in instead",
 }
 
 
-def refuse(refusal: Refusal | None) -> None:
-    if refusal is Refusal.LAST_OWNER:
+def refuse(refusal: AccessRefusal | None) -> None:
+    if refusal is AccessRefusal.LAST_OWNER:
         raise Forbidden("this is the last Owner: make another user Owner first", code=codes.LAST_OWNER)
-    if refusal is Refusal.BUILT_IN:
+    if refusal is AccessRefusal.BUILT_IN:
         raise Forbidden("the roles User and Owner stay as they are", code=codes.BUILT_IN_ROLE)
     if refusal is not None:
         raise not_permitted(refusal)
 
 
-def not_permitted(refusal: Refusal) -> Forbidden:
+def not_permitted(refusal: AccessRefusal) -> Forbidden:
     return Forbidden(_DETAILS[refusal], code=codes.NOT_PERMITTED, reason=str(refusal))

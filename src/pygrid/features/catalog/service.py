@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core.datasets import Schema, SchemaQuery, told_schema
-from pygrid.core.discovery import MAX_ANSWER_BYTES, asks_for, check_query, encoded_size, mentions, snippet
+from pygrid.core.discovery import MAX_ANSWER_BYTES, ByteLimit, asks_for, check_query, encoded_size, mentions, snippet
 from pygrid.core.process_config import read_server_config
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.messages.discovery import (
@@ -31,9 +31,9 @@ from pygrid.messages.discovery import (
 from pygrid.plans.manifest import Port
 from pygrid.plans.text import printable
 from pygrid.storage import datasets, models, processes
-from pygrid.storage.datasets import Dataset, DatasetVersion
+from pygrid.storage.datasets import DatasetRow, DatasetVersion
 from pygrid.storage.models import StoredModel
-from pygrid.storage.processes import Process
+from pygrid.storage.processes import ProcessRow
 from pygrid.storage.public_content import Listener, PublicContent
 from pygrid.storage.sql.database import Database
 
@@ -79,7 +79,7 @@ class CatalogService:
         query = check_query(query)
 
         def load(connection: sa.Connection) -> CatalogAnswer:
-            room = _Room(MAX_ANSWER_BYTES - _HEAD_BYTES)
+            room = ByteLimit(MAX_ANSWER_BYTES - _HEAD_BYTES, MAX_ITEMS)
             found_models = room.take(_find_models(connection, query))
             found_processes = room.take(_find_processes(connection, query))
             found_datasets = room.take(_find_datasets(connection, query))
@@ -112,30 +112,12 @@ class CatalogService:
         return _as_payload(await self.summary())
 
 
-class _Room:
-    """Takes things as long as their answer is not too large."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._left = num_bytes
-        self.is_full = False
-
-    def take(self, things: Sequence[T]) -> tuple[T, ...]:
-        taken: list[T] = []
-        for thing in things:
-            self._left -= encoded_size(thing) + 1
-            if self._left < 0 or len(taken) == MAX_ITEMS:
-                self.is_full = True
-                break
-            taken.append(thing)
-        return tuple(taken)
-
-
 def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundDataset]:
     """One more than may be told, so that it shows whether there are more."""
     if not asks_for(query, "dataset"):
         return []
     columns = SchemaQuery(query.column or None, query.dtype, query.meaning or None)
-    found: list[tuple[Dataset, DatasetVersion, Schema]] = []
+    found: list[tuple[DatasetRow, DatasetVersion, Schema]] = []
     position: int | None = None
     # The database can't look into schemas, so it is asked for more until there are enough.
     while len(found) <= MAX_ITEMS:
@@ -155,7 +137,7 @@ def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundD
     return [_tell_dataset(dataset, version, schema, tags[dataset.id]) for dataset, version, schema in found]
 
 
-def _tell_dataset(dataset: Dataset, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]) -> FoundDataset:
+def _tell_dataset(dataset: DatasetRow, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]) -> FoundDataset:
     told = told_schema(schema, to_holder=False).columns[:MAX_COLUMNS]
     return FoundDataset(
         id=dataset.id,
@@ -227,7 +209,7 @@ def _find_processes(connection: sa.Connection, query: SearchQuery) -> list[Found
     ]
 
 
-def _is_public(process: Process) -> bool:
+def _is_public(process: ProcessRow) -> bool:
     try:
         return read_server_config(process.server_config).is_public
     except InvalidConfig:  # hosted under rules that hold no more: what cannot be read is not told

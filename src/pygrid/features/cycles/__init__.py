@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pygrid.clock import Clock
 from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.features.cycles.admission import Admissions
-from pygrid.features.cycles.clients import Membership
+from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
@@ -26,7 +26,7 @@ class Cycles:
     """The connected parts of this feature."""
 
     service: CyclesService
-    membership: Membership
+    membership: ClientRegistry
     scheduler: CycleScheduler
     executor: ThreadPoolExecutor
 
@@ -54,5 +54,5 @@ def build_cycles(
     scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
     admissions = Admissions(store, scheduler, clock, stopping, quotas)
     service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
-    membership = Membership(store, scheduler, clock, quotas, Endpoints(allow_private=allow_private))
+    membership = ClientRegistry(store, scheduler, clock, quotas, Endpoints(allow_private=allow_private))
     return Cycles(service, membership, scheduler, executor)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Assignment, Cycle, CycleState, Refusal
+from pygrid.core.cycles import AdmissionRefusal, Assignment, Cycle, CycleState
 from pygrid.core.processes import HostedProcess
 from pygrid.features.cycles.quotas import DeviceQuotas
 from pygrid.features.cycles.scheduler import CycleScheduler
@@ -81,7 +81,7 @@ class Admissions:
 
     async def request(
         self, process: HostedProcess, applicant: Applicant, wait_s: float, departed: Callable[[], Awaitable[None]]
-    ) -> Admission | Refusal:
+    ) -> Admission | AdmissionRefusal:
         """Admit a client, after waiting up to ``wait_s`` for a place, or return the reason of the refusal.
 
         Args:
@@ -117,14 +117,14 @@ class Admissions:
 
     async def _try(
         self, process: HostedProcess, applicant: Applicant, stay_s: float, again: bool
-    ) -> Admission | Refusal:
+    ) -> Admission | AdmissionRefusal:
         """Make one attempt. The scheduler's state and one read spare most refusals a write transaction."""
         current = self._scheduler.current(process.id)
         if current is not None and current.state in (CycleState.CLOSING, CycleState.COMPLETED):
             return rules.BETWEEN_CYCLES
         if again and current is not None and current.state is CycleState.HOSTED and not _rests(process):
             # The first attempt checked the client, so only the number of candidates can prevent its admission.
-            refusal: Refusal | None = rules.waiting_for_workers(process.config)
+            refusal: AdmissionRefusal | None = rules.waiting_for_workers(process.config)
         elif again:
             refusal = None
         else:
@@ -138,7 +138,7 @@ class Admissions:
         outcome = await self._store.database.write(
             lambda connection: self._admit(connection, process, applicant, opens)
         )
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, AdmissionRefusal):
             return _in_pool(outcome, process)
         self._remember(process, outcome)
         if outcome.opened:
@@ -183,7 +183,7 @@ class Admissions:
 
     def _admit(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant, opens: bool
-    ) -> Admission | Refusal:
+    ) -> Admission | AdmissionRefusal:
         """Admit the client in the caller's transaction; with ``opens``, open the cycle first if it is not open."""
         found, refusal = self._decide(connection, process, applicant)
         opened = opens and refusal is not None and refusal.reason == "waiting_for_workers"
@@ -202,7 +202,7 @@ class Admissions:
 
     def _decide(
         self, connection: sa.Connection, process: HostedProcess, applicant: Applicant
-    ) -> tuple[rows.Application, Refusal | None]:
+    ) -> tuple[rows.Application, AdmissionRefusal | None]:
         found = rows.get_application(connection, applicant.client_id, process.id)
         cycle, own = found.cycle, found.own
         used_since = self._quotas.used_since()
@@ -280,7 +280,7 @@ def _rests(process: HostedProcess) -> bool:
     return process.config.do_not_reuse_workers_until_cycle > 0
 
 
-def _in_pool(refusal: Refusal, process: HostedProcess) -> Refusal:
+def _in_pool(refusal: AdmissionRefusal, process: HostedProcess) -> AdmissionRefusal:
     """Return the refusal; with random selection, a full cycle means that the client was not drawn."""
     if refusal.reason == "cycle_full" and process.config.pool_selection == "random":
         return replace(refusal, reason="not_drawn", detail="the lot did not fall on this client")

@@ -36,7 +36,7 @@ BATCH = 500
 """Rows removed in one transaction."""
 
 
-class Membership:
+class ClientRegistry:
     """Registers clients and ends their participation."""
 
     def __init__(

@@ -13,7 +13,7 @@ from litestar.response import Stream
 
 from pygrid import codes
 from pygrid.errors import InvalidInput, NotFound, Unauthenticated
-from pygrid.features.cycles.clients import Membership
+from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.service import CyclesService
 from pygrid.messages import media
 from pygrid.messages.cycles import (
@@ -43,8 +43,8 @@ def _service(state: State) -> CyclesService:
     return service
 
 
-def _membership(state: State) -> Membership:
-    membership: Membership = state.membership
+def _membership(state: State) -> ClientRegistry:
+    membership: ClientRegistry = state.membership
     return membership
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
-from pygrid.core.cycles import Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed, Refusal
+from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
@@ -46,7 +46,7 @@ _INVALID_KEY = "Invalid request key!"
 
 
 @dataclass(frozen=True)
-class Ticket:
+class RedeemedKey:
     """The assignment, cycle and process of a valid request key."""
 
     key_hash: str
@@ -116,8 +116,8 @@ class CyclesService:
         native = message.wait_s is not None
         applicant = Applicant(message.worker_id, message.download, message.upload, native)
         outcome = await self._admissions.request(process, applicant, message.wait_s or 0.0, departed)
-        self._counts.admissions.labels(outcome.reason if isinstance(outcome, Refusal) else "accepted").inc()
-        if isinstance(outcome, Refusal):
+        self._counts.admissions.labels(outcome.reason if isinstance(outcome, AdmissionRefusal) else "accepted").inc()
+        if isinstance(outcome, AdmissionRefusal):
             return _rejected(outcome, native)
         return await self._accepted(process, outcome, native)
 
@@ -145,7 +145,7 @@ class CyclesService:
             accepted.max_report_bytes = process.max_report_bytes
         return accepted
 
-    async def redeem_key(self, request_key: str, client_id: str | None = None) -> Ticket:
+    async def redeem_key(self, request_key: str, client_id: str | None = None) -> RedeemedKey:
         """Return the assignment, cycle and process of a request key.
 
         Args:
@@ -160,9 +160,9 @@ class CyclesService:
         if found is None or (client_id is not None and client_id != found[0].client_id):
             raise Unauthenticated(_INVALID_KEY, code=codes.INVALID_REQUEST_KEY)
         assignment, cycle = found
-        return Ticket(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
+        return RedeemedKey(key_hash, assignment, cycle, await self._store.processes.get(cycle.process_id))
 
-    async def find_model(self, ticket: Ticket, model_id: int) -> Checkpoint:
+    async def find_model(self, ticket: RedeemedKey, model_id: int) -> Checkpoint:
         """Return the checkpoint that the key's cycle starts from.
 
         Raises:
@@ -173,7 +173,7 @@ class CyclesService:
             raise NotFound("Model ID not found!", code=codes.MODEL_NOT_FOUND, model_id=model_id)
         return await self._store.processes.get_checkpoint(ticket.process.id, ticket.cycle.checkpoint)
 
-    def find_plan(self, ticket: Ticket, plan_id: int) -> str:
+    def find_plan(self, ticket: RedeemedKey, plan_id: int) -> str:
         """Return the hash of a plan's bytes.
 
         Raises:
@@ -204,7 +204,7 @@ class CyclesService:
         if report is not None:
             self._counts.report_bytes.inc(report.length)
 
-    async def receive_report(self, ticket: Ticket, pieces: AsyncIterator[bytes]) -> Received:
+    async def receive_report(self, ticket: RedeemedKey, pieces: AsyncIterator[bytes]) -> Received:
         """Read and check the bytes of a report. See `report_intake.receive_report`.
 
         Raises:
@@ -217,7 +217,7 @@ class CyclesService:
             pieces, ticket.process, centre, lambda: self._store.diffs.spool(cycle_id), self._spooling
         )
 
-    async def submit_report(self, ticket: Ticket, received: Received) -> Report | None:
+    async def submit_report(self, ticket: RedeemedKey, received: Received) -> Report | None:
         """Accept a checked report: when this returns it is durable and will be in exactly one checkpoint.
 
         Returns:
@@ -232,7 +232,7 @@ class CyclesService:
         submitting.add_done_callback(self._submitting.discard)
         return await asyncio.shield(submitting)
 
-    async def _submit(self, ticket: Ticket, received: Received) -> Report | None:
+    async def _submit(self, ticket: RedeemedKey, received: Received) -> Report | None:
         process_id, spool = ticket.process.id, received.spool
         file = DiffFiles.segment(process_id) if spool is None else spool.name
         keeps_bytes = spool is not None or self._may_count(ticket)
@@ -264,7 +264,7 @@ class CyclesService:
             self._store.signals.notify(event_topic(process_id))
         return report
 
-    def _may_count(self, ticket: Ticket) -> bool:
+    def _may_count(self, ticket: RedeemedKey) -> bool:
         """Whether a report can count, so that its bytes are kept: it is the first one, and its cycle is current."""
         current = self._scheduler.current(ticket.process.id)
         return (
@@ -274,7 +274,13 @@ class CyclesService:
         )
 
     def _accept(
-        self, connection: sa.Connection, ticket: Ticket, received: Received, file: str, offset: int, keeps_bytes: bool
+        self,
+        connection: sa.Connection,
+        ticket: RedeemedKey,
+        received: Received,
+        file: str,
+        offset: int,
+        keeps_bytes: bool,
     ) -> tuple[Report | None, Cycle]:
         """Record and count a report, and close the cycle if this is its last one.
 
@@ -321,7 +327,7 @@ class CyclesService:
         if process.averaging_plan is None:
             self._executor.submit(self._sums.fold, process, report, data)
 
-    def _check_open(self, ticket: Ticket) -> None:
+    def _check_open(self, ticket: RedeemedKey) -> None:
         redeemed = _raise_refused(rules.redeem(ticket.cycle, ticket.assignment, self._clock.now(), None))
         if redeemed.repeated:
             raise rules.cycle_closed(ticket.cycle)
@@ -346,7 +352,7 @@ def _check_numbers(message: CycleRequest, process: HostedProcess) -> None:
         raise InvalidInput(f"'wait_s' must be from 0 to {MAX_WAIT_S:.0f}", field="wait_s")
 
 
-def _rejected(refusal: Refusal, native: bool) -> CycleRejected:
+def _rejected(refusal: AdmissionRefusal, native: bool) -> CycleRejected:
     rejected = CycleRejected("rejected")
     if refusal.timeout_s is not None:
         rejected.timeout = refusal.timeout_s

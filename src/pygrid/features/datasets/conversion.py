@@ -19,7 +19,7 @@ from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schem
 from pygrid.errors import InvalidDataset, PygridError, from_problem
 from pygrid.messages.datasets import Format
 from pygrid.sandbox.process import ChildLimits, Stop, run_child
-from pygrid.storage.columns import Draft
+from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
 from pygrid.tabular.table_writer import TableWriter
 
@@ -112,7 +112,7 @@ def convert(conversion: Conversion, lock_in: LockIn | None = None) -> Schema:
 
 def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_bytes: int) -> Schema:
     writer = TableWriter(
-        Draft(folder),
+        ColumnDraft(folder),
         declared=conversion.columns,
         skip=conversion.skip,
         subject=conversion.subject,

@@ -23,7 +23,7 @@ from pygrid.features.datasets.forms import UploadedFiles, read_upload_form
 from pygrid.lifecycle import unless_gone
 from pygrid.messages.datasets import VersionRequest
 from pygrid.storage import datasets as rows
-from pygrid.storage.columns import ColumnFiles, Draft, hash_content
+from pygrid.storage.columns import ColumnDraft, ColumnFiles, hash_content
 from pygrid.storage.sql.failures import may_be_done
 
 MAX_MOCK_BYTES = 256 * 1024**2
@@ -110,12 +110,14 @@ class Receiver:
             )
 
     async def _make_columns(
-        self, form: UploadedFiles, data: Draft, mock: Draft, request: VersionRequest, limits: DatasetLimits
+        self, form: UploadedFiles, data: ColumnDraft, mock: ColumnDraft, request: VersionRequest, limits: DatasetLimits
     ) -> tuple[Schema, rows.Mock]:
         schema = await self._convert(form.data, data, request, limits)
         return schema, await self._make_mock(form, mock, request, schema, limits)
 
-    async def _convert(self, source: Path, draft: Draft, request: VersionRequest, limits: DatasetLimits) -> Schema:
+    async def _convert(
+        self, source: Path, draft: ColumnDraft, request: VersionRequest, limits: DatasetLimits
+    ) -> Schema:
         conversion = Conversion(
             str(source),
             str(draft.path),
@@ -129,7 +131,7 @@ class Receiver:
         return await self._converter.convert(conversion)
 
     async def _make_mock(
-        self, form: UploadedFiles, draft: Draft, request: VersionRequest, schema: Schema, limits: DatasetLimits
+        self, form: UploadedFiles, draft: ColumnDraft, request: VersionRequest, schema: Schema, limits: DatasetLimits
     ) -> rows.Mock:
         if form.mock is not None:
             like = msgspec.structs.replace(

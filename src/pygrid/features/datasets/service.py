@@ -56,7 +56,7 @@ from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
 from pygrid.storage.columns import ColumnFiles, hash_content
 from pygrid.storage.content import confirm_content
-from pygrid.storage.datasets import Dataset, DatasetVersion
+from pygrid.storage.datasets import DatasetRow, DatasetVersion
 from pygrid.storage.idempotency import once
 from pygrid.storage.public_content import PublicContent
 from pygrid.storage.sql.database import Database
@@ -267,7 +267,7 @@ class DatasetsService:
         query = columns or SchemaQuery()
 
         def load(connection: sa.Connection) -> list[DatasetSummary]:
-            found: list[tuple[Dataset, DatasetVersion]] = []
+            found: list[tuple[DatasetRow, DatasetVersion]] = []
             position = before
             # The query on columns is not one that the database can answer, so it is asked for more until there are
             # enough.
@@ -411,7 +411,7 @@ class DatasetsService:
         """Every tag of the datasets that the caller may know of."""
         return await self._database.read(lambda connection: rows.list_all_tags(connection, principal))
 
-    def _get_managed(self, connection: sa.Connection, principal: Principal, dataset_id: int) -> Dataset:
+    def _get_managed(self, connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
         """The dataset, if the caller may change it."""
         dataset = rows.get_dataset(connection, dataset_id)
         refusal = can_manage(principal, dataset.holding)
@@ -424,7 +424,7 @@ class DatasetsService:
         return dataset
 
     def _describe(
-        self, connection: sa.Connection, principal: Principal | None, dataset: Dataset, number: int | None = None
+        self, connection: sa.Connection, principal: Principal | None, dataset: DatasetRow, number: int | None = None
     ) -> DatasetInfo:
         version = rows.get_version(connection, dataset.id, number)
         schema = rows.get_schema(connection, version.id)
@@ -439,7 +439,7 @@ class DatasetsService:
         )
 
 
-def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id: int) -> Dataset:
+def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id: int) -> DatasetRow:
     """The dataset, if the caller may know of it."""
     dataset = rows.get_dataset(connection, dataset_id)
     if not can_see(principal, dataset.holding):
@@ -448,7 +448,7 @@ def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id
 
 
 def _summary(
-    principal: Principal | None, dataset: Dataset, version: DatasetVersion, tags: tuple[str, ...]
+    principal: Principal | None, dataset: DatasetRow, version: DatasetVersion, tags: tuple[str, ...]
 ) -> DatasetSummary:
     return DatasetSummary(
         id=dataset.id,

@@ -23,7 +23,7 @@ from prometheus_client import Counter
 from pygrid import codes
 from pygrid.core.discovery import check_foreign
 from pygrid.errors import InvalidInput, PygridError, TooSlow
-from pygrid.features.discovery.registry import Member
+from pygrid.features.discovery.registry import SearchTarget
 from pygrid.messages.discovery import MAX_TIMEOUT_S, CatalogAnswer, CatalogSummary, Missing, Reason
 from pygrid.metrics import Metrics
 
@@ -40,10 +40,10 @@ _NOT_THERE = frozenset({"link_closed", "domain_offline", "connection_failed", "c
 
 
 @dataclass(frozen=True)
-class Asked(Generic[T]):
+class FanoutResult(Generic[T]):
     """What came in time, by the Domain's place in the question, and who is missing."""
 
-    answers: list[tuple[Member, T]]
+    answers: list[tuple[SearchTarget, T]]
     missing: list[Missing]
 
 
@@ -60,13 +60,13 @@ class Asking:
         self._outcomes = None if metrics is None else _count_outcomes(metrics)
 
     async def ask_all(
-        self, members: Sequence[Member], type: str, payload: dict[str, Any], answer: type[T], timeout_s: float
-    ) -> Asked[T]:
+        self, members: Sequence[SearchTarget], type: str, payload: dict[str, Any], answer: type[T], timeout_s: float
+    ) -> FanoutResult[T]:
         """What the Domains answer within ``timeout_s``; those that are known to be offline are not asked."""
         question = type.encode() + b"\0" + msgspec.json.encode(payload)
         came: dict[str, T] = {}
         missing: dict[str, Reason] = {}
-        waiting: dict[asyncio.Task[T], Member] = {}
+        waiting: dict[asyncio.Task[T], SearchTarget] = {}
         for member in members:
             if member.state == "offline":
                 missing[member.name] = "offline"
@@ -89,7 +89,7 @@ class Asking:
                 self._count("answered")
         for reason in missing.values():
             self._count(reason)
-        return Asked(
+        return FanoutResult(
             [(member, came[member.name]) for member in members if member.name in came],
             [Missing(member.name, missing[member.name]) for member in members if member.name in missing],
         )
@@ -101,7 +101,7 @@ class Asking:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(
-        self, member: Member, type: str, payload: dict[str, Any], question: bytes, answer: type[T]
+        self, member: SearchTarget, type: str, payload: dict[str, Any], question: bytes, answer: type[T]
     ) -> asyncio.Task[T] | None:
         """The question on its way, one for all who ask the same; None if too many are open."""
         key = (member.name, member.catalog, question)
@@ -127,7 +127,9 @@ class Asking:
         task.add_done_callback(end)
         return task
 
-    async def _ask(self, member: Member, type: str, payload: dict[str, Any], question: bytes, answer: type[T]) -> T:
+    async def _ask(
+        self, member: SearchTarget, type: str, payload: dict[str, Any], question: bytes, answer: type[T]
+    ) -> T:
         name, knows_versions = member.name, bool(member.catalog)
         raw = await member.ask(type, payload, MAX_TIMEOUT_S)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
-class Member(Protocol):
+class SearchTarget(Protocol):
     """A Domain that was accepted, as it is at the moment."""
 
     @property
@@ -37,9 +37,9 @@ class Member(Protocol):
         ...
 
 
-class Fleet(Protocol):
+class DomainRegistry(Protocol):
     """All Domains of a Network."""
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[SearchTarget]:
         """Those that were accepted, whether they are there now or not."""
         ...

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from pygrid.core.discovery import check_query, encoded_size, relevance
-from pygrid.features.discovery.fanout import Asked, Asking
-from pygrid.features.discovery.registry import Fleet, Member
+from pygrid.core.discovery import ByteLimit, check_query, relevance
+from pygrid.features.discovery.fanout import Asking, FanoutResult
+from pygrid.features.discovery.registry import DomainRegistry, SearchTarget
 from pygrid.messages.discovery import (
     DEFAULT_TIMEOUT_S,
     CatalogAnswer,
@@ -40,7 +40,7 @@ class DiscoveryService:
         num_replicas: Domains that are named for a model that none serves yet.
     """
 
-    def __init__(self, fleet: Fleet, num_replicas: int, asking: Asking | None = None) -> None:
+    def __init__(self, fleet: DomainRegistry, num_replicas: int, asking: Asking | None = None) -> None:
         self.fleet = fleet
         self._num_replicas = num_replicas
         self._asking = asking or Asking()
@@ -66,8 +66,8 @@ class DiscoveryService:
             datasets += [(relevance(words, one.name, one.tags), _hit(DatasetHit, one, ref)) for one in answer.datasets]
             models += [(relevance(words, one.id), _hit(ModelHit, one, ref)) for one in answer.models]
             processes += [(relevance(words, one.name), _hit(ProcessHit, one, ref)) for one in answer.processes]
-        room = _Room(MAX_SEARCH_BYTES)
-        best = room.take(models), room.take(processes), room.take(datasets)
+        room = ByteLimit(MAX_SEARCH_BYTES, MAX_HITS)
+        best = room.take(_best_first(models)), room.take(_best_first(processes)), room.take(_best_first(datasets))
         return SearchAnswer(
             datasets=best[2],
             models=best[0],
@@ -77,22 +77,22 @@ class DiscoveryService:
             more=room.is_full or any(answer.more for _, answer in asked.answers),
         )
 
-    async def summaries(self) -> Asked[CatalogSummary]:
+    async def summaries(self) -> FanoutResult[CatalogSummary]:
         """The names of what each Domain publishes."""
         return await self._asking.ask_all(self.fleet.members(), "summary", {}, CatalogSummary, DEFAULT_TIMEOUT_S)
 
-    async def find_hosts(self, model_id: str) -> list[Member]:
+    async def find_hosts(self, model_id: str) -> list[SearchTarget]:
         """The Domains that serve a model, as far as they answer."""
         return [member for member, summary in (await self.summaries()).answers if model_id in summary.models]
 
-    async def choose_hosts(self, model_id: str | None) -> list[Member]:
+    async def choose_hosts(self, model_id: str | None) -> list[SearchTarget]:
         """Domains to serve a model: those that do so already, else as many as are wanted of those that are online, by
         lot.
         """
         hosts = await self.find_hosts(model_id) if model_id is not None else []
         return hosts or self.draw_online(self._num_replicas)
 
-    def choose_shareholders(self) -> list[Member]:
+    def choose_shareholders(self) -> list[SearchTarget]:
         """For each replica two that would hold shares of a model, one that provides randomness, one host; none if too
         few.
         """
@@ -100,7 +100,7 @@ class DiscoveryService:
         drawn = self.draw_online(wanted)
         return drawn if len(drawn) == wanted else []
 
-    def draw_online(self, most: int) -> list[Member]:
+    def draw_online(self, most: int) -> list[SearchTarget]:
         """So many Domains that are online, by lot; all of them if there are fewer."""
         online = [member for member in self.fleet.members() if member.state == "online"]
         return random.sample(online, min(most, len(online)))
@@ -110,12 +110,12 @@ class DiscoveryService:
         await self._asking.close()
 
 
-def address_of(member: Member, network_url: str) -> str:
+def address_of(member: SearchTarget, network_url: str) -> str:
     """Where callers reach a Domain: directly, else through the relay of this Network."""
     return member.address or str(RelayedAddress(network_url.rstrip("/"), member.name))
 
 
-def _refer(member: Member, network_url: str) -> DomainRef:
+def _refer(member: SearchTarget, network_url: str) -> DomainRef:
     return DomainRef(
         member.name, cast(DomainState, str(member.state)), address_of(member, network_url), member.identity
     )
@@ -125,21 +125,6 @@ def _hit(kind: type[H], found: Any, ref: DomainRef) -> H:
     return kind(domain=ref, **msgspec.structs.asdict(found))
 
 
-class _Room:
-    """Takes the best as long as there is room."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._left = num_bytes
-        self.is_full = False
-
-    def take(self, scored: Sequence[tuple[int, H]]) -> tuple[H, ...]:
-        # Sorting is stable: among equals a Domain's own order stays, newest first.
-        ordered: Iterable[tuple[int, H]] = sorted(scored, key=lambda pair: -pair[0])
-        taken: list[H] = []
-        for _, hit in ordered:
-            self._left -= encoded_size(hit) + 1
-            if self._left < 0 or len(taken) == MAX_HITS:
-                self.is_full = True
-                break
-            taken.append(hit)
-        return tuple(taken)
+def _best_first(scored: Iterable[tuple[int, H]]) -> Iterable[H]:
+    """By score. Sorting is stable: among equals a Domain's own order stays, newest first."""
+    return (hit for _, hit in sorted(scored, key=lambda pair: -pair[0]))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.core import job_terms
 from pygrid.core.job_spec import Unit
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict
 from pygrid.messages.jobs import JobCost
 from pygrid.privacy import ledger
@@ -31,7 +31,7 @@ class Account:
     def check(self, cost: Cost) -> Accepted | Rejected:
         """Whether a charge fits now; the one who charges asks again under the lock."""
         if self.user_cap is None:
-            return Rejected(ledger.Refusal.NO_GRANT)
+            return Rejected(ledger.BudgetRefusal.NO_GRANT)
         of_dataset = self.spent.at(self.cap.order), self.cap
         of_user = self.spent_by_user.at(self.user_cap.order), self.user_cap
         return ledger.check(of_dataset, of_user, cost)
@@ -47,7 +47,7 @@ def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
     return Account(budget.cap, spent, user_cap, budgets.get_total(connection, dataset_id, user_id), budget.unit)
 
 
-def check_fits(connection: sa.Connection, job: Job) -> None:
+def check_fits(connection: sa.Connection, job: JobRecord) -> None:
     """Refuse a private job that the ledger would refuse now, before anybody waits for it or approves it.
 
     Raises:
@@ -57,7 +57,7 @@ def check_fits(connection: sa.Connection, job: Job) -> None:
         raise shortage
 
 
-def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
+def find_shortage(connection: sa.Connection, job: JobRecord) -> Conflict | None:
     """Why the ledger would refuse a private job now, in words for its requester; None: it fits, or is not private.
 
     Returns:
@@ -72,7 +72,7 @@ def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
     decision = account.check(cost)
     if isinstance(decision, Accepted):
         return None
-    if account.user_cap is None or decision.reason is ledger.Refusal.DATASET_EXHAUSTED:
+    if account.user_cap is None or decision.reason is ledger.BudgetRefusal.DATASET_EXHAUSTED:
         # How much the others have left is not for the requester.
         whose = "the dataset's privacy budget has too little left for this job"
     else:
@@ -89,12 +89,12 @@ def find_shortage(connection: sa.Connection, job: Job) -> Conflict | None:
     )
 
 
-def needs_account(job: Job) -> bool:
+def needs_account(job: JobRecord) -> bool:
     """Whether a job's cost is told beside how its budget stands: until it is charged."""
     return job.terms is not None and job.state in (JobState.CHECKING, JobState.WAITING, JobState.APPROVED)
 
 
-def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCost | None:
+def describe_cost(job: JobRecord, account: Account | None, *, sees_all: bool) -> JobCost | None:
     """What a private job costs; and, if ``account`` is given, how that leaves the budget."""
     if job.terms is None:
         return None
@@ -133,7 +133,7 @@ def describe_cost(job: Job, account: Account | None, *, sees_all: bool) -> JobCo
     )
 
 
-def end_charge(connection: sa.Connection, job: Job, state: ChargeState, now: dt.datetime) -> None:
+def end_charge(connection: sa.Connection, job: JobRecord, state: ChargeState, now: dt.datetime) -> None:
     """Move the charge of a private job that ends. It is given back if no Worker was ever given the job."""
     if budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
         state = ChargeState.REFUNDED

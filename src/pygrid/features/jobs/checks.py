@@ -21,7 +21,7 @@ from pygrid.plans.serving import ServingLimits, check_model_async
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckedRequest:
     """What was found out about the things that a job came with."""
 
     summary: str
@@ -34,7 +34,7 @@ class Asked:
 
 async def check_asked(
     request: JobRequest, form: JobForm, schema: Schema, model: Path, *, max_result_bytes: int
-) -> Asked:
+) -> CheckedRequest:
     """Check the parts of a form against each other, the dataset and the gate.
 
     Args:
@@ -46,7 +46,7 @@ async def check_asked(
     if request.kind == "statistics":
         if form.plan is not None or form.has_model:
             raise invalid_form("statistics have no plan and no model")
-        return Asked(describe_statistics(read_statistics(request, schema), request))
+        return CheckedRequest(describe_statistics(read_statistics(request, schema), request))
     if request.kind == "predict":
         return await _check_model(request, form, schema, model, max_result_bytes)
     if form.plan is None or form.arrays is None:
@@ -57,10 +57,12 @@ async def check_asked(
     spec = {name: (array.dtype, array.shape) for name, array in report.model_spec.items()}
     check_fits(form.arrays, spec, plan.manifest.name)
     check_binding(request, plan.manifest.data, schema)
-    return Asked(describe_plan(plan, report), plan.id, plan.manifest.name)
+    return CheckedRequest(describe_plan(plan, report), plan.id, plan.manifest.name)
 
 
-async def _check_model(request: JobRequest, form: JobForm, schema: Schema, model: Path, max_result_bytes: int) -> Asked:
+async def _check_model(
+    request: JobRequest, form: JobForm, schema: Schema, model: Path, max_result_bytes: int
+) -> CheckedRequest:
     if form.plan is not None:
         raise invalid_form("a job of kind predict has no plan: its model answers by itself")
     if not form.has_model or form.arrays is not None:
@@ -69,4 +71,6 @@ async def _check_model(request: JobRequest, form: JobForm, schema: Schema, model
     check_binding(request, data_ports(report), schema)
     outputs, num_records = chosen_outputs(request, report), count_records(request, schema)
     check_size(outputs, num_records, max_result_bytes)
-    return Asked(describe_model(request, report, outputs, schema, num_records), report=msgspec.json.encode(report))
+    return CheckedRequest(
+        describe_model(request, report, outputs, schema, num_records), report=msgspec.json.encode(report)
+    )

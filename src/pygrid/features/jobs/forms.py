@@ -16,7 +16,7 @@ from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import Place, read_form, unknown_part
+from pygrid.web.forms import PartTarget, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MODEL_BYTES = 256 * 1024**2
@@ -57,14 +57,14 @@ async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: Bl
         check.add(data)
         model.write(data)
 
-    def begin(name: str, before: Mapping[str, bytes]) -> Place:
+    def begin(name: str, before: Mapping[str, bytes]) -> PartTarget:
         nonlocal is_onnx
         if name == "model":
             is_onnx = _asks_to_predict(before.get("config"))
-            return Place(MAX_MODEL_BYTES, model.write if is_onnx else take_arrays)
+            return PartTarget(MAX_MODEL_BYTES, model.write if is_onnx else take_arrays)
         if name not in ("config", "plan"):
             raise unknown_part(name, "config, plan and model")
-        return Place(MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES)
+        return PartTarget(MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES)
 
     found = await read_form(content_type, body, begin, parts="the parts config, plan and model", max_parts=8)
     if "config" not in found:

@@ -28,7 +28,7 @@ from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.budgets import Budget
 from pygrid.storage.content import confirm_content
-from pygrid.storage.datasets import Dataset
+from pygrid.storage.datasets import DatasetRow
 from pygrid.storage.jobs import Policy
 from pygrid.storage.sql.database import Database
 
@@ -223,14 +223,14 @@ def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | Non
     )
 
 
-def _get_seen(connection: sa.Connection, principal: Principal, dataset_id: int) -> Dataset:
+def _get_seen(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
     dataset = dataset_rows.get_dataset(connection, dataset_id)
     if not can_see(principal, dataset.holding):
         raise dataset_rows.dataset_not_found(dataset_id)
     return dataset
 
 
-def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> Dataset:
+def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
     dataset = dataset_rows.get_dataset(connection, dataset_id)
     refusal = can_manage(principal, dataset.holding)
     if refusal is DatasetRefusal.INVISIBLE:

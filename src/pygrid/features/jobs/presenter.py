@@ -13,7 +13,7 @@ from pygrid.core.datasets import Schema
 from pygrid.core.federated import PartState, without_secrets
 from pygrid.core.federated import num_spent as num_spent_of
 from pygrid.core.job_spec import Statistic
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import Account, describe_cost, find_account, needs_account
 from pygrid.messages.jobs import FederationInfo, FederationRequest, JobInfo, JobRequest
 from pygrid.plans.archive import Plan
@@ -57,7 +57,7 @@ class Describer:
         self._waiting: dict[int, int] = {}
         self._emails: dict[int, str] = {}
 
-    def describe(self, job: Job) -> JobInfo:
+    def describe(self, job: JobRecord) -> JobInfo:
         """A job as the caller may know it."""
         dataset = rows.get_job_dataset(self._connection, job)
         sees_all = rules.sees_all(self._principal, job.requested_by, dataset.holding)
@@ -93,7 +93,7 @@ class Describer:
             info = self._with_federation(info, job, job.request.federation)
         return self._with_owners_part(info, job) if sees_all else info
 
-    def _with_federation(self, info: JobInfo, job: Job, federation: FederationRequest) -> JobInfo:
+    def _with_federation(self, info: JobInfo, job: JobRecord, federation: FederationRequest) -> JobInfo:
         parts = list_parts(self._connection, job.id)
         num_spent = num_spent_of(parts, is_private=job.is_private)
         return msgspec.structs.replace(
@@ -109,7 +109,7 @@ class Describer:
             ),
         )
 
-    def _with_owners_part(self, info: JobInfo, job: Job) -> JobInfo:
+    def _with_owners_part(self, info: JobInfo, job: JobRecord) -> JobInfo:
         summary, leaves = job.plan_summary, ""
         if job.request.kind == "predict":
             summary, _, leaves = summary.partition(_LEAVES)
@@ -122,7 +122,7 @@ class Describer:
             waiting_beside=self._num_waiting(job.dataset_id) - (job.state is JobState.WAITING),
         )
 
-    def _account(self, job: Job) -> Account | None:
+    def _account(self, job: JobRecord) -> Account | None:
         if not needs_account(job):
             return None
         key = job.dataset_id, job.requested_by

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.errors import Conflict, TooManyRequests
 from pygrid.storage import jobs as rows
 
@@ -13,7 +13,7 @@ MAX_OPEN_JOBS = 20
 """Of one user; a job is open until it has ended."""
 
 
-def check_room(connection: sa.Connection, job: Job, *, max_federated: int) -> None:
+def check_room(connection: sa.Connection, job: JobRecord, *, max_federated: int) -> None:
     """Refuse a new job of somebody who has too many that have not ended, or asks for the same part in a training again.
 
     Args:
@@ -45,7 +45,7 @@ def check_room(connection: sa.Connection, job: Job, *, max_federated: int) -> No
         )
 
 
-def _same_part(job: Job, other: Job) -> bool:
+def _same_part(job: JobRecord, other: JobRecord) -> bool:
     asked, has = job.request.federation, other.request.federation
     assert asked is not None
     assert has is not None

@@ -21,10 +21,10 @@ from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema, can_see
 from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.charges import Account, check_fits, end_charge, find_account
-from pygrid.features.jobs.checks import Asked, check_asked
+from pygrid.features.jobs.checks import CheckedRequest, check_asked
 from pygrid.features.jobs.forms import JobForm, read_job_form
 from pygrid.features.jobs.presenter import Describer
 from pygrid.features.jobs.quotas import check_room
@@ -56,7 +56,7 @@ def job_topic(job_id: str) -> str:
     return f"job/{job_id}"
 
 
-Decide = Callable[[sa.Connection, Job], tuple[Job, str]]
+Decide = Callable[[sa.Connection, JobRecord], tuple[JobRecord, str]]
 """The job after a decision, and the name of the audit entry."""
 
 
@@ -78,7 +78,7 @@ class Dispatcher(Protocol):
     def doing(self, job_id: str) -> str:
         """What a federated job does now, in words."""
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: JobRecord) -> None:
         """Tell the coordinator of a federated job that has ended."""
 
 
@@ -147,7 +147,7 @@ class JobsService:
 
     async def _make_job(
         self, principal: Principal, job_id: str, request: JobRequest, form: JobForm, model: Path
-    ) -> tuple[Job, Asked]:
+    ) -> tuple[JobRecord, CheckedRequest]:
         """The job that a form asks for; its model's hash and the hash of all of it are still missing."""
 
         def load(connection: sa.Connection) -> tuple[int, Schema, Account | None]:
@@ -164,7 +164,7 @@ class JobsService:
         caps, unit = ((), None) if account is None else (_caps(account), account.unit)
         terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
         now = self._clock.now()
-        job = Job(
+        job = JobRecord(
             id=job_id,
             dataset_id=request.dataset,
             version_id=version_id,
@@ -232,7 +232,7 @@ class JobsService:
     async def _changes(
         self, principal: Principal, job_id: str, after: int | None
     ) -> AsyncIterator[tuple[int, JobInfo]]:
-        def load(connection: sa.Connection) -> tuple[Job, JobInfo] | None:
+        def load(connection: sa.Connection) -> tuple[JobRecord, JobInfo] | None:
             try:
                 # Somebody may follow for days: what they may see is what they may see now.
                 now_is = accounts.get_principal(connection, principal.user_id)
@@ -267,7 +267,7 @@ class JobsService:
             Conflict: ``result_not_released``: it has none yet, or one that the caller may not have yet.
         """
 
-        def load(connection: sa.Connection) -> tuple[Job, bool]:
+        def load(connection: sa.Connection) -> tuple[JobRecord, bool]:
             job, dataset = _get_seen(connection, principal, job_id)
             return job, rules.sees_all(principal, job.requested_by, dataset.holding)
 
@@ -292,7 +292,7 @@ class JobsService:
                 ``budget_exhausted``: the ledger has too little left.
         """
 
-        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+        def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
             rules.check_seen(job, decision.state)
             rules.check_deletion(job, is_deleted=rows.get_job_dataset(connection, job).is_deleted)
             if job.state is JobState.HELD:
@@ -307,7 +307,7 @@ class JobsService:
     async def deny(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
         """Do not let a waiting job run, or a held result leave, which is deleted. Raises as `approve`."""
 
-        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+        def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
             rules.check_seen(job, decision.state)
             return rules.deny(job, principal.user_id, decision.request_hash, decision.comment), "job_denied"
 
@@ -317,9 +317,9 @@ class JobsService:
 
     async def revoke(self, principal: Principal, job_id: str) -> JobInfo:
         """Take an approval back: before the job runs, or of a federated one until it has ended. Raises as `approve`."""
-        ended: list[Job] = []
+        ended: list[JobRecord] = []
 
-        def decide(connection: sa.Connection, job: Job) -> tuple[Job, str]:
+        def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
             moved = rules.revoke(job, principal.user_id)
             if job.state is JobState.RUNNING:
                 if job.is_private:
@@ -339,7 +339,7 @@ class JobsService:
             NotFound: ``job_not_found``. Forbidden: ``not_your_dataset``: somebody else's. Conflict: ``job_decided``.
         """
 
-        def transaction(connection: sa.Connection) -> tuple[JobInfo, Job]:
+        def transaction(connection: sa.Connection) -> tuple[JobInfo, JobRecord]:
             now = self._clock.now()
             job, dataset = _get_seen(connection, principal, job_id, lock=True)
             if refusal := rules.may_cancel(principal, job.requested_by, dataset.holding):
@@ -381,7 +381,7 @@ class JobsService:
         self._dispatcher.poke()
         return info
 
-    def _end_federated(self, job: Job) -> None:
+    def _end_federated(self, job: JobRecord) -> None:
         """Nothing more leaves of a job whose approval was taken back."""
         self._dispatcher.stop(job.id)
         self._dispatcher.leave(job)
@@ -391,13 +391,13 @@ class JobsService:
             self._files.drop_inputs(job_id)
         self._signals.notify(job_topic(job_id))
 
-    def _describe(self, connection: sa.Connection, principal: Principal, job: Job) -> JobInfo:
+    def _describe(self, connection: sa.Connection, principal: Principal, job: JobRecord) -> JobInfo:
         return Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing).describe(job)
 
 
 def _get_seen(
     connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False
-) -> tuple[Job, JobDataset]:
+) -> tuple[JobRecord, JobDataset]:
     """A job with its dataset, if the caller may know of it."""
     job = rows.get_job(connection, job_id, lock=lock)
     dataset = rows.get_job_dataset(connection, job)
@@ -417,7 +417,7 @@ def _read_request(form: JobForm) -> JobRequest:
     return request
 
 
-def _seal(job: Job, model_hash: str) -> Job:
+def _seal(job: JobRecord, model_hash: str) -> JobRecord:
     """The job with the hash of all that an approval is bound to. To predict, the model is in the place of a plan."""
     plan_id = model_hash if job.request.kind == "predict" else job.plan_id
     request_hash = rules.hash_request(

@@ -12,7 +12,7 @@ from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.messages.models import ServeRequest
 from pygrid.plans.serving import MAX_SERVED_BYTES
 from pygrid.storage.blobs.files import BlobWriter
-from pygrid.web.forms import Place, read_form, unknown_part
+from pygrid.web.forms import PartTarget, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2
@@ -33,12 +33,12 @@ async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: 
         InvalidConfig: what is said of the model makes no sense. PayloadTooLarge: a part is over its limit.
     """
 
-    def begin(name: str, before: Mapping[str, bytes]) -> Place:
+    def begin(name: str, before: Mapping[str, bytes]) -> PartTarget:
         if name == "model":
-            return Place(MAX_SERVED_BYTES, model.write)
+            return PartTarget(MAX_SERVED_BYTES, model.write)
         if name not in _SMALL:
             raise unknown_part(name, "config and model")
-        return Place(MAX_CONFIG_BYTES)
+        return PartTarget(MAX_CONFIG_BYTES)
 
     fields = await read_form(content_type, body, begin, parts=_PARTS, max_parts=16)
     if not model.size:

@@ -28,7 +28,7 @@ from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRe
 from pygrid.storage import drafts as rows
 from pygrid.storage import processes
 from pygrid.storage.blobs.files import BlobBatch, BlobWriter
-from pygrid.storage.drafts import Draft, File
+from pygrid.storage.drafts import DraftRow, File
 from pygrid.storage.hosted_processes import read_layout_of
 from pygrid.storage.idempotency import once
 from pygrid.storage.store import Store
@@ -93,7 +93,7 @@ class DraftsService:
         candidate: Candidate,
         notes: dict[str, Any],
         files: tuple[File, ...],
-    ) -> Draft:
+    ) -> DraftRow:
         if rows.count_waiting(connection, principal.user_id) >= MAX_DRAFTS:
             detail = f"you have {MAX_DRAFTS} drafts that were not hosted; delete one that you do not need"
             raise TooManyRequests(detail, code=codes.TOO_MANY_DRAFTS)
@@ -141,7 +141,7 @@ class DraftsService:
         """Give a draft other notes. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
         _check_notes(notes)
 
-        def transaction(connection: sa.Connection) -> Draft:
+        def transaction(connection: sa.Connection) -> DraftRow:
             rows.get_draft(connection, draft_id, principal.user_id)
             rows.set_notes(connection, draft_id, notes)
             return rows.get_draft(connection, draft_id, principal.user_id)
@@ -173,7 +173,7 @@ class DraftsService:
     async def delete(self, principal: Principal, draft_id: int) -> None:
         """Forget a draft; the process that it was hosted as, if it was, stays. Raises NotFound: ``draft_not_found``."""
 
-        def transaction(connection: sa.Connection) -> Draft:
+        def transaction(connection: sa.Connection) -> DraftRow:
             draft = rows.get_draft(connection, draft_id, principal.user_id)
             rows.delete_draft(connection, draft_id)
             return draft
@@ -182,7 +182,7 @@ class DraftsService:
             draft = await self._store.database.write(transaction)
             await self._drop(draft.files)
 
-    async def _get(self, principal: Principal, draft_id: int) -> Draft:
+    async def _get(self, principal: Principal, draft_id: int) -> DraftRow:
         return await self._store.database.read(
             lambda connection: rows.get_draft(connection, draft_id, principal.user_id)
         )
@@ -192,7 +192,7 @@ class DraftsService:
             lambda connection: describe_process(connection, processes.get_process(connection, process_id))
         )
 
-    def _read_form(self, draft: Draft, config: bytes) -> HostForm:
+    def _read_form(self, draft: DraftRow, config: bytes) -> HostForm:
         """What a draft would be hosted by, were it sent now."""
         plans = {part: self._path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
         return HostForm(
@@ -226,7 +226,7 @@ def _keep(kept: BlobBatch, candidate: Candidate, model: BlobWriter) -> tuple[Fil
     return (*files, *((part, kept.put(data), len(data)) for part, data in plans.items()))
 
 
-def _file(draft: Draft, wanted: str) -> str:
+def _file(draft: DraftRow, wanted: str) -> str:
     return next(digest for part, digest, _ in draft.files if part == wanted)
 
 
@@ -250,7 +250,7 @@ def _check_notes(notes: dict[str, Any]) -> None:
         )
 
 
-def _describe(draft: Draft) -> DraftInfo:
+def _describe(draft: DraftRow) -> DraftInfo:
     return DraftInfo(
         id=draft.id,
         name=draft.name,

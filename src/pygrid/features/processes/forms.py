@@ -11,7 +11,7 @@ from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
 from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
-from pygrid.web.forms import Place, read_form, unknown_part
+from pygrid.web.forms import PartTarget, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_PLAN_BYTES = 8 * 1024 * 1024
@@ -45,14 +45,14 @@ async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: B
         check.add(data)
         model.write(data)
 
-    def begin(name: str, before: Mapping[str, bytes]) -> Place:
+    def begin(name: str, before: Mapping[str, bytes]) -> PartTarget:
         if name == "model":
-            return Place(MAX_MODEL_BYTES, take_model)
+            return PartTarget(MAX_MODEL_BYTES, take_model)
         if name.startswith(PLAN_PREFIX):
             _check_plan_name(name.removeprefix(PLAN_PREFIX), before)
         elif name not in ("config", "averaging_plan"):
             raise unknown_part(name, _PARTS)
-        return Place(MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES)
+        return PartTarget(MAX_CONFIG_BYTES if name == "config" else MAX_PLAN_BYTES)
 
     found = await read_form(content_type, body, begin, parts=f"the parts {_PARTS}", max_parts=MAX_PLANS + 8)
     return HostForm(

@@ -13,7 +13,7 @@ from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
 
 
-def describe_process(connection: sa.Connection, process: processes.Process) -> ProcessInfo:
+def describe_process(connection: sa.Connection, process: processes.ProcessRow) -> ProcessInfo:
     """A process with its newest cycle."""
     newest = processes.get_checkpoint(connection, process.id)
     plans = processes.list_plans(connection, process.id)

@@ -29,7 +29,7 @@ _SIZE_ARITHMETIC = tuple(
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """A line of the author's source."""
 
     file: str
@@ -45,12 +45,12 @@ def is_author_file(file: str) -> bool:
     return not file.startswith(("<", *_LIBRARIES))
 
 
-def current_place() -> Place | None:
+def current_place() -> SourceLocation | None:
     """The innermost line of the author's code that runs now; None outside of the author's function and model."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename != _CALLER:
         if is_author_file(frame.f_code.co_filename):
-            return Place(frame.f_code.co_filename, frame.f_lineno)
+            return SourceLocation(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
@@ -66,17 +66,17 @@ def decided_by_torch() -> bool:
     return True
 
 
-def place_of_error(error: BaseException) -> Place | None:
+def place_of_error(error: BaseException) -> SourceLocation | None:
     """The innermost line of the author's code in a traceback."""
     found = None
     trace: TracebackType | None = error.__traceback__
     for frame, line in traceback.walk_tb(trace):
         if is_author_file(frame.f_code.co_filename):
-            found = Place(frame.f_code.co_filename, line)
+            found = SourceLocation(frame.f_code.co_filename, line)
     return found
 
 
-def authoring_error(reason: str, place: Place | None, *, code: str, **fields: Any) -> AuthoringError:
+def authoring_error(reason: str, place: SourceLocation | None, *, code: str, **fields: Any) -> AuthoringError:
     """An error with the message ``line N: reason`` and the source line; ``file`` and ``line`` are its fields."""
     if place is None:
         return AuthoringError(reason, code=code, **fields)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from pygrid.plans.authoring.lowering import Graph, Interpreter
+from pygrid.plans.authoring.lowering import Interpreter, LoweredGraph
 from pygrid.plans.authoring.tracing import Program, Trace, trace
 from pygrid.plans.manifest import BATCH, Port
 
@@ -20,7 +20,7 @@ class Emitted:
         Raises:
             AuthoringError: the message names the author's line.
         """
-        graph = Graph({traced.symbol: symbol_name}, bounded=program.bounded)
+        graph = LoweredGraph({traced.symbol: symbol_name}, bounded=program.bounded)
         own = {port.name for port in program.inputs}
         arguments = [
             graph.input(

@@ -319,10 +319,10 @@ def _rnn_relu(mode: Interception, *args: Any) -> Any:
     return recurrent.elman(_recurrent_call("RNN", args), torch.relu)
 
 
-def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.Call:
+def _recurrent_call(kind: str, args: tuple[Any, ...]) -> recurrent.RecurrentCall:
     if isinstance(args[3], list | tuple):  # (data, batch_sizes, hx, params, ...): a packed sequence
         raise authoring_error(_PACKED[1], current_place(), code=_PACKED[0])
-    call = recurrent.Call(*args)
+    call = recurrent.RecurrentCall(*args)
     reason = None
     if call.bidirectional:
         reason = f"a bidirectional {kind} is not in the plan set; unroll by hand or use a transformer"

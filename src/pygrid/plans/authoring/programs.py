@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import Place, authoring_error
+from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error
 from pygrid.plans.authoring.optim import Optimizer
 from pygrid.plans.authoring.ports import DataSpec, Float
 from pygrid.plans.authoring.tracing import Arrays, Program
@@ -129,9 +129,9 @@ class Signature:
     names: tuple[str, ...]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> SourceLocation:
         code = inspect.unwrap(self.function).__code__
-        return Place(code.co_filename, code.co_firstlineno)
+        return SourceLocation(code.co_filename, code.co_firstlineno)
 
     @classmethod
     def read(
@@ -348,7 +348,7 @@ class StepProgram:
 
 
 def average_program(
-    function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: Place
+    function: Callable[..., Any], spec: Mapping[str, tuple[int, ...]], *, iterative: bool, place: SourceLocation
 ) -> Program:
     """The program of an averaging rule for arrays of these names and shapes."""
     if iterative:

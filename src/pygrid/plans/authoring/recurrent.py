@@ -18,7 +18,7 @@ MAX_LENGTH = 128
 
 
 @dataclass(frozen=True)
-class Call:
+class RecurrentCall:
     """The arguments of ``torch.lstm``, ``gru`` and ``rnn_*``; ``hx`` is one tensor, or (h, c) for an LSTM."""
 
     x: torch.Tensor
@@ -43,7 +43,7 @@ class Call:
 
 
 def _run_layers(
-    call: Call, step_layer: Callable[[int, torch.Tensor], tuple[torch.Tensor, ...]]
+    call: RecurrentCall, step_layer: Callable[[int, torch.Tensor], tuple[torch.Tensor, ...]]
 ) -> list[tuple[torch.Tensor, ...]]:
     """The results of each layer, run on the outputs of the layer below.
 
@@ -60,7 +60,7 @@ def _run_layers(
     return results
 
 
-def lstm(call: Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def lstm(call: RecurrentCall) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Outputs, last h and last c, as ``torch.lstm`` returns them."""
     first_h, first_c = call.hx
 
@@ -86,7 +86,7 @@ def lstm(call: Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def gru(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+def gru(call: RecurrentCall) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs and last h, as ``torch.gru`` returns them."""
     assert isinstance(call.hx, torch.Tensor)
     first_h = call.hx
@@ -108,7 +108,7 @@ def gru(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     return _batch_order(call, results[-1][0]), torch.stack([r[1] for r in results])
 
 
-def elman(call: Call, activation: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def elman(call: RecurrentCall, activation: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs and last h of a simple recurrent layer."""
     assert isinstance(call.hx, torch.Tensor)
     first_h = call.hx
@@ -126,5 +126,5 @@ def elman(call: Call, activation: Callable[[torch.Tensor], torch.Tensor]) -> tup
     return _batch_order(call, results[-1][0]), torch.stack([r[1] for r in results])
 
 
-def _batch_order(call: Call, outputs: torch.Tensor) -> torch.Tensor:
+def _batch_order(call: RecurrentCall, outputs: torch.Tensor) -> torch.Tensor:
     return outputs.transpose(0, 1) if call.batch_first else outputs

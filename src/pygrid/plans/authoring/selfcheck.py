@@ -15,7 +15,7 @@ from pygrid.plans.authoring.emit import Emitted
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.tracing import Arrays, GivenNoise, Program
 from pygrid.plans.manifest import DataPort, Hyper, Port
-from pygrid.plans.sessions import Session
+from pygrid.plans.sessions import OnnxSession
 from pygrid.tensors import Params
 
 BATCH_SIZES = (2, 5, 1, 32)
@@ -98,7 +98,7 @@ def check_against_eager(graph: Emitted, feeder: Feeder, sizes: Sequence[int] = B
     Raises:
         AuthoringError: the graph and torch differ (``plan_deviates``): a fault of the exporter, not of the author.
     """
-    session = Session(graph.data, name=graph.program.name)
+    session = OnnxSession(graph.data, name=graph.program.name)
     names = [port.name for port in graph.outputs]
     moved: Feed = {}
     for size in sizes:
@@ -152,7 +152,7 @@ def is_per_example_independent(grads: Emitted, feeder: Feeder) -> bool:
     if grads.batch_norm:
         return False
     size = 5
-    session = Session(grads.data, name="grads")
+    session = OnnxSession(grads.data, name="grads")
     names = [port.name for port in grads.outputs if port.name.startswith("grads/")]
     feed = feeder.feed(grads.inputs, size)
     together = session.run(names, feed)

@@ -27,7 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import Place, authoring_error, current_place, decided_by_torch, place_of_error
+from pygrid.plans.authoring.diagnostics import (
+    SourceLocation,
+    authoring_error,
+    current_place,
+    decided_by_torch,
+    place_of_error,
+)
 from pygrid.plans.authoring.interception import Interception
 from pygrid.plans.authoring.lowering import find_lowering
 from pygrid.plans.manifest import Port
@@ -68,7 +74,7 @@ class Trace:
     outputs: tuple[str, ...]
     symbol: sympy.Symbol
     batch_norm: bool
-    places: Mapping[str, Place]
+    places: Mapping[str, SourceLocation]
     """The author's first line that used an operator, by the operator's name."""
 
 
@@ -77,7 +83,7 @@ class _WatchedSizes(ShapeEnv):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
-        self.assumed: list[tuple[Any, Place | None, bool]] = []
+        self.assumed: list[tuple[Any, SourceLocation | None, bool]] = []
 
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
         before = len(self.guards)
@@ -93,7 +99,7 @@ class _OperatorPlaces(TorchDispatchMode):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, SourceLocation] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ import pytest
 
 from pygrid.compute.runtime import execute
 from pygrid.compute.runtime.contributions import PlanRows, PlanSums, subject_groups
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
 from pygrid.errors import InvalidPlan
@@ -191,7 +191,7 @@ def noisy_sum(kind: str, columns: dict[str, Any], plan: Plan, terms: PrivacyTerm
         privacy=terms,
         metric_bounds={"loss": (-4.0, 4.0)},
     )
-    inputs = Inputs({**columns, "who": np.arange(size, dtype=np.int32) // 4}, plan.data, encode(MODEL))
+    inputs = MappedColumns({**columns, "who": np.arange(size, dtype=np.int32) // 4}, plan.data, encode(MODEL))
     _, payload = execute.run(spec, inputs, lambda _: None, started=time.monotonic())
     if kind == "train":
         return float(decode(payload)[0]["w"][0])

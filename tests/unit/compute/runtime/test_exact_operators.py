@@ -164,9 +164,9 @@ class Probe:
     """How many numbers a graph gives."""
 
     def __init__(self, graph: bytes, k: int) -> None:
-        from pygrid.plans.sessions import Session
+        from pygrid.plans.sessions import OnnxSession
 
-        self.size = Session(graph, name="probe").run(["y"], {"x": np.ones((1, k), np.float32)})[0].size
+        self.size = OnnxSession(graph, name="probe").run(["y"], {"x": np.ones((1, k), np.float32)})[0].size
 
 
 def company(k: int) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pygrid.compute.inference import InferenceLimits, InferenceWorkers, _Process
+from pygrid.compute.inference import InferenceLimits, InferenceWorkers, _ModelProcess
 from pygrid.core.job_spec import FRAME_HEADER_BYTES, RESULT, frame
 from pygrid.core.serving import ServableModel
 from pygrid.errors import InvalidInput, Unavailable
@@ -204,7 +204,7 @@ async def test_an_answer_that_the_model_cant_have_given_reaches_nobody(model: Se
     """A process that was taken over says what it likes."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
-    process = _Process(subprocess.Popen(["sleep", "60"]), reader, writer)  # noqa: ASYNC220 - a stand-in
+    process = _ModelProcess(subprocess.Popen(["sleep", "60"]), reader, writer)  # noqa: ASYNC220 - a stand-in
     with theirs:
         theirs.sendall(answer)
         with pytest.raises(Unavailable):

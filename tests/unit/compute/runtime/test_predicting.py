@@ -17,7 +17,7 @@ import pytest
 
 from pygrid.compute.results import find_fault
 from pygrid.compute.runtime.execute import run
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.core.job_spec import ColumnRef, JobSpec, Progress, check_spec
 from pygrid.errors import InvalidInput, InvalidPlan
 from pygrid.plans.manifest import BATCH, Port
@@ -45,7 +45,7 @@ def answers(
     job: JobSpec, column: npt.NDArray[Any] = X, model: bytes | None = None
 ) -> tuple[dict[str, Any], list[Progress]]:
     told: list[Progress] = []
-    inputs = Inputs({"features": column}, b"", linear() if model is None else model)
+    inputs = MappedColumns({"features": column}, b"", linear() if model is None else model)
     outcome, payload = run(job, inputs, told.append, started=time.monotonic())
     assert outcome.failure is None
     assert find_fault(job, payload) is None

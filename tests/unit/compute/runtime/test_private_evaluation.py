@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pygrid.compute.runtime import execute
-from pygrid.compute.runtime.contributions import Block
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.contributions import ContributionBlock
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.metric_rows import MetricRows
 from pygrid.compute.runtime.watch import Watch
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms
@@ -53,12 +53,12 @@ class Table:
     def unit_s(self) -> float:
         return 1e-6
 
-    def blocks(self, units: npt.NDArray[Any], _watch: Watch) -> Iterator[Block]:
+    def blocks(self, units: npt.NDArray[Any], _watch: Watch) -> Iterator[ContributionBlock]:
         rows = self.values[units]
-        yield Block(rows, ~np.isfinite(rows).all(axis=1))
+        yield ContributionBlock(rows, ~np.isfinite(rows).all(axis=1))
 
 
-def vectors_of(rows: MetricRows, units: npt.NDArray[Any]) -> Block:
+def vectors_of(rows: MetricRows, units: npt.NDArray[Any]) -> ContributionBlock:
     """The vectors of these units, in one block."""
     (block,) = rows.blocks(units, Watch())
     return block
@@ -76,7 +76,7 @@ def evaluate(data: dict[str, Any], unit: str = "record", most: int = 1, **change
     values: dict[str, Any] = {"privacy": terms, "metric_bounds": BOUNDS, **changes}
     binding = {"x": "x", "y": "y"}
     spec = JobSpec("job", "evaluate", refs, plan_path="p", model_path="m", binding=binding, subject="who", **values)
-    inputs = Inputs(data, logistic_plan().data, encode(logistic_params()))
+    inputs = MappedColumns(data, logistic_plan().data, encode(logistic_params()))
     answer: dict[str, Any] = json.loads(execute.run(spec, inputs, lambda _: None, started=time.monotonic())[1])
     return answer
 

@@ -19,7 +19,7 @@ import pytest
 
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.compute.runtime import execute
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.job_process import preload
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, Outcome, PrivacyTerms, Progress, Statistic
 from pygrid.errors import InvalidInput, InvalidPlan
@@ -64,7 +64,7 @@ def run(
     spec: JobSpec, data: dict[str, Any], plan: Plan | None = None, **changes: Any
 ) -> tuple[Outcome, bytes, list[Progress]]:
     columns = {"who": np.arange(len(data["y"]), dtype=np.int32) // 4, **data}
-    inputs = Inputs(columns, (plan or logistic_plan()).data, encode(logistic_params()))
+    inputs = MappedColumns(columns, (plan or logistic_plan()).data, encode(logistic_params()))
     reports: list[Progress] = []
     started, announce = changes.get("started", time.monotonic()), changes.get("announce", lambda _: None)
     outcome, payload = execute.run(spec, inputs, reports.append, started=started, announce=announce)

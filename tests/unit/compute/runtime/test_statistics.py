@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pygrid.compute.runtime import execute
 from pygrid.compute.runtime.contributions import subject_groups
-from pygrid.compute.runtime.inputs import Inputs
+from pygrid.compute.runtime.inputs import MappedColumns
 from pygrid.compute.runtime.statistics import StatisticRows, read_answers
 from pygrid.core.job_spec import ColumnRef, JobSpec, PrivacyTerms, Statistic, check_spec, held_s
 from pygrid.errors import InvalidInput
@@ -46,7 +46,7 @@ def ask(
     statistics: tuple[Statistic, ...] = EVERY, privacy: PrivacyTerms | None = None, columns: Any = COLUMNS
 ) -> list[Any]:
     spec = JobSpec("job", "statistics", REFS, statistics=statistics, privacy=privacy, subject="who")
-    _, payload = execute.run(spec, Inputs(columns, b"", b""), lambda _: None, started=time.monotonic())
+    _, payload = execute.run(spec, MappedColumns(columns, b"", b""), lambda _: None, started=time.monotonic())
     return list(json.loads(payload)["answers"])
 
 
@@ -180,7 +180,7 @@ def test_infinities_are_moved_to_the_bounds_by_their_sign() -> None:
         Statistic("quantile", "x", edges=(0, 5, 10), quantile=0.6, has_missing=True),
     )
     spec = JobSpec("job", "statistics", refs, statistics=statistics)
-    _, payload = execute.run(spec, Inputs({"x": values}, b"", b""), lambda _: None, started=time.monotonic())
+    _, payload = execute.run(spec, MappedColumns({"x": values}, b"", b""), lambda _: None, started=time.monotonic())
     mean, histogram, quantile = json.loads(payload)["answers"]
     assert mean["value"] == pytest.approx((10 - 1 + 3 + 10) / 4)
     assert histogram["value"] == [2, 2]

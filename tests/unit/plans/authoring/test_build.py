@@ -185,11 +185,11 @@ def test_dropout_follows_its_noise_in_training_and_is_off_in_eval() -> None:
     plan = kept.build(net())
     assert plan.manifest.noise["dropout0"].shape == (12,)
     noise = np.random.default_rng(0).random((3, 12), dtype=np.float32)
-    from pygrid.plans.sessions import Session
+    from pygrid.plans.sessions import OnnxSession
 
     feed = {f"params/{k}": v for k, v in initial_params(net()).items()}
     feed |= {"data/x": np.ones((3, 12), np.float32), "noise/dropout0": noise}
-    (loss,) = Session(plan.graph("grads"), name="grads").run(["metrics/loss"], feed)
+    (loss,) = OnnxSession(plan.graph("grads"), name="grads").run(["metrics/loss"], feed)
     assert loss == pytest.approx((noise >= 0.25).sum() / 0.75, rel=1e-6)
     assert Runner(plan).evaluate(initial_params(net()), {"x": np.ones((3, 12), np.float32)})["loss"] == pytest.approx(
         36

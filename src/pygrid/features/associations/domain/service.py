@@ -279,7 +279,7 @@ class DomainAssociations:
 
 
 @dataclass(frozen=True)
-class Description:
+class HeartbeatSource:
     """What a Domain's heartbeats tell."""
 
     database: Database

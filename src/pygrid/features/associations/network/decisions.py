@@ -17,7 +17,7 @@ from pygrid.storage.associations import KnownDomain
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DomainDecision:
     """A decision, by whom and when."""
 
     act: Act
@@ -27,7 +27,7 @@ class Verdict:
 
 
 def decide(
-    connection: sa.Connection, name: str, identity: str | None, verdict: Verdict
+    connection: sa.Connection, name: str, identity: str | None, verdict: DomainDecision
 ) -> tuple[KnownDomain, Collection[str]]:
     """The Domain after a decision, and the names that are concerned.
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.errors import InvalidInput, PygridError
-from pygrid.features.associations.network.registry import Fleet, Member
+from pygrid.features.associations.network.registry import ConnectedDomain, ConnectedDomains
 from pygrid.messages.identity import NONCE_BYTES, SIGNATURE_BYTES, IdentityInfo, from_base64url, to_base64url
 from pygrid.storage import associations as rows
 from pygrid.storage.sql.database import Database
@@ -54,7 +54,7 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
 class DirectAddresses:
     """Keeps the checked addresses of a fleet up to date."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock, *, allow_private: bool) -> None:
+    def __init__(self, database: Database, fleet: ConnectedDomains, clock: Clock, *, allow_private: bool) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
@@ -69,7 +69,7 @@ class DirectAddresses:
         """Check what is due, again and again."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
-        async def check(member: Member) -> None:
+        async def check(member: ConnectedDomain) -> None:
             async with turns:
                 await self._check(member)
 
@@ -83,7 +83,7 @@ class DirectAddresses:
             except TimeoutError:
                 continue
 
-    async def _check(self, member: Member) -> None:
+    async def _check(self, member: ConnectedDomain) -> None:
         known, address = member.known, member.known.claimed_address
         assert address is not None
         fault = ""
@@ -107,7 +107,7 @@ class DirectAddresses:
             member.address_fault = fault
 
 
-def _is_due(member: Member, now: dt.datetime) -> bool:
+def _is_due(member: ConnectedDomain, now: dt.datetime) -> bool:
     if member.is_legacy or member.known.claimed_address is None:
         return False
     checked_at = member.known.address_checked_at

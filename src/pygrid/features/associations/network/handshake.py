@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.associations import AssociationState, Turned, arrive, check_domain_name
+from pygrid.core.associations import AssociationState, HandshakeRefusal, arrive, check_domain_name
 from pygrid.errors import Forbidden, InvalidInput, PygridError, TooManyRequests
 from pygrid.ids import hash_secret
 from pygrid.messages.associations import Entry, Hello, Welcome, canonical
@@ -114,7 +114,7 @@ class Handshake:
         signature = to_base64url(
             self._identity.sign("welcome", proven.nonce, proven.key.raw, self._terms.name.encode())
         )
-        if isinstance(admitted, Turned):
+        if isinstance(admitted, HandshakeRefusal):
             logger.info("domain turned away", extra={"domain": proven.name, "why": admitted.code})
             self._turned.labels(admitted.code).inc()
             turned = {"code": admitted.code, "detail": admitted.detail, "signature": signature}
@@ -150,7 +150,7 @@ class Handshake:
         their_nonce = from_base64url(hello.nonce, NONCE_BYTES, "nonce")
         return _Proven(name, key, their_nonce, hello.entry, hello.entry_signature, hello.invitation)
 
-    async def _admit(self, proven: _Proven) -> KnownDomain | Turned:
+    async def _admit(self, proven: _Proven) -> KnownDomain | HandshakeRefusal:
         known = await self._database.look_up(lambda connection: rows.find_key(connection, proven.name, str(proven.key)))
         if known is not None and self._is_settled(known, proven):
             # As after every restart of either side; nothing is written.
@@ -165,7 +165,7 @@ class Handshake:
         )
         return settled and known.entry_signature == proven.entry_signature
 
-    def _put(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> KnownDomain | Turned:
+    def _put(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> KnownDomain | HandshakeRefusal:
         identity = str(proven.key)
         known = rows.find_key(connection, proven.name, identity)
         holder = rows.find_holder(connection, proven.name)
@@ -173,16 +173,18 @@ class Handshake:
         invited, invitation = self._find_invitation(connection, proven, now)
         was_accepted = known is not None and known.state is AssociationState.ACCEPTED
         if not was_accepted and rows.is_revoked(connection, identity):
-            return Turned("revoked", "this Network has revoked the association of this key")
+            return HandshakeRefusal("revoked", "this Network has revoked the association of this key")
         outcome = arrive(proven.name, None if known is None else known.state, is_taken=is_taken, is_invited=invited)
-        if isinstance(outcome, Turned):
+        if isinstance(outcome, HandshakeRefusal):
             return outcome
         if outcome is not AssociationState.ACCEPTED:
             if proven.invitation is not None:
-                return Turned("invalid_invitation", "this invitation is used up, has expired, or is for another name")
+                return HandshakeRefusal(
+                    "invalid_invitation", "this invitation is used up, has expired, or is for another name"
+                )
             is_new = known is None or known.state is not AssociationState.PENDING
             if is_new and rows.count_domains(connection).get(AssociationState.PENDING, 0) >= MAX_PENDING:
-                return Turned("busy", "too many Domains wait for a decision already; try again later")
+                return HandshakeRefusal("busy", "too many Domains wait for a decision already; try again later")
         if outcome is AssociationState.ACCEPTED and not was_accepted and invitation is not None:
             rows.acquire_invitation(connection, invitation.id)
         if known is None:

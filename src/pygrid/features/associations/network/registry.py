@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.associations import Health, find_health, name_key
+from pygrid.core.associations import DomainHealth, find_health, name_key
 from pygrid.errors import NotFound, Unavailable
 from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
@@ -23,10 +23,10 @@ RETRY_S = 2.0
 """When to ask again for a Domain that is not connected."""
 
 
-class Member:
+class ConnectedDomain:
     """A Domain that was accepted, whether it is connected or not."""
 
-    def __init__(self, known: KnownDomain, fleet: Fleet) -> None:
+    def __init__(self, known: KnownDomain, fleet: ConnectedDomains) -> None:
         self.known = known
         self.heard_at: dt.datetime | None = None
         """When it was last heard of in the life of this process."""
@@ -66,44 +66,44 @@ class Member:
         return self._fleet.links.find(self.name)
 
     @property
-    def state(self) -> Health:
+    def state(self) -> DomainHealth:
         """How it is doing. A node of 2020 gives no sign of life, so it counts as online until it does not answer."""
-        return Health.ONLINE if self.is_legacy else self._fleet.find_health(self)
+        return DomainHealth.ONLINE if self.is_legacy else self._fleet.find_health(self)
 
     async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
         """Its answer. Raises Unavailable: ``domain_offline``, and whatever `Link.ask` does."""
         return await self._fleet.links.get(self.name).ask(type, payload, timeout_s)
 
 
-class Fleet:
+class ConnectedDomains:
     """All members, by name; case does not count."""
 
     def __init__(self, links: Links, clock: Clock, interval_s: float, metrics: Metrics) -> None:
         self.links = links
         self._clock = clock
         self._interval_s = interval_s
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, ConnectedDomain] = {}
         gauge = Gauge(
             "pygrid_network_domains",
             "Domains of this Network, by how they are doing.",
             ("state",),
             registry=metrics.registry,
         )
-        for health in Health:
+        for health in DomainHealth:
             gauge.labels(str(health)).set_function(partial(self.count, health))
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ConnectedDomain]:
         return iter(self.members())
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[ConnectedDomain]:
         """All of them, by name."""
         return [self._members[key] for key in sorted(self._members)]
 
-    def find(self, name: str) -> Member | None:
+    def find(self, name: str) -> ConnectedDomain | None:
         """The member of this name."""
         return self._members.get(name_key(name))
 
-    def get(self, name: str) -> Member:
+    def get(self, name: str) -> ConnectedDomain:
         """Raises NotFound: ``domain_not_found``."""
         member = self.find(name)
         if member is None:
@@ -112,7 +112,7 @@ class Fleet:
             )
         return member
 
-    async def reach(self, name: str) -> Member:
+    async def reach(self, name: str) -> ConnectedDomain:
         """The member of this name, which is connected.
 
         Raises:
@@ -133,28 +133,28 @@ class Fleet:
         member = self.find(name)
         return IdentityKey.parse(member.identity) if member is not None and member.identity else None
 
-    def put(self, known: KnownDomain) -> Member:
+    def put(self, known: KnownDomain) -> ConnectedDomain:
         """Let a Domain belong to the Network, or renew what is known of it."""
         member = self._members.get(name_key(known.name))
         if member is None:
-            member = self._members[name_key(known.name)] = Member(known, self)
+            member = self._members[name_key(known.name)] = ConnectedDomain(known, self)
         member.known = known
         return member
 
-    def remove(self, name: str) -> Member | None:
+    def remove(self, name: str) -> ConnectedDomain | None:
         """Let a Domain belong to it no more."""
         return self._members.pop(name_key(name), None)
 
-    def hear(self, member: Member, heartbeat: Heartbeat) -> None:
+    def hear(self, member: ConnectedDomain, heartbeat: Heartbeat) -> None:
         """Note a sign of life."""
         member.heartbeat = heartbeat
         member.heard_at = self._clock.now()
 
-    def find_health(self, member: Member) -> Health:
+    def find_health(self, member: ConnectedDomain) -> DomainHealth:
         """How a member is doing now."""
         heard_at = member.heard_at if member.link is not None else None
         return find_health(heard_at, self._clock.now(), self._interval_s, says_degraded=member.heartbeat.degraded)
 
-    def count(self, health: Health) -> int:
+    def count(self, health: DomainHealth) -> int:
         """How many are doing so."""
         return sum(member.state is health for member in self._members.values())

@@ -11,7 +11,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from pygrid.core.access import Permission, not_permitted
 from pygrid.core.associations import Act, AssociationState
-from pygrid.features.associations.network.registry import Member
+from pygrid.features.associations.network.registry import ConnectedDomain
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.messages.associations import (
     CONTROL_PATH,
@@ -216,7 +216,7 @@ def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> Do
     )
 
 
-def _member_info(member: Member, known: KnownDomain, manages: bool) -> DomainInfo:
+def _member_info(member: ConnectedDomain, known: KnownDomain, manages: bool) -> DomainInfo:
     info = DomainInfo(
         name=known.name,
         state="unknown" if known.is_legacy else member.state.value,

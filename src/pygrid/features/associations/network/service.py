@@ -23,9 +23,9 @@ from pygrid.core.access import Principal
 from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
 from pygrid.errors import Forbidden, InvalidInput, NotFound, PygridError
 from pygrid.features.associations.network import decisions
-from pygrid.features.associations.network.decisions import Verdict
+from pygrid.features.associations.network.decisions import DomainDecision
 from pygrid.features.associations.network.handshake import Handshake
-from pygrid.features.associations.network.registry import Fleet
+from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.ids import hash_secret, new_secret
 from pygrid.messages.associations import Heartbeat
 from pygrid.metrics import Metrics
@@ -46,7 +46,9 @@ REQUEST_KEPT = dt.timedelta(days=7)
 class NetworkAssociations:
     """The use cases of a Network's Domains, and of those who decide about them."""
 
-    def __init__(self, database: Database, handshake: Handshake, fleet: Fleet, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, handshake: Handshake, fleet: ConnectedDomains, clock: Clock, metrics: Metrics
+    ) -> None:
         self.fleet = fleet
         self.waiting = Links()
         """Links of Domains that were not decided about yet, by `_waits_as`."""
@@ -231,7 +233,7 @@ class NetworkAssociations:
         Raises:
             NotFound, Conflict: as `deciding.decide`.
         """
-        verdict = Verdict(act, reason, actor.user_id, self._clock.now())
+        verdict = DomainDecision(act, reason, actor.user_id, self._clock.now())
         decide = once(lambda connection: decisions.decide(connection, name, identity, verdict), lambda found: found[0])
         known, names = await self._database.write(decide)
         for each in names:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pygrid.features.jobs.federated.connections import Ways
 from pygrid.features.jobs.federated.coordinator import Connect, Coordinator, ModelFiles
-from pygrid.features.jobs.federated.service import Federation, Services
+from pygrid.features.jobs.federated.service import FederatedService, Services
 
-__all__ = ["Connect", "Coordinator", "Federation", "ModelFiles", "Services", "Ways"]
+__all__ = ["Connect", "Coordinator", "FederatedService", "ModelFiles", "Services", "Ways"]

@@ -26,9 +26,9 @@ from msgspec import UNSET
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import federated as rules
-from pygrid.core.federated import Departure, Part, PartState, Trainer
+from pygrid.core.federated import Departure, PartState, RoundAttempt, Trainer
 from pygrid.core.job_spec import Failure
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, Gone, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.features.jobs.federated.coordinator import Line, ModelFiles, check_accepted, check_offered
 from pygrid.features.jobs.federated.reports import write_report
@@ -74,7 +74,7 @@ class Writes(Protocol):
 class Given:
     """What a participation begins with."""
 
-    job: Job
+    job: JobRecord
     approved: Layout
     """Of the model that the job came with: the coordinator's have the same arrays."""
     num_records: int
@@ -88,14 +88,14 @@ class Given:
 
 
 @dataclass
-class Participation:
+class FederatedParticipation:
     """A job that takes part; `run` sees it through."""
 
     given: Given
     database: Database
     writes: Writes
     clock: Clock
-    parts: list[Part]
+    parts: list[RoundAttempt]
     doing: str = ""
     """What it does now, in words."""
     _is_known: bool = False
@@ -239,7 +239,7 @@ class Participation:
         self._rest_s = _FIRST_REST_S
         return None
 
-    async def _begin(self, accepted: CycleAccepted) -> Part | Departure:
+    async def _begin(self, accepted: CycleAccepted) -> RoundAttempt | Departure:
         """Record that a training begins, with what is charged for it, before it does; or why it may not (any more)."""
         job, client_id = self.given.job, self.given.line.client.client_id
         assert client_id is not None
@@ -247,7 +247,7 @@ class Participation:
         most = job.request.federation.cycles
         if job.is_private:
             self.writes.check()
-        part = Part(
+        part = RoundAttempt(
             job_id=job.id,
             number=len(self.parts) + 1,
             state=PartState.TRAINING,
@@ -285,7 +285,7 @@ class Participation:
             return self._end("the dataset was deleted", "dataset_not_found")
         return None
 
-    async def _keep(self, part: Part) -> bool:
+    async def _keep(self, part: RoundAttempt) -> bool:
         """Record a diff, which may then be reported; False: the job was ended meanwhile, and it may not."""
 
         def transaction(connection: sa.Connection) -> bool:
@@ -301,7 +301,7 @@ class Participation:
             self.parts[part.number - 1] = part
         return is_kept
 
-    async def _report(self, part: Part) -> Departure | None:
+    async def _report(self, part: RoundAttempt) -> Departure | None:
         assert part.diff_hash is not None
         if (departure := await self.database.read(self._look)) is not None:
             return departure
@@ -332,7 +332,7 @@ class Participation:
         self._rest_s = _FIRST_REST_S
         return None
 
-    async def _change(self, part: Part) -> None:
+    async def _change(self, part: RoundAttempt) -> None:
         """Write a part that has changed; a report that is over with is deleted."""
 
         def transaction(connection: sa.Connection) -> None:

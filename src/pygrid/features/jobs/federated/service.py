@@ -12,11 +12,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.federated import Departure, Part, Trainer
-from pygrid.core.jobs import Job
+from pygrid.core.federated import Departure, RoundAttempt, Trainer
+from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
 from pygrid.features.jobs.federated.coordinator import MODEL_SLACK_BYTES, Connect, Line, ModelFiles
-from pygrid.features.jobs.federated.participation import Given, Participation, Writes
+from pygrid.features.jobs.federated.participation import FederatedParticipation, Given, Writes
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
 from pygrid.storage.blobs.files import BlobFiles
@@ -42,7 +42,7 @@ class Services:
     """Tells those who follow a job, by its id, that something has changed."""
 
 
-class Federation:
+class FederatedService:
     """Takes part in trainings at other Domains.
 
     Args:
@@ -55,7 +55,7 @@ class Federation:
         self._connect = connect
         self._may_dial = may_dial
         self._executor = ThreadPoolExecutor(2 * MAX_JOBS, thread_name_prefix="federation")
-        self._taking_part: dict[str, Participation] = {}
+        self._taking_part: dict[str, FederatedParticipation] = {}
 
     @property
     def max_jobs(self) -> int:
@@ -67,12 +67,12 @@ class Federation:
         found = self._taking_part.get(job_id)
         return "" if found is None else found.doing
 
-    async def may_dial(self, job: Job) -> bool:
+    async def may_dial(self, job: JobRecord) -> bool:
         """Whether the coordinator is at an address that anybody may have this Domain dial."""
         assert job.request.federation is not None
         return await self._may_dial(job.request.federation.coordinator)
 
-    async def take_part(self, job: Job, trainer: Trainer) -> Departure:
+    async def take_part(self, job: JobRecord, trainer: Trainer) -> Departure:
         """See a running job through, or cut it off by cancelling the call, as by a crash: called again, it goes on.
 
         Raises:
@@ -80,7 +80,7 @@ class Federation:
         """
         services = self._services
 
-        def load(connection: sa.Connection) -> tuple[list[Part], int]:
+        def load(connection: sa.Connection) -> tuple[list[RoundAttempt], int]:
             schema = dataset_rows.get_schema(connection, job.version_id)
             return rows.list_parts(connection, job.id), schema.num_records
 
@@ -91,7 +91,7 @@ class Federation:
         reports = await asyncio.to_thread(BlobFiles, folder / "reports")
         line = await asyncio.to_thread(self._open, job, parts[-1].client_id if parts else None, models)
         given = Given(job, approved, num_records, models, reports, line, trainer, lambda: services.notify(job.id))
-        participation = Participation(given, services.database, services.writes, services.clock, parts)
+        participation = FederatedParticipation(given, services.database, services.writes, services.clock, parts)
         self._taking_part[job.id] = participation
         try:
             return await participation.run()
@@ -99,7 +99,7 @@ class Federation:
             del self._taking_part[job.id]
             line.close()
 
-    async def leave(self, job: Job) -> None:
+    async def leave(self, job: JobRecord) -> None:
         """Tell the coordinator of a job that has ended not to wait for it.
 
         Where that fails it finds out by its deadline.
@@ -117,7 +117,7 @@ class Federation:
         """Let go of the threads."""
         self._executor.shutdown()
 
-    def _open(self, job: Job, client_id: str | None, models: ModelFiles) -> Line:
+    def _open(self, job: JobRecord, client_id: str | None, models: ModelFiles) -> Line:
         federation = job.request.federation
         assert federation is not None
         is_guarded = job.decided_by is None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pygrid.compute.pools import WorkerPlaces
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Departure, Trainer
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.running.job_writes import Transitions
 from pygrid.metrics import Metrics
 from pygrid.privacy.ledger import ChargeState
@@ -31,13 +31,13 @@ class Federation(Protocol):
     def doing(self, job_id: str) -> str:
         """What a job does now, in words."""
 
-    async def may_dial(self, job: Job) -> bool:
+    async def may_dial(self, job: JobRecord) -> bool:
         """Whether its coordinator's address is one that this Domain dials without a person having looked at it."""
 
-    async def take_part(self, job: Job, trainer: Trainer) -> Departure:
+    async def take_part(self, job: JobRecord, trainer: Trainer) -> Departure:
         """See a running job through; what an earlier call was cut off from is taken up."""
 
-    async def leave(self, job: Job) -> None:
+    async def leave(self, job: JobRecord) -> None:
         """Tell the coordinator of a job that has ended not to wait for it, if it can be told."""
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class FederatedJobs:
         """What a job does now, in words; empty if it takes no part now."""
         return self._federation.doing(job_id)
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: JobRecord) -> None:
         """Have a running job take part, or go on with it."""
         if job.id not in self._tasks:
             self._tasks[job.id] = self._spawn(self._see_through(job), job, lambda: self._tasks.pop(job.id, None))
@@ -101,7 +101,7 @@ class FederatedJobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _see_through(self, job: Job) -> None:
+    async def _see_through(self, job: JobRecord) -> None:
         while True:
             try:
                 departure = await self._federation.take_part(job, self._trainer)
@@ -113,10 +113,10 @@ class FederatedJobs:
             else:
                 return await self._end(job, departure)
 
-    async def _end(self, job: Job, departure: Departure) -> None:
+    async def _end(self, job: JobRecord, departure: Departure) -> None:
         """``running -> released | failed``."""
 
-        def step(now: Job) -> tuple[Job, str]:
+        def step(now: JobRecord) -> tuple[JobRecord, str]:
             if departure.code:
                 failed = rules.fail(now, departure.code, departure.detail, departure.private_detail, departure.facts)
                 return failed, "job_failed"
@@ -125,12 +125,14 @@ class FederatedJobs:
         await self._transitions.move(job, step, ChargeState.FAILED if departure.code else ChargeState.RELEASED)
         self.leave(job)
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: JobRecord) -> None:
         """Tell the coordinator of a job that has ended, beside everything else."""
         task = self._spawn(self._federation.leave(job), job, lambda: self._leaving.discard(task))
         self._leaving.add(task)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], job: Job, forget: Callable[[], object]) -> asyncio.Task[None]:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], job: JobRecord, forget: Callable[[], object]
+    ) -> asyncio.Task[None]:
         def done(task: asyncio.Task[None]) -> None:
             forget()
             if not task.cancelled() and (error := task.exception()) is not None:

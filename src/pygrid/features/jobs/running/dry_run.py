@@ -11,7 +11,7 @@ from pygrid.compute.pools import Workers
 from pygrid.core import jobs as rules
 from pygrid.core.job_spec import max_evaluations, unit_limit_s
 from pygrid.core.job_terms import epsilon_alone
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import PygridError, Unavailable
 from pygrid.features.jobs.charges import find_shortage
 from pygrid.features.jobs.federated.tasks import Federation
@@ -50,7 +50,7 @@ class MockTrials:
         self._transitions = transitions
         self._federation = federation
 
-    async def run(self, job: Job) -> None:
+    async def run(self, job: JobRecord) -> None:
         """``checking -> waiting | approved | rejected``.
 
         Raises Unavailable: the job stays as it is, and can be tried again.
@@ -84,7 +84,7 @@ class MockTrials:
             return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
         await self._decide_by_policy(job, metrics)
 
-    def _too_slow(self, job: Job, unit_s: float) -> str:
+    def _too_slow(self, job: JobRecord, unit_s: float) -> str:
         """Why a private job can't run to its end, whatever its data holds; empty: it can."""
         terms, wall_s = job.terms, self._specs.limits.wall_s
         if terms is None or terms.unit == "domain" or job.request.kind == "statistics":
@@ -99,13 +99,13 @@ class MockTrials:
             "sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S"
         )
 
-    async def _reject(self, job: Job, code: str, detail: str) -> None:
+    async def _reject(self, job: JobRecord, code: str, detail: str) -> None:
         await self._transitions.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
 
-    async def _decide_by_policy(self, job: Job, metrics: dict[str, float]) -> None:
+    async def _decide_by_policy(self, job: JobRecord, metrics: dict[str, float]) -> None:
         may_dial = not job.is_federated or await self._federation.may_dial(job)
 
-        def transaction(connection: sa.Connection) -> Job | None:
+        def transaction(connection: sa.Connection) -> JobRecord | None:
             now_is = rows.get_job(connection, job.id, lock=True)
             if now_is.state is not JobState.CHECKING:
                 return None
@@ -122,7 +122,7 @@ class MockTrials:
             self._transitions.announce(moved)
 
 
-def _passes(connection: sa.Connection, job: Job) -> bool:
+def _passes(connection: sa.Connection, job: JobRecord) -> bool:
     """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the
     dataset.
     """

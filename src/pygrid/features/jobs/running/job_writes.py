@@ -9,7 +9,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from pygrid.clock import Clock
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.charges import end_charge
 from pygrid.features.jobs.service import job_topic
 from pygrid.privacy.ledger import ChargeState
@@ -36,8 +36,8 @@ class Transitions:
         self._clock = clock
 
     async def move(
-        self, job: Job, step: Callable[[Job], tuple[Job, str]], charge: ChargeState | None = None
-    ) -> Job | None:
+        self, job: JobRecord, step: Callable[[JobRecord], tuple[JobRecord, str]], charge: ChargeState | None = None
+    ) -> JobRecord | None:
         """Make one transition from the state in which ``job`` was read, and move its charge; None if it has left that
         state.
 
@@ -47,7 +47,7 @@ class Transitions:
             Conflict: ``charge_state``: its charge is in a state that does not lead there; nothing was changed.
         """
 
-        def transaction(connection: sa.Connection) -> Job | None:
+        def transaction(connection: sa.Connection) -> JobRecord | None:
             now_is = rows.get_job(connection, job.id, lock=True)
             if now_is.state is not job.state:
                 return None
@@ -62,7 +62,7 @@ class Transitions:
             self.announce(moved)
         return moved
 
-    async def begin(self, job: Job) -> bool:
+    async def begin(self, job: JobRecord) -> bool:
         """Note that a Worker will be given a running job: from here on its charge stands, whatever becomes of the job.
 
         False: the job runs no more. The note is durable before this returns.
@@ -77,12 +77,14 @@ class Transitions:
 
         return await self._writes.write(transaction)
 
-    async def has_begun(self, job: Job) -> bool:
+    async def has_begun(self, job: JobRecord) -> bool:
         """Whether a Worker may have been given a private job."""
         charge = await self._database.read(lambda connection: budgets.get_charge(connection, job.id))
         return charge.state is not ChargeState.RESERVED
 
-    def write(self, connection: sa.Connection, moved: Job, action: str, lease_s: float | None = None) -> Job:
+    def write(
+        self, connection: sa.Connection, moved: JobRecord, action: str, lease_s: float | None = None
+    ) -> JobRecord:
         """Write a job that has moved, and its audit entry, within a transaction; it is announced after that."""
         now = self._clock.now()
         rows.update_job(
@@ -94,7 +96,7 @@ class Transitions:
         audit.append(connection, action, data, actor=None, now=now)
         return moved
 
-    def announce(self, job: Job) -> None:
+    def announce(self, job: JobRecord) -> None:
         """Tell those who follow a job that it has moved; what one came with that has ended is dropped."""
         if job.has_ended:
             self._files.drop_inputs(job.id)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import end_charge
 from pygrid.features.jobs.service import Dispatcher, job_topic
 from pygrid.privacy.ledger import ChargeState
@@ -67,7 +67,7 @@ class JobUpkeep:
     async def _end(self, job_id: str) -> None:
         """Cancel the job of somebody who has no account any more."""
 
-        def transaction(connection: sa.Connection) -> Job | None:
+        def transaction(connection: sa.Connection) -> JobRecord | None:
             now = self._clock.now()
             job = rows.get_job(connection, job_id, lock=True)
             if not rules.is_abandoned(job, has_asker=rows.has_account(connection, job.requested_by)):

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.job_terms import events_of
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.running.job_writes import Transitions
-from pygrid.privacy.ledger import Refusal, Rejected
+from pygrid.privacy.ledger import BudgetRefusal, Rejected
 from pygrid.storage import budgets
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
@@ -42,16 +42,16 @@ class JobQueue:
 
         return await self._database.read(load)
 
-    async def list_running(self) -> list[Job]:
+    async def list_running(self) -> list[JobRecord]:
         """Those that run, or did when the Domain went away."""
         return await self._database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING))
 
-    async def list_lost(self) -> list[Job]:
+    async def list_lost(self) -> list[JobRecord]:
         """Those that run by their rows, but whose lease has run out."""
         now = self._clock.now()
         return await self._database.read(lambda connection: rows.list_lost(connection, now))
 
-    async def list_checking(self) -> list[Job]:
+    async def list_checking(self) -> list[JobRecord]:
         """Those that wait to be tried on their mock twins."""
         return await self._database.read(lambda connection: rows.list_in_state(connection, JobState.CHECKING))
 
@@ -65,7 +65,7 @@ class JobQueue:
             until = self._clock.now() + dt.timedelta(seconds=LEASE_S)
             await self._database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
 
-    async def take_next(self, *, remote: bool = False, federated: bool = False) -> Job | None:
+    async def take_next(self, *, remote: bool = False, federated: bool = False) -> JobRecord | None:
         """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed``
         if the ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go
         elsewhere.
@@ -73,7 +73,7 @@ class JobQueue:
         The debit is reserved until a Worker is given the job: it can be given back until then.
         """
 
-        def transaction(connection: sa.Connection) -> Job | None:
+        def transaction(connection: sa.Connection) -> JobRecord | None:
             exact_only = self._writes.is_rolled_back
             job = rows.find_next(connection, exact_only=exact_only, remote_only=remote, federated=federated)
             if job is None:
@@ -101,10 +101,12 @@ class JobQueue:
         return taken
 
 
-def _refused(job: Job, reason: Refusal) -> Job:
-    if reason in (Refusal.DATASET_EXHAUSTED, Refusal.USER_EXHAUSTED):
+def _refused(job: JobRecord, reason: BudgetRefusal) -> JobRecord:
+    if reason in (BudgetRefusal.DATASET_EXHAUSTED, BudgetRefusal.USER_EXHAUSTED):
         whose = (
-            "the dataset's privacy budget" if reason is Refusal.DATASET_EXHAUSTED else "your part of the privacy budget"
+            "the dataset's privacy budget"
+            if reason is BudgetRefusal.DATASET_EXHAUSTED
+            else "your part of the privacy budget"
         )
         return rules.fail(job, "budget_exhausted", f"{whose} has no room for this job; nothing was charged")
     return rules.fail(job, reason.value, "the privacy budget refused this job; nothing was charged")

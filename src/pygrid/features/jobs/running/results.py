@@ -13,7 +13,7 @@ import msgspec
 from pygrid.core import jobs as rules
 from pygrid.core.job_checks import metrics_of, name_groups
 from pygrid.core.job_spec import Facts, Failure, FailureKind, JobResult
-from pygrid.core.jobs import Job, Result
+from pygrid.core.jobs import JobRecord, Result
 from pygrid.errors import InvalidInput, InvalidTensors, StorageFull, Unavailable
 from pygrid.features.jobs.running.job_writes import Transitions
 from pygrid.messages import media
@@ -51,7 +51,7 @@ _NOT_BEGUN = "the job could not be given to a Worker; nothing was charged"
 """Told of a private job that failed before that: no record has a part in it."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class ResultSummary(msgspec.Struct, frozen=True):
     """What is kept beside the bytes of a result until the row is written."""
 
     media_type: str
@@ -65,7 +65,7 @@ class Results:
         self._files = files
         self._transitions = transitions
 
-    async def keep(self, job: Job, result: JobResult, bytes_in: int) -> None:
+    async def keep(self, job: JobRecord, result: JobResult, bytes_in: int) -> None:
         """Store the bytes once, then say so.
 
         How much data there was is not the Worker's to tell: who signs off looks at it.
@@ -77,7 +77,7 @@ class Results:
             return await self.fail(job, Failure("crashed", f"the result can't be read: {error}"), result.facts)
         facts = msgspec.structs.replace(result.facts, bytes_in=bytes_in, bytes_out=len(payload))
         told = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
-        outcome = msgspec.json.encode(Outcome(_MEDIA_TYPES[job.request.kind], told))
+        outcome = msgspec.json.encode(ResultSummary(_MEDIA_TYPES[job.request.kind], told))
 
         async def store() -> None:
             await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
@@ -85,24 +85,24 @@ class Results:
 
         await until_stored(job, store)
 
-    async def finish(self, job: Job) -> bool:
+    async def finish(self, job: JobRecord) -> bool:
         """``running -> released | held`` by the result that is stored; False if there is none."""
         found = await asyncio.to_thread(self._files.find_result, job.id)
         if found is None:
             return False
         name, payload, raw = found
-        outcome = msgspec.json.decode(raw, type=Outcome)
+        outcome = msgspec.json.decode(raw, type=ResultSummary)
         metrics = await asyncio.to_thread(read_metrics, job, payload)
         result = Result(name, len(payload), outcome.media_type, metrics)
 
-        def step(now: Job) -> tuple[Job, str]:
+        def step(now: JobRecord) -> tuple[JobRecord, str]:
             return rules.finish(now, result, outcome.facts), "job_released" if now.is_private else "job_held"
 
         if await self._transitions.move(job, step, ChargeState.RELEASED) is None:
             self._files.drop_result(job.id)  # cancelled meanwhile
         return True
 
-    async def fail(self, job: Job, failure: Failure, facts: Facts | None, *, has_begun: bool = True) -> None:
+    async def fail(self, job: JobRecord, failure: Failure, facts: Facts | None, *, has_begun: bool = True) -> None:
         """``running -> failed``: in full for those who own the data, and for others in as many words as may be told.
 
         Args:
@@ -126,7 +126,7 @@ class Results:
         await until_stored(job, store)
 
 
-async def until_stored(job: Job, store: Callable[[], Awaitable[None]]) -> None:
+async def until_stored(job: JobRecord, store: Callable[[], Awaitable[None]]) -> None:
     """Store how a job ended, again and again while the disk is full or the database is away; its Worker's work is not
     lost.
 
@@ -151,7 +151,7 @@ def _facts(facts: Facts) -> dict[str, Any]:
     return told
 
 
-def _finished(job: Job, payload: bytes) -> bytes:
+def _finished(job: JobRecord, payload: bytes) -> bytes:
     """The bytes as they may leave: groups are called by their declared keys, not by codes."""
     if job.request.kind != "statistics":
         return payload
@@ -159,7 +159,7 @@ def _finished(job: Job, payload: bytes) -> bytes:
     return msgspec.json.encode({"answers": name_groups(answers, job.request)})
 
 
-def read_metrics(job: Job, payload: bytes) -> dict[str, float]:
+def read_metrics(job: JobRecord, payload: bytes) -> dict[str, float]:
     """The metrics in a result; none if it holds none, or something else."""
     try:
         if job.request.kind == "train":

@@ -13,7 +13,7 @@ import msgspec
 from pygrid.compute.pools import WorkerPlaces, Workers
 from pygrid.core import jobs as rules
 from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
 from pygrid.features.jobs.running.job_writes import Transitions
 from pygrid.features.jobs.running.results import Results, until_stored
@@ -43,14 +43,14 @@ class JobRuns:
         """How far a running exact job is, 0 to 1; of a private one nothing is told."""
         return self._progress.get(job_id, 0.0)
 
-    async def run(self, job: Job, *, remote: bool) -> None:
+    async def run(self, job: JobRecord, *, remote: bool) -> None:
         """``running -> released | held | failed``, or back to ``approved``."""
         try:
             await self._run(job, remote=remote)
         finally:
             self._progress.pop(job.id, None)
 
-    async def _run(self, job: Job, *, remote: bool) -> None:
+    async def _run(self, job: JobRecord, *, remote: bool) -> None:
         on_progress = None if job.is_private else self._watch(job)
         bytes_in, has_begun = 0, False
         try:
@@ -74,20 +74,20 @@ class JobRuns:
         else:
             await self._results.fail(job, result.failure, result.facts, has_begun=has_begun)
 
-    async def _requeue(self, job: Job) -> None:
+    async def _requeue(self, job: JobRecord) -> None:
         async def store() -> None:
             await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
 
         await until_stored(job, store)
 
-    def _watch(self, job: Job) -> Callable[[Progress], None]:
+    def _watch(self, job: JobRecord) -> Callable[[Progress], None]:
         def on_progress(progress: Progress) -> None:
             self._progress[job.id] = min(1.0, progress.done / max(1, progress.total))
             self._signals.notify(job_topic(job.id))
 
         return on_progress
 
-    async def end_lost(self, job: Job) -> None:
+    async def end_lost(self, job: JobRecord) -> None:
         """A job that was running when its Domain went away: release what was stored, start an exact one again, or fail
         it.
         """
@@ -113,7 +113,7 @@ class JobTrainer:
         self._database = database
 
     @contextlib.asynccontextmanager
-    async def place(self, job: Job, *, may_leave: bool) -> AsyncIterator[bool]:
+    async def place(self, job: JobRecord, *, may_leave: bool) -> AsyncIterator[bool]:
         """The place of a Worker, once one is free; gives whether it is on another machine.
 
         Args:
@@ -130,7 +130,7 @@ class JobTrainer:
                 yield elsewhere
                 return
 
-    async def train(self, job: Job, model: Path, number: int, *, elsewhere: bool) -> JobResult:
+    async def train(self, job: JobRecord, model: Path, number: int, *, elsewhere: bool) -> JobResult:
         """What a Worker of a federated job makes of the model in a file; each has another seed."""
         try:
             spec = await self._specs.spec(job)
@@ -143,6 +143,6 @@ class JobTrainer:
         facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
         return msgspec.structs.replace(result, facts=facts)
 
-    async def _may_leave(self, job: Job) -> bool:
+    async def _may_leave(self, job: JobRecord) -> bool:
         policy = await self._database.read(lambda connection: rows.find_policy(connection, job.dataset_id))
         return policy is not None and policy.allow_remote_workers

@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pygrid.compute.pools import Workers
-from pygrid.core.jobs import Job, JobState
+from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Unavailable
 from pygrid.features.jobs.federated.tasks import FederatedJobs
 from pygrid.features.jobs.running.dry_run import MockTrials
@@ -93,7 +93,7 @@ class JobRunner:
         """What a federated job does now, in words; empty if it takes no part now."""
         return self._federated.doing(job_id)
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: JobRecord) -> None:
         """Tell the coordinator of a federated job that has ended."""
         self._federated.leave(job)
 
@@ -136,7 +136,7 @@ class JobRunner:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._federated.close()
 
-    async def _end_lost(self, job: Job) -> None:
+    async def _end_lost(self, job: JobRecord) -> None:
         try:
             await self._runs.end_lost(job)
         except Exception:
@@ -205,7 +205,7 @@ class JobRunner:
         ):
             self._begin(taken, remote=True)
 
-    def _begin(self, taken: Job, *, remote: bool = False) -> None:
+    def _begin(self, taken: JobRecord, *, remote: bool = False) -> None:
         if taken.state is JobState.RUNNING and taken.is_federated:
             self._federated.begin(taken)
         elif taken.state is JobState.RUNNING:
@@ -213,7 +213,7 @@ class JobRunner:
                 self._remote.add(taken.id)
             self._spawn(self._running, taken, self._runs.run(taken, remote=remote))
 
-    def _spawn(self, among: dict[str, asyncio.Task[None]], job: Job, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, among: dict[str, asyncio.Task[None]], job: JobRecord, work: Coroutine[Any, Any, None]) -> None:
         task = among[job.id] = asyncio.create_task(work, name=f"job-{job.id}")
 
         def done(task: asyncio.Task[None]) -> None:

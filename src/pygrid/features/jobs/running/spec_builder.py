@@ -14,7 +14,7 @@ from pygrid import codes
 from pygrid.core.datasets import Schema, column_file
 from pygrid.core.job_checks import read_optimizer, read_statistics, schema_for_mock, used_columns
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, check_spec
-from pygrid.core.jobs import Job
+from pygrid.core.jobs import JobRecord
 from pygrid.core.metric_bounds import resolve_metric_bounds
 from pygrid.core.mocks import draw_mock
 from pygrid.core.predictions import chosen_outputs, count_records, max_result_bytes
@@ -26,7 +26,7 @@ from pygrid.plans.hyper import resolve_hyper
 from pygrid.plans.serving import ServingReport
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
-from pygrid.storage.columns import ColumnFiles, Draft, map_columns
+from pygrid.storage.columns import ColumnDraft, ColumnFiles, map_columns
 from pygrid.storage.job_files import JobFiles, JobFolder
 from pygrid.storage.jobs import JobDataset
 from pygrid.storage.sql.database import Database
@@ -48,7 +48,7 @@ class RunLimits:
     max_federated: int = 8
     """Federated jobs of one user that have not ended."""
 
-    def of(self, job: Job, model_bytes: int, *, mock: bool) -> JobLimits:
+    def of(self, job: JobRecord, model_bytes: int, *, mock: bool) -> JobLimits:
         """The limits of one job; a trained model is as large as the one that came, but for its header."""
         wall_s = min(self.wall_s, self.mock_wall_s) if mock else self.wall_s
         is_model = job.request.kind == "train"
@@ -57,7 +57,7 @@ class RunLimits:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class JobInputs:
     """Where the things lie that a job needs."""
 
     schema: Schema
@@ -65,7 +65,7 @@ class Inputs:
     """Of the columns."""
     files: JobFolder
 
-    def plan(self, job: Job) -> Plan | None:
+    def plan(self, job: JobRecord) -> Plan | None:
         """The plan that a job came with; None: it has none."""
         has_plan = job.plan_id and job.request.kind != "predict"
         return Plan.load(self.files.path(job.plan_id)) if has_plan else None
@@ -75,7 +75,7 @@ class Inputs:
         return msgspec.json.decode(self.files.read_report(), type=ServingReport)
 
 
-def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:
+def make_spec(job: JobRecord, inputs: JobInputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:
     """The specification of a job on the data in ``inputs``.
 
     Raises:
@@ -114,7 +114,7 @@ def make_spec(job: Job, inputs: Inputs, limits: RunLimits, *, mock: bool = False
     return spec
 
 
-def _predicting(spec: JobSpec, request: JobRequest, inputs: Inputs) -> JobSpec:
+def _predicting(spec: JobSpec, request: JobRequest, inputs: JobInputs) -> JobSpec:
     """What else a Worker is told that has a model answer for each record: the model's ports, for how many records, and
     the size of the answers, which follows from these.
     """
@@ -159,7 +159,7 @@ def _file_bytes(path: str) -> int:
     return file.stat().st_size if file.is_file() else -1
 
 
-def make_mock_specs(job: Job, inputs: Inputs, limits: RunLimits) -> list[JobSpec]:
+def make_mock_specs(job: JobRecord, inputs: JobInputs, limits: RunLimits) -> list[JobSpec]:
     """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are,
     wherever the plan has the graph for it; and, for a private job, privately, since it runs another graph in another
     way.
@@ -193,36 +193,36 @@ class SpecMaker:
         self._files = files
         self.limits = limits
 
-    async def spec(self, job: Job) -> JobSpec:
+    async def spec(self, job: JobRecord) -> JobSpec:
         """On the data. Raises as `make_spec`."""
         dataset, schema = await self._load(job)
-        inputs = Inputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
+        inputs = JobInputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
         spec = await asyncio.to_thread(make_spec, job, inputs, self.limits)
         used = [Path(column.path).name for column in spec.columns.values()]
         await asyncio.to_thread(self._columns.checked_path, dataset.folder, used)
         return spec
 
-    async def of_mock(self, job: Job, draft: Draft) -> tuple[int, list[JobSpec]]:
+    async def of_mock(self, job: JobRecord, draft: ColumnDraft) -> tuple[int, list[JobSpec]]:
         """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how
         many records it has. Raises as `make_spec`.
         """
         dataset, schema = await self._load(job)
         files = self._files.inputs(job.id)
 
-        def prepare() -> Inputs:
+        def prepare() -> JobInputs:
             if dataset.mock == "uploaded" and dataset.mock_folder is not None:
                 folder = self._columns.checked_path(dataset.mock_folder)
-                return Inputs(map_columns(folder)[0], folder, files)
-            plan = Inputs(schema, draft.path, files).plan(job)
+                return JobInputs(map_columns(folder)[0], folder, files)
+            plan = JobInputs(schema, draft.path, files).plan(job)
             wanted = schema_for_mock(schema, job.request, None if plan is None else plan.manifest)
             drawn, arrays = draw_mock(wanted, _NUM_MOCK_RECORDS, seed=0)
             draft.put(drawn, arrays)
-            return Inputs(drawn, draft.path, files)
+            return JobInputs(drawn, draft.path, files)
 
         inputs = await asyncio.to_thread(prepare)
         return inputs.schema.num_records, await asyncio.to_thread(make_mock_specs, job, inputs, self.limits)
 
-    async def _load(self, job: Job) -> tuple[JobDataset, Schema]:
+    async def _load(self, job: JobRecord) -> tuple[JobDataset, Schema]:
         def load(connection: sa.Connection) -> tuple[JobDataset, Schema]:
             return rows.get_job_dataset(connection, job), dataset_rows.get_schema(connection, job.version_id)
 

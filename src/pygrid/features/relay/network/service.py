@@ -16,7 +16,7 @@ from pygrid.transport.identity import IdentityKey
 from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
 
 
-class Member(Protocol):
+class RelayTarget(Protocol):
     """A Domain that belongs to the Network and is connected."""
 
     @property
@@ -29,10 +29,10 @@ class Member(Protocol):
         ...
 
 
-class Membership(Protocol):
+class RelayDirectory(Protocol):
     """What the relay must know of the Network's Domains."""
 
-    async def reach(self, name: str) -> Member:
+    async def reach(self, name: str) -> RelayTarget:
         """The Domain, to ask it.
 
         Raises:
@@ -46,7 +46,7 @@ class Membership(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class RelayCaller:
     """Who wants to get through."""
 
     label: str
@@ -68,7 +68,7 @@ class Relay:
     def __init__(
         self,
         pipes: Pipes,
-        domains: Membership,
+        domains: RelayDirectory,
         authenticator: Authenticator,
         own: IdentityKey,
         clock: Clock,
@@ -82,7 +82,7 @@ class Relay:
         self._clock = clock
         self._is_open = is_open
 
-    async def name_caller(self, bearer: str | None, address: str, target: str) -> Caller:
+    async def name_caller(self, bearer: str | None, address: str, target: str) -> RelayCaller:
         """Who wants to get through to ``target``.
 
         Raises:
@@ -97,29 +97,29 @@ class Relay:
                     f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET
                 )
             check_ticket(ticket, identity, self._own, target, self._clock.now())
-            return Caller(
+            return RelayCaller(
                 f"domain {identity}", ticket.domain
             )  # a name can be written in many ways, and counts but once
         if bearer is not None:
             try:
-                return Caller(f"user {(await self._authenticator.authenticate(bearer)).user_id}")
+                return RelayCaller(f"user {(await self._authenticator.authenticate(bearer)).user_id}")
             except Unauthenticated as error:
                 if not self._is_open:
                     detail = "your session with this Network is over: use pygrid login with its address"
                     raise Unauthenticated(detail, code=SESSION_OVER) from error
         if self._is_open:
-            return Caller(f"address {network_of(address)}", is_known=False)
+            return RelayCaller(f"address {network_of(address)}", is_known=False)
         raise Unauthenticated(
             "this Network carries connections for those who are logged in: use pygrid login with its own address "
             "first, or set PYGRID_NETWORK_TOKEN",
             code=LOGIN_NEEDED,
         )
 
-    async def reach(self, name: str) -> Member:
-        """The Domain of this name. Raises as `Membership.reach`."""
+    async def reach(self, name: str) -> RelayTarget:
+        """The Domain of this name. Raises as `RelayDirectory.reach`."""
         return await self._domains.reach(name)
 
-    async def order(self, member: Member, caller: str) -> End:
+    async def order(self, member: RelayTarget, caller: str) -> End:
         """The Domain's end of a new pipe.
 
         Args:

@@ -1,7 +1,8 @@
 """Walks a traced graph of ATen operators and calls one small function per operator for its ONNX nodes.
 
 A lowering function is registered under the operator's name (``aten.mm.default``). It is called with the operator's own
-arguments: arrays as `Value`, sizes as numbers or sympy expressions. It returns a `Value`, or a tuple of them.
+arguments: arrays as `LoweredValue`, sizes as numbers or sympy expressions. It returns a `LoweredValue`, or a tuple of
+them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ from torch import fx
 
 from pygrid import codes
 from pygrid.errors import AuthoringError
-from pygrid.plans.authoring.diagnostics import Place, authoring_error
-from pygrid.plans.authoring.lowering.graph import Array, Dim, Dims, Graph, Value, as_dim, as_dims, broadcast
+from pygrid.plans.authoring.diagnostics import SourceLocation, authoring_error
+from pygrid.plans.authoring.lowering.graph import (
+    Array,
+    Dim,
+    Dims,
+    LoweredGraph,
+    LoweredValue,
+    as_dim,
+    as_dims,
+    broadcast,
+)
 from pygrid.plans.manifest import DType
 
 MAX_CONSTANT_BYTES = 1 << 20
@@ -33,7 +43,7 @@ _DTYPES: dict[torch.dtype, DType] = {
     torch.bool: "bool",
 }
 
-Lowered = Value | tuple[Value | None, ...] | None
+Lowered = LoweredValue | tuple[LoweredValue | None, ...] | None
 Lowering = Callable[..., Lowered]
 AnyLowering = TypeVar("AnyLowering", bound=Lowering)
 REGISTRY: dict[str, Lowering] = {}
@@ -72,7 +82,7 @@ def plan_dtype(dtype: torch.dtype) -> DType:
 class Context:
     """The tools of a lowering function: the graph, and helpers that know both shapes of a value."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: LoweredGraph) -> None:
         self.graph = graph
         self.node: fx.Node
         self.full = graph.full
@@ -96,19 +106,24 @@ class Context:
         return meta[0] if isinstance(meta, tuple | list) else meta
 
     def op(
-        self, name: str, inputs: Sequence[Value | None], dims: Sequence[Any], dtype: DType | None = None, **attrs: Any
-    ) -> Value:
+        self,
+        name: str,
+        inputs: Sequence[LoweredValue | None],
+        dims: Sequence[Any],
+        dtype: DType | None = None,
+        **attrs: Any,
+    ) -> LoweredValue:
         """One operator on exactly these inputs; the caller makes inputs full if the operator does not broadcast."""
         return self.graph.node(name, inputs, dims, dtype, **attrs)
 
-    def number(self, number: Any, dtype: DType) -> Value:
+    def number(self, number: Any, dtype: DType) -> LoweredValue:
         """A scalar from a Python number or from an expression in the batch size."""
         if isinstance(number, sympy.Basic) and not number.is_number:
             return self._symbolic(number, dtype)
         plain = bool(number) if dtype == "bool" else float(number) if dtype == "float32" else int(number)
         return self.graph.scalar(plain, dtype)
 
-    def _symbolic(self, expr: sympy.Basic, dtype: DType) -> Value:
+    def _symbolic(self, expr: sympy.Basic, dtype: DType) -> LoweredValue:
         kind = type(expr).__name__
         if kind in ("ToFloat", "TruncToInt"):
             return self.number(expr.args[0], dtype)
@@ -125,52 +140,52 @@ class Context:
         size = self.graph.size_vector(as_dim(expr))
         return self.cast(self.graph.node("Squeeze", [size, self.ints([0])], ()), dtype)
 
-    def value(self, operand: Any, dtype: DType) -> Value:
+    def value(self, operand: Any, dtype: DType) -> LoweredValue:
         """An operand of an elementwise operator, cast to a dtype."""
-        if isinstance(operand, Value):
+        if isinstance(operand, LoweredValue):
             return self.cast(operand, dtype)
         return self.number(operand, dtype)
 
-    def elementwise(self, name: str, inputs: Sequence[Value], dtype: DType, **attrs: Any) -> Value:
+    def elementwise(self, name: str, inputs: Sequence[LoweredValue], dtype: DType, **attrs: Any) -> LoweredValue:
         """An elementwise operator on inputs as small as broadcasting allows; the result can be small too."""
         shape = broadcast(*[value.shape for value in inputs])
         dims = broadcast(*[value.dims for value in inputs])
         return replace(self.graph.node(name, list(inputs), dims, dtype, **attrs), shape=shape)
 
-    def binary(self, name: str, a: Any, b: Any, dtype: DType | None = None) -> Value:
+    def binary(self, name: str, a: Any, b: Any, dtype: DType | None = None) -> LoweredValue:
         """An arithmetic operator in ``dtype``, by default that of the current result."""
         kind = dtype or self.dtype
         return self.elementwise(name, [self.value(a, kind), self.value(b, kind)], kind)
 
-    def add(self, a: Any, b: Any) -> Value:
+    def add(self, a: Any, b: Any) -> LoweredValue:
         return self._simplified("Add", a, b, 0.0)
 
-    def sub(self, a: Any, b: Any) -> Value:
+    def sub(self, a: Any, b: Any) -> LoweredValue:
         if is_number(b, 0):
             return self.value(a, self.dtype)
         return self.binary("Sub", a, b)
 
-    def mul(self, a: Any, b: Any) -> Value:
+    def mul(self, a: Any, b: Any) -> LoweredValue:
         return self._simplified("Mul", a, b, 1.0)
 
-    def div(self, a: Any, b: Any) -> Value:
+    def div(self, a: Any, b: Any) -> LoweredValue:
         if is_number(b, 1):
             return self.value(a, self.dtype)
         return self.binary("Div", a, b)
 
-    def _simplified(self, name: str, a: Any, b: Any, neutral: float) -> Value:
+    def _simplified(self, name: str, a: Any, b: Any, neutral: float) -> LoweredValue:
         for one, other in ((a, b), (b, a)):
-            if isinstance(one, Value) and self._is_scalar(other, neutral):
+            if isinstance(one, LoweredValue) and self._is_scalar(other, neutral):
                 return self.value(one, self.dtype)
         return self.binary(name, a, b)
 
     def _is_scalar(self, operand: Any, number: float) -> bool:
-        if isinstance(operand, Value):
+        if isinstance(operand, LoweredValue):
             data = self.graph.array(operand)
             return data is not None and operand.dims == () and bool(data == number)
         return is_number(operand, number)
 
-    def reduce(self, name: str, value: Value, axes: Sequence[int], *, keepdim: bool = False) -> Value:
+    def reduce(self, name: str, value: LoweredValue, axes: Sequence[int], *, keepdim: bool = False) -> LoweredValue:
         """A reduction over axes; over all axes if none are given."""
         value = self.full(value)
         wanted = [axis % value.rank for axis in axes] if axes else list(range(value.rank))
@@ -181,7 +196,7 @@ class Context:
             return self.op(name, [value, self.ints(sorted(wanted))], dims, keepdims=int(keepdim))
         raise AssertionError(name)
 
-    def matmul(self, a: Value, b: Value) -> Value:
+    def matmul(self, a: LoweredValue, b: LoweredValue) -> LoweredValue:
         """The product of two matrices (transposes of the operands cost nothing), or of two stacks of matrices."""
         a, b = self.full(a), self.full(b)
         dims = (*a.shape[:-1], b.shape[-1])
@@ -191,20 +206,20 @@ class Context:
                 return self.op("Gemm", [a, b], dims, transA=int(trans_a), transB=int(trans_b))
         return self.op("MatMul", [a, b], dims)
 
-    def gemm(self, a: Value, b: Value, bias: Value) -> Value:
+    def gemm(self, a: LoweredValue, b: LoweredValue, bias: LoweredValue) -> LoweredValue:
         """``a @ b + bias``; the bias broadcasts."""
         a, b = self.full(a), self.full(b)
         dims = (a.shape[0], b.shape[1])
         (a, trans_a), (b, trans_b) = self._untransposed(a), self._untransposed(b)
         return self.op("Gemm", [a, b, bias], dims, transA=int(trans_a), transB=int(trans_b))
 
-    def _untransposed(self, value: Value) -> tuple[Value, bool]:
+    def _untransposed(self, value: LoweredValue) -> tuple[LoweredValue, bool]:
         node = self.graph.producer(value)
         if node is not None and node.op == "Transpose" and value.rank == 2:
             return self.graph.operand(node, 0), True
         return value, False
 
-    def array_of(self, value: Value) -> Array | None:
+    def array_of(self, value: LoweredValue) -> Array | None:
         return self.graph.array(value)
 
 
@@ -219,7 +234,7 @@ def numel(shape: Sequence[Dim]) -> Dim:
 class Interpreter:
     """Lowers one traced graph. Parts that depend on no input are computed immediately, by torch."""
 
-    def __init__(self, graph: Graph, module: fx.GraphModule, places: Mapping[str, Place]) -> None:
+    def __init__(self, graph: LoweredGraph, module: fx.GraphModule, places: Mapping[str, SourceLocation]) -> None:
         """Prepare to lower ``module`` into ``graph``; ``places`` are the author's lines by operator, for errors."""
         self.graph = graph
         self.module = module
@@ -227,10 +242,10 @@ class Interpreter:
         self.context = Context(graph)
         self._done: dict[fx.Node, Any] = {}
 
-    def run(self, arguments: Sequence[Value]) -> list[Value]:
+    def run(self, arguments: Sequence[LoweredValue]) -> list[LoweredValue]:
         """The values that the traced function returns, for these values of its arguments."""
         given = iter(arguments)
-        results: list[Value] = []
+        results: list[LoweredValue] = []
         for node in self.module.graph.nodes:
             self.context.node = node
             try:
@@ -264,11 +279,11 @@ class Interpreter:
         if lowering is None:
             raise AuthoringError(unsupported_operator(node.target), code=codes.PLAN_OPERATOR_UNSUPPORTED)
         result = lowering(self.context, *self._as_values(args), **self._as_values(kwargs))
-        if isinstance(result, Value):
+        if isinstance(result, LoweredValue):
             return replace(result, shape=self.context.shape)
         return result
 
-    def _place(self, node: fx.Node) -> Place | None:
+    def _place(self, node: fx.Node) -> SourceLocation | None:
         """The author's line for a node; for a backward operator, the line of the forward operator."""
         if not isinstance(node.target, torch._ops.OpOverload):
             return None
@@ -280,7 +295,7 @@ class Interpreter:
         return node.target(*args, **kwargs)
 
     def _resolve(self, arg: Any) -> Any:
-        """An argument with nodes replaced by their results: `Value`, folded tensor, number or expression."""
+        """An argument with nodes replaced by their results: `LoweredValue`, folded tensor, number or expression."""
         return fx.node.map_arg(arg, lambda n: self._done[n])
 
     def _as_values(self, args: Any) -> Any:
@@ -292,9 +307,9 @@ class Interpreter:
             return {key: self._as_values(arg) for key, arg in args.items()}
         return args
 
-    def _value(self, item: Any) -> Value:
+    def _value(self, item: Any) -> LoweredValue:
         """A constant for a folded tensor; a scalar if all elements are equal."""
-        if isinstance(item, Value):
+        if isinstance(item, LoweredValue):
             return item
         tensor: torch.Tensor = item.detach()
         dtype = plan_dtype(tensor.dtype)
@@ -333,4 +348,4 @@ def _depends(item: Any) -> bool:
         return any(_depends(part) for part in item)
     if isinstance(item, dict):
         return any(_depends(part) for part in item.values())
-    return isinstance(item, Value) or (isinstance(item, sympy.Basic) and not item.is_number)
+    return isinstance(item, LoweredValue) or (isinstance(item, sympy.Basic) and not item.is_number)

@@ -13,7 +13,7 @@ import torch
 from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel, plan_dtype
-from pygrid.plans.authoring.lowering.graph import Dim, Value, as_dim
+from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue, as_dim
 from pygrid.plans.manifest import DType
 
 _UNARY = {
@@ -37,7 +37,7 @@ _UNARY = {
 
 def _register_unary(name: str, op: str) -> None:
     @lowers(f"{name}.default")
-    def unary(c: Context, x: Value) -> Value:
+    def unary(c: Context, x: LoweredValue) -> LoweredValue:
         return c.elementwise(op, [c.value(x, c.dtype)], c.dtype)
 
 
@@ -46,21 +46,21 @@ for _name, _op in _UNARY.items():
 
 
 @lowers("ceil.default")
-def ceil(c: Context, x: Value) -> Value:
+def ceil(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Neg", [c.elementwise("Floor", [c.elementwise("Neg", [x], x.dtype)], x.dtype)], x.dtype)
 
 
 @lowers("rsqrt.default")
-def rsqrt(c: Context, x: Value) -> Value:
+def rsqrt(c: Context, x: LoweredValue) -> LoweredValue:
     return inverse_root(c, x)
 
 
-def inverse_root(c: Context, x: Value) -> Value:
+def inverse_root(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Reciprocal", [c.elementwise("Sqrt", [x], "float32")], "float32")
 
 
 @lowers("log1p.default")
-def log1p(c: Context, x: Value) -> Value:
+def log1p(c: Context, x: LoweredValue) -> LoweredValue:
     """``log(1 + x)`` without loss of small x; for an exponential it is a softplus, which also cannot overflow."""
     node = c.graph.producer(x)
     if node is not None and node.op == "Exp":
@@ -72,14 +72,14 @@ def log1p(c: Context, x: Value) -> Value:
 
 
 @lowers("expm1.default")
-def expm1(c: Context, x: Value) -> Value:
+def expm1(c: Context, x: LoweredValue) -> LoweredValue:
     """``exp(x) - 1`` without loss of small x: ``tanh(x / 2) * (exp(x) + 1)``."""
     half = c.elementwise("Tanh", [c.binary("Mul", x, 0.5)], "float32")
     return c.binary("Mul", half, c.binary("Add", c.elementwise("Exp", [x], "float32"), 1.0))
 
 
 @lowers("softplus.default")
-def softplus(c: Context, x: Value, beta: float = 1, threshold: float = 20) -> Value:
+def softplus(c: Context, x: LoweredValue, beta: float = 1, threshold: float = 20) -> LoweredValue:
     scaled = c.mul(x, beta)
     soft = c.div(c.elementwise("Softplus", [scaled], "float32"), beta)
     linear = c.elementwise("Greater", [scaled, c.number(threshold, "float32")], "bool")
@@ -87,28 +87,28 @@ def softplus(c: Context, x: Value, beta: float = 1, threshold: float = 20) -> Va
 
 
 @lowers("elu.default")
-def elu(c: Context, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+def elu(c: Context, x: LoweredValue, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> LoweredValue:
     if input_scale != 1:
         raise AuthoringError("elu with input_scale is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
     return c.mul(c.elementwise("Elu", [x], "float32", alpha=float(alpha)), scale)
 
 
 @lowers("leaky_relu.default")
-def leaky_relu(c: Context, x: Value, negative_slope: float = 0.01) -> Value:
+def leaky_relu(c: Context, x: LoweredValue, negative_slope: float = 0.01) -> LoweredValue:
     return c.elementwise("Where", [_positive(c, x), x, c.mul(x, negative_slope)], "float32")
 
 
 @lowers("hardtanh.default")
-def hardtanh(c: Context, x: Value, low: float = -1, high: float = 1) -> Value:
+def hardtanh(c: Context, x: LoweredValue, low: float = -1, high: float = 1) -> LoweredValue:
     return clamp(c, x, low, high)
 
 
-def _positive(c: Context, x: Value) -> Value:
+def _positive(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Greater", [x, c.number(0, x.dtype)], "bool")
 
 
 @lowers("threshold_backward.default")
-def threshold_backward(c: Context, grad: Value, x: Value, threshold: float) -> Value:
+def threshold_backward(c: Context, grad: LoweredValue, x: LoweredValue, threshold: float) -> LoweredValue:
     node = c.graph.producer(x)
     if node is not None and node.op == "Relu" and threshold == 0:
         x = replace(x, name=node.inputs[0])  # relu(x) > 0 exactly where x > 0: the comparison needs no relu
@@ -117,7 +117,7 @@ def threshold_backward(c: Context, grad: Value, x: Value, threshold: float) -> V
 
 
 @lowers("gelu.default")
-def gelu(c: Context, x: Value, approximate: str = "none") -> Value:
+def gelu(c: Context, x: LoweredValue, approximate: str = "none") -> LoweredValue:
     if approximate == "tanh":
         cubic = c.binary("Mul", c.binary("Mul", c.binary("Mul", x, x), x), 0.044715)
         inner = c.elementwise("Tanh", [c.binary("Mul", c.binary("Add", x, cubic), math.sqrt(2 / math.pi))], "float32")
@@ -130,29 +130,29 @@ def gelu(c: Context, x: Value, approximate: str = "none") -> Value:
 
 
 @lowers("add")
-def add(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> Value:
+def add(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> LoweredValue:
     return c.add(a, b if is_number(alpha, 1) else c.mul(b, alpha))
 
 
 @lowers("sub")
-def sub(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> Value:
+def sub(c: Context, a: Any, b: Any, *, alpha: Any = 1) -> LoweredValue:
     return c.sub(a, b if is_number(alpha, 1) else c.mul(b, alpha))
 
 
 @lowers("rsub")
-def rsub(c: Context, a: Any, b: Any, alpha: Any = 1) -> Value:
+def rsub(c: Context, a: Any, b: Any, alpha: Any = 1) -> LoweredValue:
     return c.sub(b, a if is_number(alpha, 1) else c.mul(a, alpha))
 
 
 @lowers("mul")
-def mul(c: Context, a: Any, b: Any) -> Value:
+def mul(c: Context, a: Any, b: Any) -> LoweredValue:
     if c.dtype == "bool":
         return c.binary("And", a, b, "bool")
     return c.mul(a, b)
 
 
 @lowers("div")
-def div(c: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Value:
+def div(c: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> LoweredValue:
     if rounding_mode is None:
         return c.div(a, b)
     if c.dtype != "float32":
@@ -166,13 +166,13 @@ def div(c: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Valu
     return c.binary("Mul", sign, c.elementwise("Floor", [c.elementwise("Abs", [quotient], "float32")], "float32"))
 
 
-def _floor_divide_ints(c: Context, a: Any, b: Any) -> Value:
+def _floor_divide_ints(c: Context, a: Any, b: Any) -> LoweredValue:
     rest = c.elementwise("Mod", [c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)  # has the sign of the divisor
     return c.binary("Div", c.binary("Sub", a, rest), b)
 
 
 @lowers("remainder")
-def remainder(c: Context, a: Any, b: Any) -> Value:
+def remainder(c: Context, a: Any, b: Any) -> LoweredValue:
     if c.dtype != "float32":
         return c.elementwise("Mod", [c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)
     floor = c.elementwise("Floor", [c.div(a, b)], "float32")
@@ -180,7 +180,7 @@ def remainder(c: Context, a: Any, b: Any) -> Value:
 
 
 @lowers("pow")
-def power(c: Context, base: Any, exponent: Any) -> Value:
+def power(c: Context, base: Any, exponent: Any) -> LoweredValue:
     if is_number(exponent, 1):
         return c.value(base, c.dtype)
     if is_number(exponent, 2):
@@ -197,17 +197,17 @@ def power(c: Context, base: Any, exponent: Any) -> Value:
 
 
 @lowers("maximum.default")
-def maximum(c: Context, a: Value, b: Value) -> Value:
+def maximum(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
     return c.binary("Max", a, b)
 
 
 @lowers("minimum.default")
-def minimum(c: Context, a: Value, b: Value) -> Value:
+def minimum(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
     return c.binary("Min", a, b)
 
 
 @lowers("clamp")
-def clamp(c: Context, x: Value, low: Any = None, high: Any = None) -> Value:
+def clamp(c: Context, x: LoweredValue, low: Any = None, high: Any = None) -> LoweredValue:
     if low is not None:
         x = replace(c.binary("Max", x, low), shape=x.shape)
     if high is not None:
@@ -216,12 +216,12 @@ def clamp(c: Context, x: Value, low: Any = None, high: Any = None) -> Value:
 
 
 @lowers("clamp_min")
-def clamp_min(c: Context, x: Value, low: Any) -> Value:
+def clamp_min(c: Context, x: LoweredValue, low: Any) -> LoweredValue:
     return c.binary("Max", x, low)
 
 
 @lowers("clamp_max")
-def clamp_max(c: Context, x: Value, high: Any) -> Value:
+def clamp_max(c: Context, x: LoweredValue, high: Any) -> LoweredValue:
     return c.binary("Min", x, high)
 
 
@@ -239,12 +239,12 @@ def _common(c: Context, a: Any, b: Any) -> DType:
 
 def _never_equal(c: Context, a: Any, b: Any) -> bool:
     """Whether an array of classes is compared with a marker that no class has, such as -100."""
-    return isinstance(a, Value) and isinstance(b, int) and b < 0 and c.graph.is_never_negative(a)
+    return isinstance(a, LoweredValue) and isinstance(b, int) and b < 0 and c.graph.is_never_negative(a)
 
 
 def _register_comparison(name: str, op: str) -> None:
     @lowers(name)
-    def comparison(c: Context, a: Any, b: Any) -> Value:
+    def comparison(c: Context, a: Any, b: Any) -> LoweredValue:
         if name == "eq" and _never_equal(c, a, b):
             return c.number(False, "bool")
         kind = _common(c, a, b)
@@ -256,7 +256,7 @@ for _name, _op in _COMPARISONS.items():
 
 
 @lowers("ne")
-def ne(c: Context, a: Any, b: Any) -> Value:
+def ne(c: Context, a: Any, b: Any) -> LoweredValue:
     if _never_equal(c, a, b):
         return c.number(True, "bool")
     kind = _common(c, a, b)
@@ -268,7 +268,7 @@ _LOGIC = {"logical_and": "And", "logical_or": "Or", "bitwise_and": "And", "bitwi
 
 def _register_logic(name: str, op: str) -> None:
     @lowers(name)
-    def logic(c: Context, a: Any, b: Any) -> Value:
+    def logic(c: Context, a: Any, b: Any) -> LoweredValue:
         _check_bool(c)
         return c.elementwise(op, [c.value(a, "bool"), c.value(b, "bool")], "bool")
 
@@ -283,30 +283,30 @@ for _name, _op in _LOGIC.items():
 
 
 @lowers("logical_xor", "bitwise_xor")
-def logical_xor(c: Context, a: Any, b: Any) -> Value:
+def logical_xor(c: Context, a: Any, b: Any) -> LoweredValue:
     _check_bool(c)
     same = c.elementwise("Equal", [c.cast(c.value(side, "bool"), "int32") for side in (a, b)], "bool")
     return c.elementwise("Not", [same], "bool")
 
 
 @lowers("logical_not.default", "bitwise_not.default")
-def logical_not(c: Context, x: Value) -> Value:
+def logical_not(c: Context, x: LoweredValue) -> LoweredValue:
     _check_bool(c)
     return c.elementwise("Not", [c.value(x, "bool")], "bool")
 
 
 @lowers("isnan.default")
-def isnan(c: Context, x: Value) -> Value:
+def isnan(c: Context, x: LoweredValue) -> LoweredValue:
     return c.elementwise("Not", [c.elementwise("Equal", [x, x], "bool")], "bool")
 
 
 @lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
-def where(c: Context, condition: Value, a: Any, b: Any) -> Value:
+def where(c: Context, condition: LoweredValue, a: Any, b: Any) -> LoweredValue:
     return c.elementwise("Where", [condition, c.value(a, c.dtype), c.value(b, c.dtype)], c.dtype)
 
 
 @lowers("masked_fill")
-def masked_fill(c: Context, x: Value, mask: Value, filler: Any) -> Value:
+def masked_fill(c: Context, x: LoweredValue, mask: LoweredValue, filler: Any) -> LoweredValue:
     return c.elementwise("Where", [mask, c.value(filler, c.dtype), x], c.dtype)
 
 
@@ -321,48 +321,48 @@ def checked_elsewhere(c: Context, *_: Any, **__: Any) -> None:
 @lowers(
     "alias", "detach", "clone", "contiguous", "lift_fresh", "lift_fresh_copy", "_conj", "resolve_conj", "resolve_neg"
 )
-def same(c: Context, x: Value, **_: Any) -> Value:
+def same(c: Context, x: LoweredValue, **_: Any) -> LoweredValue:
     return x
 
 
 @lowers("copy")
-def copy(c: Context, target: Value, source: Value, *_: Any) -> Value:
+def copy(c: Context, target: LoweredValue, source: LoweredValue, *_: Any) -> LoweredValue:
     return c.value(source, c.dtype)
 
 
 @lowers("_to_copy.default", "to.dtype")
-def to_copy(c: Context, x: Value, *_: Any, **__: Any) -> Value:
+def to_copy(c: Context, x: LoweredValue, *_: Any, **__: Any) -> LoweredValue:
     return c.cast(x, c.dtype)
 
 
 @lowers("convert_element_type")
-def convert(c: Context, x: Value, dtype: torch.dtype) -> Value:
+def convert(c: Context, x: LoweredValue, dtype: torch.dtype) -> LoweredValue:
     return c.cast(x, plan_dtype(dtype))
 
 
 @lowers("full", "new_full")
-def full(c: Context, *args: Any, **_: Any) -> Value:
+def full(c: Context, *args: Any, **_: Any) -> LoweredValue:
     return c.number(args[-1], c.dtype)
 
 
 @lowers("full_like")
-def full_like(c: Context, like: Value, number: Any, **_: Any) -> Value:
+def full_like(c: Context, like: LoweredValue, number: Any, **_: Any) -> LoweredValue:
     return c.value(number, c.dtype)
 
 
 @lowers("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
-def zeros(c: Context, *_: Any, **__: Any) -> Value:
+def zeros(c: Context, *_: Any, **__: Any) -> LoweredValue:
     """Also for uninitialized arrays: their content is overwritten before it is read."""
     return c.number(0, c.dtype)
 
 
 @lowers("ones", "ones_like", "new_ones")
-def ones(c: Context, *_: Any, **__: Any) -> Value:
+def ones(c: Context, *_: Any, **__: Any) -> LoweredValue:
     return c.number(1, c.dtype)
 
 
 @lowers("rand.default")
-def noise(c: Context, size: Sequence[Dim], **_: Any) -> Value:
+def noise(c: Context, size: Sequence[Dim], **_: Any) -> LoweredValue:
     """Noise for dropout as an input of the plan; the runner supplies it per example."""
     shape = c.shape
     (batch,) = c.graph.symbols
@@ -375,17 +375,17 @@ def noise(c: Context, size: Sequence[Dim], **_: Any) -> Value:
 
 
 @lowers("fill")
-def fill(c: Context, x: Value, number: Any) -> Value:
+def fill(c: Context, x: LoweredValue, number: Any) -> LoweredValue:
     return c.value(number, c.dtype)
 
 
 @lowers("scalar_tensor")
-def scalar_tensor(c: Context, number: Any, **_: Any) -> Value:
+def scalar_tensor(c: Context, number: Any, **_: Any) -> LoweredValue:
     return c.number(number, c.dtype)
 
 
 @lowers("arange.start_step", "arange.default", "arange.start")
-def arange(c: Context, *args: Any, **_: Any) -> Value:
+def arange(c: Context, *args: Any, **_: Any) -> LoweredValue:
     start, end, step = {1: (0, args[0], 1), 2: (*args[:2], 1)}.get(len(args), args[:3])
     bounds = [c.number(bound, c.dtype) for bound in (start, end, step)]
     return c.op("Range", bounds, c.shape, c.dtype)

@@ -6,7 +6,7 @@ equal bytes.
 
 A value has two shapes. ``shape`` is what the traced program sees. ``dims`` is what the ONNX value has. It can be
 smaller if broadcasting leads to ``shape`` anyway: the gradient of a mean is one number, not a matrix of copies.
-`Graph.full` makes the copies only where an operator needs them.
+`LoweredGraph.full` makes the copies only where an operator needs them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Value:
+class LoweredValue:
     """A named array of the graph; the module's docstring explains the two shapes."""
 
     name: str
@@ -89,7 +89,7 @@ def broadcast(*shapes: Dims) -> Dims:
     return tuple(result)
 
 
-class Graph:
+class LoweredGraph:
     """One ONNX graph under construction."""
 
     def __init__(self, symbols: Mapping[sympy.Symbol, str], *, bounded: Set[str] = frozenset()) -> None:
@@ -105,18 +105,18 @@ class Graph:
         self.inputs: list[Port] = []
         self.outputs: list[Port] = []
         self._constants: dict[str, Array] = {}
-        self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
+        self._made: dict[tuple[Any, ...], tuple[LoweredValue, ...]] = {}
         self._producer: dict[str, Node] = {}
-        self._values: dict[str, Value] = {}
-        self._sources: dict[sympy.Symbol, tuple[Value, int]] = {}
-        self._results: list[tuple[str, Value]] = []
+        self._values: dict[str, LoweredValue] = {}
+        self._sources: dict[sympy.Symbol, tuple[LoweredValue, int]] = {}
+        self._results: list[tuple[str, LoweredValue]] = []
 
     # -- inputs, constants, outputs -----------------------------------------------------------------------------------
 
-    def input(self, name: str, dtype: DType, shape: Sequence[Any], *, listed: bool = True) -> Value:
+    def input(self, name: str, dtype: DType, shape: Sequence[Any], *, listed: bool = True) -> LoweredValue:
         """An input; if it is not listed, no output may need it in the end."""
         dims = as_dims(shape)
-        value = Value(name, dtype, dims, dims)
+        value = LoweredValue(name, dtype, dims, dims)
         if listed:
             self.inputs.append(Port(name, dtype, self._port_shape(dims)))
         self._values[name] = value
@@ -125,7 +125,7 @@ class Graph:
                 self._sources.setdefault(size, (value, axis))
         return value
 
-    def constant(self, array: Any, dtype: DType | None = None) -> Value:
+    def constant(self, array: Any, dtype: DType | None = None) -> LoweredValue:
         """A constant; equal constants are stored once."""
         data = np.asarray(array, dtype=dtype)
         kind: DType = str(data.dtype)  # type: ignore[assignment]
@@ -137,23 +137,23 @@ class Graph:
         if key not in self._made:
             name = f"c{len(self._constants)}"
             self._constants[name] = data
-            value = Value(name, kind, data.shape, data.shape)
+            value = LoweredValue(name, kind, data.shape, data.shape)
             self._values[name] = value
             self._made[key] = (value,)
         return self._made[key][0]
 
-    def array(self, value: Value) -> Array | None:
+    def array(self, value: LoweredValue) -> Array | None:
         """The content of a constant, or None if the value is computed."""
         return self._constants.get(value.name)
 
-    def scalar(self, number: float | int | bool, dtype: DType) -> Value:
+    def scalar(self, number: float | int | bool, dtype: DType) -> LoweredValue:
         return self.constant(np.array(number, dtype=dtype))
 
-    def ints(self, numbers: Sequence[int]) -> Value:
+    def ints(self, numbers: Sequence[int]) -> LoweredValue:
         """A constant int64 vector, for shapes and axes of operators."""
         return self.constant(np.array(list(numbers), dtype=np.int64))
 
-    def output(self, name: str, value: Value) -> None:
+    def output(self, name: str, value: LoweredValue) -> None:
         value = self.full(value)
         self._results.append((name, value))
         self.outputs.append(Port(name, value.dtype, self._port_shape(value.shape)))
@@ -177,17 +177,21 @@ class Graph:
     def node(
         self,
         op: str,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[LoweredValue | None],
         dims: Sequence[Any],
         dtype: DType | None = None,
         **attributes: Any,
-    ) -> Value:
+    ) -> LoweredValue:
         """The single output of an operator, by default of the first input's dtype; attributes of None are left out."""
         return self.multi(op, inputs, [(as_dims(dims), dtype)], **attributes)[0]
 
     def multi(
-        self, op: str, inputs: Sequence[Value | None], outputs: Sequence[tuple[Dims, DType | None]], **attributes: Any
-    ) -> tuple[Value, ...]:
+        self,
+        op: str,
+        inputs: Sequence[LoweredValue | None],
+        outputs: Sequence[tuple[Dims, DType | None]],
+        **attributes: Any,
+    ) -> tuple[LoweredValue, ...]:
         """The outputs of an operator that has several."""
         names = tuple("" if value is None else value.name for value in inputs)
         kept = tuple(
@@ -197,11 +201,11 @@ class Graph:
         if key in self._made:
             return self._made[key]
         first = next((value.dtype for value in inputs if value is not None), None)
-        values: list[Value] = []
+        values: list[LoweredValue] = []
         for position, (dims, dtype) in enumerate(outputs):
             kind = dtype or first
             assert kind is not None, op
-            values.append(Value(f"t{len(self.nodes)}_{position}", kind, dims, dims))
+            values.append(LoweredValue(f"t{len(self.nodes)}_{position}", kind, dims, dims))
         node = Node(op, names, tuple(value.name for value in values), kept)
         self.nodes.append(node)
         for value in values:
@@ -210,15 +214,15 @@ class Graph:
         self._made[key] = tuple(values)
         return self._made[key]
 
-    def producer(self, value: Value) -> Node | None:
+    def producer(self, value: LoweredValue) -> Node | None:
         """The node that computes a value; None for inputs and constants."""
         return self._producer.get(value.name)
 
-    def operand(self, node: Node, position: int) -> Value:
+    def operand(self, node: Node, position: int) -> LoweredValue:
         """An input of a node, as a value."""
         return self._values[node.inputs[position]]
 
-    def is_never_negative(self, value: Value) -> bool:
+    def is_never_negative(self, value: LoweredValue) -> bool:
         """Whether integers are known to be >= 0: elements of a class input, only moved and picked, not computed."""
         while (node := self.producer(value)) is not None and node.op in (
             "Reshape",
@@ -232,23 +236,23 @@ class Graph:
 
     # -- shapes -------------------------------------------------------------------------------------------------------
 
-    def full(self, value: Value) -> Value:
+    def full(self, value: LoweredValue) -> LoweredValue:
         """The value with all copies that broadcasting saved: ``dims == shape``."""
         if value.dims == value.shape:
             return value
         return self.expand_to(value, value.shape)
 
-    def expand_to(self, value: Value, shape: Dims) -> Value:
+    def expand_to(self, value: LoweredValue, shape: Dims) -> LoweredValue:
         data = self.array(value)
         if data is not None and all(isinstance(size, int) for size in shape):
             return self.constant(np.broadcast_to(data, [int(size) for size in shape]).copy())
         return self.node("Expand", [value, self.shape_vector(shape)], shape)
 
-    def shape_vector(self, dims: Dims) -> Value:
+    def shape_vector(self, dims: Dims) -> LoweredValue:
         """A shape as an int64 vector, computed from the batch size where needed."""
         if all(isinstance(size, int) for size in dims):
             return self.ints([int(size) for size in dims])
-        parts: list[Value] = []
+        parts: list[LoweredValue] = []
         run: list[int] = []
         for size in dims:
             if isinstance(size, int):
@@ -262,7 +266,7 @@ class Graph:
             parts.append(self.ints(run))
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, [len(dims)], axis=0)
 
-    def size_vector(self, size: Dim) -> Value:
+    def size_vector(self, size: Dim) -> LoweredValue:
         """One size as an int64 vector of length 1."""
         if isinstance(size, int) or size.is_Integer:
             return self.ints([int(size)])
@@ -288,7 +292,7 @@ class Graph:
             f"the size {size} depends on the batch size in a way that a plan cannot compute", code=codes.PLAN_SHAPE
         )
 
-    def reshape(self, value: Value, shape: Dims) -> Value:
+    def reshape(self, value: LoweredValue, shape: Dims) -> LoweredValue:
         """The same elements in another shape; a symbolic size costs nothing where -1 or 0 can represent it."""
         value = self.full(value)
         while (node := self.producer(value)) is not None and node.op == "Reshape":
@@ -312,7 +316,7 @@ class Graph:
             target[target.index(0)] = -1  # one spelling per meaning, so that equal reshapes are found equal
         return self.node("Reshape", [value, self.ints(target)], shape)
 
-    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+    def transpose(self, value: LoweredValue, perm: Sequence[int]) -> LoweredValue:
         value = self.full(value)
         order = list(perm)
         node = self.producer(value)
@@ -330,7 +334,9 @@ class Graph:
             return self.reshape(value, shape)  # only axes of length 1 move: the bytes stay
         return self.node("Transpose", [value], shape, perm=order)
 
-    def slice(self, value: Value, axis: int, start: int, end: int | None, step: int = 1, *, size: Dim) -> Value:
+    def slice(
+        self, value: LoweredValue, axis: int, start: int, end: int | None, step: int = 1, *, size: Dim
+    ) -> LoweredValue:
         value = self.full(value)
         if start == 0 and step == 1 and size == value.shape[axis]:
             return value
@@ -340,7 +346,7 @@ class Graph:
             "Slice", [value, self.ints([start]), self.ints([stop]), self.ints([axis]), self.ints([step])], shape
         )
 
-    def cast(self, value: Value, dtype: DType) -> Value:
+    def cast(self, value: LoweredValue, dtype: DType) -> LoweredValue:
         if value.dtype == dtype:
             return value
         data = self.array(value)

@@ -10,31 +10,33 @@ from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
 from pygrid.plans.authoring.lowering.elementwise import inverse_root
-from pygrid.plans.authoring.lowering.graph import Dim, Value
+from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
 from pygrid.plans.authoring.lowering.shapes import pad, variance
 
 # -- products ---------------------------------------------------------------------------------------------------------
 
 
 @lowers("mm.default", "bmm.default")
-def mm(c: Context, a: Value, b: Value) -> Value:
+def mm(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
     return c.matmul(a, b)
 
 
 @lowers("addmm.default")
-def addmm(c: Context, bias: Value, a: Value, b: Value, *, beta: Any = 1, alpha: Any = 1) -> Value:
+def addmm(
+    c: Context, bias: LoweredValue, a: LoweredValue, b: LoweredValue, *, beta: Any = 1, alpha: Any = 1
+) -> LoweredValue:
     if is_number(beta, 1) and is_number(alpha, 1):
         return c.gemm(a, b, bias)
     return c.add(c.mul(bias, beta), c.mul(c.matmul(a, b), alpha))
 
 
 @lowers("mv.default")
-def mv(c: Context, a: Value, b: Value) -> Value:
+def mv(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
     return c.op("MatMul", [c.full(a), c.full(b)], c.shape)
 
 
 @lowers("dot.default")
-def dot(c: Context, a: Value, b: Value) -> Value:
+def dot(c: Context, a: LoweredValue, b: LoweredValue) -> LoweredValue:
     return c.reduce("ReduceSum", c.binary("Mul", a, b), ())
 
 
@@ -48,9 +50,9 @@ def _spatial(values: Sequence[int], rank: int) -> list[int]:
 
 @lowers("convolution.default")
 def convolution(
-    c: Context, x: Value, weight: Value, bias: Value | None, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
-) -> Value:  # fmt: skip
+    c: Context, x: LoweredValue, weight: LoweredValue, bias: LoweredValue | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> LoweredValue:  # fmt: skip
     n = x.rank - 2
     padding = _spatial(padding, n)
     attributes: dict[str, Any] = {
@@ -67,10 +69,11 @@ def convolution(
 
 @lowers("convolution_backward.default")
 def convolution_backward(
-    c: Context, grad: Value, x: Value, weight: Value, bias_sizes: Sequence[int] | None, stride: Sequence[int],
+    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
     output_mask: Sequence[bool],
-) -> tuple[Value | None, Value | None, Value | None]:  # fmt: skip
+) -> tuple[LoweredValue | None, LoweredValue | None, LoweredValue | None]:  # fmt: skip
     n = x.rank - 2
     stride, padding, dilation = _spatial(stride, n), _spatial(padding, n), _spatial(dilation, n)
     grad = c.full(grad)
@@ -94,9 +97,9 @@ def convolution_backward(
 
 
 def _input_gradient(
-    c: Context, grad: Value, x: Value, weight: Value, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int,
-) -> Value:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, weight: LoweredValue, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int,
+) -> LoweredValue:  # fmt: skip
     """The transposed convolution; ``output_padding`` restores the rows that the stride skipped."""
     extra = []
     for axis, (s, p, d) in enumerate(zip(stride, padding, dilation, strict=True), start=2):
@@ -118,9 +121,9 @@ _FEW_CHANNELS = 8
 
 
 def _weight_gradient(
-    c: Context, grad: Value, x: Value, shape: Sequence[Dim], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int,
-) -> Value:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int,
+) -> LoweredValue:  # fmt: skip
     """For each kernel offset, ``grad @ shifted(x)^T``: [out, examples * places] times [examples * places, in]."""
     if groups > 1:
         return _grouped_weight_gradient(c, grad, x, shape, stride, padding, dilation, groups)
@@ -142,9 +145,9 @@ def _weight_gradient(
 
 
 def _grouped_weight_gradient(
-    c: Context, grad: Value, x: Value, shape: Sequence[Dim], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], groups: int,
-) -> Value:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, shape: Sequence[Dim], stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], groups: int,
+) -> LoweredValue:  # fmt: skip
     """As `_weight_gradient`, for each group by itself: one product with the groups as a batch of matrices."""
     batch, places = grad.shape[0], numel(grad.shape[2:])
     outputs, per_group = int(shape[0]), int(shape[1])
@@ -164,8 +167,13 @@ def _grouped_weight_gradient(
 
 
 def _shifted(
-    c: Context, x: Value, grad: Value, shape: Sequence[Dim], stride: Sequence[int], dilation: Sequence[int]
-) -> list[Value]:
+    c: Context,
+    x: LoweredValue,
+    grad: LoweredValue,
+    shape: Sequence[Dim],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> list[LoweredValue]:
     """The padded input as each kernel offset sees it: at the output's places, in the order of the kernel's elements."""
     n = x.rank - 2
     sizes = [int(size) for size in grad.shape[2:]]
@@ -183,9 +191,9 @@ def _shifted(
 
 @lowers("max_pool2d_with_indices.default")
 def max_pool(
-    c: Context, x: Value, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    c: Context, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
     dilation: Sequence[int] = (1,), ceil_mode: bool = False,
-) -> tuple[Value, Value]:  # fmt: skip
+) -> tuple[LoweredValue, LoweredValue]:  # fmt: skip
     n = 2
     x = c.full(x)
     four = x if x.rank == 4 else c.reshape(x, (1, *x.shape))
@@ -209,8 +217,8 @@ def max_pool(
 
 
 @lowers("max_pool2d_with_indices_backward.default")
-def max_pool_backward(c: Context, grad: Value, x: Value, *args: Any) -> Value:
-    indices: Value = args[-1]
+def max_pool_backward(c: Context, grad: LoweredValue, x: LoweredValue, *args: Any) -> LoweredValue:
+    indices: LoweredValue = args[-1]
     grad = c.full(grad)
     places, outputs = numel(x.shape[-2:]), numel(grad.shape[-2:])
     lead = numel(x.shape[:-2])
@@ -234,9 +242,9 @@ def _pool_attributes(
 
 @lowers("avg_pool2d.default", "avg_pool1d.default", "avg_pool3d.default")
 def avg_pool(
-    c: Context, x: Value, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    c: Context, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Value:  # fmt: skip
+) -> LoweredValue:  # fmt: skip
     rank = x.rank - 2
     if ceil_mode or divisor_override:
         raise AuthoringError(
@@ -249,9 +257,9 @@ def avg_pool(
 
 @lowers("avg_pool2d_backward.default", "avg_pool3d_backward.default")
 def avg_pool_backward(
-    c: Context, grad: Value, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
-) -> Value:  # fmt: skip
+    c: Context, grad: LoweredValue, x: LoweredValue, kernel: Sequence[int], stride: Sequence[int],
+    padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
+) -> LoweredValue:  # fmt: skip
     """A transposed convolution, channel by channel, with a kernel of equal weights."""
     n = x.rank - 2
     kernel, padding = _spatial(kernel, n), _spatial(padding, n)
@@ -272,7 +280,7 @@ def avg_pool_backward(
 
 
 @lowers("_adaptive_avg_pool2d.default", "adaptive_avg_pool1d.default")
-def adaptive_avg_pool(c: Context, x: Value, sizes: Sequence[int]) -> Value:
+def adaptive_avg_pool(c: Context, x: LoweredValue, sizes: Sequence[int]) -> LoweredValue:
     n = len(sizes)
     kernel = _adaptive_kernel(x, sizes)
     if all(size == 1 for size in sizes):
@@ -281,13 +289,13 @@ def adaptive_avg_pool(c: Context, x: Value, sizes: Sequence[int]) -> Value:
 
 
 @lowers("_adaptive_avg_pool2d_backward.default")
-def adaptive_avg_pool_backward(c: Context, grad: Value, x: Value) -> Value:
+def adaptive_avg_pool_backward(c: Context, grad: LoweredValue, x: LoweredValue) -> LoweredValue:
     sizes = [int(size) for size in grad.shape[2:]]
     kernel = _adaptive_kernel(x, sizes)
     return avg_pool_backward(c, grad, x, kernel, kernel, [0], False, True, None)
 
 
-def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
+def _adaptive_kernel(x: LoweredValue, sizes: Sequence[int]) -> list[int]:
     given = [int(size) for size in x.shape[x.rank - len(sizes) :]]
     if any(size % out for size, out in zip(given, sizes, strict=True)):
         raise AuthoringError(
@@ -302,8 +310,13 @@ def _adaptive_kernel(x: Value, sizes: Sequence[int]) -> list[int]:
 
 @lowers("native_layer_norm.default")
 def layer_norm(
-    c: Context, x: Value, sizes: Sequence[int], weight: Value | None, bias: Value | None, eps: float
-) -> tuple[Value, Value, Value]:
+    c: Context,
+    x: LoweredValue,
+    sizes: Sequence[int],
+    weight: LoweredValue | None,
+    bias: LoweredValue | None,
+    eps: float,
+) -> tuple[LoweredValue, LoweredValue, LoweredValue]:
     axes = list(range(x.rank - len(sizes), x.rank))
     spread, average = variance(c, x, axes, 0, True)
     scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
@@ -311,7 +324,7 @@ def layer_norm(
     return _affine(c, normal, weight, bias), average, scale
 
 
-def _affine(c: Context, x: Value, weight: Value | None, bias: Value | None) -> Value:
+def _affine(c: Context, x: LoweredValue, weight: LoweredValue | None, bias: LoweredValue | None) -> LoweredValue:
     if weight is not None:
         x = c.binary("Mul", x, weight, "float32")
     if bias is not None:
@@ -322,15 +335,15 @@ def _affine(c: Context, x: Value, weight: Value | None, bias: Value | None) -> V
 @lowers("native_group_norm.default")
 def group_norm(
     c: Context,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
+    x: LoweredValue,
+    weight: LoweredValue | None,
+    bias: LoweredValue | None,
     batch: Dim,
     channels: int,
     places: Dim,
     groups: int,
     eps: float,
-) -> tuple[Value, Value, Value]:
+) -> tuple[LoweredValue, LoweredValue, LoweredValue]:
     rows = c.reshape(x, (batch, groups, numel([channels // groups, places])))
     spread, average = variance(c, rows, [2], 0, True)
     scale = inverse_root(c, c.binary("Add", spread, eps, "float32"))
@@ -345,23 +358,23 @@ def group_norm(
 
 
 @lowers("_softmax.default")
-def softmax(c: Context, x: Value, axis: int, half_to_float: bool) -> Value:
+def softmax(c: Context, x: LoweredValue, axis: int, half_to_float: bool) -> LoweredValue:
     return c.op("Softmax", [c.full(x)], c.shape, axis=axis % x.rank)
 
 
 @lowers("_log_softmax.default")
-def log_softmax(c: Context, x: Value, axis: int, half_to_float: bool) -> Value:
+def log_softmax(c: Context, x: LoweredValue, axis: int, half_to_float: bool) -> LoweredValue:
     return c.op("LogSoftmax", [c.full(x)], c.shape, axis=axis % x.rank)
 
 
 @lowers("_softmax_backward_data.default")
-def softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtype: Any) -> Value:
+def softmax_backward(c: Context, grad: LoweredValue, output: LoweredValue, axis: int, dtype: Any) -> LoweredValue:
     weighted = c.mul(grad, output)
     return c.binary("Sub", weighted, c.binary("Mul", output, c.reduce("ReduceSum", weighted, (axis,), keepdim=True)))
 
 
 @lowers("_log_softmax_backward_data.default")
-def log_softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtype: Any) -> Value:
+def log_softmax_backward(c: Context, grad: LoweredValue, output: LoweredValue, axis: int, dtype: Any) -> LoweredValue:
     node = c.graph.producer(output)
     if node is not None and node.op == "LogSoftmax":  # one softmax is cheaper than an exponential of the logarithm
         probability = c.op("Softmax", [c.graph.operand(node, 0)], output.shape, axis=axis % output.rank)
@@ -370,7 +383,7 @@ def log_softmax_backward(c: Context, grad: Value, output: Value, axis: int, dtyp
     return c.binary("Sub", grad, c.binary("Mul", probability, c.reduce("ReduceSum", grad, (axis,), keepdim=True)))
 
 
-def _one_hot(c: Context, logits: Value, target: Value, ignore: int) -> Value:
+def _one_hot(c: Context, logits: LoweredValue, target: LoweredValue, ignore: int) -> LoweredValue:
     """1.0 at each target along axis 1, else 0.0; an ignored target has no 1.0."""
     axis = 1 if logits.rank > 1 else 0
     classes = logits.shape[axis]
@@ -386,7 +399,7 @@ def _one_hot(c: Context, logits: Value, target: Value, ignore: int) -> Value:
     return c.cast(hit, "float32")
 
 
-def _class_weights(c: Context, logits: Value, hot: Value, weight: Value | None) -> Value:
+def _class_weights(c: Context, logits: LoweredValue, hot: LoweredValue, weight: LoweredValue | None) -> LoweredValue:
     if weight is None:
         return hot
     axis = 1 if logits.rank > 1 else 0
@@ -395,8 +408,8 @@ def _class_weights(c: Context, logits: Value, hot: Value, weight: Value | None) 
 
 @lowers("nll_loss_forward.default", "nll_loss2d_forward.default")
 def nll_loss(
-    c: Context, logits: Value, target: Value, weight: Value | None, reduction: int, ignore: int
-) -> tuple[Value, Value]:
+    c: Context, logits: LoweredValue, target: LoweredValue, weight: LoweredValue | None, reduction: int, ignore: int
+) -> tuple[LoweredValue, LoweredValue]:
     """The negative log-likelihood by a one-hot mask, without look-up and scatter; and the total weight."""
     hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
     picked = c.binary("Mul", hot, logits, "float32")
@@ -413,14 +426,14 @@ def nll_loss(
 @lowers("nll_loss_backward.default", "nll_loss2d_backward.default")
 def nll_loss_backward(
     c: Context,
-    grad: Value,
-    logits: Value,
-    target: Value,
-    weight: Value | None,
+    grad: LoweredValue,
+    logits: LoweredValue,
+    target: LoweredValue,
+    weight: LoweredValue | None,
     reduction: int,
     ignore: int,
-    total: Value,
-) -> Value:
+    total: LoweredValue,
+) -> LoweredValue:
     hot = _class_weights(c, logits, _one_hot(c, logits, target, ignore), weight)
     scale = c.elementwise("Neg", [grad], "float32")
     if reduction == 0:

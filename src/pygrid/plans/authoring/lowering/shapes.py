@@ -11,7 +11,7 @@ import numpy as np
 from pygrid import codes
 from pygrid.errors import AuthoringError
 from pygrid.plans.authoring.lowering.core import Context, is_number, lowers, numel
-from pygrid.plans.authoring.lowering.graph import Dim, Value
+from pygrid.plans.authoring.lowering.graph import Dim, LoweredValue
 
 _INT64_MAX = 2**63 - 1
 
@@ -20,24 +20,24 @@ _INT64_MAX = 2**63 - 1
     "view.default", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten",
     "view_copy.default", "squeeze_copy", "unsqueeze_copy",
 )  # fmt: skip
-def view(c: Context, x: Value, *_: Any) -> Value:
+def view(c: Context, x: LoweredValue, *_: Any) -> LoweredValue:
     if x.dims == ():
         return x  # one number broadcasts to any shape
     return c.reshape(x, c.shape)
 
 
 @lowers("t", "t_copy")
-def t(c: Context, x: Value) -> Value:
+def t(c: Context, x: LoweredValue) -> LoweredValue:
     return c.transpose(x, list(reversed(range(x.rank))))
 
 
 @lowers("permute", "permute_copy")
-def permute(c: Context, x: Value, dims: Sequence[int]) -> Value:
+def permute(c: Context, x: LoweredValue, dims: Sequence[int]) -> LoweredValue:
     return c.transpose(x, [axis % x.rank for axis in dims])
 
 
 @lowers("transpose.int", "transpose_copy.int")
-def transpose(c: Context, x: Value, a: int, b: int) -> Value:
+def transpose(c: Context, x: LoweredValue, a: int, b: int) -> LoweredValue:
     order = list(range(x.rank))
     if order:
         order[a], order[b] = order[b], order[a]
@@ -45,7 +45,7 @@ def transpose(c: Context, x: Value, a: int, b: int) -> Value:
 
 
 @lowers("expand", "expand_copy")
-def expand(c: Context, x: Value, size: Sequence[Dim], *, implicit: bool = False) -> Value:
+def expand(c: Context, x: LoweredValue, size: Sequence[Dim], *, implicit: bool = False) -> LoweredValue:
     return x  # the result's shape has the rest; copies are made where they are needed
 
 
@@ -62,7 +62,9 @@ def _position(size: Dim, position: Any) -> int:
 
 
 @lowers("slice.Tensor", "slice_copy.Tensor")
-def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+def slice_(
+    c: Context, x: LoweredValue, axis: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> LoweredValue:
     axis %= x.rank
     size = x.shape[axis]
     if end == size or end is None or (isinstance(end, int) and end >= _INT64_MAX):
@@ -76,7 +78,7 @@ def slice_(c: Context, x: Value, axis: int = 0, start: Any = None, end: Any = No
 
 
 @lowers("select.int", "select_copy.int")
-def select(c: Context, x: Value, axis: int, index: Any) -> Value:
+def select(c: Context, x: LoweredValue, axis: int, index: Any) -> LoweredValue:
     axis %= x.rank
     x = c.full(x)
     if not isinstance(index, int):
@@ -88,7 +90,7 @@ def select(c: Context, x: Value, axis: int, index: Any) -> Value:
 
 
 @lowers("unbind", "unbind_copy.int")
-def unbind(c: Context, x: Value, axis: int = 0) -> tuple[Value, ...]:
+def unbind(c: Context, x: LoweredValue, axis: int = 0) -> tuple[LoweredValue, ...]:
     axis %= x.rank
     x = c.full(x)
     shape = x.shape[:axis] + x.shape[axis + 1 :]
@@ -101,7 +103,7 @@ def unbind(c: Context, x: Value, axis: int = 0) -> tuple[Value, ...]:
 
 
 @lowers("split_with_sizes", "split_with_sizes_copy")
-def split_with_sizes(c: Context, x: Value, sizes: Sequence[int], axis: int = 0) -> tuple[Value, ...]:
+def split_with_sizes(c: Context, x: LoweredValue, sizes: Sequence[int], axis: int = 0) -> tuple[LoweredValue, ...]:
     axis %= x.rank
     x = c.full(x)
     shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
@@ -109,7 +111,7 @@ def split_with_sizes(c: Context, x: Value, sizes: Sequence[int], axis: int = 0) 
 
 
 @lowers("split.Tensor", "unsafe_split.Tensor")
-def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
+def split(c: Context, x: LoweredValue, size: int, axis: int = 0) -> tuple[LoweredValue, ...]:
     length = x.shape[axis]
     if not isinstance(length, int):
         raise AuthoringError(
@@ -120,13 +122,13 @@ def split(c: Context, x: Value, size: int, axis: int = 0) -> tuple[Value, ...]:
 
 
 @lowers("cat")
-def cat(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
+def cat(c: Context, parts: Sequence[LoweredValue], axis: int = 0) -> LoweredValue:
     kept = [c.cast(c.full(part), c.dtype) for part in parts if part.shape != (0,)]
     return kept[0] if len(kept) == 1 else c.op("Concat", kept, c.shape, axis=axis % kept[0].rank)
 
 
 @lowers("stack")
-def stack(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
+def stack(c: Context, parts: Sequence[LoweredValue], axis: int = 0) -> LoweredValue:
     axis %= parts[0].rank + 1
     shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
     return c.op("Concat", [c.reshape(c.cast(part, c.dtype), shape) for part in parts], c.shape, axis=axis)
@@ -134,8 +136,14 @@ def stack(c: Context, parts: Sequence[Value], axis: int = 0) -> Value:
 
 @lowers("slice_scatter")
 def slice_scatter(
-    c: Context, x: Value, source: Value, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+    c: Context,
+    x: LoweredValue,
+    source: LoweredValue,
+    axis: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> LoweredValue:
     """The array with a replaced slice: the part before it, the new part, the part after it."""
     axis %= x.rank
     size = x.shape[axis]
@@ -156,7 +164,7 @@ def slice_scatter(
 
 
 @lowers("unfold.default")
-def unfold(c: Context, x: Value, axis: int, size: int, step: int) -> Value:
+def unfold(c: Context, x: LoweredValue, axis: int, size: int, step: int) -> LoweredValue:
     axis %= x.rank
     windows = c.shape[axis]
     assert isinstance(windows, int)
@@ -172,7 +180,7 @@ def unfold(c: Context, x: Value, axis: int, size: int, step: int) -> Value:
 
 
 @lowers("flip")
-def flip(c: Context, x: Value, axes: Sequence[int]) -> Value:
+def flip(c: Context, x: LoweredValue, axes: Sequence[int]) -> LoweredValue:
     for axis in axes:
         x = c.full(x)
         ends = [c.ints([-1]), c.ints([-_INT64_MAX]), c.ints([axis % x.rank]), c.ints([-1])]
@@ -181,13 +189,13 @@ def flip(c: Context, x: Value, axes: Sequence[int]) -> Value:
 
 
 @lowers("repeat")
-def repeat(c: Context, x: Value, repeats: Sequence[Dim]) -> Value:
+def repeat(c: Context, x: LoweredValue, repeats: Sequence[Dim]) -> LoweredValue:
     x = c.reshape(x, (1,) * (len(repeats) - x.rank) + x.shape)
     return c.op("Tile", [x, c.graph.shape_vector(tuple(repeats))], c.shape)
 
 
 @lowers("constant_pad_nd")
-def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 0) -> Value:
+def constant_pad_nd(c: Context, x: LoweredValue, padding: Sequence[int], number: Any = 0) -> LoweredValue:
     x = c.full(x)
     before, after = [0] * x.rank, [0] * x.rank
     for i in range(len(padding) // 2):
@@ -201,7 +209,7 @@ def constant_pad_nd(c: Context, x: Value, padding: Sequence[int], number: Any = 
     return pad(c, x, [max(size, 0) for size in before], [max(size, 0) for size in after], number)
 
 
-def pad(c: Context, x: Value, before: Sequence[int], after: Sequence[int], number: Any = 0) -> Value:
+def pad(c: Context, x: LoweredValue, before: Sequence[int], after: Sequence[int], number: Any = 0) -> LoweredValue:
     """Add ``number`` around an array; padding of length zero adds no node."""
     x = c.full(x)
     if not any(before) and not any(after):
@@ -214,7 +222,7 @@ def pad(c: Context, x: Value, before: Sequence[int], after: Sequence[int], numbe
 
 
 @lowers("select_backward")
-def select_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, index: int) -> Value:
+def select_backward(c: Context, grad: LoweredValue, sizes: Sequence[Dim], axis: int, index: int) -> LoweredValue:
     axis %= len(sizes)
     length = sizes[axis]
     if not isinstance(length, int):
@@ -228,7 +236,9 @@ def select_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, in
 
 
 @lowers("slice_backward")
-def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, start: int, end: int, step: int) -> Value:
+def slice_backward(
+    c: Context, grad: LoweredValue, sizes: Sequence[Dim], axis: int, start: int, end: int, step: int
+) -> LoweredValue:
     axis %= len(sizes)
     length = sizes[axis]
     if grad.shape == tuple(sizes):
@@ -258,14 +268,14 @@ def slice_backward(c: Context, grad: Value, sizes: Sequence[Dim], axis: int, sta
 
 
 @lowers("embedding.default")
-def embedding(c: Context, weight: Value, indices: Value, *_: Any) -> Value:
+def embedding(c: Context, weight: LoweredValue, indices: LoweredValue, *_: Any) -> LoweredValue:
     return c.op("Gather", [c.full(weight), c.full(indices)], c.shape, axis=0)
 
 
 @lowers("embedding_dense_backward.default")
 def embedding_dense_backward(
-    c: Context, grad: Value, indices: Value, num: int, padding_idx: int, by_freq: bool
-) -> Value:
+    c: Context, grad: LoweredValue, indices: LoweredValue, num: int, padding_idx: int, by_freq: bool
+) -> LoweredValue:
     if by_freq:
         raise AuthoringError("scale_grad_by_freq is not in the plan set", code=codes.PLAN_OPERATOR_UNSUPPORTED)
     width = grad.shape[-1]
@@ -279,7 +289,9 @@ def embedding_dense_backward(
     return add_rows(c, c.reshape(indices, (count, 1)), rows, start)
 
 
-def add_rows(c: Context, index: Value, rows: Value, start: Value, *, reduction: str | None = "add") -> Value:
+def add_rows(
+    c: Context, index: LoweredValue, rows: LoweredValue, start: LoweredValue, *, reduction: str | None = "add"
+) -> LoweredValue:
     """``start`` [m, width] with each row written (or added) at its index: ``index`` [n, 1], ``rows`` [n, width]."""
     wide = (
         c.graph.expand_to(c.cast(index, "int64"), rows.shape) if index.shape != rows.shape else c.cast(index, "int64")
@@ -288,29 +300,31 @@ def add_rows(c: Context, index: Value, rows: Value, start: Value, *, reduction: 
 
 
 @lowers("index_select")
-def index_select(c: Context, x: Value, axis: int, indices: Value) -> Value:
+def index_select(c: Context, x: LoweredValue, axis: int, indices: LoweredValue) -> LoweredValue:
     return c.op("Gather", [c.full(x), c.full(indices)], c.shape, axis=axis % x.rank)
 
 
 @lowers("gather.default")
-def gather(c: Context, x: Value, axis: int, indices: Value, **_: Any) -> Value:
+def gather(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, **_: Any) -> LoweredValue:
     return c.op("GatherElements", [c.full(x), c.full(indices)], c.shape, axis=axis % x.rank)
 
 
 @lowers("scatter_add")
-def scatter_add(c: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
+def scatter_add(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, source: LoweredValue) -> LoweredValue:
     inputs = [c.full(x), c.full(indices), c.full(source)]
     return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank, reduction="add")
 
 
 @lowers("scatter")
-def scatter(c: Context, x: Value, axis: int, indices: Value, source: Any, **_: Any) -> Value:
-    updates = source if isinstance(source, Value) else c.graph.expand_to(c.number(source, x.dtype), indices.shape)
+def scatter(c: Context, x: LoweredValue, axis: int, indices: LoweredValue, source: Any, **_: Any) -> LoweredValue:
+    updates = (
+        source if isinstance(source, LoweredValue) else c.graph.expand_to(c.number(source, x.dtype), indices.shape)
+    )
     inputs = [c.full(x), c.full(indices), c.full(updates)]
     return c.op("ScatterElements", inputs, c.shape, axis=axis % x.rank)
 
 
-def _index_plan(c: Context, indices: Sequence[Value | None]) -> tuple[int, list[Value]]:
+def _index_plan(c: Context, indices: Sequence[LoweredValue | None]) -> tuple[int, list[LoweredValue]]:
     """The first indexed axis and the index arrays, which must be integers on neighboring axes."""
     used = [axis for axis, index in enumerate(indices) if index is not None]
     given = [index for index in indices if index is not None]
@@ -326,7 +340,7 @@ def _index_plan(c: Context, indices: Sequence[Value | None]) -> tuple[int, list[
 
 
 @lowers("index.Tensor", "_unsafe_index.Tensor")
-def index_(c: Context, x: Value, indices: Sequence[Value | None]) -> Value:
+def index_(c: Context, x: LoweredValue, indices: Sequence[LoweredValue | None]) -> LoweredValue:
     axis, given = _index_plan(c, indices)
     x = c.full(x)
     if len(given) == 1:
@@ -341,7 +355,7 @@ def index_(c: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     return c.op("Gather", [flat, _flat_index(c, given, sizes)], c.shape, axis=axis)
 
 
-def _is_own_position(c: Context, x: Value, given: Sequence[Value]) -> bool:
+def _is_own_position(c: Context, x: LoweredValue, given: Sequence[LoweredValue]) -> bool:
     """Whether two index arrays are "row i" and "some column of row i", for every row."""
     node = c.graph.producer(given[0])
     if len(given) != 2 or node is None or node.op != "Range" or given[0].shape != given[1].shape:
@@ -352,7 +366,7 @@ def _is_own_position(c: Context, x: Value, given: Sequence[Value]) -> bool:
     )
 
 
-def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Value:
+def _flat_index(c: Context, given: Sequence[LoweredValue], sizes: Sequence[Dim]) -> LoweredValue:
     """Index arrays on neighboring axes as one index on these axes together (row-major)."""
     total = given[0]
     for index, size in zip(given[1:], sizes[1:], strict=True):
@@ -364,8 +378,13 @@ def _flat_index(c: Context, given: Sequence[Value], sizes: Sequence[Dim]) -> Val
 
 @lowers("index_put", "_unsafe_index_put", "_index_put_impl")
 def index_put(
-    c: Context, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False, *_: Any
-) -> Value:
+    c: Context,
+    x: LoweredValue,
+    indices: Sequence[LoweredValue | None],
+    values: LoweredValue,
+    accumulate: bool = False,
+    *_: Any,
+) -> LoweredValue:
     if (
         len(indices) == 1
         and indices[0] is not None
@@ -401,46 +420,50 @@ def index_put(
 
 
 @lowers("sum")
-def sum_(c: Context, x: Value, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Value:
+def sum_(
+    c: Context, x: LoweredValue, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LoweredValue:
     return c.reduce("ReduceSum", c.cast(x, c.dtype), axes or (), keepdim=keepdim)
 
 
 @lowers("mean")
-def mean(c: Context, x: Value, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Value:
+def mean(
+    c: Context, x: LoweredValue, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LoweredValue:
     return c.reduce("ReduceMean", c.cast(x, c.dtype), axes or (), keepdim=keepdim)
 
 
 @lowers("amax")
-def amax(c: Context, x: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
+def amax(c: Context, x: LoweredValue, axes: Sequence[int] = (), keepdim: bool = False) -> LoweredValue:
     return c.reduce("ReduceMax", x, axes, keepdim=keepdim)
 
 
 @lowers("amin")
-def amin(c: Context, x: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
+def amin(c: Context, x: LoweredValue, axes: Sequence[int] = (), keepdim: bool = False) -> LoweredValue:
     return c.reduce("ReduceMin", x, axes, keepdim=keepdim)
 
 
 @lowers("max.default")
-def max_all(c: Context, x: Value) -> Value:
+def max_all(c: Context, x: LoweredValue) -> LoweredValue:
     return c.reduce("ReduceMax", x, ())
 
 
 @lowers("min.default")
-def min_all(c: Context, x: Value) -> Value:
+def min_all(c: Context, x: LoweredValue) -> LoweredValue:
     return c.reduce("ReduceMin", x, ())
 
 
 @lowers("max.dim")
-def max_dim(c: Context, x: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
+def max_dim(c: Context, x: LoweredValue, axis: int, keepdim: bool = False) -> tuple[LoweredValue, LoweredValue]:
     return c.reduce("ReduceMax", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMax", x, axis, keepdim)
 
 
 @lowers("min.dim")
-def min_dim(c: Context, x: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
+def min_dim(c: Context, x: LoweredValue, axis: int, keepdim: bool = False) -> tuple[LoweredValue, LoweredValue]:
     return c.reduce("ReduceMin", x, (axis,), keepdim=keepdim), arg_reduce(c, "ArgMin", x, axis, keepdim)
 
 
-def arg_reduce(c: Context, op: str, x: Value, axis: int | None, keepdim: bool) -> Value:
+def arg_reduce(c: Context, op: str, x: LoweredValue, axis: int | None, keepdim: bool) -> LoweredValue:
     if axis is None:
         x, axis, keepdim = c.reshape(x, (numel(x.shape),)), 0, False
     x = c.full(x)
@@ -450,23 +473,25 @@ def arg_reduce(c: Context, op: str, x: Value, axis: int | None, keepdim: bool) -
 
 
 @lowers("argmax")
-def argmax(c: Context, x: Value, axis: int | None = None, keepdim: bool = False) -> Value:
+def argmax(c: Context, x: LoweredValue, axis: int | None = None, keepdim: bool = False) -> LoweredValue:
     return arg_reduce(c, "ArgMax", x, axis, keepdim)
 
 
 @lowers("argmin")
-def argmin(c: Context, x: Value, axis: int | None = None, keepdim: bool = False) -> Value:
+def argmin(c: Context, x: LoweredValue, axis: int | None = None, keepdim: bool = False) -> LoweredValue:
     return arg_reduce(c, "ArgMin", x, axis, keepdim)
 
 
 @lowers("any", "all")
-def any_all(c: Context, x: Value, axis: Any = None, keepdim: bool = False) -> Value:
+def any_all(c: Context, x: LoweredValue, axis: Any = None, keepdim: bool = False) -> LoweredValue:
     axes = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     op = "ReduceMax" if "any" in str(c.node.target) else "ReduceMin"
     return c.cast(c.reduce(op, c.cast(c.cast(x, "bool"), "int32"), axes, keepdim=keepdim), "bool")
 
 
-def variance(c: Context, x: Value, axes: Sequence[int], correction: float, keepdim: bool) -> tuple[Value, Value]:
+def variance(
+    c: Context, x: LoweredValue, axes: Sequence[int], correction: float, keepdim: bool
+) -> tuple[LoweredValue, LoweredValue]:
     """Variance and mean over axes, in two passes as torch does."""
     axes = [axis % x.rank for axis in axes] or list(range(x.rank))
     average = c.reduce("ReduceMean", x, axes, keepdim=True)
@@ -485,22 +510,22 @@ def variance(c: Context, x: Value, axes: Sequence[int], correction: float, keepd
 
 @lowers("var.correction")
 def var(
-    c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
-) -> Value:
+    c: Context, x: LoweredValue, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
+) -> LoweredValue:
     return variance(c, x, axes or (), 1 if correction is None else correction, keepdim)[0]
 
 
 @lowers("var_mean.correction")
 def var_mean(
-    c: Context, x: Value, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
-) -> tuple[Value, Value]:
+    c: Context, x: LoweredValue, axes: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[LoweredValue, LoweredValue]:
     return variance(c, x, axes or (), 1 if correction is None else correction, keepdim)
 
 
 @lowers("linalg_vector_norm")
 def vector_norm(
-    c: Context, x: Value, order: float = 2, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any
-) -> Value:
+    c: Context, x: LoweredValue, order: float = 2, axes: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LoweredValue:
     if order == 2:
         squares = c.binary("Mul", x, x, "float32")
         return c.elementwise("Sqrt", [c.reduce("ReduceSum", squares, axes or (), keepdim=keepdim)], "float32")
