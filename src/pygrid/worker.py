@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.compute.driver import WorkerSettings
-from pygrid.compute.job_cache import ReceivedFiles
+from pygrid.compute.job_cache import JobCache
 from pygrid.compute.local import SubprocessDriver
 from pygrid.core.job_spec import (
     OUTCOME,
@@ -56,7 +55,6 @@ _PROGRESS_S = 0.5
 """Progress is worth telling sooner than a lease is worth renewing."""
 _MAX_PAUSE_S = 30.0
 _GIVE_BACK_S = 3.0
-_HASH = re.compile("[0-9a-f]{64}")
 _LEASES = "/data-centric/workers/leases"
 
 
@@ -85,7 +83,7 @@ class RemoteWorker:
         self,
         transport: Transport,
         token: str,
-        files: ReceivedFiles,
+        files: JobCache,
         settings: RemoteSettings | None = None,
         *,
         wait_s: float = WAIT_S,
@@ -209,8 +207,6 @@ class RemoteWorker:
         """The specification with paths of this machine, every file being there."""
         paths: dict[str, str] = {}
         for file in lease.files:
-            if not _HASH.fullmatch(file.hash):
-                raise PygridError(f"{file.hash[:80]!r} is not a SHA-256", code=codes.UNEXPECTED_ANSWER)
             paths[file.hash] = str(self._files.find(file.hash) or self._download(lease, file))
 
         def moved(name: str) -> str:
@@ -223,7 +219,7 @@ class RemoteWorker:
     def _download(self, lease: Lease, file: LeasedFile) -> Path:
         request = Request("GET", f"{_LEASES}/{lease.id}/files/{file.hash}")
         return self._patient.exchange(
-            request, lambda answer: self._files.receive(file.hash, file.num_bytes, answer.chunks())
+            request, lambda answer: self._files.receive_chunks(file.hash, file.num_bytes, answer.chunks())
         )
 
 

@@ -13,10 +13,6 @@ from source_tree import ROOT, Source, sources
 from support.import_picture import Picture, PictureError, read_picture
 
 KNOWN: set[str] = {
-    "compute/job_cache.py imports pygrid.storage.blobs.checked.CheckedFiles: compute may not import storage",
-    "compute/job_cache.py imports pygrid.storage.blobs.checked.has_name: compute may not import storage",
-    "compute/job_cache.py imports pygrid.storage.blobs.files.BlobFolder: compute may not import storage",
-    "compute/job_cache.py imports pygrid.storage.blobs.files.BlobWriter: compute may not import storage",
     "features/relay/network/pipes.py imports litestar.exceptions.WebSocketDisconnect: "
     "never features/* -> web, litestar except routes.py, *_routes.py, forms.py",
 }

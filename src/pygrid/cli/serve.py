@@ -87,6 +87,7 @@ def serve(
         InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this
             machine. Unavailable: the database does not answer.
     """
+    from pygrid.durable import write_atomically
     from pygrid.logs import configure_logs
     from pygrid.storage.ownership import FolderLock
     from pygrid.web.allocator import limit_fragmentation
@@ -105,9 +106,7 @@ def serve(
     def announce() -> None:
         port = listening.getsockname()[1]
         if port_file is not None:
-            partly = port_file.with_name(port_file.name + ".part")
-            partly.write_text(f"{port}\n")
-            partly.replace(port_file)
+            write_atomically(port_file, f"{port}\n".encode(), mode=0o666, sync=False)
         say_lines(banner(port))
         # What is loaded by now stays; the garbage collector need not look at it again and again.
         gc.freeze()

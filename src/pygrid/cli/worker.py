@@ -72,7 +72,7 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
     import signal
 
     from pygrid.client.credentials import find_network_token
-    from pygrid.compute.job_cache import ReceivedFiles
+    from pygrid.compute.job_cache import JobCache
     from pygrid.logs import configure_logs
     from pygrid.transport import open_transport
     from pygrid.worker import RemoteWorker
@@ -87,7 +87,7 @@ def _work(domain: str, token: str, cache_dir: Path, cache_bytes: int, settings: 
         await RemoteWorker(transport, token, files, settings).run()
 
     transport = open_transport(domain, relay_token=find_network_token)
-    files = ReceivedFiles(cache_dir, cache_bytes)
+    files = JobCache(cache_dir, cache_bytes)
     say(f"works for {transport.url}, {settings.num_jobs} at once; files of jobs are kept in {cache_dir}")
     try:
         asyncio.run(run())

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
+from pygrid.durable import write_atomically
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import FORMAT, Manifest
 from pygrid.plans.text import one_line
@@ -84,13 +85,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file; an existing file is replaced completely or not at all."""
-        target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            draft.write_bytes(self.data)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_atomically(Path(path), self.data, mode=0o666, sync=False)
 
     @cached_property
     def id(self) -> str:

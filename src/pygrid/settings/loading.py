@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pygrid import codes
+from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig
 from pygrid.settings.declared import PUBLISHABLE_COUNTS, AppSettings, DomainSettings, NetworkSettings, is_loopback_host
 
@@ -116,20 +117,13 @@ def make_data_dir(path: Path) -> None:
 
 def _kept_secret(path: Path) -> str:
     make_data_dir(path.parent)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        secret = path.read_text().strip()
-        if len(secret) < MIN_SECRET_BYTES:
-            raise InvalidConfig(
-                f"{path} holds no secret key: delete the file and a new one is made", code=codes.SECRET_KEY_SHORT
-            ) from None
-        return secret
-    with os.fdopen(descriptor, "w") as file:
-        secret = secrets.token_hex(MIN_SECRET_BYTES)
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    if not path.exists():
+        make_once(path, f"{secrets.token_hex(MIN_SECRET_BYTES)}\n".encode())
+    secret = path.read_text().strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise InvalidConfig(
+            f"{path} holds no secret key: delete the file and a new one is made", code=codes.SECRET_KEY_SHORT
+        )
     return secret
 
 

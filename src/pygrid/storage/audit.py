@@ -14,7 +14,6 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
+from pygrid.durable import write_atomically
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
@@ -182,17 +182,7 @@ def export_head(head: Head, path: Path) -> None:
     """
     if path.exists() and read_head(path).number >= head.number:
         return
-    partly = path.with_name(path.name + ".part")
-    with partly.open("wb") as file:
-        file.write(msgspec.json.encode(asdict(head)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partly.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(path, msgspec.json.encode(asdict(head)) + b"\n", mode=0o666)
 
 
 def read_head(path: Path) -> Head:

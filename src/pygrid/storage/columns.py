@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.core.datasets import SCHEMA_FILE, Column, Schema, column_file, stored_dtype
-from pygrid.durable import WRITEBACK_BYTES, sync_directory
+from pygrid.durable import WRITEBACK_BYTES, CheckedFiles, sync_directory, write_atomically
 from pygrid.errors import NotFound
-from pygrid.storage.blobs.checked import CheckedFiles, crc_of, damaged
+from pygrid.storage.blobs.checked import crc_of, damaged
 
 CHECKSUMS_FILE = "checksums.json"
 """CRC-32 of each other file of the folder, by name."""
@@ -232,13 +232,7 @@ def _sync_data(file: Path) -> int:
 
 
 def _write_checksums(folder: Path, checksums: Mapping[str, int]) -> None:
-    partial = folder / f".{uuid.uuid4().hex}.part"
-    with partial.open("wb") as file:
-        file.write(msgspec.json.encode(checksums))
-        file.flush()
-        os.fdatasync(file.fileno())
-    partial.rename(folder / CHECKSUMS_FILE)
-    sync_directory(folder)
+    write_atomically(folder / CHECKSUMS_FILE, msgspec.json.encode(checksums))
 
 
 def _missing() -> NotFound:

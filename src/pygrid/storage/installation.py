@@ -12,7 +12,6 @@ id         another id    refused
 from __future__ import annotations
 
 import datetime as dt
-import os
 import uuid
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.durable import sync_directory
+from pygrid.durable import write_atomically
 from pygrid.errors import InvalidConfig
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
@@ -139,13 +138,7 @@ def _read(folder: Path) -> FolderId | None:
 
 
 def _write(folder: Path, known: FolderId) -> None:
-    partial = folder / f".{FILE}.part"
-    with partial.open("wb") as file:
-        file.write(msgspec.json.encode(known) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / FILE)
-    sync_directory(folder)
+    write_atomically(folder / FILE, msgspec.json.encode(known) + b"\n")
 
 
 def _wrong(database: Database, folder: Path, why: str) -> InvalidConfig:

@@ -21,9 +21,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pygrid import codes
+from pygrid.durable import CheckedFiles, has_digest, write_atomically
 from pygrid.errors import NotFound
-from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
-from pygrid.storage.blobs.files import BlobFiles, BlobWriter
+from pygrid.storage.blobs.checked import damaged
+from pygrid.storage.blobs.files import BlobFiles
 from pygrid.storage.sql.failures import may_be_done
 
 REPORT = "report.json"
@@ -46,7 +47,7 @@ class JobFolder:
         path = self._folder / name
         if not path.is_file():
             raise _missing(name)
-        if not self._checked.is_whole(path, lambda path: has_name(path, name)):
+        if not self._checked.is_whole(path, lambda path: has_digest(path, name)):
             raise damaged("a stored file of this job", name)
         return path
 
@@ -106,10 +107,7 @@ class JobFiles:
 
     def put_report(self, job_id: str, report: bytes) -> None:
         """Keep what the gate says of the model that a job came with, durably, for `JobFolder.read_report`."""
-        folder = self._inputs / job_id
-        with BlobFiles(folder).writer() as writer:
-            writer.write(_digest(report) + b"\n" + report)
-            _rename(folder, writer, REPORT)
+        write_atomically(self._inputs / job_id / REPORT, _digest(report) + b"\n" + report)
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
         """Store a result, once and durably; gives the SHA-256 of its bytes.
@@ -119,9 +117,7 @@ class JobFiles:
         """
         folder = self._results / job_id
         files = BlobFiles(folder)
-        with files.writer() as writer:
-            writer.write(outcome)
-            _rename(folder, writer, _OUTCOME)
+        write_atomically(folder / _OUTCOME, outcome)
         return files.put(payload)
 
     def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
@@ -171,7 +167,3 @@ def _missing(name: str) -> NotFound:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
-
-
-def _rename(folder: Path, writer: BlobWriter, name: str) -> None:
-    (folder / writer.commit()).rename(folder / name)

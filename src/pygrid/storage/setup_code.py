@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from pygrid import codes
+from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig
 from pygrid.settings import AppSettings, is_loopback_url, make_data_dir
 
@@ -52,20 +52,13 @@ def find_setup_code(settings: AppSettings) -> SetupCode | None:
 
 def _kept_code(path: Path) -> str:
     make_data_dir(path.parent)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        code = path.read_text().strip()
-        if not code:
-            raise InvalidConfig(
-                f"{path} holds no set-up code: delete the file and a new one is made", code=codes.SETUP_CODE_DAMAGED
-            ) from None
-        return code
-    with os.fdopen(descriptor, "w") as file:
-        code = _new_code()
-        file.write(code + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    if not path.exists():
+        make_once(path, f"{_new_code()}\n".encode())
+    code = path.read_text().strip()
+    if not code:
+        raise InvalidConfig(
+            f"{path} holds no set-up code: delete the file and a new one is made", code=codes.SETUP_CODE_DAMAGED
+        )
     return code
 
 

@@ -8,14 +8,13 @@ what people write down, what others know the app by, and what the certificate of
 from __future__ import annotations
 
 import base64
-import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pygrid import codes
+from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.settings import make_data_dir
 
@@ -107,7 +106,8 @@ class Identity:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         if not path.exists():
-            _keep(path, cls.make().to_pem())
+            make_data_dir(path.parent)
+            make_once(path, cls.make().to_pem())
         try:
             private_key = load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
@@ -149,26 +149,3 @@ def _damaged(path: Path) -> InvalidConfig:
         "deleted, a new identity is made, which others do not know yet",
         code=codes.IDENTITY_DAMAGED,
     )
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Write a new file whole or not at all; what is there already stays."""
-    make_data_dir(path.parent)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return  # another process was quicker
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        draft.unlink()

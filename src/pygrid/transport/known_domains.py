@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from pygrid import codes
+from pygrid.durable import write_atomically
 from pygrid.errors import IdentityChanged, InvalidConfig, InvalidInput
 from pygrid.transport.address import RelayedAddress, config_dir
 from pygrid.transport.identity import IdentityKey
@@ -80,23 +80,13 @@ class KnownDomains:
             with _locked(self.path.with_suffix(".lock")):
                 content = self._load()
                 content.domains[str(address)] = str(seen)
-                _write(self.path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+                write_atomically(self.path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
         except OSError as error:
             raise InvalidConfig(
                 f"who {address} is can't be kept in {self.path} ({error.strerror}). Make the folder writable, set "
                 f"XDG_CONFIG_HOME to one that is, or say who must answer: {address}?identity={seen}",
                 code=codes.KNOWN_DOMAINS_UNWRITABLE,
             ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by this user only from the start
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(draft).replace(path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

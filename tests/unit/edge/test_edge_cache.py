@@ -150,7 +150,7 @@ def test_content_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_left_is_tidied_up_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".part-old", tmp_path / ".part-young"
+    old, young = tmp_path / ".old.part", tmp_path / ".young.part"
     for path in (old, young):
         path.write_bytes(b"half")
     then = time.time() - 100_000

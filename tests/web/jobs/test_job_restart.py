@@ -268,12 +268,13 @@ async def test_a_head_that_cannot_be_exported_goes_out_with_the_next(settings: D
         await site.owner.set_policy(dataset)
         head_file = settings.data_dir / HEAD_FILE
         before = read_head(head_file)
-        in_the_way = head_file.with_name(f"{HEAD_FILE}.part")
-        in_the_way.mkdir()
+        aside = head_file.rename(head_file.with_name("aside"))
+        head_file.mkdir()
         job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
         await site.scientist.wait(job["id"], "released")
+        head_file.rmdir()  # raises if there is something in it
+        aside.rename(head_file)
         assert read_head(head_file) == before
-        in_the_way.rmdir()
         await site.owner.set_policy(dataset)
         assert read_head(head_file).number > before.number + 3
     assert states_of_charges(settings) == ["released"]

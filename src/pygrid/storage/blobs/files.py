@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pygrid import codes
-from pygrid.durable import Bytes, sync_directory, write_all
+from pygrid.durable import Bytes, CheckedFiles, has_digest, sync_directory, write_all
 from pygrid.errors import NotFound
-from pygrid.storage.blobs.checked import CheckedFiles, damaged, has_name
+from pygrid.storage.blobs.checked import damaged
 from pygrid.storage.sql.failures import may_be_done
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class BlobFiles:
             path = place / name
             if not path.is_file():
                 continue
-            if self._checked.is_whole(path, lambda path: has_name(path, name)):
+            if self._checked.is_whole(path, lambda path: has_digest(path, name)):
                 return path
             is_damaged = True
             logger.error("stored file is damaged", extra={"path": str(path)})

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import mmap
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -20,6 +17,7 @@ from typing import IO, Any, BinaryIO, Protocol, TypeVar, cast
 import numpy as np
 
 from pygrid import codes
+from pygrid.durable import ContentCache, content_mismatch, map_file
 from pygrid.errors import NonFinite, PayloadTooLarge, PygridError, ShapeMismatch
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.messages.jobs import FederationRequest
@@ -143,28 +141,26 @@ class ModelFiles:
     """The model of the present cycle as a file in ``folder``; a `pygrid.edge.Cache` of one entry.
 
     Args:
-        max_bytes: what a coordinator sends beyond this is not taken.
+        max_bytes: a longer model is refused while it arrives.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder, self._max_bytes = folder, max_bytes
+        # Shared, because the lock of the data folder already keeps other processes away.
+        self._files = ContentCache(folder, max_bytes=0, is_shared=True)
+        self._max_bytes = max_bytes
 
     def path(self, digest: str) -> Path:
-        """Where a model lies that was fetched."""
-        return self._folder / digest
+        """Path of a model that was fetched."""
+        return self._files.path(digest)
 
-    def check(self, digest: str) -> memoryview:
-        """The bytes of a model that was fetched; one that has other bytes is removed.
+    def check(self, digest: str) -> None:
+        """See that a model that was fetched is still whole; a damaged one is removed.
 
         Raises:
-            PygridError: ``content_mismatch``: it was another one from the beginning, or is damaged on the disk.
+            PygridError: ``content_mismatch``: it is damaged on the disk.
         """
-        path = self.path(digest)
-        content = _map(path)
-        if hashlib.sha256(content).hexdigest() != digest:
-            path.unlink()
-            raise PygridError("the model is not the one that the coordinator announced", code=codes.CONTENT_MISMATCH)
-        return content
+        if self._files.find(digest) is None:
+            raise content_mismatch(digest)
 
     def get(self, digest: str, fetch: Callable[[BinaryIO], None]) -> memoryview:
         """The model with this SHA-256: what is kept, else what ``fetch`` writes.
@@ -172,18 +168,11 @@ class ModelFiles:
         Raises:
             PygridError: what was fetched is something else (``content_mismatch``). PayloadTooLarge.
         """
-        if not _is_digest(digest):
-            raise _unexpected("a model without a SHA-256")
-        path = self.path(digest)
-        if not path.is_file():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for older in self._folder.iterdir():
-                older.unlink()
-            draft = self._folder / "draft"
-            with draft.open("w+b") as file:
-                fetch(cast(BinaryIO, _Bounded(file, self._max_bytes)))
-            draft.rename(path)
-        return self.check(digest)
+        path = self._files.find(digest)
+        if path is None:
+            self._files.make_room()
+            path = self._files.receive(digest, lambda file: fetch(cast(BinaryIO, _Bounded(file, self._max_bytes))))
+        return map_file(path)
 
     def note(self, digest: str, text: str) -> None:
         raise NotImplementedError("only plans have notes")
@@ -214,16 +203,6 @@ class _Bounded:
 
     def truncate(self) -> int:
         return self._file.truncate()
-
-
-def _map(path: Path) -> memoryview:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if not os.fstat(descriptor).st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    finally:
-        os.close(descriptor)
 
 
 def check_offered(model: Params, approved: Layout) -> None:
