@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pygrid
+from pygrid import codes
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -44,10 +45,12 @@ def classes() -> dict[str, list[tuple[Path, ast.ClassDef]]]:
 @functools.cache
 def constants() -> dict[str, set[str]]:
     """Texts of module constants by name: of ``NAME = "text"``, and of the first argument of ``NAME = Kind("text",
-    ...)``.
+    ...)``. Those of `pygrid.codes` are left out, because they are used as ``codes.NAME`` only.
     """
     found: dict[str, set[str]] = {}
-    for tree in trees().values():
+    for path, tree in trees().items():
+        if path.name == "codes.py":
+            continue
         for node in tree.body:
             if not isinstance(node, ast.Assign | ast.AnnAssign):
                 continue
@@ -120,6 +123,8 @@ def texts_of(value: ast.expr) -> set[str]:
     if isinstance(value, ast.Constant):
         return {value.value} if isinstance(value.value, str) else set()
     name = bare_name(value)
+    if isinstance(value, ast.Attribute) and bare_name(value.value) == "codes":
+        return {str(getattr(codes, name))}
     return constants().get(name, set()) if name.strip("_").isupper() else set()
 
 
