@@ -88,10 +88,12 @@ def rich_table(table: Table[Any]) -> Any:
     from rich.text import Text
 
     drawn = RichTable(box=box.SIMPLE_HEAD)
-    for place, head in enumerate(table.heads):
+    columns = table.columns()
+    for place, column in enumerate(columns):
         # What it is called, and the next beside it, stay whole.
-        drawn.add_column(head, overflow="fold", no_wrap=place < 2)
+        drawn.add_column(column.head, overflow="fold", no_wrap=place < 2)
     for item in table:
         # As `Text`, so that a stranger's brackets are no markup.
-        drawn.add_row(*(Text(line(value)) for value in table.row(item)))
+        values = (column.value(item) for column in columns)
+        drawn.add_row(*(Text(line("" if value is None else value)) for value in values))
     return drawn

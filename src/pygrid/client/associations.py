@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from pygrid import codes
-from pygrid.client.display.tables import Row, Table
+from pygrid.client.display.tables import Table, TableColumn
 from pygrid.errors import NotFound
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
 from pygrid.transport import Api, Request
@@ -16,10 +18,15 @@ _MAX_ANSWER_BYTES = 64 * 1024
 class AssociationTable(Table[AssociationInfo]):
     """The Networks of a Domain."""
 
-    heads = ("id", "network", "name", "state", "connected", "reason")
-
-    def row(self, item: AssociationInfo) -> Row:
-        return (item.id, item.network, item.name or "", item.state, "yes" if item.connected else "no", item.reason)
+    def columns(self) -> Sequence[TableColumn[AssociationInfo]]:
+        return (
+            TableColumn("id", lambda item: item.id, weight=3, align="right"),
+            TableColumn("network", lambda item: item.network, weight=4),
+            TableColumn("name", lambda item: item.name, weight=2),
+            TableColumn("state", lambda item: item.state, weight=4),
+            TableColumn("connected", lambda item: "yes" if item.connected else "no", weight=3),
+            TableColumn("reason", lambda item: item.reason, min=20),
+        )
 
 
 class Associations:

@@ -24,11 +24,13 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from pygrid import codes
+from pygrid.client.display.tables import Table, TableColumn
 from pygrid.client.display.training_view import counted, size
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FileBody, FormBody, FormPart
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
 from pygrid.messages.datasets import (
+    Column,
     ColumnDeclaration,
     DatasetInfo,
     DatasetList,
@@ -158,22 +160,33 @@ class Datasets:
             return html.escape(f"{self!r}: {error.detail}")
 
 
-class DatasetTable(list[DatasetSummary]):
-    """A list of datasets that a notebook shows as a table."""
+class DatasetTable(Table[DatasetSummary]):
+    """Datasets of a Domain."""
 
-    def _repr_html_(self) -> str:
-        rows = [
-            (
-                one.name,
-                one.description[:100],
-                ", ".join(one.tags),
-                one.version,
-                f"{one.num_records:,}",
-                size(one.size_bytes),
-            )
-            for one in self
-        ]
-        return _table(("name", "description", "tags", "version", "records", "size"), rows)
+    def columns(self) -> Sequence[TableColumn[DatasetSummary]]:
+        return (
+            TableColumn("name", lambda item: item.name, weight=5),
+            TableColumn("description", lambda item: item.description, min=20),
+            TableColumn("tags", lambda item: ", ".join(item.tags), weight=2),
+            TableColumn("version", lambda item: item.version, weight=4, align="right"),
+            TableColumn("records", lambda item: f"{item.num_records:,}", weight=4, align="right"),
+            TableColumn("size", lambda item: size(item.size_bytes), weight=3, align="right"),
+            TableColumn("visibility", lambda item: item.visibility, weight=3),
+        )
+
+
+class ColumnTable(Table[Column]):
+    """The columns of a dataset."""
+
+    def columns(self) -> Sequence[TableColumn[Column]]:
+        return (
+            TableColumn("column", lambda item: item.name, weight=5),
+            TableColumn("dtype", lambda item: item.dtype, weight=4),
+            TableColumn("shape", lambda item: "x".join(map(str, item.shape)), weight=3),
+            TableColumn("meaning", lambda item: item.meaning, weight=3),
+            TableColumn("unit", lambda item: item.unit, weight=2),
+            TableColumn("description", lambda item: item.description, min=20),
+        )
 
 
 class Dataset:
@@ -318,20 +331,7 @@ class Dataset:
             f"<b>{html.escape(info.name)}</b> version {info.version}, {counted(info.num_records, 'record')}, "
             f"{info.visibility}"
         )
-        rows = [
-            (
-                column.name,
-                column.dtype,
-                "x".join(map(str, column.shape)),
-                column.meaning,
-                column.unit,
-                column.description,
-            )
-            for column in info.schema.columns
-        ]
-        return f"{title}<br>{html.escape(info.description)}" + _table(
-            ("column", "dtype", "shape", "meaning", "unit", "description"), rows
-        )
+        return f"{title}<br>{html.escape(info.description)}{ColumnTable(info.schema.columns).html()}"
 
 
 def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
@@ -499,9 +499,3 @@ def _reader(kind: type[T], url: str) -> Callable[[Response], T]:
 
 def _version(number: int | None) -> dict[str, str]:
     return {} if number is None else {"version": str(number)}
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"

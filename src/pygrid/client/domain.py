@@ -24,7 +24,7 @@ from pygrid.client.jobs import (
 )
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
 from pygrid.client.predictions import request_predictions
-from pygrid.client.process import Process
+from pygrid.client.process import Process, ProcessTable
 from pygrid.client.session import SessionClient
 from pygrid.client.workers import Workers
 from pygrid.errors import NotFound
@@ -96,10 +96,10 @@ class DomainClient(SessionClient):
         info = self._api.send_body("/model-centric/host-training", ProcessInfo, form, headers=headers, once=True)
         return Process(self._api, info)
 
-    def processes(self, name: str | None = None, version: str | None = None) -> list[ProcessInfo]:
+    def processes(self, name: str | None = None, version: str | None = None) -> ProcessTable:
         """The processes on the Domain, newest first; only those of a name and version, if given."""
         query = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
-        return self._api.get("/model-centric/processes", _Processes, query=query).processes
+        return ProcessTable(self._api.get("/model-centric/processes", _Processes, query=query).processes)
 
     def process(self, name: str, version: str | None = None) -> Process:
         """A process by its name; ``version`` None: the newest.

@@ -25,7 +25,8 @@ import msgspec
 from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
-from pygrid.client.display.review import as_text, cost_in_words, privacy_in_words, sheet
+from pygrid.client.display.review import cost_in_words, privacy_in_words, sheet
+from pygrid.client.display.tables import Table, TableColumn, html_facts, text_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
@@ -101,7 +102,7 @@ class Job:
 
     def sheet(self) -> str:
         """What the job asks, costs and lets out, in lines for a person to decide by."""
-        return as_text(sheet(self.info()))
+        return text_facts(sheet(self.info()))
 
     def changes(self) -> Iterator[JobInfo]:
         """The job as it is, and again at each change, until it has ended. A lost connection is taken up again.
@@ -259,37 +260,28 @@ class Job:
             rows = sheet(self.info())
         except PygridError as error:
             rows = [("job", self.id), ("now", error.detail)]
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in rows
-        )
-        return f"<table>{cells}</table>"
+        return html_facts(rows)
 
 
-class JobTable(list[Job]):
-    """Jobs that a notebook shows as a table."""
+class JobTable(Table[Job]):
+    """Jobs, as they were when they were listed."""
 
     def __init__(self, api: Api, infos: Sequence[JobInfo]) -> None:
         super().__init__(Job(api, info) for info in infos)
         self.infos = tuple(infos)
 
-    def _repr_html_(self) -> str:
-        heads = ("job", "kind", "dataset", "state", "asked by", "privacy", "budget", "reason")
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in heads)
-        rows = ""
-        for info in self.infos:
-            cells = (
-                info.id,
-                info.kind,
-                f"{info.dataset_name} v{info.version}",
-                info.state,
-                info.requested_by_email,
-                privacy_in_words(info),
-                cost_in_words(info) or "-",
-                info.reason,
-            )
-            rows += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
-        return f"<table><tr>{head}</tr>{rows}</table>"
+    def columns(self) -> Sequence[TableColumn[Job]]:
+        infos = {info.id: info for info in self.infos}
+        return (
+            TableColumn("job", lambda job: job.id, weight=6, is_id=True),
+            TableColumn("kind", lambda job: job.kind, weight=3),
+            TableColumn("dataset", lambda job: f"{job.dataset} v{infos[job.id].version}", weight=5),
+            TableColumn("state", lambda job: infos[job.id].state, weight=5),
+            TableColumn("asked by", lambda job: infos[job.id].requested_by_email, weight=4),
+            TableColumn("privacy", lambda job: privacy_in_words(infos[job.id]), min=20, weight=2),
+            TableColumn("budget", lambda job: cost_in_words(infos[job.id]) or "-", weight=2),
+            TableColumn("reason", lambda job: infos[job.id].reason, min=20),
+        )
 
 
 class Requests:

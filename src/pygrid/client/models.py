@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
+from pygrid.client.display.tables import Table, TableColumn, html_facts
+from pygrid.client.display.training_view import size
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput
@@ -116,31 +117,21 @@ class HostedModel:
         return f"HostedModel({self.id!r})"
 
     def _repr_html_(self) -> str:
-        rows = _rows(self.info).items()
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows
+        return html_facts(_rows(self.info).items())
+
+
+class ModelTable(Table[ServedModelInfo]):
+    """The models that a Domain serves."""
+
+    def columns(self) -> Sequence[TableColumn[ServedModelInfo]]:
+        return (
+            TableColumn("id", lambda item: item.id, weight=5),
+            TableColumn("description", lambda item: item.description, min=20),
+            TableColumn("inputs", lambda item: _ports(item.inputs), weight=3),
+            TableColumn("outputs", lambda item: _ports(item.outputs), weight=2),
+            TableColumn("size", lambda item: size(item.size_bytes), align="right"),
+            TableColumn("others may", _allowed, weight=4),
         )
-        return f"<table>{cells}</table>"
-
-
-class ModelTable(list[ServedModelInfo]):
-    """A list of served models that a notebook shows as a table."""
-
-    def _repr_html_(self) -> str:
-        heads = ("id", "description", "inputs", "outputs", "download", "ask")
-        rows = [
-            (
-                one.id,
-                one.description[:100],
-                _ports(one.inputs),
-                _ports(one.outputs),
-                one.allow_download,
-                one.allow_remote_inference,
-            )
-            for one in self
-        ]
-        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-        return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{cells}</table>"
 
 
 def serve_model(api: Api, request: ServeRequest, source: OnnxSource) -> HostedModel:
@@ -215,10 +206,10 @@ def _rows(info: ServedModelInfo) -> dict[str, str]:
         "outputs": _ports(info.outputs),
         "parameters": f"{info.num_parameters:,}",
         "examples at once": str(info.max_batch_size),
-        "others may": ", ".join(
-            what
-            for what, allowed in (("ask it", info.allow_remote_inference), ("download it", info.allow_download))
-            if allowed
-        )
-        or "not use it",
+        "others may": _allowed(info),
     }
+
+
+def _allowed(info: ServedModelInfo) -> str:
+    may = [what for what, yes in (("predict", info.allow_remote_inference), ("download", info.allow_download)) if yes]
+    return " and ".join(may) or "not use it"

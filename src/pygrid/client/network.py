@@ -15,7 +15,7 @@ from pygrid.client.credentials import (
     find_network_token,
     load_credentials,
 )
-from pygrid.client.display.tables import Row, Table
+from pygrid.client.display.tables import Table, TableColumn
 from pygrid.client.domain import DomainClient
 from pygrid.client.models import OnnxSource
 from pygrid.client.replicas import NetworkModel, find_model, serve_on
@@ -71,25 +71,26 @@ def connect_network(
 class DomainTable(Table[DomainInfo]):
     """The Domains of a Network."""
 
-    heads = ("domain", "state", "reached", "version", "last seen", "identity")
-
-    def row(self, item: DomainInfo) -> Row:
-        seen = f"{item.last_seen_at:%Y-%m-%d %H:%M:%S}" if item.last_seen_at else "never"
-        state = item.state if item.association == "accepted" else item.association
-        return (item.name, state, item.address or "through the relay", item.version or "", seen, item.identity or "")
+    def columns(self) -> Sequence[TableColumn[DomainInfo]]:
+        return (
+            TableColumn("domain", lambda item: item.name, weight=5),
+            TableColumn("state", _state, weight=4),
+            TableColumn("reached", lambda item: item.address or "through the relay", weight=3),
+            TableColumn("version", lambda item: item.version),
+            TableColumn("last seen", _last_seen, min=19, weight=2),
+            TableColumn("identity", lambda item: item.identity),
+        )
 
 
 class InvitationTable(Table[InvitationInfo]):
     """Invitations to a Network, without their tokens."""
 
-    heads = ("id", "for", "used", "until")
-
-    def row(self, item: InvitationInfo) -> Row:
+    def columns(self) -> Sequence[TableColumn[InvitationInfo]]:
         return (
-            item.id,
-            item.domain or "any",
-            f"{item.num_uses} of {item.max_uses}",
-            f"{item.expires_at:%Y-%m-%d %H:%M}",
+            TableColumn("id", lambda item: item.id, weight=2, align="right"),
+            TableColumn("for", lambda item: item.domain or "any", weight=2),
+            TableColumn("used", lambda item: f"{item.num_uses} of {item.max_uses}"),
+            TableColumn("until", lambda item: f"{item.expires_at:%Y-%m-%d %H:%M}", min=16),
         )
 
 
@@ -326,6 +327,14 @@ class NetworkClient(SessionClient):
 
     def _relay_token(self, _network_url: str) -> str | None:
         return self.token
+
+
+def _state(domain: DomainInfo) -> str:
+    return domain.state if domain.association == "accepted" else domain.association
+
+
+def _last_seen(domain: DomainInfo) -> str:
+    return f"{domain.last_seen_at:%Y-%m-%d %H:%M:%S}" if domain.last_seen_at else "never"
 
 
 def _is_signed(detail: DomainDetail, key: IdentityKey, address: str) -> bool:

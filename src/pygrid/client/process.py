@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pygrid import codes
+from pygrid.client.display.tables import Table, TableColumn, html_facts, metric_columns
+from pygrid.client.display.training_view import seconds, size
 from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
@@ -39,6 +40,65 @@ class _Checkpoints(msgspec.Struct):
     checkpoints: list[CheckpointInfo]
 
 
+class ProcessTable(Table[ProcessInfo]):
+    """Processes of a Domain."""
+
+    def columns(self) -> Sequence[TableColumn[ProcessInfo]]:
+        return (
+            TableColumn("name", lambda item: item.name, weight=5),
+            TableColumn("version", lambda item: item.version, weight=5),
+            TableColumn("state", lambda item: item.state, weight=4),
+            TableColumn("cycles", num_completed, weight=3),
+            TableColumn("parameters", lambda item: f"{item.num_parameters:,}", weight=2, align="right"),
+            TableColumn("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}", min=16),
+        )
+
+
+class CyclesTable(Table[CycleInfo]):
+    """Cycles of a process; a column for each metric that clients report."""
+
+    def columns(self) -> Sequence[TableColumn[CycleInfo]]:
+        return (
+            TableColumn("cycle", lambda item: item.sequence, weight=6, align="right"),
+            TableColumn("state", lambda item: item.state, weight=6),
+            TableColumn("reports", lambda item: item.num_reports, weight=5, align="right"),
+            TableColumn("devices", lambda item: item.num_assigned, weight=3, align="right"),
+            TableColumn("examples", lambda item: f"{item.num_examples:,}", weight=3, align="right"),
+            *metric_columns(self, weight=4),
+            TableColumn("received", lambda item: size(item.bytes_received), weight=2, align="right"),
+            TableColumn("s", _seconds, align="right"),
+        )
+
+
+class ContributionTable(Table[Contribution]):
+    """Accepted reports of a process."""
+
+    def columns(self) -> Sequence[TableColumn[Contribution]]:
+        return (
+            TableColumn("id", lambda item: item.id, weight=2, align="right"),
+            TableColumn("cycle", lambda item: item.cycle, weight=5, align="right"),
+            TableColumn("client", lambda item: item.client, weight=5),
+            TableColumn("examples", lambda item: f"{item.num_examples:,}", weight=4, align="right"),
+            TableColumn("weight", lambda item: item.weight, align="right"),
+            TableColumn("norm", lambda item: f"{item.norm:.3g}", weight=3, align="right"),
+            TableColumn("scale", lambda item: f"{item.scale:.3g}", weight=2, align="right"),
+            *metric_columns(self, weight=3),
+        )
+
+
+class CheckpointTable(Table[CheckpointInfo]):
+    """States of the model of a process."""
+
+    def columns(self) -> Sequence[TableColumn[CheckpointInfo]]:
+        return (
+            TableColumn("number", lambda item: item.number, weight=5, align="right"),
+            TableColumn("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}", min=16, weight=3),
+            TableColumn("size", lambda item: size(item.size_bytes), weight=2, align="right"),
+            TableColumn("SHA-256", lambda item: item.model_hash, weight=3, is_id=True),
+            TableColumn("alias", lambda item: item.alias, weight=4),
+        )
+
+
 class Process:
     """A process on a Domain. `DomainClient.host` and `DomainClient.process` give one."""
 
@@ -56,9 +116,9 @@ class Process:
         """What the Domain says of the process now: state, configuration, plans, newest cycle."""
         return self._api.get(self._path, ProcessInfo)
 
-    def cycles(self, after: int = 0) -> list[CycleInfo]:
+    def cycles(self, after: int = 0) -> CyclesTable:
         """All cycles with a sequence number above ``after``, oldest first, with what they brought."""
-        found: list[CycleInfo] = []
+        found = CyclesTable()
         while True:
             position = found[-1].sequence if found else after
             query = {"after": str(position), "limit": str(_PAGE)}
@@ -67,13 +127,13 @@ class Process:
             if len(page) < _PAGE:
                 return found
 
-    def contributions(self, after: int = 0) -> list[Contribution]:
+    def contributions(self, after: int = 0) -> ContributionTable:
         """Who has reported what in which cycle, those with an id above ``after``; clients without names are all ``""``.
 
         Raises:
             Forbidden: you may not host processes there.
         """
-        found: list[Contribution] = []
+        found = ContributionTable()
         while True:
             query = {"after": str(found[-1].id if found else after), "limit": str(_LONG_PAGE)}
             page = self._api.get(f"{self._path}/contributions", ContributionList, query=query).contributions
@@ -81,9 +141,9 @@ class Process:
             if len(page) < _LONG_PAGE:
                 return found
 
-    def checkpoints(self) -> list[CheckpointInfo]:
+    def checkpoints(self) -> CheckpointTable:
         """All states of the model, oldest first; number 1 is the model that was hosted."""
-        return self._api.get(f"{self._path}/checkpoints", _Checkpoints).checkpoints
+        return CheckpointTable(self._api.get(f"{self._path}/checkpoints", _Checkpoints).checkpoints)
 
     def download(self, checkpoint: int | str = "latest", path: str | os.PathLike[str] | None = None) -> Params:
         """The model as it is now, or as it was at a checkpoint.
@@ -233,10 +293,18 @@ class Process:
             rows = _rows(self.info())
         except PygridError as error:
             rows = {"process": f"{self.name} {self.version}", "now": error.detail}
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        return html_facts(rows.items())
+
+
+def num_completed(info: ProcessInfo) -> str:
+    """How many cycles are completed, of how many: ``3 of 5``."""
+    done, wanted = info.num_checkpoints - 1, info.server_config.get("num_cycles")
+    return f"{done} of {wanted}" if wanted else str(done)
+
+
+def _seconds(cycle: CycleInfo) -> str:
+    took = seconds(cycle)
+    return "" if took is None else f"{took:.1f}"
 
 
 def _event(data: str) -> Event | None:

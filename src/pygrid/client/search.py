@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pygrid import codes
-from pygrid.client.display.tables import Row, Table
+from pygrid.client.display.tables import Table, TableColumn
 from pygrid.errors import InvalidInput
 from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing, ModelHit, ProcessHit, SearchAnswer
 
@@ -116,32 +116,38 @@ class PublicProcess:
 
 
 class FoundDatasets(Table[PublicDataset]):
-    heads = ("dataset", "domain", "description", "tags", "records", "columns")
-
-    def row(self, item: PublicDataset) -> Row:
-        info = item.info
-        columns = ", ".join(column.name for column in info.columns)
-        return (info.name, info.domain.name, info.description, ", ".join(info.tags), f"{info.num_records:,}", columns)
+    def columns(self) -> Sequence[TableColumn[PublicDataset]]:
+        return (
+            TableColumn("dataset", lambda item: item.name, weight=5),
+            TableColumn("domain", lambda item: item.domain.name, weight=5),
+            TableColumn("description", lambda item: item.info.description, min=20),
+            TableColumn("tags", lambda item: ", ".join(item.info.tags), weight=2),
+            TableColumn("records", lambda item: f"{item.info.num_records:,}", weight=4, align="right"),
+            TableColumn("columns", lambda item: ", ".join(column.name for column in item.info.columns), weight=3),
+        )
 
 
 class FoundModels(Table[PublicModel]):
-    heads = ("model", "domain", "description", "inputs", "outputs", "others may")
-
-    def row(self, item: PublicModel) -> Row:
-        info = item.info
-        allowed = [
-            what for what, yes in (("ask", info.allow_remote_inference), ("download", info.allow_download)) if yes
-        ]
-        inputs, outputs = _ports(info.inputs), _ports(info.outputs)
-        return (info.id, info.domain.name, info.description, inputs, outputs, " and ".join(allowed) or "not use it")
+    def columns(self) -> Sequence[TableColumn[PublicModel]]:
+        return (
+            TableColumn("model", lambda item: item.name, weight=5),
+            TableColumn("domain", lambda item: item.domain.name, weight=5),
+            TableColumn("description", lambda item: item.info.description, min=20),
+            TableColumn("inputs", lambda item: _ports(item.info.inputs), weight=3),
+            TableColumn("outputs", lambda item: _ports(item.info.outputs), weight=2),
+            TableColumn("others may", lambda item: _allowed(item.info), weight=4),
+        )
 
 
 class FoundProcesses(Table[PublicProcess]):
-    heads = ("process", "version", "domain", "state", "parameters")
-
-    def row(self, item: PublicProcess) -> Row:
-        info = item.info
-        return (info.name, info.version, info.domain.name, info.state, f"{info.num_parameters:,}")
+    def columns(self) -> Sequence[TableColumn[PublicProcess]]:
+        return (
+            TableColumn("process", lambda item: item.name, weight=5),
+            TableColumn("version", lambda item: item.info.version, weight=4),
+            TableColumn("domain", lambda item: item.domain.name, weight=5),
+            TableColumn("state", lambda item: item.info.state, weight=3),
+            TableColumn("parameters", lambda item: f"{item.info.num_parameters:,}", align="right"),
+        )
 
 
 class SearchResults:
@@ -181,6 +187,11 @@ class SearchResults:
     def _repr_html_(self) -> str:
         remarks = "<br>".join(html.escape(text) for text in self.remarks())
         return "".join(table._repr_html_() for table in self._tables) + remarks
+
+
+def _allowed(model: ModelHit) -> str:
+    may = [what for what, yes in (("predict", model.allow_remote_inference), ("download", model.allow_download)) if yes]
+    return " and ".join(may) or "not use it"
 
 
 def _ports(ports: Sequence[FoundPort]) -> str:

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pygrid import codes
+from pygrid.client.display.tables import Table, TableColumn
 from pygrid.errors import NotFound
 from pygrid.messages.workers import NewWorker, TokenRequest, WorkerInfo, WorkerList
 from pygrid.transport import Api, Request
+
+
+class WorkerTable(Table[WorkerInfo]):
+    """Workers on other machines."""
+
+    def columns(self) -> Sequence[TableColumn[WorkerInfo]]:
+        return (
+            TableColumn("id", lambda item: item.id, weight=3, align="right"),
+            TableColumn("name", lambda item: item.name, weight=5),
+            TableColumn("last seen", _last_seen, min=19, weight=3),
+            TableColumn("running", lambda item: item.num_running, weight=4, align="right"),
+            TableColumn("waiting", lambda item: item.num_waiting, weight=2, align="right"),
+        )
+
+
+def _last_seen(worker: WorkerInfo) -> str:
+    return f"{worker.last_seen_at:%Y-%m-%d %H:%M:%S}" if worker.last_seen_at else "never"
 
 
 class Workers:
@@ -14,9 +34,9 @@ class Workers:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def __call__(self) -> list[WorkerInfo]:
+    def __call__(self) -> WorkerTable:
         """All that are let in, oldest first, and what each does now."""
-        return self._api.get("/data-centric/workers", WorkerList).workers
+        return WorkerTable(self._api.get("/data-centric/workers", WorkerList).workers)
 
     def let_in(self, name: str) -> NewWorker:
         """Let a Worker in; its token is in this answer and never again.

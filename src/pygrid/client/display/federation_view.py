@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pygrid.client.display.tables import Row, Table, html_table, text_table
+from pygrid.client.display.tables import Table, TableColumn, metric_columns
 from pygrid.plans.text import one_line
 
 if TYPE_CHECKING:
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 class TrainingDomains(Table["DomainState"]):
     """The Domains of a training."""
 
-    heads = ("domain", "dataset", "state", "cycles", "now")
-
-    def row(self, item: DomainState) -> Row:
-        return (item.name, item.dataset, item.state, item.num_reported, item.detail)
+    def columns(self) -> Sequence[TableColumn[DomainState]]:
+        return (
+            TableColumn("domain", lambda item: item.name, weight=4),
+            TableColumn("dataset", lambda item: item.dataset, weight=2),
+            TableColumn("state", lambda item: item.state, weight=4),
+            TableColumn("cycles", lambda item: item.num_reported, weight=3, align="right"),
+            TableColumn("now", lambda item: item.detail, min=20),
+        )
 
     def __getitem__(self, which: str | int) -> DomainState:  # type: ignore[override]
         if isinstance(which, str):
@@ -31,29 +36,22 @@ class TrainingDomains(Table["DomainState"]):
 
 
 class CycleTable(Table["FederatedCycle"]):
-    """The cycles of a training: a column for each Domain says how many examples are behind its diff, and how long that
-    is.
-    """
+    """The cycles of a training: for each Domain, the number of examples behind its diff, and the norm of the diff."""
 
-    def _heads_and_rows(self) -> tuple[list[str], list[Row]]:
+    def columns(self) -> Sequence[TableColumn[FederatedCycle]]:
         names = sorted({one.client for cycle in self for one in cycle.contributions})
-        metrics = sorted({name for cycle in self for name in cycle.metrics})
-        rows: list[Row] = []
-        for cycle in self:
-            sent = {one.client: one for one in cycle.contributions}
-            told = [
-                f"{sent[name].num_examples:,}, norm {sent[name].norm:.3g}" if name in sent else "-" for name in names
-            ]
-            values = [f"{cycle.metrics[name]:.4g}" if name in cycle.metrics else "" for name in metrics]
-            took = "" if cycle.seconds is None else f"{cycle.seconds:.1f}"
-            rows.append((cycle.cycle, cycle.state, *told, *values, took))
-        return ["cycle", "state", *names, *metrics, "s"], rows
+        return (
+            TableColumn("cycle", lambda cycle: cycle.cycle, weight=4, align="right"),
+            TableColumn("state", lambda cycle: cycle.state, weight=4),
+            *(TableColumn(name, partial(_contribution, name), weight=2) for name in names),
+            *metric_columns(self, weight=3),
+            TableColumn("s", lambda cycle: "" if cycle.seconds is None else f"{cycle.seconds:.1f}", align="right"),
+        )
 
-    def __repr__(self) -> str:
-        return text_table(*self._heads_and_rows())
 
-    def _repr_html_(self) -> str:
-        return html_table(*self._heads_and_rows())
+def _contribution(client: str, cycle: FederatedCycle) -> str:
+    sent = next((one for one in cycle.contributions if one.client == client), None)
+    return "-" if sent is None else f"{sent.num_examples:,}, norm {sent.norm:.3g}"
 
 
 class Following:

@@ -67,12 +67,6 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     return [(name, printable(value)) for name, value in rows]
 
 
-def as_text(rows: list[tuple[str, str]]) -> str:
-    """The rows as lines; a value of several lines is set in."""
-    width = max(len(name) for name, _ in rows) + 2
-    return "\n".join(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width) for name, value in rows)
-
-
 def privacy_in_words(info: JobInfo) -> str:
     """The guarantee that a job asks to run under."""
     terms = info.privacy
