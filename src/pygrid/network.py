@@ -90,7 +90,7 @@ def build_network(
     handshake = Handshake(database, identity, clock, metrics, terms)
     associations = NetworkAssociations(database, handshake, fleet, clock, metrics)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
-    associations.on_change.append(direct.poke)
+    associations.on_change.append(direct.wake)
     pipes = Pipes(RelayLimits(), stopping, metrics)
     relay = Relay(pipes, fleet, accounts, identity.key, clock, is_open=settings.open_relay)
     associations.on_part.append(pipes.cut)

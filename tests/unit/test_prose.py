@@ -18,7 +18,7 @@ LIMITS = {
     "src/pygrid/domain": 3,
     "src/pygrid/edge": 21,
     "src/pygrid/errors": 1,
-    "src/pygrid/features": 227,
+    "src/pygrid/features": 178,
     "src/pygrid/legacy": 23,
     "src/pygrid/lifecycle": 4,
     "src/pygrid/messages": 60,

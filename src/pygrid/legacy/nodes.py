@@ -83,7 +83,7 @@ class LegacyNodes:
             )
 
         known = await self._database.write(once(transaction))
-        await self._associations.settle(known.name)
+        await self._associations.reconcile(known.name)
         return known
 
     async def leave(self, actor: Principal | None, name: str, address: str) -> KnownDomain:

@@ -115,7 +115,7 @@ async def test_when_its_name_is_anothers_nothing_of_the_first_goes_on(site: Site
         )
 
     await state.database.write(replace)
-    await state.associations.settle("one")
+    await state.associations.reconcile("one")
     await until(lambda: state.relay.pipes.count("two") == 0)
     await asyncio.to_thread(api.close)
     # The link of the first does not tell of the second.

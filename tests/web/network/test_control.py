@@ -384,12 +384,12 @@ async def told_reason(network: LyingNetwork, folder: Path, monkeypatch: pytest.M
     [
         ({"signer": Identity.make()}, "prove"),
         ({"welcome": {"signature": "AAAA"}}, "base64url"),
-        ({"welcome": {"state": "owner"}}, "speaks like no Network"),
-        ({"welcome": {"heartbeat_s": 0}}, "speaks like no Network"),
+        ({"welcome": {"state": "owner"}}, "is not that of a Network"),
+        ({"welcome": {"heartbeat_s": 0}}, "is not that of a Network"),
         ({"welcome": {"type": "refused", "code": "revoked", "detail": "go away", "signature": None}}, "go away"),
         ({"challenge": {"nonce": "AAAA"}}, "nonce"),
         ({"challenge": {"identity": "ed25519:" + "a" * 52}}, "identity"),
-        ({"challenge": {"type": "welcome"}}, "speaks like no Network"),
+        ({"challenge": {"type": "welcome"}}, "is not that of a Network"),
     ],
 )
 async def test_a_network_that_proves_nothing_is_not_believed(

@@ -1,4 +1,4 @@
 """The Domain's half of associations.
 
 service.py     joins and leaves Networks
-connector.py   dials its Networks, and again"""
+connector.py   keeps the link to a Network"""

@@ -2,7 +2,7 @@
 
 For each Network: dial ──> challenge, hello ──> welcome ──> heartbeats, until the link ends ──> wait ──> dial ...
 
-What the Network answers is kept in its row; a Network is known again by its key, whatever its address then leads to.
+The row of a Network keeps its answers. A Network is identified by its key, not by its address.
 """
 
 from __future__ import annotations
@@ -59,25 +59,25 @@ logger = logging.getLogger(__name__)
 
 DIAL_S = 10.0
 ANSWER_S = 10.0
-"""For each step of the greeting, and for the answer to a heartbeat."""
+"""Timeout of each step of the handshake, and of the answer to a heartbeat."""
 CATALOG_S = 1.0
-"""How long the author of a change waits for the Networks to know of it."""
+"""Time for which a change of public content waits until the Networks know it."""
 STEADY_S = 30.0
-"""A link that stood for so long was a good one: the next failure is the first again."""
+"""Duration of a link after which the count of failures begins again."""
 MAX_HEARTBEAT_S = 600.0
 _DECIDED = frozenset({AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED})
 _TURNED = {"denied": AssociationState.DENIED, "revoked": AssociationState.REVOKED}
 
 HandlersFor = Callable[[str], Mapping[str, Handler]]
-"""What the Domain answers to the Network at an address."""
+"""Returns the handlers of requests from the Network at an address."""
 
 
 class Connector:
     """The link to one Network.
 
     Args:
-        describe: gives what a heartbeat tells.
-        handlers: are asked only while the Network has accepted this Domain.
+        describe: returns the content of a heartbeat.
+        handlers: are called only while the Network has accepted this Domain.
     """
 
     def __init__(
@@ -121,24 +121,24 @@ class Connector:
                     await self.note(reason=_words(error))
             num_failures = 1 if time.monotonic() - began >= STEADY_S else num_failures + 1
             if ended is not None and ended.code == REPLACED:
-                # Another process has this Domain's key; the two must not push each other out again and again.
+                # Another process has this Domain's key; the two must not replace each other's links in a loop.
                 logger.warning(
                     "another process connects with this Domain's identity", extra={"network": self.network.url}
                 )
                 num_failures = max(num_failures, 5)
             if not self._has_left():
-                await self._rest(retry_s(num_failures, self.network.state, self._draw))
+                await self._pause(retry_s(num_failures, self.network.state, self._draw))
 
     def _has_left(self) -> bool:
         return self.network.state is AssociationState.LEFT
 
-    def poke(self, network: JoinedNetwork) -> None:
-        """The row has changed: do not wait until it is tried the next time."""
+    def wake(self, network: JoinedNetwork) -> None:
+        """Apply a change of the row at once, without the wait for the next try."""
         self.network = network
         self._wake.set()
 
     async def beat(self) -> None:
-        """Tell the Network at once what has changed, if it is connected."""
+        """Send a heartbeat now, if the Network is connected."""
         if self._link is not None and self._link.is_open:
             try:
                 await self._heartbeat(self._link, CATALOG_S)
@@ -146,7 +146,7 @@ class Connector:
                 logger.info("heartbeat not answered", extra={"network": self.network.url, "why": error.code})
 
     async def leave(self) -> bool:
-        """Tell the Network that the Domain leaves; gives whether it has heard so."""
+        """Notify the Network that the Domain leaves, and return whether it has answered."""
         if self._link is None or not self._link.is_open:
             return False
         try:
@@ -161,14 +161,14 @@ class Connector:
         if self._link is not None:
             await self._link.close()
 
-    async def _rest(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         self._wake.clear()
 
     async def _visit(self) -> SocketClosed | None:
-        """One connection, from dialling to its end; None: the Domain was turned away."""
+        """Run one connection, from dialing to its end; None: the Domain was refused."""
         self._wake.clear()
         async with _dial(self.network.url) as connection:
             socket = ClientSocket(connection)
@@ -193,18 +193,14 @@ class Connector:
             return ended
 
     async def _greet(self, socket: ClientSocket) -> float | None:
-        """Seconds between heartbeats, once the Network has let the Domain in; None: it was turned away, and its row
-        says so.
-        """
+        """Shake hands and return the seconds between heartbeats; None: the Domain was refused, as the row shows."""
         challenge = await _receive(socket, Challenge)
         key = IdentityKey.parse(challenge.identity)
         if self.network.identity is not None and self.network.identity != challenge.identity:
             await self.note(
                 state=AssociationState.REFUSED,
                 reason=f"another Network answers at {self.network.url} now: its key is {challenge.identity}. "
-                "If that is "
-                "right, "
-                "leave this association and join anew",
+                "If this key is right, leave this association and join again",
             )
             return None
         if self._has_left():
@@ -221,17 +217,17 @@ class Connector:
         )
         if isinstance(answer, Turned):
             if not proven:
-                # It may not have got so far as to sign; nothing is believed of it but that it is no welcome.
+                # A refusal can precede the signature. Without a proof, only the refusal itself is used.
                 raise InvalidInput(f"{answer.code}: {answer.detail}", code=codes.HELLO_REFUSED)
             await self._note_turned(answer)
             return None
         if not proven:
             raise InvalidInput(
-                "what answers there can't prove to be the Network that it says it is", code=codes.BAD_SIGNATURE
+                f"the Network at {self.network.url} did not prove its identity", code=codes.BAD_SIGNATURE
             )
         changes: dict[str, Any] = {"name": challenge.network, "identity": challenge.identity}
         if self._has_left():
-            # Its owner left while the Network answered, which therefore has yet to be told.
+            # The owner left while the Network answered, so the Network must still be notified.
             changes["state"] = AssociationState.LEAVING
         elif self.network.state is not AssociationState.LEAVING:
             changes |= {"state": AssociationState(answer.state), "reason": ""}
@@ -259,26 +255,24 @@ class Connector:
 
     async def _note_turned(self, answer: Turned) -> None:
         if self.network.state in (AssociationState.LEAVING, AssociationState.LEFT):
-            # Whoever is not let in has left.
+            # A refused Domain is not a member, so it has left.
             await self.note(state=AssociationState.LEFT, reason="")
             return
         state = _TURNED.get(answer.code, AssociationState.REFUSED)
-        logger.warning("turned away", extra={"network": self.network.url, "why": answer.code})
+        logger.warning("network refused this domain", extra={"network": self.network.url, "why": answer.code})
         await self.note(state=state, reason=answer.detail)
 
     async def _beat_until_over(self, link: Link, heartbeat_s: float, running: asyncio.Task[SocketClosed]) -> None:
-        """Until the link is closed, the Network does not answer, or its row was changed, which is a reason to dial
-        anew.
-        """
-        poked = asyncio.create_task(self._wake.wait())
+        """Send heartbeats until the link is closed, the Network does not answer, or its row was changed."""
+        woken = asyncio.create_task(self._wake.wait())
         try:
-            while not running.done() and not poked.done():
+            while not running.done() and not woken.done():
                 await self._heartbeat(link, max(ANSWER_S, heartbeat_s))
-                await asyncio.wait({running, poked}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({running, woken}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
         except PygridError as error:
             logger.info("link ends", extra={"network": self.network.url, "why": error.code})
         finally:
-            poked.cancel()
+            woken.cancel()
 
     async def _heartbeat(self, link: Link, timeout_s: float) -> None:
         heartbeat = msgspec.to_builtins(await self._describe())
@@ -286,7 +280,7 @@ class Connector:
         try:
             heard = msgspec.convert(answer, Heard)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"the Network's answer: {error}", code=codes.INVALID_ANSWER) from None
+            raise InvalidInput(f"the Network's answer is not valid: {error}", code=codes.INVALID_ANSWER) from None
         if self.network.state in (AssociationState.PENDING, AssociationState.ACCEPTED):
             await self.note(state=AssociationState(heard.state))
 
@@ -304,12 +298,12 @@ class Connector:
         await self.note(**changes)
 
     def _guarded(self) -> dict[str, Handler]:
-        """The handlers, which a Network that has not accepted this Domain, or that it leaves, can't use."""
+        """Return the handlers, limited to a Network that has accepted this Domain and that it does not leave."""
 
         def guard(handler: Handler) -> Handler:
             async def handle(payload: Payload) -> Payload | None:
                 if self.network.state is not AssociationState.ACCEPTED:
-                    raise Forbidden("this Domain does not belong to your Network", code=codes.NOT_A_MEMBER)
+                    raise Forbidden("this Domain is not a member of your Network", code=codes.NOT_A_MEMBER)
                 return await handler(payload)
 
             return handle
@@ -317,9 +311,9 @@ class Connector:
         return {kind: guard(handler) for kind, handler in self._handlers.items()}
 
     async def note(self, **changes: Any) -> None:
-        """Keep what has changed, in memory and in the row."""
+        """Apply changes in memory and in the row."""
         before = self.network
-        # In memory first: what comes right after on the link must see it.
+        # In memory first: the next frame on the link must see the changes.
         self.network = replace(before, **changes)
         if self.network == before:
             return
@@ -329,19 +323,19 @@ class Connector:
 
 
 def _dial(url: str) -> connect:
-    # Heartbeats are asked, so each end notices by itself that the other is gone.
+    # Heartbeats are answered, so each end notices the loss of the other without pings.
     return dial_websocket(url, CONTROL_PATH, open_s=DIAL_S, close_s=5.0, max_bytes=MAX_FRAME_BYTES)
 
 
 async def _receive(socket: ClientSocket, wanted: Any) -> Any:
-    """The next frame, which must be this message. Raises InvalidInput: ``not_a_network``."""
+    """Return the next frame, which must be this message. Raises InvalidInput: ``not_a_network``."""
     async with asyncio.timeout(ANSWER_S):
         text = await socket.receive_text()
     try:
         return msgspec.convert(decode_frame(text), wanted)
     except (msgspec.ValidationError, PygridError) as error:
-        await socket.close(PROTOCOL_ERROR, "this is not what comes next")
-        raise InvalidInput(f"what answers there speaks like no Network: {error}", code=codes.NOT_A_NETWORK) from None
+        await socket.close(PROTOCOL_ERROR, "unexpected frame")
+        raise InvalidInput(f"the answer is not that of a Network: {error}", code=codes.NOT_A_NETWORK) from None
 
 
 def _words(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The routes by which those who run a Domain join Networks and leave them."""
+"""Routes by which the operators of a Domain join and leave Networks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _service(state: State) -> DomainAssociations:
 
 @get("/associations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_associations(state: State) -> AssociationList:
-    """The Networks of this Domain, and how it stands with each."""
+    """List the Networks of this Domain, with the state of each association."""
     return AssociationList(await _service(state).list_networks())
 
 
@@ -40,7 +40,7 @@ async def list_associations(state: State) -> AssociationList:
     responses=describe_problems(400, 401, 403, 404),
 )
 async def get_association(state: State, association_id: AssociationId) -> AssociationInfo:
-    """How the Domain stands with one Network."""
+    """Show the association with one Network."""
     return await _service(state).get_network(association_id)
 
 
@@ -53,7 +53,7 @@ async def get_association(state: State, association_id: AssociationId) -> Associ
 )
 @repeatable()
 async def join_network(request: AppRequest, state: State, data: JSONBody[JoinRequest]) -> AssociationInfo:
-    """Ask a Network to let this Domain in. The answer does not wait for it: look at the association's ``state``."""
+    """Ask a Network to accept this Domain. The answer does not wait for the Network; ``state`` shows the progress."""
     return await _service(state).join(request.user, data.network, data.invitation)
 
 
@@ -65,9 +65,9 @@ async def join_network(request: AppRequest, state: State, data: JSONBody[JoinReq
     responses=describe_problems(400, 401, 403, 404),
 )
 async def leave_network(request: AppRequest, state: State, association_id: AssociationId) -> AssociationInfo:
-    """Leave a Network: ``left`` if it knows so, else ``leaving`` until it can be told.
+    """Leave a Network: ``left`` if the Network was notified, else ``leaving`` until it can be.
 
-    One that was left is forgotten.
+    A second call deletes the association.
     """
     return await _service(state).leave(request.user, association_id)
 

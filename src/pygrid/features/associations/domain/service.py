@@ -1,4 +1,4 @@
-"""The Domain's half of associations: its owner joins Networks and leaves them; a `Connector` keeps the link to each."""
+"""The Domain's half of associations: it joins and leaves Networks; a `Connector` keeps the link to each."""
 
 from __future__ import annotations
 
@@ -39,25 +39,23 @@ _JOINABLE_AGAIN = _OVER | {AssociationState.DENIED, AssociationState.REVOKED, As
 
 
 class Writes(Protocol):
-    """Writes that leave an entry in the audit log."""
+    """Writes that append to the audit log."""
 
     async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that may append to the log."""
+        """Run ``fn`` in a transaction that can append to the audit log."""
         ...
 
 
 @dataclass(frozen=True)
 class DomainTerms:
-    """What the operator set."""
+    """Settings of the operator."""
 
     entry: Entry
     network: str = ""
-    """The Network to join from the start; empty: none."""
+    """The Network to join at the start; empty: none."""
     invitation: str = ""
     only_loopback: bool = False
-    """Strangers on this machine may do more than strangers elsewhere should, so no Network of another machine is
-    joined.
-    """
+    """Join only Networks of this machine, because its anonymous callers have rights that others must not have."""
 
 
 class DomainAssociations:
@@ -73,9 +71,9 @@ class DomainAssociations:
         terms: DomainTerms,
     ) -> None:
         self.describe: Callable[[], Awaitable[Heartbeat]] = _describe_nothing
-        """Gives what a heartbeat tells."""
+        """Returns the content of a heartbeat."""
         self.handlers: Callable[[str], Mapping[str, Handler]] = lambda _url: {}
-        """What the Domain answers to the Network at an address."""
+        """Returns the handlers of requests from the Network at an address."""
         self._database = database
         self._writes = writes
         self._identity = identity
@@ -87,7 +85,7 @@ class DomainAssociations:
         self._wake = asyncio.Event()
 
     async def recover(self) -> None:
-        """Have the Network of the settings among the Domain's Networks. One that the owner left stays left."""
+        """Add the Network of the settings to the Domain's Networks, unless the owner has left it."""
         url, now = self._terms.network.rstrip("/"), self._clock.now()
         invitation = self._terms.invitation or None
         if not url:
@@ -104,7 +102,7 @@ class DomainAssociations:
         await self._database.write(transaction)
 
     async def run(self) -> None:
-        """Keep a link to each Network, for as long as the Domain runs."""
+        """Keep a link to each Network, while the Domain runs."""
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -120,7 +118,7 @@ class DomainAssociations:
                     asyncio.ensure_future(self._stopping.wait()),
                 }
                 try:
-                    # A connector ends when its Network was left, or by a fault, which must come to light.
+                    # A connector ends when its Network was left, or by an error, which `_collect` raises.
                     done, _ = await asyncio.wait({*waiting, *self._tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     for waiter in waiting:
@@ -138,7 +136,7 @@ class DomainAssociations:
         return self._terms.only_loopback and not is_loopback_url(url)
 
     async def _note_too_far(self, network: JoinedNetwork) -> None:
-        """A Network that was joined when the Domain was closed, and that would now bring strangers to open doors."""
+        """Record that a Network is not called: it would bring remote anonymous callers to a Domain that is open now."""
         reason = "not called: " + _too_far(network.url)
         logger.warning("network not called", extra={"network": network.url, "why": "domain_is_open"})
         if network.reason != reason:
@@ -167,28 +165,28 @@ class DomainAssociations:
                 task.result()
 
     async def tell_change(self, _version: str = "") -> None:
-        """Have all Networks know at once of what has changed; returns when they do, or after a second."""
+        """Send a heartbeat to all Networks, and return when they have answered, or after a second."""
         await asyncio.gather(*(connector.beat() for connector in self._connectors.values()))
 
     # People
 
     async def list_networks(self) -> list[AssociationInfo]:
-        """All Networks that the Domain has to do with, oldest first."""
+        """Return all Networks of the Domain, oldest first."""
         return [self._info(network) for network in await self._database.read(rows.list_networks)]
 
     async def get_network(self, network_id: int) -> AssociationInfo:
-        """Raises NotFound: ``association_not_found``."""
+        """Return one association. Raises NotFound: ``association_not_found``."""
         return self._info(await self._database.look_up(lambda connection: rows.get_network(connection, network_id)))
 
     async def join(self, actor: Principal, url: str, invitation: str | None) -> AssociationInfo:
-        """Ask a Network to let this Domain in; what comes of it shows in the association.
+        """Ask a Network to accept this Domain; the association shows the progress.
 
-        Asking again where the Domain has left, or was turned away, is a new request.
+        After the Domain left or was refused, another call is a new request.
 
         Raises:
-            InvalidInput: ``invalid_url``, ``invalid_name``. Conflict: ``too_many_networks``, ``domain_is_open``: what
-                is
-            allowed to strangers on this machine must not become what is allowed to everybody.
+            InvalidInput: ``invalid_url``, ``invalid_name``.
+            Conflict: ``too_many_networks``; ``domain_is_open``: rights of anonymous callers on this machine must not
+                become rights of all callers.
         """
         url = check_url(url)
         check_domain_name(self._terms.entry.name)
@@ -200,14 +198,17 @@ class DomainAssociations:
             known = rows.find_network(connection, url)
             if known is None:
                 if len(rows.list_networks(connection)) >= MAX_NETWORKS:
-                    raise Conflict(f"a Domain joins {MAX_NETWORKS} Networks at the most", code=codes.TOO_MANY_NETWORKS)
+                    raise Conflict(
+                        f"this Domain has {MAX_NETWORKS} Networks, the most that are allowed; leave one first",
+                        code=codes.TOO_MANY_NETWORKS,
+                    )
                 network = rows.put_network(connection, url, invitation, now)
             else:
                 values: dict[str, Any] = {} if invitation is None else {"invitation": invitation}
                 if known.state in _JOINABLE_AGAIN:
                     values |= {"state": AssociationState.JOINING.value, "reason": ""}
                 if known.state in (*_OVER, AssociationState.REFUSED):
-                    # It is looked at anew, with the key that it has now.
+                    # The Network is identified again, by the key that it has now.
                     values |= {"identity": None, "name": None}
                 rows.update_network(connection, known.id, values, now)
                 network = rows.get_network(connection, known.id)
@@ -216,14 +217,13 @@ class DomainAssociations:
             return network
 
         network = await self._writes.write(once(transaction, self._info))
-        self._poke(network)
+        self._wake_up(network)
         return self._info(network)
 
     async def leave(self, actor: Principal, network_id: int) -> AssociationInfo:
-        """Leave a Network. If it is not connected now, it is told when it is; nothing more is answered to it from here
-        on.
+        """Leave a Network. No request of it is answered from here on; if it is not connected, it is notified later.
 
-        One that was left already is forgotten.
+        A second call deletes the association.
 
         Raises:
             NotFound: ``association_not_found``.
@@ -238,9 +238,9 @@ class DomainAssociations:
             if known.state is AssociationState.LEFT:
                 rows.delete_network(connection, network_id)
                 return known
-            # It never heard of this Domain, or has shut its door: there is nobody to tell.
-            told = known.identity is None or known.state is AssociationState.REFUSED
-            state = AssociationState.LEFT if told else AssociationState.LEAVING
+            # The Network never heard of this Domain, or refused it, so it needs no notice.
+            is_over = known.identity is None or known.state is AssociationState.REFUSED
+            state = AssociationState.LEFT if is_over else AssociationState.LEAVING
             rows.update_network(connection, network_id, {"state": state.value, "reason": "", "invitation": None}, now)
             return rows.get_network(connection, network_id)
 
@@ -252,13 +252,13 @@ class DomainAssociations:
                 await connector.note(state=AssociationState.LEFT)
                 network = connector.network
             await connector.close()
-        self._poke(network)
+        self._wake_up(network)
         return self._info(network)
 
-    def _poke(self, network: JoinedNetwork) -> None:
+    def _wake_up(self, network: JoinedNetwork) -> None:
         connector = self._connectors.get(network.id)
         if connector is not None:
-            connector.poke(network)
+            connector.wake(network)
         self._wake.set()
 
     def _info(self, network: JoinedNetwork) -> AssociationInfo:
@@ -280,15 +280,15 @@ class DomainAssociations:
 
 @dataclass(frozen=True)
 class HeartbeatSource:
-    """What a Domain's heartbeats tell."""
+    """Makes the content of a Domain's heartbeats."""
 
     database: Database
     counts: Collection[str]
-    """What the owner publishes the number of."""
+    """The tables whose number of rows the owner publishes."""
     catalog: Callable[[], str]
-    """Version of what is public."""
+    """Returns the version of the public content."""
     failing: Callable[[], Collection[str]]
-    """What does not work in this Domain now."""
+    """Returns the parts of this Domain that do not work now."""
 
     async def __call__(self) -> Heartbeat:
         counts = (
@@ -299,15 +299,13 @@ class HeartbeatSource:
 
 def _too_far(url: str) -> str:
     return (
-        "this Domain lets strangers of its machine do what others should not (sign up, or host without an account): "
-        f"start it with --network {url}, or with --closed-signup and without --legacy-open"
+        "anonymous callers on the machine of this Domain may sign up or host without an account, which other machines "
+        f"must not: start it with --network {url}, or with --closed-signup and without --legacy-open"
     )
 
 
 def _load() -> float | None:
-    """Processes that want to run, for each core, in tenths: enough to choose among Domains, too little to watch jobs
-    by.
-    """
+    """Return the load average per core in tenths: exact enough to choose a Domain, too coarse to observe jobs."""
     try:
         return round(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
     except OSError:

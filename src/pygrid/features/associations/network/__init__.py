@@ -1,5 +1,5 @@
 """The Network's half of associations.
 
-service.py     keeps the links of Domains, and carries out what is decided about them
-handshake.py   lets Domains in                registry.py           how they are now
-decisions.py   what a decision changes        direct_addresses.py   checks their direct addresses"""
+service.py     keeps the links of Domains, and applies decisions about them
+handshake.py   authenticates Domains       registry.py           the present state of the Domains
+decisions.py   changes rows by decisions   direct_addresses.py   checks addresses for direct calls"""

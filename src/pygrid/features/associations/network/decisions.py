@@ -1,4 +1,4 @@
-"""What people decide about the Domains of a Network, in transactions: the rows, and whose links must follow them."""
+"""Decisions about the Domains of a Network, in transactions. They return the names whose links must follow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pygrid.storage.associations import KnownDomain
 
 @dataclass(frozen=True, slots=True)
 class DomainDecision:
-    """A decision, by whom and when."""
+    """A decision, with its author and time."""
 
     act: Act
     reason: str
@@ -29,10 +29,10 @@ class DomainDecision:
 def decide(
     connection: sa.Connection, name: str, identity: str | None, verdict: DomainDecision
 ) -> tuple[KnownDomain, Collection[str]]:
-    """The Domain after a decision, and the names that are concerned.
+    """Apply a decision, and return the Domain and the names that it concerns.
 
     Args:
-        identity: whom it is about (`pygrid.core.associations.choose`).
+        identity: the key of the Domain, if several have the name (`pygrid.core.associations.choose`).
     Raises:
         NotFound: ``domain_not_found``.
         Conflict: ``other_identity``, ``several_domains``, ``wrong_state``; ``name_taken``: another Domain has the name.
@@ -48,7 +48,7 @@ def decide(
     holder = rows.find_holder(connection, name)
     if verdict.act is Act.ACCEPT and holder is not None and holder.id != known.id:
         raise Conflict(
-            f"the name {known.name!r} is that of {holder.identity or holder.address}: forget that one first",
+            f"the name {known.name!r} belongs to {holder.identity or holder.address}: forget that Domain first",
             code=codes.NAME_TAKEN,
             domain=known.name,
         )
@@ -60,7 +60,7 @@ def decide(
 
 
 def _revoke_others(connection: sa.Connection, known: KnownDomain, values: Mapping[str, Any]) -> list[str]:
-    """What is revoked is the key: whatever else it has is revoked with it, and what it only asks for is forgotten."""
+    """Revoke all other names of the key, delete its requests, and return these names."""
     others = rows.list_domains(connection, {AssociationState.ACCEPTED, AssociationState.PENDING})
     others = [other for other in others if other.identity == known.identity and other.id != known.id]
     for other in others:
@@ -71,7 +71,7 @@ def _revoke_others(connection: sa.Connection, known: KnownDomain, values: Mappin
 
 
 def forget(connection: sa.Connection, name: str, identity: str | None) -> KnownDomain:
-    """Forget all that are known by a name, or the one with this identity; gives the first of them.
+    """Delete all Domains of a name, or the one with this identity, and return the first of them.
 
     Raises:
         NotFound: ``domain_not_found``. Conflict: ``other_identity``.
@@ -84,10 +84,11 @@ def forget(connection: sa.Connection, name: str, identity: str | None) -> KnownD
 
 
 def forget_node(connection: sa.Connection, name: str, address: str) -> KnownDomain:
-    """Forget a node of 2020 at this address.
+    """Delete a node of 2020 at this address.
 
     Raises:
-        NotFound: ``domain_not_found``. InvalidInput: ``wrong_address``: another one, or a Domain that proves its key.
+        NotFound: ``domain_not_found``.
+        InvalidInput: ``wrong_address``: the name has another address, or is that of a Domain with a key.
     """
     known = rows.get_named(connection, name)[0]
     if not known.is_legacy or known.address != address:
@@ -97,10 +98,10 @@ def forget_node(connection: sa.Connection, name: str, address: str) -> KnownDoma
 
 
 def leave(connection: sa.Connection, domain_id: int, at: dt.datetime) -> None:
-    """A Domain goes by itself. One that only asked is not known any more, and so can't be kept in mind without end.
+    """Record that a Domain leaves by itself. A Domain that waits for a decision is deleted, so rows cannot accumulate.
 
     Raises:
-        Conflict: ``wrong_state``: it was put out before.
+        Conflict: ``wrong_state``: it was denied or revoked before.
     """
     known = rows.find_domain(connection, domain_id)
     if known is None:

@@ -1,6 +1,4 @@
-"""Checks whether a Domain answers at the address that it gives for direct calls, before the Network names it to
-anybody.
-"""
+"""Checks that a Domain answers at its address for direct calls, before the Network shows the address to others."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 30.0
 RECHECK = dt.timedelta(hours=6)
 RETRY = dt.timedelta(minutes=10)
-"""After a check that failed."""
+"""Time until the next check after a failed one."""
 _AT_ONCE = 8
 
 
@@ -35,7 +33,8 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
     """Return if the Domain of this name and key answers at this address.
 
     Raises:
-        PygridError: it is refused (`fetch_from_stranger`), does not answer, or another answers (``wrong_identity``).
+        PygridError: the address is refused (`fetch_from_stranger`), does not answer, or another app answers there
+            (``wrong_identity``).
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     answer = await fetch_from_stranger(
@@ -44,7 +43,7 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
     try:
         info = msgspec.json.decode(answer.body, type=IdentityInfo)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput(f"what answers at {url} is no Domain", code=codes.WRONG_IDENTITY) from None
+        raise InvalidInput(f"the answer of {url} is not that of a Domain", code=codes.WRONG_IDENTITY) from None
     signature = from_base64url(info.signature or "", SIGNATURE_BYTES, "signature")
     key = IdentityKey.parse(identity)
     if (info.name, info.identity) != (name, identity) or not key.verify(signature, "identity", nonce, name.encode()):
@@ -52,7 +51,7 @@ async def check_address(url: str, name: str, identity: str, *, allow_private: bo
 
 
 class DirectAddresses:
-    """Keeps the checked addresses of a fleet up to date."""
+    """Keeps the checked addresses of the Network's Domains up to date."""
 
     def __init__(self, database: Database, fleet: ConnectedDomains, clock: Clock, *, allow_private: bool) -> None:
         self._database = database
@@ -61,12 +60,12 @@ class DirectAddresses:
         self._allow_private = allow_private
         self._wake = asyncio.Event()
 
-    def poke(self, _name: str = "") -> None:
-        """Look soon whether there is something to check."""
+    def wake(self, _name: str = "") -> None:
+        """Look for due checks now."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Check what is due, again and again."""
+        """Check addresses when they are due, until cancelled."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def check(member: ConnectedDomain) -> None:
@@ -101,7 +100,7 @@ class DirectAddresses:
             return rows.update_domain(connection, now_known, values)
 
         updated = await self._database.write(transaction)
-        # It may have been put out meanwhile, or have given another address.
+        # Meanwhile the Domain can have been revoked, or have changed its address.
         if updated is not None and self._fleet.find(known.name) is member and member.known.id == updated.id:
             member.known = updated
             member.address_fault = fault

@@ -1,7 +1,6 @@
-"""The handshake with which a Domain comes to a Network: a challenge, a hello that proves who it is, and what follows
-from it.
+"""The handshake of a Domain with a Network: a challenge, a hello that proves the Domain's identity, and the answer.
 
-challenge ──> hello ──> _check_hello(): is it who it says? ──> _admit(): may it come? ──> row ──> welcome | refused
+challenge ──> hello ──> _check_hello(): is the identity proven? ──> _admit(): may it join? ──> row ──> welcome | refused
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ logger = logging.getLogger(__name__)
 HELLO_S = 10.0
 MAX_HANDSHAKES = 500
 MAX_PENDING = 1000
-"""Domains that wait for a decision; strangers can't fill the store."""
+"""Limit of Domains that wait for a decision, so that anonymous callers cannot fill the store."""
 MAX_ENTRY_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkTerms:
-    """What the operator set."""
+    """Settings of the operator."""
 
     name: str
     heartbeat_s: float
     invitation_hash: str | None = None
-    """Of an invitation that holds for any Domain, as long as it is set."""
+    """Hash of an invitation that is valid for any Domain as long as it is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Proven:
-    """A hello whose signatures were checked."""
+    """A hello with checked signatures."""
 
     name: str
     key: IdentityKey
@@ -65,14 +64,14 @@ class _Proven:
 
 
 class Handshake:
-    """Lets Domains in, or turns them away."""
+    """Authenticates Domains, and accepts or refuses them."""
 
     def __init__(
         self, database: Database, identity: Identity, clock: Clock, metrics: Metrics, terms: NetworkTerms
     ) -> None:
         self._turned = Counter(
             "pygrid_network_turned_away",
-            "Domains that were not let in, by the reason.",
+            "Domains that were refused, by reason.",
             ("code",),
             registry=metrics.registry,
         )
@@ -83,9 +82,10 @@ class Handshake:
         self._num_running = 0
 
     async def receive(self, socket: Socket) -> KnownDomain | None:
-        """The Domain that was let in, to wait or to belong; None: it was told why not, and its WebSocket is closed."""
+        """Return the Domain, accepted or waiting; None: it was told the reason, and its WebSocket is closed."""
         if self._num_running >= MAX_HANDSHAKES:
-            await self._turn_away(socket, TooManyRequests("too many Domains knock at once; try again", code=codes.BUSY))
+            error = TooManyRequests("too many Domains connect at once; try again later", code=codes.BUSY)
+            await self._turn_away(socket, error)
             return None
         self._num_running += 1
         try:
@@ -132,17 +132,20 @@ class Handshake:
             hello = msgspec.convert(frame, Hello)
             entry = msgspec.convert(hello.entry, Entry)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"this is no hello of a Domain: {error}", code=codes.INVALID_HELLO) from None
+            raise InvalidInput(f"the hello is not valid: {error}", code=codes.INVALID_HELLO) from None
         name = check_domain_name(hello.name)
         key = IdentityKey.parse(hello.identity)
         entry_bytes = canonical(hello.entry)
         if len(entry_bytes) > MAX_ENTRY_BYTES:
-            raise InvalidInput(f"an entry has at most {MAX_ENTRY_BYTES:,} bytes", code=codes.INVALID_HELLO)
+            raise InvalidInput(
+                f"the entry has {len(entry_bytes):,} bytes; at most {MAX_ENTRY_BYTES:,} are allowed",
+                code=codes.INVALID_HELLO,
+            )
         signature = from_base64url(hello.signature, SIGNATURE_BYTES, "signature")
         signed = (nonce, self._identity.key.raw, name.encode(), hashlib.sha256(entry_bytes).digest())
         if entry.name != name or not key.verify(signature, "control", *signed):
             raise Forbidden(
-                "the signature is not of this identity, for this challenge, name and entry", code=codes.BAD_SIGNATURE
+                "the signature does not match this identity, challenge, name and entry", code=codes.BAD_SIGNATURE
             )
         entry_signature = from_base64url(hello.entry_signature, SIGNATURE_BYTES, "entry_signature")
         if not key.verify(entry_signature, "entry", entry_bytes):
@@ -152,18 +155,18 @@ class Handshake:
 
     async def _admit(self, proven: _Proven) -> KnownDomain | HandshakeRefusal:
         known = await self._database.look_up(lambda connection: rows.find_key(connection, proven.name, str(proven.key)))
-        if known is not None and self._is_settled(known, proven):
-            # As after every restart of either side; nothing is written.
+        if known is not None and self._is_unchanged(known, proven):
+            # The usual case after a restart of either side; nothing is written.
             return known
         now = self._clock.now()
         return await self._database.write(lambda connection: self._put(connection, proven, now))
 
     @staticmethod
-    def _is_settled(known: KnownDomain, proven: _Proven) -> bool:
-        settled = known.state is AssociationState.ACCEPTED or (
+    def _is_unchanged(known: KnownDomain, proven: _Proven) -> bool:
+        keeps_state = known.state is AssociationState.ACCEPTED or (
             known.state is AssociationState.PENDING and proven.invitation is None
         )
-        return settled and known.entry_signature == proven.entry_signature
+        return keeps_state and known.entry_signature == proven.entry_signature
 
     def _put(self, connection: sa.Connection, proven: _Proven, now: dt.datetime) -> KnownDomain | HandshakeRefusal:
         identity = str(proven.key)
@@ -184,7 +187,7 @@ class Handshake:
                 )
             is_new = known is None or known.state is not AssociationState.PENDING
             if is_new and rows.count_domains(connection).get(AssociationState.PENDING, 0) >= MAX_PENDING:
-                return HandshakeRefusal("busy", "too many Domains wait for a decision already; try again later")
+                return HandshakeRefusal("busy", "too many Domains wait for a decision; try again later")
         if outcome is AssociationState.ACCEPTED and not was_accepted and invitation is not None:
             rows.acquire_invitation(connection, invitation.id)
         if known is None:

@@ -1,4 +1,4 @@
-"""The Domains that belong to a Network as they are now. In memory: what must outlive the Network is in the store."""
+"""The members of a Network with their present state, in memory; the store holds what must survive a restart."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pygrid.transport.identity import IdentityKey
 from pygrid.transport.links import Link, Links
 
 RETRY_S = 2.0
-"""When to ask again for a Domain that is not connected."""
+"""Retry time for a Domain that is not connected."""
 
 
 class ConnectedDomain:
-    """A Domain that was accepted, whether it is connected or not."""
+    """An accepted Domain, connected or not."""
 
     def __init__(self, known: KnownDomain, fleet: ConnectedDomains) -> None:
         self.known = known
         self.heard_at: dt.datetime | None = None
-        """When it was last heard of in the life of this process."""
+        """Time of its last heartbeat to this process."""
         self.heartbeat = Heartbeat()
-        """The last one."""
+        """Its last heartbeat."""
         self.address_fault = ""
-        """Why its address is not named to others, after the last check."""
+        """Result of the last check of its address; empty: the address is shown to others."""
         self._fleet = fleet
 
     @property
@@ -42,41 +42,41 @@ class ConnectedDomain:
 
     @property
     def identity(self) -> str:
-        """Its key as text; empty: a node of 2020."""
+        """The Domain's key as text; empty for a node of 2020."""
         return self.known.identity or ""
 
     @property
     def is_legacy(self) -> bool:
-        """Whether it is a node of 2020: an address and nothing else."""
+        """Whether it is a node of 2020, of which only an address is known."""
         return self.known.is_legacy
 
     @property
     def address(self) -> str:
-        """Where it can be called directly, checked; empty: through the relay only."""
+        """The checked address for direct calls; empty: only the relay reaches it."""
         return self.known.address or ""
 
     @property
     def catalog(self) -> str:
-        """Version of what it publishes, as it told last; empty: it tells none."""
+        """Version of its public content, by its last heartbeat; empty if it sends none."""
         return self.heartbeat.catalog
 
     @property
     def link(self) -> Link | None:
-        """Its control link, if it is connected."""
+        """The control link, if the Domain is connected."""
         return self._fleet.links.find(self.name)
 
     @property
     def state(self) -> DomainHealth:
-        """How it is doing. A node of 2020 gives no sign of life, so it counts as online until it does not answer."""
+        """The Domain's health. A node of 2020 sends no heartbeats, so it counts as online until it does not answer."""
         return DomainHealth.ONLINE if self.is_legacy else self._fleet.find_health(self)
 
     async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
-        """Its answer. Raises Unavailable: ``domain_offline``, and whatever `Link.ask` does."""
+        """Return the Domain's answer. Raises Unavailable: ``domain_offline``; and the errors of `Link.ask`."""
         return await self._fleet.links.get(self.name).ask(type, payload, timeout_s)
 
 
 class ConnectedDomains:
-    """All members, by name; case does not count."""
+    """The members by name; names are not case-sensitive."""
 
     def __init__(self, links: Links, clock: Clock, interval_s: float, metrics: Metrics) -> None:
         self.links = links
@@ -85,7 +85,7 @@ class ConnectedDomains:
         self._members: dict[str, ConnectedDomain] = {}
         gauge = Gauge(
             "pygrid_network_domains",
-            "Domains of this Network, by how they are doing.",
+            "Domains of this Network, by health.",
             ("state",),
             registry=metrics.registry,
         )
@@ -96,24 +96,22 @@ class ConnectedDomains:
         return iter(self.members())
 
     def members(self) -> Sequence[ConnectedDomain]:
-        """All of them, by name."""
+        """Return all members, sorted by name."""
         return [self._members[key] for key in sorted(self._members)]
 
     def find(self, name: str) -> ConnectedDomain | None:
-        """The member of this name."""
+        """Return the member of this name, if there is one."""
         return self._members.get(name_key(name))
 
     def get(self, name: str) -> ConnectedDomain:
-        """Raises NotFound: ``domain_not_found``."""
+        """Return the member of this name. Raises NotFound: ``domain_not_found``."""
         member = self.find(name)
         if member is None:
-            raise NotFound(
-                f"no Domain {name[:100]!r} belongs to this Network", code=codes.DOMAIN_NOT_FOUND, domain=name[:100]
-            )
+            raise NotFound(f"this Network has no Domain {name[:100]!r}", code=codes.DOMAIN_NOT_FOUND, domain=name[:100])
         return member
 
     async def reach(self, name: str) -> ConnectedDomain:
-        """The member of this name, which is connected.
+        """Return the connected member of this name.
 
         Raises:
             NotFound: ``domain_not_found``. Unavailable: ``domain_offline``.
@@ -129,12 +127,12 @@ class ConnectedDomains:
         return member
 
     async def find_identity(self, name: str) -> IdentityKey | None:
-        """Who the member of this name is; None: there is none, or it is a node of 2020."""
+        """Return the key of the member of this name; None: no such member, or a node of 2020."""
         member = self.find(name)
         return IdentityKey.parse(member.identity) if member is not None and member.identity else None
 
     def put(self, known: KnownDomain) -> ConnectedDomain:
-        """Let a Domain belong to the Network, or renew what is known of it."""
+        """Add a member, or update the record of an existing one."""
         member = self._members.get(name_key(known.name))
         if member is None:
             member = self._members[name_key(known.name)] = ConnectedDomain(known, self)
@@ -142,19 +140,19 @@ class ConnectedDomains:
         return member
 
     def remove(self, name: str) -> ConnectedDomain | None:
-        """Let a Domain belong to it no more."""
+        """Remove and return the member of this name."""
         return self._members.pop(name_key(name), None)
 
     def hear(self, member: ConnectedDomain, heartbeat: Heartbeat) -> None:
-        """Note a sign of life."""
+        """Record a heartbeat of a member."""
         member.heartbeat = heartbeat
         member.heard_at = self._clock.now()
 
     def find_health(self, member: ConnectedDomain) -> DomainHealth:
-        """How a member is doing now."""
+        """Return the present health of a member."""
         heard_at = member.heard_at if member.link is not None else None
         return find_health(heard_at, self._clock.now(), self._interval_s, says_degraded=member.heartbeat.degraded)
 
     def count(self, health: DomainHealth) -> int:
-        """How many are doing so."""
+        """Return the number of members of this health."""
         return sum(member.state is health for member in self._members.values())

@@ -1,4 +1,4 @@
-"""The routes of a Network: Domains come in, everybody looks at the fleet, managers decide."""
+"""Routes of a Network: Domains connect, all callers list Domains, managers decide about them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _manages(request: AppRequest) -> bool:
 async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
     """The control WebSocket of a Domain (`pygrid.messages.associations`)."""
     if is_of_a_browser(socket):
-        await socket.close(REFUSED, "browsers are not let in")
+        await socket.close(REFUSED, "browsers may not connect here")
         return
     await socket.accept()
     await _service(state).serve(AsgiSocket(socket))
@@ -68,7 +68,7 @@ async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
 async def list_domains(
     request: AppRequest, state: State, association: Annotated[Shown, QueryParameter()] = "accepted"
 ) -> DomainList:
-    """The Domains of the Network, by name. Others than accepted ones are for those with ``can_manage_nodes``."""
+    """List the Domains of the Network by name. Only ``can_manage_nodes`` may list those that are not accepted."""
     service, manages = _service(state), _manages(request)
     if association == "accepted":
         return DomainList([_member_info(member, member.known, manages) for member in service.fleet])
@@ -81,15 +81,15 @@ async def list_domains(
 
 @get("/domains/{name:str}", guards=[anyone], responses=describe_problems(400, 401, 404))
 async def get_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainDetail:
-    """A Domain, with what it has signed; one that does not belong to the Network is shown to its managers.
+    """Show a Domain and its signed entry; only managers may see one that is not a member of the Network.
 
-    Of several that ask for the name they see the first, or the one with ``identity``.
+    If several Domains request the name, managers see the first, or the one with ``identity``.
     """
     service, manages = _service(state), _manages(request)
     known = await service.get_domain(name, identity) if manages else service.fleet.get(name).known
     info = _info(service, known, manages)
     if not manages and known.claimed_address != known.address:
-        # Not before it was checked; the entry can't be shown without, as it is signed as a whole.
+        # An unchecked address is not shown, and without it the signed entry cannot be shown either.
         return DomainDetail(info, {}, None)
     return DomainDetail(info, known.entry, known.entry_signature)
 
@@ -107,7 +107,7 @@ def _decided(request: AppRequest, known: KnownDomain) -> DomainInfo:
 )
 @repeatable(shape=_decided)
 async def accept_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
-    """Let a Domain belong to the Network; also one that was denied or revoked, or has left."""
+    """Accept a Domain; also one that was denied or revoked, or has left."""
     return await _decide(request, state, name, Act.ACCEPT, data)
 
 
@@ -120,7 +120,7 @@ async def accept_domain(request: AppRequest, state: State, name: Name, data: JSO
 )
 @repeatable(shape=_decided)
 async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
-    """Turn down the request of a Domain."""
+    """Deny the request of a Domain to join."""
     return await _decide(request, state, name, Act.DENY, data)
 
 
@@ -133,7 +133,7 @@ async def deny_domain(request: AppRequest, state: State, name: Name, data: JSONB
 )
 @repeatable(shape=_decided)
 async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSONBody[Decision]) -> DomainInfo:
-    """Put a Domain out of the Network; its link is cut, and its key gets in no more, whatever invitation it has."""
+    """Revoke a Domain: it is disconnected, and its key cannot join again, even with an invitation."""
     return await _decide(request, state, name, Act.REVOKE, data)
 
 
@@ -145,8 +145,9 @@ async def revoke_domain(request: AppRequest, state: State, name: Name, data: JSO
     responses=describe_problems(400, 401, 403, 404, 409),
 )
 async def forget_domain(request: AppRequest, state: State, name: Name, identity: Identity = None) -> DomainRemoved:
-    """Forget all that are known by a name, or the one with this identity, and what was decided: it is free, and they
-    may ask again.
+    """Delete all Domains of a name, or the one with this identity, and the decisions about them.
+
+    The name is free, and the Domains may ask to join again.
     """
     return DomainRemoved((await _service(state).forget(request.user, name, identity)).name)
 
@@ -165,7 +166,7 @@ async def _decide(request: AppRequest, state: State, name: str, act: Act, data: 
 )
 @repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
 async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
-    """An invitation: a Domain that has its token is accepted at once. The token is in this answer and never again."""
+    """Create an invitation: a Domain with its token is accepted at once. Only this answer contains the token."""
     return _new_invitation(*await _service(state).invite(request.user, data.domain, data.max_uses, data.expires_in_s))
 
 
@@ -175,7 +176,7 @@ def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
 
 @get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_invitations(state: State) -> InvitationList:
-    """All invitations that were given and not taken back."""
+    """List all invitations that were not withdrawn."""
     return InvitationList([_invitation_info(found) for found in await _service(state).list_invitations()])
 
 
@@ -187,7 +188,7 @@ async def list_invitations(state: State) -> InvitationList:
     responses=describe_problems(400, 401, 403, 404),
 )
 async def take_invitation_back(state: State, invitation_id: InvitationId) -> InvitationRemoved:
-    """Take an invitation back; Domains that came by it stay."""
+    """Withdraw an invitation; Domains that used it stay."""
     await _service(state).take_back(invitation_id)
     return InvitationRemoved(invitation_id)
 

@@ -1,7 +1,7 @@
-"""The Network's half of associations: keeps the links of Domains, and carries out what is decided about them.
+"""The Network's half of associations: keeps the links of Domains, and applies decisions about them.
 
 control WebSocket ──> serve(): handshake.py ──> row ──> welcome ──> Link, until it ends
-people ──> decide(), invite(), ... ──> decisions.py ──> rows ──> settle(): memory and links follow the rows
+people ──> decide(), invite(), ... ──> decisions.py ──> rows ──> reconcile(): memory and links follow the rows
 """
 
 from __future__ import annotations
@@ -38,53 +38,53 @@ from pygrid.transport.links import NORMAL, REFUSED, REPLACED, Link, Links, Paylo
 logger = logging.getLogger(__name__)
 
 LEAVE_S = 10.0
-"""So long what is under way with a Domain that leaves may take yet. One that is put out is cut off at once."""
+"""Grace period in seconds for in-flight traffic of a leaving Domain. A revoked Domain is disconnected at once."""
 REQUEST_KEPT = dt.timedelta(days=7)
-"""A request to join of a Domain that was not heard of since for so long is forgotten."""
+"""Time without a sign of life after which a Domain's request to join is deleted."""
 
 
 class NetworkAssociations:
-    """The use cases of a Network's Domains, and of those who decide about them."""
+    """The use cases of a Network's Domains, and of the people who decide about them."""
 
     def __init__(
         self, database: Database, handshake: Handshake, fleet: ConnectedDomains, clock: Clock, metrics: Metrics
     ) -> None:
         self.fleet = fleet
         self.waiting = Links()
-        """Links of Domains that were not decided about yet, by `_waits_as`."""
+        """Links of Domains that wait for a decision, by `_waits_as`."""
         waiting = "Domains that are connected and wait for a decision."
         Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(
             lambda: len(self.waiting)
         )
         self.on_change: list[Callable[[str], object]] = []
-        """Called with the name of a Domain that has come to belong to the Network, or does so no more."""
+        """Called with the name of a Domain that became a member of the Network, or ceased to be one."""
         self.on_part: list[Callable[[str, float], object]] = []
-        """Called with the name of one that does so no more, and the seconds that what it has under way may take yet."""
+        """Called with the name of a Domain that ceased to be a member, and its grace period in seconds."""
         self._database = database
         self._handshake = handshake
         self._clock = clock
-        self._settling = asyncio.Lock()
-        """Never held while somebody else is waited for: a Domain that hangs must not keep others out."""
+        self._reconciling = asyncio.Lock()
+        """Never held while another party is awaited: a Domain that hangs must not block others."""
         self._rows: dict[Link, KnownDomain] = {}
-        """Whose each link is, as it was when it came. A name alone does not tell: others may ask for it, or get it."""
-        self._parting: set[asyncio.Task[None]] = set()
+        """The Domain of each link, as of its connection. A name is not enough: others may request it, or receive it."""
+        self._disconnecting: set[asyncio.Task[None]] = set()
         self._seen: dict[int, dt.datetime] = {}
 
     async def load(self) -> None:
-        """Learn from the store who belongs to the Network."""
+        """Load the members of the Network from the store."""
         for known in await self._database.read(
             lambda connection: rows.list_domains(connection, {AssociationState.ACCEPTED})
         ):
             self.fleet.put(known)
 
     async def close(self) -> None:
-        """Close every link: the Network stops."""
-        await asyncio.gather(self.waiting.close_all(), self.fleet.links.close_all(), *self._parting)
+        """Close all links, when the Network stops."""
+        await asyncio.gather(self.waiting.close_all(), self.fleet.links.close_all(), *self._disconnecting)
 
     # The control WebSocket
 
     async def serve(self, socket: Socket) -> None:
-        """Everything with one Domain, from the challenge until its WebSocket is closed."""
+        """Serve one Domain, from the challenge until its WebSocket is closed."""
         admitted = await self._handshake.receive(socket)
         if admitted is not None:
             await self._keep(socket, admitted)
@@ -101,23 +101,23 @@ class NetworkAssociations:
                 state = AssociationState.ACCEPTED
                 self.fleet.hear(member, heartbeat)
             else:
-                raise Forbidden("this Domain does not belong to the Network", code=codes.NOT_A_MEMBER)
+                raise Forbidden("this Domain is not a member of the Network", code=codes.NOT_A_MEMBER)
             self._seen[known.id] = self._clock.now()
             return {"state": str(state)}
 
         async def on_leave(_payload: Payload) -> Payload:
             await self._leave(known)
-            # The Domain closes it itself, once it has the answer.
-            asyncio.get_running_loop().call_later(LEAVE_S, self._part, link, NORMAL, "left")
+            # The Domain itself closes the link when it has the answer.
+            asyncio.get_running_loop().call_later(LEAVE_S, self._disconnect, link, NORMAL, "left")
             return {}
 
         link = Link(socket, {"heartbeat": on_heartbeat, "leave": on_leave}, name=name)
         self._rows[link] = known
-        self._part(self.waiting.swap(waits_as, link))
+        self._disconnect(self.waiting.swap(waits_as, link))
         logger.info("domain connected", extra={"domain": name, "state": str(known.state)})
         try:
-            # Whatever was decided between the welcome and here.
-            await self.settle(name)
+            # Applies a decision that was made after the welcome was sent.
+            await self.reconcile(name)
             ended = await link.run()
         finally:
             del self._rows[link]
@@ -128,20 +128,20 @@ class NetworkAssociations:
         logger.info("domain disconnected", extra={"domain": name, "close_code": ended.code})
 
     def is_waiting(self, known: KnownDomain) -> bool:
-        """Whether a Domain is connected that was not decided about yet."""
+        """Whether a Domain is connected and waits for a decision."""
         return self.waiting.find(_waits_as(known)) is not None
 
     async def _leave(self, known: KnownDomain) -> None:
         await self._database.write(lambda connection: decisions.leave(connection, known.id, self._clock.now()))
         logger.info("domain left", extra={"domain": known.name})
-        async with self._settling:
+        async with self._reconciling:
             accepted = await self._find_accepted(known.name)
-            # Who let it leave may have come through the relay, and waits for the answer.
+            # The request to leave can have come through the relay, and its caller waits for the answer.
             self._renew_member(known.name, accepted, LEAVE_S)
 
-    async def settle(self, name: str) -> None:
-        """Let memory and the links under a name be as its rows say, and tell the Domains."""
-        async with self._settling:
+    async def reconcile(self, name: str) -> None:
+        """Make memory and the links of a name match its rows, and notify the Domains."""
+        async with self._reconciling:
             found = await self._database.look_up(lambda connection: rows.list_named(connection, name))
             named = {known.id: known for known in found}
             accepted = next((known for known in found if known.state is AssociationState.ACCEPTED), None)
@@ -159,7 +159,7 @@ class NetworkAssociations:
         return holder if holder is not None and holder.state is AssociationState.ACCEPTED else None
 
     def _renew_member(self, name: str, accepted: KnownDomain | None, after_s: float = 0.0) -> None:
-        """Let the fleet know under this name who is accepted, and nobody else."""
+        """Make the accepted Domain the only member of this name."""
         before = self.fleet.find(name)
         if before is not None and (accepted is None or before.known.id != accepted.id):
             self.fleet.remove(name)
@@ -170,35 +170,37 @@ class NetworkAssociations:
             self.fleet.put(accepted)
 
     def _place(self, link: Link, was: KnownDomain, known: KnownDomain | None) -> bool:
-        """Put a link where its row says; gives whether that is news to the Domain."""
+        """Move a link to the place that its row requires, and return whether the Domain must be notified."""
         state = None if known is None else known.state
         is_waiting = self.waiting.find(_waits_as(was)) is link
         if state is AssociationState.PENDING:
             if not is_waiting and self.fleet.links.release(was.name, link):
-                self._part(link)  # from before it left; it has asked anew
+                self._disconnect(link)  # of its earlier membership: it left, and has asked to join again
             return False
         self.waiting.release(_waits_as(was), link)
         if known is None or state is not AssociationState.ACCEPTED:
             return self.fleet.links.release(was.name, link) or is_waiting
         if is_waiting:
-            # Of its former life nothing is believed, also while the link of that is being closed.
+            # The heartbeat of its earlier membership is void, even while the earlier link is being closed.
             self.fleet.hear(self.fleet.get(known.name), Heartbeat())
-            self._part(self.fleet.links.swap(known.name, link))
+            self._disconnect(self.fleet.links.swap(known.name, link))
         return is_waiting
 
-    def _part(self, link: Link | None, code: int = REPLACED, reason: str = "this Domain has connected anew") -> None:
-        """Close a link without waiting for it."""
+    def _disconnect(
+        self, link: Link | None, code: int = REPLACED, reason: str = "this Domain has connected again"
+    ) -> None:
+        """Close a link in the background."""
         if link is not None:
             task = asyncio.create_task(link.close(code, reason))
-            self._parting.add(task)
-            task.add_done_callback(self._parting.discard)
+            self._disconnecting.add(task)
+            task.add_done_callback(self._disconnecting.discard)
 
     def _changed(self, name: str) -> None:
         for listener in self.on_change:
             listener(name)
 
     async def note_seen(self) -> None:
-        """Write down when Domains were last heard of, all at once."""
+        """Store in one transaction when the Domains were last seen."""
         seen, self._seen = self._seen, {}
         if seen:
             await self._database.write(lambda connection: rows.update_domains_seen(connection, seen))
@@ -206,11 +208,11 @@ class NetworkAssociations:
     # People
 
     async def list_domains(self, states: set[AssociationState] | None) -> list[KnownDomain]:
-        """The Domains in these states (None: all), by name."""
+        """Return the Domains in these states (None: all), by name."""
         return await self._database.read(lambda connection: rows.list_domains(connection, states))
 
     async def get_domain(self, name: str, identity: str | None = None) -> KnownDomain:
-        """Who has this name, or else who asked for it first; or the one with this identity.
+        """Return the Domain that has this name, or else requested it first; or the one with this identity.
 
         Raises:
             NotFound: ``domain_not_found``.
@@ -219,58 +221,66 @@ class NetworkAssociations:
         found = next((known for known in named if identity in (None, known.identity)), None)
         if found is None:
             raise NotFound(
-                f"no Domain {identity} is known by the name {name!r}", code=codes.DOMAIN_NOT_FOUND, domain=name
+                f"no Domain with the name {name!r} has the identity {identity}",
+                code=codes.DOMAIN_NOT_FOUND,
+                domain=name,
             )
         return found
 
     async def decide(
         self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None
     ) -> KnownDomain:
-        """Accept, deny or revoke; the Domain learns of it at once if it is connected.
+        """Accept, deny or revoke a Domain, and notify it at once if it is connected.
 
-        What is revoked is the key, so whatever else it has on this Network is revoked with it.
+        A revocation concerns the key, so all other names of the key on this Network are revoked too.
 
         Raises:
-            NotFound, Conflict: as `deciding.decide`.
+            NotFound, Conflict: as `decisions.decide`.
         """
         verdict = DomainDecision(act, reason, actor.user_id, self._clock.now())
         decide = once(lambda connection: decisions.decide(connection, name, identity, verdict), lambda found: found[0])
         known, names = await self._database.write(decide)
         for each in names:
             logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": actor.user_id})
-            await self.settle(each)
+            await self.reconcile(each)
         return known
 
     async def forget(self, actor: Principal, name: str, identity: str | None = None) -> KnownDomain:
-        """Forget who is known by a name and what was decided; one that is connected is cut off, and may ask again.
+        """Delete the Domains of a name and the decisions about them.
+
+        A connected Domain is disconnected, and may ask to join again.
 
         Raises:
-            NotFound, Conflict: as `deciding.forget`.
+            NotFound, Conflict: as `decisions.forget`.
         """
         known = await self._database.write(lambda connection: decisions.forget(connection, name, identity))
         return await self._forgotten(known, actor)
 
     async def forget_node(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
-        """Forget a node of 2020. Raises NotFound, InvalidInput: as `deciding.forget_node`."""
+        """Delete a node of 2020. Raises NotFound, InvalidInput: as `decisions.forget_node`."""
         known = await self._database.write(lambda connection: decisions.forget_node(connection, name, address))
         return await self._forgotten(known, actor)
 
     async def _forgotten(self, known: KnownDomain, actor: Principal | None) -> KnownDomain:
         logger.info("domain forgotten", extra={"domain": known.name, "by_user_id": actor.user_id if actor else None})
-        await self.settle(known.name)
+        await self.reconcile(known.name)
         return known
 
     async def forget_stale(self) -> None:
-        """Forget who asked, and then was not heard of for days, so that requests do not pile up."""
+        """Delete requests to join whose Domains showed no sign of life for `REQUEST_KEPT`."""
         before = self._clock.now() - REQUEST_KEPT
         for name in await self._database.write(lambda connection: rows.delete_stale_requests(connection, before)):
             logger.info("request forgotten", extra={"domain": name})
-            await self.settle(name)
+            await self.reconcile(name)
 
     async def invite(
         self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int
     ) -> tuple[Invitation, str]:
-        """A new invitation and its token, which is nowhere else. Raises InvalidInput: ``invalid_name``."""
+        """Create an invitation, and return it with its token, which is not stored.
+
+        Raises:
+            InvalidInput: ``invalid_name``.
+        """
         if domain is not None:
             check_domain_name(domain)
         token, now = new_secret(), self._clock.now()
@@ -289,21 +299,21 @@ class NetworkAssociations:
         return await self._database.write(once(transaction, lambda found: (found, token))), token
 
     async def list_invitations(self) -> list[Invitation]:
-        """All that were given and not taken back."""
+        """Return all invitations that were not withdrawn."""
         return await self._database.read(rows.list_invitations)
 
     async def take_back(self, invitation_id: int) -> None:
-        """Take an invitation back; who came by it stays. Raises NotFound: ``invitation_not_found``."""
+        """Withdraw an invitation; Domains that used it stay. Raises NotFound: ``invitation_not_found``."""
         await self._database.write(lambda connection: rows.delete_invitation(connection, invitation_id))
 
 
 def _waits_as(known: KnownDomain) -> str:
-    """Several may wait under one name."""
+    """Return the key of a waiting Domain; several can wait with one name."""
     return str(known.id)
 
 
 async def _tell(link: Link, known: KnownDomain | None) -> None:
-    """Say what was decided, and close the link of one that does not belong to the Network."""
+    """Notify a Domain of its state, and close the link if it is not a member of the Network."""
     if known is not None and known.state is not AssociationState.LEFT:
         with contextlib.suppress(PygridError):
             await link.tell("state", {"state": str(known.state), "reason": known.reason})
