@@ -15,11 +15,12 @@ import socket
 from pathlib import Path
 
 from pygrid.domain import build_domain
-from pygrid.settings import load_settings
+from pygrid.settings import DomainSettings, load_settings
 from pygrid.transport.certificates import server_context
-from pygrid.transport.identity import IDENTITY_FILE
+from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.web.allocator import limit_fragmentation
 from pygrid.web.server import AppServer
+from pygrid.web.services import service
 
 
 class TlsServer(AppServer):
@@ -30,7 +31,8 @@ class TlsServer(AppServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         state = self._app.state
-        context = server_context(state.identity, state.settings.data_dir / IDENTITY_FILE)
+        folder = service(state, DomainSettings).data_dir
+        context = server_context(service(state, Identity), folder / IDENTITY_FILE)
         server = await asyncio.get_running_loop().create_server(
             lambda: self._read_relayed("direct"), "127.0.0.1", 0, ssl=context, backlog=2048
         )

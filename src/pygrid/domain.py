@@ -67,10 +67,14 @@ from pygrid.storage.store import Store
 from pygrid.transport import RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import IDENTITY_FILE, Identity
+from pygrid.transport.pipes import RelayedConnections
 from pygrid.web.addresses import ClientAddresses
 from pygrid.web.app import build_app
-from pygrid.web.blobs import BlobResponses
+from pygrid.web.blobs import DraftBlobs, ProcessBlobs, ServedModelBlobs
+from pygrid.web.health import Readiness
+from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
+from pygrid.web.services import Services
 from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0
@@ -129,8 +133,7 @@ def build_domain(
 ) -> Litestar:
     """A Domain as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
-    ``app.state`` holds settings, clock, database and services by name, and ``stopping``: set it to let long requests
-    end.
+    ``app.state.stopping``: set it to let long requests end.
 
     Args:
         folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
@@ -168,7 +171,8 @@ def build_domain(
         allow_weak_sandbox=settings.allow_weak_sandbox,
     )
     models = ModelsService(store, inference, clock, max_question_bytes=settings.inference_questions_mb * 1024**2)
-    pipes = PipeServer(server_context(ground.identity, settings.data_dir / IDENTITY_FILE))
+    relayed = RelayedConnections()
+    pipes = PipeServer(server_context(ground.identity, settings.data_dir / IDENTITY_FILE), relayed)
     catalog = CatalogService(database, store.public)
     associations = _build_associations(ground, jobs.writes)
     associations.handlers = lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)}
@@ -213,35 +217,36 @@ def build_domain(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         routes=ROUTES,
-        services={
-            "settings": settings,
-            "identity": ground.identity,
-            "clock": clock,
-            "database": database,
-            "kept_answers": kept_answers,
-            "store": store,
-            "blobs": BlobResponses(store.blobs),
-            "served_blobs": BlobResponses(store.served),
-            "accounts": accounts,
-            "authenticator": accounts,
-            "processes": processes.service,
-            "drafts": processes.drafts,
-            "draft_blobs": BlobResponses(store.drafts),
-            "cycles": cycles.service,
-            "addresses": ClientAddresses(read_networks(settings.trusted_proxies)),
-            "membership": cycles.membership,
-            "scheduler": cycles.scheduler,
-            "datasets": datasets,
-            "jobs": jobs.service,
-            "policies": jobs.policies,
-            "job_upkeep": jobs.upkeep,
-            "workers": workers,
-            "models": models,
-            "published": Published(messages),
-            "catalog": catalog,
-            "associations": associations,
-            "pipes": pipes,
-        },
+        services=Services(
+            settings,
+            ground.identity,
+            database,
+            kept_answers,
+            Claims(kept_answers),
+            Readiness(database.read, settings.data_dir),
+            store,
+            ProcessBlobs(store.blobs),
+            ServedModelBlobs(store.served),
+            DraftBlobs(store.drafts),
+            accounts,
+            processes.service,
+            processes.drafts,
+            cycles.service,
+            cycles.membership,
+            cycles.scheduler,
+            ClientAddresses(read_networks(settings.trusted_proxies)),
+            datasets,
+            jobs.service,
+            jobs.policies,
+            jobs.upkeep,
+            workers,
+            models,
+            Published(messages),
+            catalog,
+            associations,
+            relayed,
+        ),
+        authenticator=accounts,
         tasks=[
             BackgroundTask("keep-database-lock", database_lock.keep),
             BackgroundTask("run-cycles", cycles.scheduler.run),

@@ -44,7 +44,10 @@ from pygrid.storage.start import record_start
 from pygrid.transport.identity import IDENTITY_FILE, Identity
 from pygrid.transport.links import Links
 from pygrid.web.app import build_app
+from pygrid.web.health import Readiness
+from pygrid.web.idempotency import Claims
 from pygrid.web.identity import identity_routes
+from pygrid.web.services import Services
 from pygrid.web.sites import Site
 
 SESSION_SWEEP_S = 3600.0
@@ -59,7 +62,7 @@ def build_network(
 ) -> Litestar:
     """A Network as an ASGI app; it opens its data folder when it starts and closes it when it stops.
 
-    ``app.state`` holds settings, clock, database, identity, links and services by name, and ``stopping``.
+    ``app.state.stopping``: set it to let long requests end.
 
     Args:
         folder_lock: of the data folder, if the caller has taken it; the app releases it at its end.
@@ -142,22 +145,22 @@ def build_network(
             published_router,
             *relay_routes(),
         ],
-        services={
-            "settings": settings,
-            "clock": clock,
-            "database": database,
-            "kept_answers": kept_answers,
-            "accounts": accounts,
-            "authenticator": accounts,
-            "identity": identity,
-            "links": fleet.links,
-            "fleet": fleet,
-            "associations": associations,
-            "nodes": nodes,
-            "relay": relay,
-            "discovery": discovery,
-            "searches": AttemptSketch(clock, SEARCH_WINDOW_S),
-        },
+        services=Services(
+            settings,
+            identity,
+            database,
+            kept_answers,
+            Claims(kept_answers),
+            Readiness(database.read, settings.data_dir),
+            accounts,
+            fleet,
+            associations,
+            nodes,
+            relay,
+            discovery,
+            AttemptSketch(clock, SEARCH_WINDOW_S),
+        ),
+        authenticator=accounts,
         tasks=[
             BackgroundTask("keep-database-lock", database_lock.keep),
             BackgroundTask("close-links", close_links),

@@ -29,11 +29,13 @@ from pygrid.transport.address import parse_address
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import Identity, IdentityKey
 from pygrid.transport.known_domains import KnownDomains
+from pygrid.transport.pipes import RelayedConnections
 from pygrid.transport.relayed import RelayedTransport, RelayToken
 from pygrid.web.app import build_app
 from pygrid.web.connections import ConnectionLimits, Connections
 from pygrid.web.relayed_reader import RelayedProtocol
 from pygrid.web.server import AppServer
+from pygrid.web.services import Services
 
 
 class Directory:
@@ -145,7 +147,8 @@ def running_site(
         title="Relay",
         description="A relay alone.",
         routes=relay_routes(),
-        services={"relay": relay, "database": None, "authenticator": Sessions()},
+        services=Services(relay),
+        authenticator=Sessions(),
         tasks=[],
         opening=opening,
         stopping=stopping,
@@ -155,7 +158,8 @@ def running_site(
         listening = stack.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))
         listening.listen(256)
-        pipe_server = PipeServer(server_context(identity, folder / "identity.pem"), max_pipes=max_pipes)
+        relayed = RelayedConnections()
+        pipe_server = PipeServer(server_context(identity, folder / "identity.pem"), relayed, max_pipes=max_pipes)
         ready = threading.Event()
         server = AppServer(network, 2, ready.set)
         domain = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2))
@@ -167,7 +171,7 @@ def running_site(
             domain.lifespan = domain.config.lifespan_class(domain.config)
             await domain.lifespan.startup()
             connections = Connections(ConnectionLimits(), loops[0].time)
-            pipe_server.serve_with(
+            relayed.serve_with(
                 lambda caller: RelayedProtocol(
                     domain.config, domain.server_state, domain.lifespan.state, caller=caller, connections=connections
                 )

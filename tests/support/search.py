@@ -14,9 +14,11 @@ import httpx
 from litestar import Litestar
 
 from pygrid.domain import build_domain
+from pygrid.features.discovery.service import DiscoveryService
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.web.server import AppServer
+from pygrid.web.services import service
 from support.discovery import Holder
 from support.web import PASSWORD, People
 
@@ -123,7 +125,9 @@ class Site:
 
     def _is_told(self, name: str) -> bool:
         """Whether the Domain has told the version of what it publishes, unless it is gone."""
-        members = [member for member in self.served.app.state.discovery.fleet.members() if member.name == name]
+        members = [
+            member for member in service(self.served.app.state, DiscoveryService).fleet.members() if member.name == name
+        ]
         return all(member.catalog or member.state == "offline" for member in members)
 
     async def search(self, **query: Any) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from litestar import Litestar
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
+from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.plans.gate import GateReport, check
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import Params, decode, encode
+from pygrid.web.services import service
 from support.plans.handmade import logistic_plan
 from support.web import People, running
 
@@ -228,7 +230,7 @@ class Site:
     async def pass_time(self, seconds: float) -> None:
         """Let the clock go on, and the scheduler do what is due."""
         self.clock.advance(seconds)
-        self.app.state.scheduler.wake()
+        service(self.app.state, CycleScheduler).wake()
         await asyncio.sleep(0)
 
     async def until(self, true: Callable[[], Any], timeout_s: float = 20.0) -> Any:
@@ -242,7 +244,7 @@ class Site:
         """A cycle, once it is completed and the scheduler has heard of it."""
 
         async def completed() -> dict[str, Any] | None:
-            current = self.app.state.scheduler.current(process["id"])
+            current = service(self.app.state, CycleScheduler).current(process["id"])
             if current is not None and current.sequence <= sequence:
                 return None
             found = [c for c in await self.cycles(process) if c["sequence"] == sequence and c["state"] == "completed"]

@@ -26,6 +26,7 @@ from pygrid.settings import DomainSettings, load_network_settings, load_settings
 from pygrid.storage import accounts as rows
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
@@ -34,7 +35,7 @@ TOO_LONG = "x" * 2000
 
 
 async def entries(app: Litestar) -> list[audit.AuditEntry]:
-    return await app.state.database.read(lambda connection: audit.list_entries(connection, limit=1000))
+    return await service(app.state, Database).read(lambda connection: audit.list_entries(connection, limit=1000))
 
 
 async def actions(app: Litestar) -> list[str]:
@@ -53,7 +54,7 @@ async def guess(accounts: AccountService, email: str, address: str, password: st
 @pytest.mark.slow
 async def test_over_long_passwords_and_other_accounts_do_not_make_room(domain: Litestar, people: People) -> None:
     await people.sign_up("victim@example.org")
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     for _ in range(10):
         assert await guess(accounts, "victim@example.org", "10.0.0.1") == "invalid_credentials"
     # 0.1 forgot the victim's counter after 10,000 others.
@@ -65,28 +66,33 @@ async def test_over_long_passwords_and_other_accounts_do_not_make_room(domain: L
 
 
 async def test_spraying_accounts_from_one_address_is_refused(web: Web, domain: Litestar) -> None:
-    outcomes = [await guess(domain.state.accounts, f"user{number}@example.org", "127.0.0.1") for number in range(300)]
+    outcomes = [
+        await guess(service(domain.state, AccountService), f"user{number}@example.org", "127.0.0.1")
+        for number in range(300)
+    ]
     assert outcomes == ["invalid_credentials"] * attempts.MAX_PER_ADDRESS + ["too_many_attempts"] * 250
     answer = await web.post("/users/login", json={"email": "somebody@example.org", "password": PASSWORD})
     assert_problem(answer, 429, "too_many_attempts")
     assert int(answer.headers["retry-after"]) >= 1
-    assert await guess(domain.state.accounts, "user1@example.org", "127.0.0.2") == "invalid_credentials"
+    assert await guess(service(domain.state, AccountService), "user1@example.org", "127.0.0.2") == "invalid_credentials"
 
 
 async def test_one_ipv6_network_is_one_address(web: Web, domain: Litestar) -> None:
-    outcomes = [await guess(domain.state.accounts, f"u{n}@example.org", f"2001:db8::{n:x}") for n in range(60)]
+    outcomes = [
+        await guess(service(domain.state, AccountService), f"u{n}@example.org", f"2001:db8::{n:x}") for n in range(60)
+    ]
     assert outcomes.count("too_many_attempts") == 60 - attempts.MAX_PER_ADDRESS
 
 
 async def test_guessing_one_account_from_many_addresses_is_refused(domain: Litestar, people: People) -> None:
     await people.sign_up("victim@example.org")
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     outcomes = [await guess(accounts, "victim@example.org", f"10.0.0.{number}") for number in range(120)]
     assert outcomes == ["invalid_credentials"] * 100 + ["too_many_attempts"] * 20
 
 
 async def test_all_callers_of_networks_share_a_limit(web: Web, domain: Litestar) -> None:
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     outcomes = [await guess(accounts, f"u{n}@example.org", f"relayed:10.0.{n // 250}.{n % 250}") for n in range(400)]
     assert outcomes.count("invalid_credentials") == attempts.MAX_RELAYED
     assert await guess(accounts, "u1@example.org", "10.0.0.1") == "invalid_credentials"
@@ -94,7 +100,7 @@ async def test_all_callers_of_networks_share_a_limit(web: Web, domain: Litestar)
 
 async def test_attempts_at_the_same_time_do_not_pass_the_limit_together(domain: Litestar, people: People) -> None:
     await people.sign_up("victim@example.org")
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     outcomes = await asyncio.gather(
         *(guess(accounts, "victim@example.org", "10.0.0.1", "wrong one") for _ in range(30))
     )
@@ -114,7 +120,7 @@ async def test_known_and_unknown_accounts_are_refused_alike(web: Web, people: Pe
 
 async def test_failures_leave_one_entry_a_minute_however_many_there_are(domain: Litestar, people: People) -> None:
     user = await people.sign_up("victim@example.org")
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     before = len(await entries(domain))
     for number in range(40):
         await guess(accounts, "victim@example.org", f"203.0.113.{number % 4}")
@@ -181,7 +187,7 @@ async def test_the_audit_log_tells_what_happens_to_accounts(web: Web, domain: Li
         "role": "Compliance Officer",
     }
     assert not any("example.org" in str(entry.data) for entry in found)
-    assert await domain.state.database.read(audit.verify) is None
+    assert await service(domain.state, Database).read(audit.verify) is None
 
 
 async def test_each_session_has_an_entry_for_its_log_in_and_one_for_its_log_out(
@@ -203,7 +209,7 @@ async def test_each_session_has_an_entry_for_its_log_in_and_one_for_its_log_out(
     ]
     assert found[0].data == {"user_id": 1, "from": "127.0.0.0/24"}
     assert found[2].data == {"user_id": 1}
-    assert await domain.state.database.read(audit.verify) is None
+    assert await service(domain.state, Database).read(audit.verify) is None
 
 
 async def test_a_start_records_its_settings_and_no_secret(tmp_path: Path) -> None:
@@ -230,7 +236,7 @@ async def test_a_network_keeps_the_same_log(tmp_path: Path) -> None:
 
 async def test_accounts_cannot_be_made_without_end_from_one_address(web: Web, domain: Litestar, people: People) -> None:
     await people.owner()
-    limit = domain.state.accounts._attempts
+    limit = service(domain.state, AccountService)._attempts
     for _ in range(attempts.MAX_SIGN_UPS_PER_ADDRESS):
         limit.record_sign_up("127.0.0.1")
     answer = await web.post("/users", json={"email": "x@example.org", "password": PASSWORD})
@@ -254,9 +260,9 @@ async def test_a_hash_of_0_1_fits_the_password_as_it_was_typed_and_is_replaced(
     domain: Litestar, web: Web, people: People
 ) -> None:
     await people.sign_up("a@example.org")
-    accounts = domain.state.accounts
+    accounts = service(domain.state, AccountService)
     raw = accounts._passwords._hasher.hash(NFD)
-    await domain.state.database.write(lambda connection: rows.update_password_hash(connection, 1, raw))
+    await service(domain.state, Database).write(lambda connection: rows.update_password_hash(connection, 1, raw))
     answer = await web.post("/users/login", json={"email": "a@example.org", "password": NFC})
     assert_problem(answer, 403, "invalid_credentials")
     await people.log_in("a@example.org", NFD)

@@ -19,8 +19,11 @@ from litestar import Litestar
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
+from pygrid.features.accounts.service import AccountService
 from pygrid.settings import load_settings
+from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import metadata
+from pygrid.web.services import service
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
@@ -40,7 +43,7 @@ async def _rows(domain: Litestar) -> list[str]:
             for value in row
         ]
 
-    return await domain.state.database.read(read)
+    return await service(domain.state, Database).read(read)
 
 
 # Signing up
@@ -207,9 +210,9 @@ async def test_sessions_that_ended_are_forgotten(
     clock.advance(6 * 3600)
     kept = await people.log_in("owner@example.org")
     clock.advance(7 * 3600)
-    await domain.state.accounts.remove_expired_sessions()
+    await service(domain.state, AccountService).remove_expired_sessions()
     count = sa.select(sa.func.count()).select_from(metadata.tables["sessions"])
-    assert await domain.state.database.read(lambda connection: connection.execute(count).scalar_one()) == 1
+    assert await service(domain.state, Database).read(lambda connection: connection.execute(count).scalar_one()) == 1
     assert (await web.get("/users/me", headers=kept)).status_code == 200
 
 

@@ -35,6 +35,7 @@ from pygrid.storage.budgets import charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER
 from pygrid.tensors import decode, encode
+from pygrid.web.services import service
 from support.web import People, running
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -162,7 +163,7 @@ async def test_a_data_folder_of_the_first_version_opens_and_goes_on(recorded: Do
         scientist = await people.log_in("scientist@example.org")
         assert [user["role"]["name"] for user in (await web.get("/users", headers=owner)).json()["users"]] == ROLES
         await assert_the_cycle_goes_on(web, owner)
-        await assert_the_budget_is_priced_again(web, app.state.database, owner, scientist)
+        await assert_the_budget_is_priced_again(web, service(app.state, Database), owner, scientist)
         await assert_jobs_go_on(web, owner, scientist)
     # And it opens again, as its own.
     async with running(build_domain(recorded)) as web:

@@ -25,6 +25,7 @@ from pygrid.domain import build_domain
 from pygrid.errors import Unavailable
 from pygrid.settings import load_settings
 from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.web import People, assert_problem, running
 
 CALLS = [("GET", "/users"), ("GET", "/model-centric/processes"), ("POST", "/groups"), ("PUT", "/users/1/email")]
@@ -94,7 +95,7 @@ async def test_a_sqlite_that_takes_no_writes_is_told_and_found_again(
     app = build_domain(load_settings({}, data_dir=tmp_path, id="test"))
     pragma = ""
 
-    @sa.event.listens_for(app.state.database.engine, "before_cursor_execute")
+    @sa.event.listens_for(service(app.state, Database).engine, "before_cursor_execute")
     def _apply(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if pragma and statement.startswith("BEGIN"):
             connection.connection.dbapi_connection.execute(f"PRAGMA {pragma}")

@@ -24,8 +24,10 @@ from pygrid.core import idempotency
 from pygrid.core.idempotency import BodyHash
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
-from pygrid.storage.idempotency import kept_answers
+from pygrid.storage.idempotency import KeptAnswers, kept_answers
+from pygrid.storage.sql.database import Database
 from pygrid.web.middleware import Observe
+from pygrid.web.services import service
 from support.web import People, assert_problem, running
 
 GROUP = {"name": "nurses"}
@@ -143,8 +145,8 @@ async def test_a_key_is_free_after_its_time(
     clock.advance(1)
     assert (await make_group(web, owner, "one", "doctors")).status_code == 200
     clock.advance(idempotency.KEEP.total_seconds())
-    await domain.state.kept_answers.remove_expired()
-    assert await domain.state.database.read(_num_answers) == 0
+    await service(domain.state, KeptAnswers).remove_expired()
+    assert await service(domain.state, Database).read(_num_answers) == 0
 
 
 def _num_answers(connection: sa.Connection) -> int:
@@ -189,12 +191,12 @@ async def test_the_answers_of_a_person_are_bounded(
     await make_group(web, other, "key", "of another")
     for number in range(6):
         await make_group(web, owner, f"key {number}", f"group {number}")
-    assert await domain.state.database.read(_num_answers) == 4
+    assert await service(domain.state, Database).read(_num_answers) == 4
     assert (await make_group(web, owner, "key 5", "group 5")).headers["idempotency-replayed"] == "true"
     assert_problem(await make_group(web, owner, "key 0", "group 0"), 409, "group_exists")
     monkeypatch.setattr("pygrid.storage.idempotency.MAX_ANSWERS_BYTES", 1)
     await make_group(web, owner, "last", "last")
-    assert await domain.state.database.read(_num_answers) == 2
+    assert await service(domain.state, Database).read(_num_answers) == 2
 
 
 async def test_a_secret_is_not_kept(domain: Litestar, web: httpx.AsyncClient, people: People) -> None:
@@ -209,7 +211,7 @@ async def test_a_secret_is_not_kept(domain: Litestar, web: httpx.AsyncClient, pe
     def texts(connection: sa.Connection) -> list[Any]:
         return list(connection.execute(sa.select(kept_answers.c.answer)).scalars())
 
-    assert await domain.state.database.read(texts) == [None]
+    assert await service(domain.state, Database).read(texts) == [None]
 
 
 def test_every_route_that_creates_takes_a_key(domain: Litestar) -> None:

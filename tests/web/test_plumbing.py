@@ -22,15 +22,19 @@ from litestar import Litestar, get, post
 from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 
+from pygrid.clock import SystemClock
 from pygrid.errors import Conflict, PygridError, TooManyRequests
+from pygrid.features.accounts.service import AccountService
 from pygrid.lifecycle import BackgroundTask, Stopping
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
+from pygrid.settings import AppSettings
 from pygrid.storage.sql.database import Database
 from pygrid.web import health, requests
 from pygrid.web.app import build_app
-from pygrid.web.health import PROBE_FILE
+from pygrid.web.health import PROBE_FILE, Readiness
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.services import Services, service
 from pygrid.web.sse import ServerEvent, event_stream
 from support.web import People, assert_problem, running
 
@@ -214,7 +218,7 @@ async def test_openapi_describes_the_routes(web: Web) -> None:
 async def test_ready_means_that_the_database_answers(domain: Litestar, web: Web) -> None:
     assert (await web.get("/healthz")).json() == {"status": "ok"}
     assert (await web.get("/readyz")).json() == {"status": "ready"}
-    database: Database = domain.state.database
+    database: Database = service(domain.state, Database)
     database.engine.dispose()
     # A connection made from now on finds a folder in the place of the file.
     os.rename(str(database.url.database), f"{database.url.database}.gone")
@@ -305,7 +309,8 @@ def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Met
         title="Plumbing",
         description="For tests.",
         routes=[unexpected, on_purpose, nameless, later, upload, echo, events],
-        services={"database": database},
+        services=Services(database, Readiness(database.read, tmp_path)),
+        authenticator=AccountService(database, database, SystemClock(), open_signup=False),
         tasks=tasks or [],
         opening=opening,
         stopping=Stopping(),
@@ -393,7 +398,7 @@ async def test_a_body_that_stalls_is_given_up(tmp_path: Path, monkeypatch: pytes
             app, "/upload", [{"type": "http.request", "body": b"x", "more_body": True}], b"max_bytes=100"
         )
     finally:
-        app.state.database.close()
+        service(app.state, Database).close()
     assert sent[0]["status"] == 408
     assert b'"code":"too_slow"' in sent[1]["body"]
 
@@ -406,7 +411,7 @@ async def test_a_client_that_goes_away_is_no_fault(tmp_path: Path, caplog: pytes
             messages = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
             assert (await _call(app, path, messages, query))[0]["status"] == 499
     finally:
-        app.state.database.close()
+        service(app.state, Database).close()
     assert caplog.records == []
     assert 'status="499"' in metrics.render().decode()
 
@@ -491,7 +496,7 @@ async def _read_stream(app: Litestar, enough: bytes, then: Any) -> bytes:
 
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/events", "query_string": b"", "headers": []}
     await asyncio.wait_for(app(scope, receive, send), 60)  # type: ignore[arg-type]
-    app.state.database.close()
+    service(app.state, Database).close()
     return bytes(received)
 
 
@@ -530,10 +535,10 @@ async def test_stopping_wakes_what_sleeps() -> None:
 
 async def test_readiness_tells_a_full_disk(web: Web, domain: Litestar) -> None:
     """The probe is written to a device that is always full, as a disk or a quota can be."""
-    (domain.state.settings.data_dir / PROBE_FILE).symlink_to("/dev/full")
+    (service(domain.state, AppSettings).data_dir / PROBE_FILE).symlink_to("/dev/full")
     problem = assert_problem(await web.get("/readyz"), 503, "disk_full")
     assert "No space left" in problem["detail"]
-    (domain.state.settings.data_dir / PROBE_FILE).unlink()
+    (service(domain.state, AppSettings).data_dir / PROBE_FILE).unlink()
     assert (await web.get("/readyz")).status_code == 200
 
 

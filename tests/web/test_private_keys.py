@@ -22,8 +22,11 @@ from test_accounts import ADMINISTRATOR, OWNER, USER
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.accounts import attempts
+from pygrid.features.accounts.service import AccountService
 from pygrid.settings import load_settings
 from pygrid.storage.accounts import users
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.web import PASSWORD, People, assert_problem, running
 
 Web = httpx.AsyncClient
@@ -110,8 +113,8 @@ async def test_guessing_keys_is_limited_and_leaves_a_trace(web: Web, domain: Lit
     await people.owner()
     answers = [await use(web, f"{number:064x}") for number in range(attempts.MAX_PER_ADDRESS + 5)]
     assert [answer.status_code for answer in answers] == [403] * attempts.MAX_PER_ADDRESS + [429] * 5
-    assert domain.state.accounts.failures._num_failed == attempts.MAX_PER_ADDRESS
-    assert domain.state.accounts.failures._num_refused == 5
+    assert service(domain.state, AccountService).failures._num_failed == attempts.MAX_PER_ADDRESS
+    assert service(domain.state, AccountService).failures._num_refused == 5
 
 
 @pytest.mark.parametrize("by", ["key", "session"])
@@ -131,7 +134,7 @@ async def test_the_key_is_stored_hashed_after_every_change(web: Web, domain: Lit
     await people.sign_up("owner@example.org")
     owner = await people.log_in("owner@example.org")
     rotated = (await web.post("/users/me/private-key", headers=owner)).json()["user"]["private_key"]
-    rows = await domain.state.database.read(lambda c: [str(row) for row in c.execute(sa.select(users))])
+    rows = await service(domain.state, Database).read(lambda c: [str(row) for row in c.execute(sa.select(users))])
     assert not any(rotated in row for row in rows)
 
 

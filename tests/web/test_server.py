@@ -11,6 +11,8 @@ import pytest
 from litestar import Litestar
 
 from pygrid.errors import Unavailable
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.web import serving
 
 
@@ -119,8 +121,8 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
         assert running.server_state.tasks, "the request is waited for"
         running.handle_exit(15, None)
         assert running.force_exit
-        await until(lambda: domain.state.database._closed)
+        await until(lambda: service(domain.state, Database)._closed)
         with pytest.raises(Unavailable, match="closed"):
-            await domain.state.database.write(lambda _connection: None)
+            await service(domain.state, Database).write(lambda _connection: None)
         writer.close()
         await asyncio.wait_for(reader.read(), 60)

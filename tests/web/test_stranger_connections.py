@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
 
+from pygrid.legacy.websocket import Published
 from pygrid.web.connections import ClosedTransport
 from pygrid.web.http_reader import BoundedProtocol
 from pygrid.web.requests import AppRequest
 from pygrid.web.server import AppServer
+from pygrid.web.services import service
 from pygrid.web.websocket_reader import BoundedWebSocket
 from support.web import serving
 
@@ -353,7 +355,7 @@ async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:
 
 async def test_an_idle_websocket_is_closed_and_a_busy_one_is_not(domain: Litestar) -> None:
     """Pings and empty fragments are no messages."""
-    domain.state.published.idle_s = 0.3
+    service(domain.state, Published).idle_s = 0.3
     message = b"\x81\x92\0\0\0\0" + b'{"type": "get-id"}'
     async with serving(domain) as (server, port):
         ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]

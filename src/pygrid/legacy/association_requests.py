@@ -16,6 +16,7 @@ from pygrid.web.auth import require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 AssociationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
@@ -24,15 +25,10 @@ _may = require(Permission.MANAGE_INFRASTRUCTURE)
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
-def _service(state: State) -> DomainAssociations:
-    service: DomainAssociations = state.associations
-    return service
-
-
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_requests(state: State) -> list[AssociationRequest]:
     """The Networks that this Domain has asked."""
-    return [_request(info) for info in await _service(state).list_networks()]
+    return [_request(info) for info in await service(state, DomainAssociations).list_networks()]
 
 
 @get(
@@ -43,7 +39,7 @@ async def list_requests(state: State) -> list[AssociationRequest]:
 )
 async def get_request(state: State, association_id: AssociationId) -> AssociationRequest:
     """One of them."""
-    return _request(await _service(state).get_network(association_id))
+    return _request(await service(state, DomainAssociations).get_network(association_id))
 
 
 @post(
@@ -56,7 +52,7 @@ async def get_request(state: State, association_id: AssociationId) -> Associatio
 @repeatable(shape=lambda _request, _info: AssociationMessage("Association request sent!"))
 async def request_association(request: AppRequest, state: State, data: JSONBody[AssociationAsk]) -> AssociationMessage:
     """Ask the Network at this address to let this Domain in."""
-    await _service(state).join(request.user, data.address, None)
+    await service(state, DomainAssociations).join(request.user, data.address, None)
     return AssociationMessage("Association request sent!")
 
 
@@ -69,7 +65,7 @@ async def request_association(request: AppRequest, state: State, data: JSONBody[
 )
 async def delete_request(request: AppRequest, state: State, association_id: AssociationId) -> AssociationMessage:
     """Leave a Network."""
-    await _service(state).leave(request.user, association_id)
+    await service(state, DomainAssociations).leave(request.user, association_id)
     return AssociationMessage("Association request deleted!")
 
 

@@ -33,6 +33,7 @@ from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 RequestId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
@@ -61,7 +62,7 @@ async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -
     """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header
     ``PyGrid-Invitation``.
     """
-    nodes: LegacyNodes = state.nodes
+    nodes = service(state, LegacyNodes)
     invitation = data.invitation or request.headers.get(INVITATION_HEADER)
     await nodes.join(find_principal(request), data.node_id, data.node_address, invitation)
     return NodeAnswer("Successfully Connected!")
@@ -70,14 +71,14 @@ async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -
 @get("/connected-nodes", sync_to_thread=False)
 def list_connected(state: State) -> NodeList:
     """Names of the Domains that are there, and of the nodes of 2020, which say nothing of it."""
-    service: NetworkAssociations = state.associations
-    return NodeList([member.name for member in service.fleet if member.state is not DomainHealth.OFFLINE])
+    associations = service(state, NetworkAssociations)
+    return NodeList([member.name for member in associations.fleet if member.state is not DomainHealth.OFFLINE])
 
 
 @delete("/delete-node", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 409, 413))
 async def delete_node(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
     """Forget a node of 2020, with ``can_manage_nodes``; a Domain that proves its key is revoked, not deleted here."""
-    nodes: LegacyNodes = state.nodes
+    nodes = service(state, LegacyNodes)
     await nodes.leave(find_principal(request), data.node_id, data.node_address)
     return NodeAnswer("Successfully Deleted!")
 
@@ -101,8 +102,8 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_requests(state: State) -> list[AssociationRequest]:
     """All Domains that have asked, whatever was decided."""
-    service: NetworkAssociations = state.associations
-    return [_request(known) for known in await service.list_domains(None)]
+    associations = service(state, NetworkAssociations)
+    return [_request(known) for known in await associations.list_domains(None)]
 
 
 @get(
@@ -126,19 +127,21 @@ async def get_request(state: State, request_id: RequestId) -> AssociationRequest
 @repeatable(shape=lambda _request, _known: AssociationMessage("Association request was answered!"))
 async def respond(request: AppRequest, state: State, data: JSONBody[AssociationAnswer]) -> AssociationMessage:
     """Accept or deny the Domain of this name, or else the one that gives this address."""
-    service: NetworkAssociations = state.associations
+    associations = service(state, NetworkAssociations)
     name, identity = data.name, None
     if name is None:
         if data.address is None:
             raise InvalidInput("name the Domain, or its address", code=codes.MISSING_FIELD)
         address = data.address.rstrip("/")
         found = [
-            known for known in await service.list_domains(None) if (known.claimed_address or "").rstrip("/") == address
+            known
+            for known in await associations.list_domains(None)
+            if (known.claimed_address or "").rstrip("/") == address
         ]
         if len(found) != 1:
             raise NotFound(f"{len(found)} Domains give this address", code=codes.DOMAIN_NOT_FOUND)
         name, identity = found[0].name, found[0].identity
-    await service.decide(request.user, name, Act(data.value), identity=identity)
+    await associations.decide(request.user, name, Act(data.value), identity=identity)
     return AssociationMessage("Association request was answered!")
 
 
@@ -151,15 +154,15 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
 )
 async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
     """Forget a Domain and what was decided about it."""
-    service: NetworkAssociations = state.associations
+    associations = service(state, NetworkAssociations)
     found = await _find(state, request_id)
-    await service.forget(request.user, found.name, found.identity)
+    await associations.forget(request.user, found.name, found.identity)
     return AssociationMessage("Association request deleted!")
 
 
 async def _find(state: State, request_id: int) -> KnownDomain:
-    service: NetworkAssociations = state.associations
-    for known in await service.list_domains(None):
+    associations = service(state, NetworkAssociations)
+    for known in await associations.list_domains(None):
         if known.id == request_id:
             return known
     raise NotFound(f"there is no association request {request_id}", code=codes.ASSOCIATION_NOT_FOUND, id=request_id)

@@ -11,6 +11,7 @@ from pygrid.features.datasets.service import DatasetsService
 from pygrid.web.auth import anyone, find_principal
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 
 class TagQuery(msgspec.Struct):
@@ -23,16 +24,15 @@ class Found(msgspec.Struct):
     content: bool
 
 
-def _service(state: State) -> DatasetsService:
-    service: DatasetsService = state.datasets
-    return service
-
-
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401))
 async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Found:
     """Whether there is a dataset with one of these tags that the caller may know of."""
     wanted = {tag.casefold() for tag in data.query}
-    return Found(any(tag.casefold() in wanted for tag in await _service(state).list_tags(find_principal(request))))
+    return Found(
+        any(
+            tag.casefold() in wanted for tag in await service(state, DatasetsService).list_tags(find_principal(request))
+        )
+    )
 
 
 router = Router("/data-centric", route_handlers=[search_tags], tags=["datasets"])

@@ -3,7 +3,7 @@
     {"type": "run-inference", "request_id": 7, "token": "...", "model_id": "digits", ...}
     {"request_id": 7, "success": true, "prediction": [[0.1, 0.9]]}
 
-Features say which types they answer (`Handler`); the app's state holds `Published` as ``published``. A handler does
+Features say which types they answer (`Handler`); `Published` is a service of the app. A handler does
 what the REST route of the same use case does, with the same permissions. What is refused is answered too, and the
 WebSocket stays open: ``error`` is the published text where there is one, else in words; ``code`` is that of the error.
 
@@ -29,6 +29,8 @@ from pygrid.core.access import Authenticator, Permission, Principal, not_permitt
 from pygrid.errors import InvalidInput, PygridError, Unauthenticated, Unavailable, explain_os_error
 from pygrid.messages.decoding import decode_json
 from pygrid.transport.links import GOING_AWAY, NORMAL, SocketClosed
+from pygrid.web.auth import find_authenticator
+from pygrid.web.services import service
 from pygrid.web.sockets import AsgiSocket
 
 logger = logging.getLogger(__name__)
@@ -156,7 +158,7 @@ def domain_messages(domain_id: str) -> dict[str, Handler]:
 @websocket("/")
 async def converse(socket: Socket, state: State) -> None:
     """Answer one message after the other, until the client goes."""
-    published: Published = state.published
+    published = service(state, Published)
     await socket.accept()
     if published.num_open >= published.max_sockets:
         await socket.close(TRY_AGAIN, "too many connections; try again later")
@@ -169,7 +171,7 @@ async def converse(socket: Socket, state: State) -> None:
 
 
 async def _serve(socket: Socket, published: Published, state: State) -> None:
-    caller = LegacyCaller(state.authenticator, socket.client.host if socket.client else "")
+    caller = LegacyCaller(find_authenticator(socket), socket.client.host if socket.client else "")
     end = AsgiSocket(socket)
     try:
         while True:

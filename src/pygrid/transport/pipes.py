@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import secrets
@@ -22,6 +23,21 @@ _READ_BYTES = 256 * 1024
 
 _quiet = logging.getLogger("pygrid.transport.pipes.frames")
 _quiet.setLevel(logging.WARNING)
+
+
+ProtocolFactory = Callable[[str], asyncio.Protocol]
+"""Makes what a server reads a connection with, from the caller's address."""
+
+
+class RelayedConnections:
+    """How an app's server reads connections that come through pipes."""
+
+    factory: ProtocolFactory | None = None
+    """None: no server runs the app."""
+
+    def serve_with(self, factory: ProtocolFactory) -> None:
+        """Read connections with the protocols that the factory makes."""
+        self.factory = factory
 
 
 def upgrade_headers() -> tuple[dict[str, str], str]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
 
+from pygrid.core.access import Authenticator
 from pygrid.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.web.health import health_routes
-from pygrid.web.idempotency import Claims
 from pygrid.web.middleware import Headers, Observe, Texts
 from pygrid.web.openapi import openapi_config
 from pygrid.web.problems import EXCEPTION_HANDLERS
 from pygrid.web.requests import MAX_JSON_BYTES, AppRequest
+from pygrid.web.services import Services
 from pygrid.web.sites import RefuseOtherSites, Site
 
 Opening = Callable[[], AbstractAsyncContextManager[None]]
@@ -27,7 +28,8 @@ def build_app(
     title: str,
     description: str,
     routes: Sequence[Any],
-    services: Mapping[str, Any],
+    services: Services,
+    authenticator: Authenticator,
     tasks: Sequence[BackgroundTask],
     opening: Opening,
     stopping: Stopping,
@@ -39,8 +41,8 @@ def build_app(
 
     Args:
         routes: Litestar routers and handlers.
-        services: what handlers use, found as ``request.app.state.NAME``; needs ``database``, ``authenticator`` and
-            ``kept_answers``.
+        services: what the handlers use (`service`); `Readiness` and, for repeatable calls, `Claims` are among them.
+        authenticator: checks the tokens of the requests.
         tasks: run between start and stop.
         opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
         site: where the app is reached; requests for other hosts and of other sites' pages are refused.
@@ -58,7 +60,15 @@ def build_app(
 
     app = Litestar(
         route_handlers=[*health_routes(), *routes],
-        state=State({**services, "tasks": runner, "claims": Claims(), "stopping": stopping, "metrics": metrics}),
+        state=State(
+            {
+                "services": services,
+                "authenticator": authenticator,
+                "tasks": runner,
+                "stopping": stopping,
+                "metrics": metrics,
+            }
+        ),
         lifespan=[lifespan],
         exception_handlers=EXCEPTION_HANDLERS,
         request_class=AppRequest,

@@ -49,6 +49,12 @@ def find_token(connection: Connection) -> str | None:
     return next(iter(tokens), None)
 
 
+def find_authenticator(connection: Connection) -> Authenticator:
+    """What checks the tokens of the app (`build_app`)."""
+    authenticator: Authenticator = connection.app.state.authenticator
+    return authenticator
+
+
 async def authenticate(connection: Connection) -> Principal:
     """Who is asking; kept as the connection's ``user``.
 
@@ -61,8 +67,7 @@ async def authenticate(connection: Connection) -> Principal:
         raise Unauthenticated(
             "log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get"
         )
-    authenticator: Authenticator = connection.app.state.authenticator
-    principal = await authenticator.authenticate(token)
+    principal = await find_authenticator(connection).authenticate(token)
     connection.scope["user"] = principal
     return principal
 

@@ -112,3 +112,15 @@ class BlobResponses:
                 yield chunk
         finally:
             os.close(descriptor)
+
+
+class ProcessBlobs(BlobResponses):
+    """Models and plans of hosted processes."""
+
+
+class DraftBlobs(BlobResponses):
+    """Models and plans of drafts."""
+
+
+class ServedModelBlobs(BlobResponses):
+    """Served models."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from pygrid import codes
 from pygrid.errors import PygridError, Unavailable
 from pygrid.metrics import Metrics
-from pygrid.settings import AppSettings
 from pygrid.web.problems import describe_problems
+from pygrid.web.services import service
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,28 @@ class Health(msgspec.Struct):
     status: str
 
 
+class Readiness:
+    """Checks that the database and the disk of the data folder work.
+
+    Args:
+        read: runs a query in the database.
+    """
+
+    def __init__(self, read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]], folder: Path) -> None:
+        self._read = read
+        self._folder = folder
+
+    async def check(self) -> None:
+        """Raises Unavailable: ``database_unavailable``, ``disk_full``."""
+        try:
+            await self._read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
+        except (SQLAlchemyError, PygridError) as error:
+            logger.warning("database does not answer", extra={"error": type(error).__name__})
+            raise Unavailable("the database does not answer", code=codes.DATABASE_UNAVAILABLE) from error
+        if trouble := await asyncio.to_thread(find_disk_trouble, self._folder):
+            raise Unavailable(trouble, code=codes.DISK_FULL)
+
+
 @get("/healthz", sync_to_thread=False)
 def healthz() -> Health:
     """The process answers."""
@@ -44,14 +67,7 @@ async def readyz(state: State) -> Health:
     """The database answers, the disk has room, and every background task runs; else 503 says what is missing."""
     if state.stopping.is_set():
         raise Unavailable("the app is stopping", code=codes.SHUTTING_DOWN)
-    try:
-        await state.database.read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
-    except (SQLAlchemyError, PygridError) as error:
-        logger.warning("database does not answer", extra={"error": type(error).__name__})
-        raise Unavailable("the database does not answer", code=codes.DATABASE_UNAVAILABLE) from error
-    settings: AppSettings | None = state.get("settings")
-    if settings is not None and (trouble := await asyncio.to_thread(find_disk_trouble, settings.data_dir)):
-        raise Unavailable(trouble, code=codes.DISK_FULL)
+    await service(state, Readiness).check()
     if failing := state.tasks.failing:
         raise Unavailable(f"background tasks fail: {', '.join(failing)}", code=codes.TASKS_FAILING, tasks=failing)
     return Health("ready")

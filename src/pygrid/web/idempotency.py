@@ -33,6 +33,7 @@ from pygrid.core.idempotency import CallScope, KeptAnswer, RepeatableCall, curre
 from pygrid.errors import Conflict, InvalidInput, PayloadTooLarge, PygridError
 from pygrid.web.forms import form_events
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.services import service
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ KeyHeader = Annotated[
 
 
 class KeptAnswers(Protocol):
-    """The answers to calls that were done; the app's state holds them as ``kept_answers``."""
+    """The answers to calls that were done."""
 
     @property
     def clock(self) -> Clock: ...
@@ -83,9 +84,14 @@ class KeptAnswers(Protocol):
 
 
 class Claims:
-    """The calls with a key that this app works on; its state holds them as ``claims``. They end with the process."""
+    """The calls with a key that this app works on. They end with the process.
 
-    def __init__(self) -> None:
+    Args:
+        answers: to the calls that were done.
+    """
+
+    def __init__(self, answers: KeptAnswers) -> None:
+        self.answers = answers
         self._held: set[CallScope] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -139,21 +145,23 @@ def repeatable(
             if key is None or principal is None:
                 return await handler(**arguments)
             _check(request)
+            claims = service(request.app.state, Claims)
             call = RepeatableCall(
                 scope=CallScope(principal.user_id, _route(request), hashlib.sha256(key.encode()).hexdigest()),
                 target=f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}",
                 status=request.route_handler.status_code,
                 shape=(lambda result: result) if shape is None else functools.partial(shape, request),
                 keeps_answer=keeps_answer,
-                now=request.app.state.kept_answers.clock.now(),
+                now=claims.answers.clock.now(),
             )
-            claims: Claims = request.app.state.claims
             claims.claim(call.scope)
             try:
-                answer = await _answer(request, call, functools.partial(handler, **arguments), form=form)
+                answer = await _answer(
+                    request, call, claims.answers, functools.partial(handler, **arguments), form=form
+                )
             except asyncio.CancelledError:
                 # What was handed to the database is done all the same, so the key is held until it is.
-                claims.release_after(call.scope, request.app.state.kept_answers.settle())
+                claims.release_after(call.scope, claims.answers.settle())
                 raise
             except BaseException:
                 claims.release(call.scope)
@@ -167,8 +175,9 @@ def repeatable(
     return decorate
 
 
-async def _answer(request: AppRequest, call: RepeatableCall, handler: Handler, *, form: bool) -> Any:
-    records: KeptAnswers = request.app.state.kept_answers
+async def _answer(
+    request: AppRequest, call: RepeatableCall, records: KeptAnswers, handler: Handler, *, form: bool
+) -> Any:
     kept = await records.find(call.scope)
     if not form:
         call.body.update(await request.body())

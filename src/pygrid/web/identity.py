@@ -11,8 +11,10 @@ from litestar.params import FromQuery
 
 import pygrid
 from pygrid.messages.identity import NONCE_BYTES, IdentityInfo, from_base64url, to_base64url
+from pygrid.settings import AppSettings
 from pygrid.transport.identity import Identity
 from pygrid.web.problems import describe_problems
+from pygrid.web.services import service
 
 
 @get("/identity", responses=describe_problems(400), sync_to_thread=False)
@@ -21,16 +23,15 @@ def get_identity(state: State, nonce: FromQuery[str | None] = None) -> IdentityI
 
     Without a nonce it tells people who it is, and proves nothing.
     """
-    identity: Identity = state.identity
-    name: str = state.settings.id
-    info = IdentityInfo(name, str(identity.key), pygrid.__version__, state.settings.app)
+    identity, settings = service(state, Identity), service(state, AppSettings)
+    info = IdentityInfo(settings.id, str(identity.key), pygrid.__version__, settings.app)
     if nonce is None:
         return info
     challenge = from_base64url(nonce, NONCE_BYTES, "nonce")
-    signature = to_base64url(identity.sign("identity", challenge, name.encode()))
+    signature = to_base64url(identity.sign("identity", challenge, settings.id.encode()))
     return msgspec.structs.replace(info, signature=signature)
 
 
 def identity_routes() -> list[Any]:
-    """The route; the app's state holds ``identity`` and ``settings``."""
+    """The route; it needs the services `Identity` and `AppSettings`."""
     return [Router("/", route_handlers=[get_identity], tags=["identity"])]

@@ -16,7 +16,7 @@ import uvicorn
 from litestar import Litestar
 from uvicorn.server import ServerState
 
-from pygrid.transport.pipes import MAX_MESSAGE_BYTES
+from pygrid.transport.pipes import MAX_MESSAGE_BYTES, RelayedConnections
 from pygrid.web.connections import ConnectionLimits, Connections
 from pygrid.web.http_reader import BoundedProtocol
 from pygrid.web.relayed_reader import RelayedProtocol
@@ -77,9 +77,8 @@ class AppServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            pipes = getattr(self._app.state, "pipes", None)
-            if pipes is not None:
-                pipes.serve_with(self._read_relayed)
+            if (relayed := self._app.state.services.find(RelayedConnections)) is not None:
+                relayed.serve_with(self._read_relayed)
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

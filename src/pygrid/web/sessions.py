@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pygrid.core.access import Authenticator, Principal
-from pygrid.web.auth import Connection, find_token
+from pygrid.web.auth import Connection, find_authenticator, find_token
 
 
 class SessionWatch:
@@ -30,4 +30,4 @@ def watch_session(connection: Connection) -> SessionWatch:
     """The session that a guard let in."""
     token = find_token(connection)
     assert token is not None, "a guard has checked it"
-    return SessionWatch(connection.app.state.authenticator, token, connection.scope["user"])
+    return SessionWatch(find_authenticator(connection), token, connection.scope["user"])

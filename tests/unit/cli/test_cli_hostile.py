@@ -25,8 +25,11 @@ import pygrid.cli
 from pygrid.cli import COMMANDS, app
 from pygrid.cli.output import line, say_json
 from pygrid.domain import build_domain
+from pygrid.features.accounts.service import AccountService
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\u2066\u200f\rfake\x00[bold red]x[/]\x7f\nfake: line"
 LOCAL = {"domain", "network", "plan", "audit", "up", "edge", "federate"}
@@ -147,8 +150,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Answers]:
     ]
     made = [Answers(json.loads(json.dumps(built.openapi_schema.to_schema(), default=str))) for built in apps]
     for built in apps:
-        built.state.accounts.close()
-        built.state.database.close()
+        service(built.state, AccountService).close()
+        service(built.state, Database).close()
     return made
 
 

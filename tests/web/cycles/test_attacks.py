@@ -14,7 +14,9 @@ import pytest
 
 from pygrid.storage import cycles as rows
 from pygrid.storage import reports
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import Params
+from pygrid.web.services import service
 from support.training import Device, Site, model
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -100,7 +102,9 @@ async def test_the_checkpoint_is_centred_clipping(site: Site) -> None:
         )
         x = (x - v).astype(np.float32)
         np.testing.assert_allclose(flat(await site.checkpoint(process)), x, rtol=2e-6, atol=2e-6)
-        stored = await site.app.state.database.read(lambda connection, n=cycle: _reports(connection, process["id"], n))
+        stored = await service(site.app.state, Database).read(
+            lambda connection, n=cycle: _reports(connection, process["id"], n)
+        )
         reaches = sorted(report.norm if report.distance is None else report.distance for report in stored)
         np.testing.assert_allclose(reaches, sorted(distances), rtol=2e-6)
         assert (await site.cycles(process))[cycle - 1]["num_clipped"] == sum(s > 2 * t for s in distances)

@@ -21,8 +21,11 @@ import pytest
 
 from pygrid.core.cycles import CycleState
 from pygrid.features.cycles import report_intake
+from pygrid.features.cycles.service import CyclesService
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
+from pygrid.web.services import service
 from support.training import Device, Site, assert_values, bearer, model, scope, wide_plan
 from support.web import assert_problem
 
@@ -233,7 +236,7 @@ async def test_a_commit_whose_answer_is_lost_counts_once(case: Case, monkeypatch
     """As when the connection to the database breaks at COMMIT: it held, the writer saw an error and runs the unit
     again.
     """
-    database = case.site.app.state.database
+    database = service(case.site.app.state, Database)
     run_together, lost = database._run_together, []
 
     def lose_the_answer(batch: Any) -> Any:
@@ -318,7 +321,7 @@ async def _dripping(data: bytes) -> AsyncIterator[bytes]:
 
 async def _settled(site: Site) -> None:
     """Return when no report is on its way into the store, and no thread makes a file of one."""
-    await site.until(lambda: asyncio.sleep(0, not site.app.state.cycles._submitting))
+    await site.until(lambda: asyncio.sleep(0, not service(site.app.state, CyclesService)._submitting))
 
 
 async def test_a_chunked_body_is_fine(case: Case) -> None:
@@ -575,10 +578,10 @@ async def test_a_report_that_waits_for_the_store_survives_being_cut_off(case: Ca
         begun.set()
         held.wait(60)
 
-    holding = asyncio.create_task(case.site.app.state.database.write(hold))
+    holding = asyncio.create_task(service(case.site.app.state, Database).write(hold))
     assert await asyncio.to_thread(begun.wait, 60)
     report = asyncio.create_task(case.device.send(case.model(0.25)))
-    await case.site.until(lambda: asyncio.sleep(0, case.site.app.state.cycles._submitting))
+    await case.site.until(lambda: asyncio.sleep(0, service(case.site.app.state, CyclesService)._submitting))
     report.cancel()
     await asyncio.gather(report, return_exceptions=True)
     held.set()

@@ -14,7 +14,10 @@ import pytest
 from test_restart import Restartable, domain_again  # noqa: F401 - a fixture
 
 from pygrid.storage import audit
+from pygrid.storage.sql.database import Database
+from pygrid.storage.store import Store
 from pygrid.tensors import encode
+from pygrid.web.services import service
 from support.training import Site, assert_values, bearer, model
 from support.web import assert_problem, flip
 
@@ -74,7 +77,7 @@ async def test_a_damaged_checkpoint_is_named_and_an_earlier_one_is_chosen(domain
         await device.report(0.25)
         await site.until_completed(process, 3)
         assert_values(await site.checkpoint(process), 0.25)
-        entries = await site.app.state.database.read(lambda c: audit.list_entries(c, limit=100))
+        entries = await service(site.app.state, Database).read(lambda c: audit.list_entries(c, limit=100))
         assert entries[-1].action == "checkpoint_restored"
         assert (entries[-1].data["of"], entries[-1].data["checkpoint"]) == (2, 4)
 
@@ -118,7 +121,7 @@ async def test_a_damaged_report_is_not_averaged(domain_again: Restartable, where
         await site.until_completed(process)
         kept = 0.75 if where == "middle" else 0.5
         assert_values(await site.checkpoint(process), 1.0 - (kept + 1.0) / 2)
-        stored = await site.app.state.database.read(_completed)
+        stored = await service(site.app.state, Database).read(_completed)
         assert [event["num_damaged"] for event in stored] == [1]
 
 
@@ -132,7 +135,7 @@ async def test_a_copy_is_used_in_place_of_a_damaged_blob(domain_again: Restartab
     process = await trained(domain_again)
     async with domain_again.running() as site:
         name = await model_hash(site, process, 3)
-        blobs = site.app.state.store.blobs
+        blobs = service(site.app.state, Store).blobs
         copy = domain_again.folder / "blobs" / "copy-2"
         copy.mkdir()
         blobs._copies.append(copy)

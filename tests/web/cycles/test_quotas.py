@@ -20,9 +20,12 @@ import sqlalchemy as sa
 
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
+from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.settings import DomainSettings
 from pygrid.storage.cycles import clients
 from pygrid.storage.reports import assignments, reports
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.training import Device, Site, gate_in_process, running_site
 from support.web import assert_problem
 
@@ -71,7 +74,7 @@ async def count(site: Site, table: sa.Table) -> int:
     def query(connection: sa.Connection) -> int:
         return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
-    number: int = await site.app.state.database.read(query)
+    number: int = await service(site.app.state, Database).read(query)
     return number
 
 
@@ -252,7 +255,7 @@ async def test_a_client_that_is_not_used_expires_and_frees_its_place_in_the_quot
     assert (await authenticate(here, process)).status_code == 200
     assert_problem(await authenticate(here, process), 429, "too_many_clients")
     before = await count(site, clients)
-    await site.app.state.membership.remove_unused()
+    await service(site.app.state, ClientRegistry).remove_unused()
     assert await count(site, clients) == before - 1
     assert (await used.ask())["reason"] == "cycle_full"
 
@@ -262,7 +265,7 @@ async def test_named_clients_do_not_expire(opening: Open) -> None:
     process = await site.host(**SIGNED, named_clients=True, cycle_length=None)
     device = await site.device(process, auth_token=token("alice"))
     site.clock.advance(10 * 86_400)
-    await site.app.state.membership.remove_unused()
+    await service(site.app.state, ClientRegistry).remove_unused()
     await device.join()
 
 
@@ -280,12 +283,12 @@ async def test_rows_of_clients_that_bring_nothing_do_not_stay(opening: Open) -> 
     message = {"worker_id": left.worker_id, "model": process["name"], "version": process["version"]}
     await site.web.post("/model-centric/leave", json=message)
     assert (await count(site, clients), await count(site, assignments)) == (5, 4)
-    await site.app.state.membership.remove_unused()
+    await service(site.app.state, ClientRegistry).remove_unused()
     assert await count(site, clients) == 5
     site.clock.advance(3601)
-    await site.app.state.membership.remove_unused()
+    await service(site.app.state, ClientRegistry).remove_unused()
     assert (await count(site, clients), await count(site, assignments)) == (4, 4)
     site.clock.advance(86_400)
-    await site.app.state.membership.remove_unused()
+    await service(site.app.state, ClientRegistry).remove_unused()
     assert (await count(site, clients), await count(site, assignments)) == (1, 1)
     assert await count(site, reports) == 1

@@ -25,6 +25,7 @@ from pygrid.storage.cycle_transitions import close_cycle
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.failures import outcome_unknown
 from pygrid.tensors import encode
+from pygrid.web.services import service
 from support.training import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
 from support.web import assert_problem
 
@@ -267,7 +268,7 @@ async def test_a_deadline_is_kept_although_the_store_fails_meanwhile(domain_agai
         for process in processes:
             (device,) = await site.devices(process, 1)
             await device.report(0.5)
-        database = site.app.state.database
+        database = service(site.app.state, Database)
         await database.write(_rename("events", "events_gone"))
         failures = site.app.state.metrics.task_failures.labels("end_cycle")
         await site.pass_time(61)
@@ -310,7 +311,7 @@ async def test_a_report_that_cannot_be_stored_is_not_acknowledged(domain_again: 
     async with domain_again.running() as site:
         process = await site.host(max_diffs=1)
         (device,) = await site.devices(process, 1)
-        database = site.app.state.database
+        database = service(site.app.state, Database)
         await database.write(_rename("reports", "reports_gone"))
         assert (await device.send(model(0.5))).status_code >= 500
         await database.write(_rename("reports_gone", "reports"))

@@ -30,11 +30,14 @@ from pygrid.domain import build_domain
 from pygrid.errors import StorageFull
 from pygrid.features.datasets import conversion
 from pygrid.features.datasets.intake import Upload
+from pygrid.features.datasets.service import DatasetsService
 from pygrid.lifecycle import ClientGone
 from pygrid.messages.datasets import Schema
 from pygrid.settings import DomainSettings
 from pygrid.storage.columns import map_columns
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode
+from pygrid.web.services import service
 from support.datasets import CSV, PATH, Owner, npz, parts
 from support.web import People, assert_problem, running
 
@@ -339,7 +342,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
         raise ClientGone
 
     with pytest.raises(ClientGone):
-        await domain.state.datasets.upload(Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body()))
+        await service(domain.state, DatasetsService).upload(
+            Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body())
+        )
     assert seen == [3], "the drafts of the upload, its data and its mock were there"
     assert owner.stored() == []
     assert (await owner.web.get(PATH, headers=owner.headers)).json()["datasets"] == []
@@ -348,7 +353,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
 async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner: Owner, domain: Litestar) -> None:
     """The database goes on with what it was given, so the records must be there when the row is."""
     held = threading.Event()
-    domain.state.database.write_later(lambda _connection: held.wait(60))
+    service(domain.state, Database).write_later(lambda _connection: held.wait(60))
     config = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
     data = b'Content-Disposition: form-data; name="data"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
 
@@ -356,7 +361,9 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
         yield config + data
 
     task = asyncio.create_task(
-        domain.state.datasets.upload(Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body()))
+        service(domain.state, DatasetsService).upload(
+            Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body())
+        )
     )
     async with asyncio.timeout(60):
         while len([path for path in owner.stored() if len(path.name) == 64]) < 2:  # noqa: ASYNC110 - of a thread
@@ -396,7 +403,9 @@ async def test_a_restart_finds_datasets_and_removes_what_a_kill_left(
 
 @pytest.fixture
 def small(domain: Litestar) -> None:
-    domain.state.datasets.limits = DatasetLimits(max_upload_bytes=2000, max_total_bytes=100, free_bytes=100)
+    service(domain.state, DatasetsService).limits = DatasetLimits(
+        max_upload_bytes=2000, max_total_bytes=100, free_bytes=100
+    )
 
 
 @pytest.mark.usefixtures("small")
@@ -412,13 +421,13 @@ async def test_limits_hold(owner: Owner) -> None:
 
 async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(owner: Owner, domain: Litestar) -> None:
     free = shutil.disk_usage(owner.folder).free
-    domain.state.datasets.limits = DatasetLimits(min_free_bytes=free * 2)
+    service(domain.state, DatasetsService).limits = DatasetLimits(min_free_bytes=free * 2)
     problem = assert_problem(await owner.try_upload({"name": "x"}), 507, "storage_full")
     assert "bytes left" in problem["detail"]
     assert owner.stored() == []
     # Announced, and so large that its files and their columns would not leave what is to be free: no byte of a file is
     # taken.
-    domain.state.datasets.limits = DatasetLimits(min_free_bytes=free // 2)
+    service(domain.state, DatasetsService).limits = DatasetLimits(min_free_bytes=free // 2)
     taken: list[bytes] = []
 
     async def body() -> AsyncIterator[bytes]:
@@ -428,16 +437,16 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
 
     upload = Upload("multipart/form-data; boundary=b", body(), announced_bytes=free // 2)
     with pytest.raises(StorageFull):
-        await domain.state.datasets.upload(Principal(1, OWNER), upload)
+        await service(domain.state, DatasetsService).upload(Principal(1, OWNER), upload)
     assert taken == []
     assert owner.stored() == []
-    domain.state.datasets.limits = DatasetLimits()
+    service(domain.state, DatasetsService).limits = DatasetLimits()
     await owner.upload()
 
 
 async def test_limits_are_those_of_the_settings(settings: DomainSettings, clock: ManualClock) -> None:
     chosen = dataclasses.replace(settings, max_upload_mb=1, max_datasets_mb=2, max_columns=3, min_free_mb=4)
-    limits = build_domain(chosen, clock=clock).state.datasets.limits
+    limits = service(build_domain(chosen, clock=clock).state, DatasetsService).limits
     assert (limits.max_upload_bytes, limits.max_total_bytes) == (2**20, 2**21)
     assert (limits.max_columns, limits.min_free_bytes) == (3, 2**22)
 
@@ -459,7 +468,7 @@ async def test_an_upload_whose_client_goes_while_it_is_read_leaves_nothing(
 
     upload = Upload("multipart/form-data; boundary=b", body(), departed=departed)
     with pytest.raises(ClientGone):
-        await domain.state.datasets.upload(Principal(1, OWNER), upload)
+        await service(domain.state, DatasetsService).upload(Principal(1, OWNER), upload)
     assert held.is_set(), "the child was told to stop, and had ended before its folder was removed"
     assert owner.stored() == []
 

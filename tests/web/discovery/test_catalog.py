@@ -24,6 +24,7 @@ from pygrid.errors import InvalidInput
 from pygrid.features.catalog.service import CatalogService
 from pygrid.messages.discovery import CatalogAnswer, CatalogSummary, SearchQuery
 from pygrid.settings import load_settings
+from pygrid.web.services import service
 from support.discovery import CSV, Holder
 from support.web import running
 
@@ -35,8 +36,7 @@ async def holder(web: httpx.AsyncClient) -> Holder:
 
 @pytest.fixture
 def catalog(domain: Litestar) -> CatalogService:
-    service: CatalogService = domain.state.catalog
-    return service
+    return service(domain.state, CatalogService)
 
 
 async def ask(catalog: CatalogService, **query: Any) -> CatalogAnswer:
@@ -132,7 +132,7 @@ async def test_only_what_is_public_shows(holder: Holder, catalog: CatalogService
 async def test_it_is_so_on_either_database(database_url: str, tmp_path: Path) -> None:
     app = build_domain(load_settings({}, data_dir=tmp_path / "data", database_url=database_url))
     async with running(app) as web:
-        holder, catalog = await Holder.first(web), app.state.catalog
+        holder, catalog = await Holder.first(web), service(app.state, CatalogService)
         await holder.upload("Straße 100%", tags=["Ünï"], description="under_score")
         await holder.upload("secret", visibility="listed", tags=["Ünï"])
         await holder.host("process")
@@ -170,7 +170,7 @@ def test_no_word_of_what_is_not_public_finds_it(tmp_path_factory: pytest.TempPat
 async def _upload_and_search(folder: Path, things: list[Any]) -> None:
     app = build_domain(load_settings({}, data_dir=folder))
     async with running(app) as web:
-        holder, catalog = await Holder.first(web), app.state.catalog
+        holder, catalog = await Holder.first(web), service(app.state, CatalogService)
         for visibility, name, tags, description, meaning in things:
             column = {"name": "age", "meaning": meaning}
             said = {"tags": tags, "description": description, "columns": [column]}

@@ -25,6 +25,7 @@ from pygrid.features.discovery import routes
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings
+from pygrid.web.services import service
 from support.fleet import dataset
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -51,7 +52,7 @@ def schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(routes, "MAX_SEARCHES", 1_000_000)
     app = build_network(load_network_settings({}, data_dir=tmp_path, hosts="testserver"))
     with get_client(app):
-        app.state.discovery = DiscoveryService(Fleet(), 1)
+        service(app.state, DiscoveryService).fleet = Fleet()
         yield schemathesis.openapi.from_asgi("/schema/openapi.json", app)
 
 

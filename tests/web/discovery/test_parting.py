@@ -16,13 +16,16 @@ import pytest
 
 import pygrid.client
 from pygrid.clock import SystemClock
-from pygrid.features.associations.network import service
+from pygrid.features.associations.network import service as network_service
+from pygrid.features.relay.network.service import Relay
 from pygrid.storage import associations as rows
 from pygrid.transport import NO_RETRIES, Api
 from pygrid.transport.address import parse_address
+from pygrid.transport.identity import Identity
 from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport
 from pygrid.transport.tickets import make_ticket
+from pygrid.web.services import service
 from support.search import Domain, Site, log_in, running_network
 
 
@@ -49,11 +52,11 @@ def open_as(caller: Domain, site: Site, name: str, folder: Path) -> Api:
     """Calls of one Domain to another through the relay."""
     address = parse_address(f"grid+{site.url}/{name}")
     assert not isinstance(address, str)
-    network = site.served.app.state.identity.key
+    network = service(site.served.app.state, Identity).key
 
     def ticket(_network: str) -> str:
         # As it may write its own name.
-        return make_ticket(caller.app.state.identity, network, caller.name.upper(), name, SystemClock().now())
+        return make_ticket(service(caller.app.state, Identity), network, caller.name.upper(), name, SystemClock().now())
 
     known = KnownDomains(folder / "known.json")
     return Api(RelayedTransport(address, relay_token=ticket, known=known), retries=NO_RETRIES)
@@ -61,8 +64,8 @@ def open_as(caller: Domain, site: Site, name: str, folder: Path) -> Api:
 
 async def test_who_has_it_leave_through_the_relay_gets_the_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     await site.add("one", direct=False)
-    pipes = site.served.app.state.relay.pipes
-    monkeypatch.setattr(service, "LEAVE_S", 1.0)
+    pipes = service(site.served.app.state, Relay).pipes
+    monkeypatch.setattr(network_service, "LEAVE_S", 1.0)
     with pygrid.client.connect_network(site.url) as network:
         await asyncio.to_thread(log_in, network)
         domain = await asyncio.to_thread(network.domain, "one")
@@ -78,7 +81,7 @@ async def test_a_revoked_domain_is_cut_off_as_a_caller_too(site: Site, tmp_path:
     await site.add("one", direct=False)
     two = await site.add("two", direct=False)
     await site.add("three", direct=False)
-    pipes = site.served.app.state.relay.pipes
+    pipes = service(site.served.app.state, Relay).pipes
     calls = [open_as(two, site, name, tmp_path) for name in ("one", "three")]
     for api in calls:
         await asyncio.to_thread(api.get, "/healthz", dict)

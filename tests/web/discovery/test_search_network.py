@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pygrid.features.catalog.service import CatalogService
+from pygrid.web.services import service
 from support.discovery import Holder
 from support.search import Site, running_network
 from support.web import assert_problem
@@ -70,7 +72,7 @@ async def test_what_is_remembered_is_not_asked_again(site: Site) -> None:
     one = await site.add("one")
     await one.holder.upload("people")
     asked: list[Any] = []
-    catalog = one.app.state.catalog
+    catalog = service(one.app.state, CatalogService)
     search = catalog.search
 
     async def counted(query: Any) -> Any:

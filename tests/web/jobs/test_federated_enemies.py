@@ -24,11 +24,13 @@ from test_federated_jobs import charges_of, parts_of
 
 from pygrid.errors import InvalidInput
 from pygrid.features.jobs.federated import participation
+from pygrid.features.jobs.service import JobsService
 from pygrid.settings import load_settings
 from pygrid.tensors import decode, encode
 from pygrid.transport import HttpTransport, Request
 from pygrid.transport.dialer import Dialer
 from pygrid.transport.untrusted import find_fault
+from pygrid.web.services import service
 from support.federation import LONG, PRIVATE, serving
 from support.jobs import MODEL, POLICY, Site, running_site
 from support.plans.handmade import logistic_params
@@ -271,7 +273,7 @@ async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, t
     async with facing(Enemy(before=keep_silent), tmp_path) as (site, job):
         async with asyncio.timeout(60):
             await silent.wait()
-        threads = site.app.state.jobs  # the service, which still answers
+        threads = service(site.app.state, JobsService)  # the service, which still answers
         assert threads is not None
         answer = await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
         assert answer.json()["state"] == "revoked"

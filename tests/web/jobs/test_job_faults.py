@@ -24,6 +24,8 @@ from pygrid.storage import audit
 from pygrid.storage.budgets import charges
 from pygrid.storage.columns import CHECKSUMS_FILE
 from pygrid.storage.datasets import dataset_versions
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.jobs import Site
 from support.web import assert_problem, flip
 
@@ -47,7 +49,7 @@ async def failed(site: Site, job_id: str) -> dict[str, Any] | None:
 
 
 async def actions(site: Site, job_id: str) -> list[str]:
-    entries = await site.app.state.database.read(lambda c: audit.list_entries(c, limit=1000))
+    entries = await service(site.app.state, Database).read(lambda c: audit.list_entries(c, limit=1000))
     return [entry.action for entry in entries if entry.data.get("job_id") == job_id]
 
 
@@ -55,7 +57,7 @@ async def charge_states(site: Site) -> list[str]:
     def load(connection: sa.Connection) -> list[str]:
         return list(connection.execute(sa.select(charges.c.state)).scalars())
 
-    found: list[str] = await site.app.state.database.read(load)
+    found: list[str] = await service(site.app.state, Database).read(load)
     return found
 
 
@@ -122,7 +124,7 @@ async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Si
 
 async def columns_of(site: Site, settings: DomainSettings) -> Path:
     select = sa.select(dataset_versions.c.folder)
-    name: str = await site.app.state.database.read(lambda connection: connection.execute(select).scalar_one())
+    name: str = await service(site.app.state, Database).read(lambda connection: connection.execute(select).scalar_one())
     return settings.data_dir / "datasets" / name
 
 

@@ -13,7 +13,11 @@ import datetime as dt
 import pytest
 
 from pygrid.clock import SystemClock
+from pygrid.features.jobs.running.maintenance import JobUpkeep
+from pygrid.settings import AppSettings
 from pygrid.storage import audit
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.jobs import DATASETS, Person, Site
 from support.web import assert_problem
 
@@ -36,7 +40,7 @@ async def delete_account(site: Site, person: Person) -> None:
 
 
 async def tidy(site: Site) -> None:
-    await site.app.state.job_upkeep.run_once()
+    await service(site.app.state, JobUpkeep).run_once()
 
 
 async def test_jobs_of_a_deleted_account_end(site: Site) -> None:
@@ -57,9 +61,9 @@ async def test_jobs_of_a_deleted_account_end(site: Site) -> None:
     assert (ended["state"], ended["detail"]) == ("cancelled", "cancelled, as who asked has no account any more")
     assert (await site.owner.job(held["id"]))["state"] == "held"
     assert (await site.owner.job(others["id"]))["state"] == "waiting"
-    folder = site.app.state.settings.data_dir / "jobs" / "inputs" / waiting["id"]
+    folder = service(site.app.state, AppSettings).data_dir / "jobs" / "inputs" / waiting["id"]
     assert not folder.exists()
-    entries = await site.app.state.database.read(audit.list_entries)
+    entries = await service(site.app.state, Database).read(audit.list_entries)
     assert [(one.action, one.actor) for one in entries if one.data.get("job_id") == waiting["id"]][-1] == (
         "job_cancelled",
         None,
@@ -103,7 +107,7 @@ async def test_nothing_of_a_deleted_dataset_leaves(site: Site) -> None:
         # An officer may decide too, and did not delete anything.
         answer = await site.officer.decide("approve", await site.officer.job(job["id"]))
         assert_problem(answer, 409, "dataset_deleted")
-    results = site.app.state.settings.data_dir / "jobs" / "results"
+    results = service(site.app.state, AppSettings).data_dir / "jobs" / "results"
     assert (results / held["id"]).exists()
     await tidy(site)
     for job in (waiting, held):
@@ -122,8 +126,8 @@ async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch
     exact = await site.scientist.submit(dataset)
     await site.owner.approve(await site.owner.wait(exact["id"], "waiting"))
     await site.owner.wait(exact["id"], "held")
-    upkeep = site.app.state.job_upkeep
-    folder = site.app.state.settings.data_dir / "jobs" / "results"
+    upkeep = service(site.app.state, JobUpkeep)
+    folder = service(site.app.state, AppSettings).data_dir / "jobs" / "results"
     monkeypatch.setattr(upkeep, "_clock", Later(1000))
     await tidy(site)
     assert (await site.scientist.result(job["id"])).status_code == 200, "by default results are kept"

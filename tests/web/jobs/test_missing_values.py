@@ -15,10 +15,13 @@ import pytest
 import sqlalchemy as sa
 from onnx import helper
 
+from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages.datasets import Schema
 from pygrid.plans import DataPort
 from pygrid.plans.runner import Runner
 from pygrid.storage import datasets as dataset_rows
+from pygrid.storage.sql.database import Database
+from pygrid.web.services import service
 from support.jobs import JOBS, NUM_RECORDS, PRIVATE, Site, records
 from support.plans.handmade import logistic_params, logistic_plan
 from support.web import assert_problem
@@ -165,7 +168,7 @@ async def test_the_accuracy_over_subjects_is_right_and_training_divides_by_their
 async def test_schemas_of_an_older_version_are_completed_at_the_start(site: Site) -> None:
     data = {**with_gaps(), "person": np.arange(NUM_RECORDS) // 2}
     dataset = await site.owner.upload(arrays=data, subject="person", max_records_per_subject=6)
-    database = site.app.state.database
+    database = service(site.app.state, Database)
 
     def forget(connection: sa.Connection) -> Schema:
         version = dataset_rows.get_version(connection, dataset)
@@ -179,7 +182,7 @@ async def test_schemas_of_an_older_version_are_completed_at_the_start(site: Site
     assert_problem(
         await site.scientist.try_submit(dataset, binding={"x": "features", "y": "label"}), 400, "missing_values"
     )
-    await site.app.state.datasets.recover()
+    await service(site.app.state, DatasetsService).recover()
     assert await database.read(lambda connection: dataset_rows.list_incomplete_schemas(connection)) == []
     version = await database.read(lambda connection: dataset_rows.get_version(connection, dataset))
     assert await database.read(lambda connection: dataset_rows.get_schema(connection, version.id)) == whole

@@ -17,7 +17,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from pygrid.features.jobs.running.spec_builder import RunLimits
+from pygrid.features.jobs.service import JobsService
+from pygrid.settings import AppSettings
 from pygrid.tensors import decode
+from pygrid.web.services import service
 from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PRIVATE, Person, Site, npz, records
 from support.plans.models import WEIGHT, centred, graph_model, linear
 from support.web import assert_problem
@@ -213,7 +216,7 @@ async def test_forms_that_are_none(site: Site) -> None:
 async def test_answers_that_are_larger_than_a_result_may_be(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = await site.owner.upload()
     limits = RunLimits(memory_bytes=2**30, wall_s=60.0, max_answers_bytes=64 * 1024 + 1000)
-    monkeypatch.setattr(site.app.state.jobs, "_limits", limits)
+    monkeypatch.setattr(service(site.app.state, JobsService), "_limits", limits)
     problem = assert_problem(await ask(site.scientist, dataset), 400, "result_too_large")
     assert "max_records" in problem["detail"]
     assert (await ask(site.scientist, dataset, max_records=50)).status_code == 201
@@ -223,7 +226,7 @@ async def test_what_the_gate_said_lies_beside_the_model_and_goes_with_it(site: S
     dataset = await site.owner.upload()
     answer = await ask(site.scientist, dataset)
     job = await site.owner.wait(answer.json()["id"], "waiting")
-    folder = site.app.state.settings.data_dir / "jobs" / "inputs" / job["id"]
+    folder = service(site.app.state, AppSettings).data_dir / "jobs" / "inputs" / job["id"]
     assert (folder / job["plan_id"]).read_bytes() == linear()
     assert {path.name for path in folder.iterdir()} == {"report.json", job["plan_id"]}
     await site.owner.decide("deny", job)

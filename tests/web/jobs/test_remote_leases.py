@@ -17,8 +17,11 @@ import pytest
 
 from pygrid.compute.leased import RemoteDriver
 from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome, frame
+from pygrid.features.workers.service import WorkersService
 from pygrid.settings import load_settings
+from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode
+from pygrid.web.services import service
 from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PLAN, Site, records, running_site
 from support.plans.handmade import logistic_params
 from support.web import assert_problem
@@ -74,7 +77,7 @@ class Machine:
 
 
 def driver(site: Site) -> RemoteDriver:
-    remote: RemoteDriver = site.app.state.workers.driver
+    remote: RemoteDriver = service(site.app.state, WorkersService).driver
     return remote
 
 
@@ -192,7 +195,7 @@ async def test_a_job_that_is_given_back_goes_on_at_once(site: Site) -> None:
 async def history(site: Site, job_id: str) -> Any:
     from pygrid.storage import jobs as rows
 
-    return (await site.app.state.database.read(lambda connection: rows.get_job(connection, job_id))).history
+    return (await service(site.app.state, Database).read(lambda connection: rows.get_job(connection, job_id))).history
 
 
 async def test_a_job_that_no_worker_began_runs_here_on_its_one_charge(site: Site) -> None:

@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed
 from pygrid.errors import Unauthenticated
 from pygrid.legacy.websocket import LegacyCaller, Published, answer, domain_messages
 from pygrid.tensors import encode
+from pygrid.web.services import service
 from support.plans.models import WEIGHT, linear, lookup
 from support.web import PASSWORD, People, serving
 
@@ -217,7 +218,7 @@ async def test_messages_that_are_none(port: int) -> None:
 
 
 async def test_more_clients_than_it_holds_are_sent_away(domain: Litestar, port: int) -> None:
-    published: Published = domain.state.published
+    published: Published = service(domain.state, Published)
     published.max_sockets = 2
     async with talking(port) as first, talking(port) as second:
         assert await first.say("socket-ping") == await second.say("socket-ping") == {"alive": "True"}

@@ -20,7 +20,12 @@ import pytest
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.associations.domain import connector
+from pygrid.features.associations.network.registry import ConnectedDomains
+from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.settings import load_settings
+from pygrid.storage.sql.database import Database
+from pygrid.transport.identity import Identity
+from pygrid.web.services import service
 from support.network import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
 from support.web import People, assert_problem
 
@@ -55,7 +60,7 @@ async def test_a_domain_asks_waits_is_accepted_and_seen(net: Net, tmp_path: Path
         seen = await until_listed(net, "alice", state="online", counts={"datasets": 0, "users": 1})
         assert seen["connected"]
         shown = (await net.web.get("/domains/alice")).json()
-        assert shown["domain"]["identity"] == str(alice.app.state.identity.key)
+        assert shown["domain"]["identity"] == str(service(alice.app.state, Identity).key)
         assert shown["entry"] == {"name": "alice", "version": shown["domain"]["version"]}
         assert "load" not in shown["domain"]
         assert "claimed_address" not in shown["domain"]
@@ -89,7 +94,7 @@ async def test_a_cut_link_heals(net: Net, tmp_path: Path) -> None:
     token = await net.invite()
     async with running_domain(tmp_path / "a", network=net.url, invitation=token) as alice:
         await until_listed(net, "alice", state="online")
-        links = net.app.state.links
+        links = service(net.app.state, ConnectedDomains).links
         for _ in range(3):
             link = links.get("alice")
             await link.close(1011, "cut")
@@ -121,7 +126,7 @@ async def test_revoked_it_is_cut_off_and_stays_out_whatever_it_brings(net: Net, 
         await until_listed(net, "alice", state="online")
         assert (await net.decide("alice", "revoke")).status_code == 200
         assert await net.list() == {}
-        assert net.app.state.links.find("alice") is None
+        assert service(net.app.state, ConnectedDomains).links.find("alice") is None
         await alice.until(state="revoked", connected=False)
         again = {"network": net.url, "invitation": token}
         assert (await alice.web.post("/associations", json=again, headers=alice.owner)).status_code == 202
@@ -172,7 +177,7 @@ async def audit_entries(dom: Dom) -> list[dict[str, Any]]:
             for text in connection.execute(sa.select(table.c.entry).order_by(table.c.number)).scalars()
         ]
 
-    found: list[dict[str, Any]] = await dom.app.state.database.read(load)
+    found: list[dict[str, Any]] = await service(dom.app.state, Database).read(load)
     return found
 
 
@@ -201,14 +206,14 @@ async def test_an_accepted_domain_answers_its_network_a_waiting_one_does_not(net
 
     async with running_domain(tmp_path / "a", network=net.url) as alice:
         await until_listed(net, "alice", "pending", connected=True)
-        associations = net.app.state.associations
+        associations = service(net.app.state, NetworkAssociations)
         waiting = associations.waiting.get(str((await associations.get_domain("alice")).id))
         with pytest.raises(PygridError) as refused:
             await waiting.ask("search", {"query": {}})
         assert refused.value.code == "not_a_member"
         await net.decide("alice", "accept")
         await alice.until(state="accepted")
-        member = net.app.state.fleet.get("Alice")
+        member = service(net.app.state, ConnectedDomains).get("Alice")
         assert (await member.ask("summary", {}))["tags"] == []
 
 
@@ -339,7 +344,7 @@ async def test_a_checked_address_is_looked_at_again_and_named_no_more_once_nobod
             await until_listed(net, "alice", address=address)
 
         def look_again() -> None:
-            for listener in net.app.state.associations.on_change:
+            for listener in service(net.app.state, NetworkAssociations).on_change:
                 listener("alice")
 
         look_again()
@@ -385,7 +390,7 @@ async def test_a_change_is_told_before_its_author_is_answered(tmp_path: Path) ->
         token = await net.invite()
         async with running_domain(tmp_path / "a", network=net.url, invitation=token) as alice:
             await until_listed(net, "alice", state="online")
-            member = net.app.state.fleet.get("alice")
+            member = service(net.app.state, ConnectedDomains).get("alice")
 
             async def told() -> bool:
                 return bool(member.catalog)

@@ -23,9 +23,12 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.associations.domain import connector
 from pygrid.features.associations.network import handshake
+from pygrid.features.associations.network.registry import ConnectedDomains
+from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.messages.identity import to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import Identity
+from pygrid.web.services import service
 from support.network import Impostor, Net, running_network, served, until
 from support.web import People, running
 
@@ -64,7 +67,7 @@ async def test_the_welcome_is_signed_by_the_network(net: Net) -> None:
 
     impostor = Impostor()
     answer = await impostor.greet(net)
-    key = net.app.state.identity.key
+    key = service(net.app.state, Identity).key
     signature = from_base64url(answer["signature"], 64, "signature")
     assert key.verify(signature, "welcome", impostor.nonce, impostor.identity.key.raw, b"net")
 
@@ -105,7 +108,7 @@ async def test_a_hello_relayed_from_another_network_is_refused(net: Net, tmp_pat
     async with running_network(tmp_path / "other") as other, connect(other.control_url(), proxy=None) as there:
         challenge = msgspec.json.decode(await there.recv())
         # What a Domain signs when the Network in between gives its own key, as it must: the Domain knows that.
-        hello = Impostor().hello({**challenge, "identity": str(net.app.state.identity.key)})
+        hello = Impostor().hello({**challenge, "identity": str(service(net.app.state, Identity).key)})
         await there.send(msgspec.json.encode(hello).decode())
         assert msgspec.json.decode(await there.recv())["code"] == "bad_signature"
 
@@ -262,7 +265,7 @@ async def test_health_follows_the_heartbeats(net: Net, clock: ManualClock) -> No
         await exchange(connection, type="heartbeat", id=1, counts=counts, load=0.5, catalog="7")
         found = (await net.list())["alice"]
         assert (found["state"], found["counts"], found["load"]) == ("online", {"datasets": 3}, 0.5)
-        assert net.app.state.fleet.get("alice").catalog == "7"
+        assert service(net.app.state, ConnectedDomains).get("alice").catalog == "7"
         clock.advance(2.5)
         assert await state() == "online"
         clock.advance(0.1)
@@ -276,8 +279,8 @@ async def test_health_follows_the_heartbeats(net: Net, clock: ManualClock) -> No
         await exchange(connection, type="heartbeat", id=3, degraded=True)
         assert await state() == "degraded"
     seen_at = clock.now()
-    await net.app.state.associations.note_seen()
-    known = await net.app.state.associations.get_domain("alice")
+    await service(net.app.state, NetworkAssociations).note_seen()
+    known = await service(net.app.state, NetworkAssociations).get_domain("alice")
     assert known.last_seen_at == seen_at
 
 

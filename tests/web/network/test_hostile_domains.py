@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.transport import links
+from pygrid.web.services import service
 from support.network import Impostor, Net, running_network, until_listed
 
 
@@ -57,7 +59,7 @@ async def test_a_revoked_key_does_not_come_in_under_another_name_that_it_has(net
         assert (await net.decide("mallory", "revoke")).status_code == 200
         # All that this key has is put out.
         assert await net.list() == {}
-        assert len(net.app.state.links) == 0
+        assert len(service(net.app.state, ConnectedDomains).links) == 0
     for name in (mallory, second, third):
         assert (await name.greet(net, invitation=token))["code"] == "revoked"
         assert (await name.greet(net))["code"] == "revoked"

@@ -26,7 +26,11 @@ from pygrid.client import NetworkClient, connect_network
 from pygrid.clock import ManualClock
 from pygrid.errors import Conflict
 from pygrid.features.associations.domain import connector
-from pygrid.features.associations.network import service
+from pygrid.features.associations.network import service as network_service
+from pygrid.features.associations.network.registry import ConnectedDomains
+from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.transport.identity import Identity
+from pygrid.web.services import service
 from support.network import Impostor, Net, running_domain, running_network, until
 from support.web import PASSWORD, People, assert_problem
 
@@ -109,7 +113,7 @@ async def test_of_two_acceptances_at_once_one_holds(net: Net) -> None:
     answers = await asyncio.gather(*(net.decide("alice", "accept", identity=key(one)) for one in impostors))
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409, 409]
     assert list((await known(net)).values()) == ["accepted"]
-    (member,) = net.app.state.fleet
+    (member,) = service(net.app.state, ConnectedDomains)
     assert member.identity == next(answer.json()["identity"] for answer in answers if answer.status_code == 200)
 
 
@@ -152,7 +156,7 @@ async def test_a_revoked_key_keeps_no_names_that_it_only_asked_for(net: Net) -> 
 
 
 async def test_who_asks_and_leaves_again_and_again_keeps_nothing(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LEAVE_S", 0.05)
+    monkeypatch.setattr(network_service, "LEAVE_S", 0.05)
     async with AsyncExitStack() as stack:
         connections: list[Any] = []
         for number in range(5):
@@ -164,11 +168,11 @@ async def test_who_asks_and_leaves_again_and_again_keeps_nothing(net: Net, monke
         for connection in connections:
             async with asyncio.timeout(60):
                 await connection.wait_closed()
-        assert len(net.app.state.associations.waiting) == 0
+        assert len(service(net.app.state, NetworkAssociations).waiting) == 0
 
 
 async def test_requests_of_those_who_went_away_are_forgotten(net: Net, clock: ManualClock) -> None:
-    associations = net.app.state.associations
+    associations = service(net.app.state, NetworkAssociations)
     gone, stays, silent = Impostor("gone"), Impostor("stays"), Impostor("silent")
     await gone.greet(net)
     async with stays.greeting(net) as (connection, _), silent.greeting(net) as (quiet, _):
@@ -196,7 +200,9 @@ async def test_the_one_that_was_turned_away_comes_in_once_the_name_is_free(
         assert "another Domain is known by the name" in (await alice.until(state="refused"))["reason"]
         await net.web.delete("/domains/alice", headers=net.owner)
         await alice.until(state="pending", connected=True)
-        assert (await net.decide("alice", "accept", identity=str(alice.app.state.identity.key))).status_code == 200
+        assert (
+            await net.decide("alice", "accept", identity=str(service(alice.app.state, Identity).key))
+        ).status_code == 200
         await alice.until(state="accepted", connected=True)
 
 
@@ -209,7 +215,7 @@ async def test_a_restart_forgets_neither_who_asks_nor_who_has_a_name(tmp_path: P
         before = await known(net)
     async with running_network(tmp_path, sign_up=False) as net:
         assert await known(net) == before
-        assert [member.name for member in net.app.state.fleet] == ["bob"]
+        assert [member.name for member in service(net.app.state, ConnectedDomains)] == ["bob"]
         assert (await Impostor("BOB").greet(net))["code"] == "name_taken"
         assert (await net.decide("alice", "accept", identity=key(two))).status_code == 200
         assert (await two.greet(net))["state"] == "accepted"

@@ -15,6 +15,8 @@ from pygrid.network import build_network
 from pygrid.settings import load_network_settings
 from pygrid.storage.ownership import FolderLock
 from pygrid.storage.start import prepare_store
+from pygrid.transport.identity import Identity
+from pygrid.web.services import service
 from support.web import People, assert_problem, running
 
 FLAGS = {"can_edit_settings", "can_create_users", "can_edit_roles", "can_manage_nodes"}
@@ -91,6 +93,6 @@ async def test_it_keeps_its_identity(tmp_path: Path) -> None:
     keys = []
     for _ in range(2):
         lock = FolderLock.acquire(tmp_path, "network")
-        keys.append(str(build_network(settings, folder_lock=lock).state.identity.key))
+        keys.append(str(service(build_network(settings, folder_lock=lock).state, Identity).key))
         lock.release()
     assert keys[0] == keys[1]

@@ -297,8 +297,9 @@ def test_one_who_pretends_to_be_the_domain_gets_nothing(site: RelaySite, app: Re
     """A Network that sends callers to a server of its own, which serves the same app with a key of its own."""
     (tmp_path / "liar").mkdir()
     liar = Identity.load_or_make(tmp_path / "liar" / "identity.pem")
-    server = PipeServer(server_context(liar, tmp_path / "liar" / "identity.pem"))
-    server._factory = site.pipe_servers["hospital-a"]._factory
+    server = PipeServer(
+        server_context(liar, tmp_path / "liar" / "identity.pem"), site.pipe_servers["hospital-a"]._relayed
+    )
     honest = site.directory.members["hospital-a"]
 
     by_first_use = site.open(pinned=False)

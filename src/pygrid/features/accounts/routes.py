@@ -51,6 +51,7 @@ from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import answer_unexpected, describe_problems, problem_response, to_problem
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
@@ -76,17 +77,12 @@ _CHANGED = describe_problems(400, 403, 404, 409, 412, 413)
 _SIGNED_IN = describe_problems(400, 403, 404, 409, 412, 413, 429)
 
 
-def _service(connection: Connection) -> AccountService:
-    service: AccountService = connection.app.state.accounts
-    return service
-
-
 async def _may_see_users(connection: Connection, handler: BaseRouteHandler) -> None:
-    await require(_service(connection).access.see_users)(connection, handler)
+    await require(service(connection.app.state, AccountService).access.see_users)(connection, handler)
 
 
 async def _may_see_roles(connection: Connection, handler: BaseRouteHandler) -> None:
-    await require(_service(connection).access.see_roles)(connection, handler)
+    await require(service(connection.app.state, AccountService).access.see_roles)(connection, handler)
 
 
 # Users
@@ -100,13 +96,13 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
     ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role. A private key gives only
     roles that allow less than the role of its owner.
     """
-    service = _service(request)
+    accounts = service(request.app.state, AccountService)
     actor, by_key = None, False
     if find_token(request) is not None:
         actor = await authenticate(request)
     elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
-        actor, by_key = await service.authenticate_key(private_key, _address(request)), True
-    new = await service.sign_up(
+        actor, by_key = await accounts.authenticate_key(private_key, _address(request)), True
+    new = await accounts.sign_up(
         data.email,
         data.password,
         data.role,
@@ -121,33 +117,37 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
 @post("/users/login", status_code=200, responses=_SIGNED_IN)
 async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResponse:
     """Begin a session: a token for the header ``Authorization: Bearer``."""
-    session = await _service(request).log_in(data.email, data.password, _address(request))
+    session = await service(request.app.state, AccountService).log_in(data.email, data.password, _address(request))
     return LoginResponse(True, session.token, session.expires_in_s)
 
 
 @post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
 async def log_out(request: AppRequest) -> Done:
     """End the session that the request came with."""
-    await _service(request).log_out(request.user, find_token(request) or "")
+    await service(request.app.state, AccountService).log_out(request.user, find_token(request) or "")
     return Done(True)
 
 
 @get("/users", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def list_users(request: AppRequest) -> UsersResponse:
     """All users, oldest first."""
-    return UsersResponse(True, [_user_info(request, user) for user in await _service(request).list_users()])
+    return UsersResponse(
+        True, [_user_info(request, user) for user in await service(request.app.state, AccountService).list_users()]
+    )
 
 
 @get("/users/me", guards=[require()], security=_SESSION, responses=_ASKED)
 async def get_me(request: AppRequest) -> Response[UserResponse]:
     """The user whose session it is."""
-    return _tagged_user(request, await _service(request).get_user(request.user, request.user.user_id))
+    return _tagged_user(
+        request, await service(request.app.state, AccountService).get_user(request.user, request.user.user_id)
+    )
 
 
 @get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_ASKED)
 async def get_user(request: AppRequest, user_id: PathId) -> Response[UserResponse]:
     """A user: oneself, or anyone for who may list users."""
-    return _tagged_user(request, await _service(request).get_user(request.user, user_id))
+    return _tagged_user(request, await service(request.app.state, AccountService).get_user(request.user, user_id))
 
 
 @post(
@@ -159,7 +159,7 @@ async def get_user(request: AppRequest, user_id: PathId) -> Response[UserRespons
 )
 async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
     """Users that match everything given."""
-    found = await _service(request).search_users(data.email, data.role, data.group)
+    found = await service(request.app.state, AccountService).search_users(data.email, data.role, data.group)
     return UsersResponse(True, [_user_info(request, user) for user in found])
 
 
@@ -169,7 +169,10 @@ async def change_email(
 ) -> Response[UserResponse]:
     """One's own, or with ``can_create_users`` that of a user who is not above oneself."""
     expect = _expect_user(request, if_match)
-    return _tagged_user(request, await _service(request).change_email(request.user, user_id, data.email, expect))
+    return _tagged_user(
+        request,
+        await service(request.app.state, AccountService).change_email(request.user, user_id, data.email, expect),
+    )
 
 
 @put("/users/{user_id:int}/password", guards=[require()], security=_SESSION, responses=_SIGNED_IN)
@@ -181,19 +184,27 @@ async def change_password(
     One who changes their own password gets a new ``private_key``, in this answer and never again.
     """
     expect = _expect_user(request, if_match)
-    return _with_key(request, await _service(request).change_password(request.user, user_id, data.password, expect))
+    return _with_key(
+        request,
+        await service(request.app.state, AccountService).change_password(request.user, user_id, data.password, expect),
+    )
 
 
 @post("/users/me/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
 async def rotate_private_key(request: AppRequest) -> Response[UserResponse]:
     """Make a new private key; it is in this answer and never again, and the one before is invalid."""
-    return _with_key(request, await _service(request).rotate_private_key(request.user, request.user.user_id))
+    return _with_key(
+        request, await service(request.app.state, AccountService).rotate_private_key(request.user, request.user.user_id)
+    )
 
 
 @delete("/users/{user_id:int}/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
 async def revoke_private_key(request: AppRequest, user_id: PathId) -> UserResponse:
     """Make a private key invalid: one's own, or with ``can_create_users`` that of a user who is not above oneself."""
-    return UserResponse(True, _user_info(request, await _service(request).revoke_private_key(request.user, user_id)))
+    return UserResponse(
+        True,
+        _user_info(request, await service(request.app.state, AccountService).revoke_private_key(request.user, user_id)),
+    )
 
 
 @put("/users/{user_id:int}/role", guards=[require()], security=_SESSION, responses=_CHANGED)
@@ -202,7 +213,9 @@ async def change_role(
 ) -> Response[UserResponse]:
     """Nobody raises themselves or gives more than they have; ends the user's sessions."""
     expect = _expect_user(request, if_match)
-    return _tagged_user(request, await _service(request).change_role(request.user, user_id, data.role, expect))
+    return _tagged_user(
+        request, await service(request.app.state, AccountService).change_role(request.user, user_id, data.role, expect)
+    )
 
 
 @put("/users/{user_id:int}/groups", guards=[require()], security=_SESSION, responses=_CHANGED)
@@ -211,13 +224,18 @@ async def change_groups(
 ) -> Response[UserResponse]:
     """The groups the user is in from now on, all of them."""
     expect = _expect_user(request, if_match)
-    return _tagged_user(request, await _service(request).change_groups(request.user, user_id, data.groups, expect))
+    return _tagged_user(
+        request,
+        await service(request.app.state, AccountService).change_groups(request.user, user_id, data.groups, expect),
+    )
 
 
 @delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
 async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = None) -> UserResponse:
     """Remove an account with its sessions and memberships."""
-    user = await _service(request).delete_user(request.user, user_id, _expect_user(request, if_match))
+    user = await service(request.app.state, AccountService).delete_user(
+        request.user, user_id, _expect_user(request, if_match)
+    )
     return UserResponse(True, _user_info(request, user))
 
 
@@ -229,20 +247,25 @@ async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = 
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
     """A new role within one's own permissions."""
     return RoleResponse(
-        True, _role_info(request, await _service(request).create_role(request.user, data.name, _flags(data)))
+        True,
+        _role_info(
+            request, await service(request.app.state, AccountService).create_role(request.user, data.name, _flags(data))
+        ),
     )
 
 
 @get("/roles", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
 async def list_roles(request: AppRequest) -> RolesResponse:
     """All roles, oldest first."""
-    return RolesResponse(True, [_role_info(request, role) for role in await _service(request).list_roles()])
+    return RolesResponse(
+        True, [_role_info(request, role) for role in await service(request.app.state, AccountService).list_roles()]
+    )
 
 
 @get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
 async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleResponse]:
     """One role."""
-    return _tagged_role(request, await _service(request).get_role(role_id))
+    return _tagged_role(request, await service(request.app.state, AccountService).get_role(role_id))
 
 
 @put("/roles/{role_id:int}", guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
@@ -251,7 +274,10 @@ async def edit_role(
 ) -> Response[RoleResponse]:
     """What is given changes, for everyone who has the role."""
     name, expect = None if data.name is msgspec.UNSET else data.name, _expect_role(request, if_match)
-    return _tagged_role(request, await _service(request).edit_role(request.user, role_id, name, _flags(data), expect))
+    return _tagged_role(
+        request,
+        await service(request.app.state, AccountService).edit_role(request.user, role_id, name, _flags(data), expect),
+    )
 
 
 @delete(
@@ -263,7 +289,9 @@ async def edit_role(
 )
 async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = None) -> RoleDeleted:
     """Remove a role that nobody has."""
-    role = await _service(request).delete_role(request.user, role_id, _expect_role(request, if_match))
+    role = await service(request.app.state, AccountService).delete_role(
+        request.user, role_id, _expect_role(request, if_match)
+    )
     info = _role_info(request, role)
     return RoleDeleted(True, info, info)
 
@@ -275,19 +303,21 @@ async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = 
 @repeatable(shape=lambda _request, group: GroupResponse(True, _group_info(group)))
 async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
     """A new group."""
-    return GroupResponse(True, _group_info(await _service(request).create_group(data.name)))
+    return GroupResponse(True, _group_info(await service(request.app.state, AccountService).create_group(data.name)))
 
 
 @get("/groups", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def list_groups(request: AppRequest) -> GroupsResponse:
     """All groups, oldest first."""
-    return GroupsResponse(True, [_group_info(group) for group in await _service(request).list_groups()])
+    return GroupsResponse(
+        True, [_group_info(group) for group in await service(request.app.state, AccountService).list_groups()]
+    )
 
 
 @get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
 async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResponse]:
     """One group."""
-    return _tagged_group(await _service(request).get_group(group_id))
+    return _tagged_group(await service(request.app.state, AccountService).get_group(group_id))
 
 
 @put("/groups/{group_id:int}", guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
@@ -295,7 +325,9 @@ async def rename_group(
     request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest], if_match: IfMatch = None
 ) -> Response[GroupResponse]:
     """Give a group another name."""
-    return _tagged_group(await _service(request).rename_group(group_id, data.name, _expect_group(if_match)))
+    return _tagged_group(
+        await service(request.app.state, AccountService).rename_group(group_id, data.name, _expect_group(if_match))
+    )
 
 
 @delete(
@@ -307,14 +339,17 @@ async def rename_group(
 )
 async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch = None) -> GroupResponse:
     """Remove a group; its members stay."""
-    return GroupResponse(True, _group_info(await _service(request).delete_group(group_id, _expect_group(if_match))))
+    return GroupResponse(
+        True,
+        _group_info(await service(request.app.state, AccountService).delete_group(group_id, _expect_group(if_match))),
+    )
 
 
 # Answers
 
 
 def _role_info(request: AppRequest, role: Role) -> RoleInfo:
-    shown = _service(request).access.permissions
+    shown = service(request.app.state, AccountService).access.permissions
     return RoleInfo(role.id, role.name, **{str(permission): permission in role.permissions for permission in shown})
 
 
@@ -324,7 +359,7 @@ def _group_info(group: Group) -> GroupInfo:
 
 def _user_info(request: AppRequest, user: User) -> UserInfo:
     info = UserInfo(user.id, user.email, _role_info(request, user.role))
-    if Permission.CREATE_GROUPS in _service(request).access.permissions:
+    if Permission.CREATE_GROUPS in service(request.app.state, AccountService).access.permissions:
         info.groups = [{"id": group.id, "name": group.name} for group in user.groups]
     return info
 
@@ -388,7 +423,7 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
 
 
 def account_routes(*, with_groups: bool = True) -> list[Any]:
-    """The routes; the app's state needs ``accounts``, an `AccountService`, which is its ``authenticator`` too."""
+    """The routes; they need the service `AccountService`, which is the app's authenticator too."""
     on_error: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
     users = [
         *(sign_up, log_in, log_out, list_users, get_me, get_user, search_users),

@@ -28,24 +28,15 @@ from pygrid.messages.cycles import (
 )
 from pygrid.web.addresses import ClientAddresses
 from pygrid.web.auth import find_bearer
-from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.blobs import ProcessBlobs, describe_blob
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import ANY_CONTENT_TYPE, AppRequest, stream_body, wait_until_gone
+from pygrid.web.services import service
 
 SPEED_TEST_BYTES = 64 * 1024 * 1024
 _SPEED_CHUNK = b"x" * (64 * 1024)
 
 Text = Annotated[str, QueryParameter(min_length=1, max_length=200)]
-
-
-def _service(state: State) -> CyclesService:
-    service: CyclesService = state.cycles
-    return service
-
-
-def _membership(state: State) -> ClientRegistry:
-    membership: ClientRegistry = state.membership
-    return membership
 
 
 def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
@@ -62,20 +53,19 @@ def _key(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
 
 
 def _address(request: Request[Any, Any, Any], state: State) -> str:
-    addresses: ClientAddresses = state.addresses
-    return addresses.of(request)
+    return service(state, ClientAddresses).of(request)
 
 
 @post("/authenticate", status_code=200, responses=describe_problems(400, 401, 404, 429))
 async def authenticate(request: AppRequest, data: JSONBody[AuthenticateRequest], state: State) -> AuthenticateResponse:
     """Become a client of a process."""
-    return await _membership(state).authenticate(data, _address(request, state))
+    return await service(state, ClientRegistry).authenticate(data, _address(request, state))
 
 
 @post("/leave", status_code=200, responses=describe_problems(400, 404, 429))
 async def leave(request: AppRequest, data: JSONBody[LeaveRequest], state: State) -> LeaveResponse:
     """Leave a process for good; where clients have names, no cycle waits for this one."""
-    await _membership(state).leave(data, _address(request, state))
+    await service(state, ClientRegistry).leave(data, _address(request, state))
     return LeaveResponse("success")
 
 
@@ -89,7 +79,7 @@ async def speed_test_download(
     size_bytes: Annotated[int, QueryParameter(ge=0, le=SPEED_TEST_BYTES)] = SPEED_TEST_BYTES,
 ) -> Response[Any]:
     """Answer at once (``is_ping``), or stream bytes while the client measures the time."""
-    _service(state).take_speed_test(_address(request, state), is_ping=is_ping)
+    service(state, CyclesService).take_speed_test(_address(request, state), is_ping=is_ping)
     if is_ping:
         return Response(b"{}", media_type="application/json")
 
@@ -105,7 +95,7 @@ async def speed_test_download(
 @post("/speed-test", status_code=200, request_max_body_size=None, responses=describe_problems(400, 408, 413, 429))
 async def speed_test_upload(request: AppRequest, state: State, worker_id: Text, random: Text) -> dict[str, str]:
     """Read and discard bytes while the client measures the time."""
-    _service(state).take_speed_test(_address(request, state))
+    service(state, CyclesService).take_speed_test(_address(request, state))
     async for _ in stream_body(request, SPEED_TEST_BYTES + 64 * 1024):
         pass
     return {}
@@ -118,20 +108,22 @@ async def cycle_request(
     """Request admission to the current cycle; with ``wait_s`` the answer waits until there is work."""
     if data.wait_s:
         request.stop_counting()
-    answer = await _service(state).request_cycle(data, _address(request, state), partial(wait_until_gone, request))
+    answer = await service(state, CyclesService).request_cycle(
+        data, _address(request, state), partial(wait_until_gone, request)
+    )
     if isinstance(answer, CycleAccepted) and isinstance(answer.model_hash, str):
-        responses: BlobResponses = state.blobs
-        responses.preload(answer.model_hash)
+        service(state, ProcessBlobs).preload(answer.model_hash)
     return answer
 
 
 @get("/get-model", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
 async def get_model(request: AppRequest, state: State, model_id: FromQuery[int]) -> Response[Any]:
     """Download the model that this cycle starts from: safetensors bytes."""
-    ticket = await _service(state).redeem_key(*_key(request))
-    checkpoint = await _service(state).find_model(ticket, model_id)
-    responses: BlobResponses = state.blobs
-    return await responses.respond(request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)})
+    ticket = await service(state, CyclesService).redeem_key(*_key(request))
+    checkpoint = await service(state, CyclesService).find_model(ticket, model_id)
+    return await service(state, ProcessBlobs).respond(
+        request, checkpoint.model_hash, {media.CHECKPOINT_HEADER: str(checkpoint.number)}
+    )
 
 
 @get("/get-plan", responses={**describe_blob(), **describe_problems(400, 401, 404, 410)})
@@ -139,21 +131,20 @@ async def get_plan(
     request: AppRequest, state: State, plan_id: FromQuery[int], receive_operations_as: FromQuery[str] = "onnx"
 ) -> Response[Any]:
     """Download a plan of the process: the plan archive."""
-    ticket = await _service(state).redeem_key(*_key(request))
-    plan_hash = _service(state).find_plan(ticket, plan_id)
+    ticket = await service(state, CyclesService).redeem_key(*_key(request))
+    plan_hash = service(state, CyclesService).find_plan(ticket, plan_id)
     if receive_operations_as != "onnx":
         raise InvalidInput(
             f"this plan is not available as {receive_operations_as!r}; send receive_operations_as=onnx",
             code=codes.PLAN_VARIANT_UNAVAILABLE,
         )
-    responses: BlobResponses = state.blobs
-    return await responses.respond(request, plan_hash)
+    return await service(state, ProcessBlobs).respond(request, plan_hash)
 
 
 @get("/get-protocol", responses=describe_problems(400, 401, 404))
 async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery[int]) -> None:
     """Download a protocol of the process. Processes have no protocols: ``protocols`` of an acceptance is empty."""
-    await _service(state).redeem_key(*_key(request))
+    await service(state, CyclesService).redeem_key(*_key(request))
     raise NotFound("Protocol ID not found!", code=codes.PROTOCOL_NOT_FOUND, protocol_id=protocol_id)
 
 
@@ -161,7 +152,7 @@ async def get_protocol(request: AppRequest, state: State, protocol_id: FromQuery
 async def report(request: AppRequest, state: State) -> ReportAccepted:
     """Report the diff of a training: safetensors bytes. After the answer it is durable and counts once."""
     request.stop_counting()  # many reports wait for one commit
-    await _service(state).take_report(*_key(request), partial(stream_body, request))
+    await service(state, CyclesService).take_report(*_key(request), partial(stream_body, request))
     return ReportAccepted("success")
 
 

@@ -23,23 +23,19 @@ from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
+from pygrid.web.services import service
 
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 Version = Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)]
 MAX_SEARCH_CHARS = 1000
 
 
-def _service(state: State) -> DatasetsService:
-    service: DatasetsService = state.datasets
-    return service
-
-
-def _upload(request: AppRequest, service: DatasetsService) -> Upload:
+def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
     """The form that the request brings."""
     announced = request.headers.get("content-length", "")
     return Upload(
         request.headers.get("content-type", ""),
-        stream_body(request, _max_form_bytes(service)),
+        stream_body(request, _max_form_bytes(datasets)),
         int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None,
         partial(wait_until_gone, request),
     )
@@ -56,8 +52,8 @@ def _upload(request: AppRequest, service: DatasetsService) -> Upload:
 @repeatable(form=True)
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
-    service = _service(state)
-    return await service.upload(request.user, _upload(request, service))
+    datasets = service(state, DatasetsService)
+    return await datasets.upload(request.user, _upload(request, datasets))
 
 
 @post(
@@ -71,8 +67,8 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
 @repeatable(form=True)
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset: a form as for a new one."""
-    service = _service(state)
-    return await service.add_version(request.user, dataset_id, _upload(request, service))
+    datasets = service(state, DatasetsService)
+    return await datasets.add_version(request.user, dataset_id, _upload(request, datasets))
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(400, 401))
@@ -88,7 +84,7 @@ async def list_datasets(
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> DatasetList:
     """Datasets that the caller may know of, newest first; by words, tags, and what a column is like."""
-    found = await _service(state).list_datasets(
+    found = await service(state, DatasetsService).list_datasets(
         find_principal(request),
         text=text,
         tags=tuple(tag or ()),
@@ -104,7 +100,7 @@ async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
 ) -> Response[DatasetInfo]:
     """The dataset of a name."""
-    return tagged(await _service(state).find_by_name(find_principal(request), name))
+    return tagged(await service(state, DatasetsService).find_by_name(find_principal(request), name))
 
 
 @get("/datasets/{dataset_id:int}", guards=[anyone], responses=describe_problems(400, 401, 404))
@@ -115,7 +111,7 @@ async def get_dataset(
 
     Without ``version`` it is the newest, and the answer has an ``ETag``.
     """
-    info = await _service(state).get(find_principal(request), dataset_id, version)
+    info = await service(state, DatasetsService).get(find_principal(request), dataset_id, version)
     return tagged(info) if version is None else Response(info)
 
 
@@ -129,7 +125,7 @@ async def update_dataset(
     request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[UpdateDataset], if_match: IfMatch = None
 ) -> Response[DatasetInfo]:
     """Change name, description, tags or visibility; what the body leaves out stays."""
-    return tagged(await _service(state).update(request.user, dataset_id, data, Precondition(if_match)))
+    return tagged(await service(state, DatasetsService).update(request.user, dataset_id, data, Precondition(if_match)))
 
 
 @delete(
@@ -141,7 +137,7 @@ async def update_dataset(
 )
 async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, if_match: IfMatch = None) -> None:
     """Delete a dataset with all its versions."""
-    await _service(state).delete(request.user, dataset_id, Precondition(if_match))
+    await service(state, DatasetsService).delete(request.user, dataset_id, Precondition(if_match))
 
 
 @get("/datasets/{dataset_id:int}/mock", guards=[anyone], responses=describe_problems(400, 401, 404))
@@ -149,7 +145,7 @@ async def download_mock(
     request: AppRequest, state: State, dataset_id: PathId, version: Version = None
 ) -> Response[Any]:
     """The mock twin: safetensors bytes, with its schema in the metadata."""
-    length, pieces = await _service(state).mock(find_principal(request), dataset_id, version)
+    length, pieces = await service(state, DatasetsService).mock(find_principal(request), dataset_id, version)
     return Stream(_each(pieces), media_type=media.TENSORS, headers={"Content-Length": str(length)})
 
 
@@ -172,17 +168,17 @@ async def preview_dataset(
     num_records: Annotated[int, QueryParameter(ge=1, le=100)] = 10,
 ) -> Preview:
     """The first records, for those who may change the dataset."""
-    return await _service(state).preview(request.user, dataset_id, version, num_records)
+    return await service(state, DatasetsService).preview(request.user, dataset_id, version, num_records)
 
 
 @get("/dataset-tags", guards=[anyone], responses=describe_problems(401))
 async def list_tags(request: AppRequest, state: State) -> list[str]:
     """Every tag of the datasets that the caller may know of."""
-    return await _service(state).list_tags(find_principal(request))
+    return await service(state, DatasetsService).list_tags(find_principal(request))
 
 
-def _max_form_bytes(service: DatasetsService) -> int:
-    return 2 * service.limits.max_upload_bytes + 64 * 1024**2
+def _max_form_bytes(datasets: DatasetsService) -> int:
+    return 2 * datasets.limits.max_upload_bytes + 64 * 1024**2
 
 
 router = Router(

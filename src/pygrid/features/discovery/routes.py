@@ -23,9 +23,11 @@ from pygrid.messages.discovery import (
     SearchQuery,
     SearchRequest,
 )
+from pygrid.settings import AppSettings
 from pygrid.web.auth import anyone, find_principal
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 MAX_SEARCHES = 120
 """Of one account, or of one address without one, in the window."""
@@ -38,18 +40,16 @@ def count_search(request: AppRequest, state: State) -> DiscoveryService:
     Raises:
         TooManyRequests: ``too_many_attempts``.
     """
-    searches: AttemptSketch = state.searches
     principal = find_principal(request)
     address = request.client.host if request.client else ""
     caller = f"user {principal.user_id}" if principal else f"address {network_of(address)}"
-    searches.record(Bound(caller, MAX_SEARCHES))
-    service: DiscoveryService = state.discovery
-    return service
+    service(state, AttemptSketch).record(Bound(caller, MAX_SEARCHES))
+    return service(state, DiscoveryService)
 
 
 def network_url(request: AppRequest, state: State) -> str:
     """Where callers reach this Network: as its operator says, else as this one has reached it."""
-    return state.settings.address or str(request.base_url)
+    return service(state, AppSettings).address or str(request.base_url)
 
 
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
@@ -89,10 +89,10 @@ async def search_by_address(
 
 
 async def _search(request: AppRequest, state: State, asked: SearchRequest) -> SearchAnswer:
-    service = count_search(request, state)
+    discovery = count_search(request, state)
     fields = msgspec.structs.asdict(asked)
     timeout_s = fields.pop("timeout_s")
-    return await service.search(SearchQuery(**fields), timeout_s, network_url(request, state))
+    return await discovery.search(SearchQuery(**fields), timeout_s, network_url(request, state))
 
 
 router = Router("/network", route_handlers=[search, search_by_address], tags=["discovery"])

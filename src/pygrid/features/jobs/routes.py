@@ -24,21 +24,12 @@ from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, IfNoneMatch, tagged
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
 DatasetId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
-
-
-def _service(state: State) -> JobsService:
-    service: JobsService = state.jobs
-    return service
-
-
-def _policies(state: State) -> PoliciesService:
-    service: PoliciesService = state.policies
-    return service
 
 
 @post(
@@ -54,7 +45,7 @@ async def submit_job(request: AppRequest, state: State) -> JobInfo:
     statistics.
     """
     body = stream_body(request, MAX_FORM_BYTES)
-    return await _service(state).submit(request.user, request.headers.get("content-type", ""), body)
+    return await service(state, JobsService).submit(request.user, request.headers.get("content-type", ""), body)
 
 
 @get("/jobs", guards=[require()], responses=describe_problems(400, 401))
@@ -69,7 +60,7 @@ async def list_jobs(
 ) -> JobList:
     """One's own jobs and those on datasets that one looks after, newest first."""
     states = [JobState(name) for name in job_state or ()]
-    found = await _service(state).list_jobs(
+    found = await service(state, JobsService).list_jobs(
         request.user, dataset_id=dataset, states=states, mine=mine, before=before, limit=limit
     )
     return JobList(found)
@@ -78,7 +69,7 @@ async def list_jobs(
 @get("/jobs/{job_id:str}", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """One job."""
-    return await _service(state).get(request.user, job_id)
+    return await service(state, JobsService).get(request.user, job_id)
 
 
 @get("/jobs/{job_id:str}/events", guards=[require()], responses=describe_problems(400, 401, 404))
@@ -89,7 +80,7 @@ async def stream_job(
     last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = None,
 ) -> Stream:
     """Server-Sent Events: the job as it is, then each change and its progress until it has ended."""
-    changes = await _service(state).follow(request.user, job_id, last_event_id)
+    changes = await service(state, JobsService).follow(request.user, job_id, last_event_id)
     return event_stream(_encode(changes), state.stopping, watch_session(request))
 
 
@@ -105,7 +96,7 @@ async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[
 )
 async def download_result(request: AppRequest, state: State, job_id: JobId) -> Response[Any]:
     """The bytes of a result; the same at each download."""
-    folder, name, media_type = await _service(state).find_result(request.user, job_id)
+    folder, name, media_type = await service(state, JobsService).find_result(request.user, job_id)
     return await BlobResponses(folder).respond(request, name, media_type=media_type)
 
 
@@ -118,7 +109,7 @@ async def download_result(request: AppRequest, state: State, job_id: JobId) -> R
 @repeatable()
 async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Let a waiting job run, or let a result that is held leave."""
-    return await _service(state).approve(request.user, job_id, data)
+    return await service(state, JobsService).approve(request.user, job_id, data)
 
 
 @post(
@@ -127,7 +118,7 @@ async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JS
 @repeatable()
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
     """Do not let a waiting job run, or a result that is held leave."""
-    return await _service(state).deny(request.user, job_id, data)
+    return await service(state, JobsService).deny(request.user, job_id, data)
 
 
 @post(
@@ -139,7 +130,7 @@ async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONB
 @repeatable()
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """Take an approval back before the job runs."""
-    return await _service(state).revoke(request.user, job_id)
+    return await service(state, JobsService).revoke(request.user, job_id)
 
 
 @post(
@@ -151,13 +142,13 @@ async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInf
 @repeatable()
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
     """End one's own job."""
-    return await _service(state).cancel(request.user, job_id)
+    return await service(state, JobsService).cancel(request.user, job_id)
 
 
 @get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> Response[PolicyInfo]:
     """Which jobs a dataset's holder lets pass, and the privacy budget; its ``ETag`` names this version."""
-    return tagged(await _policies(state).get(request.user, dataset_id))
+    return tagged(await service(state, PoliciesService).get(request.user, dataset_id))
 
 
 @put(
@@ -175,13 +166,13 @@ async def put_policy(
 ) -> Response[PolicyInfo]:
     """Set the policy of a dataset that one may change; the first one opens its privacy budget."""
     precondition = Precondition(if_match, if_none_match)
-    return tagged(await _policies(state).put(request.user, dataset_id, data, precondition))
+    return tagged(await service(state, PoliciesService).put(request.user, dataset_id, data, precondition))
 
 
 @get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_budget(request: AppRequest, state: State, dataset_id: DatasetId) -> BudgetInfo:
     """How much of a dataset's privacy budget is spent."""
-    return await _policies(state).budget(request.user, dataset_id)
+    return await service(state, PoliciesService).budget(request.user, dataset_id)
 
 
 router = Router(

@@ -15,19 +15,15 @@ from pygrid.features.models.service import ModelsService
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
 from pygrid.web.auth import require
-from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.blobs import ServedModelBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.responses import bytes_response
+from pygrid.web.services import service
 
 ModelId = Annotated[str, PathParameter(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")]
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
-
-
-def _service(state: State) -> ModelsService:
-    service: ModelsService = state.models
-    return service
 
 
 @post(
@@ -42,7 +38,7 @@ def _service(state: State) -> ModelsService:
 async def serve_model(request: AppRequest, state: State) -> ServedModel:
     """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX)."""
     body = stream_body(request, MAX_FORM_BYTES)
-    info = await _service(state).serve(request.user, request.headers.get("content-type", ""), body)
+    info = await service(state, ModelsService).serve(request.user, request.headers.get("content-type", ""), body)
     return _served(info)
 
 
@@ -53,19 +49,19 @@ def _served(info: ServedModelInfo) -> ServedModel:
 @get("/models", guards=[require()], security=_SESSION, responses=describe_problems(401))
 async def list_model_ids(state: State) -> ModelIds:
     """The ids of the models that are served."""
-    return ModelIds(await _service(state).list_ids())
+    return ModelIds(await service(state, ModelsService).list_ids())
 
 
 @get("/detailed-models-list", guards=[require()], security=_SESSION, responses=describe_problems(401))
 async def list_models(request: AppRequest, state: State) -> ModelList:
     """The models that are served, and what is allowed with each."""
-    return ModelList(await _service(state).list_models(request.user))
+    return ModelList(await service(state, ModelsService).list_models(request.user))
 
 
 @get("/models/{model_id:str}", guards=[require()], security=_SESSION, responses=describe_problems(400, 401, 404))
 async def get_model(request: AppRequest, state: State, model_id: ModelId) -> ServedModelInfo:
     """One model."""
-    return await _service(state).get(request.user, model_id)
+    return await service(state, ModelsService).get(request.user, model_id)
 
 
 @delete(
@@ -77,7 +73,7 @@ async def get_model(request: AppRequest, state: State, model_id: ModelId) -> Ser
 )
 async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> None:
     """Stop serving a model and remove it."""
-    await _service(state).delete(request.user, model_id)
+    await service(state, ModelsService).delete(request.user, model_id)
 
 
 @get(
@@ -88,9 +84,8 @@ async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> 
 )
 async def download_model(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
     """The ONNX file, as it was served."""
-    file = await _service(state).find_file(request.user, model_id)
-    blobs: BlobResponses = state.served_blobs
-    return await blobs.respond(request, file)
+    file = await service(state, ModelsService).find_file(request.user, model_id)
+    return await service(state, ServedModelBlobs).respond(request, file)
 
 
 @post(
@@ -116,13 +111,13 @@ async def predict(
 
     ``If-Match``: the SHA-256 of the model that is meant, in quotes.
     """
-    service = _service(state)
-    model = await service.check_may_ask(request.user, model_id, None if if_match is None else if_match.strip('"'))
+    models = service(state, ModelsService)
+    model = await models.check_may_ask(request.user, model_id, None if if_match is None else if_match.strip('"'))
     announced = request.headers.get("content-length", "")
     is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
-    with service.room_for(model, int(announced) if is_number else None) as max_bytes:
+    with models.room_for(model, int(announced) if is_number else None) as max_bytes:
         question = [piece async for piece in stream_body(request, max_bytes)]
-        return bytes_response(await service.predict(model, question))
+        return bytes_response(await models.predict(model, question))
 
 
 _HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]

@@ -13,20 +13,16 @@ from pygrid.features.processes.drafts import MAX_NOTES_BYTES, DraftsService
 from pygrid.features.processes.routes import MAX_FORM_BYTES
 from pygrid.messages.processes import DraftInfo, DraftList, DraftRemoved, HostDraftRequest, NotesRequest, ProcessInfo
 from pygrid.web.auth import require
-from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.blobs import DraftBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.services import service
 
 DraftId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 
 _may = require(Permission.UPLOAD_DATA)
-
-
-def _service(state: State) -> DraftsService:
-    service: DraftsService = state.drafts
-    return service
 
 
 @post(
@@ -40,7 +36,7 @@ def _service(state: State) -> DraftsService:
 async def create_draft(request: AppRequest, state: State) -> DraftInfo:
     """Keep what is to be hosted later: the form of ``host-training``, with ``notes`` in its ``config``."""
     body = stream_body(request, MAX_FORM_BYTES)
-    return await _service(state).create(request.user, request.headers.get("content-type", ""), body)
+    return await service(state, DraftsService).create(request.user, request.headers.get("content-type", ""), body)
 
 
 @get("/drafts", guards=[_may], responses=describe_problems(400, 401, 403))
@@ -48,13 +44,13 @@ async def list_drafts(
     request: AppRequest, state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
 ) -> DraftList:
     """One's own drafts, hosted since or not, newest first."""
-    return DraftList(await _service(state).list_drafts(request.user, name, version))
+    return DraftList(await service(state, DraftsService).list_drafts(request.user, name, version))
 
 
 @get("/drafts/{draft_id:int}", guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftInfo:
     """One of one's own drafts."""
-    return await _service(state).get(request.user, draft_id)
+    return await service(state, DraftsService).get(request.user, draft_id)
 
 
 @get(
@@ -66,9 +62,8 @@ async def download_draft_file(
     request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash
 ) -> Response[Any]:
     """The model or a plan of a draft that was not hosted yet."""
-    file = await _service(state).find_file(request.user, draft_id, file_hash)
-    responses: BlobResponses = state.draft_blobs
-    return await responses.respond(request, file)
+    file = await service(state, DraftsService).find_file(request.user, draft_id, file_hash)
+    return await service(state, DraftBlobs).respond(request, file)
 
 
 @put(
@@ -79,7 +74,7 @@ async def download_draft_file(
 )
 async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[NotesRequest]) -> DraftInfo:
     """Give a draft other notes."""
-    return await _service(state).set_notes(request.user, draft_id, data.notes)
+    return await service(state, DraftsService).set_notes(request.user, draft_id, data.notes)
 
 
 @post(
@@ -93,13 +88,13 @@ async def host_draft(
     request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]
 ) -> ProcessInfo:
     """Host a draft, once: asked again, the answer is the same process."""
-    return await _service(state).host(request.user, draft_id, data.server_config)
+    return await service(state, DraftsService).host(request.user, draft_id, data.server_config)
 
 
 @delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def delete_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftRemoved:
     """Forget a draft."""
-    await _service(state).delete(request.user, draft_id)
+    await service(state, DraftsService).delete(request.user, draft_id)
     return DraftRemoved(draft_id)
 
 

@@ -18,11 +18,13 @@ from pygrid.features.processes.forms import MAX_MODEL_BYTES
 from pygrid.features.processes.service import ProcessesService
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
+from pygrid.settings import DomainSettings
 from pygrid.web.auth import require
-from pygrid.web.blobs import BlobResponses, describe_blob
+from pygrid.web.blobs import ProcessBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body
+from pygrid.web.services import service
 from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
@@ -42,17 +44,12 @@ class CheckpointList(msgspec.Struct):
     checkpoints: list[CheckpointInfo]
 
 
-def _service(state: State) -> ProcessesService:
-    service: ProcessesService = state.processes
-    return service
-
-
 def _unless_open(permission: Permission | None) -> Any:
     """`require`, but open to all where the operator set ``PYGRID_LEGACY_OPEN``."""
     guard = require(permission)
 
     async def open_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        if connection.app.state.settings.legacy_open:
+        if service(connection.app.state, DomainSettings).legacy_open:
             connection.scope["user"] = None
         else:
             await guard(connection, handler)
@@ -72,7 +69,7 @@ async def host_training(request: AppRequest, state: State) -> ProcessInfo:
     """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and perhaps ``averaging_plan``."""
     user_id = request.user.user_id if request.user else None
     body = stream_body(request, MAX_FORM_BYTES)
-    return await _service(state).host(request.headers.get("content-type", ""), body, user_id)
+    return await service(state, ProcessesService).host(request.headers.get("content-type", ""), body, user_id)
 
 
 @get("/processes", guards=[require()], responses=describe_problems(400, 401))
@@ -80,13 +77,13 @@ async def list_processes(
     state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
 ) -> ProcessList:
     """Hosted processes, newest first."""
-    return ProcessList(await _service(state).list_processes(name, version))
+    return ProcessList(await service(state, ProcessesService).list_processes(name, version))
 
 
 @get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_process(state: State, process_id: PathId) -> ProcessInfo:
     """One process with its newest cycle."""
-    return await _service(state).get(process_id)
+    return await service(state, ProcessesService).get(process_id)
 
 
 @post(
@@ -98,7 +95,7 @@ async def get_process(state: State, process_id: PathId) -> ProcessInfo:
 @repeatable()
 async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """End training; what the open cycle has received becomes a last checkpoint."""
-    return await _service(state).finish(process_id)
+    return await service(state, ProcessesService).finish(process_id)
 
 
 @post(
@@ -112,7 +109,7 @@ async def restore_checkpoint(
     request: AppRequest, data: JSONBody[RestoreRequest], state: State, process_id: PathId
 ) -> ProcessInfo:
     """Go on from an earlier checkpoint, which is repeated as the newest one."""
-    return await _service(state).restore(request.user, process_id, data.checkpoint)
+    return await service(state, ProcessesService).restore(request.user, process_id, data.checkpoint)
 
 
 @get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
@@ -123,7 +120,7 @@ async def list_cycles(
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> CycleList:
     """Cycles and their statistics, oldest first."""
-    return CycleList(await _service(state).list_cycles(process_id, after, limit))
+    return CycleList(await service(state, ProcessesService).list_cycles(process_id, after, limit))
 
 
 @get(
@@ -138,13 +135,13 @@ async def list_contributions(
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
 ) -> ContributionList:
     """Who has reported what in which cycle; ``after``: only those with a larger id."""
-    return ContributionList(await _service(state).list_contributions(process_id, after, limit))
+    return ContributionList(await service(state, ProcessesService).list_contributions(process_id, after, limit))
 
 
 @get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
     """Checkpoints, oldest first."""
-    return CheckpointList(await _service(state).list_checkpoints(process_id))
+    return CheckpointList(await service(state, ProcessesService).list_checkpoints(process_id))
 
 
 @get(
@@ -154,9 +151,8 @@ async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
 )
 async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
     """A plan archive."""
-    plan_hash = await _service(state).find_plan(process_id, plan_id)
-    responses: BlobResponses = state.blobs
-    return await responses.respond(request, plan_hash)
+    plan_hash = await service(state, ProcessesService).find_plan(process_id, plan_id)
+    return await service(state, ProcessBlobs).respond(request, plan_hash)
 
 
 @get("/processes/{process_id:int}/events", guards=[require()], responses=describe_problems(400, 401, 404))
@@ -167,7 +163,7 @@ async def stream_events(
     last_event_id: Annotated[int, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
 ) -> Stream:
     """Server-Sent Events: what happened to the process, then what happens."""
-    events = await _service(state).follow(process_id, last_event_id)
+    events = await service(state, ProcessesService).follow(process_id, last_event_id)
     return event_stream(_encode(events), state.stopping, watch_session(request))
 
 
@@ -185,9 +181,10 @@ async def retrieve_model(
     checkpoint: FromQuery[str] = "latest",
 ) -> Response[Any]:
     """A checkpoint by number or alias: safetensors bytes."""
-    found = await _service(state).find_checkpoint(name, version, checkpoint)
-    responses: BlobResponses = state.blobs
-    return await responses.respond(request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)})
+    found = await service(state, ProcessesService).find_checkpoint(name, version, checkpoint)
+    return await service(state, ProcessBlobs).respond(
+        request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)}
+    )
 
 
 router = Router(

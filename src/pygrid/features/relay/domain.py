@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from pygrid import codes
 from pygrid.errors import InvalidInput, TooManyRequests, Unavailable
 from pygrid.messages.relay import RELAYED
-from pygrid.transport.pipes import MESSAGE_BYTES
+from pygrid.transport.pipes import MESSAGE_BYTES, ProtocolFactory, RelayedConnections
 from pygrid.transport.websockets import dial_websocket
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,6 @@ HANDSHAKE_S = 10.0
 _MESSAGE_BYTES = 64 * 1024
 """Of an answer in one message: an answer that nobody reads is held several times over, on both sides of the Network."""
 
-ProtocolFactory = Callable[[str], asyncio.Protocol]
-"""Makes what the server reads a connection with; gets the caller's address."""
-
 
 class PipeRequest(msgspec.Struct, frozen=True):
     """What the Network asks."""
@@ -49,22 +46,19 @@ class PipeRequest(msgspec.Struct, frozen=True):
 
 
 class PipeServer:
-    """Serves pipes once the app's server has said how connections are read (`serve_with`).
+    """Serves pipes as the app's server serves its own connections.
 
     Args:
         context: TLS of the Domain's identity.
+        relayed: reads the connections; nothing does before the app's server has started.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, max_pipes: int = MAX_PIPES) -> None:
+    def __init__(self, context: ssl.SSLContext, relayed: RelayedConnections, *, max_pipes: int = MAX_PIPES) -> None:
         self._context = context
         self._max_pipes = max_pipes
-        self._factory: ProtocolFactory | None = None
+        self._relayed = relayed
         self._serving: set[asyncio.Task[None]] = set()
         self._num_dialling = 0
-
-    def serve_with(self, factory: ProtocolFactory) -> None:
-        """Read connections with the protocols that the factory makes."""
-        self._factory = factory
 
     def handlers(self, network_url: str) -> Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]:
         """What answers a Network over its control link: ``open_pipe``."""
@@ -86,7 +80,8 @@ class PipeServer:
             request = msgspec.convert(payload, PipeRequest)
         except msgspec.ValidationError as error:
             raise InvalidInput(f"open_pipe: {error}") from None
-        if self._factory is None:
+        factory = self._relayed.factory
+        if factory is None:
             raise Unavailable("no server runs this Domain's app", code=codes.NOT_SERVING)
         if len(self._serving) + self._num_dialling >= self._max_pipes:
             raise TooManyRequests(f"{self._max_pipes} pipes are open", code=codes.TOO_MANY_PIPES, retry_after_s=1.0)
@@ -95,7 +90,7 @@ class PipeServer:
             pipe = await _dial(network_url, request.token, self._trust if network_url.startswith("https") else None)
         finally:
             self._num_dialling -= 1
-        task = asyncio.create_task(self._serve(pipe, self._factory, request.caller))
+        task = asyncio.create_task(self._serve(pipe, factory, request.caller))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 

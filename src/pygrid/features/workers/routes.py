@@ -30,6 +30,7 @@ from pygrid.web.blobs import BlobResponses, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest, stream_body, wait_until_gone
+from pygrid.web.services import service
 
 WorkerId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 LeaseId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
@@ -38,32 +39,27 @@ FileHash = Annotated[str, PathParameter(pattern="^[0-9a-f]{64}$")]
 _may = require(Permission.MANAGE_INFRASTRUCTURE)
 
 
-def _service(state: State) -> WorkersService:
-    service: WorkersService = state.workers
-    return service
-
-
 async def _worker(request: AppRequest, state: State) -> Worker:
-    return await _service(state).authenticate(find_bearer(request))
+    return await service(state, WorkersService).authenticate(find_bearer(request))
 
 
 @post("/workers", status_code=201, guards=[_may], responses=describe_problems(400, 401, 403, 409, 413))
 @repeatable(keeps_answer=False)
 async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenRequest]) -> NewWorker:
     """Let a Worker of another machine in; its token is in this answer and never again."""
-    return await _service(state).create(request.user, data.name)
+    return await service(state, WorkersService).create(request.user, data.name)
 
 
 @get("/workers", guards=[_may], responses=describe_problems(401, 403))
 async def list_workers(state: State) -> WorkerList:
     """The Workers of other machines that are let in."""
-    return WorkerList(await _service(state).list_workers())
+    return WorkerList(await service(state, WorkersService).list_workers())
 
 
 @delete("/workers/{worker_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def revoke_worker(request: AppRequest, state: State, worker_id: WorkerId) -> WorkerRemoved:
     """Let a Worker in no more; the jobs that it has are lost to it at once."""
-    await _service(state).revoke(request.user, worker_id)
+    await service(state, WorkersService).revoke(request.user, worker_id)
     return WorkerRemoved(worker_id)
 
 
@@ -71,7 +67,7 @@ async def revoke_worker(request: AppRequest, state: State, worker_id: WorkerId) 
 async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseRequest]) -> LeaseAnswer:
     """Ask for a job; with ``wait_s`` the answer is held until there is one."""
     worker = await _worker(request, state)
-    return await _service(state).lease(worker, data, partial(wait_until_gone, request))
+    return await service(state, WorkersService).lease(worker, data, partial(wait_until_gone, request))
 
 
 @post(
@@ -81,7 +77,7 @@ async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseReque
 )
 async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data: JSONBody[RenewRequest]) -> Renewed:
     """Keep a lease, and tell how far its job has come."""
-    return _service(state).renew(await _worker(request, state), lease_id, data)
+    return service(state, WorkersService).renew(await _worker(request, state), lease_id, data)
 
 
 @get(
@@ -92,7 +88,7 @@ async def download_leased_file(
     request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash
 ) -> Response[Any]:
     """A file that the job under a lease needs."""
-    path = _service(state).find_file(await _worker(request, state), lease_id, file_hash)
+    path = service(state, WorkersService).find_file(await _worker(request, state), lease_id, file_hash)
     return await BlobResponses(_OneFile(path)).respond(request, file_hash)
 
 
@@ -105,14 +101,14 @@ async def download_leased_file(
 async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
     """Bring the end of a job: two frames, of the outcome and of the result (`pygrid.core.job_spec`)."""
     worker = await _worker(request, state)
-    body = stream_body(request, _service(state).max_answer_bytes(worker, lease_id))
-    return await _service(state).finish(worker, lease_id, body)
+    body = stream_body(request, service(state, WorkersService).max_answer_bytes(worker, lease_id))
+    return await service(state, WorkersService).finish(worker, lease_id, body)
 
 
 @delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))
 async def give_lease_back(request: AppRequest, state: State, lease_id: LeaseId) -> LeaseGivenBack:
     """Have a job no more, as this Worker is stopped: an exact one runs again elsewhere, a private one has failed."""
-    return _service(state).give_back(await _worker(request, state), lease_id)
+    return service(state, WorkersService).give_back(await _worker(request, state), lease_id)
 
 
 class _OneFile:

@@ -15,6 +15,7 @@ from pygrid.web.auth import require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 
 AssociationId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
@@ -22,15 +23,10 @@ _may = require(Permission.MANAGE_INFRASTRUCTURE)
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
-def _service(state: State) -> DomainAssociations:
-    service: DomainAssociations = state.associations
-    return service
-
-
 @get("/associations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_associations(state: State) -> AssociationList:
     """List the Networks of this Domain, with the state of each association."""
-    return AssociationList(await _service(state).list_networks())
+    return AssociationList(await service(state, DomainAssociations).list_networks())
 
 
 @get(
@@ -41,7 +37,7 @@ async def list_associations(state: State) -> AssociationList:
 )
 async def get_association(state: State, association_id: AssociationId) -> AssociationInfo:
     """Show the association with one Network."""
-    return await _service(state).get_network(association_id)
+    return await service(state, DomainAssociations).get_network(association_id)
 
 
 @post(
@@ -54,7 +50,7 @@ async def get_association(state: State, association_id: AssociationId) -> Associ
 @repeatable()
 async def join_network(request: AppRequest, state: State, data: JSONBody[JoinRequest]) -> AssociationInfo:
     """Ask a Network to accept this Domain. The answer does not wait for the Network; ``state`` shows the progress."""
-    return await _service(state).join(request.user, data.network, data.invitation)
+    return await service(state, DomainAssociations).join(request.user, data.network, data.invitation)
 
 
 @delete(
@@ -69,7 +65,7 @@ async def leave_network(request: AppRequest, state: State, association_id: Assoc
 
     A second call deletes the association.
     """
-    return await _service(state).leave(request.user, association_id)
+    return await service(state, DomainAssociations).leave(request.user, association_id)
 
 
 association_routes = [
@@ -77,4 +73,4 @@ association_routes = [
         "/", route_handlers=[list_associations, get_association, join_network, leave_network], tags=["associations"]
     ),
 ]
-"""The app's state needs ``associations``, a `DomainAssociations`."""
+"""They need the service `DomainAssociations`."""

@@ -33,6 +33,7 @@ from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
 from pygrid.web.requests import AppRequest
+from pygrid.web.services import service
 from pygrid.web.sockets import AsgiSocket, is_of_a_browser
 
 Name = Annotated[str, PathParameter(min_length=1, max_length=100)]
@@ -42,11 +43,6 @@ Shown = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
 _may = require(Permission.MANAGE_NODES)
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
-
-
-def _service(state: State) -> NetworkAssociations:
-    service: NetworkAssociations = state.associations
-    return service
 
 
 def _manages(request: AppRequest) -> bool:
@@ -61,7 +57,7 @@ async def control(socket: WebSocket[Any, Any, Any], state: State) -> None:
         await socket.close(REFUSED, "browsers may not connect here")
         return
     await socket.accept()
-    await _service(state).serve(AsgiSocket(socket))
+    await service(state, NetworkAssociations).serve(AsgiSocket(socket))
 
 
 @get("/domains", guards=[anyone], responses=describe_problems(400, 401, 403))
@@ -69,14 +65,14 @@ async def list_domains(
     request: AppRequest, state: State, association: Annotated[Shown, QueryParameter()] = "accepted"
 ) -> DomainList:
     """List the Domains of the Network by name. Only ``can_manage_nodes`` may list those that are not accepted."""
-    service, manages = _service(state), _manages(request)
+    associations, manages = service(state, NetworkAssociations), _manages(request)
     if association == "accepted":
-        return DomainList([_member_info(member, member.known, manages) for member in service.fleet])
+        return DomainList([_member_info(member, member.known, manages) for member in associations.fleet])
     if not manages:
         raise not_permitted(Permission.MANAGE_NODES)
     states = None if association == "all" else {AssociationState(association)}
-    found = await service.list_domains(states)
-    return DomainList([_info(service, known, manages) for known in found])
+    found = await associations.list_domains(states)
+    return DomainList([_info(associations, known, manages) for known in found])
 
 
 @get("/domains/{name:str}", guards=[anyone], responses=describe_problems(400, 401, 404))
@@ -85,9 +81,9 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
 
     If several Domains request the name, managers see the first, or the one with ``identity``.
     """
-    service, manages = _service(state), _manages(request)
-    known = await service.get_domain(name, identity) if manages else service.fleet.get(name).known
-    info = _info(service, known, manages)
+    associations, manages = service(state, NetworkAssociations), _manages(request)
+    known = await associations.get_domain(name, identity) if manages else associations.fleet.get(name).known
+    info = _info(associations, known, manages)
     if not manages and known.claimed_address != known.address:
         # An unchecked address is not shown, and without it the signed entry cannot be shown either.
         return DomainDetail(info, {}, None)
@@ -95,7 +91,7 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
 
 
 def _decided(request: AppRequest, known: KnownDomain) -> DomainInfo:
-    return _info(_service(request.app.state), known, manages=True)
+    return _info(service(request.app.state, NetworkAssociations), known, manages=True)
 
 
 @post(
@@ -149,12 +145,14 @@ async def forget_domain(request: AppRequest, state: State, name: Name, identity:
 
     The name is free, and the Domains may ask to join again.
     """
-    return DomainRemoved((await _service(state).forget(request.user, name, identity)).name)
+    return DomainRemoved((await service(state, NetworkAssociations).forget(request.user, name, identity)).name)
 
 
 async def _decide(request: AppRequest, state: State, name: str, act: Act, data: Decision) -> DomainInfo:
-    service = _service(state)
-    return _info(service, await service.decide(request.user, name, act, data.reason, data.identity), manages=True)
+    associations = service(state, NetworkAssociations)
+    return _info(
+        associations, await associations.decide(request.user, name, act, data.reason, data.identity), manages=True
+    )
 
 
 @post(
@@ -167,7 +165,9 @@ async def _decide(request: AppRequest, state: State, name: str, act: Act, data: 
 @repeatable(keeps_answer=False, shape=lambda _request, made: _new_invitation(*made))
 async def create_invitation(request: AppRequest, state: State, data: JSONBody[InvitationRequest]) -> NewInvitation:
     """Create an invitation: a Domain with its token is accepted at once. Only this answer contains the token."""
-    return _new_invitation(*await _service(state).invite(request.user, data.domain, data.max_uses, data.expires_in_s))
+    return _new_invitation(
+        *await service(state, NetworkAssociations).invite(request.user, data.domain, data.max_uses, data.expires_in_s)
+    )
 
 
 def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
@@ -177,7 +177,9 @@ def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
 @get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_invitations(state: State) -> InvitationList:
     """List all invitations that were not withdrawn."""
-    return InvitationList([_invitation_info(found) for found in await _service(state).list_invitations()])
+    return InvitationList(
+        [_invitation_info(found) for found in await service(state, NetworkAssociations).list_invitations()]
+    )
 
 
 @delete(
@@ -189,7 +191,7 @@ async def list_invitations(state: State) -> InvitationList:
 )
 async def take_invitation_back(state: State, invitation_id: InvitationId) -> InvitationRemoved:
     """Withdraw an invitation; Domains that used it stay."""
-    await _service(state).take_back(invitation_id)
+    await service(state, NetworkAssociations).take_back(invitation_id)
     return InvitationRemoved(invitation_id)
 
 
@@ -197,8 +199,8 @@ def _invitation_info(found: Invitation) -> InvitationInfo:
     return InvitationInfo(found.id, found.domain, found.max_uses, found.num_uses, found.expires_at, found.created_at)
 
 
-def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:
-    member = service.fleet.find(known.name)
+def _info(associations: NetworkAssociations, known: KnownDomain, manages: bool) -> DomainInfo:
+    member = associations.fleet.find(known.name)
     if member is not None and member.known.id == known.id and known.state is AssociationState.ACCEPTED:
         return _member_info(member, known, manages)
     return DomainInfo(
@@ -213,7 +215,7 @@ def _info(service: NetworkAssociations, known: KnownDomain, manages: bool) -> Do
         association=str(known.state),
         reason=known.reason,
         claimed_address=known.claimed_address,
-        connected=service.is_waiting(known),
+        connected=associations.is_waiting(known),
     )
 
 
@@ -245,4 +247,4 @@ network_routes: list[Any] = [
     ),
     Router("/", route_handlers=[create_invitation, list_invitations, take_invitation_back], tags=["invitations"]),
 ]
-"""The app's state needs ``associations``, a `NetworkAssociations`."""
+"""They need the service `NetworkAssociations`."""

@@ -18,6 +18,7 @@ from pygrid.features.relay.network.service import Relay
 from pygrid.messages import media
 from pygrid.web.auth import find_bearer
 from pygrid.web.problems import problem_response
+from pygrid.web.services import service
 from pygrid.web.sockets import is_of_a_browser
 
 logger = logging.getLogger(__name__)
@@ -29,17 +30,17 @@ AnySocket = WebSocket[Any, Any, Any]
 @websocket("/relay/{domain:str}")
 async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
     """A caller's connection to a Domain."""
-    service: Relay = socket.app.state.relay
+    relays = service(socket.app.state, Relay)
     address = socket.client.host if socket.client else ""
 
     async def carry() -> None:
-        caller = await service.name_caller(find_bearer(socket), address, domain)
-        member = await service.reach(domain)
-        with service.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as cut:
-            end = await service.order(member, address)
+        caller = await relays.name_caller(find_bearer(socket), address, domain)
+        member = await relays.reach(domain)
+        with relays.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as cut:
+            end = await relays.order(member, address)
             try:
                 await _accept(socket)
-                await service.pipes.splice(member.name, _end_of(socket), end, cut)
+                await relays.pipes.splice(member.name, _end_of(socket), end, cut)
             finally:
                 end.released.set()
 
@@ -49,10 +50,10 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
 @websocket("/pipes/{token:str}")
 async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
     """A Domain's end of a pipe, which it was asked for."""
-    service: Relay = socket.app.state.relay
+    relays = service(socket.app.state, Relay)
 
     async def bring() -> None:
-        awaited = service.pipes.claim(token)
+        awaited = relays.pipes.claim(token)
         await _accept(socket)
         if not awaited.done():  # else nobody waits any more
             end = _end_of(socket)
@@ -63,7 +64,7 @@ async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
 
 
 def relay_routes() -> list[Any]:
-    """The WebSockets of callers and of Domains; the app's state holds a `Relay` as ``relay``."""
+    """The WebSockets of callers and of Domains; they need the service `Relay`."""
     return [relay, pipe]
 
 
