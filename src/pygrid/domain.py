@@ -20,6 +20,7 @@ from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
 from pygrid.features.accounts.routes import account_routes
 from pygrid.features.accounts.service import AccountService
+from pygrid.features.associations.domain.connector import Connectors, DomainSide
 from pygrid.features.associations.domain.routes import association_routes
 from pygrid.features.associations.domain.service import DomainAssociations, DomainTerms, HeartbeatSource
 from pygrid.features.catalog.service import CatalogService
@@ -48,7 +49,7 @@ from pygrid.legacy.association_requests import association_request_routes
 from pygrid.legacy.models import model_messages
 from pygrid.legacy.tag_search import router as tag_search_router
 from pygrid.legacy.websocket import Published, converse, domain_messages
-from pygrid.lifecycle import BackgroundTask, Stopping
+from pygrid.lifecycle import AppContext, BackgroundTask, Stopping, TaskRunner
 from pygrid.messages.associations import Entry
 from pygrid.messages.jobs import FederationRequest
 from pygrid.metrics import Metrics
@@ -59,6 +60,7 @@ from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.ownership import DatabaseLock, FolderLock
+from pygrid.storage.public_content import PublicContent
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
@@ -103,29 +105,42 @@ ROUTES = [
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every feature stands on."""
+class DomainContext(AppContext):
+    """What every feature uses."""
 
     settings: DomainSettings
-    clock: Clock
     identity: Identity
-    metrics: Metrics
-    stopping: Stopping
+    runner: TaskRunner
     database: Database
     store: Store
+    connectors: Connectors
     folder_lock: FolderLock
 
     @classmethod
-    def open(cls, settings: DomainSettings, clock: Clock, folder_lock: FolderLock | None) -> Ground:
-        """Raises InvalidConfig: another app uses the data folder, a damaged identity file, or an unusable
-        database URL.
+    def open(cls, settings: DomainSettings, clock: Clock, folder_lock: FolderLock | None) -> DomainContext:
+        """Raises InvalidConfig: another app uses the data folder, the identity file is damaged, or the database URL is
+        unusable.
         """
         folder_lock = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
         check_folder(settings.data_dir, settings.app)
         identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
         database = Database(settings.database_url)
-        store = Store.open(database, settings.data_dir, settings.num_replicas)
-        return cls(settings, clock, identity, Metrics(), Stopping(), database, store, folder_lock)
+        connectors = Connectors()
+        public = PublicContent(connectors.tell_change)
+        store = Store.open(database, settings.data_dir, public, settings.num_replicas)
+        metrics = Metrics()
+        return cls(
+            clock=clock,
+            stopping=Stopping(),
+            metrics=metrics,
+            settings=settings,
+            identity=identity,
+            runner=TaskRunner(metrics),
+            database=database,
+            store=store,
+            connectors=connectors,
+            folder_lock=folder_lock,
+        )
 
 
 def build_domain(
@@ -142,7 +157,7 @@ def build_domain(
             needed, a database URL that is none, or a damaged identity file.
     """
     settings = with_secret(settings)
-    ground = Ground.open(settings, clock or SystemClock(), folder_lock)
+    ground = DomainContext.open(settings, clock or SystemClock(), folder_lock)
     clock, database, store, stopping, metrics = (
         ground.clock,
         ground.database,
@@ -156,11 +171,11 @@ def build_domain(
     cycles = build_cycles(store, clock, stopping, metrics, quotas, allow_private=settings.allow_private_addresses)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
     here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
-    remote = RemoteDriver()
+    wake_jobs = asyncio.Event()
+    remote = RemoteDriver(wake_jobs)
     places = Places(here, remote, settings.prefer_remote_workers)
-    jobs = _build_jobs(ground, places)
+    jobs = _build_jobs(ground, places, wake_jobs)
     processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)
-    remote.on_ask = jobs.runner.poke
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public, jobs.writes)
     accounts = AccountService(
         database, jobs.writes, clock, open_signup=settings.open_signup, setup_code=find_setup_code(settings)
@@ -174,9 +189,7 @@ def build_domain(
     relayed = RelayedConnections()
     pipes = PipeServer(server_context(ground.identity, settings.data_dir / IDENTITY_FILE), relayed)
     catalog = CatalogService(database, store.public)
-    associations = _build_associations(ground, jobs.writes)
-    associations.handlers = lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)}
-    catalog.on_change(associations.tell_change)
+    associations = _build_associations(ground, jobs.writes, catalog, pipes)
 
     database_lock = DatabaseLock(database)
 
@@ -213,7 +226,7 @@ def build_domain(
             ground.folder_lock.release()
 
     messages = {**domain_messages(settings.id), **account_messages(accounts, settings.id), **model_messages(models)}
-    app = build_app(
+    return build_app(
         title=f"Domain {settings.id}",
         description="Hosts models and data; devices and data scientists train on them.",
         routes=ROUTES,
@@ -259,16 +272,13 @@ def build_domain(
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
             BackgroundTask.every(FAILURES_S, "record-failed-logins", accounts.failures.write_entry),
         ],
+        runner=ground.runner,
         opening=opening,
         stopping=stopping,
         metrics=metrics,
         site=Site(settings.host_names, settings.address),
         cors_open_paths=DEVICE_PATHS,
     )
-    associations.describe = HeartbeatSource(
-        database, settings.published_counts, lambda: catalog.version, lambda: app.state.tasks.failing
-    )
-    return app
 
 
 def _device_limits(settings: DomainSettings) -> DeviceLimits:
@@ -291,7 +301,7 @@ def _dataset_limits(settings: DomainSettings) -> DatasetLimits:
     )
 
 
-def _build_jobs(ground: Ground, places: Places) -> Jobs:
+def _build_jobs(ground: DomainContext, places: Places, wake: asyncio.Event) -> Jobs:
     settings = ground.settings
 
     def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> FederatedService:
@@ -308,6 +318,7 @@ def _build_jobs(ground: Ground, places: Places) -> Jobs:
         ground.stopping,
         ground.metrics,
         federate,
+        wake,
         max_concurrent=settings.num_workers,
         limits=RunLimits(
             memory_bytes=settings.job_memory_mb * 1024**2,
@@ -319,15 +330,24 @@ def _build_jobs(ground: Ground, places: Places) -> Jobs:
     )
 
 
-def _build_associations(ground: Ground, writes: AuditedWrites) -> DomainAssociations:
+def _build_associations(
+    ground: DomainContext, writes: AuditedWrites, catalog: CatalogService, pipes: PipeServer
+) -> DomainAssociations:
     settings = ground.settings
-    terms = DomainTerms(
+    domain = DomainSide(
+        ground.identity,
         Entry(settings.id, pygrid.__version__, settings.address or None),
+        HeartbeatSource(
+            ground.database, settings.published_counts, lambda: catalog.version, lambda: ground.runner.failing
+        ),
+        lambda network_url: {**catalog.handlers(), **pipes.handlers(network_url)},
+    )
+    terms = DomainTerms(
         settings.network,
         settings.invitation,
         only_loopback=settings.is_loopback and (settings.open_signup or settings.legacy_open),
     )
-    return DomainAssociations(ground.database, writes, ground.identity, ground.clock, ground.stopping, terms)
+    return DomainAssociations(ground, ground.database, writes, terms, domain, ground.connectors)
 
 
 def _make_connect(ways: Ways) -> Connect:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pygrid.clock import Clock
 from pygrid.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,15 @@ class Stopping:
         return self._event.is_set()
 
 
+@dataclass(frozen=True)
+class AppContext:
+    """What every part of an app uses."""
+
+    clock: Clock
+    stopping: Stopping
+    metrics: Metrics
+
+
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
     """Work beside the requests. ``run`` goes on until it is cancelled; returning means its work is done for good."""
@@ -71,10 +81,15 @@ class BackgroundTask:
 class TaskRunner:
     """Runs the background tasks of an app and knows how they are."""
 
-    def __init__(self, tasks: Sequence[BackgroundTask], metrics: Metrics) -> None:
-        self._tasks = tuple(tasks)
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._running: list[asyncio.Task[None]] = []
         self._failing: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tasks, while they run."""
+        return sorted(task.get_name() for task in self._running)
 
     @property
     def failing(self) -> list[str]:
@@ -82,15 +97,16 @@ class TaskRunner:
         return sorted(self._failing)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, tasks: Sequence[BackgroundTask]) -> AsyncIterator[None]:
         """Run the tasks for the length of the block; at its end they are cancelled and waited for."""
-        running = [asyncio.create_task(self._supervise(task), name=task.name) for task in self._tasks]
+        self._running = [asyncio.create_task(self._supervise(task), name=task.name) for task in tasks]
         try:
             yield
         finally:
-            for handle in running:
+            for handle in self._running:
                 handle.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*self._running, return_exceptions=True)
+            self._running = []
 
     async def _supervise(self, task: BackgroundTask) -> None:
         delay_s = MIN_RESTART_S

@@ -17,7 +17,7 @@ from pygrid.features.associations.network.direct_addresses import DirectAddresse
 from pygrid.features.associations.network.handshake import Handshake, NetworkTerms
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.features.associations.network.routes import network_routes
-from pygrid.features.associations.network.service import NetworkAssociations
+from pygrid.features.associations.network.service import DomainListeners, NetworkAssociations
 from pygrid.features.discovery.fanout import Asking
 from pygrid.features.discovery.routes import SEARCH_WINDOW_S
 from pygrid.features.discovery.routes import router as search_router
@@ -30,7 +30,7 @@ from pygrid.legacy.node_routes import published_node_routes
 from pygrid.legacy.node_search import WithLegacy
 from pygrid.legacy.nodes import LegacyNodes
 from pygrid.legacy.search_routes import router as published_router
-from pygrid.lifecycle import BackgroundTask, Stopping
+from pygrid.lifecycle import AppContext, BackgroundTask, Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.settings import NetworkSettings, with_secret
 from pygrid.storage.accounts import seed_roles
@@ -75,8 +75,8 @@ def build_network(
     held = folder_lock or FolderLock.acquire(settings.data_dir, settings.app)
     check_folder(settings.data_dir, settings.app)
     identity = Identity.load_or_make(settings.data_dir / IDENTITY_FILE)
-    metrics = Metrics()
-    stopping = Stopping()
+    context = AppContext(clock, Stopping(), Metrics())
+    stopping, metrics = context.stopping, context.metrics
     database = Database(settings.database_url)
     kept_answers = AnswerStore(database, clock)
     accounts = AccountService(
@@ -91,12 +91,10 @@ def build_network(
     invitation_hash = hash_secret(settings.invitation) if settings.invitation else None
     terms = NetworkTerms(settings.id, settings.heartbeat_s, invitation_hash)
     handshake = Handshake(database, identity, clock, metrics, terms)
-    associations = NetworkAssociations(database, handshake, fleet, clock, metrics)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
-    associations.on_change.append(direct.wake)
     pipes = Pipes(RelayLimits(), stopping, metrics)
+    associations = NetworkAssociations(context, database, handshake, fleet, DomainListeners(direct.wake, pipes.cut))
     relay = Relay(pipes, fleet, accounts, identity.key, clock, is_open=settings.open_relay)
-    associations.on_part.append(pipes.cut)
     nodes = LegacyNodes(
         database,
         associations,
@@ -155,6 +153,7 @@ def build_network(
             accounts,
             fleet,
             associations,
+            direct,
             nodes,
             relay,
             discovery,
@@ -171,6 +170,7 @@ def build_network(
             BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", kept_answers.remove_expired),
             BackgroundTask.every(FAILURES_S, "record-failed-logins", accounts.failures.write_entry),
         ],
+        runner=TaskRunner(metrics),
         opening=opening,
         stopping=stopping,
         metrics=metrics,

@@ -22,7 +22,7 @@ from pygrid.features.relay.domain import PipeServer
 from pygrid.features.relay.network.pipes import Pipes, RelayLimits
 from pygrid.features.relay.network.routes import relay_routes
 from pygrid.features.relay.network.service import Relay
-from pygrid.lifecycle import Stopping
+from pygrid.lifecycle import Stopping, TaskRunner
 from pygrid.metrics import Metrics
 from pygrid.transport import open_transport
 from pygrid.transport.address import parse_address
@@ -150,6 +150,7 @@ def running_site(
         services=Services(relay),
         authenticator=Sessions(),
         tasks=[],
+        runner=TaskRunner(metrics),
         opening=opening,
         stopping=stopping,
         metrics=metrics,

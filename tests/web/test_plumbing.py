@@ -25,7 +25,7 @@ from litestar.response import Stream
 from pygrid.clock import SystemClock
 from pygrid.errors import Conflict, PygridError, TooManyRequests
 from pygrid.features.accounts.service import AccountService
-from pygrid.lifecycle import BackgroundTask, Stopping
+from pygrid.lifecycle import BackgroundTask, Stopping, TaskRunner
 from pygrid.messages.accounts import LoginRequest
 from pygrid.metrics import Metrics
 from pygrid.settings import AppSettings
@@ -297,6 +297,7 @@ async def events(request: AppRequest) -> Stream:
 
 def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Metrics | None = None) -> Litestar:
     database = Database(f"sqlite:///{tmp_path / 'plumbing.db'}")
+    counted = metrics or Metrics()
 
     @asynccontextmanager
     async def opening() -> AsyncIterator[None]:
@@ -312,9 +313,10 @@ def _app(tmp_path: Path, tasks: list[BackgroundTask] | None = None, metrics: Met
         services=Services(database, Readiness(database.read, tmp_path)),
         authenticator=AccountService(database, database, SystemClock(), open_signup=False),
         tasks=tasks or [],
+        runner=TaskRunner(counted),
         opening=opening,
         stopping=Stopping(),
-        metrics=metrics or Metrics(),
+        metrics=counted,
     )
 
 

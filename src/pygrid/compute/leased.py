@@ -97,13 +97,13 @@ class RemoteDriver:
     """A `pygrid.compute.driver.Driver` whose jobs are fetched by Workers.
 
     Args:
+        wake: set when a Worker asks for a job and there is none.
         lease_s, offer_s: see `LEASE_S`, `OFFER_S`.
     """
 
-    def __init__(self, *, lease_s: float = LEASE_S, offer_s: float = OFFER_S) -> None:
+    def __init__(self, wake: asyncio.Event, *, lease_s: float = LEASE_S, offer_s: float = OFFER_S) -> None:
         self.lease_s, self.offer_s = lease_s, offer_s
-        self.on_ask: Callable[[], object] = lambda: None
-        """Called when a Worker asks for a job and there is none."""
+        self._wake = wake
         self._jobs: dict[str, _LeasedJob] = {}
         self._queue: OrderedDict[str, _LeasedJob] = OrderedDict()
         self._polls: dict[asyncio.Future[_HeldLease], tuple[int, str]] = {}
@@ -189,7 +189,7 @@ class RemoteDriver:
         try:
             self._match()
             if not poll.done():
-                self.on_ask()
+                self._wake.set()
                 both: list[asyncio.Future[Any]] = [poll, leaving]
                 await asyncio.wait(both, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -18,21 +18,20 @@ class PublicContent:
     """The version of all public datasets, models and processes of a Domain together.
 
     It is new after each start and each change, and never comes again. Kept in memory: use it from the event loop alone.
+
+    Args:
+        listeners: get the new version at each change; `changed` waits for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *listeners: Listener) -> None:
         self._start = secrets.token_hex(8)
         self._number = 0
-        self._listeners: list[Listener] = []
+        self._listeners = listeners
 
     @property
     def version(self) -> str:
         """Read it before the content: what is read after it is of this version, or newer."""
         return f"{self._start}-{self._number}"
-
-    def on_change(self, listener: Listener) -> None:
-        """Have the new version told to ``listener`` at each change; `changed` waits for it."""
-        self._listeners.append(listener)
 
     async def changed(self) -> None:
         """Call it once a change is stored and before its author is answered: then who was told of the old version

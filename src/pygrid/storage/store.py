@@ -32,8 +32,12 @@ class Store:
     """Told of changes to what strangers may know."""
 
     @classmethod
-    def open(cls, database: Database, folder: Path, copies: int = 1) -> Store:
-        """The store of a Domain whose bytes lie in ``folder``, with so many copies of models and plans."""
+    def open(cls, database: Database, folder: Path, public: PublicContent, copies: int = 1) -> Store:
+        """The store of a Domain whose bytes lie in ``folder``.
+
+        Args:
+            copies: how many copies of models and plans are stored.
+        """
         blobs = BlobFiles(folder / "blobs", copies)
         return cls(
             database=database,
@@ -44,7 +48,7 @@ class Store:
             columns=ColumnFiles(folder / "datasets"),
             served=BlobFiles(folder / "served-models", copies),
             drafts=BlobFiles(folder / "drafts", copies),
-            public=PublicContent(),
+            public=public,
         )
 
     def close(self) -> None:

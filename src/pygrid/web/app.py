@@ -31,6 +31,7 @@ def build_app(
     services: Services,
     authenticator: Authenticator,
     tasks: Sequence[BackgroundTask],
+    runner: TaskRunner,
     opening: Opening,
     stopping: Stopping,
     metrics: Metrics,
@@ -43,18 +44,17 @@ def build_app(
         routes: Litestar routers and handlers.
         services: what the handlers use (`service`); `Readiness` and, for repeatable calls, `Claims` are among them.
         authenticator: checks the tokens of the requests.
-        tasks: run between start and stop.
+        tasks: run by ``runner`` between start and stop.
         opening: a block in which the app lives: opens what the services need, and closes it after the tasks have ended.
         site: where the app is reached; requests for other hosts and of other sites' pages are refused.
         cors_open_paths: paths that scripts of any origin may call.
 
     A JSON body may have 64 KiB; a handler that streams sets ``request_max_body_size`` itself.
     """
-    runner = TaskRunner(tasks, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with opening(), runner.running():
+        async with opening(), runner.running(tasks):
             yield
             stopping.set()
 

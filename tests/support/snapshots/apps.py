@@ -37,8 +37,7 @@ def _look(name: str) -> _Seen:
     async def run(app: Litestar) -> _Seen:
         async with app.lifespan():
             document = app.openapi_schema.to_schema()
-            tasks = sorted(task.name for task in app.state.tasks._tasks)
-            return _Seen(_plain(document), _families(app.state.metrics.registry), tasks)
+            return _Seen(_plain(document), _families(app.state.metrics.registry), app.state.tasks.names)
 
     with tempfile.TemporaryDirectory(prefix="pygrid-snapshots-") as folder:
         data_dir = Path(folder) / "data"

@@ -20,6 +20,7 @@ import pytest
 from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.features.associations.domain import connector
+from pygrid.features.associations.network.direct_addresses import DirectAddresses
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.settings import load_settings
@@ -343,10 +344,7 @@ async def test_a_checked_address_is_looked_at_again_and_named_no_more_once_nobod
         async with served(app, port):
             await until_listed(net, "alice", address=address)
 
-        def look_again() -> None:
-            for listener in service(net.app.state, NetworkAssociations).on_change:
-                listener("alice")
-
+        look_again = service(net.app.state, DirectAddresses).wake
         look_again()
         # Checked lately, so it is believed though the Domain is away.
         assert (await net.list())["alice"]["address"] == address

@@ -34,7 +34,7 @@ from pygrid.storage import datasets, models, processes
 from pygrid.storage.datasets import DatasetRow, DatasetVersion
 from pygrid.storage.models import StoredModel
 from pygrid.storage.processes import ProcessRow
-from pygrid.storage.public_content import Listener, PublicContent
+from pygrid.storage.public_content import PublicContent
 from pygrid.storage.sql.database import Database
 
 SEARCHED_AT_ONCE = 200
@@ -58,13 +58,6 @@ class CatalogService:
     def version(self) -> str:
         """Of all that is public: changes whenever any of it does."""
         return self._public.version
-
-    def on_change(self, listener: Listener) -> None:
-        """Have the new version told at each change.
-
-        The author of the change is answered after ``listener`` has returned.
-        """
-        self._public.on_change(listener)
 
     def handlers(self) -> dict[str, Handler]:
         """What a link to a Network answers with: ``search`` and ``summary``."""

@@ -50,6 +50,7 @@ def build_jobs(
     stopping: Stopping,
     metrics: Metrics,
     federate: MakeFederation,
+    wake: asyncio.Event,
     *,
     max_concurrent: int,
     limits: RunLimits,
@@ -60,24 +61,24 @@ def build_jobs(
     Args:
         keep_results_days: how long a result is kept after its release; 0: for good.
         federate: makes what federated jobs take part through.
+        wake: set when there may be something to do for the scheduler.
     """
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
     files = JobFiles(folder / "jobs")
     federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
     transitions = Transitions(store.database, writes, files, store.signals, clock)
     specs = SpecMaker(store.database, store.columns, files, limits)
-    changed = asyncio.Event()
-    places = WorkerPlaces(changed.set)
+    places = WorkerPlaces(wake.set)
     trainer = JobTrainer(workers, specs, places, store.database)
     runner = JobRunner(
         JobQueue(store.database, writes, transitions, clock),
         MockTrials(workers, specs, store.columns, writes, transitions, federation),
         JobRuns(workers, specs, Results(files, transitions), transitions, store.signals),
-        FederatedJobs(federation, trainer, places, transitions, metrics, changed.set),
+        FederatedJobs(federation, trainer, places, transitions, metrics, wake.set),
         workers,
         files,
         metrics,
-        changed,
+        wake,
         max_concurrent=max_concurrent,
     )
     service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)

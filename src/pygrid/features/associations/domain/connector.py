@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -72,31 +72,29 @@ HandlersFor = Callable[[str], Mapping[str, Handler]]
 """Returns the handlers of requests from the Network at an address."""
 
 
+@dataclass(frozen=True)
+class DomainSide:
+    """What a Domain shows its Networks."""
+
+    identity: Identity
+    entry: Entry
+    describe: Callable[[], Awaitable[Heartbeat]]
+    """Returns the next heartbeat."""
+    handlers: HandlersFor
+    """Called only while the Network has accepted this Domain."""
+
+
 class Connector:
-    """The link to one Network.
+    """The link to one Network."""
 
-    Args:
-        describe: returns the content of a heartbeat.
-        handlers: are called only while the Network has accepted this Domain.
-    """
-
-    def __init__(
-        self,
-        network: JoinedNetwork,
-        database: Database,
-        identity: Identity,
-        entry: Entry,
-        clock: Clock,
-        describe: Callable[[], Awaitable[Heartbeat]],
-        handlers: Mapping[str, Handler],
-    ) -> None:
+    def __init__(self, network: JoinedNetwork, database: Database, clock: Clock, domain: DomainSide) -> None:
         self.network = network
         self._database = database
-        self._identity = identity
-        self._entry = {name: value for name, value in msgspec.to_builtins(entry).items() if value is not None}
         self._clock = clock
-        self._describe = describe
-        self._handlers = handlers
+        self._identity = domain.identity
+        self._entry = {name: value for name, value in msgspec.to_builtins(domain.entry).items() if value is not None}
+        self._describe = domain.describe
+        self._handlers = domain.handlers(network.url)
         self._link: Link | None = None
         self._wake = asyncio.Event()
         self._draw = random.Random()
@@ -320,6 +318,14 @@ class Connector:
         values = {name: str(value) if isinstance(value, AssociationState) else value for name, value in changes.items()}
         now = self._clock.now()
         await self._database.write(lambda connection: rows.update_network(connection, before.id, values, now))
+
+
+class Connectors(dict[int, Connector]):
+    """The connectors of a Domain, by the ids of their Networks."""
+
+    async def tell_change(self, _version: str = "") -> None:
+        """Send a heartbeat to all Networks, and return when they have answered, or after a second."""
+        await asyncio.gather(*(connector.beat() for connector in self.values()))
 
 
 def _dial(url: str) -> connect:

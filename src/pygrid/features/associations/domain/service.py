@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.associations import AssociationState, check_domain_name
 from pygrid.errors import Conflict
-from pygrid.features.associations.domain.connector import Connector
-from pygrid.lifecycle import Stopping
-from pygrid.messages.associations import AssociationInfo, Entry, Heartbeat
+from pygrid.features.associations.domain.connector import Connector, Connectors, DomainSide
+from pygrid.lifecycle import AppContext
+from pygrid.messages.associations import AssociationInfo, Heartbeat
 from pygrid.settings import is_loopback_url
 from pygrid.storage import associations as rows
 from pygrid.storage import audit
@@ -26,8 +25,6 @@ from pygrid.storage.associations import JoinedNetwork
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
 from pygrid.transport.address import check_url
-from pygrid.transport.identity import Identity
-from pygrid.transport.links import Handler
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +47,6 @@ class Writes(Protocol):
 class DomainTerms:
     """Settings of the operator."""
 
-    entry: Entry
     network: str = ""
     """The Network to join at the start; empty: none."""
     invitation: str = ""
@@ -59,28 +55,28 @@ class DomainTerms:
 
 
 class DomainAssociations:
-    """The use cases of a Domain's Networks."""
+    """The use cases of a Domain's Networks.
+
+    Args:
+        domain: what this Domain shows its Networks.
+        connectors: empty; those of its Networks are kept here.
+    """
 
     def __init__(
         self,
+        app: AppContext,
         database: Database,
         writes: Writes,
-        identity: Identity,
-        clock: Clock,
-        stopping: Stopping,
         terms: DomainTerms,
+        domain: DomainSide,
+        connectors: Connectors,
     ) -> None:
-        self.describe: Callable[[], Awaitable[Heartbeat]] = _describe_nothing
-        """Returns the content of a heartbeat."""
-        self.handlers: Callable[[str], Mapping[str, Handler]] = lambda _url: {}
-        """Returns the handlers of requests from the Network at an address."""
+        self._clock, self._stopping = app.clock, app.stopping
         self._database = database
         self._writes = writes
-        self._identity = identity
-        self._clock = clock
-        self._stopping = stopping
         self._terms = terms
-        self._connectors: dict[int, Connector] = {}
+        self._domain = domain
+        self._connectors = connectors
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
@@ -90,7 +86,7 @@ class DomainAssociations:
         invitation = self._terms.invitation or None
         if not url:
             return
-        check_domain_name(self._terms.entry.name)
+        check_domain_name(self._domain.entry.name)
 
         def transaction(connection: sa.Connection) -> None:
             known = rows.find_network(connection, url)
@@ -146,15 +142,8 @@ class DomainAssociations:
             )
 
     def _start(self, network: JoinedNetwork) -> None:
-        connector = self._connectors[network.id] = Connector(
-            network,
-            self._database,
-            self._identity,
-            self._terms.entry,
-            self._clock,
-            lambda: self.describe(),
-            self.handlers(network.url),
-        )
+        connector = Connector(network, self._database, self._clock, self._domain)
+        self._connectors[network.id] = connector
         self._tasks[network.id] = asyncio.create_task(connector.run(), name=f"network-{network.id}")
 
     def _collect(self, done: Collection[asyncio.Future[Any]]) -> None:
@@ -163,10 +152,6 @@ class DomainAssociations:
                 del self._tasks[network_id]
                 del self._connectors[network_id]
                 task.result()
-
-    async def tell_change(self, _version: str = "") -> None:
-        """Send a heartbeat to all Networks, and return when they have answered, or after a second."""
-        await asyncio.gather(*(connector.beat() for connector in self._connectors.values()))
 
     # People
 
@@ -189,7 +174,7 @@ class DomainAssociations:
                 become rights of all callers.
         """
         url = check_url(url)
-        check_domain_name(self._terms.entry.name)
+        check_domain_name(self._domain.entry.name)
         if self._is_too_far(url):
             raise Conflict(_too_far(url), code=codes.DOMAIN_IS_OPEN)
         now = self._clock.now()
@@ -310,7 +295,3 @@ def _load() -> float | None:
         return round(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
     except OSError:
         return None
-
-
-async def _describe_nothing() -> Heartbeat:
-    return Heartbeat()

@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,7 +19,6 @@ import sqlalchemy as sa
 from prometheus_client import Gauge
 
 from pygrid import codes
-from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
 from pygrid.errors import Forbidden, InvalidInput, NotFound, PygridError
@@ -27,8 +27,8 @@ from pygrid.features.associations.network.decisions import DomainDecision
 from pygrid.features.associations.network.handshake import Handshake
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.ids import hash_secret, new_secret
+from pygrid.lifecycle import AppContext
 from pygrid.messages.associations import Heartbeat
-from pygrid.metrics import Metrics
 from pygrid.storage import associations as rows
 from pygrid.storage.associations import Invitation, KnownDomain
 from pygrid.storage.idempotency import once
@@ -43,26 +43,38 @@ REQUEST_KEPT = dt.timedelta(days=7)
 """Time without a sign of life after which a Domain's request to join is deleted."""
 
 
+@dataclass(frozen=True)
+class DomainListeners:
+    """What has to know which Domains belong to the Network."""
+
+    changed: Callable[[str], object]
+    """Called with the name of a Domain that was accepted, has left or was removed, or whose link has ended."""
+    parted: Callable[[str, float], object]
+    """Called with the name of a Domain that has left or was removed, and how many seconds its traffic may last."""
+
+
 class NetworkAssociations:
     """The use cases of a Network's Domains, and of the people who decide about them."""
 
     def __init__(
-        self, database: Database, handshake: Handshake, fleet: ConnectedDomains, clock: Clock, metrics: Metrics
+        self,
+        app: AppContext,
+        database: Database,
+        handshake: Handshake,
+        fleet: ConnectedDomains,
+        listeners: DomainListeners,
     ) -> None:
         self.fleet = fleet
         self.waiting = Links()
         """Links of Domains that wait for a decision, by `_waits_as`."""
         waiting = "Domains that are connected and wait for a decision."
-        Gauge("pygrid_network_waiting_domains", waiting, registry=metrics.registry).set_function(
+        Gauge("pygrid_network_waiting_domains", waiting, registry=app.metrics.registry).set_function(
             lambda: len(self.waiting)
         )
-        self.on_change: list[Callable[[str], object]] = []
-        """Called with the name of a Domain that became a member of the Network, or ceased to be one."""
-        self.on_part: list[Callable[[str, float], object]] = []
-        """Called with the name of a Domain that ceased to be a member, and its grace period in seconds."""
+        self._listeners = listeners
         self._database = database
         self._handshake = handshake
-        self._clock = clock
+        self._clock = app.clock
         self._reconciling = asyncio.Lock()
         """Never held while another party is awaited: a Domain that hangs must not block others."""
         self._rows: dict[Link, KnownDomain] = {}
@@ -123,7 +135,7 @@ class NetworkAssociations:
             del self._rows[link]
             self.waiting.release(waits_as, link)
             if self.fleet.links.release(name, link):
-                self._changed(name)
+                self._listeners.changed(name)
             await link.close()
         logger.info("domain disconnected", extra={"domain": name, "close_code": ended.code})
 
@@ -151,7 +163,7 @@ class NetworkAssociations:
             ]
             news = [(link, known) for link, known in here if self._place(link, self._rows[link], known)]
             if accepted is not None:
-                self._changed(accepted.name)
+                self._listeners.changed(accepted.name)
         await asyncio.gather(*(_tell(link, known) for link, known in news))
 
     async def _find_accepted(self, name: str) -> KnownDomain | None:
@@ -163,9 +175,8 @@ class NetworkAssociations:
         before = self.fleet.find(name)
         if before is not None and (accepted is None or before.known.id != accepted.id):
             self.fleet.remove(name)
-            for listener in self.on_part:
-                listener(name, after_s)
-            self._changed(name)
+            self._listeners.parted(name, after_s)
+            self._listeners.changed(name)
         if accepted is not None:
             self.fleet.put(accepted)
 
@@ -194,10 +205,6 @@ class NetworkAssociations:
             task = asyncio.create_task(link.close(code, reason))
             self._disconnecting.add(task)
             task.add_done_callback(self._disconnecting.discard)
-
-    def _changed(self, name: str) -> None:
-        for listener in self.on_change:
-            listener(name)
 
     async def note_seen(self) -> None:
         """Store in one transaction when the Domains were last seen."""
