@@ -31,8 +31,7 @@ from pygrid.features.cycles.routes import router as cycles_router
 from pygrid.features.datasets.routes import router as datasets_router
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.features.jobs import Jobs, build_jobs
-from pygrid.features.jobs.federated import Connect, FederatedService, ModelFiles, Ways
-from pygrid.features.jobs.federated import Services as FederationServices
+from pygrid.features.jobs.federated import Connect, FederatedService, FederationServices, ModelFiles, Ways
 from pygrid.features.jobs.routes import router as jobs_router
 from pygrid.features.jobs.running.maintenance import EVERY_S as UPKEEP_S
 from pygrid.features.jobs.running.spec_builder import RunLimits

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pygrid.features.jobs.federated.connections import Ways
 from pygrid.features.jobs.federated.coordinator import Connect, Coordinator, ModelFiles
-from pygrid.features.jobs.federated.service import FederatedService, Services
+from pygrid.features.jobs.federated.service import FederatedService, FederationServices
 
-__all__ = ["Connect", "Coordinator", "FederatedService", "ModelFiles", "Services", "Ways"]
+__all__ = ["Connect", "Coordinator", "FederatedService", "FederationServices", "ModelFiles", "Ways"]

@@ -31,7 +31,7 @@ MAX_JOBS = 64
 
 
 @dataclass(frozen=True)
-class Services:
+class FederationServices:
     """What it works with."""
 
     database: Database
@@ -50,7 +50,9 @@ class FederatedService:
         may_dial: whether an address is one that this Domain dials without a person having looked at it.
     """
 
-    def __init__(self, services: Services, connect: Connect, may_dial: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(
+        self, services: FederationServices, connect: Connect, may_dial: Callable[[str], Awaitable[bool]]
+    ) -> None:
         self._services = services
         self._connect = connect
         self._may_dial = may_dial
