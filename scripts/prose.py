@@ -149,9 +149,8 @@ def find_hits(paths: Iterable[str] = DEFAULT) -> Iterator[Hit]:
 
 
 def package_of(path: str) -> str:
-    """The part of the tree that is counted together:
-
-    ``src/pygrid/core``, ``src/pygrid/ids``, ``docs``, ``README.md``.
+    """The part of the tree that is counted together: ``src/pygrid/core``, ``src/pygrid/ids``, ``docs``,
+    ``README.md``.
     """
     return "/".join(path.split("/")[: 3 if path.startswith("src/") else 1]).removesuffix(".py")
 

@@ -1,6 +1,5 @@
-"""A small HTTP proxy on loopback, as a machine may have to go through:
-
-CONNECT, and plain http with whatever follows it.
+"""A small HTTP proxy on loopback, as a machine may have to go through: CONNECT, and plain http with whatever
+follows it.
 """
 
 from __future__ import annotations

@@ -294,17 +294,15 @@ class DomainClient(SessionClient):
 
     @property
     def requests(self) -> Requests:
-        """What waits for a decision on datasets that you hold:
-
-        ``domain.requests()`` lists, ``approve`` and ``deny`` decide.
+        """What waits for a decision on datasets that you hold: ``domain.requests()`` lists, ``approve`` and
+        ``deny`` decide.
         """
         return Requests(self._api)
 
     @property
     def associations(self) -> Associations:
-        """The Networks of this Domain:
-
-        ``domain.associations()`` lists, ``join`` asks one to let it in, ``leave`` parts.
+        """The Networks of this Domain: ``domain.associations()`` lists, ``join`` asks one to let it in,
+        ``leave`` parts.
         """
         return Associations(self._api)
 

@@ -1,6 +1,5 @@
-"""Accounts over the WebSocket of clients of 2020:
-
-``authentication``, after which its messages are in the account's name.
+"""Accounts over the WebSocket of clients of 2020: ``authentication``, after which its messages are in the
+account's name.
 """
 
 from __future__ import annotations

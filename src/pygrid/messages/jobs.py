@@ -57,9 +57,8 @@ class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Where a federated job takes part: a process at a coordinating Domain, cycle by cycle, as a client of it."""
 
     coordinator: str
-    """The coordinating Domain's address:
-
-    ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a Network's relay.
+    """The coordinating Domain's address: ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a
+    Network's relay.
     """
     process: str
     version: str

@@ -161,9 +161,8 @@ class ProcessInfo(msgspec.Struct):
 
 
 class Event(msgspec.Struct):
-    """One change in the life of a process, as sent by the event stream (SSE:
-
-    ``id``, ``event`` = kind, ``data`` = this).
+    """One change in the life of a process, as sent by the event stream (SSE: ``id``, ``event`` = kind, ``data``
+    = this).
     """
 
     id: int

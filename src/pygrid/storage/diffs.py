@@ -100,9 +100,8 @@ class Spool:
 
 
 class DiffFiles:
-    """The diffs of open cycles, in one folder:
-
-    ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a large one.
+    """The diffs of open cycles, in one folder: ``PROCESS.segment`` for small reports, ``CYCLE-ID.report`` for a
+    large one.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -60,9 +60,8 @@ def plain_address(url: str) -> str:
 
 
 def config_dir() -> Path:
-    """Where this user's tokens and known identities are kept:
-
-    ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``.
+    """Where this user's tokens and known identities are kept: ``$XDG_CONFIG_HOME/pygrid``, else
+    ``~/.config/pygrid``.
     """
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "pygrid"

@@ -1,6 +1,5 @@
-"""The HTTP proxy that the environment names:
-
-``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; small letters do.
+"""The HTTP proxy that the environment names: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; small
+letters do.
 """
 
 from __future__ import annotations

@@ -31,9 +31,8 @@ _MAX_PROBLEM_BYTES = 64 * 1024
 _MAX_WAIT_S = 60.0
 
 RelayToken = Callable[[str], str | None]
-"""Gives what the Network of this address is told, as ``Authorization:
-
-Bearer``; asked each time a connection is opened.
+"""Gives what the Network of this address is told, as ``Authorization: Bearer``; asked each time a connection is
+opened.
 """
 
 

@@ -1,6 +1,5 @@
-"""The multipart form that brings a job, read as it arrives:
-
-``config`` and ``plan`` into memory, ``model`` into a file.
+"""The multipart form that brings a job, read as it arrives: ``config`` and ``plan`` into memory, ``model`` into
+a file.
 """
 
 from __future__ import annotations
