@@ -21,7 +21,6 @@ LIMITS = {
     "src/pygrid/features": 178,
     "src/pygrid/legacy": 23,
     "src/pygrid/lifecycle": 4,
-    "src/pygrid/messages": 60,
     "src/pygrid/network": 1,
     "src/pygrid/offload": 4,
     "src/pygrid/plans": 1,

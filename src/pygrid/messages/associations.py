@@ -1,13 +1,18 @@
-"""Messages of associations: what a Domain and a Network say to each other, and to the people who run them.
+"""Messages of associations: between a Domain and a Network, and to the people who run them.
 
     Network   {"type": "challenge", "nonce", "network", "identity"}
     Domain    {"type": "hello", ...}                                     `Hello`
     Network   {"type": "welcome", ...} or {"type": "refused", ...}       `Welcome`, `Turned`
-    Domain    {"type": "heartbeat", "id", ...}, again and again          `Heartbeat` -> `Heard`
+    Domain    {"type": "heartbeat", "id", ...}, every ``heartbeat_s``    `Heartbeat` -> `Heard`
 
-Signatures are of the purpose ``control`` (the Domain: nonce, identity of the Network, name, SHA-256 of the entry in
-canonical JSON), ``entry`` (the Domain: the entry in canonical JSON; anybody can check it later) and ``welcome`` (the
-Network: nonce and identity of the Domain, name of the Network). Bytes are spelled in base64url.
+Each signature has a purpose:
+
+- ``control``: the Domain signs the nonce, the identity of the Network, its own name, and the SHA-256 of the entry in
+  canonical JSON.
+- ``entry``: the Domain signs the entry in canonical JSON. Anybody can check it later.
+- ``welcome``: the Network signs the nonce and identity of the Domain, and its own name.
+
+Bytes are written in base64url.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ Address = Annotated[str, Meta(max_length=300)]
 
 
 class Challenge(msgspec.Struct, frozen=True, tag="challenge"):
-    """What a Domain must sign to come in. It makes sure of the Network by the signature of the welcome."""
+    """What a Domain must sign to be accepted. The Domain verifies the Network by the signature in `Welcome`."""
 
     nonce: str
     network: _Name
@@ -37,23 +42,23 @@ class Challenge(msgspec.Struct, frozen=True, tag="challenge"):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What a Domain says of itself on its Network, signed; everybody may read it."""
+    """The signed description of a Domain on its Network. It is public."""
 
     name: _Name
     version: Annotated[str, Meta(max_length=50)]
-    """Of pygrid."""
+    """Version of pygrid."""
     address: Address | None = None
-    """Where others may call it directly."""
+    """Address at which others can call the Domain directly."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     name: _Name
     identity: _Key
     nonce: str
-    """What the Network must sign."""
+    """The nonce that the Network must sign."""
     signature: _Signature
     entry: dict[str, Any]
-    """`Entry`; as it was signed, whatever else a later version says in it."""
+    """The `Entry` as it was signed, with the fields that a later version may add."""
     entry_signature: _Signature
     invitation: _Token | None = None
 
@@ -65,34 +70,34 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 
 
 class Turned(msgspec.Struct, frozen=True, tag="refused"):
-    """The Domain is not let in; the Network closes."""
+    """The Network refuses the Domain and closes the connection."""
 
     code: Annotated[str, Meta(max_length=100)]
     detail: Annotated[str, Meta(max_length=500)]
     signature: str | None = None
-    """As in `Welcome`; there is none if the hello could not be read."""
+    """As in `Welcome`; None if the hello could not be read."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """A sign of life."""
+    """Shows that the Domain is running."""
 
     load: Annotated[float, Meta(ge=0, le=10_000)] | None = None
-    """Of the machine: processes that want to run, for each of its cores. Only those who run the Network see it."""
+    """Runnable processes per core of the machine. Only the operators of the Network see it."""
     degraded: bool = False
     counts: Annotated[dict[Annotated[str, Meta(max_length=20)], _Count], Meta(max_length=20)] = {}
-    """Of what the owner chose to publish."""
+    """Counts of the things that the owner chose to publish, by kind."""
     catalog: Annotated[str, Meta(max_length=100)] = ""
-    """Version of what it publishes."""
+    """Version of the published content."""
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """The Network has noted a heartbeat."""
+    """The answer to a heartbeat."""
 
     state: Literal["pending", "accepted"]
 
 
 class StateChange(msgspec.Struct, frozen=True):
-    """Told to a Domain when it is decided about."""
+    """Sent to a Domain when the Network decides on it."""
 
     state: Literal["pending", "accepted", "denied", "revoked"]
     reason: Annotated[str, Meta(max_length=500)] = ""
@@ -102,26 +107,26 @@ class StateChange(msgspec.Struct, frozen=True):
 
 
 class DomainInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Domain of a Network, as everybody may see it."""
+    """A Domain of a Network. Fields for operators are absent for other callers."""
 
     name: str
     state: Literal["online", "degraded", "offline", "unknown"]
-    """``unknown``: a node of 2020, which gives no sign of life."""
+    """``unknown``: a node of 2020, which sends no heartbeats."""
     identity: str | None
     version: str | None
     address: str | None
-    """Where it can be called directly; the Network has checked that this Domain answers there."""
+    """Address for direct calls. The Network has checked that this Domain answers there."""
     counts: dict[str, int]
     last_seen_at: dt.datetime | None
     joined_at: dt.datetime
     connected: bool
     association: str = "accepted"
-    """Others than accepted ones are shown to those who manage the Network."""
+    """Only operators of the Network see Domains in other states than ``accepted``."""
     reason: str = ""
     claimed_address: str | None = None
-    """Shown to them: what the Domain says, checked or not."""
+    """For operators: the address that the Domain claims, checked or not."""
     load: float | None = None
-    """Shown to them."""
+    """For operators: as in `Heartbeat`."""
 
 
 class DomainList(msgspec.Struct, frozen=True):
@@ -129,22 +134,23 @@ class DomainList(msgspec.Struct, frozen=True):
 
 
 class DomainDetail(msgspec.Struct, frozen=True):
-    """A Domain, and what it has signed."""
+    """A Domain with its signed entry."""
 
     domain: DomainInfo
     entry: dict[str, Any]
-    """Empty as long as it has an address that was not checked."""
+    """Empty while it has an address that the Network has not checked."""
     entry_signature: str | None
     """By the Domain, for the purpose ``entry``, over the entry in canonical JSON; base64url."""
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """On a Domain."""
+    """A decision on a Domain."""
 
     reason: Annotated[str, Meta(max_length=500)] = ""
-    """The Domain is told."""
+    """Sent to the Domain."""
     identity: _Key | None = None
-    """Whom it is about: the one of this name that was looked at. None: whoever has the name, or alone asks for it."""
+    """Identity of the Domain that the decision is about. None: the Domain that has the name, or the only one that
+    requests it."""
 
 
 class InvitationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,7 +172,7 @@ class InvitationInfo(msgspec.Struct, frozen=True):
 
 
 class NewInvitation(msgspec.Struct, frozen=True):
-    """``token`` is in this answer and never again."""
+    """A new invitation. ``token`` is in this answer only."""
 
     invitation: InvitationInfo
     token: str
@@ -198,9 +204,9 @@ class AssociationInfo(msgspec.Struct, frozen=True):
 
     id: int
     network: str
-    """Its address."""
+    """Address of the Network."""
     name: str | None
-    """What the Network calls itself; None: it was not reached yet."""
+    """Name of the Network. None: it was not reached so far."""
     identity: str | None
     state: str
     reason: str
@@ -214,5 +220,5 @@ class AssociationList(msgspec.Struct, frozen=True):
 
 
 def canonical(entry: dict[str, Any]) -> bytes:
-    """The one way to write an entry in JSON: keys sorted, no blanks. Numbers in an entry are whole ones."""
+    """The canonical JSON of an entry: sorted keys and no spaces. Numbers in an entry are integers."""
     return msgspec.json.encode(entry, order="sorted")

@@ -1,7 +1,7 @@
 """Messages between an edge client and a Domain; the published API calls the client ``worker``.
 
-The clients of 2020 read answers strictly, so what is native is left out (`msgspec.UNSET`) unless the request was
-native: it has ``wait_s``.
+The clients of 2020 reject unknown fields. The fields that pygrid adds are therefore absent (`msgspec.UNSET`) unless
+the request has ``wait_s``, which marks a client of pygrid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_WAIT_S = 120.0
 
 
 class AuthenticateRequest(msgspec.Struct):
-    """Become a client of a process: ``model_version`` absent means the newest process of that name."""
+    """Become a client of a process. Without ``model_version`` it is the newest process of that name."""
 
     model_name: str
     model_version: str | None = None
@@ -31,8 +31,8 @@ class AuthenticateResponse(msgspec.Struct):
 class CycleRequest(msgspec.Struct):
     """Ask to take part in the current cycle of a process.
 
-    ``ping`` in milliseconds, ``download`` and ``upload`` in Mbit/s. ``wait_s``: hold the answer up to that many seconds
-    until there is work; 0 asks for an answer at once; present at all, it marks a native client.
+    ``ping`` is in milliseconds, ``download`` and ``upload`` are in Mbit/s. With ``wait_s`` the Domain holds the answer
+    up to that many seconds until there is work; 0 asks for an immediate answer.
     """
 
     worker_id: str
@@ -45,7 +45,7 @@ class CycleRequest(msgspec.Struct):
 
 
 class CycleAccepted(msgspec.Struct):
-    """Admission: download model and plans with the key, train, report with the key."""
+    """The client is admitted: it downloads the model and plans with the key, trains, and reports with the key."""
 
     status: Literal["accepted"]
     request_key: str
@@ -81,7 +81,7 @@ RefusalReason = Literal[
 
 
 class CycleRejected(msgspec.Struct, omit_defaults=True):
-    """Not now. ``timeout``: whole seconds after which to ask again; absent: training is over."""
+    """The client is not admitted. ``timeout``: seconds until the next request; absent: the training has ended."""
 
     status: Literal["rejected"]
     timeout: int | UnsetType = UNSET
@@ -96,7 +96,7 @@ class ReportAccepted(msgspec.Struct):
 
 
 class LeaveRequest(msgspec.Struct):
-    """A client takes no further part in a process."""
+    """A client leaves a process."""
 
     worker_id: str
     model: str
@@ -104,8 +104,6 @@ class LeaveRequest(msgspec.Struct):
 
 
 class LeaveResponse(msgspec.Struct):
-    """Of a process with ``named_clients`` the present cycle, and all later ones, do not wait for the client any
-    more.
-    """
+    """The client has left. Cycles of a process with ``named_clients`` no longer wait for it."""
 
     status: Literal["success"]

@@ -1,7 +1,6 @@
-"""Messages about datasets: what a data owner says of one, and what others may know of it.
+"""Messages about datasets.
 
-A dataset is a table of records. Its first version is made by an upload; later uploads make later versions of the same
-dataset.
+A dataset is a table of records. An upload makes its first version, and further uploads make later versions.
 """
 
 from __future__ import annotations
@@ -18,34 +17,37 @@ Visibility = Literal["private", "listed", "public"]
 Format = Literal["csv", "parquet", "arrow", "npz", "safetensors"]
 
 ITEM_BYTES: dict[str, int] = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "bool": 1, "text": 4}
-"""Bytes of one stored value; a text is stored as its int32 code."""
+"""Bytes of one stored value. A text is stored as its int32 code."""
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One column of a dataset: for each record an array of ``shape``, or a single value if that is empty."""
+    """A column of a dataset. Each record has an array of ``shape``, or a single value if ``shape`` is empty."""
 
     name: str
     dtype: Dtype
     shape: tuple[int, ...] = ()
     unit: str = ""
     meaning: str = ""
-    """What the values stand for; two forms are also understood: ``image 1x28x28`` and ``label 0..9``."""
+    """Meaning of the values. pygrid interprets two forms: ``image 1x28x28`` and ``label 0..9``."""
     description: str = ""
     min: float | None = None
     max: float | None = None
-    """Bounds that the owner declared; each value was checked against them."""
+    """Bounds that the owner declared. Every value is within them."""
     categories: tuple[str, ...] | None = None
-    """Of a text column: code -> text. None where they are not told, or were not kept (the subject column)."""
+    """Texts of a text column by code.
+
+    None if the caller may not see them, or for the subject column, which keeps none.
+    """
     num_categories: int | None = None
     declared: bool = False
-    """Whether the owner named the categories. Else they were found in the data, and only the owner is told them."""
+    """Whether the owner declared the categories. Otherwise they come from the data, and only the owner sees them."""
     has_missing: bool | None = None
     """Whether values can be missing: NaN in a float32 or float64 column. Public, as the dtype is. None for other
     dtypes, which have no missing values, and for versions of pygrid 0.1 whose records are not on the disk."""
 
     @property
     def num_values(self) -> int:
-        """Values of one record."""
+        """Number of values in one record."""
         return math.prod(self.shape)
 
     @property
@@ -55,44 +57,44 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one record as stored."""
+        """Stored bytes of one record."""
         return self.num_values * ITEM_BYTES[self.dtype]
 
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a version of a dataset consists of. Column number i is stored in the file ``i.bin``."""
+    """The columns of a version of a dataset. Column number i is stored in the file ``i.bin``."""
 
     columns: tuple[Column, ...]
     num_records: int
     subject: str | None = None
-    """The column that says whom a record is about, where one person can have several."""
+    """The column with the person that a record is about, if a person can have several records."""
     max_records_per_subject: int | None = None
-    """At most so many records of one subject are used by a computation."""
+    """Maximum number of records of one subject in a computation."""
     num_subjects: int | None = None
-    """How many different subjects there are. Public, as the number of records is. None without a subject column."""
+    """Number of different subjects. It is public, like the number of records. None without a subject column."""
 
     def find(self, name: str) -> Column | None:
-        """The column of a name, or None."""
+        """The column with this name, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
     @property
     def is_complete(self) -> bool:
-        """Whether it says of each column whether values can be missing, and how many subjects there are."""
+        """Whether `Column.has_missing` of all columns and the number of subjects are known."""
         known = all(column.has_missing is not None for column in self.columns if column.dtype in ("float32", "float64"))
         return known and (self.subject is None or self.num_subjects is not None)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all columns as stored."""
+        """Stored bytes of all columns."""
         return self.num_records * sum(column.record_bytes for column in self.columns)
 
 
 class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the owner says of a column; all but the name may be left out."""
+    """The owner's description of a column. Only the name is required."""
 
     name: str
     dtype: Dtype | None = None
-    """To store the values as; None: as they come."""
+    """Dtype of the stored values. None: the dtype of the file."""
     unit: str = ""
     meaning: str = ""
     description: str = ""
@@ -100,33 +102,36 @@ class ColumnDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     max: float | None = None
     categories: tuple[str, ...] | None = None
     source: tuple[str, ...] = ()
-    """Columns of the file that make up this one, in order, if it is not the one of the same name: ``pixel0``,
-    ``pixel1`` ...; ``pixel*`` stands for all that begin so, in the order of the file."""
+    """Columns of the file that make up this column, in order, for example ``pixel0``, ``pixel1`` ... ``pixel*`` means
+    all columns with this prefix, in the order of the file. Empty: the column of the same name."""
     has_missing: bool | None = None
-    """Of a float column. True: publish that values can be missing; False: refuse an upload with missing values; None:
-    publish whether the data has any."""
+    """For a float column. True: publish that values can be missing. False: refuse an upload with missing values. None:
+    publish whether the data has missing values."""
 
 
 class VersionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``config`` part of an upload (multipart form), which comes first; then ``data``, and perhaps ``mock``."""
+    """The ``config`` part of an upload (multipart form).
+
+    It is the first part; ``data`` and optionally ``mock`` follow.
+    """
 
     format: Format | None = None
-    """None: told from the first bytes."""
+    """None: detected from the first bytes."""
     columns: tuple[ColumnDeclaration, ...] = ()
-    """Of a later version: none given means those of the version before."""
+    """For a later version, empty means the declarations of the previous version."""
     skip: tuple[str, ...] = ()
-    """Columns of the file that are not stored."""
+    """Columns of the file that pygrid does not store."""
     subject: str | None = None
     max_records_per_subject: int | None = None
     note: str = ""
     """What is new in this version."""
     draw_mock: bool = True
-    """Whether to draw a mock twin from the schema if none is uploaded."""
+    """Whether to generate a mock dataset from the schema if the form has no ``mock`` part."""
     num_mock_records: int = 100
     mock_seed: int = 0
     fresh_budget: bool = False
-    """Of a later version: add it although another dataset with the same content has a privacy budget. The same records
-    are then released within both budgets, so what both allow adds up."""
+    """For a later version: add it even if another dataset with the same content has a privacy budget. The same records
+    are then released within both budgets, and the privacy costs of both add up."""
 
 
 class UploadRequest(VersionRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,7 +144,7 @@ class UploadRequest(VersionRequest, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class UpdateDataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Changes to what is said of a dataset; what is left out stays."""
+    """Changes to the description of a dataset. Absent fields stay as they are."""
 
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
@@ -159,7 +164,7 @@ class VersionInfo(msgspec.Struct):
 
 
 class DatasetSummary(msgspec.Struct):
-    """A dataset as a list shows it; figures are of the newest version."""
+    """A dataset in a list. The figures are those of the newest version."""
 
     id: int
     name: str
@@ -173,11 +178,11 @@ class DatasetSummary(msgspec.Struct):
     created_at: dt.datetime
     updated_at: dt.datetime
     mine: bool
-    """Whether the caller may change it."""
+    """Whether the caller may change the dataset."""
 
 
 class DatasetInfo(DatasetSummary):
-    """A dataset with the schema of one version, as far as the caller may know it."""
+    """A dataset with the part of the schema of one version that the caller may see."""
 
     schema: Schema
     versions: list[VersionInfo]
@@ -189,7 +194,7 @@ class DatasetList(msgspec.Struct):
 
 
 class Preview(msgspec.Struct):
-    """The first records, for those who may change the dataset. Columns by name; a record's array is a nested list."""
+    """The first records, for callers that may change the dataset. Columns by name; arrays are nested lists."""
 
     num_records: int
     columns: dict[str, list[object]]

@@ -1,7 +1,7 @@
-"""JSON texts of others, decoded only after a scan of the bytes: what costs much more to decode than to send is refused.
+"""Decodes JSON from outside. A scan of the bytes first refuses texts that cost much more to decode than to send.
 
-Every body, WebSocket message and frame between apps that holds JSON from outside is decoded here.
-The scan runs at the speed of `bytes.count` and `bytes.replace`, about 1 ms for a megabyte of text.
+Every request body, WebSocket message and frame between apps is decoded here. The scan runs at the speed of
+`bytes.count` and `bytes.replace`, about 1 ms for a megabyte of text.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from pygrid.errors import InvalidInput
 
 MAX_DEPTH = 32
 MAX_CONTAINERS = 20_000
-"""Lists and objects of one text. Each costs about 60 bytes and 100 times the time of a number."""
+"""Lists and objects in one text. Each costs about 60 bytes and 100 times the time of a number."""
 MAX_VALUES = 200_000
-"""Numbers and other values of one text."""
+"""Numbers and other values in one text."""
 MAX_TEXTS = 50_000
-"""Quoted texts, names of members included."""
+"""Quoted texts, including the names of members."""
 MAX_ESCAPES = 200_000
-"""Backslashes of one text; each costs 30 times the time of another character."""
+"""Backslashes in one text. Each costs 30 times the time of another character."""
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MAX_VALUES) -> Any:
-    """The value that a JSON text describes.
+    """Decode a JSON text.
 
     Args:
-        may_hold_nul: for a text that carries bytes, one character each, as those of published clients do.
+        may_hold_nul: allow NUL characters, for texts of legacy clients that carry one byte in each character.
         max_values: fewer than `MAX_VALUES`; the limits of containers and texts are lower in proportion.
     Raises:
         InvalidInput: ``invalid_json``: malformed, not UTF-8, or with half of a surrogate pair. ``invalid_text``: a
-            text, or a name, with a NUL character. ``json_too_complex``: nested deeper than 32, or with more
-            lists, values or texts than the limits of this module. ``duplicate_key``: an object names a member twice.
+            text, or a name, with a NUL character. ``json_too_complex``: nested deeper than 32 levels, or with more
+            lists, values or texts than the limits of this module. ``duplicate_key``: an object has a member twice.
     """
     share = max_values / MAX_VALUES
     max_containers = round(MAX_CONTAINERS * share)
@@ -57,7 +57,7 @@ def decode_json(body: bytes, *, may_hold_nul: bool = False, max_values: int = MA
         raise InvalidInput(f"the text is not JSON: {error}", code=codes.INVALID_JSON) from None
     if num_objects and _count_members(value, num_objects) != structure.count(b":"):
         raise InvalidInput("the JSON has an object with two members of one name", code=codes.DUPLICATE_KEY)
-    # In JSON a NUL is written in this way only; the backslash before it may be a character of its own.
+    # JSON has no other spelling of NUL. The backslash may itself be escaped, so the decoded value decides.
     if not may_hold_nul and b"\\u0000" in body and _holds_nul(value):
         raise InvalidInput("a text in the JSON holds a NUL character (\\u0000); remove it", code=codes.INVALID_TEXT)
     return value
@@ -72,7 +72,7 @@ def _holds_nul(value: Any) -> bool:
 
 
 def _structure(body: bytes, max_texts: int) -> bytes:
-    """The text without what its quotes enclose. In a text that is not JSON: some part of it.
+    """The text without its quoted parts. If the text is not JSON, the result is some part of it.
 
     Raises:
         InvalidInput: ``json_too_complex``: it has too many texts.
@@ -88,18 +88,18 @@ def _structure(body: bytes, max_texts: int) -> bytes:
 
 
 def _is_deeper(structure: bytes) -> bool:
-    """Whether brackets are left after the innermost pairs were taken away `MAX_DEPTH` times."""
+    """Whether brackets remain after the innermost pairs were removed `MAX_DEPTH` times."""
     brackets = structure.translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False
         brackets = brackets.replace(b"[]", b"")
-    # Unpaired brackets are left for the decoder, which can say where the fault is.
+    # The decoder reports unpaired brackets with their position.
     return b"[]" in brackets
 
 
 def _count_members(value: Any, num_objects: int) -> int:
-    """Members of all objects in a value; the search ends with the last object."""
+    """The number of members of all objects in a value. The search ends with the last object."""
     count = 0
     left: list[Any] = [value]
     while left and num_objects:
@@ -118,5 +118,5 @@ def _refuse(what: str) -> NoReturn:
 
 
 def invalid_form(why: str, **fields: Any) -> InvalidInput:
-    """The refusal of a form."""
+    """The error for a form that is not valid."""
     return InvalidInput(why, code=codes.INVALID_FORM, **fields)

@@ -1,6 +1,6 @@
-"""Messages of search: what is asked of all Domains of a Network at once, and what each tells of what it publishes.
+"""Messages of search: a query to all Domains of a Network, and the answers of the Domains.
 
-Lengths are part of the types: whatever a Domain sends is a stranger's.
+The types limit all lengths, because the answers of Domains are untrusted.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from pygrid.messages.datasets import Dtype
 Kind = Literal["dataset", "model", "process"]
 DomainState = Literal["online", "degraded", "offline"]
 Reason = Literal["timeout", "offline", "error"]
-"""Why a Domain is missing: it did not answer in time; it is not connected; it answered something else than an answer.
-"""
+"""Why a Domain is missing: it did not answer in time, it is not connected, or its answer is not valid."""
 
 MAX_TEXT = 1000
 MAX_TAGS = 20
 MAX_TIMEOUT_S = 10.0
 DEFAULT_TIMEOUT_S = 1.0
 MAX_ITEMS = 100
-"""Of each kind, that one Domain tells in one answer."""
+"""Items of each kind in one answer of a Domain."""
 MAX_COLUMNS = 50
-"""Of a dataset, that are told in an answer."""
+"""Columns of a dataset in an answer."""
 MAX_SNIPPET = 500
 """Characters of a description in an answer."""
 MAX_NAMES = 2000
-"""Tags, and models, in a summary."""
+"""Tags in a summary, and models in a summary."""
 
 _Short = Annotated[str, Meta(max_length=200)]
 _Tag = Annotated[str, Meta(min_length=1, max_length=50)]
@@ -42,36 +41,36 @@ _Version = Annotated[str, Meta(max_length=100)]
 
 
 class SearchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is wanted; each field that is given must fit, and an empty query fits everything that is public.
+    """A search. An item must match every field that is set; an empty query matches everything that is public.
 
-    ``tags`` and the three about a column are only asked of datasets, ``model`` only of models.
+    ``tags`` and the three fields about a column match datasets only, ``model`` matches models only.
     """
 
     text: Annotated[str, Meta(max_length=MAX_TEXT)] = ""
-    """Words, each of which occurs in what is said of the thing."""
+    """Words, all of which occur in the name, tags or description of the item."""
     tags: Annotated[Sequence[_Tag], Meta(max_length=MAX_TAGS)] = ()
-    """The dataset has all of them."""
+    """Tags, all of which the dataset has."""
     column: Annotated[str, Meta(max_length=100)] = ""
     """Name of a column."""
     dtype: Dtype | None = None
-    """Of that column."""
+    """Dtype of that column."""
     meaning: _Short = ""
-    """A part of what that column means."""
+    """Part of the meaning of that column."""
     model: Annotated[str, Meta(max_length=100)] = ""
     """The id of a model."""
     kinds: Annotated[Sequence[Kind], Meta(max_length=3)] = ()
-    """Only things of these kinds; none given: all."""
+    """Only items of these kinds. Empty: all kinds."""
 
 
 class SearchRequest(SearchQuery, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A search at a Network."""
 
     timeout_s: Annotated[float, Meta(ge=0.01, le=MAX_TIMEOUT_S)] = DEFAULT_TIMEOUT_S
-    """When to answer with what has come."""
+    """Seconds after which the Network answers with what it has."""
 
 
 class FoundColumn(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A column of a dataset, as anybody may know it."""
+    """The public description of a column."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     dtype: Annotated[str, Meta(max_length=20)]
@@ -92,16 +91,16 @@ class FoundDataset(msgspec.Struct, frozen=True, kw_only=True):
     """A public dataset."""
 
     id: Annotated[int, Meta(ge=0, le=2**53)]
-    """On its Domain; 0: a node of 2020, which tells no more than tags, has it."""
+    """Id on its Domain. 0: the dataset is on a node of 2020, which publishes tags only."""
     name: Annotated[str, Meta(max_length=100)]
     description: _Snippet
-    """Its beginning."""
+    """The beginning of the description."""
     tags: Annotated[Sequence[_Tag], Meta(max_length=50)]
     version: _Count
     num_records: _Count
     num_columns: _Count
     columns: Annotated[Sequence[FoundColumn], Meta(max_length=MAX_COLUMNS)]
-    """The first ones."""
+    """The first columns."""
     updated_at: dt.datetime | None
 
 
@@ -117,11 +116,11 @@ class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: _Count
     size_bytes: _Count
     sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
-    """Of its file: equal ones are the same model; empty where a node of 2020 serves it."""
+    """SHA-256 of the file. Empty if a node of 2020 serves the model."""
 
 
 class FoundProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """A hosted process that any device may know of."""
+    """A hosted process that is public."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     version: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -131,19 +130,19 @@ class FoundProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogAnswer(msgspec.Struct, frozen=True):
-    """What a Domain answers to a `SearchQuery`."""
+    """The answer of a Domain to a `SearchQuery`."""
 
     version: _Version
-    """Of all that the Domain publishes: with the same one it would answer the same."""
+    """Version of all published content. While it is the same, the answer is the same."""
     datasets: Annotated[Sequence[FoundDataset], Meta(max_length=MAX_ITEMS)] = ()
     models: Annotated[Sequence[FoundModel], Meta(max_length=MAX_ITEMS)] = ()
     processes: Annotated[Sequence[FoundProcess], Meta(max_length=MAX_ITEMS)] = ()
     more: bool = False
-    """Whether more fits than is told."""
+    """Whether more items match than the answer has."""
 
 
 class CatalogSummary(msgspec.Struct, frozen=True):
-    """Names of what a Domain publishes."""
+    """The tags and models that a Domain publishes."""
 
     version: _Version
     tags: Annotated[Sequence[_Tag], Meta(max_length=MAX_NAMES)] = ()
@@ -151,14 +150,14 @@ class CatalogSummary(msgspec.Struct, frozen=True):
 
 
 class DomainRef(msgspec.Struct, frozen=True):
-    """Where something was found."""
+    """The Domain on which an item was found."""
 
     name: str
     state: DomainState
     address: str
-    """``http(s)://...``: of the Domain itself; ``grid+http(s)://...``: through the relay of the Network."""
+    """``http(s)://...``: the Domain itself; ``grid+http(s)://...``: the relay of the Network."""
     identity: str
-    """The Domain's Ed25519 key; empty for a node of 2020, which has none."""
+    """Ed25519 key of the Domain. Empty for a node of 2020."""
 
 
 class DatasetHit(FoundDataset, frozen=True, kw_only=True):
@@ -174,20 +173,20 @@ class ProcessHit(FoundProcess, frozen=True, kw_only=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A Domain that belongs to the Network and did not answer."""
+    """A Domain of the Network that did not answer."""
 
     domain: str
     reason: Reason
 
 
 class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came before the deadline, best first, and who is missing."""
+    """The items that arrived before the deadline, best first, and the Domains that are missing."""
 
     datasets: tuple[DatasetHit, ...]
     models: tuple[ModelHit, ...]
     processes: tuple[ProcessHit, ...]
     missing: tuple[Missing, ...]
     num_domains: int
-    """That belong to the Network."""
+    """Number of Domains of the Network."""
     more: bool
-    """Whether more fits than is told."""
+    """Whether more items match than the answer has."""

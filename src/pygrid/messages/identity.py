@@ -1,4 +1,4 @@
-"""What an app says of itself, with proof; and how bytes are spelled in JSON and in addresses."""
+"""The signed identity of an app, and the encoding of bytes in JSON and in addresses."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ SIGNATURE_BYTES = 64
 
 
 class IdentityInfo(msgspec.Struct, frozen=True):
-    """Who answers at an address."""
+    """The app that answers at an address."""
 
     name: str
     identity: str
     """``ed25519:`` and 52 characters."""
     version: str
-    """Of pygrid."""
+    """Version of pygrid."""
     app: Literal["domain", "network"]
     signature: str | None = None
-    """By that identity, for the purpose ``identity``, over the nonce's 32 bytes and the name; base64url without
-    padding.
-    None: there was no nonce."""
+    """Signature by that identity for the purpose ``identity``, over the 32 bytes of the nonce and the name; base64url
+    without padding. None: the request had no nonce."""
 
 
 def to_base64url(data: bytes) -> str:
-    """The bytes in base64url, without padding."""
+    """Encode bytes in base64url without padding."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def from_base64url(text: str, num_bytes: int, what: str) -> bytes:
-    """The bytes that a text in base64url, without padding, stands for; there is one text for each.
+    """Decode base64url without padding. Only the canonical text of the bytes is accepted.
 
     Raises:
-        InvalidInput: ``invalid_base64url``: not that, or not ``num_bytes`` of them; ``what`` names it.
+        InvalidInput: ``invalid_base64url``: not such a text, or not of ``num_bytes`` bytes. ``what`` names the field.
     """
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -1,4 +1,4 @@
-"""Messages of data scientists and data owners about jobs: what is asked, what it costs, what became of it."""
+"""Messages about jobs: the request, its privacy cost, its state and its policy."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ JobState = Literal[
 
 
 class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The guarantee that a job asks to run under: (epsilon, delta) for one ``unit``, with contributions clipped to
-    ``clip``.
+    """The requested guarantee of a job: (epsilon, delta) for one ``unit``, with contributions clipped to ``clip``.
 
-    The noise follows from it; ``sampling_rate`` is the chance of each unit to take part in a round (training only).
+    The noise is computed from it. ``sampling_rate`` is the probability that a unit takes part in a round (training
+    only).
     """
 
     epsilon: float
@@ -37,11 +37,11 @@ class PrivacyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float = 1.0
     unit: Unit = "record"
     sampling_rate: float | None = None
-    """None: ``batch_size`` over the published number of units (records, or at least so many subjects)."""
+    """None: ``batch_size`` divided by the published number of units (records, or a lower bound of the subjects)."""
 
 
 class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One question about a scalar column; bounds, edges and keys are declared by who asks."""
+    """A statistic of a scalar column. The requester declares bounds, edges and keys."""
 
     kind: Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
     column: str = ""
@@ -54,7 +54,7 @@ class StatisticRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a federated job takes part: a process at a coordinating Domain, cycle by cycle, as a client of it."""
+    """The process of a coordinating Domain in which a federated job takes part as a client, cycle by cycle."""
 
     coordinator: str
     """The coordinating Domain's address: ``http(s)://...``, or ``grid+http(s)://NETWORK/DOMAIN`` through a
@@ -63,75 +63,71 @@ class FederationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     process: str
     version: str
     cycles: int
-    """How often the job may train at the most.
-
-    Privacy terms, and what is taken from the budget, are of all together.
-    """
+    """Maximum number of cycles in which the job trains. The privacy terms and the privacy cost cover all of them
+    together."""
     auth_token: str = ""
-    """What the process asks its clients for. Only the Domain gets to see it: in a `JobInfo` it is replaced."""
+    """The token that the process requires from clients. Only the Domain sees it; a `JobInfo` has a placeholder."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``config`` part of a submission (multipart form); the other parts are ``plan`` and ``model``, none for
-    statistics.
+    """The ``config`` part of a submission (multipart form). The other parts are ``plan`` and ``model``.
 
-    To predict, there is no plan, and ``model`` is an ONNX model, which comes after ``config``.
+    A job of kind ``statistics`` has neither. A job of kind ``predict`` has only ``model``, an ONNX model that follows
+    ``config``.
     """
 
     dataset: int
     kind: JobKind
     reason: str
     version: int | None = None
-    """Of the dataset; None: the newest."""
+    """Version of the dataset. None: the newest."""
     binding: dict[str, str] = {}
-    """The plan's data port, or the ONNX model's input -> column."""
+    """Column of each data port of the plan, or of each input of the ONNX model."""
     hyper: dict[str, float] = {}
     epochs: int = 1
     batch_size: int = 32
     seed: int = 0
     optimizer: dict[str, Any] = {}
-    """Private training: `pygrid.aggregation.optimizers.ServerOptimizer`; ``{}``: plain SGD with the plan's ``lr``."""
+    """For private training: `pygrid.aggregation.optimizers.ServerOptimizer`. ``{}``: SGD with the ``lr`` of the plan.
+    """
     statistics: tuple[StatisticRequest, ...] = ()
     metric_bounds: dict[str, tuple[float, float]] = {}
-    """Private evaluation: metric -> lower and upper bound of its value for one unit; values beyond count as the bound.
-    Metrics without an entry take the defaults of `pygrid.core.metric_bounds`."""
+    """For private evaluation: lower and upper bound of each metric for one unit. Values beyond a bound count as the
+    bound. Metrics without an entry take the defaults of `pygrid.core.metric_bounds`."""
     privacy: PrivacyRequest | None = None
-    """None: an exact answer, which always needs a person's sign-off."""
+    """None: a non-private job, whose result a person must always release."""
     select: tuple[str, ...] = ()
-    """To predict: the outputs that are wanted; none given: all of the model's."""
+    """For ``predict``: the requested outputs. Empty: all outputs of the model."""
     max_records: int | None = None
-    """To predict: only for the first so many records; None: for all."""
+    """For ``predict``: number of records from the start. None: all records."""
     federation: FederationRequest | None = None
-    """Training across Domains; ``epochs`` is then per cycle, and what leaves are the diffs of the cycles, no trained
-    model.
-    """
+    """Training across Domains. ``epochs`` is then per cycle, and the diffs of the cycles leave instead of a trained
+    model."""
 
 
 class FederationInfo(msgspec.Struct, frozen=True):
-    """How far a federated job has come."""
+    """Progress of a federated job."""
 
     num_begun: int
-    """Cycles that its Worker was started for."""
+    """Cycles for which a Worker was started."""
     num_spent: int
-    """Of those that it may take part in, how many it has used up."""
+    """Cycles that count as used."""
     num_reported: int
-    """Cycles whose diff has left."""
+    """Cycles whose diff was reported."""
     cycle: int | None
-    """Number, at the coordinator, of the cycle that it trains or trained for last."""
+    """Number of the current or last cycle at the coordinator."""
     doing: str
-    """What it does now, in words; empty unless it runs."""
+    """Current activity in words. Empty unless the job runs."""
 
 
 class JobCost(msgspec.Struct, frozen=True):
-    """What a job takes from the budget, and how that leaves it; None where no budget is open or the caller may not
-    know.
+    """The privacy cost of a job and the budget before and after it.
+
+    Fields about the budget are None if no budget is open or the caller may not see it.
     """
 
     epsilon: float
-    """Of this job alone: what it guarantees by itself.
-
-    What it takes from a budget is in ``price`` and ``your_price``.
-    """
+    """The guarantee of this job by itself. Its privacy cost within a budget is ``price`` and ``your_price``."""
     delta: float
     noise_multiplier: float
     rounds: int
@@ -142,18 +138,18 @@ class JobCost(msgspec.Struct, frozen=True):
     yours_after: float | None = None
     your_cap: float | None = None
     price: float | None = None
-    """What it takes of ``cap``, in the epsilon of that budget: ``spent_after - spent_before``."""
+    """Cost within ``cap``, in the epsilon of that budget: ``spent_after - spent_before``."""
     your_price: float | None = None
-    """What it takes of ``your_cap``: ``yours_after - yours_before``."""
+    """Cost within ``your_cap``: ``yours_after - yours_before``."""
     fits: bool | None = None
-    """Whether the budget has room for it now."""
+    """Whether the budget covers the cost at this time."""
     certainty: float | None = None
-    """How sure somebody can become which of two contents a unit has, if both were equally likely before: a reading of
-    epsilon, up to delta."""
+    """The highest certainty that somebody can reach about which of two contents a unit has, if both were equally likely
+    before. It restates epsilon, up to delta."""
 
 
 class JobInfo(msgspec.Struct, frozen=True):
-    """A job. Fields for the owner's eyes are None for the data scientist."""
+    """A job. Fields marked "Owner" are None for the data scientist."""
 
     id: str
     dataset: int
@@ -162,7 +158,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     kind: JobKind
     state: JobState
     request_hash: str
-    """SHA-256 over everything that an approval is bound to: request, plan, model, data version."""
+    """SHA-256 of everything that an approval covers: request, plan, model, version of the dataset."""
     requested_by: int
     requested_by_email: str
     reason: str
@@ -171,34 +167,34 @@ class JobInfo(msgspec.Struct, frozen=True):
     privacy: PrivacyRequest | None
     cost: JobCost | None
     detail: str
-    """Why it is in this state, where that may be told."""
+    """Reason of the state, if the caller may know it."""
     progress: float
     """0 to 1."""
     metrics: dict[str, float]
-    """Of the mock run, and of an exact job."""
+    """Metrics of the run on the mock dataset, and of a non-private job."""
     plan_id: str
     plan_name: str
     result_bytes: int | None
     result_media_type: str
     decided_by: int | None
     plan_summary: str | None = None
-    """Owner: the plan, the questions or the model in words."""
+    """Owner: the plan, the statistics or the model in words."""
     leaves: str | None = None
-    """Owner: what leaves in words, where that is a row for each record."""
+    """Owner: the result in words, if it has a row for each record."""
     bytes_out_ratio: float | None = None
-    """Owner: bytes of the result per byte of data."""
+    """Owner: bytes of the result for each byte of data."""
     facts: dict[str, Any] | None = None
-    """Owner: what the Worker saw."""
+    """Owner: the observations of the Worker."""
     waiting_beside: int | None = None
-    """Owner: other requests on this dataset that wait."""
+    """Owner: number of other requests on this dataset that wait."""
     code: str = ""
-    """Why it was rejected or failed, for programs: `budget_exhausted`, `plan_failed` ..."""
+    """Error code of a rejection or failure, for example ``budget_exhausted`` or ``plan_failed``."""
     comment: str = ""
-    """Of who decided."""
+    """Comment of the person that decided."""
     request: JobRequest | None = None
-    """All that was asked, but for the token of a federation."""
+    """The request, without the token of a federation."""
     federation: FederationInfo | None = None
-    """Of a federated job: how far it has come."""
+    """Progress of a federated job; None for other jobs."""
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -206,40 +202,43 @@ class JobList(msgspec.Struct, frozen=True):
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Approve or deny what is seen: ``request_hash`` must be the job's, so that nobody signs what they did not see."""
+    """Approve or deny a job. ``request_hash`` must be that of the job, so that nobody decides on an unseen request."""
 
     request_hash: str
     comment: str = ""
     state: Literal["waiting", "held"] | None = None
-    """The job's when it was looked at; None: ``waiting``. Without it a second approval of a job would release its
-    result, which nobody has seen."""
+    """State in which the person saw the job. None: ``waiting``. Without this check, a repeated approval would release a
+    result that nobody has seen."""
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A dataset's policy and budget. Without one every job waits for a person, and private jobs are refused."""
+    """The policy and budget of a dataset.
+
+    Without a policy every job waits for a person, and private jobs are refused.
+    """
 
     epsilon: float
-    """Of the dataset in all."""
+    """Total budget of the dataset."""
     delta: float
     epsilon_per_user: float
     auto_approve: bool = False
-    """Differentially private jobs within the caps need no person."""
+    """Whether differentially private jobs within the caps are approved without a person."""
     max_epsilon_per_job: float | None = None
     use: Literal["statistics", "training", "mixed"] = "mixed"
     allow_remote_workers: bool = False
-    """The records may be sent to Workers on other machines, which the Owner of the Domain has let in."""
+    """Whether the records may be sent to Workers on other machines that the Owner of the Domain has authorized."""
     unit: Unit | None = None
-    """What the budget protects, fixed when it is opened. None, when sent: ``subject`` if the dataset has a subject
-    column, else ``record``. Only an owner who says so gets ``domain``, which protects nobody within the Domain."""
+    """The unit that the budget protects, fixed when it is opened. None in a request: ``subject`` if the dataset has a
+    subject column, otherwise ``record``. ``domain`` protects nobody within the Domain and is never a default."""
     fresh_budget: bool = False
-    """Only sent: open a budget although another dataset with the same content has one. The same records are then
-    released within both budgets, so what both allow adds up."""
+    """In requests only: open a budget even if another dataset with the same content has one. The same records are then
+    released within both budgets, and the privacy costs of both add up."""
 
 
 class BudgetInfo(msgspec.Struct, frozen=True):
-    """How much of a budget is spent, in its own epsilon: what is spent and what is left add up to the cap.
+    """The state of a budget, in its own epsilon. The spent and the remaining part add up to the cap.
 
-    ``spent``, ``left`` and ``users`` (by id: spent epsilon) are None for who may not see others'.
+    ``spent``, ``left`` and ``users`` (spent epsilon by user id) are None for callers that may not see those of others.
     """
 
     dataset: int

@@ -1,7 +1,6 @@
-"""Messages about served models: what is said of one, and what its owner allows.
+"""Messages about served models.
 
-The lists have the fields of the published interface (``success``, ``models``, ``model_size``, ``mpc``) and more beside
-them.
+The lists have the fields of the legacy interface (``success``, ``models``, ``model_size``, ``mpc``) and others.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from typing import Literal
 import msgspec
 
 ModelVisibility = Literal["listed", "public"]
-"""Who may know of a model: everybody with an account on its Domain, or everybody, through the Networks of the Domain
-too.
-"""
+"""``listed``: visible to all accounts of the Domain. ``public``: visible to everybody, also through its Networks."""
 
 
 class PortInfo(msgspec.Struct, frozen=True):
-    """One input or output; the first size is ``batch`` where it is the number of examples."""
+    """One input or output. The first size is ``batch`` if it is the number of examples."""
 
     name: str
     dtype: str
@@ -31,21 +28,21 @@ class ServeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_id: str
     description: str = ""
     allow_download: bool = False
-    """Whether others may take the file."""
+    """Whether other accounts may download the file."""
     allow_remote_inference: bool = False
-    """Whether others may ask it."""
+    """Whether other accounts may request predictions."""
     max_batch_size: int = 64
-    """Examples of one question at most."""
+    """Maximum number of examples in a request."""
     visibility: ModelVisibility = "listed"
 
 
 class ServedModelInfo(msgspec.Struct, frozen=True):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     description: str
     model_size: str
-    """For people, e.g. ``12KB``."""
+    """Size for people, for example ``12KB``."""
     size_bytes: int
     sha256: str
     allow_download: bool
@@ -56,17 +53,17 @@ class ServedModelInfo(msgspec.Struct, frozen=True):
     num_parameters: int
     flops_per_example: int
     rows_independent: bool
-    """Whether the questions of several callers may be answered together."""
+    """Whether requests of several callers may be predicted in one batch."""
     created_at: dt.datetime
     mine: bool
-    """Whether the caller may download, ask and delete it whatever is allowed to others."""
+    """Whether the caller may always download the model, request predictions and delete it."""
     mpc: bool = False
-    """Of the published interface: no model is shared out."""
+    """A field of the legacy interface: models are not split into shares."""
     visibility: ModelVisibility = "listed"
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """The answer to who serves a model."""
+    """The answer to serving a model."""
 
     message: str
     model: ServedModelInfo
@@ -74,14 +71,14 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class ModelIds(msgspec.Struct, frozen=True):
-    """The ids of the models that are served, sorted."""
+    """The sorted ids of the served models."""
 
     models: list[str]
     success: bool = True
 
 
 class ModelList(msgspec.Struct, frozen=True):
-    """The models that are served, sorted by id."""
+    """The served models, sorted by id."""
 
     models: list[ServedModelInfo]
     success: bool = True

@@ -1,4 +1,4 @@
-"""Messages of model owners: host a process, look at it."""
+"""Messages of model owners about hosted processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 
 class HostRequest(msgspec.Struct):
-    """The ``config`` part of hosting (multipart form): the other parts are ``model`` (safetensors bytes), one
-    ``plan:NAME`` for each plan, and at most one ``averaging_plan``.
+    """The ``config`` part of the form that hosts a process (multipart).
 
-    ``client_config`` needs ``name`` and ``version``; the rest of it is passed through to clients. ``server_config``:
-    `pygrid.core.process_config.ServerConfig`.
+    The other parts are ``model`` (safetensors bytes), one ``plan:NAME`` for each plan, and at most one
+    ``averaging_plan``. ``client_config`` needs ``name`` and ``version``; clients receive it unchanged. The fields of
+    ``server_config`` are those of `pygrid.core.process_config.ServerConfig`.
     """
 
     client_config: dict[str, Any]
@@ -21,26 +21,26 @@ class HostRequest(msgspec.Struct):
 
 
 class DraftRequest(HostRequest):
-    """The ``config`` part of a draft; the other parts are as for hosting."""
+    """The ``config`` part of a draft. The other parts are as for hosting."""
 
     notes: dict[str, Any] = {}
-    """Whatever its maker wants to find there later; at most 128 KiB as JSON."""
+    """Any notes of its creator; at most 128 KiB as JSON."""
 
 
 class NotesRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Other notes for a draft, in place of those that it has."""
+    """Replaces the notes of a draft."""
 
     notes: dict[str, Any]
 
 
 class HostDraftRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Host a draft, with this configuration in place of the one that it has."""
+    """Hosts a draft with this configuration instead of its own."""
 
     server_config: dict[str, Any]
 
 
 class DraftFile(msgspec.Struct, frozen=True):
-    """What is hosted with a draft: a part of its form."""
+    """A file of a draft: a part of its form."""
 
     part: str
     """``model``, ``plan:NAME`` or ``averaging_plan``."""
@@ -49,7 +49,7 @@ class DraftFile(msgspec.Struct, frozen=True):
 
 
 class DraftInfo(msgspec.Struct):
-    """A process that is to be hosted later, as its maker alone sees it: with secrets."""
+    """A process for later hosting. Only its creator sees it, with its secrets."""
 
     id: int
     name: str
@@ -58,9 +58,9 @@ class DraftInfo(msgspec.Struct):
     server_config: dict[str, Any]
     notes: dict[str, Any]
     files: list[DraftFile]
-    """Empty once it is hosted."""
+    """Empty after the draft was hosted."""
     process: int | None
-    """Id of the process, once it is hosted."""
+    """Id of the process after the draft was hosted."""
     created_at: dt.datetime
 
 
@@ -83,15 +83,16 @@ class PlanInfo(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct):
-    """Which checkpoint a process goes on from."""
+    """The checkpoint from which a process continues."""
 
     checkpoint: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
 class CycleInfo(msgspec.Struct):
-    """One cycle and what it brought.
+    """A cycle and its result.
 
-    ``metrics``: what clients reported, averaged with their weights. ``bytes_received``: of the accepted reports.
+    ``metrics`` are the reported metrics, averaged with the weights of the reports. ``bytes_received`` counts the
+    accepted reports.
     """
 
     sequence: int
@@ -111,18 +112,18 @@ class CycleInfo(msgspec.Struct):
 
 
 class Contribution(msgspec.Struct, frozen=True):
-    """One accepted report, and who sent it."""
+    """An accepted report and its client."""
 
     id: int
     cycle: int
     client: str
-    """Whom its token named; empty where clients have no names."""
+    """Name of the client from its token. Empty if clients have no names."""
     num_examples: int
     weight: int
-    """With which it goes into the average."""
+    """Weight of the report in the average."""
     norm: float
     scale: float
-    """Below 1 if it was clipped; 1 until its cycle is completed."""
+    """Factor of the clipping: below 1 if the report was clipped. It is 1 until the cycle is completed."""
     metrics: dict[str, float]
     received_at: dt.datetime
 
@@ -132,7 +133,7 @@ class ContributionList(msgspec.Struct, frozen=True):
 
 
 class CheckpointInfo(msgspec.Struct):
-    """One state of the model. ``alias`` is ``latest`` for the newest, else empty."""
+    """A state of the model. ``alias`` is ``latest`` for the newest checkpoint, otherwise empty."""
 
     number: int
     alias: str
@@ -142,7 +143,7 @@ class CheckpointInfo(msgspec.Struct):
 
 
 class ProcessInfo(msgspec.Struct):
-    """A hosted process as its owner sees it."""
+    """A hosted process."""
 
     id: int
     name: str
@@ -155,7 +156,7 @@ class ProcessInfo(msgspec.Struct):
     plans: list[PlanInfo]
     client_config: dict[str, Any]
     server_config: dict[str, Any]
-    """As the server understood it: with every default filled in, secrets left out."""
+    """The configuration with all defaults, without secrets."""
     cycle: CycleInfo | None
     """The newest cycle."""
 

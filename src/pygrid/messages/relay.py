@@ -1,28 +1,24 @@
-"""What a Network says to who calls a Domain through it, before any byte goes to the Domain; and of them, to the
-Domain.
-"""
+"""Errors of the relay of a Network, raised before any byte reaches the Domain, and the origin of relayed callers."""
 
 from __future__ import annotations
 
 from pygrid.errors import NotFound, PygridError, TooManyRequests, Unauthenticated, Unavailable
 
 RELAYED = "relayed:"
-"""Before the address of a caller that came through a Network: what the Network says of them, which is no more than
-hearsay.
-"""
+"""Prefix of the address of a relayed caller. The address is a claim of the Network; the Domain cannot verify it."""
 
 DOMAIN_NOT_FOUND = "domain_not_found"
 """No accepted Domain has this name."""
 DOMAIN_OFFLINE = "domain_offline"
-"""It is not connected now."""
+"""The Domain is not connected."""
 DOMAIN_UNREACHABLE = "domain_unreachable"
-"""It was asked for a pipe and brought none."""
+"""The Domain did not open the requested connection."""
 TOO_MANY_PIPES = "too_many_pipes"
-"""It, or who calls, has as many as there may be."""
+"""The Domain, or the caller, has reached its limit of relayed connections."""
 LOGIN_NEEDED = "network_login_needed"
-"""The relay carries nothing for strangers."""
+"""The relay requires a session of the Network."""
 SESSION_OVER = "network_session_over"
-"""The session that was shown is not, or no longer, good."""
+"""The session is not valid or has expired."""
 INVALID_TICKET = "invalid_ticket"
 
 REFUSALS: dict[str, type[PygridError]] = {
@@ -34,4 +30,5 @@ REFUSALS: dict[str, type[PygridError]] = {
     SESSION_OVER: Unauthenticated,
     INVALID_TICKET: Unauthenticated,
 }
-"""All that a Network may refuse with. None is a code of a Domain, or a Network that lies could answer in its name."""
+"""The errors that a Network can answer. None is a code of a Domain: a malicious Network could otherwise answer in the
+name of the Domain."""

@@ -1,4 +1,4 @@
-"""Messages between a Domain and Workers on other machines, and of those who let them in."""
+"""Messages between a Domain and Workers on other machines, and about the authorization of Workers."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 import msgspec
 
 MAX_WAIT_S = 60.0
-"""How long an answer to `LeaseRequest` may be held at most."""
+"""Maximum time that the answer to a `LeaseRequest` is held."""
 
 
 class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Let a machine in under a name."""
+    """Authorizes a machine under a name."""
 
     name: str
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
-    """A Worker on another machine that was let in."""
+    """An authorized Worker on another machine."""
 
     id: int
     name: str
     created_at: dt.datetime
     last_seen_at: dt.datetime | None
     num_waiting: int
-    """Jobs that it could take now."""
+    """Number of jobs that the Worker could take now."""
     num_running: int
 
 
 class NewWorker(msgspec.Struct, frozen=True):
-    """A Worker that was let in just now; ``token`` is in this answer and never again."""
+    """A newly authorized Worker. ``token`` is in this answer only."""
 
     id: int
     name: str
@@ -42,48 +42,48 @@ class WorkerList(msgspec.Struct, frozen=True):
 
 
 class WorkerRemoved(msgspec.Struct, frozen=True):
-    """A Worker that is let in no more."""
+    """A Worker that is no longer authorized."""
 
     id: int
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A Worker that could take a job."""
+    """A Worker requests a job."""
 
     layers: tuple[str, ...]
-    """Of its sandbox, those that hold."""
+    """Layers of the sandbox that work on the machine."""
     is_sound: bool
-    """Whether they are enough for a stranger's plan."""
+    """Whether these layers suffice for untrusted plans."""
     wait_s: float = 0.0
-    """Hold the answer so long, at most, until there is a job."""
+    """Maximum time to hold the answer until there is a job."""
 
 
 class LeasedFile(msgspec.Struct, frozen=True):
     """A file that a job needs."""
 
     hash: str
-    """SHA-256 of its bytes: what the specification says in place of a path, and what it is asked for by."""
+    """SHA-256 of its bytes. It replaces the path in the specification, and is part of the URL of the file."""
     num_bytes: int
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A job for one Worker, until ``expires_in_s`` after it was renewed last; renew it once before anything is done."""
+    """A job for one Worker, until ``expires_in_s`` after the last renewal. The Worker renews it before it starts."""
 
     id: str
     expires_in_s: float
     spec: dict[str, Any]
-    """`pygrid.core.job_spec.JobSpec`, with hashes in place of paths."""
+    """`pygrid.core.job_spec.JobSpec` with hashes instead of paths."""
     files: list[LeasedFile]
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True):
-    """None: there is no job now."""
+    """The answer to a `LeaseRequest`. None: there is no job now."""
 
     lease: Lease | None = None
 
 
 class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The job goes on. ``progress`` (`pygrid.core.job_spec.Progress`) is for exact jobs alone."""
+    """Renews a lease. ``progress`` (`pygrid.core.job_spec.Progress`) is for non-private jobs only."""
 
     progress: dict[str, Any] | None = None
 
@@ -93,12 +93,12 @@ class Renewed(msgspec.Struct, frozen=True):
 
 
 class LeaseGivenBack(msgspec.Struct, frozen=True):
-    """The Worker has the job no more; it runs elsewhere, or has failed."""
+    """The Worker has returned the job. The job runs elsewhere, or has failed."""
 
     lease: str
 
 
 class ResultTaken(msgspec.Struct, frozen=True):
-    """The Domain has the result; the lease is over."""
+    """The Domain has stored the result, and the lease has ended."""
 
     lease: str
