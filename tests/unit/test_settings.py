@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import typing
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,28 @@ def test_every_setting_is_documented_with_its_variable_flag_and_meaning(
     flag = f"`{field.metadata['flag']}`" if field.metadata["flag"] else "–"
     row = f"| `{field.metadata['env']}` | {flag} | {field.metadata['help']} |"
     assert row in documented(settings), f"docs/settings.md lacks: {row}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"), FIELDS, ids=lambda value: getattr(value, "name", getattr(value, "__name__", ""))
+)
+def test_a_value_outside_the_limits_of_a_field_is_refused(
+    settings: type[AppSettings], field: dataclasses.Field[object]
+) -> None:
+    load = load_settings if settings is DomainSettings else load_network_settings
+    low, high, choices = (field.metadata[key] for key in ("min", "max", "choices"))
+    kind = typing.get_type_hints(settings)[field.name]
+    assert choices == typing.get_args(kind)
+    assert (low is not None) == (kind is int)
+    outside = [value for value in (low is not None and low - 1, high is not None and high + 1) if value is not False]
+    for value in [*outside, *(["other"] if choices else [])]:
+        with pytest.raises(InvalidConfig, match=re.escape(f"{field.metadata['env']} (")) as refused:
+            load({}, **{field.name: value})
+        assert refused.value.code == "invalid_setting"
+        assert all(str(allowed) in refused.value.detail for allowed in (low, high, *choices) if allowed is not None)
+    for value in (low, high, *choices):
+        if value is not None:
+            assert getattr(load({}, **{field.name: value}), field.name) == value
 
 
 @pytest.mark.parametrize("settings", [DomainSettings, NetworkSettings])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -14,62 +13,11 @@ from pygrid.settings import DomainSettings, is_loopback_host, load_settings, wit
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
-_option = partial(serving.option, DomainSettings)
-
 
 @app.command()
+@serving.with_setting_options(DomainSettings)
 def domain(
-    id: Annotated[str | None, _option("id")] = None,
-    host: Annotated[str | None, _option("host")] = None,
-    port: Annotated[int | None, _option("port", "--port", "-p")] = None,
-    data_dir: Annotated[Path | None, _option("data_dir")] = None,
-    database_url: Annotated[str | None, _option("database_url")] = None,
-    start_local_db: Annotated[
-        bool,
-        typer.Option(
-            "--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."
-        ),
-    ] = False,
-    network: Annotated[str | None, _option("network")] = None,
-    address: Annotated[str | None, _option("address")] = None,
-    hosts: Annotated[str | None, _option("hosts")] = None,
-    publish: Annotated[str | None, _option("publish")] = None,
-    num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
-    open_signup: Annotated[bool | None, _option("open_signup")] = None,
-    legacy_open: Annotated[bool | None, _option("legacy_open")] = None,
-    num_workers: Annotated[int | None, _option("num_workers")] = None,
-    job_memory_mb: Annotated[int | None, _option("job_memory_mb")] = None,
-    job_wall_s: Annotated[int | None, _option("job_wall_s")] = None,
-    max_upload_mb: Annotated[int | None, _option("max_upload_mb")] = None,
-    max_datasets_mb: Annotated[int | None, _option("max_datasets_mb")] = None,
-    max_columns: Annotated[int | None, _option("max_columns")] = None,
-    min_free_mb: Annotated[int | None, _option("min_free_mb")] = None,
-    job_answers_mb: Annotated[int | None, _option("job_answers_mb")] = None,
-    federated_jobs_per_user: Annotated[int | None, _option("federated_jobs_per_user")] = None,
-    keep_results_days: Annotated[int | None, _option("keep_results_days")] = None,
-    inference_models: Annotated[int | None, _option("inference_models")] = None,
-    inference_wall_s: Annotated[int | None, _option("inference_wall_s")] = None,
-    inference_idle_s: Annotated[int | None, _option("inference_idle_s")] = None,
-    inference_questions_mb: Annotated[int | None, _option("inference_questions_mb")] = None,
-    clients_per_address: Annotated[int | None, _option("clients_per_address")] = None,
-    authentications_per_minute: Annotated[int | None, _option("authentications_per_minute")] = None,
-    cycle_requests_per_minute: Annotated[int | None, _option("cycle_requests_per_minute")] = None,
-    speed_tests_per_minute: Annotated[int | None, _option("speed_tests_per_minute")] = None,
-    client_expiry_days: Annotated[int | None, _option("client_expiry_days")] = None,
-    limit_loopback: Annotated[bool | None, _option("limit_loopback")] = None,
-    allow_weak_sandbox: Annotated[bool | None, _option("allow_weak_sandbox")] = None,
-    prefer_remote_workers: Annotated[bool | None, _option("prefer_remote_workers")] = None,
-    allow_private_addresses: Annotated[bool | None, _option("allow_private_addresses")] = None,
-    max_connections: Annotated[int | None, _option("max_connections")] = None,
-    max_connections_per_address: Annotated[int | None, _option("max_connections_per_address")] = None,
-    trusted_proxies: Annotated[str | None, _option("trusted_proxies")] = None,
-    log_level: Annotated[str | None, _option("log_level")] = None,
-    log_format: Annotated[str | None, _option("log_format")] = None,
-    access_log: Annotated[bool | None, _option("access_log")] = None,
-    shutdown_s: Annotated[int | None, _option("shutdown_s")] = None,
-    port_file: Annotated[
-        Path | None, typer.Option(help="Write the port to this file once the Domain is ready.")
-    ] = None,
+    start_local_db: serving.LocalDbOption = False, port_file: serving.PortFileOption = None, **given: Any
 ) -> None:
     """Start a Domain and run it until Ctrl-C or SIGTERM.
 
@@ -77,8 +25,6 @@ def domain(
 
         pygrid domain --id bob --port 5000
     """
-    given = dict(locals())
-    del given["port_file"], given["start_local_db"]
     serve(with_secret(load_settings(serving.environment(start_local_db), **given)), port_file)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -14,40 +13,11 @@ from pygrid.settings import NetworkSettings, load_network_settings, with_secret
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
-_option = partial(serving.option, NetworkSettings)
-
 
 @app.command()
+@serving.with_setting_options(NetworkSettings)
 def network(
-    id: Annotated[str | None, _option("id")] = None,
-    host: Annotated[str | None, _option("host")] = None,
-    port: Annotated[int | None, _option("port", "--port", "-p")] = None,
-    data_dir: Annotated[Path | None, _option("data_dir")] = None,
-    database_url: Annotated[str | None, _option("database_url")] = None,
-    start_local_db: Annotated[
-        bool,
-        typer.Option(
-            "--start-local-db", "--start_local_db", help="Use SQLite in the data folder, whatever DATABASE_URL is."
-        ),
-    ] = False,
-    num_replicas: Annotated[int | None, _option("num_replicas", "--num-replicas", "--num_replicas")] = None,
-    open_signup: Annotated[bool | None, _option("open_signup")] = None,
-    legacy_open: Annotated[bool | None, _option("legacy_open")] = None,
-    open_relay: Annotated[bool | None, _option("open_relay")] = None,
-    allow_private_addresses: Annotated[bool | None, _option("allow_private_addresses")] = None,
-    address: Annotated[str | None, _option("address")] = None,
-    hosts: Annotated[str | None, _option("hosts")] = None,
-    heartbeat_s: Annotated[int | None, _option("heartbeat_s")] = None,
-    max_connections: Annotated[int | None, _option("max_connections")] = None,
-    max_connections_per_address: Annotated[int | None, _option("max_connections_per_address")] = None,
-    trusted_proxies: Annotated[str | None, _option("trusted_proxies")] = None,
-    log_level: Annotated[str | None, _option("log_level")] = None,
-    log_format: Annotated[str | None, _option("log_format")] = None,
-    access_log: Annotated[bool | None, _option("access_log")] = None,
-    shutdown_s: Annotated[int | None, _option("shutdown_s")] = None,
-    port_file: Annotated[
-        Path | None, typer.Option(help="Write the port to this file once the Network is ready.")
-    ] = None,
+    start_local_db: serving.LocalDbOption = False, port_file: serving.PortFileOption = None, **given: Any
 ) -> None:
     """Start a Network, which Domains join, and run it until Ctrl-C or SIGTERM.
 
@@ -55,8 +25,6 @@ def network(
 
         pygrid network --port 7000
     """
-    given = dict(locals())
-    del given["port_file"], given["start_local_db"]
     serve(with_secret(load_network_settings(serving.environment(start_local_db), **given)), port_file)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 from litestar import Litestar
@@ -16,7 +17,7 @@ from litestar import Litestar
 from pygrid import codes
 from pygrid.cli.output import say_lines
 from pygrid.errors import InvalidConfig
-from pygrid.settings import AppSettings
+from pygrid.settings import PANELS, AppSettings
 
 if TYPE_CHECKING:
     from pygrid.storage.ownership import FolderLock
@@ -25,11 +26,56 @@ _BACKLOG = 2048
 MAX_OPEN_FILES = 65_536
 
 
-def option(settings: type[AppSettings], name: str, *flags: str, **kwargs: Any) -> Any:
-    """The command-line option of a setting; ``flags`` in place of its own."""
-    meta = next(field.metadata for field in dataclasses.fields(settings) if field.name == name)
-    return typer.Option(
-        *(flags or (meta["flag"],)), help=f"{meta['help']} ({meta['env']})", show_default=False, **kwargs
+LocalDbOption = Annotated[
+    bool,
+    typer.Option(
+        "--start-local-db",
+        "--start_local_db",
+        help="Use SQLite in the data folder and ignore DATABASE_URL.",
+        rich_help_panel="Storage",
+    ),
+]
+PortFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="File for the port, written when the app is ready.", rich_help_panel=PANELS[0]),
+]
+
+
+def with_setting_options(settings: type[AppSettings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the command's ``**given`` becomes one option for each setting that has a flag, sorted by panel."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        options = [_option(settings, field) for field in dataclasses.fields(settings) if field.metadata["flag"]]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        options += [option.replace(kind=kind) for option in own if option.kind is not inspect.Parameter.VAR_KEYWORD]
+        options.sort(key=lambda option: PANELS.index(option.annotation.__metadata__[0].rich_help_panel))
+        command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _option(settings: type[AppSettings], field: dataclasses.Field[Any]) -> inspect.Parameter:
+    """The command-line option of a setting; None means that the option is not given."""
+    kind, metadata = get_type_hints(settings)[field.name], field.metadata
+    if get_origin(kind) is Literal:
+        kind = str
+    if kind is int:
+        metavar = "SECONDS" if field.name.endswith("_s") else "N"
+    else:
+        metavar = "PATH" if kind is Path else metadata["metavar"]
+    default = "" if isinstance(field.default, bool | None) or field.default == "" else f"; default: {field.default}"
+    option = typer.Option(
+        metadata["flag"],
+        *metadata["more_flags"],
+        metavar=metavar or None,
+        help=f"{metadata['help']} [{metadata['env']}{default}]",
+        rich_help_panel=metadata["panel"],
+        show_default=False,
+    )
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 

@@ -1,13 +1,6 @@
-"""Settings of a Domain and of a Network: `declared` has their fields, `loading` reads and checks them."""
+"""Settings of a Domain and of a Network: `declared` and `shared` have their fields, `loading` reads and checks them."""
 
-from pygrid.settings.declared import (
-    PUBLISHABLE_COUNTS,
-    AppSettings,
-    DomainSettings,
-    NetworkSettings,
-    is_loopback_host,
-    is_loopback_url,
-)
+from pygrid.settings.declared import PUBLISHABLE_COUNTS, DomainSettings, NetworkSettings
 from pygrid.settings.loading import (
     NETWORK_NAME,
     load_network_settings,
@@ -16,9 +9,11 @@ from pygrid.settings.loading import (
     read_networks,
     with_secret,
 )
+from pygrid.settings.shared import PANELS, AppSettings, is_loopback_host, is_loopback_url
 
 __all__ = [
     "NETWORK_NAME",
+    "PANELS",
     "PUBLISHABLE_COUNTS",
     "AppSettings",
     "DomainSettings",

@@ -9,36 +9,34 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from pygrid import codes
 from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig
-from pygrid.settings.declared import PUBLISHABLE_COUNTS, AppSettings, DomainSettings, NetworkSettings, is_loopback_host
+from pygrid.settings.declared import PUBLISHABLE_COUNTS, DomainSettings, NetworkSettings
+from pygrid.settings.shared import AppSettings, is_loopback_host
 
 MIN_SECRET_BYTES = 32
 _PUBLISHED_SECRET = "justasecretkeythatishouldputhere"
-"""The constant that a Domain of 2020 fell back to; everybody knows it, so it is no secret."""
-
+"""The default secret of a Domain of 2020, which is publicly known."""
 
 NETWORK_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-"""How a Domain may be called on a Network: its name is part of addresses and commands."""
+"""The form of a Domain's name on a Network, where it is part of addresses and commands."""
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
-MAX_DEVICE_LIMIT = 1_000_000
-
 
 S = TypeVar("S", bound=AppSettings)
 
 
 def load_settings(env: Mapping[str, str] | None = None, **given: Any) -> DomainSettings:
-    """The Domain's settings that hold: ``given`` (None: not given) before ``env`` (default: the process's) before the
-    defaults.
+    """The settings of a Domain. No file is read or written; `with_secret` fills in a missing secret key.
 
-    Reads no file and writes none; `with_secret` fills in a missing secret key afterwards.
-
+    Args:
+        env: the environment; default: that of the process.
+        given: values that win over the environment; None means not given.
     Raises:
-        InvalidConfig: names the setting, its value and what is wanted.
+        InvalidConfig: names the setting, its value, and the values that are allowed.
     """
     settings = _complete(_check_domain(_check(_load(DomainSettings, env, given))), "domain.db")
     may = settings.allow_private_addresses
@@ -46,7 +44,7 @@ def load_settings(env: Mapping[str, str] | None = None, **given: Any) -> DomainS
 
 
 def load_network_settings(env: Mapping[str, str] | None = None, **given: Any) -> NetworkSettings:
-    """As `load_settings`, for a Network."""
+    """The settings of a Network, read as in `load_settings`."""
     settings = _complete(_check_network(_check(_load(NetworkSettings, env, given))), "network.db")
     here = settings.is_loopback
     return dataclasses.replace(
@@ -58,14 +56,15 @@ def load_network_settings(env: Mapping[str, str] | None = None, **given: Any) ->
 
 def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) -> S:
     environment = os.environ if env is None else env
+    kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if given.get(field.name) is not None:
             values[field.name] = given[field.name]
             continue
-        for name in (field.metadata["env"], field.metadata.get("also")):
+        for name in (field.metadata["env"], field.metadata["also"]):
             if name and environment.get(name):
-                values[field.name] = _parse(field.name, name, environment[name], field.default)
+                values[field.name] = _parse(kinds[field.name], name, environment[name])
                 break
     unknown = given.keys() - {field.name for field in dataclasses.fields(cls)}
     if unknown:
@@ -74,11 +73,10 @@ def _load(cls: type[S], env: Mapping[str, str] | None, given: dict[str, Any]) ->
 
 
 def with_secret(settings: S) -> S:
-    """The settings with a secret key: the given one, else the one kept in the data folder, made on first use (mode
-    0600).
+    """The settings with a secret key: the given one, else that of the data folder, made at the first use (mode 0600).
 
     Raises:
-        InvalidConfig: ``secret_key_missing`` if others can reach the app and no key was given.
+        InvalidConfig: ``secret_key_missing``: others can reach the app, and no key was given.
     """
     if settings.secret_key:
         return settings
@@ -86,7 +84,7 @@ def with_secret(settings: S) -> S:
         raise InvalidConfig(
             f"SECRET_KEY is not set, and {_reach(settings)}. Make one and keep it:\n"
             "  export SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')\n"
-            "To try things out on this machine only, use --host 127.0.0.1, which needs none.",
+            "On this machine only (--host 127.0.0.1), none is needed.",
             code=codes.SECRET_KEY_MISSING,
             setting="SECRET_KEY",
         )
@@ -94,11 +92,11 @@ def with_secret(settings: S) -> S:
 
 
 def make_data_dir(path: Path) -> None:
-    """Make the data folder if it is not there, for its owner's eyes only.
+    """Make the data folder with mode 0700, if it does not exist.
 
     Raises:
-        InvalidConfig: ``invalid_data_dir``: it can't be made, or is somebody else's, as one mounted into a container
-            may be.
+        InvalidConfig: ``invalid_data_dir``: it cannot be made, or this user cannot write to it, for example to one that
+            is mounted into a container.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,62 +120,45 @@ def _kept_secret(path: Path) -> str:
     secret = path.read_text().strip()
     if len(secret) < MIN_SECRET_BYTES:
         raise InvalidConfig(
-            f"{path} holds no secret key: delete the file and a new one is made", code=codes.SECRET_KEY_SHORT
+            f"{path} holds no secret key of {MIN_SECRET_BYTES} bytes: delete the file, and a new one is made",
+            code=codes.SECRET_KEY_SHORT,
         )
     return secret
 
 
-_DEPENDENT = frozenset({"open_signup", "open_relay", "allow_private_addresses"})
-"""Yes-or-no settings whose default depends on others."""
+_BOOLEANS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 
-def _parse(field: str, name: str, text: str, default: Any) -> Any:
-    """The value of an environment variable, by the type of the setting's default."""
-    if isinstance(default, bool) or field in _DEPENDENT:
-        known = {
-            "1": True,
-            "true": True,
-            "yes": True,
-            "on": True,
-            "0": False,
-            "false": False,
-            "no": False,
-            "off": False,
-        }
-        if (value := known.get(text.strip().lower())) is None:
+def _parse(kind: type, name: str, text: str) -> Any:
+    """The value of an environment variable, by the type of the setting."""
+    if kind is bool:
+        if (value := _BOOLEANS.get(text.strip().lower())) is None:
             raise _wrong(name, text, "use 1 or 0")
         return value
-    if isinstance(default, int):
+    if kind is int:
         try:
             return int(text)
         except ValueError:
             raise _wrong(name, text, "use a whole number") from None
-    if isinstance(default, Path):
-        return Path(text)
-    return text
+    return Path(text) if kind is Path else text
 
 
 def _check(settings: S) -> S:
-    """The settings, or the first thing wrong with what every app has."""
-    if not 0 <= settings.port <= 65535:
-        raise _wrong(_name(settings, "port"), settings.port, "use a number from 0 to 65535")
-    if settings.shutdown_s < 0:
-        raise _wrong("PYGRID_SHUTDOWN_S (--shutdown-s)", settings.shutdown_s, "use 0 or more")
+    """The settings, after the checks that both apps share."""
+    _check_limits(settings)
     if not settings.id.strip() or len(settings.id) > 100 or not settings.id.isprintable():
-        raise _wrong("NODE_ID (--id)", settings.id, "use 1 to 100 printable characters")
+        raise _wrong_field(settings, "id", "use 1 to 100 printable characters")
     for name in filter(None, map(str.strip, settings.hosts.split(","))):
         if not _HOST_NAME.fullmatch(name):
-            raise _wrong("PYGRID_HOSTS (--hosts)", name, "use names without port, like domain.example,alice")
+            raise _wrong(_name(settings, "hosts"), name, "use names without port, like domain.example,alice")
     if settings.setup_code and not 16 <= len(settings.setup_code) <= 200:
         raise InvalidConfig(
             "PYGRID_SETUP_CODE must have 16 to 200 characters, because it makes an Owner", code=codes.SETUP_CODE_SHORT
         )
-    if not 16 <= settings.max_connections <= 60_000:
-        raise _wrong(_name(settings, "max_connections"), settings.max_connections, "use a number from 16 to 60000")
-    _check_at_least(settings, "max_connections_per_address", 0)
     read_networks(settings.trusted_proxies)
-    _check_one_of("PYGRID_LOG_LEVEL (--log-level)", settings.log_level, ("debug", "info", "warning", "error"))
-    _check_one_of("PYGRID_LOG_FORMAT (--log-format)", settings.log_format, ("text", "json"))
     if settings.secret_key and (
         len(settings.secret_key.encode()) < MIN_SECRET_BYTES or settings.secret_key == _PUBLISHED_SECRET
     ):
@@ -190,60 +171,45 @@ def _check(settings: S) -> S:
     return settings
 
 
+def _check_limits(settings: AppSettings) -> None:
+    """Compare each setting with its `min`, its `max` and its `choices`."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        low, high, choices = (field.metadata[key] for key in ("min", "max", "choices"))
+        if choices and value not in choices:
+            raise _wrong_field(settings, field.name, f"use one of {', '.join(choices)}")
+        if (low is not None and value < low) or (high is not None and value > high):
+            wanted = f"use {low} or more" if high is None else f"use a number from {low} to {high}"
+            raise _wrong_field(settings, field.name, wanted)
+
+
 def _check_domain(settings: DomainSettings) -> DomainSettings:
-    _check_at_least(settings, "num_replicas", 1)
-    for name, least in (("num_workers", 1), ("job_memory_mb", 64), ("job_wall_s", 1), ("job_answers_mb", 1)):
-        _check_at_least(settings, name, least)
-    if not 1 <= settings.federated_jobs_per_user <= 64:
-        raise _wrong(
-            _name(settings, "federated_jobs_per_user"), settings.federated_jobs_per_user, "use a number from 1 to 64"
-        )
-    if not 0 <= settings.keep_results_days <= 36_500:
-        raise _wrong(
-            _name(settings, "keep_results_days"), settings.keep_results_days, "use a number of days from 0 to 36500"
-        )
-    for name in ("inference_models", "inference_wall_s", "inference_idle_s", "inference_questions_mb"):
-        _check_at_least(settings, name, 1)
-    for name, least in (("max_upload_mb", 1), ("max_datasets_mb", 1), ("min_free_mb", 0)):
-        _check_at_least(settings, name, least)
-    if not 1 <= settings.max_columns <= 4096:
-        raise _wrong(_name(settings, "max_columns"), settings.max_columns, "use a number from 1 to 4096")
-    for name in (
-        "clients_per_address",
-        "authentications_per_minute",
-        "cycle_requests_per_minute",
-        "speed_tests_per_minute",
-        "client_expiry_days",
-    ):
-        if not 0 <= getattr(settings, name) <= MAX_DEVICE_LIMIT:
-            raise _wrong(_name(settings, name), getattr(settings, name), f"use a number from 0 to {MAX_DEVICE_LIMIT}")
     _check_addresses(settings, "network", "address")
     if settings.network and not NETWORK_NAME.fullmatch(settings.id):
         wanted = "on a Network use A-Z, a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends"
-        raise _wrong("NODE_ID (--id)", settings.id, wanted)
+        raise _wrong_field(settings, "id", wanted)
     if len(settings.invitation) > 200:
-        raise InvalidConfig("PYGRID_INVITATION is no invitation: they are shorter", code=codes.INVALID_SETTING)
+        raise InvalidConfig(
+            "PYGRID_INVITATION is longer than 200 characters, so it is not valid", code=codes.INVALID_SETTING
+        )
     counts = settings.publish.split(",")
     if settings.publish not in ("all", "none") and not set(counts) <= set(PUBLISHABLE_COUNTS):
-        wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)} with commas between"
-        raise _wrong("PYGRID_PUBLISH (--publish)", settings.publish, wanted)
+        wanted = f"use all, none, or some of {','.join(PUBLISHABLE_COUNTS)}, separated by commas"
+        raise _wrong_field(settings, "publish", wanted)
     if settings.legacy_open and not settings.is_loopback:
         raise _legacy_open_refused(settings, "lets anyone host and download")
     return settings
 
 
 def _check_network(settings: NetworkSettings) -> NetworkSettings:
-    _check_at_least(settings, "num_replicas", 1)
     _check_addresses(settings, "address")
     if settings.invitation and not MIN_SECRET_BYTES <= len(settings.invitation) <= 200:
         raise InvalidConfig(
-            f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, as whoever guesses it joins the "
-            "Network",
+            f"PYGRID_INVITATION must have {MIN_SECRET_BYTES} to 200 characters, because everybody who guesses it can "
+            "join the Network",
             code=codes.INVITATION_SHORT,
             setting="PYGRID_INVITATION",
         )
-    if not 1 <= settings.heartbeat_s <= 600:
-        raise _wrong("PYGRID_HEARTBEAT_S (--heartbeat-s)", settings.heartbeat_s, "use a number from 1 to 600")
     if settings.legacy_open and not settings.is_loopback:
         raise _legacy_open_refused(settings, "lets anyone add and remove nodes")
     return settings
@@ -253,16 +219,16 @@ def _check_addresses(settings: AppSettings, *names: str) -> None:
     for name in names:
         url = getattr(settings, name)
         if url and not url.startswith(("http://", "https://")):
-            raise _wrong(_name(settings, name), url, "use an address that begins with http:// or https://")
+            raise _wrong_field(settings, name, "use an address that begins with http:// or https://")
         try:
             urlsplit(url)
         except ValueError as error:
-            raise _wrong(_name(settings, name), url, f"this is not an address: {error}") from None
+            raise _wrong_field(settings, name, f"this is not an address: {error}") from None
 
 
 def _complete(settings: S, database: str) -> S:
-    """The settings with what depends on others filled in."""
-    # The processes that read strangers' files and plans work elsewhere, where a relative path leads nowhere.
+    """The settings, with the defaults that depend on others."""
+    # Absolute, because processes that read untrusted files and plans have another working folder.
     data_dir = settings.data_dir.absolute()
     return dataclasses.replace(
         settings,
@@ -281,26 +247,20 @@ def _legacy_open_refused(settings: AppSettings, what: str) -> InvalidConfig:
 
 
 def _reach(settings: AppSettings) -> str:
-    """Who can reach the app, in words."""
+    """How others can reach the app, in words."""
     if is_loopback_host(settings.host) and isinstance(settings, DomainSettings):
         return f"it can be reached through the Network {settings.network}"
     return f"{settings.host} can be reached from other machines"
 
 
 def _name(settings: AppSettings, field: str) -> str:
-    """A setting as people give it: ``VARIABLE (--flag)``."""
+    """The name of a setting in messages: ``VARIABLE (--flag)``."""
     meta = next(known.metadata for known in dataclasses.fields(settings) if known.name == field)
     return f"{meta['env']} ({meta['flag']})"
 
 
-def _check_at_least(settings: AppSettings, field: str, least: int) -> None:
-    if (value := getattr(settings, field)) < least:
-        raise _wrong(_name(settings, field), value, f"use {least} or more")
-
-
-def _check_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise _wrong(name, value, f"use one of {', '.join(choices)}")
+def _wrong_field(settings: AppSettings, field: str, wanted: str) -> InvalidConfig:
+    return _wrong(_name(settings, field), getattr(settings, field), wanted)
 
 
 def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
@@ -310,7 +270,7 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidConfig:
 
 
 def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """The networks in a list like ``10.0.0.5,10.1.0.0/16``.
+    """The IP networks of a list like ``10.0.0.5,10.1.0.0/16``.
 
     Raises:
         InvalidConfig: ``invalid_setting``: an entry is neither an IP address nor a network.
@@ -318,5 +278,5 @@ def read_networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netw
     try:
         return tuple(ipaddress.ip_network(entry.strip(), strict=False) for entry in text.split(",") if entry.strip())
     except ValueError as error:
-        wanted = f"use IP addresses or networks with commas between ({error})"
+        wanted = f"use IP addresses or networks, separated by commas ({error})"
         raise _wrong("PYGRID_TRUSTED_PROXIES (--trusted-proxies)", text, wanted) from None
