@@ -8,7 +8,7 @@ import typer
 
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import say, say_columns, say_json
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def show(
         )
         for row in found
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    say_columns(table)
 
 
 @app.command("set")

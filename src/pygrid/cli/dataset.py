@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.output import say, say_json, say_lines
+from pygrid.cli.output import say, say_columns, say_json, say_lines
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     with connect(url) as domain:
         info = domain.datasets[name].info(version)
     if as_json:
-        _say_json(info)
+        say_json(info)
         return
     say(f"{info.name}, version {info.version}: {info.num_records:,} records, {info.visibility}")
     if info.description:
@@ -164,7 +164,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
         (c.name, c.dtype, "x".join(map(str, c.shape)) or "-", c.unit or "-", _values(c), c.meaning or c.description)
         for c in info.schema.columns
     ]
-    _print_columns(rows)
+    say_columns(rows)
     for one in info.versions:
         when = f"{one.created_at:%Y-%m-%d %H:%M}"
         say(f"version {one.number}: {when}, {one.num_records:,} records, mock {one.mock}  {one.note}".rstrip())
@@ -285,7 +285,7 @@ def _bounds(column: Column) -> str:
 
 def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str) -> None:
     if as_json:
-        _say_json(found)
+        say_json(found)
         return
     if not found:
         say(if_none)
@@ -302,15 +302,4 @@ def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str
         )
         for one in found
     ]
-    _print_columns(rows)
-
-
-def _say_json(value: object) -> None:
-
-    say_json(value)
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    say_columns(rows)

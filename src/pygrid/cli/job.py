@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,13 +9,12 @@ import typer
 from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job_submit import Output, give, predict, submit
-from pygrid.cli.output import say, say_json, say_lines
+from pygrid.cli.output import say, say_columns, say_json, say_lines
 from pygrid.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from pygrid.client import DomainClient
     from pygrid.client.jobs import Job, JobTable
-    from pygrid.messages.jobs import JobInfo
 
 app = typer.Typer(
     help="Ask for work on data that you do not see, follow it, take the result.",
@@ -128,7 +126,7 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
     with connect(url) as domain:
         job = find_job(domain, job_id)
         if as_json:
-            _say_json(job.info())
+            say_json(job.info())
         else:
             say_lines(job.sheet())
 
@@ -139,7 +137,7 @@ def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
     from pygrid.plans.text import one_line
 
     if as_json:
-        _say_json(jobs.infos)
+        say_json(jobs.infos)
         return
     if not jobs:
         say(if_none)
@@ -150,11 +148,4 @@ def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
         for i in jobs.infos
     ]
     rows = [(*row[:-1], one_line(row[-1], 60)) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _say_json(value: JobInfo | Sequence[JobInfo]) -> None:
-
-    say_json(value)
+    say_columns(rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def say_lines(text: object, *, indent: str = "", hanging: str = "", err: bool = 
     """
     for number, part in enumerate(str(text).split("\n")):
         say(f"{hanging if number else indent}{line(part)}", err=err)
+
+
+def say_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def say_json(value: Any) -> None:

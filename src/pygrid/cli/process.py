@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import say, say_columns, say_json
 
 if TYPE_CHECKING:
     from pygrid.messages.processes import ProcessInfo
@@ -42,7 +42,7 @@ def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
         (i.name, i.version, i.state, _progress(i), f"{i.num_parameters:,}", i.cycle.state if i.cycle else "-")
         for i in infos
     ]
-    _print_columns(rows)
+    say_columns(rows)
 
 
 @app.command("show")
@@ -126,9 +126,3 @@ def restore(
 def _progress(info: ProcessInfo) -> str:
     total = info.server_config.get("num_cycles")
     return f"{info.num_checkpoints - 1} of {total}" if total else f"{info.num_checkpoints - 1}"
-
-
-def _print_columns(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

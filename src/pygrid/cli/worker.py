@@ -12,7 +12,7 @@ import typer
 
 from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.output import say, say_json, say_lines
+from pygrid.cli.output import say, say_columns, say_json, say_lines
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -150,19 +150,11 @@ def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
     elif not found:
         say("no Worker of another machine is let in")
     else:
-        _columns(
-            ("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS"),
-            *(
-                (
-                    str(one.id),
-                    one.name,
-                    "never" if one.last_seen_at is None else f"{one.last_seen_at:%Y-%m-%d %H:%M:%S}",
-                    str(one.num_waiting),
-                    str(one.num_running),
-                )
-                for one in found
-            ),
-        )
+        rows = [("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS")]
+        for one in found:
+            seen = "never" if one.last_seen_at is None else f"{one.last_seen_at:%Y-%m-%d %H:%M:%S}"
+            rows.append((str(one.id), one.name, seen, str(one.num_waiting), str(one.num_running)))
+        say_columns(rows)
 
 
 @app.command("revoke")
@@ -211,7 +203,7 @@ def _print(examination: Examination) -> None:
         say(f"The sandbox could not be closed: {examination.trouble}")
     else:
         landlock = f"yes, version {layers.landlock_abi}" if layers.landlock_abi else "no"
-        _columns(
+        layer_rows = [
             ("LAYER", "HOLDS", "WHAT IT TAKES AWAY"),
             ("namespaces", _yes(layers.namespaces), "the network, shared memory, the host's name"),
             ("empty root", _yes(layers.empty_root), "every file, by name"),
@@ -219,15 +211,13 @@ def _print(examination: Examination) -> None:
             ("rlimits", "yes", "memory, CPU time and processes beyond the limits"),
             ("Landlock", landlock, "every file and TCP, however asked for"),
             ("seccomp", _yes(layers.seccomp), "every system call but those that computing needs"),
-        )
+        ]
+        say_columns(layer_rows)
         say()
-        _columns(
-            ("TRIED FROM INSIDE", "OUTCOME"),
-            *(
-                (probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}")
-                for probe in examination.findings
-            ),
-        )
+        probe_rows = [("TRIED FROM INSIDE", "OUTCOME")]
+        for probe in examination.findings:
+            probe_rows.append((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}"))
+        say_columns(probe_rows)
     say()
     say(_meaning(examination))
 
@@ -261,9 +251,3 @@ def _meaning_for_uploads(reading: Examination) -> str:
 
 def _yes(holds: bool) -> str:
     return "yes" if holds else "no"
-
-
-def _columns(*rows: tuple[str, ...]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
