@@ -34,13 +34,12 @@ from pygrid.core.job_spec import (
     JobSpec,
     Outcome,
     Progress,
-    frame,
-    frame_header,
     move_paths,
 )
 from pygrid.errors import Gone, NotFound, PygridError, Unauthenticated
 from pygrid.messages.media import TENSORS
 from pygrid.messages.workers import Lease, LeaseAnswer, LeasedFile, LeaseRequest, Renewed, RenewRequest, ResultTaken
+from pygrid.sandbox.frames import frame, frame_header
 from pygrid.transport import Api, Request, RetryPolicy, Transport
 from pygrid.transport.base import BytesBody
 from pygrid.transport.retry import NO_RETRIES

@@ -216,7 +216,7 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
         return [
             child
             for child in server.children(recursive=True)
-            if any("conversion_child" in word for word in child.cmdline())
+            if any("datasets.conversion" in word for word in child.cmdline())
         ]
 
     with domain(folder) as (address, process), connect(address) as owner:

@@ -16,6 +16,7 @@ PROGRAM = """
 import json, os, socket, sys
 import numpy as np
 from pygrid.core import job_spec as ex
+from pygrid.sandbox import frames
 from pygrid.compute.runtime import model_server as inference
 from pygrid.tensors import decode, encode
 
@@ -24,19 +25,18 @@ if os.fork() == 0:
     ours.close()
     if os.getuid() == 0:
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-    sys.argv = ["inference", str(theirs.fileno()), sys.argv[1]]
-    inference.main()
+    inference.main(theirs.fileno(), sys.argv[1].encode())
     os._exit(0)
 theirs.close()
 stream = ours.makefile("rb")
 def receive():
-    kind, length = ex.parse_frame_header(stream.read(ex.FRAME_HEADER_BYTES))
+    kind, length = frames.parse_frame_header(stream.read(frames.FRAME_HEADER_BYTES))
     return kind, stream.read(length)
 kind, layers = receive()
 assert kind == ex.READY, layers
 answers = []
 for rows in (1, 3):
-    ours.sendall(ex.frame(ex.SPEC, encode({"x": np.ones((rows, 4), np.float32)})))
+    ours.sendall(frames.frame(ex.SPEC, encode({"x": np.ones((rows, 4), np.float32)})))
     kind, body = receive()
     answers.append([kind == ex.RESULT, list(decode(body)[0]["y"].shape)])
 ours.shutdown(socket.SHUT_RDWR)

@@ -21,6 +21,7 @@ SIZE = 200
 PROGRAM = """
 import json, os, socket, sys
 from pygrid.core import job_spec as ex
+from pygrid.sandbox import frames
 from pygrid.compute.runtime import job_process as child, forkserver
 
 child.preload()
@@ -38,10 +39,10 @@ for spec in sys.argv[1:]:
     start = {"start": json.loads(spec)["id"], "limits": json.loads(spec)["limits"]}
     socket.send_fds(ours, [json.dumps(start).encode()], [far.fileno()])
     far.close()
-    near.sendall(ex.frame(ex.SPEC, spec.encode()))
+    near.sendall(frames.frame(ex.SPEC, spec.encode()))
     stream, outcome, length = near.makefile("rb"), None, 0
-    while header := stream.read(ex.FRAME_HEADER_BYTES):
-        kind, size = ex.parse_frame_header(header)
+    while header := stream.read(frames.FRAME_HEADER_BYTES):
+        kind, size = frames.parse_frame_header(header)
         body = stream.read(size)
         if kind == ex.OUTCOME:
             outcome = json.loads(body)

@@ -22,9 +22,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import OrderedDict, deque
@@ -38,8 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pygrid import codes
+from pygrid.compute.runtime import model_server
 from pygrid.core.job_spec import (
-    FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,
     READY,
@@ -47,29 +44,20 @@ from pygrid.core.job_spec import (
     SPEC,
     Failure,
     InferenceSettings,
-    frame_header,
-    parse_frame_header,
 )
 from pygrid.core.serving import HEADER_BYTES, ServableModel
 from pygrid.errors import InvalidInput, InvalidTensors, Unavailable
 from pygrid.offload import SLICE_BYTES, offload, slices
 from pygrid.plans.manifest import Port
 from pygrid.plans.serving import port_bytes
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame_header, parse_frame_header
+from pygrid.sandbox.process import Child, spawn
 from pygrid.tensors import decode, encode_pieces
 
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_MODULE = "pygrid.compute.runtime.model_server"
-_ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "HOME": "/nonexistent",
-    "LC_ALL": "C.UTF-8",
-}
 _START_S = 60.0
 _GRACE_S = 5.0
 _CPU_S = 36_000
@@ -317,25 +305,23 @@ def _fail(questions: Sequence[_Question] | deque[_Question], error: Exception) -
 class _ModelProcess:
     """One process with its stream; runs one batch at a time."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
+    def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._child, self._reader, self._writer = child, reader, writer
         self.is_gone = False
         self.busy_s = 0.0
 
     @classmethod
     async def start(cls, settings: InferenceSettings) -> _ModelProcess:
         """A process that has loaded its model behind the sandbox. Raises Unavailable, InvalidInput."""
-        popen, ours = _launch(settings)
+        # In the thread of the event loop, not in another: the kernel ends the process with the thread that started it.
+        child = spawn(model_server.main, settings, channel="stream")
         try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024**2)
+            reader, writer = await asyncio.open_connection(sock=child.channel, limit=4 * 1024**2)
         except BaseException:
-            popen.kill()
-            popen.wait()
-            ours.close()
+            child.end(grace_s=0.0)
+            child.channel.close()
             raise
-        process = cls(popen, reader, writer)
+        process = cls(child, reader, writer)
         try:
             async with asyncio.timeout(_START_S):
                 kind, _ = await process._read(MAX_MESSAGE_BYTES)
@@ -434,41 +420,17 @@ class _ModelProcess:
     async def close(self) -> None:
         """End the process."""
         self.is_gone = True
-        if self._process.poll() is None:
-            self._process.kill()
+        self._child.kill()
         # Without sending what is left: nobody reads it.
         self._writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        await asyncio.to_thread(self._process.wait, _GRACE_S)
+        await asyncio.to_thread(self._child.end, _GRACE_S)
 
 
 def port_shape(port: Port, num_examples: int) -> tuple[int, ...]:
     """The shape of a port's array with so many examples."""
     return tuple(num_examples if isinstance(side, str) else side for side in port.shape)
-
-
-def _launch(settings: InferenceSettings) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Begin the process; gives it and our end of its stream.
-
-    In the thread of the event loop, not in another: the kernel ends the process with the thread that began it.
-    """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno()), msgspec.json.encode(settings).decode()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env=_ENVIRONMENT,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-    return process, ours
 
 
 def _busy(why: str) -> Unavailable:

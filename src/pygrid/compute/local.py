@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -18,23 +16,18 @@ import msgspec
 from pygrid import codes
 from pygrid.compute.driver import LOGS_KEPT, State, WorkerSettings
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
-from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, frame, held_s
+from pygrid.compute.runtime import forkserver
+from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, held_s
 from pygrid.errors import Conflict, Unavailable
+from pygrid.sandbox.frames import frame
+from pygrid.sandbox.process import Child, spawn
 
 logger = logging.getLogger(__name__)
 
-_MODULE = "pygrid.compute.runtime.forkserver"
 _ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    # A job is short and makes arrays of the same sizes again and again: keep what is freed, in place of new pages each
-    # time.
+    # A job is short and makes arrays of the same sizes repeatedly: keep freed memory instead of mapping new pages.
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "HOME": "/nonexistent",
-    "LC_ALL": "C.UTF-8",
 }
 _START_S = 60.0
 _GRACE_S = 10.0
@@ -155,33 +148,23 @@ class SubprocessDriver:
 class _Server:
     """One fork server: its process, its socket of packets, and who waits for which job's end."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
-        self._process, self._control = process, control
+    def __init__(self, child: Child) -> None:
+        self._child, self._control = child, child.channel
+        self._control.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._ends: dict[str, asyncio.Future[Ended | None]] = {}
         self.layers: tuple[str, ...] = ()
         self.is_sound = False
         self.is_gone = False
-        self._loop.add_reader(control, self._receive)
+        self._loop.add_reader(self._control, self._receive)
 
     @classmethod
     async def start(cls, settings: WorkerSettings) -> _Server:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        decided = msgspec.json.encode({"allow_weak_sandbox": settings.allow_weak_sandbox}).decode()
-        process = await asyncio.to_thread(
-            subprocess.Popen[bytes],
-            [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno()), decided],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            env=_ENVIRONMENT,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
+        decided = forkserver.ServerSettings(allow_weak_sandbox=settings.allow_weak_sandbox)
+        server = cls(
+            await asyncio.to_thread(spawn, forkserver.main, decided, channel="packets", environment=_ENVIRONMENT)
         )
-        theirs.close()
-        server = cls(process, ours)
         try:
             ready = await asyncio.wait_for(asyncio.shield(server._ready), _START_S)
             server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
@@ -287,8 +270,4 @@ class _Server:
         self._lose()
         if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # seen
-        try:
-            await asyncio.to_thread(self._process.wait, _GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self._child.end, _GRACE_S)

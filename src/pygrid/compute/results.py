@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from pygrid.core.job_spec import (
-    FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,
     PLANNED,
@@ -29,9 +28,9 @@ from pygrid.core.job_spec import (
     JobSpec,
     Outcome,
     Progress,
-    parse_frame_header,
 )
 from pygrid.errors import InvalidTensors
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, parse_frame_header
 from pygrid.tensors import decode, read_layout
 
 OnProgress = Callable[[Progress], None]

@@ -1,9 +1,8 @@
-"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure, and their
-framing.
+"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure and of frames.
 
 Shared by the Domain, which writes specifications, and the Worker, which reads them; values only.
 
-A frame is one byte of kind, eight bytes of length (little-endian), and the body:
+Kinds of frames (`pygrid.sandbox.frames`):
 
     Domain -> Worker   S  a JobSpec as JSON
     Worker -> Domain   P  a Progress as JSON, any number of times, never for a private job
@@ -41,7 +40,6 @@ FailureKind = Literal[
     "lost",
 ]
 
-FRAME_HEADER_BYTES = 9
 SPEC, PROGRESS, PLANNED, OUTCOME, RESULT, READY = b"S", b"P", b"T", b"O", b"B", b"R"
 MAX_SPEC_BYTES = 16 * 1024**2
 MAX_MESSAGE_BYTES = 1024**2
@@ -360,21 +358,6 @@ def _check_positive(name: str, value: float) -> None:
 
 def _invalid(detail: str) -> InvalidInput:
     return InvalidInput(detail, code=codes.INVALID_JOB)
-
-
-def frame(kind: bytes, body: bytes) -> bytes:
-    """One framed message."""
-    return frame_header(kind, len(body)) + body
-
-
-def frame_header(kind: bytes, length: int) -> bytes:
-    """What comes before a message's body."""
-    return kind + length.to_bytes(FRAME_HEADER_BYTES - 1, "little")
-
-
-def parse_frame_header(header: bytes) -> tuple[bytes, int]:
-    """Kind and length of the message whose first `FRAME_HEADER_BYTES` these are."""
-    return header[:1], int.from_bytes(header[1:FRAME_HEADER_BYTES], "little")
 
 
 def held_s(elapsed_s: float, planned_s: float) -> float:

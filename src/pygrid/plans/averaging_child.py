@@ -1,32 +1,29 @@
 """Runs a hosted averaging plan in a child process with hard limits: the plan is untrusted, its host is not.
 
-`run_averaging_in_child` is for the server; run as a module, this file is the child.
+`run_averaging_in_child` is for the server; `average_parts` is the child.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import msgspec
 import numpy as np
 
 from pygrid import codes
-from pygrid.errors import InvalidPlan, PygridError, Unavailable, from_problem
+from pygrid.errors import InvalidPlan, PygridError, Unavailable
 from pygrid.plans.archive import Plan
-from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, limit_this_process, lock_in, read_parts, write_answer
-from pygrid.sandbox.process import ChildLimits, run_child
+from pygrid.sandbox.child import ChildSandbox
+from pygrid.sandbox.process import ChildLimits, run
 from pygrid.tensors import Params, decode, encode
 
 CODE = "averaging_failed"
 _MARGIN_BYTES = 8 * 1024 * 1024
-_GOOD, _BAD = b"\x00", b"\x01"
-_MAX_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,10 @@ class DiffRef:
     offset: int = 0
     length: int | None = None
     """None: up to the end of the file."""
+
+
+class _AveragingLimits(ChildLimits):
+    num_files: ClassVar[int] = 1024
 
 
 class _Work(msgspec.Struct, frozen=True):
@@ -74,21 +75,18 @@ def run_averaging_in_child(
     spec = averaging_spec(plan.manifest)
     model_bytes = sum(4 * int(np.prod(shape, dtype=np.int64)) for _, shape in spec.values())
     work = _Work([(os.path.abspath(ref.path), ref.offset, ref.length) for ref in diffs])
-    limits = ChildLimits(
+    limits = _AveragingLimits(
         memory_bytes=memory_bytes,
         cpu_s=cpu_s if cpu_s is not None else int(wall_s) + 1,
         wall_s=wall_s,
         max_output_bytes=model_bytes + _MARGIN_BYTES,
     )
-    answer = run_child(
-        "pygrid.plans.averaging_child", [msgspec.json.encode(work), plan_data], limits=limits, failed=_child_failed
-    )
-    if answer[:1] == _BAD:
-        cause = from_problem(msgspec.json.decode(answer[1:], type=dict))
+    reply = run(average_parts, [msgspec.json.encode(work), plan_data], limits=limits, failed=_child_failed)
+    if reply.error is not None:
         raise InvalidPlan(
-            f"the averaging plan {plan.manifest.name!r} failed: {cause.detail}", code=CODE, cause=cause.code
+            f"the averaging plan {plan.manifest.name!r} failed: {reply.error.detail}", code=CODE, cause=reply.error.code
         )
-    return _checked(plan, spec, answer)
+    return _checked(plan, spec, reply.value)
 
 
 async def run_averaging_async(
@@ -103,9 +101,7 @@ def _checked(plan: Plan, spec: dict[str, tuple[str, tuple[int, ...]]], answer: b
     from pygrid.plans.runner import check_params
 
     try:
-        if answer[:1] != _GOOD:
-            raise InvalidPlan("the child's answer has an unknown form")
-        average, _ = decode(memoryview(answer)[1:])
+        average, _ = decode(answer)
         check_params(spec, average)
     except PygridError as error:
         raise InvalidPlan(
@@ -129,26 +125,17 @@ def _read_diffs(work: _Work, files: Mapping[str, BinaryIO]) -> Iterator[Params]:
         yield decode(files[path].read() if length is None else files[path].read(length))[0]
 
 
-def main() -> None:
-    limit_this_process(sys.argv[1:], num_files=_MAX_OPEN_FILES)
+def average_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
+    """The child process of `run_averaging_in_child`. `parts` are the places of the diffs, as JSON, and the plan."""
     from pygrid.plans.averaging import AveragingRunner
 
-    raw_work, plan_data = read_parts()
-    work = msgspec.json.decode(raw_work, type=_Work)
+    work = msgspec.json.decode(parts[0], type=_Work)
     # They stay open until this process ends: inside the sandbox no file can be opened again.
     files: dict[str, BinaryIO] = {path: Path(path).open("rb") for path in {path for path, _, _ in work.refs}}  # noqa: SIM115
-    lock_in(sys.argv[1:], keep=[file.fileno() for file in files.values()], num_files=_MAX_OPEN_FILES)
+    sandbox.enter(keep=[file.fileno() for file in files.values()])
     try:
-        average = AveragingRunner(Plan.from_bytes(plan_data)).average(_read_diffs(work, files))
-    except MemoryError:
-        sys.exit(EXIT_OUT_OF_MEMORY)
+        return encode(AveragingRunner(Plan.from_bytes(parts[1])).average(_read_diffs(work, files)))
     except PygridError as error:
         if error.code == "out_of_memory":
-            sys.exit(EXIT_OUT_OF_MEMORY)
-        write_answer(_BAD + msgspec.json.encode(error.to_problem()))
-    else:
-        write_answer(_GOOD + encode(average))
-
-
-if __name__ == "__main__":
-    main()
+            raise MemoryError from error
+        raise

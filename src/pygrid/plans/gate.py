@@ -29,7 +29,8 @@ from pygrid.plans.archive import MAX_PLAN_BYTES, Plan
 from pygrid.plans.manifest import Graph, Manifest
 from pygrid.plans.operators import OPSET
 from pygrid.plans.ports import check_manifest
-from pygrid.sandbox.process import ChildLimits, run_child
+from pygrid.sandbox.child import ChildSandbox
+from pygrid.sandbox.process import ChildLimits, run
 
 _CHILD_LIMITS = ChildLimits(memory_bytes=2 * 1024**3, cpu_s=20, wall_s=30.0, max_output_bytes=4 * 1024**2)
 
@@ -138,22 +139,17 @@ def check_in_child(data: bytes, limits: GateLimits | None = None, *, child: Chil
     passed = _passed.get(key)
     if passed is not None:
         return passed
-    answer = run_child(
-        "pygrid.plans.gate_child",
-        [msgspec.json.encode(limits), bytes(data)],
-        limits=child,
-        failed=_failed,
-    )
+    reply = run(check_parts, [msgspec.json.encode(limits), bytes(data)], limits=child, failed=_failed)
+    if reply.error is not None:
+        raise InvalidPlan(reply.error.detail, code=reply.error.code, **reply.error.fields)
     try:
-        reply = msgspec.json.decode(answer, type=Reply)
+        report = msgspec.json.decode(reply.value, type=GateReport)
     except msgspec.DecodeError as error:
         raise _failed("its answer cannot be read") from error
-    if reply.report is not None:
-        _passed[key] = reply.report
-        if len(_passed) > _MAX_PASSED:
-            _passed.pop(next(iter(_passed)), None)
-        return reply.report
-    raise InvalidPlan(reply.detail, code=reply.code, **reply.fields)
+    _passed[key] = report
+    if len(_passed) > _MAX_PASSED:
+        _passed.pop(next(iter(_passed)), None)
+    return report
 
 
 async def check_async(
@@ -163,13 +159,16 @@ async def check_async(
     return await asyncio.to_thread(check_in_child, data, limits, child=child)
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """The answer of the child process: a report, or the parts of a refusal."""
+def check_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
+    """The child process of `check_in_child`. `parts` are the limits, as JSON, and the plan."""
+    # Everything that a check imports: inside the sandbox no file can be opened.
+    import pygrid.plans.costs
+    import pygrid.plans.independence
+    import pygrid.plans.structure  # noqa: F401
 
-    report: GateReport | None = None
-    code: str = ""
-    detail: str = ""
-    fields: dict[str, Any] = {}
+    limits, data = parts
+    sandbox.enter()
+    return msgspec.json.encode(check(data, msgspec.json.decode(limits, type=GateLimits)))
 
 
 def _failed(why: str) -> InvalidPlan:

@@ -21,7 +21,8 @@ from pygrid import codes
 from pygrid.errors import InvalidPlan
 from pygrid.plans.manifest import BATCH, Port
 from pygrid.plans.operators import ITEM_BYTES, OPSET
-from pygrid.sandbox.process import ChildLimits, run_child
+from pygrid.sandbox.child import ChildSandbox
+from pygrid.sandbox.process import ChildLimits, run
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +35,6 @@ MAX_BATCH_SIZE = 65_536
 MAX_PORTS = 64
 MAX_NAME = 200
 _NAME = "model"
-_CHILD = "pygrid.plans.serving_child"
 # For the file, its parsed form, and the copies that ONNX's own checker makes of the largest model.
 _CHILD_LIMITS = ChildLimits(memory_bytes=6 * 1024**3, cpu_s=60, wall_s=90.0, max_output_bytes=1024**2)
 
@@ -71,15 +71,6 @@ class ServingReport(msgspec.Struct, frozen=True):
     """Proven: each row of the outputs depends only on the same row of the inputs, so callers can share a batch."""
     independence_reason: str
     """The reason, if rows are not independent."""
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """The answer of the child process: a report, or the parts of a refusal."""
-
-    report: ServingReport | None = None
-    code: str = ""
-    detail: str = ""
-    fields: dict[str, Any] = {}
 
 
 def check_model_file(path: Path, max_batch_size: int, limits: ServingLimits | None = None) -> ServingReport:
@@ -156,14 +147,28 @@ def check_model_in_child(
         InvalidPlan: as `check_model_file`; or ``plan_check_failed``: the child crashed, or reached a limit.
     """
     parts = [msgspec.json.encode(limits or ServingLimits()), msgspec.json.encode([str(path), max_batch_size])]
-    answer = run_child(_CHILD, parts, limits=child, failed=_failed)
+    reply = run(check_parts, parts, limits=child, failed=_failed)
+    if reply.error is not None:
+        raise InvalidPlan(reply.error.detail, code=reply.error.code, **reply.error.fields)
     try:
-        reply = msgspec.json.decode(answer, type=Reply)
+        return msgspec.json.decode(reply.value, type=ServingReport)
     except msgspec.DecodeError as error:
         raise _failed("its answer cannot be read") from error
-    if reply.report is not None:
-        return reply.report
-    raise InvalidPlan(reply.detail, code=reply.code, **reply.fields)
+
+
+def check_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
+    """The child process of `check_model_in_child`. `parts`, as JSON: the limits; path and largest batch."""
+    # Everything that a check imports: inside the sandbox no file can be opened.
+    import pygrid.plans.costs
+    import pygrid.plans.independence
+    import pygrid.plans.sizes
+    import pygrid.plans.structure  # noqa: F401
+
+    limits = msgspec.json.decode(parts[0], type=ServingLimits)
+    path, max_batch_size = msgspec.json.decode(parts[1], type=tuple[str, int])
+    data = read_model(Path(path), limits)
+    sandbox.enter()
+    return msgspec.json.encode(check_model(data, max_batch_size, limits))
 
 
 async def check_model_async(path: Path, max_batch_size: int, limits: ServingLimits | None = None) -> ServingReport:

@@ -73,7 +73,7 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = F
         sys.executable,
         "-I",
         "-m",
-        "pygrid.sandbox.probes",
+        __name__,
         *(str(int(flag)) for flag in (sandboxed, as_nobody, writes)),
     ]
     with tempfile.TemporaryDirectory(prefix="pygrid-probes-") as folder:

@@ -1,13 +1,13 @@
-"""Runs a module of pygrid in a child process with hard limits, for work on hostile bytes.
+"""Starts child processes: `run` for work on untrusted bytes, `spawn` for one that serves as long as its parent lives.
 
-The parent writes the input parts to the child's standard input and reads one answer, of bounded length, from its
-standard output. The child (`pygrid.sandbox.child`) limits itself before it reads anything, and locks itself in before
-it parses anything (`pygrid.sandbox`), so that one that was taken over reaches no file and no network; the parent kills
-its whole process group when time is up.
+A child of `run` gets its input parts on standard input, and writes one answer of bounded length to standard output.
+`pygrid.sandbox.child` limits the process before it reads anything; its function enters the sandbox before it parses
+anything. So a child that was taken over reaches no file and no network. The parent kills its whole process group when
+time is up.
 
-Where the machine offers too little to lock it in, the child goes on with its limits, and the parent logs a warning,
-once. It never meets private data, but for the file that an owner uploads; plans meet theirs in a Worker, which refuses
-there.
+Where the machine offers too little for a sandbox, the child of `run` goes on with its limits, and the parent logs a
+warning, once. It never handles private data, except the file that an owner uploads; plans meet private data in a
+Worker, which refuses there.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ import logging
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Literal, Self
 
-from pygrid.errors import PygridError
-from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, LENGTH_BYTES, LOCKED_IN
+import msgspec
+
+from pygrid.errors import PygridError, from_problem
+from pygrid.sandbox import child
+from pygrid.sandbox.child import EXIT_OUT_OF_MEMORY, PART, PROBLEM, SANDBOX, SOUND, VALUE, ChildSandbox
+from pygrid.sandbox.frames import frame, split_frames
 
 logger = logging.getLogger(__name__)
 _CHUNK = 65_536
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -39,6 +44,7 @@ _ENVIRONMENT = {
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
 }
+"""The environment of every child, which inherits nothing of its parent's."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,14 @@ class ChildLimits:
     wall_s: float
     max_output_bytes: int
 
+    num_files: ClassVar[int] = 64
+    """Descriptors open at once."""
+    max_file_bytes: ClassVar[int] = 0
+    """Longest file that the child can write; -1: its sandbox limits the file, not this class."""
+
 
 class Stop:
-    """Lets another thread end the child of `run_child`. Use it as a context manager around that call."""
+    """Lets another thread end the child of `run`. Use it as a context manager around that call."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -76,29 +87,38 @@ class Stop:
         os.close(self._write)
 
 
-def run_child(
-    module: str,
+@dataclass(frozen=True)
+class ChildReply:
+    """The answer of a child: the value that its function returned, or the error that it raised."""
+
+    value: bytes
+    error: PygridError | None = None
+
+
+def run(
+    main: Callable[[list[bytes], ChildSandbox], bytes],
     parts: Sequence[bytes],
     *,
     limits: ChildLimits,
     failed: Callable[[str], PygridError],
     stop: Stop | None = None,
-) -> bytes:
-    """Run ``python -m module`` on these input parts and return its answer.
+) -> ChildReply:
+    """Call ``main(parts, sandbox)`` in a child process, and wait for its answer.
 
     Args:
+        main: a function at the top of a module, which imports everything, then enters the sandbox, then parses.
         stop: ends the child from another thread.
     Raises:
         PygridError: made by ``failed`` from the reason, if the child does not end well, in time, with a short answer.
     """
-    command = [sys.executable, "-I", "-m", module, str(limits.memory_bytes), str(limits.cpu_s)]
+    arguments = (limits.memory_bytes, limits.cpu_s, limits.num_files, limits.max_file_bytes)
     process = subprocess.Popen(
-        command,
+        _command(main, "run", *map(str, arguments)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env=_ENVIRONMENT,
+        env=ENVIRONMENT,
         start_new_session=True,
     )
     try:
@@ -118,13 +138,82 @@ def run_child(
         raise failed(f"it took longer than {limits.wall_s:g} s")
     if len(output) > limits.max_output_bytes:
         raise failed("its answer is too long")
-    begin = len(LOCKED_IN) + LENGTH_BYTES
-    length = int.from_bytes(output[len(LOCKED_IN) : begin], "little")
-    if len(output) < begin or len(output) != begin + length:
+    try:
+        (first, state), (kind, body) = split_frames(output)
+    except ValueError:
+        raise failed(_death(code)) from None
+    if first != SANDBOX or kind not in (VALUE, PROBLEM):
         raise failed(_death(code))
-    if not output.startswith(LOCKED_IN):
-        _warn_once(module)
-    return output[begin:]
+    if state != SOUND:
+        _warn_once(main.__module__)
+    return ChildReply(body) if kind == VALUE else ChildReply(b"", _error(body, failed))
+
+
+def _error(problem: bytes, failed: Callable[[str], PygridError]) -> PygridError:
+    try:
+        return from_problem(msgspec.json.decode(problem, type=dict))
+    except msgspec.DecodeError:
+        raise failed("its answer cannot be read") from None
+
+
+def _command(main: Callable[..., object], *arguments: str) -> list[str]:
+    return [sys.executable, "-I", "-m", child.__name__, main.__module__, main.__name__, *arguments]
+
+
+class Child:
+    """A process that `spawn` started, and this end of its channel."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self._process = process
+        self.channel = channel
+
+    def kill(self) -> None:
+        """Kill the process, if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def end(self, grace_s: float) -> None:
+        """Wait for the end of the process, which is killed after ``grace_s`` seconds."""
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def spawn(
+    main: Callable[[int, bytes], None],
+    settings: msgspec.Struct,
+    *,
+    channel: Literal["stream", "packets"],
+    environment: Mapping[str, str] | None = None,
+) -> Child:
+    """Start a child process that calls ``main(descriptor, settings)``: its end of the channel, and JSON.
+
+    A child that asked to die with its parent (`pygrid.sandbox.die_with_parent`) dies with the **thread** that called
+    this function.
+
+    Args:
+        main: a function at the top of a module, which applies limits and enters a sandbox itself.
+        environment: variables in addition to `ENVIRONMENT`.
+    """
+    kind = socket.SOCK_STREAM if channel == "stream" else socket.SOCK_SEQPACKET
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                _command(main, "serve", str(theirs.fileno()), msgspec.json.encode(settings).decode()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={**ENVIRONMENT, **(environment or {})},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return Child(process, ours)
 
 
 _warned: set[str] = set()
@@ -146,7 +235,7 @@ def _exchange(
     assert process.stdin is not None
     assert process.stdout is not None
     deadline = time.monotonic() + limits.wall_s
-    pending = memoryview(b"".join(len(part).to_bytes(LENGTH_BYTES, "little") + part for part in parts))
+    pending = memoryview(b"".join(frame(PART, part) for part in parts))
     answer = bytearray()
     os.set_blocking(process.stdin.fileno(), False)
     with selectors.DefaultSelector() as selector:

@@ -1,9 +1,9 @@
-"""The real child processes that read strangers' bytes, taken over at the place where they parse: what can they still
+"""The real child processes that read untrusted bytes, taken over at the place where they parse: what can they still
 do?
 
 Should happen: every probe is refused in each of them, as root and as an ordinary user; where the machine offers too
 little, the child goes on and its parent warns, once.
-Should not happen: a module is imported behind the sandbox, where it could not be.
+Should not happen: a module is imported inside the sandbox, where no file can be opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ import pytest
 
 from pygrid.core.datasets import DatasetLimits, Schema
 from pygrid.errors import InvalidPlan, PygridError
-from pygrid.features.datasets.conversion import Conversion, convert, convert_in_child
-from pygrid.plans.gate import GateLimits, check_in_child
+from pygrid.features.datasets.conversion import Conversion, convert, convert_in_child, convert_parts
+from pygrid.plans.averaging_child import average_parts
+from pygrid.plans.gate import GateLimits, check_in_child, check_parts
 from pygrid.plans.serving import ServingLimits
+from pygrid.plans.serving import check_parts as check_model_parts
 from pygrid.sandbox import process
+from pygrid.sandbox.child import PART, PROBLEM, SOUND, ChildSandbox
+from pygrid.sandbox.frames import frame, split_frames
 from pygrid.tensors import encode
 from support.plans.averaging import PLANS, diffs
 from support.plans.variants import PLAN, with_node
@@ -40,13 +44,13 @@ if os.getuid() == 0:
 
 # The real child, in which the parser is replaced by what took it over.
 TAKEN_OVER = """
-import importlib, json, os, pkgutil, sys
+import json, os, pkgutil, sys
 import numpy
-from pygrid.errors import InvalidPlan, PygridError
+from pygrid.errors import InvalidPlan
+from pygrid.sandbox import child
 from pygrid.sandbox.probes import try_all
-child, patched, secret, writes, as_nobody = sys.argv[3:8]
-main = importlib.import_module(child)
-lock_in = main.lock_in
+patched, secret, writes, as_nobody = sys.argv[1:5]
+enter = child.ChildSandbox.enter
 holder, _, name = patched.rpartition(".")
 holder = pkgutil.resolve_name(holder)
 
@@ -57,39 +61,40 @@ def taken_over(*_):
 
 setattr(holder, name, taken_over)
 
-def lock_in_as_user(arguments, **more):
+def enter_as_user(self, **more):
     if as_nobody == "1":  # only now, as this user may not read where Python is installed
         os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-    return lock_in(arguments, **more)
+    return enter(self, **more)
 
-main.lock_in = lock_in_as_user
-main.main()
+child.ChildSandbox.enter = enter_as_user
+del sys.argv[1:5]
+child.main()
 """
-MEMORY_BYTES, CPU_S = 2 * 1024**3, 20
+LIMITS = ("run", str(2 * 1024**3), "20", "4352", "-1")
+Main = Callable[[list[bytes], ChildSandbox], bytes]
 
 
-def gate(_: Path) -> tuple[str, str, list[bytes]]:
-    return "pygrid.plans.gate_child", "pygrid.plans.gate.check", [msgspec.json.encode(GateLimits()), b"bytes"]
+def gate(_: Path) -> tuple[Main, str, list[bytes]]:
+    return check_parts, "pygrid.plans.gate.check", [msgspec.json.encode(GateLimits()), b"bytes"]
 
 
-def serving(folder: Path) -> tuple[str, str, list[bytes]]:
+def serving(folder: Path) -> tuple[Main, str, list[bytes]]:
     (folder / "model").write_bytes(b"bytes")
     parts = [msgspec.json.encode(ServingLimits()), msgspec.json.encode([str(folder / "model"), 1])]
-    return "pygrid.plans.serving_child", "pygrid.plans.serving.check_model", parts
+    return check_model_parts, "pygrid.plans.serving.check_model", parts
 
 
-def averaging(folder: Path) -> tuple[str, str, list[bytes]]:
+def averaging(folder: Path) -> tuple[Main, str, list[bytes]]:
     (folder / "diff").write_bytes(encode({"w": np.zeros(3, np.float32)}))
     parts = [msgspec.json.encode({"refs": [[str(folder / "diff"), 0, None]]}), b"plan"]
-    return "pygrid.plans.averaging_child", "pygrid.plans.averaging_child:Plan.from_bytes", parts
+    return average_parts, "pygrid.plans.averaging_child:Plan.from_bytes", parts
 
 
-def converting(folder: Path) -> tuple[str, str, list[bytes]]:
+def converting(folder: Path) -> tuple[Main, str, list[bytes]]:
     (folder / "file").write_bytes(b"a\n1\n")
     (folder / "draft").mkdir()
     (folder / "draft").chmod(0o777)
-    patched = "pygrid.tabular:Reader.read"
-    return "pygrid.features.datasets.conversion_child", patched, [conversion_of(folder / "file", folder / "draft")]
+    return convert_parts, "pygrid.tabular:Reader.read", [conversion_of(folder / "file", folder / "draft")]
 
 
 def conversion_of(source: Path, draft: Path) -> bytes:
@@ -98,39 +103,42 @@ def conversion_of(source: Path, draft: Path) -> bytes:
 
 
 def in_taken_over_child(
-    which: Callable[[Path], tuple[str, str, list[bytes]]], folder: Path, *, writes: bool, as_nobody: bool
+    which: Callable[[Path], tuple[Main, str, list[bytes]]], folder: Path, *, writes: bool, as_nobody: bool
 ) -> tuple[bool, dict[str, Any]]:
-    """Whether the child says that it is locked in, and what came through."""
-    module, patched, parts = which(folder)
+    """Whether the child reports a sound sandbox, and the probes that succeeded."""
+    main, patched, parts = which(folder)
     secret = folder / "secret"
     secret.write_text("secret")
     for each in (folder, *folder.parents):
         if str(each).startswith("/tmp/"):
             each.chmod(0o755)
-    flags = [str(int(writes)), str(int(as_nobody))]
+    flags = [patched, str(secret), str(int(writes)), str(int(as_nobody))]
+    (_, state), (kind, problem) = split_frames(run_program(TAKEN_OVER, flags, main, parts))
+    assert kind == PROBLEM
+    return state == SOUND, json.loads(json.loads(problem)["detail"])
+
+
+def run_program(program: str, arguments: Sequence[str], main: Main, parts: Sequence[bytes]) -> bytes:
+    """The output of a program that ends in the real child."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", TAKEN_OVER, str(MEMORY_BYTES), str(CPU_S), module, patched, str(secret), *flags],
-        input=b"".join(len(part).to_bytes(8, "little") + part for part in parts),
+        [sys.executable, "-I", "-c", program, *arguments, main.__module__, main.__name__, *LIMITS],
+        input=b"".join(frame(PART, part) for part in parts),
         capture_output=True,
         timeout=60,
         check=False,
-        env=process._ENVIRONMENT,
+        env=process.ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr.decode()
-    answer = done.stdout[9:]
-    answer = answer[1:] if answer[:1] == b"\x01" else answer  # of averaging: a refusal
-    reply = json.loads(answer)
-    detail = reply.get("detail") or reply["problem"]["detail"]
-    return done.stdout[:1] == b"\x01", json.loads(detail)
+    return done.stdout
 
 
 @pytest.mark.parametrize("as_nobody", USERS)
 @pytest.mark.parametrize("which", [gate, serving, averaging, converting])
 def test_a_child_that_was_taken_over_reaches_nothing(
-    tmp_path: Path, which: Callable[[Path], tuple[str, str, list[bytes]]], as_nobody: bool
+    tmp_path: Path, which: Callable[[Path], tuple[Main, str, list[bytes]]], as_nobody: bool
 ) -> None:
-    locked_in, came_through = in_taken_over_child(which, tmp_path, writes=which is converting, as_nobody=as_nobody)
-    assert locked_in
+    is_sound, came_through = in_taken_over_child(which, tmp_path, writes=which is converting, as_nobody=as_nobody)
+    assert is_sound
     assert came_through.pop("tried") > 25
     assert came_through == {}
 
@@ -138,8 +146,8 @@ def test_a_child_that_was_taken_over_reaches_nothing(
 WITHOUT_SECCOMP = """#!{python} -I
 # Stands for Python on a kind of processor whose system calls are not known: there is no seccomp filter.
 import runpy, sys
-from pygrid.sandbox import linux as closing
-closing.MACHINES.clear()
+from pygrid.sandbox import linux
+linux.MACHINES.clear()
 sys.argv = sys.argv[3:]
 runpy.run_module(sys.argv[0], run_name="__main__")
 """
@@ -175,18 +183,18 @@ def test_a_child_that_is_locked_in_causes_no_warning(
 
 
 IMPORTS = """
-import importlib, sys
-main = importlib.import_module(sys.argv[3])
+import sys
+from pygrid.sandbox import child
 before = set()
 
-def noting(arguments, **more):  # in place of the sandbox, behind which an import fails without a word
+def noting(self, **more):  # in place of the sandbox, inside which an import fails without a word
     before.update(sys.modules)
 
-main.lock_in = noting
-main.main()
+child.ChildSandbox.enter = noting
+child.main()
 missed = " ".join(sorted(set(sys.modules) - before))
 if missed:
-    sys.exit(f"imported behind the sandbox: {missed}")
+    sys.exit(f"imported inside the sandbox: {missed}")
 """
 
 
@@ -203,11 +211,11 @@ def plans() -> list[bytes]:
 
 
 @pytest.mark.parametrize("plan", plans())
-def test_nothing_is_imported_behind_the_sandbox(plan: bytes, tmp_path: Path) -> None:
-    assert_nothing_imported("pygrid.plans.gate_child", [msgspec.json.encode(GateLimits()), plan])
+def test_nothing_is_imported_inside_the_sandbox(plan: bytes, tmp_path: Path) -> None:
+    assert_nothing_imported(check_parts, [msgspec.json.encode(GateLimits()), plan])
     (tmp_path / "model").write_bytes(plan)
     parts = [msgspec.json.encode(ServingLimits()), msgspec.json.encode([str(tmp_path / "model"), 1])]
-    assert_nothing_imported("pygrid.plans.serving_child", parts)
+    assert_nothing_imported(check_model_parts, parts)
 
 
 def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
@@ -216,7 +224,7 @@ def test_nothing_is_imported_while_diffs_are_averaged(tmp_path: Path) -> None:
         for index, diff in enumerate(diffs()):
             (tmp_path / f"{name}{index}").write_bytes(encode(diff))
             refs.append([str(tmp_path / f"{name}{index}"), 0, None])
-        assert_nothing_imported("pygrid.plans.averaging_child", [msgspec.json.encode({"refs": refs}), plan.data])
+        assert_nothing_imported(average_parts, [msgspec.json.encode({"refs": refs}), plan.data])
 
 
 def uploads(folder: Path) -> Iterator[bytes]:
@@ -266,8 +274,7 @@ def test_nothing_is_imported_while_an_upload_is_read(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(content)
         draft = tmp_path / f"draft{number}"
         draft.mkdir()
-        parts = [conversion_of(tmp_path / "file", draft)]
-        assert_nothing_imported("pygrid.features.datasets.conversion_child", parts)
+        assert_nothing_imported(convert_parts, [conversion_of(tmp_path / "file", draft)])
 
 
 @pytest.mark.slow
@@ -291,13 +298,5 @@ def test_an_upload_is_read_behind_the_sandbox_as_before_it(tmp_path: Path, monke
     assert process._warned == set()
 
 
-def assert_nothing_imported(module: str, parts: list[bytes]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", IMPORTS, str(MEMORY_BYTES), str(CPU_S), module],
-        input=b"".join(len(part).to_bytes(8, "little") + part for part in parts),
-        capture_output=True,
-        timeout=60,
-        check=False,
-        env=process._ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+def assert_nothing_imported(main: Main, parts: list[bytes]) -> None:
+    run_program(IMPORTS, [], main, parts)

@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from pygrid.compute.leased import RemoteDriver
-from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome, frame
+from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome
 from pygrid.features.workers.service import WorkersService
+from pygrid.sandbox.frames import frame
 from pygrid.settings import load_settings
 from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode

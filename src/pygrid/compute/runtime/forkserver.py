@@ -1,9 +1,8 @@
 """The warm parent of all jobs: a process with everything imported that forks one child for each job, watches it, and
 ends it.
 
-    python -I -m pygrid.compute.runtime.forkserver DESCRIPTOR SETTINGS
-
-``DESCRIPTOR`` is a connected socket of packets, inherited from the Domain; each packet is one JSON document:
+The Domain starts `main` with `pygrid.sandbox.process.spawn`. Its descriptor is a connected socket of packets. Each
+packet is one JSON document:
 
     Domain -> here   {"start": ID, "limits": {...}}   with one descriptor: the job's own stream socket
                      {"cancel": ID}
@@ -25,7 +24,6 @@ import selectors
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -215,10 +213,10 @@ def _own_bytes(pid: int) -> int:
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> None:
+def main(descriptor: int, raw_settings: bytes) -> None:
     """Load everything, then serve."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    settings = msgspec.json.decode(sys.argv[2], type=ServerSettings)
+    control = socket.socket(fileno=descriptor)
+    settings = msgspec.json.decode(raw_settings, type=ServerSettings)
     # A terminal's Ctrl-C is meant for the Domain, which ends this process by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     preload()
@@ -226,7 +224,3 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     ForkServer(control, settings).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ import msgspec
 from pygrid import sandbox
 from pygrid.compute.runtime.inputs import MappedColumns, open_inputs
 from pygrid.core.job_spec import (
-    FRAME_HEADER_BYTES,
     MAX_SPEC_BYTES,
     OUTCOME,
     PLANNED,
@@ -26,11 +25,9 @@ from pygrid.core.job_spec import (
     JobSpec,
     Outcome,
     Progress,
-    frame,
-    frame_header,
-    parse_frame_header,
 )
 from pygrid.errors import InvalidInput, InvalidPlan, PygridError
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame, frame_header, parse_frame_header
 
 _MAX_DETAIL = 2000
 _PROGRESS_EVERY_S = 0.1

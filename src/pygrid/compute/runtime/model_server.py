@@ -1,9 +1,8 @@
 """A warm Worker that answers with one model: load, close the sandbox, then one answer for each question until the
 Domain goes.
 
-    python -I -m pygrid.compute.runtime.model_server DESCRIPTOR SETTINGS
-
-``DESCRIPTOR`` is a connected stream socket, inherited from the Domain; messages are frames (`pygrid.core.job_spec`):
+The Domain starts `main` with `pygrid.sandbox.process.spawn`. Its descriptor is a connected stream socket; messages are
+frames (`pygrid.sandbox.frames`):
 
     here -> Domain   READY   the layers of the sandbox that hold, JSON; or OUTCOME
     Domain -> here   SPEC    arrays by the names of the model's inputs, safetensors
@@ -17,14 +16,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pygrid import sandbox
 from pygrid.core.job_spec import (
-    FRAME_HEADER_BYTES,
     OUTCOME,
     READY,
     RESULT,
@@ -32,12 +30,13 @@ from pygrid.core.job_spec import (
     Failure,
     FailureKind,
     InferenceSettings,
-    frame_header,
-    parse_frame_header,
 )
 from pygrid.errors import InvalidPlan, PygridError
-from pygrid.plans.sessions import OnnxSession
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame_header, parse_frame_header
 from pygrid.tensors import decode, encode
+
+if TYPE_CHECKING:
+    from pygrid.plans.sessions import OnnxSession
 
 _MAX_DETAIL = 2000
 _CHUNK = 1024**2
@@ -91,10 +90,11 @@ def _serve(connection: _Connection, session: OnnxSession, settings: InferenceSet
             connection.send(RESULT, answer)
 
 
-def main() -> None:
-    """Read the model, lock up, load it, serve."""
-    stream = int(sys.argv[1])
-    settings = msgspec.json.decode(sys.argv[2], type=InferenceSettings)
+def main(stream: int, raw_settings: bytes) -> None:
+    """Read the model, enter the sandbox, load the model, serve."""
+    from pygrid.plans.sessions import OnnxSession  # ONNX Runtime, which the Domain never loads
+
+    settings = msgspec.json.decode(raw_settings, type=InferenceSettings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = _Connection(stream)
     try:
@@ -120,7 +120,3 @@ def main() -> None:
     gc.collect()
     connection.send(READY, msgspec.json.encode(layers.names))
     _serve(connection, session, settings)
-
-
-if __name__ == "__main__":
-    main()

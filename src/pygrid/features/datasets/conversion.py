@@ -1,30 +1,39 @@
 """Turns an uploaded file into a folder of columns, in a child process: readers of files meet hostile bytes.
 
-The child has limits on memory, time and file size, and is locked in a sandbox that lets it write to that folder. One
-that dies takes nothing along but the upload that it was working on.
+The child has limits on memory, time and file size, and a sandbox in which it can write to that folder only. If it
+dies, only the upload that it was working on is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, ClassVar
 
 import msgspec
 
 from pygrid import codes
 from pygrid.core.datasets import Column, ColumnDeclaration, DatasetLimits, Schema
-from pygrid.errors import InvalidDataset, PygridError, from_problem
+from pygrid.errors import InvalidDataset, PygridError, StorageFull
 from pygrid.messages.datasets import Format
-from pygrid.sandbox.process import ChildLimits, Stop, run_child
+from pygrid.sandbox import Output
+from pygrid.sandbox.child import ChildSandbox
+from pygrid.sandbox.process import ChildLimits, Stop, run
 from pygrid.storage.columns import ColumnDraft
 from pygrid.tabular import Reader, find_reader, num_bytes, tell_format
 from pygrid.tabular.table_writer import TableWriter
 
-_CHILD = "pygrid.features.datasets.conversion_child"
-_LIMITS = ChildLimits(memory_bytes=4 * 1024**3, cpu_s=4 * 3600, wall_s=4 * 3600.0, max_output_bytes=256 * 1024**2)
+
+class _ConversionLimits(ChildLimits):
+    num_files: ClassVar[int] = 4096 + 256
+    """One for each column, and some more."""
+    max_file_bytes: ClassVar[int] = -1
+
+
+_LIMITS = _ConversionLimits(memory_bytes=4 * 1024**3, cpu_s=4 * 3600, wall_s=4 * 3600.0, max_output_bytes=256 * 1024**2)
 _NUM_CHILDREN = 2
 
 
@@ -41,13 +50,6 @@ class Conversion(msgspec.Struct, frozen=True):
     limits: DatasetLimits
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """What the child answers: the schema, or a problem document."""
-
-    schema: Schema | None = None
-    problem: dict[str, Any] = {}
-
-
 class Converter:
     """Converts files, a few at a time; others wait for their turn."""
 
@@ -55,7 +57,7 @@ class Converter:
         self._turn = asyncio.Semaphore(_NUM_CHILDREN)
 
     async def convert(self, conversion: Conversion) -> Schema:
-        """Write the columns of a file into its folder; gives their schema.
+        """Write the columns of a file into its folder, and return their schema.
 
         If the caller is cancelled, the child is ended; it has ended when this returns, so that its folder can be
         removed.
@@ -76,11 +78,30 @@ class Converter:
 
 def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Schema:
     """`convert` in a process of its own; blocks."""
-    answer = run_child(_CHILD, [msgspec.json.encode(conversion)], limits=_limits(conversion), failed=_failed, stop=stop)
-    reply = msgspec.json.decode(answer, type=Reply)
-    if reply.schema is None:
-        raise from_problem(reply.problem)
-    return reply.schema
+    parts = [msgspec.json.encode(conversion)]
+    reply = run(convert_parts, parts, limits=_limits(conversion), failed=_failed, stop=stop)
+    if reply.error is not None:
+        raise reply.error
+    return msgspec.json.decode(reply.value, type=Schema)
+
+
+def convert_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
+    """The child process of `convert_in_child`."""
+    (raw,) = parts
+    conversion = msgspec.json.decode(raw, type=Conversion)
+
+    def enter(file: BinaryIO) -> Path:
+        layers = sandbox.enter(
+            keep={file.fileno()}, threads=True, output=Output(conversion.folder, conversion.limits.max_total_bytes)
+        )
+        return Path("/" if layers is not None and layers.empty_root else conversion.folder)
+
+    try:
+        return msgspec.json.encode(convert(conversion, enter))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull("the disk of this Domain is full; nothing of the upload was kept") from error
 
 
 def _limits(conversion: Conversion) -> ChildLimits:
@@ -91,22 +112,22 @@ def _limits(conversion: Conversion) -> ChildLimits:
         return replace(_LIMITS, memory_bytes=_LIMITS.memory_bytes + num_bytes(file))
 
 
-LockIn = Callable[[BinaryIO], Path]
-"""Closes a sandbox around this process, in which an open file can be read; gives the path of the folder to write to."""
+Enter = Callable[[BinaryIO], Path]
+"""Enters a sandbox in which the open file can be read; returns the path of the folder to write to."""
 
 
-def convert(conversion: Conversion, lock_in: LockIn | None = None) -> Schema:
-    """Write the columns of a file into its folder; gives their schema.
+def convert(conversion: Conversion, enter: Enter | None = None) -> Schema:
+    """Write the columns of a file into its folder, and return their schema.
 
     Args:
-        lock_in: called before anything but the first bytes of the file is read.
+        enter: called before more than the first bytes of the file are read.
     Raises:
         InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
     """
     with Path(conversion.source).open("rb") as file:
         reader = find_reader(file, conversion.format)
         uploaded_bytes = num_bytes(file)
-        folder = Path(conversion.folder) if lock_in is None else lock_in(file)
+        folder = Path(conversion.folder) if enter is None else enter(file)
         return _convert(conversion, reader, folder, uploaded_bytes)
 
 

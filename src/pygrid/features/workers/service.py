@@ -17,13 +17,11 @@ from pygrid.clock import Clock
 from pygrid.compute.leased import Hangup, RemoteDriver
 from pygrid.core.access import Principal
 from pygrid.core.job_spec import (
-    FRAME_HEADER_BYTES,
     MAX_MESSAGE_BYTES,
     OUTCOME,
     RESULT,
     Outcome,
     Progress,
-    parse_frame_header,
 )
 from pygrid.errors import Forbidden, InvalidConfig, InvalidInput, Unauthenticated
 from pygrid.ids import hash_secret, new_secret
@@ -41,6 +39,7 @@ from pygrid.messages.workers import (
     ResultTaken,
     WorkerInfo,
 )
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, parse_frame_header
 from pygrid.storage import audit
 from pygrid.storage import workers as rows
 from pygrid.storage.idempotency import once

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 
 from pygrid.compute.inference import InferenceLimits, InferenceWorkers, _ModelProcess
-from pygrid.core.job_spec import FRAME_HEADER_BYTES, RESULT, frame
+from pygrid.core.job_spec import RESULT
 from pygrid.core.serving import ServableModel
 from pygrid.errors import InvalidInput, Unavailable
 from pygrid.plans.serving import check_model_file
+from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame
+from pygrid.sandbox.process import Child
 from pygrid.tensors import encode
 from support.plans.models import WEIGHT, linear, lookup, slow
 
@@ -204,7 +206,8 @@ async def test_an_answer_that_the_model_cant_have_given_reaches_nobody(model: Se
     """A process that was taken over says what it likes."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
-    process = _ModelProcess(subprocess.Popen(["sleep", "60"]), reader, writer)  # noqa: ASYNC220 - a stand-in
+    child = Child(subprocess.Popen(["sleep", "60"]), ours)  # noqa: ASYNC220 - a stand-in
+    process = _ModelProcess(child, reader, writer)
     with theirs:
         theirs.sendall(answer)
         with pytest.raises(Unavailable):

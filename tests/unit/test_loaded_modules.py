@@ -1,0 +1,47 @@
+"""Which packages the process of a Domain loads.
+
+Should happen: importing the Domain loads the packages below.
+Should not happen: it loads what only its children need (ONNX Runtime, onnx, pyarrow), which costs each Domain time and
+memory. A function that runs in a child imports such packages itself (`pygrid.sandbox.process`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ALLOWED = {
+    "annotated_types",
+    "anyio",
+    "argon2",
+    "certifi",
+    "cryptography",
+    "h11",
+    "httpcore",
+    "litestar",
+    "msgspec",
+    "multidict",
+    "multipart",
+    "numpy",
+    "prometheus_client",
+    "pygrid",
+    "sniffio",
+    "sqlalchemy",
+    "typing_extensions",
+    "websockets",
+    "yaml",
+}
+PROGRAM = """
+import sys
+before = set(sys.modules)
+import pygrid.domain
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(*sorted(name for name in loaded if not name.startswith("_") and name != "cython_runtime"))
+"""
+
+
+def test_importing_the_domain_loads_no_package_that_only_its_children_need() -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", PROGRAM], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"pygrid", "litestar"} <= loaded
+    assert loaded - ALLOWED == set()
