@@ -12,7 +12,6 @@ import asyncio
 import datetime as dt
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from pygrid.storage.accounts import list_roles, seed_roles
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 from pygrid.storage.sql.migrations import migrate, newest_revision
+from support.eventually import never, turns
 
 _notes_metadata = sa.MetaData()
 notes = sa.Table(
@@ -145,7 +145,7 @@ async def at_once(database: Database, units: list[Callable[[sa.Connection], int]
     holding = asyncio.create_task(database.write(hold))
     assert await asyncio.to_thread(begun.wait, 30)
     outcomes = asyncio.gather(*(database.write(unit) for unit in units), return_exceptions=True)
-    await asyncio.sleep(0)  # the writes are queued, behind the one that is held
+    await turns()  # the writes are queued, behind the one that is held
     go_on.set()
     await holding
     return await outcomes
@@ -177,11 +177,16 @@ async def test_bytes_are_synced_before_the_row_that_names_them(noted: Database) 
 
 
 async def test_what_a_caller_asked_for_that_gave_up_is_done_all_the_same(noted: Database) -> None:
-    held = threading.Event()
-    first = asyncio.create_task(noted.write(lambda _connection: held.wait(60)))
-    await asyncio.sleep(0.05)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(_connection: sa.Connection) -> None:
+        begun.set()
+        held.wait(60)
+
+    first = asyncio.create_task(noted.write(hold))
+    assert await asyncio.to_thread(begun.wait, 60)
     second = asyncio.create_task(noted.write(_put("given up")))
-    await asyncio.sleep(0)
+    await turns()
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -246,7 +251,7 @@ async def test_a_naive_time_is_refused(noted: Database) -> None:
 
 async def test_a_closed_database_says_so(noted: Database) -> None:
     waiting = [asyncio.create_task(noted.write(_put(f"{i}"))) for i in range(10)]
-    await asyncio.sleep(0)
+    await turns()
     await asyncio.to_thread(noted.close)
     assert len(await asyncio.gather(*waiting)) == 10
     noted.close()
@@ -297,7 +302,7 @@ async def test_two_processes_may_migrate_and_seed_at_once(database: Database, da
             opened.close()
 
 
-def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(tmp_path: Path) -> None:
+async def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("CREATE TABLE other (x)")
@@ -306,8 +311,7 @@ def test_a_new_sqlite_file_is_waited_for_while_another_process_sets_it_up(tmp_pa
     try:
         with ThreadPoolExecutor(1) as pool:
             migrating = pool.submit(migrate, opened)
-            time.sleep(0.2)
-            assert not migrating.done()
+            await never(migrating.done)
             holder.execute("COMMIT")
             migrating.result(30)
     finally:

@@ -43,6 +43,7 @@ from pygrid.tabular import tell_format
 from pygrid.tabular.column_writers import Subjects
 from pygrid.tabular.csv_reader import PREFIX_BYTES
 from pygrid.tensors import encode
+from support.eventually import eventually
 
 Arrays = dict[str, npt.NDArray[Any]]
 STORED = ("float32", "float64", "int32", "int64", "uint8", "bool")
@@ -678,8 +679,7 @@ async def test_a_caller_that_is_cancelled_ends_its_child(tmp_path: Path) -> None
         asked = conversion(source, tmp_path / f"draft{number}", skip=("b",))
         tasks.append(asyncio.create_task(converter.convert(asked)))
     before = psutil.Process().children()
-    while len(psutil.Process().children()) < len(before) + 2:  # noqa: ASYNC110 - of a thread
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(psutil.Process().children()) >= len(before) + 2)
     for task in tasks:
         task.cancel()
     assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [

@@ -32,15 +32,9 @@ from pygrid.transport.links import (
 )
 from pygrid.transport.websockets import ClientSocket
 from pygrid.web.sockets import AsgiSocket
+from support.eventually import eventually, turns
 
 Payload = dict[str, Any]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Return once it holds."""
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - what it asks about has no event
-            await asyncio.sleep(0.01)
 
 
 class MemorySocket:
@@ -93,7 +87,7 @@ async def real_pair() -> AsyncIterator[tuple[Any, Any]]:
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
+    await eventually(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     async with connect(f"ws://127.0.0.1:{port}/", max_size=MAX_FRAME_BYTES, compression=None, proxy=None) as connection:
         yield await accepted, ClientSocket(connection)
@@ -176,7 +170,7 @@ async def test_what_is_told_is_heard_in_order_and_an_unknown_type_does_no_harm(m
     done = asyncio.Event()
 
     async def hear(payload: Payload) -> None:
-        await asyncio.sleep(0)
+        await turns()
         heard.append(payload["number"])
         if payload["number"] == 4:
             raise ValueError("a handler that fails does not end the link")
@@ -220,7 +214,7 @@ async def test_closing_fails_open_questions_on_both_ends(make: Pair) -> None:
     here, there = await make({"never": never}, {"never": never})
     asked = [asyncio.create_task(here.ask("never")), asyncio.create_task(there.ask("never"))]
     await begun.wait()
-    await until(lambda: bool(here.num_asked and there.num_asked))
+    await eventually(lambda: bool(here.num_asked and there.num_asked))
     await here.close(1000, "enough")
     for task in asked:
         with pytest.raises(Unavailable) as closed:
@@ -258,7 +252,7 @@ async def test_more_questions_than_the_bounds_are_refused_not_queued(make: Pair)
     assert refused.code == "link_busy"
     again = asyncio.create_task(here.ask("never"))
     while here.num_asked < 3:
-        await asyncio.sleep(0)
+        await turns()
         if again.done():
             again = asyncio.create_task(here.ask("never"))
     with pytest.raises(Unavailable) as busy:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from pygrid.errors import Conflict, StorageFull
 from pygrid.storage.sql.database import MAX_BATCH, Database
+from support.eventually import turns
 
 _metadata = sa.MetaData()
 numbers = sa.Table(
@@ -48,12 +49,17 @@ def _values(connection: sa.Connection) -> list[int]:
 @asynccontextmanager
 async def _held(database: Database) -> AsyncIterator[None]:
     """The writer is busy for the length of the block, so what is written in it waits and then goes together."""
-    held = threading.Event()
-    holding = asyncio.create_task(database.write(lambda _connection: held.wait(60)))
-    await asyncio.sleep(0.05)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(_connection: sa.Connection) -> None:
+        begun.set()
+        held.wait(60)
+
+    holding = asyncio.create_task(database.write(hold))
+    assert await asyncio.to_thread(begun.wait, 60)
     try:
         yield
-        await asyncio.sleep(0.01)
+        await turns()  # what the block began to write is in the queue
     finally:
         held.set()
         await holding
@@ -138,7 +144,7 @@ async def test_units_that_run_twice_change_once(numbered: Database) -> None:
 async def test_a_unit_sees_what_the_units_before_it_did(numbered: Database) -> None:
     async with _held(numbered):
         first = asyncio.create_task(numbered.write(_put(1)))
-        await asyncio.sleep(0)
+        await turns()
         second = asyncio.create_task(numbered.write(_values))
     await first
     assert await second == [1]
@@ -150,7 +156,7 @@ async def test_of_many_who_gave_up_none_spoils_the_batch(numbered: Database) -> 
     """
     async with _held(numbered):
         writing = [asyncio.create_task(numbered.write(_put(number))) for number in range(50)]
-        await asyncio.sleep(0.01)
+        await turns()
         for task in writing[::5]:
             task.cancel()
     outcomes = await asyncio.gather(*writing, return_exceptions=True)

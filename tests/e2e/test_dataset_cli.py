@@ -15,7 +15,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from pygrid.cli.dataset import read_column
 from pygrid.client import DomainClient, connect
 from pygrid.client.datasets import neutralise, save_csv
 from pygrid.errors import InvalidInput
+from support.eventually import eventually_blocking
+from support.processes import port_of
 from support.sdk import PASSWORD
 
 pytestmark = pytest.mark.slow
@@ -49,13 +50,8 @@ def domain(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process = subprocess.Popen(
         [*command, str(folder / "data")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    give_up_at = time.monotonic() + TIMEOUT_S
-    while not port_file.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
     try:
-        yield f"http://127.0.0.1:{port_file.read_text().strip()}", process
+        yield f"http://127.0.0.1:{port_of(process, port_file, process.communicate)}", process
     finally:
         process.terminate()
         process.communicate(timeout=TIMEOUT_S)
@@ -180,13 +176,6 @@ def upload(address: str, owner: DomainClient, config: bytes, data: bytes, *, ann
         yield
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
-
-
 def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(folder: Path) -> None:
     datasets = folder / "data" / "datasets"
     with domain(folder) as (address, process), connect(address) as owner:
@@ -195,7 +184,9 @@ def test_a_kill_during_an_upload_leaves_nothing_after_the_next_start(folder: Pat
         before = sorted(datasets.iterdir())
         data = b"a,b\n" + b"1,2\n" * 1_000_000
         with upload(address, owner, b'{"name": "lost"}', data[: len(data) // 2], announced=len(data)):
-            wait_for(lambda: any(path.name == "data" for draft in datasets.glob(".*.part") for path in draft.iterdir()))
+            eventually_blocking(
+                lambda: any(path.name == "data" for draft in datasets.glob(".*.part") for path in draft.iterdir())
+            )
             os.kill(process.pid, signal.SIGKILL)
             process.wait(TIMEOUT_S)
             assert list(datasets.glob(".*.part")), "the kill left a draft"
@@ -223,8 +214,8 @@ def test_a_client_that_goes_ends_the_process_that_reads_its_upload(folder: Path)
         owner.sign_up(EMAIL, PASSWORD)
         server = psutil.Process(process.pid)
         with upload(address, owner, b'{"name": "x", "skip": ["b"]}', data, announced=len(data)):
-            wait_for(lambda: bool(readers(server)))
-        wait_for(lambda: not readers(server) and not list(datasets.iterdir()))
+            eventually_blocking(lambda: bool(readers(server)))
+        eventually_blocking(lambda: not readers(server) and not list(datasets.iterdir()))
         assert list(owner.datasets.list()) == []
         owner.datasets.upload("kept", "ages.csv")
 

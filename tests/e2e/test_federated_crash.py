@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from test_network_start import PASSWORD, App, running, until
+from test_network_start import PASSWORD, App, running
 
 from pygrid.client import DomainClient, FederatedRun, connect, federate, resume_federated
 from pygrid.errors import NotFound, PygridError
@@ -27,6 +27,7 @@ from pygrid.storage import audit
 from pygrid.storage.budgets import charges, curves
 from pygrid.storage.federated import federated_cycles
 from pygrid.storage.sql.database import Database
+from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 INVITATION = "i" * 40
@@ -75,7 +76,7 @@ class World:
                 return self._sign_up(address, "owner@example.org")
             return None
 
-        found: DomainClient = until(meet)
+        found: DomainClient = eventually_blocking(meet)
         return found
 
     def train(self) -> FederatedRun:
@@ -110,7 +111,7 @@ class World:
             assert not doing.startswith("over"), f"the training was {doing}: too soon for this test"
             return doing.startswith(words)
 
-        until(is_there)
+        eventually_blocking(is_there)
 
     def doing(self, name: str, job_id: str) -> str:
         """What a job does, in words; empty while nobody tells, or once it has ended."""
@@ -168,7 +169,7 @@ def test_it_ends_with_every_diff_once_whoever_is_killed(victim: str, world: Worl
     world.kill_and_restart(victim)
     world.signal("hub", signal.SIGCONT)
     # As from another notebook.
-    run = until(lambda: _taken_up(world))
+    run = eventually_blocking(lambda: _taken_up(world))
     run.wait(timeout_s=240, progress=False)
     process = run.process
     assert process.info().state == "finished"

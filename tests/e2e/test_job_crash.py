@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,7 @@ from test_start import DomainProcess, started
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode
+from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 JOBS, DATASETS = "/data-centric/jobs", "/data-centric/datasets"
@@ -70,12 +70,12 @@ class Site:
         return job_id
 
     def wait(self, job_id: str, is_there: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 60
-        while not is_there(job := self.call("GET", f"{JOBS}/{job_id}", self.owner)):
-            assert time.monotonic() < deadline, job
-            time.sleep(0.02)
-        found: dict[str, Any] = job
-        return found
+        def found() -> dict[str, Any] | None:
+            job: dict[str, Any] = self.call("GET", f"{JOBS}/{job_id}", self.owner)
+            return job if is_there(job) else None
+
+        job: dict[str, Any] = eventually_blocking(found, within_s=60)
+        return job
 
     def approve(self, job_id: str, state: str) -> None:
         job = self.wait(job_id, lambda job: job["state"] == state)

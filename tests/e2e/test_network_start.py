@@ -13,13 +13,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from support.eventually import eventually_blocking
+from support.processes import port_of
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60
@@ -62,12 +64,7 @@ class App:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + WAIT_S
-        while not port_file.exists():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        self.port = port_file.read_text().strip()
+        self.port = str(port_of(self.process, port_file, self.log.read_text))
         return f"http://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
@@ -111,14 +108,6 @@ def pygrid(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.1)
-    return found
-
-
 def domains(network: str) -> dict[str, dict[str, Any]]:
     try:
         return {found["name"]: found for found in httpx.get(f"{network}/domains").json()["domains"]}
@@ -139,20 +128,20 @@ def test_a_domain_joins_and_both_survive_kill_9(tmp_path: Path, pygrid: Callable
                 pygrid("login", address, "--sign-up", "--email", "owner@example.org", "--password-stdin")
             at_network, at_domain = ("--network", network), ("--url", domain)
             assert "no Domain belongs" in pygrid("domains", "list", *at_network)
-            until(lambda: "alice" in pygrid("domains", "list", "pending", *at_network))
+            eventually_blocking(lambda: "alice" in pygrid("domains", "list", "pending", *at_network))
             assert "pending" in pygrid("association", "list", *at_domain)
             assert "belongs to the Network now" in pygrid("domains", "accept", "alice", *at_network)
-            until(lambda: domains(network)["alice"]["state"] == "online")
+            eventually_blocking(lambda: domains(network)["alice"]["state"] == "online")
             identity = domains(network)["alice"]["identity"]
             assert identity in pygrid("domains", "show", "alice", *at_network)
 
             net.kill()
             assert net.start() == network
-            until(lambda: domains(network).get("alice", {}).get("state") == "online")
+            eventually_blocking(lambda: domains(network).get("alice", {}).get("state") == "online")
             alice.kill()
-            until(lambda: domains(network)["alice"]["state"] == "offline")
+            eventually_blocking(lambda: domains(network)["alice"]["state"] == "offline")
             assert alice.start() == domain
-            until(lambda: domains(network)["alice"]["state"] == "online")
+            eventually_blocking(lambda: domains(network)["alice"]["state"] == "online")
             assert domains(network)["alice"]["identity"] == identity
 
             assert "has left" in pygrid("association", "leave", network, *at_domain)
@@ -184,7 +173,7 @@ def test_an_invitation_by_hand(tmp_path: Path, pygrid: Callable[..., str]) -> No
         pygrid("domains", "take-back", str(listed[0]["id"]), *at_network)
         assert "1 of 1" in pygrid("domains", "invitations", *at_network)
         assert "no more" in pygrid("domains", "revoke", "bob", "--reason", "for a test", *at_network)
-        until(lambda: "revoked" in pygrid("association", "list", *at_domain))
+        eventually_blocking(lambda: "revoked" in pygrid("association", "list", *at_domain))
         assert "bob" in pygrid("domains", "list", "revoked", *at_network)
         pygrid("domains", "forget", "bob", *at_network)
         assert "there is none" in pygrid("domains", "list", "all", *at_network)

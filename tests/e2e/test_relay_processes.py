@@ -17,15 +17,15 @@ import resource
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from test_network_start import PASSWORD, App, running, until
+from test_network_start import PASSWORD, App, running
 from test_network_start import pygrid as pygrid  # a fixture
 from websockets.frames import Frame
 from websockets.protocol import SERVER, Protocol, Side
@@ -35,6 +35,7 @@ from pygrid.edge import EdgeClient
 from pygrid.errors import InvalidCredentials, NotFound, Unavailable
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, open_transport
 from pygrid.transport.base import BytesBody
+from support.eventually import eventually_blocking
 from support.sdk import host
 
 INVITATION = "i" * 40
@@ -141,7 +142,7 @@ class Net:
                 return True
             return False
 
-        until(is_there)
+        eventually_blocking(is_there)
 
     def call(self, path: str) -> Any:
         with contextlib.closing(open_transport(self.address)) as transport:
@@ -331,7 +332,7 @@ def test_calls_outlast_a_network_and_a_domain_that_are_killed(net: Net, tmp_path
 
     def goes_on() -> None:
         before = num_answers
-        until(lambda: num_answers > before + 20 or any(done.done() for done in running_calls))
+        eventually_blocking(lambda: num_answers > before + 20 or any(done.done() for done in running_calls))
 
     with ThreadPoolExecutor(4) as threads:
         running_calls = [threads.submit(call) for _ in range(4)]
@@ -339,7 +340,6 @@ def test_calls_outlast_a_network_and_a_domain_that_are_killed(net: Net, tmp_path
             goes_on()
             for app in (net.network, net.domain, net.network):
                 app.kill()
-                time.sleep(0.3)
                 app.start()
                 goes_on()
         finally:
@@ -370,10 +370,16 @@ def test_a_domain_that_lost_its_identity_is_not_taken_for_itself(net: Net) -> No
     (net.domain.folder / "pygrid-data" / "identity.pem").unlink()
     net.domain.start()
     # The Network knows it by its identity, too, and lets no stranger in under a member's name.
-    until(lambda: "turned away" in net.domain.log.read_text())
+    eventually_blocking(lambda: "turned away" in net.domain.log.read_text())
     with pytest.raises(Unavailable) as offline:
         net.call("/healthz")
     assert offline.value.code == "domain_offline"
+
+
+def num_open_requests(net: Net) -> float:
+    """Requests that the Domain is answering, this one included."""
+    metrics = httpx.get(f"http://127.0.0.1:{net.domain.port}/metrics").text
+    return float(re.search(r"^pygrid_http_open_requests (\S+)$", metrics, re.MULTILINE)[1])  # type: ignore[index]
 
 
 @pytest.mark.slow
@@ -383,8 +389,7 @@ def test_a_domain_that_is_stopped_answers_calls_that_wait(net: Net) -> None:
     with ThreadPoolExecutor(1) as thread, EdgeClient(net.address, process.name, retries=NO_RETRIES) as device:
         device.authenticate()
         waiting = thread.submit(device.request_cycle, 60)
-        until(lambda: device.is_waiting)
-        time.sleep(0.5)  # until the question has arrived and is held
+        eventually_blocking(lambda: num_open_requests(net) > 1)
         assert net.domain.stop() == 0
         assert waiting.result(20).status == "rejected"
     assert "Traceback" not in net.domain.log.read_text()
@@ -422,8 +427,7 @@ def test_a_domain_that_is_revoked_is_cut_off_at_once(net: Net) -> None:
     with ThreadPoolExecutor(1) as thread, EdgeClient(net.address, process.name, retries=NO_RETRIES) as device:
         device.authenticate()
         waiting = thread.submit(device.request_cycle, 60)
-        until(lambda: device.is_waiting)
-        time.sleep(0.5)
+        eventually_blocking(lambda: num_open_requests(net) > 1)
         network.revoke("hospital-a")
         with pytest.raises(Unavailable) as cut:
             waiting.result(20)

@@ -11,7 +11,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ import pytest
 from test_job_crash import BINDING, COUNT, DATASETS, JOBS, LONG, POLICY, TERMS, Site
 
 from pygrid.tensors import decode, encode
+from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data
 from support.plans.models import WEIGHT, linear
+from support.processes import port_of
 
 WORKERS = "/data-centric/workers"
 TRAIN: dict[str, Any] = {"kind": "train", "epochs": 2, "binding": BINDING}
@@ -88,10 +89,7 @@ class Running:
             process.wait()
 
     def until(self, is_there: Callable[[], object], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_there():
-            assert time.monotonic() < deadline, (self.folder / "worker.log").read_text()
-            time.sleep(0.05)
+        eventually_blocking(is_there, seconds)
 
     def finished(self, job_id: str) -> dict[str, Any]:
         return self.site.wait(job_id, lambda job: job["state"] not in ("checking", "approved", "running"))
@@ -127,13 +125,7 @@ def started(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[byte
     with (folder / "domain.log").open("ab") as log:
         process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=folder)
     try:
-        deadline = time.monotonic() + 60
-        while not port_file.exists():
-            told = (folder / "domain.log").read_text()
-            assert process.poll() is None, told
-            assert time.monotonic() < deadline, told
-            time.sleep(0.05)
-        yield process, f"http://127.0.0.1:{port_file.read_text().strip()}"
+        yield process, f"http://127.0.0.1:{port_of(process, port_file, (folder / 'domain.log').read_text)}"
     finally:
         process.terminate()
         process.wait()

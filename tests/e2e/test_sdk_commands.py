@@ -17,11 +17,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from pygrid.edge import load_data
 from pygrid.tensors import encode
+from support.eventually import eventually_blocking
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
+from support.processes import port_of
 from support.sdk import EMAIL, PASSWORD
 
 pytestmark = pytest.mark.slow
@@ -83,12 +86,7 @@ def start_domain(
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
     domain = start("domain", "--port", str(port), "--port-file", str(port_file), "--data-dir", str(folder / "domain"))
-    give_up_at = time.monotonic() + TIMEOUT_S
-    while not port_file.exists():
-        assert domain.poll() is None, domain.communicate()
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
-    return domain, int(port_file.read_text())
+    return domain, port_of(domain, port_file, domain.communicate)
 
 
 def sign_up(run: Run, address: str, **extra: str) -> None:
@@ -198,7 +196,9 @@ def test_a_signal_ends_a_training_device_between_batches(
     host(run, "long", "-c", "epochs=1000000", "-s", "num_cycles=1", *SLOW_CYCLES)
     device = start("edge", url, "--model", "long", "--data", "data.npz")
     wait_for_line(device, "training long")
-    time.sleep(0.5)
+    process = psutil.Process(device.pid)
+    before = process.cpu_times().user
+    eventually_blocking(lambda: process.cpu_times().user > before + 0.2)  # it trains
     device.terminate()
     output, errors = device.communicate(timeout=TIMEOUT_S)
     assert (device.returncode, errors) == (0, "")

@@ -11,7 +11,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 import pygrid
 from pygrid.cli import COMMANDS
 from pygrid.client.display import training_view
+from support.processes import port_of
 from support.sdk import PASSWORD
 
 ROOT = Path(pygrid.__file__).parents[2]
@@ -54,13 +54,8 @@ def url(folder: Path) -> Iterator[str]:
     port_file = folder / "port"
     command = [sys.executable, "-m", "pygrid", "domain", "--port", "0", "--port-file", str(port_file)]
     domain = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    give_up_at = time.monotonic() + TIMEOUT_S
-    while not port_file.exists():
-        assert domain.poll() is None, domain.communicate()
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
     try:
-        yield f"http://127.0.0.1:{port_file.read_text().strip()}"
+        yield f"http://127.0.0.1:{port_of(domain, port_file, domain.communicate)}"
     finally:
         domain.terminate()
         domain.communicate(timeout=TIMEOUT_S)

@@ -363,7 +363,7 @@ def test_training_that_outlasts_the_cycle_is_given_up(owner: DomainClient, devic
         for _ in range(100):
             yield logistic_data(8)
             num_slow[0] += slow[0]
-            time.sleep(0.05 if slow[0] else 0)
+            time.sleep(0.05 if slow[0] else 0)  # so that training outlasts the cycle
 
     lost: list[PygridError] = []
 

@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,9 @@ import pytest
 
 import pygrid
 from pygrid.client import connect, connect_network
+from support.eventually import eventually_blocking
 from support.plans.models import linear
+from support.processes import port_of
 
 ROOT = Path(pygrid.__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "search.md"
@@ -49,12 +50,7 @@ class Process:
                 stdout=log,
                 stderr=log,
             )
-        give_up_at = time.monotonic() + TIMEOUT_S
-        while not port_file.exists():
-            assert self._process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < give_up_at
-            time.sleep(0.05)
-        self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+        self.url = f"http://127.0.0.1:{port_of(self._process, port_file, (folder / 'log').read_text)}"
 
     def kill(self) -> None:
         self._process.kill()
@@ -83,11 +79,10 @@ class Place:
             self.until(name, "online")
 
     def until(self, name: str, state: str) -> None:
-        give_up_at = time.monotonic() + TIMEOUT_S
         with connect_network(self.network.url) as network:
-            while (name, state) not in [(info.name, info.state) for info in network.domains()]:
-                assert time.monotonic() < give_up_at
-                time.sleep(0.05)
+            eventually_blocking(
+                lambda: (name, state) in [(info.name, info.state) for info in network.domains()], within_s=60
+            )
 
 
 @pytest.fixture

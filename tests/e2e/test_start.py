@@ -22,6 +22,8 @@ import httpx
 import psutil
 import pytest
 
+from support.processes import port_of
+
 ROOT = Path(__file__).parents[2]
 RUN_SH = ROOT / "apps" / "domain" / "run.sh"
 
@@ -45,12 +47,7 @@ class DomainProcess:
 
     def wait_ready(self) -> str:
         """The address, once the Domain is ready."""
-        deadline = time.monotonic() + 60
-        while not self.port_file.exists():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return f"http://127.0.0.1:{self.port_file.read_text().strip()}"
+        return f"http://127.0.0.1:{port_of(self.process, self.port_file, self.log.read_text)}"
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import psutil
 import pytest
 
 from pygrid.client import connect_network
+from support.eventually import eventually_blocking
 
 TIMEOUT_S = 90.0
 FREE_PORTS = ("--port", "0", "--network-port", "0")
@@ -47,11 +47,11 @@ class Up:
         return self._log.read_text()
 
     def wait_for(self, is_there: Callable[[], object]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not is_there():
+        def holds() -> object:
             assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.05)
+            return is_there()
+
+        eventually_blocking(holds, TIMEOUT_S)
 
     def wait_until_ready(self) -> dict[str, str]:
         """The address of each app, once all are ready."""

@@ -29,6 +29,7 @@ from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Pr
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.plans.runner import Runner
 from pygrid.tensors import decode, encode
+from support.eventually import eventually
 from support.plans.handmade import logistic_data, logistic_params, logistic_plan
 
 SIZE = 300
@@ -79,9 +80,9 @@ def server_process(driver: SubprocessDriver) -> psutil.Process:
 
 async def running_process(driver: SubprocessDriver, job_id: str = "job") -> psutil.Process:
     """The process of the only job."""
-    while driver.status(job_id) != "running" or not (children := server_process(driver).children()):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    return children[0]
+    children = await eventually(lambda: driver.status(job_id) == "running" and server_process(driver).children())
+    process: psutil.Process = children[0]
+    return process
 
 
 async def test_an_exact_job_is_what_the_runner_does(driver: SubprocessDriver, folder: Path) -> None:
@@ -254,8 +255,7 @@ async def test_jobs_wait_for_a_slot(folder: Path) -> None:
         await running_process(driver, "first")
         second = asyncio.create_task(driver.run(job(folder, id="second")))
         third = asyncio.create_task(driver.run(job(folder, id="third")))
-        await asyncio.sleep(0.05)
-        assert driver.status("second") == driver.status("third") == "queued"
+        await eventually(lambda: driver.status("second") == driver.status("third") == "queued")
         with pytest.raises(Conflict):
             await driver.run(job(folder, id="second"))
         driver.cancel("third")
@@ -305,7 +305,7 @@ async def main():
     await driver.start()
     task = asyncio.create_task(driver.run(msgspec.json.decode(sys.argv[1], type=JobSpec)))
     while not (jobs := psutil.Process().children(recursive=True)[1:]):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two polls, in a process of its own
     print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     await task
 asyncio.run(main())

@@ -29,8 +29,9 @@ from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.tensors import decode, encode
 from pygrid.transport import Request, open_transport
+from support.eventually import eventually
 from support.jobs import BINDING, MODEL, PLAN, POLICY, npz, records
-from support.network import served, until
+from support.network import served
 from support.plans.models import form as model_form
 from support.plans.models import linear
 from support.training import config, form
@@ -162,7 +163,7 @@ class Speaker:
             assert answer.status_code == 200, answer.text
             return holds(answer.json())
 
-        await until(look)
+        await eventually(look)
         return await self(f"GET {path}")
 
 
@@ -466,7 +467,7 @@ async def until_in(manager: Speaker, state: str) -> None:
         answer = await manager.web.get("/domains", params={"association": state}, headers=manager.headers)
         return [one for one in answer.json()["domains"] if state == "left" or one["connected"]]
 
-    await until(look)
+    await eventually(look)
 
 
 async def call_relayed(conversation: Conversation, address: str, path: str, headers: dict[str, str]) -> None:

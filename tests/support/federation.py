@@ -19,6 +19,7 @@ from litestar import Litestar
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.tensors import Params, decode
+from support.eventually import eventually
 from support.jobs import MODEL, PLAN, POLICY, Person, Site, records, running_site
 from support.training import form
 from support.web import People
@@ -36,9 +37,12 @@ async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
-    while not server.started:
+
+    def is_started() -> bool:
         assert not running.done(), running.result()
-        await asyncio.sleep(0.01)
+        return server.started
+
+    await eventually(is_started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -95,9 +99,12 @@ class Hub:
 
     async def until(self, process: dict[str, Any], *, completed: int, seconds: float = 60) -> dict[str, Any]:
         """The process once so many cycles are completed."""
-        async with asyncio.timeout(seconds):
-            while (found := await self.get(process))["num_checkpoints"] - 1 < completed:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+
+        async def is_there() -> dict[str, Any] | None:
+            found = await self.get(process)
+            return found if found["num_checkpoints"] > completed else None
+
+        found: dict[str, Any] = await eventually(is_there, seconds)
         return found
 
     async def model(self, number: int | str = "latest") -> Params:
@@ -150,6 +157,18 @@ async def running_town(
             town.datasets[name] = await site.owner.upload(arrays=records(200 + 20 * seed, seed))
             await site.owner.set_policy(town.datasets[name], **{**POLICY, **policy})
         yield town
+
+
+async def until_doing(site: Site, job: dict[str, Any], words: str) -> dict[str, Any]:
+    """What the owner sees of a job once that tells that it does this."""
+
+    async def does() -> dict[str, Any] | None:
+        found = await site.owner.job(job["id"])
+        assert found["state"] in ("checking", "approved", "running"), found
+        return found if words in found["federation"]["doing"] else None
+
+    found: dict[str, Any] = await eventually(does)
+    return found
 
 
 def settings_of(folder: Path, name: str, **more: Any) -> Any:

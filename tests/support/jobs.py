@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +18,7 @@ from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.plans.handmade import logistic_params, logistic_plan
 from support.web import People, running
 
@@ -112,10 +112,15 @@ class Person:
 
     async def wait(self, job_id: str, *states: str, seconds: float = 40) -> dict[str, Any]:
         """The job once it is in one of the states."""
-        async with asyncio.timeout(seconds):
-            while (job := await self.job(job_id))["state"] not in states:
-                assert job["state"] not in ENDED, job
-                await asyncio.sleep(0.02)
+
+        async def is_there() -> dict[str, Any] | None:
+            job = await self.job(job_id)
+            if job["state"] in states:
+                return job
+            assert job["state"] not in ENDED, job
+            return None
+
+        job: dict[str, Any] = await eventually(is_there, seconds)
         return job
 
     async def decide(self, what: str, job: dict[str, Any], **more: Any) -> httpx.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,18 +23,10 @@ from pygrid.messages.identity import from_base64url, to_base64url
 from pygrid.network import build_network
 from pygrid.settings import load_network_settings, load_settings
 from pygrid.transport.identity import Identity, IdentityKey
+from support.eventually import eventually
 from support.web import People, running
 
-WAIT_S = 20.0
 SECRET = "0123456789abcdef0123456789abcdef"
-
-
-async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
-    """What it gives once that is true."""
-    async with asyncio.timeout(WAIT_S):
-        while not (found := await holds()):  # noqa: ASYNC110 - what it asks about has no event
-            await asyncio.sleep(0.02)
-    return found
 
 
 @asynccontextmanager
@@ -45,9 +37,12 @@ async def served(app: Litestar, port: int = 0) -> AsyncIterator[int]:
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:
+
+    def is_started() -> bool:
         assert not task.done()
-        await asyncio.sleep(0.01)
+        return server.started
+
+    await eventually(is_started)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -120,7 +115,7 @@ class Dom:
             found = await self.associations()
             return found[0] if found and all(found[0][name] == value for name, value in wanted.items()) else None
 
-        found: dict[str, Any] = await until(holds)
+        found: dict[str, Any] = await eventually(holds)
         return found
 
 
@@ -140,7 +135,7 @@ async def until_listed(net: Net, name: str, association: str = "accepted", **wan
         found = (await net.list(association)).get(name)
         return found if found and all(found[key] == value for key, value in wanted.items()) else None
 
-    found: dict[str, Any] = await until(holds)
+    found: dict[str, Any] = await eventually(holds)
     return found
 
 

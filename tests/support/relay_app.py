@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from support.eventually import eventually, turns
+
 BLOCK = bytes(range(256)) * 256
 """64 KiB."""
 
@@ -62,7 +64,7 @@ class RelayedApp:
         while not gone.done():
             await send({"type": "http.response.body", "body": BLOCK, "more_body": True})
             self.num_sent += len(BLOCK)
-            await asyncio.sleep(0)
+            await turns()
         self.is_gone.set()
 
     async def events(self, scope: Any, receive: Any, send: Any) -> None:
@@ -98,8 +100,7 @@ class RelayedApp:
         await answer(send, {"path": scope["path"]}, [(b"connection", b"close")])
 
     async def _wait(self) -> None:
-        while not self.released.is_set():  # noqa: ASYNC110 - it is set in another thread
-            await asyncio.sleep(0.005)
+        await eventually(self.released.is_set, within_s=300)  # longer than any test waits for the answer
         self.released.clear()
 
 

@@ -20,6 +20,7 @@ from pygrid.settings import load_network_settings, load_settings
 from pygrid.web.server import AppServer
 from pygrid.web.services import service
 from support.discovery import Holder
+from support.eventually import eventually
 from support.web import PASSWORD, People
 
 SETUP_CODE = "ssss-ssss-ssss-ssss"
@@ -37,10 +38,11 @@ class Served:
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
 
     async def until_started(self) -> None:
-        async with asyncio.timeout(30):
-            while not self._server.started:
-                assert not self._task.done()
-                await asyncio.sleep(0.01)
+        def is_started() -> bool:
+            assert not self._task.done()
+            return self._server.started
+
+        await eventually(is_started)
 
     async def stop(self) -> None:
         await self.web.aclose()
@@ -114,14 +116,17 @@ class Site:
         return found[0] if found else None
 
     async def until(self, name: str, state: str) -> None:
-        async with asyncio.timeout(30):
-            while await self.state(name) != state or not self._is_told(name):  # noqa: ASYNC110 - HTTP has no event for it
-                await asyncio.sleep(0.01)
+        async def is_so() -> bool:
+            return await self.state(name) == state and self._is_told(name)
+
+        await eventually(is_so)
 
     async def _until_direct(self, name: str) -> None:
-        async with asyncio.timeout(30):
-            while not (await self.web.get(f"/domains/{name}")).json()["domain"].get("address"):  # noqa: ASYNC110 - nor here
-                await asyncio.sleep(0.01)
+        async def address() -> str | None:
+            found: str | None = (await self.web.get(f"/domains/{name}")).json()["domain"].get("address")
+            return found
+
+        await eventually(address)
 
     def _is_told(self, name: str) -> bool:
         """Whether the Domain has told the version of what it publishes, unless it is gone."""

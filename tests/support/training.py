@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from pygrid.plans.gate import GateReport, check
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import Params, decode, encode
 from pygrid.web.services import service
+from support.eventually import eventually, turns
 from support.plans.handmade import logistic_plan
 from support.web import People, running
 
@@ -231,14 +232,7 @@ class Site:
         """Let the clock go on, and the scheduler do what is due."""
         self.clock.advance(seconds)
         service(self.app.state, CycleScheduler).wake()
-        await asyncio.sleep(0)
-
-    async def until(self, true: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-        """What ``true`` gives (awaited) once it is not false."""
-        async with asyncio.timeout(timeout_s):
-            while not (result := await true()):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
-                await asyncio.sleep(0.01)
-        return result
+        await turns()
 
     async def until_completed(self, process: dict[str, Any], sequence: int = 1) -> dict[str, Any]:
         """A cycle, once it is completed and the scheduler has heard of it."""
@@ -250,7 +244,7 @@ class Site:
             found = [c for c in await self.cycles(process) if c["sequence"] == sequence and c["state"] == "completed"]
             return found[0] if found else None
 
-        cycle: dict[str, Any] = await self.until(completed)
+        cycle: dict[str, Any] = await eventually(completed)
         return cycle
 
     def diff_files(self) -> list[Path]:

@@ -10,7 +10,6 @@ second
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime as dt
 import hashlib
@@ -36,6 +35,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER
 from pygrid.tensors import decode, encode
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.web import People, running
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -123,10 +123,11 @@ def recorded(request: pytest.FixtureRequest, settings: DomainSettings) -> Domain
 
 
 async def until_state(web: httpx.AsyncClient, job: str, headers: dict[str, str], state: str) -> dict[str, Any]:
-    async with asyncio.timeout(60):
-        while (found := (await web.get(f"/data-centric/jobs/{job}", headers=headers)).json())["state"] != state:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    answered: dict[str, Any] = found
+    async def is_there() -> dict[str, Any] | None:
+        found: dict[str, Any] = (await web.get(f"/data-centric/jobs/{job}", headers=headers)).json()
+        return found if found["state"] == state else None
+
+    answered: dict[str, Any] = await eventually(is_there)
     return answered
 
 
@@ -185,9 +186,7 @@ async def assert_the_cycle_goes_on(web: httpx.AsyncClient, owner: dict[str, str]
     headers = {"Authorization": f"Bearer {REQUEST_KEY}"}
     answer = await web.post("/model-centric/report", content=diff, headers=headers)
     assert (answer.status_code, answer.json()) == (200, {"status": "success"})
-    async with asyncio.timeout(60):
-        while not (after := await checkpoint(3)):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
-            await asyncio.sleep(0.02)
+    after = await eventually(lambda: checkpoint(3))
     for name, array in before.items():
         np.testing.assert_array_equal(array, np.float32(0.5))
         np.testing.assert_array_equal(after[name], np.float32(0.5 - (0.5 + 1.0) / 2))

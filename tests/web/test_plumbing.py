@@ -36,6 +36,7 @@ from pygrid.web.health import PROBE_FILE, Readiness
 from pygrid.web.requests import AppRequest, stream_body
 from pygrid.web.services import Services, service
 from pygrid.web.sse import ServerEvent, event_stream
+from support.eventually import eventually, turns
 from support.web import People, assert_problem, running
 
 Web = httpx.AsyncClient
@@ -368,7 +369,7 @@ async def _call(app: Litestar, path: str, messages: list[dict[str, Any]], query:
     async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop(0)
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
         raise AssertionError
 
     async def send(message: dict[str, Any]) -> None:
@@ -461,9 +462,12 @@ async def test_a_task_that_fails_is_logged_counted_and_started_again(
 
     metrics = Metrics()
     async with running(_app(tmp_path, [BackgroundTask("fragile", fails_once)], metrics)) as client:
-        async with asyncio.timeout(60):
-            while (answer := await client.get("/readyz")).status_code == 200 and not worked.is_set():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+        async def is_unready() -> httpx.Response | None:
+            answer = await client.get("/readyz")
+            return None if answer.status_code == 200 else answer
+
+        answer = await eventually(is_unready)
         problem = assert_problem(answer, 503, "tasks_failing")
         assert problem["tasks"] == ["fragile"]
         await asyncio.wait_for(worked.wait(), 60)
@@ -482,13 +486,13 @@ def stream(tmp_path: Path) -> Litestar:
 
 
 async def _read_stream(app: Litestar, enough: bytes, then: Any) -> bytes:
-    """What `/events` sends; ``then()`` is awaited, and its answer sent as a message, once ``enough`` was received."""
+    """What `/events` sends; ``then(received)`` is awaited, and its answer sent as a message, once ``enough`` came."""
     received = bytearray()
     seen = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         await seen.wait()
-        message: dict[str, Any] = await then()
+        message: dict[str, Any] = await then(received)
         return message
 
     async def send(message: dict[str, Any]) -> None:
@@ -503,9 +507,9 @@ async def _read_stream(app: Litestar, enough: bytes, then: Any) -> bytes:
 
 
 async def test_events_come_with_heartbeats_between_until_the_client_goes(stream: Litestar) -> None:
-    async def gone() -> dict[str, Any]:
+    async def gone(received: bytearray) -> dict[str, Any]:
         EVENTS["queue"].put_nowait(ServerEvent(2, "more", b"[]"))
-        await asyncio.sleep(0.02)
+        await eventually(lambda: b"event: more" in received)
         return {"type": "http.disconnect"}
 
     received = await _read_stream(stream, b": still here\n\n", gone)
@@ -515,7 +519,7 @@ async def test_events_come_with_heartbeats_between_until_the_client_goes(stream:
 
 
 async def test_events_end_when_the_app_stops(stream: Litestar) -> None:
-    async def stop() -> dict[str, Any]:
+    async def stop(_received: bytearray) -> dict[str, Any]:
         stream.state.stopping.set()
         await EVENTS["closed"].wait()
         return {"type": "http.disconnect"}
@@ -529,7 +533,7 @@ async def test_stopping_wakes_what_sleeps() -> None:
     assert await stopping.sleep(0.01) is False
     assert await stopping.sleep(0) is False
     sleeping = asyncio.create_task(stopping.sleep(3600))
-    await asyncio.sleep(0)
+    await turns()
     stopping.set()
     assert await asyncio.wait_for(sleeping, 60) is True
     await asyncio.wait_for(stopping.wait(), 60)

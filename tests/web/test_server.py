@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -13,6 +13,7 @@ from litestar import Litestar
 from pygrid.errors import Unavailable
 from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.web import serving
 
 
@@ -22,17 +23,11 @@ async def _talk(port: int, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
     for piece in pieces:
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # so that the server reads each piece alone
     head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
     writer.close()
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
-
-
-async def until(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not is_true():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -98,13 +93,13 @@ async def test_the_time_for_headers_does_not_count_answers_or_pauses(domain: Lit
         for _ in range(3):
             answer = await client.get("/healthz")
             assert answer.status_code == 200
-            await asyncio.sleep(1.5 * head_s)
+            await asyncio.sleep(1.5 * head_s)  # longer than the bound on a head
         body = iter([b'{"email": "a@b.c", ', b'"password": "x"}'])
 
         async def slowly() -> AsyncIterator[bytes]:
             for piece in body:
                 yield piece
-                await asyncio.sleep(1.5 * head_s)
+                await asyncio.sleep(1.5 * head_s)  # the same for a body
 
         assert (await client.post("/users/login", content=slowly())).status_code == 403
 
@@ -113,7 +108,7 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
     async with serving(domain) as (running, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
-        await until(lambda: running.server_state.tasks)
+        await eventually(lambda: running.server_state.tasks)
         running.config.timeout_graceful_shutdown = 60
         running.handle_exit(15, None)
         assert not running.force_exit
@@ -121,7 +116,7 @@ async def test_a_signal_ends_it_and_a_second_one_does_not_wait(domain: Litestar)
         assert running.server_state.tasks, "the request is waited for"
         running.handle_exit(15, None)
         assert running.force_exit
-        await until(lambda: service(domain.state, Database)._closed)
+        await eventually(lambda: service(domain.state, Database)._closed)
         with pytest.raises(Unavailable, match="closed"):
             await service(domain.state, Database).write(lambda _connection: None)
         writer.close()

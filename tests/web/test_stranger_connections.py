@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.server import AppServer
 from pygrid.web.services import service
 from pygrid.web.websocket_reader import BoundedWebSocket
+from support.eventually import eventually, turns
 from support.web import serving
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -97,9 +97,12 @@ async def test_requests_whose_answers_nobody_reads_are_not_read(domain: Litestar
             client.connect(("127.0.0.1", port))
             client.settimeout(60)
             sending = asyncio.create_task(asyncio.to_thread(_send_until_cut_off, client, GET * 3000))
-            while not sending.done():
+
+            def is_sent() -> bool:
                 assert server.open_connections.num_held_bytes < MEBIBYTE
-                await asyncio.sleep(0.01)
+                return sending.done()
+
+            await eventually(is_sent, within_s=60)
             num_requests = 3000 * await sending
         assert server.server_state.total_requests < num_requests // 2
 
@@ -186,7 +189,7 @@ async def test_a_refused_client_can_read_why(domain: Litestar) -> None:
     async with serving(domain, max_connections=1) as (server, port):
         busy, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(POST + b"Content-Length: 2\r\n\r\n")
-        await _until(lambda: server.server_state.tasks)
+        await eventually(lambda: server.server_state.tasks)
         refused, sender = await asyncio.open_connection("127.0.0.1", port)
         sender.write(GET)
         assert (await asyncio.wait_for(refused.readline(), 60)).startswith(b"HTTP/1.1 503 ")
@@ -203,14 +206,14 @@ async def test_few_refused_connections_stay_open(domain: Litestar) -> None:
     async with serving(domain, max_connections=1, max_refused=2, linger_s=60) as (server, port):
         _, busy = await asyncio.open_connection("127.0.0.1", port)
         busy.write(POST + b"Content-Length: 2\r\n\r\n")
-        await _until(lambda: server.server_state.tasks)
+        await eventually(lambda: server.server_state.tasks)
         ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
         for reader, _ in ends:
             assert b"server_busy" in await asyncio.wait_for(reader.read(), 60)
-        await _until(lambda: len(server.server_state.connections) == 3)
+        await eventually(lambda: len(server.server_state.connections) == 3)
         for _, writer in ends:
             writer.close()
-        await _until(lambda: len(server.server_state.connections) == 1)
+        await eventually(lambda: len(server.server_state.connections) == 1)
         busy.close()
 
 
@@ -236,10 +239,10 @@ async def test_requests_of_one_address_begin_in_turn(domain: Litestar) -> None:
             address = ("127.0.0.2", 0) if number % 2 else ("127.0.0.3", 0)
             ends.append(await asyncio.open_connection("127.0.0.1", port, local_addr=address))
             ends[-1][1].write(GET)
-        await _until(lambda: len(running) == 10)
+        await eventually(lambda: len(running) == 10)
         _, other = await asyncio.open_connection("127.0.0.1", port)
         other.write(GET)
-        await _until(lambda: "127.0.0.1" in running)
+        await eventually(lambda: "127.0.0.1" in running)
         assert sorted(running) == ["127.0.0.1"] + ["127.0.0.2"] * 5 + ["127.0.0.3"] * 5
         may_end.set()
         for reader, _ in ends:
@@ -247,7 +250,7 @@ async def test_requests_of_one_address_begin_in_turn(domain: Litestar) -> None:
         for _, writer in [*ends, (None, other)]:
             writer.close()
         await _until_empty(server)
-        await _until(lambda: not len(server.open_connections.turns))
+        await eventually(lambda: not len(server.open_connections.turns))
 
 
 async def test_a_request_that_waits_lets_others_begin(domain: Litestar) -> None:
@@ -262,7 +265,7 @@ async def test_a_request_that_waits_lets_others_begin(domain: Litestar) -> None:
         waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for _, writer in waiting:
             writer.write(GET.replace(b"/healthz", b"/wait"))
-        await _until(lambda: len(server.server_state.tasks) == 3)
+        await eventually(lambda: len(server.server_state.tasks) == 3)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 200 ")
@@ -290,10 +293,10 @@ async def test_a_request_whose_client_went_while_it_waited_never_runs(domain: Li
         server.config.loaded_app = take
         _, first = await asyncio.open_connection("127.0.0.1", port)
         first.write(GET)
-        await _until(lambda: num_running == 1)
+        await eventually(lambda: num_running == 1)
         _, gone = await asyncio.open_connection("127.0.0.1", port)
         gone.write(GET)
-        await _until(lambda: len(server.open_connections) == 2)
+        await eventually(lambda: len(server.open_connections) == 2)
         gone.transport.abort()
         last, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
@@ -302,7 +305,7 @@ async def test_a_request_whose_client_went_while_it_waited_never_runs(domain: Li
         for one in (first, writer):
             one.close()
         await _until_empty(server)
-        await _until(lambda: not len(server.open_connections.turns))
+        await eventually(lambda: not len(server.open_connections.turns))
 
 
 async def test_a_body_that_came_while_its_request_waited_is_read(domain: Litestar) -> None:
@@ -322,8 +325,7 @@ async def test_a_message_that_came_with_the_handshake_is_answered(domain: Litest
         if scope["type"] != "websocket":
             return await domain(scope, receive, send)
         await receive()
-        for _ in range(20):
-            await asyncio.sleep(0)  # the message is looked at before the handshake is answered
+        await turns(20)  # the message is looked at before the handshake is answered
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "text": (await receive())["text"]})
 
@@ -347,7 +349,7 @@ async def test_a_closed_connection_is_freed_at_once(domain: Litestar) -> None:
             for _ in range(20):
                 await _ask_and_close(port)
             await _until_empty(server)
-            await asyncio.sleep(0)
+            await turns()
             assert len(_readers()) <= num_before + 2
         finally:
             gc.enable()
@@ -410,14 +412,8 @@ async def test_fragments_without_content_are_bounded(domain: Litestar) -> None:
     assert num_sent < 32 * MEBIBYTE
 
 
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.01)
-
-
 async def _until_empty(server: AppServer) -> None:
-    await _until(lambda: not len(server.open_connections))
+    await eventually(lambda: not len(server.open_connections))
 
 
 pieces = st.sampled_from(
@@ -516,9 +512,12 @@ async def test_a_stream_of_messages_is_read_no_faster_than_the_app_takes_them(do
         server.config.loaded_app = take
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             sending = asyncio.create_task(asyncio.to_thread(send, connection))
-            while not sending.done():
+
+            def is_sent() -> bool:
                 assert server.open_connections.num_held_bytes <= MEBIBYTE // 2
-                await asyncio.sleep(0.001)
+                return sending.done()
+
+            await eventually(is_sent, within_s=60)
             assert (await sending).startswith(b"HTTP/1.1 101 ")
             assert await asyncio.to_thread(connection.recv, 5) == b"\x81\x03all"
         await _until_empty(server)
@@ -540,9 +539,7 @@ async def test_connections_that_hold_too_much_together_are_closed(domain: Litest
         for _ in range(40):
             ends.append(await asyncio.open_connection("127.0.0.1", port))
             ends[-1][1].write(held)
-        async with asyncio.timeout(20):
-            while not any(reader.at_eof() or reader.exception() for reader, _ in ends):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: any(reader.at_eof() or reader.exception() for reader, _ in ends))
         assert 0 < server.open_connections.num_held_bytes <= MEBIBYTE
         for _, writer in ends:
             writer.close()

@@ -9,14 +9,12 @@ log.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +26,7 @@ import uvicorn
 from pygrid.errors import Conflict, Gone, InvalidInput, PayloadTooLarge, PygridError, TooManyRequests, Unavailable
 from pygrid.transport import NO_RETRIES, Api, AsgiTransport, HttpTransport, Request, RetryPolicy, Transport
 from pygrid.transport.base import BytesBody
+from support.eventually import eventually, eventually_blocking
 from support.relay_site import running_site
 
 FAST = RetryPolicy(base_s=0.01, max_delay_s=0.02, max_elapsed_s=5.0)
@@ -94,14 +93,13 @@ class TinyApp:
             await answer(send, 200, {"tries": len(self.calls)})
 
     async def slow(self, scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(1.0)
-        with contextlib.suppress(OSError):
-            await answer(send, 200, {})
+        """No answer until the client goes."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
     async def together(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers once four requests are here."""
-        while self.calls.count("/together") < 4:  # noqa: ASYNC110 - an app in threads of its own has loops of its own
-            await asyncio.sleep(0.01)
+        await eventually(lambda: self.calls.count("/together") >= 4)
         await answer(send, 200, {})
 
     async def breaks(self, scope: Any, receive: Any, send: Any) -> None:
@@ -139,8 +137,7 @@ def served(app: TinyApp) -> Iterator[str]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        eventually_blocking(lambda: server.started)
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:

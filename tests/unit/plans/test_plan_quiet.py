@@ -48,7 +48,7 @@ def test_the_runtime_starts_no_thread_and_opens_no_file_or_socket(tmp_path):
         threads, files = process.num_threads(), {f.path for f in process.open_files()}
         from pygrid.plans import Runner
         Runner(logistic_plan()).train(logistic_params(), logistic_data())
-        time.sleep(0.3)
+        time.sleep(0.3)  # for a thread that starts late
         print(process.num_threads() - threads)
         print({f.path for f in process.open_files()} - files or "no files")
         print(process.net_connections() or "no sockets")

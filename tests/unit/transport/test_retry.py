@@ -70,13 +70,13 @@ class StillTrying(Exception):
 def test_an_address_that_never_answered_is_given_up_sooner() -> None:
     server, waits = Flaky(), 0
 
-    def sleep(_seconds: float) -> None:
+    def pause(_seconds: float) -> None:
         nonlocal waits
         waits += 1
         if waits == 5:
             raise StillTrying
 
-    api = Api(server, retries=RetryPolicy(max_elapsed_s=1000), first_contact_s=0, sleep=sleep)
+    api = Api(server, retries=RetryPolicy(max_elapsed_s=1000), first_contact_s=0, sleep=pause)
     with pytest.raises(Unavailable):
         api.get("/", dict)
     assert waits == 0
@@ -143,13 +143,14 @@ def test_an_answer_in_the_making_is_waited_for_as_long_as_an_answer() -> None:
     slept: list[float] = []
     now = 0.0
 
-    def sleep(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         nonlocal now
         slept.append(seconds)
         now += seconds
 
     server = Losing(1, busy=10_000)
-    api = Api(server, retries=RetryPolicy(max_elapsed_s=5), sleep=sleep, now=lambda: now)
+    retries = RetryPolicy(max_elapsed_s=5, max_delay_s=2)
+    api = Api(server, retries=retries, sleep=pause, now=lambda: now)
     with pytest.raises(Conflict):
         api.post("/x", dict, once=True, timeout_s=100)
     assert 90 < sum(slept) < 120

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygrid.web.turns import Turns
+from support.eventually import eventually
+from support.eventually import turns as loop_turns
 
 
 class Site:
@@ -30,8 +32,7 @@ class Site:
 
     async def rounds(self, count: int) -> None:
         """As many iterations of the loop as rounds take: what a round lets begin, begins in the next one."""
-        for _ in range(count + 1):
-            await asyncio.sleep(0)
+        await loop_turns(count + 1)
 
 
 async def test_one_request_of_each_address_begins_in_a_round() -> None:
@@ -83,9 +84,7 @@ async def test_a_request_that_waits_for_something_makes_place() -> None:
     await site.rounds(3)
     assert site.begun == ["long poll"]
     site.now = 0.01
-    async with asyncio.timeout(60):
-        while site.begun != ["long poll", "next"]:  # noqa: ASYNC110 - a timer of the loop
-            await asyncio.sleep(0.001)
+    await eventually(lambda: site.begun == ["long poll", "next"])
 
 
 async def test_an_error_ends_no_round() -> None:
@@ -130,16 +129,14 @@ def test_everything_begins_once_and_nothing_is_left(steps: list[tuple[str, bool,
             begin = beginner(address, number, is_counted)
             if turns.take(address, begin, number if is_counted else None):
                 begin()
-            for _ in range(num_rounds):
-                await asyncio.sleep(0)
+            await loop_turns(num_rounds)
             if num_rounds == 2:
                 end_all()
         for _ in range(4 * len(steps) + 4):
-            await asyncio.sleep(0)
+            await loop_turns()
             end_all()
         assert sorted(begun) == list(range(len(steps)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await loop_turns(2)
         assert len(turns) == 0
 
     asyncio.run(run())

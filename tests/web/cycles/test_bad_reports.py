@@ -26,6 +26,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.tensors import Params, encode
 from pygrid.web import requests
 from pygrid.web.services import service
+from support.eventually import eventually, turns
 from support.training import Device, Site, assert_values, bearer, model, scope, wide_plan
 from support.web import assert_problem
 
@@ -303,7 +304,7 @@ async def test_different_reports_at_once_under_one_key_count_as_one(case: Case) 
 async def _chunks(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
-        await asyncio.sleep(0)
+        await turns()
 
 
 async def _stalling(*pieces: bytes) -> AsyncIterator[bytes]:
@@ -316,12 +317,12 @@ async def _stalling(*pieces: bytes) -> AsyncIterator[bytes]:
 async def _dripping(data: bytes) -> AsyncIterator[bytes]:
     for begin in range(len(data)):
         yield data[begin : begin + 1]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # a client that is slow
 
 
 async def _settled(site: Site) -> None:
     """Return when no report is on its way into the store, and no thread makes a file of one."""
-    await site.until(lambda: asyncio.sleep(0, not service(site.app.state, CyclesService)._submitting))
+    await eventually(lambda: not service(site.app.state, CyclesService)._submitting)
 
 
 async def test_a_chunked_body_is_fine(case: Case) -> None:
@@ -425,7 +426,7 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(case: Case, part: floa
     upload.cancel()
     await asyncio.gather(upload, return_exceptions=True)
     # A file that a thread was just making is removed by it.
-    await case.site.until(lambda: asyncio.sleep(0, case.site.diff_files() == before))
+    await eventually(lambda: case.site.diff_files() == before)
     await case.assert_unharmed()
 
 
@@ -581,7 +582,7 @@ async def test_a_report_that_waits_for_the_store_survives_being_cut_off(case: Ca
     holding = asyncio.create_task(service(case.site.app.state, Database).write(hold))
     assert await asyncio.to_thread(begun.wait, 60)
     report = asyncio.create_task(case.device.send(case.model(0.25)))
-    await case.site.until(lambda: asyncio.sleep(0, service(case.site.app.state, CyclesService)._submitting))
+    await eventually(lambda: service(case.site.app.state, CyclesService)._submitting)
     report.cancel()
     await asyncio.gather(report, return_exceptions=True)
     held.set()

@@ -18,6 +18,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.storage.store import Store
 from pygrid.tensors import encode
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.training import Site, assert_values, bearer, model
 from support.web import assert_problem, flip
 
@@ -88,7 +89,7 @@ async def test_a_cycle_that_cannot_close_on_a_damaged_checkpoint_closes_on_anoth
         (device,) = await site.devices(process, 1)
         flip(domain_again.folder / "blobs" / await model_hash(site, process, 3))
         await device.report(0.25)
-        await site.until(lambda: _is_closing(site, process))
+        await eventually(lambda: _is_closing(site, process))
         assert await site.num_checkpoints(process) == 3
         assert (await restore(site, process, 2)).status_code == 200
         await site.until_completed(process, 3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.plans.handmade import GraphBuilder, f32
 from support.plans.variants import make_plan
 from support.training import Site, assert_values, config, form, model
@@ -123,7 +124,7 @@ async def test_a_plan_that_fails_loses_nothing(site: Site) -> None:
     async def has_failed() -> bool:
         return bool(failures._value.get() >= 1)
 
-    await site.until(has_failed)
+    await eventually(has_failed)
     cycle = await site.cycle(process)
     assert (cycle["state"], cycle["num_reports"]) == ("closing", 1)
     assert await site.num_checkpoints(process) == 1

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.training import Device, Site, assert_values, config, form, model
 from support.web import People, assert_problem
 
@@ -88,7 +89,7 @@ async def test_a_cycle_does_not_wait_for_who_has_left(site: Site) -> None:
     async def is_over() -> bool:
         return await site.num_checkpoints(process) == 3
 
-    await site.until(is_over)
+    await eventually(is_over)
 
 
 async def test_who_leaves_after_its_report_counts_and_the_others_are_waited_for(site: Site) -> None:

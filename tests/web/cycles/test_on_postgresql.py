@@ -16,6 +16,7 @@ from pygrid.clock import ManualClock
 from pygrid.domain import build_domain
 from pygrid.settings import load_settings
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.training import Site, assert_values, config, form, gate_in_process, model, running_site
 from support.web import People
 
@@ -50,7 +51,7 @@ async def test_a_process_is_trained_to_its_end(site: Site) -> None:
     async def reopened() -> bool:
         return (await site.cycle(process))["attempt"] == 2
 
-    await site.until(reopened)
+    await eventually(reopened)
     await (await two.join()).report(0.25)
     await site.pass_time(61)
     await site.until_completed(process, 2)

@@ -6,7 +6,6 @@ swept. Should not happen: a report is lost or counts twice; a cycle that nobody 
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +25,8 @@ from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.failures import outcome_unknown
 from pygrid.tensors import encode
 from pygrid.web.services import service
+from support.eventually import eventually
+from support.streams import Waiting
 from support.training import Device, Site, assert_values, gate_in_process, model, running_site, wide_plan
 from support.web import assert_problem
 
@@ -174,7 +175,7 @@ async def test_a_deadline_that_passed_while_it_was_stopped_closes_the_cycle(
         async def reopened() -> bool:
             return (await site.cycle(waiting))["attempt"] == 2
 
-        await site.until(reopened)
+        await eventually(reopened)
 
 
 async def test_a_cycle_left_in_closing_is_completed_at_the_start(domain_again: Restartable, clock: ManualClock) -> None:
@@ -235,10 +236,9 @@ async def test_who_waits_is_answered_when_the_domain_stops(domain_again: Restart
     async with domain_again.running() as site:
         process = await site.host(max_workers=1, max_diffs=1)
         await site.devices(process, 1)
-        waiting = asyncio.create_task((await site.device(process)).ask(wait_s=100))
-        await asyncio.sleep(0.1)
+        waiting = await Waiting(site, await site.device(process), wait_s=100).held()
         site.app.state.stopping.set()
-        answer = await asyncio.wait_for(waiting, 60)
+        answer = await waiting.answer()
         assert (answer["status"], answer["reason"]) == ("rejected", "cycle_full")
 
 
@@ -276,7 +276,7 @@ async def test_a_deadline_is_kept_although_the_store_fails_meanwhile(domain_agai
         async def both_failed() -> bool:
             return bool(failures._value.get() >= 2)
 
-        await site.until(both_failed)
+        await eventually(both_failed)
         assert {(await site.cycle(process))["state"] for process in processes} == {"open"}
         await database.write(_rename("events_gone", "events"))
         await site.pass_time(10)
@@ -299,7 +299,7 @@ async def test_a_completion_that_fails_is_tried_again(domain_again: Restartable)
         async def failed() -> bool:
             return bool(failures._value.get() >= 1)
 
-        await site.until(failed)
+        await eventually(failed)
         assert (await site.cycle(process))["state"] == "closing"
         aside.rename(blob)
         await site.pass_time(10)

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from pygrid.tensors import encode
+from support.eventually import eventually
+from support.streams import Waiting
 from support.training import Device, Site, assert_values, bearer, model
 from support.web import assert_problem
 
@@ -40,12 +42,9 @@ async def test_min_workers_opens_a_cycle_when_enough_ask(site: Site) -> None:
 async def test_min_workers_answers_those_who_wait_at_once(site: Site) -> None:
     process = await site.host(min_workers=3, max_diffs=3)
     devices = [await site.device(process) for _ in range(3)]
-    waiting = [asyncio.create_task(device.ask(wait_s=60)) for device in devices[:2]]
-    await asyncio.sleep(0.05)
-    assert not any(task.done() for task in waiting)
+    waiting = [await Waiting(site, device).held() for device in devices[:2]]
     await devices[2].join()
-    answers = await asyncio.wait_for(asyncio.gather(*waiting), 60)
-    assert [answer["status"] for answer in answers] == ["accepted", "accepted"]
+    assert [(await device.answer())["status"] for device in waiting] == ["accepted", "accepted"]
     deadline = (await site.cycle(process))["deadline_at"]
     assert deadline == "2026-01-01T00:01:00Z"
 
@@ -236,7 +235,7 @@ async def test_min_diffs_reopens_the_same_cycle_and_keeps_the_reports(site: Site
     async def reopened() -> bool:
         return (await site.cycle(process))["attempt"] == 2
 
-    await site.until(reopened)
+    await eventually(reopened)
     cycle = await site.cycle(process)
     assert (cycle["sequence"], cycle["state"], cycle["num_reports"], cycle["num_assigned"]) == (1, "open", 1, 1)
     assert cycle["deadline_at"] == "2026-01-01T00:02:01Z"
@@ -258,7 +257,7 @@ async def test_one_whose_key_ended_may_join_the_reopened_cycle(site: Site) -> No
     async def rejoined() -> bool:
         return (await device.ask())["status"] == "accepted"
 
-    await site.until(rejoined)
+    await eventually(rejoined)
     assert (device.accepted["cycle"], (await site.cycle(process))["num_assigned"]) == (1, 1)
     await device.report(0.5)
     await site.until_completed(process)
@@ -298,21 +297,17 @@ async def test_num_cycles_ends_training(site: Site) -> None:
 async def test_who_waits_hears_that_training_is_over(site: Site) -> None:
     process = await site.host(num_cycles=1, max_diffs=1, max_workers=1)
     (device,) = await site.devices(process, 1)
-    waiting = asyncio.create_task((await site.device(process)).ask(wait_s=60))
-    await asyncio.sleep(0.05)
-    assert not waiting.done()
+    waiting = await Waiting(site, await site.device(process)).held()
     await device.report()
-    assert (await asyncio.wait_for(waiting, 60))["reason"] == "training_finished"
+    assert (await waiting.answer())["reason"] == "training_finished"
 
 
 async def test_who_waits_gets_into_the_next_cycle(site: Site) -> None:
     process = await site.host(max_workers=1, max_diffs=1)
     (device,) = await site.devices(process, 1)
-    other = await site.device(process)
-    waiting = asyncio.create_task(other.ask(wait_s=60))
-    await asyncio.sleep(0.05)
+    waiting = await Waiting(site, await site.device(process)).held()
     await device.report()
-    answer = await asyncio.wait_for(waiting, 60)
+    answer = await waiting.answer()
     assert (answer["status"], answer["cycle"]) == ("accepted", 2)
 
 

@@ -8,69 +8,17 @@ alive.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
 from pygrid.web import sse
+from support.streams import Stream
 from support.training import Site
 from support.web import PASSWORD, People, assert_problem
 
 
-class Stream:
-    """A client of an event stream."""
-
-    def __init__(self, site: Site, path: str, headers: dict[str, str]) -> None:
-        self.received = bytearray()
-        self.opened = asyncio.Event()
-        self._over, self._beaten = asyncio.Event(), asyncio.Event()
-        self._task = asyncio.create_task(self._run(site, path, headers))
-
-    async def _run(self, site: Site, path: str, headers: dict[str, str]) -> None:
-        async def receive() -> dict[str, Any]:
-            await self._over.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: dict[str, Any]) -> None:
-            self.received += message.get("body", b"")
-            if b"event:" in self.received:
-                self.opened.set()
-            if b"still here" in message.get("body", b""):
-                self._beaten.set()
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._over.set()
-
-        raw = [(name.lower().encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": raw,
-        }
-        await site.app(scope, receive, send)  # type: ignore[arg-type]
-
-    @property
-    def is_open(self) -> bool:
-        return not self._over.is_set()
-
-    async def next_heartbeat(self) -> None:
-        """Wait for the next one."""
-        self._beaten.clear()
-        await asyncio.wait_for(self._beaten.wait(), 60)
-
-    async def end(self) -> None:
-        """Wait until the server has ended it."""
-        await asyncio.wait_for(asyncio.shield(self._task), 60)
-
-
 async def open_stream(site: Site, headers: dict[str, str]) -> Stream:
     process = await site.host()
-    stream = Stream(site, f"/model-centric/processes/{process['id']}/events", headers)
-    await asyncio.wait_for(stream.opened.wait(), 60)
-    return stream
+    return await Stream(site.app, f"/model-centric/processes/{process['id']}/events", headers).opened()
 
 
 @pytest.mark.parametrize("how", ["logout", "password", "role", "permissions", "deletion"])

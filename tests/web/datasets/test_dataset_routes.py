@@ -39,6 +39,7 @@ from pygrid.storage.sql.database import Database
 from pygrid.tensors import decode
 from pygrid.web.services import service
 from support.datasets import CSV, PATH, Owner, npz, parts
+from support.eventually import eventually
 from support.web import People, assert_problem, running
 
 DECLARED = {"columns": [{"name": "age", "dtype": "float32", "unit": "years", "min": 0, "max": 120}], "tags": ["Health"]}
@@ -350,10 +351,20 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
     assert (await owner.web.get(PATH, headers=owner.headers)).json()["datasets"] == []
 
 
-async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner: Owner, domain: Litestar) -> None:
+async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(
+    owner: Owner, domain: Litestar, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The database goes on with what it was given, so the records must be there when the row is."""
-    held = threading.Event()
-    service(domain.state, Database).write_later(lambda _connection: held.wait(60))
+    held, given = threading.Event(), asyncio.Event()
+    database = service(domain.state, Database)
+    write = database.write
+
+    async def watched(fn: Any) -> Any:
+        given.set()
+        return await write(fn)
+
+    monkeypatch.setattr(database, "write", watched)
+    database.write_later(lambda _connection: held.wait(60))
     config = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
     data = b'Content-Disposition: form-data; name="data"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
 
@@ -365,19 +376,22 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(owner
             Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body())
         )
     )
-    async with asyncio.timeout(60):
-        while len([path for path in owner.stored() if len(path.name) == 64]) < 2:  # noqa: ASYNC110 - of a thread
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(given.wait(), 60)
+    assert len([path for path in owner.stored() if len(path.name) == 64]) == 2
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     held.set()
     preview = f"{PATH}/1/preview"
-    async with asyncio.timeout(60):
-        while (answer := await owner.web.get(preview, headers=owner.headers)).status_code == 404:
-            assert answer.json()["code"] == "dataset_not_found", "a row without its records"
-            await asyncio.sleep(0.01)
+
+    async def found() -> httpx.Response | None:
+        answer = await owner.web.get(preview, headers=owner.headers)
+        if answer.status_code != 404:
+            return answer
+        assert answer.json()["code"] == "dataset_not_found", "a row without its records"
+        return None
+
+    answer = await eventually(found)
     assert answer.json()["columns"]["name"] == ["ann", "bob", "cleo"]
 
 

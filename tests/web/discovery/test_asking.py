@@ -17,6 +17,7 @@ from pygrid.features.discovery.fanout import MAX_OPEN, Asking
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import CatalogAnswer, Missing, SearchAnswer, SearchQuery
 from pygrid.metrics import Metrics
+from support.eventually import eventually, turns
 from support.fleet import Domain, answering, dataset, linked
 
 URL = "http://network:7000/"
@@ -209,8 +210,7 @@ async def test_many_who_ask_the_same_at_once_are_one_question() -> None:
     async with linked(domain) as fleet:
         service = DiscoveryService(fleet, 1)
         searches = [asyncio.create_task(find(service)) for _ in range(100)]
-        while not domain.asked:  # noqa: ASYNC110 - the other end has no event for it
-            await asyncio.sleep(0.001)
+        await eventually(lambda: domain.asked)
         go.set()
         answers = await asyncio.gather(*searches)
         assert {tuple(found(answer)) for answer in answers} == {(("one", "people"),)}
@@ -228,7 +228,7 @@ async def test_one_that_never_answers_holds_few_questions() -> None:
         for number in range(MAX_OPEN + 20):
             answer = await find(service, timeout_s=0.001, text=str(number))
             assert answer.missing == (Missing("one", "timeout"),)
-        await asyncio.sleep(0)
+        await turns()
         assert len(domain.asked) <= MAX_OPEN
         await service.close()
 

@@ -22,6 +22,7 @@ from pygrid.messages.associations import canonical
 from pygrid.messages.identity import to_base64url
 from pygrid.transport import Request, Response, open_transport
 from pygrid.transport.identity import Identity
+from support.eventually import eventually
 from support.plans.models import WEIGHT, linear
 from support.search import Site, log_in, running_network
 from support.web import PASSWORD
@@ -369,8 +370,7 @@ async def test_those_who_manage_the_network_decide(site: Site, network: NetworkC
     await refused(Unauthenticated, "unauthenticated", network.accept, "asks")
     await refused(Forbidden, "not_permitted", network.domains, "pending")
     await asyncio.to_thread(log_in, network)
-    while not await pending():  # noqa: ASYNC110 - HTTP has no event for it
-        await asyncio.sleep(0.01)
+    await eventually(pending)
     assert await site.state("asks") is None
     assert (await asyncio.to_thread(network.accept, "asks", "welcome")).name == "asks"
     await site.until("asks", "online")

@@ -8,7 +8,7 @@ Should not happen: a connection that goes on through a Network to which one of i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import pytest
 import pygrid.client
 from pygrid.clock import SystemClock
 from pygrid.features.associations.network import service as network_service
+from pygrid.features.associations.network.registry import ConnectedDomains
+from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.features.relay.network.service import Relay
 from pygrid.storage import associations as rows
+from pygrid.storage.sql.database import Database
 from pygrid.transport import NO_RETRIES, Api
 from pygrid.transport.address import parse_address
 from pygrid.transport.identity import Identity
@@ -26,6 +29,7 @@ from pygrid.transport.known_domains import KnownDomains
 from pygrid.transport.relayed import RelayedTransport
 from pygrid.transport.tickets import make_ticket
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.search import Domain, Site, log_in, running_network
 
 
@@ -40,12 +44,6 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with running_network(tmp_path, open_relay=False) as site:
         yield site
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - what it asks about has no event
-            await asyncio.sleep(0.01)
 
 
 def open_as(caller: Domain, site: Site, name: str, folder: Path) -> Api:
@@ -74,7 +72,7 @@ async def test_who_has_it_leave_through_the_relay_gets_the_answer(site: Site, mo
         assert left.state == "left"
         assert await site.state("one") is None
         # Who is there does not stay.
-        await until(lambda: pipes.count("one") == 0)
+        await eventually(lambda: pipes.count("one") == 0)
 
 
 async def test_a_revoked_domain_is_cut_off_as_a_caller_too(site: Site, tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ async def test_a_revoked_domain_is_cut_off_as_a_caller_too(site: Site, tmp_path:
     assert (pipes.count("one"), pipes.count("three")) == (1, 1)
     answer = await site.web.post("/domains/two/revoke", json={}, headers=site.owner)
     assert answer.status_code == 200, answer.text
-    await until(lambda: pipes.count("one") == pipes.count("three") == 0)
+    await eventually(lambda: pipes.count("one") == pipes.count("three") == 0)
     with pytest.raises(Exception, match="no Domain 'TWO' belongs") as refused:
         await asyncio.to_thread(calls[0].get, "/healthz", dict)
     assert getattr(refused.value, "code", None) == "invalid_ticket"
@@ -117,9 +115,9 @@ async def test_when_its_name_is_anothers_nothing_of_the_first_goes_on(site: Site
             now=SystemClock().now(),
         )
 
-    await state.database.write(replace)
-    await state.associations.reconcile("one")
-    await until(lambda: state.relay.pipes.count("two") == 0)
+    await service(state, Database).write(replace)
+    await service(state, NetworkAssociations).reconcile("one")
+    await eventually(lambda: service(state, Relay).pipes.count("two") == 0)
     await asyncio.to_thread(api.close)
     # The link of the first does not tell of the second.
-    assert state.fleet.get("one").link is None
+    assert service(state, ConnectedDomains).get("one").link is None

@@ -21,7 +21,8 @@ from test_remote_leases import GOOD, Machine, ended, machine, someone_asks
 
 from pygrid.features.jobs.federated import participation
 from pygrid.tensors import encode
-from support.federation import LONG, PRIVATE, Town, running_town
+from support.eventually import eventually
+from support.federation import LONG, PRIVATE, Town, running_town, until_doing
 from support.jobs import MODEL
 from support.plans.handmade import logistic_params
 from support.web import assert_problem
@@ -127,9 +128,7 @@ async def test_a_policy_that_is_taken_back_while_a_job_waits_in_line_holds_at_on
         await site.scientist.wait(busy["id"], "running")
         process = await town.hub.host(**ALONE, num_cycles=1)
         job = await town.submit("alice", 1, **PRIVATE)
-        async with asyncio.timeout(60):
-            while "waits for a Worker" not in (await site.owner.job(job["id"]))["federation"]["doing"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_doing(site, job, "waits for a Worker")
         await site.owner.set_policy(dataset, epsilon=10.0, allow_remote_workers=False)
         assert await worker.ask(wait_s=1) is None
         await site.scientist.call("POST", f"/data-centric/jobs/{busy['id']}/cancel")
@@ -170,9 +169,11 @@ async def test_a_revocation_takes_the_records_from_the_other_machine(tmp_path: P
         assert (await worker.renew(lease)).status_code == 200
         (job,) = (await site.owner.call("GET", "/data-centric/jobs")).json()["jobs"]
         assert (await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")).status_code == 200
-        async with asyncio.timeout(20):
-            while (await worker.renew(lease)).status_code == 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+
+        async def is_over() -> bool:
+            return (await worker.renew(lease)).status_code != 200
+
+        await eventually(is_over)
         assert_problem(await worker.file(lease, lease["spec"]["columns"]["features"]["path"]), 410, "lease_over")
         assert_problem(await worker.bring(lease, ended(GOOD, MODEL)), 410, "lease_over")
         assert await town.hub.contributions(process) == []

@@ -31,7 +31,8 @@ from pygrid.transport import HttpTransport, Request
 from pygrid.transport.dialer import Dialer
 from pygrid.transport.untrusted import find_fault
 from pygrid.web.services import service
-from support.federation import LONG, PRIVATE, serving
+from support.eventually import eventually, turns
+from support.federation import LONG, PRIVATE, serving, until_doing
 from support.jobs import MODEL, POLICY, Site, running_site
 from support.plans.handmade import logistic_params
 
@@ -89,7 +90,7 @@ class Enemy:
         if what == "get-model" and self.is_endless:
             for _ in range(1000):  # 64 MB of a model that has 60 bytes
                 await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-                await asyncio.sleep(0)
+                await turns()
         await send({"type": "http.response.body", "body": answer})
 
     def _answer(self, what: str) -> Answer:
@@ -174,9 +175,7 @@ async def test_answers_that_make_no_sense_end_the_job_before_anything_is_trained
         assert failed["code"] == "coordinator_misbehaves", failed
         assert failed["federation"]["num_begun"] == 0
         inputs = tmp_path / "alice" / "jobs" / "inputs" / job["id"]
-        async with asyncio.timeout(10):
-            while inputs.exists():  # noqa: ASYNC110 - goes when the end is written
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not inputs.exists())  # it goes when the end is written
     assert [state for state, _ in charges_of(tmp_path, "alice")] == ["refunded"]
 
 
@@ -186,9 +185,7 @@ async def test_however_often_it_asks_it_gets_what_was_approved(tmp_path: Path) -
     async with facing(enemy, tmp_path, cycles=2) as (site, job):
         ended = await site.owner.wait(job["id"], "released")
         assert (ended["federation"]["num_begun"], ended["federation"]["num_reported"]) == (2, 2)
-        async with asyncio.timeout(10):
-            while not enemy.said("leave"):  # noqa: ASYNC110 - said once the end is written
-                await asyncio.sleep(0.02)
+        await eventually(lambda: enemy.said("leave"))  # it comes once the end is written
     first, second = enemy.said("report")
     # The same model twice, and not the same diff: each has noise of its own, which was paid for.
     assert first != second
@@ -211,11 +208,14 @@ async def test_one_that_refuses_every_diff_gets_no_more_of_them(status: int, tmp
     refusal = json.dumps({"status": status, "code": "because", "detail": "no"}).encode()
     enemy = Enemy(report=(status, refusal), headers=[(b"content-type", b"application/problem+json")])
     async with facing(enemy, tmp_path, cycles=3) as (site, job):
-        async with asyncio.timeout(60):
-            while (found := await site.owner.job(job["id"]))["state"] not in ("released", "failed", "revoked"):
-                if len(enemy.said("report")) > 20:  # 410: the very same bytes, as for a cycle that was opened again
-                    await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
-                await asyncio.sleep(0.02)
+
+        async def ended() -> dict[str, Any] | None:
+            if len(enemy.said("report")) > 20:  # 410: the very same bytes, as for a cycle that was opened again
+                await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
+            found = await site.owner.job(job["id"])
+            return found if found["state"] in ("released", "failed", "revoked") else None
+
+        found = await eventually(ended)
         assert found["federation"]["num_begun"] <= 3
     assert len(set(enemy.said("report"))) <= 3
     assert len(parts_of(tmp_path, "alice")) <= 3
@@ -238,14 +238,12 @@ async def test_one_that_leads_nowhere_is_asked_more_and_more_rarely(
 
     async def rest(seconds: float) -> None:
         rests.append(seconds)
-        await asyncio.sleep(0)
+        await turns()
 
     monkeypatch.setattr(participation, "_sleep", rest)
     monkeypatch.setattr(participation, "_LONGEST_REST_S", 10.0)
     async with facing(enemy, tmp_path) as (site, job):
-        async with asyncio.timeout(60):
-            while len(enemy.said(what)) < 10:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await eventually(lambda: len(enemy.said(what)) >= 10)
         await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
     assert rests[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
 
@@ -268,7 +266,7 @@ async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, t
     async def keep_silent(asked: str) -> None:
         if asked == what:
             silent.set()
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
 
     async with facing(Enemy(before=keep_silent), tmp_path) as (site, job):
         async with asyncio.timeout(60):
@@ -284,11 +282,9 @@ async def test_the_owner_ends_it_while_the_coordinator_keeps_silent(what: str, t
 async def test_a_job_that_is_revoked_while_it_trains_says_nothing_more(tmp_path: Path) -> None:
     enemy = Enemy()
     async with facing(enemy, tmp_path, **LONG) as (site, job):
-        async with asyncio.timeout(60):
-            while (await site.owner.job(job["id"]))["federation"]["doing"] != "trains for cycle 1":  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_doing(site, job, "trains for cycle 1")
         await site.owner.call("POST", f"/data-centric/jobs/{job['id']}/revoke")
-        await asyncio.sleep(0.5)
+        await eventually(lambda: enemy.said("leave"))  # the last that a job says
         assert enemy.said("report") == []
 
 
@@ -296,9 +292,7 @@ async def test_no_diff_of_a_deleted_dataset_leaves(tmp_path: Path) -> None:
     """It was kept, while the coordinator could not be reached for days, say."""
     enemy = Enemy(report=(503, b"{}"))
     async with facing(enemy, tmp_path) as (site, job):
-        async with asyncio.timeout(60):
-            while not enemy.said("report"):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await eventually(lambda: enemy.said("report"))
         answer = await site.owner.call("DELETE", f"/data-centric/datasets/{job['dataset']}")
         assert answer.status_code in (200, 204), answer.text
         said = len(enemy.said("report"))

@@ -22,7 +22,8 @@ from pygrid.domain import build_domain
 from pygrid.edge import EdgeClient
 from pygrid.features.jobs.federated import participation
 from pygrid.features.jobs.running.runs import JobTrainer
-from support.federation import LONG, PRIVATE, running_hub, running_town, settings_of
+from support.eventually import eventually
+from support.federation import LONG, PRIVATE, running_hub, running_town, settings_of, until_doing
 from support.jobs import Person, Site
 from support.web import People, running
 
@@ -47,14 +48,6 @@ async def again(folder: Path, name: str) -> AsyncIterator[Site]:
             for who in ("owner", "scientist", "officer", "stranger")
         ]
         yield Site(app, web, *everybody, people)
-
-
-async def until_doing(site: Site, job: dict[str, Any], words: str) -> dict[str, Any]:
-    async with asyncio.timeout(60):
-        while words not in (found := await site.owner.job(job["id"]))["federation"]["doing"]:
-            assert found["state"] in ("checking", "approved", "running"), found
-            await asyncio.sleep(0.02)
-    return found
 
 
 async def test_a_training_that_was_cut_off_is_lost_and_the_next_is_for_the_same_cycle(tmp_path: Path) -> None:
@@ -84,10 +77,13 @@ MEDIUM: dict[str, Any] = {"epochs": 150, "batch_size": 10, "hyper": {"lr": 0.01}
 
 async def kill_training(site: Site, job: dict[str, Any], number: int) -> None:
     """``kill -9`` of the process of a job's training of this number."""
-    async with asyncio.timeout(60):
-        while (found := await site.owner.job(job["id"]))["federation"]["num_begun"] < number or not job_processes():
-            assert found["state"] in ("checking", "approved", "running"), found
-            await asyncio.sleep(0.01)
+
+    async def has_begun() -> bool:
+        found = await site.owner.job(job["id"])
+        assert found["state"] in ("checking", "approved", "running"), found
+        return found["federation"]["num_begun"] >= number and bool(job_processes())
+
+    await eventually(has_begun)
     (process,) = job_processes()
     process.kill()
 
@@ -196,16 +192,24 @@ async def test_who_is_late_for_a_cycle_that_is_opened_again_reports_what_it_has(
 ) -> None:
     """Its diff is for the same model, so nothing more is paid for it."""
     train = JobTrainer.train
+    reopened = asyncio.Event()
 
     async def slowly(self: JobTrainer, *args: Any, **more: Any) -> Any:
         result = await train(self, *args, **more)
-        await asyncio.sleep(1.2)
+        await reopened.wait()
         return result
 
     monkeypatch.setattr(JobTrainer, "train", slowly)
     async with running_hub(tmp_path / "hub") as hub, running_town(tmp_path, "alice", hub=hub) as town:
         process = await hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=1, cycle_length=1.0)
         job = await town.submit("alice", 3, **PRIVATE)
+
+        async def has_second_attempt() -> bool:
+            (cycle,) = (await hub.get(process, "/cycles"))["cycles"]
+            return int(cycle["attempt"]) > 1
+
+        await eventually(has_second_attempt)
+        reopened.set()
         await hub.until(process, completed=1)
         await town.wait("alice", job, "released")
         cycles = (await hub.get(process, "/cycles"))["cycles"]

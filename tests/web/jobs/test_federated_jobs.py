@@ -8,7 +8,6 @@ for a cycle; a charge that is kept although nothing was trained.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from pygrid.storage import audit
 from pygrid.storage.budgets import charges, curves
 from pygrid.storage.federated import federated_cycles
 from pygrid.storage.sql.database import Database
+from support.eventually import eventually
 from support.federation import LONG, PRIVATE, QUICK, Town, running_hub, running_town, settings_of
 from support.jobs import Site
 from support.web import assert_problem
@@ -152,9 +152,7 @@ async def test_a_revocation_ends_a_training_that_runs_and_nobody_waits_for_it(to
     async def trains() -> bool:
         return (await alice.owner.job(slow["id"]))["federation"]["doing"] == "trains for cycle 1"
 
-    async with asyncio.timeout(60):
-        while not await trains():  # noqa: ASYNC110 - it is on the other side of HTTP
-            await asyncio.sleep(0.02)
+    await eventually(trains)
     answer = await alice.scientist.call("POST", f"/data-centric/jobs/{slow['id']}/revoke")
     assert_problem(answer, 403, "not_your_dataset")
     answer = await alice.owner.call("POST", f"/data-centric/jobs/{slow['id']}/revoke")

@@ -6,7 +6,6 @@ Should not happen: a cycle that was paid for and is used up although no Worker h
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from test_federated_jobs import charges_of, parts_of
 from pygrid.compute.local import SubprocessDriver
 from pygrid.errors import Unavailable
 from pygrid.features.jobs.federated import participation
+from support.eventually import eventually
 from support.federation import PRIVATE, running_town
 
 
@@ -37,11 +37,8 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
         with monkeypatch.context() as patch:
             patch.setattr(SubprocessDriver, "start", none_there)
             await town.hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=2)
-            async with asyncio.timeout(60):
-                waiting = await town.sites["alice"].owner.job(job["id"])
-                while waiting["state"] == "running" and num_refused < 8:
-                    await asyncio.sleep(0.02)
-                    waiting = await town.sites["alice"].owner.job(job["id"])
+            await eventually(lambda: num_refused >= 8)
+            waiting = await town.sites["alice"].owner.job(job["id"])
             assert (waiting["state"], waiting["federation"]["num_begun"]) == ("running", 0), waiting
         ended = await town.wait("alice", job, "released")
         assert (ended["federation"]["num_begun"], ended["federation"]["num_reported"]) == (2, 2)

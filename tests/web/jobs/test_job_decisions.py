@@ -17,8 +17,10 @@ from pygrid.features.jobs import quotas
 from pygrid.features.jobs.running.scheduler import JobRunner
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
+from support.eventually import eventually
 from support.jobs import BINDING, DATASETS, JOBS, PRIVATE, Person, Site, records
 from support.plans.handmade import logistic_params, logistic_plan
+from support.streams import Stream
 from support.web import assert_problem
 
 COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
@@ -120,19 +122,13 @@ async def test_lists_hold_what_one_may_see(site: Site) -> None:
 
 async def test_changes_are_told_as_they_come_until_the_end(site: Site) -> None:
     job = await waiting_job(site)
-
-    async def follow() -> list[str]:
-        answer = await site.scientist.call("GET", f"{JOBS}/{job['id']}/events")
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        return [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
-
-    following = asyncio.create_task(follow())
-    await asyncio.sleep(0.05)
+    stream = await Stream(site.app, f"{JOBS}/{job['id']}/events", site.scientist.headers).opened()
+    assert stream.headers["content-type"].startswith("text/event-stream")
     await site.owner.approve(job)
     await site.owner.approve(await site.owner.wait(job["id"], "held"))
-    states = await asyncio.wait_for(following, 20)
+    await stream.end()
     # Progress is told between; that of a state may come more than once.
-    assert list(dict.fromkeys(states)) == ["waiting", "approved", "running", "held", "released"]
+    assert list(dict.fromkeys(stream.events)) == ["waiting", "approved", "running", "held", "released"]
     answer = await site.scientist.web.get(
         f"{JOBS}/{job['id']}/events", headers={**site.scientist.headers, "Last-Event-ID": "3"}
     )
@@ -147,16 +143,15 @@ async def test_changes_are_told_to_those_alone_who_may_see_them_now(how: str, si
     """An officer looks on; what happens after the role is taken away, or the account, is told no more."""
     job = await waiting_job(site)
     officer = (await site.officer.call("GET", "/users/me")).json()["user"]["id"]
-    following = asyncio.create_task(site.officer.call("GET", f"{JOBS}/{job['id']}/events"))
-    await asyncio.sleep(0.2)
+    stream = await Stream(site.app, f"{JOBS}/{job['id']}/events", site.officer.headers).opened()
     if how == "role":
         answer = await site.owner.call("PUT", f"/users/{officer}/role", json={"role": 1})
     else:
         answer = await site.owner.call("DELETE", f"/users/{officer}")
     assert answer.status_code == 200, answer.text
     await site.owner.approve(job)
-    told = (await asyncio.wait_for(following, 30)).text
-    assert [line for line in told.splitlines() if line.startswith("event: ")] == ["event: waiting"]
+    await stream.end()
+    assert stream.events == ["waiting"]
 
 
 async def test_a_denied_result_is_gone(site: Site) -> None:
@@ -182,8 +177,12 @@ async def test_a_running_job_is_ended_when_it_is_cancelled(site: Site) -> None:
     job = await site.scientist.submit(dataset, epochs=10_000, batch_size=1)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
     await site.scientist.wait(job["id"], "running")
-    while (await site.scientist.job(job["id"]))["progress"] == 0:  # noqa: ASYNC110 - another program is waited for
-        await asyncio.sleep(0.05)
+
+    async def progress() -> float:
+        done: float = (await site.scientist.job(job["id"]))["progress"]
+        return done
+
+    await eventually(progress)
     assert (await site.scientist.call("POST", f"{JOBS}/{job['id']}/cancel")).json()["state"] == "cancelled"
     # The slots are free again at once.
     for _ in range(3):

@@ -8,8 +8,6 @@ reads damaged columns.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from pygrid.storage.columns import CHECKSUMS_FILE
 from pygrid.storage.datasets import dataset_versions
 from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.jobs import Site
 from support.web import assert_problem, flip
 
@@ -33,14 +32,6 @@ COUNT: dict[str, Any] = {"statistics": [{"kind": "count"}]}
 PRIVATE_COUNT: dict[str, Any] = {**COUNT, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
 LONG: dict[str, Any] = {"epochs": 10_000, "batch_size": 1}
 LONG_PRIVATE: dict[str, Any] = {"epochs": 5000, "batch_size": 10, "privacy": {"epsilon": 1.0, "delta": 1e-6}}
-
-
-async def until(true: Callable[[], Awaitable[Any]]) -> Any:
-    """What ``true`` gives once it is not false."""
-    async with asyncio.timeout(60):
-        while not (result := await true()):  # noqa: ASYNC110 - what it waits for is on the other side of HTTP
-            await asyncio.sleep(0.02)
-    return result
 
 
 async def failed(site: Site, job_id: str) -> dict[str, Any] | None:
@@ -72,7 +63,7 @@ async def test_a_result_that_could_not_be_stored_is_stored_again(
     place.rename(aside)
     place.touch()
     job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
-    await until(lambda: asyncio.sleep(0, "end of job not stored" in caplog.text))
+    await eventually(lambda: "end of job not stored" in caplog.text)
     assert (await site.scientist.job(job["id"]))["state"] == "running"
     place.unlink()
     aside.rename(place)
@@ -98,9 +89,9 @@ async def test_an_exact_job_whose_worker_was_killed_runs_again_once(site: Site) 
     job = await site.scientist.submit(dataset, **LONG)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
     for attempt in (1, 2):
-        await until(partial(has_begun, site, job["id"], attempt))
+        await eventually(partial(has_begun, site, job["id"], attempt))
         kill_worker()
-    told = await until(lambda: failed(site, job["id"]))
+    told = await eventually(lambda: failed(site, job["id"]))
     assert told["code"] == "lost"
     assert (await actions(site, job["id"])).count("job_requeued") == 1
 
@@ -115,9 +106,9 @@ async def test_a_private_job_whose_worker_was_killed_does_not_run_again(site: Si
     await site.owner.set_policy(dataset)
     job = await site.scientist.submit(dataset, **LONG_PRIVATE)
     await site.scientist.wait(job["id"], "running")
-    await until(has_worker)
+    await eventually(has_worker)
     kill_worker()
-    await until(lambda: failed(site, job["id"]))
+    await eventually(lambda: failed(site, job["id"]))
     assert (await actions(site, job["id"])).count("job_started") == 1
     assert await charge_states(site) == ["failed"]
 
@@ -141,7 +132,7 @@ async def test_damaged_columns_are_not_read(site: Site, settings: DomainSettings
         flip(column)
     job = await site.scientist.submit(dataset)
     await site.owner.approve(await site.owner.wait(job["id"], "waiting"))
-    told = await until(lambda: failed(site, job["id"]))
+    told = await eventually(lambda: failed(site, job["id"]))
     assert "damaged" in told["detail"]
 
 

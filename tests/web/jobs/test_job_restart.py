@@ -27,6 +27,7 @@ from pygrid.storage.audit import HEAD_FILE, read_head
 from pygrid.storage.budgets import charges
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.sql.database import Database
+from support.eventually import eventually
 from support.jobs import Person, Site, running_site
 from support.web import People, assert_problem, running
 
@@ -68,9 +69,11 @@ def states_of_charges(settings: DomainSettings) -> list[str]:
 
 async def until_a_worker_begins(settings: DomainSettings) -> None:
     """Wait until the only charge can't be given back any more."""
-    async with asyncio.timeout(20):
-        while await asyncio.to_thread(states_of_charges, settings) != ["running"]:  # noqa: ASYNC110 - another program is waited for
-            await asyncio.sleep(0.02)
+
+    async def is_running() -> bool:
+        return await asyncio.to_thread(states_of_charges, settings) == ["running"]
+
+    await eventually(is_running)
 
 
 async def test_what_is_checked_waits_or_is_approved_goes_on(
@@ -151,9 +154,7 @@ async def test_a_result_that_was_stored_is_released_once(
             dataset = await site.owner.upload()
             await site.owner.set_policy(dataset)
             job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
-            async with asyncio.timeout(20):
-                while not stored:  # noqa: ASYNC110 - another program is waited for
-                    await asyncio.sleep(0.02)
+            await eventually(lambda: stored)
             assert (await site.scientist.job(job["id"]))["state"] == "running"
     assert states_of_charges(settings) == ["running"]
     for _ in range(2):
@@ -248,9 +249,7 @@ async def test_a_job_whose_charge_is_not_its_own_holds_up_no_other(
             await site.owner.set_policy(dataset)
             job = await site.scientist.submit(dataset, "statistics", **PRIVATE_COUNT)
             results = settings.data_dir / "jobs" / "results"
-            async with asyncio.timeout(20):
-                while not [path for path in results.rglob("*") if path.is_file()]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            await eventually(lambda: [path for path in results.rglob("*") if path.is_file()])
     database = Database(settings.database_url)
     await database.write(lambda connection: connection.execute(charges.update().values(state="failed")))
     database.close()

@@ -23,6 +23,7 @@ from pygrid.settings import load_settings
 from pygrid.storage.sql.database import Database
 from pygrid.tensors import encode
 from pygrid.web.services import service
+from support.eventually import eventually
 from support.jobs import DATASETS, JOBS, MODEL, NUM_RECORDS, PLAN, Site, records, running_site
 from support.plans.handmade import logistic_params
 from support.web import assert_problem
@@ -84,8 +85,7 @@ def driver(site: Site) -> RemoteDriver:
 
 async def someone_asks(site: Site, *, num_places: int = 1) -> None:
     """Until as many jobs are run or asked for by Workers of other machines."""
-    while driver(site).num_places < num_places:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await eventually(lambda: driver(site).num_places >= num_places)
 
 
 def ended(outcome: Outcome, result: bytes = b"") -> bytes:

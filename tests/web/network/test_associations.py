@@ -27,7 +27,8 @@ from pygrid.settings import load_settings
 from pygrid.storage.sql.database import Database
 from pygrid.transport.identity import Identity
 from pygrid.web.services import service
-from support.network import SECRET, Dom, Net, running_domain, running_network, served, until, until_listed
+from support.eventually import eventually, turns
+from support.network import SECRET, Dom, Net, running_domain, running_network, served, until_listed
 from support.web import People, assert_problem
 
 
@@ -103,7 +104,7 @@ async def test_a_cut_link_heals(net: Net, tmp_path: Path) -> None:
             async def is_new(old: Any = link) -> bool:
                 return (found := links.find("alice")) is not None and found is not old
 
-            await until(is_new)
+            await eventually(is_new)
         await alice.until(state="accepted", connected=True)
         await until_listed(net, "alice", state="online")
 
@@ -233,7 +234,7 @@ async def test_two_domains_of_one_name_race_and_one_gets_it(net: Net, tmp_path: 
                 found = (await dom.associations())[0]
                 return found["state"] if found["state"] in ("accepted", "refused") else None
 
-            state: str = await until(decided)
+            state: str = await eventually(decided)
             return state
 
         states = [await outcome(dom) for dom in domains]
@@ -257,8 +258,8 @@ async def test_a_decision_in_the_moment_of_arrival_is_not_lost(net: Net, tmp_pat
                 answer = await net.web.get(f"/domains/{name}", headers=net.owner)
                 return answer.status_code == 200
 
-            await until(row)
-            await asyncio.sleep(number * 0.002)
+            await eventually(row)
+            await turns(10 * number)  # another moment each time
             assert (await net.decide(name, "accept")).status_code == 200
             await dom.until(state="accepted", connected=True)
             await until_listed(net, name, state="online", connected=True)
@@ -309,7 +310,7 @@ async def test_a_direct_address_is_named_once_the_domain_answers_there(net: Net,
                     found = await net.list()
                     return found[name]["reason"] if name in found else None
 
-                await until(checked)
+                await eventually(checked)
             found = await net.list()
             assert (found["bob"]["address"], found["bob"]["claimed_address"]) == (None, address)
             assert "another Domain answers" in found["bob"]["reason"]
@@ -377,7 +378,7 @@ async def test_a_private_address_is_not_called_unless_that_is_allowed(tmp_path: 
                 async def checked() -> Any:
                     return (await net.list()).get("alice", {}).get("reason")
 
-                assert "on this machine" in await until(checked)
+                assert "on this machine" in await eventually(checked)
                 assert (await net.list())["alice"]["address"] is None
         assert calls == 0
 
@@ -393,7 +394,7 @@ async def test_a_change_is_told_before_its_author_is_answered(tmp_path: Path) ->
             async def told() -> bool:
                 return bool(member.catalog)
 
-            await until(told)
+            await eventually(told)
             before = member.catalog
             form = {
                 "config": (None, '{"name": "d", "visibility": "public", "format": "csv"}'),
@@ -461,7 +462,7 @@ async def test_a_domain_that_was_opened_after_it_joined_is_not_led_to_strangers(
 
     async with running_domain(tmp_path, open_signup=False) as alice:
         assert (await alice.web.post("/associations", json=far, headers=alice.owner)).status_code == 202
-        await until(dialled)
+        await eventually(dialled)
     nothing_far.clear()
     # Another start, without the flag, so that strangers of this machine may sign up.
     async with running_domain(tmp_path, sign_up=False) as alice:
@@ -469,11 +470,11 @@ async def test_a_domain_that_was_opened_after_it_joined_is_not_led_to_strangers(
         async def told() -> Any:
             return "--closed-signup" in (await alice.associations())[0]["reason"]
 
-        await until(told)
+        await eventually(told)
         assert (await alice.web.get("/readyz")).status_code == 200
         assert nothing_far == []
     async with running_domain(tmp_path, sign_up=False, open_signup=False):
-        await until(dialled)
+        await eventually(dialled)
 
 
 async def test_an_unreachable_network_is_told_and_can_be_left(tmp_path: Path) -> None:
@@ -482,7 +483,7 @@ async def test_an_unreachable_network_is_told_and_can_be_left(tmp_path: Path) ->
         async def told() -> Any:
             return (await alice.associations())[0]["reason"]
 
-        await until(told)
+        await eventually(told)
         found = (await alice.associations())[0]
         assert (found["state"], found["connected"], found["identity"]) == ("joining", False, None)
         left = await alice.web.delete(f"/associations/{found['id']}", headers=alice.owner)
@@ -618,7 +619,7 @@ async def test_an_address_that_can_not_be_looked_up_does_not_touch_the_others(ne
         async def is_told() -> bool:
             return "idna" in (await alice.associations())[1]["reason"]
 
-        await until(is_told)
+        await eventually(is_told)
         assert (await alice.associations())[0]["connected"]
         assert (await alice.web.get("/readyz")).status_code == 200
 
@@ -628,6 +629,5 @@ async def test_a_domain_that_stops_leaves_no_task_behind(tmp_path: Path) -> None
     before = asyncio.all_tasks()
     async with running_domain(tmp_path):
         pass
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await turns(3)
     assert {task.get_coro() for task in asyncio.all_tasks() - before} == set()

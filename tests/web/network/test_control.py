@@ -29,7 +29,8 @@ from pygrid.messages.identity import to_base64url
 from pygrid.settings import load_settings
 from pygrid.transport.identity import Identity
 from pygrid.web.services import service
-from support.network import Impostor, Net, running_network, served, until
+from support.eventually import eventually
+from support.network import Impostor, Net, running_network, served
 from support.web import People, running
 
 
@@ -377,7 +378,7 @@ async def told_reason(network: LyingNetwork, folder: Path, monkeypatch: pytest.M
                 found = (await web.get("/associations", headers=owner)).json()["associations"][0]
                 return found if found["reason"] else None
 
-            found: dict[str, Any] = await until(reason)
+            found: dict[str, Any] = await eventually(reason)
             assert (await web.get("/readyz")).status_code == 200
             return found
 
@@ -417,7 +418,7 @@ async def test_a_network_that_speaks_nonsense_later_is_left_and_dialled_anew(
             async def again() -> bool:
                 return len(network.hellos) >= 2
 
-            await until(again)
+            await eventually(again)
             owner = await People(web).owner()
             found = (await web.get("/associations", headers=owner)).json()["associations"][0]
             assert found["state"] == "accepted"
@@ -433,4 +434,4 @@ async def test_what_answers_no_websocket_is_told(tmp_path: Path, net: Net, monke
         async def reason() -> Any:
             return (await web.get("/associations", headers=owner)).json()["associations"][0]["reason"]
 
-        assert await until(reason)
+        assert await eventually(reason)

@@ -35,7 +35,8 @@ from test_data_folder_0_1 import (
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings, load_settings
 from pygrid.tensors import decode, encode
-from support.network import Net, running_domain, running_network, until, until_listed
+from support.eventually import eventually
+from support.network import Net, running_domain, running_network, until_listed
 from support.plans.models import WEIGHT
 from support.training import bearer
 from support.web import People, running
@@ -187,7 +188,7 @@ async def assert_training_goes_on(both: Opened) -> None:
 
     # Learning rate and momentum are 0.5; the mean diffs were 0.5 and 1.0.
     velocity = 0.5 * 0.5 + 1.0
-    arrays = await until(checkpoint)
+    arrays = await eventually(checkpoint)
     for array in arrays.values():
         np.testing.assert_array_equal(array, np.float32((1.0 - 0.5 * 0.5) - 0.5 * velocity))
     [draft] = (await both.get("/model-centric/drafts"))["drafts"]

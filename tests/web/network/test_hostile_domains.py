@@ -15,6 +15,7 @@ import pytest
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.transport import links
 from pygrid.web.services import service
+from support.eventually import turns
 from support.network import Impostor, Net, running_network, until_listed
 
 
@@ -42,7 +43,7 @@ async def test_a_link_whose_peer_takes_no_goodbye_ends_all_the_same(monkeypatch:
     monkeypatch.setattr(links, "CLOSE_S", 0.05)
     link = links.Link(Deaf(), {})
     running = asyncio.create_task(link.run())
-    await asyncio.sleep(0)
+    await turns()
     async with asyncio.timeout(60):
         await link.close(links.REPLACED, "anew")
         assert (await running).code == links.REPLACED

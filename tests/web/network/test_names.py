@@ -31,7 +31,8 @@ from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.features.associations.network.service import NetworkAssociations
 from pygrid.transport.identity import Identity
 from pygrid.web.services import service
-from support.network import Impostor, Net, running_domain, running_network, until
+from support.eventually import eventually
+from support.network import Impostor, Net, running_domain, running_network
 from support.web import PASSWORD, People, assert_problem
 
 DAY_S = 86400.0
@@ -293,4 +294,4 @@ async def test_a_person_accepts_what_they_were_shown(net: Net, client: NetworkCl
     async def is_accepted() -> bool:
         return await known(net) == {key(one): "accepted"}
 
-    await until(is_accepted)
+    await eventually(is_accepted)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pygrid.features.associations.domain import connector
+from support.eventually import eventually
 from support.forward_proxy import VARIABLES, running_proxy, running_redirect
-from support.network import Net, running_domain, running_network, until, until_listed
+from support.network import Net, running_domain, running_network, until_listed
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ async def test_a_proxy_that_it_can_not_use_is_told_and_harms_nothing_else(
         async def is_told() -> bool:
             return "not an HTTP proxy" in (await alice.associations())[1]["reason"]
 
-        await until(is_told)
+        await eventually(is_told)
         assert (await alice.associations())[0]["connected"]
         assert (await alice.web.get("/readyz")).status_code == 200
 
@@ -64,6 +65,6 @@ async def test_a_domain_does_not_follow_its_network_elsewhere(net: Net, tmp_path
             async def is_told() -> bool:
                 return "307" in (await alice.associations())[0]["reason"]
 
-            await until(is_told)
+            await eventually(is_told)
         assert set(asked) == {"/network/control"}
         assert await net.list("all") == {}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pygrid.tensors import decode, encode
+from support.streams import Waiting
 from support.training import PLAN, Site, assert_values, model, scope
 from support.web import assert_problem
 
@@ -157,10 +158,9 @@ async def test_finishing_without_reports_makes_no_checkpoint(site: Site) -> None
 
 async def test_finishing_a_process_that_waits_for_clients_answers_them(site: Site) -> None:
     process = await site.host(min_workers=3)
-    waiting = asyncio.create_task((await site.device(process)).ask(wait_s=60))
-    await asyncio.sleep(0.05)
+    waiting = await Waiting(site, await site.device(process)).held()
     await _finish(site, process)
-    assert (await asyncio.wait_for(waiting, 60))["reason"] == "training_finished"
+    assert (await waiting.answer())["reason"] == "training_finished"
     await site.until_completed(process)
 
 

@@ -10,6 +10,7 @@ import pytest
 from pygrid.features.relay.network.pipes import End, Pipes, RelayLimits
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
+from support.eventually import turns
 
 
 def silent() -> End:
@@ -28,7 +29,7 @@ async def test_a_cut_ends_a_pipe_that_is_open_or_being_opened(is_open: bool) -> 
             pipes.cut("alice")
         splicing = asyncio.create_task(pipes.splice("alice", silent(), silent(), cut))
         if is_open:
-            await asyncio.sleep(0)
+            await turns()
             pipes.cut("alice")
         async with asyncio.timeout(60):
             await splicing

@@ -28,7 +28,7 @@ import httpcore
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_relay_calls import read, until
+from test_relay_calls import read
 from test_relay_protocol import open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -50,6 +50,7 @@ from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy
 from pygrid.transport.certificates import server_context
 from pygrid.transport.identity import Identity
 from pygrid.transport.tickets import make_ticket
+from support.eventually import eventually_blocking
 from support.relay_app import RelayedApp
 from support.relay_site import Member, RelaySite, running_site
 
@@ -208,7 +209,7 @@ def test_a_token_is_good_once_and_for_a_short_time(site: RelaySite) -> None:
 
     async def keep(token: str) -> None:
         tokens.append(token)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     site.directory.members["hospital-a"] = Asked(site, keep)
     with pytest.raises(Unavailable) as failed:
@@ -260,7 +261,7 @@ def test_there_are_only_so_many_pipes(app: RelayedApp, tmp_path: Path, limits: R
             transports[3].send(SMALL)
         assert (refused.value.code, refused.value.fields["retry_after_s"]) == ("too_many_pipes", 1.0)
         transports[0].close()
-        until(lambda: site.relay.pipes.count("hospital-a") < 3)
+        eventually_blocking(lambda: site.relay.pipes.count("hospital-a") < 3)
         assert transports[3].send(SMALL).status == 200
 
 

@@ -22,6 +22,7 @@ import pytest
 from pygrid.errors import Unavailable
 from pygrid.features.relay.network.pipes import RelayLimits
 from pygrid.transport import NO_RETRIES, Api, Request, RetryPolicy, Transport
+from support.eventually import eventually_blocking
 from support.relay_app import BLOCK, PatternBody, RelayedApp
 from support.relay_site import RelaySite, running_site
 
@@ -54,21 +55,12 @@ def read(transport: Transport, request: Request) -> bytes:
         return response.read(100_000_000)
 
 
-def until(condition: object, timeout_s: float = 20.0) -> None:
-    """Wait until a condition holds that others bring about."""
-    assert callable(condition)
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def settled(count: object) -> int:
     """What a counter says once it has stopped growing."""
     assert callable(count)
     last, since = count(), time.monotonic()
     while time.monotonic() - since < 0.5:
-        time.sleep(0.02)
+        time.sleep(0.02)  # nothing else tells that no more comes
         if (now := count()) != last:
             last, since = now, time.monotonic()
     return last
@@ -121,7 +113,7 @@ def test_a_domain_that_does_not_read_holds_the_caller_back(transport: Transport,
     body = PatternBody(64 * 16)  # 64 MiB
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(read, transport, Request("POST", "/held", body=body))
-        until(lambda: body.num_taken > 0)
+        eventually_blocking(lambda: body.num_taken > 0)
         assert settled(lambda: body.num_taken) < IN_FLIGHT_BYTES
         app.released.set()
         assert json.loads(answer.result(60))["sha256"] == body.sha256
@@ -141,7 +133,7 @@ def test_events_come_as_they_happen(transport: Transport, app: RelayedApp) -> No
 def test_a_long_poll_ends_with_its_answer_or_with_its_caller(transport: Transport, app: RelayedApp) -> None:
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(read, transport, Request("GET", "/poll", timeout_s=20))
-        until(lambda: app.calls == ["/poll"])
+        eventually_blocking(lambda: app.calls == ["/poll"])
         app.released.set()
         assert json.loads(answer.result(20)) == {"released": True}
     with pytest.raises(Unavailable) as lost:
@@ -156,13 +148,13 @@ def test_an_answer_that_closes_the_connection_is_whole_and_the_next_call_opens_a
     for number in range(3):
         assert json.loads(read(transport, Request("GET", f"/goodbye/{number}"))) == {"path": f"/goodbye/{number}"}
     assert len(site.asked) == 3
-    until(lambda: site.relay.pipes.count("hospital-a") == 0)
+    eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
 
 
 def test_a_pipe_that_ended_while_nobody_called_is_not_used_again(transport: Transport, site: RelaySite) -> None:
     read(transport, Request("GET", "/small/1"))
     site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
-    until(lambda: site.relay.pipes.count("hospital-a") == 0)
+    eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
     # Not idempotent, so it would not be repeated if it had been sent into the dead pipe.
     assert json.loads(read(transport, Request("POST", "/small/2"))) == {"path": "/small/2"}
 
@@ -181,14 +173,14 @@ def test_a_call_that_is_cut_in_the_middle_says_so_and_a_safe_one_is_repeated(
     api = Api(transport, retries=FAST)
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(api.get, "/poll", dict)
-        until(lambda: app.calls[-1] == "/poll")
+        eventually_blocking(lambda: app.calls[-1] == "/poll")
         site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
-        until(lambda: app.calls.count("/poll") == 2)
+        eventually_blocking(lambda: app.calls.count("/poll") == 2)
         app.released.set()
         assert answer.result(20) == {"released": True}
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(api.post, "/poll", dict)
-        until(lambda: app.calls.count("/poll") == 3)
+        eventually_blocking(lambda: app.calls.count("/poll") == 3)
         site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
         with pytest.raises(Unavailable) as unsafe:
             answer.result(20)
@@ -208,14 +200,14 @@ def test_many_callers_at_once_share_nothing(site: RelaySite) -> None:
 
     with ThreadPoolExecutor(20) as threads:
         assert list(threads.map(call, range(120))) == [str(number) for number in range(120)]
-    until(lambda: site.relay.pipes.count("hospital-a") == 0)
+    eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
 
 
 def test_a_pipe_through_which_nothing_comes_is_closed(app: RelayedApp, tmp_path: Path) -> None:
     with running_site(app, tmp_path, limits=RelayLimits(idle_s=0.3)) as site:
         transport = site.open()
         read(transport, Request("GET", "/small/1"))
-        until(lambda: site.relay.pipes.count("hospital-a") == 0)
+        eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
         read(transport, Request("GET", "/small/2"))
         assert len(site.asked) == 2
         transport.close()
@@ -226,7 +218,7 @@ def test_a_stop_of_the_network_ends_calls_that_wait(app: RelayedApp, tmp_path: P
         with running_site(app, tmp_path) as site:
             transport = site.open()
             answer = thread.submit(transport.send, Request("GET", "/poll", timeout_s=60))
-            until(lambda: app.calls == ["/poll"])
+            eventually_blocking(lambda: app.calls == ["/poll"])
         with pytest.raises(Unavailable) as lost:
             answer.result(20)
         assert lost.value.code == "connection_lost"
@@ -250,5 +242,5 @@ def test_closing_in_the_middle_of_a_download_frees_the_pipe(
     for _ in range(5):
         with transport.send(Request("GET", "/blocks/2000")) as response:
             assert (BLOCK * 2).startswith(next(response.chunks()))
-    until(lambda: site.relay.pipes.count("hospital-a") == 0)
+    eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
     assert threading.active_count() == threads

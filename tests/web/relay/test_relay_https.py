@@ -24,10 +24,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from test_relay_calls import read, until
+from test_relay_calls import read
 
 from pygrid.errors import Unavailable
 from pygrid.transport import Request
+from support.eventually import eventually_blocking
 from support.relay_app import BLOCK, PatternBody, RelayedApp
 from support.relay_site import RelaySite, running_site
 
@@ -125,8 +126,8 @@ def test_calls_pass_through_tls_in_tls(site: RelaySite) -> None:
     assert len(site.asked) == 1
     # An idle connection that ended is noticed through both layers.
     site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
-    until(lambda: site.relay.pipes.count("hospital-a") == 0)
-    until(lambda: all(connection.has_expired() for connection in transport._pool.connections))
+    eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
+    eventually_blocking(lambda: all(connection.has_expired() for connection in transport._pool.connections))
     assert json.loads(read(transport, Request("POST", "/small/after"))) == {"path": "/small/after"}
     transport.close()
 

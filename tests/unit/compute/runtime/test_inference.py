@@ -26,6 +26,7 @@ from pygrid.plans.serving import check_model_file
 from pygrid.sandbox.frames import FRAME_HEADER_BYTES, frame
 from pygrid.sandbox.process import Child
 from pygrid.tensors import encode
+from support.eventually import eventually, turns
 from support.plans.models import WEIGHT, linear, lookup, slow
 
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
@@ -70,9 +71,7 @@ def children() -> list[int]:
 
 async def until_gone(pid: int | None = None) -> None:
     """Wait until there is no such Worker any more; None: until there is none."""
-    async with asyncio.timeout(60):
-        while children() if pid is None else pid in children():  # noqa: ASYNC110 - the kernel tells nobody
-            await asyncio.sleep(0.02)
+    await eventually(lambda: not children() if pid is None else pid not in children())
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -117,7 +116,7 @@ async def test_no_room_while_another_model_is_at_work(
 ) -> None:
     long = servable(tmp_path / "slow", slow(), 1)
     asked = asyncio.create_task(workers.ask(long, {"x": SQUARE}, 1))
-    await asyncio.sleep(0)
+    await turns()
     with pytest.raises(Unavailable) as caught:
         await workers.ask(model, {"x": X}, 5)
     assert caught.value.code == "inference_busy"
@@ -155,7 +154,7 @@ async def test_values_that_the_model_cant_take_end_nothing(workers: InferenceWor
 
 async def test_who_goes_away_holds_nobody_up(workers: InferenceWorkers, model: ServableModel) -> None:
     tasks = [asyncio.create_task(workers.ask(model, {"x": X + i}, 5)) for i in range(4)]
-    await asyncio.sleep(0)
+    await turns()
     tasks[0].cancel()
     tasks[2].cancel()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,7 +172,7 @@ async def test_an_idle_process_is_ended_and_begun_anew(model: ServableModel) -> 
 async def test_closing_tells_who_waits(model: ServableModel, tmp_path: Path) -> None:
     workers = InferenceWorkers()
     asked = [asyncio.create_task(workers.ask(model, {"x": X}, 5)) for _ in range(3)]
-    await asyncio.sleep(0)
+    await turns()
     await workers.close()
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(answer, Unavailable)
