@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid import codes
 from pygrid.cli.common import UrlOption, friendly
 from pygrid.cli.job_submit import Output, give, predict, submit
 from pygrid.cli.output import say, say_columns, say_json, say_lines
-from pygrid.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from pygrid.client import DomainClient
-    from pygrid.client.jobs import Job, JobTable
+    from pygrid.client.jobs import JobTable
 
 app = typer.Typer(
     help="Ask for work on data that you do not see, follow it, take the result.",
@@ -25,7 +22,6 @@ app = typer.Typer(
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
-_ID_CHARS = 32
 
 app.command("submit")(submit)
 app.command("predict")(predict)
@@ -72,7 +68,7 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client.display.job_progress import in_words
 
     with connect(url) as domain:
-        say(in_words(find_job(domain, job_id).wait(progress=True)))
+        say(in_words(domain.job(job_id).wait(progress=True)))
 
 
 @app.command("result")
@@ -85,7 +81,7 @@ def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        give(find_job(domain, job_id), output)
+        give(domain.job(job_id), output)
 
 
 @app.command("cancel")
@@ -98,25 +94,7 @@ def cancel(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        say(f"{job_id} is {find_job(domain, job_id).cancel().state}")
-
-
-def find_job(domain: DomainClient, job_id: str) -> Job:
-    """A job by its id, or by the beginning of it.
-
-    Raises:
-        NotFound: none that the caller may see begins so. InvalidInput: several do (``ambiguous_id``).
-    """
-    if len(job_id) == _ID_CHARS:
-        return domain.job(job_id)
-    found = [job for job in domain.jobs() if job.id.startswith(job_id)]
-    if not found:
-        raise NotFound(f"no job that you may see has an id beginning with {job_id!r}", code=codes.JOB_NOT_FOUND)
-    if len(found) > 1:
-        raise InvalidInput(
-            f"{len(found)} jobs have an id beginning with {job_id!r}; give more of it", code=codes.AMBIGUOUS_ID
-        )
-    return found[0]
+        say(f"{job_id} is {domain.job(job_id).cancel().state}")
 
 
 def show_job(job_id: str, url: str | None, as_json: bool) -> None:
@@ -124,7 +102,7 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        job = find_job(domain, job_id)
+        job = domain.job(job_id)
         if as_json:
             say_json(job.info())
         else:

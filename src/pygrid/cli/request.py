@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.job import JobId, Json, find_job, print_jobs, show_job
+from pygrid.cli.job import JobId, Json, print_jobs, show_job
 from pygrid.cli.output import say, say_lines
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOpti
     from pygrid.client import connect
 
     with connect(url) as domain:
-        job = find_job(domain, job_id)
+        job = domain.job(job_id)
         if not yes:
             say_lines(job.sheet())
             typer.confirm("Approve this?", abort=True)
@@ -72,7 +72,7 @@ def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        say(f"{job_id} is {find_job(domain, job_id).deny(comment).state}")
+        say(f"{job_id} is {domain.job(job_id).deny(comment).state}")
 
 
 @app.command("revoke")
@@ -85,4 +85,4 @@ def revoke(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        say(f"{job_id} is {find_job(domain, job_id).revoke().state}")
+        say(f"{job_id} is {domain.job(job_id).revoke().state}")

@@ -289,7 +289,12 @@ class DomainClient(SessionClient):
         return JobTable(self._api, find_jobs(self._api, dataset=dataset, state=state, mine=mine))
 
     def job(self, job_id: str) -> Job:
-        """A job by its id. Raises NotFound: there is none, or it is not yours to see (``job_not_found``)."""
+        """A job by its id, or by the first characters of it, 6 or more.
+
+        Raises:
+            NotFound: there is no such job, or you may not see it (``job_not_found``).
+            InvalidInput: several ids begin with these characters; the message lists them (``ambiguous_id``).
+        """
         return get_job(self._api, job_id)
 
     @property

@@ -30,7 +30,7 @@ from pygrid.client.display.tables import Table, TableColumn, html_facts, text_fa
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
-from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
+from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
 from pygrid.messages.jobs import (
     DecisionRequest,
     JobCost,
@@ -58,6 +58,7 @@ WITH_ARRAYS: frozenset[JobKind] = frozenset({"train", "predict"})
 
 _PATH = "/data-centric/jobs"
 _PAGE = 100
+_ID_CHARS, _MIN_PREFIX, _MAX_LISTED = 32, 6, 10
 _SILENCE_S = 60.0
 _PATIENCE_S = 600.0
 _FIRST_POLL_S, _POLL_S = 0.05, 0.5
@@ -348,8 +349,26 @@ def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None,
 
 
 def get_job(api: Api, job_id: str) -> Job:
-    """A job by its id. Raises NotFound: there is none, or it is not one's to see (``job_not_found``)."""
+    """A job by its id, or by the first characters of it, 6 or more.
+
+    Raises:
+        NotFound: there is no such job, or the caller may not see it (``job_not_found``).
+        InvalidInput: several ids begin with these characters; the message lists them (``ambiguous_id``).
+    """
+    if _MIN_PREFIX <= len(job_id) < _ID_CHARS:
+        return Job(api, _only_job(job_id, find_jobs(api)))
     return Job(api, api.get(f"{_PATH}/{job_id}", JobInfo))
+
+
+def _only_job(prefix: str, jobs: Sequence[JobInfo]) -> JobInfo:
+    found = [info for info in jobs if info.id.startswith(prefix)]
+    if not found:
+        raise NotFound(f"you can see no job whose id begins with {prefix!r}", code=codes.JOB_NOT_FOUND)
+    if len(found) > 1:
+        ids = ", ".join(info.id for info in found[:_MAX_LISTED])
+        more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
+        raise InvalidInput(f"{prefix!r} is the beginning of {len(found)} ids: {ids}{more}", code=codes.AMBIGUOUS_ID)
+    return found[0]
 
 
 def submit_job(

@@ -24,8 +24,8 @@ from pygrid.client import connect, jobs
 from pygrid.client.binding import complete_binding
 from pygrid.client.display.job_progress import in_words, shown
 from pygrid.client.display.review import sheet
-from pygrid.client.jobs import Job, JobTable, statistic_requests
-from pygrid.errors import Conflict, InvalidInput, PygridError, Unavailable
+from pygrid.client.jobs import Job, JobTable, get_job, statistic_requests
+from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
 from pygrid.messages.datasets import Column, DatasetInfo, Schema
 from pygrid.messages.jobs import JobCost, JobInfo, JobKind, JobList, JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.messages.media import PROBLEM
@@ -447,6 +447,25 @@ def test_requests_are_those_that_wait_and_those_that_are_held() -> None:
     found = connect(transport=server).requests()
     assert [request.query["state"] for request, _ in server.sent] == ["waiting", "held"]
     assert [job.id for job in found] == ["theirs", "theirs"]
+
+
+def test_a_job_is_found_by_the_beginning_of_its_id() -> None:
+    server = Scripted(info(id="abcdef1" + "0" * 25), info(id="abcdef2" + "0" * 25), info(id="c" * 32))
+    assert get_job(Api(server), "cccccc").id == "c" * 32
+    assert get_job(Api(server), "abcdef2").id == "abcdef2" + "0" * 25
+    with pytest.raises(InvalidInput, match="begin") as caught:
+        get_job(Api(server), "abcdef")
+    assert caught.value.code == "ambiguous_id"
+    assert all(f"abcdef{number}{'0' * 25}" in caught.value.detail for number in (1, 2))
+    with pytest.raises(NotFound, match="no job whose id begins with 'dddddd'"):
+        get_job(Api(server), "dddddd")
+
+
+@pytest.mark.parametrize("job_id", ["c" * 32, "c" * 5])
+def test_a_whole_id_and_one_that_is_too_short_are_left_to_the_domain(job_id: str) -> None:
+    server = Scripted(info())
+    get_job(Api(server), job_id)
+    assert [request.path for request, _ in server.sent] == [f"/data-centric/jobs/{job_id}"]
 
 
 def test_long_lists_come_in_pages() -> None:
