@@ -23,8 +23,8 @@ import msgspec
 import numpy as np
 
 from pygrid import codes
-from pygrid.core.access import OWNER, Permission, Principal
-from pygrid.errors import InvalidConfig
+from pygrid.core.access import OWNER, Permission, Principal, not_permitted
+from pygrid.errors import Forbidden, InvalidConfig, NotFound
 from pygrid.messages.datasets import (
     Column,
     ColumnDeclaration,
@@ -139,6 +139,29 @@ def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal 
     if principal is None or not principal.may(Permission.UPLOAD_DATA):
         return DatasetRefusal.MISSING_PERMISSION
     return None if _is_holder(principal, dataset) else DatasetRefusal.NOT_YOURS
+
+
+def check_manage(principal: Principal | None, dataset: Holding, dataset_id: int) -> None:
+    """Refuse a caller that may not change the dataset.
+
+    Raises:
+        NotFound: ``dataset_not_found``: the caller may not see it. Forbidden: ``not_permitted``, ``not_your_dataset``.
+    """
+    match can_manage(principal, dataset):
+        case DatasetRefusal.INVISIBLE:
+            raise dataset_not_found(dataset_id)
+        case DatasetRefusal.MISSING_PERMISSION:
+            raise not_permitted(Permission.UPLOAD_DATA)
+        case DatasetRefusal.NOT_YOURS:
+            raise Forbidden(
+                "another user uploaded this dataset; only that user and an Owner may change it",
+                code=codes.NOT_YOUR_DATASET,
+            )
+
+
+def dataset_not_found(dataset_id: int) -> NotFound:
+    """The refusal for a dataset that is not there, or that the caller may not see."""
+    return NotFound(f"there is no dataset {dataset_id}", code=codes.DATASET_NOT_FOUND, id=dataset_id)
 
 
 def _is_holder(principal: Principal, dataset: Holding) -> bool:

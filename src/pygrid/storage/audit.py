@@ -25,9 +25,12 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.durable import write_atomically
 from pygrid.errors import InvalidInput, Unavailable
-from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.metadata import metadata
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 audit_entries = sa.Table(
     "audit_entries",
@@ -38,8 +41,6 @@ audit_entries = sa.Table(
     sa.Column("entry", sa.Text, nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
 )
-
-
 audit_head = sa.Table(
     "audit_head",
     metadata,
@@ -49,7 +50,6 @@ audit_head = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
     sa.CheckConstraint("id = 1", name="one_row"),
 )
-
 
 START = "0" * 64
 HEAD_FILE = "audit-head.json"
@@ -240,12 +240,6 @@ def _insert_if_absent(connection: sa.Connection) -> None:
     connection.execute(insert(audit_head).values(id=1, number=0, hash=START).on_conflict_do_nothing())
 
 
-logger = logging.getLogger(__name__)
-
-
-T = TypeVar("T")
-
-
 class AuditedWrites:
     """`Database.write` for what is audited.
 
@@ -265,8 +259,8 @@ class AuditedWrites:
     async def recover(self) -> None:
         """Compare the log with the head that was exported last; called once, before the first request."""
 
-        def read() -> audit.Head | None:
-            return audit.read_head(self._head_file) if self._head_file.exists() else None
+        def read() -> Head | None:
+            return read_head(self._head_file) if self._head_file.exists() else None
 
         try:
             known = await asyncio.to_thread(read)
@@ -275,9 +269,7 @@ class AuditedWrites:
             self.is_rolled_back = True
             return
         if known is not None:
-            self.is_rolled_back = not await self._database.read(
-                lambda connection: audit.leads_through(connection, known)
-            )
+            self.is_rolled_back = not await self._database.read(lambda connection: leads_through(connection, known))
         if self.is_rolled_back:
             logger.error("audit log is not the one that was exported", extra={"head_file": str(self._head_file)})
 
@@ -300,16 +292,16 @@ class AuditedWrites:
         """
 
         def transaction(connection: sa.Connection) -> T:
-            audit.lock(connection)
+            lock(connection)
             return fn(connection)
 
         answer = await self._database.write(transaction)
         if self.is_rolled_back:
             return answer
         async with self._exporting:
-            head = await self._database.read(audit.get_head)
+            head = await self._database.read(get_head)
             try:
-                await asyncio.to_thread(audit.export_head, head, self._head_file)
+                await asyncio.to_thread(export_head, head, self._head_file)
             except (InvalidInput, OSError):
                 logger.exception("audit head not exported", extra={"number": head.number})
         return answer

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core.access import OWNER, Principal
-from pygrid.core.datasets import Holding, Schema, Visibility
+from pygrid.core.datasets import Holding, Schema, Visibility, dataset_not_found
 from pygrid.errors import NotFound
 from pygrid.storage.sql.metadata import UtcDateTime, metadata
 
@@ -406,11 +406,6 @@ def stored_bytes(connection: sa.Connection) -> int:
 def list_folders(connection: sa.Connection) -> list[str]:
     """Every folder of columns that a dataset names."""
     return _folders(connection, dataset_versions.c.dataset_id.in_(sa.select(datasets.c.id).where(_LIVE)))
-
-
-def dataset_not_found(dataset_id: int) -> NotFound:
-    """The refusal for a dataset that is not there, or that the caller is not to know of."""
-    return NotFound(f"there is no dataset {dataset_id}", code=codes.DATASET_NOT_FOUND, id=dataset_id)
 
 
 def _folders(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[str]:

@@ -5,6 +5,21 @@ from __future__ import annotations
 import asyncio
 
 
+def job_topic(job_id: str) -> str:
+    """Notified at every change of a job, including its progress."""
+    return f"job/{job_id}"
+
+
+def cycle_topic(process_id: int) -> str:
+    """Notified when a process opens, reopens or completes a cycle, or is finished."""
+    return f"cycle/{process_id}"
+
+
+def event_topic(process_id: int) -> str:
+    """Notified at every event of a process."""
+    return f"event/{process_id}"
+
+
 class Signals:
     """Topics that can be waited for within one process. Used from the event loop alone."""
 

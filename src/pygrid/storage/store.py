@@ -54,13 +54,3 @@ class Store:
     def close(self) -> None:
         """Let go of the files; the database is closed by who opened it."""
         self.diffs.close()
-
-
-def cycle_topic(process_id: int) -> str:
-    """Notified when a process opens, reopens or completes a cycle or is finished."""
-    return f"cycle/{process_id}"
-
-
-def event_topic(process_id: int) -> str:
-    """Notified at every event of a process."""
-    return f"event/{process_id}"

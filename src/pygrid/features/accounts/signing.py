@@ -6,9 +6,9 @@ import asyncio
 import datetime as dt
 import logging
 import unicodedata
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -24,6 +24,7 @@ from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage import audit
 from pygrid.storage.accounts import User
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.setup_code import SetupCode
 from pygrid.storage.sql.database import Database
 
@@ -54,14 +55,6 @@ MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 T = TypeVar("T")
 
 
-class Writes(Protocol):
-    """Writes that leave an entry in the audit log."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that may append to the log."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class KeyedUser:
     """A user, and the new private key, which is shown this once; None: the user has no private key now."""
@@ -89,7 +82,7 @@ class SignIn:
     def __init__(
         self,
         database: Database,
-        writes: Writes,
+        writes: AuditedWrites | Database,
         clock: Clock,
         *,
         open_signup: bool,

@@ -27,8 +27,8 @@ from pygrid.lifecycle import ClientGone, Stopping
 from pygrid.storage import reports as rows
 from pygrid.storage.clients import touch_client
 from pygrid.storage.cycle_transitions import open_cycle
-from pygrid.storage.signals import wait_for_any
-from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.signals import cycle_topic, event_topic, wait_for_any
+from pygrid.storage.store import Store
 
 PRESENCE_S = 3.0 * rules.POLL_S
 """Seconds for which a client counts as a candidate after it was asked to come back."""

@@ -27,7 +27,8 @@ from pygrid.messages.cycles import AuthenticateRequest, AuthenticateResponse, Le
 from pygrid.storage import clients, reports
 from pygrid.storage import cycles as rows
 from pygrid.storage.cycle_transitions import close_cycle
-from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.signals import cycle_topic, event_topic
+from pygrid.storage.store import Store
 
 MAX_SUBJECT_CHARS = 200
 LEFT_S = 3600.0

@@ -19,7 +19,8 @@ from pygrid.metrics import Metrics
 from pygrid.storage import cycles as rows
 from pygrid.storage import processes, reports
 from pygrid.storage.cycle_transitions import close_cycle, reopen_cycle
-from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.signals import cycle_topic, event_topic
+from pygrid.storage.store import Store
 
 logger = logging.getLogger(__name__)
 

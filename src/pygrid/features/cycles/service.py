@@ -39,8 +39,9 @@ from pygrid.storage.cycle_transitions import close_cycle
 from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.processes import Checkpoint
 from pygrid.storage.reports import Report
+from pygrid.storage.signals import event_topic
 from pygrid.storage.sql.failures import may_be_done
-from pygrid.storage.store import Store, event_topic
+from pygrid.storage.store import Store
 
 _INVALID_KEY = "Invalid request key!"
 

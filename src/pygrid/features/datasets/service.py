@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Permission, Principal, not_permitted
+from pygrid.core.access import Principal
 from pygrid.core.datasets import (
     DatasetLimits,
-    DatasetRefusal,
     Schema,
     SchemaQuery,
     Visibility,
     can_manage,
     can_see,
+    check_manage,
     check_update,
     check_upload,
     check_version_request,
+    dataset_not_found,
     declarations_of,
     search_text,
     told_schema,
@@ -33,7 +34,6 @@ from pygrid.core.job_terms import unit_of
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import (
     Conflict,
-    Forbidden,
     InvalidConfig,
     InvalidInput,
     NotFound,
@@ -54,6 +54,7 @@ from pygrid.messages.datasets import (
 from pygrid.messages.decoding import decode_json
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.columns import ColumnFiles, hash_content
 from pygrid.storage.content import confirm_content
 from pygrid.storage.datasets import DatasetRow, DatasetVersion
@@ -67,14 +68,6 @@ R = TypeVar("R", bound=VersionRequest)
 T = TypeVar("T")
 
 SEARCHED_AT_ONCE = 200
-
-
-class Writes(Protocol):
-    """Writes that leave an entry in the audit log."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that may append to the log."""
-        ...
 
 
 class DatasetsService:
@@ -91,13 +84,13 @@ class DatasetsService:
         database: Database,
         files: ColumnFiles,
         clock: Clock,
-        limits: DatasetLimits | None = None,
-        public: PublicContent | None = None,
-        writes: Writes | None = None,
+        limits: DatasetLimits,
+        public: PublicContent,
+        writes: AuditedWrites,
     ) -> None:
-        self._writes: Writes = writes or database
-        self.limits = limits or DatasetLimits()
-        self._public = public or PublicContent()
+        self.limits = limits
+        self._public = public
+        self._writes = writes
         self._database = database
         self._files = files
         self._clock = clock
@@ -184,7 +177,7 @@ class DatasetsService:
         """
 
         def load(connection: sa.Connection) -> Schema:
-            self._get_managed(connection, principal, dataset_id)
+            _get_managed(connection, principal, dataset_id)
             return rows.get_schema(connection, rows.get_version(connection, dataset_id).id)
 
         before = await self._database.read(load)
@@ -203,7 +196,7 @@ class DatasetsService:
         async with self._receiver.receive(upload, check, self.limits) as (request, version):
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
-                dataset = self._get_managed(connection, principal, dataset_id)
+                dataset = _get_managed(connection, principal, dataset_id)
                 self._check_quota(connection, version.schema.num_bytes)
                 _check_unit(connection, dataset_id, version.schema)
                 if budgets.find_budget(connection, dataset_id) is not None:
@@ -330,7 +323,7 @@ class DatasetsService:
         update = check_update(update)
 
         def transaction(connection: sa.Connection) -> tuple[Visibility, DatasetInfo]:
-            dataset = self._get_managed(connection, principal, dataset_id)
+            dataset = _get_managed(connection, principal, dataset_id)
             precondition.check(self._describe(connection, principal, dataset))
             given = {
                 name: value for name, value in msgspec.structs.asdict(update).items() if value is not msgspec.UNSET
@@ -360,7 +353,7 @@ class DatasetsService:
         """
 
         def transaction(connection: sa.Connection) -> tuple[Visibility, list[str]]:
-            dataset = self._get_managed(connection, principal, dataset_id)
+            dataset = _get_managed(connection, principal, dataset_id)
             precondition.check(self._describe(connection, principal, dataset))
             folders = rows.delete_dataset(connection, dataset_id, self._clock.now())
             self._append(connection, "dataset_deleted", {"dataset_id": dataset_id}, principal)
@@ -401,7 +394,7 @@ class DatasetsService:
         """
 
         def load(connection: sa.Connection) -> str:
-            self._get_managed(connection, principal, dataset_id)
+            _get_managed(connection, principal, dataset_id)
             return rows.get_version(connection, dataset_id, number).folder
 
         folder = await asyncio.to_thread(self._files.checked_path, await self._database.read(load))
@@ -410,18 +403,6 @@ class DatasetsService:
     async def list_tags(self, principal: Principal | None) -> list[str]:
         """Every tag of the datasets that the caller may know of."""
         return await self._database.read(lambda connection: rows.list_all_tags(connection, principal))
-
-    def _get_managed(self, connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
-        """The dataset, if the caller may change it."""
-        dataset = rows.get_dataset(connection, dataset_id)
-        refusal = can_manage(principal, dataset.holding)
-        if refusal is DatasetRefusal.INVISIBLE:
-            raise rows.dataset_not_found(dataset_id)
-        if refusal is DatasetRefusal.MISSING_PERMISSION:
-            raise not_permitted(Permission.UPLOAD_DATA)
-        if refusal is not None:
-            raise Forbidden("somebody else uploaded this dataset; they and an Owner may change it", code=str(refusal))
-        return dataset
 
     def _describe(
         self, connection: sa.Connection, principal: Principal | None, dataset: DatasetRow, number: int | None = None
@@ -443,7 +424,14 @@ def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id
     """The dataset, if the caller may know of it."""
     dataset = rows.get_dataset(connection, dataset_id)
     if not can_see(principal, dataset.holding):
-        raise rows.dataset_not_found(dataset_id)
+        raise dataset_not_found(dataset_id)
+    return dataset
+
+
+def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
+    """The dataset, if the caller may change it."""
+    dataset = rows.get_dataset(connection, dataset_id)
+    check_manage(principal, dataset.holding, dataset_id)
     return dataset
 
 

@@ -19,11 +19,12 @@ from pygrid.features.jobs.running.results import Results
 from pygrid.features.jobs.running.runs import JobRuns, JobTrainer
 from pygrid.features.jobs.running.scheduler import JobRunner
 from pygrid.features.jobs.running.spec_builder import RunLimits, SpecMaker
-from pygrid.features.jobs.service import JobsService, job_topic
+from pygrid.features.jobs.service import JobsService
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
 from pygrid.storage.audit import HEAD_FILE, AuditedWrites
 from pygrid.storage.job_files import JobFiles
+from pygrid.storage.signals import job_topic
 from pygrid.storage.store import Store
 
 MakeFederation = Callable[[AuditedWrites, JobFiles, Callable[[str], None]], Federation]

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Permission, Principal, not_permitted
-from pygrid.core.datasets import DatasetRefusal, Schema, can_manage, can_see
+from pygrid.core.access import Principal
+from pygrid.core.datasets import Schema, can_see, check_manage, dataset_not_found
 from pygrid.core.job_spec import Unit
 from pygrid.core.job_terms import unit_of
 from pygrid.core.jobs import sees_all
 from pygrid.core.preconditions import ANY, Precondition
-from pygrid.errors import Conflict, Forbidden, InvalidConfig, InvalidInput, NotFound
+from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.charges import find_account
 from pygrid.messages.jobs import BudgetInfo, PolicyInfo
 from pygrid.privacy import ledger
@@ -82,7 +82,7 @@ class PoliciesService:
 
         def transaction(connection: sa.Connection) -> PolicyInfo:
             now = self.clock.now()
-            _get_managed(connection, principal, dataset_id)
+            check_manage(principal, dataset_rows.get_dataset(connection, dataset_id).holding, dataset_id)
             precondition.check(_find_policy(connection, dataset_id))
             budget = budgets.find_budget(connection, dataset_id)
             if budget is None:
@@ -226,17 +226,5 @@ def _find_policy(connection: sa.Connection, dataset_id: int) -> PolicyInfo | Non
 def _get_seen(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
     dataset = dataset_rows.get_dataset(connection, dataset_id)
     if not can_see(principal, dataset.holding):
-        raise dataset_rows.dataset_not_found(dataset_id)
-    return dataset
-
-
-def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
-    dataset = dataset_rows.get_dataset(connection, dataset_id)
-    refusal = can_manage(principal, dataset.holding)
-    if refusal is DatasetRefusal.INVISIBLE:
-        raise dataset_rows.dataset_not_found(dataset_id)
-    if refusal is DatasetRefusal.MISSING_PERMISSION:
-        raise not_permitted(Permission.UPLOAD_DATA)
-    if refusal is not None:
-        raise Forbidden("somebody else uploaded this dataset; they and an Owner set its policy", code=str(refusal))
+        raise dataset_not_found(dataset_id)
     return dataset

@@ -18,7 +18,7 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.access import Principal
-from pygrid.core.datasets import Schema, can_see
+from pygrid.core.datasets import Schema, can_see, dataset_not_found
 from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import JobRecord, JobState
@@ -40,7 +40,7 @@ from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
-from pygrid.storage.signals import Signals, wait_for_any
+from pygrid.storage.signals import Signals, job_topic, wait_for_any
 from pygrid.storage.sql.database import Database
 from pygrid.transport.address import parse_address
 
@@ -49,11 +49,6 @@ logger = logging.getLogger(__name__)
 MAX_COMMENT = 5_000
 REFRESH_S = 10.0
 """An event stream looks at the store this often, even if nothing woke it."""
-
-
-def job_topic(job_id: str) -> str:
-    """Notified at every change of a job, its progress included."""
-    return f"job/{job_id}"
 
 
 Decide = Callable[[sa.Connection, JobRecord], tuple[JobRecord, str]]
@@ -153,7 +148,7 @@ class JobsService:
         def load(connection: sa.Connection) -> tuple[int, Schema, Account | None]:
             dataset = dataset_rows.get_dataset(connection, request.dataset)
             if not can_see(principal, dataset.holding):
-                raise dataset_rows.dataset_not_found(request.dataset)
+                raise dataset_not_found(request.dataset)
             version = dataset_rows.get_version(connection, dataset.id, request.version)
             schema = dataset_rows.get_schema(connection, version.id)
             account = None if request.privacy is None else _get_account(connection, dataset.id, principal.user_id)

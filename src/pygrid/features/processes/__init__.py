@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pygrid.clock import Clock
 from pygrid.features.processes.drafts import DraftsService
 from pygrid.features.processes.hosting import Hosting, WatchCycle
-from pygrid.features.processes.service import ProcessesService, Writes
+from pygrid.features.processes.service import ProcessesService
 from pygrid.lifecycle import Stopping
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.store import Store
 
 
@@ -21,7 +22,7 @@ class Processes:
 
 
 def build_processes(
-    store: Store, writes: Writes, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
+    store: Store, writes: AuditedWrites, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
 ) -> Processes:
     """The process features of a Domain.
 

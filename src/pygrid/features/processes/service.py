@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -23,23 +23,17 @@ from pygrid.lifecycle import Stopping
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import audit, processes, reports
 from pygrid.storage import cycles as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.cycle_transitions import close_cycle, restart_cycle
 from pygrid.storage.idempotency import once
-from pygrid.storage.signals import wait_for_any
-from pygrid.storage.store import Store, cycle_topic, event_topic
+from pygrid.storage.signals import cycle_topic, event_topic, wait_for_any
+from pygrid.storage.store import Store
 
 T = TypeVar("T")
 
 EVENTS_AT_ONCE = 100
 REFRESH_S = 10.0
 """An event stream looks at the store this often, even if nothing woke it."""
-
-
-class Writes(Protocol):
-    """Writes that leave an entry in the audit log."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that may append to the log."""
 
 
 class ProcessesService:
@@ -51,7 +45,13 @@ class ProcessesService:
     """
 
     def __init__(
-        self, store: Store, writes: Writes, hosting: Hosting, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
+        self,
+        store: Store,
+        writes: AuditedWrites,
+        hosting: Hosting,
+        watch_cycle: WatchCycle,
+        clock: Clock,
+        stopping: Stopping,
     ) -> None:
         self._store = store
         self._writes = writes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -42,6 +42,7 @@ from pygrid.messages.workers import (
 from pygrid.sandbox.frames import FRAME_HEADER_BYTES, parse_frame_header
 from pygrid.storage import audit
 from pygrid.storage import workers as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
 from pygrid.storage.workers import Worker
@@ -54,19 +55,12 @@ MAX_NAME = 100
 _FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
 
 
-class Writes(Protocol):
-    """Writes that leave an entry in the audit log."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that may append to the log."""
-
-
 @dataclass(frozen=True)
 class WorkersService:
     """The use cases of Workers, and of those who let them in."""
 
     database: Database
-    writes: Writes
+    writes: AuditedWrites
     driver: RemoteDriver
     clock: Clock
     stopping: Stopping

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,6 +22,7 @@ from pygrid.settings import is_loopback_url
 from pygrid.storage import associations as rows
 from pygrid.storage import audit
 from pygrid.storage.associations import JoinedNetwork
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.idempotency import once
 from pygrid.storage.sql.database import Database
 from pygrid.transport.address import check_url
@@ -33,14 +34,6 @@ T = TypeVar("T")
 MAX_NETWORKS = 20
 _OVER = frozenset({AssociationState.LEFT, AssociationState.LEAVING})
 _JOINABLE_AGAIN = _OVER | {AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED}
-
-
-class Writes(Protocol):
-    """Writes that append to the audit log."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
-        """Run ``fn`` in a transaction that can append to the audit log."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class DomainAssociations:
         self,
         app: AppContext,
         database: Database,
-        writes: Writes,
+        writes: AuditedWrites,
         terms: DomainTerms,
         domain: DomainSide,
         connectors: Connectors,

@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -38,6 +38,7 @@ from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit, budgets
 from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.checked import is_damage
 from pygrid.storage.blobs.files import BlobFiles
 from pygrid.storage.sql.database import Database
@@ -59,15 +60,6 @@ _FIRST_REST_S, _LONGEST_REST_S = 0.2, 10.0
 """Before something is tried again that came to nothing: twice as long each time, until something does come of it."""
 _SHORT_PAUSE_S = 5.0
 _MAX_WORDS = 500
-
-
-class Writes(Protocol):
-    """`Database.write` for what is audited."""
-
-    def check(self) -> None:
-        """Raises Unavailable: nothing private may run."""
-
-    async def write(self, fn: Callable[[sa.Connection], T]) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ class FederatedParticipation:
 
     given: Given
     database: Database
-    writes: Writes
+    writes: AuditedWrites
     clock: Clock
     parts: list[RoundAttempt]
     doing: str = ""

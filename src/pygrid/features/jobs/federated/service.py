@@ -16,9 +16,10 @@ from pygrid.core.federated import Departure, RoundAttempt, Trainer
 from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
 from pygrid.features.jobs.federated.coordinator import MODEL_SLACK_BYTES, Connect, Line, ModelFiles
-from pygrid.features.jobs.federated.participation import FederatedParticipation, Given, Writes
+from pygrid.features.jobs.federated.participation import FederatedParticipation, Given
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import federated as rows
+from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.files import BlobFiles
 from pygrid.storage.hosted_processes import read_layout_of
 from pygrid.storage.job_files import JobFiles
@@ -35,7 +36,7 @@ class FederationServices:
     """What it works with."""
 
     database: Database
-    writes: Writes
+    writes: AuditedWrites
     files: JobFiles
     clock: Clock
     notify: Callable[[str], None]

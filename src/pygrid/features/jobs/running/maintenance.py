@@ -13,13 +13,13 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import end_charge
-from pygrid.features.jobs.service import Dispatcher, job_topic
+from pygrid.features.jobs.service import Dispatcher
 from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.job_files import JobFiles
-from pygrid.storage.signals import Signals
+from pygrid.storage.signals import Signals, job_topic
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,8 @@ from pygrid.errors import PygridError
 from pygrid.features.jobs.running.job_writes import Transitions
 from pygrid.features.jobs.running.results import Results, until_stored
 from pygrid.features.jobs.running.spec_builder import SpecMaker, check_files, data_bytes
-from pygrid.features.jobs.service import job_topic
 from pygrid.storage import jobs as rows
-from pygrid.storage.signals import Signals
+from pygrid.storage.signals import Signals, job_topic
 from pygrid.storage.sql.database import Database
 
 logger = logging.getLogger(__name__)
