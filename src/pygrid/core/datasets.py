@@ -155,7 +155,7 @@ def check_manage(principal: Principal | None, dataset: Holding, dataset_id: int)
         case DatasetRefusal.NOT_YOURS:
             raise Forbidden(
                 "another user uploaded this dataset; only that user and an Owner may change it",
-                code=codes.NOT_YOUR_DATASET,
+                code=str(DatasetRefusal.NOT_YOURS),
             )
 
 

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from pygrid.core.process_config import read_server_config
 from pygrid.core.processes import HostedPlan, HostedProcess
 from pygrid.storage import processes as store
-from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.sql.database import Database
 from pygrid.tensors.safetensors import Layout, header_length, parse_header
 
 MAX_CHECKPOINTS = 1000
 
 
-def read_model_layout(blobs: BlobFiles, model_hash: str) -> Layout:
+def read_model_layout(blobs: Blobs, model_hash: str) -> Layout:
     """The layout of a stored model, from its header."""
     return read_layout_of(blobs.path(model_hash))
 
@@ -32,7 +32,7 @@ def read_layout_of(path: Path) -> Layout:
 class HostedProcesses:
     """A cache in front of the store, by the id of the process."""
 
-    def __init__(self, database: Database, blobs: BlobFiles) -> None:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
         self._known: dict[int, HostedProcess] = {}

@@ -25,6 +25,7 @@ from pygrid.durable import CheckedFiles, has_digest, write_atomically
 from pygrid.errors import NotFound
 from pygrid.storage.blobs.checked import damaged
 from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.sql.failures import may_be_done
 
 REPORT = "report.json"
@@ -79,7 +80,7 @@ class JobFiles:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def receive(self, job_id: str) -> Iterator[BlobFiles]:
+    def receive(self, job_id: str) -> Iterator[Blobs]:
         """The folder for what a job comes with; removed if the block fails.
 
         Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given, and a row

@@ -1,8 +1,9 @@
-"""Wakes those who wait for a change in the store. A hint, never the truth: who is woken looks again."""
+"""Wakes callers that wait for a change in the store. A signal is a hint: a caller that is woken looks at the store."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 
 def job_topic(job_id: str) -> str:
@@ -20,27 +21,40 @@ def event_topic(process_id: int) -> str:
     return f"event/{process_id}"
 
 
-class Signals:
-    """Topics that can be waited for within one process. Used from the event loop alone."""
+class Signals(Protocol):
+    """Topics that can be waited for."""
+
+    def next(self, topic: str) -> asyncio.Future[None]:
+        """Done at the next `notify` of this topic. Take it before looking at the store, so that no change is missed."""
+        ...
+
+    def notify(self, topic: str) -> None:
+        """Wake everybody who waits for this topic."""
+        ...
+
+    def notify_all(self) -> None:
+        """Wake everybody, because the app stops."""
+        ...
+
+
+class LocalSignals:
+    """`Signals` within one process. Used from the event loop alone."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def next(self, topic: str) -> asyncio.Future[None]:
-        """Done at the next `notify` of this topic. Take it before looking at the store, so that no change is missed."""
         future = self._waiting.get(topic)
         if future is None or future.done():
             future = self._waiting[topic] = asyncio.get_running_loop().create_future()
         return future
 
     def notify(self, topic: str) -> None:
-        """Wake everybody who waits for this topic."""
         future = self._waiting.pop(topic, None)
         if future is not None and not future.done():
             future.set_result(None)
 
     def notify_all(self) -> None:
-        """Wake everybody: the app stops."""
         for topic in list(self._waiting):
             self.notify(topic)
 

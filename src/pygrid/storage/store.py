@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.columns import ColumnFiles
 from pygrid.storage.diffs import DiffFiles
 from pygrid.storage.hosted_processes import HostedProcesses
 from pygrid.storage.public_content import PublicContent
-from pygrid.storage.signals import Signals
+from pygrid.storage.signals import LocalSignals, Signals
 from pygrid.storage.sql.database import Database
 
 
@@ -19,14 +20,14 @@ class Store:
     """Rows, bytes, and the means to hear of changes."""
 
     database: Database
-    blobs: BlobFiles
+    blobs: Blobs
     diffs: DiffFiles
     processes: HostedProcesses
     signals: Signals
     columns: ColumnFiles
-    served: BlobFiles
+    served: Blobs
     """Of served models, which can be deleted; nothing else refers to them."""
-    drafts: BlobFiles
+    drafts: Blobs
     """Of processes that are to be hosted later; nothing else refers to them."""
     public: PublicContent
     """Told of changes to what strangers may know."""
@@ -44,7 +45,7 @@ class Store:
             blobs=blobs,
             diffs=DiffFiles(folder / "diffs"),
             processes=HostedProcesses(database, blobs),
-            signals=Signals(),
+            signals=LocalSignals(),
             columns=ColumnFiles(folder / "datasets"),
             served=BlobFiles(folder / "served-models", copies),
             drafts=BlobFiles(folder / "drafts", copies),

@@ -31,7 +31,7 @@ def describe_blob() -> dict[int, ResponseSpec]:
     }
 
 
-class Blobs(Protocol):
+class BlobSource(Protocol):
     """Where blobs are read from."""
 
     def path(self, name: str) -> Path:
@@ -42,7 +42,7 @@ class Blobs(Protocol):
 class BlobResponses:
     """Serves blobs; keeps small ones that were asked for lately in memory."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: BlobSource) -> None:
         self._blobs = blobs
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached_bytes = 0

@@ -40,7 +40,7 @@ from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.checked import is_damage
-from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.sql.database import Database
 from pygrid.tensors.safetensors import Layout
 
@@ -72,7 +72,7 @@ class Given:
     num_records: int
     """As published: the weight of each diff."""
     models: ModelFiles
-    reports: BlobFiles
+    reports: Blobs
     line: Line
     trainer: Trainer
     notify: Callable[[], None]

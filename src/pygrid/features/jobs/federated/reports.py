@@ -10,13 +10,13 @@ import numpy as np
 from pygrid.core.job_checks import metrics_of
 from pygrid.errors import InvalidTensors
 from pygrid.messages.media import METRIC_PREFIX, NUM_EXAMPLES
-from pygrid.storage.blobs.files import BlobFiles
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.tensors import Params, decode
 from pygrid.tensors.params import Difference
 from pygrid.tensors.safetensors import make_layout
 
 
-def write_report(reports: BlobFiles, model: Params, payload: bytes, num_examples: int, *, with_metrics: bool) -> str:
+def write_report(reports: Blobs, model: Params, payload: bytes, num_examples: int, *, with_metrics: bool) -> str:
     """Keep, durably, the report that a trained model comes to; gives the name of its file, which is its SHA-256.
 
     Args:
