@@ -1,6 +1,7 @@
 """A lean client of the native protocol: many devices in one process that cost it as little as possible.
 
-It measures the server, so it trains nothing and parses only what it must. `docs/protocol.md` describes what it speaks.
+It measures the server, so it trains nothing and parses only what it must. It speaks the protocol of
+`docs/reference/protocol.md`.
 """
 
 from __future__ import annotations

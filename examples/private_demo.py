@@ -33,7 +33,7 @@ DELTA = 1e-5
 POLICY = {"epsilon": 10.0, "delta": DELTA, "epsilon_per_user": 6.0, "auto_approve": True, "use": "training"}
 TRAINING: dict[str, Any] = {"hyper": {"lr": 1.0}, "epochs": 30, "batch_size": 64}
 EPSILON = 5.0
-"""Of one training: what changes at most when one record is replaced by any other (docs/privacy.md)."""
+"""Of one training: what changes at most when one record is replaced by any other (docs/explanation/privacy.md)."""
 MIN_ACCURACY = 0.85
 """Of the private model: guessing the more frequent class gives 0.63; training tells about 0.95 right with noise."""
 PATIENCE_S = 60.0

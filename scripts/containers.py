@@ -17,7 +17,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("docker", "podman")
 LIMITS = ("--init", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-"""How docs/deploy.md and the compose file lock a container in."""
+"""How docs/how-to/deploy.md and the compose file lock a container in."""
 HEALTHY_TIMEOUT_S = 120.0
 
 

@@ -1,5 +1,5 @@
-"""The commands for datasets as a user runs them, the examples of docs/datasets.md, and a Domain killed during an
-upload.
+"""The commands for datasets as a user runs them, the examples of docs/explanation/dataset.md, and a Domain that is
+killed during an upload.
 
 Should happen: from a file to a listed dataset and its mock twin without a line of Python.
 Should not: a traceback for a mistake, exit code 0 for a failure, anything left of an upload that a kill cut off.
@@ -34,7 +34,7 @@ from support.sdk import PASSWORD
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = Path(pygrid.__file__).parents[2] / "docs" / "datasets.md"
+DOCUMENT = Path(pygrid.__file__).parents[2] / "docs/explanation/dataset.md"
 ADDRESS, EMAIL = "http://127.0.0.1:5000", "ann@example.org"
 TIMEOUT_S = 60
 

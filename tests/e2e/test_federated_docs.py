@@ -1,4 +1,4 @@
-"""The examples of docs/federated.md, run from top to bottom against three Domains.
+"""The examples of docs/how-to/federate.md, run from top to bottom against three Domains.
 
 Should happen: every block of Python and every command runs and succeeds; the sheet that an owner sees is the one that
 is shown.
@@ -47,7 +47,7 @@ def urls(folder: Path) -> Iterator[dict[str, str]]:  # noqa: F811
 @pytest.mark.slow
 def test_the_examples_run(urls: dict[str, str], tmp_path: Path) -> None:
     namespace: dict[str, object] = {"PASSWORD": PASSWORD}
-    found = blocks("federated.md")
+    found = blocks("how-to/federate.md")
     assert len(found) >= 6
     for language, text in found:
         for name, port in PORTS.items():
@@ -66,7 +66,7 @@ def test_the_examples_run(urls: dict[str, str], tmp_path: Path) -> None:
     run = namespace["run"]
     assert [domain.state for domain in run.domains] == ["released", "released"]  # type: ignore[attr-defined]
     assert [len(cycle.contributions) for cycle in run.history] == [2] * 5  # type: ignore[attr-defined]
-    shown = (ROOT / "docs" / "federated.md").read_text()
+    shown = (ROOT / "docs/how-to/federate.md").read_text()
     owner = connect(urls["alice"]).login("owner@example.org", PASSWORD)
     sheet = {line.split("  ")[0]: line for line in owner.jobs()[-1].sheet().splitlines()}
     for name in ("takes part in", "what leaves"):

@@ -1,4 +1,4 @@
-"""The examples of docs/sdk.md, docs/data-centric.md and docs/models.md, run from top to bottom against a Domain.
+"""The examples of three pages of docs/how-to, run from top to bottom against a Domain.
 
 Should happen: every block of Python and every command runs and succeeds.
 Should not: files left in the project's folder, or a command of the documentation that does not exist.
@@ -23,7 +23,11 @@ from support.processes import port_of
 from support.sdk import PASSWORD
 
 ROOT = Path(pygrid.__file__).parents[2]
-DOCUMENTS = {"sdk.md": "digits-trained.safetensors", "data-centric.md": None, "models.md": "scores.safetensors"}
+DOCUMENTS = {
+    "how-to/host-and-train.md": "digits-trained.safetensors",
+    "how-to/jobs.md": None,
+    "how-to/serve-a-model.md": "scores.safetensors",
+}
 """In docs/, with a file that the examples leave behind."""
 ADDRESS = "http://127.0.0.1:5000"
 TIMEOUT_S = 60

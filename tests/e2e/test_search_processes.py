@@ -1,4 +1,4 @@
-"""A Network and its Domains as processes: the examples of docs/search.md, and `pygrid search`.
+"""A Network and its Domains as processes: the examples of docs/how-to/search.md, and `pygrid search`.
 
 Should happen: every example runs; a Domain that is killed is named, and what the others have is found.
 Should not happen: a search that waits for a Domain that is gone; a failure without a word of help.
@@ -25,7 +25,7 @@ from support.plans.models import linear
 from support.processes import port_of
 
 ROOT = Path(pygrid.__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "search.md"
+DOCUMENT = ROOT / "docs/how-to/search.md"
 ADDRESS = "http://127.0.0.1:7000"
 EMAIL, PASSWORD = "ann@example.org", "correct horse battery"
 INVITATION = "an invitation for tests, 32 chars and more"

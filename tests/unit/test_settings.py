@@ -30,7 +30,7 @@ from pygrid.settings import (
     with_secret,
 )
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "configure.md"
 GOOD_SECRET = "0123456789abcdef0123456789abcdef"
 
 
@@ -221,7 +221,7 @@ def test_every_setting_is_documented_with_its_variable_flag_and_meaning(
 ) -> None:
     flag = f"`{field.metadata['flag']}`" if field.metadata["flag"] else "–"
     row = f"| `{field.metadata['env']}` | {flag} | {field.metadata['help']} |"
-    assert row in documented(settings), f"docs/settings.md lacks: {row}"
+    assert row in documented(settings), f"docs/how-to/configure.md lacks: {row}"
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def _read_members(data: bytes) -> dict[str, bytes]:
     if _write_members(members) != data:
         raise _malformed(
             "the plan file is not in canonical form (a wrong checksum, order, timestamp or attribute, or bytes before, "
-            "between or after its entries); write it with pygrid, or as docs/plan-format.md describes"
+            "between or after its entries); write it with pygrid, or as docs/reference/plan-format.md describes"
         )
     return members
 

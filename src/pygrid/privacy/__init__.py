@@ -3,5 +3,5 @@
     clipping, noise ──> mechanisms      a noisy sum whose sensitivity is the stated one for all inputs
     events ──> accountants ──> ledger   records of use ──> (epsilon, delta) ──> is another charge allowed?
 
-``docs/privacy.md`` states what is guaranteed, to whom, and under which assumptions.
+``docs/explanation/privacy.md`` states what is guaranteed, to whom, and under which assumptions.
 """

@@ -146,7 +146,7 @@ def test_strangers_answers_are_bounded() -> None:
 
 
 def test_the_frames_of_the_documentation_are_such() -> None:
-    text = (Path(pygrid.__file__).parents[2] / "docs" / "search.md").read_text()
+    text = (Path(pygrid.__file__).parents[2] / "docs/how-to/search.md").read_text()
     (block,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     frames = [msgspec.json.decode(line) for line in block.splitlines()]
     assert [(frame.pop("type"), frame.pop("id")) for frame in frames] == [

@@ -121,13 +121,13 @@ def test_containers_have_few_rights() -> None:
 
 
 def test_every_variable_is_a_documented_setting() -> None:
-    settings = (ROOT / "docs" / "settings.md").read_text() + (ROOT / "docs" / "worker.md").read_text()
-    deploy = (ROOT / "docs" / "deploy.md").read_text()
+    settings = (ROOT / "docs/how-to/configure.md").read_text() + (ROOT / "docs/explanation/worker.md").read_text()
+    deploy = (ROOT / "docs/how-to/deploy.md").read_text()
     for name, service in SERVICES.items():
         for variable in service["environment"] if service["image"].startswith("pygrid-") else ():
             assert re.search(rf"[`\s]{variable}\b", settings), f"{name} sets {variable}, which is no setting"
     for variable in set(re.findall(r"\$\{([A-Z_]+)", COMPOSE)):
-        assert f"`{variable}`" in deploy, f"docs/deploy.md does not describe {variable} of docker-compose.yml"
+        assert f"`{variable}`" in deploy, f"docs/how-to/deploy.md does not describe {variable} of docker-compose.yml"
 
 
 def test_the_secrets_have_no_default() -> None:

@@ -21,7 +21,7 @@ VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "identity" / "sign
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["about"])
 def test_the_vectors_hold(vector):
-    """Written with nothing but an Ed25519 library, from the words of docs/protocol.md."""
+    """Written with nothing but an Ed25519 library, from the words of docs/reference/protocol.md."""
     identity = Identity(ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector["private_key"])))
     parts = [bytes.fromhex(part) for part in vector["parts"]]
     assert str(identity.key) == vector["identity"]

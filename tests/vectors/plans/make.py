@@ -1,6 +1,6 @@
 """Makes vectors.json: for each plan in this folder, one call on the inputs of the self-test formula and what comes out.
 
-Python and JavaScript both read it (docs/plan-format.md, section 5). Run it after adding a plan:
+Python and JavaScript both read it (docs/reference/plan-format.md, section 5). Run it after adding a plan:
 
     python tests/vectors/plans/make.py
 """

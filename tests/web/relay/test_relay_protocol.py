@@ -1,5 +1,5 @@
-"""A caller that was written from docs/protocol.md, with nothing of pygrid: sockets, TLS and a certificate parser of
-others.
+"""A caller that was written from docs/reference/protocol.md alone, with sockets, TLS and a certificate parser of other
+authors, and nothing of pygrid.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _encode(statistic: Statistic, values: Float64) -> Float64:
 
 
 def read_answers(statistics: Sequence[Statistic], sums: Float64, noise_std: float) -> list[dict[str, Any]]:
-    """The answers in the order of the questions; the format is in ``docs/protocol.md``.
+    """The answers in the order of the questions; the format is in ``docs/reference/protocol.md``.
 
     Args:
         sums: of the vectors, with noise or without.

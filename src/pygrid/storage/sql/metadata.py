@@ -1,6 +1,6 @@
 """The `metadata` that all tables are on; each table is declared next to its queries, in ``storage/``.
 
-A change to a table needs a migration (``docs/development.md``); a test compares the two.
+A change to a table needs a migration (``docs/development/contributing.md``); a test compares the two.
 """
 
 from __future__ import annotations

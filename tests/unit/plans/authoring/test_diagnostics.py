@@ -163,7 +163,7 @@ def test_an_operator_that_is_not_in_the_set(name: str, use: Callable[[torch.Tens
     assert error.code == "plan_operator_unsupported"
     assert name in error.detail
     assert "is not in the plan set" in error.detail
-    assert "docs/plan-format.md" in error.detail
+    assert "docs/reference/plan-format.md" in error.detail
 
 
 def test_an_unsupported_operator_names_its_line() -> None:

@@ -330,7 +330,7 @@ def unsupported_operator(target: Any) -> str:
     name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else str(target)
     name = name.removeprefix("_").removesuffix("_ex")
     return (
-        f"operator {name} is not in the plan set; use operators of the set (docs/plan-format.md lists them), "
+        f"operator {name} is not in the plan set; use operators of the set (docs/reference/plan-format.md lists them), "
         "or compute the result before training and take it as data"
     )
 
