@@ -18,7 +18,7 @@ from pygrid.features.associations.network.handshake import Handshake, NetworkTer
 from pygrid.features.associations.network.registry import ConnectedDomains
 from pygrid.features.associations.network.routes import network_routes
 from pygrid.features.associations.network.service import DomainListeners, NetworkAssociations
-from pygrid.features.discovery.fanout import Asking
+from pygrid.features.discovery.fanout import Fanout
 from pygrid.features.discovery.routes import SEARCH_WINDOW_S
 from pygrid.features.discovery.routes import router as search_router
 from pygrid.features.discovery.service import DiscoveryService
@@ -93,7 +93,9 @@ def build_network(
     handshake = Handshake(database, identity, clock, metrics, terms)
     direct = DirectAddresses(database, fleet, clock, allow_private=settings.allow_private_addresses)
     pipes = Pipes(RelayLimits(), stopping, metrics)
-    associations = NetworkAssociations(context, database, handshake, fleet, DomainListeners(direct.wake, pipes.cut))
+    associations = NetworkAssociations(
+        context, database, handshake, fleet, DomainListeners(direct.wake, pipes.disconnect)
+    )
     relay = Relay(pipes, fleet, accounts, identity.key, clock, is_open=settings.open_relay)
     nodes = LegacyNodes(
         database,
@@ -103,7 +105,7 @@ def build_network(
         is_open=settings.legacy_open,
     )
     searched = WithLegacy(fleet, allow_private=settings.allow_private_addresses)
-    discovery = DiscoveryService(searched, settings.num_replicas, Asking(metrics))
+    discovery = DiscoveryService(searched, settings.num_replicas, Fanout(metrics))
 
     database_lock = DatabaseLock(database)
 

@@ -49,7 +49,7 @@ class Domain:
         self._network = Link(MemorySocket(back, there), {}, name=name)
         self._domain = Link(MemorySocket(there, back), {"search": self._search, "summary": self._summary})
 
-    async def ask(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    async def request(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         return await self._network.ask(type, payload, timeout_s)
 
     async def run(self) -> None:

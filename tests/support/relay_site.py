@@ -74,7 +74,9 @@ class Member:
         self.site = site
         self.pipes = pipes
 
-    async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
+    async def request(
+        self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0
+    ) -> dict[str, Any]:
         assert type == "open_pipe"
         self.site.asked.append(dict(payload or {}))
         answering = asyncio.ensure_future(self.pipes.handlers(self.site.network_url)[type](dict(payload or {})))

@@ -62,7 +62,7 @@ class LegacyNode:
     def address(self) -> str:
         return self._member.address
 
-    async def ask(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    async def request(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """What a Domain would answer.
 
         Raises:

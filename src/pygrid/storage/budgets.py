@@ -296,7 +296,7 @@ def reserve(
 ) -> Accepted | Rejected:
     """Debit a job before it starts, if it fits into the cap of the dataset and into that of the user.
 
-    The job may start once the transaction is committed. Asking again for the same job debits nothing more and gives the
+    The job may start once the transaction is committed. Fanout again for the same job debits nothing more and gives the
     same answer, until the charge has ended: then it is `BudgetRefusal.ALREADY_SETTLED`. A refusal leaves nothing
     behind.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pygrid.features.discovery.fanout import MAX_OPEN, Asking
+from pygrid.features.discovery.fanout import MAX_OPEN, Fanout
 from pygrid.features.discovery.service import DiscoveryService
 from pygrid.messages.discovery import CatalogAnswer, Missing, SearchAnswer, SearchQuery
 from pygrid.metrics import Metrics
@@ -236,13 +236,13 @@ async def test_one_that_never_answers_holds_few_questions() -> None:
 async def test_what_is_remembered_is_bounded() -> None:
     domain = Domain("one", answering(dataset(description="x" * 500)))
     async with linked(domain) as fleet:
-        asking = Asking(max_cache_bytes=5_000)
+        fanout = Fanout(max_cache_bytes=5_000)
         for number in range(20):
-            await asking.ask_all(fleet.members(), "search", {"text": str(number)}, CatalogAnswer, 5.0)
+            await fanout.query_all(fleet.members(), "search", {"text": str(number)}, CatalogAnswer, 5.0)
         assert len(domain.asked) == 20
-        await asking.ask_all(fleet.members(), "search", {"text": "19"}, CatalogAnswer, 5.0)
+        await fanout.query_all(fleet.members(), "search", {"text": "19"}, CatalogAnswer, 5.0)
         assert len(domain.asked) == 20
-        await asking.ask_all(fleet.members(), "search", {"text": "0"}, CatalogAnswer, 5.0)
+        await fanout.query_all(fleet.members(), "search", {"text": "0"}, CatalogAnswer, 5.0)
         assert len(domain.asked) == 21
 
 
@@ -251,7 +251,7 @@ async def test_what_became_of_each_is_counted() -> None:
     one, gone = Domain("one", answering(dataset())), Domain("gone")
     gone.state = "offline"
     async with linked(one, gone) as fleet:
-        service = DiscoveryService(fleet, 1, Asking(metrics))
+        service = DiscoveryService(fleet, 1, Fanout(metrics))
         await find(service)
         await find(service)
     counted = metrics.render().decode()

@@ -36,7 +36,7 @@ class Answering:
 
     name, state, address, identity, catalog = "one", "online", "", "ed25519:" + "a" * 52, "1"
 
-    async def ask(self, type: str, payload: Any, timeout_s: float) -> dict[str, Any]:
+    async def request(self, type: str, payload: Any, timeout_s: float) -> dict[str, Any]:
         if type == "summary":
             return {"version": "1", "tags": ["census"], "models": ["digits"]}
         return {"version": "1", "datasets": [dataset(tags=["census"])]}

@@ -35,7 +35,7 @@ class Node:
     catalog: str = ""
     paths: list[str] = field(default_factory=list)
 
-    async def ask(self, type: str, payload: Any, timeout_s: float) -> dict[str, Any]:
+    async def request(self, type: str, payload: Any, timeout_s: float) -> dict[str, Any]:
         raise AssertionError("it has no link")
 
 
@@ -160,5 +160,5 @@ async def test_addresses_that_lead_inside_are_not_called() -> None:
         fleet = Fleet(old, allow_private=False)
         assert (await find(fleet)).missing == (Missing("old", "error"),)
         with pytest.raises(InvalidInput):
-            await fleet.members()[0].ask("summary", {}, 1.0)
+            await fleet.members()[0].request("summary", {}, 1.0)
         assert not old.paths

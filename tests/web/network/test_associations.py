@@ -216,7 +216,7 @@ async def test_an_accepted_domain_answers_its_network_a_waiting_one_does_not(net
         await net.decide("alice", "accept")
         await alice.until(state="accepted")
         member = service(net.app.state, ConnectedDomains).get("Alice")
-        assert (await member.ask("summary", {}))["tags"] == []
+        assert (await member.request("summary", {}))["tags"] == []
 
 
 async def test_two_domains_of_one_name_race_and_one_gets_it(net: Net, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ async def test_a_cut_ends_a_pipe_that_is_open_or_being_opened(is_open: bool) -> 
     pipes = Pipes(RelayLimits(), Stopping(), Metrics())
     with pipes.place("alice", "ann") as cut:
         if not is_open:
-            pipes.cut("alice")
+            pipes.disconnect("alice")
         splicing = asyncio.create_task(pipes.splice("alice", silent(), silent(), cut))
         if is_open:
             await turns()
-            pipes.cut("alice")
+            pipes.disconnect("alice")
         async with asyncio.timeout(60):
             await splicing
     # The next one is not cut.
@@ -42,7 +42,7 @@ async def test_a_cut_ends_a_pipe_that_is_open_or_being_opened(is_open: bool) -> 
 async def test_a_cut_to_come_is_meant_for_those_that_are_there() -> None:
     pipes = Pipes(RelayLimits(), Stopping(), Metrics())
     with pipes.place("alice", "ann") as leaving, pipes.place("bob", "domain k", "Alice") as outgoing:
-        pipes.cut("ALICE", after_s=0.05)
+        pipes.disconnect("ALICE", after_s=0.05)
         assert not leaving.is_set()
         with pipes.place("alice", "ann") as later:
             async with asyncio.timeout(60):

@@ -199,7 +199,7 @@ class Asked(Member):
         super().__init__(site, site.pipe_servers["hospital-a"])
         self._act = act
 
-    async def ask(self, type: str, payload: Any = None, timeout_s: float = 10.0) -> dict[str, Any]:
+    async def request(self, type: str, payload: Any = None, timeout_s: float = 10.0) -> dict[str, Any]:
         await self._act(payload["token"])
         return {}
 
@@ -291,7 +291,7 @@ def test_callers_that_were_refused_leave_nothing_behind(closed_site: RelaySite) 
         with pytest.raises(Unauthenticated):
             call(closed_site)
     pipes = closed_site.relay.pipes
-    assert (pipes.count("hospital-a"), pipes._awaited, pipes._by_caller, pipes._cuts) == (0, {}, {}, {})
+    assert (pipes.count("hospital-a"), pipes._awaited, pipes._by_caller, pipes._disconnected) == (0, {}, {}, {})
 
 
 def test_one_who_pretends_to_be_the_domain_gets_nothing(site: RelaySite, app: RelayedApp, tmp_path: Path) -> None:

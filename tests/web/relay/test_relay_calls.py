@@ -153,7 +153,7 @@ def test_an_answer_that_closes_the_connection_is_whole_and_the_next_call_opens_a
 
 def test_a_pipe_that_ended_while_nobody_called_is_not_used_again(transport: Transport, site: RelaySite) -> None:
     read(transport, Request("GET", "/small/1"))
-    site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
+    site.loop.call_soon_threadsafe(site.relay.pipes.disconnect, "hospital-a")
     eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
     # Not idempotent, so it would not be repeated if it had been sent into the dead pipe.
     assert json.loads(read(transport, Request("POST", "/small/2"))) == {"path": "/small/2"}
@@ -165,7 +165,7 @@ def test_a_call_that_is_cut_in_the_middle_says_so_and_a_safe_one_is_repeated(
     with transport.send(Request("GET", "/endless")) as response:
         chunks = response.chunks()
         next(chunks)
-        site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
+        site.loop.call_soon_threadsafe(site.relay.pipes.disconnect, "hospital-a")
         with pytest.raises(Unavailable) as lost:
             for _ in chunks:
                 pass
@@ -174,14 +174,14 @@ def test_a_call_that_is_cut_in_the_middle_says_so_and_a_safe_one_is_repeated(
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(api.get, "/poll", dict)
         eventually_blocking(lambda: app.calls[-1] == "/poll")
-        site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
+        site.loop.call_soon_threadsafe(site.relay.pipes.disconnect, "hospital-a")
         eventually_blocking(lambda: app.calls.count("/poll") == 2)
         app.released.set()
         assert answer.result(20) == {"released": True}
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(api.post, "/poll", dict)
         eventually_blocking(lambda: app.calls.count("/poll") == 3)
-        site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
+        site.loop.call_soon_threadsafe(site.relay.pipes.disconnect, "hospital-a")
         with pytest.raises(Unavailable) as unsafe:
             answer.result(20)
     assert unsafe.value.code == "connection_lost"

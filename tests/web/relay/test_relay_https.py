@@ -125,7 +125,7 @@ def test_calls_pass_through_tls_in_tls(site: RelaySite) -> None:
     assert read(transport, Request("GET", "/blocks/100")) == BLOCK * 100
     assert len(site.asked) == 1
     # An idle connection that ended is noticed through both layers.
-    site.loop.call_soon_threadsafe(site.relay.pipes.cut, "hospital-a")
+    site.loop.call_soon_threadsafe(site.relay.pipes.disconnect, "hospital-a")
     eventually_blocking(lambda: site.relay.pipes.count("hospital-a") == 0)
     eventually_blocking(lambda: all(connection.has_expired() for connection in transport._pool.connections))
     assert json.loads(read(transport, Request("POST", "/small/after"))) == {"path": "/small/after"}

@@ -1,4 +1,4 @@
-"""Asking the owners of a training across Domains: each once, however often the asking is interrupted and taken up
+"""Fanout the owners of a training across Domains: each once, however often the asking is interrupted and taken up
 again.
 """
 

@@ -1,1 +1,1 @@
-"""What a Domain publishes of itself: public datasets, models and processes, as a Network may tell of them."""
+"""The public content of a Domain: datasets, models and processes that a Network may show."""

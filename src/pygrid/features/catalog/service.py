@@ -1,4 +1,4 @@
-"""Answers what a Network asks about the public things of a Domain; it sees what somebody without an account may see."""
+"""Answers a Network's requests about a Domain's public content, which is what anonymous callers may see."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from pygrid.storage.sql.database import Database
 
 SEARCHED_AT_ONCE = 200
 _NUM_SEARCHES = 4
-"""That run side by side: a Network may ask for many callers at once, and owners have work for the database too."""
+"""Searches that run in parallel. Few, because a Network searches for many callers, and owners use the database too."""
 _HEAD_BYTES = 1024
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -47,7 +47,7 @@ T = TypeVar("T", FoundDataset, FoundModel, FoundProcess)
 
 
 class CatalogService:
-    """Searches what is public."""
+    """Searches the public content."""
 
     def __init__(self, database: Database, public: PublicContent) -> None:
         self._database = database
@@ -56,15 +56,15 @@ class CatalogService:
 
     @property
     def version(self) -> str:
-        """Of all that is public: changes whenever any of it does."""
+        """Version of the public content; each change of the content changes it."""
         return self._public.version
 
     def handlers(self) -> dict[str, Handler]:
-        """What a link to a Network answers with: ``search`` and ``summary``."""
+        """Return the handlers of requests over a link to a Network: ``search`` and ``summary``."""
         return {"search": self._answer_search, "summary": self._answer_summary}
 
     async def search(self, query: SearchQuery) -> CatalogAnswer:
-        """Public things that fit, newest first; at most 100 of each kind, and as many as 256 KiB hold.
+        """Return the public content that matches, newest first; at most 100 hits of each kind and 256 KiB.
 
         Raises:
             InvalidInput: ``invalid_search``.
@@ -72,18 +72,18 @@ class CatalogService:
         query = check_query(query)
 
         def load(connection: sa.Connection) -> CatalogAnswer:
-            room = ByteLimit(MAX_ANSWER_BYTES - _HEAD_BYTES, MAX_ITEMS)
-            found_models = room.take(_find_models(connection, query))
-            found_processes = room.take(_find_processes(connection, query))
-            found_datasets = room.take(_find_datasets(connection, query))
-            return CatalogAnswer(version, found_datasets, found_models, found_processes, room.is_full)
+            limit = ByteLimit(MAX_ANSWER_BYTES - _HEAD_BYTES, MAX_ITEMS)
+            found_models = limit.take(_find_models(connection, query))
+            found_processes = limit.take(_find_processes(connection, query))
+            found_datasets = limit.take(_find_datasets(connection, query))
+            return CatalogAnswer(version, found_datasets, found_models, found_processes, limit.is_full)
 
         async with self._turns:
             version = self._public.version
             return await self._database.read(load)
 
     async def summary(self) -> CatalogSummary:
-        """All tags and models that are public, sorted; at most 2,000 of each."""
+        """Return all public tags and models, sorted; at most 2,000 of each."""
 
         def load(connection: sa.Connection) -> CatalogSummary:
             tags = datasets.list_all_tags(connection, None)
@@ -98,7 +98,7 @@ class CatalogService:
         try:
             query = msgspec.convert(payload, SearchQuery)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"this is no search: {error}", code=codes.INVALID_SEARCH) from error
+            raise InvalidInput(f"the search is not valid: {error}", code=codes.INVALID_SEARCH) from error
         return _as_payload(await self.search(query))
 
     async def _answer_summary(self, _payload: dict[str, Any]) -> dict[str, Any]:
@@ -106,13 +106,13 @@ class CatalogService:
 
 
 def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundDataset]:
-    """One more than may be told, so that it shows whether there are more."""
+    """Return up to one dataset more than the answer may hold, so that the answer shows whether there are more."""
     if not asks_for(query, "dataset"):
         return []
     columns = SchemaQuery(query.column or None, query.dtype, query.meaning or None)
     found: list[tuple[DatasetRow, DatasetVersion, Schema]] = []
     position: int | None = None
-    # The database can't look into schemas, so it is asked for more until there are enough.
+    # The database cannot search schemas, so pages are read until there are enough hits.
     while len(found) <= MAX_ITEMS:
         page = datasets.list_datasets(
             connection, None, words=query.text.split(), tags=query.tags, before=position, limit=SEARCHED_AT_ONCE
@@ -127,15 +127,17 @@ def _find_datasets(connection: sa.Connection, query: SearchQuery) -> list[FoundD
             break
         position = page[-1][0].id
     tags = datasets.list_tags(connection, [dataset.id for dataset, _, _ in found])
-    return [_tell_dataset(dataset, version, schema, tags[dataset.id]) for dataset, version, schema in found]
+    return [_describe_dataset(dataset, version, schema, tags[dataset.id]) for dataset, version, schema in found]
 
 
-def _tell_dataset(dataset: DatasetRow, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]) -> FoundDataset:
+def _describe_dataset(
+    dataset: DatasetRow, version: DatasetVersion, schema: Schema, tags: tuple[str, ...]
+) -> FoundDataset:
     told = told_schema(schema, to_holder=False).columns[:MAX_COLUMNS]
     return FoundDataset(
         id=dataset.id,
         name=dataset.name,
-        description=_told(dataset.description),
+        description=_shorten(dataset.description),
         tags=tags,
         version=version.number,
         num_records=version.num_records,
@@ -152,9 +154,9 @@ def _find_models(connection: sa.Connection, query: SearchQuery) -> list[FoundMod
         return []
     words = query.text.split()
     return [
-        _tell_model(model)
+        _describe_model(model)
         for model in _public_models(connection)
-        if (not query.model or model.model_id == query.model) and mentions(_said_of_model(model), words)
+        if (not query.model or model.model_id == query.model) and mentions(_texts_of_model(model), words)
     ]
 
 
@@ -162,17 +164,17 @@ def _public_models(connection: sa.Connection) -> list[StoredModel]:
     return [model for model in models.list_models(connection) if model.visibility == "public"]
 
 
-def _said_of_model(model: StoredModel) -> list[str]:
+def _texts_of_model(model: StoredModel) -> list[str]:
     ports = (*model.report.inputs, *model.report.outputs)
     return [model.model_id, model.description, *(port.name for port in ports)]
 
 
-def _tell_model(model: StoredModel) -> FoundModel:
+def _describe_model(model: StoredModel) -> FoundModel:
     return FoundModel(
         id=model.model_id,
-        description=_told(model.description),
-        inputs=_tell_ports(model.report.inputs),
-        outputs=_tell_ports(model.report.outputs),
+        description=_shorten(model.description),
+        inputs=_describe_ports(model.report.inputs),
+        outputs=_describe_ports(model.report.outputs),
         allow_download=model.allow_download,
         allow_remote_inference=model.allow_remote_inference,
         num_parameters=model.report.num_parameters,
@@ -181,7 +183,7 @@ def _tell_model(model: StoredModel) -> FoundModel:
     )
 
 
-def _tell_ports(ports: Sequence[Port]) -> tuple[FoundPort, ...]:
+def _describe_ports(ports: Sequence[Port]) -> tuple[FoundPort, ...]:
     return tuple(FoundPort(printable(port.name), port.dtype, port.shape) for port in ports)
 
 
@@ -205,12 +207,12 @@ def _find_processes(connection: sa.Connection, query: SearchQuery) -> list[Found
 def _is_public(process: ProcessRow) -> bool:
     try:
         return read_server_config(process.server_config).is_public
-    except InvalidConfig:  # hosted under rules that hold no more: what cannot be read is not told
+    except InvalidConfig:  # hosted under earlier rules; a process whose configuration cannot be read is not shown
         return False
 
 
 def _fitting(names: Sequence[str]) -> tuple[str, ...]:
-    """As many names as half an answer holds."""
+    """Return the first names that fit in half of an answer."""
     left = MAX_ANSWER_BYTES // 2 - _HEAD_BYTES
     for number, name in enumerate(names[:MAX_NAMES]):
         left -= encoded_size(name) + 1
@@ -219,7 +221,7 @@ def _fitting(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[:MAX_NAMES])
 
 
-def _told(description: str) -> str:
+def _shorten(description: str) -> str:
     return snippet(printable(description), MAX_SNIPPET)
 
 

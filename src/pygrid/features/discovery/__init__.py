@@ -1,1 +1,1 @@
-"""Search over all Domains of a Network, and who hosts which model."""
+"""Search over all Domains of a Network, and the hosts of a model."""

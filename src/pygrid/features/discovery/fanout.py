@@ -1,10 +1,10 @@
-"""Asks many Domains the same at once, and remembers what each answered for as long as it would answer the same.
+"""Sends one request to many Domains in parallel, and caches each answer until the Domain's public content changes.
 
-An answer is kept under the Domain's name, the version of its public things, and the question. A Domain tells a new
-version before the author of a change is answered, so what was made private is found by no search that begins after
-that.
+The key of a cached answer is the Domain's name, the version of its public content, and the request. A Domain reports a
+new version before the author of a change gets an answer. So a search that begins after that answer does not find
+content that was made private.
 
-A Domain that is late for one caller is not given up: its answer is kept for the next.
+A request that is late for one caller goes on: its answer is cached for the next caller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 32 * 1024**2
 MAX_CACHE_ENTRIES = 20_000
 MAX_OPEN = 64
-"""Questions to one Domain that wait for their answers; more count as not answered in time."""
+"""Open requests to one Domain; a further one counts as a timeout."""
 
 T = TypeVar("T", CatalogAnswer, CatalogSummary)
 _Key = tuple[str, str, bytes]
@@ -41,14 +41,14 @@ _NOT_THERE = frozenset({"link_closed", "domain_offline", "connection_failed", "c
 
 @dataclass(frozen=True)
 class FanoutResult(Generic[T]):
-    """What came in time, by the Domain's place in the question, and who is missing."""
+    """The answers that came in time, in the order of the Domains, and the Domains that are missing."""
 
     answers: list[tuple[SearchTarget, T]]
     missing: list[Missing]
 
 
-class Asking:
-    """Asks Domains and remembers their answers, within bounds."""
+class Fanout:
+    """Queries Domains and caches their answers, within bounds."""
 
     def __init__(self, metrics: Metrics | None = None, max_cache_bytes: int = MAX_CACHE_BYTES) -> None:
         self._max_cache_bytes = max_cache_bytes
@@ -59,21 +59,21 @@ class Asking:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outcomes = None if metrics is None else _count_outcomes(metrics)
 
-    async def ask_all(
+    async def query_all(
         self, members: Sequence[SearchTarget], type: str, payload: dict[str, Any], answer: type[T], timeout_s: float
     ) -> FanoutResult[T]:
-        """What the Domains answer within ``timeout_s``; those that are known to be offline are not asked."""
-        question = type.encode() + b"\0" + msgspec.json.encode(payload)
+        """Return the answers that arrive within ``timeout_s``. Domains that are known to be offline are not queried."""
+        request = type.encode() + b"\0" + msgspec.json.encode(payload)
         came: dict[str, T] = {}
         missing: dict[str, Reason] = {}
         waiting: dict[asyncio.Task[T], SearchTarget] = {}
         for member in members:
             if member.state == "offline":
                 missing[member.name] = "offline"
-            elif (known := self._recall((member.name, member.catalog, question))) is not None:
+            elif (known := self._recall((member.name, member.catalog, request))) is not None:
                 came[member.name] = known
                 self._count("remembered")
-            elif (task := self._begin(member, type, payload, question, answer)) is not None:
+            elif (task := self._begin(member, type, payload, request, answer)) is not None:
                 waiting[task] = member
             else:
                 missing[member.name] = "timeout"
@@ -95,21 +95,21 @@ class Asking:
         )
 
     async def close(self) -> None:
-        """Give up what is still open."""
+        """Cancel the open requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(
-        self, member: SearchTarget, type: str, payload: dict[str, Any], question: bytes, answer: type[T]
+        self, member: SearchTarget, type: str, payload: dict[str, Any], request: bytes, answer: type[T]
     ) -> asyncio.Task[T] | None:
-        """The question on its way, one for all who ask the same; None if too many are open."""
-        key = (member.name, member.catalog, question)
+        """Return the task of a request, shared by all callers of the same request; None if too many are open."""
+        key = (member.name, member.catalog, request)
         if (task := self._open.get(key)) is not None:
             return task
         if self._num_open[member.name] >= MAX_OPEN:
             return None
-        task = asyncio.create_task(self._ask(member, type, payload, question, answer))
+        task = asyncio.create_task(self._query(member, type, payload, request, answer))
         self._num_open[member.name] += 1
         self._tasks.add(task)
         if member.catalog:
@@ -122,23 +122,23 @@ class Asking:
                 del self._num_open[member.name]
             self._tasks.discard(task)
             if not task.cancelled():
-                task.exception()  # it may have come too late for everybody
+                task.exception()  # retrieved here, because all callers may have timed out
 
         task.add_done_callback(end)
         return task
 
-    async def _ask(
-        self, member: SearchTarget, type: str, payload: dict[str, Any], question: bytes, answer: type[T]
+    async def _query(
+        self, member: SearchTarget, type: str, payload: dict[str, Any], request: bytes, answer: type[T]
     ) -> T:
         name, knows_versions = member.name, bool(member.catalog)
-        raw = await member.ask(type, payload, MAX_TIMEOUT_S)
+        raw = await member.request(type, payload, MAX_TIMEOUT_S)
         try:
             found = msgspec.convert(raw, answer)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"the answer is refused: {error}", code=codes.INVALID_ANSWER) from error
+            raise InvalidInput(f"the answer is not valid: {error}", code=codes.INVALID_ANSWER) from error
         size = check_foreign(found)
         if knows_versions:
-            self._keep((name, found.version, question), found, size)
+            self._keep((name, found.version, request), found, size)
         return found
 
     def _count(self, outcome: str) -> None:
@@ -165,7 +165,7 @@ class Asking:
 def _count_outcomes(metrics: Metrics) -> Counter:
     return Counter(
         "pygrid_network_asked",
-        "Domains that a search was about: answered, remembered, or why they are missing.",
+        "Domains of searches: answered, remembered (from the cache), or the reason why they are missing.",
         ("outcome",),
         registry=metrics.registry,
     )
@@ -177,7 +177,7 @@ def _reason(error: BaseException, domain: str) -> Reason:
     if isinstance(error, PygridError):
         if error.code in _NOT_THERE:
             return "offline"
-        logger.warning("Domain answered wrongly", extra={"domain": domain, "why": error.code})
+        logger.warning("answer of a Domain refused", extra={"domain": domain, "why": error.code})
     else:
-        logger.error("Domain could not be asked", exc_info=error, extra={"domain": domain})
+        logger.error("request to a Domain failed", exc_info=error, extra={"domain": domain})
     return "error"

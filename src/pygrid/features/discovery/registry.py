@@ -1,4 +1,4 @@
-"""What discovery needs of the Domains of a Network; who belongs to it is decided elsewhere."""
+"""The Domains of a Network, as discovery uses them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class SearchTarget(Protocol):
-    """A Domain that was accepted, as it is at the moment."""
+    """An accepted Domain in its present state."""
 
     @property
     def name(self) -> str: ...
@@ -19,21 +19,25 @@ class SearchTarget(Protocol):
 
     @property
     def address(self) -> str:
-        """Where it can be called directly; empty: through the relay only."""
+        """The address for direct calls; empty: only the relay reaches it."""
         ...
 
     @property
     def identity(self) -> str:
-        """Its key; empty for a node of 2020, which has none."""
+        """The Domain's key; empty for a node of 2020."""
         ...
 
     @property
     def catalog(self) -> str:
-        """The version of its public things, as it told last; empty: it tells none, and nothing of it is remembered."""
+        """Last reported version of its public content; empty: it reports none, and its answers are not cached."""
         ...
 
-    async def ask(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Its answer. Raises PygridError: it is not there, refuses, or does not answer in time (`TooSlow`)."""
+    async def request(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Return the Domain's answer.
+
+        Raises:
+            PygridError: the Domain is offline, refuses, or does not answer in time (`TooSlow`).
+        """
         ...
 
 
@@ -41,5 +45,5 @@ class DomainRegistry(Protocol):
     """All Domains of a Network."""
 
     def members(self) -> Sequence[SearchTarget]:
-        """Those that were accepted, whether they are there now or not."""
+        """Return all accepted Domains, connected or not."""
         ...

@@ -1,4 +1,4 @@
-"""The routes of search at a Network: open to everybody, as everything that is found is public."""
+"""Routes of search at a Network. Anybody may search, because all content that it finds is public."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from pygrid.web.requests import AppRequest
 from pygrid.web.services import service
 
 MAX_SEARCHES = 120
-"""Of one account, or of one address without one, in the window."""
+"""Searches of one account, or of one address of anonymous callers, in `SEARCH_WINDOW_S`."""
 SEARCH_WINDOW_S = 60.0
 
 
 def count_search(request: AppRequest, state: State) -> DiscoveryService:
-    """The service, once the caller has been counted.
+    """Count the caller's search and return the service.
 
     Raises:
         TooManyRequests: ``too_many_attempts``.
@@ -48,13 +48,13 @@ def count_search(request: AppRequest, state: State) -> DiscoveryService:
 
 
 def network_url(request: AppRequest, state: State) -> str:
-    """Where callers reach this Network: as its operator says, else as this one has reached it."""
+    """Return the address of this Network: the operator's setting, else the address of this request."""
     return service(state, AppSettings).address or str(request.base_url)
 
 
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search(request: AppRequest, state: State, data: JSONBody[SearchRequest]) -> SearchAnswer:
-    """Ask all Domains at once; answered at the deadline with what has come, and with who is missing."""
+    """Query all Domains in parallel; at the deadline, answer with the hits and the Domains that are missing."""
     return await _search(request, state, data)
 
 
@@ -71,7 +71,7 @@ async def search_by_address(
     kind: Annotated[list[str] | None, QueryParameter(max_items=3)] = None,
     timeout_s: Annotated[float, QueryParameter(ge=0.01, le=MAX_TIMEOUT_S)] = DEFAULT_TIMEOUT_S,
 ) -> SearchAnswer:
-    """As the POST, for people: ``/network/search?q=age+income&tag=oncology``."""
+    """Search as the POST does, for browsers: ``/network/search?q=age+income&tag=oncology``."""
     asked = {
         "text": q,
         "tags": tag or [],
@@ -85,7 +85,7 @@ async def search_by_address(
     try:
         return await _search(request, state, msgspec.convert(asked, SearchRequest))
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"this is no search: {error}", code=codes.INVALID_SEARCH) from error
+        raise InvalidInput(f"the search is not valid: {error}", code=codes.INVALID_SEARCH) from error
 
 
 async def _search(request: AppRequest, state: State, asked: SearchRequest) -> SearchAnswer:

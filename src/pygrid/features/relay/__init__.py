@@ -1,5 +1,5 @@
-"""Requests to a Domain that nobody can dial, carried by a Network that cannot read them.
+"""Requests to a Domain without an open port, carried by a Network that cannot read them.
 
-caller ──WebSocket /relay/NAME──> Network <──WebSocket /pipes/TOKEN── Domain, which was asked to dial out
+caller ──WebSocket /relay/NAME──> Network <──WebSocket /pipes/TOKEN── Domain, which dials out on request
        └────────────── one stream of bytes: TLS that ends at the Domain ──────────────┘
 """

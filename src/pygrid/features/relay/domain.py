@@ -1,9 +1,8 @@
-"""The Domain's half: dials out when the Network asks for a pipe, and serves the app through it as through its own port.
+"""The Domain's half of the relay: dials out when the Network requests a pipe, and serves the app through it.
 
     pipe ──> TLS that ends here, with the identity's certificate ──> the same HTTP server ──> the app
 
-No port is opened for it. The server counts these connections among its own, so a stop waits for their requests as for
-others.
+No port is opened. The server counts these connections with its others, so a stop waits for their requests too.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from pygrid.transport.websockets import dial_websocket
 
 logger = logging.getLogger(__name__)
 _quiet = logging.getLogger("pygrid.features.relay.dialling")
-_quiet.setLevel(logging.WARNING)  # it would tell the tokens
+_quiet.setLevel(logging.WARNING)  # its lower levels would log the tokens
 
 MAX_PIPES = 1000
 DIAL_S = 10.0
 HANDSHAKE_S = 10.0
 _MESSAGE_BYTES = 64 * 1024
-"""Of an answer in one message: an answer that nobody reads is held several times over, on both sides of the Network."""
+"""Size of a message. Small, because both sides of the Network hold several messages of an answer that is not read."""
 
 
 class PipeRequest(msgspec.Struct, frozen=True):
-    """What the Network asks."""
+    """The Network's request for a pipe."""
 
     token: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{20,100}$")]
     caller: Annotated[str, msgspec.Meta(max_length=100)] = ""
@@ -50,7 +49,7 @@ class PipeServer:
 
     Args:
         context: TLS of the Domain's identity.
-        relayed: reads the connections; nothing does before the app's server has started.
+        relayed: reads the connections, after the app's server has started.
     """
 
     def __init__(self, context: ssl.SSLContext, relayed: RelayedConnections, *, max_pipes: int = MAX_PIPES) -> None:
@@ -58,10 +57,10 @@ class PipeServer:
         self._max_pipes = max_pipes
         self._relayed = relayed
         self._serving: set[asyncio.Task[None]] = set()
-        self._num_dialling = 0
+        self._num_dialing = 0
 
     def handlers(self, network_url: str) -> Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]:
-        """What answers a Network over its control link: ``open_pipe``."""
+        """Return the handlers of a Network's requests over the control link: ``open_pipe``."""
 
         async def open_pipe(payload: dict[str, Any]) -> dict[str, Any]:
             await self.open_pipe(network_url, payload)
@@ -70,11 +69,11 @@ class PipeServer:
         return {"open_pipe": open_pipe}
 
     async def open_pipe(self, network_url: str, payload: Mapping[str, Any]) -> None:
-        """Dial the Network with the token that it sent; returns once the pipe is there and is being served.
+        """Dial the Network with the token that it sent, and return when the pipe is being served.
 
         Raises:
-            InvalidInput: ``invalid_input``: not such a question. TooManyRequests: ``too_many_pipes``.
-            Unavailable: ``pipe_failed``: the Network does not take the pipe; ``not_serving``: no server runs the app.
+            InvalidInput: ``invalid_input``: the request is malformed. TooManyRequests: ``too_many_pipes``.
+            Unavailable: ``pipe_failed``: the Network refuses the pipe; ``not_serving``: no server runs the app.
         """
         try:
             request = msgspec.convert(payload, PipeRequest)
@@ -83,27 +82,31 @@ class PipeServer:
         factory = self._relayed.factory
         if factory is None:
             raise Unavailable("no server runs this Domain's app", code=codes.NOT_SERVING)
-        if len(self._serving) + self._num_dialling >= self._max_pipes:
-            raise TooManyRequests(f"{self._max_pipes} pipes are open", code=codes.TOO_MANY_PIPES, retry_after_s=1.0)
-        self._num_dialling += 1
+        if len(self._serving) + self._num_dialing >= self._max_pipes:
+            raise TooManyRequests(
+                f"{self._max_pipes} pipes are open, the most that are allowed",
+                code=codes.TOO_MANY_PIPES,
+                retry_after_s=1.0,
+            )
+        self._num_dialing += 1
         try:
             pipe = await _dial(network_url, request.token, self._trust if network_url.startswith("https") else None)
         finally:
-            self._num_dialling -= 1
+            self._num_dialing -= 1
         task = asyncio.create_task(self._serve(pipe, factory, request.caller))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
     @cached_property
     def _trust(self) -> ssl.SSLContext:
-        """For Networks behind https.
+        """The TLS context for Networks behind https.
 
-        Made once: reading all public authorities takes as long as everything else of a dial.
+        It is created once, because loading the public authorities takes as long as the rest of a dial.
         """
         return ssl.create_default_context()
 
     async def close(self) -> None:
-        """Cut what is still open: the app stops."""
+        """Close all pipes, when the app stops."""
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -121,7 +124,7 @@ class PipeServer:
             )
         )
         try:
-            # Whatever ends the connection ends one of the two: the server closes its socket, or the pipe is closed.
+            # The end of a connection ends one of the two: the server closes its socket, or the pipe is closed.
             await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (reading, writing, connecting):
@@ -132,7 +135,7 @@ class PipeServer:
             try:
                 await pipe.close()
             finally:
-                pipe.transport.abort()  # where the stop of the app cuts the goodbye short
+                pipe.transport.abort()  # the stop of the app can interrupt the closing handshake
 
 
 def _log_end(ended: object) -> None:
@@ -155,7 +158,7 @@ async def _dial(network_url: str, token: str, trust: ssl.SSLContext | None) -> C
             logger=_quiet,
         )
     except (InvalidHandshake, OSError, TimeoutError) as error:
-        raise Unavailable(f"the Network does not take the pipe: {error}", code=codes.PIPE_FAILED) from error
+        raise Unavailable(f"the Network refuses the pipe: {error}", code=codes.PIPE_FAILED) from error
 
 
 async def _read_pipe(pipe: ClientConnection, into: socket.socket) -> None:

@@ -70,7 +70,9 @@ class ConnectedDomain:
         """The Domain's health. A node of 2020 sends no heartbeats, so it counts as online until it does not answer."""
         return DomainHealth.ONLINE if self.is_legacy else self._fleet.find_health(self)
 
-    async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
+    async def request(
+        self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0
+    ) -> dict[str, Any]:
         """Return the Domain's answer. Raises Unavailable: ``domain_offline``; and the errors of `Link.ask`."""
         return await self._fleet.links.get(self.name).ask(type, payload, timeout_s)
 

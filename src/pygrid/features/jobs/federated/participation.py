@@ -133,7 +133,7 @@ class FederatedParticipation:
             return None
         return await self._train(answer)
 
-    # Asking
+    # Fanout
 
     async def _ask(self) -> CycleAccepted | CycleRejected:
         client, loop = self.given.line.client, asyncio.get_running_loop()

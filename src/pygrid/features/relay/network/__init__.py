@@ -1,1 +1,1 @@
-"""The Network's half of the relay: lets callers in, asks Domains for pipes, and splices the two."""
+"""The Network's half of the relay: authenticates callers, requests pipes of Domains, and splices the two."""

@@ -1,6 +1,4 @@
-"""The Network's pipes: the one-time tokens under which Domains bring them, how many there are, and the splicing of two
-ends.
-"""
+"""The Network's pipes: their one-time tokens, their limits, and the splicing of two ends."""
 
 from __future__ import annotations
 
@@ -41,16 +39,16 @@ class RelayLimits:
     max_pipes_per_domain: int = 1000
     max_pipes_per_caller: int = 200
     max_pipes_per_address: int = 24
-    """Of callers without an account or a ticket, where these are allowed. One that reads nothing costs about 1.5 MB."""
+    """Limit for callers without an account or a ticket. A pipe whose caller reads nothing costs about 1.5 MB."""
     open_s: float = 10.0
-    """A Domain that brings no pipe for so long is given up, and the token is good no longer."""
+    """Seconds after which a pipe that did not arrive is given up, and its token expires."""
     idle_s: float = 300.0
-    """A pipe through which nothing comes for so long is closed. Longer than any answer is held back."""
+    """Seconds without data after which a pipe is closed; longer than any answer is held back."""
 
 
 @dataclass(slots=True)
 class End:
-    """One end of a pipe: an accepted WebSocket as ASGI gives it, and whether it has served its purpose."""
+    """One end of a pipe: the ASGI functions of an accepted WebSocket, and whether it may be closed."""
 
     receive: Receive
     send: Send
@@ -58,136 +56,135 @@ class End:
 
 
 class Pipes:
-    """What a Network knows of its pipes. In memory only: with the Network, its pipes end."""
+    """The pipes of a Network. They are in memory only, because they end with the Network."""
 
     def __init__(self, limits: RelayLimits, stopping: Stopping, metrics: Metrics) -> None:
         self.limits = limits
         self._stopping = stopping
         self._awaited: dict[str, asyncio.Future[End]] = {}
-        self._cuts: dict[str, set[asyncio.Event]] = {}
+        self._disconnected: dict[str, set[asyncio.Event]] = {}
         self._by_domain: Counter[str] = Counter()
         self._by_caller: Counter[str] = Counter()
         self._open = Gauge("pygrid_relay_pipes", "Pipes that are open or being opened.", registry=metrics.registry)
         self._bytes = CounterFamily("pygrid_relay_bytes", "Bytes carried through pipes.", registry=metrics.registry)
 
     def count(self, domain: str) -> int:
-        """How many pipes a Domain has."""
+        """Return the number of pipes of a Domain."""
         return self._by_domain[domain]
 
     @contextlib.contextmanager
     def place(
         self, domain: str, caller: str, caller_domain: str | None = None, *, is_known: bool = True
     ) -> Iterator[asyncio.Event]:
-        """Hold a place for one pipe; gives what is set once the pipe is cut (`cut`), be it before it has been opened.
+        """Hold a place for one pipe, and yield an event that `disconnect` sets, even before the pipe is open.
 
         Args:
-            caller: by which its pipes are counted.
-            caller_domain: name of the Domain that calls, if it is one.
-            is_known: the caller has shown a session or a ticket.
+            caller: key under which the caller's pipes are counted.
+            caller_domain: name of the calling Domain, if the caller is one.
+            is_known: whether the caller has a valid session or ticket.
         Raises:
-            TooManyRequests: ``too_many_pipes``: the Domain, or the caller, has as many as it may.
+            TooManyRequests: ``too_many_pipes``: the Domain or the caller is at its limit.
         """
         if self._by_domain[domain] >= self.limits.max_pipes_per_domain:
             raise too_many(
-                f"the Domain {domain!r} has {self._by_domain[domain]} connections open, as many as there may be"
+                f"the Domain {domain!r} has {self._by_domain[domain]} open connections, the most that are allowed"
             )
         if self._by_caller[caller] >= (
             self.limits.max_pipes_per_caller if is_known else self.limits.max_pipes_per_address
         ):
-            raise too_many(f"you have {self._by_caller[caller]} connections open, as many as there may be")
+            raise too_many(f"you have {self._by_caller[caller]} open connections, the most that are allowed")
         self._by_domain[domain] += 1
         self._by_caller[caller] += 1
         self._open.inc()
-        cut = asyncio.Event()
+        disconnected = asyncio.Event()
         ends = {name_key(name) for name in (domain, caller_domain) if name is not None}
         for end in ends:
-            self._cuts.setdefault(end, set()).add(cut)
+            self._disconnected.setdefault(end, set()).add(disconnected)
         try:
-            yield cut
+            yield disconnected
         finally:
             for end in ends:
-                self._cuts[end].discard(cut)
-                if not self._cuts[end]:
-                    del self._cuts[end]
+                self._disconnected[end].discard(disconnected)
+                if not self._disconnected[end]:
+                    del self._disconnected[end]
             self._open.dec()
             _take_one(self._by_domain, domain)
             _take_one(self._by_caller, caller)
 
-    async def order(self, ask: Callable[[str], Awaitable[object]], domain: str) -> End:
-        """The Domain's end of a new pipe. Set ``released`` of it when it is no longer needed.
+    async def order(self, request: Callable[[str], Awaitable[object]], domain: str) -> End:
+        """Request a new pipe and return the Domain's end of it. Set its ``released`` when it is not needed anymore.
 
         Args:
-            ask: gives the Domain the token to dial in with, and returns once it has dialled.
+            request: sends the Domain the token for its call, and returns after the Domain has dialed.
         Raises:
-            Unavailable: ``domain_unreachable``: it did not come in time, or not at all. What ``ask`` raises.
+            Unavailable: ``domain_unreachable``: the pipe did not arrive, or not in time. And the errors of
+                ``request``.
         """
         token = secrets.token_urlsafe(TOKEN_BYTES)
         arrived: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._awaited[token] = arrived
-        asking: asyncio.Future[Any] = asyncio.ensure_future(ask(token))
+        requested: asyncio.Future[Any] = asyncio.ensure_future(request(token))
         is_taken = False
         try:
             async with asyncio.timeout(self.limits.open_s):
-                await asyncio.wait([asking, arrived], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([requested, arrived], return_when=asyncio.FIRST_COMPLETED)
                 if not arrived.done():
-                    await asking  # raises what the Domain refused with
-                    raise unreachable(domain, "says it opened the way, and did not")
+                    await requested  # raises the Domain's refusal
+                    raise unreachable(domain, "reported an open connection, but opened none")
             is_taken = True
             return arrived.result()
         except TimeoutError:
-            raise unreachable(domain, f"did not open the way within {self.limits.open_s:g} s") from None
+            raise unreachable(domain, f"did not open a connection within {self.limits.open_s:g} s") from None
         finally:
             self._awaited.pop(token, None)
-            asking.cancel()
+            requested.cancel()
             if not arrived.done():
                 arrived.cancel()
             elif not is_taken:
-                arrived.result().released.set()  # it came at the moment that the caller went
-            await asyncio.gather(asking, return_exceptions=True)
+                arrived.result().released.set()  # it arrived in the moment in which the caller left
+            await asyncio.gather(requested, return_exceptions=True)
 
     def claim(self, token: str) -> asyncio.Future[End]:
-        """Use up a token; gives what awaits the end that comes with it (done: it was awaited too long).
+        """Use up a token, and return the future that waits for the Domain's end (done: the wait is over).
 
         Raises:
-            Gone: ``invalid_pipe_token``: never given out, used, or over.
+            Gone: ``invalid_pipe_token``: the token is unknown, used or expired.
         """
         awaited = self._awaited.pop(token, None)
         if awaited is None:
-            raise Gone("this token of a pipe was never given out, was used, or is over", code=codes.INVALID_PIPE_TOKEN)
+            raise Gone("this token of a pipe is unknown, used or expired", code=codes.INVALID_PIPE_TOKEN)
         return awaited
 
-    def cut(self, domain: str, after_s: float = 0.0) -> None:
-        """Close all pipes to a Domain and from it, also those that are being opened: it belongs to the Network no
-        longer.
+    def disconnect(self, domain: str, after_s: float = 0.0) -> None:
+        """Close the present pipes to and from a Domain that is not a member anymore, also those that are being opened.
 
         Args:
-            after_s: so long they may stay, and no later ones are meant.
+            after_s: grace period in seconds.
         """
-        cuts = list(self._cuts.get(name_key(domain), ()))
+        pipes = list(self._disconnected.get(name_key(domain), ()))
 
-        def cut_all() -> None:
-            for cut in cuts:
-                cut.set()
+        def disconnect_all() -> None:
+            for disconnected in pipes:
+                disconnected.set()
 
         if after_s > 0:
-            asyncio.get_running_loop().call_later(after_s, cut_all)
+            asyncio.get_running_loop().call_later(after_s, disconnect_all)
         else:
-            cut_all()
+            disconnect_all()
 
-    async def splice(self, name: str, caller: End, domain: End, cut: asyncio.Event) -> None:
-        """Carry what either end sends to the other until one closes, nothing comes for too long, it is cut, or the app
-        stops.
+    async def splice(self, name: str, caller: End, domain: End, disconnected: asyncio.Event) -> None:
+        """Carry data both ways until an end closes, the pipe is idle for too long or disconnected, or the app stops.
 
         Args:
-            name: of the Domain.
-            cut: what `place` gave.
+            name: name of the Domain.
+            disconnected: the event of `place`.
         """
         seen = _Seen(self._bytes)
         loops = [
             asyncio.create_task(_carry(caller.receive, domain.send, seen)),
             asyncio.create_task(_carry(domain.receive, caller.send, seen)),
             asyncio.create_task(self._watch(seen)),
-            asyncio.create_task(cut.wait()),
+            asyncio.create_task(disconnected.wait()),
         ]
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -218,24 +215,24 @@ class _Seen:
 
 
 async def _carry(receive: Receive, send: Send, seen: _Seen) -> None:
-    """Pass messages on, one at a time: while the far end takes none, none is read here, and so back to who sends."""
+    """Pass messages on one at a time: while the far end reads nothing, this end is not read, which slows the sender."""
     while True:
         message = await receive()
         if message["type"] != "websocket.receive" or (data := message.get("bytes")) is None:
-            return  # closed; or text, which has no business here
+            return  # closed; or text, which is not allowed here
         if data:
             seen.add(len(data))
             await send({"type": "websocket.send", "bytes": data})
 
 
 def unreachable(domain: str, what: str) -> Unavailable:
-    """The refusal for a Domain that brings no pipe."""
+    """Return the error for a Domain that opens no pipe."""
     detail = f"the Domain {domain!r} {what}"
     return Unavailable(detail, code=DOMAIN_UNREACHABLE, domain=domain, retry_after_s=RETRY_S)
 
 
 def too_many(detail: str) -> TooManyRequests:
-    """The refusal where there are as many pipes as there may be."""
+    """Return the error for a limit of pipes that is reached."""
     return TooManyRequests(detail, code=TOO_MANY_PIPES, retry_after_s=RETRY_S)
 
 

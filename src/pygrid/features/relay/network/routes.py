@@ -1,4 +1,4 @@
-"""The WebSockets of callers and of Domains."""
+"""WebSockets of callers and of Domains."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ AnySocket = WebSocket[Any, Any, Any]
 
 @websocket("/relay/{domain:str}")
 async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
-    """A caller's connection to a Domain."""
+    """Connect a caller to a Domain."""
     relays = service(socket.app.state, Relay)
     address = socket.client.host if socket.client else ""
 
     async def carry() -> None:
         caller = await relays.name_caller(find_bearer(socket), address, domain)
         member = await relays.reach(domain)
-        with relays.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as cut:
+        with relays.pipes.place(member.name, caller.label, caller.domain, is_known=caller.is_known) as disconnected:
             end = await relays.order(member, address)
             try:
                 await _accept(socket)
-                await relays.pipes.splice(member.name, _end_of(socket), end, cut)
+                await relays.pipes.splice(member.name, _end_of(socket), end, disconnected)
             finally:
                 end.released.set()
 
@@ -49,13 +49,13 @@ async def relay(socket: AnySocket, domain: FromPath[str]) -> None:
 
 @websocket("/pipes/{token:str}")
 async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
-    """A Domain's end of a pipe, which it was asked for."""
+    """Take a Domain's end of a requested pipe."""
     relays = service(socket.app.state, Relay)
 
     async def bring() -> None:
         awaited = relays.pipes.claim(token)
         await _accept(socket)
-        if not awaited.done():  # else nobody waits any more
+        if not awaited.done():  # else the caller has gone
             end = _end_of(socket)
             awaited.set_result(end)
             await end.released.wait()
@@ -64,23 +64,21 @@ async def pipe(socket: AnySocket, token: FromPath[str]) -> None:
 
 
 def relay_routes() -> list[Any]:
-    """The WebSockets of callers and of Domains; they need the service `Relay`."""
+    """Return the WebSockets of callers and of Domains; they need the service `Relay`."""
     return [relay, pipe]
 
 
 async def _answer(socket: AnySocket, work: Callable[[], Awaitable[None]]) -> None:
-    """Do what a WebSocket is for, and close it; what is refused before it was accepted is answered as any
-    request is.
-    """
-    await socket.receive()  # the first message only says that it is there
+    """Do the work of a WebSocket and close it; a refusal before it is accepted gets an HTTP answer."""
+    await socket.receive()  # the first message is that of the connection itself
     try:
         if is_of_a_browser(socket):
-            raise Forbidden("browsers are not let in", code=codes.BROWSERS_NOT_LET_IN)
+            raise Forbidden("browsers may not connect here", code=codes.BROWSERS_NOT_LET_IN)
         await work()
     except PygridError as error:
         await _refuse(socket, error)
         return
-    except (WebSocketDisconnect, OSError):  # whichever end it was, the other learns of it
+    except (WebSocketDisconnect, OSError):  # one end closed, and the other is closed below
         logger.debug("pipe ended", extra={"route": socket.scope.get("path_template", "")})
     with contextlib.suppress(WebSocketDisconnect, OSError, RuntimeError):
         await socket.send({"type": "websocket.close", "code": 1000, "reason": ""})

@@ -1,4 +1,4 @@
-"""The Network's half: lets callers in, asks Domains for pipes, and splices the two."""
+"""The Network's half of the relay: authenticates callers and requests pipes of Domains."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from pygrid.transport.tickets import PREFIX, check_ticket, read_ticket
 
 
 class RelayTarget(Protocol):
-    """A Domain that belongs to the Network and is connected."""
+    """A connected member of the Network."""
 
     @property
     def name(self) -> str:
-        """As it is written; who calls may write it in other cases."""
+        """The name in its own case; callers can write it in any case."""
         ...
 
-    async def ask(self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The Domain's answer to a question over its control link."""
+    async def request(
+        self, type: str, payload: Mapping[str, Any] | None = None, timeout_s: float = 10.0
+    ) -> dict[str, Any]:
+        """Send a request over the Domain's control link and return the answer."""
         ...
 
 
 class RelayDirectory(Protocol):
-    """What the relay must know of the Network's Domains."""
+    """The Network's Domains, as the relay uses them."""
 
     async def reach(self, name: str) -> RelayTarget:
-        """The Domain, to ask it.
+        """Return the connected Domain of this name.
 
         Raises:
             NotFound: ``domain_not_found``: no accepted Domain has this name. Unavailable: ``domain_offline``.
@@ -41,28 +43,28 @@ class RelayDirectory(Protocol):
         ...
 
     async def find_identity(self, name: str) -> IdentityKey | None:
-        """Who the accepted Domain of this name is."""
+        """Return the key of the accepted Domain of this name, if there is one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RelayCaller:
-    """Who wants to get through."""
+    """The party that connects to a Domain."""
 
     label: str
-    """By which their connections are counted."""
+    """Key under which the caller's connections are counted."""
     domain: str | None = None
-    """Name of the Domain whose ticket was shown."""
+    """Name of the Domain that issued the caller's ticket."""
     is_known: bool = True
-    """They have shown a session or a ticket."""
+    """Whether the caller has a valid session or ticket."""
 
 
 class Relay:
     """Carries connections to the Network's Domains.
 
     Args:
-        own: the Network's identity, which tickets are made out to.
-        is_open: whether anybody may come, without a login or a ticket.
+        own: the Network's identity, for which tickets are issued.
+        is_open: whether callers need neither a login nor a ticket.
     """
 
     def __init__(
@@ -83,57 +85,57 @@ class Relay:
         self._is_open = is_open
 
     async def name_caller(self, bearer: str | None, address: str, target: str) -> RelayCaller:
-        """Who wants to get through to ``target``.
+        """Authenticate a caller that connects to the Domain ``target``.
 
         Raises:
-            Unauthenticated: ``network_login_needed``: nothing was shown; ``network_session_over``, ``invalid_ticket``:
-                it is not, or no longer, good.
+            Unauthenticated: ``network_login_needed``: no credential; ``network_session_over``, ``invalid_ticket``: the
+                credential is not valid, or no longer.
         """
         if bearer is not None and bearer.startswith(PREFIX):
             ticket = read_ticket(bearer)
             identity = await self._domains.find_identity(ticket.domain)
             if identity is None:
                 raise InvalidCredentials(
-                    f"no Domain {ticket.domain[:100]!r} belongs to this Network", code=INVALID_TICKET
+                    f"the ticket's Domain {ticket.domain[:100]!r} is not a member of this Network", code=INVALID_TICKET
                 )
             check_ticket(ticket, identity, self._own, target, self._clock.now())
             return RelayCaller(
                 f"domain {identity}", ticket.domain
-            )  # a name can be written in many ways, and counts but once
+            )  # counted by key, because one name can be written in several ways
         if bearer is not None:
             try:
                 return RelayCaller(f"user {(await self._authenticator.authenticate(bearer)).user_id}")
             except Unauthenticated as error:
                 if not self._is_open:
-                    detail = "your session with this Network is over: use pygrid login with its address"
+                    detail = "your session with this Network has ended: use pygrid login with its address"
                     raise Unauthenticated(detail, code=SESSION_OVER) from error
         if self._is_open:
             return RelayCaller(f"address {network_of(address)}", is_known=False)
         raise Unauthenticated(
-            "this Network carries connections for those who are logged in: use pygrid login with its own address "
-            "first, or set PYGRID_NETWORK_TOKEN",
+            "this Network relays connections only for logged-in callers: use pygrid login with its address first, or "
+            "set PYGRID_NETWORK_TOKEN",
             code=LOGIN_NEEDED,
         )
 
     async def reach(self, name: str) -> RelayTarget:
-        """The Domain of this name. Raises as `RelayDirectory.reach`."""
+        """Return the connected Domain of this name. Raises as `RelayDirectory.reach`."""
         return await self._domains.reach(name)
 
     async def order(self, member: RelayTarget, caller: str) -> End:
-        """The Domain's end of a new pipe.
+        """Request a new pipe, and return the Domain's end of it.
 
         Args:
-            caller: address that the Domain is told.
+            caller: the caller's address, which is sent to the Domain.
         Raises:
-            Unavailable: ``domain_unreachable``. TooManyRequests: ``too_many_pipes``: it has as many as it takes.
+            Unavailable: ``domain_unreachable``. TooManyRequests: ``too_many_pipes``: the Domain is at its limit.
         """
 
-        async def ask(token: str) -> None:
+        async def request(token: str) -> None:
             try:
-                await member.ask("open_pipe", {"token": token, "caller": caller}, self.pipes.limits.open_s)
+                await member.request("open_pipe", {"token": token, "caller": caller}, self.pipes.limits.open_s)
             except PygridError as error:
                 if error.code == TOO_MANY_PIPES:
-                    raise too_many(f"the Domain {member.name!r} has as many connections open as it takes") from error
-                raise unreachable(member.name, f"opens no way: {error.detail}") from error
+                    raise too_many(f"the Domain {member.name!r} is at its limit of open connections") from error
+                raise unreachable(member.name, f"did not open a connection: {error.detail}") from error
 
-        return await self.pipes.order(ask, member.name)
+        return await self.pipes.order(request, member.name)
