@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from pygrid.aggregation.optimizers import ServerOptimizer
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.compute.runtime.contributions import PlanRows, PlanSums
 from pygrid.compute.runtime.inputs import open_inputs
 from pygrid.compute.runtime.watch import Watch
@@ -84,7 +84,7 @@ def job(folder: Path, batch_size: int, *, private: bool) -> JobSpec:
 async def measure(folder: Path, batch_size: int, turns: int) -> tuple[float, float]:
     """Best CPU milliseconds of the exact and of the private job's process."""
     best = [float("inf"), float("inf")]
-    async with SubprocessDriver() as driver:
+    async with LocalDriver() as driver:
         for _ in range(turns):
             for index, private in enumerate((False, True)):
                 result = await driver.run(job(folder, batch_size, private=private))

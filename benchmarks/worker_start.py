@@ -25,7 +25,7 @@ import numpy as np
 
 from private_training import job, prepare
 from pygrid import sandbox
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.core.job_spec import JobSpec
 
 BUDGET_MS = 300.0
@@ -35,7 +35,7 @@ SANDBOXES = 30
 async def measure(spec: JobSpec, jobs: int) -> tuple[float, list[float]]:
     """Milliseconds of the driver's start, and of each job."""
     began = time.perf_counter()
-    async with SubprocessDriver() as driver:
+    async with LocalDriver() as driver:
         start_ms = 1000 * (time.perf_counter() - began)
         times = []
         for _ in range(jobs):

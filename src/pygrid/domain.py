@@ -11,10 +11,10 @@ from litestar import Litestar
 
 import pygrid
 from pygrid.clock import Clock, SystemClock
-from pygrid.compute.driver import WorkerSettings
+from pygrid.compute.driver import LocalLimits
 from pygrid.compute.inference import InferenceLimits, InferenceWorkers
-from pygrid.compute.leased import RemoteDriver
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.leased import LeasedDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.compute.pools import Places
 from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
@@ -169,9 +169,9 @@ def build_domain(
     quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
     cycles = build_cycles(store, clock, stopping, metrics, quotas, allow_private=settings.allow_private_addresses)
     # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
-    here = SubprocessDriver(WorkerSettings(2 * settings.num_workers, settings.allow_weak_sandbox))
+    here = LocalDriver(LocalLimits(2 * settings.num_workers, settings.allow_weak_sandbox))
     wake_jobs = asyncio.Event()
-    remote = RemoteDriver(wake_jobs)
+    remote = LeasedDriver(wake_jobs)
     places = Places(here, remote, settings.prefer_remote_workers)
     jobs = _build_jobs(ground, places, wake_jobs)
     processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from pygrid import codes
-from pygrid.compute.driver import WorkerSettings
+from pygrid.compute.driver import LocalLimits
 from pygrid.compute.job_cache import JobCache
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.core.job_spec import (
     OUTCOME,
     RESULT,
@@ -92,7 +92,7 @@ class RemoteWorker:
         self._patient = Api(transport, token=token, retries=RetryPolicy(max_delay_s=5.0))
         self._files = files
         self._wait_s = wait_s
-        self._driver = SubprocessDriver(WorkerSettings(self._settings.num_jobs, self._settings.allow_weak_sandbox))
+        self._driver = LocalDriver(LocalLimits(self._settings.num_jobs, self._settings.allow_weak_sandbox))
 
     async def run(self) -> None:
         """Take jobs until cancelled; what runs then is ended, and its lease given back.

@@ -23,8 +23,8 @@ import onnx
 import psutil
 import pytest
 
-from pygrid.compute.driver import WorkerSettings
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.driver import LocalLimits
+from pygrid.compute.local import LocalDriver
 from pygrid.core.job_spec import ColumnRef, JobLimits, JobSpec, PrivacyTerms, Progress, Statistic
 from pygrid.errors import Conflict, InvalidInput
 from pygrid.plans.runner import Runner
@@ -38,8 +38,8 @@ LAYERS = {"rlimits", "seccomp", "not root"}
 
 
 @pytest.fixture
-async def driver() -> AsyncIterator[SubprocessDriver]:
-    async with SubprocessDriver() as running:
+async def driver() -> AsyncIterator[LocalDriver]:
+    async with LocalDriver() as running:
         yield running
         process = server_process(running)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
@@ -73,19 +73,19 @@ def job(folder: Path, **changes: Any) -> JobSpec:
     return JobSpec(**{**values, **changes})
 
 
-def server_process(driver: SubprocessDriver) -> psutil.Process:
+def server_process(driver: LocalDriver) -> psutil.Process:
     assert driver._server is not None
     return psutil.Process(driver._server._process.pid)
 
 
-async def running_process(driver: SubprocessDriver, job_id: str = "job") -> psutil.Process:
+async def running_process(driver: LocalDriver, job_id: str = "job") -> psutil.Process:
     """The process of the only job."""
     children = await eventually(lambda: driver.status(job_id) == "running" and server_process(driver).children())
     process: psutil.Process = children[0]
     return process
 
 
-async def test_an_exact_job_is_what_the_runner_does(driver: SubprocessDriver, folder: Path) -> None:
+async def test_an_exact_job_is_what_the_runner_does(driver: LocalDriver, folder: Path) -> None:
     reports: list[Progress] = []
     result = await driver.run(job(folder, epochs=3, seed=5), reports.append)
     expected = Runner(logistic_plan()).train(logistic_params(), logistic_data(SIZE), epochs=3, seed=5)
@@ -102,7 +102,7 @@ async def test_an_exact_job_is_what_the_runner_does(driver: SubprocessDriver, fo
     assert driver.logs("job")[-1] == "done"
 
 
-async def test_private_jobs_of_each_kind(driver: SubprocessDriver, folder: Path) -> None:
+async def test_private_jobs_of_each_kind(driver: LocalDriver, folder: Path) -> None:
     terms = PrivacyTerms(1.0, 1.0, 1, 1e-5, SIZE)
     started = time.monotonic()
     train = await driver.run(job(folder, privacy=terms), lambda _: pytest.fail("a private job reports nothing"))
@@ -117,7 +117,7 @@ async def test_private_jobs_of_each_kind(driver: SubprocessDriver, folder: Path)
     assert json.loads(answers.payload)["answers"][1]["value"] == pytest.approx(SIZE, abs=10)
 
 
-async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: LocalDriver, folder: Path) -> None:
     """With it and without it: the same outcome, media type and size, the same padded time, and no word to whoever
     waits.
     """
@@ -136,7 +136,7 @@ async def test_a_record_that_makes_the_plan_fail_does_not_show(driver: Subproces
     assert zeroed == [0, 4]
 
 
-async def test_the_warm_process_is_quiet(driver: SubprocessDriver) -> None:
+async def test_the_warm_process_is_quiet(driver: LocalDriver) -> None:
     """One thread, so that a fork copies nothing half done; no connection but the one to the Domain, so nobody phones
     home.
     """
@@ -145,12 +145,12 @@ async def test_the_warm_process_is_quiet(driver: SubprocessDriver) -> None:
     assert process.net_connections("inet") == []
 
 
-async def test_noise_is_fresh_in_each_fork(driver: SubprocessDriver, folder: Path) -> None:
+async def test_noise_is_fresh_in_each_fork(driver: LocalDriver, folder: Path) -> None:
     spec = job(folder, privacy=PrivacyTerms(1.0, 1.0, 1, 1e-5, SIZE))
     assert (await driver.run(spec)).payload != (await driver.run(spec)).payload
 
 
-async def test_endless_computing_is_ended_by_the_clock(driver: SubprocessDriver, folder: Path) -> None:
+async def test_endless_computing_is_ended_by_the_clock(driver: LocalDriver, folder: Path) -> None:
     started = time.monotonic()
     result = await driver.run(job(folder, epochs=ENDLESS, limits=JobLimits(wall_s=0.7)))
     assert time.monotonic() - started < 60
@@ -160,7 +160,7 @@ async def test_endless_computing_is_ended_by_the_clock(driver: SubprocessDriver,
     assert (await driver.run(job(folder))).failure is None
 
 
-async def test_and_by_its_cpu_time(driver: SubprocessDriver, folder: Path) -> None:
+async def test_and_by_its_cpu_time(driver: LocalDriver, folder: Path) -> None:
     result = await driver.run(job(folder, epochs=ENDLESS, limits=JobLimits(cpu_s=1, wall_s=60)))
     assert result.failure is not None
     assert result.failure.kind == "out_of_cpu"
@@ -178,7 +178,7 @@ def huge(models: dict[str, onnx.ModelProto]) -> None:
     graph.node.append(onnx.helper.make_node("Add", ["honest", "most"], ["metrics/accuracy"], name="sum"))
 
 
-async def test_tensors_of_64_gb_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+async def test_tensors_of_64_gb_are_refused(driver: LocalDriver, folder: Path) -> None:
     (folder / "plan").write_bytes(logistic_plan(edit=huge).data)
     result = await driver.run(job(folder))
     assert result.failure is not None
@@ -186,13 +186,13 @@ async def test_tensors_of_64_gb_are_refused(driver: SubprocessDriver, folder: Pa
     assert result.facts.max_rss_bytes < 2**29
 
 
-async def test_a_result_is_no_longer_than_it_may_be(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_result_is_no_longer_than_it_may_be(driver: LocalDriver, folder: Path) -> None:
     result = await driver.run(job(folder, limits=JobLimits(max_result_bytes=50)))
     assert result.failure is not None
     assert result.failure.kind == "result_too_large"
 
 
-async def test_a_model_that_blew_up_is_no_result(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_model_that_blew_up_is_no_result(driver: LocalDriver, folder: Path) -> None:
     params = {name: np.full_like(array, 3e38) for name, array in logistic_params().items()}
     (folder / "model").write_bytes(encode(params))
     result = await driver.run(job(folder, epochs=2))
@@ -200,13 +200,13 @@ async def test_a_model_that_blew_up_is_no_result(driver: SubprocessDriver, folde
     assert (result.failure.kind, result.failure.code) == ("plan_failed", "non_finite")
 
 
-async def test_a_result_as_large_as_the_data_can_be_told(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_result_as_large_as_the_data_can_be_told(driver: LocalDriver, folder: Path) -> None:
     result = await driver.run(job(folder))
     assert result.facts.bytes_in == SIZE * (16 + 8)
     assert result.facts.bytes_out_ratio == len(result.payload) / (SIZE * 24)
 
 
-async def test_a_job_that_is_killed_takes_nothing_with_it(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_job_that_is_killed_takes_nothing_with_it(driver: LocalDriver, folder: Path) -> None:
     task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
     (await running_process(driver)).kill()
     result = await task
@@ -216,7 +216,7 @@ async def test_a_job_that_is_killed_takes_nothing_with_it(driver: SubprocessDriv
     assert (await driver.run(job(folder))).failure is None
 
 
-async def test_a_fork_server_that_is_killed_is_replaced(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_fork_server_that_is_killed_is_replaced(driver: LocalDriver, folder: Path) -> None:
     task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
     process = await running_process(driver)
     server_process(driver).kill()
@@ -228,7 +228,7 @@ async def test_a_fork_server_that_is_killed_is_replaced(driver: SubprocessDriver
     assert (await driver.run(job(folder))).failure is None
 
 
-async def test_cancelling(driver: SubprocessDriver, folder: Path) -> None:
+async def test_cancelling(driver: LocalDriver, folder: Path) -> None:
     task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
     await running_process(driver)
     assert driver.cancel("job")
@@ -238,7 +238,7 @@ async def test_cancelling(driver: SubprocessDriver, folder: Path) -> None:
     assert not driver.cancel("job")
 
 
-async def test_a_caller_that_goes_away_ends_the_job(driver: SubprocessDriver, folder: Path) -> None:
+async def test_a_caller_that_goes_away_ends_the_job(driver: LocalDriver, folder: Path) -> None:
     task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
     process = await running_process(driver)
     task.cancel()
@@ -250,7 +250,7 @@ async def test_a_caller_that_goes_away_ends_the_job(driver: SubprocessDriver, fo
 
 
 async def test_jobs_wait_for_a_slot(folder: Path) -> None:
-    async with SubprocessDriver(WorkerSettings(max_concurrent=1)) as driver:
+    async with LocalDriver(LocalLimits(max_concurrent=1)) as driver:
         first = asyncio.create_task(driver.run(job(folder, id="first", epochs=ENDLESS)))
         await running_process(driver, "first")
         second = asyncio.create_task(driver.run(job(folder, id="second")))
@@ -265,7 +265,7 @@ async def test_jobs_wait_for_a_slot(folder: Path) -> None:
         assert [failure and failure.kind for failure in outcomes] == ["cancelled", "cancelled"]
 
 
-async def test_files_that_do_not_fit_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+async def test_files_that_do_not_fit_are_refused(driver: LocalDriver, folder: Path) -> None:
     (folder / "0.bin").write_bytes(b"short")
     result = await driver.run(job(folder))
     assert result.failure is not None
@@ -279,7 +279,7 @@ async def test_files_that_do_not_fit_are_refused(driver: SubprocessDriver, folde
         await driver.run(job(folder, epochs=-1))
 
 
-async def test_hostile_bytes_are_refused(driver: SubprocessDriver, folder: Path) -> None:
+async def test_hostile_bytes_are_refused(driver: LocalDriver, folder: Path) -> None:
     for name, content in (("plan", os.urandom(5000)), ("plan", b""), ("model", os.urandom(5000)), ("model", b"")):
         kept = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
@@ -290,7 +290,7 @@ async def test_hostile_bytes_are_refused(driver: SubprocessDriver, folder: Path)
 
 
 async def test_many_at_once(folder: Path) -> None:
-    async with SubprocessDriver(WorkerSettings(max_concurrent=4)) as driver:
+    async with LocalDriver(LocalLimits(max_concurrent=4)) as driver:
         results = await asyncio.gather(*(driver.run(job(folder, id=str(index), seed=index)) for index in range(12)))
     assert [result.failure for result in results] == [None] * 12
     assert len({result.payload for result in results}) == 12
@@ -299,9 +299,9 @@ async def test_many_at_once(folder: Path) -> None:
 DOMAIN = """
 import asyncio, sys, psutil, os, msgspec
 from pygrid.core.job_spec import JobSpec
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.local import LocalDriver
 async def main():
-    driver = SubprocessDriver()
+    driver = LocalDriver()
     await driver.start()
     task = asyncio.create_task(driver.run(msgspec.json.decode(sys.argv[1], type=JobSpec)))
     while not (jobs := psutil.Process().children(recursive=True)[1:]):

@@ -52,7 +52,7 @@ class Driver(Protocol):
 
 
 @dataclass(frozen=True)
-class WorkerSettings:
+class LocalLimits:
     """What the operator decides about Workers of this machine."""
 
     max_concurrent: int = 2

@@ -93,7 +93,7 @@ class Offer:
     """By SHA-256."""
 
 
-class RemoteDriver:
+class LeasedDriver:
     """A `pygrid.compute.driver.Driver` whose jobs are fetched by Workers.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
-from pygrid.compute.driver import LOGS_KEPT, State, WorkerSettings
+from pygrid.compute.driver import LOGS_KEPT, LocalLimits, State
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.compute.runtime import forkserver
 from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, held_s
@@ -42,14 +42,14 @@ class _LocalJob:
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class SubprocessDriver:
+class LocalDriver:
     """Runs each job in a sandboxed process of this machine, forked from a warm one.
 
     Use it as an async context manager.
     """
 
-    def __init__(self, settings: WorkerSettings | None = None) -> None:
-        self._settings = settings or WorkerSettings()
+    def __init__(self, settings: LocalLimits | None = None) -> None:
+        self._settings = settings or LocalLimits()
         self._slots = asyncio.Semaphore(self._settings.max_concurrent)
         self._starting = asyncio.Lock()
         self._server: _Server | None = None
@@ -57,7 +57,7 @@ class SubprocessDriver:
         self._logs: OrderedDict[str, list[str]] = OrderedDict()
         self._closed = False
 
-    async def __aenter__(self) -> SubprocessDriver:
+    async def __aenter__(self) -> LocalDriver:
         await self.start()
         return self
 
@@ -160,7 +160,7 @@ class _Server:
         self._loop.add_reader(self._control, self._receive)
 
     @classmethod
-    async def start(cls, settings: WorkerSettings) -> _Server:
+    async def start(cls, settings: LocalLimits) -> _Server:
         decided = forkserver.ServerSettings(allow_weak_sandbox=settings.allow_weak_sandbox)
         server = cls(
             await asyncio.to_thread(spawn, forkserver.main, decided, channel="packets", environment=_ENVIRONMENT)

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pygrid.compute.leased import RemoteDriver
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.leased import LeasedDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec, Progress
 from pygrid.errors import Unavailable
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Places:
     """The drivers of a Domain as one."""
 
-    here: SubprocessDriver
-    elsewhere: RemoteDriver
+    here: LocalDriver
+    elsewhere: LeasedDriver
     prefer_remote: bool = False
     """Jobs that may go elsewhere do so while this machine has room."""
 

@@ -123,12 +123,12 @@ class Departure:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def keep(part: RoundAttempt, diff_hash: str, facts: Mapping[str, Any]) -> RoundAttempt:
+def trained(part: RoundAttempt, diff_hash: str, facts: Mapping[str, Any]) -> RoundAttempt:
     """``training -> trained``."""
     return replace(_move(part, PartState.TRAINED), diff_hash=diff_hash, facts=facts)
 
 
-def lose(
+def failed(
     part: RoundAttempt, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None
 ) -> RoundAttempt:
     """``training | trained -> lost``; ``facts`` None: those that are known stay."""
@@ -140,7 +140,7 @@ def report(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
     return replace(_move(part, PartState.REPORTED), ended_at=now)
 
 
-def miss(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
+def expired(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
     """``trained -> missed``."""
     return replace(_move(part, PartState.MISSED), ended_at=now)
 

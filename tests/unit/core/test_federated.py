@@ -139,17 +139,17 @@ def replace_cycles(cycles: int) -> FederationRequest:
 
 def test_parts_move_as_the_diagram_says() -> None:
     moves = {
-        "keep": lambda one: rules.keep(one, "d", {}),
-        "lose": lambda one: rules.lose(one, "why", NOW),
+        "trained": lambda one: rules.trained(one, "d", {}),
+        "failed": lambda one: rules.failed(one, "why", NOW),
         "report": lambda one: rules.report(one, NOW),
-        "miss": lambda one: rules.miss(one, NOW),
+        "expired": lambda one: rules.expired(one, NOW),
     }
     allowed = {
-        (PartState.TRAINING, "keep"): PartState.TRAINED,
-        (PartState.TRAINING, "lose"): PartState.LOST,
-        (PartState.TRAINED, "lose"): PartState.LOST,
+        (PartState.TRAINING, "trained"): PartState.TRAINED,
+        (PartState.TRAINING, "failed"): PartState.LOST,
+        (PartState.TRAINED, "failed"): PartState.LOST,
         (PartState.TRAINED, "report"): PartState.REPORTED,
-        (PartState.TRAINED, "miss"): PartState.MISSED,
+        (PartState.TRAINED, "expired"): PartState.MISSED,
     }
     for state, name in itertools.product(PartState, moves):
         if (state, name) in allowed:

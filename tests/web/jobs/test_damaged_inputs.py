@@ -26,7 +26,7 @@ from pygrid.core.datasets import column_file
 from pygrid.edge import EdgeClient
 from pygrid.errors import Unavailable
 from pygrid.features.jobs.federated import participation
-from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.runs import JobTrainer
 from pygrid.settings import DomainSettings, load_settings
@@ -117,7 +117,7 @@ async def test_a_job_is_rejected_if_what_it_is_tried_with_is_damaged(
     settings: DomainSettings, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(MockTrials, "run", never)
+        patch.setattr(DryRun, "run", never)
         async with running_site(settings) as site:
             sent = {"name": "points", "visibility": "listed", "columns": [{"name": "label", "meaning": "label 0..2"}]}
             files = {"config": json.dumps(sent).encode(), "data": npz(records()), "mock": npz(records(50, seed=4))}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_federated_jobs import charges_of, parts_of
 
-from pygrid.compute.local import SubprocessDriver
+from pygrid.compute.local import LocalDriver
 from pygrid.errors import Unavailable
 from pygrid.features.jobs.federated import participation
 from support.eventually import eventually
@@ -26,7 +26,7 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
     monkeypatch.setattr(participation, "_LONGEST_REST_S", 0.3)
     num_refused = 0
 
-    async def none_there(_driver: SubprocessDriver) -> None:
+    async def none_there(_driver: LocalDriver) -> None:
         nonlocal num_refused
         num_refused += 1
         raise Unavailable("the test has no Workers", code="worker_not_started")
@@ -35,7 +35,7 @@ async def test_no_cycle_is_used_up_while_no_worker_can_be_had(tmp_path: Path, mo
         job = await town.submit("alice", 2, **PRIVATE)
         await town.wait("alice", job, "running")
         with monkeypatch.context() as patch:
-            patch.setattr(SubprocessDriver, "start", none_there)
+            patch.setattr(LocalDriver, "start", none_there)
             await town.hub.host(min_workers=1, min_diffs=1, max_diffs=1, num_cycles=2)
             await eventually(lambda: num_refused >= 8)
             waiting = await town.sites["alice"].owner.job(job["id"])

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from pygrid.core.jobs import JobRecord
 from pygrid.domain import build_domain
-from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.results import Results
-from pygrid.features.jobs.running.spec_builder import SpecMaker
+from pygrid.features.jobs.running.spec_builder import SpecBuilder
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.audit import HEAD_FILE, read_head
@@ -83,7 +83,7 @@ async def test_what_is_checked_waits_or_is_approved_goes_on(
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(MockTrials, "run", never)
+        patch.setattr(DryRun, "run", never)
         async with running_site(settings) as site:
             dataset = await site.owner.upload()
             await site.owner.set_policy(dataset)
@@ -170,13 +170,13 @@ async def test_a_charge_is_durable_before_the_worker_starts(
     settings: DomainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    spec = SpecMaker.spec
+    spec = SpecBuilder.spec
 
-    async def look(maker: SpecMaker, job: JobRecord) -> Any:
+    async def look(maker: SpecBuilder, job: JobRecord) -> Any:
         seen.append(await asyncio.to_thread(states_of_charges, settings))
         return await spec(maker, job)
 
-    monkeypatch.setattr(SpecMaker, "spec", look)
+    monkeypatch.setattr(SpecBuilder, "spec", look)
     async with running_site(settings) as site:
         dataset = await site.owner.upload()
         await site.owner.set_policy(dataset)

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from pygrid.domain import build_domain
-from pygrid.features.jobs.running.scheduler import JobRunner
+from pygrid.features.jobs.running.scheduler import JobScheduler
 from pygrid.settings import DomainSettings
 from support.jobs import DATASETS, JOBS, POLICY, npz, records
 
@@ -36,14 +36,14 @@ ENDLESS = {"/data-centric/jobs/{job_id}/events"}
 def fuzzed(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, dict[str, str], str]]:
     """The document, a client, the headers of an Owner, and the id of a job that nobody takes up."""
 
-    async def ready(_runner: JobRunner) -> None:
+    async def ready(_runner: JobScheduler) -> None:
         """Nothing is run here."""
 
-    async def tick(_runner: JobRunner) -> float:
+    async def tick(_runner: JobScheduler) -> float:
         return 60.0
 
-    monkeypatch.setattr(JobRunner, "ready", ready)
-    monkeypatch.setattr(JobRunner, "_tick", tick)
+    monkeypatch.setattr(JobScheduler, "ready", ready)
+    monkeypatch.setattr(JobScheduler, "_tick", tick)
     app = build_domain(dataclasses.replace(settings, hosts="testserver"))
     with get_client(app) as client:
         person = {"email": "owner@example.org", "password": "correct horse battery"}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pygrid.core.jobs import JobRecord
-from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.plans.runner import Runner
 from pygrid.storage import audit
 from pygrid.storage.sql.database import Database
@@ -190,14 +190,14 @@ async def test_a_policy_may_want_a_person_for_dear_jobs(site: Site) -> None:
 async def test_a_dataset_that_is_hidden_meanwhile_needs_a_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = await site.owner.upload()
     await site.owner.set_policy(dataset)
-    run = MockTrials.run
+    run = DryRun.run
 
-    async def hide_first(trials: MockTrials, job: JobRecord) -> None:
+    async def hide_first(trials: DryRun, job: JobRecord) -> None:
         answer = await site.owner.call("PUT", f"{DATASETS}/{dataset}", json={"visibility": "private"})
         assert answer.status_code == 200, answer.text
         await run(trials, job)
 
-    monkeypatch.setattr(MockTrials, "run", hide_first)
+    monkeypatch.setattr(DryRun, "run", hide_first)
     asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.5, "delta": 1e-6}}
     job = await site.scientist.submit(dataset, "statistics", **asked)
     own = await site.owner.submit(dataset, "statistics", **asked)

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from pygrid.compute.leased import RemoteDriver
+from pygrid.compute.leased import LeasedDriver
 from pygrid.core.job_spec import OUTCOME, RESULT, Facts, Failure, Outcome
 from pygrid.features.workers.service import WorkersService
 from pygrid.sandbox.frames import frame
@@ -78,8 +78,8 @@ class Machine:
         return await self.call("POST", f"/leases/{lease['id']}/result", content=content)
 
 
-def driver(site: Site) -> RemoteDriver:
-    remote: RemoteDriver = service(site.app.state, WorkersService).driver
+def driver(site: Site) -> LeasedDriver:
+    remote: LeasedDriver = service(site.app.state, WorkersService).driver
     return remote
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pygrid.clock import Clock
 from pygrid.compute.pools import WorkerPlaces, Workers
-from pygrid.features.jobs.federated.tasks import FederatedJobs, Federation
+from pygrid.features.jobs.federated.tasks import FederatedTasks, Federation
 from pygrid.features.jobs.policies import PoliciesService
-from pygrid.features.jobs.running.dry_run import MockTrials
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.dry_run import DryRun
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.features.jobs.running.maintenance import JobUpkeep
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.results import Results
 from pygrid.features.jobs.running.runs import JobRuns, JobTrainer
-from pygrid.features.jobs.running.scheduler import JobRunner
-from pygrid.features.jobs.running.spec_builder import RunLimits, SpecMaker
+from pygrid.features.jobs.running.scheduler import JobScheduler
+from pygrid.features.jobs.running.spec_builder import RunLimits, SpecBuilder
 from pygrid.features.jobs.service import JobsService
 from pygrid.lifecycle import Stopping
 from pygrid.metrics import Metrics
@@ -37,7 +37,7 @@ class Jobs:
 
     service: JobsService
     policies: PoliciesService
-    runner: JobRunner
+    runner: JobScheduler
     writes: AuditedWrites
     federation: Federation
     upkeep: JobUpkeep
@@ -67,15 +67,15 @@ def build_jobs(
     writes = AuditedWrites(store.database, folder / HEAD_FILE)
     files = JobFiles(folder / "jobs")
     federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
-    transitions = Transitions(store.database, writes, files, store.signals, clock)
-    specs = SpecMaker(store.database, store.columns, files, limits)
+    job_writes = JobWrites(store.database, writes, files, store.signals, clock)
+    specs = SpecBuilder(store.database, store.columns, files, limits)
     places = WorkerPlaces(wake.set)
     trainer = JobTrainer(workers, specs, places, store.database)
-    runner = JobRunner(
-        JobQueue(store.database, writes, transitions, clock),
-        MockTrials(workers, specs, store.columns, writes, transitions, federation),
-        JobRuns(workers, specs, Results(files, transitions), transitions, store.signals),
-        FederatedJobs(federation, trainer, places, transitions, metrics, wake.set),
+    runner = JobScheduler(
+        JobQueue(store.database, writes, job_writes, clock),
+        DryRun(workers, specs, store.columns, writes, job_writes, federation),
+        JobRuns(workers, specs, Results(files, job_writes), job_writes, store.signals),
+        FederatedTasks(federation, trainer, places, job_writes, metrics, wake.set),
         workers,
         files,
         metrics,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.compute.leased import Hangup, RemoteDriver
+from pygrid.compute.leased import Hangup, LeasedDriver
 from pygrid.core.access import Principal
 from pygrid.core.job_spec import (
     MAX_MESSAGE_BYTES,
@@ -61,7 +61,7 @@ class WorkersService:
 
     database: Database
     writes: AuditedWrites
-    driver: RemoteDriver
+    driver: LeasedDriver
     clock: Clock
     stopping: Stopping
     allow_weak_sandbox: bool = False
@@ -183,7 +183,7 @@ class WorkersService:
     def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
         """Where a file lies that the job under a lease needs.
 
-        Raises Gone, NotFound, Conflict: as `RemoteDriver.find_file`.
+        Raises Gone, NotFound, Conflict: as `LeasedDriver.find_file`.
         """
         return self.driver.find_file(worker.id, lease_id, name)
 

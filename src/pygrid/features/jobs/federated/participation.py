@@ -129,7 +129,7 @@ class FederatedParticipation:
                 await self._change(replace(kept, request_key=answer.request_key))
                 self._may_use_key = True
             else:
-                await self._change(rules.miss(kept, self.clock.now()))
+                await self._change(rules.expired(kept, self.clock.now()))
             return None
         return await self._train(answer)
 
@@ -222,9 +222,9 @@ class FederatedParticipation:
             except PygridError as error:  # what came from a Worker may have been in a stranger's hand
                 failure = Failure("crashed", f"its result can't be used: {error.detail}", error.code)
         if failure is not None:
-            await self._change(rules.lose(part, f"{failure.kind}: {failure.detail}", self.clock.now(), facts))
+            await self._change(rules.failed(part, f"{failure.kind}: {failure.detail}", self.clock.now(), facts))
             return None
-        kept = rules.keep(part, name, facts)
+        kept = rules.trained(part, name, facts)
         self._may_use_key = True
         if not await self._keep(kept):
             return self._end("it was ended")
@@ -302,7 +302,7 @@ class FederatedParticipation:
         except PygridError as error:
             if not (is_damage(error) or isinstance(error, NotFound)):
                 raise
-            await self._change(rules.lose(part, error.detail, self.clock.now()))
+            await self._change(rules.failed(part, error.detail, self.clock.now()))
             return None
         self._say(f"reports for cycle {part.cycle}")
         line, federation = self.given.line, self.given.job.request.federation
@@ -318,7 +318,7 @@ class FederatedParticipation:
                 raise
             self._may_use_key = False
             if not (isinstance(error, Gone) or error.code in _KEY_ENDED):
-                await self._change(rules.miss(part, self.clock.now()))
+                await self._change(rules.expired(part, self.clock.now()))
             raise
         await self._change(rules.report(part, self.clock.now()))
         self._rest_s = _FIRST_REST_S
@@ -342,7 +342,7 @@ class FederatedParticipation:
         for part in self.parts:
             if part.state is PartState.TRAINING:
                 await self._change(
-                    rules.lose(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now())
+                    rules.failed(part, "lost: the Domain was stopped, or failed, while it ran", self.clock.now())
                 )
 
     # Ending

@@ -11,7 +11,7 @@ from pygrid.compute.pools import WorkerPlaces
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Departure, Trainer
 from pygrid.core.jobs import JobRecord
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.metrics import Metrics
 from pygrid.privacy.ledger import ChargeState
 
@@ -44,7 +44,7 @@ class Federation(Protocol):
         """Let go of everything; nothing takes part any more."""
 
 
-class FederatedJobs:
+class FederatedTasks:
     """The tasks of federated jobs.
 
     Args:
@@ -58,14 +58,14 @@ class FederatedJobs:
         federation: Federation,
         trainer: Trainer,
         places: WorkerPlaces,
-        transitions: Transitions,
+        job_writes: JobWrites,
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
         self.places = places
         self._federation = federation
         self._trainer = trainer
-        self._transitions = transitions
+        self._job_writes = job_writes
         self._metrics = metrics
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -122,7 +122,7 @@ class FederatedJobs:
                 return failed, "job_failed"
             return rules.depart(now, departure.detail, departure.facts), "job_departed"
 
-        await self._transitions.move(job, step, ChargeState.FAILED if departure.code else ChargeState.RELEASED)
+        await self._job_writes.move(job, step, ChargeState.FAILED if departure.code else ChargeState.RELEASED)
         self.leave(job)
 
     def leave(self, job: JobRecord) -> None:

@@ -15,9 +15,9 @@ from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import PygridError, Unavailable
 from pygrid.features.jobs.charges import find_shortage
 from pygrid.features.jobs.federated.tasks import Federation
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.features.jobs.running.results import read_metrics
-from pygrid.features.jobs.running.spec_builder import SpecMaker
+from pygrid.features.jobs.running.spec_builder import SpecBuilder
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.blobs.checked import is_damage
@@ -26,7 +26,7 @@ from pygrid.storage.columns import ColumnFiles
 logger = logging.getLogger(__name__)
 
 
-class MockTrials:
+class DryRun:
     """Takes jobs through ``checking``.
 
     Args:
@@ -37,17 +37,17 @@ class MockTrials:
     def __init__(
         self,
         workers: Workers,
-        specs: SpecMaker,
+        specs: SpecBuilder,
         columns: ColumnFiles,
         writes: AuditedWrites,
-        transitions: Transitions,
+        job_writes: JobWrites,
         federation: Federation,
     ) -> None:
         self._workers = workers
         self._specs = specs
         self._columns = columns
         self._writes = writes
-        self._transitions = transitions
+        self._job_writes = job_writes
         self._federation = federation
 
     async def run(self, job: JobRecord) -> None:
@@ -100,7 +100,7 @@ class MockTrials:
         )
 
     async def _reject(self, job: JobRecord, code: str, detail: str) -> None:
-        await self._transitions.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
+        await self._job_writes.move(job, lambda now: (rules.reject(now, code, detail), "job_rejected"))
 
     async def _decide_by_policy(self, job: JobRecord, metrics: dict[str, float]) -> None:
         may_dial = not job.is_federated or await self._federation.may_dial(job)
@@ -112,14 +112,14 @@ class MockTrials:
             if shortage := find_shortage(connection, now_is):
                 # It fitted when it was submitted. The data owner can deny it, or raise the budget and then approve it.
                 presented = rules.present(now_is, metrics, f"{shortage.code}: {shortage.detail}")
-                return self._transitions.write(connection, presented, "job_presented")
+                return self._job_writes.write(connection, presented, "job_presented")
             if not may_dial or not _passes(connection, now_is):
-                return self._transitions.write(connection, rules.present(now_is, metrics), "job_presented")
-            return self._transitions.write(connection, rules.admit(now_is, metrics), "job_approved")
+                return self._job_writes.write(connection, rules.present(now_is, metrics), "job_presented")
+            return self._job_writes.write(connection, rules.admit(now_is, metrics), "job_approved")
 
         moved = await self._writes.write(transaction)
         if moved is not None:
-            self._transitions.announce(moved)
+            self._job_writes.announce(moved)
 
 
 def _passes(connection: sa.Connection, job: JobRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Transitions of jobs that no request makes: each is one transaction with its entry of the audit log, and is told."""
+"""JobWrites of jobs that no request makes: each is one transaction with its entry of the audit log, and is told."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pygrid.storage.sql.database import Database
 logger = logging.getLogger(__name__)
 
 
-class Transitions:
+class JobWrites:
     """Writes how jobs go on, and tells those who follow them."""
 
     def __init__(

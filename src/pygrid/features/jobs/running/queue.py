@@ -11,7 +11,7 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.job_terms import events_of
 from pygrid.core.jobs import JobRecord, JobState
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.privacy.ledger import BudgetRefusal, Rejected
 from pygrid.storage import budgets
 from pygrid.storage import jobs as rows
@@ -24,10 +24,10 @@ LEASE_S = 60.0
 class JobQueue:
     """The jobs that go on without a person."""
 
-    def __init__(self, database: Database, writes: AuditedWrites, transitions: Transitions, clock: Clock) -> None:
+    def __init__(self, database: Database, writes: AuditedWrites, job_writes: JobWrites, clock: Clock) -> None:
         self._database = database
         self._writes = writes
-        self._transitions = transitions
+        self._job_writes = job_writes
         self._clock = clock
 
     async def recover(self) -> None:
@@ -81,7 +81,7 @@ class JobQueue:
             now = self._clock.now()
             if rows.get_job_dataset(connection, job).is_deleted:
                 gone = rules.fail(job, "dataset_not_found", "the dataset was deleted; nothing was charged")
-                return self._transitions.write(connection, gone, "job_failed")
+                return self._job_writes.write(connection, gone, "job_failed")
             if job.terms is not None:
                 decision = budgets.reserve(
                     connection,
@@ -92,12 +92,12 @@ class JobQueue:
                     now=now,
                 )
                 if isinstance(decision, Rejected):
-                    return self._transitions.write(connection, _refused(job, decision.reason), "job_failed")
-            return self._transitions.write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
+                    return self._job_writes.write(connection, _refused(job, decision.reason), "job_failed")
+            return self._job_writes.write(connection, rules.start(job), "job_started", lease_s=LEASE_S)
 
         taken = await self._writes.write(transaction)
         if taken is not None:
-            self._transitions.announce(taken)
+            self._job_writes.announce(taken)
         return taken
 
 

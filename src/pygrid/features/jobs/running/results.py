@@ -15,7 +15,7 @@ from pygrid.core.job_checks import metrics_of, name_groups
 from pygrid.core.job_spec import Facts, Failure, FailureKind, JobResult
 from pygrid.core.jobs import JobRecord, Result
 from pygrid.errors import InvalidInput, InvalidTensors, StorageFull, Unavailable
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.messages import media
 from pygrid.messages.jobs import JobKind
 from pygrid.privacy.ledger import ChargeState
@@ -61,9 +61,9 @@ class ResultSummary(msgspec.Struct, frozen=True):
 class Results:
     """Ends jobs that ran: with a result, or with a failure."""
 
-    def __init__(self, files: JobFiles, transitions: Transitions) -> None:
+    def __init__(self, files: JobFiles, job_writes: JobWrites) -> None:
         self._files = files
-        self._transitions = transitions
+        self._job_writes = job_writes
 
     async def keep(self, job: JobRecord, result: JobResult, bytes_in: int) -> None:
         """Store the bytes once, then say so.
@@ -98,7 +98,7 @@ class Results:
         def step(now: JobRecord) -> tuple[JobRecord, str]:
             return rules.finish(now, result, outcome.facts), "job_released" if now.is_private else "job_held"
 
-        if await self._transitions.move(job, step, ChargeState.RELEASED) is None:
+        if await self._job_writes.move(job, step, ChargeState.RELEASED) is None:
             self._files.drop_result(job.id)  # cancelled meanwhile
         return True
 
@@ -119,7 +119,7 @@ class Results:
         told = None if facts is None else _facts(facts)
 
         async def store() -> None:
-            await self._transitions.move(
+            await self._job_writes.move(
                 job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED
             )
 

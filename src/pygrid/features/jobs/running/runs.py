@@ -15,9 +15,9 @@ from pygrid.core import jobs as rules
 from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
 from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
-from pygrid.features.jobs.running.job_writes import Transitions
+from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.features.jobs.running.results import Results, until_stored
-from pygrid.features.jobs.running.spec_builder import SpecMaker, check_files, data_bytes
+from pygrid.features.jobs.running.spec_builder import SpecBuilder, check_files, data_bytes
 from pygrid.storage import jobs as rows
 from pygrid.storage.signals import Signals, job_topic
 from pygrid.storage.sql.database import Database
@@ -29,12 +29,12 @@ class JobRuns:
     """Sees a job through that has been started."""
 
     def __init__(
-        self, workers: Workers, specs: SpecMaker, results: Results, transitions: Transitions, signals: Signals
+        self, workers: Workers, specs: SpecBuilder, results: Results, job_writes: JobWrites, signals: Signals
     ) -> None:
         self._workers = workers
         self._specs = specs
         self._results = results
-        self._transitions = transitions
+        self._job_writes = job_writes
         self._signals = signals
         self._progress: dict[str, float] = {}
 
@@ -57,7 +57,7 @@ class JobRuns:
             bytes_in = data_bytes(spec)
             await asyncio.to_thread(check_files, spec)
             # Nothing of the data was read so far. From here on it may be.
-            if not await self._transitions.begin(job):
+            if not await self._job_writes.begin(job):
                 return
             has_begun = True
             result = await self._workers.run(spec, on_progress, remote=remote)
@@ -75,7 +75,7 @@ class JobRuns:
 
     async def _requeue(self, job: JobRecord) -> None:
         async def store() -> None:
-            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+            await self._job_writes.move(job, lambda now: (rules.requeue(now), "job_requeued"))
 
         await until_stored(job, store)
 
@@ -94,9 +94,9 @@ class JobRuns:
         if await self._results.finish(job):
             return
         if rules.may_run_again(job):
-            await self._transitions.move(job, lambda now: (rules.requeue(now), "job_requeued"))
+            await self._job_writes.move(job, lambda now: (rules.requeue(now), "job_requeued"))
         else:
-            has_begun = not job.is_private or await self._transitions.has_begun(job)
+            has_begun = not job.is_private or await self._job_writes.has_begun(job)
             await self._results.fail(
                 job, Failure("lost", "the Domain was stopped while it ran"), None, has_begun=has_begun
             )
@@ -105,7 +105,7 @@ class JobRuns:
 class JobTrainer:
     """Runs the Workers of federated jobs: of which each has some, one after the other."""
 
-    def __init__(self, workers: Workers, specs: SpecMaker, places: WorkerPlaces, database: Database) -> None:
+    def __init__(self, workers: Workers, specs: SpecBuilder, places: WorkerPlaces, database: Database) -> None:
         self._workers = workers
         self._specs = specs
         self._places = places

@@ -20,8 +20,8 @@ from typing import Any
 from pygrid.compute.pools import Workers
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Unavailable
-from pygrid.features.jobs.federated.tasks import FederatedJobs
-from pygrid.features.jobs.running.dry_run import MockTrials
+from pygrid.features.jobs.federated.tasks import FederatedTasks
+from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.queue import JobQueue
 from pygrid.features.jobs.running.runs import JobRuns
 from pygrid.metrics import Metrics
@@ -35,7 +35,7 @@ RETRY_S = 30.0
 """After no Worker could be had."""
 
 
-class JobRunner:
+class JobScheduler:
     """Sees to it that every job goes on until a person has to decide, or it has ended.
 
     Args:
@@ -46,9 +46,9 @@ class JobRunner:
     def __init__(
         self,
         queue: JobQueue,
-        trials: MockTrials,
+        trials: DryRun,
         runs: JobRuns,
-        federated: FederatedJobs,
+        federated: FederatedTasks,
         workers: Workers,
         files: JobFiles,
         metrics: Metrics,

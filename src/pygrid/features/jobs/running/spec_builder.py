@@ -184,7 +184,7 @@ def make_mock_specs(job: JobRecord, inputs: JobInputs, limits: RunLimits) -> lis
     return [exact, private] if can_run_exactly else [private]
 
 
-class SpecMaker:
+class SpecBuilder:
     """Makes the specifications of jobs from what is stored."""
 
     def __init__(self, database: Database, columns: ColumnFiles, files: JobFiles, limits: RunLimits) -> None:
