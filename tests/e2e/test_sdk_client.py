@@ -185,7 +185,7 @@ def test_watching_can_be_interrupted(owner: DomainClient, monkeypatch: pytest.Mo
 
 def test_a_notebook_shows_what_is_going_on(owner: DomainClient, flaky: Flaky) -> None:
     hosted = host(owner, "a<b")
-    assert "<td>a&lt;b 1.0</td>" in hosted._repr_html_()
+    assert "<td style='text-align:left'>a&lt;b 1.0</td>" in hosted._repr_html_()
     assert "1 (open): 0 reports of 0 devices" in hosted._repr_html_()
     flaky.plan(str(hosted.id), *[Unavailable("the Domain is down", code="x")] * 100)
     hosted._api._retries = type(hosted._api._retries)(max_elapsed_s=0)

@@ -76,7 +76,7 @@ def upload(
     Example: pygrid dataset upload patients.csv --column age:float32,unit=years,min=0,max=120 --visibility listed
     """
     from pygrid.client import connect
-    from pygrid.client.display.training_view import size
+    from pygrid.client.display.units import size
 
     given: dict[str, Any] = {
         "columns": [read_column(text) for text in column or []],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.display.tables import Table, TableColumn, html_or_error
 from pygrid.errors import NotFound
 from pygrid.messages.associations import AssociationInfo, AssociationList, JoinRequest
 from pygrid.transport import Api, Request
@@ -75,3 +75,9 @@ class Associations:
         # Said twice it would forget the decision, and a Domain with this Network in its settings would join it again.
         body = self._api.exchange(request, lambda answer: answer.read(_MAX_ANSWER_BYTES), idempotent=False)
         return msgspec.json.decode(body, type=AssociationInfo)
+
+    def __repr__(self) -> str:
+        return f"Associations(url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        return html_or_error(self, lambda: self().html())

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn
-from pygrid.client.display.training_view import counted, size
+from pygrid.client.display.tables import Table, TableColumn, html_or_error
+from pygrid.client.display.units import counted, size
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.hosting import FileBody, FormBody, FormPart
 from pygrid.errors import InvalidInput, NotFound, PreconditionFailed, PygridError
@@ -154,10 +154,7 @@ class Datasets:
         return f"Datasets(url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        try:
-            return self.list()._repr_html_()
-        except PygridError as error:
-            return html.escape(f"{self!r}: {error.detail}")
+        return html_or_error(self, lambda: self.list().html())
 
 
 class DatasetTable(Table[DatasetSummary]):
@@ -323,15 +320,13 @@ class Dataset:
         return f"Dataset({self.name!r}, id={self.id}, url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        try:
-            info = self.info()
-        except PygridError as error:
-            return html.escape(f"{self!r}: {error.detail}")
-        title = (
-            f"<b>{html.escape(info.name)}</b> version {info.version}, {counted(info.num_records, 'record')}, "
-            f"{info.visibility}"
-        )
-        return f"{title}<br>{html.escape(info.description)}{ColumnTable(info.schema.columns).html()}"
+        return html_or_error(self, lambda: _html(self.info()))
+
+
+def _html(info: DatasetInfo) -> str:
+    records = counted(info.num_records, "record")
+    title = f"<b>{html.escape(info.name)}</b> version {info.version}, {records}, {info.visibility}"
+    return f"{title}<br>{html.escape(info.description)}{ColumnTable(info.schema.columns).html()}"
 
 
 def save_csv(columns: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
@@ -438,7 +433,7 @@ def save_npz(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-class _Counted:
+class _CountedBody:
     """A body that tells how far it has been sent."""
 
     def __init__(self, body: Body, told: Callable[[int], object]) -> None:
@@ -460,29 +455,15 @@ class _Counted:
 @contextlib.contextmanager
 def _shown(body: Body, progress: bool | None) -> Iterator[Body]:
     """The body, with a bar of how far it has been sent."""
-    from rich.console import Console
+    from pygrid.client.display.live import ProgressView
 
-    console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter if progress is None else progress):
-        yield body
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    total = body.num_bytes
+    with ProgressView("upload", progress) as view:
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        total = body.num_bytes
-        task = bar.add_task("uploading", total=total)
+        def show(done: int) -> None:
+            view.show(size(total) if done < total else f"{size(total)} sent, checking", done, total)
 
-        def told(done: int) -> None:
-            bar.update(task, completed=done, description="uploading" if done < total else "checking")
-
-        yield _Counted(body, told)
+        yield _CountedBody(body, show) if view.is_shown else body
 
 
 def _reader(kind: type[T], url: str) -> Callable[[Response], T]:

@@ -11,6 +11,7 @@ from pygrid import codes
 from pygrid.client.associations import Associations
 from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
+from pygrid.client.display.process_tables import ProcessTable
 from pygrid.client.hosting import USUAL_PLAN, ModelSource, PlanSource, hosting_form
 from pygrid.client.jobs import (
     Job,
@@ -24,7 +25,7 @@ from pygrid.client.jobs import (
 )
 from pygrid.client.models import HostedModel, ModelTable, OnnxSource, get_served, list_served, serve_model
 from pygrid.client.predictions import request_predictions
-from pygrid.client.process import Process, ProcessTable
+from pygrid.client.process import Process
 from pygrid.client.session import SessionClient
 from pygrid.client.workers import Workers
 from pygrid.errors import NotFound

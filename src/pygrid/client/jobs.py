@@ -12,7 +12,6 @@ for job in domain.requests:
 from __future__ import annotations
 
 import hashlib
-import html
 import os
 import tempfile
 import time
@@ -26,7 +25,7 @@ from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.review import cost_in_words, privacy_in_words, sheet
-from pygrid.client.display.tables import Table, TableColumn, html_facts, text_facts
+from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or_error, text_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
@@ -257,11 +256,7 @@ class Job:
         return f"Job({self.id!r}, {self.kind} on {self.dataset!r}, url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        try:
-            rows = sheet(self.info())
-        except PygridError as error:
-            rows = [("job", self.id), ("now", error.detail)]
-        return html_facts(rows)
+        return html_or_error(self, lambda: html_facts(sheet(self.info())))
 
 
 class JobTable(Table[Job]):
@@ -326,10 +321,7 @@ class Requests:
         return f"Requests(url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        try:
-            return self()._repr_html_()
-        except PygridError as error:
-            return html.escape(f"{self!r}: {error.detail}")
+        return html_or_error(self, lambda: self().html())
 
 
 def find_jobs(api: Api, *, dataset: str | None = None, state: str | None = None, mine: bool = False) -> list[JobInfo]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn, html_facts
-from pygrid.client.display.training_view import size
+from pygrid.client.display.units import size
 from pygrid.client.downloads import MAX_MEMORY_BYTES, read_checked, write_checked
 from pygrid.client.hosting import FormBody, FormPart
 from pygrid.errors import InvalidInput

@@ -5,19 +5,19 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn, html_facts, metric_columns
-from pygrid.client.display.training_view import seconds, size
+from pygrid.client.display.process_tables import CheckpointTable, ContributionTable, CyclesTable
+from pygrid.client.display.tables import html_facts, html_or_error
 from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
-from pygrid.errors import InvalidInput, NotFound, PygridError, Unavailable
-from pygrid.messages.processes import CheckpointInfo, Contribution, ContributionList, CycleInfo, Event, ProcessInfo
+from pygrid.errors import InvalidInput, NotFound, Unavailable
+from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo
 from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Request
@@ -38,65 +38,6 @@ class _Cycles(msgspec.Struct):
 
 class _Checkpoints(msgspec.Struct):
     checkpoints: list[CheckpointInfo]
-
-
-class ProcessTable(Table[ProcessInfo]):
-    """Processes of a Domain."""
-
-    def columns(self) -> Sequence[TableColumn[ProcessInfo]]:
-        return (
-            TableColumn("name", lambda item: item.name, weight=5),
-            TableColumn("version", lambda item: item.version, weight=5),
-            TableColumn("state", lambda item: item.state, weight=4),
-            TableColumn("cycles", num_completed, weight=3),
-            TableColumn("parameters", lambda item: f"{item.num_parameters:,}", weight=2, align="right"),
-            TableColumn("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}", min=16),
-        )
-
-
-class CyclesTable(Table[CycleInfo]):
-    """Cycles of a process; a column for each metric that clients report."""
-
-    def columns(self) -> Sequence[TableColumn[CycleInfo]]:
-        return (
-            TableColumn("cycle", lambda item: item.sequence, weight=6, align="right"),
-            TableColumn("state", lambda item: item.state, weight=6),
-            TableColumn("reports", lambda item: item.num_reports, weight=5, align="right"),
-            TableColumn("devices", lambda item: item.num_assigned, weight=3, align="right"),
-            TableColumn("examples", lambda item: f"{item.num_examples:,}", weight=3, align="right"),
-            *metric_columns(self, weight=4),
-            TableColumn("received", lambda item: size(item.bytes_received), weight=2, align="right"),
-            TableColumn("s", _seconds, align="right"),
-        )
-
-
-class ContributionTable(Table[Contribution]):
-    """Accepted reports of a process."""
-
-    def columns(self) -> Sequence[TableColumn[Contribution]]:
-        return (
-            TableColumn("id", lambda item: item.id, weight=2, align="right"),
-            TableColumn("cycle", lambda item: item.cycle, weight=5, align="right"),
-            TableColumn("client", lambda item: item.client, weight=5),
-            TableColumn("examples", lambda item: f"{item.num_examples:,}", weight=4, align="right"),
-            TableColumn("weight", lambda item: item.weight, align="right"),
-            TableColumn("norm", lambda item: f"{item.norm:.3g}", weight=3, align="right"),
-            TableColumn("scale", lambda item: f"{item.scale:.3g}", weight=2, align="right"),
-            *metric_columns(self, weight=3),
-        )
-
-
-class CheckpointTable(Table[CheckpointInfo]):
-    """States of the model of a process."""
-
-    def columns(self) -> Sequence[TableColumn[CheckpointInfo]]:
-        return (
-            TableColumn("number", lambda item: item.number, weight=5, align="right"),
-            TableColumn("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}", min=16, weight=3),
-            TableColumn("size", lambda item: size(item.size_bytes), weight=2, align="right"),
-            TableColumn("SHA-256", lambda item: item.model_hash, weight=3, is_id=True),
-            TableColumn("alias", lambda item: item.alias, weight=4),
-        )
 
 
 class Process:
@@ -289,22 +230,7 @@ class Process:
         return f"Process({self.name!r}, version={self.version!r}, url={self._api.url!r})"
 
     def _repr_html_(self) -> str:
-        try:
-            rows = _rows(self.info())
-        except PygridError as error:
-            rows = {"process": f"{self.name} {self.version}", "now": error.detail}
-        return html_facts(rows.items())
-
-
-def num_completed(info: ProcessInfo) -> str:
-    """How many cycles are completed, of how many: ``3 of 5``."""
-    done, wanted = info.num_checkpoints - 1, info.server_config.get("num_cycles")
-    return f"{done} of {wanted}" if wanted else str(done)
-
-
-def _seconds(cycle: CycleInfo) -> str:
-    took = seconds(cycle)
-    return "" if took is None else f"{took:.1f}"
+        return html_or_error(self, lambda: html_facts(_facts(self.info()).items()))
 
 
 def _event(data: str) -> Event | None:
@@ -314,7 +240,7 @@ def _event(data: str) -> Event | None:
         return None
 
 
-def _rows(info: ProcessInfo) -> dict[str, Any]:
+def _facts(info: ProcessInfo) -> dict[str, Any]:
     cycle = info.cycle
     rows: dict[str, Any] = {
         "process": f"{info.name} {info.version}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pygrid import codes
-from pygrid.client.display.tables import Table, TableColumn
+from pygrid.client.display.tables import Table, TableColumn, html_or_error
 from pygrid.errors import NotFound
 from pygrid.messages.workers import NewWorker, TokenRequest, WorkerInfo, WorkerList
 from pygrid.transport import Api, Request
@@ -58,3 +58,9 @@ class Workers:
                 raise NotFound(f"no Worker {worker!r} is let in", code=codes.WORKER_NOT_FOUND)
             worker = found
         self._api.exchange(Request("DELETE", f"/data-centric/workers/{worker}"), lambda answer: answer.read(1024))
+
+    def __repr__(self) -> str:
+        return f"Workers(url={self._api.url!r})"
+
+    def _repr_html_(self) -> str:
+        return html_or_error(self, lambda: self().html())

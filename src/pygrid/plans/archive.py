@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import html
 import json
 import os
 import struct
@@ -115,6 +116,24 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({self.manifest.name!r}, graphs={list(self.manifest.graphs)}, id={self.id[:12]}...)"
+
+    def _repr_html_(self) -> str:
+        manifest = self.manifest
+        ports = [f"{name}: {port.dtype}{list(port.shape)} {port.meaning}" for name, port in manifest.data.items()]
+        facts = {
+            "plan": manifest.name,
+            "kind": manifest.kind,
+            "description": manifest.description,
+            "graphs": ", ".join(manifest.graphs),
+            "reads": "; ".join(ports),
+            "hyperparameters": ", ".join(f"{name} {hyper.default:g}" for name, hyper in manifest.hyper.items()),
+            "optimizer": manifest.optimizer,
+            "SHA-256": self.id,
+        }
+        left = "style='text-align:left'"
+        shown = [(name, html.escape(text)) for name, text in facts.items() if text]
+        rows = (f"<tr><th {left}>{name}</th><td {left}>{text}</td></tr>" for name, text in shown)
+        return f"<table>{''.join(rows)}</table>"
 
 
 def build_archive(manifest: Manifest, graphs: Mapping[str, bytes], source: str) -> bytes:

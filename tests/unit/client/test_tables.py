@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from pygrid.client.display.tables import Table, TableColumn, html_facts, text_facts
+from pygrid.client.workers import Workers
+from pygrid.transport import Api, HttpTransport, RetryPolicy
+from support.plans.handmade import logistic_plan
 
 
 @dataclass
@@ -109,8 +112,8 @@ def test_a_pipe_gets_whole_values() -> None:
 
 def test_a_notebook_shows_the_whole_id_as_a_title_and_text_of_others_as_text() -> None:
     shown = Animals([Animal("'" + "a" * 20, "<b>")])._repr_html_()
-    assert "<td title='&#x27;aaaaaaaaaaaaaaaaaaaa'>&#x27;aaaaaaa</td>" in shown
-    assert "<td>&lt;b&gt;</td><td style='text-align:right'>4</td>" in shown
+    assert "<td style='text-align:left' title='&#x27;aaaaaaaaaaaaaaaaaaaa'>&#x27;aaaaaaa</td>" in shown
+    assert "<td style='text-align:left'>&lt;b&gt;</td><td style='text-align:right'>4</td>" in shown
     assert "<b>" not in shown
 
 
@@ -124,6 +127,15 @@ def test_facts_are_names_and_values() -> None:
     ]
     assert text_facts([("a", "one two three")], 9).splitlines() == ["a  one", "   two", "   three"]
     assert "<td style='text-align:left'>&lt;i&gt;</td>" in html_facts([("a", "<i>")])
+
+
+def test_objects_show_themselves_or_why_they_can_not() -> None:
+    workers = Workers(Api(HttpTransport("http://127.0.0.1:1"), retries=RetryPolicy(max_elapsed_s=0.0)))
+    assert repr(workers) == "Workers(url='http://127.0.0.1:1')"
+    assert workers._repr_html_().startswith("Workers(url=&#x27;http://127.0.0.1:1&#x27;): ")
+    plan = logistic_plan()
+    assert f"<td style='text-align:left'>{plan.id}</td>" in plan._repr_html_()
+    assert "\n" not in repr(plan)
 
 
 words = st.text("ab\u732b", min_size=1, max_size=12)

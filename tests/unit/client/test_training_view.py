@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from pygrid.client.display.training_view import describe, picture, seconds, size
+from pygrid.client.display.process_tables import seconds
+from pygrid.client.display.training_view import describe, picture
+from pygrid.client.display.units import size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 
 T0 = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -54,7 +56,7 @@ def process(current: CycleInfo | None, **server_config: object) -> ProcessInfo:
 
 def shown(info: ProcessInfo, completed: list[CycleInfo]) -> str:
     console = Console(file=io.StringIO(), width=120, force_terminal=False)
-    console.print(picture(info, completed))
+    console.print(picture(info, completed, 120))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -235,7 +235,7 @@ async def test_the_table_of_domains(site: Site, network: NetworkClient) -> None:
     lines = repr(table).splitlines()
     assert lines[0].split()[:3] == ["domain", "state", "reached"]
     assert "through the relay" in lines[2]
-    assert "<td>two</td>" in table._repr_html_()
+    assert "<td style='text-align:left'>two</td>" in table._repr_html_()
     await refused(NotFound, "domain_not_found", network.domain, "three")
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
+from pygrid.client.display.live import ProgressView
 from pygrid.client.display.tables import Table, TableColumn, metric_columns
 from pygrid.plans.text import one_line
 
@@ -54,48 +51,12 @@ def _contribution(client: str, cycle: FederatedCycle) -> str:
     return "-" if sent is None else f"{sent.num_examples:,}, norm {sent.norm:.3g}"
 
 
-class Following:
-    """Shows a training at each change: a bar on a terminal or in a notebook, else, if wanted, a line.
-
-    Args:
-        progress: None: a bar where there can be one, else nothing; False: nothing at all.
-    """
-
-    def __init__(self, name: str, progress: bool | None, console: Console | None = None) -> None:
-        self._screen = console or Console(stderr=True)
-        self._name = name
-        has_bar = (self._screen.is_terminal or self._screen.is_jupyter) and progress is not False
-        self._bar: Progress | None = None
-        if has_bar:
-            # Without markup: details may quote the words of strangers.
-            words = (TextColumn(text, markup=False) for text in ("{task.fields[name]}", "{task.description}"))
-            self._bar = Progress(next(words), BarColumn(), next(words), TimeElapsedColumn(), console=self._screen)
-            self._task = self._bar.add_task("", name=name, total=None)
-        self._lines = bool(progress) and not has_bar
-        self._last = ""
-
-    def __enter__(self) -> Following:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(
-        self, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None
-    ) -> None:
-        """Show where it is; without cycles it has not begun."""
-        words = one_line(describe(domains, cycles), 200)
-        if self._bar is not None:
-            done = sum(cycle.state == "completed" for cycle in cycles)
-            self._bar.update(self._task, description=words, total=total, completed=done)
-        elif self._lines and words != self._last:
-            self._last = words
-            self._screen.print(words, highlight=False, soft_wrap=True, markup=False)
+def show_training(
+    view: ProgressView, domains: Sequence[DomainState], cycles: Sequence[FederatedCycle], total: int | None = None
+) -> None:
+    """Show where a training is; without cycles it has not begun."""
+    done = sum(cycle.state == "completed" for cycle in cycles)
+    view.show(one_line(describe(domains, cycles), 200), done, total)
 
 
 def describe(domains: Sequence[DomainState], cycles: Sequence[FederatedCycle]) -> str:

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
+from pygrid.client.display.live import ProgressView
 from pygrid.messages.jobs import JobInfo
-from pygrid.plans.text import one_line, printable
+from pygrid.plans.text import one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pygrid.client.jobs import Job
 
 _WORDS = {
@@ -37,36 +37,13 @@ def in_words(info: JobInfo) -> str:
 
 @contextlib.contextmanager
 def shown(job: Job, progress: bool | None, console: Console | None = None) -> Iterator[Callable[[JobInfo], None]]:
-    """A function to call with the job at each change."""
-    screen = console or Console(stderr=True)
-    has_bar = screen.is_terminal or screen.is_jupyter
-    if progress is False or (progress is None and not has_bar):
-        yield lambda info: None
-    elif has_bar:
-        # Without markup: details may quote the words of strangers.
-        name, words = (TextColumn(text, markup=False) for text in ("{task.fields[name]}", "{task.description}"))
-        columns = (name, BarColumn(), words, TimeElapsedColumn())
-        with Progress(*columns, console=screen) as bar:
-            task = bar.add_task("", name=f"{job.kind} on {job.dataset}", total=None)
+    """A function that shows the job; call it at each change."""
+    with ProgressView(f"{job.kind} on {job.dataset}", progress, console) as view:
 
-            def show(info: JobInfo) -> None:
-                # A private job does not tell how far it is; a bar without a total moves all the same.
-                total = 1.0 if info.progress > 0 or info.state in ("released", "held") else None
-                done = 1.0 if info.state in ("released", "held") else info.progress
-                bar.update(task, description=in_words(info), total=total, completed=done)
+        def show(info: JobInfo) -> None:
+            # A private job does not report how far it is; a bar without a total moves all the same.
+            is_done = info.state in ("released", "held")
+            total = 1.0 if info.progress > 0 or is_done else None
+            view.show(in_words(info), 1.0 if is_done else info.progress, total)
 
-            yield show
-    else:
-        yield _lines(screen)
-
-
-def _lines(screen: Console) -> Callable[[JobInfo], None]:
-    last = ""
-
-    def show(info: JobInfo) -> None:
-        nonlocal last
-        if (now := in_words(info)) != last:
-            last = now
-            screen.print(printable(now), highlight=False, soft_wrap=True, markup=False)
-
-    return show
+        yield show

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pygrid.client.display.training_view import counted, size
+from pygrid.client.display.units import counted, size
 from pygrid.messages.jobs import FederationRequest, JobCost, JobInfo, JobRequest
 from pygrid.plans.text import printable
 

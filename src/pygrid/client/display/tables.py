@@ -11,6 +11,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from rich.cells import cell_len
 
+from pygrid.errors import PygridError
 from pygrid.plans.text import printable
 
 T = TypeVar("T")
@@ -92,12 +93,11 @@ class Table(list[T]):
         return [value[:num_chars] for value in whole]
 
     def _html_cells(self, column: TableColumn[T]) -> list[str]:
-        style = " style='text-align:right'" if column.align == "right" else ""
         found = []
         for shown, item in zip(self._values(column, self), self, strict=True):
             whole = _whole(column.value(item))
             title = f" title='{html.escape(whole)}'" if shown != whole else ""
-            found.append(f"<td{style}{title}>{html.escape(shown)}</td>")
+            found.append(f"<td style='text-align:{column.align}'{title}>{html.escape(shown)}</td>")
         return found
 
     def __repr__(self) -> str:
@@ -150,6 +150,14 @@ def html_facts(facts: Iterable[tuple[str, object]]) -> str:
         for name, value in facts
     )
     return f"<table>{rows}</table>"
+
+
+def html_or_error(subject: object, draw: Callable[[], str]) -> str:
+    """What ``draw`` returns; where the app refuses or can't be reached, the subject in one line, and why."""
+    try:
+        return draw()
+    except PygridError as error:
+        return html.escape(f"{subject!r}: {error.detail}")
 
 
 class _TextColumn:

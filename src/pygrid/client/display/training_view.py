@@ -1,8 +1,10 @@
-"""A training on the screen: a live table where there is a terminal or a notebook, else a line per change."""
+"""A training on the screen: a live table on a terminal or in a notebook, else a line for each change."""
 
 from __future__ import annotations
 
+import html
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pygrid.client.display.live import NotebookOutput, html_bar
+from pygrid.client.display.process_tables import CyclesTable, seconds
+from pygrid.client.display.units import counted, size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 from pygrid.plans.text import printable
 
@@ -26,12 +31,14 @@ _BAR_WIDTH = 40
 def watch(process: Process, *, plain: bool | None = None, console: Console | None = None) -> None:
     """Show a process until its training is over or the user interrupts. See `Process.watch`."""
     screen = console or Console()
-    live = (screen.is_terminal or screen.is_jupyter) if plain is None else not plain
+    is_live = (screen.is_terminal or screen.is_jupyter) if plain is None else not plain
     try:
-        if live:
-            _watch_live(process, screen)
-        else:
+        if not is_live:
             _watch_plain(process, screen)
+        elif screen.is_jupyter:
+            _watch_notebook(process)
+        else:
+            _watch_terminal(process, screen)
     except KeyboardInterrupt:
         screen.print(printable(f"{process.name} goes on training; it is only not watched any more"), markup=False)
 
@@ -70,16 +77,28 @@ def _watch_plain(process: Process, screen: Console) -> None:
         time.sleep(_POLL_S)
 
 
-def _watch_live(process: Process, screen: Console) -> None:
-    history = _History(process)
+def _watch_terminal(process: Process, screen: Console) -> None:
     with Live(console=screen, auto_refresh=False, transient=False) as live:
-        while True:
-            info = process.info()
-            history.update(info)
-            live.update(picture(info, history.completed), refresh=True)
-            if info.state == "finished":
-                return
-            time.sleep(_POLL_S)
+        for info, completed in _states(process):
+            live.update(picture(info, completed, screen.width), refresh=True)
+
+
+def _watch_notebook(process: Process) -> None:
+    output = NotebookOutput()
+    for info, completed in _states(process):
+        output.show(html_picture(info, completed))
+
+
+def _states(process: Process) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo]]]:
+    """The process and its completed cycles, again and again until its training is over."""
+    history = _History(process)
+    while True:
+        info = process.info()
+        history.update(info)
+        yield info, history.completed
+        if info.state == "finished":
+            return
+        time.sleep(_POLL_S)
 
 
 def describe(cycle: CycleInfo) -> str:
@@ -95,64 +114,44 @@ def describe(cycle: CycleInfo) -> str:
     return f"cycle {cycle.sequence} {cycle.state}: {', '.join(parts)}"
 
 
-def seconds(cycle: CycleInfo) -> float | None:
-    """How long a completed cycle took, from its opening; None while it is not completed."""
-    if cycle.completed_at is None or cycle.opened_at is None:
-        return None
-    return (cycle.completed_at - cycle.opened_at).total_seconds()
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 report``, ``1,437 examples``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def size(num_bytes: int) -> str:
-    """Bytes for people, with three digits: ``812 B``, ``15.2 kB``, ``1.24 GB``."""
-    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"
-
-
-def picture(info: ProcessInfo, completed: list[CycleInfo]) -> Group:
-    """What the live view shows: how far the training and the open cycle are, and a table of the newest cycles."""
-    num_cycles = info.server_config.get("num_cycles")
-    done = info.num_checkpoints - 1
+def picture(info: ProcessInfo, completed: Sequence[CycleInfo], width: int) -> Group:
+    """What a terminal shows: how far the training and the open cycle are, and a table of the newest cycles."""
+    bars = Table.grid(padding=(0, 1))
+    for name, done, total, text in _progress(info):
+        bars.add_row(name, ProgressBar(total=total or max(done, 1), completed=done, width=_BAR_WIDTH), text)
     title = Text.assemble(
         (f"{info.name} {info.version}", "bold"), f"  {info.state}, {info.num_parameters:,} parameters"
     )
-    bars = Table.grid(padding=(0, 1))
-    bars.add_row(
-        "cycles", _bar(done, num_cycles), f"{done} of {num_cycles}" if num_cycles else f"{done}, without an end"
+    return Group(title, bars, *map(Text, _hidden(completed)), Text(_newest(completed).text(width)))
+
+
+def html_picture(info: ProcessInfo, completed: Sequence[CycleInfo]) -> str:
+    """As `picture`, for a notebook."""
+    title = f"<b>{html.escape(f'{info.name} {info.version}')}</b> {info.state}, {info.num_parameters:,} parameters"
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{html_bar(done, total)}</td><td style='text-align:left'>{html.escape(text)}</td></tr>"
+        for name, done, total, text in _progress(info)
     )
+    hidden = "".join(f"<div>{text}</div>" for text in _hidden(completed))
+    return f"<div>{title}</div><table>{rows}</table>{hidden}{_newest(completed).html()}"
+
+
+def _progress(info: ProcessInfo) -> Iterator[tuple[str, int, int | None, str]]:
+    """What progresses: its name, how far it is of how much, and in words."""
+    num_cycles = info.server_config.get("num_cycles")
+    done = info.num_checkpoints - 1
+    yield "cycles", done, num_cycles or None, f"{done} of {num_cycles}" if num_cycles else f"{done}, without an end"
     cycle = info.cycle
     if cycle is not None and cycle.state != "completed":
         target = info.server_config.get("max_diffs") or info.server_config.get("min_diffs") or cycle.num_assigned
-        wanted = f"{cycle.num_reports} of {target}, {counted(cycle.num_assigned, 'device')} at work"
-        bars.add_row(f"cycle {cycle.sequence}", _bar(cycle.num_reports, target), f"{cycle.state}: reports {wanted}")
-    return Group(title, bars, _table(completed[-_MAX_ROWS:], len(completed)))
+        reports = f"{cycle.num_reports} of {target}, {counted(cycle.num_assigned, 'device')} at work"
+        yield f"cycle {cycle.sequence}", cycle.num_reports, target or None, f"{cycle.state}: reports {reports}"
 
 
-def _bar(done: int, total: int | None) -> ProgressBar:
-    return ProgressBar(total=total or max(done, 1), completed=done, width=_BAR_WIDTH)
+def _newest(completed: Sequence[CycleInfo]) -> CyclesTable:
+    return CyclesTable(completed[-_MAX_ROWS:])
 
 
-def _table(cycles: list[CycleInfo], num_all: int) -> Table:
-    metrics = sorted({name for cycle in cycles for name in cycle.metrics})
-    hidden = num_all - len(cycles)
-    table = Table(title=f"{hidden} earlier cycles not shown" if hidden else None)
-    for heading in ("cycle", "reports", "devices", "examples", *metrics, "received", "s"):
-        table.add_column(heading, justify="right")
-    for cycle in cycles:
-        took = seconds(cycle)
-        table.add_row(
-            str(cycle.sequence),
-            str(cycle.num_reports),
-            str(cycle.num_assigned),
-            f"{cycle.num_examples:,}",
-            *(f"{cycle.metrics[name]:.4g}" if name in cycle.metrics else "" for name in metrics),
-            size(cycle.bytes_received),
-            "" if took is None else f"{took:.1f}",
-        )
-    return table
+def _hidden(completed: Sequence[CycleInfo]) -> list[str]:
+    hidden = len(completed) - _MAX_ROWS
+    return [f"{hidden} earlier cycles not shown"] if hidden > 0 else []

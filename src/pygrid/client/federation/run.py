@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pygrid import codes
-from pygrid.client.display.federation_view import CycleTable, Following, TrainingDomains
+from pygrid.client.display.federation_view import CycleTable, TrainingDomains, show_training
+from pygrid.client.display.live import ProgressView
 from pygrid.client.domain import DomainClient
 from pygrid.client.federation.records import VERSION, FederationMember, Record
 from pygrid.client.federation.requests import ask
@@ -103,13 +104,13 @@ class FederatedRun:
         record = self._record
         give_up_at = time.monotonic() + (float("inf") if within_s is None else within_s)
         pause_s = _FIRST_POLL_S
-        with Following(self.name, progress) as show:
+        with ProgressView(self.name, progress) as view:
             while open_ones := [member for member in record.members if not member.refusal]:
                 states = {state.name: state for state in self._states()}
                 for member in open_ones:
                     if states[member.name].state in ENDED:
                         member.refusal = states[member.name].detail
-                show(list(states.values()), [])
+                show_training(view, list(states.values()), [])
                 undecided = [m for m in open_ones if not m.refusal and states[m.name].state != "running"]
                 if not undecided or sum(not m.refusal for m in open_ones) < record.notes.min_domains:
                     return
@@ -175,11 +176,11 @@ class FederatedRun:
         process = self.process
         give_up_at = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         pause_s = _FIRST_POLL_S
-        with Following(self.name, progress) as show:
+        with ProgressView(self.name, progress) as view:
             while True:
                 info = process.info()
                 history, domains = self._history(process, process.cycles()), self.domains
-                show(domains, history, self._record.notes.rounds)
+                show_training(view, domains, history, self._record.notes.rounds)
                 if info.state == "finished":
                     return self
                 self._check_enough(process, domains)
