@@ -7,7 +7,7 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (65_950, 55_800),
+    "lines in src": (66_150, 55_800),
     "lines in features": (14_100, 12_500),
     "files > 500 lines": (6, 2),
     "functions > 60 lines": (7, 4),
@@ -18,7 +18,7 @@ LIMITS = {
     'code="literal"': (0, 0),
     "Popen outside cli/up and sandbox/process": (0, 0),
     "pass-through methods": (23, 10),
-    "module cycles": (4, 0),
+    "module cycles": (1, 0),
     "sleep in tests": (20, 20),
     "patches of private names": (27, 0),
     "prose hits": (1198, 0),

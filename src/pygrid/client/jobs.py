@@ -24,6 +24,7 @@ import msgspec
 from pygrid import codes
 from pygrid.client.binding import complete_binding
 from pygrid.client.datasets import Dataset, Datasets
+from pygrid.client.display.job_progress import shown
 from pygrid.client.display.review import cost_in_words, privacy_in_words, sheet
 from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or_error, text_facts
 from pygrid.client.downloads import MAX_MEMORY_BYTES
@@ -149,10 +150,8 @@ class Job:
         Raises:
             Unavailable: ``timeout_s`` have passed (``wait_timeout``); the job goes on.
         """
-        from pygrid.client.display.job_progress import shown
-
         wanted = ENDED | {until} if isinstance(until, str) else ENDED | frozenset(until)
-        with shown(self, progress) as show:
+        with shown(f"{self.kind} on {self.dataset}", progress) as show:
             for info in self._until(timeout_s):
                 show(info)
                 if info.state in wanted:

@@ -13,6 +13,7 @@ import msgspec
 from pygrid import codes
 from pygrid.client.display.process_tables import CheckpointTable, ContributionTable, CyclesTable
 from pygrid.client.display.tables import html_facts, html_or_error
+from pygrid.client.display.training_view import watch
 from pygrid.client.downloads import read_checked, write_checked
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import PlanSource, load_plan
@@ -222,8 +223,6 @@ class Process:
 
         ``plain``: True for lines in any case. Interrupt it at will; training goes on.
         """
-        from pygrid.client.display.training_view import watch
-
         watch(self, plain=plain)
 
     def __repr__(self) -> str:

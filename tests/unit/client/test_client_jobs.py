@@ -277,7 +277,7 @@ def test_patience_can_have_an_end() -> None:
 
 def test_each_change_is_a_line_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
-    with shown(job_of(Scripted(info())), True, console) as show:
+    with shown("train on iris", True, console) as show:
         for change in (
             info("running"),
             info("running"),
@@ -291,7 +291,7 @@ def test_each_change_is_a_line_where_there_is_no_terminal() -> None:
 
 def test_a_terminal_shows_a_bar() -> None:
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with shown(job_of(Scripted(info())), None, console) as show:
+    with shown("train on iris", None, console) as show:
         show(info("running", progress=0.25))
         show(info("released"))
     assert isinstance(console.file, io.StringIO)

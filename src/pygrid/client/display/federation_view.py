@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pygrid.client.display.live import ProgressView
 from pygrid.client.display.tables import Table, TableColumn, metric_columns
+from pygrid.client.federation.states import DomainState, FederatedCycle
 from pygrid.plans.text import one_line
-
-if TYPE_CHECKING:
-    from pygrid.client.federation.run import DomainState, FederatedCycle
 
 
 class TrainingDomains(Table["DomainState"]):

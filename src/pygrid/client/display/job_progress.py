@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from pygrid.client.display.live import ProgressView
 from pygrid.messages.jobs import JobInfo
 from pygrid.plans.text import one_line
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pygrid.client.jobs import Job
 
 _WORDS = {
     "checking": "being tried on the mock",
@@ -36,9 +32,9 @@ def in_words(info: JobInfo) -> str:
 
 
 @contextlib.contextmanager
-def shown(job: Job, progress: bool | None, console: Console | None = None) -> Iterator[Callable[[JobInfo], None]]:
-    """A function that shows the job; call it at each change."""
-    with ProgressView(f"{job.kind} on {job.dataset}", progress, console) as view:
+def shown(name: str, progress: bool | None, console: Console | None = None) -> Iterator[Callable[[JobInfo], None]]:
+    """A function that shows a job; call it at each change."""
+    with ProgressView(name, progress, console) as view:
 
         def show(info: JobInfo) -> None:
             # A private job does not report how far it is; a bar without a total moves all the same.

@@ -45,13 +45,13 @@ class ProgressView:
 
     def __init__(self, name: str, progress: bool | None, console: Console | None = None) -> None:
         screen = console or Console(stderr=True)
-        self._view: _Bar | _NotebookBar | _Lines | None = None
+        self._view: _TerminalBar | _NotebookBar | _ChangedLines | None = None
         if progress is not False and screen.is_jupyter:
             self._view = _NotebookBar(name)
         elif progress is not False and screen.is_terminal:
-            self._view = _Bar(name, screen)
+            self._view = _TerminalBar(name, screen)
         elif progress:
-            self._view = _Lines(screen)
+            self._view = _ChangedLines(screen)
 
     @property
     def is_shown(self) -> bool:
@@ -69,10 +69,10 @@ class ProgressView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._view is not None:
-            self._view.stop()
+            self._view.close()
 
 
-class _Bar:
+class _TerminalBar:
     """A bar on a terminal. Without markup, because texts can hold brackets of others."""
 
     def __init__(self, name: str, screen: Console) -> None:
@@ -84,7 +84,7 @@ class _Bar:
     def show(self, text: str, done: float, total: float | None) -> None:
         self._bar.update(self._task, description=text, total=total, completed=done)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._bar.stop()
 
 
@@ -104,7 +104,7 @@ class _NotebookBar:
             self._text = text
             self._update()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._update()
 
     def _update(self) -> None:
@@ -113,7 +113,7 @@ class _NotebookBar:
             self._output.show(self._latest)
 
 
-class _Lines:
+class _ChangedLines:
     """A line for each change of the text."""
 
     def __init__(self, screen: Console) -> None:
@@ -125,7 +125,7 @@ class _Lines:
             self._last = text
             self._screen.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Nothing is open."""
 
 

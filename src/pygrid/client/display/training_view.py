@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,15 +20,23 @@ from pygrid.client.display.units import counted, size
 from pygrid.messages.processes import CycleInfo, ProcessInfo
 from pygrid.plans.text import printable
 
-if TYPE_CHECKING:
-    from pygrid.client.process import Process
-
 _POLL_S = 1.0
 _MAX_ROWS = 15
 _BAR_WIDTH = 40
 
 
-def watch(process: Process, *, plain: bool | None = None, console: Console | None = None) -> None:
+class WatchedProcess(Protocol):
+    """What is watched: a `Process`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def info(self) -> ProcessInfo: ...
+
+    def cycles(self, after: int = 0) -> Sequence[CycleInfo]: ...
+
+
+def watch(process: WatchedProcess, *, plain: bool | None = None, console: Console | None = None) -> None:
     """Show a process until its training is over or the user interrupts. See `Process.watch`."""
     screen = console or Console()
     is_live = (screen.is_terminal or screen.is_jupyter) if plain is None else not plain
@@ -47,7 +55,7 @@ def watch(process: Process, *, plain: bool | None = None, console: Console | Non
 class _History:
     """The completed cycles so far."""
 
-    process: Process
+    process: WatchedProcess
     completed: list[CycleInfo] = field(default_factory=list)
 
     def update(self, info: ProcessInfo) -> list[CycleInfo]:
@@ -60,7 +68,7 @@ class _History:
         return new
 
 
-def _watch_plain(process: Process, screen: Console) -> None:
+def _watch_plain(process: WatchedProcess, screen: Console) -> None:
     history = _History(process)
     shown = ""
     while True:
@@ -77,19 +85,19 @@ def _watch_plain(process: Process, screen: Console) -> None:
         time.sleep(_POLL_S)
 
 
-def _watch_terminal(process: Process, screen: Console) -> None:
+def _watch_terminal(process: WatchedProcess, screen: Console) -> None:
     with Live(console=screen, auto_refresh=False, transient=False) as live:
         for info, completed in _states(process):
             live.update(picture(info, completed, screen.width), refresh=True)
 
 
-def _watch_notebook(process: Process) -> None:
+def _watch_notebook(process: WatchedProcess) -> None:
     output = NotebookOutput()
     for info, completed in _states(process):
         output.show(html_picture(info, completed))
 
 
-def _states(process: Process) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo]]]:
+def _states(process: WatchedProcess) -> Iterator[tuple[ProcessInfo, Sequence[CycleInfo]]]:
     """The process and its completed cycles, again and again until its training is over."""
     history = _History(process)
     while True:

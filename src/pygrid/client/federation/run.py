@@ -15,6 +15,7 @@ from pygrid.client.display.live import ProgressView
 from pygrid.client.domain import DomainClient
 from pygrid.client.federation.records import VERSION, FederationMember, Record
 from pygrid.client.federation.requests import ask
+from pygrid.client.federation.states import DomainState, FederatedCycle
 from pygrid.client.jobs import ENDED, get_job
 from pygrid.client.process import Process
 from pygrid.client.session import SessionApi
@@ -33,35 +34,6 @@ _MAX_AT_ONCE = 16
 _BRIEFLY = RetryPolicy(max_elapsed_s=2.0)
 """A Domain that can't be asked now is shown as such, and asked again."""
 _TOO_LATE = "no decision in time"
-
-
-@dataclass(frozen=True)
-class DomainState:
-    """A Domain that was asked to take part."""
-
-    name: str
-    url: str
-    dataset: str
-    job_id: str
-    state: str
-    """Of its job; ``refused``: it took none; ``unknown``: it can't be asked now."""
-    detail: str
-    """What it does now; or why it takes no part, or no longer."""
-    num_reported: int = 0
-    """Cycles that its diff went into."""
-
-
-@dataclass(frozen=True)
-class FederatedCycle:
-    """A cycle of the training, and what it brought."""
-
-    cycle: int
-    state: str
-    contributions: tuple[Contribution, ...]
-    metrics: Mapping[str, float]
-    """Of the model after it, on the data given as ``evaluate``."""
-    seconds: float | None
-    """From its opening to its end."""
 
 
 @dataclass
