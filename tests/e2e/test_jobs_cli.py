@@ -220,7 +220,7 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
     stranger = user(folder, url, "stranger")
     job = ask(scientist, *COUNT)
     wait_for(scientist, job, "waiting")
-    assert "this is for others" in refused(scientist, "request", "approve", job, "--yes")
+    assert "not for you" in refused(scientist, "request", "approve", job, "--yes")
     assert "nothing waits for you" in said(scientist, "request", "list")
     own = ask(owner, *COUNT)
     wait_for(owner, own, "waiting")

@@ -13,7 +13,6 @@ LIMITS = {
     "src/pygrid/cli": 62,
     "src/pygrid/client": 115,
     "src/pygrid/compute": 56,
-    "src/pygrid/core": 96,
     "src/pygrid/deploy": 2,
     "src/pygrid/domain": 3,
     "src/pygrid/edge": 21,

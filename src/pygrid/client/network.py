@@ -72,13 +72,15 @@ class DomainTable(Table[DomainInfo]):
     """The Domains of a Network."""
 
     def columns(self) -> Sequence[TableColumn[DomainInfo]]:
+        # Domains that request the same name differ by their identity only.
+        is_ambiguous = len({item.name for item in self}) < len(self)
         return (
             TableColumn("domain", lambda item: item.name, weight=5),
             TableColumn("state", _state, weight=4),
             TableColumn("reached", lambda item: item.address or "through the relay", weight=3),
             TableColumn("version", lambda item: item.version),
             TableColumn("last seen", _last_seen, min=19, weight=2),
-            TableColumn("identity", lambda item: item.identity),
+            TableColumn("identity", lambda item: item.identity, weight=6 if is_ambiguous else 1),
         )
 
 

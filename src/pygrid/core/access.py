@@ -1,6 +1,6 @@
-"""Who may do what: permissions, roles, and the rules by which people hand them on.
+"""Permissions and roles, and the rules for changing accounts and roles.
 
-The rules rest on one idea: nobody hands out, takes over or takes away more than they have themselves.
+All rules follow one principle: nobody assigns, takes over or removes more permissions than they have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pygrid.errors import Forbidden
 
 
 class Permission(enum.StrEnum):
-    """What a role may allow; the value is its name in the published interface."""
+    """A permission of a role. The value is its name in the legacy interface."""
 
     TRIAGE_REQUESTS = "can_triage_requests"
     EDIT_SETTINGS = "can_edit_settings"
@@ -25,18 +25,18 @@ class Permission(enum.StrEnum):
     MANAGE_INFRASTRUCTURE = "can_manage_infrastructure"
     UPLOAD_DATA = "can_upload_data"
     MANAGE_NODES = "can_manage_nodes"
-    """Only on a Network: decide which Domains belong to it."""
+    """Network only: decide on the Domains that join."""
 
 
 DOMAIN_PERMISSIONS = tuple(permission for permission in Permission if permission is not Permission.MANAGE_NODES)
-"""What a role of a Domain may allow, in the published order."""
+"""The permissions of a Domain, in the order of the legacy interface."""
 NETWORK_PERMISSIONS = (
     Permission.EDIT_SETTINGS,
     Permission.CREATE_USERS,
     Permission.EDIT_ROLES,
     Permission.MANAGE_NODES,
 )
-"""What a role of a Network may allow, in the published order."""
+"""The permissions of a Network, in the order of the legacy interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: a user of this app, through a session that is good now."""
+    """The caller: a user of this app with a valid session."""
 
     user_id: int
     role: Role
 
     def may(self, permission: Permission) -> bool:
-        """Whether the role allows it."""
+        """Whether the role has this permission."""
         return permission in self.role.permissions
 
 
@@ -70,7 +70,7 @@ ADMINISTRATOR = Role(
 OWNER = Role(4, "Owner", frozenset(DOMAIN_PERMISSIONS))
 
 DEFAULT_ROLES = (USER, COMPLIANCE_OFFICER, ADMINISTRATOR, OWNER)
-"""The roles of a new Domain, with their published ids."""
+"""The roles of a new Domain, with the ids of the legacy interface."""
 
 NETWORK_ROLES = (
     USER,
@@ -81,19 +81,19 @@ NETWORK_ROLES = (
     ),
     Role(OWNER.id, OWNER.name, frozenset(NETWORK_PERMISSIONS)),
 )
-"""The roles of a new Network; they have the ids of a Domain's, so that one set of rules holds for both."""
+"""The roles of a new Network. They have the same ids as those of a Domain, so the same rules apply to both."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppAccess:
-    """What differs between the apps in who may do what."""
+    """The access rules that differ between a Domain and a Network."""
 
     permissions: tuple[Permission, ...]
-    """Those that there are; an app says nothing of others."""
+    """The permissions of the app."""
     roles: tuple[Role, ...]
-    """Of a new app."""
+    """The roles of a new app."""
     see_users: Permission
-    """Needed to look at other users and at groups."""
+    """Required to see other users and groups."""
     see_roles: Permission
 
 
@@ -110,18 +110,20 @@ class AccessRefusal(enum.StrEnum):
 
     MISSING_PERMISSION = "missing_permission"
     TARGET_OUTRANKS = "target_outranks"
-    """The target's role allows something that the actor's does not."""
+    """The role of the target has a permission that the role of the actor lacks."""
     BEYOND_OWN = "beyond_own"
-    """What is to be given allows something that the actor's role does not."""
+    """The assigned role has a permission that the role of the actor lacks."""
     BEYOND_KEY = "beyond_key"
-    """A private key gives only roles that allow less than the role of its owner, so never the role Owner."""
+    """A private key assigns only roles below that of its owner, so never the role Owner."""
     LAST_OWNER = "last_owner"
     BUILT_IN = "built_in"
-    """The roles User (what newcomers get) and Owner (all permissions) stay as they are."""
+    """The roles User (of new accounts) and Owner (all permissions) cannot be changed."""
 
 
 def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> AccessRefusal | None:
-    """Whether the actor may change e-mail, password or groups of the target: it is them, or somebody not above them."""
+    """Whether the actor may change e-mail, password or groups of the target: their own, or those of a user whose role
+    is not above theirs.
+    """
     if actor.user_id == target_id:
         return None
     if not actor.may(Permission.CREATE_USERS):
@@ -132,7 +134,7 @@ def can_manage_user(actor: Principal, target_id: int, target_role: Role) -> Acce
 
 
 def can_give_role(actor: Principal, new_role: Role) -> AccessRefusal | None:
-    """Whether the actor may make an account with this role."""
+    """Whether the actor may create an account with this role."""
     if not actor.may(Permission.CREATE_USERS):
         return AccessRefusal.MISSING_PERMISSION
     if not new_role.permissions <= actor.role.permissions:
@@ -141,11 +143,10 @@ def can_give_role(actor: Principal, new_role: Role) -> AccessRefusal | None:
 
 
 def can_give_role_by_key(actor: Principal, new_role: Role) -> AccessRefusal | None:
-    """Whether the private key of the actor may make an account with this role: one that allows less than the actor's
-    own.
+    """Whether the private key of the actor may create an account with this role: one below the role of the actor.
 
-    A key lies in scripts and lasts longer than a session: one that leaked must not make an account as strong as its
-    owner.
+    A key is stored in scripts and lasts longer than a session. A leaked key must not create an account with the
+    permissions of its owner.
     """
     if refusal := can_give_role(actor, new_role):
         return refusal
@@ -155,10 +156,10 @@ def can_give_role_by_key(actor: Principal, new_role: Role) -> AccessRefusal | No
 def can_change_role(
     actor: Principal, target_id: int, target_role: Role, new_role: Role, num_owners: int
 ) -> AccessRefusal | None:
-    """Whether the actor may give the target another role.
+    """Whether the actor may assign another role to the target.
 
-    Anyone may step down, that is, take a role within their own permissions; nobody raises themselves. ``num_owners``
-    counts the users with the role Owner now: the last one keeps it.
+    Users may lower their own role, but not raise it. ``num_owners`` is the current number of users with the role
+    Owner; the last one keeps it.
     """
     if refusal := can_manage_user(actor, target_id, target_role):
         return refusal
@@ -179,7 +180,7 @@ def can_delete_user(actor: Principal, target_id: int, target_role: Role, num_own
 
 
 def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> AccessRefusal | None:
-    """Whether the actor may make a role with these permissions."""
+    """Whether the actor may create a role with these permissions."""
     if not actor.may(Permission.EDIT_ROLES):
         return AccessRefusal.MISSING_PERMISSION
     if not frozenset(permissions) <= actor.role.permissions:
@@ -188,7 +189,9 @@ def can_define_role(actor: Principal, permissions: Iterable[Permission]) -> Acce
 
 
 def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission]) -> AccessRefusal | None:
-    """Whether the actor may let this role have these permissions, or (with the role's own) rename or delete it."""
+    """Whether the actor may assign these permissions to this role, or rename or delete the role (with its own
+    permissions).
+    """
     if refusal := can_define_role(actor, permissions):
         return refusal
     if role.id in (USER.id, OWNER.id):
@@ -199,7 +202,7 @@ def can_edit_role(actor: Principal, role: Role, permissions: Iterable[Permission
 
 
 class Changes(Protocol):
-    """Something to wait for."""
+    """An event that repeats."""
 
     def wait(self) -> Coroutine[Any, Any, bool]:
         """Wait for the next change after this call."""
@@ -207,22 +210,22 @@ class Changes(Protocol):
 
 
 class Authenticator(Protocol):
-    """Turns a session token into who it speaks for; the app's state holds it as ``authenticator``."""
+    """Finds the principal of a session token."""
 
     async def authenticate(self, token: str) -> Principal:
-        """Raises Unauthenticated: ``invalid_credentials``: not a token of a session that is good now."""
+        """Raises Unauthenticated: ``invalid_credentials``: not the token of a valid session."""
         ...
 
     async def find_principal(self, token: str) -> Principal | None:
-        """Whose session it is, None if it has ended; this does not count as a use of the session."""
+        """The principal of the session, or None if it has ended. This does not count as a use of the session."""
         ...
 
     @property
     def session_changes(self) -> Changes:
-        """Wakes what depends on sessions."""
+        """Changes of sessions."""
         ...
 
 
 def not_permitted(permission: Permission) -> Forbidden:
-    """The refusal for a missing permission."""
+    """The error for a missing permission."""
     return Forbidden(f"this needs a role with {permission}", code=codes.NOT_PERMITTED, permission=str(permission))

@@ -1,4 +1,4 @@
-"""IP addresses as they are counted, compared and logged."""
+"""IP addresses for counting, comparison and logs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pygrid.messages.relay import RELAYED
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
 IPV6_PREFIX = 64
-"""Bits of an IPv6 address that count: whoever has one address of such a network has all of them."""
+"""Prefix length by which IPv6 addresses are counted: one machine usually has the whole network."""
 
 
 def parse_address(text: str) -> IPv4 | IPv6 | None:
-    """An IP address; one of IPv4 that is written as IPv6 becomes IPv4. None: the text is not an address."""
+    """Parse an IP address. An IPv4 address in IPv6 notation becomes IPv4. None: the text is not an address."""
     try:
         address = ipaddress.ip_address(text.split("%", 1)[0].strip("[]"))
     except ValueError:
@@ -23,16 +23,16 @@ def parse_address(text: str) -> IPv4 | IPv6 | None:
 
 
 def bucket_of(text: str, *, limit_loopback: bool) -> str | None:
-    """The key under which an address is counted: itself, or its IPv6 network of 64 bits. None: it is not counted.
+    """The key for counting an address: the IPv4 address, or the /64 network. None: the address is not counted.
 
     Args:
-        limit_loopback: whether addresses of this machine are counted too.
+        limit_loopback: whether to count addresses of this machine.
     """
     address = parse_address(text.removeprefix(RELAYED))
     if address is None:
         return f"other {text[:100]}"
     if text.startswith(RELAYED):
-        # The word of a Network: it makes nobody one of this machine.
+        # This is a claim of a Network, so it never counts as an address of this machine.
         return f"{RELAYED}{bucket_of(str(address), limit_loopback=True)}"
     if address.is_loopback:
         return str(address) if limit_loopback else None
@@ -42,19 +42,16 @@ def bucket_of(text: str, *, limit_loopback: bool) -> str | None:
 
 
 def network_of(address: str) -> str:
-    """What an address counts as: an IPv4 address itself, of an IPv6 address its /64, which one machine has as a whole.
+    """The IPv4 address, or the /64 network of an IPv6 address.
 
-    An address that a Network has told (`RELAYED`) keeps that mark.
+    The address of a relayed caller keeps its prefix `RELAYED`.
     """
     mark, text = (RELAYED, address.removeprefix(RELAYED)) if address.startswith(RELAYED) else ("", address)
     return mark + _shortened(text, 32, 64)
 
 
 def shortened(address: str) -> str:
-    """An address without what names one machine, for a log that is kept: its /24 or /48.
-
-    For example ``203.0.113.0/24``.
-    """
+    """The /24 or /48 network of an address, for logs that are kept, for example ``203.0.113.0/24``."""
     mark, text = (RELAYED, address.removeprefix(RELAYED)) if address.startswith(RELAYED) else ("", address)
     return mark + _shortened(text, 24, 48)
 

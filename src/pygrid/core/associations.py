@@ -1,7 +1,6 @@
-"""How a Domain and a Network come together and part: the states of an association, who may move it, how a Domain is
-doing.
+"""The rules of associations between Domains and Networks: states, decisions, health of Domains, retries.
 
-At the Network, of each key that came with a name:
+At the Network, for each key under a name:
 
                ask                accept
     (unknown) ─────> pending ──────────────> accepted ──revoke──> revoked ──accept──> accepted
@@ -11,15 +10,16 @@ At the Network, of each key that came with a name:
         └──ask, with an invitation──────────────┘  │
                                             leave──┴─> left ──ask──> pending
 
-A name belongs to the key that was accepted with it, until that is forgotten (or has left and asks anew). Before, any
-number of keys may ask for it, so that nobody can keep another out by being first; who decides says which key is meant.
+A name belongs to the key that was accepted with it, until the Network removes the Domain, or the Domain has left and
+requests again. Before that, any number of keys may request the name, so that the first request excludes nobody. The
+decision names the key.
 
-At the Domain, of each of its Networks:
+At the Domain, for each of its Networks:
 
-    joining ──> pending | accepted | denied | revoked | refused       whatever the Network answered last
+    joining ──> pending | accepted | denied | revoked | refused       the last answer of the Network
        any  ──leave──> leaving ──(the Network was told)──> left ──join──> joining
 
-Pure: states and times in, states and refusals out.
+All functions are pure: they take states and times, and return states and refusals.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from pygrid.settings import NETWORK_NAME
 MAX_NAME = 100
 
 ONLINE_INTERVALS = 2.5
-"""A Domain is online if it was heard of within so many intervals between heartbeats."""
+"""A Domain is online if its last heartbeat is at most this many intervals old."""
 DEGRADED_INTERVALS = 6.0
-"""Later than that it is degraded, up to so many; then offline."""
+"""After `ONLINE_INTERVALS` it is degraded, after this many intervals it is offline."""
 
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
 RARE_RETRY_S = 600.0
-"""How often a Domain asks that was denied, revoked or refused: a decision may change."""
+"""Retry interval of a Domain that was denied, revoked or refused: the decision may change."""
 
 
 class AssociationState(enum.StrEnum):
@@ -62,15 +62,15 @@ class AssociationState(enum.StrEnum):
 
 
 HOLDING = frozenset({AssociationState.ACCEPTED, AssociationState.REVOKED, AssociationState.LEFT})
-"""In these states a Domain has its name to itself."""
+"""In these states the name belongs to the Domain."""
 
 
 class DomainHealth(enum.StrEnum):
-    """How a Domain of a Network is doing."""
+    """The health of a Domain of a Network."""
 
     ONLINE = "online"
     DEGRADED = "degraded"
-    """It says so itself, or its heartbeats are late."""
+    """The Domain reports it, or its heartbeats are late."""
     OFFLINE = "offline"
 
 
@@ -95,7 +95,7 @@ _MOVES: dict[Act, tuple[frozenset[AssociationState], AssociationState]] = {
 
 
 def check_domain_name(name: str) -> str:
-    """The name, if a Domain can be known by it on a Network: part of addresses and commands, so plain.
+    """Check that a name can identify a Domain on a Network. It is part of addresses and commands.
 
     Raises:
         InvalidInput: ``invalid_name``.
@@ -110,7 +110,7 @@ def check_domain_name(name: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """What makes two names the same one: case does not count."""
+    """The key for comparing names: case does not count."""
     return name.casefold()
 
 
@@ -118,13 +118,13 @@ def move(state: AssociationState, act: Act, name: str) -> AssociationState:
     """The state after an act.
 
     Raises:
-        Conflict: ``wrong_state``: the act does not lead on from here.
+        Conflict: ``wrong_state``: the act is not possible in this state.
     """
     sources, target = _MOVES[act]
     if state not in sources:
         wanted = " or ".join(sorted(sources))
         raise Conflict(
-            f"{name!r} is {state}; one can {act} what is {wanted}",
+            f"{name!r} is {state}; only a Domain that is {wanted} can be the target of {act}",
             code=codes.WRONG_STATE,
             domain=name,
             state=str(state),
@@ -133,11 +133,11 @@ def move(state: AssociationState, act: Act, name: str) -> AssociationState:
 
 
 class Named(Protocol):
-    """What a Network knows of one key under one name."""
+    """A key under a name at a Network."""
 
     @property
     def identity(self) -> str | None:
-        """None: a node of 2020, which proves nothing."""
+        """None: a node of 2020, which has no key."""
         ...
 
     @property
@@ -148,26 +148,26 @@ T = TypeVar("T", bound=Named)
 
 
 def find_identity(named: Sequence[T], name: str, identity: str) -> T:
-    """The one that is this Domain. Raises Conflict: ``other_identity``: none of them is."""
+    """The entry with this identity. Raises Conflict: ``other_identity``: there is none."""
     for each in named:
         if each.identity == identity:
             return each
     raise Conflict(
-        f"the Domain {identity} is not known by the name {name!r} (any more): look again who is",
+        f"the Domain {identity} does not have the name {name!r}: list the Domains again",
         code=codes.OTHER_IDENTITY,
         domain=name,
     )
 
 
 def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
-    """The one that a decision is meant for.
+    """The entry that a decision is about.
 
     Args:
-        named: all that the Network knows under this name, at least one.
-        identity: whom the person who decides has seen; None: whoever has the name, else the only one that asks for it,
-            else the only one that was denied.
+        named: all entries of this name, at least one.
+        identity: the identity that the person saw. None: the entry that has the name, else the only one that requests
+            it, else the only one that was denied.
     Raises:
-        Conflict: ``other_identity``: none of them is this one; ``several_domains``: it could be meant for several.
+        Conflict: ``other_identity``: no entry has this identity; ``several_domains``: the decision is ambiguous.
     """
     if identity is not None:
         return find_identity(named, name, identity)
@@ -177,17 +177,17 @@ def choose(named: Sequence[T], act: Act, name: str, identity: str | None) -> T:
             return found[0]
         if found:
             raise Conflict(
-                f"{len(found)} Domains ask for the name {name!r}: say by its identity which one you {act}",
+                f"{len(found)} Domains request the name {name!r}: name the identity of the one to {act}",
                 code=codes.SEVERAL_DOMAINS,
                 domain=name,
                 identities=[each.identity for each in found],
             )
-    raise AssertionError("one is in one of these states")
+    raise AssertionError("every entry is in one of these states")
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeRefusal:
-    """A Domain that is not let in, and why."""
+    """The Network refuses a Domain: code and reason."""
 
     code: str
     detail: str
@@ -196,21 +196,21 @@ class HandshakeRefusal:
 def arrive(
     name: str, before: AssociationState | None, *, is_taken: bool, is_invited: bool
 ) -> AssociationState | HandshakeRefusal:
-    """The state of a Domain that has just proven its key, or that it is turned away.
+    """The state of a Domain that has just proven its key, or its refusal.
 
     Args:
-        before: the state of this key under this name; None: the Network has not heard of it.
-        is_taken: whether another key holds the name.
-        is_invited: whether it brought an invitation that is good for this name.
+        before: the state of this key under this name; None: the key is new.
+        is_taken: whether the name belongs to another key.
+        is_invited: whether the Domain has a valid invitation for this name.
     """
     if is_taken:
         return HandshakeRefusal(
             "name_taken",
-            f"another Domain is known by the name {name!r} on this Network: choose another one (--id), or ask those "
-            "who run the Network to remove it",
+            f"the name {name!r} belongs to another Domain on this Network: choose another one (--id), or ask the "
+            "operators of the Network to remove it",
         )
     if before is AssociationState.REVOKED:
-        # An invitation that is good for many must not undo what was decided about one.
+        # An invitation with several uses must not undo a decision about one Domain.
         return HandshakeRefusal("revoked", f"this Network has revoked the association of {name!r}")
     if before is AssociationState.ACCEPTED or is_invited:
         return AssociationState.ACCEPTED
@@ -222,11 +222,11 @@ def arrive(
 def find_health(
     heard_at: dt.datetime | None, now: dt.datetime, interval_s: float, *, says_degraded: bool
 ) -> DomainHealth:
-    """How a Domain is doing.
+    """The health of a Domain.
 
     Args:
-        heard_at: when its last heartbeat came over the link that is open now; None: there is no link.
-        interval_s: between heartbeats.
+        heard_at: time of the last heartbeat over the open link; None: there is no link.
+        interval_s: interval between heartbeats.
     """
     if heard_at is None:
         return DomainHealth.OFFLINE
@@ -239,11 +239,13 @@ def find_health(
 
 
 def retry_s(num_failures: int, state: AssociationState, draw: random.Random) -> float:
-    """How long a Domain waits before it dials again: at random up to a bound that doubles (full jitter), so that those
-    which were cut off together do not come back together; seldom if it was turned away.
+    """Seconds until a Domain connects again.
+
+    The time is random up to a bound that doubles (full jitter), so that Domains that lost their links together do not
+    reconnect together. A Domain that was refused retries at `RARE_RETRY_S`.
 
     Args:
-        num_failures: since a link last stood for a while, at least 1.
+        num_failures: failures since the last stable link, at least 1.
     """
     if state in (AssociationState.DENIED, AssociationState.REVOKED, AssociationState.REFUSED):
         return RARE_RETRY_S * (0.5 + draw.random())

@@ -1,13 +1,13 @@
-"""The life of a cycle, and who may do what in it.
+"""The states of a cycle, and the rules of admission and reports.
 
     hosted ──open──> open ──close──> closing ──complete──> completed ──> (next cycle: hosted | process finished)
                     │    ^
                     └────┘ reopen: the deadline passed with fewer than ``min_diffs`` reports. The checkpoint and the
                            reports stay, assignments that did not report end, a new deadline begins.
 
-A diff is ``original - trained``, so ``new = old - mean(diff)``: stated here once, true everywhere.
+A diff is always ``original - trained``, so ``new = old - mean(diff)``.
 
-All functions are pure: they take the state of things and the time, and give the next state or a refusal.
+All functions are pure: they take states and the time, and return the next state or a refusal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pygrid.errors import Conflict, Gone, PygridError
 from pygrid.messages.cycles import RefusalReason
 
 POLL_S = 5
-"""When a refused client has no better hint, it is told to come back after this many seconds."""
+"""Default time after which a refused client asks again."""
 
 
 class CycleState(enum.StrEnum):
@@ -52,7 +52,7 @@ class Cycle:
     sequence: int
     state: CycleState
     attempt: int
-    """1, and one more each time that it is opened again."""
+    """1 at first, incremented each time the cycle is reopened."""
     checkpoint: int
     """Number of the checkpoint that clients start from."""
     num_assigned: int
@@ -63,7 +63,7 @@ class Cycle:
     deadline_at: dt.datetime | None = None
     completed_at: dt.datetime | None = None
     num_left: int = 0
-    """Of clients with names, those that have left and will not report: it does not wait for them."""
+    """Named clients that have left and will not report. The cycle does not wait for them."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Assignment:
     client_id: str
     state: AssignmentState
     fingerprint: str | None = None
-    """Of the report, once reported."""
+    """Fingerprint of the report, if there is one."""
 
 
 @dataclass(frozen=True)
 class AdmissionRefusal:
-    """A client may not take part now; ``timeout_s`` None: never again."""
+    """The reason why a client is not admitted. ``timeout_s`` None: the training has ended for this client."""
 
     reason: RefusalReason
     detail: str
@@ -88,25 +88,30 @@ class AdmissionRefusal:
 
 
 LEFT = AdmissionRefusal("training_finished", "this client has left the training", None)
-FINISHED = AdmissionRefusal("training_finished", "training of this process is over", None)
+FINISHED = AdmissionRefusal("training_finished", "the training of this process has ended", None)
 BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 
 def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
-    """``hosted -> open``: enough clients asked; the deadline begins."""
+    """``hosted -> open``: enough clients have requested the cycle. The deadline begins."""
     assert cycle.state is CycleState.HOSTED
     return replace(cycle, state=CycleState.OPEN, opened_at=now, deadline_at=_deadline(config, now))
 
 
 def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
-    """``open -> open``: too few reports at the deadline; those that came stay and count, a new deadline begins."""
+    """``open -> open``: too few reports at the deadline.
+
+    The received reports still count, and a new deadline begins.
+    """
     assert cycle.state is CycleState.OPEN
     return replace(cycle, attempt=cycle.attempt + 1, num_assigned=cycle.num_reports, deadline_at=_deadline(config, now))
 
 
 def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetime) -> Cycle:
-    """A cycle that is not completed goes on from another checkpoint. Reports that came stay and count; an open cycle
-    begins a new attempt, as its clients train from the old one.
+    """Continue an uncompleted cycle from another checkpoint.
+
+    The received reports still count. An open cycle begins a new attempt, because its clients train from the old
+    checkpoint.
     """
     assert cycle.state is not CycleState.COMPLETED
     again = reopen(cycle, config, now) if cycle.state is CycleState.OPEN else cycle
@@ -114,13 +119,13 @@ def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetim
 
 
 def close(cycle: Cycle) -> Cycle:
-    """``open -> closing``: no more reports; what came is averaged. A cycle that nobody joined may close, too."""
+    """``open -> closing``: the cycle takes no further reports. A ``hosted`` cycle without clients can close too."""
     assert cycle.state in (CycleState.HOSTED, CycleState.OPEN)
     return replace(cycle, state=CycleState.CLOSING)
 
 
 def next_cycle_state(config: ServerConfig) -> CycleState:
-    """The state in which a new cycle begins: it waits in ``hosted`` only if several clients must ask first."""
+    """The first state of a new cycle: ``hosted`` if it waits for several clients, otherwise ``open``."""
     return CycleState.HOSTED if config.candidates_needed > 1 else CycleState.OPEN
 
 
@@ -129,14 +134,12 @@ def _deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
 
 
 def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
-    """The deadline of a cycle that is created open at ``now``."""
+    """The deadline of a cycle that is created in state ``open`` at ``now``."""
     return _deadline(config, now)
 
 
 def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
-    """The cycle with a deadline that is no further away than a new one would be; another only if the clock was set
-    back.
-    """
+    """Limit the deadline to that of a new cycle. It changes only if the clock was set back."""
     latest = _deadline(config, now)
     if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
         return cycle
@@ -144,7 +147,7 @@ def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
 
 
 def is_last(cycle: Cycle, config: ServerConfig) -> bool:
-    """Whether the process is finished once this cycle is completed."""
+    """Whether the process finishes with this cycle."""
     return config.num_cycles > 0 and cycle.sequence >= config.num_cycles
 
 
@@ -154,7 +157,7 @@ def count_report(cycle: Cycle) -> Cycle:
 
 
 class Due(enum.Enum):
-    """What the scheduler has to do with a cycle."""
+    """The next action of the scheduler for a cycle."""
 
     NOTHING = enum.auto()
     CLOSE = enum.auto()
@@ -162,11 +165,11 @@ class Due(enum.Enum):
 
 
 def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
-    """Whether an open cycle closes or is opened again.
+    """Whether an open cycle closes or is reopened.
 
-    It closes with at least `needed_diffs` reports when: ``max_diffs`` is reached; the deadline has passed; everybody
-    who can be admitted has reported; or there is neither ``max_diffs`` nor a deadline, and then at once. Each named
-    client that has left is one report less to wait for.
+    With at least `needed_diffs` reports it closes when ``max_diffs`` is reached, the deadline has passed, or all
+    clients that can be admitted have reported. Without ``max_diffs``, deadline and ``max_workers`` it closes at once.
+    Each named client that has left reduces the number of expected reports by one.
     """
     if cycle.state is not CycleState.OPEN:
         return Due.NOTHING
@@ -189,13 +192,13 @@ def admit(
     download: float | None,
     upload: float | None,
 ) -> AdmissionRefusal | None:
-    """Whether a client may take part in this cycle; None: it may.
+    """Whether a client is admitted to this cycle. None: it is.
 
     Args:
-        own: the client's assignment to this very cycle, if any, also of an earlier attempt.
-        last_sequence: the newest earlier cycle that it was admitted to, if any.
-        download: Mbit/s, as the client measured; needed if a floor is configured.
-        upload: likewise.
+        own: the assignment of the client to this cycle, also of an earlier attempt.
+        last_sequence: the newest earlier cycle to which the client was admitted.
+        download: Mbit/s, measured by the client; required if the process has a minimum.
+        upload: Mbit/s, measured by the client; required if the process has a minimum.
     """
     wait_s = _wait_s(cycle, now)
     if cycle.state in (CycleState.CLOSING, CycleState.COMPLETED):
@@ -221,18 +224,20 @@ def admit(
 
 
 def waiting_for_workers(config: ServerConfig) -> AdmissionRefusal:
-    """The refusal while too few clients ask."""
-    return AdmissionRefusal("waiting_for_workers", f"the cycle opens when {config.min_workers} clients ask", POLL_S)
+    """The refusal while too few clients have requested the cycle."""
+    return AdmissionRefusal(
+        "waiting_for_workers", f"the cycle opens when {config.min_workers} clients request it", POLL_S
+    )
 
 
 def may_renew(cycle: Cycle, own: Assignment, now: dt.datetime) -> bool:
-    """Whether a client that takes part and has not reported may have a new key for the one that it lost."""
+    """Whether an admitted client that has not reported may get a new request key instead of a lost one."""
     passed = cycle.deadline_at is not None and now >= cycle.deadline_at
     return cycle.state is CycleState.OPEN and own.state is AssignmentState.ASSIGNED and not passed
 
 
 def _wait_s(cycle: Cycle, now: dt.datetime) -> int:
-    """Whole seconds to the cycle's deadline, at least 1; `POLL_S` if there is none."""
+    """Seconds until the deadline of the cycle, at least 1; `POLL_S` without a deadline."""
     if cycle.deadline_at is None:
         return POLL_S
     return max(1, math.ceil((cycle.deadline_at - now).total_seconds()))
@@ -240,15 +245,15 @@ def _wait_s(cycle: Cycle, now: dt.datetime) -> int:
 
 @dataclass(frozen=True)
 class Redeemed:
-    """The key is good: the report may be stored, or (``repeated``) was stored before."""
+    """The request key is valid: the report can be stored, or (``repeated``) is stored already."""
 
     repeated: bool
 
 
 def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: str | None) -> Redeemed | PygridError:
-    """Whether a request key is good for a report now; ``fingerprint`` None asks before its bytes are known.
+    """Whether a request key is valid for a report. ``fingerprint`` is None before the bytes are known.
 
-    A report that was accepted stays accepted, whatever became of its cycle; other bytes under the same key are refused.
+    An accepted report stays accepted in every state of its cycle. Other bytes under the same key are refused.
     """
     if assignment.state is AssignmentState.REPORTED:
         if fingerprint is None or fingerprint == assignment.fingerprint:
@@ -261,7 +266,7 @@ def redeem(cycle: Cycle, assignment: Assignment, now: dt.datetime, fingerprint: 
 
 
 def cycle_closed(cycle: Cycle) -> Gone:
-    """The refusal for a key whose time is over."""
+    """The error for an expired request key."""
     return Gone(
-        "the cycle of this request key is over; ask for a new one", code=codes.CYCLE_CLOSED, cycle=cycle.sequence
+        "the cycle of this request key is over; request a new one", code=codes.CYCLE_CLOSED, cycle=cycle.sequence
     )

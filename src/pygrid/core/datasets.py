@@ -1,12 +1,13 @@
-"""The rules of datasets: what a description must be like, who may see and change one, what others are told of it.
+"""The rules of datasets: valid descriptions, access, and the parts that others may see.
 
-A dataset keeps its id through all its versions, so that what was spent on it stays spent.
+A dataset keeps its id through all versions, so its spent budget stays spent. The visibility decides who sees the
+description:
 
-    private   its owner, and whoever has the role Owner
-    listed    everybody with an account
+    private   the data owner, and users with the role Owner
+    listed    all accounts
     public    everybody
 
-That is about the description. Records are served to no one but those who may change the dataset.
+Only callers that may change the dataset can see its records.
 """
 
 from __future__ import annotations
@@ -49,29 +50,29 @@ _RESERVED_NAMES = frozenset({"__metadata__"})
 
 
 class DatasetLimits(msgspec.Struct, frozen=True):
-    """How large an upload may be; everything above is refused, and nothing of it stays."""
+    """Limits of uploads. An upload above a limit is refused and leaves nothing behind."""
 
     max_upload_bytes: int = 64 * 1024**3
-    """Of one uploaded file."""
+    """Bytes of an uploaded file."""
     max_total_bytes: int = 256 * 1024**3
-    """Of all datasets of the Domain as stored."""
+    """Stored bytes of all datasets of the Domain."""
     max_columns: int = 4096
     max_records: int = 2**31 - 1
     max_categories: int = 10_000
     """Different texts in one column."""
     max_subjects: int = 2_000_000
     max_text_chars: int = 4096
-    """Of one value."""
+    """Characters of a text value."""
     max_ratio: int = 20
-    """Stored bytes for each byte uploaded: more is how a decompression bomb looks."""
+    """Stored bytes for each uploaded byte. A higher ratio indicates a decompression bomb."""
     free_bytes: int = 16 * 1024**2
-    """So much is stored whatever the ratio: small files may well be dense."""
+    """Stored bytes that are allowed at any ratio, for small compressed files."""
     min_free_bytes: int = 512 * 1024**2
-    """What an upload leaves free on the disk, for everything else that a Domain keeps."""
+    """Bytes that an upload leaves free on the disk, for the other data of a Domain."""
 
     @classmethod
     def from_mb(cls, *, max_upload_mb: int, max_datasets_mb: int, max_columns: int, min_free_mb: int) -> DatasetLimits:
-        """The limits that an operator sets, in MiB; the others are what they are."""
+        """The limits that an operator sets, in MiB, with the defaults of the others."""
         mb = 1024**2
         return cls(
             max_upload_bytes=max_upload_mb * mb,
@@ -81,13 +82,13 @@ class DatasetLimits(msgspec.Struct, frozen=True):
         )
 
     def max_stored_bytes(self, uploaded_bytes: int) -> int:
-        """What the columns of an upload of this size may take."""
+        """Maximum stored bytes of an upload of this size."""
         return min(self.max_total_bytes, max(self.free_bytes, self.max_ratio * uploaded_bytes))
 
 
 @dataclass(frozen=True)
 class SchemaQuery:
-    """What the columns of a dataset must be like to be found; None: anything."""
+    """A search for a column. None matches everything."""
 
     column: str | None = None
     dtype: str | None = None
@@ -97,7 +98,7 @@ class SchemaQuery:
         return (self.column, self.dtype, self.meaning) != (None, None, None)
 
     def fits(self, schema: Schema) -> bool:
-        """Whether one column is as wanted in every respect."""
+        """Whether one column matches all fields."""
         return any(
             (self.column is None or column.name.casefold() == self.column.casefold())
             and (self.dtype is None or column.dtype == self.dtype)
@@ -110,21 +111,21 @@ class DatasetRefusal(enum.StrEnum):
     """Why a dataset may not be changed."""
 
     INVISIBLE = "dataset_not_found"
-    """The caller is not to know that there is such a dataset."""
+    """The caller may not know that the dataset exists."""
     MISSING_PERMISSION = "not_permitted"
     NOT_YOURS = "not_your_dataset"
 
 
 @dataclass(frozen=True)
 class Holding:
-    """Of a dataset what decides about access."""
+    """The fields of a dataset that decide about access."""
 
     created_by: int | None
     visibility: Visibility
 
 
 def can_see(principal: Principal | None, dataset: Holding) -> bool:
-    """Whether the caller (None: without an account) may know of the dataset."""
+    """Whether the caller (None: without an account) may see the dataset."""
     if dataset.visibility == "public":
         return True
     if principal is None:
@@ -133,7 +134,7 @@ def can_see(principal: Principal | None, dataset: Holding) -> bool:
 
 
 def can_manage(principal: Principal | None, dataset: Holding) -> DatasetRefusal | None:
-    """Whether the caller may change the dataset, add versions, delete it and look at its records."""
+    """Whether the caller may change the dataset, add versions, delete it and see its records."""
     if not can_see(principal, dataset):
         return DatasetRefusal.INVISIBLE
     if principal is None or not principal.may(Permission.UPLOAD_DATA):
@@ -169,8 +170,8 @@ def _is_holder(principal: Principal, dataset: Holding) -> bool:
 
 
 def told_schema(schema: Schema, *, to_holder: bool) -> Schema:
-    """The schema as others may know it: categories that were found in the data are left out, and so is how many they
-    are.
+    """The part of the schema that the caller may see. Others do not see categories that come from the data, nor their
+    number.
     """
     if to_holder:
         return schema
@@ -184,7 +185,7 @@ def told_schema(schema: Schema, *, to_holder: bool) -> Schema:
 
 
 def check_name(name: str) -> str:
-    """The name of a dataset, without white space around it.
+    """Check the name of a dataset, and strip white space.
 
     Raises:
         InvalidConfig: empty, longer than 100 characters, not printable, or with a slash.
@@ -203,7 +204,7 @@ def check_description(text: str) -> str:
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Tags in their order, each once, without white space around them.
+    """Check tags, strip white space and remove repeated ones. The order stays.
 
     Raises:
         InvalidConfig: names the tag that is empty, longer than 50 characters or not printable; or there are more than
@@ -219,10 +220,10 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_column_name(name: str) -> str:
-    """The name of a column, of a file or declared; it is a label, never a path.
+    """Check the name of a column in a file or a declaration. It is a label, never a path.
 
     Raises:
-        InvalidConfig: empty, too long, not printable, or one that the file formats keep for themselves.
+        InvalidConfig: empty, too long, not printable, or reserved by the file formats.
     """
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or name in _RESERVED_NAMES:
         raise InvalidConfig(
@@ -235,10 +236,10 @@ def check_column_name(name: str) -> str:
 
 
 def check_upload(request: UploadRequest) -> UploadRequest:
-    """The request with name and tags in their stored form. Raises InvalidConfig: names what is wrong."""
+    """The request with name and tags in their stored form. Raises InvalidConfig: names the field."""
     check_version_request(request)
     if request.fresh_budget:
-        raise _invalid("fresh_budget", True, "give it with the policy, which opens the budget of a new dataset")
+        raise _invalid("fresh_budget", True, "set it in the policy, which opens the budget of a new dataset")
     return msgspec.structs.replace(
         request,
         name=check_name(request.name),
@@ -248,7 +249,7 @@ def check_upload(request: UploadRequest) -> UploadRequest:
 
 
 def check_update(update: UpdateDataset) -> UpdateDataset:
-    """As `check_upload`, for what is changed."""
+    """As `check_upload`, for the changed fields."""
     changes: dict[str, object] = {}
     if isinstance(update.name, str):
         changes["name"] = check_name(update.name)
@@ -263,7 +264,7 @@ def check_version_request(request: VersionRequest) -> None:
     """Check what does not depend on the file.
 
     Raises:
-        InvalidConfig: names the column and what is wrong with its declaration, or another field that makes no sense.
+        InvalidConfig: names the column, or another field, and the fault.
     """
     if len(request.columns) > DatasetLimits().max_columns:
         raise _invalid("columns", f"{len(request.columns)} columns", f"use at most {DatasetLimits().max_columns}")
@@ -285,7 +286,7 @@ def check_version_request(request: VersionRequest) -> None:
             raise _invalid("max_records_per_subject", request.max_records_per_subject, "use 1 or more")
     elif request.subject is not None:
         raise _invalid(
-            "subject", request.subject, "say how many records of one subject are used: max_records_per_subject"
+            "subject", request.subject, "set max_records_per_subject, the number of records of one subject in a job"
         )
 
 
@@ -320,7 +321,7 @@ def _check_declaration(column: ColumnDeclaration) -> None:
 
 @dataclass(frozen=True)
 class Understood:
-    """What a meaning says in a form that can be checked; None where it says nothing."""
+    """The parts of a meaning that pygrid can check. None: the meaning has no such part."""
 
     shape: tuple[int, ...] | None = None
     bounds: tuple[int, int] | None = None
@@ -331,10 +332,10 @@ _LABEL = re.compile(r"label (-?\d{1,15})\.\.(-?\d{1,15})")
 
 
 def understand(meaning: str) -> Understood:
-    """What `image 1x28x28` says of the shape and `label 0..9` of the values; any other meaning is for people.
+    """Parse a meaning: ``image 1x28x28`` sets the shape, ``label 0..9`` the bounds. Other meanings are for people.
 
     Raises:
-        InvalidConfig: it begins like one of the two and is not.
+        InvalidConfig: the meaning begins like one of the two forms but is malformed.
     """
     if match := _IMAGE.fullmatch(meaning):
         shape = tuple(int(part) for part in match[1].split("x"))
@@ -350,7 +351,7 @@ def understand(meaning: str) -> Understood:
 
 
 def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float | None]:
-    """The smallest and the largest value that the declaration allows: ``min`` and ``max``, else those of a label."""
+    """The declared bounds of the values: ``min`` and ``max``, or those of a label."""
     label = understand(column.meaning).bounds
     low = column.min if column.min is not None or label is None else float(label[0])
     high = column.max if column.max is not None or label is None else float(label[1])
@@ -358,12 +359,12 @@ def bounds_of(column: Column | ColumnDeclaration) -> tuple[float | None, float |
 
 
 def stored_dtype(column: Column) -> np.dtype[Any]:
-    """The dtype of the values in the column's file: text is stored as int32 codes."""
+    """The dtype of the values in the file of the column. Text is stored as int32 codes."""
     return np.dtype("int32" if column.dtype == "text" else column.dtype).newbyteorder("<")
 
 
 def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
-    """Declarations that make another table like this one: the next version of it, or an uploaded mock twin."""
+    """Declarations for a table like this one: its next version, or an uploaded mock dataset."""
     return tuple(
         ColumnDeclaration(
             column.name,
@@ -381,7 +382,7 @@ def declarations_of(schema: Schema) -> tuple[ColumnDeclaration, ...]:
 
 
 def search_text(name: str, description: str, tags: Sequence[str], schema: Schema) -> str:
-    """What a search by text looks through, in lower case: all words said of the dataset and its columns."""
+    """The text that a search matches, in lower case: names and descriptions of the dataset and its columns."""
     said = [name, description, *tags]
     for column in schema.columns:
         said += [column.name, column.meaning, column.unit, column.description]
@@ -389,7 +390,7 @@ def search_text(name: str, description: str, tags: Sequence[str], schema: Schema
 
 
 def expand_source(patterns: Sequence[str], names: Sequence[str]) -> list[str] | None:
-    """The columns of a file that a declaration's ``source`` stands for; None if one of the patterns fits no name."""
+    """The columns of a file that match the ``source`` of a declaration. None if a pattern matches no column."""
     found: list[str] = []
     for pattern in patterns:
         if pattern in names:
@@ -406,7 +407,7 @@ def expand_source(patterns: Sequence[str], names: Sequence[str]) -> list[str] | 
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name from an archive would lead somewhere else if it were used as a path (it never is)."""
+    """Whether a name from an archive would leave its folder if it were used as a path. pygrid never uses it as one."""
     return (
         name in (".", "..")
         or "\\" in name

@@ -1,6 +1,4 @@
-"""The rules of search: what may be asked, when something fits, what a stranger's answer must be like, what
-comes first.
-"""
+"""The rules of search: valid queries, matches, checks of untrusted answers, and ranking."""
 
 from __future__ import annotations
 
@@ -18,15 +16,15 @@ T = TypeVar("T")
 
 MAX_WORDS = 20
 MAX_ANSWER_BYTES = 256 * 1024
-"""Of what one Domain answers."""
+"""Bytes of the answer of one Domain."""
 _ESCAPES = re.compile(rb"\\[bfru]")
 
 
 def check_query(query: SearchQuery) -> SearchQuery:
-    """The query in the one form that all of its meaning have: lower case, words and tags sorted, each once.
+    """The canonical form of a query: lower case, with sorted and unique words and tags.
 
     Raises:
-        InvalidInput: ``invalid_search``: more than 20 words, or characters that nothing printable has.
+        InvalidInput: ``invalid_search``: more than 20 words, or characters that are not printable.
     """
     words = sorted(set(query.text.casefold().split()))
     if len(words) > MAX_WORDS:
@@ -56,7 +54,7 @@ def check_query(query: SearchQuery) -> SearchQuery:
 
 
 def asks_for(query: SearchQuery, kind: Kind) -> bool:
-    """Whether things of this kind can fit."""
+    """Whether items of this kind can match."""
     if query.kinds and kind not in query.kinds:
         return False
     of_datasets = bool(query.tags or query.column or query.dtype or query.meaning)
@@ -64,15 +62,13 @@ def asks_for(query: SearchQuery, kind: Kind) -> bool:
 
 
 def mentions(said: Iterable[str], words: Sequence[str]) -> bool:
-    """Whether each word, in lower case, is a part of what is said."""
+    """Whether the texts contain every word. The words are in lower case."""
     text = "\n".join(said).casefold()
     return all(word in text for word in words)
 
 
 def relevance(words: Sequence[str], name: str, tags: Sequence[str] = ()) -> int:
-    """How well something that fits does so: by how many of the words are its name, one of its tags, or a part of its
-    name.
-    """
+    """The score of a match, from the words that are its name, one of its tags, or a part of its name."""
     name, known = name.casefold(), {tag.casefold() for tag in tags}
     score = 8 if words and name == " ".join(words) else 0
     for word in words:
@@ -86,21 +82,22 @@ def relevance(words: Sequence[str], name: str, tags: Sequence[str] = ()) -> int:
 
 
 def snippet(text: str, length: int) -> str:
-    """The beginning of a text, with a sign that it goes on."""
+    """The beginning of a text, with an ellipsis if the text is longer."""
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
-    """Check that a stranger's answer is not too large and has no characters that a terminal obeys; gives its bytes as
-    JSON.
+    """Check the size of an untrusted answer, and that it has no control characters.
 
+    Returns:
+        The bytes of the answer as JSON.
     Raises:
         InvalidInput: ``invalid_answer``.
     """
     encoded = msgspec.json.encode(answer)
     if len(encoded) > MAX_ANSWER_BYTES:
         raise _untold(f"it has more than {MAX_ANSWER_BYTES:,} bytes")
-    # Control characters below U+0020 are escapes here. They are rare, so only then each text is looked at.
+    # JSON escapes control characters below U+0020. Escapes are rare, so only then each text is checked.
     if not encoded.decode().isprintable() or (
         _ESCAPES.search(encoded) and not _is_printable(msgspec.to_builtins(answer))
     ):
@@ -109,7 +106,7 @@ def check_foreign(answer: CatalogAnswer | CatalogSummary) -> int:
 
 
 def _is_printable(value: Any) -> bool:
-    """Whether all texts within are printable, but for line breaks and tabs."""
+    """Whether all texts in a value are printable, except line breaks and tabs."""
     if isinstance(value, str):
         return value.replace("\n", "").replace("\t", "").isprintable()
     if isinstance(value, dict):

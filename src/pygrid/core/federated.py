@@ -1,4 +1,4 @@
-"""A job's part in a training across Domains: which cycles it has begun, and what became of each.
+"""The participation of a job in a training across Domains: the states of its cycles.
 
     training ──keep──> trained ──report──> reported
         │                 ├─miss──> missed
@@ -6,14 +6,14 @@
 
 | state | means |
 |---|---|
-| training | its Worker may have begun: a private job has used up one of the cycles that were paid for, whatever follows
-| | trained | the diff is kept, durably, and not reported yet: after a crash the very same bytes are reported |
-| reported | the diff is in the coordinator's cycle |
-| lost | there is no diff: the Worker failed, the Domain was stopped while it ran, or the kept diff was damaged on the
-disk | | missed | the coordinator's cycle was over before the diff was there; it was thrown away |
+| training | its Worker may have started: a private job has used one of the cycles that it paid for |
+| trained | the diff is durable and not reported; after a crash the same bytes are reported |
+| reported | the diff is in the cycle of the coordinator |
+| lost | there is no diff: the Worker failed, the Domain stopped while it ran, or the stored diff is damaged |
+| missed | the cycle of the coordinator ended before the diff was ready; the diff was deleted |
 
-A private job trains at most as often as its terms say, each time with fresh noise. Of an exact job only the diffs count
-that were made. All functions are pure.
+A private job trains at most as often as its terms allow, each time with new noise. For a non-private job only finished
+diffs count. All functions are pure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pygrid.messages.jobs import FederationRequest, JobRequest
 
 MAX_CYCLES = 10_000
 MAX_LOST_IN_A_ROW = 3
-"""So many cycles without a diff, one after the other, end a job."""
+"""A job ends after this many consecutive cycles without a diff."""
 MAX_TOKEN_CHARS = 16 * 1024
 MAX_NAME_CHARS = 200
 MAX_ADDRESS_CHARS = 2_000
@@ -42,18 +42,19 @@ MAX_ADDRESS_CHARS = 2_000
 
 _ADDED = frozenset({"num_calls", "num_zeroed", "bytes_out", "wall_s", "cpu_s"})
 _PEAK = "max_rss_bytes"
-"""Of what a Worker saw."""
+"""The fact of which the maximum counts, not the sum."""
 
 
 class Trainer(Protocol):
-    """What runs a job's Workers."""
+    """Runs the Workers of a job."""
 
     def place(self, job: JobRecord, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
-        """Wait for the place of a Worker, and hold it for the length of the block; gives whether it is on another
-        machine.
+        """Wait for the place of a Worker, and hold it for the length of the block.
 
         Args:
-            may_leave: whether it may be, if the dataset's policy allows it, too.
+            may_leave: whether the place may be on another machine, if the policy of the dataset allows it.
+        Yields:
+            Whether the place is on another machine.
         Raises:
             Unavailable: no Worker can be had.
         """
@@ -87,20 +88,20 @@ class RoundAttempt:
 
     job_id: str
     number: int
-    """From 1 on."""
+    """Starts at 1."""
     state: PartState
     cycle: int
-    """The coordinator's number."""
+    """Number of the cycle at the coordinator."""
     model_hash: str
-    """SHA-256 of the model that training began with."""
+    """SHA-256 of the model at the start of the training."""
     client_id: str
-    """What the coordinator calls this job."""
+    """Id of this job as a client of the coordinator."""
     request_key: str
-    """Good for one report: a secret."""
+    """Secret that is valid for one report."""
     begun_at: dt.datetime
     ended_at: dt.datetime | None = None
     diff_hash: str | None = None
-    """SHA-256 of the file that holds the diff."""
+    """SHA-256 of the file of the diff."""
     facts: Mapping[str, Any] | None = None
     """What the Worker saw; for the owner of the data only, as is:"""
     private_detail: str = ""
@@ -131,7 +132,7 @@ def trained(part: RoundAttempt, diff_hash: str, facts: Mapping[str, Any]) -> Rou
 def failed(
     part: RoundAttempt, private_detail: str, now: dt.datetime, facts: Mapping[str, Any] | None = None
 ) -> RoundAttempt:
-    """``training | trained -> lost``; ``facts`` None: those that are known stay."""
+    """``training | trained -> lost``. ``facts`` None: the known facts stay."""
     return replace(_move(part, PartState.LOST), private_detail=private_detail, facts=facts or part.facts, ended_at=now)
 
 
@@ -146,20 +147,18 @@ def expired(part: RoundAttempt, now: dt.datetime) -> RoundAttempt:
 
 
 def num_spent(parts: Sequence[RoundAttempt], *, is_private: bool) -> int:
-    """How many of a job's cycles are used up: of a private job each that was begun; of an exact one each that made a
-    diff.
-    """
+    """Number of used cycles of a job: all started ones of a private job, all with a diff of a non-private job."""
     return sum(is_private or part.state is not PartState.LOST for part in parts)
 
 
 def is_hopeless(parts: Sequence[RoundAttempt]) -> bool:
-    """Whether the last trainings all came to nothing, so that there is no point in another."""
+    """Whether the last trainings were all lost, so that another one is pointless."""
     last = parts[-MAX_LOST_IN_A_ROW:]
     return len(last) == MAX_LOST_IN_A_ROW and all(part.state is PartState.LOST for part in last)
 
 
 def add_facts(parts: Sequence[RoundAttempt]) -> dict[str, Any]:
-    """What the Workers of all parts saw together; what can't be added is that of the last."""
+    """The combined facts of the Workers of all parts. Facts that cannot be added are those of the last part."""
     total: dict[str, Any] = {}
     for part in parts:
         for name, value in (part.facts or {}).items():
@@ -171,14 +170,12 @@ def add_facts(parts: Sequence[RoundAttempt]) -> dict[str, Any]:
 
 
 def fits_cycle(part: RoundAttempt, cycle: int, model_hash: str) -> bool:
-    """Whether a kept diff is good for a cycle that the coordinator offers: for the one that it was made for, opened
-    again.
-    """
+    """Whether a stored diff belongs to the cycle that the coordinator offers, which is the case after a reopening."""
     return part.state is PartState.TRAINED and (part.cycle, part.model_hash) == (cycle, model_hash)
 
 
 def check_federation(request: JobRequest) -> None:
-    """Check what a request says of a federation, but for the address itself.
+    """Check the federation of a request, except the address.
 
     Raises:
         InvalidConfig: ``invalid_job``.
@@ -202,7 +199,7 @@ def check_federation(request: JobRequest) -> None:
 
 
 def without_secrets(federation: FederationRequest) -> FederationRequest:
-    """What may be shown to people."""
+    """The request with a placeholder instead of the token."""
     return FederationRequest(
         federation.coordinator,
         federation.process,

@@ -1,15 +1,14 @@
-"""Calls that may be sent twice and are done once: what identifies such a call, and what its answer is.
+"""Idempotent calls: a call that is sent twice takes effect once.
 
-A client gives a call a name of its own (`Idempotency-Key`). A second call with the same name gets the answer of the
-first.
+A client sends a key with a call (`Idempotency-Key`). A second call with the same key gets the answer of the first.
 
     key arrives --> claimed --> effect and answer in one transaction --> answered
                       |                                                     |
-                      | a second call meanwhile: in progress                | a second call later: the same answer,
-                      |                                                     | or refused if its body is another
-                      +--> refused or crashed: nothing is kept, the next call begins again
+                      | a second call now: ``in_progress``                  | a second call later: the same answer,
+                      |                                                     | or an error if its body differs
+                      +--> refused or crashed: nothing is stored, the next call starts again
 
-`current_call` is the call that this task works on; `pygrid.storage.idempotency.once` reads it.
+`current_call` is the call of the current task; `pygrid.storage.idempotency.once` reads it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from pygrid import codes
 from pygrid.errors import Conflict
 
 KEEP = dt.timedelta(hours=48)
-"""An answer is repeated for this time; then its key is free again."""
+"""Time for which an answer is repeated. Then the key is free again."""
 MAX_ANSWERS = 1000
-"""Answers kept for one user; the oldest ones are dropped first."""
+"""Stored answers of a user; the oldest ones are deleted first."""
 MAX_ANSWERS_BYTES = 32 * 1024**2
-"""Bytes of the answers kept for one user; the oldest ones are dropped first."""
+"""Bytes of the stored answers of a user; the oldest ones are deleted first."""
 
 
 @dataclass(frozen=True)
 class CallScope:
-    """What a key is unique within."""
+    """The scope in which a key is unique."""
 
     user_id: int
     route: str
@@ -47,21 +46,20 @@ class CallScope:
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """The answer to a call that was done."""
+    """The stored answer to a finished call."""
 
     fingerprint: str
     body_bytes: int
-    """Of the call's body: the contents of its parts."""
+    """Bytes of the request body, or of the contents of its parts."""
     status: int
     answer: bytes | None
-    """JSON; None: it held a secret, so it was not kept."""
+    """JSON. None: the answer had a secret, so it was not stored."""
 
 
 class BodyHash:
-    """The identity of a body, computed while it arrives.
+    """The hash of a body, computed while it arrives.
 
-    A form is the set of its parts by name: their order and the boundary between them do not count. Any other body is
-    its bytes.
+    For a form it covers the parts by name, not their order or boundary. For any other body it covers the bytes.
     """
 
     def __init__(self) -> None:
@@ -84,40 +82,40 @@ class BodyHash:
         self._parts[self._name] = self._hash.hexdigest()
 
     def digest(self, target: str) -> str:
-        """SHA-256 in hex of the body and of ``target``, the path and query that it was sent to."""
+        """SHA-256 in hex of the body and of ``target``, the path and query of the request."""
         return hashlib.sha256(msgspec.json.encode([target, sorted(self._parts.items())])).hexdigest()
 
 
 @dataclass
 class RepeatableCall:
-    """A call with a key, while it is worked on."""
+    """A call with a key, during its execution."""
 
     scope: CallScope
     target: str
     """Path and query."""
     status: int
-    """Of its answer, if it is done."""
+    """Status of the answer after success."""
     shape: Callable[[Any], object]
-    """From what the use case returns to the message that is the answer."""
+    """Makes the answer from the result of the use case."""
     keeps_answer: bool
     now: dt.datetime
     body: BodyHash = field(default_factory=BodyHash)
     answer: bytes | None = None
-    """JSON, once the call is done."""
+    """JSON, after the call."""
 
     def encode(self, result: object) -> bytes:
-        """The answer, when the use case has returned ``result``."""
+        """The answer for the result of the use case."""
         self.answer = msgspec.json.encode(self.shape(result))
         return self.answer
 
     def keep(self, answer: bytes) -> KeptAnswer:
-        """What is kept of the call."""
+        """The stored form of the call and its answer."""
         kept = answer if self.keeps_answer else None
         return KeptAnswer(self.body.digest(self.target), self.body.num_bytes, self.status, kept)
 
 
 def in_progress() -> Conflict:
-    """The refusal of a call while another one with its key is worked on."""
+    """The error of a call while another one with its key is executed."""
     return Conflict(
         "a call with this Idempotency-Key is in progress: send the same call again in a moment to get its answer",
         code=codes.IDEMPOTENCY_IN_PROGRESS,
@@ -126,4 +124,4 @@ def in_progress() -> Conflict:
 
 
 current_call: ContextVar[RepeatableCall | None] = ContextVar("current_call", default=None)
-"""The call that this task works on; None: it has no key."""
+"""The call of the current task. None: it has no key."""

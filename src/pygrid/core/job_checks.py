@@ -1,6 +1,4 @@
-"""Whether a request makes sense for a dataset, a plan and a model; and the columns and statistics that a Worker is told
-of.
-"""
+"""Checks a job request against a dataset, a plan and a model, and makes the columns and statistics for the Worker."""
 
 from __future__ import annotations
 
@@ -30,17 +28,17 @@ MAX_STATISTICS = 100
 
 
 def check_request(request: JobRequest) -> None:
-    """Check what depends on nothing else.
+    """Check a request by itself.
 
     Raises:
-        InvalidConfig: ``invalid_job``: names the field and what is wrong with it.
+        InvalidConfig: ``invalid_job``: names the field and the fault.
     """
     if not request.reason.strip() or len(request.reason) > MAX_REASON:
         raise _invalid(
-            f"reason: say in 1 to {MAX_REASON:,} characters what the job is for; a person may have to decide on it"
+            f"reason: describe the purpose of the job in 1 to {MAX_REASON:,} characters; a person may decide on it"
         )
     if not 1 <= request.dataset < 2**31 or (request.version is not None and not 1 <= request.version < 2**31):
-        raise _invalid("dataset and version are numbers from 1 on")
+        raise _invalid("dataset and version are numbers of at least 1")
     if not 1 <= request.epochs <= MAX_EPOCHS:
         raise _invalid(f"epochs is {request.epochs}; use 1 to {MAX_EPOCHS:,}")
     if not 1 <= request.batch_size < 2**31:
@@ -62,8 +60,8 @@ def check_request(request: JobRequest) -> None:
 
 
 def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
-    """What turns the noisy mean gradient of a private training into a step; by default plain descent with the plan's
-    ``lr``.
+    """The optimizer of a private training, which applies the noisy mean gradient. Default: SGD with the ``lr`` of the
+    plan.
 
     Raises:
         InvalidConfig: ``invalid_job``.
@@ -78,9 +76,9 @@ def read_optimizer(request: JobRequest, lr: float = 1.0) -> ServerOptimizer:
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or optimizer.tau == 0:
         raise _invalid("optimizer: all its numbers are finite and not negative, and tau is above 0")
     if max(optimizer.momentum, optimizer.beta1, optimizer.beta2) >= 1:
-        raise _invalid("optimizer: momentum, beta1 and beta2 are parts of what is kept, so below 1")
+        raise _invalid("optimizer: momentum, beta1 and beta2 must be below 1")
     if request.privacy is None or request.kind != "train":
-        raise _invalid("optimizer is for private training; an exact job trains with the plan's own")
+        raise _invalid("optimizer is for private training; a non-private job trains with the optimizer of the plan")
     return optimizer
 
 
@@ -92,13 +90,13 @@ def graph_of(request: JobRequest) -> str:
 
 
 def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> None:
-    """Whether a plan that passed the gate can do what is asked.
+    """Check that a plan that passed the gate can run the request.
 
     Raises:
         InvalidPlan: ``plan_kind``: another kind of plan, or a graph is missing; ``plan_mixes_examples``;
             ``plan_time_unbounded``.
         InvalidInput: a hyperparameter or batch size out of the plan's range.
-        InvalidConfig: ``metric_bounds_missing``, ``invalid_metric_bounds``: of a private evaluation.
+        InvalidConfig: ``metric_bounds_missing``, ``invalid_metric_bounds``: for a private evaluation.
     """
     if report.kind != "training":
         raise InvalidPlan(
@@ -111,8 +109,8 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
         )
     if graph == "grads" and not report.per_example_independent:
         raise InvalidPlan(
-            f"a private job can't use this plan, because {report.independence_reason}. Layers such as BatchNorm, which "
-            "look at a whole batch, have to be replaced (by GroupNorm)",
+            f"a private job can't use this plan, because {report.independence_reason}. Replace layers such as "
+            "BatchNorm, which compute over a whole batch, for example by GroupNorm",
             code=codes.PLAN_MIXES_EXAMPLES,
         )
     if request.privacy is not None and graph in report.value_dependent_time:
@@ -128,7 +126,7 @@ def check_plan(request: JobRequest, manifest: Manifest, report: GateReport) -> N
 
 
 def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Schema) -> None:
-    """Whether every data port of a plan, or input of a model, is bound to a column that fits it.
+    """Check that every data port of a plan, or input of a model, is bound to a column that fits.
 
     Raises:
         InvalidInput: ``invalid_binding``: names the port; ``missing_values``: the column can have missing values, and
@@ -165,24 +163,25 @@ def check_binding(request: JobRequest, ports: Mapping[str, DataPort], schema: Sc
 
 
 def used_columns(request: JobRequest, schema: Schema) -> tuple[str, ...]:
-    """The columns that a job's Worker maps: no other is within its reach."""
+    """The columns that the Worker of a job maps. It can read no other column."""
     names = [*request.binding.values()]
     for statistic in request.statistics:
         names += [statistic.column, statistic.by]
     if request.privacy is not None and request.privacy.unit == "subject" and schema.subject is not None:
         names.append(schema.subject)
     used = tuple(dict.fromkeys(name for name in names if name))
-    # To count, any column will do: only its length is looked at.
+    # A count needs only the length of a column, so any column works.
     return used or (schema.columns[0].name,)
 
 
 def read_statistics(request: JobRequest, schema: Schema) -> tuple[Statistic, ...]:
-    """The questions as a Worker takes them: keys that are texts become codes. A text that does not occur gives an empty
-    group, and nobody is told that it does not occur.
+    """The statistics for the Worker, with text keys as codes.
+
+    A text that does not occur gets an empty group. The answer does not show that the text does not occur.
 
     Raises:
-        InvalidInput: ``unknown_column``; ``invalid_statistic``: a column of a kind that the question can't be asked of;
-            ``invalid_job``: bounds or edges that are missing or make no sense.
+        InvalidInput: ``unknown_column``; ``invalid_statistic``: the statistic does not apply to the column;
+            ``invalid_job``: bounds or edges are missing or not valid.
     """
     statistics = tuple(_read_statistic(number, asked, schema) for number, asked in enumerate(request.statistics))
     if statistics:
@@ -209,7 +208,7 @@ def _read_statistic(number: int, asked: StatisticRequest, schema: Schema) -> Sta
     if asked.by:
         column = _column(schema, asked.by)
         if column.name == schema.subject:
-            raise _bad(f"{where}: nobody is told of single subjects, so {column.name!r} can't be grouped by")
+            raise _bad(f"{where}: answers never show single subjects, so {column.name!r} can't be used in by")
         keys = _codes(where, column, asked.keys)
     return Statistic(
         kind=asked.kind,
@@ -230,21 +229,21 @@ def _codes(where: str, column: Column, keys: Sequence[int | str]) -> list[int]:
         raise _bad(f"{where}: declare the keys of the groups, each once")
     for key in keys:
         if not isinstance(key, wanted) or isinstance(key, bool):
-            raise _bad(f"{where}: column {column.name!r} is {column.dtype}, and {key!r} is no value of that")
+            raise _bad(f"{where}: column {column.name!r} is {column.dtype}, and {key!r} is not a value of this dtype")
         if isinstance(key, int) and not -(2**63) <= key < 2**63:
-            raise _bad(f"{where}: {key} is no value of column {column.name!r}")
+            raise _bad(f"{where}: {key} is outside of the values of column {column.name!r}")
     _refuse_undeclared(where, column, keys)
     if wanted is int:
         return [int(key) for key in keys]
     codes = {text: code for code, text in enumerate(column.categories or ())}
-    # Codes are never negative, so each of these is a group of its own, and empty.
+    # Codes are never negative, so each unknown text gets its own empty group.
     return [codes.get(str(key), -1 - position) for position, key in enumerate(keys)]
 
 
 def _refuse_undeclared(where: str, column: Column, keys: Sequence[int | str]) -> None:
-    """Refuse a key that by the owner's declaration no record can have.
+    """Refuse a key that no record can have by the declaration of the owner.
 
-    Keys that are not in the data pass: that is private.
+    Keys that are not in the data pass, because their absence is private.
     """
     if column.dtype == "text":
         if not column.declared:
@@ -274,7 +273,7 @@ def _key_bounds(column: Column) -> tuple[float, float]:
 
 
 def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict[str, Any]]:
-    """The answers of a Worker, with the keys of groups as they were declared."""
+    """The answers of a Worker with the declared keys of the groups."""
     named = []
     for answer, asked in zip(answers, request.statistics, strict=True):
         if asked.by:
@@ -285,8 +284,9 @@ def name_groups(answers: list[dict[str, Any]], request: JobRequest) -> list[dict
 
 
 def schema_for_mock(schema: Schema, request: JobRequest, manifest: Manifest | None) -> Schema:
-    """The schema to draw a mock twin from for one request: where nothing is declared of a column's values, those that
-    its port takes, so that a good plan does not fail for values that were made up.
+    """The schema of the mock dataset for one request.
+
+    A column without declared bounds gets those of its port, so that a valid plan does not fail on generated values.
     """
     if manifest is None:
         return schema
@@ -318,7 +318,7 @@ def _refuse_nul(request: JobRequest) -> None:
     for statistic in request.statistics:
         texts += [statistic.column, statistic.by, *(key for key in statistic.keys if isinstance(key, str))]
     if any("\0" in text for text in texts):
-        raise _invalid("a text holds a NUL character, which nothing here may have")
+        raise _invalid("a text has a NUL character; remove it")
 
 
 def _invalid(detail: str) -> InvalidConfig:
@@ -334,7 +334,7 @@ def _bad(detail: str) -> InvalidInput:
 
 
 def metrics_of(values: Mapping[str, object]) -> dict[str, float]:
-    """The finite numbers among what a Worker calls metrics."""
+    """The finite numbers among the metrics of a Worker."""
     return {
         str(name): float(value)
         for name, value in values.items()

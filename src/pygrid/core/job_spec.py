@@ -1,14 +1,12 @@
-"""What a Worker is told and what it answers: a job's specification, its result, the kinds of failure and of frames.
-
-Shared by the Domain, which writes specifications, and the Worker, which reads them; values only.
+"""The messages between a Domain and a Worker: the specification of a job, its result, and its failures.
 
 Kinds of frames (`pygrid.sandbox.frames`):
 
     Domain -> Worker   S  a JobSpec as JSON
     Worker -> Domain   P  a Progress as JSON, any number of times, never for a private job
-                       T  seconds, as JSON: before a private job reads its data, when its end may be seen
+                       T  seconds as JSON, before a private job reads its data: when its end may be seen
                        O  an Outcome as JSON, once, at the end
-                       B  the bytes of the result, once, after a good outcome
+                       B  the bytes of the result, once, after a successful Outcome
 """
 
 from __future__ import annotations
@@ -43,56 +41,54 @@ FailureKind = Literal[
 SPEC, PROGRESS, PLANNED, OUTCOME, RESULT, READY = b"S", b"P", b"T", b"O", b"B", b"R"
 MAX_SPEC_BYTES = 16 * 1024**2
 MAX_MESSAGE_BYTES = 1024**2
-"""Of a progress or an outcome."""
+"""Bytes of a Progress or an Outcome."""
 
 _MAX_ROUNDS = 1_000_000
 _SHORTEST_HOLD_S = 0.25
 _SHORTEST_LIMIT_S, _LIMIT_FACTOR = 0.002, 50.0
 _UNLIKELY = 21.0
-"""Minus the logarithm of 1e-9, and a little more."""
+"""Slightly more than -log(1e-9)."""
 _MAX_BOUND = 1e100
-"""Of values that are added up: their sums and squares stay numbers."""
+"""Bound of added values, so that their sums and squares stay finite."""
 
 
 class ColumnRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a column's raw little-endian values lie; ``shape`` is that of one record."""
+    """The file of the raw little-endian values of a column. ``shape`` is that of one record."""
 
     path: str
     dtype: ColumnType
     shape: tuple[int, ...]
     num_records: int
     offset: int = 0
-    """Of the first value in the file, in bytes."""
+    """Offset of the first value in the file, in bytes."""
 
 
 class Statistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One question about a scalar column. Bounds and keys are declared, never read off the data."""
+    """A statistic of a scalar column. Bounds and keys are declared and never depend on the data."""
 
     kind: StatisticKind
     column: str = ""
-    """To count: counts the values that are present; "" counts records."""
+    """For ``count``, the column whose present values are counted; "" counts records."""
     lower: float = 0.0
     upper: float = 0.0
     """Values are clamped to ``lower..upper`` for sum, mean and variance."""
     edges: tuple[float, ...] = ()
-    """histogram: borders of the bins, rising; quantile: the candidates, rising.
-
-    Values beyond the ends go to the last bins.
-    """
+    """Increasing numbers. histogram: edges of the bins; quantile: candidates. Values beyond the ends count in the outer
+    bins."""
     quantile: float = 0.5
     by: str = ""
-    """A column of integers or text to group by ..."""
+    """A column of integers or text for groups."""
     keys: tuple[int, ...] = ()
-    """... and the values (for text: the codes) that get a group; records with other values are left out."""
+    """Values of ``by`` (for text: codes) that get a group. Records with other values are left out."""
     has_missing: bool = False
     """Whether the column can have missing values, by its schema. Then a sum also counts the values that are present."""
 
 
 class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a private job promises. All of it is static: nothing here depends on the data.
+    """The privacy terms of a job. No field depends on the data.
 
-    In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``; each contributes a vector of
-    L2 norm at most ``clip``; Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum,
+    In each of ``rounds`` rounds every unit takes part with probability ``sampling_rate``. Each contributes a vector of
+    L2 norm at most ``clip``. Gaussian noise of standard deviation ``noise_multiplier * clip`` is added to the sum,
     which is then divided by ``expected_size``.
     """
 
@@ -101,18 +97,17 @@ class PrivacyTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: int
     delta: float
     expected_size: float
-    """Units that take part in a round on average, from public numbers: ``sampling_rate`` times the published size."""
+    """Average number of units in a round, from public numbers: ``sampling_rate`` times the published size."""
     sampling_rate: float = 1.0
     unit: Unit = "record"
     max_rows_per_subject: int = 1
-    """unit subject: further records of the same subject are left out."""
+    """For the unit subject: further records of the same subject are left out."""
     cycles: int = 1
-    """A federated job runs its rounds anew in each of so many cycles at the most; its Worker is started once for each.
-    """
+    """Maximum number of cycles of a federated job. It runs all rounds in each cycle, with one start of a Worker."""
 
 
 class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a job may use; beyond what the Worker needs to start and the mapped columns."""
+    """Limits of a job, in addition to the mapped columns and the needs of the Worker at its start."""
 
     memory_bytes: int = 2 * 1024**3
     cpu_s: int = 3600
@@ -121,81 +116,79 @@ class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One job, complete: a Worker needs nothing else. The plan must have passed the gate."""
+    """The complete specification of a job. The plan must have passed the gate."""
 
     id: str
     kind: JobKind
     columns: dict[str, ColumnRef]
     plan_path: str = ""
     model_path: str = ""
-    """A safetensors file with exactly the plan's arrays; to predict, an ONNX file."""
+    """A safetensors file with exactly the arrays of the plan. For ``predict``: an ONNX file."""
     binding: dict[str, str] = {}
-    """The plan's data port, or the model's input -> column."""
+    """Column of each data port of the plan, or of each input of the model."""
     inputs: tuple[Port, ...] = ()
-    """To predict: all inputs of the model; each begins with the records."""
+    """For ``predict``: all inputs of the model. The first axis of each is the records."""
     outputs: tuple[Port, ...] = ()
-    """To predict: the outputs that leave; each begins with the records."""
+    """For ``predict``: the outputs in the result. The first axis of each is the records."""
     hyper: dict[str, float] = {}
     epochs: int = 1
     batch_size: int = 32
     seed: int = 0
-    """Of an exact job's order and noise ports.
-
-    A private job draws its sample and its noise from the system's random source.
-    """
+    """Seed of the order and the noise ports of a non-private job. A private job draws its sample and its noise from the
+    random source of the system."""
     optimizer: ServerOptimizer = ServerOptimizer()
-    """Private training only: what the trusted runner does with the noisy mean gradient."""
+    """For private training: how the trusted runner applies the noisy mean gradient."""
     statistics: tuple[Statistic, ...] = ()
     metric_bounds: dict[str, tuple[float, float]] = {}
-    """Private evaluation only: for each metric of the plan the lower and the upper bound of one unit's value."""
+    """For private evaluation: lower and upper bound of each metric of the plan for one unit."""
     subject: str = ""
-    """The column that tells whose a record is; needed for the unit ``subject``."""
+    """The column with the subject of a record; required for the unit ``subject``."""
     privacy: PrivacyTerms | None = None
     limits: JobLimits = JobLimits()
     num_threads: int = 1
-    """Threads of an operator; with one, the sandbox forbids threads altogether."""
+    """Threads of an operator. With one, the sandbox forbids all threads."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far an exact job has come."""
+    """Progress of a non-private job."""
 
     done: int
     total: int
     metrics: dict[str, float | None] = {}
-    """Of the latest batch; None where it is NaN or infinite, which JSON can't say."""
+    """Metrics of the latest batch. None: NaN or infinite, which JSON does not have."""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """For the owner of the data only: what happened, in numbers that may depend on single records."""
+    """Observations of a run, for the data owner only: the numbers may depend on single records."""
 
     num_records: int = 0
     bytes_in: int = 0
-    """Of the bound columns."""
+    """Bytes of the bound columns."""
     bytes_out: int = 0
     num_calls: int = 0
-    """Of the plan's graphs."""
+    """Calls of the graphs of the plan."""
     num_zeroed: int = 0
-    """Contributions that counted as zero, because the plan failed on them or gave NaN or infinity."""
+    """Contributions that counted as zero, because the plan failed on them or returned NaN or infinity."""
     unit_s: float = 0.0
-    """Private jobs: CPU seconds for one unit of made-up data, measured before the data was read."""
+    """For private jobs: CPU seconds for one unit of generated data, measured before the data was read."""
     planned_s: float = 0.0
-    """Private jobs: seconds from the start after which the end may be seen, fixed before the data was read."""
+    """For private jobs: seconds from the start after which the end may be seen, fixed before the data was read."""
     sandbox: tuple[str, ...] = ()
-    """The layers that held."""
+    """The active layers of the sandbox."""
     worker: str = ""
-    """Name of the Worker on another machine that ran it; empty: this machine did."""
+    """Name of the Worker on another machine. Empty: the job ran on this machine."""
     wall_s: float = 0.0
     cpu_s: float = 0.0
     max_rss_bytes: int = 0
 
     @property
     def bytes_out_ratio(self) -> float:
-        """Bytes of the result per byte of data: near or above 1, a result may hold the data itself."""
+        """Bytes of the result for each byte of data. Near or above 1, the result may contain the data."""
         return self.bytes_out / self.bytes_in if self.bytes_in else math.inf
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why there is no result. ``detail`` may depend on the data: it is for the owner only, if the job was private."""
+    """Why there is no result. ``detail`` may depend on the data; for a private job it is for the data owner only."""
 
     kind: FailureKind
     detail: str
@@ -203,20 +196,20 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class InferenceSettings(msgspec.Struct, frozen=True):
-    """What a warm Worker is told about the one model that it answers with."""
+    """The settings of a warm Worker for one served model."""
 
     model_path: str
     outputs: tuple[str, ...]
     memory_bytes: int
     cpu_s: int
-    """Over the Worker's life."""
+    """CPU seconds over the lifetime of the Worker."""
     max_request_bytes: int
     empty_root: str
     allow_weak_sandbox: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A job's end as the Worker tells it."""
+    """The end of a job, reported by the Worker."""
 
     facts: Facts
     failure: Failure | None = None
@@ -224,7 +217,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class JobResult(msgspec.Struct, frozen=True):
-    """A job's end as the Domain sees it: the bytes of a result, or why there are none."""
+    """The end of a job at the Domain: the bytes of the result, or the failure."""
 
     facts: Facts
     failure: Failure | None = None
@@ -233,12 +226,12 @@ class JobResult(msgspec.Struct, frozen=True):
 
 
 def list_paths(spec: JobSpec) -> set[str]:
-    """Every file that a job needs."""
+    """All files that a job needs."""
     return {spec.plan_path, spec.model_path, *(column.path for column in spec.columns.values())} - {""}
 
 
 def move_paths(spec: JobSpec, moved: Callable[[str], str]) -> JobSpec:
-    """The same job with its files elsewhere: ``moved`` gives for each path the new one."""
+    """The same job with other paths. ``moved`` returns the new path of each path."""
     return msgspec.structs.replace(
         spec,
         columns={
@@ -250,7 +243,7 @@ def move_paths(spec: JobSpec, moved: Callable[[str], str]) -> JobSpec:
 
 
 def check_spec(spec: JobSpec) -> None:
-    """Refuse a specification that no Worker could run, before anything is charged for it.
+    """Check that a Worker can run a specification, before its privacy cost is charged.
 
     Raises:
         InvalidInput: names the field, its value and what is allowed; ``invalid_job``.
@@ -262,14 +255,14 @@ def check_spec(spec: JobSpec) -> None:
             _check_statistic(spec, statistic)
     elif spec.kind == "predict":
         if spec.privacy is not None:
-            raise _invalid("an answer for each record can't be private")
+            raise _invalid("a prediction for each record can't be private")
         if (
             not spec.model_path
             or not spec.inputs
             or not spec.outputs
             or {port.name for port in spec.inputs} != set(spec.binding)
         ):
-            raise _invalid("to predict, a model with inputs and outputs is needed, and a column for each input")
+            raise _invalid("a job of kind predict needs a model with inputs and outputs, and a column for each input")
     elif not spec.plan_path or not spec.model_path or not spec.binding:
         raise _invalid(
             f"a job of kind {spec.kind} needs a plan, a model and a binding of the plan's data ports to columns"
@@ -326,28 +319,26 @@ def _check_statistic(spec: JobSpec, statistic: Statistic) -> None:
             raise _invalid(f"{kind}: column {name!r} must be there and hold one number per record")
     lower, upper = statistic.lower, statistic.upper
     if kind in ("sum", "mean", "variance") and not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
-        raise _invalid(
-            f"{kind} of {statistic.column!r} needs finite bounds lower < upper, declared and not read off the data"
-        )
+        raise _invalid(f"{kind} of {statistic.column!r} needs finite, declared bounds with lower < upper")
     if kind in ("sum", "mean", "variance") and (
         max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < 1 / _MAX_BOUND
     ):
         raise _invalid(
-            f"{kind} of {statistic.column!r}: no answer can be computed within {lower:g} .. {upper:g}; bounds are at "
-            f"most {_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
+            f"{kind} of {statistic.column!r}: the bounds {lower:g} .. {upper:g} are not usable; they must be at most "
+            f"{_MAX_BOUND:g} in size, and at least {1 / _MAX_BOUND:g} apart"
         )
     rising = all(a < b for a, b in zip(statistic.edges, statistic.edges[1:], strict=False))
     if kind in ("quantile", "histogram") and (
         len(statistic.edges) < 2 or not rising or not all(map(math.isfinite, statistic.edges))
     ):
-        raise _invalid(f"{kind} of {statistic.column!r} needs at least two finite, rising edges")
+        raise _invalid(f"{kind} of {statistic.column!r} needs at least two finite, increasing edges")
     if kind == "quantile" and not 0 <= statistic.quantile <= 1:
         raise _invalid(f"the quantile is {statistic.quantile}; it lies between 0 and 1")
     if statistic.by and (not statistic.keys or len(set(statistic.keys)) != len(statistic.keys)):
         raise _invalid(f"to group by {statistic.by!r}, declare its keys, each once")
     if statistic.by and spec.columns[statistic.by].dtype not in ("int32", "int64", "uint8", "bool", "text"):
         raise _invalid(
-            f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be grouped by"
+            f"column {statistic.by!r} is {spec.columns[statistic.by].dtype}; only integers and text can be used in by"
         )
 
 
@@ -363,8 +354,8 @@ def _invalid(detail: str) -> InvalidInput:
 def held_s(elapsed_s: float, planned_s: float) -> float:
     """When the end of a private job may be seen, in seconds from its start.
 
-    ``planned_s`` was fixed before the data was read, and is meant to be enough whatever the data holds. A job that
-    takes longer all the same, on a busy machine, is held until twice that time, or four times, and so on.
+    ``planned_s`` was fixed before the data was read, and should suffice for any data. If a job takes longer, for
+    example on a busy machine, its end is held until twice that time, or four times, and so on.
     """
     held = max(_SHORTEST_HOLD_S, planned_s)
     while held < elapsed_s:
@@ -373,23 +364,28 @@ def held_s(elapsed_s: float, planned_s: float) -> float:
 
 
 def max_evaluations(terms: PrivacyTerms, num_units: float) -> int:
-    """How many units all rounds of a private job look at, at most; with sampling, but for a chance below 1e-9."""
+    """Maximum number of evaluated units in all rounds of a private job. With sampling it is exceeded with a probability
+    below 1e-9.
+    """
     return terms.rounds if terms.unit == "domain" else _most(terms.rounds * num_units, terms.sampling_rate)
 
 
 def max_participations(terms: PrivacyTerms) -> int:
-    """In how many rounds a unit takes part, at most; with sampling, but for a chance below 1e-9."""
+    """Maximum number of rounds in which a unit takes part.
+
+    With sampling it is exceeded with a probability below 1e-9.
+    """
     return min(terms.rounds, _most(terms.rounds, terms.sampling_rate))
 
 
 def unit_limit_s(unit_s: float) -> float:
-    """CPU seconds that one evaluation may take, if it usually takes ``unit_s``."""
+    """Limit of CPU seconds for one evaluation that usually takes ``unit_s``."""
     return max(_SHORTEST_LIMIT_S, _LIMIT_FACTOR * unit_s)
 
 
 def _most(trials: float, probability: float) -> int:
-    """More than a binomial variable is, but for a chance below 1e-9 (Bernstein's inequality); ``trials`` for
-    probability 1.
+    """Upper bound of a binomial variable (Bernstein's inequality), exceeded with a probability below 1e-9. For
+    probability 1 it is ``trials``.
     """
     if probability >= 1:
         return math.ceil(trials)

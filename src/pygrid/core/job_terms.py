@@ -1,12 +1,12 @@
-"""What the privacy that a job asks for comes to: its noise, its rounds, and what it takes from a budget.
+"""The privacy terms of a job: its noise, its rounds, and its privacy cost.
 
-Everything here is worked out from declared and published numbers, never from the data, so that a price tells nothing.
+All numbers come from declared and published numbers, never from the data, so the cost reveals nothing about the data.
 
     units       the published number of records or of subjects; or one Domain
-    rounds      training: epochs / sampling_rate; else 1
-    cycles      of a federated job: so often are all rounds run, and paid for; else 1
-    noise       the least with which these rounds are (epsilon, delta)-DP, and which fits into an empty budget if
-    epsilon does
+    rounds      training: epochs / sampling_rate; otherwise 1
+    cycles      federated job: how many times all rounds run and are charged; otherwise 1
+    noise       the smallest noise with which these rounds are (epsilon, delta)-DP and fit into an empty budget if
+                epsilon does
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ MAX_ROUNDS = 1_000_000
 
 
 def unit_of(schema: Schema) -> Unit:
-    """The unit that a budget of this dataset protects, unless its owner opens it for the unit ``domain``."""
+    """The unit that a budget of this dataset protects by default."""
     return "record" if schema.subject is None else "subject"
 
 
 def make_terms(
     request: JobRequest, schema: Schema, caps: Sequence[Cap], unit: Unit | None = None
 ) -> PrivacyTerms | None:
-    """The terms of a request on a version of a dataset; None if it asks for an exact answer.
+    """The terms of a request on a version of a dataset. None for a non-private request.
 
     Args:
-        caps: of the budgets that it is to be taken from.
-        unit: that these budgets protect; None: any, to try terms out.
+        caps: caps of the budgets that are charged.
+        unit: unit that these budgets protect. None: any, for a preview.
     Raises:
-        InvalidInput: a number out of range, or a unit that this dataset, or this kind of job, does not have;
-            ``unit_not_budgeted``: a unit that the budget was not opened for.
+        InvalidInput: a number is out of range, or the dataset or the kind of job does not support the unit;
+            ``unit_not_budgeted``: the budget protects another unit.
     """
     asked = request.privacy
     if asked is None:
@@ -51,8 +51,7 @@ def make_terms(
     check_delta_for(asked.delta, schema.num_records)
     if unit is not None and asked.unit != unit:
         raise InvalidInput(
-            f"the unit is {asked.unit!r}, but the budget of this dataset protects the unit {unit!r}: ask for "
-            f"unit={unit!r}",
+            f"the unit is {asked.unit!r}, but the budget of this dataset protects the unit {unit!r}: set unit={unit!r}",
             code=codes.UNIT_NOT_BUDGETED,
             unit=unit,
         )
@@ -60,11 +59,11 @@ def make_terms(
         raise _invalid(f"clip is {asked.clip}; it is a number from {MIN_CLIP:g} to {MAX_CLIP:g}, such as 1.0")
     for cap in caps:
         if asked.delta > cap.delta:
-            raise _invalid(f"delta is {asked.delta}; the budget is kept for {cap.delta:g}, so ask for that or less")
+            raise _invalid(f"delta is {asked.delta}; the budget has delta {cap.delta:g}; use at most that")
     num_units = _num_units(request, schema, asked)
     rate = _sampling_rate(request, asked, num_units)
     cycles = 1 if request.federation is None else request.federation.cycles
-    # As a float first: of the smallest rates there are, it is infinite.
+    # Computed as a float first, because it is infinite for the smallest rates.
     wanted = max(1.0, request.epochs / rate - 1e-9) if request.kind == "train" and asked.unit != "domain" else 1.0
     if wanted * cycles > MAX_ROUNDS:
         asked_for = f"{request.epochs} epochs at a sampling rate of {rate:g}" + (
@@ -86,7 +85,7 @@ def make_terms(
 
 
 def events_of(terms: PrivacyTerms) -> tuple[Event, ...]:
-    """What a job under these terms is charged for: all rounds of all cycles."""
+    """The charged events of a job: all rounds of all cycles."""
     return (PoissonSampledGaussian(terms.sampling_rate, terms.noise_multiplier, terms.rounds * terms.cycles),)
 
 
@@ -96,7 +95,7 @@ def epsilon_alone(terms: PrivacyTerms) -> float:
 
 
 def add(spent: Cost, more: Cost) -> Cost:
-    """What is spent after a further charge."""
+    """The spent cost after a further charge."""
     return Cost(
         spent.curve + more.curve, spent.basic_epsilon + more.basic_epsilon, spent.basic_delta + more.basic_delta
     )
@@ -104,29 +103,29 @@ def add(spent: Cost, more: Cost) -> Cost:
 
 def _num_units(request: JobRequest, schema: Schema, asked: PrivacyRequest) -> float:
     if schema.num_records < 1:
-        raise _invalid("the dataset has no records, so there is nothing to protect")
+        raise _invalid("the dataset has no records")
     if asked.unit == "domain":
         if request.kind != "train":
             raise _invalid("the unit 'domain' is for training; use 'record' or 'subject'")
         return 1.0
     if schema.subject is None:
         if asked.unit == "subject":
-            raise _invalid("the dataset names no subject column, so the unit can't be 'subject'; use 'record'")
+            raise _invalid("the dataset has no subject column, so the unit can't be 'subject'; use 'record'")
         return float(schema.num_records)
     if asked.unit == "record":
         raise _invalid(
-            "a person has several records in this dataset, so the unit 'record' protects nobody; use 'subject'"
+            "a person can have several records in this dataset, so the unit 'record' protects nobody; use 'subject'"
         )
     if schema.num_subjects is not None:
         return float(schema.num_subjects)
-    # A version of pygrid 0.1 whose records are not on the disk: no job can run on it.
+    # A version of pygrid 0.1 without records on the disk. No job can run on it.
     return math.ceil(schema.num_records / (schema.max_records_per_subject or 1))
 
 
 def _sampling_rate(request: JobRequest, asked: PrivacyRequest, num_units: float) -> float:
     if request.kind != "train" or asked.unit == "domain":
         if asked.sampling_rate not in (None, 1.0):
-            raise _invalid("a sampling_rate is for training by record or subject; leave it out here")
+            raise _invalid("sampling_rate is for training with the unit record or subject; leave it out")
         return 1.0
     if asked.sampling_rate is None:
         return min(1.0, request.batch_size / num_units)
@@ -136,9 +135,10 @@ def _sampling_rate(request: JobRequest, asked: PrivacyRequest, num_units: float)
 
 
 def _noise(asked: PrivacyRequest, rate: float, rounds: int, caps: Sequence[Cap]) -> float:
-    """Calibrated at the best order for the job by itself. A ledger is kept at one order, where the same noise may cost
-    a little
-    more: who asks for no more than a whole budget gets enough noise to fit into it.
+    """The noise multiplier of a job.
+
+    It is calibrated at the best order for the job alone. A ledger uses one order, where the same noise may cost
+    slightly more. A request within a whole budget therefore gets enough noise to fit into it.
     """
     noise = calibrate(asked.epsilon, asked.delta, rate, rounds)
     for cap in caps:

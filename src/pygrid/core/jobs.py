@@ -1,28 +1,28 @@
-"""The life of a job on private data, and who may do what with it.
+"""The states of a job on private data, and who may change them.
 
     checking ──present──> waiting    ──admit──> approved         ──reject──> rejected   ──cancel──> cancelled
     waiting  ──approve──> approved   ──deny──> denied                                   ──cancel──> cancelled
     approved ──start──> running      ──revoke──> revoked         ──fail──> failed       ──cancel──> cancelled
-    running  ──finish──> released (private) | held (exact)       ──fail──> failed       ──cancel──> cancelled
-             ──requeue──> approved: an exact job's Worker was lost, once
+    running  ──finish──> released (private) | held (other)       ──fail──> failed       ──cancel──> cancelled
+             ──requeue──> approved: a non-private job lost its Worker, once
              ──depart──> released  ──revoke──> revoked: a federated job
     held     ──sign off──> released  ──deny──> denied
 
-| who | may |
+| person | may |
 |---|---|
-| who asked | cancel it until it has ended or is held |
-| the dataset's holder, or who triages requests and may see the dataset; never who asked | approve, deny, revoke, sign
-off | | the Domain | everything else; it also cancels the jobs of accounts that were deleted, and denies those on
-datasets that were |
+| the requester | cancel the job until it has ended or is held |
+| the data owner, or a user who triages requests and sees the dataset; never the requester | approve, deny, revoke |
+| the same persons | release the result of a held job, or deny it |
+| the Domain | all other changes; it also cancels jobs of deleted accounts and denies jobs on deleted datasets |
 
-A job is **private** if it runs under privacy terms: its result is noisy and may be released as it is. The result of an
-**exact** job is held until a person has signed it off. A decision names the hash of what was looked at, and counts for
-that alone.
+A job is **private** if it has privacy terms: its result is noisy and is released without a person. The result of a
+**non-private** job is held until a person releases it. A decision names the hash of the request that the person saw,
+and applies to that request only.
 
-A **federated** job takes part in the cycles of a process elsewhere (`pygrid.core.federated`): it has no result, as what
-it may let out, the diff of each cycle, leaves while it runs. Its approval can be taken back until it has ended.
+A **federated** job takes part in the cycles of a process at another Domain (`pygrid.core.federated`). It has no result:
+the diff of each cycle leaves while the job runs. Its approval can be revoked until it has ended.
 
-All functions are pure: they take the state of things, and give the next state or refuse it.
+All functions are pure: they take a state, and return the next state or raise an error.
 """
 
 from __future__ import annotations
@@ -44,27 +44,25 @@ from pygrid.errors import Conflict, Forbidden, PygridError
 from pygrid.messages.jobs import JobRequest
 
 RESULT_EXPIRED = "result_expired"
-"""The code of a released job whose result was deleted after it had been kept long enough."""
+"""The code of a released job whose result was deleted after its retention time."""
 MAX_ATTEMPTS = 2
-"""How often an exact job is started at the most, if its Worker is lost.
-
-A private job is started once: it was paid for once.
-"""
+"""Maximum number of starts of a non-private job that loses its Worker. A private job starts once, because its cost is
+charged once."""
 
 
 class JobState(enum.StrEnum):
     """See the diagram at the top of this module."""
 
     CHECKING = "checking"
-    """It is tried on the mock twin."""
+    """The job runs on the mock dataset."""
     WAITING = "waiting"
     APPROVED = "approved"
     RUNNING = "running"
     HELD = "held"
-    """There is a result, which a person has to sign off."""
+    """There is a result that a person must release."""
     RELEASED = "released"
     REJECTED = "rejected"
-    """It failed on the mock twin."""
+    """The job failed on the mock dataset."""
     DENIED = "denied"
     REVOKED = "revoked"
     CANCELLED = "cancelled"
@@ -91,27 +89,27 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
         frozenset(),
     ),
 }
-"""Where each state may lead."""
+"""The possible next states of each state."""
 WITHDRAWN = frozenset({JobState.WAITING, JobState.HELD})
-"""Where a job waits for a person who has nothing to decide any more once its dataset is deleted."""
+"""States in which a job waits for a person. They end when the dataset is deleted."""
 ENDED = frozenset(state for state, following in TRANSITIONS.items() if not following)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a Worker gave back: where its bytes are, and what they are."""
+    """The result of a Worker."""
 
     hash: str
     """SHA-256 of the bytes."""
     num_bytes: int
     media_type: str
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of an exact job: they are part of what has to be signed off."""
+    """Metrics of a non-private job. They are part of the result that a person releases."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A state that a job came into, and when."""
+    """A state of a job and the time at which it began."""
 
     state: JobState
     at: dt.datetime
@@ -119,7 +117,7 @@ class Change:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as it is now."""
+    """The current state of a job."""
 
     id: str
     dataset_id: int
@@ -129,38 +127,38 @@ class JobRecord:
     request_hash: str
     requested_by: int
     plan_id: str
-    """SHA-256 of the plan's file; empty for statistics."""
+    """SHA-256 of the file of the plan; empty for statistics."""
     plan_name: str
     plan_summary: str
     model_hash: str
     terms: PrivacyTerms | None
-    """What the request's privacy comes to; None: exact."""
+    """The terms of the requested privacy. None: a non-private job."""
     created_at: dt.datetime
     updated_at: dt.datetime
     sequence: int = 0
-    """Counts its changes."""
+    """Number of changes."""
     num_attempts: int = 0
     decided_by: int | None = None
     comment: str = ""
     code: str = ""
     detail: str = ""
-    """For whoever may see the job."""
+    """For everybody who may see the job."""
     private_detail: str = ""
-    """For the owner of the data only: it may depend on single records."""
+    """For the data owner only: it may depend on single records."""
     mock_metrics: Mapping[str, float] = field(default_factory=dict)
     result: Result | None = None
     facts: Mapping[str, Any] | None = None
     history: tuple[Change, ...] = ()
-    """Each state it has been in, the present one last; as many as ``sequence``, and the first."""
+    """All states in order, the current one last: ``sequence`` changes and the first state."""
 
     @property
     def is_private(self) -> bool:
-        """Whether its result carries noise that protects single units."""
+        """Whether the result has noise that protects single units."""
         return self.terms is not None
 
     @property
     def is_federated(self) -> bool:
-        """Whether it takes part in the cycles of a process at another Domain."""
+        """Whether the job takes part in the cycles of a process at another Domain."""
         return self.request.federation is not None
 
     @property
@@ -169,10 +167,10 @@ class JobRecord:
 
 
 class JobRefusal(enum.StrEnum):
-    """Why somebody may not decide on a job."""
+    """Why the caller may not decide on a job."""
 
     INVISIBLE = "job_not_found"
-    """The caller is not to know that there is such a job."""
+    """The caller may not know that the job exists."""
     NOT_YOURS = "not_your_dataset"
     OWN_REQUEST = "own_request"
 
@@ -186,7 +184,7 @@ def hash_request(
     model_hash: str,
     terms: PrivacyTerms | None,
 ) -> str:
-    """SHA-256 over all that an approval is bound to, as canonical JSON: what differs in anything has another."""
+    """SHA-256 of everything that an approval covers, as canonical JSON. Any difference changes it."""
     bound = {
         "request": msgspec.to_builtins(request),
         "requested_by": requested_by,
@@ -198,17 +196,17 @@ def hash_request(
     return hashlib.sha256(msgspec.json.encode(bound, order="deterministic")).hexdigest()
 
 
-# Who may
+# Access
 
 
 def may_see(principal: Principal, requested_by: int, dataset: Holding) -> bool:
-    """Whether the caller may know of a job: it is theirs, or they may look after the dataset."""
+    """Whether the caller may see a job: the requester, or a person who may decide on it."""
     return principal.user_id == requested_by or sees_all(principal, requested_by, dataset)
 
 
 def sees_all(principal: Principal, requested_by: int, dataset: Holding) -> bool:
-    """Whether the caller sees of a job what only the owner of the data may: what the Worker saw, and what it
-    failed of.
+    """Whether the caller sees the parts of a job that are for the data owner: the facts of the Worker and the cause of
+    a failure.
     """
     if can_manage(principal, dataset) is None:
         return True
@@ -216,10 +214,7 @@ def sees_all(principal: Principal, requested_by: int, dataset: Holding) -> bool:
 
 
 def may_decide(principal: Principal, requested_by: int, dataset: Holding) -> JobRefusal | None:
-    """Whether the caller may approve, deny, revoke and sign off.
-
-    Nobody decides on their own request, whatever their role.
-    """
+    """Whether the caller may approve, deny, revoke and release. Nobody decides on their own request."""
     if not may_see(principal, requested_by, dataset):
         return JobRefusal.INVISIBLE
     if can_manage(principal, dataset) is not None and not _triages(principal, dataset):
@@ -232,7 +227,7 @@ def _triages(principal: Principal, dataset: Holding) -> bool:
 
 
 def may_cancel(principal: Principal, requested_by: int, dataset: Holding) -> JobRefusal | None:
-    """Whether the caller may cancel: only who asked."""
+    """Whether the caller may cancel: only the requester."""
     if principal.user_id == requested_by:
         return None
     return JobRefusal.NOT_YOURS if may_see(principal, requested_by, dataset) else JobRefusal.INVISIBLE
@@ -242,21 +237,25 @@ def may_cancel(principal: Principal, requested_by: int, dataset: Holding) -> Job
 
 
 def reject(job: JobRecord, code: str, why: str) -> JobRecord:
-    """``checking -> rejected``: it failed on the mock twin, of which all may be told."""
+    """``checking -> rejected``: the job failed on the mock dataset. The cause is not private."""
     return _move(job, {JobState.CHECKING}, JobState.REJECTED, code=code, detail=why)
 
 
-def present(job: JobRecord, metrics: Mapping[str, float], detail: str = "a person has to approve it") -> JobRecord:
-    """``checking -> waiting``: it works on the mock twin, and a person has to decide."""
+def present(job: JobRecord, metrics: Mapping[str, float], detail: str = "a person must approve it") -> JobRecord:
+    """``checking -> waiting``: the job ran on the mock dataset, and a person must decide."""
     return _move(job, {JobState.CHECKING}, JobState.WAITING, mock_metrics=metrics, detail=detail)
 
 
 def admit(job: JobRecord, metrics: Mapping[str, float]) -> JobRecord:
-    """``checking -> approved``: the dataset's policy lets it pass without a person."""
+    """``checking -> approved``: the policy of the dataset approves the job without a person."""
     if not job.is_private:
-        raise ValueError("an exact job is never approved without a person")
+        raise ValueError("a non-private job is never approved without a person")
     return _move(
-        job, {JobState.CHECKING}, JobState.APPROVED, mock_metrics=metrics, detail="approved by the dataset's policy"
+        job,
+        {JobState.CHECKING},
+        JobState.APPROVED,
+        mock_metrics=metrics,
+        detail="approved by the policy of the dataset",
     )
 
 
@@ -264,24 +263,24 @@ def approve(job: JobRecord, decided_by: int, request_hash: str, comment: str) ->
     """``waiting -> approved``.
 
     Raises:
-        Conflict: ``request_changed``: something else was looked at; ``job_decided``: another decision came first.
+        Conflict: ``request_changed``: the decision is about another request; ``job_decided``: another decision came
+            first.
     """
     return _decide(job, JobState.WAITING, JobState.APPROVED, decided_by, request_hash, comment)
 
 
 def check_seen(job: JobRecord, state: str | None) -> None:
-    """Refuse a decision on a job that was looked at in another state than it is in.
+    """Refuse a decision that was made in another state of the job.
 
     Args:
-        state: ``waiting`` or ``held``; None: ``waiting``, so only a decision that names ``held`` lets a result leave.
+        state: ``waiting`` or ``held``. None: ``waiting``, so only a decision that names ``held`` releases a result.
     Raises:
         Conflict: ``state_changed``.
     """
     seen = JobState.WAITING.value if state is None else state
     if job.state in (JobState.WAITING, JobState.HELD) and job.state.value != seen:
         raise Conflict(
-            f"the job is {job.state}, and this decision is on one that is {seen}: load the job again, and name its "
-            "state",
+            f"the job is {job.state}, but the decision is for the state {seen}: load the job again and name its state",
             code=codes.STATE_CHANGED,
             job_id=job.id,
             state=job.state.value,
@@ -294,105 +293,108 @@ def sign_off(job: JobRecord, decided_by: int, request_hash: str, comment: str) -
 
 
 def deny(job: JobRecord, decided_by: int, request_hash: str, comment: str) -> JobRecord:
-    """``waiting -> denied``, or ``held -> denied``, and then the result is gone. Raises as `approve`."""
+    """``waiting -> denied``, or ``held -> denied``, which deletes the result. Raises as `approve`."""
     before = JobState.HELD if job.state is JobState.HELD else JobState.WAITING
     return replace(_decide(job, before, JobState.DENIED, decided_by, request_hash, comment), result=None)
 
 
 def check_deletion(job: JobRecord, *, is_deleted: bool) -> None:
-    """Refuse to approve a job, or to let its result leave, whose dataset was deleted.
+    """Refuse to approve a job, or to release its result, if its dataset was deleted.
 
     Raises:
         Conflict: ``dataset_deleted``.
     """
     if is_deleted:
         raise Conflict(
-            "the dataset was deleted, so nothing runs on it and nothing of it leaves any more",
+            "the dataset was deleted: no job runs on it, and no result leaves",
             code=codes.DATASET_DELETED,
             job_id=job.id,
         )
 
 
 def withdraw(job: JobRecord) -> JobRecord:
-    """``waiting, held -> denied``, by the Domain: the dataset was deleted, and a result that nobody let out is gone
-    with it.
-    """
+    """``waiting, held -> denied`` by the Domain: the dataset was deleted, and a held result is deleted with it."""
     gone: dict[str, Any] = {"result": None, "decided_by": None, "comment": ""}
-    return _move(job, WITHDRAWN, JobState.DENIED, **gone, detail="its dataset was deleted")
+    return _move(job, WITHDRAWN, JobState.DENIED, **gone, detail="the dataset was deleted")
 
 
 def revoke(job: JobRecord, decided_by: int) -> JobRecord:
-    """``approved -> revoked``: an approval is taken back, which is too late once the job runs; ``running -> revoked``
-    for a federated job, of which nothing leaves any more then.
+    """``approved -> revoked``, or ``running -> revoked`` for a federated job, whose diffs no longer leave then.
 
     Raises:
         Conflict: ``job_decided``.
     """
     if job.state is not JobState.APPROVED and not (job.state is JobState.RUNNING and job.is_federated):
         raise _decided(job)
-    return _move(job, {job.state}, JobState.REVOKED, decided_by=decided_by, detail="the approval was taken back")
+    return _move(job, {job.state}, JobState.REVOKED, decided_by=decided_by, detail="the approval was revoked")
 
 
 def cancel(job: JobRecord) -> JobRecord:
-    """``checking, waiting, approved, running -> cancelled``, by who asked. What was charged stays charged.
+    """``checking, waiting, approved, running -> cancelled`` by the requester. A charge stays.
 
     Raises:
-        Conflict: ``job_decided``: it is over, or its result waits to be signed off.
+        Conflict: ``job_decided``: the job has ended, or its result is held.
     """
     if JobState.CANCELLED not in TRANSITIONS[job.state]:
         raise _decided(job)
-    return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by who asked")
+    return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled by the requester")
 
 
 def is_abandoned(job: JobRecord, *, has_asker: bool) -> bool:
-    """Whether a job has to end because who asked has no account any more. A private job that runs ends by itself, paid
-    for; one whose result is held is left to who signs it off.
+    """Whether a job must end because the account of its requester was deleted.
+
+    A running private job is already charged and ends by itself. A held job waits for the person who releases it.
     """
     ends_itself = job.state is JobState.RUNNING and job.is_private and not job.is_federated
     return not has_asker and JobState.CANCELLED in TRANSITIONS[job.state] and not ends_itself
 
 
 def abandon(job: JobRecord) -> JobRecord:
-    """``checking, waiting, approved, running -> cancelled``, if it `is_abandoned`. What was charged stays charged."""
-    return _move(job, {job.state}, JobState.CANCELLED, detail="cancelled, as who asked has no account any more")
+    """``checking, waiting, approved, running -> cancelled``, if it `is_abandoned`. A charge stays."""
+    return _move(
+        job, {job.state}, JobState.CANCELLED, detail="cancelled, because the account of the requester was deleted"
+    )
 
 
 def start(job: JobRecord) -> JobRecord:
-    """``approved -> running``, in the transaction that debits it."""
+    """``approved -> running``, in the transaction that charges the cost."""
     return _move(job, {JobState.APPROVED}, JobState.RUNNING, num_attempts=job.num_attempts + 1, detail="")
 
 
 def requeue(job: JobRecord) -> JobRecord:
     """``running -> approved``: the Worker was lost; see `may_run_again`."""
     assert may_run_again(job)
-    return _move(job, {JobState.RUNNING}, JobState.APPROVED, detail="its Worker was lost; it is started once more")
+    return _move(job, {JobState.RUNNING}, JobState.APPROVED, detail="its Worker was lost; it starts once more")
 
 
 def may_run_again(job: JobRecord) -> bool:
-    """Whether a job whose Worker was lost may have another: exact ones, once. A private one has used up its charge."""
+    """Whether a job that lost its Worker may start again: a non-private job, once.
+
+    A private job has used its charge.
+    """
     return not job.is_private and not job.is_federated and job.num_attempts < MAX_ATTEMPTS
 
 
 def depart(job: JobRecord, detail: str, facts: Mapping[str, Any]) -> JobRecord:
-    """``running -> released`` for a federated job: all that it may let out has left."""
+    """``running -> released`` for a federated job: all its diffs have left."""
     assert job.is_federated
     return _move(job, {JobState.RUNNING}, JobState.RELEASED, facts=facts, detail=detail)
 
 
 def finish(job: JobRecord, result: Result, facts: Mapping[str, Any]) -> JobRecord:
-    """``running -> released`` for a private job, ``running -> held`` for an exact one; not for a federated one."""
+    """``running -> released`` for a private job, ``running -> held`` for a non-private one; not for a federated job."""
     assert not job.is_federated
     if job.is_private:
         return _move(job, {JobState.RUNNING}, JobState.RELEASED, result=result, facts=facts, detail="")
     return _move(
-        job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="the result waits to be signed off"
+        job, {JobState.RUNNING}, JobState.HELD, result=result, facts=facts, detail="a person must release the result"
     )
 
 
 def fail(
     job: JobRecord, code: str, detail: str, private_detail: str = "", facts: Mapping[str, Any] | None = None
 ) -> JobRecord:
-    """``running -> failed``; or ``approved -> failed``, if it can't be started: then nothing was charged."""
+    """``running -> failed``, or ``approved -> failed`` if the job can't start. In that case nothing was charged."""
     return _move(
         job,
         {JobState.APPROVED, JobState.RUNNING},
@@ -410,7 +412,7 @@ def _decide(
     assert decided_by != job.requested_by
     if request_hash != job.request_hash:
         raise Conflict(
-            "this is not the request that was looked at: load the job again, and decide on what it says now",
+            "the job has another request than the decision names: load the job again and decide on its present request",
             code=codes.REQUEST_CHANGED,
             job_id=job.id,
         )
@@ -420,15 +422,13 @@ def _decide(
 
 
 def _decided(job: JobRecord) -> Conflict:
-    return Conflict(
-        f"the job is {job.state}, so this cannot be done (any more)", code=codes.JOB_DECIDED, state=job.state.value
-    )
+    return Conflict(f"the job is {job.state}, so this is not possible", code=codes.JOB_DECIDED, state=job.state.value)
 
 
 def _move(job: JobRecord, before: Set[JobState], after: JobState, **changes: Any) -> JobRecord:
     if job.state not in before:
         raise Conflict(
-            f"a job that is {job.state} does not become {after} in this way",
+            f"a job that is {job.state} cannot become {after}",
             code=codes.JOB_STATE,
             state=job.state.value,
         )
@@ -437,18 +437,20 @@ def _move(job: JobRecord, before: Set[JobState], after: JobState, **changes: Any
 
 
 def may_have_result(job: JobRecord, *, is_all_seen: bool) -> bool:
-    """Whether the caller may have the bytes of a result: everybody who may see the job once it is released; before that
-    those alone who see all of it, to decide whether it leaves.
+    """Whether the caller may download the result.
+
+    After the release everybody may who sees the job. Before it only the persons may who see all of it, to decide on
+    its release.
     """
     return job.result is not None and (job.state is JobState.RELEASED or (job.state is JobState.HELD and is_all_seen))
 
 
 def refusal_error(refusal: JobRefusal, job_id: str) -> PygridError:
-    """The error that tells of a refusal."""
+    """The error of a refusal."""
     if refusal is JobRefusal.OWN_REQUEST:
         return Forbidden(
-            "nobody decides on their own request; ask somebody else who may", code=str(refusal), job_id=job_id
+            "nobody decides on their own request; ask another person who may decide", code=str(refusal), job_id=job_id
         )
     return Forbidden(
-        "this is for others: who asked may cancel, who holds the dataset decides", code=str(refusal), job_id=job_id
+        "not for you: the requester may cancel, and the data owner decides", code=str(refusal), job_id=job_id
     )

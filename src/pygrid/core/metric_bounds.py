@@ -1,7 +1,7 @@
 """Bounds for the metrics of a private evaluation: what a request declares, and defaults for common names.
 
 The value of a metric for one unit is moved to its bounds before it is added. The noise grows with the distance of the
-bounds. Bounds are declared. They are never read off the data.
+bounds. Bounds are declared and never depend on the data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pygrid.plans.manifest import Manifest
 SHARES = frozenset({"accuracy", "acc", "auc", "error_rate", "f1", "iou", "precision", "recall"})
 """Metrics that lie within 0..1; so do those whose name ends with ``_`` and one of these, such as ``top5_accuracy``."""
 DEFAULT_LOSS = (0.0, 10.0)
-"""Of the metric ``loss``."""
+"""Default bounds of the metric ``loss``."""
 _MAX_BOUND = 1e30
 """Far within float32, in which plans compute metrics."""
 _MIN_WIDTH = 1e-30
@@ -30,7 +30,7 @@ def check_metric_bounds(request: JobRequest) -> None:
         InvalidConfig: ``invalid_metric_bounds``: names the metric.
     """
     if request.metric_bounds and (request.kind != "evaluate" or request.privacy is None):
-        raise _invalid("metric_bounds is for private evaluations; an exact one clips nothing, so leave it out")
+        raise _invalid("metric_bounds is for private evaluations; a non-private one clips nothing, so leave it out")
     for name, (lower, upper) in request.metric_bounds.items():
         finite = math.isfinite(lower) and math.isfinite(upper)
         if not finite or max(abs(lower), abs(upper)) > _MAX_BOUND or upper - lower < _MIN_WIDTH:

@@ -1,6 +1,4 @@
-"""Mock twins: records drawn from the schema of a dataset alone, so that a program can be tried where no data may be
-seen.
-"""
+"""Mock datasets: records generated from the schema alone, to try a program without seeing the data."""
 
 from __future__ import annotations
 
@@ -13,30 +11,31 @@ import numpy.typing as npt
 from pygrid.core.datasets import Column, Schema, bounds_of, told_schema
 
 _PLACEHOLDERS = ("a", "b", "c")
-"""Categories of a text column whose own are not told."""
+"""Categories of a text column whose categories are not public."""
 _WIDEST_INT = 100
 MAX_MOCK_VALUES = 4_000_000
-"""In all columns of a drawn mock twin; of wide records there are fewer."""
+"""Maximum number of values in a generated mock dataset. Wide records are fewer."""
 
 
 def num_mock_records(schema: Schema, wanted: int) -> int:
-    """How many records are drawn where so many are wanted; 0: a single one is too wide for a mock to be of use."""
+    """Number of generated records for a wanted number. 0: a single record is too wide for a mock dataset."""
     width = sum(column.num_values for column in schema.columns)
     return min(wanted, MAX_MOCK_VALUES // width)
 
 
 def draw_mock(schema: Schema, num_records: int, seed: int) -> tuple[Schema, dict[str, npt.NDArray[Any]]]:
-    """A table of the same columns with values that mean nothing: uniform within declared bounds, else standard normal
-    or small whole numbers. Where the schema has a column with missing values, every tenth record has some.
+    """Generate a table with the same columns and meaningless values.
 
-    Nothing but what everybody may know of the schema goes in: not the number of records, and no category found in the
-    data.
+    Values are uniform within declared bounds, otherwise standard normal or small integers. In a column with missing
+    values every tenth record has some. Only the public part of the schema is used: not the number of records, and no
+    category that comes from the data.
 
     Args:
-        num_records: at the most; there are fewer, but one, where records are so wide that they would be more than
+        num_records: maximum number. There are fewer, but at least one, if the values would exceed
             `MAX_MOCK_VALUES`.
     Returns:
-        The mock's schema, and its columns by name as stored (texts as int32 codes); each ``[num_records, *shape]``.
+        The schema of the mock dataset, and its columns by name as stored (texts as int32 codes); each ``[num_records,
+        *shape]``.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     num_records = min(num_records, max(1, num_mock_records(schema, num_records)))

@@ -1,4 +1,4 @@
-"""Edits of what the editor has seen: a change is made to a version that was read, or not at all."""
+"""Preconditions of changes: a change applies only to the version that the editor has read."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from pygrid.errors import PreconditionFailed
 
 @dataclass(frozen=True)
 class Precondition:
-    """What must hold when a change is made; checked in its transaction."""
+    """A precondition, checked in the transaction of the change."""
 
     if_match: str | None = None
     """Entity tags, separated by commas, or ``*``; None: any."""
     if_none_match: str | None = None
-    """``*``: there must be none."""
+    """``*``: the object must not exist."""
 
     def check(self, current: object | None) -> None:
-        """Compare with what there is now, the message that GET answers with; None: there is none.
+        """Compare with the current message, as GET returns it. None: the object does not exist.
 
         Raises:
-            PreconditionFailed: it is another version.
+            PreconditionFailed: the current version is another one.
         """
         if self.if_none_match is not None and current is not None:
-            raise PreconditionFailed("there is one already: read it, and change it with its ETag in If-Match")
+            raise PreconditionFailed("it exists already: read it, and change it with its ETag in If-Match")
         if self.if_match is None:
             return
         tags = {tag.strip() for tag in self.if_match.split(",")}
         if current is None or ("*" not in tags and etag_of(current) not in tags):
-            raise PreconditionFailed("it was changed since you read it: read it again, and decide on what it says now")
+            raise PreconditionFailed(
+                "it was changed since you read it: read it again, and repeat the change if it still applies"
+            )
 
 
 ANY = Precondition()
-"""Nothing has to hold."""
+"""No precondition."""
 
 
 def etag_of(message: object) -> str:
-    """The entity tag of a message: a hash of all that it says, in quotes."""
+    """The entity tag of a message: the hash of its JSON, in quotes."""
     return f'"{hashlib.sha256(msgspec.json.encode(message)).hexdigest()[:32]}"'

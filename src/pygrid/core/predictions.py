@@ -1,8 +1,7 @@
-"""Jobs that have a model answer for each record: whether a request makes sense, and how much would leave.
+"""Checks of jobs of kind ``predict``: the request, and the size of its result.
 
-The model is an ONNX file that passed the gate of served models. Its inputs and outputs have to begin with the records,
-so that row i of the result is the answer for record i. Nothing else of its answers is known: they may hold the record
-as it is.
+The model is an ONNX file that passed the gate of served models. The first axis of its inputs and outputs is the
+records, so row i of the result is the prediction for record i. A prediction may contain the record itself.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from pygrid.plans.manifest import BATCH, DataPort, Port
 from pygrid.plans.serving import MAX_BATCH_SIZE, MAX_PORTS, ServingReport, port_bytes
 
 HEADER_BYTES = 64 * 1024
-"""What a result may have beside the values of its arrays: names, dtypes and shapes."""
+"""Bytes of a result in addition to the values of its arrays: names, dtypes and shapes."""
 
 
 def check_predict_request(request: JobRequest) -> None:
-    """Check what depends on nothing else.
+    """Check a request by itself.
 
     Raises:
-        InvalidConfig: ``predict_not_private``; ``invalid_job``: names the field and what is wrong with it.
+        InvalidConfig: ``predict_not_private``; ``invalid_job``: names the field and the fault.
     """
     if request.privacy is not None:
         raise InvalidConfig(
-            "an answer for each record can't be private: it is about that record and nothing else, and noise that "
-            "hides the record hides the answer. Leave privacy out; a person decides, and signs the result off",
+            "a prediction for each record can't be private: noise that hides the record also hides the prediction. "
+            "Leave privacy out; a person then approves the job and releases the result",
             code=codes.PREDICT_NOT_PRIVATE,
         )
     if request.hyper or request.optimizer or request.epochs != 1 or request.seed != 0:
-        raise _invalid("hyper, optimizer, epochs and seed are for jobs with a plan; leave them out to predict")
+        raise _invalid("hyper, optimizer, epochs and seed are for jobs with a plan; leave them out for predict")
     if request.batch_size > MAX_BATCH_SIZE:
-        raise _invalid(f"batch_size is {request.batch_size}; to predict, use 1 to {MAX_BATCH_SIZE:,}")
+        raise _invalid(f"batch_size is {request.batch_size}; for predict, use 1 to {MAX_BATCH_SIZE:,}")
     if len(request.select) > MAX_PORTS or len(set(request.select)) != len(request.select):
         raise _invalid(f"select: name up to {MAX_PORTS} outputs, each once")
     if request.max_records is not None and not 1 <= request.max_records < 2**63:
@@ -41,25 +40,26 @@ def check_predict_request(request: JobRequest) -> None:
 
 
 def refuse_predict_fields(request: JobRequest) -> None:
-    """Refuse what only a job of kind ``predict`` may have. Raises InvalidConfig: ``invalid_job``."""
+    """Refuse fields of jobs of kind ``predict`` in other jobs. Raises InvalidConfig: ``invalid_job``."""
     if request.select or request.max_records is not None:
         raise _invalid("select and max_records are for jobs of kind predict")
 
 
 def data_ports(report: ServingReport) -> dict[str, DataPort]:
-    """The inputs of a model as ports to bind columns to.
+    """The inputs of a model as data ports.
 
     Raises:
-        InvalidPlan: ``model_not_per_record``: one of them does not begin with the records.
+        InvalidPlan: ``model_not_per_record``: the first axis of an input is not the records.
     """
     return {port.name: DataPort(port.dtype, _sizes(port, "takes")) for port in report.inputs}
 
 
 def chosen_outputs(request: JobRequest, report: ServingReport) -> tuple[Port, ...]:
-    """The outputs that would leave, in the order of the model.
+    """The outputs in the result, in the order of the model.
 
     Raises:
-        InvalidInput: ``unknown_output``. InvalidPlan: ``model_not_per_record``: one does not begin with the records.
+        InvalidInput: ``unknown_output``. InvalidPlan: ``model_not_per_record``: the first axis of an output is not
+            the records.
     """
     there = {port.name: port for port in report.outputs}
     for name in request.select:
@@ -71,26 +71,26 @@ def chosen_outputs(request: JobRequest, report: ServingReport) -> tuple[Port, ..
             )
     chosen = tuple(port for port in report.outputs if not request.select or port.name in request.select)
     for port in chosen:
-        _sizes(port, "gives")
+        _sizes(port, "returns")
     return chosen
 
 
 def count_records(request: JobRequest, schema: Schema) -> int:
-    """For how many records the model answers; the first ones."""
+    """The number of predicted records, from the start."""
     return schema.num_records if request.max_records is None else min(request.max_records, schema.num_records)
 
 
 def max_result_bytes(outputs: tuple[Port, ...], num_records: int) -> int:
-    """The most bytes that a result with these arrays has."""
+    """Maximum bytes of a result with these arrays."""
     return port_bytes(outputs, num_records) + HEADER_BYTES
 
 
 def check_size(outputs: tuple[Port, ...], num_records: int, limit: int) -> None:
-    """Refuse what would give more than a result may have. Raises InvalidInput: ``result_too_large``."""
+    """Refuse a request with a larger result than the limit. Raises InvalidInput: ``result_too_large``."""
     num_bytes = port_bytes(outputs, num_records)
     if num_bytes + HEADER_BYTES > limit:
         raise InvalidInput(
-            f"the answers for {num_records:,} records have {num_bytes:,} bytes; a result may have {limit:,}. Ask for "
+            f"the predictions for {num_records:,} records have {num_bytes:,} bytes; the limit is {limit:,}. Request "
             "fewer outputs (select) or records (max_records)",
             code=codes.RESULT_TOO_LARGE,
             max_bytes=limit,
@@ -101,8 +101,8 @@ def _sizes(port: Port, verb: str) -> tuple[int, ...]:
     """The shape for one record."""
     if not port.shape or port.shape[0] != BATCH:
         raise InvalidPlan(
-            f"the model {verb} {port.name!r} of shape [{', '.join(map(str, port.shape))}], which does not begin with "
-            "the number of records. Export the model with an open first size for all inputs and outputs",
+            f"the model {verb} {port.name!r} of shape [{', '.join(map(str, port.shape))}], whose first axis is "
+            "not the records. Export the model with a dynamic first axis for all inputs and outputs",
             code=codes.MODEL_NOT_PER_RECORD,
             port=port.name,
         )

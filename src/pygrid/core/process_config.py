@@ -1,6 +1,6 @@
-"""What a model owner may configure about a process, checked once when it is hosted.
+"""The configuration of a process, checked when the process is hosted.
 
-The first block of `ServerConfig` holds the published fields; each does what it says. The second block is pygrid's own.
+The first fields of `ServerConfig` are those of the legacy interface. The others are fields of pygrid.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pygrid.aggregation.rules import Aggregation
 from pygrid.errors import InvalidConfig
 
 _NAMED = Aggregation("mean", bound=4.0, weight_cap=None)
-"""For known parties, whose sizes may differ much and whose claims a signature backs."""
+"""Default for named clients: their sizes may differ much, and signed tokens back their claims."""
 MAX_CLIENT_CONFIG_BYTES = 64 * 1024
 _MAX_COUNT = 1_000_000
 _MAX_SECONDS = 366 * 24 * 3600.0
 
 
 class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a device proves that it may take part; nothing set: open to all.
+    """The authentication of devices. Without any field, all devices may take part.
 
-    ``secret`` is tried first, then ``pub_key``; one success is enough. If ``endpoint`` is set it is asked after that.
+    ``secret`` is tried first, then ``pub_key``; one success is enough. Then ``endpoint`` is called, if it is set.
     """
 
     secret: str | None = None
@@ -34,33 +34,33 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pub_key: str | None = None
     """PEM public key of JWTs signed with RS256."""
     endpoint: str | None = None
-    """URL to which ``{"auth_token": ...}`` is posted; any answer but 200 refuses."""
+    """URL that receives ``{"auth_token": ...}`` by POST. Any other status than 200 refuses the device."""
     type: Literal["jwt"] | None = None
     aud: str | None = None
-    """Who the JWT must be meant for: its ``aud`` is this text, or a list that has it; null: ``aud`` does not matter."""
+    """Required audience: ``aud`` of the JWT is this text, or a list that contains it. null: any."""
     iss: str | None = None
-    """Who must have issued the JWT: its ``iss``; null: anyone with the key."""
+    """Required issuer: ``iss`` of the JWT. null: any."""
     require_exp: bool = False
-    """Whether a JWT without ``exp``, which never expires, is refused."""
+    """Whether to refuse a JWT without ``exp``, which never expires."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a process runs its cycles."""
+    """The configuration of the cycles of a process."""
 
     cycle_length: float | None
-    """Seconds from the opening of a cycle to its deadline; null: no deadline. Must be given."""
+    """Seconds from the opening of a cycle to its deadline; null: no deadline. Required."""
     num_cycles: int = 0
-    """Cycles to run; 0: without end."""
+    """Number of cycles; 0: unlimited."""
     min_workers: int = 0
-    """A cycle opens when this many clients ask to take part; 0 or 1: at once."""
+    """A cycle opens when this many clients request it; 0 or 1: at once."""
     max_workers: int | None = None
-    """Clients admitted to a cycle at the most."""
+    """Maximum number of clients in a cycle."""
     pool_selection: Literal["iterate", "random"] = "iterate"
-    """Who is admitted when more ask than there is room: the first to come, or drawn by lot."""
+    """Choice among too many clients: the first requests, or a random draw."""
     do_not_reuse_workers_until_cycle: int = 0
-    """Cycles that a client sits out after one that it was admitted to."""
+    """Number of cycles that a client pauses after a cycle to which it was admitted."""
     min_diffs: int | None = None
-    """A cycle does not complete with fewer reports."""
+    """Minimum number of reports to complete a cycle."""
     max_diffs: int | None = None
     """A cycle closes at this many reports."""
     minimum_upload_speed: float | None = None
@@ -72,39 +72,35 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The hosted averaging plan takes one diff at a time."""
 
     pool_window_s: float = 1.0
-    """With ``pool_selection`` ``random``: requests of this many seconds are drawn together."""
+    """For ``pool_selection`` ``random``: length of the window whose requests are drawn together."""
     max_weight: int = 10_000
-    """A report that counts with its number of examples counts with at most this."""
+    """Maximum weight of a report that is weighted by its number of examples."""
     aggregation: Aggregation | None = None
-    """How diffs are averaged.
-
-    Null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap.
+    """Rule for averaging diffs. null: centred clipping; with ``named_clients`` the mean with bound 4 and no weight cap.
     """
     outlier_factor: float | msgspec.UnsetType | None = msgspec.UNSET
-    """Older way to write ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight
-    cap.
+    """Older form of ``aggregation``: the mean weighted by examples, with this ``bound`` (null: none) and no weight cap.
     """
     server_optimizer: ServerOptimizer = ServerOptimizer()
     visibility: Literal["listed", "public"] | None = None
-    """Who may know of the process: everybody with an account on the Domain, or everybody, through the Domain's Networks
-    too;
-    null: public if any device may take part, listed if devices must prove that they may."""
+    """``listed``: visible to all accounts of the Domain. ``public``: visible to everybody, also through its Networks.
+    null: public without ``authentication``, listed with it."""
 
     named_clients: bool = False
-    """Clients are known by the ``sub`` of their tokens: one for each, and a cycle does not wait for one that has left.
-    Needs ``authentication`` with a secret or a public key."""
+    """Whether clients have names: the ``sub`` of their tokens, one client for each. A cycle does not wait for a named
+    client that has left. Requires ``authentication`` with a secret or a public key."""
 
     clients_per_subject: int = 1
-    """Clients that the bearers of tokens with one ``sub`` are together; 0: any number."""
+    """Maximum number of clients with the same ``sub`` in their tokens; 0: unlimited."""
 
     @property
     def needs_speed_test(self) -> bool:
-        """Whether a floor for bandwidth is configured."""
+        """Whether the process has a minimum bandwidth."""
         return self.minimum_upload_speed is not None or self.minimum_download_speed is not None
 
     @property
     def rule(self) -> Aggregation:
-        """How diffs are averaged where the process has no averaging plan."""
+        """The rule for averaging diffs without an averaging plan."""
         if self.aggregation is not None:
             return self.aggregation
         if self.outlier_factor is not msgspec.UNSET:
@@ -113,21 +109,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def is_public(self) -> bool:
-        """Whether strangers may know of the process."""
+        """Whether callers without an account may see the process."""
         return self.visibility == "public" or (self.visibility is None and self.authentication is None)
 
     @property
     def needed_diffs(self) -> int:
-        """Reports without which a cycle does not complete; at least 1."""
+        """Minimum number of reports to complete a cycle; at least 1."""
         return max(1, self.min_diffs or 0)
 
     @property
     def candidates_needed(self) -> int:
-        """Clients that must ask before a cycle opens; at least 1."""
+        """Number of clients that must request a cycle before it opens; at least 1."""
         return max(1, self.min_workers)
 
     def public(self) -> dict[str, Any]:
-        """As JSON values for people to see: complete, secrets left out."""
+        """All fields as JSON values, without secrets."""
         values: dict[str, Any] = msgspec.to_builtins(replace(self, aggregation=self.rule, outlier_factor=msgspec.UNSET))
         if self.authentication is not None and self.authentication.secret is not None:
             values["authentication"]["secret"] = "(set)"
@@ -138,12 +134,12 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
     """The configuration in ``raw``, a decoded JSON object.
 
     Raises:
-        InvalidConfig: unknown or missing field, wrong type, a value out of range or at odds with another; names the
-            field.
+        InvalidConfig: unknown or missing field, wrong type, a value out of range or in conflict with another. The
+            error names the field.
     """
     if "cycle_length" not in raw:
         raise InvalidConfig(
-            "server_config.cycle_length must be given (seconds, or null for no limit)", field="cycle_length"
+            "server_config.cycle_length is required (seconds, or null for no limit)", field="cycle_length"
         )
     try:
         config = msgspec.convert(raw, ServerConfig)
@@ -194,13 +190,13 @@ def _check_together(config: ServerConfig) -> None:
     refuse("max_diffs", "max_workers")
     if config.aggregation is not None and config.outlier_factor is not msgspec.UNSET:
         raise InvalidConfig(
-            "server_config.outlier_factor is an older way to write aggregation: give aggregation.bound alone",
+            "server_config.outlier_factor is an older form of aggregation: use aggregation.bound only",
             field="outlier_factor",
         )
     if config.rule.is_centred and config.rule.weights == "examples":
         raise InvalidConfig(
-            "server_config.aggregation.weights is 'examples': centred_clipping has equal votes; use equal, or the name "
-            "mean",
+            "server_config.aggregation.weights is 'examples': centred_clipping weights all reports equally; use equal, "
+            "or the name mean",
             field="aggregation.weights",
         )
     auth = config.authentication
@@ -238,7 +234,7 @@ def _check_together(config: ServerConfig) -> None:
 
 
 def _is_public_key(pem: str) -> bool:
-    from jwt import PyJWTError  # here, because most Domains never need it and it brings 9 MB
+    from jwt import PyJWTError  # imported here, because it takes 9 MB and most Domains never need it
     from jwt.algorithms import RSAAlgorithm
 
     try:
@@ -257,10 +253,10 @@ def _is_web_address(url: str) -> bool:
 
 
 def read_client_config(raw: dict[str, Any]) -> tuple[str, str]:
-    """Name and version of the process from its ``client_config``, whose other fields are passed through to clients.
+    """Name and version of the process from its ``client_config``. Clients receive the other fields unchanged.
 
     Raises:
-        InvalidConfig: name or version missing, not text, empty or over 200 characters; the whole over 64 KiB.
+        InvalidConfig: name or version is missing, not text, empty or over 200 characters; the object is over 64 KiB.
     """
     for field in ("name", "version"):
         value = raw.get(field)

@@ -1,4 +1,4 @@
-"""A hosted process as the rules see it."""
+"""The immutable data of a hosted process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pygrid.tensors.safetensors import Layout
 
 @dataclass(frozen=True)
 class HostedPlan:
-    """A plan of a process: the number that the API calls it by, and the name of its bytes."""
+    """A plan of a process. ``id`` is its number in the API, ``plan_hash`` is the hash of its bytes."""
 
     id: int
     name: str
@@ -24,7 +24,7 @@ class HostedPlan:
 
 @dataclass(frozen=True)
 class HostedProcess:
-    """What never changes about a process once it is hosted; its state and its cycles are in the store."""
+    """The data of a process that never changes after hosting. Its state and its cycles are in the store."""
 
     id: int
     name: str
@@ -32,19 +32,19 @@ class HostedProcess:
     config: ServerConfig
     client_config: Mapping[str, Any]
     model: Layout
-    """Names, shapes and order of the model's arrays, the same in every checkpoint."""
+    """Names, shapes and order of the arrays of the model. They are the same in every checkpoint."""
     plans: tuple[HostedPlan, ...]
     averaging_plan: HostedPlan | None
 
     @property
     def rule(self) -> Aggregation:
-        """How its diffs are averaged; with an averaging plan, how they are bounded before the plan gets them."""
+        """The rule for averaging diffs; with an averaging plan, the bounds of the diffs that the plan receives."""
         rule = self.config.rule
         return Aggregation("mean") if self.averaging_plan is not None and rule.is_centred else rule
 
     @property
     def max_report_bytes(self) -> int:
-        """Bytes of a report at the most: the model's, and room for another writer's header."""
+        """Maximum bytes of a report: those of the model, and room for the headers of other writers."""
         return int(self.model.total_bytes * 1.05) + 64 * 1024
 
 
@@ -52,16 +52,18 @@ def check_fits(model: Layout, spec: Mapping[str, tuple[str, tuple[int, ...]]], p
     """Check that a plan's parameters are the arrays of a model.
 
     Args:
-        spec: the plan's parameters and buffers: name -> (dtype, shape).
-        plan: its name, for the message.
+        spec: dtype and shape of each parameter and buffer of the plan by name.
+        plan: name of the plan, for the message.
     Raises:
-        ShapeMismatch: names the first array that one has and the other has not, or has otherwise.
+        ShapeMismatch: names the first array that is missing or differs.
     """
     arrays = {entry.name: (entry.dtype.name, entry.shape) for entry in model.entries}
     for name, wanted in spec.items():
         given = arrays.pop(name, None)
         if given is None:
-            raise ShapeMismatch(f"plan {plan!r} needs array {name!r}, which the model has not", array=name, plan=plan)
+            raise ShapeMismatch(
+                f"plan {plan!r} needs array {name!r}, which the model does not have", array=name, plan=plan
+            )
         if given != wanted:
             raise ShapeMismatch(
                 f"plan {plan!r} needs array {name!r} as {wanted[0]} {list(wanted[1])}; "

@@ -1,4 +1,4 @@
-"""What a report must be: the model's arrays, finite, and sane claims about how it was made."""
+"""Checks of reports: the arrays of the model with finite values, and plausible metadata."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_EXAMPLES = 10**12
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a checked report holds."""
+    """The content of a checked report."""
 
     fingerprint: str
-    """Tells a repeated report from another one under the same key; made of length and CRC-32. Not proof against
-    forgery: who could forge it has the key anyway, and only the first report counts."""
+    """Length and CRC-32, to distinguish a repeated report from another one under the same key. It does not protect
+    against forgery: only the owner of the key could forge it, and only the first report counts."""
     length: int
     num_examples: int
     metrics: dict[str, float]
@@ -34,12 +34,12 @@ class ReportContent:
 
 
 class ReportCheck:
-    """Takes in the bytes of a report, in pieces of any size, and refuses it as soon as something is wrong.
+    """Checks the bytes of a report in pieces of any size, and fails at the first fault.
 
     Args:
-        model: the layout that the diff must have; the order of its arrays is free.
-        max_bytes: of the whole report.
-        centre: flat vector in the model's order from which the distance is measured; None: it is not.
+        model: the layout of the diff. The order of its arrays is free.
+        max_bytes: maximum bytes of the report.
+        centre: flat vector in the order of the model, for the distance. None: no distance is computed.
     """
 
     def __init__(self, model: Layout, max_bytes: int, centre: Float32 | None = None) -> None:
@@ -51,7 +51,7 @@ class ReportCheck:
         self._metrics: dict[str, float] = {}
 
     def add(self, data: Bytes) -> None:
-        """Take in the next bytes.
+        """Check the next bytes.
 
         Raises:
             PayloadTooLarge, InvalidTensors, ShapeMismatch, NonFinite, InvalidInput: the report cannot be accepted.
@@ -59,10 +59,10 @@ class ReportCheck:
         self._stream.add(data)
 
     def finish(self) -> ReportContent:
-        """What the report holds, once all of it was added.
+        """The content of the report, after all bytes were added.
 
         Raises:
-            InvalidTensors: it ends early.
+            InvalidTensors: the report ends early.
         """
         checked = self._stream.finish()
         length = checked.layout.total_bytes

@@ -1,4 +1,4 @@
-"""Who may do what with a served model, and what may be said when one is served."""
+"""The rules of served models: access, and checks of requests to serve a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pygrid.plans.manifest import Port
 from pygrid.plans.serving import MAX_BATCH_SIZE, port_bytes
 
 HEADER_BYTES = 1024**2
-"""What a question or an answer may have beside the values of its arrays."""
+"""Bytes of a request or an answer in addition to the values of its arrays."""
 MAX_DESCRIPTION = 10_000
 _MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class ServingRefusal(enum.StrEnum):
-    """Why something is refused; the value is the error's code."""
+    """Why a request is refused. The value is the code of the error."""
 
     DOWNLOAD = "download_not_allowed"
     INFERENCE = "inference_not_allowed"
@@ -29,14 +29,14 @@ class ServingRefusal(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ServableModel:
-    """What has to be known of a model to answer with it; equal ones share a Worker."""
+    """The data of a model that is needed for predictions. Equal models share a Worker."""
 
     path: Path
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     max_batch_size: int
     joins: bool
-    """Whether the rows of several callers may share a batch."""
+    """Whether a batch may have rows of several callers."""
     size_bytes: int
     peak_bytes: int
 
@@ -47,7 +47,7 @@ class ServableModel:
 
 @dataclass(frozen=True)
 class Serving:
-    """Of a served model what decides about access."""
+    """The fields of a served model that decide about access."""
 
     created_by: int | None
     allow_download: bool
@@ -55,19 +55,19 @@ class Serving:
 
 
 def is_holder(principal: Principal, model: Serving) -> bool:
-    """Whether the caller served the model, with a role that still may, or is an Owner of the Domain."""
+    """Whether the caller served the model and still has the permission, or is an Owner of the Domain."""
     if principal.role.id == OWNER.id:
         return True
     return principal.user_id == model.created_by and principal.may(Permission.UPLOAD_DATA)
 
 
 def can_download(principal: Principal, model: Serving) -> ServingRefusal | None:
-    """Whether the caller may take the file."""
+    """Whether the caller may download the file."""
     return None if model.allow_download or is_holder(principal, model) else ServingRefusal.DOWNLOAD
 
 
 def can_ask(principal: Principal, model: Serving) -> ServingRefusal | None:
-    """Whether the caller may have the model answer."""
+    """Whether the caller may request predictions."""
     return None if model.allow_remote_inference or is_holder(principal, model) else ServingRefusal.INFERENCE
 
 
@@ -77,19 +77,19 @@ def can_withdraw(principal: Principal, model: Serving) -> ServingRefusal | None:
 
 
 def is_model_id(text: str) -> bool:
-    """Whether a model may have this id."""
+    """Whether this is a valid id of a model."""
     return _MODEL_ID.fullmatch(text) is not None
 
 
 def check_serve_request(request: ServeRequest) -> ServeRequest:
-    """Check what is said of a model.
+    """Check a request to serve a model.
 
     Raises:
-        InvalidConfig: names the field and what is wanted.
+        InvalidConfig: names the field and the valid values.
     """
     if not is_model_id(request.model_id):
         raise InvalidConfig(
-            f"model_id {request.model_id[:100]!r} is no id for a model: use up to 100 letters, digits and any of _ . -",
+            f"model_id {request.model_id[:100]!r} is not valid: use up to 100 letters, digits and any of _ . -",
             field="model_id",
         )
     if not 1 <= request.max_batch_size <= MAX_BATCH_SIZE:
@@ -98,6 +98,6 @@ def check_serve_request(request: ServeRequest) -> ServeRequest:
         )
     if len(request.description) > MAX_DESCRIPTION or "\0" in request.description:
         raise InvalidConfig(
-            f"description may have up to {MAX_DESCRIPTION:,} characters, none of them NUL", field="description"
+            f"description must have at most {MAX_DESCRIPTION:,} characters and no NUL", field="description"
         )
     return request

@@ -72,7 +72,7 @@ def test_only_cycle_length_must_be_given() -> None:
     }
     assert {name: getattr(config, name) for name in expected} == expected
     assert (config.pool_selection, config.authentication, config.iterative_plan) == ("iterate", None, False)
-    with pytest.raises(InvalidConfig, match="cycle_length must be given") as error:
+    with pytest.raises(InvalidConfig, match="cycle_length is required") as error:
         read_server_config({"num_cycles": 3})
     assert error.value.fields == {"field": "cycle_length"}
 

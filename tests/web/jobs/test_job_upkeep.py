@@ -58,7 +58,8 @@ async def test_jobs_of_a_deleted_account_end(site: Site) -> None:
     await delete_account(site, site.scientist)
     await tidy(site)
     ended = await site.owner.job(waiting["id"])
-    assert (ended["state"], ended["detail"]) == ("cancelled", "cancelled, as who asked has no account any more")
+    detail = "cancelled, because the account of the requester was deleted"
+    assert (ended["state"], ended["detail"]) == ("cancelled", detail)
     assert (await site.owner.job(held["id"]))["state"] == "held"
     assert (await site.owner.job(others["id"]))["state"] == "waiting"
     folder = service(site.app.state, AppSettings).data_dir / "jobs" / "inputs" / waiting["id"]
@@ -112,7 +113,7 @@ async def test_nothing_of_a_deleted_dataset_leaves(site: Site) -> None:
     await tidy(site)
     for job in (waiting, held):
         ended = await site.scientist.job(job["id"])
-        assert (ended["state"], ended["detail"], ended["decided_by"]) == ("denied", "its dataset was deleted", None)
+        assert (ended["state"], ended["detail"], ended["decided_by"]) == ("denied", "the dataset was deleted", None)
         assert_problem(await site.owner.result(job["id"]), 404, "result_not_found")
     assert not (results / held["id"]).exists()
     assert (await site.scientist.result(released["id"])).status_code == 200, "it had left before"

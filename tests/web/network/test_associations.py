@@ -240,7 +240,7 @@ async def test_two_domains_of_one_name_race_and_one_gets_it(net: Net, tmp_path: 
         states = [await outcome(dom) for dom in domains]
         assert sorted(states) == ["accepted", "refused", "refused"]
         loser = domains[states.index("refused")]
-        assert "another Domain is known by the name" in (await loser.associations())[0]["reason"]
+        assert "belongs to another Domain" in (await loser.associations())[0]["reason"]
         assert len(await net.list("all")) == 1
         invitations = (await net.web.get("/invitations", headers=net.owner)).json()["invitations"]
         # Only who came in has used the invitation.

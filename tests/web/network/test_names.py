@@ -198,7 +198,7 @@ async def test_the_one_that_was_turned_away_comes_in_once_the_name_is_free(
         other = Impostor()
         await other.greet(net)
         assert (await net.decide("alice", "accept", identity=key(other))).status_code == 200
-        assert "another Domain is known by the name" in (await alice.until(state="refused"))["reason"]
+        assert "belongs to another Domain" in (await alice.until(state="refused"))["reason"]
         await net.web.delete("/domains/alice", headers=net.owner)
         await alice.until(state="pending", connected=True)
         assert (
@@ -280,7 +280,7 @@ async def test_a_person_accepts_what_they_were_shown(net: Net, client: NetworkCl
     # Two ask: a name is not enough, and nobody is asked anything.
     status, told = await asyncio.to_thread(command, client, "accept", "alice")
     assert status != 0
-    assert "2 Domains ask for the name" in told
+    assert "2 Domains request the name" in told
     assert (await asyncio.to_thread(command, client, "deny", "alice", "--identity", key(one)))[0] == 0
     status, told = await asyncio.to_thread(command, client, "accept", "alice", answer="y")
     assert status == 0, told
