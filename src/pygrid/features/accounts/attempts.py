@@ -1,4 +1,4 @@
-"""How often people may try to log in, sign up or use a private key, and the trace that failures leave."""
+"""Limits of attempts to log in, sign up or use a private key, and the audit entries of failures."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pygrid.storage import audit
 WINDOW_S = 60.0
 MAX_PER_ACCOUNT_AND_ADDRESS = 10
 MAX_PER_ADDRESS = 50
-"""Log-ins and keys that failed, of all accounts together."""
+"""Failed logins and keys, of all accounts together."""
 MAX_PER_ACCOUNT = 100
-"""From all addresses together; counted apart for direct callers and for those that Networks tell of."""
+"""Failed logins from all addresses together; direct and relayed callers are counted separately."""
 MAX_RELAYED = 300
-"""From all callers that Networks tell of: a Network can make up as many addresses as it likes."""
+"""Failed logins of all relayed callers, because a Network can invent any number of addresses."""
 MAX_SIGN_UPS_PER_ADDRESS = 100
 MAX_KEY_USES = 10
-"""Of one private key, good uses included."""
+"""Uses of one private key, including valid ones."""
 MAX_LISTED = 20
-"""Failed attempts that an audit entry lists; the others are counted."""
+"""Failed attempts that an audit entry lists; it only counts the others."""
 
 
 class Attempts:
-    """The limits of an app. Each method raises TooManyRequests, ``too_many_attempts`` with ``retry_after_s``."""
+    """The limits of an app. Methods that count raise TooManyRequests: ``too_many_attempts``."""
 
     def __init__(self, clock: Clock) -> None:
         self._sketch = AttemptSketch(clock, WINDOW_S)
 
     def begin_login(self, email_key: str, address: str) -> Attempt:
-        """Count a log-in before it is checked, so that attempts at the same time can't pass the limit together."""
+        """Count a login before it is checked, so that parallel attempts cannot exceed the limit together."""
         origin, mark = network_of(address), RELAYED if address.startswith(RELAYED) else "direct:"
         return self._sketch.record(
             *self._bounds_of(address),
@@ -45,7 +45,7 @@ class Attempts:
         )
 
     def begin_key(self, address: str) -> Attempt:
-        """Count a private key that may be wrong. `forget` it if it was good; `record_key_use` counts that."""
+        """Count a private key before it is checked. For a valid key, call `forget` and `record_key_use`."""
         return self._sketch.record(*self._bounds_of(address))
 
     def record_key_use(self, user_id: int) -> None:
@@ -53,7 +53,7 @@ class Attempts:
         self._sketch.record(Bound(f"key of {user_id}", MAX_KEY_USES))
 
     def record_sign_up(self, address: str) -> None:
-        """Count an account that somebody without one makes."""
+        """Count a sign-up by an anonymous caller."""
         self._sketch.record(Bound(f"sign-up {network_of(address)}", MAX_SIGN_UPS_PER_ADDRESS))
 
     def begin_setup_code(self, address: str) -> Attempt:
@@ -61,7 +61,7 @@ class Attempts:
         return self._sketch.record(*self._bounds_of(address), Bound("set-up code", MAX_PER_ACCOUNT))
 
     def forget(self, attempt: Attempt) -> None:
-        """Take back an attempt that turned out well."""
+        """Remove the count of a successful attempt."""
         self._sketch.forget(attempt)
 
     @staticmethod
@@ -71,8 +71,7 @@ class Attempts:
 
 
 class FailureLog:
-    """Failed log-ins and keys since the last entry in the audit log: one entry tells of all, so no caller can flood the
-    log.
+    """Failed logins and keys since the last audit entry. One entry reports them all, so no caller can flood the log.
 
     Args:
         write: runs a function in a transaction of the audit log.
@@ -84,17 +83,17 @@ class FailureLog:
         self._reset()
 
     def record(self, kind: str, user_id: int | None, address: str) -> None:
-        """Note a wrong ``kind``, for example ``password``. ``user_id`` None: no account has this e-mail or key."""
+        """Record a wrong ``kind``, for example ``password``. ``user_id`` None: no account has this e-mail or key."""
         self._num_failed += 1
         if len(self._listed) < MAX_LISTED:
             self._listed.append({"wrong": kind, "user_id": user_id, "from": shortened(address)})
 
     def record_refused(self) -> None:
-        """Note an attempt over the limit, which was not checked."""
+        """Record an attempt over the limit, which was not checked."""
         self._num_refused += 1
 
     async def write_entry(self) -> None:
-        """Write what there is as one entry ``logins_failed``; nothing if there is nothing."""
+        """Write the recorded failures, if there are any, as one audit entry ``logins_failed``."""
         if not (self._num_failed or self._num_refused):
             return
         data: dict[str, Any] = {"num_failed": self._num_failed, "num_refused": self._num_refused, "first": self._listed}
@@ -103,7 +102,7 @@ class FailureLog:
         await self._write(lambda connection: audit.append(connection, "logins_failed", data, actor=None, now=now))
 
     def limited(self, begin: Callable[[], Attempt]) -> Attempt:
-        """What ``begin`` returns; its refusal is noted."""
+        """Return the attempt of ``begin``, or record and raise its refusal."""
         try:
             return begin()
         except TooManyRequests:

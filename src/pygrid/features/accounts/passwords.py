@@ -1,4 +1,4 @@
-"""Hashes and checks passwords with argon2id, without letting logins take the machine."""
+"""Hashes and checks passwords with argon2id, with a bound on the load of the machine."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from pygrid.errors import TooManyRequests
 T = TypeVar("T")
 
 TIME_COST, MEMORY_KIB, PARALLELISM = 2, 19 * 1024, 1
-"""The least that OWASP recommends for argon2id; about 25 ms and 19 MiB."""
+"""The minimum that OWASP recommends for argon2id; about 25 ms and 19 MiB."""
 NUM_THREADS = 2
 MAX_WAITING = 32
 
 
 class Passwords:
-    """Two threads and a short queue: more than that at once is refused, so that logins can't starve the rest."""
+    """Two threads and a short queue. Further requests are refused, so that logins cannot starve other work."""
 
     def __init__(self) -> None:
         self._hasher = argon2.PasswordHasher(time_cost=TIME_COST, memory_cost=MEMORY_KIB, parallelism=PARALLELISM)
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="password")
         self._num_waiting = 0
-        # The hash of no password; checking against it costs what a real check costs.
+        # No password has this hash. A check against it takes as long as a real one.
         self._nobody = (
             f"$argon2id$v=19$m={MEMORY_KIB},t={TIME_COST},p={PARALLELISM}${_random_base64(16)}${_random_base64(32)}"
         )
 
     async def hash(self, password: str) -> str:
-        """The hash to store, of the password in the normal form NFC. Raises TooManyRequests: ``busy``."""
+        """Return the hash of the password in the normal form NFC. Raises TooManyRequests: ``busy``."""
         return await self._run(lambda: self._hasher.hash(normalize_password(password)))
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether it is the password behind ``stored``; takes as long for None, an account that does not exist.
+        """Whether the password has the hash ``stored``; takes as long for None, an account that does not exist.
 
         Keyboards write the same text in different code points, so the password is compared in the normal form NFC.
-        Version 0.1 hashed passwords as they came: one that is not in NFC is compared as it came, too.
+        Version 0.1 hashed passwords without this step, so a password that is not in NFC is also compared as received.
 
         Raises:
             TooManyRequests: ``busy``.
         """
         normal = normalize_password(password)
-        # How often is hashed depends on the given password only, or the time would tell which accounts exist.
+        # The number of hashes depends only on the given password. Else the time would reveal which accounts exist.
         forms = [normal] if normal == password else [normal, password]
 
         def verify() -> bool:
@@ -59,7 +59,7 @@ class Passwords:
         return await self._run(verify)
 
     async def needs_rehash(self, password: str, stored: str) -> bool:
-        """Whether ``stored``, which the password fits, is not of the form that `hash` makes. Raises as `verify`."""
+        """Whether ``stored``, a hash of this password, differs in form from a new hash. Raises as `verify`."""
         normal = normalize_password(password)
         if self._hasher.check_needs_rehash(stored):
             return True
@@ -73,7 +73,7 @@ class Passwords:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._num_waiting >= NUM_THREADS + MAX_WAITING:
-            raise TooManyRequests("too many logins at once; try again in a moment", code=codes.BUSY, retry_after_s=2)
+            raise TooManyRequests("too many logins at once; try again in 2 s", code=codes.BUSY, retry_after_s=2)
         self._num_waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -81,12 +81,12 @@ class Passwords:
             self._num_waiting -= 1
 
     def close(self) -> None:
-        """End the threads. Harmless when called twice."""
+        """End the threads. A second call has no effect."""
         self._threads.shutdown(cancel_futures=True)
 
 
 def normalize_password(password: str) -> str:
-    """The password in the normal form NFC."""
+    """Return the password in the normal form NFC."""
     return unicodedata.normalize("NFC", password)
 
 

@@ -1,7 +1,7 @@
 """The published routes of accounts: ``/users``, ``/roles``, ``/groups``.
 
-Answers have the published bodies. Refusals are problem documents with the published status, and the published text as
-the member ``error``, which clients of 2020 compare.
+Answers have the published bodies. Refusals are problem documents with the published status. Their member ``error`` is
+the published text, which clients of 2020 compare.
 """
 
 from __future__ import annotations
@@ -68,11 +68,10 @@ _PUBLISHED: dict[str, tuple[int, str]] = {
     "role_not_found": (404, "Role ID not found!"),
     "group_not_found": (404, "Group ID not found!"),
 }
-"""Status and text that the published interface gives to a code; another code keeps its own, its detail being the text.
-"""
+"""Published status and text of a code. Other codes keep their status, with their detail as the text."""
 
 _SESSION: list[dict[str, list[str]]] = [{"session": []}]
-_ASKED = describe_problems(400, 403, 404, 413)
+_READ = describe_problems(400, 403, 404, 413)
 _CHANGED = describe_problems(400, 403, 404, 409, 412, 413)
 _SIGNED_IN = describe_problems(400, 403, 404, 409, 412, 413, 429)
 
@@ -90,11 +89,11 @@ async def _may_see_roles(connection: Connection, handler: BaseRouteHandler) -> N
 
 @post("/users", status_code=200, responses=_SIGNED_IN)
 async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Response[UserResponse]:
-    """Make an account; ``private_key`` is in this answer and never again.
+    """Create an account; only this answer contains its ``private_key``.
 
-    The first account of all becomes Owner. Later ones get the role User, unless the caller shows an account with
-    ``can_create_users`` (by session, or in the header ``private-key``) and asks for a role. A private key gives only
-    roles that allow less than the role of its owner.
+    The very first account becomes Owner. Later accounts get the role User, unless a caller with ``can_create_users``
+    (by session, or by the header ``private-key``) requests another role. A private key can assign only roles that allow
+    less than the role of its owner.
     """
     accounts = service(request.app.state, AccountService)
     actor, by_key = None, False
@@ -121,32 +120,32 @@ async def log_in(request: AppRequest, data: JSONBody[LoginRequest]) -> LoginResp
     return LoginResponse(True, session.token, session.expires_in_s)
 
 
-@post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
+@post("/users/logout", status_code=200, guards=[require()], security=_SESSION, responses=_READ)
 async def log_out(request: AppRequest) -> Done:
-    """End the session that the request came with."""
+    """End the session of this request."""
     await service(request.app.state, AccountService).log_out(request.user, find_token(request) or "")
     return Done(True)
 
 
-@get("/users", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
+@get("/users", guards=[_may_see_users], security=_SESSION, responses=_READ)
 async def list_users(request: AppRequest) -> UsersResponse:
-    """All users, oldest first."""
+    """List all users, oldest first."""
     return UsersResponse(
         True, [_user_info(request, user) for user in await service(request.app.state, AccountService).list_users()]
     )
 
 
-@get("/users/me", guards=[require()], security=_SESSION, responses=_ASKED)
+@get("/users/me", guards=[require()], security=_SESSION, responses=_READ)
 async def get_me(request: AppRequest) -> Response[UserResponse]:
-    """The user whose session it is."""
+    """Show the user of this session."""
     return _tagged_user(
         request, await service(request.app.state, AccountService).get_user(request.user, request.user.user_id)
     )
 
 
-@get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_ASKED)
+@get("/users/{user_id:int}", guards=[require()], security=_SESSION, responses=_READ)
 async def get_user(request: AppRequest, user_id: PathId) -> Response[UserResponse]:
-    """A user: oneself, or anyone for who may list users."""
+    """Show a user: the caller, or any user to callers who may list users."""
     return _tagged_user(request, await service(request.app.state, AccountService).get_user(request.user, user_id))
 
 
@@ -155,10 +154,10 @@ async def get_user(request: AppRequest, user_id: PathId) -> Response[UserRespons
     status_code=200,
     guards=[_may_see_users],
     security=_SESSION,
-    responses=_ASKED,
+    responses=_READ,
 )
 async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
-    """Users that match everything given."""
+    """List the users that match all given criteria."""
     found = await service(request.app.state, AccountService).search_users(data.email, data.role, data.group)
     return UsersResponse(True, [_user_info(request, user) for user in found])
 
@@ -167,7 +166,7 @@ async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> Users
 async def change_email(
     request: AppRequest, user_id: PathId, data: JSONBody[EmailChange], if_match: IfMatch = None
 ) -> Response[UserResponse]:
-    """One's own, or with ``can_create_users`` that of a user who is not above oneself."""
+    """Change the caller's e-mail, or with ``can_create_users`` that of a user whose role is not above the caller's."""
     expect = _expect_user(request, if_match)
     return _tagged_user(
         request,
@@ -179,9 +178,10 @@ async def change_email(
 async def change_password(
     request: AppRequest, user_id: PathId, data: JSONBody[PasswordChange], if_match: IfMatch = None
 ) -> Response[UserResponse]:
-    """As for the e-mail; ends the user's sessions (also this one, if it is one's own) and private key.
+    """Change a password, with the rights of `change_email`; ends the user's sessions and private key.
 
-    One who changes their own password gets a new ``private_key``, in this answer and never again.
+    Callers who change their own password lose this session too. They get a new ``private_key``, which only this answer
+    contains.
     """
     expect = _expect_user(request, if_match)
     return _with_key(
@@ -190,9 +190,9 @@ async def change_password(
     )
 
 
-@post("/users/me/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_ASKED)
+@post("/users/me/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_READ)
 async def rotate_private_key(request: AppRequest) -> Response[UserResponse]:
-    """Make a new private key; it is in this answer and never again, and the one before is invalid."""
+    """Replace the caller's private key; only this answer contains the new one."""
     return _with_key(
         request, await service(request.app.state, AccountService).rotate_private_key(request.user, request.user.user_id)
     )
@@ -200,7 +200,7 @@ async def rotate_private_key(request: AppRequest) -> Response[UserResponse]:
 
 @delete("/users/{user_id:int}/private-key", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
 async def revoke_private_key(request: AppRequest, user_id: PathId) -> UserResponse:
-    """Make a private key invalid: one's own, or with ``can_create_users`` that of a user who is not above oneself."""
+    """Revoke a private key, with the rights of `change_email`."""
     return UserResponse(
         True,
         _user_info(request, await service(request.app.state, AccountService).revoke_private_key(request.user, user_id)),
@@ -211,7 +211,7 @@ async def revoke_private_key(request: AppRequest, user_id: PathId) -> UserRespon
 async def change_role(
     request: AppRequest, user_id: PathId, data: JSONBody[RoleChange], if_match: IfMatch = None
 ) -> Response[UserResponse]:
-    """Nobody raises themselves or gives more than they have; ends the user's sessions."""
+    """Change a user's role and end their sessions. No caller can raise their own role or assign more than they have."""
     expect = _expect_user(request, if_match)
     return _tagged_user(
         request, await service(request.app.state, AccountService).change_role(request.user, user_id, data.role, expect)
@@ -222,7 +222,7 @@ async def change_role(
 async def change_groups(
     request: AppRequest, user_id: PathId, data: JSONBody[GroupsChange], if_match: IfMatch = None
 ) -> Response[UserResponse]:
-    """The groups the user is in from now on, all of them."""
+    """Replace the groups of a user."""
     expect = _expect_user(request, if_match)
     return _tagged_user(
         request,
@@ -232,7 +232,7 @@ async def change_groups(
 
 @delete("/users/{user_id:int}", status_code=200, guards=[require()], security=_SESSION, responses=_CHANGED)
 async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = None) -> UserResponse:
-    """Remove an account with its sessions and memberships."""
+    """Delete an account with its sessions and memberships."""
     user = await service(request.app.state, AccountService).delete_user(
         request.user, user_id, _expect_user(request, if_match)
     )
@@ -245,7 +245,7 @@ async def delete_user(request: AppRequest, user_id: PathId, if_match: IfMatch = 
 @post("/roles", status_code=200, guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
 @repeatable(shape=lambda request, role: RoleResponse(True, _role_info(request, role)))
 async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleResponse:
-    """A new role within one's own permissions."""
+    """Create a role within the caller's own permissions."""
     return RoleResponse(
         True,
         _role_info(
@@ -254,17 +254,17 @@ async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleR
     )
 
 
-@get("/roles", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
+@get("/roles", guards=[_may_see_roles], security=_SESSION, responses=_READ)
 async def list_roles(request: AppRequest) -> RolesResponse:
-    """All roles, oldest first."""
+    """List all roles, oldest first."""
     return RolesResponse(
         True, [_role_info(request, role) for role in await service(request.app.state, AccountService).list_roles()]
     )
 
 
-@get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_ASKED)
+@get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_READ)
 async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleResponse]:
-    """One role."""
+    """Show a role."""
     return _tagged_role(request, await service(request.app.state, AccountService).get_role(role_id))
 
 
@@ -272,7 +272,7 @@ async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleRespons
 async def edit_role(
     request: AppRequest, role_id: PathId, data: JSONBody[RoleEdit], if_match: IfMatch = None
 ) -> Response[RoleResponse]:
-    """What is given changes, for everyone who has the role."""
+    """Change the given fields of a role, for all of its users."""
     name, expect = None if data.name is msgspec.UNSET else data.name, _expect_role(request, if_match)
     return _tagged_role(
         request,
@@ -288,7 +288,7 @@ async def edit_role(
     responses=_CHANGED,
 )
 async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = None) -> RoleDeleted:
-    """Remove a role that nobody has."""
+    """Delete a role that no user has."""
     role = await service(request.app.state, AccountService).delete_role(
         request.user, role_id, _expect_role(request, if_match)
     )
@@ -302,21 +302,21 @@ async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = 
 @post("/groups", status_code=200, guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
 @repeatable(shape=lambda _request, group: GroupResponse(True, _group_info(group)))
 async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
-    """A new group."""
+    """Create a group."""
     return GroupResponse(True, _group_info(await service(request.app.state, AccountService).create_group(data.name)))
 
 
-@get("/groups", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
+@get("/groups", guards=[_may_see_users], security=_SESSION, responses=_READ)
 async def list_groups(request: AppRequest) -> GroupsResponse:
-    """All groups, oldest first."""
+    """List all groups, oldest first."""
     return GroupsResponse(
         True, [_group_info(group) for group in await service(request.app.state, AccountService).list_groups()]
     )
 
 
-@get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_ASKED)
+@get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_READ)
 async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResponse]:
-    """One group."""
+    """Show a group."""
     return _tagged_group(await service(request.app.state, AccountService).get_group(group_id))
 
 
@@ -324,7 +324,7 @@ async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResp
 async def rename_group(
     request: AppRequest, group_id: PathId, data: JSONBody[GroupRequest], if_match: IfMatch = None
 ) -> Response[GroupResponse]:
-    """Give a group another name."""
+    """Rename a group."""
     return _tagged_group(
         await service(request.app.state, AccountService).rename_group(group_id, data.name, _expect_group(if_match))
     )
@@ -338,7 +338,7 @@ async def rename_group(
     responses=_CHANGED,
 )
 async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch = None) -> GroupResponse:
-    """Remove a group; its members stay."""
+    """Delete a group; its members stay."""
     return GroupResponse(
         True,
         _group_info(await service(request.app.state, AccountService).delete_group(group_id, _expect_group(if_match))),
@@ -370,7 +370,7 @@ def _tagged_user(request: AppRequest, user: User) -> Response[UserResponse]:
 
 
 def _with_key(request: AppRequest, keyed: KeyedUser) -> Response[UserResponse]:
-    """As `_tagged_user`, with the private key if there is a new one; the tag is that of the user without it."""
+    """Answer as `_tagged_user` with the new private key, if there is one; the tag does not cover the key."""
     info = _user_info(request, keyed.user)
     shown = _user_info(request, keyed.user)
     if keyed.private_key is not None:
@@ -405,7 +405,7 @@ def _address(request: AppRequest) -> str:
 
 
 def _flags(data: RoleRequest | RoleEdit) -> dict[Permission, bool]:
-    """The permissions that a request states."""
+    """Return the permissions that a request states."""
     return {permission: value for permission in Permission if (value := getattr(data, permission)) is not msgspec.UNSET}
 
 
@@ -423,7 +423,7 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
 
 
 def account_routes(*, with_groups: bool = True) -> list[Any]:
-    """The routes; they need the service `AccountService`, which is the app's authenticator too."""
+    """Return the routes; they need the service `AccountService`, which is also the app's authenticator."""
     on_error: dict[Any, Any] = {PygridError: _answer_error, HTTPException: _answer_http_error}
     users = [
         *(sign_up, log_in, log_out, list_users, get_me, get_user, search_users),

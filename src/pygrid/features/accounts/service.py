@@ -1,4 +1,4 @@
-"""What people do with accounts. The rules are in `pygrid.core.access`; here they meet the store and the clock."""
+"""The use cases of accounts, roles and groups. The rules are in `pygrid.core.access`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pygrid import codes
 from pygrid.core import access
 from pygrid.core.access import AccessRefusal, Permission, Principal, Role
 from pygrid.errors import InvalidInput
-from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalise_email, not_permitted, refuse
+from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalize_email, not_permitted, refuse
 from pygrid.ids import hash_secret, new_secret
 from pygrid.storage import accounts as store
 from pygrid.storage.accounts import Group, User
@@ -22,46 +22,46 @@ logger = logging.getLogger(__name__)
 
 
 def anything(_found: object) -> None:
-    """Expects nothing of what is changed.
+    """Accept any state of the changed object.
 
-    What takes its place raises PreconditionFailed, in the transaction of the change.
+    A function in its place raises PreconditionFailed, in the transaction of the change.
     """
 
 
 class AccountService(SignIn):
     """Use cases of accounts.
 
-    Each checks everything first; a refusal changes nothing. Refused are, beside what a method lists, with Forbidden
-    ``not_permitted`` who lacks a permission, ``last_owner`` what would leave nobody to run the app, and with NotFound
-    ``user_not_found``, ``role_not_found`` or ``group_not_found`` an id that is not there.
+    Each method checks everything first; a refusal changes nothing. In addition to the errors that a method lists, it
+    raises Forbidden: ``not_permitted`` if the actor lacks a permission, ``last_owner`` if the app would have no Owner;
+    and NotFound: ``user_not_found``, ``role_not_found``, ``group_not_found``.
     """
 
     # Users
 
     async def list_users(self) -> list[User]:
-        """All users, oldest first."""
+        """Return all users, oldest first."""
         return await self._database.read(store.list_users)
 
     async def get_user(self, actor: Principal, user_id: int) -> User:
-        """A user: oneself, or with the app's permission to see users anyone."""
+        """Return a user: the actor, or with the app's permission to see users any user."""
         if actor.user_id != user_id and not actor.may(self.access.see_users):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
     async def search_users(self, email: str | None, role_id: int | None, group: str | None) -> list[User]:
-        """Users that match everything given. Raises InvalidInput: ``missing_field``: nothing was given."""
+        """Return the users that match all given criteria. Raises InvalidInput: ``missing_field``: there are none."""
         if email is None and role_id is None and group is None:
             raise InvalidInput("search by at least one of email, role, group", code=codes.MISSING_FIELD)
         for text in (email, group):
             if text is not None and not text.isprintable():
-                raise InvalidInput("a search text consists of printable characters", code=codes.INVALID_SEARCH)
+                raise InvalidInput("a search text must have only printable characters", code=codes.INVALID_SEARCH)
         return await self._database.read(lambda connection: store.search_users(connection, email, role_id, group))
 
     async def change_email(
         self, actor: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything
     ) -> User:
-        """Raises Conflict: ``email_taken``; InvalidInput: ``invalid_email``."""
-        email, email_key = normalise_email(email)
+        """Change a user's e-mail. Raises Conflict: ``email_taken``; InvalidInput: ``invalid_email``."""
+        email, email_key = normalize_email(email)
 
         def change(connection: sa.Connection) -> User:
             expect(self._manage(connection, actor, user_id))
@@ -74,7 +74,9 @@ class AccountService(SignIn):
     async def change_password(
         self, actor: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
     ) -> KeyedUser:
-        """Also ends every session of the user and their private key. One who changes their own password gets a new key.
+        """Change a user's password, and end all their sessions and their private key.
+
+        Users who change their own password get a new key.
 
         Raises:
             InvalidInput: ``weak_password``. TooManyRequests: ``busy``.
@@ -102,7 +104,10 @@ class AccountService(SignIn):
     async def change_role(
         self, actor: Principal, user_id: int, role_id: int, expect: Callable[[User], None] = anything
     ) -> User:
-        """Also ends every session of the user. Nobody raises themselves; the last Owner stays Owner."""
+        """Change a user's role and end all their sessions.
+
+        No user can raise their own role; the last Owner stays Owner.
+        """
 
         def change(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
@@ -123,7 +128,7 @@ class AccountService(SignIn):
     async def change_groups(
         self, actor: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
     ) -> User:
-        """Let the user be in these groups and no others."""
+        """Replace the groups of a user."""
 
         def change(connection: sa.Connection) -> User:
             expect(self._manage(connection, actor, user_id))
@@ -133,7 +138,7 @@ class AccountService(SignIn):
         return await self._database.write(change)
 
     async def delete_user(self, actor: Principal, user_id: int, expect: Callable[[User], None] = anything) -> User:
-        """Remove an account with its sessions and memberships; what it was. The last Owner stays."""
+        """Delete an account with its sessions and memberships, and return it. The last Owner stays."""
 
         def delete(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
@@ -153,15 +158,15 @@ class AccountService(SignIn):
     # Roles
 
     async def list_roles(self) -> list[Role]:
-        """All roles, oldest first."""
+        """Return all roles, oldest first."""
         return await self._database.read(store.list_roles)
 
     async def get_role(self, role_id: int) -> Role:
-        """One role."""
+        """Return one role."""
         return await self._database.read(lambda connection: store.get_role(connection, role_id))
 
     async def create_role(self, actor: Principal, name: str, flags: Mapping[Permission, bool]) -> Role:
-        """A new role within the actor's own permissions; ``flags`` states each permission that the app has.
+        """Create a role within the actor's own permissions; ``flags`` must state each permission of the app.
 
         Raises:
             Conflict: ``role_exists``. InvalidInput: ``invalid_name``, ``missing_field``, ``unknown_permission``.
@@ -169,7 +174,7 @@ class AccountService(SignIn):
         _check_name(name)
         if missing := [permission for permission in self.access.permissions if permission not in flags]:
             raise InvalidInput(
-                f"a new role states each permission; missing: {', '.join(missing)}", code=codes.MISSING_FIELD
+                f"a new role must state each permission; missing: {', '.join(missing)}", code=codes.MISSING_FIELD
             )
         self._check_known(flags)
         wanted = frozenset(permission for permission, given in flags.items() if given)
@@ -177,7 +182,7 @@ class AccountService(SignIn):
         def create(connection: sa.Connection) -> Role:
             refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
             role = store.put_role(connection, name, wanted)
-            self._append(connection, "role_created", _told(role), actor)
+            self._append(connection, "role_created", _audited(role), actor)
             return role
 
         return await self._writes.write(once(create))
@@ -190,8 +195,7 @@ class AccountService(SignIn):
         changes: Mapping[Permission, bool] | None = None,
         expect: Callable[[Role], None] = anything,
     ) -> Role:
-        """Rename a role, or change what it allows, for everyone who has it; the built-in User and Owner stay as they
-        are.
+        """Rename a role, or change its permissions for all of its users; the built-in User and Owner cannot change.
 
         Raises:
             Conflict: ``role_exists``. Forbidden: ``built_in_role``. InvalidInput: ``invalid_name``,
@@ -208,7 +212,7 @@ class AccountService(SignIn):
             expect(role)
             edited = Role(role.id, role.name if name is None else name, permissions)
             store.update_role(connection, edited)
-            self._append(connection, "role_edited", _told(edited), actor)
+            self._append(connection, "role_edited", _audited(edited), actor)
             return edited
 
         role = await self._writes.write(edit)
@@ -220,12 +224,16 @@ class AccountService(SignIn):
         if unknown := sorted(
             permission for permission, given in flags.items() if given and permission not in self.access.permissions
         ):
-            raise InvalidInput(f"there is no such permission here: {', '.join(unknown)}", code=codes.UNKNOWN_PERMISSION)
+            raise InvalidInput(
+                f"unknown permission {', '.join(unknown)}; this app has {', '.join(self.access.permissions)}",
+                code=codes.UNKNOWN_PERMISSION,
+            )
 
     async def delete_role(self, actor: Principal, role_id: int, expect: Callable[[Role], None] = anything) -> Role:
-        """Remove a role that nobody has; what it was.
+        """Delete a role that no user has, and return it.
 
-        Raises Conflict: ``role_in_use``; Forbidden: ``built_in_role``.
+        Raises:
+            Conflict: ``role_in_use``. Forbidden: ``built_in_role``.
         """
 
         def delete(connection: sa.Connection) -> Role:
@@ -241,20 +249,20 @@ class AccountService(SignIn):
     # Groups
 
     async def list_groups(self) -> list[Group]:
-        """All groups, oldest first."""
+        """Return all groups, oldest first."""
         return await self._database.read(store.list_groups)
 
     async def get_group(self, group_id: int) -> Group:
-        """One group."""
+        """Return one group."""
         return await self._database.read(lambda connection: store.get_group(connection, group_id))
 
     async def create_group(self, name: str) -> Group:
-        """A new group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
+        """Create a group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
         _check_name(name)
         return await self._database.write(once(lambda connection: store.put_group(connection, name)))
 
     async def rename_group(self, group_id: int, name: str, expect: Callable[[Group], None] = anything) -> Group:
-        """Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
+        """Rename a group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
         _check_name(name)
 
         def rename(connection: sa.Connection) -> Group:
@@ -266,7 +274,7 @@ class AccountService(SignIn):
         return await self._database.write(rename)
 
     async def delete_group(self, group_id: int, expect: Callable[[Group], None] = anything) -> Group:
-        """Remove a group; what it was. Its members stay."""
+        """Delete a group and return it. Its members stay."""
 
         def delete(connection: sa.Connection) -> Group:
             group = store.get_group(connection, group_id)
@@ -277,11 +285,15 @@ class AccountService(SignIn):
         return await self._database.write(delete)
 
 
-def _told(role: Role) -> dict[str, Any]:
-    """What the audit log says of a role."""
+def _audited(role: Role) -> dict[str, Any]:
+    """Return the audit entry of a role."""
     return {"role_id": role.id, "name": role.name, "permissions": sorted(role.permissions)}
 
 
 def _check_name(name: str) -> None:
     if not 1 <= len(name) <= 100 or not name.isprintable() or name != name.strip():
-        raise InvalidInput("a name has 1 to 100 printable characters and no blank at its ends", code=codes.INVALID_NAME)
+        raise InvalidInput(
+            f"the name {name[:80]!r} is not valid: it must have 1 to 100 printable characters, with no space at either "
+            "end",
+            code=codes.INVALID_NAME,
+        )

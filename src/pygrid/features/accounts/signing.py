@@ -1,4 +1,4 @@
-"""Signing up and in, sessions and private keys: whatever proves who somebody is."""
+"""Sign-up, login, sessions and private keys: everything that proves a caller's identity."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from pygrid.storage.sql.database import Database
 
 
 class SessionChanges:
-    """Wakes what depends on a session, whenever a session has ended or a role has changed."""
+    """Wakes all waiters that depend on a session, when a session has ended or a role has changed."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
 
     def notify(self) -> None:
-        """Wake everything that waits. Call it in the event loop's thread, after the commit."""
+        """Wake all waiters. Call it in the event loop's thread, after the commit."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 SESSION_IDLE = dt.timedelta(hours=12)
 SESSION_TOUCH = dt.timedelta(minutes=5)
-"""The last use of a session is stored at most this often, so that reading does not write."""
+"""Shortest time between two updates of a session's last use, so that not each request writes."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KeyedUser:
-    """A user, and the new private key, which is shown this once; None: the user has no private key now."""
+    """A user and the new private key, which is not stored; None: the user has no private key."""
 
     user: User
     private_key: str | None
@@ -65,18 +65,18 @@ class KeyedUser:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """The token is shown this once; it is good for ``expires_in_s`` after each use."""
+    """A new session. The token is not stored; it is valid for ``expires_in_s`` after each use."""
 
     token: str
     expires_in_s: int
 
 
 class SignIn:
-    """Use cases of credentials; `AccountService` has them, too.
+    """Use cases of credentials; `AccountService` inherits them.
 
     Args:
         writes: transactions of the audit log.
-        setup_code: what the very first account needs; None: nothing.
+        setup_code: required for the very first account; None: no code is required.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class SignIn:
         self._attempts = Attempts(clock)
 
     def close(self) -> None:
-        """End the threads that hash."""
+        """End the threads that hash passwords."""
         self._passwords.close()
 
-    # Signing up and in
+    # Sign-up and login
 
     async def sign_up(
         self,
@@ -117,21 +117,23 @@ class SignIn:
         setup_code: str | None = None,
         address: str = "",
     ) -> KeyedUser:
-        """Make an account. The very first one becomes Owner, whatever role is asked for.
+        """Create an account. The very first one becomes Owner, with any requested role.
 
-        After that somebody without an account gets the role User; an actor with ``can_create_users`` may choose a role
-        within their own.
+        Later, anonymous callers get the role User; an actor with ``can_create_users`` may choose a role within their
+        own.
 
         Args:
-            by_key: the actor showed a private key, which gives only roles below the actor's own.
-            setup_code: for the very first account, where the app wants one.
-            address: where the request came from, to limit attempts.
+            by_key: the actor used a private key, which can assign only roles below the actor's own.
+            setup_code: for the very first account, if the app requires one.
+            address: address of the caller, to limit attempts.
         Raises:
-            Conflict: ``email_taken``. Forbidden: ``signup_closed``: this needs ``can_create_users`` here;
-            ``setup_code_needed``, ``setup_code_wrong``. InvalidInput: ``invalid_email``, ``weak_password``.
+            Conflict: ``email_taken``.
+            Forbidden: ``signup_closed``: this app requires ``can_create_users``; ``setup_code_needed``,
+                ``setup_code_wrong``.
+            InvalidInput: ``invalid_email``, ``weak_password``.
             TooManyRequests: ``busy``, ``too_many_attempts``.
         """
-        email, email_key = normalise_email(email)
+        email, email_key = normalize_email(email)
         check_password(password)
         if await self._database.read(store.has_first_owner):
             self._check_may_sign_up(actor)
@@ -174,7 +176,7 @@ class SignIn:
     def _check_may_sign_up(self, actor: Principal | None) -> None:
         if not self._open_signup and (actor is None or not actor.may(Permission.CREATE_USERS)):
             raise Forbidden(
-                "new accounts are made by the people who run this server: ask them for one", code=codes.SIGNUP_CLOSED
+                "sign-up is closed here: ask the people who run this server for an account", code=codes.SIGNUP_CLOSED
             )
 
     def _check_setup_code(self, given: str | None, address: str) -> None:
@@ -182,16 +184,17 @@ class SignIn:
             return
         if not given:
             raise Forbidden(
-                "the first account needs the set-up code, which the server showed when it started and keeps in the "
-                f"file {self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login "
-                "--setup-code CODE)",
+                "the first account needs the set-up code, which the server shows at its start and keeps in the file "
+                f"{self._setup_code.path.name} of its data folder: send it as setup_code (pygrid login --setup-code "
+                "CODE)",
                 code=codes.SETUP_CODE_NEEDED,
             )
         attempt = self.failures.limited(lambda: self._attempts.begin_setup_code(address))
         if not self._setup_code.fits(given):
             self.failures.record("setup_code", None, address)
             raise Forbidden(
-                "this is not the set-up code that the server showed when it started", code=codes.SETUP_CODE_WRONG
+                f"the set-up code is wrong: use the one in the file {self._setup_code.path.name} of the data folder",
+                code=codes.SETUP_CODE_WRONG,
             )
         self._attempts.forget(attempt)
 
@@ -203,12 +206,13 @@ class SignIn:
         return role
 
     async def log_in(self, email: str, password: str, address: str) -> NewSession:
-        """Begin a session. ``address``: where the request came from, to limit attempts.
+        """Begin a session.
 
+        Args:
+            address: address of the caller, to limit attempts.
         Raises:
-            InvalidCredentials: unknown e-mail or wrong password, which look the same. TooManyRequests:
-                ``too_many_attempts``
-            (the limits are in `pygrid.features.accounts.attempts`); ``busy``.
+            InvalidCredentials: unknown e-mail or wrong password, without a difference.
+            TooManyRequests: ``busy``; ``too_many_attempts`` (the limits are in `pygrid.features.accounts.attempts`).
         """
         email_key = _email_key(email)
         attempt = self.failures.limited(lambda: self._attempts.begin_login(email_key, address))
@@ -217,7 +221,7 @@ class SignIn:
             good = len(password) <= MAX_PASSWORD and await self._passwords.verify(
                 password, None if found is None else found[1]
             )
-        except TooManyRequests:  # busy, so nothing was checked
+        except TooManyRequests:  # the queue is full, so nothing was checked
             self._attempts.forget(attempt)
             raise
         if found is None or not good:
@@ -230,7 +234,7 @@ class SignIn:
         token, now = new_secret(), self._clock.now()
 
         def put(connection: sa.Connection) -> None:
-            # The password may have been changed, or the account deleted, while it was being checked.
+            # During the check, the password can have been changed, or the account deleted.
             if store.find_password_hash(connection, email_key) != (user_id, password_hash):
                 raise InvalidCredentials("the e-mail or the password is wrong")
             if new_hash is not None:
@@ -244,7 +248,7 @@ class SignIn:
         return NewSession(token, int(SESSION_IDLE.total_seconds()))
 
     async def log_out(self, actor: Principal, token: str) -> None:
-        """End the session of this token, which is the actor's."""
+        """End the actor's session of this token."""
 
         def release(connection: sa.Connection) -> None:
             if store.release_session(connection, hash_secret(token)):
@@ -254,15 +258,15 @@ class SignIn:
         self.session_changes.notify()
 
     async def authenticate(self, token: str) -> Principal:
-        """Whose session it is, with the role they have now; puts off the end of the session.
+        """Return the user of a session with their present role, and extend the session.
 
         Raises:
-            InvalidCredentials: no such session, or it has ended.
+            InvalidCredentials: the session does not exist or has ended.
         """
         token_hash, now = hash_secret(token), self._clock.now()
         session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
         if session is None or session.expires_at <= now:
-            raise InvalidCredentials("this session has ended or never was: log in again")
+            raise InvalidCredentials("this session is unknown or has ended: log in again")
         if now - session.last_seen_at >= SESSION_TOUCH:
             await self._database.write(
                 lambda connection: store.update_session(connection, token_hash, now, now + SESSION_IDLE)
@@ -270,18 +274,17 @@ class SignIn:
         return session.principal
 
     async def find_principal(self, token: str) -> Principal | None:
-        """Whose session it is, None if it has ended; this is no use of the session, so it does not put off its end."""
+        """Return the user of a session, None if it has ended; does not extend the session."""
         token_hash, now = hash_secret(token), self._clock.now()
         session = await self._database.look_up(lambda connection: store.find_session(connection, token_hash))
         return None if session is None or session.expires_at <= now else session.principal
 
     async def authenticate_key(self, private_key: str, address: str) -> Principal:
-        """Whose private key it is.
+        """Return the user of a private key.
 
         Raises:
-            InvalidCredentials: no account has this key. TooManyRequests: ``too_many_attempts`` with this key, or from
-                this
-            address.
+            InvalidCredentials: no account has this key.
+            TooManyRequests: ``too_many_attempts`` with this key, or from this address.
         """
         attempt = self.failures.limited(lambda: self._attempts.begin_key(address))
         key_hash = hash_secret(private_key)
@@ -289,14 +292,14 @@ class SignIn:
         if owner is None:
             self.failures.record("private_key", None, address)
             raise InvalidCredentials(
-                "no account has this private key: it was rotated or revoked, or its password changed"
+                "no account has this private key: it was rotated or revoked, or the password was changed"
             )
         self._attempts.forget(attempt)
         self._attempts.record_key_use(owner.user_id)
         return owner
 
     async def rotate_private_key(self, actor: Principal, user_id: int) -> KeyedUser:
-        """A new private key in place of the one before. Only for oneself, so that nobody holds the key of another."""
+        """Replace the private key of the actor. Only the actor's own, so that no user has the key of another."""
         if actor.user_id != user_id:
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         private_key = new_secret()
@@ -310,7 +313,7 @@ class SignIn:
         return KeyedUser(await self._writes.write(rotate), private_key)
 
     async def revoke_private_key(self, actor: Principal, user_id: int) -> User:
-        """Make the private key of the user invalid; `rotate_private_key` makes another one."""
+        """Revoke the private key of a user; `rotate_private_key` creates another one."""
 
         def revoke(connection: sa.Connection) -> User:
             user = self._manage(connection, actor, user_id)
@@ -324,13 +327,13 @@ class SignIn:
         audit.append(connection, action, data, actor=actor.user_id, now=self._clock.now())
 
     async def remove_expired_sessions(self) -> None:
-        """Forget sessions that have ended."""
+        """Delete the sessions that have ended."""
         now = self._clock.now()
         await self._database.write(lambda connection: store.delete_expired_sessions(connection, now))
 
     @staticmethod
     def _manage(connection: sa.Connection, actor: Principal, user_id: int) -> User:
-        """The user, if the actor, with the role they have now, may change it."""
+        """Return the user, if the actor's present role may change it."""
         now_actor = store.get_principal(connection, actor.user_id)
         if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
@@ -339,18 +342,18 @@ class SignIn:
         return user
 
 
-def normalise_email(email: str) -> tuple[str, str]:
-    """The address as it is kept and shown, and as it is compared: NFKC, case-folded.
+def normalize_email(email: str) -> tuple[str, str]:
+    """Return the e-mail as it is stored and shown, and its key for comparison: NFKC, case-folded.
 
     Raises:
-        InvalidInput: ``invalid_email``: not ``NAME@HOST``, or longer than 254.
+        InvalidInput: ``invalid_email``: not ``NAME@HOST``, or longer than 254 characters.
     """
     shown = email.strip()
     name, at, host = shown.rpartition("@")
     good = name and at and host and len(shown) <= 254 and shown.isprintable() and not any(c.isspace() for c in shown)
     if not good:
         raise InvalidInput(
-            "the e-mail must look like name@host, with 254 characters at the most", code=codes.INVALID_EMAIL
+            "the e-mail is not valid: it must be name@host with at most 254 characters", code=codes.INVALID_EMAIL
         )
     return shown, _email_key(shown)
 
@@ -368,8 +371,8 @@ def check_password(password: str) -> None:
 
 _DETAILS = {
     AccessRefusal.MISSING_PERMISSION: "your role does not allow this",
-    AccessRefusal.TARGET_OUTRANKS: "this is not yours to change: it allows more than your own role",
-    AccessRefusal.BEYOND_OWN: "nobody can give more permissions than they have",
+    AccessRefusal.TARGET_OUTRANKS: "you may not change this: it allows more than your own role",
+    AccessRefusal.BEYOND_OWN: "you can assign only permissions that you have",
     AccessRefusal.BEYOND_KEY: "a private key assigns only roles below the role of its owner: log in instead",
 }
 
@@ -378,7 +381,7 @@ def refuse(refusal: AccessRefusal | None) -> None:
     if refusal is AccessRefusal.LAST_OWNER:
         raise Forbidden("this is the last Owner: make another user Owner first", code=codes.LAST_OWNER)
     if refusal is AccessRefusal.BUILT_IN:
-        raise Forbidden("the roles User and Owner stay as they are", code=codes.BUILT_IN_ROLE)
+        raise Forbidden("the built-in roles User and Owner cannot be changed", code=codes.BUILT_IN_ROLE)
     if refusal is not None:
         raise not_permitted(refusal)
 
