@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 
 from pygrid import codes
-from pygrid.core.process_config import ServerConfig
+from pygrid.core.process_config import ProcessConfig
 from pygrid.errors import Conflict, Gone, PygridError
 from pygrid.messages.cycles import RefusalReason
 
@@ -92,13 +92,13 @@ FINISHED = AdmissionRefusal("training_finished", "the training of this process h
 BETWEEN_CYCLES = AdmissionRefusal("between_cycles", "a cycle is being completed", 1)
 
 
-def open_cycle(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+def open_cycle(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
     """``hosted -> open``: enough clients have requested the cycle. The deadline begins."""
     assert cycle.state is CycleState.HOSTED
     return replace(cycle, state=CycleState.OPEN, opened_at=now, deadline_at=_deadline(config, now))
 
 
-def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+def reopen(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
     """``open -> open``: too few reports at the deadline.
 
     The received reports still count, and a new deadline begins.
@@ -107,7 +107,7 @@ def reopen(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     return replace(cycle, attempt=cycle.attempt + 1, num_assigned=cycle.num_reports, deadline_at=_deadline(config, now))
 
 
-def restart(cycle: Cycle, config: ServerConfig, checkpoint: int, now: dt.datetime) -> Cycle:
+def restart(cycle: Cycle, config: ProcessConfig, checkpoint: int, now: dt.datetime) -> Cycle:
     """Continue an uncompleted cycle from another checkpoint.
 
     The received reports still count. An open cycle begins a new attempt, because its clients train from the old
@@ -124,21 +124,21 @@ def close(cycle: Cycle) -> Cycle:
     return replace(cycle, state=CycleState.CLOSING)
 
 
-def next_cycle_state(config: ServerConfig) -> CycleState:
+def next_cycle_state(config: ProcessConfig) -> CycleState:
     """The first state of a new cycle: ``hosted`` if it waits for several clients, otherwise ``open``."""
     return CycleState.HOSTED if config.candidates_needed > 1 else CycleState.OPEN
 
 
-def _deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
+def _deadline(config: ProcessConfig, now: dt.datetime) -> dt.datetime | None:
     return None if config.cycle_length is None else now + dt.timedelta(seconds=config.cycle_length)
 
 
-def first_deadline(config: ServerConfig, now: dt.datetime) -> dt.datetime | None:
+def first_deadline(config: ProcessConfig, now: dt.datetime) -> dt.datetime | None:
     """The deadline of a cycle that is created in state ``open`` at ``now``."""
     return _deadline(config, now)
 
 
-def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+def shorten(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
     """Limit the deadline to that of a new cycle. It changes only if the clock was set back."""
     latest = _deadline(config, now)
     if cycle.deadline_at is None or latest is None or cycle.deadline_at <= latest:
@@ -146,7 +146,7 @@ def shorten(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
     return replace(cycle, deadline_at=latest)
 
 
-def is_last(cycle: Cycle, config: ServerConfig) -> bool:
+def is_last(cycle: Cycle, config: ProcessConfig) -> bool:
     """Whether the process finishes with this cycle."""
     return config.num_cycles > 0 and cycle.sequence >= config.num_cycles
 
@@ -164,7 +164,7 @@ class Due(enum.Enum):
     REOPEN = enum.auto()
 
 
-def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
+def due(cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Due:
     """Whether an open cycle closes or is reopened.
 
     With at least `needed_diffs` reports it closes when ``max_diffs`` is reached, the deadline has passed, or all
@@ -184,7 +184,7 @@ def due(cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Due:
 
 def admit(
     cycle: Cycle,
-    config: ServerConfig,
+    config: ProcessConfig,
     now: dt.datetime,
     *,
     own: Assignment | None,
@@ -223,7 +223,7 @@ def admit(
     return None
 
 
-def waiting_for_workers(config: ServerConfig) -> AdmissionRefusal:
+def waiting_for_workers(config: ProcessConfig) -> AdmissionRefusal:
     """The refusal while too few clients have requested the cycle."""
     return AdmissionRefusal(
         "waiting_for_workers", f"the cycle opens when {config.min_workers} clients request it", POLL_S

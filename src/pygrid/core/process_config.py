@@ -1,6 +1,6 @@
 """The configuration of a process, checked when the process is hosted.
 
-The first fields of `ServerConfig` are those of the legacy interface. The others are fields of pygrid.
+The first fields of `ProcessConfig` are those of the legacy interface. The others are fields of pygrid.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to refuse a JWT without ``exp``, which never expires."""
 
 
-class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The configuration of the cycles of a process."""
 
     cycle_length: float | None
@@ -130,7 +130,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return values
 
 
-def read_server_config(raw: dict[str, Any]) -> ServerConfig:
+def read_server_config(raw: dict[str, Any]) -> ProcessConfig:
     """The configuration in ``raw``, a decoded JSON object.
 
     Raises:
@@ -142,7 +142,7 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
             "server_config.cycle_length is required (seconds, or null for no limit)", field="cycle_length"
         )
     try:
-        config = msgspec.convert(raw, ServerConfig)
+        config = msgspec.convert(raw, ProcessConfig)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"server_config: {error}") from error
     _check_ranges(config)
@@ -150,7 +150,7 @@ def read_server_config(raw: dict[str, Any]) -> ServerConfig:
     return config
 
 
-def _check_ranges(config: ServerConfig) -> None:
+def _check_ranges(config: ProcessConfig) -> None:
     counts = ("num_cycles", "min_workers", "do_not_reuse_workers_until_cycle", "clients_per_subject")
     positive_counts = ("max_workers", "min_diffs", "max_diffs", "max_weight")
     for name in counts:
@@ -178,7 +178,7 @@ def _check(field: str, value: float | int | None, low: float, high: float) -> No
         raise InvalidConfig(f"server_config.{field} is {value}; it must be from {low:g} to {high:g}", field=field)
 
 
-def _check_together(config: ServerConfig) -> None:
+def _check_together(config: ProcessConfig) -> None:
     def refuse(low: str, high: str) -> None:
         a, b = getattr(config, low), getattr(config, high)
         if a is not None and b is not None and a > b:

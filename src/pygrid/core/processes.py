@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygrid.aggregation.rules import Aggregation
-from pygrid.core.process_config import ServerConfig
+from pygrid.core.process_config import ProcessConfig
 from pygrid.errors import ShapeMismatch
 from pygrid.tensors.safetensors import Layout
 
@@ -29,7 +29,7 @@ class HostedProcess:
     id: int
     name: str
     version: str
-    config: ServerConfig
+    config: ProcessConfig
     client_config: Mapping[str, Any]
     model: Layout
     """Names, shapes and order of the arrays of the model. They are the same in every checkpoint."""

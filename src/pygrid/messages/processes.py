@@ -13,7 +13,7 @@ class HostRequest(msgspec.Struct):
 
     The other parts are ``model`` (safetensors bytes), one ``plan:NAME`` for each plan, and at most one
     ``averaging_plan``. ``client_config`` needs ``name`` and ``version``; clients receive it unchanged. The fields of
-    ``server_config`` are those of `pygrid.core.process_config.ServerConfig`.
+    ``server_config`` are those of `pygrid.core.process_config.ProcessConfig`.
     """
 
     client_config: dict[str, Any]

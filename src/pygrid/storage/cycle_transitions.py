@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState
-from pygrid.core.process_config import ServerConfig
+from pygrid.core.process_config import ProcessConfig
 from pygrid.storage import cycles as rows
 from pygrid.storage import reports
 
@@ -17,7 +17,7 @@ LEASE_S = 600.0
 
 
 def begin_cycle(
-    connection: sa.Connection, process_id: int, config: ServerConfig, sequence: int, checkpoint: int, now: dt.datetime
+    connection: sa.Connection, process_id: int, config: ProcessConfig, sequence: int, checkpoint: int, now: dt.datetime
 ) -> Cycle:
     """Add a cycle: open, or waiting for enough clients."""
     state = rules.next_cycle_state(config)
@@ -36,7 +36,7 @@ def begin_cycle(
     return cycle
 
 
-def open_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+def open_cycle(connection: sa.Connection, cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
     """``hosted -> open``."""
     opened = rules.open_cycle(cycle, config, now)
     rows.update_cycle(connection, opened)
@@ -44,7 +44,7 @@ def open_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, no
     return opened
 
 
-def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, now: dt.datetime) -> Cycle:
+def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ProcessConfig, now: dt.datetime) -> Cycle:
     """``open -> open`` with a new deadline; assignments that did not report end."""
     reports.expire_assignments(connection, cycle.id)
     reopened = rules.reopen(cycle, config, now)
@@ -56,7 +56,7 @@ def reopen_cycle(connection: sa.Connection, cycle: Cycle, config: ServerConfig, 
 
 
 def restart_cycle(
-    connection: sa.Connection, cycle: Cycle, config: ServerConfig, checkpoint: int, of: int, now: dt.datetime
+    connection: sa.Connection, cycle: Cycle, config: ProcessConfig, checkpoint: int, of: int, now: dt.datetime
 ) -> Cycle:
     """Go on from ``checkpoint``, which repeats the checkpoint ``of``.
 

@@ -19,14 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import AdmissionRefusal, Assignment, AssignmentState, Cycle, CycleState, Due, Redeemed
-from pygrid.core.process_config import ServerConfig, read_server_config
+from pygrid.core.process_config import ProcessConfig, read_server_config
 from pygrid.errors import Conflict, Gone
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=60)
 
 
-def config(**fields: Any) -> ServerConfig:
+def config(**fields: Any) -> ProcessConfig:
     return read_server_config({"cycle_length": 60, **fields})
 
 
@@ -159,12 +159,12 @@ def test_due_is_right_in_every_case() -> None:
 # -- admit -------------------------------------------------------------------------------------------------------------
 
 
-def admit(given_cycle: Cycle, given_config: ServerConfig, **changes: Any) -> AdmissionRefusal | None:
+def admit(given_cycle: Cycle, given_config: ProcessConfig, **changes: Any) -> AdmissionRefusal | None:
     values: dict[str, Any] = {"own": None, "last_sequence": None, "download": None, "upload": None}
     return rules.admit(given_cycle, given_config, NOW, **{**values, **changes})
 
 
-REFUSALS: list[tuple[str, int, Cycle, ServerConfig, dict[str, Any]]] = [
+REFUSALS: list[tuple[str, int, Cycle, ProcessConfig, dict[str, Any]]] = [
     ("between_cycles", 1, cycle(state=CycleState.CLOSING), config(), {}),
     ("between_cycles", 1, cycle(state=CycleState.COMPLETED), config(), {}),
     ("between_cycles", 1, cycle(deadline_at=NOW), config(), {}),
@@ -192,7 +192,7 @@ REFUSALS: list[tuple[str, int, Cycle, ServerConfig, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("reason", "timeout_s", "given_cycle", "given_config", "changes"), REFUSALS)
 def test_every_refusal_has_a_reason_and_a_hint(
-    reason: str, timeout_s: int, given_cycle: Cycle, given_config: ServerConfig, changes: dict[str, Any]
+    reason: str, timeout_s: int, given_cycle: Cycle, given_config: ProcessConfig, changes: dict[str, Any]
 ) -> None:
     refusal = admit(given_cycle, given_config, **changes)
     assert refusal is not None
@@ -214,7 +214,7 @@ def test_every_refusal_has_a_reason_and_a_hint(
         (cycle(deadline_at=None), config(cycle_length=None), {}),
     ],
 )
-def test_who_fits_is_admitted(given_cycle: Cycle, given_config: ServerConfig, changes: dict[str, Any]) -> None:
+def test_who_fits_is_admitted(given_cycle: Cycle, given_config: ProcessConfig, changes: dict[str, Any]) -> None:
     assert admit(given_cycle, given_config, **changes) is None
 
 

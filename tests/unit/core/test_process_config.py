@@ -19,7 +19,7 @@ from pygrid.aggregation.rules import Aggregation
 from pygrid.core.process_config import (
     MAX_CLIENT_CONFIG_BYTES,
     Authentication,
-    ServerConfig,
+    ProcessConfig,
     read_client_config,
     read_server_config,
 )
@@ -32,7 +32,7 @@ MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf
 """
 
 
-def read(**fields: Any) -> ServerConfig:
+def read(**fields: Any) -> ProcessConfig:
     return read_server_config({"cycle_length": 60, **fields})
 
 
@@ -63,7 +63,7 @@ OPTIMIZER: dict[str, tuple[float, float, float]] = {
 
 def test_only_cycle_length_must_be_given() -> None:
     config = read_server_config({"cycle_length": None})
-    assert config == ServerConfig(cycle_length=None)
+    assert config == ProcessConfig(cycle_length=None)
     expected = {
         **COUNTS,
         **POSITIVE,
@@ -190,7 +190,7 @@ def test_what_is_shown_is_complete_and_without_the_secret() -> None:
     shown = config.public()
     assert shown["authentication"]["secret"] == "(set)"
     assert "very secret" not in json.dumps(shown)
-    assert set(shown) == set(ServerConfig.__struct_fields__) - {"outlier_factor"}
+    assert set(shown) == set(ProcessConfig.__struct_fields__) - {"outlier_factor"}
     assert (shown["max_diffs"], shown["server_optimizer"]["name"]) == (3, "sgd")
     # Without a secret, what is shown can be given again.
     for given_ in ({}, {"outlier_factor": None}, {"aggregation": {"name": "mean", "weights": "equal"}}):
@@ -222,7 +222,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*ServerConfig.__struct_fields__, "other"]), json_values))
+@given(st.dictionaries(st.sampled_from([*ProcessConfig.__struct_fields__, "other"]), json_values))
 def test_any_values_are_read_or_refused(fields: dict[str, Any]) -> None:
     try:
         config = read_server_config(fields)

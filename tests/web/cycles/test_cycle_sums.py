@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pygrid.aggregation.rules import Weighed
-from pygrid.core.process_config import ServerConfig
+from pygrid.core.process_config import ProcessConfig
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.features.cycles.accumulator import CycleSums
@@ -28,7 +28,7 @@ from pygrid.tensors import encode, read_layout
 
 SHAPES = {"weight": (3, 2), "bias": (2,)}
 LAYOUT = read_layout(encode({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}))
-PROCESS = HostedProcess(1, "digits", "1.0", ServerConfig(cycle_length=None), {}, LAYOUT, (), None)
+PROCESS = HostedProcess(1, "digits", "1.0", ProcessConfig(cycle_length=None), {}, LAYOUT, (), None)
 CYCLE = 5
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.cycles import Cycle
-from pygrid.core.process_config import ServerConfig, read_client_config, read_server_config
+from pygrid.core.process_config import ProcessConfig, read_client_config, read_server_config
 from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
 from pygrid.features.processes.forms import HostForm
@@ -42,7 +42,7 @@ class Candidate:
     version: str
     client_config: dict[str, Any]
     server_config: dict[str, Any]
-    config: ServerConfig
+    config: ProcessConfig
     model: Layout
     plans: dict[str, bytes]
     averaging_plan: bytes | None
@@ -198,7 +198,7 @@ def _check_kind(report: GateReport, name: str, kind: str) -> None:
         )
 
 
-async def _check_averaging(data: bytes, config: ServerConfig, model: Layout) -> None:
+async def _check_averaging(data: bytes, config: ProcessConfig, model: Layout) -> None:
     report = await check_async(data)
     _check_kind(report, "averaging_plan", "averaging")
     check_fits(model, _spec(report), "averaging_plan")
