@@ -18,7 +18,7 @@ LIMITS = {
     'code="literal"': (0, 0),
     "Popen outside cli/up and sandbox/process": (0, 0),
     "pass-through methods": (23, 10),
-    "module cycles": (1, 0),
+    "module cycles": (0, 0),
     "sleep in tests": (20, 20),
     "patches of private names": (27, 0),
     "prose hits": (1198, 0),

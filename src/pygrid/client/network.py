@@ -34,7 +34,7 @@ from pygrid.messages.associations import (
     canonical,
 )
 from pygrid.messages.datasets import Dtype
-from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, SearchAnswer, SearchRequest
+from pygrid.messages.discovery import DEFAULT_TIMEOUT_S, DomainRef, Kind, ModelHit, SearchAnswer, SearchRequest
 from pygrid.messages.identity import SIGNATURE_BYTES, from_base64url
 from pygrid.transport import Request, Transport, open_transport
 from pygrid.transport.address import RelayedAddress, parse_address, plain_address
@@ -187,7 +187,7 @@ class NetworkClient(SessionClient):
         answer = self._api.post(
             "/network/search", SearchAnswer, json=request, idempotent=True, timeout_s=timeout_s + 30
         )
-        return SearchResults(self, answer)
+        return SearchResults(self.open_domain, answer)
 
     def model(self, model_id: str, *, domain: str | None = None) -> NetworkModel:
         """A public model that answers from whichever of the Domains that serve it is there.
@@ -198,7 +198,7 @@ class NetworkClient(SessionClient):
             NotFound: no Domain that answers serves it (``model_not_found``).
             InvalidInput: ``model_ambiguous``: Domains serve different models under this id.
         """
-        return find_model(self, model_id, domain)
+        return find_model(self.open_domain, self._find_hits, model_id, domain)
 
     def serve(
         self,
@@ -218,7 +218,19 @@ class NetworkClient(SessionClient):
             Unavailable: ``too_few_domains``: you are logged in at fewer, or too few take it; it is served on none.
             As `DomainClient.serve`.
         """
-        return serve_on(self, model_id, onnx, replicas, {"visibility": visibility, **more})
+        if replicas < 1:
+            raise InvalidInput(f"replicas is {replicas}; it must be at least 1")
+        options = {"visibility": visibility, **more}
+        return serve_on(self._logged_in(), lambda: self.model(model_id), model_id, onnx, replicas, options)
+
+    def _find_hits(self, model_id: str) -> list[ModelHit]:
+        return [found.info for found in self.search(model=model_id, kinds="model").models if found.info.sha256]
+
+    def _logged_in(self) -> list[tuple[str, DomainClient]]:
+        """The Domains that are online and where the user is logged in."""
+        online = [info.name for info in self.domains() if info.state == "online"]
+        opened = [(name, self.domain(name)) for name in online]
+        return [(name, domain) for name, domain in opened if domain.token is not None]
 
     def accept(self, name: str, reason: str = "", identity: str | None = None) -> DomainInfo:
         """Let a Domain belong to the Network; the Domain is told the reason. Needs a role with can_manage_nodes.

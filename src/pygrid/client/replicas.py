@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from pygrid import codes
 from pygrid.client.models import HostedModel, OnnxSource, get_served
+from pygrid.client.search import OpenDomain
 from pygrid.client.session import SessionApi
 from pygrid.errors import Conflict, Forbidden, InvalidInput, NotFound, PygridError, Unauthenticated, Unavailable
 from pygrid.messages.discovery import DomainRef, ModelHit
@@ -19,7 +20,9 @@ from pygrid.transport import NO_RETRIES
 
 if TYPE_CHECKING:
     from pygrid.client.domain import DomainClient
-    from pygrid.client.network import NetworkClient
+
+FindHits = Callable[[str], list[ModelHit]]
+"""Finds the Domains that serve a model id, without nodes of 2020, which do not answer predictions."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ logger = logging.getLogger(__name__)
 class NetworkModel:
     """A model that any of several Domains answers for. `NetworkClient.model` gives one."""
 
-    def __init__(self, network: NetworkClient, hits: Sequence[ModelHit]) -> None:
-        self._network = network
+    def __init__(self, open_domain: OpenDomain, find_hits: FindHits, hits: Sequence[ModelHit]) -> None:
+        self._open_domain, self._find_hits = open_domain, find_hits
         self.info = hits[0]
         """What is told of it."""
         # By lot, so that the callers of a model spread over its Domains.
@@ -82,7 +85,7 @@ class NetworkModel:
 
     def _open(self, ref: DomainRef) -> HostedModel:
         if ref.name not in self._models:
-            model = get_served(_impatient(self._network.open_domain(ref)), self.id)
+            model = get_served(_impatient(self._open_domain(ref)), self.id)
             if model.info.sha256 != self.info.sha256:
                 raise NotFound(
                     f"another model is served as {self.id!r} there now", code=codes.MODEL_NOT_FOUND, domain=ref.name
@@ -91,7 +94,7 @@ class NetworkModel:
         return self._models[ref.name]
 
     def _look_again(self) -> None:
-        hits = [hit for hit in _find_hits(self._network, self.id) if hit.sha256 == self.info.sha256]
+        hits = [hit for hit in self._find_hits(self.id) if hit.sha256 == self.info.sha256]
         known = {ref.name for ref in self._refs}
         self._refs = [hit.domain for hit in hits if hit.domain.name not in known] + self._refs
 
@@ -117,9 +120,9 @@ class NetworkModel:
         return html.escape(repr(self))
 
 
-def find_model(network: NetworkClient, model_id: str, domain: str | None) -> NetworkModel:
+def find_model(open_domain: OpenDomain, find_hits: FindHits, model_id: str, domain: str | None = None) -> NetworkModel:
     """See `NetworkClient.model`."""
-    hits = _find_hits(network, model_id)
+    hits = find_hits(model_id)
     if domain is not None:
         of_domain = {hit.sha256 for hit in hits if hit.domain.name == domain}
         hits = [hit for hit in hits if hit.sha256 in of_domain]
@@ -135,16 +138,23 @@ def find_model(network: NetworkClient, model_id: str, domain: str | None) -> Net
             code=codes.MODEL_AMBIGUOUS,
             model_id=model_id,
         )
-    return NetworkModel(network, hits)
+    return NetworkModel(open_domain, find_hits, hits)
 
 
 def serve_on(
-    network: NetworkClient, model_id: str, onnx: OnnxSource, replicas: int, options: Mapping[str, Any]
+    candidates: Sequence[tuple[str, DomainClient]],
+    find: Callable[[], NetworkModel],
+    model_id: str,
+    onnx: OnnxSource,
+    replicas: int,
+    options: Mapping[str, Any],
 ) -> NetworkModel:
-    """See `NetworkClient.serve`."""
-    if replicas < 1:
-        raise InvalidInput(f"replicas is {replicas}; it must be at least 1")
-    candidates = _logged_in(network)
+    """See `NetworkClient.serve`.
+
+    Args:
+        candidates: names of Domains that are online, and their logged-in clients.
+        find: looks for the model after it is served; if this fails, the model is withdrawn.
+    """
     if len(candidates) < replicas:
         there = ", ".join(name for name, _ in candidates) or "none"
         raise _too_few(
@@ -159,23 +169,12 @@ def serve_on(
             except (Unavailable, Conflict) as error:
                 refused.append(f"{name}: {error.detail}")
             if len(served) == replicas:
-                return find_model(network, model_id, None)
+                return find()
         raise _too_few(f"only {len(served)} Domains took it. {'; '.join(refused)}", model_id)
     except PygridError:
         for model in served:
             model.delete()
         raise
-
-
-def _logged_in(network: NetworkClient) -> list[tuple[str, DomainClient]]:
-    online = [info.name for info in network.domains() if info.state == "online"]
-    opened = [(name, network.domain(name)) for name in online]
-    return [(name, domain) for name, domain in opened if domain.token is not None]
-
-
-def _find_hits(network: NetworkClient, model_id: str) -> list[ModelHit]:
-    """Who serves it; nodes of 2020 do not, in a way that could be asked here."""
-    return [found.info for found in network.search(model=model_id, kinds="model").models if found.info.sha256]
 
 
 def _impatient(domain: DomainClient) -> SessionApi:

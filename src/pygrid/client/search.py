@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from pygrid import codes
 from pygrid.client.display.tables import Table, TableColumn
@@ -13,9 +13,12 @@ from pygrid.messages.discovery import DatasetHit, DomainRef, FoundPort, Missing,
 
 if TYPE_CHECKING:
     from pygrid.client.datasets import Dataset
+    from pygrid.client.domain import DomainClient
     from pygrid.client.models import HostedModel
-    from pygrid.client.network import NetworkClient
     from pygrid.client.process import Process
+
+OpenDomain: TypeAlias = "Callable[[DomainRef], DomainClient]"
+"""Opens a Domain that a search has found; `NetworkClient.open_domain`."""
 
 _REASONS = {
     "timeout": "did not answer in time",
@@ -27,8 +30,8 @@ _REASONS = {
 class PublicDataset:
     """A public dataset on one of the Domains; ``info`` is all that is told of it."""
 
-    def __init__(self, network: NetworkClient, info: DatasetHit) -> None:
-        self._network = network
+    def __init__(self, open_domain: OpenDomain, info: DatasetHit) -> None:
+        self._open_domain = open_domain
         self.info = info
 
     @property
@@ -51,7 +54,7 @@ class PublicDataset:
             raise InvalidInput(
                 f"{self.domain.name!r} is a node of 2020: it tells tags and no more", code=codes.LEGACY_NODE
             )
-        return self._network.open_domain(self.domain).datasets.by_id(self.info.id)
+        return self._open_domain(self.domain).datasets.by_id(self.info.id)
 
     def __repr__(self) -> str:
         return f"FoundDataset({self.name!r}, domain={self.domain.name!r})"
@@ -60,8 +63,8 @@ class PublicDataset:
 class PublicModel:
     """A public model that one of the Domains serves."""
 
-    def __init__(self, network: NetworkClient, info: ModelHit) -> None:
-        self._network = network
+    def __init__(self, open_domain: OpenDomain, info: ModelHit) -> None:
+        self._open_domain = open_domain
         self.info = info
 
     @property
@@ -81,7 +84,7 @@ class PublicModel:
             Unauthenticated: nobody is logged in there. NotFound: it is not served any more. Unavailable: the Domain
                 can't be reached.
         """
-        return self._network.open_domain(self.domain).model(self.info.id)
+        return self._open_domain(self.domain).model(self.info.id)
 
     def __repr__(self) -> str:
         return f"FoundModel({self.name!r}, domain={self.domain.name!r})"
@@ -90,8 +93,8 @@ class PublicModel:
 class PublicProcess:
     """A process that one of the Domains hosts."""
 
-    def __init__(self, network: NetworkClient, info: ProcessHit) -> None:
-        self._network = network
+    def __init__(self, open_domain: OpenDomain, info: ProcessHit) -> None:
+        self._open_domain = open_domain
         self.info = info
 
     @property
@@ -109,7 +112,7 @@ class PublicProcess:
         Raises:
             Unauthenticated: nobody is logged in there. Unavailable: the Domain can't be reached.
         """
-        return self._network.open_domain(self.domain).process(self.info.name, self.info.version)
+        return self._open_domain(self.domain).process(self.info.name, self.info.version)
 
     def __repr__(self) -> str:
         return f"FoundProcess({self.name!r}, version={self.info.version!r}, domain={self.domain.name!r})"
@@ -153,10 +156,10 @@ class FoundProcesses(Table[PublicProcess]):
 class SearchResults:
     """What was found, best first, and which Domains did not answer."""
 
-    def __init__(self, network: NetworkClient, answer: SearchAnswer) -> None:
-        self.datasets = FoundDatasets(PublicDataset(network, hit) for hit in answer.datasets)
-        self.models = FoundModels(PublicModel(network, hit) for hit in answer.models)
-        self.processes = FoundProcesses(PublicProcess(network, hit) for hit in answer.processes)
+    def __init__(self, open_domain: OpenDomain, answer: SearchAnswer) -> None:
+        self.datasets = FoundDatasets(PublicDataset(open_domain, hit) for hit in answer.datasets)
+        self.models = FoundModels(PublicModel(open_domain, hit) for hit in answer.models)
+        self.processes = FoundProcesses(PublicProcess(open_domain, hit) for hit in answer.processes)
         self.missing: tuple[Missing, ...] = answer.missing
         self.num_domains = answer.num_domains
         self.more = answer.more

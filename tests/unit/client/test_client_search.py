@@ -33,7 +33,7 @@ def hit(**fields: Any) -> DatasetHit:
 
 def results(*hits: DatasetHit, missing: tuple[Missing, ...] = (), more: bool = False) -> SearchResults:
     answer = SearchAnswer(datasets=hits, models=(), processes=(), missing=missing, num_domains=3, more=more)
-    return SearchResults(NetworkClient(HttpTransport("http://127.0.0.1:1")), answer)
+    return SearchResults(NetworkClient(HttpTransport("http://127.0.0.1:1")).open_domain, answer)
 
 
 def test_a_prompt_shows_tables_and_who_is_missing() -> None:
