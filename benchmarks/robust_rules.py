@@ -24,7 +24,7 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import digits_data
-from pygrid.aggregation.mean import BLOCK, WeightedMean
+from pygrid.aggregation.mean import BLOCK, WeightedSum
 from pygrid.aggregation.rules import Aggregation, History, Vote, weigh
 from pygrid.aggregation.running import RunningSum
 from pygrid.core.reports import ReportCheck
@@ -170,7 +170,7 @@ class Server:
         earlier = [pair for cycle in self.accepted[-5:] for pair in cycle]
         history = History([norm for norm, _ in earlier], [weight for _, weight in earlier])
         weighed = weigh(self.rule, list(votes.values()), history, lambda: float(np.linalg.norm(self.model)))
-        mean = total.settle(votes, weighed, partial(self._parts, diffs))(0, self.model.size, self.centre)
+        mean = total.result(votes, weighed, partial(self._parts, diffs))(0, self.model.size, self.centre)
         self.accepted.append([(vote.norm * weighed.scales[n], weighed.weights[n]) for n, vote in votes.items()])
         self.limit = weighed.limit
         most = float(np.finfo(np.float32).max)
@@ -253,7 +253,7 @@ class _Mean:
     """A report as pygrid 0.1 took it: norm, then one sum weighted by examples."""
 
     def __init__(self, num_values: int) -> None:
-        self._sum = WeightedMean(num_values)
+        self._sum = WeightedSum(num_values)
 
     def take(self, data: bytes) -> None:
         layout = read_layout(data)

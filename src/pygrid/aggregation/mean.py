@@ -1,4 +1,4 @@
-"""The weighted mean of diffs, as a running sum whose memory does not grow with the number of diffs.
+"""The weighted sum of diffs. Its memory does not grow with the number of diffs.
 
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
 algorithm 1.
@@ -13,8 +13,8 @@ BLOCK = 65_536
 """Values per step, so that they fit the processor's cache: 512 kB in float64."""
 
 
-class WeightedMean:
-    """The running sum of ``factor * diff``, in float64, and the sum of the weights.
+class WeightedSum:
+    """The sum of ``factor * diff`` in float64.
 
     Args:
         num_values: length of the flat vector.
@@ -22,14 +22,13 @@ class WeightedMean:
 
     def __init__(self, num_values: int) -> None:
         self.sum: npt.NDArray[np.float64] = np.zeros(num_values, dtype=np.float64)
-        self.weight = 0.0
 
     def add_block(self, start: int, block: npt.NDArray[np.float32], factor: float) -> None:
         """Add ``factor * block`` to values ``start : start + len(block)`` of the sum.
 
         Args:
             block: part of a diff; float32.
-            factor: weight of the diff, times its scale if it is clipped. `add_weight` counts the weight, once per diff.
+            factor: weight of the diff, times its scale if it is clipped.
         """
         for begin in range(0, len(block), BLOCK):
             piece = block[begin : begin + BLOCK]
@@ -38,11 +37,3 @@ class WeightedMean:
                 target += piece
             else:
                 target += np.multiply(piece, factor, dtype=np.float64)
-
-    def add_weight(self, weight: float) -> None:
-        """Add the weight of one diff."""
-        self.weight += weight
-
-    def mean_block(self, start: int, count: int) -> npt.NDArray[np.float64]:
-        """Values ``start : start + count`` of the mean. Needs at least one `add_weight` before."""
-        return self.sum[start : start + count] / self.weight

@@ -9,20 +9,13 @@ sum, where it would erase the low digits of the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from pygrid.aggregation.mean import WeightedMean
+from pygrid.aggregation.aggregator import Blocks, Float32, Float64, MeanBlock
+from pygrid.aggregation.mean import WeightedSum
 from pygrid.aggregation.rules import Vote, Weighed
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Blocks = Iterable[tuple[int, Float32]]
-"""The values of a diff: blocks, each with its position in the model."""
-MeanBlock = Callable[[int, int, Float32 | None], Float64]
-"""``(start, count, centre)`` -> these values of the mean. ``centre``: the same values of ``v``, None without ``v``."""
 
 MAX_EXCESS = 1000.0
 """If a diff in the first sum is beyond the limit by more than this factor, both sums are computed again."""
@@ -31,16 +24,16 @@ _ROUNDING = 4e-16
 
 
 class RunningSum:
-    """The sum of diffs, each of them once, even if it is folded again. For one thread at a time.
+    """The `Aggregator` of the weighted mean: the sum of diffs, each of them once.
 
     Args:
         num_values: length of a diff.
     """
 
     def __init__(self, num_values: int) -> None:
-        self._num_values = num_values
-        self._near = WeightedMean(num_values)
-        self._far: WeightedMean | None = None
+        self.num_values = num_values
+        self._near = WeightedSum(num_values)
+        self._far: WeightedSum | None = None
         # By id of the diff: its factor in each of the two sums.
         self._near_factors: dict[int, float] = {}
         self._far_factors: dict[int, float] = {}
@@ -63,10 +56,10 @@ class RunningSum:
             self._add(self._near, vote.weight, blocks())
             return
         if self._far is None:
-            self._far = WeightedMean(self._num_values)
+            self._far = WeightedSum(self.num_values)
         self._add(self._far, vote.weight / vote.reach, blocks())
 
-    def settle(self, votes: Mapping[int, Vote], weighed: Weighed, blocks: Callable[[int], Blocks]) -> MeanBlock:
+    def result(self, votes: Mapping[int, Vote], weighed: Weighed, blocks: Callable[[int], Blocks]) -> MeanBlock:
         """The mean of exactly these diffs under a rule, independent of what was folded before.
 
         Args:
@@ -104,9 +97,9 @@ class RunningSum:
         return any(self._near_factors.get(number, 0.0) > 0 and vote.reach > most for number, vote in votes.items())
 
     def _clear(self) -> None:
-        self._near, self._far = WeightedMean(self._num_values), None
+        self._near, self._far = WeightedSum(self.num_values), None
         self._near_factors, self._far_factors = {}, {}
 
-    def _add(self, target: WeightedMean, factor: float, blocks: Blocks) -> None:
+    def _add(self, target: WeightedSum, factor: float, blocks: Blocks) -> None:
         for start, block in blocks:
             target.add_block(start, block, factor)

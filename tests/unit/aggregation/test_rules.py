@@ -60,7 +60,7 @@ def total(
     sums = RunningSum(SIZE)
     for number in folded:
         sums.fold(votes[number], limit, lambda number=number: blocks(number))  # type: ignore[misc]
-    mean = sums.settle(votes, weighed, blocks)
+    mean = sums.result(votes, weighed, blocks)
     v = None if centre is None else centre.astype(np.float32)
     return np.concatenate([mean(0, 2, None if v is None else v[:2]), mean(2, 5, None if v is None else v[2:])])
 
@@ -178,7 +178,7 @@ def test_settling_twice_is_settling_once() -> None:
     sums = RunningSum(SIZE)
     for radius in (1.0, 0.3, 5.0, 1.0):
         weighed = weigh(Aggregation(radius=radius), list(votes.values()), History(), no_model)
-        got = sums.settle(votes, weighed, blocks)(0, SIZE, None)
+        got = sums.result(votes, weighed, blocks)(0, SIZE, None)
         np.testing.assert_allclose(got, clipped_mean(diffs, np.zeros(SIZE), radius), rtol=0, atol=1e-12)
 
 
@@ -199,7 +199,7 @@ def test_what_is_on_the_expected_side_is_not_read_again() -> None:
     for number, vote in votes.items():
         sums.fold(vote, expected, lambda number=number: blocks(number))  # type: ignore[misc]
     read.clear()
-    sums.settle(votes, weighed, blocks)
+    sums.result(votes, weighed, blocks)
     assert read == [n for n, vote in votes.items() if weighed.limit < vote.reach <= expected]
 
 

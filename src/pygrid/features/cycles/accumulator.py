@@ -10,9 +10,10 @@ from math import inf
 import numpy as np
 
 from pygrid import codes
+from pygrid.aggregation.aggregator import Aggregator, MeanBlock
 from pygrid.aggregation.mean import BLOCK
 from pygrid.aggregation.rules import Vote, Weighed
-from pygrid.aggregation.running import MeanBlock, RunningSum
+from pygrid.aggregation.running import RunningSum
 from pygrid.core.processes import HostedProcess
 from pygrid.errors import Unavailable
 from pygrid.storage.diffs import DiffFiles
@@ -26,13 +27,18 @@ _Read = Callable[[int, int], bytes | memoryview]
 """`(offset, count) -> bytes` of a report."""
 
 
-class CycleSum:
-    """Sum of the diffs of one cycle. Used by one thread at a time."""
+def make_running_sum(process: HostedProcess) -> Aggregator:
+    """Return the aggregator of a new cycle of a process."""
+    return RunningSum(num_values(process.model))
 
-    def __init__(self, process: HostedProcess, diffs: DiffFiles) -> None:
+
+class CycleSum:
+    """The reports of one cycle in an aggregator. Used by one thread at a time."""
+
+    def __init__(self, process: HostedProcess, diffs: DiffFiles, aggregator: Aggregator) -> None:
         self._process = process
         self._diffs = diffs
-        self._sum = RunningSum(num_values(process.model))
+        self._aggregator = aggregator
 
     def fold(self, report: Report, limit: float, data: bytes | None = None) -> None:
         """Add a report unless it is in the sum.
@@ -41,13 +47,13 @@ class CycleSum:
             limit: the distance, or norm, to which the report will probably be clipped.
             data: the bytes of the report; None reads them from the store.
         """
-        self._sum.fold(vote_of(report), limit, lambda: self._blocks(report, data))
+        self._aggregator.fold(vote_of(report), limit, lambda: self._blocks(report, data))
 
     def reconcile(self, reports: Sequence[Report], weighed: Weighed) -> MeanBlock:
         """Return the mean of exactly these reports, whatever was folded before."""
         by_id = {report.id: report for report in reports}
         votes = {number: vote_of(report) for number, report in by_id.items()}
-        return self._sum.settle(votes, weighed, lambda number: self._blocks(by_id[number], None))
+        return self._aggregator.result(votes, weighed, lambda number: self._blocks(by_id[number], None))
 
     def _blocks(self, report: Report, data: bytes | None) -> Iterator[tuple[int, Float32]]:
         """Yield the report's values in blocks, each with its start in the model."""
@@ -83,11 +89,18 @@ class CycleSums:
 
     Args:
         find_limit: returns the limit of the last completed cycle of a process, or None; called once for each process.
+        make_aggregator: returns the aggregator of a new cycle.
     """
 
-    def __init__(self, diffs: DiffFiles, find_limit: Callable[[int], float | None]) -> None:
+    def __init__(
+        self,
+        diffs: DiffFiles,
+        find_limit: Callable[[int], float | None],
+        make_aggregator: Callable[[HostedProcess], Aggregator] = make_running_sum,
+    ) -> None:
         self._diffs = diffs
         self._find_limit = find_limit
+        self._make_aggregator = make_aggregator
         self._sums: dict[int, CycleSum] = {}
         self._limits: dict[int, float] = {}
         self._completed: dict[int, int] = {}
@@ -128,5 +141,5 @@ class CycleSums:
     def _get(self, process: HostedProcess, cycle_id: int) -> CycleSum:
         found = self._sums.get(cycle_id)
         if found is None:
-            found = self._sums[cycle_id] = CycleSum(process, self._diffs)
+            found = self._sums[cycle_id] = CycleSum(process, self._diffs, self._make_aggregator(process))
         return found

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from pygrid.aggregation.aggregator import MeanBlock
 from pygrid.aggregation.mean import BLOCK
 from pygrid.aggregation.optimizers import SLOTS, initial_slot, step, to_float32
 from pygrid.aggregation.outliers import WINDOW_CYCLES, WINDOW_REPORTS
 from pygrid.aggregation.rules import CENTRE, MIN_ROBUST, History, Weighed, weigh
-from pygrid.aggregation.running import MeanBlock
 from pygrid.clock import Clock
 from pygrid.core import cycles as rules
 from pygrid.core.cycles import Cycle, CycleState
