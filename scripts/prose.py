@@ -134,10 +134,11 @@ def hits_of(path: str, texts: Iterable[Text], exceptions: Iterable[dict[str, str
 
 
 def files_below(paths: Iterable[str]) -> Iterator[Path]:
+    """Python and Markdown files, without the pages of the site that are generated and ignored by git."""
+    generated = {ROOT / line for line in (ROOT / ".gitignore").read_text().splitlines() if line.endswith(".md")}
     for path in (ROOT / name for name in paths):
-        yield from (
-            sorted(file for file in path.rglob("*") if file.suffix in (".py", ".md")) if path.is_dir() else [path]
-        )
+        files = path.rglob("*") if path.is_dir() else [path]
+        yield from sorted(file for file in files if file.suffix in (".py", ".md") and file not in generated)
 
 
 def find_hits(paths: Iterable[str] = DEFAULT) -> Iterator[Hit]:

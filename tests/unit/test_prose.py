@@ -9,7 +9,7 @@ import pytest
 
 LIMITS = {
     "CHANGELOG.md": 8,
-    "docs": 232,
+    "docs": 222,
     "src/pygrid/cli": 62,
     "src/pygrid/client": 115,
     "src/pygrid/compute": 56,

@@ -1,9 +1,8 @@
 """Settings of a Domain and of a Network.
 
 Each setting is declared once, as a field with its environment variable, its flag, its meaning and its limits.
-`loading` reads and checks the values, the commands make their options from the fields, and
-`docs/how-to/configure.md` lists them. A flag wins over the variable, the variable over the default. The defaults are
-safe on any machine.
+`loading` reads and checks the values, the commands make their options from the fields, and the site lists them. A flag
+wins over the variable, the variable over the default. The defaults are safe on any machine.
 """
 
 from __future__ import annotations

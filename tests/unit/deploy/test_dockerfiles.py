@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from reference import settings_page
 
 from pygrid.deploy.apps import APPS, DATA_PATH, LISTENING
 
@@ -121,7 +122,7 @@ def test_containers_have_few_rights() -> None:
 
 
 def test_every_variable_is_a_documented_setting() -> None:
-    settings = (ROOT / "docs/how-to/configure.md").read_text() + (ROOT / "docs/explanation/worker.md").read_text()
+    settings = settings_page() + (ROOT / "docs/explanation/worker.md").read_text()
     deploy = (ROOT / "docs/how-to/deploy.md").read_text()
     for name, service in SERVICES.items():
         for variable in service["environment"] if service["image"].startswith("pygrid-") else ():
