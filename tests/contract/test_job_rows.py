@@ -209,9 +209,9 @@ def test_the_queue_gives_to_other_machines_what_may_go_there_for_the_first_time(
     assert oldest.id == lost.id
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_two_that_take_at_once_take_different_jobs(filled: Database) -> None:
-    if filled.dialect == "sqlite":
-        pytest.skip("SQLite has one writer at a time")
+    """Of PostgreSQL alone: SQLite has one writer at a time."""
     first, second = (put(filled, new_job(state=JobState.APPROVED)) for _ in range(2))
     with filled.engine.begin() as one, filled.engine.begin() as other:
         found = [rows.find_next(one), rows.find_next(other), rows.find_next(other)]

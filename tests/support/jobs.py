@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +21,7 @@ import numpy.typing as npt
 from litestar import Litestar
 
 from pygrid.domain import build_domain
-from pygrid.settings import DomainSettings
+from pygrid.settings import DomainSettings, load_settings
 from pygrid.storage.setup_code import find_setup_code
 from pygrid.tensors import encode
 from support.eventually import eventually
@@ -158,20 +164,48 @@ class Site:
     people: People = field(repr=False)
 
 
+Headers = dict[str, str]
+
+
 @asynccontextmanager
 async def running_site(settings: DomainSettings) -> AsyncIterator[Site]:
     """A new Domain with the owner of data, a scientist, a compliance officer and somebody else."""
+    plain = load_settings({}, data_dir=settings.data_dir)
+    is_plain = (settings.database_url, settings.host) == (plain.database_url, plain.host) and not settings.secret_key
+    prepared: list[Headers] = []
+    if is_plain and not settings.data_dir.exists():
+        folder, prepared = await asyncio.to_thread(_prepared)
+        await asyncio.to_thread(shutil.copytree, folder, settings.data_dir)
     app = build_domain(settings)
     async with running(app) as web:
         people = People(web)
-        code = find_setup_code(settings)
-        owner = await people.owner(**({} if code is None else {"setup_code": code.read()}))
-        yield Site(
-            app,
-            web,
-            Person(web, owner),
-            Person(web, await people.with_role(1, owner, "scientist@example.org")),
-            Person(web, await people.with_role(2, owner, "officer@example.org")),
-            Person(web, await people.with_role(1, owner, "stranger@example.org")),
-            people,
-        )
+        everybody = prepared or await _sign_up(settings, people)
+        yield Site(app, web, *(Person(web, headers) for headers in everybody), people)  # type: ignore[arg-type, misc]
+
+
+async def _sign_up(settings: DomainSettings, people: People) -> list[Headers]:
+    code = find_setup_code(settings)
+    owner = await people.owner(**({} if code is None else {"setup_code": code.read()}))
+    others = (("scientist", 1), ("officer", 2), ("stranger", 1))
+    return [owner, *[await people.with_role(role, owner, f"{name}@example.org") for name, role in others]]
+
+
+@cache
+def _prepared() -> tuple[Path, list[Headers]]:
+    """The data folder of a Domain that was stopped, without its identity, and sessions of the four.
+
+    Passwords are slow to hash: without this, that is half of the time of a short test.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="pygrid-prepared-")
+    atexit.register(temporary.cleanup)
+    folder = Path(temporary.name) / "data"
+    settings = load_settings({}, data_dir=folder)
+
+    async def sign_up() -> list[Headers]:
+        async with running(build_domain(settings)) as web:
+            return await _sign_up(settings, People(web))
+
+    everybody = asyncio.run(sign_up())
+    for name in ("identity.pem", "lock"):
+        (folder / name).unlink()
+    return folder, everybody

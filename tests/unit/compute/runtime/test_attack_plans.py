@@ -39,6 +39,8 @@ from support.plans.attacks import (
 )
 
 N = 128
+NUM_JOBS = 200
+"""On each of two neighboring datasets."""
 PLANS = {"fallback": fallback_plan, "position": position_plan, "honest": honest_plan}
 
 
@@ -226,7 +228,7 @@ def least_epsilon(first: Any, second: Any, delta: float) -> float:
 @pytest.mark.parametrize("unit", ["record", "subject"])
 @pytest.mark.parametrize("name", ["fallback", "position"])
 def test_answers_do_not_tell_a_marked_record_beyond_epsilon(name: str, unit: str, kind: str, rate: float) -> None:
-    """400 jobs on each of two neighboring datasets; a federated job runs the same trainings, one for each cycle."""
+    """A federated job runs the same trainings, one for each cycle."""
     epsilon, delta, size = 1.0, 1e-6, 40
     terms = PrivacyTerms(
         clip=1.0,
@@ -240,7 +242,7 @@ def test_answers_do_not_tell_a_marked_record_beyond_epsilon(name: str, unit: str
     )
     plan = PLANS[name]()
     samples = [
-        np.array([noisy_sum(kind, columns, plan, terms) for _ in range(400)])
+        np.array([noisy_sum(kind, columns, plan, terms) for _ in range(NUM_JOBS)])
         for columns in (data(size), data(size, y={20: MARK}))
     ]
     assert samples[0].std() > 0.5 * terms.noise_multiplier, "the noise is there"
@@ -251,8 +253,8 @@ def test_the_bound_of_the_last_test_finds_a_leak() -> None:
     """Two contributions' worth of noise around sums that differ by many."""
     rng = np.random.default_rng(0)
     z = calibrate(1.0, 1e-6, 1.0, 1)
-    assert least_epsilon(rng.normal(0, z, 400), rng.normal(252, z, 400), 1e-6) > 2.0
-    assert least_epsilon(rng.normal(0, z, 400), rng.normal(1, z, 400), 1e-6) <= 1.0
+    assert least_epsilon(rng.normal(0, z, NUM_JOBS), rng.normal(252, z, NUM_JOBS), 1e-6) > 2.0
+    assert least_epsilon(rng.normal(0, z, NUM_JOBS), rng.normal(1, z, NUM_JOBS), 1e-6) <= 1.0
 
 
 def test_plus_or_minus_is_what_it_says() -> None:
