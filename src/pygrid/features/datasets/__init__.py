@@ -1,1 +1,1 @@
-"""Data owners upload datasets, describe and version them; others find them and try programs on their mock twins."""
+"""Data owners upload, describe and version datasets; other users find them and test programs on their mock datasets."""

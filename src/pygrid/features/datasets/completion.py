@@ -1,4 +1,4 @@
-"""Finds in stored records what the schemas of pygrid 0.1 do not say: missing values, and the number of subjects."""
+"""Completes schemas of pygrid 0.1 from the stored records: missing values, and the number of subjects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pygrid.core.datasets import Schema
 from pygrid.storage.columns import ColumnFiles, map_columns
 
 _BLOCK = 1 << 20
-"""Values that are looked at together."""
+"""Number of values that are checked at once."""
 
 
 def complete_schema(files: ColumnFiles, folder: str, schema: Schema) -> Schema:
-    """The schema with `Column.has_missing` and `Schema.num_subjects`, from the records. Reads each float column once;
-    blocks.
+    """Return the schema with `Column.has_missing` and `Schema.num_subjects`. Blocks; reads each float column once.
 
     Raises:
         NotFound: ``records_not_found``. OSError.

@@ -1,7 +1,7 @@
-"""Turns an uploaded file into a folder of columns, in a child process: readers of files meet hostile bytes.
+"""Converts an uploaded file to a folder of columns, in a child process, because the file's bytes are untrusted.
 
-The child has limits on memory, time and file size, and a sandbox in which it can write to that folder only. If it
-dies, only the upload that it was working on is lost.
+The child has limits on memory, time and file size, and a sandbox in which it can write only to this folder. If it
+dies, only its upload is lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pygrid.tabular.table_writer import TableWriter
 
 class _ConversionLimits(ChildLimits):
     num_files: ClassVar[int] = 4096 + 256
-    """One for each column, and some more."""
+    """One for each column, and 256 others."""
     max_file_bytes: ClassVar[int] = -1
 
 
@@ -51,7 +51,7 @@ class Conversion(msgspec.Struct, frozen=True):
 
 
 class Converter:
-    """Converts files, a few at a time; others wait for their turn."""
+    """Converts files, a few at once; further ones wait."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(_NUM_CHILDREN)
@@ -59,11 +59,10 @@ class Converter:
     async def convert(self, conversion: Conversion) -> Schema:
         """Write the columns of a file into its folder, and return their schema.
 
-        If the caller is cancelled, the child is ended; it has ended when this returns, so that its folder can be
-        removed.
+        If the caller is cancelled, the child is stopped before this returns, so that its folder can be removed.
 
         Raises:
-            InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
+            InvalidDataset, InvalidInput, PayloadTooLarge: the file is not valid.
         """
         async with self._turn:
             with Stop() as stop:
@@ -77,7 +76,7 @@ class Converter:
 
 
 def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Schema:
-    """`convert` in a process of its own; blocks."""
+    """Run `convert` in a process of its own; blocks."""
     parts = [msgspec.json.encode(conversion)]
     reply = run(convert_parts, parts, limits=_limits(conversion), failed=_failed, stop=stop)
     if reply.error is not None:
@@ -86,7 +85,7 @@ def convert_in_child(conversion: Conversion, stop: Stop | None = None) -> Schema
 
 
 def convert_parts(parts: list[bytes], sandbox: ChildSandbox) -> bytes:
-    """The child process of `convert_in_child`."""
+    """Run in the child process of `convert_in_child`."""
     (raw,) = parts
     conversion = msgspec.json.decode(raw, type=Conversion)
 
@@ -108,7 +107,7 @@ def _limits(conversion: Conversion) -> ChildLimits:
     with Path(conversion.source).open("rb") as file:
         if tell_format(file.read(16)) != "arrow":
             return _LIMITS
-        # It is mapped as a whole, which takes addresses and no memory.
+        # The file is mapped as a whole, which takes address space, but no memory.
         return replace(_LIMITS, memory_bytes=_LIMITS.memory_bytes + num_bytes(file))
 
 
@@ -122,7 +121,7 @@ def convert(conversion: Conversion, enter: Enter | None = None) -> Schema:
     Args:
         enter: called before more than the first bytes of the file are read.
     Raises:
-        InvalidDataset, InvalidInput, PayloadTooLarge: what is wrong with the file.
+        InvalidDataset, InvalidInput, PayloadTooLarge: the file is not valid.
     """
     with Path(conversion.source).open("rb") as file:
         reader = find_reader(file, conversion.format)
@@ -149,10 +148,10 @@ def _convert(conversion: Conversion, reader: Reader, folder: Path, uploaded_byte
 
 
 def check_alike(mock: Schema, schema: Schema) -> None:
-    """Check that a mock twin has the columns of the real table, with missing values where that has some.
+    """Check that a mock dataset has the columns of the real one, and missing values in the same columns.
 
     Raises:
-        InvalidDataset: ``mock_differs``: names the first column that differs.
+        InvalidDataset: ``mock_differs``; the error names the first column that differs.
     """
     wanted = {column.name: column for column in schema.columns}
     for column in mock.columns:

@@ -1,6 +1,4 @@
-"""The multipart form that brings a dataset, read as it arrives: first ``config``, then the files, straight to
-the disk.
-"""
+"""Reads the multipart form of a dataset as it arrives: first ``config``, then the files, which go to the disk."""
 
 from __future__ import annotations
 
@@ -23,16 +21,14 @@ _FILES = ("data", "mock")
 
 @dataclass(frozen=True)
 class UploadedFiles:
-    """Where the files lie; of no use once the folder that they were asked for in is gone."""
+    """Paths of the files, valid until the folder of the upload is removed."""
 
     data: Path
     mock: Path | None
 
 
 OnConfig = Callable[[bytes], Awaitable[Path]]
-"""Called with the whole ``config`` part before any byte of a file is taken: checks it and gives the folder for the
-files.
-"""
+"""`config part -> folder for the files`; called before any byte of a file is read, and checks the part."""
 
 
 async def read_upload_form(
@@ -41,12 +37,13 @@ async def read_upload_form(
     """Read the form.
 
     Args:
-        max_bytes: of each file.
+        max_bytes: limit of each file.
     Raises:
-        InvalidInput: ``invalid_form``: not such a form, a part missing, twice, unknown or before ``config``.
-        PayloadTooLarge: a part is over its limit. And whatever ``on_config`` raises.
+        InvalidInput: ``invalid_form``: another form, or a part that is missing, repeated, unknown or before ``config``.
+        PayloadTooLarge: a part is over its limit.
+        PygridError: as ``on_config``.
     """
-    parts = "the parts config, data and perhaps mock"
+    parts = "the parts config, data and optionally mock"
     async with _Reader(on_config, max_bytes) as reader:
         async for event in form_events(content_type, body, parts=parts, max_parts=8):
             await reader.take(event)
@@ -54,7 +51,7 @@ async def read_upload_form(
 
 
 class _Reader:
-    """Sorts what the parser gives: a segment's head, its pieces, None at its end."""
+    """Handles the events of the parser: the head of a segment, its pieces, None at its end."""
 
     def __init__(self, on_config: OnConfig, max_bytes: int) -> None:
         self._on_config = on_config
@@ -71,7 +68,7 @@ class _Reader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Also when the upload is given up: the thread must be done with the file before the file is closed.
+        # Also after an error: the thread must have finished with the file before the file is closed.
         if self._writing is not None:
             await asyncio.wait([self._writing])
         if self._file is not None:
@@ -92,7 +89,7 @@ class _Reader:
                 await self._write()
 
     def files(self) -> UploadedFiles:
-        """The files, once all of the form was taken."""
+        """Return the files, after the whole form was read."""
         if "data" not in self._paths:
             raise invalid_form("the form has no part 'data'")
         return UploadedFiles(self._paths["data"], self._paths.get("mock"))
@@ -103,22 +100,24 @@ class _Reader:
         if name in self._paths or (name == "config" and self._folder is not None):
             raise invalid_form(f"the form has part {name!r} twice")
         if name != "config" and self._folder is None:
-            raise invalid_form("the part 'config' has to come before the files, so that they need not be sent in vain")
+            raise invalid_form(
+                "the part 'config' must come before the files, so that it is checked before they are sent"
+            )
         self._name, self._pending, self._size = name, bytearray(), 0
         if self._folder is not None:
             self._paths[name] = self._folder / name
-            # Opening a file of one's own folder does not wait; writing to it may, and is done in a thread.
+            # Opening a file of this folder does not block. Writing can block, so a thread does it.
             self._file = self._paths[name].open("xb", buffering=0)
 
     async def _write(self) -> None:
-        """Have what is pending written while more arrives; waits for the write before."""
+        """Start to write the pending bytes, after the last write has ended."""
         assert self._file is not None
         data, self._pending = self._pending, bytearray()
         await self._written()
         self._writing = asyncio.ensure_future(asyncio.to_thread(_write_all, self._file, data))
 
     async def _written(self) -> None:
-        """Wait until the last write is done. Raises what it raised."""
+        """Wait until the last write has ended, and raise its error if it failed."""
         if self._writing is not None:
             await asyncio.shield(self._writing)
             self._writing = None

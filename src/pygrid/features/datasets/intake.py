@@ -1,6 +1,6 @@
-"""Takes an upload in: the form, its files, their columns, the mock twin.
+"""Receives an upload: the form, its files, their columns, the mock dataset.
 
-All of it is durable, or nothing is left of it.
+The upload is durable as a whole, or nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from pygrid.storage.columns import ColumnDraft, ColumnFiles, hash_content
 from pygrid.storage.sql.failures import may_be_done
 
 MAX_MOCK_BYTES = 256 * 1024**2
-"""Of an uploaded mock twin as stored."""
+"""Size of an uploaded mock dataset as stored."""
 
 R = TypeVar("R", bound=VersionRequest)
 
 
 async def never() -> None:
-    """Does not return: of a client whose going would not be noticed."""
+    """Do not return; stands for a client whose disconnect is not detected."""
     await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A form on its way."""
+    """A form that is being received."""
 
     content_type: str
     body: AsyncIterator[bytes]
     announced_bytes: int | None = None
-    """How long the body is to be; None: the client did not say."""
+    """Length of the body, if the client announced it."""
     departed: Callable[[], Awaitable[None]] = never
-    """Returns once the client has gone, if it goes; called when the body has been read."""
+    """Returns once the client has disconnected; called after the body was read."""
 
 
 class Receiver:
-    """Takes uploads in, into the folder of all columns."""
+    """Receives uploads into the folder of all columns."""
 
     def __init__(self, files: ColumnFiles) -> None:
         self._files = files
@@ -60,15 +60,14 @@ class Receiver:
     async def receive(
         self, upload: Upload, check: Callable[[bytes], Awaitable[R]], limits: DatasetLimits
     ) -> AsyncIterator[tuple[R, rows.NewVersion]]:
-        """The checked request and its columns, durable; if the block fails, nothing is left of them.
+        """Yield the checked request and its durable columns; if the block fails, nothing of them is kept.
 
         Args:
-            check: called with the ``config`` part before any file is taken.
+            check: called with the ``config`` part before any file is read.
         Raises:
-            InvalidInput and its subclasses, PayloadTooLarge: what is wrong with the form or its files.
-            StorageFull: the disk has no room for it, which is told before the files are taken if their length was
-                announced.
-            ClientGone: the client went, so that nobody waits for the outcome.
+            InvalidInput, PayloadTooLarge: the form or one of its files is not valid.
+            StorageFull: the disk has too little space; raised before the files are read, if their length was announced.
+            ClientGone: the client disconnected before the outcome.
         """
         committed: list[str] = []
         with self._files.draft() as folder, self._files.draft() as data, self._files.draft() as mock:
@@ -76,7 +75,7 @@ class Receiver:
 
             async def on_config(config: bytes) -> Path:
                 asked.append(await check(config))
-                # What arrives is kept until its columns are: of a usual file they are as large again.
+                # The files are kept until their columns are stored, which are usually of the same size.
                 await self._check_room(2 * (upload.announced_bytes or 0), limits)
                 return folder.path
 
@@ -94,8 +93,8 @@ class Receiver:
                 name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
                 yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note, content_hash)
             except Exception as error:
-                # Not if the caller is cancelled or the outcome is unknown: the database goes on with what it was given,
-                # and a row may come to name them. If none does, the next start removes them.
+                # Not if the caller is cancelled or the outcome is unknown: the transaction can still be committed, and
+                # a row can name these files. If no row does, the next start removes them.
                 for name in () if may_be_done(error) else committed:
                     await asyncio.to_thread(self._files.drop, name)
                 raise
@@ -104,8 +103,8 @@ class Receiver:
         free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
         if num_bytes + limits.min_free_bytes > free:
             raise StorageFull(
-                f"the disk of this Domain has {free:,} bytes left; this upload needs about {num_bytes:,}, and "
-                f"{limits.min_free_bytes:,} are kept free",
+                f"the disk of this Domain has {free:,} free bytes; this upload needs about {num_bytes:,}, and "
+                f"{limits.min_free_bytes:,} must stay free",
                 free_bytes=free,
             )
 
@@ -137,7 +136,7 @@ class Receiver:
             like = msgspec.structs.replace(
                 request, columns=_with_sources(declarations_of(schema), request), format=None
             )
-            # A mock twin is downloaded whole and lies outside the quota, so it is kept small.
+            # A mock dataset is downloaded as a whole and is not part of the quota, so it must be small.
             small = msgspec.structs.replace(limits, max_total_bytes=min(MAX_MOCK_BYTES, limits.max_total_bytes))
             try:
                 check_alike(await self._convert(form.mock, draft, like, small), schema)
@@ -153,9 +152,9 @@ class Receiver:
 
 
 def _with_sources(declared: tuple[ColumnDeclaration, ...], request: VersionRequest) -> tuple[ColumnDeclaration, ...]:
-    """The declarations with the sources that the request names: a mock twin comes in the form of the data.
+    """Return the declarations with the sources of the request: a mock dataset has the form of the data.
 
-    Whether it has missing values is found, not declared, so that it can be compared with the data.
+    Missing values are not declared but found, so that they can be compared with those of the data.
     """
     sources = {column.name: column.source for column in request.columns}
     return tuple(

@@ -1,4 +1,4 @@
-"""What is served of the records that lie on the disk: a mock twin as a file, and the first records of a dataset."""
+"""Reads stored records: a mock dataset as a file, and the first records of a dataset."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CHUNK_BYTES = 256 * 1024
 
 
 def as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
-    """The columns of a folder as a safetensors file: its length in bytes, and the bytes in pieces.
+    """Return the columns of a folder as a safetensors file: its length in bytes, and the bytes in pieces.
 
-    Texts are int32 codes; the metadata ``schema`` holds the schema as JSON, with their categories.
+    Text columns are int32 codes; the metadata ``schema`` holds the schema with their categories, as JSON.
     """
     schema, arrays = map_columns(folder)
     metadata = {"schema": msgspec.json.encode(schema).decode()}
@@ -38,7 +38,7 @@ def as_safetensors(folder: Path) -> tuple[int, Iterator[bytes]]:
 
 
 def first_records(folder: Path, num_records: int) -> Preview:
-    """The first records of a folder of columns, texts in words."""
+    """Return the first records of a folder of columns; text columns have their texts."""
     schema, arrays = map_columns(folder)
     first = {column.name: _listed(column, arrays[column.name][:num_records]) for column in schema.columns}
     return Preview(schema.num_records, first)

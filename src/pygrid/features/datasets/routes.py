@@ -1,4 +1,4 @@
-"""The routes of datasets. Records leave through one of them only: the preview, for those who may change the dataset."""
+"""Routes of datasets. Only one of them returns records: the preview, for callers who may change the dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_SEARCH_CHARS = 1000
 
 
 def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
-    """The form that the request brings."""
+    """Return the form of a request."""
     announced = request.headers.get("content-length", "")
     return Upload(
         request.headers.get("content-type", ""),
@@ -51,7 +51,7 @@ def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
 )
 @repeatable(form=True)
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
-    """Upload a dataset: a multipart form with ``config`` (JSON), then the files ``data`` and perhaps ``mock``."""
+    """Upload a dataset: a multipart form with ``config`` (JSON), then the file ``data`` and optionally ``mock``."""
     datasets = service(state, DatasetsService)
     return await datasets.upload(request.user, _upload(request, datasets))
 
@@ -66,7 +66,7 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
 )
 @repeatable(form=True)
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
-    """Add a version to a dataset: a form as for a new one."""
+    """Add a version to a dataset, by the form of a new dataset."""
     datasets = service(state, DatasetsService)
     return await datasets.add_version(request.user, dataset_id, _upload(request, datasets))
 
@@ -83,7 +83,7 @@ async def list_datasets(
     before: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> DatasetList:
-    """Datasets that the caller may know of, newest first; by words, tags, and what a column is like."""
+    """List the datasets that the caller may see, newest first; filtered by words, tags and properties of a column."""
     found = await service(state, DatasetsService).list_datasets(
         find_principal(request),
         text=text,
@@ -99,7 +99,7 @@ async def list_datasets(
 async def find_dataset(
     request: AppRequest, state: State, name: Annotated[str, QueryParameter(min_length=1, max_length=200)]
 ) -> Response[DatasetInfo]:
-    """The dataset of a name."""
+    """Show the dataset of a name."""
     return tagged(await service(state, DatasetsService).find_by_name(find_principal(request), name))
 
 
@@ -107,9 +107,9 @@ async def find_dataset(
 async def get_dataset(
     request: AppRequest, state: State, dataset_id: PathId, version: Version = None
 ) -> Response[DatasetInfo]:
-    """One dataset, with the schema of a version.
+    """Show a dataset with the schema of a version.
 
-    Without ``version`` it is the newest, and the answer has an ``ETag``.
+    Without ``version``, it is the newest one, and the answer has an ``ETag``.
     """
     info = await service(state, DatasetsService).get(find_principal(request), dataset_id, version)
     return tagged(info) if version is None else Response(info)
@@ -124,7 +124,7 @@ async def get_dataset(
 async def update_dataset(
     request: AppRequest, state: State, dataset_id: PathId, data: JSONBody[UpdateDataset], if_match: IfMatch = None
 ) -> Response[DatasetInfo]:
-    """Change name, description, tags or visibility; what the body leaves out stays."""
+    """Change the name, description, tags or visibility; fields that the body omits stay."""
     return tagged(await service(state, DatasetsService).update(request.user, dataset_id, data, Precondition(if_match)))
 
 
@@ -144,7 +144,7 @@ async def delete_dataset(request: AppRequest, state: State, dataset_id: PathId, 
 async def download_mock(
     request: AppRequest, state: State, dataset_id: PathId, version: Version = None
 ) -> Response[Any]:
-    """The mock twin: safetensors bytes, with its schema in the metadata."""
+    """Download the mock dataset: safetensors bytes, with the schema in the metadata."""
     length, pieces = await service(state, DatasetsService).mock(find_principal(request), dataset_id, version)
     return Stream(_each(pieces), media_type=media.TENSORS, headers={"Content-Length": str(length)})
 
@@ -167,13 +167,13 @@ async def preview_dataset(
     version: Version = None,
     num_records: Annotated[int, QueryParameter(ge=1, le=100)] = 10,
 ) -> Preview:
-    """The first records, for those who may change the dataset."""
+    """Show the first records, for callers who may change the dataset."""
     return await service(state, DatasetsService).preview(request.user, dataset_id, version, num_records)
 
 
 @get("/dataset-tags", guards=[anyone], responses=describe_problems(401))
 async def list_tags(request: AppRequest, state: State) -> list[str]:
-    """Every tag of the datasets that the caller may know of."""
+    """List all tags of the datasets that the caller may see."""
     return await service(state, DatasetsService).list_tags(find_principal(request))
 
 

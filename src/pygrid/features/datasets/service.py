@@ -1,4 +1,4 @@
-"""What people can do with the datasets of a Domain: upload, find, describe, version, delete, and take the mock twin."""
+"""The use cases of datasets: upload, find, describe, version, delete, and download of the mock dataset."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class DatasetsService:
     """The use cases of datasets.
 
     Args:
-        limits: how large uploads may be.
-        public: told of changes to what strangers may know.
+        limits: bounds on uploads.
+        public: notified of changes to datasets that anonymous callers may see.
         writes: transactions of the audit log.
     """
 
@@ -97,7 +97,7 @@ class DatasetsService:
         self._receiver = Receiver(files)
 
     async def recover(self) -> None:
-        """Remove what a crash left behind, and complete the schemas of pygrid 0.1. Call it before the first request."""
+        """Remove files of a crash and complete the schemas of pygrid 0.1; called before the first request."""
         referenced = set(await self._database.read(rows.list_folders))
         await asyncio.to_thread(self._files.sweep, referenced)
         for version_id, folder, schema in await self._database.read(rows.list_incomplete_schemas):
@@ -111,7 +111,7 @@ class DatasetsService:
             await self._hash_version(version_id, folder)
 
     async def _hash_version(self, version_id: int, folder: str) -> None:
-        """Hash the content of a version that was uploaded with pygrid 0.1."""
+        """Hash the content of a version that was uploaded to pygrid 0.1."""
         try:
             content_hash = await asyncio.to_thread(hash_content, self._files.path(folder))
         except (NotFound, OSError):
@@ -120,11 +120,12 @@ class DatasetsService:
         await self._database.write(lambda connection: rows.put_content_hash(connection, version_id, content_hash))
 
     async def upload(self, principal: Principal, upload: Upload) -> DatasetInfo:
-        """Make a dataset from a form: all of it is checked before anything of it can be seen.
+        """Create a dataset from a form. It is visible only after all of it was checked.
 
         Raises:
-            As `Receiver.receive`; PayloadTooLarge: ``dataset_quota``: the datasets of the Domain would take too much.
-            Conflict: ``dataset_exists``: the caller has a dataset of that name.
+            PayloadTooLarge: ``dataset_quota``: the datasets of the Domain would take too much space.
+            Conflict: ``dataset_exists``: the caller has a dataset of this name.
+            PygridError: as `Receiver.receive`.
         """
 
         async def check(config: bytes) -> UploadRequest:
@@ -163,17 +164,17 @@ class DatasetsService:
                 return self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
             info = await self._writes.write(once(transaction))
-        await self._tell_change(info.visibility)
+        await self._notify_change(info.visibility)
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
 
     async def add_version(self, principal: Principal, dataset_id: int, upload: Upload) -> DatasetInfo:
-        """Add a version to a dataset; what was spent on the versions before stays spent.
+        """Add a version to a dataset; the privacy budget spent on earlier versions stays spent.
 
-        Columns are declared as in the version before, unless the request declares any.
+        Columns are declared as in the last version, unless the request declares any.
 
         Raises:
-            As `upload`; NotFound, Forbidden: as `update`.
+            NotFound, Forbidden: as `update`. PygridError: as `upload`.
         """
 
         def load(connection: sa.Connection) -> Schema:
@@ -218,15 +219,15 @@ class DatasetsService:
                 return info
 
             info = await self._writes.write(once(transaction))
-        await self._tell_change(info.visibility)
+        await self._notify_change(info.visibility)
         logger.info("dataset version added", extra={"dataset_id": info.id, "version": info.version})
         return info
 
     def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], principal: Principal) -> None:
         audit.append(connection, action, data, actor=principal.user_id, now=self._clock.now())
 
-    async def _tell_change(self, *visibilities: Visibility) -> None:
-        """Tell that a dataset has changed which is, or was, of this visibility."""
+    async def _notify_change(self, *visibilities: Visibility) -> None:
+        """Notify of a change to a dataset that has, or had, one of these visibilities."""
         if "public" in visibilities:
             await self._public.changed()
 
@@ -234,8 +235,8 @@ class DatasetsService:
         stored = rows.stored_bytes(connection)
         if stored + num_bytes > self.limits.max_total_bytes:
             raise PayloadTooLarge(
-                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes; {stored:,} are taken, "
-                f"and this one needs {num_bytes:,}. Delete a dataset first",
+                f"the datasets of this Domain may take {self.limits.max_total_bytes:,} bytes; {stored:,} are in use, "
+                f"and this one needs {num_bytes:,}: delete a dataset first",
                 code=codes.DATASET_QUOTA,
                 stored_bytes=stored,
             )
@@ -250,20 +251,19 @@ class DatasetsService:
         before: int | None = None,
         limit: int = 100,
     ) -> list[DatasetSummary]:
-        """Datasets that the caller may know of, newest first.
+        """Return the datasets that the caller may see, newest first.
 
         Args:
-            text: each of its words must occur in what is said of the dataset and its columns.
+            text: each of its words must occur in the name, description, tags or columns of the dataset.
             tags: the dataset must have all of them.
-            before: only those with a smaller id, to go on where the last list ended.
+            before: return only datasets with a smaller id, to continue the last list.
         """
         query = columns or SchemaQuery()
 
         def load(connection: sa.Connection) -> list[DatasetSummary]:
             found: list[tuple[DatasetRow, DatasetVersion]] = []
             position = before
-            # The query on columns is not one that the database can answer, so it is asked for more until there are
-            # enough.
+            # The database cannot search columns, so pages are read until there are enough hits.
             while len(found) < limit:
                 page = rows.list_datasets(
                     connection,
@@ -284,10 +284,10 @@ class DatasetsService:
         return await self._database.read(load)
 
     async def get(self, principal: Principal | None, dataset_id: int, number: int | None = None) -> DatasetInfo:
-        """A dataset with the schema of a version (None: the newest).
+        """Return a dataset with the schema of a version (None: the newest).
 
         Raises:
-            NotFound: ``dataset_not_found``: there is none, or the caller may not know of it;
+            NotFound: ``dataset_not_found``: it does not exist, or the caller may not see it;
                 ``dataset_version_not_found``.
         """
         return await self._database.read(
@@ -297,7 +297,7 @@ class DatasetsService:
         )
 
     async def find_by_name(self, principal: Principal | None, name: str) -> DatasetInfo:
-        """As `get`, by name: the caller's own, else the newest of that name."""
+        """Return a dataset as `get` does, by name: the caller's own, else the newest of this name."""
 
         def load(connection: sa.Connection) -> DatasetInfo:
             dataset = rows.find_dataset_by_name(connection, principal, name)
@@ -310,15 +310,14 @@ class DatasetsService:
     async def update(
         self, principal: Principal, dataset_id: int, update: UpdateDataset, precondition: Precondition = ANY
     ) -> DatasetInfo:
-        """Change what is said of a dataset.
+        """Change the name, description, tags or visibility of a dataset.
 
         Args:
-            precondition: of what `get` says of it to the caller.
-
+            precondition: checked against the answer of `get` to the caller.
         Raises:
-            NotFound: the caller may not know of it. Forbidden: ``not_permitted``, ``not_your_dataset``.
-            InvalidConfig: a value that makes no sense. Conflict: ``dataset_exists``: the new name is taken.
-            PreconditionFailed: it is another version than the caller has seen.
+            NotFound: the caller may not see the dataset. Forbidden: ``not_permitted``, ``not_your_dataset``.
+            InvalidConfig: a value is not valid. Conflict: ``dataset_exists``: the caller uses the new name already.
+            PreconditionFailed: the dataset has changed since the caller read it.
         """
         update = check_update(update)
 
@@ -342,11 +341,11 @@ class DatasetsService:
             return dataset.visibility, self._describe(connection, principal, rows.get_dataset(connection, dataset_id))
 
         before, info = await self._database.write(transaction)
-        await self._tell_change(before, info.visibility)
+        await self._notify_change(before, info.visibility)
         return info
 
     async def delete(self, principal: Principal, dataset_id: int, precondition: Precondition = ANY) -> None:
-        """Remove a dataset with all its versions. Its id is not given again.
+        """Delete a dataset with all its versions. Its id is not used again.
 
         Raises:
             NotFound, Forbidden, PreconditionFailed: as `update`.
@@ -360,7 +359,7 @@ class DatasetsService:
             return dataset.visibility, folders
 
         visibility, folders = await self._writes.write(transaction)
-        await self._tell_change(visibility)
+        await self._notify_change(visibility)
         for folder in folders:
             await asyncio.to_thread(self._files.drop, folder)
         logger.info("dataset deleted", extra={"dataset_id": dataset_id})
@@ -368,12 +367,12 @@ class DatasetsService:
     async def mock(
         self, principal: Principal | None, dataset_id: int, number: int | None = None
     ) -> tuple[int, Iterator[bytes]]:
-        """The mock twin as a safetensors file: its length in bytes, and the bytes in pieces.
+        """Return the mock dataset as a safetensors file: its length in bytes, and the bytes in pieces.
 
-        Texts are int32 codes; the metadata ``schema`` holds the mock's schema as JSON, with their categories.
+        Text columns are int32 codes; the metadata ``schema`` holds the mock's schema with their categories, as JSON.
 
         Raises:
-            NotFound: as `get`; ``mock_not_found``: the version has no mock twin.
+            NotFound: as `get`; ``mock_not_found``: the version has no mock dataset.
         """
 
         def load(connection: sa.Connection) -> str | None:
@@ -382,12 +381,12 @@ class DatasetsService:
 
         folder = await self._database.read(load)
         if folder is None:
-            raise NotFound(f"dataset {dataset_id} has no mock twin", code=codes.MOCK_NOT_FOUND, id=dataset_id)
+            raise NotFound(f"dataset {dataset_id} has no mock dataset", code=codes.MOCK_NOT_FOUND, id=dataset_id)
         path = await asyncio.to_thread(self._files.checked_path, folder)
         return await asyncio.to_thread(as_safetensors, path)
 
     async def preview(self, principal: Principal, dataset_id: int, number: int | None, num_records: int) -> Preview:
-        """The first records of a version, for those who may change the dataset.
+        """Return the first records of a version, for callers who may change the dataset.
 
         Raises:
             NotFound, Forbidden: as `update`.
@@ -401,7 +400,7 @@ class DatasetsService:
         return await asyncio.to_thread(first_records, folder, num_records)
 
     async def list_tags(self, principal: Principal | None) -> list[str]:
-        """Every tag of the datasets that the caller may know of."""
+        """Return all tags of the datasets that the caller may see."""
         return await self._database.read(lambda connection: rows.list_all_tags(connection, principal))
 
     def _describe(
@@ -421,7 +420,7 @@ class DatasetsService:
 
 
 def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id: int) -> DatasetRow:
-    """The dataset, if the caller may know of it."""
+    """Return the dataset, if the caller may see it."""
     dataset = rows.get_dataset(connection, dataset_id)
     if not can_see(principal, dataset.holding):
         raise dataset_not_found(dataset_id)
@@ -429,7 +428,7 @@ def _get_seen(connection: sa.Connection, principal: Principal | None, dataset_id
 
 
 def _get_managed(connection: sa.Connection, principal: Principal, dataset_id: int) -> DatasetRow:
-    """The dataset, if the caller may change it."""
+    """Return the dataset, if the caller may change it."""
     dataset = rows.get_dataset(connection, dataset_id)
     check_manage(principal, dataset.holding, dataset_id)
     return dataset
@@ -461,20 +460,20 @@ def _decode(config: bytes, kind: type[R]) -> R:
         raise InvalidConfig(f"config: {error.detail}", code=codes.INVALID_DATASET_CONFIG) from error
     except msgspec.ValidationError as error:
         raise InvalidConfig(
-            f"config is not what describes an upload: {error}", code=codes.INVALID_DATASET_CONFIG
+            f"config does not describe an upload: {error}", code=codes.INVALID_DATASET_CONFIG
         ) from error
 
 
 def _exists(name: str) -> Conflict:
     return Conflict(
-        f"you have a dataset {name!r} already; add a version to it, or choose another name",
+        f"you already have a dataset {name!r}: add a version to it, or choose another name",
         code=codes.DATASET_EXISTS,
         name=name,
     )
 
 
 def _check_unit(connection: sa.Connection, dataset_id: int, schema: Schema) -> None:
-    """Refuse a version that would change what the budget of its dataset protects."""
+    """Refuse a version that would change the unit that the budget of its dataset protects."""
     budget = budgets.find_budget(connection, dataset_id)
     if budget is None or budget.unit in ("domain", unit_of(schema)):
         return
