@@ -115,7 +115,7 @@ def test_commands_tell_what_there_is(url: str) -> None:
     for text in ("Some ages", "tags: a, b", "float32", "years", "at, say, noon", "0..", "3 categories", "mock drawn"):
         assert text in shown, shown
     assert '"name": "people"' in run("dataset", "list", "--json").stdout
-    assert "nothing fits" in run("dataset", "search", "nobody").stdout
+    assert "no dataset matches" in run("dataset", "search", "nobody").stdout
     assert "people" in run("dataset", "search", "--tag", "a", "--schema", ":float32", "--meaning", "noon").stdout
     assert "private" in run("dataset", "update", "people", "--visibility", "private", "--no-tags").stdout
     done = run("dataset", "mock", "people", "-o", "mock.npz")

@@ -78,7 +78,7 @@ def owner(folder: Path, url: str) -> Run:
         "budget", "set", "flowers", "--epsilon", "10", "--delta", "1e-5", "--epsilon-per-user", "5", "--auto-approve"
     )
     assert done.returncode == 0, done.stderr
-    assert "need no person" in done.stdout
+    assert "run without a decision" in done.stdout
     return run
 
 
@@ -221,7 +221,7 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
     job = ask(scientist, *COUNT)
     wait_for(scientist, job, "waiting")
     assert "not for you" in refused(scientist, "request", "approve", job, "--yes")
-    assert "nothing waits for you" in said(scientist, "request", "list")
+    assert "no job waits for your decision" in said(scientist, "request", "list")
     own = ask(owner, *COUNT)
     wait_for(owner, own, "waiting")
     assert "nobody decides on their own request" in refused(owner, "request", "approve", own, "--yes")
@@ -234,13 +234,13 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
     ):
         assert "no job" in refused(stranger, *command, job)
         assert "no job that you may see" in refused(stranger, *command, job[:8])
-    assert "no job fits" in said(stranger, "job", "list")
+    assert "no job matches" in said(stranger, "job", "list")
 
 
 def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
     output = said(owner, "budget", "set", "flowers", "--epsilon", "12")
     assert "epsilon 12 at delta 1e-05, 5 for each user" in output
-    assert "need no person" in output
+    assert "run without a decision" in output
     assert "the budget was opened for delta 1e-05" in refused(owner, "budget", "set", "flowers", "--delta", "1e-3")
     assert json.loads(said(owner, "budget", "show", "flowers", "--json"))["policy"]["epsilon"] == 12
 

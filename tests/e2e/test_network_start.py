@@ -172,15 +172,15 @@ def test_an_invitation_by_hand(tmp_path: Path, pygrid: Callable[..., str]) -> No
         assert [(found["domain"], found["num_uses"]) for found in listed] == [("zoe", 0), (None, 1)]
         pygrid("domains", "take-back", str(listed[0]["id"]), *at_network)
         assert "1 of 1" in pygrid("domains", "invitations", *at_network)
-        assert "no more" in pygrid("domains", "revoke", "bob", "--reason", "for a test", *at_network)
+        assert "no longer belongs" in pygrid("domains", "revoke", "bob", "--reason", "for a test", *at_network)
         eventually_blocking(lambda: "revoked" in pygrid("association", "list", *at_domain))
         assert "bob" in pygrid("domains", "list", "revoked", *at_network)
         pygrid("domains", "forget", "bob", *at_network)
-        assert "there is none" in pygrid("domains", "list", "all", *at_network)
-        assert "not reached yet" in pygrid("association", "join", "http://127.0.0.1:9", *at_domain)
+        assert "the Network knows no Domain" in pygrid("domains", "list", "all", *at_network)
+        assert "cannot be reached" in pygrid("association", "join", "http://127.0.0.1:9", *at_domain)
         # With a link open, a signal stops both at once.
         told = pygrid("association", "join", network, *at_domain)
-        assert "once those who run it accept" in told
+        assert "once the Owner of the Network accepts" in told
         assert "is denied" in pygrid("domains", "deny", "bob", *at_network)
         assert bob.stop() == 0
         assert net.stop() == 0

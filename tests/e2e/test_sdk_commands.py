@@ -295,7 +295,7 @@ def test_a_training_goes_on_from_an_earlier_checkpoint(
     assert refused.returncode == 1
     assert "checkpoint 9" in refused.stderr
     done = run("process", "restore", "mended", "--checkpoint", "2")
-    assert done.stdout == "mended 1.0 goes on from checkpoint 4, which repeats 2\n"
+    assert done.stdout == "mended 1.0 continues from checkpoint 4, which repeats 2\n"
     assert run(*download, "latest", "-o", "latest.safetensors").returncode == 0
     assert (folder / "latest.safetensors").read_bytes() == (folder / "second.safetensors").read_bytes()
 
@@ -313,4 +313,4 @@ def test_a_training_goes_on_from_an_earlier_checkpoint(
 def test_help_shows_an_example(run: Run, command: str) -> None:
     done = run(*command.split(), "--help")
     assert done.returncode == 0
-    assert f"Example: pygrid {command}" in done.stdout
+    assert f"Example:\n  pygrid {command}" in done.stdout

@@ -326,5 +326,5 @@ def test_the_banner_tells_where_the_domain_is_and_what_to_do_first(tmp_path: Pat
     assert str(tmp_path) in text
     assert "pygrid login http://127.0.0.1:5001 --sign-up" in text
     assert "http://net:7000" in text
-    assert "whoever the Network lets through" in text
+    assert "callers that the Network relays" in text
     assert "sign-up --email" not in banner(settings, 5001, has_owner=True, identity="ed25519:abc")

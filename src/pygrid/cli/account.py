@@ -1,4 +1,4 @@
-"""``pygrid account``: your own account on a Domain or a Network."""
+"""``pygrid account``: the password and the private key of your account."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say
 
-app = typer.Typer(help="Change your password or your private key.", no_args_is_help=True, add_completion=False)
+app = App("Change your password or your private key.\n\nExample: pygrid account password")
 
 
 @app.command()
-@friendly
+@handle_errors
 def password(
     url: UrlOption = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the new password from standard input, for scripts.")
     ] = False,
 ) -> None:
-    """Change your password, and print your new private key; your other sessions end.
+    """Change your password and print your new private key. Your other sessions end.
 
     Example: pygrid account password
     """
@@ -36,14 +37,14 @@ def password(
         key = app.change_password(chosen)
         assert app.token is not None
         remember_token(app.url, app.token, is_network=app.identity().app == "network")
-    say("the password is changed; the private key below is shown this once, and the one before is invalid", err=True)
+    say("the password is changed; the private key below replaces the old one and is not shown again", err=True)
     say(key)
 
 
 @app.command("rotate-key")
-@friendly
+@handle_errors
 def rotate_key(url: UrlOption = None) -> None:
-    """Make a new private key and print it, this once; the one before is invalid.
+    """Replace your private key and print the new one, which is not shown again.
 
     Example: pygrid account rotate-key
     """
@@ -54,9 +55,9 @@ def rotate_key(url: UrlOption = None) -> None:
 
 
 @app.command("revoke-key")
-@friendly
+@handle_errors
 def revoke_key(url: UrlOption = None) -> None:
-    """Make your private key invalid; rotate-key makes another one.
+    """Revoke your private key; `rotate-key` makes a new one.
 
     Example: pygrid account revoke-key
     """

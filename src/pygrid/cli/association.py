@@ -1,4 +1,4 @@
-"""``pygrid association``: the Networks of a Domain, for those who run it."""
+"""``pygrid association``: the Networks that a Domain belongs to, for its Owner."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from typing import Annotated
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json
 from pygrid.errors import InvalidInput
 
-app = typer.Typer(help="The Networks of a Domain: join, look, leave.", no_args_is_help=True, add_completion=False)
+app = App("Join and leave Networks with a Domain.\n\nExample: pygrid association list")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 INVITATION_VARIABLE = "PYGRID_INVITATION"
 _ANSWER_S = 10.0
 _LOOK_S = 0.2
 
 
 @app.command()
-@friendly
+@handle_errors
 def join(
-    network: Annotated[str, typer.Argument(help="Address of the Network.")],
+    network: Annotated[str, typer.Argument(metavar="URL", help="Address of the Network.")],
     invited: Annotated[
-        bool, typer.Option("--invited", help=f"Hand in the invitation in {INVITATION_VARIABLE}, or asked for here.")
+        bool, typer.Option("--invited", help=f"Use the invitation in {INVITATION_VARIABLE}, or prompt for it.")
     ] = False,
     url: UrlOption = None,
 ) -> None:
-    """Have the Domain ask a Network to let it in. It dials out, so it needs no open port. For Owners.
+    """Join a Network with the Domain. Owners only.
 
-    With an invitation it is accepted at once; without, those who run the Network decide.
+    The Domain connects to the Network, so it needs no open port. With an invitation it is accepted at once; without
+    one, the Owner of the Network decides.
 
     Example: pygrid association join http://127.0.0.1:7000
     """
@@ -48,22 +49,22 @@ def join(
         while found.state == "joining" and not found.reason and time.monotonic() < give_up_at:
             time.sleep(_LOOK_S)
             found = domain.associations.get(found.id)
-    # What a stranger's Network calls itself, and why it refuses.
+    # The name and the reason come from an untrusted Network.
     name, reason = printable(found.name or ""), printable(found.reason)
     if found.state == "accepted":
         say(f"the Domain belongs to {name} now ({found.network})")
     elif found.state == "pending":
-        say(f"{name} has the request; the Domain belongs to it once those who run it accept")
+        say(f"{name} has the request; the Domain belongs to it once the Owner of the Network accepts")
     elif found.state == "joining":
-        say(f"{found.network} was not reached yet ({reason or 'no answer'}); the Domain goes on trying")
+        say(f"{found.network} cannot be reached ({reason or 'no answer'}); the Domain keeps trying")
     else:
-        raise InvalidInput(f"{found.network} says {found.state}: {reason}", code=codes.ASSOCIATION_REFUSED)
+        raise InvalidInput(f"{found.network} answered {found.state}: {reason}", code=codes.ASSOCIATION_REFUSED)
 
 
 @app.command("list")
-@friendly
-def list_associations(url: UrlOption = None, as_json: Json = False) -> None:
-    """List the Networks of the Domain, and how it stands with each. For Owners.
+@handle_errors
+def list_associations(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the Networks of the Domain with the state of each association. Owners only.
 
     Example: pygrid association list
     """
@@ -76,12 +77,14 @@ def list_associations(url: UrlOption = None, as_json: Json = False) -> None:
 
 
 @app.command()
-@friendly
+@handle_errors
 def leave(
-    network: Annotated[str, typer.Argument(help="Address or name of the Network, or the number of the association.")],
+    network: Annotated[str, typer.Argument(help="Address or name of the Network, or number of the association.")],
     url: UrlOption = None,
 ) -> None:
-    """Leave a Network: it can search and reach the Domain no more. One that was left already is forgotten. For Owners.
+    """Leave a Network, which can then no longer search or reach the Domain. Owners only.
+
+    An association that has ended already is deleted.
 
     Example: pygrid association leave http://127.0.0.1:7000
     """
@@ -90,6 +93,6 @@ def leave(
     with connect(url) as domain:
         left = domain.associations.leave(int(network) if network.isdecimal() else network)
     if left.state == "leaving":
-        say(f"{left.network} can't be told now; it is answered no more, and told when it is there")
+        say(f"{left.network} cannot be reached now; its calls are refused, and it is notified later")
     else:
         say(f"the Domain has left {left.network}")

@@ -1,4 +1,4 @@
-"""``pygrid audit``: see that nothing in the audit log was changed, and read it."""
+"""``pygrid audit``: verify and show the audit log of a Domain."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import friendly
+from pygrid.cli.common import handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say
 
-app = typer.Typer(help="Check the audit log of a Domain, and read it.", no_args_is_help=True, add_completion=False)
+app = App("Verify and show the audit log of a Domain.\n\nExample: pygrid audit verify")
 
 BROKEN = 2
-"""Exit code for a log that does not verify; 1 is for what could not be looked at."""
+"""Exit code for a log that does not verify; 1 means that it could not be read."""
 
 
 @app.command("verify")
-@friendly
+@handle_errors
 def verify(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     head: Annotated[
         Path | None,
-        typer.Option(help="An exported head, kept elsewhere; default: the one in the data folder, if there is one."),
+        typer.Option(metavar="PATH", help="Exported head of the log; default: that of the data folder, if present."),
     ] = None,
 ) -> None:
-    """Follow the audit log, add up all charges, and compare each budget with it; exit code 2 if anything was changed.
+    """Verify the hash chain of the audit log, and compare each budget with its charges.
+
+    The exit code is 2 if anything was modified.
 
     Example: pygrid audit verify --data-dir ./pygrid-data
     """
@@ -44,32 +47,26 @@ def verify(
         say(f"BROKEN at entry {fault.number}: {fault.reason}")
         raise typer.Exit(BROKEN)
     if mismatch is not None:
-        say(
-            f"BROKEN: what user {mismatch[1]} is said to have spent of dataset {mismatch[0]} is not the sum of the "
-            "charges"
-        )
+        say(f"BROKEN: the total that user {mismatch[1]} spent of dataset {mismatch[0]} is not the sum of the charges")
         raise typer.Exit(BROKEN)
     if altered is not None:
         say(f"BROKEN: {altered}")
         raise typer.Exit(BROKEN)
-    say(f"{newest.number} entries, each as it was written; the newest is {newest.hash}")
+    say(f"{newest.number} entries, all unmodified; the hash of the newest is {newest.hash}")
     if known is None:
-        say(
-            f"There was no exported head to compare with ({path}), so a log written anew as a whole would look the "
-            "same."
-        )
+        say(f"There is no exported head to compare with ({path}), so rewriting the whole log would go unnoticed.")
     else:
-        say(f"The chain leads through entry {known.number}, whose head is in {path}.")
+        say(f"The chain contains entry {known.number}, whose head is in {path}.")
 
 
 @app.command("show")
-@friendly
+@handle_errors
 def show(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    last: Annotated[int, typer.Option(min=1, help="So many entries, the newest.")] = 20,
+    last: Annotated[int, typer.Option(min=1, metavar="N", help="Number of entries.")] = 20,
 ) -> None:
-    """Print the newest entries of the audit log, one a line.
+    """Show the newest entries of the audit log, oldest first.
 
     Example: pygrid audit show --last 50
     """

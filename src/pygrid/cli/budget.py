@@ -1,4 +1,4 @@
-"""``pygrid budget``: what was spent of the privacy of each dataset; open a budget, or change it."""
+"""``pygrid budget``: show and set the privacy budgets of datasets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
 from pygrid.cli.output import say, say_columns, say_json
 from pygrid.errors import InvalidInput
@@ -16,31 +17,27 @@ if TYPE_CHECKING:
 
     from pygrid.messages.jobs import BudgetInfo
 
-app = typer.Typer(
-    help="Look at the privacy budgets of a Domain's datasets, open and change them.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = App("Show and set the privacy budgets of datasets.\n\nExample: pygrid budget show patients")
 
 
 @app.command("show")
-@friendly
+@handle_errors
 def show(
     name: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="Ask the Domain about the dataset of this name.")
+        str | None, typer.Argument(metavar="DATASET", help="Name of a dataset, for the Domain to answer.")
     ] = None,
     url: UrlOption = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     dataset: Annotated[
-        int | None, typer.Option(help="In the folder: id of a dataset; default: all that have one.")
+        int | None, typer.Option(metavar="N", help="Id of a dataset in the data folder; default: all with a budget.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show what was spent of each dataset, in all and by each user, and what is allowed.
+    """Show how much of each privacy budget is spent, in total and by each user.
 
-    With the name of a dataset the Domain is asked, which tells you what you may know. Without, the Domain's own folder
-    is read, on the machine it runs on. SPENT and LEFT add up to OF, the cap.
+    With the name of a dataset, the Domain answers with what you may know. Without a name, the command reads the
+    Domain's data folder on this machine. SPENT and LEFT add up to OF, the cap.
 
     Example: pygrid budget show patients
     """
@@ -48,7 +45,8 @@ def show(
     if name is not None:
         if data_dir is not None or database_url is not None or dataset is not None:
             raise InvalidInput(
-                "either the name of a dataset, to ask the Domain, or the options that read its folder; not both"
+                "with the name of a dataset, the Domain answers; leave it out to read a data folder with --data-dir, "
+                "--database-url or --dataset"
             )
         _show_online(name, url, as_json)
         return
@@ -78,34 +76,41 @@ def show(
 
 
 @app.command("set")
-@friendly
+@handle_errors
 def set_budget(
     name: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")],
-    epsilon: Annotated[float | None, typer.Option(help="Of the dataset in all.")] = None,
-    delta: Annotated[float | None, typer.Option(help="Of the dataset in all; well below one over its records.")] = None,
-    epsilon_per_user: Annotated[float | None, typer.Option(help="What one user may take of it.")] = None,
-    auto_approve: Annotated[
-        bool | None, typer.Option("--auto-approve/--ask", help="Whether private jobs within the caps need no person.")
+    epsilon: Annotated[float | None, typer.Option(metavar="X", help="Total epsilon of the dataset.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(metavar="X", help="Delta of the dataset; well below 1 / number of records.")
     ] = None,
-    max_epsilon_per_job: Annotated[float | None, typer.Option(help="Beyond it a person is asked all the same.")] = None,
-    use: Annotated[str | None, typer.Option(help="What it is mostly for: statistics, training or mixed.")] = None,
+    epsilon_per_user: Annotated[
+        float | None, typer.Option(metavar="X", help="Epsilon that one user can spend.")
+    ] = None,
+    auto_approve: Annotated[
+        bool | None,
+        typer.Option("--auto-approve/--ask", help="Whether private jobs within the caps run without a decision."),
+    ] = None,
+    max_epsilon_per_job: Annotated[
+        float | None, typer.Option(metavar="X", help="Epsilon above which a job always needs a decision.")
+    ] = None,
+    use: Annotated[str | None, typer.Option(metavar="USE", help="Main use: statistics, training or mixed.")] = None,
     allow_remote_workers: Annotated[
         bool | None,
-        typer.Option(
-            "--allow-remote-workers/--here-only", help="Whether the records may go to Workers on other machines."
-        ),
+        typer.Option("--allow-remote-workers/--here-only", help="Whether records may go to Workers on other machines."),
     ] = None,
     unit: Annotated[
-        str | None, typer.Option(help="What it protects: record, subject or domain; fixed once it is open.")
+        str | None,
+        typer.Option(metavar="UNIT", help="Unit that is protected: record, subject or domain; fixed once set."),
     ] = None,
     fresh_budget: Annotated[
-        bool, typer.Option("--fresh-budget", help="Open a second budget for records that have one in another dataset.")
+        bool, typer.Option("--fresh-budget", help="Open a second budget for records with one in another dataset.")
     ] = False,
     url: UrlOption = None,
 ) -> None:
-    """Open the privacy budget of a dataset that you hold, or change it; what is not given stays.
+    """Open or change the privacy budget of your dataset; options left out keep their value.
 
-    Example: pygrid budget set patients --epsilon 10 --delta 1e-6 --epsilon-per-user 5 --auto-approve
+    Example:
+        pygrid budget set patients --epsilon 10 --delta 1e-6 --epsilon-per-user 5
     """
     from pygrid.client import connect
 
@@ -122,15 +127,15 @@ def set_budget(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
-        raise InvalidInput("nothing to set; see: pygrid budget set --help")
+        raise InvalidInput("no option was given, so nothing changes; see: pygrid budget set --help")
     with connect(url) as domain:
         policy = domain.datasets[name].policy(**changes)
-    who = "need no person within the caps" if policy.auto_approve else "wait for a person"
+    who = "run without a decision within the caps" if policy.auto_approve else "wait for a decision"
     say(f"{name}: epsilon {policy.epsilon:g} at delta {policy.delta:g}, {policy.epsilon_per_user:g} for each user")
-    say(f"it protects the unit {policy.unit}")
-    say(f"private jobs {who}; exact ones always wait for a person")
+    say(f"the protected unit is {policy.unit}")
+    say(f"private jobs {who}; non-private jobs always wait for a decision")
     if policy.allow_remote_workers:
-        say("its records may be sent to Workers on other machines, which the Owner of the Domain has let in")
+        say("its records may be sent to Workers on other machines, which the Owner of the Domain has authorized")
 
 
 def _show_online(name: str, url: str | None, as_json: bool) -> None:

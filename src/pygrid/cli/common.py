@@ -1,4 +1,4 @@
-"""What the commands of the SDKs share: trouble told in words, ``key=value`` options, the Domain to talk to."""
+"""What the commands share: options, errors of files, ``key=value`` settings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,29 @@ INTERRUPTED = 130
 
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", envvar="PYGRID_URL", help="Address of the Domain; default: the one logged in to last."),
+    typer.Option(
+        "--url", envvar="PYGRID_URL", metavar="URL", help="Address of the Domain; default: that of the last login."
+    ),
 ]
+NetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        envvar="PYGRID_NETWORK_URL",
+        metavar="URL",
+        help="Address of the Network; default: that of the last login.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
-def friendly(command: Callable[P, R]) -> Callable[P, R]:
-    """A command whose trouble with files is told in words too (`pygrid.cli.main` does it for a `PygridError`)."""
+def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: an error of a file becomes a message, and Ctrl-C an exit code.
+
+    `pygrid.cli.main` does the same for a `PygridError`.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""``pygrid dataset``: upload datasets, find them, look at them, change them."""
+"""``pygrid dataset``: upload, find, show and change datasets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_columns, say_json, say_lines
 from pygrid.errors import InvalidInput
 
@@ -16,49 +17,50 @@ if TYPE_CHECKING:
 
     from pygrid.messages.datasets import Column, DatasetSummary
 
-app = typer.Typer(
-    help="Upload datasets, find them, look at them, change them.", no_args_is_help=True, add_completion=False
-)
+app = App("Upload, find, show and change datasets.\n\nExample: pygrid dataset list")
 
 Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
-File = Annotated[Path, typer.Argument(help="CSV, Parquet, Arrow, NPZ or safetensors file; told from its content.")]
-Version = Annotated[int | None, typer.Option(help="Number of the version; default: the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Tag = Annotated[list[str] | None, typer.Option("--tag", "-t", help="A tag; can be given several times.")]
-Visibility = Annotated[str | None, typer.Option(help="Who may know of it: private, listed or public.")]
-Mock = Annotated[Path | None, typer.Option(help="A file with mock records; default: they are drawn from the schema.")]
-Subject = Annotated[str | None, typer.Option(help="The column that says whom a record is about.")]
-PerSubject = Annotated[int | None, typer.Option(help="Use at most so many records of one subject.")]
+File = Annotated[Path, typer.Argument(metavar="PATH", help="CSV, Parquet, Arrow, NPZ or safetensors file.")]
+Version = Annotated[int | None, typer.Option(metavar="N", help="Number of the version; default: the newest.")]
+Tag = Annotated[list[str] | None, typer.Option("--tag", "-t", metavar="TAG", help="Tag; repeatable.")]
+Visibility = Annotated[str | None, typer.Option(metavar="WORD", help="Visibility: private, listed or public.")]
+Mock = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="File with mock records; default: drawn from the schema.")
+]
+Subject = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that identifies the subject of a record.")]
+PerSubject = Annotated[
+    int | None, typer.Option(metavar="N", help="Largest number of records of one subject that are used.")
+]
 Skip = Annotated[
-    list[str] | None, typer.Option(help="A column of the file that is not stored; can be given several times.")
+    list[str] | None, typer.Option(metavar="COLUMN", help="Column of the file that is not stored; repeatable.")
 ]
 ColumnOption = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
         "-c",
-        help="What a column is: "
-        "NAME[:DTYPE][,unit=..][,meaning=..][,min=..][,max=..][,categories=a|b|..][,source=p1|p*]"
-        "[,has_missing=yes|no]; can be given several times.",
+        metavar="COLUMN",
+        help="Description of a column: NAME[:DTYPE], then ,unit=TEXT ,meaning=TEXT ,min=X ,max=X ,categories=a|b "
+        ",source=p1|p* or ,has_missing=yes; repeatable.",
     ),
 ]
-Note = Annotated[str, typer.Option(help="What is new in this version.")]
+Note = Annotated[str, typer.Option(metavar="TEXT", help="Changes of this version.")]
 FreshBudget = Annotated[
     bool,
-    typer.Option(
-        "--fresh-budget", help="Add a version although another dataset of the same content has a privacy budget."
-    ),
+    typer.Option("--fresh-budget", help="Add a version even if another dataset of this content has a budget."),
 ]
 
 _COLUMN_KEYS = ("unit", "meaning", "description", "min", "max", "categories", "source", "has_missing")
 
 
 @app.command("upload")
-@friendly
+@handle_errors
 def upload(
     file: File,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; default: that of the file.")] = None,
-    description: Annotated[str, typer.Option(help="What it is, for people.")] = "",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the dataset; default: that of the file.")
+    ] = None,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Description for people.")] = "",
     tag: Tag = None,
     visibility: Visibility = None,
     column: ColumnOption = None,
@@ -66,14 +68,15 @@ def upload(
     subject: Subject = None,
     max_records_per_subject: PerSubject = None,
     mock: Mock = None,
-    version_of: Annotated[str | None, typer.Option(help="Add a version to the dataset of this name instead.")] = None,
+    version_of: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset that gets a new version.")] = None,
     note: Note = "",
     fresh_budget: FreshBudget = False,
     url: UrlOption = None,
 ) -> None:
     """Upload a dataset, or a new version of one.
 
-    Example: pygrid dataset upload patients.csv --column age:float32,unit=years,min=0,max=120 --visibility listed
+    Example:
+        pygrid dataset upload patients.csv --column age:float32,min=0,max=120
     """
     from pygrid.client import connect
     from pygrid.client.display.units import size
@@ -87,7 +90,7 @@ def upload(
     }
     if fresh_budget and version_of is None:
         raise InvalidInput(
-            "--fresh-budget needs --version-of; for a new dataset, write pygrid budget set NAME --fresh-budget"
+            "--fresh-budget needs --version-of; for a new dataset, use pygrid budget set NAME --fresh-budget"
         )
     with connect(url) as domain:
         if version_of is not None:
@@ -104,29 +107,31 @@ def upload(
 
 
 @app.command("list")
-@friendly
-def list_datasets(url: UrlOption = None, as_json: Json = False) -> None:
-    """List the datasets on a Domain that you may know of, newest first.
+@handle_errors
+def list_datasets(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the datasets of a Domain that are visible to you, newest first.
 
     Example: pygrid dataset list
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        _print_datasets(domain.datasets.list(), as_json, f"{domain.url} has no dataset that you may know of")
+        _print_datasets(domain.datasets.list(), as_json, f"{domain.url} has no dataset that is visible to you")
 
 
 @app.command("search")
-@friendly
+@handle_errors
 def search(
-    text: Annotated[str, typer.Argument(help="Words that all occur in what is said of it.")] = "",
+    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description or tags.")] = "",
     tag: Tag = None,
-    schema: Annotated[str | None, typer.Option(help="A column it has: NAME, NAME:DTYPE or :DTYPE.")] = None,
-    meaning: Annotated[str | None, typer.Option(help="Part of what that column means.")] = None,
+    schema: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column that it has: NAME, NAME:DTYPE or :DTYPE.")
+    ] = None,
+    meaning: Annotated[str | None, typer.Option(metavar="TEXT", help="Part of the meaning of that column.")] = None,
     url: UrlOption = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Find datasets by words, tags, and what a column is like.
+    """Find datasets by words, tags and columns.
 
     Example: pygrid dataset search digits --schema label:int32
     """
@@ -134,13 +139,13 @@ def search(
 
     with connect(url) as domain:
         found = domain.datasets.search(text, tags=tag or (), schema=schema, meaning=meaning)
-    _print_datasets(found, as_json, "nothing fits")
+    _print_datasets(found, as_json, "no dataset matches")
 
 
 @app.command("show")
-@friendly
-def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Json = False) -> None:
-    """Show what is said of a dataset: its columns and versions.
+@handle_errors
+def show(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show a dataset with its columns and versions.
 
     Example: pygrid dataset show digits
     """
@@ -171,17 +176,17 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
 
 @app.command("update")
-@friendly
+@handle_errors
 def update(
     name: Name,
-    new_name: Annotated[str | None, typer.Option("--name", help="The new name.")] = None,
-    description: Annotated[str | None, typer.Option(help="The new description.")] = None,
+    new_name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="New name.")] = None,
+    description: Annotated[str | None, typer.Option(metavar="TEXT", help="New description.")] = None,
     tag: Tag = None,
-    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
     visibility: Visibility = None,
     url: UrlOption = None,
 ) -> None:
-    """Change what is said of a dataset; what is not given stays.
+    """Change the name, description, tags or visibility of a dataset.
 
     Example: pygrid dataset update digits --visibility public --tag images
     """
@@ -195,10 +200,10 @@ def update(
 
 
 @app.command("delete")
-@friendly
+@handle_errors
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     url: UrlOption = None,
 ) -> None:
     """Delete a dataset with all its versions.
@@ -211,20 +216,22 @@ def delete(
         dataset = domain.datasets[name]
         info = dataset.info()
         if not yes:
-            typer.confirm(f"Delete {info.name} with {len(info.versions)} versions for good?", abort=True)
+            typer.confirm(f"Delete {info.name} with {len(info.versions)} versions permanently?", abort=True)
         dataset.delete()
     say(f"{info.name} is deleted")
 
 
 @app.command("mock")
-@friendly
+@handle_errors
 def mock(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it: NAME.npz or NAME.csv.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PATH", help="File to write: NAME.npz or NAME.csv.")
+    ],
     version: Version = None,
     url: UrlOption = None,
 ) -> None:
-    """Download the mock twin of a dataset: records that are nobody's, to try a program on.
+    """Download the mock dataset: synthetic records to test a program with.
 
     Example: pygrid dataset mock digits -o mock.npz
     """
@@ -242,11 +249,10 @@ def mock(
 
 
 def read_column(text: str) -> dict[str, Any]:
-    """The fields of a column's declaration from ``NAME[:DTYPE][,key=value ...]``; a comma within a value is written
-    ``\\,``.
+    """The fields of a column's declaration from ``NAME[:DTYPE][,key=value ...]``; ``\\,`` is a comma within a value.
 
     Raises:
-        InvalidInput: names the part that is none of these.
+        InvalidInput: names the part that is not valid.
     """
     parts = [part.replace("\0", ",") for part in text.replace("\\,", "\0").split(",")]
     name, _, dtype = parts[0].partition(":")
@@ -254,7 +260,9 @@ def read_column(text: str) -> dict[str, Any]:
     for part in parts[1:]:
         key, is_pair, value = part.partition("=")
         if not is_pair or key not in _COLUMN_KEYS:
-            raise InvalidInput(f"--column {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _COLUMN_KEYS)}")
+            raise InvalidInput(
+                f"--column {text!r}: {part!r} is not valid; use {', '.join(f'{key}=' for key in _COLUMN_KEYS)}"
+            )
         if key in ("categories", "source"):
             declared[key] = value.split("|")
         elif key == "has_missing":

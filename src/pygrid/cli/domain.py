@@ -1,4 +1,4 @@
-"""``pygrid domain``: run a Domain until it is told to stop."""
+"""``pygrid domain``: run a Domain until a signal stops it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from pygrid.cli import serve as serving
+from pygrid.cli.help import App
 from pygrid.settings import DomainSettings, is_loopback_host, load_settings, with_secret
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = App()
 
 
 @app.command()
@@ -21,9 +20,9 @@ def domain(
 ) -> None:
     """Start a Domain and run it until Ctrl-C or SIGTERM.
 
-    Without options it listens on this machine only, port 5000, and keeps everything in ./pygrid-data:
+    By default it listens on this machine only, and all data is in ./pygrid-data.
 
-        pygrid domain --id bob --port 5000
+    Example: pygrid domain --id bob --port 5000
     """
     serve(with_secret(load_settings(serving.environment(start_local_db), **given)), port_file)
 
@@ -43,12 +42,12 @@ def serve(settings: DomainSettings, port_file: Path | None) -> None:
 
 
 def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) -> str:
-    """What the operator sees when the Domain is ready."""
+    """The lines that the operator sees when the Domain is ready."""
     address = serving.shown_address(settings, port)
     if not is_loopback_host(settings.host):
         reach = f"every machine that reaches {settings.host}"
     else:
-        reach = "this machine only" if settings.is_loopback else "this machine, and whoever the Network lets through"
+        reach = "this machine only" if settings.is_loopback else "this machine, and callers that the Network relays"
     lines = [
         f"Domain {settings.id} is ready.",
         f"  address      {address}  ({reach})",

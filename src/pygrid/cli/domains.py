@@ -1,4 +1,4 @@
-"""``pygrid domains``: the Domains of a Network, for everybody; and for those who run it, who gets in."""
+"""``pygrid domains``: the Domains of a Network; for its Owner, decisions and invitations."""
 
 from __future__ import annotations
 
@@ -7,40 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pygrid.cli.common import friendly
+from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from pygrid.client import NetworkClient
 
-app = typer.Typer(
-    help="The Domains of a Network: look at them, let them in.", no_args_is_help=True, add_completion=False
-)
+app = App("Show the Domains of a Network; accept, deny and invite Domains.\n\nExample: pygrid domains list")
 
-NetworkOption = Annotated[
-    str | None,
-    typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False),
-]
 Name = Annotated[str, typer.Argument(help="Name of the Domain.")]
-Reason = Annotated[str, typer.Option(help="The Domain's owner is told.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, shown to the Owner of the Domain.")]
 Identity = Annotated[
     str | None,
-    typer.Option(help="Which one, if several have asked for the name: as `pygrid domains list pending` shows it."),
+    typer.Option(metavar="KEY", help="Identity, if several ask for the name; see `pygrid domains list pending`."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 
 
 @app.command("list")
-@friendly
+@handle_errors
 def list_domains(
     association: Annotated[
-        Association, typer.Argument(help="Which: others than accepted ones are for those who run the Network.")
+        Association, typer.Argument(help="State of the Domains; only the Network's Owner sees others than accepted.")
     ] = "accepted",
     network: NetworkOption = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the Domains of a Network, and how they are. It needs no account.
+    """List the Domains of a Network with their health. No account is needed.
 
     Example: pygrid domains list pending --network http://127.0.0.1:7000
     """
@@ -49,14 +43,15 @@ def list_domains(
 
     with connect_network(network) as client:
         found = client.domains(association)
-    empty = "no Domain belongs to the Network" if association == "accepted" else "there is none"
+    words = {"accepted": "no Domain belongs to the Network", "all": "the Network knows no Domain"}
+    empty = words.get(association, f"no Domain is {association}")
     say_json(found) if as_json else print_table(found, empty)
 
 
 @app.command()
-@friendly
-def show(name: Name, network: NetworkOption = None, as_json: Json = False) -> None:
-    """Show what a Network knows of a Domain.
+@handle_errors
+def show(name: Name, network: NetworkOption = None, as_json: JsonOption = False) -> None:
+    """Show a Domain as the Network knows it.
 
     Example: pygrid domains show hospital-a
     """
@@ -79,15 +74,15 @@ def show(name: Name, network: NetworkOption = None, as_json: Json = False) -> No
 
 
 @app.command()
-@friendly
+@handle_errors
 def accept(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Let a Domain belong to the Network; also one that was denied or revoked, or has left. For those who run the
-    Network.
+    """Accept a Domain, also one that was denied or revoked, or has left. For the Owner of the Network.
 
-    Anybody can ask for a name, so compare the identity with the one that the owner told you. Without --identity the
-    command shows it, and asks you if it runs in a terminal. Nobody but the one that was shown is accepted.
+    Anybody can ask for a name, so compare the identity with the one that the Domain's Owner told you. Without
+    --identity, the command shows it, and asks for confirmation in a terminal. Only the identity that was shown is
+    accepted.
 
-    Example: pygrid domains accept hospital-a --identity ed25519:abc...
+    Example: pygrid domains accept hospital-a
     """
     from pygrid.client import connect_network
     from pygrid.plans.text import printable
@@ -96,23 +91,21 @@ def accept(name: Name, identity: Identity = None, reason: Reason = "", network: 
         if identity is None and (identity := _find_only_one(client, name)) is not None:
             say(f"{printable(name)} is {printable(identity)}")
             if sys.stdin.isatty():
-                typer.confirm("Is that the identity that its owner told you?", abort=True)
+                typer.confirm("Is that the identity that its Owner told you?", abort=True)
         say(f"{client.accept(name, reason, identity).name} belongs to the Network now")
 
 
 def _find_only_one(client: NetworkClient, name: str) -> str | None:
-    """The identity of the Domain that asks for the name, or else of the one that has it; None: there is not one
-    alone.
-    """
+    """The identity of the only Domain that asks for the name, else of the only one that has it; None if several do."""
     named = [found for found in client.domains("all") if found.name.casefold() == name.casefold()]
     asking = [found for found in named if found.association == "pending"] or named
     return asking[0].identity if len(asking) == 1 else None
 
 
 @app.command()
-@friendly
+@handle_errors
 def deny(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Turn down a Domain that waits for a decision. For those who run the Network.
+    """Deny a Domain that waits for a decision. For the Owner of the Network.
 
     Example: pygrid domains deny hospital-b --reason "we do not know you"
     """
@@ -123,26 +116,24 @@ def deny(name: Name, identity: Identity = None, reason: Reason = "", network: Ne
 
 
 @app.command()
-@friendly
+@handle_errors
 def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Put a Domain out of the Network; its key gets in no more unless it is accepted again. For those who run the
-    Network.
+    """Revoke a Domain; its key is refused until it is accepted again. For the Owner of the Network.
 
     Example: pygrid domains revoke hospital-b
     """
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
-        say(f"{client.revoke(name, reason).name} belongs to the Network no more")
+        say(f"{client.revoke(name, reason).name} no longer belongs to the Network")
 
 
 @app.command()
-@friendly
+@handle_errors
 def forget(name: Name, identity: Identity = None, network: NetworkOption = None) -> None:
-    """Forget a Domain and what was decided about it: its name is free, and it may ask again. For those who run the
-    Network.
+    """Delete a Domain and the decision on it; the name is free, and it may ask again. For the Owner of the Network.
 
-    Without --identity, all that are known by the name, or ask for it.
+    Without --identity, all Domains that have the name or ask for it are deleted.
 
     Example: pygrid domains forget hospital-b
     """
@@ -154,16 +145,18 @@ def forget(name: Name, identity: Identity = None, network: NetworkOption = None)
 
 
 @app.command()
-@friendly
+@handle_errors
 def invite(
-    domain: Annotated[str | None, typer.Option(help="Only a Domain of this name may use it; default: any.")] = None,
-    uses: Annotated[int, typer.Option(min=1, max=1000, help="For how many Domains it is good.")] = 1,
-    days: Annotated[int, typer.Option(min=1, max=366, help="For how long.")] = 7,
+    domain: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the Domain that may use it; default: any.")
+    ] = None,
+    uses: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Number of Domains that can use it.")] = 1,
+    days: Annotated[int, typer.Option(min=1, max=366, metavar="N", help="Days until it expires.")] = 7,
     network: NetworkOption = None,
 ) -> None:
-    """Make an invitation, and print its token, which is shown this once. For those who run the Network.
+    """Create an invitation and print its token, which is not shown again. For the Owner of the Network.
 
-    A Domain that has it is accepted at once: PYGRID_INVITATION=TOKEN pygrid domain --network ADDRESS.
+    A Domain with an invitation is accepted at once: PYGRID_INVITATION=TOKEN pygrid domain --network URL.
 
     Example: pygrid domains invite --domain hospital-a > token
     """
@@ -177,9 +170,9 @@ def invite(
 
 
 @app.command()
-@friendly
-def invitations(network: NetworkOption = None, as_json: Json = False) -> None:
-    """List the invitations that were given and not taken back, without their tokens. For those who run the Network.
+@handle_errors
+def invitations(network: NetworkOption = None, as_json: JsonOption = False) -> None:
+    """List the invitations that were not taken back, without their tokens. For the Owner of the Network.
 
     Example: pygrid domains invitations
     """
@@ -192,11 +185,12 @@ def invitations(network: NetworkOption = None, as_json: Json = False) -> None:
 
 
 @app.command("take-back")
-@friendly
+@handle_errors
 def take_back(
-    invitation: Annotated[int, typer.Argument(help="Number of the invitation.")], network: NetworkOption = None
+    invitation: Annotated[int, typer.Argument(metavar="N", help="Number of the invitation.")],
+    network: NetworkOption = None,
 ) -> None:
-    """Take an invitation back; Domains that came by it stay. For those who run the Network.
+    """Take an invitation back; Domains that used it stay accepted. For the Owner of the Network.
 
     Example: pygrid domains take-back 1
     """
@@ -204,4 +198,4 @@ def take_back(
 
     with connect_network(network) as client:
         client.take_back(invitation)
-    say(f"invitation {invitation} is good for nothing now")
+    say(f"invitation {invitation} is no longer valid")

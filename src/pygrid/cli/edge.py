@@ -1,4 +1,4 @@
-"""``pygrid edge``: take part in a training with local data."""
+"""``pygrid edge``: train a hosted model on local data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import INTERRUPTED, friendly
+from pygrid.cli.common import INTERRUPTED, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import line, say
 
 if TYPE_CHECKING:
@@ -24,38 +25,44 @@ if TYPE_CHECKING:
 
 
 class _Stop(BaseException):
-    """Breaks off the wait for work when a signal asks for the end; not an error."""
+    """Ends the wait for work when a signal arrives; not an error."""
 
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command()
-@friendly
+@handle_errors
 def edge(
-    url: Annotated[str, typer.Argument(help="Address of the Domain, e.g. http://127.0.0.1:5000")],
-    model: Annotated[str, typer.Option(help="Name of the process.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address of the Domain.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="Name of the process.")],
     data: Annotated[
-        Path, typer.Option(help="A .npz or .safetensors file with one array for each data port of the plan.")
+        Path, typer.Option(metavar="PATH", help="NPZ or safetensors file with an array for each input of the plan.")
     ],
-    version: Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")] = None,
+    version: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Version of the process; default: the newest.")
+    ] = None,
     auth_token: Annotated[
-        str | None, typer.Option(envvar="PYGRID_AUTH_TOKEN", help="Token, where the process asks devices for one.")
+        str | None,
+        typer.Option(envvar="PYGRID_AUTH_TOKEN", metavar="TOKEN", help="Token, if the process requires one."),
     ] = None,
     cycles: Annotated[
-        int | None, typer.Option(min=1, help="End after so many reports; default: when training is over.")
+        int | None, typer.Option(min=1, metavar="N", help="Number of reports to send; default: until training ends.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End also when there is no work for now.")] = False,
-    wait_s: Annotated[float, typer.Option(min=0, max=120, help="Seconds to wait for work in one request.")] = 30.0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = 1,
+    once: Annotated[bool, typer.Option("--once", help="Exit when there is no work, too.")] = False,
+    wait_s: Annotated[
+        float, typer.Option(min=0, max=120, metavar="SECONDS", help="Time that one request waits for work.")
+    ] = 30.0,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads for training.")] = 1,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where to keep models and plans; default: your cache folder. It can be shared.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Cache for models and plans, can be shared; default: your cache folder."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Train a hosted model with data that stays here, until training is over.
+    """Train a hosted model on data that stays on this machine, until training ends.
 
-    SIGTERM and Ctrl-C end it cleanly: between two batches, or after a report that is on its way.
+    SIGTERM and Ctrl-C stop it between two batches, or after the current report is sent.
 
     Example: pygrid edge http://127.0.0.1:5000 --model digits --data my_digits.npz
     """
@@ -90,7 +97,7 @@ def edge(
 
 @contextmanager
 def _ending_on_signals(client: EdgeClient, stop: threading.Event, received: list[int]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets ``stop``, and breaks off a wait; a second one ends the process at once."""
+    """The first SIGTERM or SIGINT sets ``stop`` and ends a wait; a second one ends the process at once."""
 
     def handle(signum: int, frame: FrameType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,7 +117,7 @@ def _ending_on_signals(client: EdgeClient, stop: threading.Event, received: list
 
 @contextmanager
 def _shown(quiet: bool) -> Iterator[Callbacks]:
-    """Callbacks that show what happens: nothing, lines, or on a terminal lines and a bar."""
+    """Callbacks that show nothing, or lines, or on a terminal lines and a progress bar."""
     from pygrid.edge import Callbacks
 
     if quiet:
@@ -123,7 +130,7 @@ def _shown(quiet: bool) -> Iterator[Callbacks]:
 
 
 class _Lines:
-    """One line for each thing that happens."""
+    """Prints a line for each event."""
 
     def __init__(self) -> None:
         self._reason = ""
@@ -153,7 +160,7 @@ class _Lines:
     def rejected(self, reason: str, timeout_s: int | None) -> None:
         if timeout_s is None:
             self.say("training is over")
-        elif reason != self._reason:  # said once, however often it is asked
+        elif reason != self._reason:  # shown once, not for each request
             self._reason = reason
             self.say(f"waiting: {reason.replace('_', ' ') or 'no work for now'}")
 
@@ -167,7 +174,7 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """Lines, and a bar below them while training."""
+    """Lines, with a progress bar below them while training."""
 
     def __enter__(self) -> _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""``pygrid host``: host a model and open its training."""
+"""``pygrid host``: host a model for devices to train."""
 
 from __future__ import annotations
 
@@ -7,40 +7,43 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly, read_settings
+from pygrid.cli.common import UrlOption, handle_errors, read_settings
+from pygrid.cli.help import App
 from pygrid.cli.output import say
 
-_SETTINGS = "key=value, or a JSON file; can be given several times."
+_SETTINGS = "key=value or a JSON file; repeatable."
 
-
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command()
-@friendly
+@handle_errors
 def host(
-    name: Annotated[str, typer.Option(help="Name of the process.")],
-    model: Annotated[Path, typer.Option(help="The model: a safetensors file of float32 arrays.")],
-    plan: Annotated[list[str], typer.Option(help="A plan file, or NAME=FILE; can be given several times.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the process.")],
+    model: Annotated[Path, typer.Option(metavar="PATH", help="Model: a safetensors file of float32 arrays.")],
+    plan: Annotated[list[str], typer.Option(metavar="[NAME=]PATH", help="Plan file; repeatable.")],
     version: Annotated[
-        str, typer.Option(help="Version of the process; together with the name new to the Domain.")
+        str, typer.Option(metavar="TEXT", help="Version of the process; name and version are unique on the Domain.")
     ] = "1.0",
     averaging_plan: Annotated[
-        Path | None, typer.Option(help="A plan file to average with, in place of the mean.")
+        Path | None, typer.Option(metavar="PATH", help="Plan file for averaging; default: the mean.")
     ] = None,
     client_config: Annotated[
-        list[str] | None, typer.Option("--client-config", "-c", help=f"For devices: {_SETTINGS}")
+        list[str] | None,
+        typer.Option("--client-config", "-c", metavar="SETTING", help=f"Setting for devices: {_SETTINGS}"),
     ] = None,
     server_config: Annotated[
-        list[str] | None, typer.Option("--server-config", "-s", help=f"For cycles: {_SETTINGS}")
+        list[str] | None,
+        typer.Option("--server-config", "-s", metavar="SETTING", help=f"Setting for cycles: {_SETTINGS}"),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show the training until it is over.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the training until it ends.")] = False,
     url: UrlOption = None,
 ) -> None:
     """Host a model on a Domain, for devices to train.
 
-    Example: pygrid host --name digits --model digits.safetensors --plan digits.plan -c lr=0.3 -c epochs=5
-    -s num_cycles=20 -s cycle_length=60 -s min_diffs=10 -s max_diffs=10
+    Example:
+        pygrid host --name digits --model digits.safetensors --plan digits.plan \\
+            -c lr=0.3 -s num_cycles=20 -s cycle_length=60 -s min_diffs=10
     """
     from pygrid.client import connect
 

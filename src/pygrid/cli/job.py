@@ -1,4 +1,4 @@
-"""``pygrid job``: ask for work on data that one does not see, follow it, take the result."""
+"""``pygrid job``: submit jobs on data of others, follow them, download results."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.job_submit import Output, give, predict, submit
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.help import App
+from pygrid.cli.job_submit import Output, predict, print_result, submit
 from pygrid.cli.output import say, say_columns, say_json, say_lines
 
 if TYPE_CHECKING:
     from pygrid.client.jobs import JobTable
 
-app = typer.Typer(
-    help="Ask for work on data that you do not see, follow it, take the result.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = App("Submit jobs on data that you cannot see, follow them, download results.\n\nExample: pygrid job list")
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, or its first 6 or more characters.")]
 
 
 app.command("submit")(submit)
@@ -28,15 +24,15 @@ app.command("predict")(predict)
 
 
 @app.command("list")
-@friendly
+@handle_errors
 def list_jobs(
-    dataset: Annotated[str | None, typer.Option(help="Only those on this dataset.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
-    mine: Annotated[bool, typer.Option("--mine", help="Only those that you asked for.")] = False,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset of the jobs; default: all.")] = None,
+    state: Annotated[str | None, typer.Option(metavar="STATE", help="State of the jobs; default: all.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="List only jobs that you submitted.")] = False,
     url: UrlOption = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List your jobs, and those on datasets that you hold, newest first.
+    """List your jobs and those on your datasets, newest first.
 
     Example: pygrid job list --state running
     """
@@ -44,13 +40,13 @@ def list_jobs(
 
     given: dict[str, Any] = {"state": state, "mine": mine}
     with connect(url) as domain:
-        print_jobs(domain.jobs(dataset, **given), as_json, "no job fits")
+        print_jobs(domain.jobs(dataset, **given), as_json, "no job matches")
 
 
 @app.command("show")
-@friendly
-def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
-    """Show a job: what was asked, what it costs, where it is.
+@handle_errors
+def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show a job with its request, its privacy cost and its state.
 
     Example: pygrid job show 4f1c09
     """
@@ -58,9 +54,9 @@ def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
 
 
 @app.command("watch")
-@friendly
+@handle_errors
 def watch(job_id: JobId, url: UrlOption = None) -> None:
-    """Follow a job until it has ended. Ctrl-C ends the following, not the job.
+    """Follow a job until it ends. Ctrl-C stops the display, not the job.
 
     Example: pygrid job watch 4f1c09
     """
@@ -72,22 +68,24 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
 
 
 @app.command("result")
-@friendly
+@handle_errors
 def result(job_id: JobId, output: Output = None, url: UrlOption = None) -> None:
-    """Take the result of a job, once it is released: figures are printed, a model is written to a file.
+    """Download the result of a job, once it is released.
+
+    Statistics are printed; a model is written to a file.
 
     Example: pygrid job result 4f1c09 -o model.safetensors
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        give(domain.job(job_id), output)
+        print_result(domain.job(job_id), output)
 
 
 @app.command("cancel")
-@friendly
+@handle_errors
 def cancel(job_id: JobId, url: UrlOption = None) -> None:
-    """End a job that you asked for. What was charged stays charged.
+    """Cancel a job that you submitted. Its privacy cost stays charged.
 
     Example: pygrid job cancel 4f1c09
     """
@@ -98,7 +96,7 @@ def cancel(job_id: JobId, url: UrlOption = None) -> None:
 
 
 def show_job(job_id: str, url: str | None, as_json: bool) -> None:
-    """Print all of a job that the caller may know."""
+    """Print all that the caller may know of a job."""
     from pygrid.client import connect
 
     with connect(url) as domain:
@@ -110,7 +108,7 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
 
 
 def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
-    """A line for each job."""
+    """Print a line for each job."""
     from pygrid.client.display.review import privacy_in_words
     from pygrid.plans.text import one_line
 

@@ -1,4 +1,4 @@
-"""``pygrid job submit`` and ``pygrid job predict``: ask for work on data that one does not see."""
+"""``pygrid job submit`` and ``pygrid job predict``: submit jobs on data of others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly, read_settings
+from pygrid.cli.common import UrlOption, handle_errors, read_settings
 from pygrid.cli.output import say, say_json
+from pygrid.cli.training_options import (
+    BatchSize,
+    Clip,
+    Delta,
+    Epochs,
+    Epsilon,
+    Hyper,
+    Optimizer,
+    Output,
+    Reason,
+    Unit,
+)
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -18,82 +30,73 @@ if TYPE_CHECKING:
     from pygrid.messages.jobs import StatisticRequest
 
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")]
-Reason = Annotated[str, typer.Option(help="What for, for those who decide.")]
 Bind = Annotated[
     list[str] | None,
-    typer.Option("--bind", "-b", help="INPUT=COLUMN; what is left out is found by name or meaning. Several times."),
+    typer.Option(
+        "--bind", "-b", metavar="INPUT=COLUMN", help="Column of an input; default: by name or meaning; repeatable."
+    ),
 ]
-Version = Annotated[int | None, typer.Option(help="Of the dataset; default: the newest.")]
-Wait = Annotated[bool, typer.Option("--wait", "-w", help="Stay until the job has ended.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there: safetensors, or JSON.")]
+Version = Annotated[int | None, typer.Option(metavar="N", help="Version of the dataset; default: the newest.")]
+Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait until the job ends.")]
 Statistics = Annotated[
     list[str] | None,
     typer.Option(
         "--statistic",
         "-s",
-        help="Ask for figures instead: count, count:COLUMN, sum:COLUMN, mean:COLUMN, variance:COLUMN (with "
-        ",lower=..,upper=..), histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; each with "
-        ",by=COLUMN,keys=a|b. "
-        "Can be given several times.",
+        metavar="STATISTIC",
+        help="Statistic instead of a plan: count, count:COLUMN, sum:COLUMN, mean:COLUMN, variance:COLUMN "
+        "(with ,lower=X,upper=X), histogram:COLUMN,edges=0|10|20, quantile:COLUMN,q=0.5,candidates=0|10|20; "
+        "each with ,by=COLUMN,keys=a|b; repeatable.",
     ),
-]
-Hyper = Annotated[
-    list[str] | None, typer.Option("--hyper", "-p", help="A hyperparameter: key=value or a JSON file; several times.")
-]
-Optimizer = Annotated[
-    list[str] | None, typer.Option(help="Of private training: key=value or a JSON file, e.g. name=adam; several times.")
 ]
 MetricBounds = Annotated[
     list[str] | None,
     typer.Option(
         "--metric-bounds",
-        help=(
-            "Bounds of a metric of a private evaluation: METRIC=LOWER:UPPER, e.g. loss=0:10. Can be given several "
-            "times."
-        ),
+        metavar="METRIC=LOWER:UPPER",
+        help="Bounds of a metric of a private evaluation, like loss=0:10; repeatable.",
     ),
 ]
 
 _STATISTIC_KEYS = ("lower", "upper", "edges", "candidates", "q", "by", "keys")
 
 
-@friendly
+@handle_errors
 def submit(
     dataset: DatasetName,
     reason: Reason,
-    plan: Annotated[Path | None, typer.Option(help="The plan file; none for statistics.")] = None,
-    model: Annotated[Path | None, typer.Option(help="The model, a safetensors file.")] = None,
-    kind: Annotated[str, typer.Option(help="train or evaluate.")] = "train",
+    plan: Annotated[Path | None, typer.Option(metavar="PATH", help="Plan file; none for statistics.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="PATH", help="Model, a safetensors file.")] = None,
+    kind: Annotated[str, typer.Option(metavar="KIND", help="Kind of job: train or evaluate.")] = "train",
     statistic: Statistics = None,
     bind: Bind = None,
     hyper: Hyper = None,
     optimizer: Optimizer = None,
     metric_bounds: MetricBounds = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Records of an update; of a private one on average.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of an exact training.")] = 0,
-    epsilon: Annotated[
-        float | None, typer.Option(help="The guarantee to run under; left out with delta: exact.")
-    ] = None,
-    delta: Annotated[float | None, typer.Option(help="Its delta, well below one over the number of records.")] = None,
-    clip: Annotated[float, typer.Option(help="Bound of each unit's contribution (L2 norm).")] = 1.0,
-    unit: Annotated[str, typer.Option(help="What is protected: record, subject or domain.")] = "record",
+    epochs: Epochs = 1,
+    batch_size: BatchSize = 32,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of a non-private training.")] = 0,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    clip: Clip = 1.0,
+    unit: Unit = "record",
     version: Version = None,
     wait: Wait = False,
     output: Output = None,
     url: UrlOption = None,
 ) -> None:
-    """Ask for a job. It is tried on the mock first; then a policy or a person lets it run.
+    """Submit a job. It runs on the mock dataset first; then a policy or the data owner approves it.
 
-    Example: pygrid job submit patients --plan risk.plan --model risk.safetensors --epsilon 3 --delta 1e-6 --reason "a
-        study"
+    Example:
+        pygrid job submit patients --plan risk.plan --model risk.safetensors \\
+            --epsilon 3 --delta 1e-6 --reason "a study"
     """
     common: dict[str, Any] = {"reason": reason, "epsilon": epsilon, "delta": delta, "unit": unit, "version": version}
     training: dict[str, Any] = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "seed": seed, "clip": clip}
     training |= {"hyper": read_settings(hyper or []), "optimizer": read_settings(optimizer or [])}
     training |= {"binding": _pairs(bind or []), "metric_bounds": read_metric_bounds(metric_bounds or [])}
 
-    def ask(domain: DomainClient) -> Job:
+    def send(domain: DomainClient) -> Job:
         if statistic:
             if plan is not None or model is not None:
                 raise InvalidInput("statistics need neither a plan nor a model; leave out --statistic, or these")
@@ -102,52 +105,56 @@ def submit(
             raise InvalidInput("a job needs --plan and --model; statistics need --statistic instead")
         return domain.submit(plan, dataset=dataset, model=model, **training, **common)
 
-    _see_through(ask, url, wait, output)
+    _submit(send, url, wait, output)
 
 
-@friendly
+@handle_errors
 def predict(
     dataset: DatasetName,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")],
     reason: Reason,
     bind: Bind = None,
     select: Annotated[
-        list[str] | None, typer.Option(help="An output that is wanted; default: all of the model's. Several times.")
+        list[str] | None, typer.Option(metavar="OUTPUT", help="Output of the model; default: all; repeatable.")
     ] = None,
-    max_records: Annotated[int | None, typer.Option(help="Only for the first so many records.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Records that the model gets at once.")] = 64,
+    max_records: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of records, from the first; default: all.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Records of a batch.")] = 64,
     version: Version = None,
     wait: Wait = False,
     output: Output = None,
     url: UrlOption = None,
 ) -> None:
-    """Ask to have an ONNX model answer for each record. A person approves it, and signs off the result: a safetensors
-    file.
+    """Submit a job that predicts for each record with an ONNX model.
 
-    Example: pygrid job predict patients risk.onnx --reason "whom to call first" --bind x=measurements
+    The data owner approves the job and the release of its result, a safetensors file.
+
+    Example:
+        pygrid job predict patients risk.onnx --reason "triage" --bind x=measurements
     """
     given: dict[str, Any] = {"reason": reason, "binding": _pairs(bind or []), "select": tuple(select or ())}
     given |= {"max_records": max_records, "batch_size": batch_size, "version": version}
-    _see_through(lambda domain: domain.predict(model, dataset=dataset, **given), url, wait, output)
+    _submit(lambda domain: domain.predict(model, dataset=dataset, **given), url, wait, output)
 
 
-def _see_through(ask: Callable[[DomainClient], Job], url: str | None, wait: bool, output: Path | None) -> None:
-    """Ask for a job, print its id, and stay for its result if that is wanted."""
+def _submit(send: Callable[[DomainClient], Job], url: str | None, wait: bool, output: Path | None) -> None:
+    """Submit a job and print its id; then wait for its result if requested."""
     from pygrid.client import connect
 
     with connect(url) as domain:
-        job = ask(domain)
+        job = send(domain)
         say(job.id)
         if wait or output is not None:
             job.wait(progress=True)
-            give(job, output)
+            print_result(job, output)
 
 
 def read_statistic(text: str) -> StatisticRequest:
-    """A question from ``KIND[:COLUMN][,key=value ...]``; lists are written with ``|``.
+    """A statistic from ``KIND[:COLUMN][,key=value ...]``; items of a list are separated by ``|``.
 
     Raises:
-        InvalidInput: names the part that makes no sense.
+        InvalidInput: names the part that is not valid.
     """
     from pygrid.client import statistics
 
@@ -158,16 +165,18 @@ def read_statistic(text: str) -> StatisticRequest:
         key, is_pair, value = part.partition("=")
         if not is_pair or key not in _STATISTIC_KEYS:
             raise InvalidInput(
-                f"--statistic {text!r}: {part!r} is none of {', '.join(f'{key}=' for key in _STATISTIC_KEYS)}"
+                f"--statistic {text!r}: {part!r} is not valid; use {', '.join(f'{key}=' for key in _STATISTIC_KEYS)}"
             )
         given[key] = _value(text, key, value)
     if kind not in ("count", "sum", "mean", "variance", "quantile", "histogram"):
-        raise InvalidInput(f"--statistic {text!r}: {kind!r} is none of count, sum, mean, variance, quantile, histogram")
+        raise InvalidInput(
+            f"--statistic {text!r}: {kind!r} is not valid; use count, sum, mean, variance, quantile, histogram"
+        )
     try:
-        asked: StatisticRequest = getattr(statistics, kind)(*([column] if column else []), **given)
-    except TypeError as error:  # of the call: something is missing, or not of this kind of question
+        statistic: StatisticRequest = getattr(statistics, kind)(*([column] if column else []), **given)
+    except TypeError as error:  # a field is missing, or this kind of statistic has no such field
         raise InvalidInput(f"--statistic {text!r}: {str(error).removeprefix(f'{kind}() ')}") from None
-    return asked
+    return statistic
 
 
 def read_metric_bounds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -179,7 +188,7 @@ def read_metric_bounds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
         try:
             bounds[name] = float(lower), float(upper)
         except ValueError:
-            raise InvalidInput(f"--metric-bounds {text!r} is not METRIC=LOWER:UPPER, e.g. loss=0:10") from None
+            raise InvalidInput(f"--metric-bounds {text!r} is not METRIC=LOWER:UPPER, like loss=0:10") from None
     return bounds
 
 
@@ -199,19 +208,18 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         key, is_pair, value = item.partition("=")
         if not is_pair:
-            raise InvalidInput(f"--bind {item!r} is not PORT=COLUMN, e.g. x=measurements")
+            raise InvalidInput(f"--bind {item!r} is not INPUT=COLUMN, like x=measurements")
         pairs[key] = value
     return pairs
 
 
-def give(job: Job, output: Path | None) -> None:
+def print_result(job: Job, output: Path | None) -> None:
     """Print the figures of a job, or write its result to a file; arrays are never printed."""
-
     from pygrid.client.jobs import WITH_ARRAYS
 
     if job.kind in WITH_ARRAYS and output is None:
-        what = "model is" if job.kind == "train" else "answers are"
-        say(f"the {what} there; take it with: pygrid job result {job.id} -o FILE.safetensors")
+        what = "model is" if job.kind == "train" else "predictions are"
+        say(f"the {what} ready; download with: pygrid job result {job.id} -o FILE.safetensors")
         job.result()
         return
     found = job.result(output)

@@ -1,4 +1,4 @@
-"""What the commands share that look into a Domain's own data, on the machine it runs on, whether it runs or not."""
+"""Access to the data folder of a Domain on this machine, for commands that work while it is stopped, too."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from pygrid.settings import load_settings
 if TYPE_CHECKING:
     from pygrid.storage.sql.database import Database
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder for everything the Domain keeps. (PYGRID_DATA_DIR)")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="Its database, if not in that folder. (DATABASE_URL)")]
+DataDir = Annotated[Path | None, typer.Option(metavar="PATH", help="Data folder of the Domain. [PYGRID_DATA_DIR]")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Database, if it is not in the data folder. [DATABASE_URL]")
+]
 
 
 @contextmanager
 def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[tuple[Path, Database]]:
-    """The folder and the database of a Domain, which the settings name as they do for ``pygrid domain``.
+    """The data folder and the database of a Domain; default: those of the settings, as for ``pygrid domain``.
 
     Raises:
-        InvalidInput: ``no_domain_data``: no Domain keeps anything there, or one whose tables are older than this
-            pygrid.
+        InvalidInput: ``no_domain_data``: there is no database, or its tables are older than this pygrid.
     """
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
@@ -36,7 +37,7 @@ def stored_domain(data_dir: Path | None, database_url: str | None) -> Iterator[t
     name, _, path = settings.database_url.partition(":///")
     if name == "sqlite" and not Path(path).is_file():
         raise InvalidInput(
-            f"no Domain keeps its data in {settings.data_dir}: name its folder with --data-dir",
+            f"{settings.data_dir} holds no data of a Domain: name its data folder with --data-dir",
             code=codes.NO_DOMAIN_DATA,
         )
     database = Database(settings.database_url)

@@ -1,4 +1,4 @@
-"""``pygrid login``: begin a session with a Domain or a Network and keep its token."""
+"""``pygrid login``: start or end a session with a Domain or a Network."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import friendly
+from pygrid.cli.common import handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command()
-@friendly
+@handle_errors
 def login(
-    url: Annotated[str, typer.Argument(help="Address of the Domain or Network, e.g. http://127.0.0.1:5000")],
-    email: Annotated[str | None, typer.Option(help="Your account. Asked for if not given.")] = None,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Address of the Domain or the Network.")],
+    email: Annotated[
+        str | None, typer.Option(metavar="EMAIL", help="E-mail of your account; default: a prompt.")
+    ] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input, for scripts.")
     ] = False,
     sign_up: Annotated[
-        bool, typer.Option("--sign-up", help="Make the account first. The first one of all becomes the Owner.")
+        bool, typer.Option("--sign-up", help="Create the account first; the first of all is the Owner.")
     ] = False,
     setup_code: Annotated[
         str | None,
         typer.Option(
-            "--setup-code", help="With --sign-up: the code that the app showed at its start, for the first account."
+            "--setup-code",
+            metavar="CODE",
+            help="Code that the app shows when it starts; for --sign-up of the first account.",
         ),
     ] = None,
-    logout: Annotated[bool, typer.Option("--logout", help="Instead: end the session and forget its token.")] = False,
+    logout: Annotated[bool, typer.Option("--logout", help="End the session and delete its token.")] = False,
 ) -> None:
-    """Log in to a Domain, or to a Network; later commands use the session.
+    """Log in to a Domain or a Network; later commands use the session.
 
-    The token is kept in a file that only you can read. PYGRID_URL and PYGRID_TOKEN are used in its place, if set.
+    The token is kept in a file that only you can read. PYGRID_URL and PYGRID_TOKEN win over it.
 
     Example: pygrid login http://127.0.0.1:5000 --email ann@example.org
     """

@@ -1,4 +1,4 @@
-"""``pygrid model``: download what training has made; serve models, and ask them."""
+"""``pygrid model``: download checkpoints; serve models and predict with them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say
 
-app = typer.Typer(
-    help="Download models and list their checkpoints; serve models that answer questions, and ask them.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = App("Download checkpoints; serve models and predict with them.\n\nExample: pygrid model served")
 
 Name = Annotated[str, typer.Argument(help="Name of the process.")]
-Version = Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")]
+Version = Annotated[str | None, typer.Option(metavar="TEXT", help="Version of the process; default: the newest.")]
 
 
 @app.command("download")
-@friendly
+@handle_errors
 def download(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the safetensors file.")],
-    checkpoint: Annotated[str, typer.Option(help="Number of a checkpoint, or: latest.")] = "latest",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Safetensors file to write.")],
+    checkpoint: Annotated[str, typer.Option(metavar="N", help="Number of the checkpoint, or latest.")] = "latest",
     version: Version = None,
     url: UrlOption = None,
 ) -> None:
-    """Download a model as it is now, or as it was at a checkpoint.
+    """Download the newest or an earlier checkpoint of a model.
 
-    Example: pygrid model download digits --checkpoint latest -o digits.safetensors
+    Example: pygrid model download digits -o digits.safetensors
     """
     from pygrid.client import connect
 
@@ -42,9 +39,9 @@ def download(
 
 
 @app.command("checkpoints")
-@friendly
+@handle_errors
 def checkpoints(name: Name, version: Version = None, url: UrlOption = None) -> None:
-    """List the checkpoints of a model, oldest first; number 1 is the model that was hosted.
+    """List the checkpoints of a model, oldest first; number 1 is the hosted model.
 
     Example: pygrid model checkpoints digits
     """
@@ -57,18 +54,24 @@ def checkpoints(name: Name, version: Version = None, url: UrlOption = None) -> N
 
 
 @app.command("serve")
-@friendly
+@handle_errors
 def serve(
-    model_id: Annotated[str, typer.Argument(help="The id to serve it under.")],
-    model: Annotated[Path, typer.Argument(help="The ONNX file.")],
-    allow_inference: Annotated[bool, typer.Option("--allow-inference", help="Others may ask it.")] = False,
-    allow_download: Annotated[bool, typer.Option("--allow-download", help="Others may take the file.")] = False,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Examples of one question at most.")] = 64,
-    public: Annotated[bool, typer.Option("--public", help="Strangers may know of it, and Networks find it.")] = False,
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")],
+    model: Annotated[Path, typer.Argument(metavar="PATH", help="ONNX file.")],
+    allow_inference: Annotated[
+        bool, typer.Option("--allow-inference", help="Allow others to predict with it.")
+    ] = False,
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="Allow others to download the file.")
+    ] = False,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Purpose of the model.")] = "",
+    max_batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Largest number of examples of a request.")
+    ] = 64,
+    public: Annotated[bool, typer.Option("--public", help="Show it to anonymous callers and in searches.")] = False,
     url: UrlOption = None,
 ) -> None:
-    """Serve an ONNX model at a Domain, where it answers questions.
+    """Serve an ONNX model on a Domain for predictions.
 
     Example: pygrid model serve digits digits.onnx --allow-inference
     """
@@ -88,7 +91,7 @@ def serve(
 
 
 @app.command("served")
-@friendly
+@handle_errors
 def served(url: UrlOption = None) -> None:
     """List the models that a Domain serves.
 
@@ -106,14 +109,14 @@ def served(url: UrlOption = None) -> None:
 
 
 @app.command("predict")
-@friendly
+@handle_errors
 def predict(
-    model_id: Annotated[str, typer.Argument(help="Id of a model that is served.")],
-    data: Annotated[Path, typer.Argument(help="A .npz or .safetensors file with arrays by the names of the inputs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the outputs, as safetensors.")],
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")],
+    data: Annotated[Path, typer.Argument(metavar="PATH", help="NPZ or safetensors file with an array for each input.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Safetensors file for the outputs.")],
     url: UrlOption = None,
 ) -> None:
-    """Ask a model that is served.
+    """Predict with a served model.
 
     Example: pygrid model predict digits images.npz -o scores.safetensors
     """
@@ -130,9 +133,9 @@ def predict(
 
 
 @app.command("withdraw")
-@friendly
+@handle_errors
 def withdraw(
-    model_id: Annotated[str, typer.Argument(help="Id of a model that is served.")], url: UrlOption = None
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the served model.")], url: UrlOption = None
 ) -> None:
     """Stop serving a model and remove it from the Domain.
 
@@ -142,4 +145,4 @@ def withdraw(
 
     with connect(url) as domain:
         domain.model(model_id).delete()
-    say(f"{model_id} is not served any more")
+    say(f"{model_id} is no longer served")

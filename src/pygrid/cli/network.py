@@ -1,4 +1,4 @@
-"""``pygrid network``: run a Network until it is told to stop."""
+"""``pygrid network``: run a Network until a signal stops it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from pygrid.cli import serve as serving
+from pygrid.cli.help import App
 from pygrid.settings import NetworkSettings, load_network_settings, with_secret
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = App()
 
 
 @app.command()
@@ -21,9 +20,9 @@ def network(
 ) -> None:
     """Start a Network, which Domains join, and run it until Ctrl-C or SIGTERM.
 
-    Without options it listens on this machine only, port 7000, and keeps everything in ./pygrid-network-data:
+    By default it listens on this machine only, and all data is in ./pygrid-network-data.
 
-        pygrid network --port 7000
+    Example: pygrid network --port 7000
     """
     serve(with_secret(load_network_settings(serving.environment(start_local_db), **given)), port_file)
 
@@ -41,7 +40,7 @@ def serve(settings: NetworkSettings, port_file: Path | None) -> None:
 
 
 def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
-    """What the operator sees when the Network is ready."""
+    """The lines that the operator sees when the Network is ready."""
     address = serving.shown_address(settings, port)
     reach = "this machine only" if settings.is_loopback else f"every machine that reaches {settings.host}"
     lines = [

@@ -1,4 +1,4 @@
-"""``pygrid plan``: build a plan, read what one does, try whether it computes right here."""
+"""``pygrid plan``: build, inspect and test plans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import friendly
+from pygrid.cli.common import JsonOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_json
 from pygrid.cli.plan_build import build
 
@@ -17,21 +18,23 @@ if TYPE_CHECKING:
 
     from pygrid.plans.inspect import PlanDescription, PlanInput
 
-app = typer.Typer(help="Build plans, look at what they do, try them.", no_args_is_help=True, add_completion=False)
+app = App("Build, inspect and test plans.\n\nExample: pygrid plan inspect digits.plan")
 
 app.command("build")(build)
 
-File = Annotated[Path, typer.Argument(help="A .plan file.")]
+File = Annotated[Path, typer.Argument(metavar="PATH", help="Plan file.")]
 
 
 @app.command("inspect")
-@friendly
+@handle_errors
 def inspect(
     file: File,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
-    source: Annotated[bool, typer.Option(help="Show the source that its author wrote.")] = True,
+    as_json: JsonOption = False,
+    source: Annotated[bool, typer.Option(help="Whether the author's source is shown.")] = True,
 ) -> None:
-    """Say what a plan does: what it trains, needs, computes and costs, and what leaves. The plan is checked, never run.
+    """Show the inputs, outputs, operators and costs of a plan.
+
+    The plan is checked, but not run.
 
     Example: pygrid plan inspect digits.plan
     """
@@ -49,9 +52,9 @@ def inspect(
 
 
 @app.command("test")
-@friendly
+@handle_errors
 def test(file: File) -> None:
-    """Run a plan's own test on this machine: one step on generated inputs, whose loss is known.
+    """Run the self-test of a plan: one step on generated inputs with a known loss.
 
     Example: pygrid plan test digits.plan
     """
@@ -61,7 +64,7 @@ def test(file: File) -> None:
     check_in_child(plan.data)
     result = run_selftest(plan)
     if result is None:
-        say(f"{file}: the plan is valid; it carries no test")
+        say(f"{file}: the plan is valid; it contains no test")
     else:
         say(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
 
@@ -71,7 +74,7 @@ def _show(console: Console, description: PlanDescription, *, source: bool) -> No
 
     from pygrid.plans.text import human_bytes, printable
 
-    # Text, never markup: every word of a plan may have been chosen by a stranger.
+    # Text, never markup: plans are untrusted.
     console.print(Text(printable(description.name), style="bold"))
     if description.description:
         console.print(Text(printable(description.description)))

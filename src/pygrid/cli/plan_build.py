@@ -1,4 +1,4 @@
-"""``pygrid plan build``: from a source file to a plan file."""
+"""``pygrid plan build``: build a plan file from PyTorch source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import friendly
+from pygrid.cli.common import handle_errors
 from pygrid.cli.output import say_lines
 from pygrid.errors import AuthoringError
 
@@ -20,28 +20,30 @@ if TYPE_CHECKING:
 _OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 
-@friendly
+@handle_errors
 def build(
-    source: Annotated[
-        str, typer.Argument(metavar="MODULE:FUNCTION", help="The decorated loss, step or averaging rule.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="Decorated loss, step or averaging rule.")],
     model: Annotated[
-        str, typer.Option(metavar="MODULE:FACTORY", help="What makes the model: a class or function without arguments.")
+        str, typer.Option(metavar="MODULE:FACTORY", help="Class or function without arguments that makes the model.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .plan file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Plan file to write.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Also write the model's first weights, as a safetensors file.")
+        Path | None, typer.Option(metavar="PATH", help="Safetensors file for the model's initial weights.")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="For a loss: SGD, Adam or AdamW, perhaps with options: 'SGD(momentum=0.9)'.")
+        str | None,
+        typer.Option(metavar="NAME", help="Optimizer of a loss: SGD, Adam or AdamW, or 'SGD(momentum=0.9)'."),
     ] = None,
-    private: Annotated[bool, typer.Option(help="Refuse a plan that private jobs could not use.")] = False,
-    seed: Annotated[int, typer.Option(help="For the model's first weights.")] = 0,
+    private: Annotated[bool, typer.Option(help="Whether the plan must be usable by private jobs.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the model's initial weights.")] = 0,
 ) -> None:
-    """Build a plan from PyTorch source, compare it with PyTorch, and write it. MODULE is a dotted name or a path to a
-    .py file.
+    """Build a plan from PyTorch source, compare it with PyTorch, and write it.
 
-    Example: pygrid plan build examples/plans/digits.py:loss --model examples/plans/digits.py:Net -o digits.plan
+    MODULE is a dotted name or the path of a .py file.
+
+    Example:
+        pygrid plan build examples/plans/digits.py:loss \\
+            --model examples/plans/digits.py:Net -o digits.plan
     """
     from pygrid.plans.authoring import initial_params, make_model, summary
     from pygrid.plans.authoring.decorators import AveragingPlan, LossPlan, StepPlan
@@ -67,10 +69,10 @@ def build(
 
 
 def _load(reference: str) -> Any:
-    """The object that ``module:name`` or ``path/to/file.py:name`` names.
+    """The object of a reference like ``module:name`` or ``path/to/file.py:name``.
 
     Raises:
-        AuthoringError: there is no such module or name.
+        AuthoringError: the module or the name does not exist.
     """
     module_name, separator, name = reference.rpartition(":")
     if not separator or not name:
@@ -86,7 +88,7 @@ def _load(reference: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise AuthoringError(f"can't import {module_name}: {error}", code=codes.PLAN_SOURCE) from error
+        raise AuthoringError(f"cannot import {module_name}: {error}", code=codes.PLAN_SOURCE) from error
     finally:
         del sys.path[0]
     try:
@@ -96,18 +98,16 @@ def _load(reference: str) -> Any:
 
 
 def read_optimizer(text: str) -> Optimizer:
-    """The optimizer that a text like ``SGD(momentum=0.9)`` means; only a name and numbers are read, nothing is run.
+    """The optimizer of a text like ``SGD(momentum=0.9)``. Only a name and numbers are parsed; nothing is run.
 
     Raises:
-        AuthoringError: another name, or an option that it does not have.
+        AuthoringError: the name or an option is unknown.
     """
     from pygrid.plans.authoring import optim
 
     name, _, inside = text.strip().removesuffix(")").partition("(")
     if name not in _OPTIMIZERS:
-        raise AuthoringError(
-            f"unknown optimizer {name!r}; there are {', '.join(_OPTIMIZERS)}", code=codes.PLAN_OPTIMIZER
-        )
+        raise AuthoringError(f"unknown optimizer {name!r}; use {', '.join(_OPTIMIZERS)}", code=codes.PLAN_OPTIMIZER)
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in inside.split(","))):
         key, _, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""``pygrid process``: look at hosted processes, watch and finish them."""
+"""``pygrid process``: show, watch, finish and restore hosted processes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_columns, say_json
 
 if TYPE_CHECKING:
     from pygrid.messages.processes import ProcessInfo
 
-app = typer.Typer(help="Look at hosted processes, watch and finish them.", no_args_is_help=True, add_completion=False)
+app = App("Show, watch, finish and restore hosted processes.\n\nExample: pygrid process list")
 
 Name = Annotated[str, typer.Argument(help="Name of the process.")]
-Version = Annotated[str | None, typer.Option(help="Version of the process; default: the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Version = Annotated[str | None, typer.Option(metavar="TEXT", help="Version of the process; default: the newest.")]
 
 
 @app.command("list")
-@friendly
-def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
-    """List the processes on a Domain, newest first.
+@handle_errors
+def list_processes(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the processes of a Domain, newest first.
 
     Example: pygrid process list
     """
@@ -35,7 +35,7 @@ def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
             say_json(infos)
             return
         if not infos:
-            say(f"{domain.url} has no process yet; host one with: pygrid host --help")
+            say(f"{domain.url} has no process; to host one, see: pygrid host --help")
             return
     rows: list[tuple[str, ...]] = [("NAME", "VERSION", "STATE", "CYCLES", "PARAMETERS", "NEWEST CYCLE")]
     rows += [
@@ -46,9 +46,9 @@ def list_processes(url: UrlOption = None, as_json: Json = False) -> None:
 
 
 @app.command("show")
-@friendly
-def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Json = False) -> None:
-    """Show a process: configuration, plans, and what each cycle brought.
+@handle_errors
+def show(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show a process with its configuration, plans and cycles.
 
     Example: pygrid process show digits
     """
@@ -73,14 +73,14 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
 
 @app.command("watch")
-@friendly
+@handle_errors
 def watch(
     name: Name,
     version: Version = None,
     url: UrlOption = None,
-    plain: Annotated[bool, typer.Option("--plain", help="A line per change, also on a terminal.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print a line for each change, also on a terminal.")] = False,
 ) -> None:
-    """Show a training live until it is over. Ctrl-C ends the showing, not the training.
+    """Follow a training until it ends. Ctrl-C stops the display, not the training.
 
     Example: pygrid process watch digits
     """
@@ -91,9 +91,9 @@ def watch(
 
 
 @app.command("finish")
-@friendly
+@handle_errors
 def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
-    """End a training: its open cycle is completed if it has reports, and no further one is opened.
+    """Finish a training. Its open cycle is completed if it has reports.
 
     Example: pygrid process finish digits
     """
@@ -105,14 +105,14 @@ def finish(name: Name, version: Version = None, url: UrlOption = None) -> None:
 
 
 @app.command("restore")
-@friendly
+@handle_errors
 def restore(
     name: Name,
-    checkpoint: Annotated[int, typer.Option(min=1, help="Number of the checkpoint to go on from.")],
+    checkpoint: Annotated[int, typer.Option(min=1, metavar="N", help="Number of the checkpoint to continue from.")],
     version: Version = None,
     url: UrlOption = None,
 ) -> None:
-    """Go on from an earlier checkpoint; it is repeated as the newest one.
+    """Continue from an earlier checkpoint, which is repeated as the newest one.
 
     Example: pygrid process restore digits --checkpoint 3
     """
@@ -120,7 +120,7 @@ def restore(
 
     with connect(url) as domain:
         info = domain.process(name, version).restore(checkpoint)
-        say(f"{info.name} {info.version} goes on from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
+        say(f"{info.name} {info.version} continues from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
 
 
 def _progress(info: ProcessInfo) -> str:

@@ -1,4 +1,4 @@
-"""``pygrid request``: for those who hold data: see what is asked of it, and decide."""
+"""``pygrid request``: decisions of data owners on jobs."""
 
 from __future__ import annotations
 
@@ -6,39 +6,37 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, friendly
-from pygrid.cli.job import JobId, Json, print_jobs, show_job
+from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
+from pygrid.cli.help import App
+from pygrid.cli.job import JobId, print_jobs, show_job
 from pygrid.cli.output import say, say_lines
 
-app = typer.Typer(
-    help="See what is asked of the data that you hold, and decide.", no_args_is_help=True, add_completion=False
-)
+app = App("Decide on jobs that others submitted for your datasets.\n\nExample: pygrid request list")
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Comment = Annotated[str, typer.Option("--comment", "-c", help="Who asked reads it.")]
+Comment = Annotated[str, typer.Option("--comment", "-c", metavar="TEXT", help="Comment, shown to the requester.")]
 
 
 @app.command("list")
-@friendly
+@handle_errors
 def list_requests(
-    dataset: Annotated[str | None, typer.Option(help="Only those on this dataset.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset of the jobs; default: all.")] = None,
     url: UrlOption = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List what waits for a decision: jobs that want to run, and results that are held.
+    """List jobs and held results that wait for your decision.
 
     Example: pygrid request list
     """
     from pygrid.client import connect
 
     with connect(url) as domain:
-        print_jobs(domain.requests(dataset), as_json, "nothing waits for you")
+        print_jobs(domain.requests(dataset), as_json, "no job waits for your decision")
 
 
 @app.command("show")
-@friendly
-def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
-    """Show what a request asks, what it costs, what leaves, and what else waits: the sheet to decide by.
+@handle_errors
+def show(job_id: JobId, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show the review summary of a job: request, privacy cost, and what leaves the Domain.
 
     Example: pygrid request show 4f1c09
     """
@@ -46,9 +44,9 @@ def show(job_id: JobId, url: UrlOption = None, as_json: Json = False) -> None:
 
 
 @app.command("approve")
-@friendly
-def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOption = None) -> None:
-    """Let a job run, or let its held result out, after a look at the sheet.
+@handle_errors
+def approve(job_id: JobId, comment: Comment = "", yes: YesOption = False, url: UrlOption = None) -> None:
+    """Approve a job or the release of its held result, after the review summary.
 
     Example: pygrid request approve 4f1c09
     """
@@ -63,11 +61,11 @@ def approve(job_id: JobId, comment: Comment = "", yes: Yes = False, url: UrlOpti
 
 
 @app.command("deny")
-@friendly
+@handle_errors
 def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
-    """Refuse a job, or its held result.
+    """Deny a job or the release of its held result.
 
-    Example: pygrid request deny 4f1c09 --comment "too few records for this"
+    Example: pygrid request deny 4f1c09 --comment "too few records"
     """
     from pygrid.client import connect
 
@@ -76,9 +74,9 @@ def deny(job_id: JobId, comment: Comment = "", url: UrlOption = None) -> None:
 
 
 @app.command("revoke")
-@friendly
+@handle_errors
 def revoke(job_id: JobId, url: UrlOption = None) -> None:
-    """Take an approval back, as long as the job does not run yet.
+    """Revoke an approval, if the job has not started.
 
     Example: pygrid request revoke 4f1c09
     """

@@ -1,4 +1,4 @@
-"""``pygrid search``: find things on all Domains of a Network."""
+"""``pygrid search``: find datasets, models and processes on all Domains of a Network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrid.cli.common import friendly
+from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import line, open_screen, rich_table, say_json
 from pygrid.errors import InvalidInput
 
@@ -14,30 +15,35 @@ if TYPE_CHECKING:
     from pygrid.client.display.tables import Table
     from pygrid.client.search import SearchResults
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 _KINDS = ("dataset", "model", "process")
 
 
 @app.command()
-@friendly
+@handle_errors
 def search(
-    text: Annotated[str, typer.Argument(help="Words that all occur in what is said of it.")] = "",
-    network: Annotated[
-        str | None,
-        typer.Option("--network", envvar="PYGRID_NETWORK_URL", help="Address of the Network.", show_default=False),
+    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description or tags.")] = "",
+    network: NetworkOption = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", "-t", metavar="TAG", help="Tag that it has; repeatable.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", "-t", help="A tag; can be given several times.")] = None,
-    column: Annotated[str | None, typer.Option(help="A column that a dataset has: NAME, NAME:DTYPE or :DTYPE.")] = None,
-    meaning: Annotated[str | None, typer.Option(help="Part of what that column means.")] = None,
-    model: Annotated[str | None, typer.Option(help="The id of a model.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(_KINDS)}.")] = None,
-    timeout_s: Annotated[float, typer.Option(min=0.01, max=10, help="When to go on with what has come.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column that a dataset has: NAME, NAME:DTYPE or :DTYPE.")
+    ] = None,
+    meaning: Annotated[str | None, typer.Option(metavar="TEXT", help="Part of the meaning of that column.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="Id of a model.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Kind of results: dataset, model or process; repeatable.")
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.01, max=10, metavar="SECONDS", help="Time after which late Domains are left out.")
+    ] = 1.0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Find datasets, models and processes on all Domains of a Network. It needs no account.
+    """Find datasets, models and processes on all Domains of a Network. No account is needed.
 
-    Example: pygrid search "age income" --tag oncology --network http://127.0.0.1:7000
+    Example: pygrid search "age income" --network http://127.0.0.1:7000
     """
     from pygrid.client import connect_network
 
@@ -48,11 +54,10 @@ def search(
     wanted: dict[str, Any] = {"column": name or None, "dtype": dtype or None, "meaning": meaning, "model": model}
     with connect_network(network) as client:
         found = client.search(text, tags=tag or (), kinds=kinds, timeout_s=timeout_s, **wanted)
-        _say_json(found) if as_json else _print_tables(found)
+        _print_json(found) if as_json else _print_tables(found)
 
 
-def _say_json(found: SearchResults) -> None:
-
+def _print_json(found: SearchResults) -> None:
     tables: dict[str, Any] = {"datasets": found.datasets, "models": found.models, "processes": found.processes}
     content: dict[str, Any] = {name: [item.info for item in items] for name, items in tables.items()}
     content |= {"missing": found.missing, "num_domains": found.num_domains, "more": found.more}

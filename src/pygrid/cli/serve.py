@@ -1,4 +1,4 @@
-"""Running an app as a server: what ``pygrid domain`` and ``pygrid network`` share."""
+"""Runs a Domain or a Network as a server."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _option(settings: type[AppSettings], field: dataclasses.Field[Any]) -> inspe
 
 
 def environment(start_local_db: bool) -> dict[str, str]:
-    """The environment that settings are read from; ``start_local_db``: without a database of its own."""
-    # Read by numpy when it is first imported: its threads would only get in each other's way in a server.
+    """The environment for the settings, without DATABASE_URL if ``start_local_db``."""
+    # numpy reads these at its import. In a server its threads would compete with each other.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     env = dict(os.environ)
@@ -91,28 +91,26 @@ def environment(start_local_db: bool) -> dict[str, str]:
 
 
 def shown_address(settings: AppSettings, port: int) -> str:
-    """Where people on this machine reach the app."""
+    """The address of the app for people on this machine."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     return f"http://{shown}:{port}"
 
 
 def first_steps(settings: AppSettings, address: str) -> list[str]:
-    """What the operator sees while nobody has an account: how to make the Owner's, with the set-up code where one is
-    needed.
-    """
+    """The lines that show how to create the first account, with the set-up code where one is needed."""
     from pygrid.storage.setup_code import find_setup_code
 
     setup_code = find_setup_code(settings)
     command = f"  pygrid login {address} --sign-up --email you@example.org"
     if setup_code is None:
-        return ["The first account becomes its Owner. Make it now:", command]
+        return ["The first account becomes its Owner. Create it now:", command]
     if settings.setup_code:
         return [
             "The first account becomes its Owner, and needs the code in PYGRID_SETUP_CODE:",
             f"{command} --setup-code CODE",
         ]
     return [
-        "The first account becomes its Owner, and needs this set-up code, which is good once:",
+        "The first account becomes its Owner, and needs this set-up code, which can be used once:",
         f"{command} --setup-code {setup_code.read()}",
     ]
 
@@ -126,12 +124,13 @@ def serve(
     """Run an app in this process until a signal ends it.
 
     Args:
-        port_file: where to write the port once the app is ready.
-        build: makes the app, which releases the lock of the data folder at its end.
-        prepare: brings the store to the present; gives what tells the operator, for a port, that the app is ready.
+        port_file: the file for the port, written when the app is ready.
+        prepare: migrates the store; returns a function from the port to the lines that the operator sees.
+        build: makes the app, which releases the lock of the data folder when it ends.
     Raises:
-        InvalidConfig: ``already_running``: another app uses the data folder; the address is taken or not of this
-            machine. Unavailable: the database does not answer.
+        InvalidConfig: ``already_running``: another app uses the data folder; or the address is taken, or does not
+            belong to this machine.
+        Unavailable: the database does not answer.
     """
     from pygrid.durable import write_atomically
     from pygrid.logs import configure_logs
@@ -154,21 +153,21 @@ def serve(
         if port_file is not None:
             write_atomically(port_file, f"{port}\n".encode(), mode=0o666, sync=False)
         say_lines(banner(port))
-        # What is loaded by now stays; the garbage collector need not look at it again and again.
+        # All that is loaded now stays, so the garbage collector need not scan it again.
         gc.freeze()
 
     AppServer(app, settings.shutdown_s, announce, ConnectionLimits.of(settings)).run(sockets=[listening])
 
 
 def allow_open_files() -> None:
-    """Let this process have as many files and connections open as it may, up to 65,536.
+    """Raise the limit on open files and connections of this process to at most 65,536.
 
-    The usual bound of 1,024 is less than what a Network with some hundred pipes needs. The processes that are locked in
-    have bounds of their own.
+    The usual limit of 1,024 is too low for a Network with several hundred pipes. Sandboxed processes have limits of
+    their own.
     """
     try:
         import resource
-    except ImportError:  # not on Windows, which has no such bound
+    except ImportError:  # Windows has no such limit
         return
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
@@ -177,7 +176,7 @@ def allow_open_files() -> None:
 
 
 def _listen(settings: AppSettings) -> socket.socket:
-    """A socket bound to the address; port 0 has become a real one."""
+    """A socket that listens on the address; for port 0, on a free port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -188,7 +187,7 @@ def _listen(settings: AppSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
-        # Connections made before the app is ready wait here, and are answered once it is.
+        # Connections that arrive before the app is ready wait in this backlog.
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()

@@ -25,7 +25,8 @@ from typing import IO, Annotated
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import friendly
+from pygrid.cli.common import handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
 
@@ -42,28 +43,30 @@ _INHERITED = re.compile(
 )
 """Environment variables that the apps get. No other setting of an app comes from the caller's shell."""
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = App()
 
 
 @app.command()
-@friendly
+@handle_errors
 def up(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of the Domains; default: alice.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Names of the Domains; default: alice.")
     ] = None,
     no_network: Annotated[bool, typer.Option("--no-network", help="Start no Network.")] = False,
     port: Annotated[
-        int, typer.Option(help="Port of the first Domain, the second gets the next one; 0 picks free ports.")
+        int, typer.Option(metavar="N", help="Port of the first Domain; others follow. 0 picks free ports.")
     ] = 5000,
-    network_port: Annotated[int, typer.Option(help="Port of the Network; 0 picks a free one.")] = 7000,
-    data_dir: Annotated[Path, typer.Option(help="Folder with one data folder for each app.")] = Path("pygrid-up"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    network_port: Annotated[int, typer.Option(metavar="N", help="Port of the Network; 0 picks a free one.")] = 7000,
+    data_dir: Annotated[Path, typer.Option(metavar="PATH", help="Folder for the data folders of the apps.")] = Path(
+        "pygrid-up"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands without running them.")] = False,
     file: Annotated[str | None, typer.Option("--file", "-f", hidden=True)] = None,
     profile: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start a Network and Domains that belong to it, as processes of this machine, until Ctrl-C or SIGTERM.
+    """Start a Network and its Domains as processes of this machine, until Ctrl-C.
 
-    The apps listen on 127.0.0.1 only. `docker compose up` starts the services of docker-compose.yml as containers.
+    The apps listen on 127.0.0.1 only. For containers, use: docker compose up.
 
     Example: pygrid up alice bob
     """
@@ -75,9 +78,13 @@ def up(
     chosen = names or ["alice"]
     _check_names(chosen, has_network=not no_network)
     width = max(len(name) for name in (*chosen, "network"))
-    apps = [] if no_network else [App("network", "network", network_port, data_dir.absolute() / "network", 0, width)]
+    apps = (
+        []
+        if no_network
+        else [AppProcess("network", "network", network_port, data_dir.absolute() / "network", 0, width)]
+    )
     for index, name in enumerate(chosen):
-        apps.append(App("domain", name, port and port + index, data_dir.absolute() / name, len(apps), width))
+        apps.append(AppProcess("domain", name, port and port + index, data_dir.absolute() / name, len(apps), width))
     if dry_run:
         network = "" if no_network else f"http://127.0.0.1:{network_port}"
         for one in apps:
@@ -88,7 +95,7 @@ def up(
         raise typer.Exit(1)
 
 
-class App:
+class AppProcess:
     """One process: `pygrid network` or `pygrid domain`."""
 
     def __init__(self, kind: str, name: str, port: int, folder: Path, index: int, width: int) -> None:
@@ -168,7 +175,7 @@ class App:
                 self.log(part.decode(errors="replace").rstrip("\r\n"))
 
 
-def _run(apps: list[App], invitation: str) -> bool:
+def _run(apps: list[AppProcess], invitation: str) -> bool:
     """Run the apps until a signal; False if one of them ended or did not start."""
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -211,7 +218,7 @@ def _check_names(names: list[str], *, has_network: bool) -> None:
             raise InvalidConfig(f"{name!r} would name two apps; choose another name", code=codes.INVALID_SETTING)
 
 
-def _check_ports(apps: list[App]) -> None:
+def _check_ports(apps: list[AppProcess]) -> None:
     """Refuse a taken port before anything starts."""
     taken = []
     for one in apps:

@@ -1,6 +1,4 @@
-"""``pygrid worker``: work for a Domain from another machine; let such Workers in; see whether a machine is fit
-for it.
-"""
+"""``pygrid worker``: run jobs of a Domain on this machine, authorize Workers, check the sandbox."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pygrid import codes
-from pygrid.cli.common import UrlOption, friendly
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
+from pygrid.cli.help import App
 from pygrid.cli.output import say, say_columns, say_json, say_lines
 from pygrid.errors import InvalidInput
 
@@ -19,42 +18,40 @@ if TYPE_CHECKING:
     from pygrid.sandbox.probes import Examination
     from pygrid.worker import RemoteSettings
 
-app = typer.Typer(
-    help="Run jobs of a Domain on this machine; see whether it can lock strangers' plans in.", add_completion=False
-)
+app = App()
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 TOKEN_VARIABLE = "PYGRID_WORKER_TOKEN"
 
 
 @app.callback(invoke_without_command=True)
-@friendly
+@handle_errors
 def worker(
     context: typer.Context,
-    domain: Annotated[str | None, typer.Option(help="Address of the Domain to work for.")] = None,
+    domain: Annotated[str | None, typer.Option(metavar="URL", help="Address of the Domain.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help=f"File with the Worker's token; default: the variable {TOKEN_VARIABLE}.")
+        Path | None, typer.Option(metavar="PATH", help=f"File with the Worker's token; default: {TOKEN_VARIABLE}.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to run at once.")] = 1,
-    num_threads: Annotated[int, typer.Option(min=1, max=1000, help="Threads of each job.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Jobs that run at the same time.")] = 1,
+    num_threads: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Threads of each job.")] = 1,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where the files of jobs are kept, records of datasets among them.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Cache for the files of jobs, which include records of datasets."),
     ] = None,
     cache_bytes: Annotated[
-        int, typer.Option(min=0, help="How much of them to keep between jobs; 0: nothing stays on this machine.")
+        int,
+        typer.Option(min=0, metavar="N", help="Bytes that are kept between jobs; 0: nothing stays on this machine."),
     ] = 10 * 1024**3,
     allow_weak_sandbox: Annotated[
         bool,
-        typer.Option("--allow-weak-sandbox", help="Run plans even if this machine can't lock them in; see doctor."),
+        typer.Option("--allow-weak-sandbox", help="Run untrusted plans even without a complete sandbox; see doctor."),
     ] = False,
 ) -> None:
-    """Run jobs of a Domain on this machine, until Ctrl-C or SIGTERM. It listens on nothing: it asks the Domain for
-    jobs.
+    """Run jobs of a Domain on this machine, until Ctrl-C or SIGTERM.
 
-    The Owner of the Domain makes the token with: pygrid worker token NAME. Jobs come from datasets whose policy allows
-    it.
+    The Worker opens no port; it polls the Domain for jobs. The Owner of the Domain creates the token with
+    `pygrid worker token NAME`. Jobs come from datasets whose policy allows remote Workers.
 
-    Example: PYGRID_WORKER_TOKEN=... pygrid worker --domain https://domain.example
+    Example: pygrid worker --domain https://domain.example --token-file token
     """
     if context.invoked_subcommand is not None:
         return
@@ -115,12 +112,12 @@ def _default_cache_dir() -> Path:
 
 
 @app.command("token")
-@friendly
+@handle_errors
 def make_token(
-    name: Annotated[str, typer.Argument(help="What to call the Worker; one for each machine.")],
+    name: Annotated[str, typer.Argument(help="Name of the Worker; one for each machine.")],
     url: UrlOption = None,
 ) -> None:
-    """Let a Worker of another machine in, and print its token, which is shown this once. For Owners.
+    """Authorize a Worker of another machine and print its token, which is not shown again. Owners only.
 
     Example: pygrid worker token gpu-1 > token
     """
@@ -130,13 +127,16 @@ def make_token(
         new = domain.workers.let_in(name)
         address = domain.url
     say(new.token)
-    say(f"Worker {new.name!r} is let in. On its machine: pygrid worker --domain {address} --token-file FILE", err=True)
+    say(
+        f"Worker {new.name!r} is authorized. On its machine: pygrid worker --domain {address} --token-file FILE",
+        err=True,
+    )
 
 
 @app.command("list")
-@friendly
-def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
-    """List the Workers of other machines that are let in, and what they do. For Owners.
+@handle_errors
+def list_workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the authorized Workers of other machines with their jobs. Owners only.
 
     Example: pygrid worker list
     """
@@ -148,7 +148,7 @@ def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
     if as_json:
         say_json(found)
     elif not found:
-        say("no Worker of another machine is let in")
+        say("no Worker of another machine is authorized")
     else:
         rows = [("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS")]
         for one in found:
@@ -158,12 +158,12 @@ def list_workers(url: UrlOption = None, as_json: Json = False) -> None:
 
 
 @app.command("revoke")
-@friendly
+@handle_errors
 def revoke(
     name: Annotated[str, typer.Argument(help="Name of the Worker.")],
     url: UrlOption = None,
 ) -> None:
-    """Let a Worker in no more; its token is good for nothing, and what it runs is lost to it. For Owners.
+    """Revoke a Worker. Its token is no longer valid, and it loses its running jobs. Owners only.
 
     Example: pygrid worker revoke gpu-1
     """
@@ -171,13 +171,13 @@ def revoke(
 
     with connect(url) as domain:
         domain.workers.revoke(name)
-    say(f"Worker {name!r} is let in no more")
+    say(f"Worker {name!r} is revoked")
 
 
 @app.command("doctor")
-@friendly
-def doctor(as_json: Json = False) -> None:
-    """Close the sandbox around trial processes and try to break out. Exit code 1 if strangers' plans would be refused.
+@handle_errors
+def doctor(as_json: JsonOption = False) -> None:
+    """Check the sandbox with test processes that try to break out. Exit code 1 if untrusted plans would be refused.
 
     Example: pygrid worker doctor
     """
@@ -200,21 +200,21 @@ def doctor(as_json: Json = False) -> None:
 def _print(examination: Examination) -> None:
     layers = examination.layers
     if layers is None:
-        say(f"The sandbox could not be closed: {examination.trouble}")
+        say(f"The sandbox could not be set up: {examination.trouble}")
     else:
         landlock = f"yes, version {layers.landlock_abi}" if layers.landlock_abi else "no"
         layer_rows = [
-            ("LAYER", "HOLDS", "WHAT IT TAKES AWAY"),
+            ("LAYER", "HOLDS", "REMOVES ACCESS TO"),
             ("namespaces", _yes(layers.namespaces), "the network, shared memory, the host's name"),
             ("empty root", _yes(layers.empty_root), "every file, by name"),
-            ("not root", _yes(layers.not_root), "the rights of root"),
+            ("not root", _yes(layers.not_root), "the privileges of root"),
             ("rlimits", "yes", "memory, CPU time and processes beyond the limits"),
-            ("Landlock", landlock, "every file and TCP, however asked for"),
-            ("seccomp", _yes(layers.seccomp), "every system call but those that computing needs"),
+            ("Landlock", landlock, "every file and TCP, by any call"),
+            ("seccomp", _yes(layers.seccomp), "every system call that computing does not need"),
         ]
         say_columns(layer_rows)
         say()
-        probe_rows = [("TRIED FROM INSIDE", "OUTCOME")]
+        probe_rows = [("ATTEMPT FROM INSIDE", "OUTCOME")]
         for probe in examination.findings:
             probe_rows.append((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}"))
         say_columns(probe_rows)
@@ -224,28 +224,28 @@ def _print(examination: Examination) -> None:
 
 def _meaning(examination: Examination) -> str:
     if examination.sound:
-        return "Strangers' plans can be run here: they reach nothing but the data they are given."
+        return "Untrusted plans can run here: they can access only the data that they are given."
     layers = examination.layers
-    came_through = [finding.name for finding in examination.findings if finding.allowed]
+    escaped = [finding.name for finding in examination.findings if finding.allowed]
     missing = []
     if layers is None or not layers.seccomp:
         missing.append("seccomp is missing (the kernel must be built with it, and the machine be x86_64 or aarch64)")
     if layers is None or not (layers.landlock_abi or layers.empty_root):
-        missing.append("neither Landlock (Linux 5.13) nor user namespaces are there (a container may withhold both)")
-    if came_through:
-        missing.append(f"this came through: {', '.join(came_through)}")
-    return f"Strangers' plans are refused here, unless the operator allows a weak sandbox: {'; '.join(missing)}."
+        missing.append("Landlock (Linux 5.13) and user namespaces are both missing (a container may withhold them)")
+    if escaped:
+        missing.append(f"these attempts succeeded: {', '.join(escaped)}")
+    return f"Untrusted plans are refused here, unless the operator allows a weak sandbox: {'; '.join(missing)}."
 
 
 def _meaning_for_uploads(reading: Examination) -> str:
     if reading.sound:
-        return "Uploaded files can be read here: what reads one writes to one folder, and reaches nothing else."
-    came_through = (
+        return "Uploaded files can be read here: the reader can write to one folder, and access nothing else."
+    escaped = (
         ", ".join(finding.name for finding in reading.findings if finding.allowed) or reading.trouble or "too little"
     )
     return (
-        "Uploaded files, and plans before they are run, are read here all the same: what reads them has limits on "
-        f"memory and time, and no sandbox that holds ({came_through})."
+        "Uploaded files, and plans before they run, are read here nevertheless: the reader has limits on memory and "
+        f"time, but no working sandbox ({escaped})."
     )
 
 

@@ -32,13 +32,13 @@ def test_questions_are_read(text: str, asked: StatisticRequest) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("median:age", "'median' is none of count, sum"),
+        ("median:age", "'median' is not valid; use count, sum"),
         ("mean:age", "missing 2 required keyword-only arguments: 'lower' and 'upper'"),
         ("mean,lower=0,upper=1", "missing 1 required positional argument: 'column'"),
         ("mean:age,lower=low,upper=1", "'low' is not a number"),
-        ("mean:age,lowest=0,upper=1", "'lowest=0' is none of lower="),
+        ("mean:age,lowest=0,upper=1", "'lowest=0' is not valid; use lower="),
         ("histogram:age,lower=0", "unexpected keyword argument 'lower'"),
-        ("__class__", "is none of"),
+        ("__class__", "is not valid"),
     ],
 )
 def test_questions_that_make_no_sense_are_refused_in_words(text: str, said: str) -> None:
@@ -51,7 +51,7 @@ def test_questions_that_make_no_sense_are_refused_in_words(text: str, said: str)
     [
         (["--epochs", "3"], "a job needs --plan and --model"),
         (["--statistic", "count", "--model", "m.safetensors"], "statistics need neither a plan nor a model"),
-        (["--plan", "p", "--model", "m", "--bind", "x"], "--bind 'x' is not PORT=COLUMN"),
+        (["--plan", "p", "--model", "m", "--bind", "x"], "--bind 'x' is not INPUT=COLUMN"),
         (["--plan", "p", "--model", "m", "--hyper", "lr"], "'lr' is neither key=value nor"),
     ],
 )
@@ -65,10 +65,10 @@ def test_a_job_that_is_said_by_half_is_refused(arguments: list[str], said: str) 
 def test_a_dataset_by_name_and_a_folder_exclude_each_other() -> None:
     done = CliRunner().invoke(app, ["budget", "show", "cells", "--data-dir", "x"])
     assert isinstance(done.exception, InvalidInput)
-    assert "not both" in done.exception.detail
+    assert "leave it out to read a data folder" in done.exception.detail
     done = CliRunner().invoke(app, ["budget", "set", "cells"])
     assert isinstance(done.exception, InvalidInput)
-    assert "nothing to set" in done.exception.detail
+    assert "no option was given" in done.exception.detail
 
 
 def test_metric_bounds_are_read_from_texts() -> None:

@@ -117,7 +117,7 @@ def test_the_exported_head_is_compared_with(folder: Path) -> None:
     head = database.read_now(audit.get_head)
     database.close()
     audit.export_head(head, folder / audit.HEAD_FILE)
-    assert "leads through entry 3" in run("audit", "verify", "--data-dir", folder).stdout
+    assert "contains entry 3" in run("audit", "verify", "--data-dir", folder).stdout
     elsewhere = folder / "copy.json"
     audit.export_head(audit.Head(9, "f"), elsewhere)
     result = run("audit", "verify", "--data-dir", folder, "--head", elsewhere)

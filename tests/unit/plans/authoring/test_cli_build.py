@@ -83,7 +83,7 @@ def test_it_takes_a_model_as_well_as_a_factory_and_other_kinds_of_plans(source: 
         (":none", ":make", (), "has no 'none'"),
         (":make", ":make", (), "is not decorated"),
         (":mean", ":make", ("--private",), "are for plans made of a loss"),
-        (":loss", ":make", ("--optimizer", "Magic"), "unknown optimizer 'Magic'; there are SGD, Adam, AdamW"),
+        (":loss", ":make", ("--optimizer", "Magic"), "unknown optimizer 'Magic'; use SGD, Adam, AdamW"),
         (":loss", ":make", ("--optimizer", "SGD(beta=1)"), "SGD does not take these options"),
         (":loss", ":make", ("--optimizer", "SGD(momentum=much)"), "must be NAME=NUMBER"),
     ],
@@ -101,7 +101,7 @@ def test_mistakes_on_the_command_line(
 def test_a_missing_source_is_named() -> None:
     with pytest.raises(AuthoringError, match=r"there is no file nowhere\.py"):
         run("nowhere.py:loss", "--model", "nowhere.py:make", "-o", "out.plan")
-    with pytest.raises(AuthoringError, match="can't import no_such_module_here"):
+    with pytest.raises(AuthoringError, match="cannot import no_such_module_here"):
         run("no_such_module_here:loss", "--model", "no_such_module_here:make", "-o", "out.plan")
 
 

@@ -1,0 +1,102 @@
+"""Help pages in plain text: at most 80 columns, options by subject, an example at the end."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import Default
+
+_MAX_FIRST_COLUMN = 26
+"""Options that are longer have their help on the next line."""
+_FIRST_SENTENCE = re.compile(r".*?[.](?=\s|$)", re.DOTALL)
+
+
+class HelpCommand(TyperCommand):
+    """A command whose docstring ends with ``Example:`` and lines to copy."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _write_page(self, ctx, formatter)
+
+
+class HelpGroup(TyperGroup):
+    """A group of commands; its help page lists the first sentence of each."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _write_page(self, ctx, formatter)
+
+
+class App(typer.Typer):
+    """The commands of a module.
+
+    Args:
+        help: for a group of commands, what they do, and an example. The help page of a command is its docstring.
+    """
+
+    def __init__(self, help: str | None = None, *, cls: type[TyperGroup] = HelpGroup) -> None:
+        super().__init__(
+            cls=cls,
+            help=help or Default(None),  # a callback's docstring wins over `Default` only
+            no_args_is_help=help is not None,
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            rich_markup_mode=None,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
+    ) -> Callable[[Any], Any]:
+        return super().command(name, cls=cls or HelpCommand, **settings)
+
+
+def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
+    text, _, example = inspect.cleandoc(command.help or "").partition("Example:")
+    formatter.write_usage(ctx.command_path, _usage(command, ctx))
+    formatter.write_paragraph()
+    with formatter.indentation():
+        formatter.write_text(text.strip())
+    sections = _sections(command, ctx)
+    width = min(_MAX_FIRST_COLUMN, max((len(name) for rows in sections.values() for name, _ in rows), default=0))
+    for title, rows in sections.items():
+        with formatter.section(title):
+            formatter.write_dl([(name.ljust(width), help) for name, help in rows], col_max=_MAX_FIRST_COLUMN)
+    if example:
+        with formatter.section("Example"):
+            formatter.write(textwrap.indent(textwrap.dedent(example.strip("\n")).strip(), " " * 2) + "\n")
+
+
+def _usage(command: Any, ctx: Any) -> str:
+    pieces = ["[OPTIONS]"]
+    for parameter in command.get_params(ctx):
+        if parameter.param_type_name == "argument":
+            name = _argument(parameter) if parameter.required else f"[{_argument(parameter)}]"
+            pieces.append(name if parameter.nargs == 1 else f"{name}...")
+    return " ".join([*pieces, "COMMAND [ARGS]..."] if isinstance(command, TyperGroup) else pieces)
+
+
+def _argument(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Rows of name and help by the title of their section."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for parameter in sorted(command.get_params(ctx), key=lambda parameter: parameter.param_type_name != "argument"):
+        if (record := parameter.get_help_record(ctx)) is None:
+            continue
+        if parameter.param_type_name == "argument":
+            found.setdefault("Arguments", []).append((_argument(parameter), record[1]))
+        else:
+            found.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+    if isinstance(command, TyperGroup):
+        for name in command.list_commands(ctx):
+            help = inspect.cleandoc(getattr(command.get_command(ctx, name), "help", None) or "")
+            first = _FIRST_SENTENCE.match(help)
+            found.setdefault("Commands", []).append((name, first[0] if first else help))
+    return found
