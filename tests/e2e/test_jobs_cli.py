@@ -190,7 +190,7 @@ def test_a_models_answers_are_looked_at_and_let_out(owner: Run, scientist: Run, 
     wait_for(scientist, job, "held")
     assert "AND IS LARGE ENOUGH TO HOLD THEM" in said(owner, "request", "show", job)
     said(owner, "request", "approve", job, "--yes")
-    assert "the answers are there" in said(scientist, "job", "result", job)
+    assert "the predictions are ready" in said(scientist, "job", "result", job)
     said(scientist, "job", "result", job, "-o", "answers.safetensors")
     answers = load_data(folder / "answers.safetensors")["y"]
     np.testing.assert_allclose(answers, logistic_data(300)["x"][:20] @ WEIGHT, rtol=1e-5)
@@ -233,7 +233,7 @@ def test_nobody_decides_on_their_own_request_and_strangers_see_nothing(
         ["request", "deny"],
     ):
         assert "no job" in refused(stranger, *command, job)
-        assert "no job that you may see" in refused(stranger, *command, job[:8])
+        assert "you can see no job" in refused(stranger, *command, job[:8])
     assert "no job matches" in said(stranger, "job", "list")
 
 
