@@ -7,11 +7,11 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (66_150, 55_800),
+    "lines in src": (66_200, 55_800),
     "lines in features": (14_100, 12_500),
     "files > 500 lines": (6, 2),
-    "functions > 60 lines": (7, 4),
-    "functions with > 6 arguments": (75, 50),
+    "functions > 60 lines": (6, 4),
+    "functions with > 6 arguments": (74, 50),
     "homonym classes": (2, 0),
     "strings that name a module": (0, 0),
     "modules of features that import web": (1, 0),
