@@ -8,8 +8,9 @@ import typer
 
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.job_submit import Output, predict, print_result, submit
+from pygrid.cli.job_submit import predict, print_result, submit
 from pygrid.cli.output import say, say_columns, say_json, say_lines
+from pygrid.cli.training_options import Output
 
 if TYPE_CHECKING:
     from pygrid.client.jobs import JobTable
