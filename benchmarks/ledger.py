@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from pygrid.privacy.events import Gaussian
 from pygrid.privacy.ledger import Accepted, Use, cost_of, open_cap
-from pygrid.storage import budgets
-from pygrid.storage.budgets import charges, grants
+from pygrid.storage import budgets, charges
+from pygrid.storage.budgets import grants
 from pygrid.storage.datasets import datasets
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
@@ -42,11 +42,11 @@ def prepare(connection: sa.Connection) -> None:
 
 def fill(connection: sa.Connection, num_rows: int) -> None:
     """Charges as if reserved one by one; every other one by the user who is measured."""
-    first = connection.execute(sa.select(charges).limit(1)).mappings().one()
+    first = connection.execute(sa.select(charges.charges).limit(1)).mappings().one()
     price = cost_of(EVENTS).at(CAP.order).divergence
     common = {name: value for name, value in first.items() if name != "id"} | {"dataset_cost": price}
     rows = [{**common, "job_id": f"filled-{number}", "user_id": USER + number % 2} for number in range(num_rows)]
-    connection.execute(charges.insert(), rows)
+    connection.execute(charges.charges.insert(), rows)
     connection.execute(
         grants.insert().from_select(
             list(grants.c.keys()),
@@ -66,7 +66,7 @@ def reserve_ms(database: Database, name: str) -> tuple[float, float]:
 
         def reserve(connection: sa.Connection, job_id: str = f"{name}-{turn}") -> None:
             start = time.perf_counter()
-            answer = budgets.reserve(
+            answer = charges.reserve(
                 connection, job_id=job_id, dataset_id=DATASET, user_id=USER, events=EVENTS, now=NOW
             )
             inside.append(time.perf_counter() - start)
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
             migrate(database)
             database.write_now(prepare)
             database.write_now(
-                lambda connection: budgets.reserve(
+                lambda connection: charges.reserve(
                     connection, job_id="first", dataset_id=DATASET, user_id=USER, events=EVENTS, now=NOW
                 )
             )

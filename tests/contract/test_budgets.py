@@ -34,12 +34,12 @@ from pygrid.privacy.ledger import (
     epsilon_spent,
     open_cap,
 )
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, budgets, charges
 from pygrid.storage.audit import Head, audit_entries
-from pygrid.storage.budgets import charges
 from pygrid.storage.datasets import datasets
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
+from support.budgets import put_grant
 
 NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 DATASET, ALICE, BOB = 7, 11, 12
@@ -79,32 +79,32 @@ def reserve(
     database: Database, job_id: str, user_id: int = ALICE, events: tuple[Event, ...] = SMALL, dataset_id: int = DATASET
 ) -> Accepted | Rejected:
     return database.write_now(
-        lambda connection: budgets.reserve(
+        lambda connection: charges.reserve(
             connection, job_id=job_id, dataset_id=dataset_id, user_id=user_id, events=events, now=NOW
         )
     )
 
 
 def move(database: Database, job_id: str, state: ChargeState) -> None:
-    database.write_now(lambda connection: budgets.move_charge(connection, job_id, state, NOW))
+    database.write_now(lambda connection: charges.move_charge(connection, job_id, state, NOW))
 
 
 def num_charges(database: Database) -> int:
     return database.read_now(
-        lambda connection: connection.execute(sa.select(sa.func.count()).select_from(charges)).scalar_one()
+        lambda connection: connection.execute(sa.select(sa.func.count()).select_from(charges.charges)).scalar_one()
     )
 
 
 def is_sound(database: Database) -> bool:
     """Nothing wrong with the log, and what users are said to have spent is the sum of their charges."""
-    return database.read_now(audit.verify) is None and database.read_now(budgets.find_mismatch) is None
+    return database.read_now(audit.verify) is None and database.read_now(charges.find_mismatch) is None
 
 
 def test_charges_are_accepted_up_to_the_cap_of_the_user(ledger: Database) -> None:
     answers = [reserve(ledger, f"job-{number}") for number in range(60)]
     fitting = math.floor(USER_CAP.divergence / cost_of(SMALL).at(USER_CAP.order).divergence)
     assert answers == [Accepted()] * fitting + [Rejected(BudgetRefusal.USER_EXHAUSTED)] * (60 - fitting)
-    total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET, ALICE))
+    total = ledger.read_now(lambda connection: charges.get_total(connection, DATASET, ALICE))
     assert epsilon_spent(total, USER_CAP) <= 2.0
     assert is_sound(ledger)
 
@@ -114,7 +114,7 @@ def test_the_cap_of_the_dataset_holds_against_users_together(ledger: Database) -
     fitting = math.floor(CAP.divergence / cost_of(SMALL).at(CAP.order).divergence)
     assert answers.count(Accepted()) == fitting < 100
     assert answers[-1] == Rejected(BudgetRefusal.DATASET_EXHAUSTED)
-    total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET))
+    total = ledger.read_now(lambda connection: charges.get_total(connection, DATASET))
     assert 2.5 < epsilon_spent(total, CAP) <= 3.0
 
 
@@ -212,7 +212,7 @@ def test_without_a_budget_or_a_grant_nothing_is_accepted(ledger: Database) -> No
     def prepare(connection: sa.Connection) -> None:
         put_dataset(connection, 8)
         budgets.open_budget(connection, 8, CAP, None, actor=1, now=NOW)
-        budgets.put_grant(connection, 8, BOB, 1.0, actor=1, now=NOW)
+        put_grant(connection, 8, BOB, 1.0, NOW)
 
     ledger.write_now(prepare)
     assert reserve(ledger, "a", ALICE, dataset_id=8) == Rejected(BudgetRefusal.NO_GRANT)
@@ -265,9 +265,7 @@ def test_a_raised_cap_admits_more_and_a_lowered_one_nothing(ledger: Database) ->
 
 def test_a_grant_of_ones_own_is_not_changed_with_what_everybody_gets(ledger: Database) -> None:
     def grant(epsilon: float) -> float:
-        return ledger.write_now(
-            lambda connection: budgets.put_grant(connection, DATASET, BOB, epsilon, actor=1, now=NOW)
-        ).epsilon
+        return ledger.write_now(lambda connection: put_grant(connection, DATASET, BOB, epsilon, NOW)).epsilon
 
     assert (grant(0.5), grant(2.5)) == (0.5, 2.5)
     reserve(ledger, "job", ALICE)
@@ -283,7 +281,7 @@ def test_a_second_budget_and_a_missing_one_are_refused(ledger: Database) -> None
         ledger.write_now(lambda connection: budgets.open_budget(connection, DATASET, CAP, None, actor=1, now=NOW))
     assert exists.value.code == "budget_exists"
     with pytest.raises(NotFound) as missing:
-        ledger.write_now(lambda connection: budgets.put_grant(connection, 99, ALICE, 1.0, actor=1, now=NOW))
+        ledger.write_now(lambda connection: budgets.get_budget(connection, 99))
     assert missing.value.code == "budget_not_found"
     with pytest.raises(NotFound) as missing:
         move(ledger, "unknown", ChargeState.RUNNING)
@@ -293,23 +291,22 @@ def test_a_second_budget_and_a_missing_one_are_refused(ledger: Database) -> None
 def test_charges_come_back_as_they_were_made(ledger: Database) -> None:
     events = (PoissonSampledGaussian(0.01, 3.0, 100), Gaussian(40.0))
     reserve(ledger, "job", BOB, events)
-    (charge,) = ledger.read_now(lambda connection: budgets.list_charges(connection, DATASET, BOB))
+    charge = ledger.read_now(lambda connection: charges.get_charge(connection, "job"))
     assert (charge.job_id, charge.user_id, charge.state, charge.events) == ("job", BOB, ChargeState.RESERVED, events)
-    assert ledger.read_now(lambda connection: budgets.list_charges(connection, DATASET, ALICE)) == []
-    total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET))
+    total = ledger.read_now(lambda connection: charges.get_total(connection, DATASET))
     assert total.curve == pytest.approx(cost_of(events).curve, rel=1e-12)
 
 
 async def test_a_charge_is_there_after_a_crash(ledger: Database, database_url: str) -> None:
     """What was answered is committed: another process sees it, whatever happens to this one."""
     await ledger.write(
-        lambda connection: budgets.reserve(
+        lambda connection: charges.reserve(
             connection, job_id="job", dataset_id=DATASET, user_id=ALICE, events=SMALL, now=NOW
         )
     )
     other = Database(database_url)
     try:
-        charge = await asyncio.to_thread(other.read_now, lambda connection: budgets.get_charge(connection, "job"))
+        charge = await asyncio.to_thread(other.read_now, lambda connection: charges.get_charge(connection, "job"))
         assert charge.state is ChargeState.RESERVED
     finally:
         other.close()
@@ -329,9 +326,9 @@ def test_no_sequence_of_charges_exceeds_a_cap(ledger: Database, asked: list[tupl
     for number, (user, events) in enumerate(asked):
         reserve(ledger, f"{run}-{number}", user, events)
     for user, cap in ledger.read_now(lambda connection: budgets.list_grants(connection, DATASET)).items():
-        total = ledger.read_now(lambda connection, user=user: budgets.get_total(connection, DATASET, user))
+        total = ledger.read_now(lambda connection, user=user: charges.get_total(connection, DATASET, user))
         assert epsilon_spent(total, cap) <= cap.epsilon
-    total = ledger.read_now(lambda connection: budgets.get_total(connection, DATASET))
+    total = ledger.read_now(lambda connection: charges.get_total(connection, DATASET))
     assert epsilon_spent(total, CAP) <= CAP.epsilon
 
 
@@ -362,7 +359,7 @@ def test_what_is_undone_is_not_told(told: Database) -> None:
     before = told.read_now(audit.get_head)
 
     def half(connection: sa.Connection) -> None:
-        budgets.reserve(connection, job_id="late", dataset_id=DATASET, user_id=ALICE, events=SMALL, now=NOW)
+        charges.reserve(connection, job_id="late", dataset_id=DATASET, user_id=ALICE, events=SMALL, now=NOW)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

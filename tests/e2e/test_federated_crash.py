@@ -24,7 +24,7 @@ from pygrid.client import DomainClient, FederatedRun, connect, federate, resume_
 from pygrid.errors import NotFound, PygridError
 from pygrid.privacy.events import PoissonSampledGaussian, decode_events
 from pygrid.storage import audit
-from pygrid.storage.budgets import charges, curves
+from pygrid.storage.charges import charges, curves
 from pygrid.storage.federated import federated_cycles
 from pygrid.storage.sql.database import Database
 from support.eventually import eventually_blocking

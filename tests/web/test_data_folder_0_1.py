@@ -30,7 +30,7 @@ from pygrid.domain import build_domain
 from pygrid.privacy.accountants import divergence_within
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
-from pygrid.storage.budgets import charges
+from pygrid.storage.charges import charges
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import FOLDER
 from pygrid.tensors import decode, encode

@@ -34,14 +34,14 @@ def verify(
 
     Example: pygrid audit verify --data-dir ./pygrid-data
     """
-    from pygrid.storage import audit, budget_log, budgets
+    from pygrid.storage import audit, budget_log, charges
 
     with stored_domain(data_dir, database_url) as (folder, database):
         path = head or folder / audit.HEAD_FILE
         known = audit.read_head(path) if head is not None or path.exists() else None
         fault = database.read_now(lambda connection: audit.verify(connection, known))
         newest = database.read_now(audit.get_head)
-        mismatch = database.read_now(budgets.find_mismatch)
+        mismatch = database.read_now(charges.find_mismatch)
         altered = None if fault is not None else database.read_now(budget_log.find_altered_cap)
     if fault is not None:
         say(f"BROKEN at entry {fault.number}: {fault.reason}")

@@ -166,7 +166,7 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
     import sqlalchemy as sa
 
     from pygrid.privacy.ledger import Cap, epsilon_left, epsilon_spent
-    from pygrid.storage import budgets
+    from pygrid.storage import budgets, charges
     from pygrid.storage.accounts import users
     from pygrid.storage.datasets import datasets
 
@@ -174,7 +174,7 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
     emails = {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}
 
     def row(budget: budgets.Budget, who: str, user_id: int | None, cap: Cap) -> dict[str, Any]:
-        total = budgets.get_total(connection, budget.dataset_id, user_id)
+        total = charges.get_total(connection, budget.dataset_id, user_id)
         return {
             "dataset_id": budget.dataset_id,
             "dataset": names[budget.dataset_id],
@@ -185,7 +185,7 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
             "epsilon": cap.epsilon,
             "delta": cap.delta,
             "unit": budget.unit,
-            "num_charges": budgets.count_charges(connection, budget.dataset_id, user_id),
+            "num_charges": charges.count_charges(connection, budget.dataset_id, user_id),
         }
 
     rows = []

@@ -20,11 +20,10 @@ import msgspec
 from pygrid import codes
 from pygrid.aggregation.optimizers import ServerOptimizer
 from pygrid.errors import InvalidInput
+from pygrid.messages.datasets import Dtype
+from pygrid.messages.jobs import JobKind, Unit
 from pygrid.plans.manifest import Port
 
-JobKind = Literal["train", "evaluate", "statistics", "predict"]
-Unit = Literal["record", "subject", "domain"]
-ColumnType = Literal["float32", "float64", "int32", "int64", "uint8", "bool", "text"]
 StatisticKind = Literal["count", "sum", "mean", "variance", "quantile", "histogram"]
 FailureKind = Literal[
     "refused",
@@ -56,7 +55,7 @@ class ColumnRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file of the raw little-endian values of a column. ``shape`` is that of one record."""
 
     path: str
-    dtype: ColumnType
+    dtype: Dtype
     shape: tuple[int, ...]
     num_records: int
     offset: int = 0

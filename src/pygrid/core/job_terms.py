@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from pygrid import codes
 from pygrid.core.datasets import Schema
-from pygrid.core.job_spec import PrivacyTerms, Unit
+from pygrid.core.job_spec import PrivacyTerms
 from pygrid.errors import InvalidInput
-from pygrid.messages.jobs import JobRequest, PrivacyRequest
+from pygrid.messages.jobs import JobRequest, PrivacyRequest, Unit
 from pygrid.privacy.accountants import calibrate, epsilon_of
 from pygrid.privacy.clipping import MAX_CLIP, MIN_CLIP
 from pygrid.privacy.events import Event, PoissonSampledGaussian, check_epsilon

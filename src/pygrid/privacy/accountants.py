@@ -96,15 +96,6 @@ def epsilon_of(curve: Curve, delta: float) -> float:
     return max(0.0, float(epsilons.min()))
 
 
-def classic_epsilon_of(curve: Curve, delta: float) -> float:
-    """`epsilon_of` by an older conversion, which is looser, for comparison with publications.
-
-    Source: Mironov, CSF 2017, proposition 3.
-    """
-    check_delta(delta)
-    return float((curve - math.log(delta) / (np.array(ORDERS) - 1)).min())
-
-
 def divergence_within(epsilon: float, delta: float, order: float) -> float:
     """The largest Renyi divergence at one order that implies (epsilon, delta)-DP: the inverse of `epsilon_of`.
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.errors import Conflict
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, budgets, charges
 from pygrid.storage.datasets import list_same_content
 
 
@@ -37,7 +37,7 @@ def confirm_content(
         other
         for other, is_deleted in list_same_content(connection, dataset_id, hashes).items()
         if budgets.find_budget(connection, other) is not None
-        and not (is_deleted and budgets.count_charges(connection, other) == 0)
+        and not (is_deleted and charges.count_charges(connection, other) == 0)
     ]
     if not others:
         return

@@ -7,6 +7,7 @@ from pygrid.storage import (  # noqa: F401 - each adds its tables to the metadat
     associations,
     audit,
     budgets,
+    charges,
     cycles,
     datasets,
     drafts,

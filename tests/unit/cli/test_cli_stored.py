@@ -14,7 +14,7 @@ from pygrid.cli import app
 from pygrid.errors import InvalidInput
 from pygrid.privacy.events import Gaussian, PureDp
 from pygrid.privacy.ledger import open_cap
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, budgets, charges
 from pygrid.storage.accounts import put_user, seed_roles
 from pygrid.storage.datasets import datasets
 from pygrid.storage.sql.database import Database
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
         connection.execute(datasets.insert().values(id=3, created_at=NOW, updated_at=NOW, **values))
         budgets.open_budget(connection, 3, open_cap(3.0, 1e-6), open_cap(2.0, 1e-6), actor=None, now=NOW)
         for job_id, user_id, event in (("a", who, PureDp(0.5)), ("b", 99, Gaussian(8.0))):
-            budgets.reserve(connection, job_id=job_id, dataset_id=3, user_id=user_id, events=[event], now=NOW)
+            charges.reserve(connection, job_id=job_id, dataset_id=3, user_id=user_id, events=[event], now=NOW)
 
     database.write_now(prepare)
     database.close()

@@ -16,7 +16,6 @@ from pygrid.privacy.accountants import (
     ORDERS,
     WHOLE_ORDERS,
     calibrate,
-    classic_epsilon_of,
     curve,
     display_epsilon,
     divergence_within,
@@ -66,10 +65,6 @@ def test_the_orders_are_those_of_the_oracle():
 def test_published_figures(event: Event, delta: float, rdp: object, pld: object):
     assert epsilon_of(curve(event), delta) == rdp
     assert display_epsilon([event], delta) == pld
-
-
-def test_the_figure_of_the_classic_conversion():
-    assert classic_epsilon_of(curve(MNIST), 1e-5) == pytest.approx(5.123, abs=0.01)
 
 
 def test_the_optimal_composition_of_approximate_mechanisms():

@@ -21,7 +21,7 @@ from dp_accounting import rdp
 
 from pygrid.privacy.events import PoissonSampledGaussian, decode_events
 from pygrid.storage import audit
-from pygrid.storage.budgets import charges, curves
+from pygrid.storage.charges import charges, curves
 from pygrid.storage.federated import federated_cycles
 from pygrid.storage.sql.database import Database
 from support.eventually import eventually

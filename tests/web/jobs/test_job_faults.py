@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from pygrid.features.jobs.running import results
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
-from pygrid.storage.budgets import charges
+from pygrid.storage.charges import charges
 from pygrid.storage.columns import CHECKSUMS_FILE
 from pygrid.storage.datasets import dataset_versions
 from pygrid.storage.sql.database import Database

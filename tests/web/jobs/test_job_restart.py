@@ -24,7 +24,7 @@ from pygrid.features.jobs.running.spec_builder import SpecBuilder
 from pygrid.settings import DomainSettings
 from pygrid.storage import audit
 from pygrid.storage.audit import HEAD_FILE, read_head
-from pygrid.storage.budgets import charges
+from pygrid.storage.charges import charges
 from pygrid.storage.job_files import JobFiles
 from pygrid.storage.sql.database import Database
 from support.eventually import eventually

@@ -9,13 +9,12 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core import job_terms
-from pygrid.core.job_spec import Unit
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict
-from pygrid.messages.jobs import JobCost
+from pygrid.messages.jobs import JobCost, Unit
 from pygrid.privacy import ledger
 from pygrid.privacy.ledger import Accepted, Cap, ChargeState, Cost, Rejected
-from pygrid.storage import budgets
+from pygrid.storage import budgets, charges
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
     if budget is None:
         return None
     user_cap = budgets.find_grant(connection, dataset_id, user_id) or budget.user_cap
-    spent = budgets.get_total(connection, dataset_id)
-    return Account(budget.cap, spent, user_cap, budgets.get_total(connection, dataset_id, user_id), budget.unit)
+    spent = charges.get_total(connection, dataset_id)
+    return Account(budget.cap, spent, user_cap, charges.get_total(connection, dataset_id, user_id), budget.unit)
 
 
 def check_fits(connection: sa.Connection, job: JobRecord) -> None:
@@ -135,6 +134,6 @@ def describe_cost(job: JobRecord, account: Account | None, *, sees_all: bool) ->
 
 def end_charge(connection: sa.Connection, job: JobRecord, state: ChargeState, now: dt.datetime) -> None:
     """Move the charge of a private job that ends. It is given back if no Worker was ever given the job."""
-    if budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
+    if charges.get_charge(connection, job.id).state is ChargeState.RESERVED:
         state = ChargeState.REFUNDED
-    budgets.move_charge(connection, job.id, state, now)
+    charges.move_charge(connection, job.id, state, now)

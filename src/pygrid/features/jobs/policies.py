@@ -12,17 +12,16 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Principal
 from pygrid.core.datasets import Schema, can_see, check_manage, dataset_not_found
-from pygrid.core.job_spec import Unit
 from pygrid.core.job_terms import unit_of
 from pygrid.core.jobs import sees_all
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.charges import find_account
-from pygrid.messages.jobs import BudgetInfo, PolicyInfo
+from pygrid.messages.jobs import BudgetInfo, PolicyInfo, Unit
 from pygrid.privacy import ledger
 from pygrid.privacy.events import check_epsilon
 from pygrid.privacy.ledger import Use
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, budgets, charges
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
@@ -170,7 +169,7 @@ class PoliciesService:
             if not sees_all(principal, _NOBODY, dataset.holding):
                 return info
             users = {
-                str(user_id): ledger.epsilon_spent(budgets.get_total(connection, dataset_id, user_id), cap)
+                str(user_id): ledger.epsilon_spent(charges.get_total(connection, dataset_id, user_id), cap)
                 for user_id, cap in budgets.list_grants(connection, dataset_id).items()
             }
             spent, left = (count(account.spent, account.cap) for count in (ledger.epsilon_spent, ledger.epsilon_left))

@@ -35,7 +35,7 @@ from pygrid.features.jobs.federated.reports import write_report
 from pygrid.messages.cycles import CycleAccepted, CycleRejected
 from pygrid.plans.text import one_line
 from pygrid.privacy.ledger import ChargeState
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, charges
 from pygrid.storage import federated as rows
 from pygrid.storage import jobs as job_rows
 from pygrid.storage.audit import AuditedWrites
@@ -256,8 +256,8 @@ class FederatedParticipation:
             # Counted here and not from memory: this is what bounds how often the data is touched.
             if rules.num_spent(rows.list_parts(connection, job.id), is_private=job.is_private) >= most:
                 return self._end("it has used all the cycles that it was approved for")
-            if job.is_private and budgets.get_charge(connection, job.id).state is ChargeState.RESERVED:
-                budgets.move_charge(connection, job.id, ChargeState.RUNNING, part.begun_at)
+            if job.is_private and charges.get_charge(connection, job.id).state is ChargeState.RESERVED:
+                charges.move_charge(connection, job.id, ChargeState.RUNNING, part.begun_at)
             rows.put_part(connection, part)
             data = {"job_id": job.id, "number": part.number, "cycle": part.cycle, "model_hash": part.model_hash}
             audit.append(connection, "federated_training_begun", data, actor=None, now=part.begun_at)

@@ -12,7 +12,7 @@ from pygrid.clock import Clock
 from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.charges import end_charge
 from pygrid.privacy.ledger import ChargeState
-from pygrid.storage import audit, budgets
+from pygrid.storage import audit, charges
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.job_files import JobFiles
@@ -71,14 +71,14 @@ class JobWrites:
             if rows.get_job(connection, job.id, lock=True).state is not job.state:
                 return False
             if job.is_private:
-                budgets.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())
+                charges.move_charge(connection, job.id, ChargeState.RUNNING, self._clock.now())
             return True
 
         return await self._writes.write(transaction)
 
     async def has_begun(self, job: JobRecord) -> bool:
         """Whether a Worker may have been given a private job."""
-        charge = await self._database.read(lambda connection: budgets.get_charge(connection, job.id))
+        charge = await self._database.read(lambda connection: charges.get_charge(connection, job.id))
         return charge.state is not ChargeState.RESERVED
 
     def write(

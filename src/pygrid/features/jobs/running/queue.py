@@ -13,7 +13,7 @@ from pygrid.core.job_terms import events_of
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.privacy.ledger import BudgetRefusal, Rejected
-from pygrid.storage import budgets
+from pygrid.storage import charges
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.sql.database import Database
@@ -83,7 +83,7 @@ class JobQueue:
                 gone = rules.fail(job, "dataset_not_found", "the dataset was deleted; nothing was charged")
                 return self._job_writes.write(connection, gone, "job_failed")
             if job.terms is not None:
-                decision = budgets.reserve(
+                decision = charges.reserve(
                     connection,
                     job_id=job.id,
                     dataset_id=job.dataset_id,
