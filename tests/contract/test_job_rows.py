@@ -23,7 +23,7 @@ from pygrid.core.access import ADMINISTRATOR, COMPLIANCE_OFFICER, OWNER, USER, P
 from pygrid.core.datasets import Visibility
 from pygrid.core.job_spec import PrivacyTerms
 from pygrid.core.jobs import Change, JobRecord, JobState, Result
-from pygrid.errors import Conflict, NotFound
+from pygrid.errors import Conflict, NotFound, Unavailable
 from pygrid.messages.datasets import Column, Schema
 from pygrid.messages.jobs import JobRequest, PrivacyRequest, StatisticRequest
 from pygrid.privacy.ledger import Use
@@ -309,6 +309,20 @@ def test_a_result_is_there_complete_or_not_at_all(tmp_path: Path) -> None:
     files.drop_result(job_id)
     with pytest.raises(NotFound):
         files.result(job_id).path(name)
+
+
+def test_a_damaged_outcome_is_noticed(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    job_id = new_job_id()
+    name = files.put_result(job_id, b"result", b'{"metrics":{"loss":1.5}}')
+    path = tmp_path / "results" / job_id / "outcome.json"
+    stored = path.read_bytes()
+    path.write_bytes(stored.replace(b"1.5", b"2.5"))
+    with pytest.raises(Unavailable, match="damaged") as error:
+        files.find_result(job_id)
+    assert error.value.code == "blob_damaged"
+    path.write_bytes(b'{"metrics":{}}')  # as version 0.1 wrote it
+    assert files.find_result(job_id) == (name, b"result", b'{"metrics":{}}')
 
 
 def test_what_nobody_names_is_swept(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The rules of aggregation: how much each report counts, as a function of norms, distances and weights.
 
-    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i)),  dist_i = norm(d_i - v),  t = radius *
-    median(dist_i) mean               x = sum(w_i * s_i * d_i) / sum(w_i),           s_i = min(1, bound / norm_i)
+    centred clipping   x = v + mean((d_i - v) * min(1, t / dist_i))
+                       dist_i = norm(d_i - v),  t = radius * median(dist_i)
+    mean               x = sum(w_i * s_i * d_i) / sum(w_i)
+                       s_i = min(1, bound / norm_i)
 
 ``v`` is the mean diff of the last completed cycle; it is 0 in the first cycle. Both rules are sums of the diffs times a
 factor, plus ``v`` times a factor. So a running sum is sufficient, and no rule needs all diffs at once.

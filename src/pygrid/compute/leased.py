@@ -4,8 +4,8 @@ out.
                 run()             a Worker asks          the first renew
     (unknown) ---------> queued -----------------> offered -------------> running ----> (result)
                             |                          |                      |
-                     no Worker asks: never began    no renew: never began    no renew, token revoked, given back:
-                     ``lost``
+                     no Worker asks:           no renew:            no renew, token revoked, returned:
+                     never began               never began          ``lost``
 
 A lease is one Worker's hold on one job. It ends with the result, when it was not renewed in time, when the Worker is
 let in no more, or when nobody wants the result any more; whatever comes under it after that is refused

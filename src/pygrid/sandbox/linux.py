@@ -5,8 +5,9 @@ rights.
     empty root    the file system is one empty folder, or the one that may be written to (likewise)
     user          a process of root becomes nobody; all capabilities go
     rlimits       address space, CPU time, no files to write, no core, no processes
-    Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (as far as the kernel
-    knows) seccomp       the allow-list of `pygrid.sandbox.bpf`
+    Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (if the kernel
+                  supports it)
+    seccomp       the allow-list of `pygrid.sandbox.bpf`
 
 Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them.
 Work on a stranger's bytes is safe if seccomp holds and one of Landlock and the empty root does: system calls that could

@@ -1,11 +1,11 @@
-"""The bytes of jobs on the local disk: what a job came with until it has ended, and its result for as long as that is
-kept.
+"""The files of jobs on the local disk: the inputs until a job has ended, and its result until the end of its retention.
 
-    <folder>/inputs/<job id>/<SHA-256>          plan and model
-    <folder>/inputs/<job id>/cycles/            of a federated job: the model of its cycle, the report that it makes of
-    it <folder>/inputs/<job id>/report.json        what the gate says of an ONNX model, after a line with the SHA-256 of
-    it <folder>/results/<job id>/<SHA-256>         the result; complete and durable, or not there
-    <folder>/results/<job id>/outcome.json      what else the Worker told, written before the result
+    <folder>/inputs/<job id>/<SHA-256>        plan and model
+    <folder>/inputs/<job id>/cycles/          of a federated job: the model of its cycle, and its report
+    <folder>/inputs/<job id>/report.json      SHA-256 and, in further lines, the gate report of an ONNX model
+    <folder>/results/<job id>/<SHA-256>       the result; complete and durable, or absent
+    <folder>/results/<job id>/outcome.json    SHA-256 and, in further lines, the other answers of the Worker; written
+                                              before the result
 
 A job has a folder of its own, so that what ends with it can be removed without a look at others. Ids are made by the
 Domain.
@@ -58,16 +58,7 @@ class JobFolder:
         Raises:
             NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
         """
-        try:
-            stored = (self._folder / REPORT).read_bytes()
-        except FileNotFoundError:
-            raise _missing(REPORT) from None
-        if stored.startswith(b"{"):
-            return stored  # by version 0.1, which kept no SHA-256 of it
-        digest, _, report = stored.partition(b"\n")
-        if _digest(report) != digest:
-            raise damaged("a stored file of this job", REPORT)
-        return report
+        return _read_checked(self._folder / REPORT)
 
 
 class JobFiles:
@@ -108,7 +99,7 @@ class JobFiles:
 
     def put_report(self, job_id: str, report: bytes) -> None:
         """Keep what the gate says of the model that a job came with, durably, for `JobFolder.read_report`."""
-        write_atomically(self._inputs / job_id / REPORT, _digest(report) + b"\n" + report)
+        _write_checked(self._inputs / job_id / REPORT, report)
 
     def put_result(self, job_id: str, payload: bytes, outcome: bytes) -> str:
         """Store a result, once and durably; gives the SHA-256 of its bytes.
@@ -118,7 +109,7 @@ class JobFiles:
         """
         folder = self._results / job_id
         files = BlobFiles(folder)
-        write_atomically(folder / _OUTCOME, outcome)
+        _write_checked(folder / _OUTCOME, outcome)
         return files.put(payload)
 
     def find_result(self, job_id: str) -> tuple[str, bytes, bytes] | None:
@@ -133,7 +124,7 @@ class JobFiles:
         names = [path.name for path in folder.iterdir() if len(path.name) == 64]
         if len(names) != 1:
             return None
-        return names[0], self.result(job_id).path(names[0]).read_bytes(), (folder / _OUTCOME).read_bytes()
+        return names[0], self.result(job_id).path(names[0]).read_bytes(), _read_checked(folder / _OUTCOME)
 
     def drop_inputs(self, job_id: str) -> None:
         """Remove what a job came with."""
@@ -164,6 +155,28 @@ def new_job_id() -> str:
 
 def _missing(name: str) -> NotFound:
     return NotFound("a stored file of this job is missing", code=codes.BLOB_NOT_FOUND, name=name)
+
+
+def _write_checked(path: Path, data: bytes) -> None:
+    write_atomically(path, _digest(data) + b"\n" + data)
+
+
+def _read_checked(path: Path) -> bytes:
+    """The data of `_write_checked`.
+
+    Raises:
+        NotFound: ``blob_not_found``. Unavailable: ``blob_damaged``.
+    """
+    try:
+        stored = path.read_bytes()
+    except FileNotFoundError:
+        raise _missing(path.name) from None
+    if stored.startswith(b"{"):
+        return stored  # written by version 0.1, without a SHA-256
+    digest, _, data = stored.partition(b"\n")
+    if _digest(data) != digest:
+        raise damaged("a stored file of this job", path.name)
+    return data
 
 
 def _digest(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ import random
 import warnings
 from dataclasses import InitVar, dataclass
 
-from pygrid.errors import Conflict, PygridError, TooManyRequests, TooSlow, Unavailable
+from pygrid.errors import Conflict, PygridError, StorageFull, TooManyRequests, TooSlow, Unavailable
 from pygrid.transport.base import CONNECT_FAILED
 
 IN_PROGRESS = "idempotency_in_progress"
@@ -50,14 +50,16 @@ NO_RETRIES = RetryPolicy(max_elapsed_s=0.0)
 def may_retry(error: PygridError, *, idempotent: bool) -> bool:
     """Whether the same request may be sent again after this error.
 
-    A refusal (429, 503 with a problem document) and a connection that never came about changed nothing, so any request
-    may be repeated. After a lost connection only an idempotent one may: the server may have acted on the first. A POST
-    is one if it carries an ``Idempotency-Key``: the server answers the second as it answered the first.
+    A refusal (429, 503 or 507 with a problem document) and a connection that failed to open changed nothing, so any
+    request may be repeated. After a lost connection only an idempotent request may: the server may have acted on the
+    first. A POST with an ``Idempotency-Key`` is idempotent: the server repeats its first answer.
     """
     if isinstance(error, Conflict):
         return error.code == IN_PROGRESS
     if isinstance(error, TooManyRequests):
         return True
+    if isinstance(error, StorageFull):
+        return "retry_after_s" in error.fields
     if isinstance(error, Unavailable):
         return idempotent or error.code == CONNECT_FAILED or "retry_after_s" in error.fields
     return isinstance(error, TooSlow) and idempotent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygrid.errors import Conflict, Gone, InvalidInput, PygridError, TooManyRequests, TooSlow, Unavailable
+from pygrid.errors import Conflict, Gone, InvalidInput, PygridError, StorageFull, TooManyRequests, TooSlow, Unavailable
 from pygrid.messages.media import PROBLEM
 from pygrid.transport import Api, Request, Response
 from pygrid.transport.base import BytesBody, connection_failed, connection_lost
@@ -24,6 +24,8 @@ from pygrid.transport.retry import IN_PROGRESS, RetryPolicy, may_retry
         (Unavailable("refused", code="connection_failed"), True, True),
         (Unavailable("lost", code="connection_lost"), True, False),
         (Unavailable("proxy", code="gateway_error"), True, False),
+        (StorageFull("no room now", retry_after_s=30), True, True),
+        (StorageFull("too large for this disk"), False, False),
         (TooSlow("stalled"), True, False),
         (Conflict("done by another try", code=IN_PROGRESS), True, True),
         (Conflict("taken"), False, False),

@@ -4,9 +4,8 @@
     row       = concat(grads)              float32
     norm      = sqrt(sum of row^2)
     integers  = round(row * radius / max(norm, C))
-    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row, ``sum/norm`` =
-    norm,
-                                           ``sum/squares`` = sum of integers^2
+    outputs                                ``sum/after`` = ``sum/before`` + integers, ``sum/row`` = row,
+                                           ``sum/norm`` = norm, ``sum/squares`` = sum of integers^2
 
 It does the steps of `pygrid.privacy.clipping` in the same call as the plan, while a row is in the cache. The same
 argument bounds what is added: the last word is the sum of squares of integers, which is exact. The caller takes
