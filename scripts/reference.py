@@ -200,6 +200,7 @@ def messages_page() -> str:
         "# Messages",
         "The bodies of requests and answers are JSON objects with these fields.",
         "The JSON schemas are in `docs/reference/messages.schema.json`.",
+        "`tests/vectors/messages` has an example of each.",
     ]
     module = ""
     for struct in structs():
@@ -267,6 +268,56 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "messages.md": messages_page,
     "openapi.md": openapi_page,
 }
+
+
+def message_schemas() -> Any:
+    """The JSON schema of each struct of `pygrid.messages`, by its name."""
+    _, found = msgspec.json.schema_components(
+        structs(), schema_hook=lambda _kind: {"description": "any"}, ref_template="#/$defs/{name}"
+    )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": _without_texts(found, is_map=True)}
+
+
+def code_list() -> Any:
+    """Statuses and meaning of each error code."""
+    found = [value for value in vars(codes).values() if isinstance(value, codes.Code)]
+    return {str(code): {"statuses": list(code.statuses), "meaning": code.meaning} for code in found}
+
+
+def _without_texts(node: Any, *, is_map: bool = False) -> Any:
+    """A schema without descriptions and summaries, so that a reworded docstring changes no file."""
+    if isinstance(node, list):
+        return [_without_texts(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: value for key, value in node.items() if is_map or key not in ("description", "summary")}
+    return {key: _without_texts(value, is_map=not is_map and key in _MAPS) for key, value in kept.items()}
+
+
+_MAPS = {"properties", "schemas", "$defs"}
+"""Keys whose value is an object with names for keys."""
+
+SCHEMAS: Mapping[str, Callable[[], Any]] = {
+    "messages.schema.json": message_schemas,
+    "codes.json": code_list,
+    "openapi-domain.json": lambda: _without_texts(running("domain").openapi),
+    "openapi-network.json": lambda: _without_texts(running("network").openapi),
+}
+
+
+def schema_text(name: str) -> str:
+    """The text of one of the JSON files."""
+    return json.dumps(SCHEMAS[name](), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_schemas(folder: Path = FOLDER) -> list[str]:
+    """Write the JSON files; returns the names of those that changed."""
+    changed = [
+        name for name in SCHEMAS if not (folder / name).exists() or (folder / name).read_text() != schema_text(name)
+    ]
+    for name in changed:
+        (folder / name).write_text(schema_text(name))
+    return changed
 
 
 def write_pages(folder: Path = FOLDER) -> None:
