@@ -184,7 +184,7 @@ def build_domain(
         InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
         allow_weak_sandbox=settings.allow_weak_sandbox,
     )
-    models = ModelsService(store, inference, clock, max_question_bytes=settings.inference_questions_mb * 1024**2)
+    models = ModelsService(store, inference, clock, max_request_bytes=settings.inference_questions_mb * 1024**2)
     relayed = RelayedConnections()
     pipes = PipeServer(server_context(ground.identity, settings.data_dir / IDENTITY_FILE), relayed)
     catalog = CatalogService(database, store.public)

@@ -232,7 +232,7 @@ def test_a_worker_that_is_let_in_no_more_loses_its_job_and_ends(running: Running
         site.call("DELETE", f"{WORKERS}/{new['id']}", site.owner)
         assert process.wait(30) == 1
         told = (running.folder / "worker.log").read_text()
-        assert "not the token of a Worker that is let in" in told
+        assert "no authorized Worker has this token" in told
         assert "Traceback" not in told
         assert [path.name for path in (running.folder / "kept").iterdir()] == [".lock"], "records stay on the machine"
         site.wait(exact, lambda job: job["state"] == "running")

@@ -95,7 +95,7 @@ class InferenceWorkers:
         self._folder: str | None = None
         self._closed = False
 
-    async def ask(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
+    async def predict(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
         """The model's outputs for these inputs, which must be of the names, dtypes and shapes of its ports.
 
         Raises:

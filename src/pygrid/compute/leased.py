@@ -53,7 +53,7 @@ LEASE_S = 15.0
 """How long a Worker may be silent."""
 OFFER_S = 20.0
 """How long a job waits for a Worker to ask, which was there when the job was started."""
-Hangup = Callable[[], Coroutine[Any, Any, None]]
+OnDisconnect = Callable[[], Coroutine[Any, Any, None]]
 _TRANSFER_S = 3600.0
 """What a job gets beyond its own time, for its files to travel."""
 _NOT_BEGUN = "no_remote_worker"
@@ -178,7 +178,7 @@ class LeasedDriver:
 
     # What Workers ask of it
 
-    async def lease(self, worker_id: int, worker: str, wait_s: float, gone: Hangup) -> Offer | None:
+    async def lease(self, worker_id: int, worker: str, wait_s: float, gone: OnDisconnect) -> Offer | None:
         """Give a Worker a job, waiting for one if need be; None: there is none.
 
         ``gone`` returns when the Worker has hung up.

@@ -51,11 +51,11 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
     async def run_inference(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message)
         try:
-            model = await models.check_may_ask(principal, text_field(message, "model_id"))
+            model = await models.check_may_predict(principal, text_field(message, "model_id"))
         except Forbidden as error:
             return {**refusal(error), "not_allowed": True}
         question = encode(_arrays(message, model))
-        with models.room_for(model, len(question)):
+        with models.reserve_bytes(model, len(question)):
             pieces = await models.predict(model, [question], max_answer_bytes=MAX_ANSWER_BYTES)
         outputs = {name: array.tolist() for name, array in decode(b"".join(pieces))[0].items()}
         return {"success": True, "prediction": outputs if len(outputs) > 1 else next(iter(outputs.values()))}

@@ -1,1 +1,1 @@
-"""Owners serve ONNX models; others ask them, or take them, where that is allowed."""
+"""Owners serve ONNX models; other users request predictions, or download the model, where the owner allows it."""

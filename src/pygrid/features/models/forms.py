@@ -1,4 +1,4 @@
-"""The multipart form that serves a model, read as it arrives: small parts into memory, the model to the disk."""
+"""Reads the multipart form of a served model as it arrives: small parts go to memory, the model to the disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ MAX_FORM_BYTES = MAX_SERVED_BYTES + 1024**2
 _PARTS = "the parts config (JSON) and model (ONNX)"
 _PUBLISHED = frozenset({"model_id", "description", "allow_download", "allow_remote_inference", "max_batch_size"})
 _SMALL = _PUBLISHED | {"config", "mpc", "encoding"}
-"""Parts beside the model; what a published client says of its encoding is not needed."""
+"""Parts in addition to the model. The parts mpc and encoding come from published clients; encoding is ignored."""
 
 
 async def read_serve_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> ServeRequest:
-    """Read the form; the model goes to ``model``, unchecked.
+    """Read the form, and write the model to ``model``, unchecked.
 
-    In place of ``config``, its fields may be parts of their own, with ``True`` and ``False`` as published clients write
+    In place of ``config``, its fields can be parts of their own, with ``True`` and ``False`` as published clients write
     them.
 
     Raises:
-        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown.
-        InvalidConfig: what is said of the model makes no sense. PayloadTooLarge: a part is over its limit.
+        InvalidInput: ``invalid_form``: another form, or a part that is missing, repeated or unknown.
+        InvalidConfig: a field is not valid. PayloadTooLarge: a part is over its limit.
     """
 
     def begin(name: str, before: Mapping[str, bytes]) -> PartTarget:
@@ -51,7 +51,7 @@ def _request(fields: dict[str, bytes]) -> ServeRequest:
         try:
             return msgspec.convert(decode_json(fields["config"]), ServeRequest)
         except (InvalidInput, msgspec.ValidationError) as error:
-            raise InvalidConfig(f"config is not the JSON that describes a served model: {error}") from error
+            raise InvalidConfig(f"config does not describe a served model: {error}") from error
     try:
         return read_published_fields({name: data.decode() for name, data in fields.items()})
     except UnicodeDecodeError as error:
@@ -59,10 +59,10 @@ def _request(fields: dict[str, bytes]) -> ServeRequest:
 
 
 def read_published_fields(fields: Mapping[str, str]) -> ServeRequest:
-    """What published clients say of a model, field by field; not checked. Raises InvalidConfig."""
+    """Read the fields that published clients send, without checks of their values. Raises InvalidConfig."""
     texts = {name: text.strip() for name, text in fields.items() if name in _PUBLISHED or name == "mpc"}
     if texts.pop("mpc", "False").lower() not in ("false", "0", ""):
-        raise InvalidConfig("models are not shared out here; leave mpc away", field="mpc")
+        raise InvalidConfig("mpc is true, but this Domain does not split models into shares; omit it", field="mpc")
     try:
         return msgspec.convert({name: _lower(name, text) for name, text in texts.items()}, ServeRequest, strict=False)
     except msgspec.ValidationError as error:

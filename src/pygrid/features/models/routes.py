@@ -1,4 +1,4 @@
-"""The routes of served models, under both published spellings of their prefix."""
+"""Routes of served models, with both published spellings of their prefix."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def _served(info: ServedModelInfo) -> ServedModel:
 
 @get("/models", guards=[require()], security=_SESSION, responses=describe_problems(401))
 async def list_model_ids(state: State) -> ModelIds:
-    """The ids of the models that are served."""
+    """List the ids of the served models."""
     return ModelIds(await service(state, ModelsService).list_ids())
 
 
 @get("/detailed-models-list", guards=[require()], security=_SESSION, responses=describe_problems(401))
 async def list_models(request: AppRequest, state: State) -> ModelList:
-    """The models that are served, and what is allowed with each."""
+    """List the served models, with the permissions of each."""
     return ModelList(await service(state, ModelsService).list_models(request.user))
 
 
 @get("/models/{model_id:str}", guards=[require()], security=_SESSION, responses=describe_problems(400, 401, 404))
 async def get_model(request: AppRequest, state: State, model_id: ModelId) -> ServedModelInfo:
-    """One model."""
+    """Show a model."""
     return await service(state, ModelsService).get(request.user, model_id)
 
 
@@ -72,7 +72,7 @@ async def get_model(request: AppRequest, state: State, model_id: ModelId) -> Ser
     responses=describe_problems(400, 401, 403, 404),
 )
 async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> None:
-    """Stop serving a model and remove it."""
+    """Stop serving a model and delete it."""
     await service(state, ModelsService).delete(request.user, model_id)
 
 
@@ -83,7 +83,7 @@ async def delete_model(request: AppRequest, state: State, model_id: ModelId) -> 
     responses={**describe_blob(), **describe_problems(400, 401, 403, 404)},
 )
 async def download_model(request: AppRequest, state: State, model_id: ModelId) -> Response[Any]:
-    """The ONNX file, as it was served."""
+    """Download the ONNX file of a model, as its owner uploaded it."""
     file = await service(state, ModelsService).find_file(request.user, model_id)
     return await service(state, ServedModelBlobs).respond(request, file)
 
@@ -107,23 +107,23 @@ async def predict(
     model_id: ModelId,
     if_match: Annotated[str | None, HeaderParameter(name="If-Match", max_length=100)] = None,
 ) -> Response[Any]:
-    """Ask a model: arrays by the names of its inputs as safetensors, answered with its outputs in the same way.
+    """Predict: the body has the inputs by name, the answer has the outputs by name, both as safetensors.
 
-    ``If-Match``: the SHA-256 of the model that is meant, in quotes.
+    ``If-Match``: the SHA-256 of the expected model, in quotes.
     """
     models = service(state, ModelsService)
-    model = await models.check_may_ask(request.user, model_id, None if if_match is None else if_match.strip('"'))
+    model = await models.check_may_predict(request.user, model_id, None if if_match is None else if_match.strip('"'))
     announced = request.headers.get("content-length", "")
     is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
-    with models.room_for(model, int(announced) if is_number else None) as max_bytes:
-        question = [piece async for piece in stream_body(request, max_bytes)]
-        return bytes_response(await models.predict(model, question))
+    with models.reserve_bytes(model, int(announced) if is_number else None) as max_bytes:
+        inputs = [piece async for piece in stream_body(request, max_bytes)]
+        return bytes_response(await models.predict(model, inputs))
 
 
 _HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]
 
 model_routes = [
     Router("/data-centric", route_handlers=_HANDLERS, tags=["models"]),
-    # As clients of 2020 spell it.
+    # The spelling of clients of 2020.
     Router("/data_centric", route_handlers=_HANDLERS, tags=["models"], include_in_schema=False),
 ]

@@ -1,4 +1,4 @@
-"""What people can do with the models that a Domain serves: serve, list, ask, download, delete."""
+"""The use cases of served models: serve, list, predict, download, delete."""
 
 from __future__ import annotations
 
@@ -43,17 +43,19 @@ _NUM_CHECKS = 1
 _NUM_UPLOADS = 4
 
 
-class Asker(Protocol):
-    """Has a model answer. The rest of its errors: `Unavailable` if it can't now, `InvalidInput` for values it can't
-    take.
-    """
+class Predictor(Protocol):
+    """Runs served models."""
 
-    async def ask(self, model: ServableModel, arrays: Params, num_examples: int) -> Params:
-        """The outputs for inputs that fit the model's ports."""
+    async def predict(self, model: ServableModel, arrays: Params, num_examples: int) -> Params:
+        """Return the outputs for inputs that fit the model's ports.
+
+        Raises:
+            Unavailable: the model cannot run now. InvalidInput: it cannot process these values.
+        """
         ...
 
     async def forget(self, path: Path) -> None:
-        """Let go of the model in this file, which is about to be removed."""
+        """Unload the model of a file that is about to be removed."""
         ...
 
 
@@ -61,31 +63,31 @@ class ModelsService:
     """The use cases of served models.
 
     Args:
-        max_question_bytes: of all questions that are being read or answered; one is taken whatever its size.
+        max_request_bytes: total size of the requests that are being read or answered; one request is always accepted.
     """
 
-    def __init__(self, store: Store, asker: Asker, clock: Clock, *, max_question_bytes: int) -> None:
+    def __init__(self, store: Store, predictor: Predictor, clock: Clock, *, max_request_bytes: int) -> None:
         self._store = store
-        self._asker = asker
+        self._predictor = predictor
         self._clock = clock
         self._checks = asyncio.Semaphore(_NUM_CHECKS)
         self._uploads = asyncio.Semaphore(_NUM_UPLOADS)
-        # A file is there before its row, and goes after it: neither may come between the other's two steps.
+        # A file is written before its row and removed after it. The lock keeps these pairs of steps apart.
         self._files = asyncio.Lock()
-        self._max_question_bytes = max_question_bytes
-        self._question_bytes = 0
+        self._max_request_bytes = max_request_bytes
+        self._request_bytes = 0
 
     async def recover(self) -> None:
-        """Remove what a crash left behind. Before the first request."""
+        """Remove the files that a crash left; called before the first request."""
         referenced = await self._store.database.read(rows.list_model_files)
         await asyncio.to_thread(self._store.served.sweep, referenced)
 
     async def serve(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> ServedModelInfo:
-        """Serve the model of the form in ``body``: all of it is checked before anything is stored.
+        """Serve the model of the form in ``body``. All of it is checked before anything is stored.
 
         Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict:
-                ``model_exists``.
+            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: the form or the model is not valid.
+            Conflict: ``model_exists``.
         """
         async with self._uploads:
             with self._store.served.writer() as writer:
@@ -132,19 +134,19 @@ class ModelsService:
             return await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
 
     async def list_ids(self) -> list[str]:
-        """The ids of all models that are served, sorted."""
+        """Return the ids of all served models, sorted."""
         return await self._store.database.read(rows.list_model_ids)
 
     async def list_models(self, principal: Principal) -> list[ServedModelInfo]:
-        """All models that are served, sorted by id."""
+        """Return all served models, sorted by id."""
         return [_describe(principal, model) for model in await self._store.database.read(rows.list_models)]
 
     async def get(self, principal: Principal, model_id: str) -> ServedModelInfo:
-        """One model. Raises NotFound: ``model_not_found``."""
+        """Return one model. Raises NotFound: ``model_not_found``."""
         return _describe(principal, await self._get(model_id))
 
     async def find_file(self, principal: Principal, model_id: str) -> str:
-        """The name of a model's bytes, for who may take them.
+        """Return the name of a model's bytes, for callers who may download them.
 
         Raises:
             NotFound: ``model_not_found``. Forbidden: ``download_not_allowed``.
@@ -154,11 +156,11 @@ class ModelsService:
             raise _forbidden(refusal, model_id)
         return model.file
 
-    async def check_may_ask(self, principal: Principal, model_id: str, sha256: str | None = None) -> StoredModel:
-        """The model, for who may ask it: before the question is read.
+    async def check_may_predict(self, principal: Principal, model_id: str, sha256: str | None = None) -> StoredModel:
+        """Return the model, for callers who may request predictions; called before the request is read.
 
         Args:
-            sha256: of the file that the caller means; None: whatever is served under the id.
+            sha256: hash of the file that the caller expects; None: any file that is served with this id.
         Raises:
             NotFound: ``model_not_found``. Forbidden: ``inference_not_allowed``. Conflict: ``model_changed``.
         """
@@ -167,57 +169,60 @@ class ModelsService:
             raise _forbidden(refusal, model_id)
         if sha256 is not None and sha256 != model.file:
             raise Conflict(
-                f"another model is served as {model_id!r} now; look at it before you ask it",
+                f"another model is served as {model_id!r} now; check it before you use it",
                 code=codes.MODEL_CHANGED,
                 model_id=model_id,
             )
         return model
 
     @contextlib.contextmanager
-    def room_for(self, model: StoredModel, announced_bytes: int | None) -> Iterator[int]:
-        """Room in memory for a question of so many bytes (None: not told); gives how many it may have.
+    def reserve_bytes(self, model: StoredModel, announced_bytes: int | None) -> Iterator[int]:
+        """Reserve memory for a request, and yield its largest allowed size in bytes.
 
+        Args:
+            announced_bytes: size of the request; None: the client did not announce it.
         Raises:
-            PayloadTooLarge: more than the model's largest batch can have. Unavailable: ``inference_busy``: there is
-                none now.
+            PayloadTooLarge: the request is larger than the model's largest batch.
+            Unavailable: ``inference_busy``: too many requests are in memory.
         """
         most = port_bytes(model.report.inputs, model.max_batch_size) + HEADER_BYTES
         if announced_bytes is not None and announced_bytes > most:
             raise PayloadTooLarge(
-                f"the question has {announced_bytes:,} bytes; {most:,} are the most for {model.max_batch_size} "
-                "examples",
+                f"the request has {announced_bytes:,} bytes; this model takes at most {most:,}, for "
+                f"{model.max_batch_size} examples",
                 max_bytes=most,
             )
         taken = most if announced_bytes is None else announced_bytes
-        if self._question_bytes and self._question_bytes + taken > self._max_question_bytes:
+        if self._request_bytes and self._request_bytes + taken > self._max_request_bytes:
             raise Unavailable(
-                "too much is asked at once; try again in a moment", code=codes.INFERENCE_BUSY, retry_after_s=1
+                "too many predictions at once; try again in 1 s", code=codes.INFERENCE_BUSY, retry_after_s=1
             )
-        self._question_bytes += taken
+        self._request_bytes += taken
         try:
             yield taken
         finally:
-            self._question_bytes -= taken
+            self._request_bytes -= taken
 
     async def predict(
-        self, model: StoredModel, question: Sequence[bytes], *, max_answer_bytes: int | None = None
+        self, model: StoredModel, request: Sequence[bytes], *, max_answer_bytes: int | None = None
     ) -> list[bytes | memoryview]:
-        """The outputs for a question, both as safetensors bytes in pieces.
+        """Return the outputs for a request, both as safetensors bytes in pieces.
 
         Args:
-            max_answer_bytes: of the outputs' values; None: as many as the model may give.
+            max_answer_bytes: limit of the outputs' values; None: no limit of the caller's own.
         Raises:
-            PayloadTooLarge: ``inference_answer_too_large``: for so many examples they are more.
-            InvalidTensors, InvalidInput, ShapeMismatch: the question does not fit the model, or ``inference_failed``:
-                the model can't compute with its values. Unavailable: the model can't answer now; the code says why.
+            PayloadTooLarge: ``inference_answer_too_large``: the outputs for these examples are over the limit.
+            InvalidTensors, InvalidInput, ShapeMismatch: the request does not fit the model, or ``inference_failed``:
+                the model cannot process its values.
+            Unavailable: the model cannot answer now; the code is the reason.
         """
-        arrays = await offload(sum(map(len, question)), _read, question)
-        num_examples = check_question(arrays, model.report.inputs, model.max_batch_size)
+        arrays = await offload(sum(map(len, request)), _read, request)
+        num_examples = check_inputs(arrays, model.report.inputs, model.max_batch_size)
         report = model.report
         if max_answer_bytes is not None and port_bytes(report.outputs, num_examples) > max_answer_bytes:
             raise PayloadTooLarge(
-                f"the answer for {num_examples} examples has more than {max_answer_bytes:,} bytes, the most that is "
-                "sent in this way; ask for fewer at once, or over HTTP",
+                f"the answer for {num_examples} examples has more than {max_answer_bytes:,} bytes, the limit of this "
+                "interface; send fewer examples at once, or use HTTP",
                 code=codes.INFERENCE_ANSWER_TOO_LARGE,
                 max_bytes=max_answer_bytes,
             )
@@ -230,7 +235,7 @@ class ModelsService:
             size_bytes=model.size_bytes,
             peak_bytes=report.peak_bytes,
         )
-        return encode_pieces(await self._asker.ask(servable, arrays, num_examples))
+        return encode_pieces(await self._predictor.predict(servable, arrays, num_examples))
 
     async def delete(self, principal: Principal, model_id: str) -> None:
         """Stop serving a model and remove its bytes.
@@ -244,7 +249,7 @@ class ModelsService:
                 raise _forbidden(refusal, model_id)
             path = self._store.served.first_path(model.file)
             if await self._store.database.write(lambda connection: rows.delete_model(connection, model_id)):
-                await self._asker.forget(path)
+                await self._predictor.forget(path)
                 await asyncio.to_thread(self._store.served.drop, model.file)
         if model.visibility == "public":
             await self._store.public.changed()
@@ -258,11 +263,12 @@ def _read(pieces: Sequence[bytes]) -> Params:
     return decode(b"".join(pieces))[0]
 
 
-def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int) -> int:
-    """Check arrays against the inputs of a model; gives the number of examples (1 if the model has no batch).
+def check_inputs(arrays: Params, ports: tuple[Port, ...], max_batch_size: int) -> int:
+    """Check arrays against the inputs of a model, and return the number of examples (1 if the model has no batch).
 
     Raises:
-        InvalidInput: an array is missing or of no use, of another dtype, or there are too many examples. ShapeMismatch.
+        InvalidInput: an array is missing, unknown or of another dtype, or there are too many examples.
+        ShapeMismatch: an array has another shape.
     """
     wanted = {port.name for port in ports}
     there = ", ".join(sorted(wanted))
@@ -274,7 +280,7 @@ def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int)
         array = arrays[port.name]
         if array.dtype.name != port.dtype:
             raise InvalidInput(
-                f"input {port.name!r} is {array.dtype.name}; the model wants {port.dtype}",
+                f"input {port.name!r} is {array.dtype.name}; the model takes {port.dtype}",
                 code=codes.INFERENCE_INPUTS,
                 array=port.name,
             )
@@ -283,13 +289,13 @@ def check_question(arrays: Params, ports: tuple[Port, ...], max_batch_size: int)
         shape = tuple(num_examples if isinstance(side, str) else side for side in port.shape)
         if array.shape != shape:
             raise ShapeMismatch(
-                f"input {port.name!r} has shape {list(array.shape)}; the model wants {_shown(port.shape)}, with the "
+                f"input {port.name!r} has shape {list(array.shape)}; the model takes {_shown(port.shape)}, with the "
                 "same batch for all inputs",
                 array=port.name,
             )
     if num_examples is not None and not 1 <= num_examples <= max_batch_size:
         raise InvalidInput(
-            f"the question has {num_examples} examples; this model takes 1 to {max_batch_size} at once",
+            f"the request has {num_examples} examples; this model takes 1 to {max_batch_size} at once",
             code=codes.INFERENCE_BATCH_SIZE,
             max_batch_size=max_batch_size,
         )
@@ -302,9 +308,9 @@ def _shown(shape: tuple[int | str, ...]) -> str:
 
 def _forbidden(refusal: ServingRefusal, model_id: str) -> Forbidden:
     details = {
-        ServingRefusal.DOWNLOAD: "who serves this model does not let others download it",
+        ServingRefusal.DOWNLOAD: "the owner of this model does not allow others to download it",
         ServingRefusal.INFERENCE: "You're not allowed to run inferences on this model.",
-        ServingRefusal.NOT_YOURS: "only who served this model, or an Owner of the Domain, may delete it",
+        ServingRefusal.NOT_YOURS: "only the owner of this model, or an Owner of the Domain, may delete it",
     }
     return Forbidden(details[refusal], code=refusal.value, model_id=model_id)
 

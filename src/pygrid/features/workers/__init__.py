@@ -1,1 +1,1 @@
-"""Workers of other machines: who they are, and how they ask for jobs."""
+"""Workers on other machines: their authorization, and the leases of their jobs."""

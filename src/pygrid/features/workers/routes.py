@@ -1,4 +1,4 @@
-"""The routes of Workers on other machines: people let them in, they fetch jobs."""
+"""Routes of Workers on other machines: Owners authorize them, and they lease jobs."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ async def _worker(request: AppRequest, state: State) -> Worker:
 @post("/workers", status_code=201, guards=[_may], responses=describe_problems(400, 401, 403, 409, 413))
 @repeatable(keeps_answer=False)
 async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenRequest]) -> NewWorker:
-    """Let a Worker of another machine in; its token is in this answer and never again."""
+    """Authorize a Worker on another machine; only this answer contains its token."""
     return await service(state, WorkersService).create(request.user, data.name)
 
 
 @get("/workers", guards=[_may], responses=describe_problems(401, 403))
 async def list_workers(state: State) -> WorkerList:
-    """The Workers of other machines that are let in."""
+    """List the authorized Workers on other machines."""
     return WorkerList(await service(state, WorkersService).list_workers())
 
 
 @delete("/workers/{worker_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def revoke_worker(request: AppRequest, state: State, worker_id: WorkerId) -> WorkerRemoved:
-    """Let a Worker in no more; the jobs that it has are lost to it at once."""
+    """Revoke the authorization of a Worker; it loses its jobs at once."""
     await service(state, WorkersService).revoke(request.user, worker_id)
     return WorkerRemoved(worker_id)
 
 
 @post("/workers/lease", status_code=200, responses=describe_problems(400, 401, 403, 413))
 async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseRequest]) -> LeaseAnswer:
-    """Ask for a job; with ``wait_s`` the answer is held until there is one."""
+    """Lease a job; with ``wait_s`` the answer waits until there is one."""
     worker = await _worker(request, state)
     return await service(state, WorkersService).lease(worker, data, partial(wait_until_gone, request))
 
@@ -76,7 +76,7 @@ async def lease_job(request: AppRequest, state: State, data: JSONBody[LeaseReque
     responses=describe_problems(400, 401, 410, 413),
 )
 async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data: JSONBody[RenewRequest]) -> Renewed:
-    """Keep a lease, and tell how far its job has come."""
+    """Extend a lease, and report the progress of its job."""
     return service(state, WorkersService).renew(await _worker(request, state), lease_id, data)
 
 
@@ -87,7 +87,7 @@ async def renew_lease(request: AppRequest, state: State, lease_id: LeaseId, data
 async def download_leased_file(
     request: AppRequest, state: State, lease_id: LeaseId, file_hash: FileHash
 ) -> Response[Any]:
-    """A file that the job under a lease needs."""
+    """Download a file that the leased job needs."""
     path = service(state, WorkersService).find_file(await _worker(request, state), lease_id, file_hash)
     return await BlobResponses(_OneFile(path)).respond(request, file_hash)
 
@@ -99,7 +99,7 @@ async def download_leased_file(
     responses=describe_problems(400, 401, 408, 409, 410, 413),
 )
 async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
-    """Bring the end of a job: two frames, of the outcome and of the result (`pygrid.core.job_spec`)."""
+    """Finish a job: the body has two frames, the outcome and the result (`pygrid.core.job_spec`)."""
     worker = await _worker(request, state)
     body = stream_body(request, service(state, WorkersService).max_answer_bytes(worker, lease_id))
     return await service(state, WorkersService).finish(worker, lease_id, body)
@@ -107,12 +107,12 @@ async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> 
 
 @delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))
 async def give_lease_back(request: AppRequest, state: State, lease_id: LeaseId) -> LeaseGivenBack:
-    """Have a job no more, as this Worker is stopped: an exact one runs again elsewhere, a private one has failed."""
+    """Return a job, because this Worker stops: a non-private job runs again elsewhere, a private one has failed."""
     return service(state, WorkersService).give_back(await _worker(request, state), lease_id)
 
 
 class _OneFile:
-    """The one blob that there is."""
+    """A store with one blob."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Workers on other machines: who is let in, and what they may do then."""
+"""Workers on other machines: the Owner authorizes them, and they lease jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.compute.leased import Hangup, LeasedDriver
+from pygrid.compute.leased import LeasedDriver, OnDisconnect
 from pygrid.core.access import Principal
 from pygrid.core.job_spec import (
     MAX_MESSAGE_BYTES,
@@ -57,7 +57,7 @@ _FRAMES_BYTES = 2 * FRAME_HEADER_BYTES
 
 @dataclass(frozen=True)
 class WorkersService:
-    """The use cases of Workers, and of those who let them in."""
+    """The use cases of Workers, and of the people who authorize them."""
 
     database: Database
     writes: AuditedWrites
@@ -69,7 +69,7 @@ class WorkersService:
     # For people
 
     async def create(self, principal: Principal, name: str) -> NewWorker:
-        """Let a Worker in; the answer alone has its token.
+        """Authorize a Worker; only the answer has its token.
 
         Raises:
             InvalidConfig: ``invalid_name``. Conflict: ``worker_exists``.
@@ -77,7 +77,8 @@ class WorkersService:
         name = name.strip()
         if not (name and len(name) <= MAX_NAME and name.isprintable()):
             raise InvalidConfig(
-                f"{name[:MAX_NAME]!r} is no name: use 1 to {MAX_NAME} printable characters", code=codes.INVALID_NAME
+                f"the name {name[:MAX_NAME]!r} is not valid: use 1 to {MAX_NAME} printable characters",
+                code=codes.INVALID_NAME,
             )
         token, now = new_secret(), self.clock.now()
 
@@ -91,7 +92,7 @@ class WorkersService:
         return NewWorker(worker.id, worker.name, token)
 
     async def list_workers(self) -> list[WorkerInfo]:
-        """All that are let in, oldest first."""
+        """Return all authorized Workers, oldest first."""
         found = await self.database.read(rows.list_workers)
         return [
             WorkerInfo(worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id))
@@ -99,7 +100,7 @@ class WorkersService:
         ]
 
     async def revoke(self, principal: Principal, worker_id: int) -> None:
-        """Let a Worker in no more, and take from it what it holds. Raises NotFound: ``worker_not_found``."""
+        """Revoke a Worker's authorization and end its leases. Raises NotFound: ``worker_not_found``."""
 
         def transaction(connection: sa.Connection) -> None:
             rows.release_worker(connection, worker_id)
@@ -112,10 +113,10 @@ class WorkersService:
     # For Workers
 
     async def authenticate(self, token: str | None) -> Worker:
-        """The Worker that a token is of.
+        """Return the Worker of a token.
 
         Raises:
-            Unauthenticated: ``worker_token_missing``; ``invalid_worker_token``: it is of none that is let in now.
+            Unauthenticated: ``worker_token_missing``; ``invalid_worker_token``: no authorized Worker has this token.
         """
         if token is None:
             raise Unauthenticated(
@@ -125,25 +126,24 @@ class WorkersService:
         worker = await self.database.look_up(lambda connection: rows.find_worker(connection, token_hash))
         if worker is None:
             raise Unauthenticated(
-                "this is not the token of a Worker that is let in; the Owner of the Domain makes one: pygrid worker "
-                "token NAME",
+                "no authorized Worker has this token; the Owner of the Domain creates one: pygrid worker token NAME",
                 code=codes.INVALID_WORKER_TOKEN,
             )
         return worker
 
-    async def lease(self, worker: Worker, request: LeaseRequest, gone: Hangup) -> LeaseAnswer:
-        """A job for this Worker, if there is one before ``wait_s`` is over.
+    async def lease(self, worker: Worker, request: LeaseRequest, gone: OnDisconnect) -> LeaseAnswer:
+        """Lease a job to this Worker, if there is one within ``wait_s``.
 
         Raises:
-            Forbidden: ``sandbox_unavailable``: its machine can't lock a plan in.
+            Forbidden: ``sandbox_unavailable``: the Worker's machine cannot sandbox a plan.
             InvalidInput: ``wait_s`` is out of range.
         """
         if not 0 <= request.wait_s <= MAX_WAIT_S:
-            raise InvalidInput(f"wait_s is {request.wait_s}; it may be 0 to {MAX_WAIT_S:g}")
+            raise InvalidInput(f"wait_s is {request.wait_s}; it must be from 0 to {MAX_WAIT_S:g}")
         if not (request.is_sound or self.allow_weak_sandbox):
             raise Forbidden(
-                "this Domain gives jobs only to machines that can lock a stranger's plan in; what holds on this one "
-                f"is: {', '.join(request.layers) or 'nothing'}. `pygrid worker doctor` shows what is missing",
+                "this Domain leases jobs only to machines that can sandbox an untrusted plan; this one has the layers: "
+                f"{', '.join(request.layers) or 'none'}. `pygrid worker doctor` shows the missing ones",
                 code=codes.SANDBOX_UNAVAILABLE,
             )
         now = self.clock.now()
@@ -155,8 +155,8 @@ class WorkersService:
         files = [LeasedFile(name, size) for name, size in sizes.items()]
         return LeaseAnswer(Lease(offer.lease_id, self.driver.lease_s, msgspec.to_builtins(offer.spec), files))
 
-    async def _until_gone(self, gone: Hangup) -> None:
-        """Return when the Worker has hung up, or the Domain is about to stop."""
+    async def _until_gone(self, gone: OnDisconnect) -> None:
+        """Return when the Worker has disconnected, or the Domain is about to stop."""
         waits = [asyncio.create_task(gone()), asyncio.create_task(self.stopping.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -165,37 +165,38 @@ class WorkersService:
                 wait.cancel()
 
     def renew(self, worker: Worker, lease_id: str, request: RenewRequest) -> Renewed:
-        """Keep a lease. Raises Gone: ``lease_over``. InvalidInput: the progress is none."""
+        """Extend a lease. Raises Gone: ``lease_over``. InvalidInput: the progress is malformed."""
         progress = None
         if request.progress is not None:
             try:
                 progress = msgspec.convert(request.progress, Progress)
             except msgspec.ValidationError as error:
-                raise InvalidInput(f"this is no progress of a job: {error}") from error
+                raise InvalidInput(f"the progress of the job is malformed: {error}") from error
         self.driver.renew(worker.id, lease_id, progress)
         return Renewed(self.driver.lease_s)
 
     def give_back(self, worker: Worker, lease_id: str) -> LeaseGivenBack:
-        """End the lease of a Worker that is stopped. Raises Gone: ``lease_over``."""
+        """End the lease of a stopping Worker. Raises Gone: ``lease_over``."""
         self.driver.give_back(worker.id, lease_id)
         return LeaseGivenBack(lease_id)
 
     def find_file(self, worker: Worker, lease_id: str, name: str) -> Path:
-        """Where a file lies that the job under a lease needs.
+        """Return the path of a file that the leased job needs.
 
-        Raises Gone, NotFound, Conflict: as `LeasedDriver.find_file`.
+        Raises:
+            Gone, NotFound, Conflict: as `LeasedDriver.find_file`.
         """
         return self.driver.find_file(worker.id, lease_id, name)
 
     def max_answer_bytes(self, worker: Worker, lease_id: str) -> int:
-        """The longest body that `finish` takes. Raises Gone: ``lease_over``."""
+        """Return the largest body that `finish` takes. Raises Gone: ``lease_over``."""
         return self.driver.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
 
     async def finish(self, worker: Worker, lease_id: str, body: AsyncIterator[bytes]) -> ResultTaken:
-        """Take the end of a job: an outcome, and the bytes of its result if it was good, each framed.
+        """Take the end of a job: the outcome, and the result of a successful job, each in a frame.
 
         Raises:
-            Gone: ``lease_over``; nothing was taken. InvalidInput: ``invalid_result``. PayloadTooLarge.
+            Gone: ``lease_over``; nothing was stored. InvalidInput: ``invalid_result``. PayloadTooLarge.
         """
         data = bytearray()
         async for chunk in body:
@@ -211,7 +212,7 @@ def _read_end(data: bytes) -> tuple[Outcome, bytes]:
         kind, length = parse_frame_header(data)
         body = data[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + length]
         if kind not in (OUTCOME, RESULT) or kind in parts or len(data) < FRAME_HEADER_BYTES + length:
-            raise _invalid("it is cut off, or has an unknown part")
+            raise _invalid("it is truncated, or has an unknown part")
         parts[kind] = body
         data = data[FRAME_HEADER_BYTES + length :]
     try:
@@ -219,9 +220,9 @@ def _read_end(data: bytes) -> tuple[Outcome, bytes]:
     except msgspec.DecodeError as error:
         raise _invalid(str(error)) from error
     if (outcome.failure is None) != bool(parts.get(RESULT)):
-        raise _invalid("a good outcome has a result, and no other has")
+        raise _invalid("only a successful outcome must have a result")
     return outcome, parts.get(RESULT, b"")
 
 
 def _invalid(why: str) -> InvalidInput:
-    return InvalidInput(f"this is not the end of a job: {why}", code=codes.INVALID_RESULT)
+    return InvalidInput(f"the end of the job is not valid: {why}", code=codes.INVALID_RESULT)

@@ -81,7 +81,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 async def test_the_process_is_kept_and_is_locked_in(workers: InferenceWorkers, model: ServableModel) -> None:
     for _ in range(3):
-        np.testing.assert_allclose((await workers.ask(model, {"x": X}, 5))["y"], X @ WEIGHT, rtol=1e-5)
+        np.testing.assert_allclose((await workers.predict(model, {"x": X}, 5))["y"], X @ WEIGHT, rtol=1e-5)
         (pid,) = children()
     status = status_of(pid)
     assert (status["Seccomp"], status["NoNewPrivs"], status["CapEff"].strip("0")) == ("2", "1", "")
@@ -91,11 +91,11 @@ async def test_the_process_is_kept_and_is_locked_in(workers: InferenceWorkers, m
 async def test_another_models_turn_ends_the_process(
     workers: InferenceWorkers, model: ServableModel, tmp_path: Path
 ) -> None:
-    await workers.ask(model, {"x": X}, 5)
+    await workers.predict(model, {"x": X}, 5)
     (first,) = children()
     other = servable(tmp_path / "lookup", lookup())
     tokens = np.array([2, 1], np.int64)
-    np.testing.assert_array_equal((await workers.ask(other, {"token": tokens}, 2))["y"], WEIGHT[tokens])
+    np.testing.assert_array_equal((await workers.predict(other, {"token": tokens}, 2))["y"], WEIGHT[tokens])
     await until_gone(first)
     assert len(children()) == 1
 
@@ -105,20 +105,20 @@ async def test_a_model_that_takes_too_long_is_ended(
 ) -> None:
     long = servable(tmp_path / "slow", slow(), 1)
     with pytest.raises(Unavailable) as caught:
-        await workers.ask(long, {"x": SQUARE}, 1)
+        await workers.predict(long, {"x": SQUARE}, 1)
     assert caught.value.code == "inference_too_slow"
     await until_gone()
-    assert "y" in await workers.ask(model, {"x": X}, 5)
+    assert "y" in await workers.predict(model, {"x": X}, 5)
 
 
 async def test_no_room_while_another_model_is_at_work(
     workers: InferenceWorkers, model: ServableModel, tmp_path: Path
 ) -> None:
     long = servable(tmp_path / "slow", slow(), 1)
-    asked = asyncio.create_task(workers.ask(long, {"x": SQUARE}, 1))
+    asked = asyncio.create_task(workers.predict(long, {"x": SQUARE}, 1))
     await turns()
     with pytest.raises(Unavailable) as caught:
-        await workers.ask(model, {"x": X}, 5)
+        await workers.predict(model, {"x": X}, 5)
     assert caught.value.code == "inference_busy"
     assert caught.value.fields["retry_after_s"] == 1
     with pytest.raises(Unavailable):
@@ -126,24 +126,24 @@ async def test_no_room_while_another_model_is_at_work(
 
 
 async def test_a_process_that_dies_is_replaced(workers: InferenceWorkers, model: ServableModel) -> None:
-    await workers.ask(model, {"x": X}, 5)
+    await workers.predict(model, {"x": X}, 5)
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(Unavailable) as caught:
-        await workers.ask(model, {"x": X}, 5)
+        await workers.predict(model, {"x": X}, 5)
     assert caught.value.code == "inference_lost"
-    assert "y" in await workers.ask(model, {"x": X}, 5)
+    assert "y" in await workers.predict(model, {"x": X}, 5)
 
 
 async def test_values_that_the_model_cant_take_end_nothing(workers: InferenceWorkers, tmp_path: Path) -> None:
     model = servable(tmp_path / "lookup", lookup())
     bad, good = np.array([99], np.int64), np.array([3], np.int64)
     with pytest.raises(InvalidInput) as caught:
-        await workers.ask(model, {"token": bad}, 1)
+        await workers.predict(model, {"token": bad}, 1)
     assert caught.value.code == "inference_failed"
     (pid,) = children()
     answers = await asyncio.gather(
-        *(workers.ask(model, {"token": token}, 1) for token in (good, bad, good)), return_exceptions=True
+        *(workers.predict(model, {"token": token}, 1) for token in (good, bad, good)), return_exceptions=True
     )
     assert isinstance(answers[1], InvalidInput)
     for answer in (answers[0], answers[2]):
@@ -153,7 +153,7 @@ async def test_values_that_the_model_cant_take_end_nothing(workers: InferenceWor
 
 
 async def test_who_goes_away_holds_nobody_up(workers: InferenceWorkers, model: ServableModel) -> None:
-    tasks = [asyncio.create_task(workers.ask(model, {"x": X + i}, 5)) for i in range(4)]
+    tasks = [asyncio.create_task(workers.predict(model, {"x": X + i}, 5)) for i in range(4)]
     await turns()
     tasks[0].cancel()
     tasks[2].cancel()
@@ -164,27 +164,27 @@ async def test_who_goes_away_holds_nobody_up(workers: InferenceWorkers, model: S
 async def test_an_idle_process_is_ended_and_begun_anew(model: ServableModel) -> None:
     workers = InferenceWorkers(InferenceLimits(idle_s=0.1))
     for _ in range(2):
-        await workers.ask(model, {"x": X}, 5)
+        await workers.predict(model, {"x": X}, 5)
         await until_gone()
     await workers.close()
 
 
 async def test_closing_tells_who_waits(model: ServableModel, tmp_path: Path) -> None:
     workers = InferenceWorkers()
-    asked = [asyncio.create_task(workers.ask(model, {"x": X}, 5)) for _ in range(3)]
+    asked = [asyncio.create_task(workers.predict(model, {"x": X}, 5)) for _ in range(3)]
     await turns()
     await workers.close()
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(answer, Unavailable)
     with pytest.raises(Unavailable):
-        await workers.ask(model, {"x": X}, 5)
+        await workers.predict(model, {"x": X}, 5)
     assert children() == []
 
 
 async def test_a_file_that_is_gone_is_told(workers: InferenceWorkers, model: ServableModel) -> None:
     model.path.unlink()
     with pytest.raises(Unavailable):
-        await workers.ask(model, {"x": X}, 5)
+        await workers.predict(model, {"x": X}, 5)
 
 
 @pytest.mark.parametrize(
