@@ -50,9 +50,7 @@ def test_it_answers_and_ends_without_rights(tmp_path: Path) -> None:
         if each.owner() == tmp_path.owner() and str(each).startswith("/tmp/"):
             each.chmod(0o755)
     (tmp_path / "model").write_bytes(linear())
-    root = tmp_path / "root"
-    root.mkdir(0o555)
-    settings = InferenceSettings(str(tmp_path / "model"), ("y",), 2**30, 60, 2**20, str(root))
+    settings = InferenceSettings(str(tmp_path / "model"), ("y",), 2**30, 60, 2**20)
     command = [sys.executable, "-c", PROGRAM, msgspec.json.encode(settings).decode()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

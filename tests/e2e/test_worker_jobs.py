@@ -41,7 +41,7 @@ LAYERS = {"rlimits", "seccomp", "not root"}
 async def driver() -> AsyncIterator[LocalDriver]:
     async with LocalDriver() as running:
         yield running
-        process = server_process(running)
+        process = server_process()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
@@ -73,14 +73,15 @@ def job(folder: Path, **changes: Any) -> JobSpec:
     return JobSpec(**{**values, **changes})
 
 
-def server_process(driver: LocalDriver) -> psutil.Process:
-    assert driver._server is not None
-    return psutil.Process(driver._server._process.pid)
+def server_process() -> psutil.Process:
+    """The fork server, which is the only child of this process that has its module in the command line."""
+    (found,) = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    return found
 
 
 async def running_process(driver: LocalDriver, job_id: str = "job") -> psutil.Process:
     """The process of the only job."""
-    children = await eventually(lambda: driver.status(job_id) == "running" and server_process(driver).children())
+    children = await eventually(lambda: driver.status(job_id) == "running" and server_process().children())
     process: psutil.Process = children[0]
     return process
 
@@ -140,7 +141,7 @@ async def test_the_warm_process_is_quiet(driver: LocalDriver) -> None:
     """One thread, so that a fork copies nothing half done; no connection but the one to the Domain, so nobody phones
     home.
     """
-    process = server_process(driver)
+    process = server_process()
     assert process.num_threads() == 1
     assert process.net_connections("inet") == []
 
@@ -219,7 +220,7 @@ async def test_a_job_that_is_killed_takes_nothing_with_it(driver: LocalDriver, f
 async def test_a_fork_server_that_is_killed_is_replaced(driver: LocalDriver, folder: Path) -> None:
     task = asyncio.create_task(driver.run(job(folder, epochs=ENDLESS)))
     process = await running_process(driver)
-    server_process(driver).kill()
+    server_process().kill()
     result = await task
     assert result.failure is not None
     assert result.failure.kind == "lost"
@@ -316,13 +317,17 @@ def test_nothing_outlives_a_domain_that_is_killed(folder: Path) -> None:
     import msgspec
 
     spec = msgspec.json.encode(job(folder, epochs=ENDLESS)).decode()
-    with subprocess.Popen([sys.executable, "-c", DOMAIN, spec], stdout=subprocess.PIPE) as domain:
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", DOMAIN, spec]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(temporary)}) as domain:
         assert domain.stdout is not None
         processes = [psutil.Process(int(pid)) for pid in domain.stdout.readline().split()]
         assert len(processes) == 2
         domain.send_signal(signal.SIGKILL)
     gone, alive = psutil.wait_procs(processes, timeout=5)
     assert (len(gone), alive) == (2, [])
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_doctor_says_what_holds() -> None:

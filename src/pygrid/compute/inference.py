@@ -20,9 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -92,7 +89,6 @@ class InferenceWorkers:
         self._limits = limits or InferenceLimits()
         self._allow_weak_sandbox = allow_weak_sandbox
         self._warm: OrderedDict[ServableModel, _WarmModel] = OrderedDict()
-        self._folder: str | None = None
         self._closed = False
 
     async def predict(self, model: ServableModel, arrays: Arrays, num_examples: int) -> Arrays:
@@ -119,9 +115,6 @@ class InferenceWorkers:
         """End every process; whoever waits is told."""
         self._closed = True
         await self._end(list(self._warm))
-        if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, True)
-            self._folder = None
 
     def _find(self, model: ServableModel) -> _WarmModel:
         if self._closed:
@@ -157,9 +150,6 @@ class InferenceWorkers:
             await asyncio.wait(tasks)
 
     def _settings(self, model: ServableModel) -> InferenceSettings:
-        if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="pygrid-inference-")
-            os.chmod(self._folder, 0o555)
         ports = port_bytes(model.inputs, model.max_batch_size) + port_bytes(model.outputs, model.max_batch_size)
         return InferenceSettings(
             model_path=str(model.path),
@@ -168,7 +158,6 @@ class InferenceWorkers:
             memory_bytes=_BASE_BYTES + 3 * model.size_bytes + 2 * model.peak_bytes + 4 * ports,
             cpu_s=_CPU_S,
             max_request_bytes=model.max_request_bytes,
-            empty_root=self._folder,
             allow_weak_sandbox=self._allow_weak_sandbox,
         )
 

@@ -203,7 +203,6 @@ class InferenceSettings(msgspec.Struct, frozen=True):
     cpu_s: int
     """CPU seconds over the lifetime of the Worker."""
     max_request_bytes: int
-    empty_root: str
     allow_weak_sandbox: bool = False
 
 

@@ -54,8 +54,8 @@ class ChildSandbox:
         try:
             layers = sandbox.apply(
                 sandbox.Limits(self._memory_bytes, self._cpu_s, threads, self._num_files),
-                keep={1, *keep, *(() if empty is None else (empty,))},
-                empty_root=None if empty is None else f"/proc/self/fd/{empty}",
+                keep={1, *keep},
+                empty=empty,
                 output=output,
                 allow_weak=True,
             )

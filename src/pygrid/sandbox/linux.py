@@ -108,7 +108,7 @@ def apply(
     limits: Limits,
     *,
     keep: Collection[int],
-    empty_root: str | None = None,
+    empty: int | None = None,
     output: Output | None = None,
     allow_weak: bool = False,
 ) -> Layers:
@@ -116,8 +116,8 @@ def apply(
 
     Args:
         keep: descriptors that stay open; 0, 1 and 2 become /dev/null.
-        empty_root: an empty folder that nobody may write to.
-        output: the folder to write to, which becomes the root in place of ``empty_root``: if ``Layers.empty_root`` is
+        empty: the descriptor of `open_empty_folder`, which becomes the root and is closed.
+        output: the folder to write to, which becomes the root in place of ``empty``: if ``Layers.empty_root`` is
             true, its path is ``/`` from then on.
         allow_weak: go on where too little holds.
     Returns:
@@ -128,10 +128,12 @@ def apply(
     mapped_bytes, is_root = _mapped_bytes(), os.getuid() == 0
     _check_alone()
     folder = None if output is None else os.open(output.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    close_descriptors(keep if folder is None else {*keep, folder})
+    close_descriptors({*keep, *(number for number in (folder, empty) if number is not None)})
     namespaces = _unshare()
-    root = empty_root if output is None else output.folder
+    root = output.folder if output is not None else None if empty is None else f"/proc/self/fd/{empty}"
     root_is_empty = root is not None and _change_root(root)
+    if empty is not None:
+        os.close(empty)
     not_root = not is_root or (output is None and _become_nobody())
     _drop_capabilities()
     die_with_parent()
@@ -155,7 +157,7 @@ def apply(
 def open_empty_folder() -> int | None:
     """A descriptor of an empty folder that stays empty, as it is removed already; None: none was to be had.
 
-    Keep it, and name it as ``/proc/self/fd/NUMBER`` for the root of `apply`.
+    For the root of `apply`.
     """
     try:
         path = tempfile.mkdtemp(prefix="pygrid-empty-")

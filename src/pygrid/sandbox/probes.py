@@ -79,9 +79,8 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = F
     with tempfile.TemporaryDirectory(prefix="pygrid-probes-") as folder:
         os.chmod(folder, 0o755)
         Path(folder, "secret").write_text("secret")
-        for name, mode in (("empty", 0o555), ("draft", 0o777)):
-            Path(folder, name).mkdir()
-            Path(folder, name).chmod(mode)
+        Path(folder, "draft").mkdir()
+        Path(folder, "draft").chmod(0o777)
         done = subprocess.run([*command, folder], capture_output=True, timeout=60, check=False)
     if done.returncode != 0:
         return Examination(
@@ -206,7 +205,7 @@ def main() -> None:
             layers = sandbox.apply(
                 sandbox.Limits(_MEMORY_BYTES, _CPU_S, threads=writes),
                 keep={answer_to},
-                empty_root=f"{folder}/empty",
+                empty=sandbox.open_empty_folder(),
                 output=sandbox.Output(f"{folder}/draft", 1024) if writes else None,
                 allow_weak=True,
             )

@@ -16,6 +16,9 @@ from pygrid import codes
 from pygrid.errors import InvalidDataset
 from pygrid.tabular.table_writer import Categorical, Field, Piece, TableWriter, check_field_names
 
+# With the first value, pyarrow imports dateutil where that is installed, which fails behind a sandbox.
+pa.scalar(None)
+
 BATCH_BYTES = 8 * 1024**2
 _MAX_BATCH_RECORDS = 65_536
 

@@ -36,6 +36,9 @@ from pygrid.tabular.csv_kinds import (
 )
 from pygrid.tabular.table_writer import Field, TableWriter, check_field_names
 
+# With the first value, pyarrow imports dateutil where that is installed, which fails behind a sandbox.
+pa.scalar(None)
+
 PREFIX_BYTES = 256 * 1024
 """Size of the part whose values suggest the kinds of the columns."""
 BLOCK_BYTES = 3 * 512 * 1024

@@ -21,10 +21,8 @@ import contextlib
 import gc
 import os
 import selectors
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from dataclasses import dataclass, field
 
@@ -96,8 +94,8 @@ class ForkServer:
         self._settings = settings
         self._jobs: dict[str, _ForkedJob] = {}
         self._selector = selectors.DefaultSelector()
-        self._folder = tempfile.mkdtemp(prefix="pygrid-worker-")
-        os.chmod(self._folder, 0o555)
+        # Removed already, so that nothing is left where this process is killed.
+        self._empty = sandbox.open_empty_folder()
 
     def serve(self) -> None:
         """Until the Domain is gone."""
@@ -115,7 +113,6 @@ class ForkServer:
             for job in list(self._jobs.values()):
                 self._kill(job, "cancelled")
                 self._reap(job)
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _obey(self) -> bool:
         packet, descriptors, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 1)
@@ -149,7 +146,7 @@ class ForkServer:
             signal.signal(number, signal.SIG_DFL)
         sandbox.die_with_parent()
         os.nice(self._settings.niceness)
-        run_job(stream, limits, empty_root=self._folder, allow_weak=self._settings.allow_weak_sandbox)
+        run_job(stream, limits, empty=self._empty, allow_weak=self._settings.allow_weak_sandbox)
 
     def _watch(self) -> None:
         """Kill what used up its time or memory.
@@ -192,7 +189,7 @@ class ForkServer:
         if pid == 0:
             try:
                 limits = sandbox.Limits(JobLimits().memory_bytes, _CPU_PROBE_S)
-                layers = sandbox.apply(limits, keep={writer}, empty_root=self._folder, allow_weak=True)
+                layers = sandbox.apply(limits, keep={writer}, empty=self._empty, allow_weak=True)
                 os.write(writer, msgspec.json.encode(Ready(layers.sound, layers.names)))
             finally:
                 os._exit(0)

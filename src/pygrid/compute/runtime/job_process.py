@@ -42,7 +42,7 @@ def preload() -> None:
     import pygrid.compute.runtime.execute  # noqa: F401
 
 
-def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool) -> None:
+def run_job(stream: int, limits: JobLimits, *, empty: int | None, allow_weak: bool) -> None:
     """Run the job whose specification comes by ``stream``; everything that can go wrong with it is answered there."""
     started = time.monotonic()
     try:
@@ -53,7 +53,7 @@ def run_job(stream: int, limits: JobLimits, *, empty_root: str, allow_weak: bool
             # A private job has a thread that ends evaluations which take too long.
             sandbox.Limits(limits.memory_bytes, limits.cpu_s, threads=spec.num_threads > 1 or spec.privacy is not None),
             keep={stream},
-            empty_root=empty_root,
+            empty=empty,
             allow_weak=allow_weak,
         )
     except (PygridError, OSError) as error:

@@ -102,7 +102,7 @@ def main(stream: int, raw_settings: bytes) -> None:
         layers = sandbox.apply(
             sandbox.Limits(settings.memory_bytes, settings.cpu_s),
             keep={stream},
-            empty_root=settings.empty_root,
+            empty=sandbox.open_empty_folder(),
             allow_weak=settings.allow_weak_sandbox,
         )
         session = OnnxSession(model, name="model")
