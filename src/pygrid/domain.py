@@ -15,7 +15,7 @@ from pygrid.compute.driver import LocalLimits
 from pygrid.compute.inference import InferenceLimits, InferenceWorkers
 from pygrid.compute.leased import LeasedDriver
 from pygrid.compute.local import LocalDriver
-from pygrid.compute.pools import Places
+from pygrid.compute.pools import Pools, build_pools
 from pygrid.core.datasets import DatasetLimits
 from pygrid.edge import EdgeClient
 from pygrid.features.accounts.routes import account_routes
@@ -168,18 +168,22 @@ def build_domain(
     kept_answers = AnswerStore(database, clock)
     quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
     cycles = build_cycles(store, clock, stopping, metrics, quotas, allow_private=settings.allow_private_addresses)
-    # Trials on mock twins run beside the jobs, so that an error shows at once however long the jobs take.
-    here = LocalDriver(LocalLimits(2 * settings.num_workers, settings.allow_weak_sandbox))
     wake_jobs = asyncio.Event()
-    remote = LeasedDriver(wake_jobs)
-    places = Places(here, remote, settings.prefer_remote_workers)
-    jobs = _build_jobs(ground, places, wake_jobs)
+    leased = LeasedDriver(wake_jobs)
+    pools = build_pools(
+        LocalDriver(LocalLimits(2 * settings.num_workers, settings.allow_weak_sandbox)),
+        leased,
+        num_workers=settings.num_workers,
+        prefer_leased=settings.prefer_remote_workers,
+        on_change=wake_jobs.set,
+    )
+    jobs = _build_jobs(ground, pools, wake_jobs)
     processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public, jobs.writes)
     accounts = AccountService(
         database, jobs.writes, clock, open_signup=settings.open_signup, setup_code=find_setup_code(settings)
     )
-    workers = WorkersService(database, jobs.writes, remote, clock, stopping, settings.allow_weak_sandbox)
+    workers = WorkersService(database, jobs.writes, leased, clock, stopping, settings.allow_weak_sandbox)
     inference = InferenceWorkers(
         InferenceLimits(settings.inference_models, wall_s=settings.inference_wall_s, idle_s=settings.inference_idle_s),
         allow_weak_sandbox=settings.allow_weak_sandbox,
@@ -206,7 +210,7 @@ def build_domain(
             await cycles.scheduler.recover()
             await processes.drafts.recover()
             await datasets.recover()
-            await jobs.runner.recover()
+            await jobs.scheduler.recover()
             await models.recover()
             await associations.recover()
             await jobs.writes.write(lambda connection: record_start(connection, settings, clock.now()))
@@ -215,7 +219,7 @@ def build_domain(
         finally:
             await pipes.close()
             await inference.close()
-            await places.close()
+            await pools.close()
             jobs.federation.close()
             accounts.close()
             cycles.close()
@@ -262,7 +266,7 @@ def build_domain(
         tasks=[
             BackgroundTask("keep-database-lock", database_lock.keep),
             BackgroundTask("run-cycles", cycles.scheduler.run),
-            BackgroundTask("run-jobs", jobs.runner.run),
+            BackgroundTask("run-jobs", jobs.scheduler.run),
             BackgroundTask.every(UPKEEP_S, "look-after-jobs", jobs.upkeep.run_once),
             BackgroundTask("keep-associations", associations.run),
             BackgroundTask("wake-waiting", wake_waiting),
@@ -300,7 +304,7 @@ def _dataset_limits(settings: DomainSettings) -> DatasetLimits:
     )
 
 
-def _build_jobs(ground: DomainContext, places: Places, wake: asyncio.Event) -> Jobs:
+def _build_jobs(ground: DomainContext, pools: Pools, wake: asyncio.Event) -> Jobs:
     settings = ground.settings
 
     def federate(writes: AuditedWrites, files: JobFiles, notify: Callable[[str], None]) -> FederatedService:
@@ -312,13 +316,12 @@ def _build_jobs(ground: DomainContext, places: Places, wake: asyncio.Event) -> J
     return build_jobs(
         ground.store,
         settings.data_dir,
-        places,
+        pools,
         ground.clock,
         ground.stopping,
         ground.metrics,
         federate,
         wake,
-        max_concurrent=settings.num_workers,
         limits=RunLimits(
             memory_bytes=settings.job_memory_mb * 1024**2,
             wall_s=settings.job_wall_s,

@@ -1,60 +1,55 @@
-"""How a Domain has a job run: the interface of drivers, and the limits that the operator sets.
-
-                run()
-    (unknown) ---------> queued -----> running -----> (result; forgotten but for its log)
-                            \\             \\
-                             cancel()       cancel(), time, memory: killed, with a failure as the result
-
-`run` always gives a `JobResult`, checked by `results.py`; what goes wrong with a job is a failure in it, not an
-exception.
-"""
+"""The interface of drivers, which run jobs somewhere, and the limits of the driver of this machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pygrid.compute.results import OnProgress
 from pygrid.core.job_spec import JobResult, JobSpec
-
-State = Literal["queued", "running"]
-LOGS_KEPT = 1000
+from pygrid.errors import Unavailable
 
 
 class Driver(Protocol):
-    """Runs jobs somewhere. An implementation may be called from one event loop only."""
+    """Runs jobs somewhere. One event loop calls an implementation."""
+
+    @property
+    def name(self) -> str:
+        """The name of the driver, for logs."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of jobs that can run at once, now."""
+
+    async def start(self) -> object:
+        """Have a Worker ready. Raises Unavailable: none can be had, or only one whose sandbox is too weak."""
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
-        """Queue a job, run it, give its result. If the caller is cancelled, so is the job.
+        """Queue a job, run it, and return its checked result. Cancelling the call cancels the job.
+
+        What goes wrong with a job is a failure in its result, not an exception.
 
         Args:
-            pad: hold a private job until its planned time (`held_s`); not needed for a trial on made-up data.
+            pad: hold a private job until its planned time (`held_s`); not needed for a dry run on made-up data.
         Raises:
-            InvalidInput: the specification makes no sense; nothing ran.
+            InvalidInput: the specification is not valid; nothing ran.
             Conflict: a job of this id is queued or running.
-            Unavailable: no Worker can be had, or only one whose sandbox is too weak; the job never started.
-        """
-
-    def cancel(self, job_id: str) -> bool:
-        """End a job, whose `run` then gives a failure ``cancelled``; False if there is no such job now."""
-
-    def status(self, job_id: str) -> State | None:
-        """Where a job is; None if it is not here (any more)."""
-
-    def logs(self, job_id: str) -> tuple[str, ...]:
-        """What happened to a job, a line each; for its owner only, where the job is private.
-
-        Kept for the latest jobs.
+            Unavailable: as `start`; the job never started.
+            NotStarted: no Worker took the job; it never started.
         """
 
     async def close(self) -> None:
         """End every job and every Worker."""
 
 
+class NotStarted(Unavailable):
+    """No Worker took a job, which can run on another driver."""
+
+
 @dataclass(frozen=True)
 class LocalLimits:
-    """What the operator decides about Workers of this machine."""
+    """Limits of the Workers of this machine, which the operator sets."""
 
     max_concurrent: int = 2
     allow_weak_sandbox: bool = False
-    """Run strangers' plans even where the kernel offers too little to lock them in."""
+    """Run untrusted plans even where the kernel offers too little for a sandbox."""

@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from pygrid import codes
-from pygrid.compute.driver import LOGS_KEPT, State
+from pygrid.compute.driver import NotStarted
 from pygrid.compute.results import OnProgress, find_fault
 from pygrid.core.job_spec import (
     Facts,
@@ -45,7 +45,7 @@ from pygrid.core.job_spec import (
     list_paths,
     move_paths,
 )
-from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge, Unavailable
+from pygrid.errors import Conflict, Gone, NotFound, PayloadTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ OFFER_S = 20.0
 OnDisconnect = Callable[[], Coroutine[Any, Any, None]]
 _TRANSFER_S = 3600.0
 """What a job gets beyond its own time, for its files to travel."""
-_NOT_BEGUN = "no_remote_worker"
 _MAX_HASHES = 10_000
 _READ_BYTES = 1024 * 1024
 
@@ -101,6 +100,8 @@ class LeasedDriver:
         lease_s, offer_s: see `LEASE_S`, `OFFER_S`.
     """
 
+    name = "leased"
+
     def __init__(self, wake: asyncio.Event, *, lease_s: float = LEASE_S, offer_s: float = OFFER_S) -> None:
         self.lease_s, self.offer_s = lease_s, offer_s
         self._wake = wake
@@ -108,35 +109,32 @@ class LeasedDriver:
         self._queue: OrderedDict[str, _LeasedJob] = OrderedDict()
         self._polls: dict[asyncio.Future[_HeldLease], tuple[int, str]] = {}
         self._leases: dict[str, _HeldLease] = {}
-        self._logs: OrderedDict[str, list[str]] = OrderedDict()
         self._hashes: dict[tuple[str, int, int], str] = {}
         self._closed = False
 
     # The driver
 
     @property
-    def num_places(self) -> int:
-        """How many jobs can run at once on the Workers that are there."""
+    def capacity(self) -> int:
         return len(self._polls) + len(self._leases)
+
+    async def start(self) -> None:
+        """Nothing: Workers come by themselves."""
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
         if spec.id in self._jobs:
             raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
         job = self._jobs[spec.id] = _LeasedJob(spec, on_progress, asyncio.get_running_loop().create_future())
-        self._log(spec.id, "queued")
         try:
-            result = await self._run(job)
+            return await self._run(job)
         finally:
             self._forget(job)
-        how = "done" if result.failure is None else f"{result.failure.kind}: {result.failure.detail}"
-        self._log(spec.id, how)
-        return result
 
     async def _run(self, job: _LeasedJob) -> JobResult:
         job.sent, job.files = await asyncio.to_thread(self._pack, job.spec)
         if self._closed:
-            raise _not_begun("the Domain is stopping")
+            raise _not_started("the Domain is stopping")
         self._queue[job.spec.id] = job
         self._match()
         waiting = asyncio.get_running_loop().call_later(self.offer_s, self._withdraw, job)
@@ -148,25 +146,9 @@ class LeasedDriver:
         finally:
             waiting.cancel()
         if result is None:
-            raise _not_begun("no Worker took it")
+            raise _not_started("no Worker took it")
         fault = result.failure or await asyncio.to_thread(find_fault, job.spec, result.payload)
         return result if fault is None else JobResult(result.facts, fault)
-
-    def cancel(self, job_id: str) -> bool:
-        job = self._jobs.get(job_id)
-        if job is None or job.done.done():
-            return False
-        job.done.set_result(JobResult(Facts(), Failure("cancelled", "the job was cancelled")))
-        return True
-
-    def status(self, job_id: str) -> State | None:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return None
-        return "running" if job.lease is not None and job.lease.begun else "queued"
-
-    def logs(self, job_id: str) -> tuple[str, ...]:
-        return tuple(self._logs.get(job_id, ()))
 
     async def close(self) -> None:
         self._closed = True
@@ -204,9 +186,7 @@ class LeasedDriver:
     def renew(self, worker_id: int, lease_id: str, progress: Progress | None = None) -> None:
         """Hear that a job goes on, and how far it has come. Raises Gone: ``lease_over``."""
         lease = self._get(worker_id, lease_id)
-        if not lease.begun:
-            lease.begun = True
-            self._log(lease.job.spec.id, f"running on Worker {lease.worker!r}")
+        lease.begun = True
         lease.timer.cancel()
         lease.timer = self._start_timer(lease_id)
         if progress is not None and lease.job.on_progress is not None and lease.job.spec.privacy is None:
@@ -272,7 +252,6 @@ class LeasedDriver:
             lease_id = secrets.token_hex(16)
             lease = _HeldLease(lease_id, worker_id, worker, job, self._start_timer(lease_id))
             job.lease = self._leases[lease_id] = lease
-            self._log(job.spec.id, f"offered to Worker {worker!r}")
             poll.set_result(lease)
 
     def _start_timer(self, lease_id: str) -> asyncio.TimerHandle:
@@ -330,12 +309,6 @@ class LeasedDriver:
                 self._hashes[key] = digest.hexdigest()
         return self._hashes[key]
 
-    def _log(self, job_id: str, line: str) -> None:
-        self._logs.setdefault(job_id, []).append(line)
-        self._logs.move_to_end(job_id)
-        while len(self._logs) > LOGS_KEPT:
-            self._logs.popitem(last=False)
 
-
-def _not_begun(why: str) -> Unavailable:
-    return Unavailable(f"no Worker on another machine runs the job: {why}", code=_NOT_BEGUN)
+def _not_started(why: str) -> NotStarted:
+    return NotStarted(f"no Worker on another machine runs the job: {why}", code=codes.NO_REMOTE_WORKER)

@@ -7,17 +7,15 @@ import contextlib
 import logging
 import socket
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from pygrid import codes
-from pygrid.compute.driver import LOGS_KEPT, LocalLimits, State
+from pygrid.compute.driver import LocalLimits
 from pygrid.compute.results import Answer, BadAnswerError, Ended, OnProgress, make_result, read_answer
 from pygrid.compute.runtime import forkserver
-from pygrid.core.job_spec import SPEC, Facts, Failure, JobResult, JobSpec, check_spec, held_s
+from pygrid.core.job_spec import SPEC, JobResult, JobSpec, check_spec, held_s
 from pygrid.errors import Conflict, Unavailable
 from pygrid.sandbox.frames import frame
 from pygrid.sandbox.process import Child, spawn
@@ -34,27 +32,20 @@ _GRACE_S = 10.0
 _MAX_PACKET = 65_536
 
 
-@dataclass
-class _LocalJob:
-    spec: JobSpec
-    state: State = "queued"
-    cancelled: bool = False
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class LocalDriver:
-    """Runs each job in a sandboxed process of this machine, forked from a warm one.
+    """The driver that runs each job in a sandboxed process of this machine, forked from a warm one.
 
     Use it as an async context manager.
     """
 
-    def __init__(self, settings: LocalLimits | None = None) -> None:
-        self._settings = settings or LocalLimits()
-        self._slots = asyncio.Semaphore(self._settings.max_concurrent)
+    name = "local"
+
+    def __init__(self, limits: LocalLimits | None = None) -> None:
+        self._limits = limits or LocalLimits()
+        self._places = asyncio.Semaphore(self._limits.max_concurrent)
         self._starting = asyncio.Lock()
         self._server: _Server | None = None
-        self._jobs: dict[str, _LocalJob] = {}
-        self._logs: OrderedDict[str, list[str]] = OrderedDict()
+        self._job_ids: set[str] = set()
         self._closed = False
 
     async def __aenter__(self) -> LocalDriver:
@@ -63,6 +54,10 @@ class LocalDriver:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    @property
+    def capacity(self) -> int:
+        return self._limits.max_concurrent
 
     async def start(self) -> tuple[str, ...]:
         """Start the warm process, if it does not run; gives the layers of its sandbox.
@@ -77,7 +72,7 @@ class LocalDriver:
                 await self._server.close()
                 self._server = None
             if self._server is None:
-                self._server = await _Server.start(self._settings)
+                self._server = await _Server.start(self._limits)
             return self._server.layers
 
     @property
@@ -87,62 +82,31 @@ class LocalDriver:
 
     async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
         check_spec(spec)
-        if spec.id in self._jobs:
+        if spec.id in self._job_ids:
             raise Conflict(f"job {spec.id} is here already", code=codes.JOB_EXISTS, job_id=spec.id)
-        job = self._jobs[spec.id] = _LocalJob(spec)
-        self._log(spec.id, "queued")
+        self._job_ids.add(spec.id)
         try:
-            async with self._slots:
-                if job.cancelled:
-                    result = JobResult(Facts(), Failure("cancelled", "the job was cancelled before it began"))
-                else:
-                    result = await self._run_now(job, on_progress, pad)
+            async with self._places:
+                return await self._run_now(spec, on_progress, pad)
         finally:
-            del self._jobs[spec.id]
-        how = "done" if result.failure is None else f"{result.failure.kind}: {result.failure.detail}"
-        self._log(spec.id, how)
-        return result
+            self._job_ids.remove(spec.id)
 
-    async def _run_now(self, job: _LocalJob, on_progress: OnProgress | None, pad: bool) -> JobResult:
+    async def _run_now(self, spec: JobSpec, on_progress: OnProgress | None, pad: bool) -> JobResult:
         await self.start()
         assert self._server is not None
         began = time.monotonic()
-        job.state = "running"
-        self._log(job.spec.id, f"running behind {', '.join(self._server.layers)}")
-        result = await self._server.run(job.spec, on_progress)
-        if pad and job.spec.privacy is not None and not job.cancelled:
+        result = await self._server.run(spec, on_progress)
+        if pad and spec.privacy is not None:
             # Neither the end of a job nor the use of its place may be seen before a time that does not depend on the
             # data.
             elapsed = time.monotonic() - began
             await asyncio.sleep(held_s(elapsed, result.facts.planned_s) - elapsed)
         return result
 
-    def cancel(self, job_id: str) -> bool:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return False
-        job.cancelled = True
-        if job.state == "running" and self._server is not None:
-            self._server.cancel(job_id)
-        return True
-
-    def status(self, job_id: str) -> State | None:
-        job = self._jobs.get(job_id)
-        return None if job is None else job.state
-
-    def logs(self, job_id: str) -> tuple[str, ...]:
-        return tuple(self._logs.get(job_id, ()))
-
     async def close(self) -> None:
         self._closed = True
         if self._server is not None:
             await self._server.close()
-
-    def _log(self, job_id: str, line: str) -> None:
-        self._logs.setdefault(job_id, []).append(line)
-        self._logs.move_to_end(job_id)
-        while len(self._logs) > LOGS_KEPT:
-            self._logs.popitem(last=False)
 
 
 class _Server:
@@ -160,15 +124,15 @@ class _Server:
         self._loop.add_reader(self._control, self._receive)
 
     @classmethod
-    async def start(cls, settings: LocalLimits) -> _Server:
-        decided = forkserver.ServerSettings(allow_weak_sandbox=settings.allow_weak_sandbox)
+    async def start(cls, limits: LocalLimits) -> _Server:
+        decided = forkserver.ServerSettings(allow_weak_sandbox=limits.allow_weak_sandbox)
         server = cls(
             await asyncio.to_thread(spawn, forkserver.main, decided, channel="packets", environment=_ENVIRONMENT)
         )
         try:
             ready = await asyncio.wait_for(asyncio.shield(server._ready), _START_S)
             server.layers, server.is_sound = tuple(ready["layers"]), bool(ready["sound"])
-            if not server.is_sound and not settings.allow_weak_sandbox:
+            if not server.is_sound and not limits.allow_weak_sandbox:
                 raise Unavailable(
                     "this machine can't lock a stranger's plan in, so no job is run. `pygrid worker doctor` shows what "
                     "is missing",

@@ -1,151 +1,172 @@
-"""Where jobs run, on this machine or on Workers of other machines, and the places for Workers of federated jobs."""
+"""Places for jobs: pools of drivers, and the slots that jobs hold while they run.
+
+                  try_acquire, acquire            run                release
+    (a free place) -------------------> Slot ------------> result ----------> (a free place)
+
+Those that wait in `Pools.acquire` get places first in, first out, before anybody gets one from `Pools.try_acquire`: a
+cycle of another Domain waits for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Protocol
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
-from pygrid.compute.leased import LeasedDriver
-from pygrid.compute.local import LocalDriver
+from pygrid.compute.driver import Driver, NotStarted
 from pygrid.compute.results import OnProgress
-from pygrid.core.job_spec import JobResult, JobSpec, Progress
-from pygrid.errors import Unavailable
+from pygrid.core.job_spec import JobResult, JobSpec
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Places:
-    """The drivers of a Domain as one."""
+class Needs:
+    """What a job needs of its place."""
 
-    here: LocalDriver
-    elsewhere: LeasedDriver
-    prefer_remote: bool = False
-    """Jobs that may go elsewhere do so while this machine has room."""
-
-    @property
-    def num_remote(self) -> int:
-        """How many jobs can run elsewhere at once, now."""
-        return self.elsewhere.num_places
-
-    async def start(self) -> object:
-        """Have a Worker ready here, where jobs are tried first. Raises Unavailable."""
-        return await self.here.start()
-
-    async def run(
-        self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True, remote: bool = False
-    ) -> JobResult:
-        """Run a job, elsewhere if it is ``remote``; here all the same if it did not begin there.
-
-        Raises as a driver does.
-        """
-        if remote:
-            try:
-                return await self.elsewhere.run(spec, on_progress, pad=pad)
-            except Unavailable as error:
-                logger.info("job runs here", extra={"job_id": spec.id, "detail": error.detail})
-        return await self.here.run(spec, on_progress, pad=pad)
-
-    async def close(self) -> None:
-        """End every job."""
-        await self.elsewhere.close()
-        await self.here.close()
+    may_leave: bool = False
+    """Whether it may run on another machine."""
+    is_trial: bool = False
+    """Whether it is a dry run on the mock dataset."""
 
 
-class Workers(Protocol):
-    """What runs jobs in sandboxes."""
+@dataclass
+class Pool:
+    """A driver with a number of places, and the jobs that may use them."""
+
+    name: str
+    driver: Driver
+    places: int
+    allows: Callable[[Needs], bool]
+    fallback: Driver | None = None
+    """Runs the jobs that `driver` did not start."""
+    held: int = field(default=0, init=False)
 
     @property
-    def prefer_remote(self) -> bool:
-        """Whether jobs that may go to another machine do so while this one has room."""
+    def free(self) -> int:
+        """Number of places that no job holds."""
+        return min(self.places, self.driver.capacity) - self.held
 
-    @property
-    def num_remote(self) -> int:
-        """How many jobs can run on other machines at once, now."""
 
-    async def start(self) -> object:
-        """Raises Unavailable: no Worker can be had, or only one that can't be locked in."""
+class Slot:
+    """A place that a job holds until `release`, or for the length of an ``async with`` block."""
 
-    async def run(
-        self,
-        spec: JobSpec,
-        on_progress: Callable[[Progress], None] | None = None,
-        *,
-        pad: bool = True,
-        remote: bool = False,
-    ) -> JobResult:
-        """Run a job; what goes wrong with it is a failure in the result. If the caller is cancelled, the job is ended.
+    def __init__(self, pool: Pool, on_release: Callable[[bool], None]) -> None:
+        self._pool = pool
+        self._on_release = on_release
+
+    def allows(self, needs: Needs) -> bool:
+        """Whether a job with these needs may run here."""
+        return self._pool.allows(needs)
+
+    async def run(self, spec: JobSpec, on_progress: OnProgress | None = None, *, pad: bool = True) -> JobResult:
+        """Run a job as `Driver.run` does. If the driver of the pool does not start it, the fallback runs it."""
+        try:
+            return await self._pool.driver.run(spec, on_progress, pad=pad)
+        except NotStarted as error:
+            if self._pool.fallback is None:
+                raise
+            logger.info("job runs here", extra={"job_id": spec.id, "detail": error.detail})
+        return await self._pool.fallback.run(spec, on_progress, pad=pad)
+
+    def release(self, *, is_unused: bool = False) -> None:
+        """Free the place; called once.
 
         Args:
-            pad: hold a private job until the time that was planned before its data was read.
-            remote: on another machine, if one takes it.
+            is_unused: no job was found for the place, so `on_change` of the pools is not called.
         """
+        self._pool.held -= 1
+        self._on_release(is_unused)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
 
 
 @dataclass
 class _Waiting:
-    turn: asyncio.Future[bool]
-    may_leave: bool
+    needs: Needs
+    slot: asyncio.Future[Slot]
 
 
-class WorkerPlaces:
-    """The places for Workers of federated jobs, which wait in line for one while they hold none."""
+class Pools:
+    """The pools of a Domain.
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    Args:
+        pools: in order of preference.
+        on_change: called when a job has left its place.
+    """
+
+    def __init__(self, pools: Sequence[Pool], on_change: Callable[[], None]) -> None:
+        self._pools = pools
+        self._drivers = tuple({id(pool.driver): pool.driver for pool in pools}.values())
         self._on_change = on_change
         self._waiting: list[_Waiting] = []
-        self.num_here = 0
-        self.num_elsewhere = 0
 
-    @contextlib.asynccontextmanager
-    async def one(self, *, may_leave: bool) -> AsyncIterator[bool]:
-        """Wait for a place, and hold it for the length of the block; gives whether it is on another machine.
+    async def start(self) -> None:
+        """Have the drivers ready. Raises Unavailable."""
+        for driver in self._drivers:
+            await driver.start()
 
-        Args:
-            may_leave: whether it may be.
-        """
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(turn, may_leave)
+    def try_acquire(self, needs: Needs) -> Slot | None:
+        """A place for a job with these needs, from the first pool that has one; None: there is none now."""
+        self.grant()
+        return self._take(needs)
+
+    async def acquire(self, needs: Needs) -> Slot:
+        """Wait for a place for a job with these needs."""
+        waiting = _Waiting(needs, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._on_change()
+        self.grant()
         try:
-            yield await turn
-        finally:
-            if not turn.done() or turn.cancelled():
-                if waiting in self._waiting:
-                    self._waiting.remove(waiting)
-            elif turn.result():
-                self.num_elsewhere -= 1
+            return await waiting.slot
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
             else:
-                self.num_here -= 1
+                waiting.slot.result().release()
+            raise
+
+    def grant(self) -> None:
+        """Give free places to those that wait; called when a driver may have gained capacity."""
+        for waiting in list(self._waiting):
+            if not waiting.slot.done() and (slot := self._take(waiting.needs)) is not None:
+                self._waiting.remove(waiting)
+                waiting.slot.set_result(slot)
+
+    async def close(self) -> None:
+        """Close the drivers."""
+        await asyncio.gather(*(driver.close() for driver in self._drivers))
+
+    def _take(self, needs: Needs) -> Slot | None:
+        for pool in self._pools:
+            if pool.allows(needs) and pool.free > 0:
+                pool.held += 1
+                return Slot(pool, self._release)
+        return None
+
+    def _release(self, is_unused: bool) -> None:
+        self.grant()
+        if not is_unused:
             self._on_change()
 
-    def give(self, num_free: int) -> int:
-        """Give places on this machine to those who wait longest; tells how many are left."""
-        for waiting in self._next(lambda _: True, num_free):
-            waiting.turn.set_result(False)
-            self.num_here += 1
-            num_free -= 1
-        return num_free
 
-    def give_elsewhere(self, num_free: int) -> int:
-        """Give places on other machines to those who wait longest, of those who may have one; tells how many
-        are left.
-        """
-        for waiting in self._next(lambda one: one.may_leave, num_free):
-            waiting.turn.set_result(True)
-            self.num_elsewhere += 1
-            num_free -= 1
-        return num_free
+def build_pools(
+    local: Driver, leased: Driver, *, num_workers: int, prefer_leased: bool, on_change: Callable[[], None]
+) -> Pools:
+    """The pools of a Domain: `num_workers` jobs and as many dry runs here, and the Workers of other machines.
 
-    def _next(self, is_wanted: Callable[[_Waiting], bool], most: int) -> list[_Waiting]:
-        """The first so many of a kind, who wait no more."""
-        self._waiting = [waiting for waiting in self._waiting if not waiting.turn.done()]
-        found = [waiting for waiting in self._waiting if is_wanted(waiting)][: max(0, most)]
-        for waiting in found:
-            self._waiting.remove(waiting)
-        return found
+    Dry runs have places of their own, so that an error shows at once, however long the jobs take.
+
+    Args:
+        prefer_leased: jobs that may leave do so while this machine has free places.
+    """
+    here = Pool("local", local, num_workers, lambda needs: not needs.is_trial)
+    away = Pool("leased", leased, sys.maxsize, lambda needs: needs.may_leave and not needs.is_trial, fallback=local)
+    trials = Pool("trials", local, num_workers, lambda needs: needs.is_trial)
+    return Pools([away, here, trials] if prefer_leased else [here, away, trials], on_change)

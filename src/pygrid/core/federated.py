@@ -1,8 +1,8 @@
 """The participation of a job in a training across Domains: the states of its cycles.
 
-    training ──keep──> trained ──report──> reported
-        │                 ├─miss──> missed
-        └─────lose────────┴─lose──> lost
+    training ──trained──> trained ──report──> reported
+        │                    ├─expired─> missed
+        └───────failed───────┴─failed──> lost
 
 | state | means |
 |---|---|
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,22 +45,23 @@ _PEAK = "max_rss_bytes"
 """The fact of which the maximum counts, not the sum."""
 
 
+Train = Callable[[Path, int], Awaitable[JobResult]]
+"""Runs a Worker on the model in a file, for the job's training of this number."""
+
+
 class Trainer(Protocol):
     """Runs the Workers of a job."""
 
-    def place(self, job: JobRecord, *, may_leave: bool) -> AbstractAsyncContextManager[bool]:
+    def place(self, job: JobRecord, *, may_leave: bool) -> AbstractAsyncContextManager[Train]:
         """Wait for the place of a Worker, and hold it for the length of the block.
 
         Args:
             may_leave: whether the place may be on another machine, if the policy of the dataset allows it.
         Yields:
-            Whether the place is on another machine.
+            A function that trains there.
         Raises:
             Unavailable: no Worker can be had.
         """
-
-    async def train(self, job: JobRecord, model: Path, number: int, *, elsewhere: bool) -> JobResult:
-        """Run a Worker of a job, in a place: on the model in a file, for the job's training of this number."""
 
 
 class PartState(enum.StrEnum):

@@ -166,6 +166,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
         self._process = process
         self.channel = channel
+        self.pid = process.pid
 
     def kill(self) -> None:
         """Kill the process, if it still runs."""

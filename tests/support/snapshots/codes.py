@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,8 @@ def _classes(item: Passed) -> set[str]:
     """Names of the error classes that the called function makes: it is one, or returns or raises one with this code."""
     if item.function in _CLASSES:
         return {item.function}
+    if item.function in (derived := _derived()):
+        return {derived[item.function]}
     known = functions().get(item.function, [])
     made = set()
     for _, function in [one for one in known if one[0] == item.path] or known:
@@ -55,6 +58,19 @@ def _classes(item: Passed) -> set[str]:
             if isinstance(node, ast.Call) and any(word.arg == "code" for word in node.keywords):
                 made |= {bare_name(node.func)} & _CLASSES.keys()
     return made
+
+
+@functools.cache
+def _derived() -> dict[str, str]:
+    """Classes of other modules, which users see as the class of `pygrid.errors` that they derive from."""
+    return {
+        node.name: bare_name(base)
+        for tree in trees().values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name not in _CLASSES
+        for base in node.bases
+        if bare_name(base) in _CLASSES
+    }
 
 
 def _plain_codes() -> set[str]:

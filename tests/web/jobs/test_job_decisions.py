@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pygrid.compute.pools import Pools
 from pygrid.features.jobs import quotas
-from pygrid.features.jobs.running.scheduler import JobScheduler
 from pygrid.settings import DomainSettings
 from pygrid.tensors import encode
 from support.eventually import eventually
@@ -277,10 +277,10 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
 async def test_requests_that_make_no_sense_are_refused_and_leave_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch, settings: DomainSettings
 ) -> None:
-    async def ready(_runner: JobScheduler) -> None:
+    async def start(_pools: Pools) -> None:
         """No Worker is needed to refuse."""
 
-    monkeypatch.setattr(JobScheduler, "ready", ready)
+    monkeypatch.setattr(Pools, "start", start)
     dataset = await site.owner.upload()
     await site.owner.set_policy(dataset)
     wrong = []

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pygrid.compute.pools import Pools
 from pygrid.domain import build_domain
 from pygrid.features.jobs.running.scheduler import JobScheduler
 from pygrid.settings import DomainSettings
@@ -36,13 +37,13 @@ ENDLESS = {"/data-centric/jobs/{job_id}/events"}
 def fuzzed(settings: DomainSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, dict[str, str], str]]:
     """The document, a client, the headers of an Owner, and the id of a job that nobody takes up."""
 
-    async def ready(_runner: JobScheduler) -> None:
+    async def start(_pools: Pools) -> None:
         """Nothing is run here."""
 
-    async def tick(_runner: JobScheduler) -> float:
+    async def tick(_scheduler: JobScheduler) -> float:
         return 60.0
 
-    monkeypatch.setattr(JobScheduler, "ready", ready)
+    monkeypatch.setattr(Pools, "start", start)
     monkeypatch.setattr(JobScheduler, "_tick", tick)
     app = build_domain(dataclasses.replace(settings, hosts="testserver"))
     with get_client(app) as client:

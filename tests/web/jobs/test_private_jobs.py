@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pygrid.compute.pools import Slot
 from pygrid.core.jobs import JobRecord
 from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.plans.runner import Runner
@@ -192,10 +193,10 @@ async def test_a_dataset_that_is_hidden_meanwhile_needs_a_person(site: Site, mon
     await site.owner.set_policy(dataset)
     run = DryRun.run
 
-    async def hide_first(trials: DryRun, job: JobRecord) -> None:
+    async def hide_first(dry_run: DryRun, job: JobRecord, slot: Slot) -> None:
         answer = await site.owner.call("PUT", f"{DATASETS}/{dataset}", json={"visibility": "private"})
         assert answer.status_code == 200, answer.text
-        await run(trials, job)
+        await run(dry_run, job, slot)
 
     monkeypatch.setattr(DryRun, "run", hide_first)
     asked = {"statistics": [{"kind": "count"}], "privacy": {"epsilon": 0.5, "delta": 1e-6}}

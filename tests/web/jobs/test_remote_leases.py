@@ -85,7 +85,7 @@ def driver(site: Site) -> LeasedDriver:
 
 async def someone_asks(site: Site, *, num_places: int = 1) -> None:
     """Until as many jobs are run or asked for by Workers of other machines."""
-    await eventually(lambda: driver(site).num_places >= num_places)
+    await eventually(lambda: driver(site).capacity >= num_places)
 
 
 def ended(outcome: Outcome, result: bytes = b"") -> bytes:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pygrid.clock import Clock
-from pygrid.compute.pools import WorkerPlaces, Workers
+from pygrid.compute.pools import Pools
 from pygrid.features.jobs.federated.tasks import FederatedTasks, Federation
 from pygrid.features.jobs.policies import PoliciesService
+from pygrid.features.jobs.running.control import JobControl, JobTasks
 from pygrid.features.jobs.running.dry_run import DryRun
 from pygrid.features.jobs.running.job_writes import JobWrites
 from pygrid.features.jobs.running.maintenance import JobUpkeep
@@ -37,7 +38,7 @@ class Jobs:
 
     service: JobsService
     policies: PoliciesService
-    runner: JobScheduler
+    scheduler: JobScheduler
     writes: AuditedWrites
     federation: Federation
     upkeep: JobUpkeep
@@ -46,14 +47,13 @@ class Jobs:
 def build_jobs(
     store: Store,
     folder: Path,
-    workers: Workers,
+    pools: Pools,
     clock: Clock,
     stopping: Stopping,
     metrics: Metrics,
     federate: MakeFederation,
     wake: asyncio.Event,
     *,
-    max_concurrent: int,
     limits: RunLimits,
     keep_results_days: int = 0,
 ) -> Jobs:
@@ -69,19 +69,17 @@ def build_jobs(
     federation = federate(writes, files, lambda job_id: store.signals.notify(job_topic(job_id)))
     job_writes = JobWrites(store.database, writes, files, store.signals, clock)
     specs = SpecBuilder(store.database, store.columns, files, limits)
-    places = WorkerPlaces(wake.set)
-    trainer = JobTrainer(workers, specs, places, store.database)
-    runner = JobScheduler(
-        JobQueue(store.database, writes, job_writes, clock),
-        DryRun(workers, specs, store.columns, writes, job_writes, federation),
-        JobRuns(workers, specs, Results(files, job_writes), job_writes, store.signals),
-        FederatedTasks(federation, trainer, places, job_writes, metrics, wake.set),
-        workers,
-        files,
-        metrics,
+    control = JobControl(
+        pools,
         wake,
-        max_concurrent=max_concurrent,
+        JobTasks(files, metrics),
+        JobRuns(specs, Results(files, job_writes), job_writes, store.signals),
+        FederatedTasks(federation, JobTrainer(pools, specs, store.database), job_writes, metrics, wake.set),
     )
-    service = JobsService(store.database, writes, files, store.signals, runner, clock, stopping, limits)
-    upkeep = JobUpkeep(store.database, writes, files, store.signals, runner, clock, keep_results_days=keep_results_days)
-    return Jobs(service, PoliciesService(store.database, writes, clock), runner, writes, federation, upkeep)
+    dry_run = DryRun(specs, store.columns, writes, job_writes, federation)
+    scheduler = JobScheduler(JobQueue(store.database, writes, job_writes, clock), dry_run, control, files, metrics)
+    service = JobsService(store.database, writes, files, store.signals, control, clock, stopping, limits)
+    upkeep = JobUpkeep(
+        store.database, writes, files, store.signals, control, clock, keep_results_days=keep_results_days
+    )
+    return Jobs(service, PoliciesService(store.database, writes, clock), scheduler, writes, federation, upkeep)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -28,6 +27,7 @@ from pygrid.features.jobs.checks import CheckedRequest, check_asked
 from pygrid.features.jobs.forms import JobForm, read_job_form
 from pygrid.features.jobs.presenter import Describer
 from pygrid.features.jobs.quotas import check_room
+from pygrid.features.jobs.running.control import JobControl
 from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.lifecycle import Stopping
 from pygrid.messages.decoding import decode_json
@@ -55,28 +55,6 @@ Decide = Callable[[sa.Connection, JobRecord], tuple[JobRecord, str]]
 """The job after a decision, and the name of the audit entry."""
 
 
-class Dispatcher(Protocol):
-    """What runs jobs beside the requests."""
-
-    async def ready(self) -> None:
-        """Raises Unavailable: no job can be run here."""
-
-    def poke(self) -> None:
-        """There may be something to do."""
-
-    def stop(self, job_id: str) -> None:
-        """End what runs of a job."""
-
-    def progress(self, job_id: str) -> float:
-        """How far a running job is, 0 to 1."""
-
-    def doing(self, job_id: str) -> str:
-        """What a federated job does now, in words."""
-
-    def leave(self, job: JobRecord) -> None:
-        """Tell the coordinator of a federated job that has ended."""
-
-
 class JobsService:
     """The use cases of jobs."""
 
@@ -86,7 +64,7 @@ class JobsService:
         writes: AuditedWrites,
         files: JobFiles,
         signals: Signals,
-        dispatcher: Dispatcher,
+        control: JobControl,
         clock: Clock,
         stopping: Stopping,
         limits: RunLimits,
@@ -95,7 +73,7 @@ class JobsService:
         self._writes = writes
         self._files = files
         self._signals = signals
-        self._dispatcher = dispatcher
+        self._control = control
         self._clock = clock
         self._stopping = stopping
         self._limits = limits
@@ -111,7 +89,7 @@ class JobsService:
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
             Unavailable: this Domain can run no jobs, or no private ones.
         """
-        await self._dispatcher.ready()
+        await self._control.pools.start()
         job_id = new_job_id()
         with self._files.receive(job_id) as inputs:
             with inputs.writer() as model_writer:
@@ -137,7 +115,7 @@ class JobsService:
 
             info = await self._writes.write(once(transaction))
         logger.info("job submitted", extra={"job_id": job.id, "dataset_id": job.dataset_id, "kind": request.kind})
-        self._dispatcher.poke()
+        self._control.wake.set()
         return info
 
     async def _make_job(
@@ -205,7 +183,7 @@ class JobsService:
             found = rows.list_jobs(
                 connection, principal, dataset_id=dataset_id, states=states, mine=mine, before=before, limit=limit
             )
-            describer = Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing)
+            describer = self._describer(connection, principal)
             return [describer.describe(job) for job in found]
 
         return await self._database.read(load)
@@ -324,7 +302,7 @@ class JobsService:
 
         info = await self._decide(principal, job_id, "", decide)
         for job in ended:
-            self._end_federated(job)
+            self._control.stop(job)
         return info
 
     async def cancel(self, principal: Principal, job_id: str) -> JobInfo:
@@ -347,9 +325,7 @@ class JobsService:
             return self._describe(connection, principal, moved), job
 
         info, before = await self._writes.write(once(transaction, lambda found: found[0]))
-        self._dispatcher.stop(job_id)
-        if before.is_federated and before.state is JobState.RUNNING:
-            self._dispatcher.leave(before)
+        self._control.stop(before)
         self._announce(job_id, has_ended=True)
         return info
 
@@ -373,13 +349,8 @@ class JobsService:
         info, has_ended = await self._writes.write(once(transaction, lambda found: found[0]))
         logger.info("job decided", extra={"job_id": job_id, "state": info.state})
         self._announce(job_id, has_ended=has_ended)
-        self._dispatcher.poke()
+        self._control.wake.set()
         return info
-
-    def _end_federated(self, job: JobRecord) -> None:
-        """Nothing more leaves of a job whose approval was taken back."""
-        self._dispatcher.stop(job.id)
-        self._dispatcher.leave(job)
 
     def _announce(self, job_id: str, *, has_ended: bool) -> None:
         if has_ended:
@@ -387,7 +358,10 @@ class JobsService:
         self._signals.notify(job_topic(job_id))
 
     def _describe(self, connection: sa.Connection, principal: Principal, job: JobRecord) -> JobInfo:
-        return Describer(connection, principal, self._dispatcher.progress, self._dispatcher.doing).describe(job)
+        return self._describer(connection, principal).describe(job)
+
+    def _describer(self, connection: sa.Connection, principal: Principal) -> Describer:
+        return Describer(connection, principal, self._control.runs.progress, self._control.federated.doing)
 
 
 def _get_seen(

@@ -197,7 +197,7 @@ class FederatedParticipation:
         self._say(f"waits for a Worker for cycle {accepted.cycle}")
         # After one that was lost the next is trained here, as other jobs are.
         was_lost = bool(self.parts) and self.parts[-1].state is PartState.LOST
-        async with given.trainer.place(given.job, may_leave=not was_lost) as elsewhere:
+        async with given.trainer.place(given.job, may_leave=not was_lost) as train:
             if loop.time() > over_at:
                 raise Gone("the cycle was over before a Worker was free", code=codes.CYCLE_CLOSED)  # nothing is used up
             await asyncio.to_thread(given.models.check, str(accepted.model_hash))
@@ -205,8 +205,7 @@ class FederatedParticipation:
             if isinstance(part, Departure):
                 return part
             self._say(f"trains for cycle {part.cycle}")
-            model_path = given.models.path(part.model_hash)
-            result = await given.trainer.train(given.job, model_path, part.number, elsewhere=elsewhere)
+            result = await train(given.models.path(part.model_hash), part.number)
         facts: dict[str, Any] = msgspec.to_builtins(result.facts)
         failure = result.failure
         if failure is None:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from pygrid.compute.pools import WorkerPlaces
 from pygrid.core import jobs as rules
 from pygrid.core.federated import Departure, Trainer
 from pygrid.core.jobs import JobRecord
@@ -49,7 +48,6 @@ class FederatedTasks:
 
     Args:
         trainer: runs their Workers.
-        places: of these.
         on_change: called when there may be room for another.
     """
 
@@ -57,12 +55,10 @@ class FederatedTasks:
         self,
         federation: Federation,
         trainer: Trainer,
-        places: WorkerPlaces,
         job_writes: JobWrites,
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
-        self.places = places
         self._federation = federation
         self._trainer = trainer
         self._job_writes = job_writes

@@ -7,7 +7,7 @@ import logging
 import msgspec
 import sqlalchemy as sa
 
-from pygrid.compute.pools import Workers
+from pygrid.compute.pools import Slot
 from pygrid.core import jobs as rules
 from pygrid.core.job_spec import max_evaluations, unit_limit_s
 from pygrid.core.job_terms import epsilon_alone
@@ -36,21 +36,19 @@ class DryRun:
 
     def __init__(
         self,
-        workers: Workers,
         specs: SpecBuilder,
         columns: ColumnFiles,
         writes: AuditedWrites,
         job_writes: JobWrites,
         federation: Federation,
     ) -> None:
-        self._workers = workers
         self._specs = specs
         self._columns = columns
         self._writes = writes
         self._job_writes = job_writes
         self._federation = federation
 
-    async def run(self, job: JobRecord) -> None:
+    async def run(self, job: JobRecord, slot: Slot) -> None:
         """``checking -> waiting | approved | rejected``.
 
         Raises Unavailable: the job stays as it is, and can be tried again.
@@ -60,9 +58,7 @@ class DryRun:
             with self._columns.draft() as draft:
                 num_records, specs = await self._specs.of_mock(job, draft)
                 for number, spec in enumerate(specs):
-                    result = await self._workers.run(
-                        msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False
-                    )
+                    result = await slot.run(msgspec.structs.replace(spec, id=f"{job.id}-mock-{number}"), pad=False)
                     if result.failure is not None:
                         return await self._reject(
                             job, result.failure.code or result.failure.kind, result.failure.detail

@@ -13,7 +13,7 @@ from pygrid.clock import Clock
 from pygrid.core import jobs as rules
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.features.jobs.charges import end_charge
-from pygrid.features.jobs.service import Dispatcher
+from pygrid.features.jobs.running.control import JobControl
 from pygrid.privacy.ledger import ChargeState
 from pygrid.storage import audit
 from pygrid.storage import jobs as rows
@@ -40,7 +40,7 @@ class JobUpkeep:
         writes: AuditedWrites,
         files: JobFiles,
         signals: Signals,
-        dispatcher: Dispatcher,
+        control: JobControl,
         clock: Clock,
         *,
         keep_results_days: int,
@@ -49,7 +49,7 @@ class JobUpkeep:
         self._writes = writes
         self._files = files
         self._signals = signals
-        self._dispatcher = dispatcher
+        self._control = control
         self._clock = clock
         self._keep_results_days = keep_results_days
 
@@ -82,9 +82,7 @@ class JobUpkeep:
         if before is None:
             return
         logger.info("job of a deleted account cancelled", extra={"job_id": job_id, "state": before.state.value})
-        self._dispatcher.stop(job_id)
-        if before.is_federated and before.state is JobState.RUNNING:
-            self._dispatcher.leave(before)
+        self._control.stop(before)
         self._files.drop_inputs(job_id)
         self._signals.notify(job_topic(job_id))
 

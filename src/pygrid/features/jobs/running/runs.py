@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 
-from pygrid.compute.pools import WorkerPlaces, Workers
+from pygrid.compute.pools import Needs, Pools, Slot
 from pygrid.core import jobs as rules
+from pygrid.core.federated import Train
 from pygrid.core.job_spec import Facts, Failure, JobResult, Progress
 from pygrid.core.jobs import JobRecord
 from pygrid.errors import PygridError
@@ -28,10 +30,7 @@ logger = logging.getLogger(__name__)
 class JobRuns:
     """Sees a job through that has been started."""
 
-    def __init__(
-        self, workers: Workers, specs: SpecBuilder, results: Results, job_writes: JobWrites, signals: Signals
-    ) -> None:
-        self._workers = workers
+    def __init__(self, specs: SpecBuilder, results: Results, job_writes: JobWrites, signals: Signals) -> None:
         self._specs = specs
         self._results = results
         self._job_writes = job_writes
@@ -42,14 +41,14 @@ class JobRuns:
         """How far a running exact job is, 0 to 1; of a private one nothing is told."""
         return self._progress.get(job_id, 0.0)
 
-    async def run(self, job: JobRecord, *, remote: bool) -> None:
+    async def run(self, job: JobRecord, slot: Slot) -> None:
         """``running -> released | held | failed``, or back to ``approved``."""
         try:
-            await self._run(job, remote=remote)
+            await self._run(job, slot)
         finally:
             self._progress.pop(job.id, None)
 
-    async def _run(self, job: JobRecord, *, remote: bool) -> None:
+    async def _run(self, job: JobRecord, slot: Slot) -> None:
         on_progress = None if job.is_private else self._watch(job)
         bytes_in, has_begun = 0, False
         try:
@@ -60,7 +59,7 @@ class JobRuns:
             if not await self._job_writes.begin(job):
                 return
             has_begun = True
-            result = await self._workers.run(spec, on_progress, remote=remote)
+            result = await slot.run(spec, on_progress)
         except PygridError as error:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
         except Exception as error:
@@ -103,40 +102,40 @@ class JobRuns:
 
 
 class JobTrainer:
-    """Runs the Workers of federated jobs: of which each has some, one after the other."""
+    """Runs the Workers of federated jobs; each job has several, one after the other."""
 
-    def __init__(self, workers: Workers, specs: SpecBuilder, places: WorkerPlaces, database: Database) -> None:
-        self._workers = workers
+    def __init__(self, pools: Pools, specs: SpecBuilder, database: Database) -> None:
+        self._pools = pools
         self._specs = specs
-        self._places = places
         self._database = database
 
     @contextlib.asynccontextmanager
-    async def place(self, job: JobRecord, *, may_leave: bool) -> AsyncIterator[bool]:
-        """The place of a Worker, once one is free; gives whether it is on another machine.
+    async def place(self, job: JobRecord, *, may_leave: bool) -> AsyncIterator[Train]:
+        """Wait for the place of a Worker, and hold it for the length of the block; yields what trains there.
 
         Args:
-            may_leave: whether it may be, if the dataset's policy allows it, too.
+            may_leave: whether it may be on another machine, if the dataset's policy also allows it.
         Raises:
-            Unavailable: no Worker can be had here, where a job runs if nobody begins it elsewhere; nothing has begun.
+            Unavailable: no Worker can be had on this machine, where a job runs if none elsewhere starts it; nothing has
+                begun.
         """
         while True:
-            allowed = may_leave and await self._may_leave(job)
-            async with self._places.one(may_leave=allowed) as elsewhere:
-                if elsewhere and not await self._may_leave(job):
-                    continue  # its holder took that back while it waited
-                await self._workers.start()
-                yield elsewhere
+            needs = Needs(may_leave=may_leave and await self._may_leave(job))
+            async with await self._pools.acquire(needs) as slot:
+                if not slot.allows(Needs()) and not await self._may_leave(job):
+                    continue  # the data owner took the permission back while the job waited
+                await self._pools.start()
+                yield functools.partial(self.train, job, slot=slot)
                 return
 
-    async def train(self, job: JobRecord, model: Path, number: int, *, elsewhere: bool) -> JobResult:
-        """What a Worker of a federated job makes of the model in a file; each has another seed."""
+    async def train(self, job: JobRecord, model: Path, number: int, *, slot: Slot) -> JobResult:
+        """The result of a Worker that trains the model in a file; each training of a job has another seed."""
         try:
             spec = await self._specs.spec(job)
             spec = msgspec.structs.replace(
                 spec, id=f"{job.id}-cycle-{number}", model_path=str(model), seed=(spec.seed + number) % 2**63
             )
-            result = await self._workers.run(spec, remote=elsewhere)
+            result = await slot.run(spec)
         except PygridError as error:
             return JobResult(Facts(), Failure("refused", error.detail, error.code))
         facts = msgspec.structs.replace(result.facts, bytes_in=data_bytes(spec), bytes_out=len(result.payload))
