@@ -141,7 +141,7 @@ class PrivateDemo:
             f"           asks to train with epsilon {EPSILON:g}: {cost.rounds} rounds, each with noise of "
             f"{cost.noise_multiplier:.2f} times the clipping bound"
         )
-        info = job.wait(timeout_s=PATIENCE_S)
+        info = job.wait(timeout_s=PATIENCE_S).info()
         if info.state != "released":
             raise PrivateDemoFailed(f"the private job is {info.state}: {info.detail}")
         result = job.result()

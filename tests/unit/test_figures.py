@@ -7,7 +7,7 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (66_320, 55_800),
+    "lines in src": (66_450, 55_800),
     "lines in features": (14_100, 12_500),
     "files > 500 lines": (6, 2),
     "functions > 60 lines": (6, 4),

@@ -65,7 +65,7 @@ def watch(job_id: JobId, url: UrlOption = None) -> None:
     from pygrid.client.display.job_progress import in_words
 
     with connect(url) as domain:
-        say(in_words(domain.job(job_id).wait(progress=True)))
+        say(in_words(domain.job(job_id).wait(progress=True).info()))
 
 
 @app.command("result")

@@ -36,6 +36,7 @@ run = pygrid.client.federate(
 params = run.wait().model()
 """
 
+from pygrid.client.configuration import ClientConfig, ServerConfig
 from pygrid.client.credentials import Credentials, credentials_file
 from pygrid.client.domain import DomainClient, connect
 from pygrid.client.federation.federate import federate, resume_federated
@@ -48,6 +49,7 @@ from pygrid.client.statistics import count, histogram, mean, quantile, variance
 from pygrid.client.statistics import sum as sum  # not in __all__: a star import would hide Python's own
 
 __all__ = [
+    "ClientConfig",
     "Credentials",
     "DomainClient",
     "FederatedRun",
@@ -55,6 +57,7 @@ __all__ = [
     "Job",
     "NetworkClient",
     "Process",
+    "ServerConfig",
     "connect",
     "connect_network",
     "count",
@@ -66,3 +69,7 @@ __all__ = [
     "resume_federated",
     "variance",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "sum"])

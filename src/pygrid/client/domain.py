@@ -9,6 +9,7 @@ import msgspec
 
 from pygrid import codes
 from pygrid.client.associations import Associations
+from pygrid.client.configuration import ClientConfig, ServerConfig
 from pygrid.client.credentials import choose_url, find_network_token, find_token
 from pygrid.client.datasets import Dataset, Datasets
 from pygrid.client.display.process_tables import ProcessTable
@@ -71,8 +72,8 @@ class DomainClient(SessionClient):
         *,
         model: ModelSource,
         plans: Mapping[str, PlanSource] | PlanSource,
-        client_config: Mapping[str, Any] | None = None,
-        server_config: Mapping[str, Any] | None = None,
+        client_config: ClientConfig | Mapping[str, Any] | None = None,
+        server_config: ServerConfig | Mapping[str, Any] | None = None,
         averaging_plan: PlanSource | None = None,
     ) -> Process:
         """Host a model and open its training.

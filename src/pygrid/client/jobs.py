@@ -30,6 +30,7 @@ from pygrid.client.display.tables import Table, TableColumn, html_facts, html_or
 from pygrid.client.downloads import MAX_MEMORY_BYTES
 from pygrid.client.events import parse_events
 from pygrid.client.hosting import FormBody, FormPart, ModelSource, PlanSource, load_plan, model_body
+from pygrid.client.statistics import StatisticAnswer
 from pygrid.errors import Conflict, InvalidInput, NotFound, PygridError, Unavailable
 from pygrid.messages.jobs import (
     DecisionRequest,
@@ -141,8 +142,8 @@ class Job:
         *,
         timeout_s: float | None = None,
         progress: bool | None = None,
-    ) -> JobInfo:
-        """Return when the job has ended, or as soon as it is in one of the states ``until``.
+    ) -> Job:
+        """Wait until the job has ended, or is in one of the states ``until``, and return this job.
 
         Args:
             progress: show a bar, or elsewhere than on a terminal or in a notebook a line per change; None: a bar where
@@ -155,7 +156,7 @@ class Job:
             for info in self._until(timeout_s):
                 show(info)
                 if info.state in wanted:
-                    return info
+                    return self
         raise AssertionError("a job is followed until it has ended")
 
     def _until(self, timeout_s: float | None) -> Iterator[JobInfo]:
@@ -198,6 +199,28 @@ class Job:
         if path is not None:
             _write(data, Path(path))
         return decode(data)[0] if info.kind in WITH_ARRAYS else msgspec.json.decode(data, type=dict[str, Any])
+
+    def params(self, path: str | Path | None = None) -> Params:
+        """The released arrays by name: of a trained model, or the outputs of a model for each record.
+
+        Args:
+            path: write the safetensors bytes there as well.
+        Raises:
+            InvalidInput: the result of this kind of job has no arrays. Conflict: as `result`.
+        """
+        if self.kind not in WITH_ARRAYS:
+            raise InvalidInput(f"the result of a job of kind {self.kind} has no arrays; use job.result()")
+        return self.result(path)
+
+    def answers(self) -> list[StatisticAnswer]:
+        """The released answers of a statistics job, in the order of the questions.
+
+        Raises:
+            InvalidInput: the job is of another kind. Conflict: as `result`.
+        """
+        if self.kind != "statistics":
+            raise InvalidInput(f"a job of kind {self.kind} has no answers; use job.result()")
+        return msgspec.convert(self.result()["answers"], list[StatisticAnswer])
 
     def _download(self) -> bytearray:
         def read(response: Response) -> bytearray:

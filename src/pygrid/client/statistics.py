@@ -11,10 +11,31 @@ answer is about the values that are present, and says how many these are (``coun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Required, TypedDict
 
 from pygrid.messages.jobs import StatisticRequest
 
 Keys = Sequence[int | str]
+Figure = float | list[float] | None
+"""A number, one for each bin of a histogram, or None: there was no value."""
+
+
+class StatisticAnswer(TypedDict, total=False):
+    """One answer; see ``docs/reference/protocol.md``. Standard errors come from the noise of a private job."""
+
+    kind: Required[Literal["count", "sum", "mean", "variance", "quantile", "histogram"]]
+    column: Required[str]
+    value: Figure
+    """Without ``by``."""
+    by: str
+    groups: list[tuple[int | str, Figure]]
+    """With ``by``: each key with its value."""
+    count: float
+    """How many values are present."""
+    counts: list[float]
+    """With ``by``: as ``count``, in the order of the groups."""
+    noise_std: float
+    count_noise_std: float
 
 
 def count(column: str = "", *, by: str = "", keys: Keys = ()) -> StatisticRequest:

@@ -166,6 +166,10 @@ def _members(cls: type, met: _Types) -> dict[str, str]:
         for name, value in list(owner.__dict__.items()):
             if text := _member(name, value, owner, met):
                 found[name] = text
+    if type(cls).__module__.split(".")[0] == "pygrid":  # a metaclass: what the class itself can do
+        for name, value in vars(type(cls)).items():
+            if text := _member(name, value, type(cls), met):
+                found[f"class {name}"] = text
     return found
 
 
@@ -256,6 +260,8 @@ class _Short(ast.NodeTransformer):
 
 def _annotation(value: Any) -> str:
     """An annotation as text, in which no name has its module."""
+    if isinstance(value, typing.ForwardRef):  # of a typed dictionary
+        value = value.__forward_arg__
     text = value if isinstance(value, str) else inspect.formatannotation(value)
     return ast.unparse(_Short().visit(ast.parse(text.strip("'\""), mode="eval")))
 

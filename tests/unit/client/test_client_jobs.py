@@ -263,10 +263,11 @@ def test_changes_go_on_after_a_lost_connection() -> None:
 
 
 def test_waiting_ends_in_the_state_that_was_wanted() -> None:
-    server = Scripted(info("checking"), streams=([info("waiting"), info("approved"), info("released")],))
+    server = Scripted(info("checking"), info("waiting"), streams=([info("waiting"), info("released")],))
     assert job_of(server).wait("waiting").state == "waiting"
-    server = Scripted(info("checking"), streams=([info("rejected", detail="it failed")],))
-    assert job_of(server).wait(["waiting"]).detail == "it failed"
+    failed = info("rejected", detail="it failed")
+    server = Scripted(info("checking"), failed, streams=([failed],))
+    assert job_of(server).wait(["waiting"]).info().detail == "it failed"
 
 
 def test_patience_can_have_an_end() -> None:
@@ -315,6 +316,28 @@ def test_a_released_model_is_arrays_and_a_file(tmp_path: Any) -> None:
 
 def test_figures_are_a_dict() -> None:
     assert job_of(Scripted(info(kind="statistics"), result=b'{"answers":[]}')).result() == {"answers": []}
+
+
+def test_a_result_is_also_there_with_its_type(tmp_path: Any) -> None:
+    data = encode(logistic_params())
+    found = job_of(Scripted(info(), result=data)).wait().params(tmp_path / "m.safetensors")
+    assert found.keys() == logistic_params().keys()
+    assert (tmp_path / "m.safetensors").read_bytes() == data
+    answer = {
+        "kind": "histogram",
+        "column": "age",
+        "by": "sex",
+        "groups": [["f", [1, 2]], ["m", None]],
+        "counts": [3.5, 0],
+    }
+    content = msgspec.json.encode({"answers": [answer, {"kind": "count", "column": "", "value": 7, "noise_std": 0.5}]})
+    groups, number = job_of(Scripted(info(kind="statistics"), result=content)).answers()
+    assert groups["groups"] == [("f", [1, 2]), ("m", None)]
+    assert number == {"kind": "count", "column": "", "value": 7, "noise_std": 0.5}
+    with pytest.raises(InvalidInput, match="job of kind statistics has no arrays"):
+        job_of(Scripted(info(kind="statistics"))).params()
+    with pytest.raises(InvalidInput, match="job of kind train has no answers"):
+        job_of(Scripted(info())).answers()
 
 
 @pytest.mark.parametrize(

@@ -78,18 +78,26 @@ def _example_shape(kind: str, dims: object) -> tuple[int, ...]:
     return tuple(sizes[1:])
 
 
-class Tensor:
-    """Float32 data: ``pygrid.Tensor["batch", *sizes]``."""
+class _TensorType(type):
+    """Makes ``Tensor[...]`` an expression that type checkers understand; they refuse ``__class_getitem__``."""
 
-    def __class_getitem__(cls, dims: object) -> DataSpec:
+    def __getitem__(cls, dims: object) -> DataSpec:
         return DataSpec("float32", _example_shape("Tensor", dims))
 
 
-class Integers:
-    """Int64 data, such as tokens: ``pygrid.Integers["batch", *sizes](num_classes)``."""
+class Tensor(metaclass=_TensorType):
+    """Float32 data: ``pygrid.Tensor["batch", *sizes]``."""
 
-    def __class_getitem__(cls, dims: object) -> IntegerSpec:
+
+class _IntegersType(type):
+    """As `_TensorType`."""
+
+    def __getitem__(cls, dims: object) -> IntegerSpec:
         return IntegerSpec("int64", _example_shape("Integers", dims))
+
+
+class Integers(metaclass=_IntegersType):
+    """Int64 data, such as tokens: ``pygrid.Integers["batch", *sizes](num_classes)``."""
 
 
 def Label(num_classes: int) -> DataSpec:
