@@ -1,4 +1,4 @@
-"""Model owners host a process, at once or from a draft, watch it, download its checkpoints and finish it."""
+"""Model owners host a process, directly or from a draft, watch it, download its checkpoints and finish it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pygrid.storage.store import Store
 
 @dataclass(frozen=True)
 class Processes:
-    """Everything of a Domain that sees to hosted processes, wired."""
+    """The connected parts of this feature."""
 
     service: ProcessesService
     drafts: DraftsService
@@ -24,11 +24,11 @@ class Processes:
 def build_processes(
     store: Store, writes: AuditedWrites, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
 ) -> Processes:
-    """The process features of a Domain.
+    """Build the feature.
 
     Args:
-        writes: writes what leaves an entry in the audit log.
-        watch_cycle: told of each cycle that begins or closes here, so that its deadline is kept.
+        writes: transactions of the audit log.
+        watch_cycle: called with each cycle that begins or closes here, so that its deadline is kept.
     """
     hosting = Hosting(store, watch_cycle, clock)
     service = ProcessesService(store, writes, hosting, watch_cycle, clock, stopping)

@@ -1,4 +1,4 @@
-"""The routes of drafts: processes that are to be hosted later."""
+"""Routes of draft processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _may = require(Permission.UPLOAD_DATA)
 )
 @repeatable(form=True)
 async def create_draft(request: AppRequest, state: State) -> DraftInfo:
-    """Keep what is to be hosted later: the form of ``host-training``, with ``notes`` in its ``config``."""
+    """Create a draft process, by the form of ``host-training`` with ``notes`` in its ``config``."""
     body = stream_body(request, MAX_FORM_BYTES)
     return await service(state, DraftsService).create(request.user, request.headers.get("content-type", ""), body)
 
@@ -43,13 +43,13 @@ async def create_draft(request: AppRequest, state: State) -> DraftInfo:
 async def list_drafts(
     request: AppRequest, state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
 ) -> DraftList:
-    """One's own drafts, hosted since or not, newest first."""
+    """List the caller's drafts, hosted or not, newest first."""
     return DraftList(await service(state, DraftsService).list_drafts(request.user, name, version))
 
 
 @get("/drafts/{draft_id:int}", guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftInfo:
-    """One of one's own drafts."""
+    """Show one of the caller's drafts."""
     return await service(state, DraftsService).get(request.user, draft_id)
 
 
@@ -61,7 +61,7 @@ async def get_draft(request: AppRequest, state: State, draft_id: DraftId) -> Dra
 async def download_draft_file(
     request: AppRequest, state: State, draft_id: DraftId, file_hash: FileHash
 ) -> Response[Any]:
-    """The model or a plan of a draft that was not hosted yet."""
+    """Download the model or a plan of a draft that was not hosted."""
     file = await service(state, DraftsService).find_file(request.user, draft_id, file_hash)
     return await service(state, DraftBlobs).respond(request, file)
 
@@ -73,7 +73,7 @@ async def download_draft_file(
     responses=describe_problems(400, 401, 403, 404, 413),
 )
 async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[NotesRequest]) -> DraftInfo:
-    """Give a draft other notes."""
+    """Replace the notes of a draft."""
     return await service(state, DraftsService).set_notes(request.user, draft_id, data.notes)
 
 
@@ -87,13 +87,13 @@ async def set_notes(request: AppRequest, state: State, draft_id: DraftId, data: 
 async def host_draft(
     request: AppRequest, state: State, draft_id: DraftId, data: JSONBody[HostDraftRequest]
 ) -> ProcessInfo:
-    """Host a draft, once: asked again, the answer is the same process."""
+    """Host a draft. A repeated call returns the same process."""
     return await service(state, DraftsService).host(request.user, draft_id, data.server_config)
 
 
 @delete("/drafts/{draft_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))
 async def delete_draft(request: AppRequest, state: State, draft_id: DraftId) -> DraftRemoved:
-    """Forget a draft."""
+    """Delete a draft."""
     await service(state, DraftsService).delete(request.user, draft_id)
     return DraftRemoved(draft_id)
 

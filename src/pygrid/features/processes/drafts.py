@@ -1,7 +1,7 @@
-"""Processes that are to be hosted later: checked and kept now, with notes, for whoever made them and nobody else.
+"""Draft processes: checked and stored with notes, to be hosted later. Only their creator may use them.
 
-A training across Domains begins once its owners have decided, which may take days. What is needed to begin it, and to
-follow it, is here, so that the data scientist can go on wherever they log in.
+A training across Domains begins after the data owners have decided, which can take days. The draft keeps everything
+that is necessary to begin and follow it, so that the data scientist can continue from any machine.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from pygrid.storage.store import Store
 logger = logging.getLogger(__name__)
 
 MAX_DRAFTS = 50
-"""Of one user, that were not hosted."""
+"""Drafts of one user that were not hosted."""
 MAX_NOTES_BYTES = 128 * 1024
 KEEP_DAYS = 366
-"""A draft that was not hosted by then is removed at the next start."""
+"""Age in days at which a draft that was not hosted is removed, at the next start."""
 _MODEL, _AVERAGING = "model", "averaging_plan"
 _COPY_BYTES = 4 * 1024 * 1024
 
@@ -51,11 +51,11 @@ class DraftsService:
         self._store = store
         self._hosting = hosting
         self._clock = clock
-        # A file is there before its row, and goes after it: neither may come between the other's two steps.
+        # A file is written before its row and removed after it. The lock keeps these pairs of steps apart.
         self._files = asyncio.Lock()
 
     async def recover(self) -> None:
-        """Remove what a crash left behind, and what nobody wants any more. Before the first request."""
+        """Remove the files that a crash left, and old drafts; called before the first request."""
         before = self._clock.now() - dt.timedelta(days=KEEP_DAYS)
 
         def transaction(connection: sa.Connection) -> set[str]:
@@ -66,8 +66,7 @@ class DraftsService:
         await asyncio.to_thread(self._store.drafts.sweep, referenced)
 
     async def create(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> DraftInfo:
-        """Keep what the form in ``body`` would host, and its name and version; checked as for hosting before it is
-        stored.
+        """Store the form in ``body`` as a draft and reserve its name and version; it is checked as for hosting.
 
         Raises:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
@@ -95,7 +94,7 @@ class DraftsService:
         files: tuple[File, ...],
     ) -> DraftRow:
         if rows.count_waiting(connection, principal.user_id) >= MAX_DRAFTS:
-            detail = f"you have {MAX_DRAFTS} drafts that were not hosted; delete one that you do not need"
+            detail = f"you have {MAX_DRAFTS} drafts that are not hosted, the most that are allowed; delete one first"
             raise TooManyRequests(detail, code=codes.TOO_MANY_DRAFTS)
         check_free(connection, candidate.name, candidate.version)
         try:
@@ -114,31 +113,31 @@ class DraftsService:
             raise process_exists(candidate.name, candidate.version) from None
 
     async def list_drafts(self, principal: Principal, name: str | None, version: str | None) -> list[DraftInfo]:
-        """The caller's drafts, newest first."""
+        """Return the caller's drafts, newest first."""
         found = await self._store.database.read(
             lambda connection: rows.list_drafts(connection, principal.user_id, name=name, version=version)
         )
         return [_describe(draft) for draft in found]
 
     async def get(self, principal: Principal, draft_id: int) -> DraftInfo:
-        """One of the caller's drafts. Raises NotFound: ``draft_not_found``."""
+        """Return one of the caller's drafts. Raises NotFound: ``draft_not_found``."""
         return _describe(await self._get(principal, draft_id))
 
     async def find_file(self, principal: Principal, draft_id: int, digest: str) -> str:
-        """The name of the bytes of a draft's file.
+        """Return the hash of a draft's file.
 
         Raises:
-            NotFound: ``draft_not_found``; ``file_not_found``: it has none of this hash, or was hosted.
+            NotFound: ``draft_not_found``; ``file_not_found``: it has no file of this hash, or was hosted.
         """
         draft = await self._get(principal, draft_id)
         if digest not in [known for _, known, _ in draft.files]:
             raise NotFound(
-                "this draft has no such file; once it is hosted, it has none", code=codes.FILE_NOT_FOUND, hash=digest
+                "this draft has no such file; a hosted draft has no files", code=codes.FILE_NOT_FOUND, hash=digest
             )
         return digest
 
     async def set_notes(self, principal: Principal, draft_id: int, notes: dict[str, Any]) -> DraftInfo:
-        """Give a draft other notes. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
+        """Replace the notes of a draft. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
         _check_notes(notes)
 
         def transaction(connection: sa.Connection) -> DraftRow:
@@ -149,12 +148,12 @@ class DraftsService:
         return _describe(await self._store.database.write(transaction))
 
     async def host(self, principal: Principal, draft_id: int, server_config: dict[str, Any]) -> ProcessInfo:
-        """Host a draft; one that was hosted gives its process, as it is.
+        """Host a draft, or return the process of a hosted draft unchanged.
 
         Args:
-            server_config: in place of the one that it was made with.
+            server_config: replaces the server configuration of the draft.
         Raises:
-            NotFound: ``draft_not_found``. InvalidConfig: names the field.
+            NotFound: ``draft_not_found``. InvalidConfig: the error names the field.
         """
         async with self._files:
             draft = await self._get(principal, draft_id)
@@ -171,7 +170,7 @@ class DraftsService:
         return info
 
     async def delete(self, principal: Principal, draft_id: int) -> None:
-        """Forget a draft; the process that it was hosted as, if it was, stays. Raises NotFound: ``draft_not_found``."""
+        """Delete a draft; the process of a hosted draft stays. Raises NotFound: ``draft_not_found``."""
 
         def transaction(connection: sa.Connection) -> DraftRow:
             draft = rows.get_draft(connection, draft_id, principal.user_id)
@@ -193,7 +192,7 @@ class DraftsService:
         )
 
     def _read_form(self, draft: DraftRow, config: bytes) -> HostForm:
-        """What a draft would be hosted by, were it sent now."""
+        """Return the form that would host the draft."""
         plans = {part: self._path(digest).read_bytes() for part, digest, _ in draft.files if part != _MODEL}
         return HostForm(
             config=config,
@@ -211,7 +210,7 @@ class DraftsService:
         return self._store.drafts.path(digest)
 
     async def _drop(self, files: tuple[File, ...]) -> None:
-        """Remove files that no draft has any more."""
+        """Remove those of the files that no other draft has."""
         still = await self._store.database.read(rows.list_files)
         for _, digest, _ in files:
             if digest not in still:
@@ -234,7 +233,7 @@ def _read_notes(config: bytes) -> dict[str, Any]:
     try:
         request = msgspec.convert(decode_json(config), DraftRequest)
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"config is not {{client_config, server_config, notes}} in JSON: {error}") from error
+        raise InvalidConfig(f"config must be JSON with client_config, server_config and notes: {error}") from error
     _check_notes(request.notes)
     return request.notes
 
@@ -243,10 +242,10 @@ def _check_notes(notes: dict[str, Any]) -> None:
     try:
         size = len(msgspec.json.encode(notes))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"the notes can't be written as JSON: {error}", code=codes.INVALID_NOTES) from error
+        raise InvalidInput(f"the notes cannot be written as JSON: {error}", code=codes.INVALID_NOTES) from error
     if size > MAX_NOTES_BYTES:
         raise InvalidConfig(
-            f"the notes have {size:,} bytes as JSON; {MAX_NOTES_BYTES:,} are allowed", code=codes.NOTES_TOO_LONG
+            f"the notes have {size:,} bytes as JSON; at most {MAX_NOTES_BYTES:,} are allowed", code=codes.NOTES_TOO_LONG
         )
 
 

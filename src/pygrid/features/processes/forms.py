@@ -1,4 +1,4 @@
-"""The multipart form that hosts a process, read as it arrives: small parts into memory, the model into the store."""
+"""Reads the multipart form of a process as it arrives: small parts go to memory, the model to the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PLAN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True)
 class HostForm:
-    """The parts of the form. The model's bytes are in the blob writer, checked, not committed."""
+    """The parts of the form. The model's bytes are in the blob writer, checked but not committed."""
 
     config: bytes
     plans: dict[str, bytes]
@@ -33,10 +33,10 @@ class HostForm:
 
 
 async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> HostForm:
-    """Read the form; the model goes to ``model`` while it is checked.
+    """Read the form, and write the model to ``model`` while it is checked.
 
     Raises:
-        InvalidInput: not such a form, a part twice or unknown. PayloadTooLarge: a part is over its limit.
+        InvalidInput: another form, or a repeated or unknown part. PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """
     check = StreamCheck(MAX_MODEL_BYTES, check_model)
@@ -65,6 +65,6 @@ async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: B
 
 def _check_plan_name(name: str, before: Mapping[str, bytes]) -> None:
     if not _PLAN_NAME.fullmatch(name):
-        raise invalid_form(f"{name[:100]!r} is not a name for a plan: use up to 100 letters, digits and any of _ . -")
+        raise invalid_form(f"the plan name {name[:100]!r} is not valid: use up to 100 letters, digits and any of _ . -")
     if sum(other.startswith(PLAN_PREFIX) for other in before) >= MAX_PLANS:
-        raise invalid_form(f"a process has at most {MAX_PLANS} plans")
+        raise invalid_form(f"the form has more than {MAX_PLANS} plans, the most that a process can have")

@@ -1,4 +1,4 @@
-"""A process from its form to its first cycle: checked as a whole, then stored in one transaction."""
+"""Hosts a process from its form: checks all of it, then stores it with its first cycle in one transaction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WatchCycle = Callable[[Cycle], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A process that passed every check and is not stored yet."""
+    """A process that passed all checks and is not stored."""
 
     name: str
     version: str
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Files:
-    """The names of a candidate's bytes."""
+    """Hashes of a candidate's files."""
 
     model: str
     plans: dict[str, str]
@@ -67,10 +67,10 @@ def _put_files(blobs: BlobBatch, candidate: Candidate, model: BlobWriter) -> _Fi
 
 
 class Hosting:
-    """Checks what is to be hosted, and hosts it.
+    """Checks and hosts processes.
 
     Args:
-        watch_cycle: told of each cycle that begins here, so that its deadline is kept.
+        watch_cycle: called with each cycle that begins here, so that its deadline is kept.
     """
 
     def __init__(self, store: Store, watch_cycle: WatchCycle, clock: Clock) -> None:
@@ -79,13 +79,13 @@ class Hosting:
         self._clock = clock
 
     async def check(self, form: HostForm, draft_id: int | None = None) -> Candidate:
-        """What a form asks to host, if it can be.
+        """Check a form, and return the process that it describes.
 
         Args:
-            draft_id: of the draft that it comes from, which holds its name.
+            draft_id: id of the form's draft, which reserves its name.
         Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch: what is wrong with it.
-            Conflict: ``process_exists``: the name and version are another's.
+            InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch: the form is not valid.
+            Conflict: ``process_exists``: another process or draft has the name and version.
         """
         if not form.config or form.model is None or not form.plans:
             raise InvalidInput(
@@ -94,7 +94,7 @@ class Hosting:
         try:
             request = msgspec.convert(decode_json(form.config), HostRequest)
         except (InvalidInput, msgspec.ValidationError) as error:
-            raise InvalidConfig(f"config is not {{client_config, server_config}} in JSON: {error}") from error
+            raise InvalidConfig(f"config must be JSON with client_config and server_config: {error}") from error
         name, version = read_client_config(request.client_config)
         config = read_server_config(request.server_config)
         await self._store.database.read(lambda connection: check_free(connection, name, version, draft_id))
@@ -118,11 +118,11 @@ class Hosting:
     async def host(
         self, candidate: Candidate, model: BlobWriter, user_id: int | None, draft_id: int | None = None
     ) -> ProcessInfo:
-        """Store a process, and open its first cycle.
+        """Store a process and begin its first cycle.
 
         Args:
-            model: its bytes, not committed, in the store's blobs.
-            draft_id: of the draft that it comes from, which is told.
+            model: writer of the model's bytes in the store's blobs, not committed.
+            draft_id: id of the process's draft, which is marked as hosted.
         Raises:
             Conflict: ``process_exists``; nothing was hosted.
         """
@@ -137,7 +137,7 @@ class Hosting:
     async def _put(
         self, candidate: Candidate, files: _Files, user_id: int | None, draft_id: int | None
     ) -> tuple[ProcessInfo, Cycle]:
-        """Write the rows of a process whose files are there."""
+        """Write the rows of a process with stored files."""
 
         def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle]:
             now = self._clock.now()
@@ -172,9 +172,10 @@ class Hosting:
 
 
 def check_free(connection: sa.Connection, name: str, version: str, draft_id: int | None = None) -> None:
-    """Refuse a name and version that a process has, or a draft other than this one.
+    """Check that no process, and no other draft, has this name and version.
 
-    Raises Conflict: ``process_exists``.
+    Raises:
+        Conflict: ``process_exists``.
     """
     is_taken = bool(processes.list_processes(connection, name=name, version=version, limit=1))
     if is_taken or drafts.find_reservation(connection, name, version) not in (None, draft_id):
@@ -182,7 +183,7 @@ def check_free(connection: sa.Connection, name: str, version: str, draft_id: int
 
 
 def process_exists(name: str, version: str) -> Conflict:
-    """The refusal for a name and version that are taken."""
+    """Return the error for a name and version in use."""
     detail = f"FL Process already exists. {name!r} has a version {version!r}; choose another version or name."
     return Conflict(detail, code=codes.PROCESS_EXISTS, name=name, version=version)
 
@@ -205,7 +206,7 @@ async def _check_averaging(data: bytes, config: ProcessConfig, model: Layout) ->
     iterative = Plan.from_bytes(data).manifest.iterative
     if iterative != config.iterative_plan:
         raise InvalidConfig(
-            f"server_config.iterative_plan is {config.iterative_plan}, the averaging plan says {iterative}",
+            f"server_config.iterative_plan is {config.iterative_plan}, but the averaging plan has {iterative}",
             field="iterative_plan",
         )
     most = min(n for n in (config.max_diffs, config.max_workers, float("inf")) if n is not None)

@@ -1,4 +1,4 @@
-"""Processes and their cycles as the messages have them."""
+"""Converts processes and cycles from rows to messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pygrid.storage import processes, reports
 
 
 def describe_process(connection: sa.Connection, process: processes.ProcessRow) -> ProcessInfo:
-    """A process with its newest cycle."""
+    """Return a process with its newest cycle."""
     newest = processes.get_checkpoint(connection, process.id)
     plans = processes.list_plans(connection, process.id)
     return ProcessInfo(
@@ -34,7 +34,7 @@ def describe_process(connection: sa.Connection, process: processes.ProcessRow) -
 
 
 def describe_cycle(connection: sa.Connection, cycle: Cycle) -> CycleInfo:
-    """A cycle and what it brought."""
+    """Return a cycle with its totals."""
     totals = reports.get_totals(connection, cycle.id)
     return CycleInfo(
         sequence=cycle.sequence,

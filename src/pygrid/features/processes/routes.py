@@ -1,4 +1,4 @@
-"""The routes of model owners."""
+"""Routes of model owners."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CheckpointList(msgspec.Struct):
 
 
 def _unless_open(permission: Permission | None) -> Any:
-    """`require`, but open to all where the operator set ``PYGRID_LEGACY_OPEN``."""
+    """Guard as `require`, but admit all callers if the operator set ``PYGRID_LEGACY_OPEN``."""
     guard = require(permission)
 
     async def open_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -66,7 +66,7 @@ def _unless_open(permission: Permission | None) -> Any:
 )
 @repeatable(form=True)
 async def host_training(request: AppRequest, state: State) -> ProcessInfo:
-    """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and perhaps ``averaging_plan``."""
+    """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and optionally ``averaging_plan``."""
     user_id = request.user.user_id if request.user else None
     body = stream_body(request, MAX_FORM_BYTES)
     return await service(state, ProcessesService).host(request.headers.get("content-type", ""), body, user_id)
@@ -76,13 +76,13 @@ async def host_training(request: AppRequest, state: State) -> ProcessInfo:
 async def list_processes(
     state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
 ) -> ProcessList:
-    """Hosted processes, newest first."""
+    """List the hosted processes, newest first."""
     return ProcessList(await service(state, ProcessesService).list_processes(name, version))
 
 
 @get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_process(state: State, process_id: PathId) -> ProcessInfo:
-    """One process with its newest cycle."""
+    """Show a process with its newest cycle."""
     return await service(state, ProcessesService).get(process_id)
 
 
@@ -94,7 +94,7 @@ async def get_process(state: State, process_id: PathId) -> ProcessInfo:
 )
 @repeatable()
 async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
-    """End training; what the open cycle has received becomes a last checkpoint."""
+    """Finish a process: the reports of the open cycle become a last checkpoint."""
     return await service(state, ProcessesService).finish(process_id)
 
 
@@ -108,7 +108,7 @@ async def finish_process(request: AppRequest, state: State, process_id: PathId) 
 async def restore_checkpoint(
     request: AppRequest, data: JSONBody[RestoreRequest], state: State, process_id: PathId
 ) -> ProcessInfo:
-    """Go on from an earlier checkpoint, which is repeated as the newest one."""
+    """Restore an earlier checkpoint; a copy becomes the newest one."""
     return await service(state, ProcessesService).restore(request.user, process_id, data.checkpoint)
 
 
@@ -119,7 +119,7 @@ async def list_cycles(
     after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> CycleList:
-    """Cycles and their statistics, oldest first."""
+    """List the cycles with their statistics, oldest first."""
     return CycleList(await service(state, ProcessesService).list_cycles(process_id, after, limit))
 
 
@@ -134,13 +134,13 @@ async def list_contributions(
     after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
 ) -> ContributionList:
-    """Who has reported what in which cycle; ``after``: only those with a larger id."""
+    """List the clients' reports by cycle; ``after``: only reports with a larger id."""
     return ContributionList(await service(state, ProcessesService).list_contributions(process_id, after, limit))
 
 
 @get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
-    """Checkpoints, oldest first."""
+    """List the checkpoints, oldest first."""
     return CheckpointList(await service(state, ProcessesService).list_checkpoints(process_id))
 
 
@@ -150,7 +150,7 @@ async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
     responses={**describe_blob(), **describe_problems(400, 401, 404)},
 )
 async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
-    """A plan archive."""
+    """Download a plan archive."""
     plan_hash = await service(state, ProcessesService).find_plan(process_id, plan_id)
     return await service(state, ProcessBlobs).respond(request, plan_hash)
 
@@ -162,7 +162,7 @@ async def stream_events(
     process_id: PathId,
     last_event_id: Annotated[int, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
 ) -> Stream:
-    """Server-Sent Events: what happened to the process, then what happens."""
+    """Stream the past and future events of a process as Server-Sent Events."""
     events = await service(state, ProcessesService).follow(process_id, last_event_id)
     return event_stream(_encode(events), state.stopping, watch_session(request))
 
@@ -180,7 +180,7 @@ async def retrieve_model(
     version: FromQuery[str | None] = None,
     checkpoint: FromQuery[str] = "latest",
 ) -> Response[Any]:
-    """A checkpoint by number or alias: safetensors bytes."""
+    """Download a checkpoint by number or alias: safetensors bytes."""
     found = await service(state, ProcessesService).find_checkpoint(name, version, checkpoint)
     return await service(state, ProcessBlobs).respond(
         request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)}

@@ -1,4 +1,4 @@
-"""What a model owner can ask of a Domain: host a process, look at it, take its checkpoints, finish it."""
+"""The use cases of model owners: host a process, view it, download its checkpoints, finish it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ T = TypeVar("T")
 
 EVENTS_AT_ONCE = 100
 REFRESH_S = 10.0
-"""An event stream looks at the store this often, even if nothing woke it."""
+"""Longest time between two reads of an event stream from the store."""
 
 
 class ProcessesService:
     """The use cases of model owners.
 
     Args:
-        writes: writes what leaves an entry in the audit log.
-        watch_cycle: told of each cycle that closes or restarts here.
+        writes: transactions of the audit log.
+        watch_cycle: called with each cycle that closes or restarts here.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ProcessesService:
         self._stopping = stopping
 
     async def host(self, content_type: str, body: AsyncIterator[bytes], user_id: int | None) -> ProcessInfo:
-        """Host a process from the form in ``body``: all of it is checked before anything is stored.
+        """Host a process from the form in ``body``. All of it is checked before anything is stored.
 
         Raises:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
@@ -72,7 +72,7 @@ class ProcessesService:
             return await self._hosting.host(await self._hosting.check(form), model, user_id)
 
     async def list_processes(self, name: str | None, version: str | None) -> list[ProcessInfo]:
-        """Processes, newest first."""
+        """Return the processes, newest first."""
 
         def load(connection: sa.Connection) -> list[ProcessInfo]:
             found = processes.list_processes(connection, name=name, version=version)
@@ -81,13 +81,13 @@ class ProcessesService:
         return await self._store.database.read(load)
 
     async def get(self, process_id: int) -> ProcessInfo:
-        """A process. Raises NotFound: ``process_not_found``."""
+        """Return a process. Raises NotFound: ``process_not_found``."""
         return await self._store.database.read(
             lambda connection: describe_process(connection, processes.get_process(connection, process_id))
         )
 
     async def finish(self, process_id: int) -> ProcessInfo:
-        """End training: no client is admitted any more; what the open cycle has received becomes a last checkpoint."""
+        """End the training: no client is admitted, and the reports of the open cycle become a last checkpoint."""
 
         def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle | None]:
             process = processes.get_process(connection, process_id)
@@ -107,13 +107,14 @@ class ProcessesService:
         return info
 
     async def restore(self, principal: Principal, process_id: int, number: int) -> ProcessInfo:
-        """Go on from an earlier checkpoint: it is repeated as the newest one, and the cycle starts from that.
+        """Restore an earlier checkpoint: a copy becomes the newest one, from which the cycle starts.
 
-        Reports of the cycle stay and count. Clients that have not reported are asked to begin again.
+        Reports of the cycle stay and count. Clients that have not reported must begin again.
 
         Raises:
-            NotFound: ``process_not_found``, ``checkpoint_not_found``. Conflict: ``process_finished``. Unavailable:
-                ``blob_damaged``: that checkpoint is damaged, too. Nothing was changed.
+            NotFound: ``process_not_found``, ``checkpoint_not_found``. Conflict: ``process_finished``.
+            Unavailable: ``blob_damaged``: this checkpoint is damaged too.
+            After an error, nothing was changed.
         """
         chosen = await self._store.database.read(lambda c: processes.get_checkpoint(c, process_id, number))
         for name in (chosen.model_hash, *chosen.optimizer_state.values()):
@@ -125,7 +126,9 @@ class ProcessesService:
             process = processes.get_process(connection, process_id)
             cycle = rows.get_newest_cycle(connection, process_id)
             if process.state != "active" or cycle.state is CycleState.COMPLETED:
-                raise Conflict("training of this process is over", code=codes.PROCESS_FINISHED, process_id=process_id)
+                raise Conflict(
+                    "the training of this process has ended", code=codes.PROCESS_FINISHED, process_id=process_id
+                )
             newest = processes.get_checkpoint(connection, process_id)
             repeated = replace(chosen, number=newest.number + 1, created_at=now)
             processes.put_checkpoint(connection, repeated)
@@ -143,7 +146,7 @@ class ProcessesService:
         return info
 
     async def list_cycles(self, process_id: int, after: int, limit: int) -> list[CycleInfo]:
-        """Cycles with a sequence above ``after``, oldest first. Raises NotFound: ``process_not_found``."""
+        """Return the cycles with a sequence above ``after``, oldest first. Raises NotFound: ``process_not_found``."""
 
         def load(connection: sa.Connection) -> list[CycleInfo]:
             processes.get_process(connection, process_id)
@@ -154,7 +157,7 @@ class ProcessesService:
         return await self._store.database.read(load)
 
     async def list_contributions(self, process_id: int, after: int, limit: int) -> list[Contribution]:
-        """Accepted reports with an id above ``after``, by admission. Raises NotFound: ``process_not_found``."""
+        """Return accepted reports with an id above ``after``, by admission. Raises NotFound: ``process_not_found``."""
 
         def load(connection: sa.Connection) -> list[Contribution]:
             processes.get_process(connection, process_id)
@@ -165,7 +168,7 @@ class ProcessesService:
         return await self._store.database.read(load)
 
     async def list_checkpoints(self, process_id: int) -> list[CheckpointInfo]:
-        """All checkpoints, oldest first. Raises NotFound: ``process_not_found``."""
+        """Return all checkpoints, oldest first. Raises NotFound: ``process_not_found``."""
 
         def load(connection: sa.Connection) -> list[CheckpointInfo]:
             processes.get_process(connection, process_id)
@@ -178,14 +181,14 @@ class ProcessesService:
         return await self._store.database.read(load)
 
     async def find_plan(self, process_id: int, plan_id: int) -> str:
-        """The name of a plan's bytes. Raises NotFound: ``plan_not_found``."""
+        """Return the hash of a plan's bytes. Raises NotFound: ``plan_not_found``."""
         plan = await self._store.database.read(lambda connection: processes.find_plan(connection, process_id, plan_id))
         if plan is None:
             raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
         return plan.plan_hash
 
     async def find_checkpoint(self, name: str, version: str | None, checkpoint: str) -> processes.Checkpoint:
-        """A checkpoint by number or alias (``latest``).
+        """Return a checkpoint by number or alias (``latest``).
 
         Raises:
             NotFound: ``process_not_found``, ``checkpoint_not_found``.
@@ -202,9 +205,10 @@ class ProcessesService:
         return await self._store.database.read(load)
 
     async def follow(self, process_id: int, after: int) -> AsyncIterator[Event]:
-        """Events with an id above ``after``, then each new one as it happens.
+        """Return the events with an id above ``after``, followed by new events as they happen.
 
-        Raises NotFound: ``process_not_found``.
+        Raises:
+            NotFound: ``process_not_found``.
         """
         read: Callable[..., Awaitable[Any]] = self._store.database.read
         await read(lambda connection: processes.get_process(connection, process_id))
@@ -224,7 +228,7 @@ class ProcessesService:
 
 
 def _read_events(connection: sa.Connection, process_id: int, after: int) -> tuple[list[rows.StoredEvent], bool]:
-    """The next events, and whether none will come after those that are stored."""
+    """Return the next events, and whether the process cannot have further ones."""
     stored = rows.list_events(connection, process_id, after, EVENTS_AT_ONCE)
     finished = processes.get_process(connection, process_id).state == "finished"
     return stored, finished and rows.get_newest_cycle(connection, process_id).state is CycleState.COMPLETED
