@@ -18,7 +18,6 @@ LIMITS = {
     "src/pygrid/edge": 21,
     "src/pygrid/errors": 1,
     "src/pygrid/features": 67,
-    "src/pygrid/legacy": 23,
     "src/pygrid/lifecycle": 4,
     "src/pygrid/network": 1,
     "src/pygrid/offload": 4,

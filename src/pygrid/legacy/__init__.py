@@ -1,1 +1,1 @@
-"""The interfaces of 2020 and 2021: what clients of that time send and expect."""
+"""The interfaces of 2020 and 2021, for the clients of that time."""

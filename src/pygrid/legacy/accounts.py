@@ -1,6 +1,4 @@
-"""Accounts over the WebSocket of clients of 2020: ``authentication``, after which its messages are in the
-account's name.
-"""
+"""Logins over the WebSocket of clients of 2020: after ``authentication``, its messages are those of the account."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pygrid.legacy.websocket import Answer, Handler, LegacyCaller, Message, text
 
 
 def account_messages(accounts: AccountService, app_id: str) -> dict[str, Handler]:
-    """What an app answers about accounts."""
+    """Return the handlers of messages about accounts."""
 
     async def authentication(caller: LegacyCaller, message: Message) -> Answer:
         try:

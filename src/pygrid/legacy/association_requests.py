@@ -1,4 +1,4 @@
-"""The association requests of 2021: routes by which those who run a Domain join Networks and leave them."""
+"""Association requests of 2021: routes by which the operators of a Domain join and leave Networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_requests(state: State) -> list[AssociationRequest]:
-    """The Networks that this Domain has asked."""
+    """List the Networks that this Domain asked to join."""
     return [_request(info) for info in await service(state, DomainAssociations).list_networks()]
 
 
@@ -38,7 +38,7 @@ async def list_requests(state: State) -> list[AssociationRequest]:
     responses=describe_problems(400, 401, 403, 404),
 )
 async def get_request(state: State, association_id: AssociationId) -> AssociationRequest:
-    """One of them."""
+    """Show the association with a Network."""
     return _request(await service(state, DomainAssociations).get_network(association_id))
 
 
@@ -51,7 +51,7 @@ async def get_request(state: State, association_id: AssociationId) -> Associatio
 )
 @repeatable(shape=lambda _request, _info: AssociationMessage("Association request sent!"))
 async def request_association(request: AppRequest, state: State, data: JSONBody[AssociationAsk]) -> AssociationMessage:
-    """Ask the Network at this address to let this Domain in."""
+    """Ask the Network at this address to accept this Domain."""
     await service(state, DomainAssociations).join(request.user, data.address, None)
     return AssociationMessage("Association request sent!")
 

@@ -1,6 +1,4 @@
-"""Messages by which nodes of 2020 join a Network, and the requests that owners of 2021 see, under their published
-names.
-"""
+"""Messages of nodes of 2020 that join a Network, and association requests of 2021, with their published names."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ class NodeRequest(msgspec.Struct, frozen=True, rename={"node_id": "node-id", "no
     node_id: _Text
     node_address: _Text
     invitation: Annotated[str, Meta(max_length=200)] | None = None
-    """May be sent in the header ``PyGrid-Invitation`` too."""
+    """The header ``PyGrid-Invitation`` can contain it instead."""
 
 
 class NodeAnswer(msgspec.Struct, frozen=True):
@@ -29,13 +27,13 @@ class NodeAnswer(msgspec.Struct, frozen=True):
 
 
 class NodeList(msgspec.Struct, frozen=True, rename={"grid_nodes": "grid-nodes"}):
-    """Names of those that are there, or say nothing of it."""
+    """Names of the connected Domains, and of the nodes of 2020."""
 
     grid_nodes: list[str]
 
 
 class AssociationRequest(msgspec.Struct, frozen=True):
-    """A Domain that asked to join, at the Network; a Network that was asked, at the Domain."""
+    """A request to join: at the Network, that of a Domain; at the Domain, that to a Network."""
 
     id: int
     name: str
@@ -46,7 +44,7 @@ class AssociationRequest(msgspec.Struct, frozen=True):
 
 
 class AssociationAnswer(msgspec.Struct, frozen=True):
-    """A decision; of name and address one is enough."""
+    """A decision about a Domain, by its name or its address."""
 
     value: Literal["accept", "deny"]
     name: Annotated[str, Meta(max_length=100)] | None = None
@@ -58,7 +56,7 @@ class AssociationAsk(msgspec.Struct, frozen=True):
 
     address: _Text
     name: Annotated[str, Meta(max_length=100)] | None = None
-    """Of the Network, for people; it says its own."""
+    """Name of the Network; not used, because the Network reports its own."""
 
 
 class AssociationMessage(msgspec.Struct, frozen=True):

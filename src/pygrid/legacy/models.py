@@ -1,10 +1,9 @@
-"""Served models over the WebSocket of clients of 2020: ``list-models``, ``host-model``, ``delete-model``,
-``run-inference``.
+"""Served models over the WebSocket of clients of 2020.
 
-Their PySyft wrapped tensors in its own format, parts of which are Python objects that are run when they are read. Here
-the ``data`` of a question is numbers: a nested list for a model with one input, lists by the names of several; or
-safetensors bytes, as text in the ``encoding`` (ISO-8859-1, a byte for each character), which is also how a model's ONNX
-bytes come.
+The types are ``list-models``, ``host-model``, ``delete-model`` and ``run-inference``. PySyft wrapped tensors in its own
+format, parts of which are Python objects that run when they are read. Here, ``data`` has numbers: a nested list for a
+model with one input, or lists by the names of several inputs. It can also be safetensors bytes, as text in the
+``encoding`` (ISO-8859-1, one byte for each character). A model's ONNX bytes have the same encoding.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from pygrid.storage.models import StoredModel
 from pygrid.tensors import Params, decode, encode
 
 MAX_ANSWER_BYTES = 1024**2
-"""Of a prediction's arrays; as text they are some times as large."""
+"""Size of a prediction's arrays; their text is several times as large."""
 _ENCODINGS = frozenset({"iso-8859-1", "latin-1", "latin1"})
 
 
 def model_messages(models: ModelsService) -> dict[str, Handler]:
-    """What a Domain answers about its served models."""
+    """Return the handlers of messages about served models."""
 
     async def list_models(caller: LegacyCaller, message: Message) -> Answer:
         await caller.principal(message)
@@ -54,9 +53,9 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
             model = await models.check_may_predict(principal, text_field(message, "model_id"))
         except Forbidden as error:
             return {**refusal(error), "not_allowed": True}
-        question = encode(_arrays(message, model))
-        with models.reserve_bytes(model, len(question)):
-            pieces = await models.predict(model, [question], max_answer_bytes=MAX_ANSWER_BYTES)
+        inputs = encode(_arrays(message, model))
+        with models.reserve_bytes(model, len(inputs)):
+            pieces = await models.predict(model, [inputs], max_answer_bytes=MAX_ANSWER_BYTES)
         outputs = {name: array.tolist() for name, array in decode(b"".join(pieces))[0].items()}
         return {"success": True, "prediction": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
 
@@ -69,7 +68,7 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
 
 
 def _arrays(message: Message, model: StoredModel) -> Params:
-    """The question in a message, as arrays of the inputs' dtypes."""
+    """Return the data of a message as arrays of the inputs' dtypes."""
     data = message.get("data")
     if isinstance(data, str):
         return decode(_bytes(message, "data"))[0]
@@ -78,7 +77,7 @@ def _arrays(message: Message, model: StoredModel) -> Params:
         data = {next(iter(ports)): data}
     if not isinstance(data, Mapping) or not data.keys() <= ports.keys():
         raise InvalidInput(
-            f"data is a list of numbers, or lists by the names of the model's inputs: {', '.join(ports)}",
+            f"data must be a list of numbers, or lists by the names of the model's inputs: {', '.join(ports)}",
             code=codes.INFERENCE_INPUTS,
         )
     return {name: _array(ports[name], values) for name, values in data.items()}
@@ -102,7 +101,7 @@ def _array(port: Port, values: Any) -> np.ndarray[Any, Any]:
 def _no_array(port: Port) -> InvalidInput:
     shape = ", ".join(map(str, port.shape))
     return InvalidInput(
-        f"the data of input {port.name!r} are no numbers in lists that are {port.dtype} [{shape}]",
+        f"the data of input {port.name!r} must be nested lists of numbers for {port.dtype} [{shape}]",
         code=codes.INFERENCE_INPUTS,
     )
 
@@ -111,11 +110,11 @@ def _bytes(message: Message, name: str) -> bytes:
     encoding = message.get("encoding", "ISO-8859-1")
     if str(encoding).lower() not in _ENCODINGS:
         raise InvalidInput(
-            f"encoding {str(encoding)[:40]!r} is not known here; use ISO-8859-1", code=codes.UNKNOWN_ENCODING
+            f"encoding {str(encoding)[:40]!r} is not supported; use ISO-8859-1", code=codes.UNKNOWN_ENCODING
         )
     try:
         return text_field(message, name).encode("ISO-8859-1")
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{name} has characters beyond ISO-8859-1, so it is no bytes", code=codes.UNKNOWN_ENCODING
+            f"{name} has characters beyond ISO-8859-1, so it cannot be read as bytes", code=codes.UNKNOWN_ENCODING
         ) from error

@@ -47,20 +47,21 @@ _PUBLISHED: dict[str, tuple[int, str]] = {
     "node_exists": (409, "This ID has already been registered"),
     "domain_not_found": (409, "This ID was not found in connected nodes"),
 }
-"""Status and text that the published interface gives to a code; another code keeps its own."""
+"""Published status and text of a code. Other codes keep theirs."""
 
 
 @get("/", media_type=MediaType.TEXT, sync_to_thread=False)
 def welcome() -> str:
-    """What this is."""
+    """Show the name of the app."""
     return "Open Grid Network"
 
 
 @post("/join", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 408, 409, 413, 503))
 @repeatable(shape=lambda _request, _known: NodeAnswer("Successfully Connected!"))
 async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
-    """Let a node of 2020 join: with ``can_manage_nodes``, or an invitation, in the body or the header
-    ``PyGrid-Invitation``.
+    """Add a node of 2020, with ``can_manage_nodes`` or an invitation.
+
+    The invitation is in the body or in the header ``PyGrid-Invitation``.
     """
     nodes = service(state, LegacyNodes)
     invitation = data.invitation or request.headers.get(INVITATION_HEADER)
@@ -70,14 +71,14 @@ async def join(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -
 
 @get("/connected-nodes", sync_to_thread=False)
 def list_connected(state: State) -> NodeList:
-    """Names of the Domains that are there, and of the nodes of 2020, which say nothing of it."""
+    """List the names of the connected Domains, and of the nodes of 2020, which report no state."""
     associations = service(state, NetworkAssociations)
     return NodeList([member.name for member in associations.fleet if member.state is not DomainHealth.OFFLINE])
 
 
 @delete("/delete-node", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 403, 409, 413))
 async def delete_node(request: AppRequest, state: State, data: JSONBody[NodeRequest]) -> NodeAnswer:
-    """Forget a node of 2020, with ``can_manage_nodes``; a Domain that proves its key is revoked, not deleted here."""
+    """Delete a node of 2020, with ``can_manage_nodes``. A Domain with a key is not deleted here, but revoked."""
     nodes = service(state, LegacyNodes)
     await nodes.leave(find_principal(request), data.node_id, data.node_address)
     return NodeAnswer("Successfully Deleted!")
@@ -96,12 +97,12 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
     return _published_problem(to_problem(error))
 
 
-# Of 2021
+# Routes of 2021
 
 
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
 async def list_requests(state: State) -> list[AssociationRequest]:
-    """All Domains that have asked, whatever was decided."""
+    """List all Domains that asked to join, with any decision."""
     associations = service(state, NetworkAssociations)
     return [_request(known) for known in await associations.list_domains(None)]
 
@@ -113,7 +114,7 @@ async def list_requests(state: State) -> list[AssociationRequest]:
     responses=describe_problems(400, 401, 403, 404),
 )
 async def get_request(state: State, request_id: RequestId) -> AssociationRequest:
-    """One of them."""
+    """Show the request of a Domain."""
     return _request(await _find(state, request_id))
 
 
@@ -126,12 +127,12 @@ async def get_request(state: State, request_id: RequestId) -> AssociationRequest
 )
 @repeatable(shape=lambda _request, _known: AssociationMessage("Association request was answered!"))
 async def respond(request: AppRequest, state: State, data: JSONBody[AssociationAnswer]) -> AssociationMessage:
-    """Accept or deny the Domain of this name, or else the one that gives this address."""
+    """Accept or deny the Domain of this name, or else of this address."""
     associations = service(state, NetworkAssociations)
     name, identity = data.name, None
     if name is None:
         if data.address is None:
-            raise InvalidInput("name the Domain, or its address", code=codes.MISSING_FIELD)
+            raise InvalidInput("the name or the address of the Domain is required", code=codes.MISSING_FIELD)
         address = data.address.rstrip("/")
         found = [
             known
@@ -139,7 +140,9 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
             if (known.claimed_address or "").rstrip("/") == address
         ]
         if len(found) != 1:
-            raise NotFound(f"{len(found)} Domains give this address", code=codes.DOMAIN_NOT_FOUND)
+            raise NotFound(
+                f"{len(found)} Domains have this address; name the Domain instead", code=codes.DOMAIN_NOT_FOUND
+            )
         name, identity = found[0].name, found[0].identity
     await associations.decide(request.user, name, Act(data.value), identity=identity)
     return AssociationMessage("Association request was answered!")
@@ -153,7 +156,7 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
     responses=describe_problems(400, 401, 403, 404),
 )
 async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
-    """Forget a Domain and what was decided about it."""
+    """Delete a Domain and the decision about it."""
     associations = service(state, NetworkAssociations)
     found = await _find(state, request_id)
     await associations.forget(request.user, found.name, found.identity)

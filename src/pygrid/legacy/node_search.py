@@ -1,6 +1,6 @@
-"""Asks a node of 2020, of which a Network has an address and no more, by the routes that such nodes have.
+"""Queries a node of 2020 by its own routes. A Network knows only its address.
 
-They tell tags and the ids of models. So data found there has no name, and a model no more than its id.
+These routes return tags and ids of models. So data found there has no name, and a model only its id.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class LegacyNode:
     """A `SearchTarget` that is a node of 2020.
 
     Args:
-        member: the node as the Network keeps it; it must have an address.
-        allow_private: whether the address may lie in a private network or on this machine.
+        member: the Network's record of the node, with an address.
+        allow_private: whether the address may be in a private network or on this machine.
     """
 
     catalog = ""
-    """Such a node tells no versions, so it is asked each time."""
+    """Empty: the node reports no versions, so its answers are not cached."""
     identity = ""
 
     def __init__(self, member: SearchTarget, *, allow_private: bool) -> None:
@@ -63,11 +63,11 @@ class LegacyNode:
         return self._member.address
 
     async def request(self, type: str, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """What a Domain would answer.
+        """Return the answer in the form of a Domain's.
 
         Raises:
-            Unavailable: ``connection_failed``. TooSlow. InvalidInput: the address leads where it must not, or what the
-                node answers is not what nodes answer.
+            Unavailable: ``connection_failed``. TooSlow: the node did not answer in time.
+            InvalidInput: this Network must not call the address, or the answer is not that of a node.
         """
         query = msgspec.convert(payload, SearchQuery) if type == "search" else SearchQuery()
         wants_models, wants_data = asks_for(query, "model"), asks_for(query, "dataset")
@@ -80,8 +80,8 @@ class LegacyNode:
             answer = CatalogSummary("", tuple(tags[:MAX_NAMES]), tuple(models.models[:MAX_NAMES]))
         else:
             answer = CatalogAnswer("", _find_data(query, tags), _find_models(query, models.models))
-        told: dict[str, Any] = msgspec.to_builtins(answer)
-        return told
+        fields: dict[str, Any] = msgspec.to_builtins(answer)
+        return fields
 
     async def _fetch(self, path: str, kind: Any, timeout_s: float) -> Any:
         try:
@@ -99,7 +99,7 @@ class LegacyNode:
 
 
 class WithLegacy:
-    """A `DomainRegistry` whose nodes of 2020 are asked as such: they are those that have no key."""
+    """A `DomainRegistry` in which members without a key are queried as nodes of 2020."""
 
     def __init__(self, fleet: DomainRegistry, *, allow_private: bool) -> None:
         self._fleet = fleet
@@ -113,7 +113,7 @@ class WithLegacy:
 
 
 async def _together(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
-    """What the calls give; if one fails, the others are given up."""
+    """Return the results of the calls; if one fails, the others are cancelled."""
     tasks = [asyncio.create_task(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
@@ -128,7 +128,7 @@ async def _none(value: Any) -> Any:
 
 
 def _find_data(query: SearchQuery, tags: list[str]) -> tuple[FoundDataset, ...]:
-    """One thing that stands for all data of the node, if its tags fit."""
+    """Return one entry for all data of the node, if its tags match."""
     asks_for_columns = bool(query.column or query.dtype or query.meaning)
     known = {tag.casefold() for tag in tags}
     if not tags or asks_for_columns or not set(query.tags) <= known or not mentions(tags, query.text.split()):

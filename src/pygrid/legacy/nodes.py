@@ -1,6 +1,6 @@
-"""Nodes of 2020 at a Network: a name, an address, and nothing that they could prove.
+"""Nodes of 2020 at a Network: a name and an address, without proof of an identity.
 
-They join by one call and never speak.
+They join by one call and send nothing later.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pygrid.transport.untrusted import check_stranger_address
 
 
 class LegacyNodes:
-    """Lets such nodes join and leave.
+    """Adds and removes nodes of 2020.
 
     Args:
-        allow_private: whether their addresses may lie in a private network or on this machine.
-        is_open: whether anybody may let them join and leave, as in 2020.
+        allow_private: whether their addresses may be in a private network or on this machine.
+        is_open: whether all callers may add and remove them, as in 2020.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class LegacyNodes:
         self._is_open = is_open
 
     async def join(self, actor: Principal | None, name: str, address: str, invitation: str | None) -> KnownDomain:
-        """Let a node belong to the Network: for those who manage it, or with an invitation, or for all if it is open.
+        """Add a node to the Network, for its managers, with an invitation, or for all callers if it is open.
 
         Raises:
             Unauthenticated, Forbidden: ``not_permitted``, ``invalid_invitation``. Conflict: ``node_exists``.
-            InvalidInput: ``invalid_name``, ``address_refused``. Unavailable, TooSlow: its host's name is not resolved.
+            InvalidInput: ``invalid_name``, ``address_refused``. Unavailable, TooSlow: its host cannot be resolved.
         """
         invited = invitation is not None and not self._is_open
         if not invited:
@@ -52,7 +52,7 @@ class LegacyNodes:
         now = self._clock.now()
         token_hash = hash_secret(invitation or "")
         if invited:
-            # First of all: strangers must not have names looked up here, or learn what these stand for.
+            # Checked first: anonymous callers must not cause DNS lookups here, or learn their results.
             found = await self._database.look_up(
                 lambda connection: rows.find_invitation(connection, token_hash, name, now)
             )
@@ -62,7 +62,7 @@ class LegacyNodes:
 
         def transaction(connection: sa.Connection) -> KnownDomain:
             if rows.find_holder(connection, name) is not None:
-                raise Conflict(f"a node named {name!r} is known already", code=codes.NODE_EXISTS, domain=name)
+                raise Conflict(f"a node named {name!r} exists already", code=codes.NODE_EXISTS, domain=name)
             invitation_id = None
             if invited:
                 found = rows.find_invitation(connection, token_hash, name, now)
@@ -87,11 +87,11 @@ class LegacyNodes:
         return known
 
     async def leave(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
-        """Forget a node.
+        """Delete a node.
 
         Raises:
             Unauthenticated, Forbidden: ``not_permitted``. NotFound: ``domain_not_found``.
-            InvalidInput: ``wrong_address``: it has another one, or is a Domain that proves its key.
+            InvalidInput: ``wrong_address``: the name has another address, or is that of a Domain with a key.
         """
         self._check_may(actor)
         return await self._associations.forget_node(actor, name, address.rstrip("/"))

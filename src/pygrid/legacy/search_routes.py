@@ -1,6 +1,6 @@
-"""The routes by which clients of 2020 search a Network; nodes are answered as ``[[id, address], ...]``.
+"""Routes by which clients of 2020 search a Network; they return nodes as ``[[id, address], ...]``.
 
-Refusals are problem documents; the published text for a body that is none is their member ``message``.
+Refusals are problem documents. For an invalid body, their member ``message`` is the published text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pygrid.web.requests import AppRequest
 _INVALID = "Invalid JSON format."
 
 Nodes = list[list[str]]
-"""Names and addresses."""
+"""Pairs of name and address."""
 
 
 class ModelQuery(msgspec.Struct):
@@ -36,7 +36,7 @@ class ModelQuery(msgspec.Struct):
 
 class NodeTagQuery(msgspec.Struct):
     query: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=1000)]
-    """Tags; a node fits that has data with one of them."""
+    """Tags; a node matches if it has data with one of them."""
 
 
 class ModelNames(msgspec.Struct):
@@ -55,9 +55,7 @@ def _nodes(request: AppRequest, state: State, members: list[SearchTarget]) -> No
 async def choose_model_host(
     request: AppRequest, state: State, model_id: Annotated[str | None, QueryParameter(max_length=100)] = None
 ) -> Nodes:
-    """Nodes that serve the model; if there are none, or no model is named, as many online ones as a model is to
-    have.
-    """
+    """Return the nodes that serve the model, or else (also without a model) random online nodes for its replicas."""
     return _nodes(request, state, await count_search(request, state).choose_hosts(model_id))
 
 
@@ -70,41 +68,41 @@ async def choose_model_host(
     },
 )
 async def choose_encrypted_model_host(request: AppRequest, state: State) -> Response[Any]:
-    """Four online nodes for each replica; 400 with an empty list if there are too few."""
+    """Return four online nodes for each replica; 400 with an empty list if there are too few."""
     chosen = count_search(request, state).choose_shareholders()
     return Response(_nodes(request, state, chosen), status_code=200 if chosen else 400)
 
 
 @post("/search-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search_model(request: AppRequest, state: State, data: JSONBody[ModelQuery]) -> Nodes:
-    """Nodes that serve the model."""
+    """Return the nodes that serve the model."""
     return _nodes(request, state, await count_search(request, state).find_hosts(data.model_id))
 
 
 @post("/search-encrypted-model", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search_encrypted_model(request: AppRequest, state: State, data: JSONBody[ModelQuery]) -> dict[str, Any]:
-    """Nodes with shares of the model: none, as no model is shared out."""
+    """Return the nodes with shares of the model: always none, because models are not split into shares."""
     count_search(request, state)
     return {}
 
 
 @get("/search-available-models", guards=[anyone], responses=describe_problems(401, 429))
 async def search_available_models(request: AppRequest, state: State) -> list[str]:
-    """The ids of all models that are served."""
+    """List the ids of all served models."""
     asked = await count_search(request, state).summaries()
     return sorted({model for _, summary in asked.answers for model in summary.models})
 
 
 @get("/search-available-tags", guards=[anyone], responses=describe_problems(401, 429))
 async def search_available_tags(request: AppRequest, state: State) -> list[str]:
-    """The tags of all data."""
+    """List the tags of all data."""
     asked = await count_search(request, state).summaries()
     return sorted({tag for _, summary in asked.answers for tag in summary.tags})
 
 
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401, 413, 429))
 async def search_tags(request: AppRequest, state: State, data: JSONBody[NodeTagQuery]) -> Nodes:
-    """Nodes that have data with one of the tags."""
+    """Return the nodes that have data with one of the tags."""
     asked = await count_search(request, state).summaries()
     wanted = {tag.strip().casefold() for tag in data.query}
     found = [member for member, summary in asked.answers if wanted & {tag.casefold() for tag in summary.tags}]
@@ -113,14 +111,14 @@ async def search_tags(request: AppRequest, state: State, data: JSONBody[NodeTagQ
 
 @get("/models", guards=[anyone], responses=describe_problems(401, 429))
 async def list_models(request: AppRequest, state: State) -> ModelNames:
-    """The ids of all models that are served."""
+    """List the ids of all served models."""
     asked = await count_search(request, state).summaries()
     return ModelNames(sorted({model for _, summary in asked.answers for model in summary.models}))
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(401, 429))
 async def list_datasets(request: AppRequest, state: State) -> DatasetNames:
-    """The names of public datasets."""
+    """List the names of public datasets."""
     service = count_search(request, state)
     answer = await service.search(SearchQuery(kinds=("dataset",)), DEFAULT_TIMEOUT_S, network_url(request, state))
     return DatasetNames(sorted({hit.name for hit in answer.datasets}))

@@ -1,4 +1,4 @@
-"""The search by tags of 2020."""
+"""Search by tags of 2020."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pygrid.web.services import service
 
 
 class TagQuery(msgspec.Struct):
-    """The search of published clients: is there data with one of these tags?"""
+    """The search of published clients for data with one of these tags."""
 
     query: list[str]
 
@@ -26,7 +26,7 @@ class Found(msgspec.Struct):
 
 @post("/search", status_code=200, guards=[anyone], responses=describe_problems(400, 401))
 async def search_tags(request: AppRequest, state: State, data: JSONBody[TagQuery]) -> Found:
-    """Whether there is a dataset with one of these tags that the caller may know of."""
+    """Return whether the caller may see a dataset with one of these tags."""
     wanted = {tag.casefold() for tag in data.query}
     return Found(
         any(

@@ -1,13 +1,13 @@
-"""The WebSocket at ``/``: messages as clients of 2020 send them, one answer for each.
+"""The WebSocket at ``/`` for clients of 2020, with one answer to each message.
 
     {"type": "run-inference", "request_id": 7, "token": "...", "model_id": "digits", ...}
     {"request_id": 7, "success": true, "prediction": [[0.1, 0.9]]}
 
-Features say which types they answer (`Handler`); `Published` is a service of the app. A handler does
-what the REST route of the same use case does, with the same permissions. What is refused is answered too, and the
-WebSocket stays open: ``error`` is the published text where there is one, else in words; ``code`` is that of the error.
+Each type of message has a `Handler`; `Published`, a service of the app, holds them. A handler does the same as the REST
+route of its use case, with the same permissions. A refusal gets an answer, and the WebSocket stays open: ``error`` is
+the published text, or else the error's own, and ``code`` is that of the error.
 
-Who is asking is told by a session's token: in the message (``token``), or by a message ``authentication`` before it.
+The token of a session identifies the caller: in the message (``token``), or from an earlier message ``authentication``.
 """
 
 from __future__ import annotations
@@ -40,23 +40,20 @@ Answer: TypeAlias = dict[str, Any]
 Socket: TypeAlias = WebSocket[Any, Any, Any]
 
 MAX_VALUES = 50_000
-"""Values of one message; its lists, objects and texts have proportionate limits.
-
-What is large in a message is base64.
-"""
+"""Values of one message. The limits of its lists, objects and texts are in proportion; large contents are base64."""
 IDLE_S = 600.0
-"""A WebSocket that brings nothing for so long is closed."""
+"""Seconds without a message after which a WebSocket is closed."""
 MAX_SOCKETS = 1000
 SHORT = 4096
-"""Characters of a message that is decoded at once."""
+"""Longest message in characters that is decoded without a queue."""
 MAX_WAITING = 4
-"""Large messages that wait to be decoded."""
+"""Limit of large messages that wait for decoding."""
 PAUSES_PER_DECODING = 4
-"""The pause after a large message was decoded, as a multiple of the time that this took."""
+"""Pause after the decoding of a large message, as a multiple of its duration."""
 TRY_AGAIN = 1013
-"""Close code: there are as many as this app holds."""
+"""Close code of a WebSocket over the limit."""
 SYFT_VERSION = "0.2.9"
-"""Of the published clients, which refuse a Domain that names another one."""
+"""Version of the published clients, which refuse a Domain with another one."""
 PUBLISHED_TEXTS = {
     "unauthenticated": "Missing request key!",
     "invalid_credentials": "Invalid credentials!",
@@ -64,27 +61,27 @@ PUBLISHED_TEXTS = {
     "model_not_found": "Model ID not found!",
     "model_exists": "Model id already exists.",
 }
-"""Code of an error -> what clients of 2020 compare with."""
+"""Code of an error -> text that clients of 2020 compare."""
 
 
 class LegacyCaller:
-    """Who sends messages over one WebSocket."""
+    """The client of one WebSocket."""
 
     def __init__(self, authenticator: Authenticator, address: str) -> None:
         self.address = address
         self.token: str | None = None
-        """Of the session that an ``authentication`` began."""
+        """Token of the session that ``authentication`` began."""
         self._authenticator = authenticator
 
     async def principal(self, message: Message, permission: Permission | None = None) -> Principal:
-        """Who a message is from; looked up for each, so that a session that has ended counts no more.
+        """Return the user of a message; each message is checked, so that an ended session is not valid.
 
         Raises:
-            Unauthenticated: no token came, or none of a session. Forbidden: ``not_permitted``.
+            Unauthenticated: the token is missing, or not that of a session. Forbidden: ``not_permitted``.
         """
         token = message.get("token") or self.token
         if not isinstance(token, str):
-            raise Unauthenticated("send the token of a session as 'token', or a message 'authentication' first")
+            raise Unauthenticated("send the token of a session as 'token', or first a message 'authentication'")
         principal = await self._authenticator.authenticate(token)
         if permission is not None and not principal.may(permission):
             raise not_permitted(permission)
@@ -95,7 +92,7 @@ Handler: TypeAlias = Callable[[LegacyCaller, Message], Awaitable[Answer]]
 
 
 class Published:
-    """What an app answers, by the type of the message, and how many talk to it."""
+    """The handlers of an app by type of message, and the number of open WebSockets."""
 
     def __init__(
         self, handlers: Mapping[str, Handler], *, max_sockets: int = MAX_SOCKETS, idle_s: float = IDLE_S
@@ -108,8 +105,7 @@ class Published:
         self._num_waiting = 0
 
     async def decode(self, text: str) -> Any:
-        """The value of a message. Large ones are decoded one at a time, with pauses that leave the loop to other
-        clients.
+        """Decode a message. Large ones are decoded one at a time, with pauses in which the loop serves other clients.
 
         Raises:
             InvalidInput: as `decode_json`. Unavailable: ``server_busy``: too many large messages wait.
@@ -118,7 +114,7 @@ class Published:
             return _decode(text)
         if self._num_waiting >= MAX_WAITING:
             raise Unavailable(
-                "too many large messages wait; send it again later", code=codes.SERVER_BUSY, retry_after_s=1.0
+                "too many large messages wait; send this one again later", code=codes.SERVER_BUSY, retry_after_s=1.0
             )
         self._num_waiting += 1
         try:
@@ -136,7 +132,7 @@ class Published:
 
 
 def text_field(message: Message, name: str) -> str:
-    """A text in a message. Raises InvalidInput: ``missing_field``: it is not there, or no text."""
+    """Return a text of a message. Raises InvalidInput: ``missing_field``: it is missing, or has another type."""
     value = message.get(name)
     if not isinstance(value, str):
         raise InvalidInput(f"the message needs a text {name!r}", code=codes.MISSING_FIELD, field=name)
@@ -144,7 +140,7 @@ def text_field(message: Message, name: str) -> str:
 
 
 def domain_messages(domain_id: str) -> dict[str, Handler]:
-    """What a Domain answers about itself."""
+    """Return the handlers of messages about the Domain itself."""
 
     async def get_id(_caller: LegacyCaller, _message: Message) -> Answer:
         return {"id": domain_id, "syft_version": SYFT_VERSION}
@@ -157,7 +153,7 @@ def domain_messages(domain_id: str) -> dict[str, Handler]:
 
 @websocket("/")
 async def converse(socket: Socket, state: State) -> None:
-    """Answer one message after the other, until the client goes."""
+    """Answer messages in sequence, until the client disconnects."""
     published = service(state, Published)
     await socket.accept()
     if published.num_open >= published.max_sockets:
@@ -179,7 +175,7 @@ async def _serve(socket: Socket, published: Published, state: State) -> None:
                 text = await end.receive_text()
             await end.send_text(msgspec.json.encode(await answer(published, caller, text)).decode())
     except TimeoutError:
-        await end.close(NORMAL, "nothing came for long")
+        await end.close(NORMAL, f"no message within {published.idle_s:g} s")
     except SocketClosed:
         return
     except asyncio.CancelledError:
@@ -188,22 +184,22 @@ async def _serve(socket: Socket, published: Published, state: State) -> None:
 
 
 async def answer(published: Published, caller: LegacyCaller, text: str) -> Answer:
-    """The answer to a message, whatever it is."""
+    """Return the answer to any message."""
     if not text:
         return {
-            "error": "messages are JSON texts; those of PySyft (binary) are not understood here",
+            "error": "messages must be JSON texts; binary messages of PySyft are not supported",
             "code": "invalid_input",
         }
     try:
         message = await published.decode(text)
     except InvalidInput as error:
-        # Python's words cost a second decoding, so they are for short texts.
+        # Python's own error text costs a second decoding, so only short messages get it.
         words = _in_pythons_words(text) if error.code == "invalid_json" and len(text) <= SHORT else ""
         return {"error": words or error.detail, "code": error.code}
     except Unavailable as error:
         return refusal(error)
     if not isinstance(message, dict):
-        return {"error": "a message is a JSON object with a field 'type'", "code": "invalid_input"}
+        return {"error": "a message must be a JSON object with a field 'type'", "code": "invalid_input"}
     try:
         found = await _handle(published.handlers, caller, message)
     except PygridError as error:
@@ -215,7 +211,7 @@ async def answer(published: Published, caller: LegacyCaller, text: str) -> Answe
         else:
             log_id = secrets.token_hex(8)
             logger.exception("unexpected error", extra={"log_id": log_id})
-            found = {"error": f"The server failed to answer. Its log tells why under {log_id}.", "code": "internal"}
+            found = {"error": f"the server failed to answer; its log has the reason under {log_id}", "code": "internal"}
     return {"request_id": message["request_id"], **found} if "request_id" in message else found
 
 
@@ -223,12 +219,15 @@ async def _handle(handlers: Mapping[str, Handler], caller: LegacyCaller, message
     kind = message.get("type")
     handler = handlers.get(kind) if isinstance(kind, str) else None
     if handler is None:
-        raise InvalidInput(f"no message of type {str(kind)[:100]!r} is known here", code=codes.UNKNOWN_TYPE)
+        raise InvalidInput(
+            f"unknown message type {str(kind)[:100]!r}; this app answers {', '.join(sorted(handlers))}",
+            code=codes.UNKNOWN_TYPE,
+        )
     return await handler(caller, message)
 
 
 def refusal(error: PygridError) -> Answer:
-    """What a client is told of an error."""
+    """Return the answer to a client after an error."""
     return {
         **error.fields,
         "success": False,
@@ -242,7 +241,7 @@ def _decode(text: str) -> Any:
 
 
 def _in_pythons_words(text: str) -> str:
-    """What Python says of a text that is no JSON, as the published answer does; empty if it has nothing to say."""
+    """Return Python's error for invalid JSON, which the published answer contains; empty if there is none."""
     try:
         json.loads(text)
     except ValueError as error:

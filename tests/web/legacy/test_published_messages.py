@@ -200,14 +200,15 @@ async def test_messages_that_are_none(port: int) -> None:
         said = await somebody.send("{type: 5}")
         assert said["error"] == "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
         assert "binary" in (await somebody.send(b"\x93syft"))["error"]
-        assert (await somebody.send("[]"))["error"] == "a message is a JSON object with a field 'type'"
+        assert (await somebody.send("[]"))["error"] == "a message must be a JSON object with a field 'type'"
         assert (await somebody.send("[" * 40))["code"] == "invalid_json"
         assert (await somebody.send("[" * 33 + "]" * 33))["code"] == "json_too_complex"
         assert (await somebody.send("[" + "[]," * 240_000 + "[]]"))["code"] == "json_too_complex"
         assert (await somebody.say("format-disk", request_id=3)) == {
             "request_id": 3,
             "success": False,
-            "error": "no message of type 'format-disk' is known here",
+            "error": "unknown message type 'format-disk'; this app answers authentication, delete-model, get-id, "
+            "host-model, list-models, run-inference, socket-ping",
             "code": "unknown_type",
         }
         assert (await somebody.send('{"type": ["a"]}'))["code"] == "unknown_type"
