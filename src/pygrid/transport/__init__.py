@@ -6,7 +6,7 @@ Api          what the SDKs use: JSON in and out, problem documents as errors, re
         ├── RelayedTransport   the same through the relay of a Network, encrypted up to the Domain
         └── AsgiTransport      an application in this process, for tests and simulation
 
-`open_transport` gives the one that an address asks for.
+`open_transport` returns the transport for an address.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the address of a Domain is written.
+"""Addresses of Domains, direct and relayed.
 
 http(s)://HOST[:PORT][/PATH]                                      the Domain listens there
 grid+http(s)://HOST[:PORT]/DOMAIN[?identity=ed25519:...]          through the relay of the Network that listens there
@@ -18,15 +18,15 @@ from pygrid.transport.identity import IdentityKey
 RELAYED = "grid+"
 NETWORK_URL_VARIABLE = "PYGRID_NETWORK_URL"
 NETWORK_TOKEN_VARIABLE = "PYGRID_NETWORK_TOKEN"
-"""What a Network is told in the name of who calls through it, if nothing else is given."""
+"""Variable with the token for a Network, used if the caller passes no other token."""
 MAX_NAME_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RelayedAddress:
-    """Where a Domain is found behind a Network.
+    """The address of a Domain behind a Network.
 
-    ``str()`` is the address without the identity: what things are filed under.
+    ``str()`` is the address without the identity; tokens and identities are stored under it.
     """
 
     network_url: str
@@ -34,24 +34,26 @@ class RelayedAddress:
     domain: str
     """The Domain's name at that Network."""
     identity: IdentityKey | None = None
-    """Who must answer; None: whoever answered the first time."""
+    """The identity that must answer; None: the one that answered the first time."""
 
     def __str__(self) -> str:
         return f"{RELAYED}{self.network_url}/{quote(self.domain, safe='')}"
 
 
 def parse_address(url: str) -> str | RelayedAddress:
-    """An address in its parts, or, if the Domain is reached directly, the address without a trailing slash.
+    """The parts of a relayed address, or a direct address without a trailing slash.
 
     Raises:
-        InvalidInput: ``invalid_url``: neither form. ``invalid_identity``.
+        InvalidInput: the address has neither form (``invalid_url``), or its identity is not valid
+            (``invalid_identity``).
     """
     return _parse_relayed(url) if url.startswith(RELAYED) else check_url(url)
 
 
 def plain_address(url: str) -> str:
-    """The address as tokens are filed under it: without a trailing slash and without an identity; as it is, if it is
-    none.
+    """The address under which tokens are stored: without trailing slashes and identity.
+
+    A text that is not an address loses its trailing slashes only.
     """
     try:
         return str(parse_address(url))
@@ -60,15 +62,13 @@ def plain_address(url: str) -> str:
 
 
 def config_dir() -> Path:
-    """Where this user's tokens and known identities are kept: ``$XDG_CONFIG_HOME/pygrid``, else
-    ``~/.config/pygrid``.
-    """
+    """The folder of this user's tokens and known identities: ``$XDG_CONFIG_HOME/pygrid``, else ``~/.config/pygrid``."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "pygrid"
 
 
 def network_token_of_environment(network_url: str) -> str | None:
-    """``PYGRID_NETWORK_TOKEN``; only for the Network in ``PYGRID_NETWORK_URL``, if that is set as well."""
+    """``PYGRID_NETWORK_TOKEN``; if ``PYGRID_NETWORK_URL`` is set, only for that Network."""
     home = os.environ.get(NETWORK_URL_VARIABLE)
     if home is not None and home.rstrip("/").lower() != network_url.lower():
         return None
@@ -84,7 +84,7 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port >= 0)
-    except ValueError:  # a port that is no number, or none that there is
+    except ValueError:  # the port is not a number, or out of range
         is_address = False
     if not is_address:
         raise InvalidInput(
@@ -105,7 +105,7 @@ def _parse_relayed(url: str) -> RelayedAddress:
         name = unquote(parts.path.removeprefix("/").removesuffix("/"), errors="strict")
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         has_port = parts.port is not None or not parts.netloc.endswith(":")
-    except ValueError:  # a port that is no number, bytes that are no text, a query that is none
+    except ValueError:  # the port is not a number, bytes are not UTF-8, or the query is malformed
         raise _not_relayed(url) from None
     is_host_alone = (
         parts.scheme in ("http", "https") and parts.hostname and has_port and not (parts.username or parts.password)
@@ -121,6 +121,6 @@ def _parse_relayed(url: str) -> RelayedAddress:
 def _not_relayed(url: str) -> InvalidInput:
     return InvalidInput(
         f"{url[:300]!r} is not the address of a Domain behind a Network; write it like "
-        "grid+http://127.0.0.1:7000/hospital-a, and ?identity=ed25519:... after it to say who must answer",
+        "grid+http://127.0.0.1:7000/hospital-a; add ?identity=ed25519:... to name the identity that must answer",
         code=codes.INVALID_URL,
     )

@@ -1,8 +1,8 @@
-"""The calls of the SDKs: each method adds one concern and hands on to the next.
+"""The calls of the SDKs: each method adds one concern and calls the next.
 
 get, post       JSON in, a message out
-  exchange      tries again, by the policy
-    _once       refusals become errors
+  exchange      retries, by the policy
+    open        refusals become errors
       Transport.send
 """
 
@@ -40,13 +40,13 @@ class Api:
     """A server's routes, called by method and path.
 
     Args:
-        transport: where the requests go; closed with the Api.
-        token: sent as ``Authorization: Bearer`` unless a call brings its own.
-        retries: when to try again.
-        first_contact_s: patience until the server has answered once: an address that was never right should be told
-            soon, while a server that restarts is worth waiting for. None: as ``retries`` says.
-        sleep: waits that many seconds; replace it to make waiting end early, e.g. by raising.
-        now: the seconds by which patience is measured.
+        transport: carries the requests; closed with the Api.
+        token: sent as ``Authorization: Bearer``, unless a call has its own.
+        retries: when to retry.
+        first_contact_s: largest time for retries until the server has answered once. A wrong address should be reported
+            soon, but a restarting server is worth waiting for. None: as in ``retries``.
+        sleep: waits that many seconds; a replacement can end the wait early by raising.
+        now: the clock in seconds that limits the retries.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Api:
         self.transport = transport
         self.token = token
         self.on_retry: Callable[[PygridError, float], object] | None = None
-        """Called before a request is tried again, with the error and the seconds until then."""
+        """Called before each retry, with the error and the seconds until the retry."""
         self._retries = retries or RetryPolicy()
         self._first_patience_s = math.inf if first_contact_s is None else first_contact_s
-        """Until the server has answered once."""
+        """Largest time for retries until the server has answered once."""
         self._sleep = sleep
         self._now = now
 
@@ -80,7 +80,7 @@ class Api:
         )
 
     def get_tagged(self, path: str, answer: type[T]) -> tuple[T, str]:
-        """As `get`, and the answer's ``ETag``, for the ``If-Match`` of a change."""
+        """The answer of `get`, and its ``ETag``, for the ``If-Match`` of a change."""
         return self.exchange(Request("GET", path), lambda r: (self._decode(r, answer), r.headers.get("etag", "*")))
 
     def post(
@@ -97,9 +97,9 @@ class Api:
         """The JSON answer to a POST of a JSON body, as a value of type ``answer``.
 
         Args:
-            idempotent: the server does the same if the request comes twice.
-            once: the route takes ``Idempotency-Key``. The call gets a fresh one, so it can be sent again and is done
-                once.
+            idempotent: a second copy of the request changes nothing.
+            once: the route takes ``Idempotency-Key``. The call gets a new key, so the server does it once although it
+                can be sent again.
         """
         body = BytesBody(msgspec.json.encode(json if json is not None else {}))
         headers = {"Content-Type": "application/json", **(_new_key() if once else {})}
@@ -120,7 +120,7 @@ class Api:
         """The JSON answer to a POST of the bytes of ``body``, as a value of type ``answer``.
 
         Args:
-            idempotent, once: as for `post`. The body is sent from its begin each time.
+            idempotent, once: as for `post`. Each try sends the whole body.
         """
         request = Request(
             "POST", path, headers={**headers, **(_new_key() if once else {})}, body=body, timeout_s=timeout_s
@@ -128,15 +128,14 @@ class Api:
         return self.exchange(request, lambda r: self._decode(r, answer), idempotent=idempotent or once)
 
     def exchange(self, request: Request, handle: Callable[[Response], T], *, idempotent: bool | None = None) -> T:
-        """Send a request and give what ``handle`` makes of the answer; both are repeated if the policy allows.
+        """Send a request and return the result of ``handle(answer)``; the policy may repeat both.
 
-        ``handle`` sees answers below 400 only. Start over in it: it may be called again after a connection was lost
-        midway.
-        ``idempotent``: whether the request may be sent again although the server may have seen it; None: by its method.
-
+        Args:
+            handle: gets answers below 400 only. It can be called again after a lost connection, so it must start over.
+            idempotent: whether to send the request again although the server may have seen it; None: by its method.
         Raises:
-            PygridError: the server's refusal, as the class that its code names; `Unavailable` if it could not be
-                reached.
+            PygridError: the server's refusal, as the class that its code names; `Unavailable` if the server could not
+                be reached.
         """
         repeatable = request.method in _IDEMPOTENT if idempotent is None else idempotent
         num_failures = 0
@@ -151,8 +150,7 @@ class Api:
                 if num_failures == 1:
                     give_up_at = now + min(self._retries.max_elapsed_s, self._first_patience_s)
                 if error.code == IN_PROGRESS and self._retries.max_elapsed_s:
-                    # An earlier try is worked on: from the first time that the server says so, wait as long as for an
-                    # answer.
+                    # The server still works on an earlier try. Wait as long as for an answer, from its first report.
                     in_progress_since = now if in_progress_since is None else in_progress_since
                     give_up_at = max(give_up_at, in_progress_since + request.timeout_s)
                 delay_s = self._retries.delay_s(num_failures, error)
@@ -167,7 +165,7 @@ class Api:
             self._sleep(delay_s)
 
     def open(self, request: Request) -> Response:
-        """Send a request once and give the answer unread, for streams without an end; close it.
+        """Send a request once and return the unread answer, for streams without an end; the caller closes it.
 
         Raises:
             PygridError: as `exchange`.
@@ -211,8 +209,8 @@ class Api:
             return msgspec.json.decode(data, type=answer)
         except (msgspec.DecodeError, RecursionError) as error:
             raise PygridError(
-                f"{self.url} answered something that is not of this protocol ({error}). Is it a pygrid Domain, of a "
-                "version that fits this one?",
+                f"the answer of {self.url} does not follow the protocol ({error}). Is it a pygrid Domain, of a version "
+                "that fits this one?",
                 code=codes.UNEXPECTED_ANSWER,
                 url=self.url,
             ) from error

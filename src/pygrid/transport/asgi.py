@@ -1,4 +1,4 @@
-"""The in-process twin of HTTP: calls an ASGI application directly, without sockets, with the same behaviour."""
+"""Requests to an ASGI application in this process, without sockets, with the behavior of HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AsgiApp = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable
 
 
 class AsgiTransport:
-    """A `Transport` to an application in this process; it runs on an event loop in a thread of its own.
+    """A `Transport` to an application in this process, which runs on an event loop in its own thread.
 
     The application's lifespan begins at the first request and ends with `close`.
     """
@@ -65,7 +65,7 @@ class AsgiTransport:
 
 
 async def _shut_down(lifespan: _Lifespan) -> None:
-    """End the lifespan, then whatever still runs: answers that nobody reads any more."""
+    """End the lifespan, then cancel the remaining tasks: answers without a reader."""
     await lifespan.leave()
     rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in rest:
@@ -75,7 +75,7 @@ async def _shut_down(lifespan: _Lifespan) -> None:
 
 
 class _Lifespan:
-    """The start and the end of an application; one that knows no lifespan is taken as started."""
+    """The start and the end of an application; one without lifespan counts as started."""
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
@@ -84,7 +84,7 @@ class _Lifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self) -> str | None:
-        """Start the application; gives the reason if it does not start."""
+        """Start the application, and return the reason if it does not start."""
         self._task = asyncio.create_task(self._run())
         answer = await self._ask("lifespan.startup")
         return str(answer.get("message", "")) if answer["type"] == "lifespan.startup.failed" else None
@@ -116,7 +116,7 @@ class _Exchange:
         self._url = url
         self._body: Iterator[bytes | memoryview] = iter(request.body) if request.body is not None else iter(())
         self._body_complete = False
-        # Unbounded: the loop must never wait for a reader. The answers of a twin are in memory anyway.
+        # Unbounded: the loop must never wait for a reader. The answers are in memory anyway.
         self._events: queue.SimpleQueue[Message | BaseException | None] = queue.SimpleQueue()
         self._disconnected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -130,7 +130,7 @@ class _Exchange:
     def response(self, close: Callable[[], object]) -> Response:
         start = self._next(self._request.timeout_s)
         if start is None:
-            raise connection_lost(self._url, "the application gave no answer")
+            raise connection_lost(self._url, "the application did not answer")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start.get("headers", [])}
         return Response(start["status"], headers, self._chunks(), lambda: (close(), None)[1])
 
@@ -154,14 +154,14 @@ class _Exchange:
     async def _run(self) -> None:
         try:
             await self._app(self._scope(), self._receive, self._send)
-        except Exception as error:  # at the rim: a fault of the application is the caller's to see
+        except Exception as error:  # the caller gets the errors of the application
             self._events.put(error)
         finally:
             self._events.put(None)
 
     async def _receive(self) -> Message:
         if not self._body_complete:
-            # A pause, as on a socket: others get their turn between two pieces of a body.
+            # A pause, as on a socket: other tasks run between two pieces of a body.
             await asyncio.sleep(0)
             piece = next(self._body, None)
             self._body_complete = piece is None

@@ -1,4 +1,4 @@
-"""What a transport carries: a request, an answer, and the bytes of both as streams."""
+"""Requests, answers, and their bytes as streams: what a transport carries."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from pygrid import codes
 from pygrid.errors import PygridError, Unavailable
 
 CHUNK_BYTES = 256 * 1024
-"""Size of the pieces in which bodies are sent: large enough to cost little, small enough to copy without notice."""
+"""Size of the pieces of a sent body: large enough for few calls, small enough to copy quickly."""
 
 MIN_BYTES_PER_S = 256
-"""Least average rate of an answer's body, once it has been awaited for `SLOW_S`.
+"""Smallest average rate of an answer's body after `SLOW_S` seconds of waiting.
 
-Below it the connection counts as lost.
+A slower connection counts as lost.
 """
 SLOW_S = 60.0
 
 CONNECT_FAILED = "connection_failed"
-"""Code of the error raised if no connection came about: the server has seen nothing of the request."""
+"""Code of the error if no connection could be opened: the server has seen nothing of the request."""
 CONNECTION_LOST = "connection_lost"
-"""Code of the error raised if the connection ended, or went silent, before the answer was complete."""
+"""Code of the error if the connection ended, or was silent for too long, before the answer was complete."""
 
 
 class Body(Protocol):
-    """The bytes of a request, in pieces, of a known length; can be walked again for a retry and then gives the same
-    bytes.
-    """
+    """The bytes of a request, in pieces, of a known length. A retry iterates again and gets the same bytes."""
 
     @property
     def num_bytes(self) -> int: ...
@@ -38,7 +36,7 @@ class Body(Protocol):
 
 
 class BytesBody:
-    """Bytes in memory as a body; they are sliced, not copied."""
+    """Bytes in memory as a body; iteration does not copy them."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._view = memoryview(data).cast("B")
@@ -67,13 +65,13 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     timeout_s: float = 60.0
-    """How long the server may be silent: before its answer, and between two pieces of it."""
+    """Longest silence of the server: before its answer, and between two pieces of it."""
     is_stream: bool = False
     """The answer is a stream of events, which may come as slowly as they happen."""
 
 
 class Response:
-    """An answer whose head has arrived; its body is read as it comes. Close it, or use it in a ``with`` statement."""
+    """An answer whose head has arrived; its body is read as it arrives. Close it, or use a ``with`` statement."""
 
     def __init__(
         self, status: int, headers: Mapping[str, str], chunks: Iterable[bytes], close: Callable[[], None]
@@ -84,7 +82,7 @@ class Response:
         self._close = close
 
     def chunks(self) -> Iterator[bytes]:
-        """The body in pieces, in the sizes that they arrive in. It can be walked once.
+        """The body in pieces, as they arrive. It can be iterated once.
 
         Raises:
             Unavailable: the connection ended before the body was complete (``connection_lost``).
@@ -101,7 +99,7 @@ class Response:
         return bytes(self.collect(max_bytes))
 
     def collect(self, max_bytes: int) -> bytearray:
-        """As `read`, without a copy at the end."""
+        """The whole body, as `read`, but without a copy at the end."""
         data = bytearray()
         for chunk in self._chunks:
             if len(data) + len(chunk) > max_bytes:
@@ -110,7 +108,7 @@ class Response:
         return data
 
     def close(self) -> None:
-        """Let go of the connection; it is used again if the body was read to its end."""
+        """Release the connection; it is reused if the body was read to its end."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -123,18 +121,17 @@ class Response:
 
 
 class Transport(Protocol):
-    """Carries one request to a server and brings its answer. Safe to use from several threads at once."""
+    """Sends one request to a server and returns its answer. Several threads can use it at once."""
 
     @property
     def url(self) -> str:
-        """The server's address, for messages; without credentials."""
+        """The server's address without credentials, for messages."""
         ...
 
     def send(self, request: Request) -> Response:
-        """Send the request; gives the answer as soon as its head is there, whatever its status.
+        """Send the request, and return the answer of any status as soon as its head has arrived.
 
-        The server may answer before the body was sent to its end (a refusal); that answer is given if it can still be
-        read.
+        The server can refuse before the whole body was sent; that answer is returned if it can still be read.
 
         Raises:
             Unavailable: ``connection_failed`` if nothing was sent, ``connection_lost`` if the server may have seen the

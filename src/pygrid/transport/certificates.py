@@ -1,7 +1,7 @@
-"""TLS between those who know each other's identity: a self-signed certificate whose key is the identity key.
+"""TLS between parties that know each other's identity: a self-signed certificate whose key is the identity key.
 
-No authority vouches for it and no date ends it. The caller compares its key with the identity that it expects, which
-the handshake has proven to be in the hands of whoever answers (`pygrid.transport.pinned_tls`).
+No authority signs it, and it does not expire. The caller compares its key with the expected identity; the handshake has
+proven that the server that answers holds the private key (`pygrid.transport.pinned_tls`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 
 
 def make_certificate(identity: Identity) -> bytes:
-    """The certificate of an identity, as PEM; named after it."""
+    """The certificate of an identity as PEM; its name is the identity."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509.oid import NameOID
@@ -40,10 +40,10 @@ def make_certificate(identity: Identity) -> bytes:
 
 
 def read_certificate(der: bytes) -> IdentityKey:
-    """The identity whose key a certificate (DER) holds.
+    """The identity whose key is in a certificate (DER).
 
     Raises:
-        InvalidInput: ``invalid_certificate``: not a certificate, or of a key of another kind.
+        InvalidInput: not a certificate, or the key is not Ed25519 (``invalid_certificate``).
     """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -52,17 +52,19 @@ def read_certificate(der: bytes) -> IdentityKey:
     try:
         key = x509.load_der_x509_certificate(der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidInput(f"what came is no certificate: {error}", code=codes.INVALID_CERTIFICATE) from None
+        raise InvalidInput(
+            f"the server sent a certificate that cannot be read: {error}", code=codes.INVALID_CERTIFICATE
+        ) from None
     if not isinstance(key, Ed25519PublicKey):
-        raise InvalidInput("the certificate holds a key of another kind than Ed25519", code=codes.INVALID_CERTIFICATE)
+        raise InvalidInput("the key of the certificate is not Ed25519", code=codes.INVALID_CERTIFICATE)
     return IdentityKey(key.public_bytes_raw())
 
 
 def server_context(identity: Identity, key_file: Path) -> ssl.SSLContext:
-    """TLS 1.3 for the side that has the identity; ``key_file`` is where it is kept (`Identity.load_or_make`)."""
+    """TLS 1.3 for the side with the identity; ``key_file`` holds its private key (`Identity.load_or_make`)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # nobody resumes: connections are kept open instead
+    context.num_tickets = 0  # no sessions are resumed: connections stay open instead
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # ssl reads certificates from files only
         file.write(make_certificate(identity))
         file.flush()
@@ -73,7 +75,7 @@ def server_context(identity: Identity, key_file: Path) -> ssl.SSLContext:
 def client_context() -> ssl.SSLContext:
     """TLS 1.3 for the side that compares identities.
 
-    By itself it trusts any certificate: see `pygrid.transport.pinned_tls`.
+    It accepts any certificate; `pygrid.transport.pinned_tls` checks the identity.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

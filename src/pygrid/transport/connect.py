@@ -1,4 +1,4 @@
-"""From an address to what carries requests there."""
+"""The transport for an address."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ if TYPE_CHECKING:
 
 
 def open_transport(url: str, *, relay_token: RelayToken | None = None, dialer: Dialer | None = None) -> Transport:
-    """The way to the Domain at an address, in either of its forms (`pygrid.transport.address`). Nothing is sent yet.
+    """The transport to the Domain at a direct or relayed address (`pygrid.transport.address`); it sends nothing.
 
     Args:
-        relay_token: gives what the Network is told, if there is one in between; None: ``PYGRID_NETWORK_TOKEN``.
+        relay_token: returns the token for the Network of a relayed address; None: ``PYGRID_NETWORK_TOKEN``.
         dialer: makes the connections to the Domain, or to the Network; None: to any address.
     Raises:
-        InvalidInput: ``invalid_url``: not an address; ``invalid_identity``: it names an identity that is none.
+        InvalidInput: not an address (``invalid_url``), or its identity is not valid (``invalid_identity``).
     """
     address = parse_address(url)
     if isinstance(address, str):
         return HttpTransport(address, dialer=dialer)
-    from pygrid.transport.relayed import (
-        RelayedTransport,
-    )  # with websockets and cryptography, which a direct way does not need
+    # Here, because a direct connection needs neither websockets nor cryptography.
+    from pygrid.transport.relayed import RelayedTransport
 
     return RelayedTransport(address, relay_token=relay_token, dialer=dialer)

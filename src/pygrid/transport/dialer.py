@@ -1,4 +1,4 @@
-"""TCP connections that can be cut from another thread, and that are made only where they may be."""
+"""TCP connections that another thread can cut, and that go to allowed addresses only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pygrid.errors import InvalidInput
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 FindFault = Callable[[IpAddress], str | None]
-"""Why an IP address must not be called, in words; None: it may."""
+"""Returns why an IP address is not allowed, in words; None: it is allowed."""
 
 
 class Dialer(httpcore.SyncBackend):
     """Opens the connections of one transport.
 
     Args:
-        find_fault: asked of every IP address that a host stands for, and the connection is made to one of those, so
-            that a name which leads elsewhere a moment later changes nothing; None: any address will do.
+        find_fault: called with each IP address of a host. The connection goes to one of these addresses, so a name
+            that resolves to another address a moment later changes nothing. None: any address is allowed.
     """
 
     def __init__(self, find_fault: FindFault | None = None) -> None:
@@ -37,7 +37,7 @@ class Dialer(httpcore.SyncBackend):
 
     @property
     def is_guarded(self) -> bool:
-        """Whether not every address will do."""
+        """Whether some addresses are refused."""
         return self._find_fault is not None
 
     def connect_tcp(
@@ -48,7 +48,12 @@ class Dialer(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Raises InvalidInput: ``address_refused``. httpcore.ConnectError, ConnectTimeout."""
+        """A connection to the host.
+
+        Raises:
+            InvalidInput: an address of the host is not allowed (``address_refused``).
+            httpcore.ConnectError, ConnectTimeout: there is no connection.
+        """
         self._check_open()
         where = host if self._find_fault is None else _checked(host, port, self._find_fault)
         inner = super().connect_tcp(where, port, timeout, local_address, socket_options)
@@ -65,9 +70,9 @@ class Dialer(httpcore.SyncBackend):
             raise httpcore.ConnectError("the transport was closed")
 
     def cut(self) -> None:
-        """End every connection, also those that are being made, and make no more.
+        """End all connections, including those that are being made, and refuse new ones.
 
-        Threads that read from a connection or write to it get an error of a lost connection.
+        Threads that read from a connection or write to it get the error of a lost connection.
         """
         with self._lock:
             self._is_closed = True
@@ -81,7 +86,7 @@ class _CuttableStream(httpcore.NetworkStream):
         self._inner = inner
         self._streams = streams
         self._is_used = False
-        """Something was written and nothing of the answer read, or somebody is reading."""
+        """Something was written and nothing of the answer read, or a thread is reading."""
         streams.add(self)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -107,27 +112,27 @@ class _CuttableStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self._is_used:
-            # A pool takes an idle connection that brings something for a dead one. Between its looking whether one is
-            # idle and asking here, another thread may have sent a request on it, and this would be the answer.
+            # A pool counts an idle connection with unread data as dead. Between its check for idleness and this call,
+            # another thread may have sent a request, and the data would be the answer to that.
             return False
         return self._inner.get_extra_info(info)
 
     def cut(self) -> None:
-        """Closing a socket wakes nobody who waits for it; shutting the connection down does."""
+        """Shut the connection down; unlike closing the socket, this wakes the threads that wait for it."""
         connection = self._inner.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # it has ended by itself
+        with contextlib.suppress(OSError):  # it has already ended
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _checked(host: str, port: int, find_fault: FindFault) -> str:
-    """One of the IP addresses of a host, all of which were found good."""
+    """One of the IP addresses of a host, after a check of all."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise httpcore.ConnectError(str(error)) from error
     addresses = [str(entry[4][0]) for entry in found]
     for text in addresses:
-        # The zone of a link-local address is no part of it.
+        # Without the zone of a link-local address.
         fault = find_fault(ipaddress.ip_address(text.partition("%")[0]))
         if fault is not None:
             raise InvalidInput(f"{host} leads to {text}, which is {fault}", code=codes.ADDRESS_REFUSED)

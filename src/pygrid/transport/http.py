@@ -1,7 +1,6 @@
 """HTTP/1.1 with a pool of connections.
 
-On httpcore, the engine below httpx: httpx itself imports a command line with it, 100 ms and 8 MB that a device can do
-without.
+It uses httpcore, the engine below httpx: httpx also imports a command line, which costs 100 ms and 8 MB on a device.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ KEEP_ALIVE_S = 30.0
 
 
 class PooledTransport:
-    """A `Transport` over a pool of HTTP connections. Redirects are not followed: a token must not wander to another
-    host.
+    """A `Transport` over a pool of HTTP connections. It follows no redirects: a token must not reach another host.
 
     Args:
-        url: of the server, for messages.
-        origin, base_path, host: scheme, host and port that the pool connects to; what comes before each path; the
-            ``Host``.
+        url: address of the server, for messages.
+        origin: scheme, host and port that the pool connects to.
+        base_path: prefix of each path.
+        host: value of the header ``Host``.
         pool: closed with the transport.
     """
 
@@ -45,10 +44,9 @@ class PooledTransport:
         self._origin = origin
         self._host = host
         self._pool = pool
-        # The pool's own queue mixes up who has which connection when more threads wait for one than there are
-        # connections.
+        # The queue of the pool assigns connections wrongly if more threads wait than there are connections.
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        # In a notebook nobody closes anything.
+        # In a notebook, nothing calls `close`.
         weakref.finalize(self, self._pool.close)
 
     @property
@@ -100,7 +98,7 @@ class PooledTransport:
         return Response(answer.status, arrived, chunks if is_stream else self._require_rate(chunks), close)
 
     def _require_rate(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces. The server can be silent for a while, but not send its answer byte by byte for ever."""
+        """The same pieces, as long as their average rate is high enough; see `MIN_BYTES_PER_S`."""
         waited_s, num_bytes = 0.0, 0
         while True:
             began = time.monotonic()
@@ -124,7 +122,7 @@ class PooledTransport:
 
 
 class _Once:
-    """Calls a function the first time that it is called itself, in whichever thread."""
+    """Calls a function at its own first call, in any thread, and never again."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._todo = [work]
@@ -135,13 +133,12 @@ class _Once:
 
 
 class HttpTransport(PooledTransport):
-    """A `Transport` over HTTP to where the server listens.
+    """A `Transport` over HTTP to the address where the server listens. `close` cuts the requests of other threads.
 
-    A proxy is taken from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
+    The environment can name a proxy (``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
-    ``ssl_context``: for a Domain whose certificate is not signed by a public authority. `close` cuts off requests that
-        other
-    threads are at.
+    Args:
+        ssl_context: for a Domain whose certificate is not signed by a public authority.
     """
 
     def __init__(self, url: str, *, ssl_context: ssl.SSLContext | None = None, dialer: Dialer | None = None) -> None:
@@ -158,11 +155,12 @@ class HttpTransport(PooledTransport):
 
 
 def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Dialer) -> httpcore.ConnectionPool:
-    """Connections to the host of an address, through the proxy that the environment names for it; but none if not every
-    address will do, as the proxy's is not the one that counts.
+    """Connections to the host of an address, through the proxy of the environment.
+
+    A dialer that refuses some addresses gets no proxy, because it would check the address of the proxy instead.
     """
     if ssl_context is None and parts.scheme == "http":
-        # Never used, but httpcore would load all public authorities at once: 30 ms and a few MB on a device.
+        # Not used, but without it httpcore loads all public authorities: 30 ms and a few MB on a device.
         ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpcore.ConnectionPool(
         ssl_context=ssl_context or httpcore.default_ssl_context(),
@@ -175,7 +173,7 @@ def make_pool(parts: SplitResult, ssl_context: ssl.SSLContext | None, dialer: Di
 
 
 def _make_proxy(parts: SplitResult) -> httpcore.Proxy | None:
-    """Raises InvalidInput: as `find_proxy`."""
+    """The proxy for an address, with its credentials. Raises InvalidInput: as `find_proxy`."""
     found = find_proxy(parts.geturl())
     if found is None:
         return None
@@ -193,7 +191,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def explain(error: Exception) -> str:
-    """Why there is no connection, or no longer, in words."""
+    """Why a connection could not be opened or was lost, in words."""
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words

@@ -1,8 +1,7 @@
-"""Who a Domain or a Network is, whatever its address: an Ed25519 key pair that each makes for itself at its first
-start.
+"""The identity of a Domain or a Network, independent of its address: an Ed25519 key pair, made at its first start.
 
-`Identity` is the private half, kept in a file of the data folder and used to sign. `IdentityKey` is the public half:
-what people write down, what others know the app by, and what the certificate of a Domain is compared with.
+`Identity` is the private half; it is kept in a file of the data folder and signs. `IdentityKey` is the public half:
+people write it down, other apps know the app by it, and the certificate of a Domain is compared with it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pygrid.durable import make_once
 from pygrid.errors import InvalidConfig, InvalidInput
 from pygrid.settings import make_data_dir
 
-if TYPE_CHECKING:  # 30 ms and a few MB, for those who only talk to a Domain directly
+if TYPE_CHECKING:  # 30 ms and a few MB, which direct connections do not need
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 IDENTITY_FILE = "identity.pem"
@@ -27,14 +26,14 @@ _TEXT = re.compile(r"ed25519:[a-z2-7]{52}")
 _FIELD_PRIME = 2**255 - 19
 _ORDER_EIGHT = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER = frozenset({0, 1, _FIELD_PRIME - 1, _ORDER_EIGHT, _FIELD_PRIME - _ORDER_EIGHT})
-"""The y of the eight points that are no keys: for each of them, a signature that holds can be made by anybody."""
+"""The y of the eight points that are not valid keys: anybody can make a valid signature for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityKey:
     """The public half of an identity.
 
-    ``str()`` is the form to write down: ``ed25519:`` and 52 lower-case base32 characters.
+    ``str()`` is its text: ``ed25519:`` and 52 lower-case base32 characters.
     """
 
     raw: bytes
@@ -42,30 +41,30 @@ class IdentityKey:
 
     def __post_init__(self) -> None:
         if len(self.raw) != 32:
-            raise InvalidInput(f"an identity has 32 bytes, and this one {len(self.raw)}", code=codes.INVALID_IDENTITY)
+            raise InvalidInput(f"this identity has {len(self.raw)} bytes; it must have 32", code=codes.INVALID_IDENTITY)
         y = int.from_bytes(self.raw, "little") & (2**255 - 1)
         if y >= _FIELD_PRIME or y in _SMALL_ORDER:
-            raise InvalidInput("this identity proves nothing: anybody can sign for it", code=codes.INVALID_IDENTITY)
+            raise InvalidInput("this identity is not valid: anybody can sign for it", code=codes.INVALID_IDENTITY)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The key that a text names; there is one text for each key.
+        """The key of a text; each key has exactly one text.
 
         Raises:
-            InvalidInput: ``invalid_identity``: not that form, or a key for which anybody can sign.
+            InvalidInput: the text has another form, or anybody can sign for the key (``invalid_identity``).
         """
         if _TEXT.fullmatch(text):
             raw = base64.b32decode(text.removeprefix(_PREFIX).upper() + "====")
-            if _spell(raw) == text:  # else its last character has bits that belong to no byte
+            if _spell(raw) == text:  # otherwise the last character has bits beyond the last byte
                 return cls(raw)
         raise InvalidInput(
-            f"{text[:100]!r} is no identity; one is written {_PREFIX} and 52 characters of a-z and 2-7. GET /identity "
-            "of a Domain or Network tells its own",
+            f"{text[:100]!r} is not an identity: write {_PREFIX} and 52 characters of a-z and 2-7. GET /identity of a "
+            "Domain or Network returns its identity",
             code=codes.INVALID_IDENTITY,
         )
 
     def verify(self, signature: bytes, purpose: str, *parts: bytes) -> bool:
-        """Whether this identity has signed these parts for this purpose (`Identity.sign`)."""
+        """Whether this identity signed these parts for this purpose (`Identity.sign`)."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -80,7 +79,7 @@ class IdentityKey:
 
 
 class Identity:
-    """The private half of an identity: signs in the name of its `key`."""
+    """The private half of an identity; it signs, and its `key` verifies."""
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self.private_key = private_key
@@ -95,13 +94,13 @@ class Identity:
 
     @classmethod
     def load_or_make(cls, path: Path) -> Self:
-        """The identity kept in a PEM file (PKCS 8); a new one is made and kept, mode 0600, if there is no file.
+        """The identity in a PEM file (PKCS 8). If there is no file, a new identity is made and stored with mode 0600.
 
-        Two processes that begin at once get the same one.
+        Two processes that start at once get the same identity.
 
         Raises:
-            InvalidConfig: ``identity_damaged``: the file holds no Ed25519 key. ``invalid_data_dir``: its folder can't
-                be made.
+            InvalidConfig: the file holds no Ed25519 key (``identity_damaged``), or its folder cannot be made
+                (``invalid_data_dir``).
         """
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -119,15 +118,14 @@ class Identity:
         return cls(private_key)
 
     def sign(self, purpose: str, *parts: bytes) -> bytes:
-        """The 64 bytes of the signature over ``pygrid/PURPOSE``, a zero byte, and each part after its length in 8
-        bytes.
+        """The signature (64 bytes) of ``pygrid/PURPOSE``, a zero byte, and each part after its length in 8 bytes.
 
-        ``purpose`` keeps a signature that was made for one thing from being good for another.
+        Because of ``purpose``, a signature made for one use is not valid for another.
         """
         return self.private_key.sign(_signed(purpose, parts))
 
     def to_pem(self) -> bytes:
-        """The private key as a PEM file without a password: a secret."""
+        """The private key as PEM without a password; it is a secret."""
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -145,7 +143,7 @@ def _spell(raw: bytes) -> str:
 
 def _damaged(path: Path) -> InvalidConfig:
     return InvalidConfig(
-        f"{path} holds no Ed25519 key, so this app can't prove who it is. Restore the file from a backup; if it is "
-        "deleted, a new identity is made, which others do not know yet",
+        f"{path} holds no Ed25519 key, so this app cannot prove its identity. Restore the file from a backup; if you "
+        "delete it, the app makes a new identity that other apps do not know",
         code=codes.IDENTITY_DAMAGED,
     )

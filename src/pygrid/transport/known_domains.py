@@ -1,4 +1,4 @@
-"""Who answered as a Domain behind a Network when this user first talked to it, so that anybody else is noticed."""
+"""Identities of the Domains that this user reached through a Network, so that a change of identity is noticed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pygrid.transport.identity import IdentityKey
 
 class _Content(msgspec.Struct):
     domains: dict[str, str] = {}
-    """Identity by address."""
+    """Address -> identity."""
 
 
 class KnownDomains:
-    """The file ``known_domains.json``, mode 0600. Processes may use it at once.
+    """The file ``known_domains.json``, mode 0600. Several processes can use it at once.
 
     Args:
         path: None: in `config_dir`, looked up at each use.
@@ -36,23 +36,23 @@ class KnownDomains:
         return self._path or config_dir() / "known_domains.json"
 
     def find(self, address: RelayedAddress) -> IdentityKey | None:
-        """Who answered there before.
+        """The identity that answered at this address before.
 
         Raises:
-            InvalidInput: ``known_domains_damaged``: the file can't be read.
+            InvalidInput: the file cannot be read (``known_domains_damaged``).
         """
         text = self._load().domains.get(str(address))
         return IdentityKey.parse(text) if text is not None else None
 
     def check(self, address: RelayedAddress, seen: IdentityKey) -> None:
-        """Return if the one who answers is who is expected: the address's identity, or who answered the first time.
+        """Return if the identity that answers is the expected one: that of the address, or that of the first time.
 
-        What is seen is kept: at first use, and where the address itself says who must answer.
+        The identity is stored at the first use, and if the address names it.
 
         Raises:
-            IdentityChanged: ``wrong_identity``: not who the address names; ``identity_changed``: not who answered
-                before.
-            InvalidInput, InvalidConfig: the file can't be read, or not written.
+            IdentityChanged: not the identity of the address (``wrong_identity``), or not the one of the first time
+                (``identity_changed``).
+            InvalidInput, InvalidConfig: the file cannot be read or written.
         """
         if address.identity is not None and seen != address.identity:
             raise _wrong(address, address.identity, seen)
@@ -70,8 +70,8 @@ class KnownDomains:
             return _Content()
         except (msgspec.DecodeError, OSError) as error:
             raise InvalidInput(
-                f"{self.path} can't be read ({error}), so nobody can tell whether Domains are who they were. Repair "
-                "it; if you delete it, whoever answers next is trusted",
+                f"{self.path} cannot be read ({error}), so the identities of Domains cannot be checked. Repair the "
+                "file; if you delete it, the next identity that answers is trusted",
                 code=codes.KNOWN_DOMAINS_DAMAGED,
             ) from error
 
@@ -83,8 +83,8 @@ class KnownDomains:
                 write_atomically(self.path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
         except OSError as error:
             raise InvalidConfig(
-                f"who {address} is can't be kept in {self.path} ({error.strerror}). Make the folder writable, set "
-                f"XDG_CONFIG_HOME to one that is, or say who must answer: {address}?identity={seen}",
+                f"the identity of {address} cannot be stored in {self.path} ({error.strerror}). Make the folder "
+                f"writable, set XDG_CONFIG_HOME to one that is, or name the identity: {address}?identity={seen}",
                 code=codes.KNOWN_DOMAINS_UNWRITABLE,
             ) from error
 
@@ -96,7 +96,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         try:
             import fcntl
-        except ImportError:  # not on Windows, where two first uses at the same moment may forget one another
+        except ImportError:  # on Windows, one of two first uses at the same moment can be lost
             pass
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -107,11 +107,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _wrong(address: RelayedAddress, wanted: IdentityKey, seen: IdentityKey) -> IdentityChanged:
     return IdentityChanged(
-        f"it is not the Domain you asked for that answers at {address}:\n"
-        f"  you asked for  {wanted}\n"
-        f"  there answers  {seen}\n"
+        f"another Domain than expected answers at {address}:\n"
+        f"  expected  {wanted}\n"
+        f"  answers   {seen}\n"
         "Either the address names the wrong identity, or somebody in between pretends to be the Domain. Nothing was "
-        "sent. Ask those who run the Domain for its identity (pygrid shows it at start, GET /identity gives it).",
+        "sent. Ask the operator of the Domain for its identity (pygrid shows it at start; GET /identity returns it).",
         code=codes.WRONG_IDENTITY,
         wanted=str(wanted),
         seen=str(seen),
@@ -120,11 +120,11 @@ def _wrong(address: RelayedAddress, wanted: IdentityKey, seen: IdentityKey) -> I
 
 def _changed(address: RelayedAddress, known: IdentityKey, seen: IdentityKey, path: Path) -> IdentityChanged:
     return IdentityChanged(
-        f"the Domain at {address} is another than before:\n"
+        f"the identity of the Domain at {address} has changed:\n"
         f"  known (in {path})  {known}\n"
-        f"  there answers now  {seen}\n"
-        "Either it was set up anew and lost its identity file, or somebody in between pretends to be the Domain. "
-        "Nothing was sent. Ask those who run the Domain, by another way than this one, for its identity. If it is the "
+        f"  answers now  {seen}\n"
+        "Either the Domain was set up again and lost its identity file, or somebody in between pretends to be the "
+        "Domain. Nothing was sent. Ask the operator of the Domain for its identity, over another channel. If it is the "
         f"new one, trust it by using this address once:\n  {address}?identity={seen}",
         known=str(known),
         seen=str(seen),

@@ -1,8 +1,8 @@
-"""One end of a control WebSocket between a Domain and a Network: the same on both sides.
+"""One end of a control WebSocket between a Domain and a Network; both ends work the same way.
 
-A frame is a JSON object in one text message: ``{"type": ..., "id"?: ..., ...}``. With an ``id`` it is a question, which
-the other end answers by ``{"type": "answer", "id": ..., ...}`` or refuses by ``{"type": "problem", "id": ...,
-"problem": {...}}``; without one it only tells. Each end numbers its own questions.
+A frame is a JSON object in one text message: ``{"type": ..., "id"?: ..., ...}``. A frame with an ``id`` is a request.
+The other end replies with ``{"type": "answer", "id": ..., ...}``, or refuses with ``{"type": "problem", "id": ...,
+"problem": {...}}``. A frame without an ``id`` gets no reply. Each end numbers its own requests.
 
     link = Link(socket, {"search": search, "open_pipe": open_pipe})
     run = asyncio.create_task(link.run())           # until either end closes
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 1024 * 1024
 MAX_ASKS = 1024
-"""Questions of one end that wait for their answers."""
+"""Requests of this end that wait for their answers."""
 MAX_HANDLING = 256
-"""Questions of the other end that are being answered."""
+"""Requests of the other end that are being handled."""
 SEND_S = 10.0
-"""A peer that takes nothing for so long is given up."""
+"""The connection to a peer that reads nothing for this time is closed."""
 CLOSE_S = 10.0
-"""So long a goodbye may take."""
+"""Time limit of the closing handshake."""
 
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, TOO_BIG, OVERLOADED = 1000, 1001, 1002, 1009, 1013
 REPLACED = 4000
 """Close code: the same Domain has opened a newer link."""
 REFUSED = 4003
-"""Close code: the other end is not let in, or no longer."""
+"""Close code: the other end is not accepted, or no longer accepted."""
 
 Payload = dict[str, Any]
 Handler = Callable[[Payload], Awaitable[Payload | None]]
-"""Gets a frame without ``type`` and ``id``; gives the answer's fields (None: none).
+"""Gets a frame without ``type`` and ``id``; returns the fields of the answer (None: no fields).
 
 A `PygridError` becomes a problem.
 """
@@ -53,7 +53,7 @@ _RESERVED = frozenset({"type", "id"})
 
 
 class SocketClosed(Exception):
-    """The WebSocket is closed, by whichever side."""
+    """One of the ends has closed the WebSocket."""
 
     def __init__(self, code: int = GOING_AWAY, reason: str = "") -> None:
         super().__init__(f"{code} {reason}".strip())
@@ -62,7 +62,7 @@ class SocketClosed(Exception):
 
 
 class Socket(Protocol):
-    """What a link needs of a WebSocket."""
+    """The part of a WebSocket that a link uses."""
 
     async def send_text(self, text: str) -> None:
         """Raises SocketClosed."""
@@ -73,17 +73,16 @@ class Socket(Protocol):
         ...
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Close it; harmless when it is closed already."""
+        """Close it; does nothing if it is closed."""
         ...
 
 
 class Link:
-    """Asks the other end, answers it, and tells it things.
+    """Sends requests and messages to the other end, and handles those of the other end.
 
     Args:
-        handlers: what this end answers and hears, by type. Told frames are handled one after the other, before the next
-            frame is read; questions side by side.
-        name: of the other end, for the log.
+        handlers: by type. Messages are handled in order, each before the next frame is read; requests run concurrently.
+        name: name of the other end, for the log.
     """
 
     def __init__(
@@ -114,13 +113,13 @@ class Link:
 
     @property
     def num_asked(self) -> int:
-        """How many questions wait for their answers."""
+        """The number of requests that wait for their answers."""
         return len(self._asked)
 
     async def run(self) -> SocketClosed:
-        """Read frames until the WebSocket is closed; gives how it ended. Call it once.
+        """Read frames until the WebSocket is closed, and return how it ended. Call it once.
 
-        Then open questions have failed with ``link_closed``, and nothing of this end's handlers runs any more.
+        When it returns, open requests have failed with ``link_closed``, and no handler of this end runs.
         """
         try:
             async with asyncio.timeout(None) as self._reading:
@@ -143,15 +142,16 @@ class Link:
         """The other end's answer.
 
         Raises:
-            Unavailable: ``link_closed``; ``link_busy``: too many questions are open. TooSlow: ``no_answer`` in time.
-            PayloadTooLarge: the question is longer than a frame; nothing was sent.
-            PygridError: what the other end refused with.
+            Unavailable: the link is closed (``link_closed``), or has too many open requests (``link_busy``).
+            TooSlow: there was no answer in time (``no_answer``).
+            PayloadTooLarge: the request is longer than a frame; nothing was sent.
+            PygridError: the refusal of the other end.
         """
         if self._over is not None:
             raise self._closed()
         if len(self._asked) >= self._max_asks:
             raise Unavailable(
-                f"{len(self._asked)} questions to {self.name or 'the other end'} are open", code=codes.LINK_BUSY
+                f"{len(self._asked)} requests to {self.name or 'the other end'} are open", code=codes.LINK_BUSY
             )
         self._last_id += 1
         number = self._last_id
@@ -172,21 +172,22 @@ class Link:
             self._asked.pop(number, None)
 
     async def tell(self, type: str, payload: Mapping[str, Any] | None = None) -> None:
-        """Send what needs no answer.
+        """Send a message, which gets no answer.
 
         Raises:
-            Unavailable: ``link_closed``. PayloadTooLarge: it is longer than a frame; nothing was sent.
+            Unavailable: the link is closed (``link_closed``).
+            PayloadTooLarge: the message is longer than a frame; nothing was sent.
         """
         await self._send(_frame(type, payload))
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Close the WebSocket; `run` returns. Harmless when it is closed already."""
+        """Close the WebSocket, so that `run` returns; does nothing if it is closed."""
         self._end(SocketClosed(code, reason))
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._socket.close(code, reason)
         except TimeoutError:
-            # It does not even take the goodbye, so what it still says is not waited for.
+            # The peer does not read the close frame, so `run` does not wait for its frames.
             if self._reading is not None and not self._reading.expired():
                 self._reading.reschedule(asyncio.get_running_loop().time())
 
@@ -214,13 +215,15 @@ class Link:
         kind, number = frame.pop("type"), frame.pop("id", None)
         if kind in (_ANSWER, _PROBLEM):
             waiting = self._asked.pop(number, None)
-            # Nobody waits if the answer came too late, or was never asked for.
+            # No request waits if the answer is late, or belongs to no request.
             if waiting is not None and not waiting.done():
                 _resolve(waiting, kind, frame)
         elif number is None:
             await self._hear(kind, frame)
         elif len(self._handling) >= self._max_handling:
-            busy = Unavailable(f"{self._max_handling} questions are being answered; ask again", code=codes.LINK_BUSY)
+            busy = Unavailable(
+                f"{self._max_handling} requests are being handled; try again later", code=codes.LINK_BUSY
+            )
             await self._refuse(number, busy)
         else:
             task = asyncio.create_task(self._answer(kind, number, frame))
@@ -230,7 +233,7 @@ class Link:
     async def _hear(self, kind: str, frame: Payload) -> None:
         handler = self._handlers.get(kind)
         if handler is None:
-            # A later version of the other end may tell more than this one knows of.
+            # A later version of the other end can send types that this version does not know.
             logger.debug("unknown frame", extra={"peer": self.name, "type": kind[:100]})
             return
         try:
@@ -251,9 +254,9 @@ class Link:
             return
         except Exception:
             logger.exception("question failed", extra={"peer": self.name, "type": kind})
-            await self._refuse(number, PygridError("the other end failed to answer; its log tells why"))
+            await self._refuse(number, PygridError("the other end failed to answer; its log has the reason"))
             return
-        with contextlib.suppress(Unavailable):  # nobody is left to hear it
+        with contextlib.suppress(Unavailable):  # the other end is gone
             await self._send(answer)
 
     async def _refuse(self, number: int, error: PygridError) -> None:
@@ -286,58 +289,59 @@ class Links:
         return iter(list(self._links))
 
     async def put(self, name: str, link: Link) -> None:
-        """Let this be the Domain's link; an older one is closed."""
+        """Register the link of a Domain, and close an older link."""
         older = self.swap(name, link)
         if older is not None:
-            await older.close(REPLACED, "this Domain has connected anew")
+            await older.close(REPLACED, "this Domain has connected again")
 
     def swap(self, name: str, link: Link) -> Link | None:
-        """Let this be the Domain's link; gives an older one, which is to be closed."""
+        """Register the link of a Domain, and return an older link, which the caller must close."""
         older, self._links[name] = self._links.get(name), link
         return None if older is link else older
 
     def release(self, name: str, link: Link) -> bool:
-        """Forget a link that has ended, unless a newer one took its place; gives whether it was the Domain's link."""
+        """Remove a link that has ended, and return True; False if a newer link has replaced it."""
         if self._links.get(name) is not link:
             return False
         del self._links[name]
         return True
 
     def find(self, name: str) -> Link | None:
-        """The Domain's link, if it has one that is open."""
+        """The open link of a Domain; None: there is none."""
         link = self._links.get(name)
         return link if link is not None and link.is_open else None
 
     def get(self, name: str) -> Link:
-        """Raises Unavailable: ``domain_offline``."""
+        """The open link of a Domain. Raises Unavailable: there is none (``domain_offline``)."""
         link = self.find(name)
         if link is None:
             raise Unavailable(f"the Domain {name!r} is not connected now", code=codes.DOMAIN_OFFLINE, domain=name)
         return link
 
     async def close(self, name: str, code: int = REFUSED, reason: str = "") -> None:
-        """Close the Domain's link, if it has one."""
+        """Close the link of a Domain, if there is one."""
         link = self._links.pop(name, None)
         if link is not None:
             await link.close(code, reason)
 
     async def close_all(self) -> None:
-        """Close every link: the Network stops."""
+        """Close all links because the Network stops."""
         links = list(self._links.values())
         self._links.clear()
         await asyncio.gather(*(link.close(GOING_AWAY, "the Network stops") for link in links))
 
 
 def encode_frame(type: str, payload: Mapping[str, Any] | None = None, id: int | None = None) -> str:
-    """A frame as it travels. Raises PayloadTooLarge: ``frame_too_large``."""
+    """The text of a frame. Raises PayloadTooLarge: it is too long (``frame_too_large``)."""
     return _frame(type, payload, id)
 
 
 def decode_frame(text: str) -> Payload:
-    """A frame that came, with its ``type`` (a text) and ``id`` (a whole number, if it has one).
+    """The frame in a text, with its ``type`` (a text) and ``id`` (a whole number, if it has one).
 
     Raises:
-        PayloadTooLarge: ``frame_too_large``. InvalidInput: ``invalid_frame``: it is no such object.
+        PayloadTooLarge: the text is too long (``frame_too_large``).
+        InvalidInput: the text is not a frame (``invalid_frame``).
     """
     if len(text) > MAX_FRAME_BYTES:
         raise _too_large()

@@ -1,4 +1,4 @@
-"""TLS over any stream, to a peer that is known by its identity."""
+"""TLS over any stream, to a peer with a known identity."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _LOOK_S = 0.01
 
 
 class PinnedStream(httpcore.NetworkStream):
-    """Bytes to and from the peer, encrypted on the way over ``stream``, which it owns.
+    """An encrypted stream to the peer over ``stream``, which it owns.
 
-    What comes out of `read` was sent by the peer, in this order and without a gap: anything else that ``stream`` brings
-    ends in ``httpcore.ReadError``, and so does an end that the peer did not announce.
+    `read` returns exactly what the peer sent, in this order and without a gap. Other bytes from ``stream``, and an end
+    that the peer did not announce, raise ``httpcore.ReadError``.
 
     Args:
-        check: called with the peer's identity before anything is sent to it; raises if it is not who is wanted.
+        check: called with the peer's identity before anything is sent; raises if it is not the expected one.
     Raises:
-        httpcore.ConnectError: the handshake failed. IdentityChanged: ``wrong_identity``: the peer's certificate is none
-            of a Domain. What ``check`` raises. The stream is closed then.
+        httpcore.ConnectError: the handshake failed.
+        IdentityChanged: the peer's certificate is not that of a Domain (``wrong_identity``).
+        The errors of ``check``. After each error, the stream is closed.
     """
 
     def __init__(
@@ -47,14 +48,12 @@ class PinnedStream(httpcore.NetworkStream):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
         self._is_broken = False
-        # One thread at a time reads and writes, but others of a pool look whether an idle stream is still good.
+        # One thread at a time reads and writes, but other threads of a pool check whether an idle stream is usable.
         self._using = threading.Lock()
         self._is_asking = False
-        """Something was written, and nothing of the answer was read: the stream is not idle, whatever a pool takes it
-        for.
-        """
+        """Something was written and nothing of the answer was read, so the stream is not idle."""
         self._early = b""
-        """What was found by looking."""
+        """Bytes that the check of an idle stream has read."""
         try:
             self._shake_hands(timeout_s)
             certificate = self._tls.getpeercert(binary_form=True)
@@ -123,11 +122,9 @@ class PinnedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def _has_news(self) -> bool:
-        """Whether the peer sent anything, or the connection ended: asked of an idle connection, where either means its
-        end.
+        """Whether the peer has sent something or the connection has ended; on an idle connection, both mean its end.
 
-        A pool asks without knowing for sure: the thread to which it gave the connection may be about to use it, or
-        using it.
+        A pool can call this while the thread that has the connection uses it, or is about to use it.
         """
         if not self._using.acquire(blocking=False):
             return False
@@ -141,7 +138,7 @@ class PinnedStream(httpcore.NetworkStream):
             self._early = self._read(1, _LOOK_S)
             return True
         except httpcore.ReadTimeout:
-            return False  # it was for the layers below only
+            return False  # the data belonged to the TLS layer only
         except (httpcore.NetworkError, httpcore.ProtocolError):
             return True
         finally:
@@ -191,11 +188,11 @@ def _identity_of(certificate: bytes) -> IdentityKey:
         return read_certificate(certificate)
     except InvalidInput as error:
         raise IdentityChanged(
-            f"whoever answers there is no Domain: {error.detail}", code=codes.WRONG_IDENTITY
+            f"the server that answers is not a Domain: {error.detail}", code=codes.WRONG_IDENTITY
         ) from error
 
 
 def _explain(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLEOFError):
-        return "it was cut off in the middle"
-    return f"what came is not what the other end sent ({error.reason or error})"
+        return "the connection ended in the middle of a message"
+    return f"the bytes are not those that the other end sent ({error.reason or error})"

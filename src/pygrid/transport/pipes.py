@@ -1,4 +1,4 @@
-"""A pipe's caller end: a stream of bytes in the binary messages of a WebSocket."""
+"""The caller's end of a pipe: a stream of bytes in the binary messages of a WebSocket."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from websockets.protocol import CLIENT, OPEN, Protocol
 from websockets.utils import accept_key
 
 MAX_MESSAGE_BYTES = 1024 * 1024
-"""What an end takes in one message."""
+"""Largest message that an end accepts."""
 MESSAGE_BYTES = 256 * 1024
-"""What an end sends in one message at most."""
+"""Largest message that an end sends."""
 _READ_BYTES = 256 * 1024
 
 _quiet = logging.getLogger("pygrid.transport.pipes.frames")
@@ -26,33 +26,33 @@ _quiet.setLevel(logging.WARNING)
 
 
 ProtocolFactory = Callable[[str], asyncio.Protocol]
-"""Makes what a server reads a connection with, from the caller's address."""
+"""Returns the protocol object of a connection, from the caller's address."""
 
 
 class RelayedConnections:
-    """How an app's server reads connections that come through pipes."""
+    """The protocol that an app's server uses for connections through pipes."""
 
     factory: ProtocolFactory | None = None
-    """None: no server runs the app."""
+    """None: there is no server."""
 
     def serve_with(self, factory: ProtocolFactory) -> None:
-        """Read connections with the protocols that the factory makes."""
+        """Use the protocols of this factory."""
         self.factory = factory
 
 
 def upgrade_headers() -> tuple[dict[str, str], str]:
-    """The headers that ask for a WebSocket, and the ``Sec-WebSocket-Accept`` that the answer must bring."""
+    """The headers that request a WebSocket, and the ``Sec-WebSocket-Accept`` that the answer must have."""
     key = base64.b64encode(secrets.token_bytes(16)).decode()
     asked = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
     return asked, accept_key(key)
 
 
 class PipeStream(httpcore.NetworkStream):
-    """The bytes of an open WebSocket's binary messages; their borders mean nothing.
+    """The bytes of an open WebSocket's binary messages; the borders of messages have no meaning.
 
     Args:
         stream: the connection, after its answer 101.
-        release: called once it is closed, to let go of the connection.
+        release: called after the close, to release the connection.
     """
 
     def __init__(self, stream: httpcore.NetworkStream, release: Callable[[], object]) -> None:
@@ -63,7 +63,7 @@ class PipeStream(httpcore.NetworkStream):
         self._is_over = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        left_s = countdown(timeout)  # of all reads together: frames without content must not make it wait for ever
+        left_s = countdown(timeout)  # for all reads together, because empty frames could arrive without end
         while not self._data and not self._is_over:
             self._take(self._stream.read(_READ_BYTES, left_s()), timeout)
         piece, self._data = self._data[:max_bytes], self._data[max_bytes:]
@@ -103,11 +103,11 @@ class PipeStream(httpcore.NetworkStream):
             elif frame.opcode is Opcode.CLOSE:
                 self._is_over = True
             elif frame.opcode is Opcode.TEXT:
-                raise httpcore.ReadError("a text message came through a pipe")
+                raise httpcore.ReadError("the pipe brought a text message")
         self._data = memoryview(parts[0]) if len(parts) == 1 else memoryview(b"".join(parts))
         if self._frames.parser_exc is not None and data:
             self._is_over = True
-            raise httpcore.ReadError(f"what came is no WebSocket ({self._frames.parser_exc})")
+            raise httpcore.ReadError(f"the bytes are not a WebSocket ({self._frames.parser_exc})")
         self._flush(timeout)  # a ping is answered, a close is echoed
 
     def _flush(self, timeout: float | None) -> None:
@@ -117,10 +117,9 @@ class PipeStream(httpcore.NetworkStream):
 
 
 def countdown(timeout: float | None) -> Callable[[], float | None]:
-    """Gives the seconds that are left of ``timeout``, again and again. None: as many as it takes.
+    """A function that returns the seconds left of ``timeout``; None: without limit.
 
-    Raises (what it gives):
-        httpcore.ReadTimeout: none is left.
+    The function raises ``httpcore.ReadTimeout`` when no time is left.
     """
     if timeout is None:
         return lambda: None
@@ -129,7 +128,7 @@ def countdown(timeout: float | None) -> Callable[[], float | None]:
     def left_s() -> float:
         left = end - time.monotonic()
         if left <= 0:
-            raise httpcore.ReadTimeout("nothing that counts came in time")
+            raise httpcore.ReadTimeout("no content arrived in time")
         return left
 
     return left_s

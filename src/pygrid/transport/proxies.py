@@ -1,6 +1,4 @@
-"""The HTTP proxy that the environment names: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; small
-letters do.
-"""
+"""The HTTP proxy of the environment: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, in any case."""
 
 from __future__ import annotations
 
@@ -12,15 +10,14 @@ from pygrid.errors import InvalidInput
 
 
 def find_proxy(url: str) -> str | None:
-    """Address of the proxy by which an address is to be called, with a password if it has a user name; None: call it
-    directly.
+    """The address of the proxy for a URL, with a password if it has a user name; None: there is no proxy.
 
     Raises:
-        InvalidInput: ``proxy_unsupported``: it is not an HTTP proxy.
+        InvalidInput: it is not an HTTP proxy (``proxy_unsupported``).
     """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    from urllib.request import getproxies, proxy_bypass  # 15 ms, where it is needed
+    from urllib.request import getproxies, proxy_bypass  # here, because it costs 15 ms
 
     parts = urlsplit(url)
     proxies = getproxies()

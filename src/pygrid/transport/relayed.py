@@ -31,21 +31,18 @@ _MAX_PROBLEM_BYTES = 64 * 1024
 _MAX_WAIT_S = 60.0
 
 RelayToken = Callable[[str], str | None]
-"""Gives what the Network of this address is told, as ``Authorization: Bearer``; asked each time a connection is
-opened.
-"""
+"""Address of a Network -> token, sent as ``Authorization: Bearer``; called for each new connection."""
 
 
 class RelayedTransport(PooledTransport):
     """A `Transport` through the relay of a Network.
 
-    A proxy to the Network is taken from the environment, as by `HttpTransport`; one for plain http must let WebSockets
-    through.
+    The environment can name a proxy to the Network, as for `HttpTransport`; for plain http it must support WebSockets.
 
     Args:
-        address: of the Domain.
-        relay_token: a session of the Network, or a ticket; None: ``PYGRID_NETWORK_TOKEN``.
-        known: where identities are kept.
+        address: address of the Domain.
+        relay_token: returns the token of a session of the Network, or a ticket; None: ``PYGRID_NETWORK_TOKEN``.
+        known: the store of identities.
         dialer: makes the connections to the Network.
     """
 
@@ -61,7 +58,7 @@ class RelayedTransport(PooledTransport):
             address, relay_token or network_token_of_environment, known or KnownDomains(), dialer or Dialer()
         )
         pool = httpcore.ConnectionPool(
-            # Never used, as the origin is plain http to httpcore: the backend encrypts.
+            # Not used: for httpcore the origin is plain http, and the backend encrypts.
             ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             network_backend=backend,
             max_connections=MAX_CONNECTIONS,
@@ -78,7 +75,7 @@ class RelayedTransport(PooledTransport):
 
 
 class RelayBackend(httpcore.NetworkBackend):
-    """Opens connections to the one Domain; what host and port are asked for does not matter."""
+    """Opens connections to one Domain; it ignores the requested host and port."""
 
     def __init__(self, address: RelayedAddress, relay_token: RelayToken, known: KnownDomains, dialer: Dialer) -> None:
         self._address = address
@@ -99,15 +96,15 @@ class RelayBackend(httpcore.NetworkBackend):
         """An encrypted stream to the Domain.
 
         Raises:
-            httpcore.ConnectError, ConnectTimeout: the Network can't be reached, or the way to the Domain broke.
-            PygridError: the Network's refusal; or ``identity_changed``, ``wrong_identity``. Nothing was sent to the
-                Domain.
+            httpcore.ConnectError, ConnectTimeout: the Network cannot be reached, or the connection to the Domain broke.
+            PygridError: the Network refused, or the identity is not the expected one (``identity_changed``,
+                ``wrong_identity``). Nothing was sent to the Domain.
         """
         pipe = self._open_pipe(timeout)
         return PinnedStream(pipe, self._tls, self._check, timeout)
 
     def cut(self) -> None:
-        """End every connection, whoever uses it, and make no more."""
+        """End all connections, including those in use, and refuse new ones."""
         self._dialer.cut()
 
     def close(self) -> None:
@@ -144,22 +141,22 @@ class RelayBackend(httpcore.NetworkBackend):
         try:
             if headers.get("content-type", "").startswith(PROBLEM) and answer.status >= 400:
                 problem = msgspec.json.decode(_read(answer), type=_Problem)
-                # Of what the Network says only what is its to say: it must not refuse in the name of the Domain.
+                # Only refusals of a Network are accepted: it must not refuse in the name of the Domain.
                 if (cls := REFUSALS.get(problem.code)) is not None:
                     wait = (
                         {}
                         if problem.retry_after_s is None
                         else {"retry_after_s": min(problem.retry_after_s, _MAX_WAIT_S)}
                     )
-                    detail = f"{problem.detail[:500]} (says the Network {network})"
+                    detail = f"{problem.detail[:500]} (from the Network {network})"
                     return cls(detail, code=problem.code, network=network, domain=self._address.domain, **wait)
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, msgspec.DecodeError) as error:
-            return httpcore.ConnectError(f"the Network {network} answered what can't be read ({error})")
+            return httpcore.ConnectError(f"the answer of the Network {network} cannot be read ({error})")
         finally:
             answer.close()
         return httpcore.ConnectError(
-            f"{network} answered status {answer.status} in place of a WebSocket. Is it a pygrid Network, or is a proxy "
-            "in between that lets no WebSockets through?"
+            f"{network} answered status {answer.status} instead of a WebSocket. Is it a pygrid Network, or is a proxy "
+            "in between that does not support WebSockets?"
         )
 
 

@@ -1,4 +1,4 @@
-"""When to try again, and after how long."""
+"""When to retry, and after which delay."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pygrid.errors import Conflict, PygridError, StorageFull, TooManyRequests, T
 from pygrid.transport.base import CONNECT_FAILED
 
 IN_PROGRESS = "idempotency_in_progress"
-"""Code of the refusal of a call whose earlier try the server still works on."""
-
+"""Code of the refusal of a call while the server still works on an earlier try."""
 
 _LONGEST_S = 1e9
-"""More than any patience; larger numbers of a server may not even be floats."""
+"""Above each limit on retries; larger numbers of a server may not fit a float."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RetryPolicy:
     base_s: float = 0.25
     max_delay_s: float = 15.0
     max_elapsed_s: float = 60.0
-    """No attempt begins later than this after the first failure; 0: one attempt only."""
+    """Time from the first failure to the last retry; 0: no retries."""
     patience_s: InitVar[float | None] = None
     """Deprecated name of `max_elapsed_s`."""
 
@@ -38,7 +37,7 @@ class RetryPolicy:
             object.__setattr__(self, "max_elapsed_s", patience_s)
 
     def delay_s(self, num_failures: int, error: PygridError) -> float:
-        """Seconds to wait after the ``num_failures``-th failure (from 1); never less than the server asked for."""
+        """Seconds to wait after the ``num_failures``-th failure (from 1); at least what the server asks for."""
         drawn = random.uniform(0.0, min(self.max_delay_s, self.base_s * 2.0 ** min(num_failures, 30)))
         asked = error.fields.get("retry_after_s")
         return max(drawn, float(min(asked, _LONGEST_S))) if isinstance(asked, (int, float)) else drawn
@@ -50,9 +49,10 @@ NO_RETRIES = RetryPolicy(max_elapsed_s=0.0)
 def may_retry(error: PygridError, *, idempotent: bool) -> bool:
     """Whether the same request may be sent again after this error.
 
-    A refusal (429, 503 or 507 with a problem document) and a connection that failed to open changed nothing, so any
-    request may be repeated. After a lost connection only an idempotent request may: the server may have acted on the
-    first. A POST with an ``Idempotency-Key`` is idempotent: the server repeats its first answer.
+    After a refusal (429, 503 or 507 with a problem document) or a connection that failed to open, the server has
+    changed nothing, so any request may be repeated. After a lost connection the server may have acted on the request,
+    so only an idempotent one may be repeated. A POST with an ``Idempotency-Key`` is idempotent: the server repeats its
+    first answer.
     """
     if isinstance(error, Conflict):
         return error.code == IN_PROGRESS

@@ -1,8 +1,8 @@
-"""Tickets: what a Domain shows a Network in place of a login, to be let through to another Domain of that Network.
+"""Tickets: credentials with which a Domain reaches another Domain through the relay of a Network, without a login.
 
-A text ``ticket.`` and base64url of a JSON object. Its signature, by the bearer's identity for the purpose ``ticket``,
-covers the Network's identity, the bearer's name, the other Domain's name and the end of its validity (seconds since
-1970, 8 bytes).
+A ticket is the text ``ticket.`` and the base64url of a JSON object. It is signed by the bearer's identity for the
+purpose ``ticket``. The signature covers the Network's identity, the bearer's name, the other Domain's name and the end
+of its validity (seconds since 1970, 8 bytes).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pygrid.transport.identity import Identity, IdentityKey
 PREFIX = "ticket."
 LIFETIME_S = 60
 MAX_LIFETIME_S = 300
-"""No ticket is good for longer from now, whatever it says; clocks may differ by the rest."""
+"""Largest accepted time until a ticket ends; clocks may differ by the time beyond `LIFETIME_S`."""
 _MAX_CHARS = 2000
 
 
 class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ticket as it was read. Nothing of it is to be believed before `check_ticket`."""
+    """A ticket as it was read. Do not trust its content before `check_ticket`."""
 
     domain: str
-    """Who shows it."""
+    """Name of the Domain that shows it."""
     target: str
-    """Where it leads."""
+    """Name of the Domain that it leads to."""
     expires: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     """Seconds since 1970."""
     signature: str
 
 
 def make_ticket(identity: Identity, network: IdentityKey, domain: str, target: str, now: dt.datetime) -> str:
-    """A ticket of the Domain ``domain``, which has ``identity``, to the Domain ``target``; good for a minute."""
+    """A ticket from the Domain ``domain``, which has ``identity``, to the Domain ``target``, valid for a minute."""
     expires = int(now.timestamp()) + LIFETIME_S
     signature = identity.sign("ticket", *_parts(network, domain, target, expires))
     content = msgspec.json.encode(Ticket(domain, target, expires, to_base64url(signature)))
@@ -47,10 +47,10 @@ def make_ticket(identity: Identity, network: IdentityKey, domain: str, target: s
 
 
 def read_ticket(text: str) -> Ticket:
-    """What a ticket says.
+    """The content of a ticket.
 
     Raises:
-        InvalidCredentials: ``invalid_ticket``: it is none.
+        InvalidCredentials: the text is not a ticket (``invalid_ticket``).
     """
     encoded = text.removeprefix(PREFIX)
     try:
@@ -59,26 +59,26 @@ def read_ticket(text: str) -> Ticket:
         data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(data, type=Ticket)
     except (ValueError, binascii.Error, msgspec.DecodeError):
-        raise _refused("it is not written like one") from None
+        raise _refused("it has another form") from None
 
 
 def check_ticket(ticket: Ticket, bearer: IdentityKey, network: IdentityKey, target: str, now: dt.datetime) -> None:
-    """Return if the ticket was made by ``bearer``, for this Network and ``target``, and is good now.
+    """Return if ``bearer`` made the ticket for this Network and ``target``, and it is valid now.
 
     Raises:
-        InvalidCredentials: ``invalid_ticket``: says why not.
+        InvalidCredentials: the ticket is not valid (``invalid_ticket``); the message has the reason.
     """
     if ticket.target != target:
         raise _refused("it leads to another Domain")
     seconds = now.timestamp()
     if not seconds < ticket.expires <= seconds + MAX_LIFETIME_S:
-        raise _refused("it is over, or the clocks of the Domain and the Network differ by minutes")
+        raise _refused("it has expired, or the clocks of the Domain and the Network differ by minutes")
     try:
         signature = from_base64url(ticket.signature, 64, "signature")
     except InvalidInput:
-        raise _refused("its signature is none") from None
+        raise _refused("its signature has another form") from None
     if not bearer.verify(signature, "ticket", *_parts(network, ticket.domain, ticket.target, ticket.expires)):
-        raise _refused("its signature does not hold")
+        raise _refused("its signature is not valid")
 
 
 def _parts(network: IdentityKey, domain: str, target: str, expires: int) -> tuple[bytes, ...]:
@@ -86,4 +86,4 @@ def _parts(network: IdentityKey, domain: str, target: str, expires: int) -> tupl
 
 
 def _refused(why: str) -> InvalidCredentials:
-    return InvalidCredentials(f"this ticket opens nothing: {why}", code=INVALID_TICKET)
+    return InvalidCredentials(f"this ticket is not valid: {why}", code=INVALID_TICKET)

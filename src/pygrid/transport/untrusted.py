@@ -1,9 +1,8 @@
-"""Calls to addresses that strangers supply, so that nobody can use this server to reach what they could not reach
-themselves.
+"""Requests to untrusted addresses, made so that nobody can use this server to reach machines that they cannot reach.
 
-The address is taken apart, its host resolved once, every IP address that it stands for checked, and the connection made
-to one of those: a name that resolves otherwise a moment later changes nothing. Redirects are not followed, proxies of
-the environment not used, and time and size are bounded.
+The host of the address is resolved once, each of its IP addresses is checked, and the connection goes to one of these.
+So a name that resolves to another address a moment later changes nothing. Redirects are not followed, proxies of the
+environment are not used, and time and size are bounded.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 @dataclass(frozen=True, slots=True)
 class StrangerAnswer:
-    """What a stranger answered; anything may be in it."""
+    """The answer of an untrusted address; its content is arbitrary."""
 
     status: int
     body: bytes
@@ -56,16 +55,16 @@ async def fetch_from_stranger(
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_BYTES,
 ) -> StrangerAnswer:
-    """GET an address that a stranger supplied, or POST ``json`` to it.
+    """GET an untrusted address, or POST ``json`` to it.
 
     Args:
-        allow_private: whether it may lie in a private network or on this machine; link-local and multicast addresses
-            may not.
-        timeout_s: for all of it.
+        allow_private: allow addresses in a private network or on this machine; link-local and multicast addresses are
+            refused in any case.
+        timeout_s: time limit of the whole call.
     Raises:
-        InvalidInput: ``address_refused``: not http(s), or it leads where it must not; nothing was sent.
+        InvalidInput: the address is not http(s), or not allowed (``address_refused``); nothing was sent.
         TooSlow: ``stranger_too_slow``. PayloadTooLarge: ``stranger_too_large``.
-        Unavailable: ``stranger_unreachable``: no connection, not HTTP, or a redirect.
+        Unavailable: there is no connection, no HTTP, or a redirect (``stranger_unreachable``).
     """
     target = _parse(url)
     try:
@@ -81,7 +80,7 @@ async def fetch_from_stranger(
 
 
 async def check_stranger_address(url: str, *, allow_private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
-    """The address without a trailing slash, if `fetch_from_stranger` would call it now; nothing is sent there.
+    """The address without a trailing slash, if `fetch_from_stranger` would call it now; nothing is sent.
 
     Raises:
         InvalidInput, TooSlow, Unavailable: as `fetch_from_stranger`.
@@ -100,9 +99,9 @@ async def check_stranger_address(url: str, *, allow_private: bool = False, timeo
 
 
 def find_fault(address: IpAddress, allow_private: bool) -> str | None:
-    """Why this IP address must not be called; None: it may."""
+    """Why this IP address is not allowed; None: it is allowed."""
     if isinstance(address, ipaddress.IPv6Address):
-        # Forms that carry an IPv4 address go where that one goes.
+        # Packets to these forms go to the embedded IPv4 address.
         for inside in _embedded(address):
             if fault := find_fault(inside, allow_private):
                 return fault
@@ -147,7 +146,7 @@ def _parse(url: str) -> _Target:
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise _refused(url, "it has no user name, password or fragment")
     if port == 0:
-        raise _refused(url, "port 0 is none")
+        raise _refused(url, "port 0 is not valid")
     path = parts.path or "/"
     return _Target(
         parts.scheme,
@@ -158,14 +157,14 @@ def _parse(url: str) -> _Target:
 
 
 async def _resolve(target: _Target, allow_private: bool) -> str:
-    """One of the IP addresses of the host, all of which were found good."""
+    """One of the IP addresses of the host, after a check of all."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except UnicodeError:
-        raise _refused(target.host, "its host is no name") from None
+        raise _refused(target.host, "its host is not a valid name") from None
     addresses = [str(entry[4][0]) for entry in found]
     for text in addresses:
-        # The zone of a link-local address is no part of it.
+        # Without the zone of a link-local address.
         fault = find_fault(ipaddress.ip_address(text.partition("%")[0]), allow_private)
         if fault is not None:
             raise _refused(target.host, f"it leads to {text}, which is {fault}")
@@ -175,7 +174,7 @@ async def _resolve(target: _Target, allow_private: bool) -> str:
 
 
 class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the one IP address that was checked, whatever the name stands for now."""
+    """Connects to the checked IP address, independent of what the name resolves to now."""
 
     def __init__(self, address: str) -> None:
         self._inner = httpcore.AnyIOBackend()

@@ -1,4 +1,4 @@
-"""WebSockets that a Domain dials: to the address that was given, by the proxy of the environment, and nowhere else."""
+"""WebSockets that a Domain opens, to the given address only, through the proxy of the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pygrid.transport.proxies import find_proxy
 
 
 class _Straight(connect):
-    """Follows no redirect: who answers could lead a Domain to machines that they do not reach themselves."""
+    """Follows no redirect: a server could lead the Domain to machines that the server cannot reach."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -31,14 +31,14 @@ def dial_websocket(
     trust: ssl.SSLContext | None = None,
     logger: logging.Logger | None = None,
 ) -> connect:
-    """A WebSocket at an ``http(s)`` address, to be awaited or entered. Neither end is pinged.
+    """A WebSocket at an ``http(s)`` address; await the result or enter it. Neither end sends pings.
 
     Args:
-        max_bytes: of one message that comes.
-        max_queue: messages that wait here to be taken; then no more is read.
-        trust: for https; None: the public authorities.
+        max_bytes: largest message that is accepted.
+        max_queue: largest number of received messages that wait here; reading stops at this number.
+        trust: trusted authorities for https; None: the public ones.
     Raises:
-        InvalidInput: ``proxy_unsupported``. What it gives raises what `websockets.asyncio.client.connect` does.
+        InvalidInput: ``proxy_unsupported``. The result raises the errors of `websockets.asyncio.client.connect`.
     """
     scheme = {"http": "ws", "https": "wss"}[urlsplit(url).scheme]
     return _Straight(
@@ -57,11 +57,11 @@ def dial_websocket(
 
 
 MAX_REASON_BYTES = 123
-"""What a close frame has room for."""
+"""Longest reason in a close frame."""
 
 
 class ClientSocket:
-    """The end that dialled out (``websockets.asyncio.client.connect``)."""
+    """The end that opened the connection (``websockets.asyncio.client.connect``)."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection

@@ -46,22 +46,22 @@ def test_a_ticket_opens_what_it_was_made_for():
 
 def test_and_nothing_else():
     assert "another Domain" in refused_why(ticket(), target="c")
-    assert "over" in refused_why(ticket(), now=NOW + dt.timedelta(seconds=61))
-    assert "over" in refused_why(ticket(), now=NOW - dt.timedelta(seconds=300))
-    assert "signature does not hold" in refused_why(ticket(), network=OTHER_NETWORK)
-    assert "signature does not hold" in refused_why(ticket(), bearer=STRANGER.key)
-    assert "signature does not hold" in refused_why(make_ticket(STRANGER, NETWORK, "a", "b", NOW))
+    assert "expired" in refused_why(ticket(), now=NOW + dt.timedelta(seconds=61))
+    assert "expired" in refused_why(ticket(), now=NOW - dt.timedelta(seconds=300))
+    assert "signature is not valid" in refused_why(ticket(), network=OTHER_NETWORK)
+    assert "signature is not valid" in refused_why(ticket(), bearer=STRANGER.key)
+    assert "signature is not valid" in refused_why(make_ticket(STRANGER, NETWORK, "a", "b", NOW))
 
 
 def test_what_was_changed_is_noticed():
-    assert "signature does not hold" in refused_why(changed(domain="x"))
-    assert "signature does not hold" in refused_why(changed(target="c"), target="c")
-    assert "signature does not hold" in refused_why(changed(expires=int(NOW.timestamp()) + 200))
-    assert "signature is none" in refused_why(changed(signature=""))
-    assert "signature is none" in refused_why(changed(signature="ä"))
+    assert "signature is not valid" in refused_why(changed(domain="x"))
+    assert "signature is not valid" in refused_why(changed(target="c"), target="c")
+    assert "signature is not valid" in refused_why(changed(expires=int(NOW.timestamp()) + 200))
+    assert "signature has another form" in refused_why(changed(signature=""))
+    assert "signature has another form" in refused_why(changed(signature="ä"))
     for expires in (-1, 2**53, "soon", None, 1.5):
-        assert "not written like one" in refused_why(changed(expires=expires))
-    assert "not written like one" in refused_why(changed(more=1))
+        assert "another form" in refused_why(changed(expires=expires))
+    assert "another form" in refused_why(changed(more=1))
 
 
 @given(

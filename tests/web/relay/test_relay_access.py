@@ -188,7 +188,7 @@ def test_what_is_no_relay_is_told(site: RelaySite) -> None:
     address = f"grid+{site.network_url}/hospital-a"
     transport = site.open_by_url(address)
     transport._backend._address = type(transport._backend._address)(site.network_url + "/healthz?", "x")
-    with pytest.raises(Unavailable, match="in place of a WebSocket"):
+    with pytest.raises(Unavailable, match="instead of a WebSocket"):
         transport.send(SMALL)
 
 
