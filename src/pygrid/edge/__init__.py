@@ -1,10 +1,10 @@
-"""SDK for devices: take part in the training of a hosted model, with data that stays here.
+"""SDK for devices: take part in the training of a hosted model, with data that stays on the device.
 
     from pygrid.edge import participate
 
     participate("https://domain.example", "digits", {"x": images, "y": labels})
 
-`EdgeClient` offers the same in single steps. Small on purpose: no PyTorch, no onnx, no server code is imported.
+`EdgeClient` offers the same in single steps. To stay small, it imports no PyTorch, no onnx and no server code.
 """
 
 from pygrid.edge.cache import Cache, DiskCache, MemoryCache, default_cache_dir

@@ -1,7 +1,7 @@
-"""Models and plans that were downloaded, by the SHA-256 of their bytes.
+"""A cache of downloaded models and plans, by the SHA-256 of their bytes.
 
-A file is written under a temporary name and renamed when it is complete and its hash is right. The hash is checked
-again before the file is used. So any number of processes may share a folder, and a damaged file is downloaded again.
+A file is written under a temporary name, and renamed when it is complete and its hash is correct. The hash is checked
+again before each use. So any number of processes can share a folder, and a damaged file is downloaded again.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pygrid.errors import PayloadTooLarge
 DEFAULT_MAX_BYTES = 1024 * 1024 * 1024
 
 Fetch = Callable[[BinaryIO], None]
-"""Writes the content to a file; may be called again, and then begins with `start_over`."""
+"""Writes the content to a file. It can be called again, so it begins with `start_over`."""
 
 
 class Cache(Protocol):
-    """Content by its hash, and a short note beside each."""
+    """Contents by their hash, each with a short note."""
 
     def get(self, digest: str, fetch: Fetch) -> memoryview:
-        """The content with this SHA-256: what is kept, if it is intact; else what ``fetch`` writes, which is then kept.
+        """The content with this SHA-256: the stored one if it is intact, else what ``fetch`` writes, which is stored.
 
         Raises:
-            PygridError: what was fetched has another hash (``content_mismatch``); it is not kept.
-            PayloadTooLarge: the content is larger than the whole cache may be (``cache_too_small``).
+            PygridError: the fetched content has another hash (``content_mismatch``); it is not stored.
+            PayloadTooLarge: the content is larger than the limit of the cache (``cache_too_small``).
         """
         ...
 
     def note(self, digest: str, text: str) -> None:
-        """Keep a short text beside a content, replacing the one before."""
+        """Store the note of a content; it replaces an earlier one."""
         ...
 
     def find_note(self, digest: str) -> str | None:
-        """The text kept beside a content, if there is one."""
+        """The note of a content; None: it has none."""
         ...
 
 
@@ -51,15 +51,13 @@ def default_cache_dir() -> Path:
 
 
 def start_over(file: BinaryIO) -> None:
-    """Empty a file that a fetch that broke off has written to."""
+    """Empty the file of a fetch that was interrupted."""
     file.seek(0)
     file.truncate()
 
 
 class MemoryCache:
-    """A `Cache` that keeps only the newest ``max_entries`` contents, in memory; for devices without a disk to
-    write to.
-    """
+    """A `Cache` of the newest ``max_entries`` contents in memory, for devices without a writable disk."""
 
     def __init__(self, max_entries: int = 2) -> None:
         self._max_entries = max_entries
@@ -87,10 +85,10 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A `Cache` in a folder that only this user can read; many processes may share it.
+    """A `Cache` in a folder that only this user can read; many processes can share it.
 
-    Contents are mapped, not read: their pages are shared by all processes and can be dropped under memory pressure.
-    When the files together exceed ``max_bytes``, the least recently used are deleted. A content in use stays readable.
+    Contents are memory-mapped, so processes share their pages, and the system can drop these under memory pressure. If
+    the files together exceed ``max_bytes``, the least recently used are deleted. A content in use stays readable.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -129,8 +127,8 @@ class DiskCache:
     def _require_room(self, num_bytes: int) -> None:
         if num_bytes > self.max_bytes:
             raise PayloadTooLarge(
-                f"a download of {num_bytes:,} bytes does not fit into the cache in {self.folder}, which may have "
-                f"{self.max_bytes:,}; give a larger max_cache_bytes",
+                f"a download of {num_bytes:,} bytes does not fit into the cache in {self.folder}, whose limit is "
+                f"{self.max_bytes:,}; pass a larger max_cache_bytes",
                 code=codes.CACHE_TOO_SMALL,
                 max_bytes=self.max_bytes,
             )

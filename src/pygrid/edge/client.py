@@ -1,4 +1,4 @@
-"""One device's part in the training of one model, step by step."""
+"""The steps of one device in the training of one model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pygrid.plans import MAX_PLAN_BYTES, Plan
 from pygrid.tensors import Params, decode
 from pygrid.transport import Api, Body, Request, Response, RetryPolicy, Transport, open_transport
 
-if TYPE_CHECKING:  # at run time only once there is work: ONNX Runtime takes a tenth of a second and 15 MB
+if TYPE_CHECKING:  # loaded when there is work, because ONNX Runtime costs 0.1 s and 15 MB
     from pygrid.plans.batches import Data
     from pygrid.plans.runner import Cancel, Progress, Runner, TrainResult
 
@@ -52,25 +52,25 @@ _ANSWER_SLACK_S = 30.0
 
 
 class EdgeClient:
-    """Authenticate, ask for a cycle, fetch, train, report. `pygrid.edge.participate` does all of it in a loop.
+    """Authenticates, requests cycles, fetches, trains and reports. `pygrid.edge.participate` does this in a loop.
+
+    Only one thread may use a client.
 
     Args:
-        url: address of the Domain, e.g. ``https://domain.example``; through a Network,
+        url: address of the Domain, for example ``https://domain.example``; through a Network,
             ``grid+https://network.example/domain``.
         model: name of the process.
-        version: of the process; None: the newest.
-        auth_token: where the process asks for one.
-        client_id: an identity from an earlier `authenticate`, to go on with.
-        plan_name: of the plan to train with; None: ``training_plan``, or the only one.
-        cache_dir: where downloads are kept; None: the user's cache folder. Many clients may share it.
-        max_cache_bytes: bound of that folder, and of the model.
-        cache: in place of a folder, e.g. `MemoryCache`.
-        num_threads: of the training.
-        retries: how long to put up with a Domain that can't be reached, once it was reached.
-        transport: in place of HTTP to ``url``; it stays the caller's to close, unless ``owns_transport``.
+        version: version of the process; None: the newest.
+        auth_token: token for a process that requires one.
+        client_id: the id from an earlier `authenticate`, to continue as that client.
+        plan_name: name of the plan to train with; None: ``training_plan``, or the only plan.
+        cache_dir: folder of downloads; None: the user's cache folder. Many clients can share it.
+        max_cache_bytes: size limit of that folder, and of the model.
+        cache: used instead of a folder, for example a `MemoryCache`.
+        num_threads: threads of the training.
+        retries: when to retry if the Domain cannot be reached, after it was reached once.
+        transport: used instead of HTTP to ``url``; the caller closes it, unless ``owns_transport``.
         sleep: waits that many seconds.
-
-    Not for use by several threads at once.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EdgeClient:
     ) -> None:
         self._owns_transport = transport is None or owns_transport
         carrier = transport or open_transport(url)
-        # Who has an identity there has reached the Domain before.
+        # A client with an id has reached the Domain before.
         first_contact_s = _FIRST_CONTACT_S if client_id is None else None
         self._api = Api(carrier, retries=retries, first_contact_s=first_contact_s, sleep=sleep)
         self.model = model
@@ -102,9 +102,9 @@ class EdgeClient:
         self.speed: Speed | None = None
         self.requires_speed_test = False
         self.is_waiting = False
-        """True while the Domain is asked for work and nothing would be lost by breaking off."""
+        """True during a request for work, which can be interrupted without loss."""
         self.assignment: CycleAccepted | None = None
-        """The newest admission that was not reported yet."""
+        """The newest admission without a report."""
         self._auth_token = auth_token
         self._plan_name = plan_name
         self._num_threads = num_threads
@@ -117,16 +117,16 @@ class EdgeClient:
         return self._api.url
 
     def tell_retries(self, callback: Callable[[PygridError, float], object] | None) -> None:
-        """Have a function called before a request is tried again, with the error and the seconds until then."""
+        """Call a function before each retry, with the error and the seconds until the retry."""
         self._api.on_retry = callback
 
     def authenticate(self) -> str:
-        """Become a client of the process; gives the client's id, under which the Domain knows this device.
+        """Become a client of the process, and return the id under which the Domain knows this device.
 
         Raises:
-            NotFound: no such process (``process_not_found``).
-            Unauthenticated: the process asks for a token, and this one is not good.
-            Unavailable: the Domain can't be reached; tried for ten seconds.
+            NotFound: there is no such process (``process_not_found``).
+            Unauthenticated: the process requires a token, and this one is not valid.
+            Unavailable: the Domain could not be reached for ten seconds.
         """
         request = AuthenticateRequest(self.model, self.version, self._auth_token)
         answer = self._api.post(
@@ -138,21 +138,22 @@ class EdgeClient:
         return answer.worker_id
 
     def speed_test(self) -> Speed:
-        """Measure the way to the Domain; the result is sent with every later `request_cycle`."""
+        """Measure the connection to the Domain; each later `request_cycle` sends the result."""
         self.speed = measure_speed(self._api, self.client_id or self.authenticate())
         return self.speed
 
     def request_cycle(self, wait_s: float = 0.0) -> CycleAccepted | CycleRejected:
-        """Ask for work; authenticates and measures the speed before, where that is still missing.
+        """Request work. Authenticates and measures the speed first, if that is missing.
 
-        If admitted, `assignment` holds the admission until it is reported; asking again before that gives a new key for
-        the same cycle. If rejected, ``timeout`` says after how many seconds to ask again; absent, training is over.
+        If the device is admitted, `assignment` holds the admission until the report; another request before that
+        returns a new key for the same cycle. If it is rejected, ``timeout`` is the number of seconds until the next
+        request; without ``timeout``, training is over.
 
         Args:
-            wait_s: let the Domain hold the answer up to so many seconds until there is work; 0 to 120.
+            wait_s: the Domain holds the answer for at most this many seconds until there is work; 0 to 120.
         Raises:
-            NotFound: the process, or this client, is not (or no longer) known to the Domain.
-            Unavailable: the Domain can't be reached, although it was tried for as long as ``retries`` says.
+            NotFound: the Domain does not know the process or this client, or no longer.
+            Unavailable: the Domain could not be reached within the time of ``retries``.
         """
         if self.client_id is None:
             self.authenticate()
@@ -187,11 +188,11 @@ class EdgeClient:
         return answer
 
     def fetch_model(self) -> Params:
-        """The model that the cycle starts from, from the cache if its hash is there. Its arrays are read-only.
+        """The model at the start of the cycle, from the cache if it is there. Its arrays are read-only.
 
         Raises:
-            Gone: the cycle is over (``cycle_closed``); ask for the next one.
-            Unauthenticated: the key was ended by a newer request (``invalid_request_key``).
+            Gone: the cycle is over (``cycle_closed``); request the next one.
+            Unauthenticated: a newer request has ended the key (``invalid_request_key``).
             Conflict: no cycle was granted (``no_assignment``).
         """
         assignment = self._assigned()
@@ -202,14 +203,14 @@ class EdgeClient:
         return decode(content)[0]
 
     def fetch_plan(self) -> Plan:
-        """The plan to train with, from the cache if its hash is there.
+        """The plan to train with, from the cache if it is there.
 
-        A plan that is new to the cache passes the gate, in a child process, before it is used; the verdict is kept
-        beside it.
+        The gate checks a plan that is new to the cache in a child process, before it is used. The verdict is stored
+        with the plan.
 
         Raises:
-            InvalidPlan: the plan does not pass, or is not the kind of file it should be.
-            NotFound: the process has no plan of the name asked for (``plan_not_found``).
+            InvalidPlan: the gate rejects the plan, or it is not a plan file.
+            NotFound: the process has no plan of this name (``plan_not_found``).
             Gone, Unauthenticated, Conflict: as `fetch_model`.
         """
         assignment = self._assigned()
@@ -238,18 +239,18 @@ class EdgeClient:
         progress: Progress | None = None,
         cancel: Cancel | None = None,
     ) -> TrainResult:
-        """Train the cycle's model on local data, as the process's ``client_config`` says (`TrainingSettings.of`).
+        """Train the cycle's model on local data, by the ``client_config`` of the process (`TrainingSettings.of`).
 
         Args:
-            data: arrays by the name of the plan's data port, ``[examples, ...]``; or an iterable of batches of them.
-            model: what `fetch_model` gave, to save looking it up again.
-            seed: of the order of examples and of noise; None: derived from client and cycle.
-            progress: called after each update: epoch (from 0), updates so far, updates in all (or None), the batch's
-                metrics.
-            cancel: asked between batches; the result then says ``cancelled``.
+            data: arrays by the name of the plan's data port, ``[examples, ...]``; or an iterable of such batches.
+            model: the result of `fetch_model`, if the caller has it.
+            seed: seed for the order of examples and for noise; None: derived from client and cycle.
+            progress: called after each update: epoch (from 0), updates so far, all updates (or None), metrics of the
+                batch.
+            cancel: called between batches; if it returns True, training ends and the result has ``cancelled``.
         Raises:
             ShapeMismatch, InvalidInput, NonFinite: the data does not fit the plan; nothing ran.
-            InvalidConfig: the ``client_config`` does not.
+            InvalidConfig: the ``client_config`` does not fit the plan.
         """
         assignment = self._assigned()
         runner = self._runner_of(self.fetch_plan())
@@ -269,26 +270,26 @@ class EdgeClient:
     def report(
         self, diff: Mapping[str, Array], num_examples: int = 1, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Send what training changed. When this returns, the Domain has it safe and will count it once.
+        """Send the diff. When this returns, the Domain has it on disk and counts it once.
 
-        A report whose answer was lost is sent again with the same bytes, which the Domain recognises.
+        If the answer is lost, the same bytes are sent again, and the Domain recognizes them.
 
         Args:
             diff: ``original - trained``; float32, the model's names and shapes. `Difference` makes one without a copy.
-            num_examples: different examples behind it, the weight in the average.
+            num_examples: number of different examples behind the diff; its weight in the average.
             metrics: finite numbers by name, for the owner's statistics.
         Raises:
             Gone: the cycle is over; nothing was counted.
-            Unauthenticated: the key was ended by a newer request; nothing was counted.
+            Unauthenticated: a newer request has ended the key; nothing was counted.
             Conflict: no cycle was granted, or this key has reported other bytes.
-            InvalidInput, PayloadTooLarge: the Domain refuses the diff; the key is still good.
-            Unavailable: the Domain can't be reached; the diff may or may not have arrived.
+            InvalidInput, PayloadTooLarge: the Domain refuses the diff; the key stays valid.
+            Unavailable: the Domain cannot be reached; it is unknown whether the diff arrived.
         """
         self._assigned()
         self.send_report(ReportBody(diff, num_examples, metrics or {}))
 
     def send_report(self, body: Body) -> None:
-        """As `report`, of a report that was made before, byte for byte."""
+        """Send a finished report byte for byte. Raises: as `report`."""
         assignment = self._assigned()
         if assignment.max_report_bytes is not UNSET and body.num_bytes > assignment.max_report_bytes:
             raise PayloadTooLarge(
@@ -301,18 +302,17 @@ class EdgeClient:
         self.assignment = None
 
     def leave(self) -> None:
-        """Take no further part: the Domain does not wait for this client any more, if its process knows its clients by
-        name.
+        """End the participation: a process that knows its clients by name no longer waits for this one.
 
         Raises:
-            NotFound: the process, or this client, is not (or no longer) known to the Domain.
+            NotFound: the Domain does not know the process or this client, or no longer.
         """
         request = LeaveRequest(self.client_id or self.authenticate(), self.model, self.version)
         self._api.post("/model-centric/leave", LeaveResponse, json=_without_none(request), idempotent=True)
         self.assignment = None
 
     def close(self) -> None:
-        """Close the connections, unless they are those of a ``transport`` that was given."""
+        """Close the connections, unless the caller passed the transport."""
         if self._owns_transport:
             self._api.close()
 
@@ -327,7 +327,7 @@ class EdgeClient:
     def _assigned(self) -> CycleAccepted:
         if self.assignment is None:
             raise Conflict(
-                "no cycle was granted, or it was reported already; call request_cycle() first", code=codes.NO_ASSIGNMENT
+                "no cycle was granted, or its report was sent; call request_cycle() first", code=codes.NO_ASSIGNMENT
             )
         return self.assignment
 
@@ -342,7 +342,7 @@ class EdgeClient:
 
     def _not_native(self, what: str) -> PygridError:
         return PygridError(
-            f"{self.url} did not answer as this version of pygrid expects ({what}); is the Domain older than this "
+            f"the answer of {self.url} does not fit this version of pygrid ({what}); is the Domain older than this "
             "client?",
             code=codes.UNEXPECTED_ANSWER,
         )
@@ -371,7 +371,7 @@ class EdgeClient:
         if name not in plans:
             there = ", ".join(sorted(plans)) or "none"
             raise NotFound(
-                f"process {self.model!r} has no plan {name!r}; it has: {there}. Say which to train with by plan_name",
+                f"process {self.model!r} has no plan {name!r}; it has: {there}. Choose one with plan_name",
                 code=codes.PLAN_NOT_FOUND,
             )
         return name

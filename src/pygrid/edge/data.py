@@ -1,4 +1,4 @@
-"""Local data from files, as arrays by the name of the plan's data port."""
+"""Local data from files: arrays by the name of the plan's data port."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pygrid.tensors import decode
 
 
 def load_data(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of a ``.npz`` or ``.safetensors`` file; those of the latter are mapped, not read.
+    """The arrays of a ``.npz`` or ``.safetensors`` file; those of a safetensors file are memory-mapped.
 
     Raises:
-        InvalidInput: no such file, another kind of file, or one that is damaged; objects (pickles) in it are refused.
+        InvalidInput: the file is missing, of another kind, or damaged, or holds objects (pickles).
     """
     file = Path(path)
     if not file.is_file():
@@ -31,8 +31,8 @@ def load_data(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.generic]
     if file.suffix == ".safetensors":
         return _load_safetensors(file)
     raise InvalidInput(
-        f"{file.name} is not a kind of data file that is known; write numpy.savez({file.stem + '.npz'!r}, x=..., "
-        "y=...) or a .safetensors file, with the plan's data ports as names",
+        f"{file.name} is not a .npz or .safetensors file; write numpy.savez({file.stem + '.npz'!r}, x=..., y=...) or a "
+        "safetensors file, with the plan's data ports as names",
         code=codes.FILE_UNKNOWN,
     )
 

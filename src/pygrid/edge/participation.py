@@ -1,11 +1,11 @@
-"""The whole part of a device in a training, in one call.
+"""The complete participation of a device in a training, in one call.
 
-    ask ──accepted──> fetch ──> train ──> report ──┐
-     ^ └─rejected──> wait                          │
-     └─────────────────┴────── cycle over ─────────┘      until training is over, or as many cycles as were asked for
+    request ──accepted──> fetch ──> train ──> report ──┐
+     ^ └─────rejected──> wait                          │
+     └─────────────────────┴────── cycle over ─────────┘      until training is over, or for ``cycles`` reports
 
-What goes wrong on the way costs at most the current cycle: a lost connection is tried again, a report whose answer was
-lost is sent again, a cycle that closed is followed by the next.
+A fault costs at most the current cycle: requests are repeated after a lost connection, a report whose answer was lost
+is sent again, and after a closed cycle the next one is requested.
 """
 
 from __future__ import annotations
@@ -41,41 +41,39 @@ _MAX_LOST_KEYS = 3
 
 Batch = Mapping[str, Any]
 LocalData = Batch | Iterable[Batch] | Callable[[], Batch | Iterable[Batch]]
-"""Arrays by the name of the plan's data port, an iterable of batches, or a function that gives either, called every
-cycle.
-"""
+"""Arrays by the name of the plan's data port, an iterable of batches, or a function that returns one of these."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What to call when something happens; all are optional. They run in the training thread: be quick."""
+    """Functions to call at events; all are optional. They run in the training thread, so they must be quick."""
 
     on_accepted: Callable[[CycleAccepted], object] | None = None
     on_progress: Callable[[int, int, int | None, dict[str, float]], object] | None = None
-    """Epoch (from 0), updates so far, updates in all (None if unknown), metrics of the batch."""
+    """Epoch (from 0), updates so far, all updates (None: unknown), metrics of the batch."""
     on_report: Callable[[CycleAccepted, TrainResult], object] | None = None
-    """The report is safe at the Domain."""
+    """The Domain has the report on disk."""
     on_rejected: Callable[[str, int | None], object] | None = None
-    """Reason, and seconds until it is worth asking again; None: training is over."""
+    """Reason, and seconds until the next request; None: training is over."""
     on_error: Callable[[PygridError], object] | None = None
-    """A cycle was lost, and the next one will be asked for."""
+    """A cycle was lost; the next one is requested."""
     on_retry: Callable[[PygridError, float], object] | None = None
-    """The Domain could not be reached, or was busy; it is tried again after so many seconds."""
+    """The Domain could not be reached, or was busy; the number is the seconds until the retry."""
     on_finished: Callable[[], object] | None = None
     """Training is over."""
 
 
 @dataclass
 class Participation:
-    """What came of it."""
+    """The result of a participation."""
 
     num_reports: int = 0
     num_examples: int = 0
-    """Of all reports together."""
+    """Examples of all reports."""
     num_lost: int = 0
-    """Cycles that were granted but over, or lost otherwise, before the report was in."""
+    """Granted cycles that ended, or were lost otherwise, before the report arrived."""
     finished: bool = False
-    """True if the Domain said that training is over."""
+    """True if the Domain reported the end of the training."""
     cancelled: bool = False
 
 
@@ -101,16 +99,16 @@ def participate(
     Args:
         url: address of the Domain.
         model: name of the process; ``version`` None: the newest.
-        data: stays here. A one-shot iterator is good for one cycle only.
-        auth_token: where the process asks for one.
-        cycles: end after so many reports.
-        until_finished: False: end also when there is no work for now.
-        callbacks: what to call on the way.
+        data: local data, which stays on the device. A one-shot iterator serves one cycle only.
+        auth_token: token for a process that requires one.
+        cycles: end after this many reports.
+        until_finished: False: also end when there is no work at present.
+        callbacks: functions to call at events.
         cancel: set it to end soon: between two batches, or within five seconds of waiting.
-        wait_s: how long the Domain may hold each question for work, 0 to 120.
+        wait_s: longest time for which the Domain holds each request for work, 0 to 120.
         cache_dir, cache, num_threads, transport: as for `EdgeClient`.
     Raises:
-        As the methods of `EdgeClient`, where trying again can't help; callbacks' own errors pass through.
+        As the methods of `EdgeClient`, if a retry cannot help. Errors of callbacks pass through.
     """
     with EdgeClient(
         url,
@@ -143,13 +141,13 @@ def take_part(
     cancel: threading.Event | None = None,
     wait_s: float = DEFAULT_WAIT_S,
 ) -> Participation:
-    """As `participate`, with a client that exists."""
+    """Take part as `participate` does, with an existing client."""
     if cycles is not None and cycles < 1:
         raise InvalidInput(f"cycles is {cycles}; it must be at least 1, or None for no limit")
     if cycles != 1 and isinstance(data, Iterable) and iter(data) is data:
         raise InvalidInput(
             "data is an iterator, which is empty after the first cycle; pass arrays, a list of batches, or a function "
-            "that gives a fresh iterator for each cycle"
+            "that returns a new iterator for each cycle"
         )
     if cancel is not None:
         wait_s = min(wait_s, _CANCELLABLE_WAIT_S)
@@ -194,7 +192,7 @@ class _Loop:
         except NotFound as error:
             if error.code != "worker_not_found":
                 raise
-            # The Domain has forgotten this device, e.g. because it was set up anew.
+            # The Domain does not know this device, for example because it was set up again.
             self._client.authenticate()
             return self._client.request_cycle(self._wait_s)
 
@@ -209,11 +207,11 @@ class _Loop:
         return self._done.finished
 
     def _rest(self, answer: CycleRejected, waited_s: float) -> None:
-        """Wait before asking again.
+        """Wait before the next request.
 
-        A Domain that can be waited at tells of work the moment there is some, so if it has held the question, asking
-        again at once is the waiting; if it has not (it is being restarted), a short pause is enough. Else its timeout
-        is right.
+        A Domain that holds requests answers as soon as there is work. If it has held this one, the next request follows
+        at once; if it has not, because it restarts, after a short pause. Otherwise the pause is the timeout of the
+        Domain.
         """
         timeout_s = 0.0 if answer.timeout is UNSET else float(answer.timeout)
         if self._wait_s > 0 and answer.reason != "too_slow":
@@ -239,11 +237,7 @@ class _Loop:
             self._callbacks.on_report(accepted, result)
 
     def _train_and_report(self, accepted: CycleAccepted) -> TrainResult | None:
-        """Gives None if it was cancelled.
-
-        Raises:
-            Gone: the cycle is over.
-        """
+        """The result of the training; None: it was cancelled. Raises Gone: the cycle is over."""
         deadline = time.monotonic() + accepted.deadline_s if isinstance(accepted.deadline_s, float) else float("inf")
         model = self._client.fetch_model()
         result = self._client.train(
@@ -257,9 +251,7 @@ class _Loop:
         if result.cancelled:
             return None
         if result.num_updates == 0:
-            raise InvalidInput(
-                "the data gave no batch to train on; is it an iterator that was read to its end already?"
-            )
+            raise InvalidInput("the data has no batch to train on; is it an iterator that was already read to its end?")
         self._client.report(Difference(model, result.params), result.num_examples, result.metrics)
         return result
 
@@ -268,9 +260,7 @@ class _Loop:
             self._callbacks.on_progress(epoch, num_updates, total, metrics)
 
     def _lost(self, error: PygridError) -> None:
-        """Go on with the next cycle, unless keys are refused time and again: then someone else uses this
-        client's id.
-        """
+        """Continue with the next cycle, unless keys are refused repeatedly: then another device uses this id."""
         self._done.num_lost += 1
         self._lost_keys = 0 if isinstance(error, Gone) else self._lost_keys + 1
         if self._lost_keys >= _MAX_LOST_KEYS:

@@ -1,4 +1,4 @@
-"""Reports as bytes that are made while they are sent: no second copy of the model."""
+"""Reports whose bytes are computed while they are sent, without a second copy of the model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class ReportBody:
 
     Args:
         diff: ``original - trained``; float32, the model's names and shapes.
-        num_examples: how many examples are behind the diff, >= 1.
-        metrics: by name, finite numbers.
+        num_examples: number of examples behind the diff, >= 1.
+        metrics: finite numbers by name.
     Raises:
-        InvalidInput: ``num_examples`` below 1.
-        NonFinite: names the metric that is not a finite number.
+        InvalidInput: ``num_examples`` is below 1.
+        NonFinite: a metric is not a finite number; the message names it.
     """
 
     def __init__(self, diff: Mapping[str, Array], num_examples: int, metrics: Mapping[str, float]) -> None:
         if num_examples < 1:
-            raise InvalidInput(f"a report needs at least one example behind it; num_examples is {num_examples}")
+            raise InvalidInput(f"num_examples is {num_examples}; a report needs at least one example")
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NonFinite(
-                    f"metric {name!r} is {value} after training: it diverged, and its diff would spoil the model. A "
-                    "lower learning rate or clipped gradients may help; also look for extreme values in the data",
+                    f"metric {name!r} is {value} after training: it diverged, and its diff would damage the model. A "
+                    "lower learning rate or clipped gradients can help; also look for extreme values in the data",
                     metric=name,
                 )
         metadata = {NUM_EXAMPLES: str(num_examples), **{METRIC_PREFIX + k: repr(float(v)) for k, v in metrics.items()}}

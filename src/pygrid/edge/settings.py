@@ -1,4 +1,4 @@
-"""How to train, as the owner of a process asks for it in ``client_config``."""
+"""The training settings in the ``client_config`` of a process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, client_config: Mapping[str, Any], manifest: Manifest) -> TrainingSettings:
-        """What a client configuration asks of this plan.
+        """The settings in a client configuration, for this plan.
 
-        Read are ``epochs`` (or ``max_epochs``; default 1), ``batch_size`` (default 32, or the plan's largest if that is
-        less), ``max_updates`` (default: no limit) and each of the plan's hyperparameters by its name, e.g. ``lr``.
-        Other keys are the owner's own. Ranges of hyperparameters are checked by the runner.
+        It reads ``epochs`` (or ``max_epochs``; default 1), ``batch_size`` (default 32, or the plan's largest if that is
+        less), ``max_updates`` (default: no limit) and each hyperparameter of the plan by its name, for example ``lr``.
+        It ignores other keys. The runner checks the ranges of hyperparameters.
 
         Raises:
-            InvalidConfig: names the value that is not of the right kind.
+            InvalidConfig: a value is of the wrong kind; the message names it.
         """
         epochs = _whole(client_config, "epochs")
         if epochs is None:

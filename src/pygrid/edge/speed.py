@@ -1,4 +1,4 @@
-"""How fast the way to a Domain is."""
+"""The speed of the connection to a Domain."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ class Speed:
 
 
 def measure_speed(api: Api, client_id: str) -> Speed:
-    """Measure the way to the Domain; takes a few seconds at most on any but the slowest lines, and about 20 MB of
-    traffic.
-    """
+    """Measure the connection to the Domain: about 20 MB of traffic, and a few seconds except on very slow lines."""
     query = {"worker_id": client_id, "random": secrets.token_hex(8)}
     return Speed(_ping_ms(api, query), _download(api, query), _upload(api, query))
 
@@ -57,10 +55,10 @@ def _download(api: Api, query: dict[str, str]) -> float:
 
 def _upload(api: Api, query: dict[str, str]) -> float:
     speed = 0.0
-    for num_bytes in _UPLOAD_BYTES:  # the small one tells whether the large one is bearable
+    for num_bytes in _UPLOAD_BYTES:  # the small upload shows whether the large one is too slow
         if speed and num_bytes * 8e-6 / speed > _MAX_SECONDS:
             break
-        body = BytesBody(secrets.token_bytes(num_bytes))  # noise, so that nothing on the way compresses it
+        body = BytesBody(secrets.token_bytes(num_bytes))  # random, so that nothing compresses it on the way
         request = Request("POST", _PATH, query, {"Content-Type": "application/octet-stream"}, body)
         begin = time.perf_counter()
         api.exchange(request, lambda response: response.read(1024), idempotent=True)
