@@ -131,11 +131,11 @@ def test_a_private_job_runs_by_policy(owner: Run, scientist: Run, folder: Path) 
     budget = json.loads(said(scientist, "budget", "show", "flowers", "--json"))
     assert 0 < budget["yours"] <= 2
     assert budget["yours"] + budget["your_left"] == pytest.approx(5)
-    assert f"spent by you  {budget['yours']:.3f} of 5, {budget['your_left']:.3f} left" in said(
+    assert f"epsilon {budget['yours']:.3g} of 5, {budget['your_left']:.3g} left" in said(
         scientist, "budget", "show", "flowers"
     )
-    assert "spent in all" not in said(scientist, "budget", "show", "flowers")
-    assert "spent in all" in said(owner, "budget", "show", "flowers")
+    assert "spent in total" not in said(scientist, "budget", "show", "flowers")
+    assert "spent in total" in said(owner, "budget", "show", "flowers")
 
 
 def test_statistics_are_printed_and_written(scientist: Run, folder: Path) -> None:

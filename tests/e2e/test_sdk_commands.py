@@ -133,8 +133,8 @@ def test_from_hosting_to_the_downloaded_model(
         assert output.splitlines()[-2:] == ["training is over", "done: 3 reports"]
 
     listed = run("process", "list").stdout.splitlines()
-    assert listed[1].split() == ["first", "1.0", "finished", "3", "of", "3", "15", "completed"]
-    assert "cycle 3 completed: 2 reports of 2 devices, 400 examples" in run("process", "show", "first").stdout
+    assert listed[1].split("\t")[:5] == ["first", "1.0", "finished", "3 of 3", "15"]
+    assert "3\tcompleted\t2\t2\t400\t" in run("process", "show", "first").stdout
     assert run("process", "watch", "first").stdout.endswith("training is over after 3 cycles\n")
     assert msgspec.json.decode(run("process", "show", "first", "--json").stdout)["num_checkpoints"] == 4
 
@@ -144,6 +144,7 @@ def test_from_hosting_to_the_downloaded_model(
     np.testing.assert_array_equal(old["weight"], logistic_params()["weight"])
     assert not np.array_equal(new["weight"], old["weight"])
     assert [line.split()[0] for line in run("model", "checkpoints", "first").stdout.splitlines()] == [
+        "number",
         "1",
         "2",
         "3",
@@ -232,7 +233,7 @@ def test_devices_outlive_a_domain_that_is_killed(
             assert output.splitlines()[-2:] == ["training is over", "done: 2 reports"]
             assert output.count(f"trying again: no connection to {address}") <= 2  # said once for each time it was away
         shown = run("process", "show", "killed", **home).stdout
-        assert shown.count("completed: 2 reports of 2 devices, 400 examples") == 2
+        assert shown.count("\tcompleted\t2\t2\t400\t") == 2
     finally:
         successor.terminate()
         successor.communicate(timeout=TIMEOUT_S)

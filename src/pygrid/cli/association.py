@@ -11,7 +11,7 @@ import typer
 from pygrid import codes
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import say, say_json, say_table
 from pygrid.errors import InvalidInput
 
 app = App("Join and leave Networks with a Domain.\n\nExample: pygrid association list")
@@ -68,12 +68,11 @@ def list_associations(url: UrlOption = None, as_json: JsonOption = False) -> Non
 
     Example: pygrid association list
     """
-    from pygrid.cli.output import print_table
     from pygrid.client import connect
 
     with connect(url) as domain:
         found = domain.associations()
-    say_json(found) if as_json else print_table(found, "the Domain has joined no Network")
+    say_json(found) if as_json else say_table(found, "the Domain has joined no Network")
 
 
 @app.command()

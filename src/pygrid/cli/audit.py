@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import handle_errors
+from pygrid.cli.common import JsonOption, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
-from pygrid.cli.output import say
+from pygrid.cli.output import say, say_json, say_table
 
 app = App("Verify and show the audit log of a Domain.\n\nExample: pygrid audit verify")
 
@@ -65,21 +65,29 @@ def show(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     last: Annotated[int, typer.Option(min=1, metavar="N", help="Number of entries.")] = 20,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the newest entries of the audit log, oldest first.
 
     Example: pygrid audit show --last 50
     """
-    import msgspec
+    import sqlalchemy as sa
 
+    from pygrid.cli.tables import AuditRow, AuditTable
     from pygrid.storage import audit
+    from pygrid.storage.accounts import users
 
     with stored_domain(data_dir, database_url) as (_, database):
         newest = database.read_now(audit.get_head).number
         entries = database.read_now(lambda connection: audit.list_entries(connection, after=newest - last, limit=last))
-    for entry in entries:
-        who = "the Domain" if entry.actor is None else f"user {entry.actor}"
-        say(
-            f"{entry.number}  {entry.at:%Y-%m-%d %H:%M:%S}  {who}  {entry.action}  "
-            f"{msgspec.json.encode(entry.data).decode()}"
+        emails = database.read_now(
+            lambda connection: {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}
         )
+    if as_json:
+        say_json(entries)
+        return
+    table = AuditTable()
+    for entry in entries:
+        actor = "the Domain" if entry.actor is None else emails.get(entry.actor, f"user {entry.actor}")
+        table.append(AuditRow(entry.number, entry.at, actor, entry.action, entry.data))
+    say_table(table, "the audit log is empty")

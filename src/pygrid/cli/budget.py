@@ -9,13 +9,13 @@ import typer
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.local_store import DatabaseUrl, DataDir, stored_domain
-from pygrid.cli.output import say, say_columns, say_json
+from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from pygrid.messages.jobs import BudgetInfo
+    from pygrid.cli.tables import BudgetTable
 
 app = App("Show and set the privacy budgets of datasets.\n\nExample: pygrid budget show patients")
 
@@ -37,7 +37,7 @@ def show(
     """Show how much of each privacy budget is spent, in total and by each user.
 
     With the name of a dataset, the Domain answers with what you may know. Without a name, the command reads the
-    Domain's data folder on this machine. SPENT and LEFT add up to OF, the cap.
+    Domain's data folder on this machine.
 
     Example: pygrid budget show patients
     """
@@ -53,26 +53,11 @@ def show(
     with stored_domain(data_dir, database_url) as (_, database):
         found = database.read_now(lambda connection: _rows(connection, dataset))
     if as_json:
-        say_json(found)
-        return
-    if not found:
-        say("no dataset has a privacy budget" if dataset is None else f"dataset {dataset} has no privacy budget")
-        return
-    table = [("DATASET", "WHO", "SPENT", "LEFT", "OF", "DELTA", "UNIT", "JOBS")]
-    table += [
-        (
-            f"{row['dataset']} (id {row['dataset_id']})",
-            row["who"],
-            f"{row['epsilon_spent']:.3f}",
-            f"{row['epsilon_left']:.3f}",
-            f"{row['epsilon']:g}",
-            f"{row['delta']:g}",
-            row["unit"],
-            str(row["num_charges"]),
+        say_json([row._asdict() for row in found])
+    else:
+        say_table(
+            found, "no dataset has a privacy budget" if dataset is None else f"dataset {dataset} has no privacy budget"
         )
-        for row in found
-    ]
-    say_columns(table)
 
 
 @app.command("set")
@@ -147,24 +132,23 @@ def _show_online(name: str, url: str | None, as_json: bool) -> None:
     if as_json:
         say_json(budget)
         return
-    for line in _lines(name, budget):
-        say(line)
-
-
-def _lines(name: str, budget: BudgetInfo) -> list[str]:
     policy = budget.policy
-    lines = [f"{name}: epsilon {policy.epsilon:g} in all, at delta {policy.delta:g}"]
+    facts = [("dataset", name), ("unit", policy.unit), ("delta", f"{policy.delta:g}")]
     if budget.spent is not None:
-        lines.append(f"  spent in all  {budget.spent:.3f}, {budget.left or 0.0:.3f} left")
-    lines.append(f"  spent by you  {budget.yours:.3f} of {budget.your_cap:g}, {budget.your_left:.3f} left")
-    lines += [f"  spent by user {user}  {spent:.3f}" for user, spent in sorted((budget.users or {}).items())]
-    return lines
+        facts.append(("spent in total", _share(budget.spent, policy.epsilon, budget.left or 0.0)))
+    facts.append(("spent by you", _share(budget.yours, budget.your_cap, budget.your_left)))
+    facts += [(f"spent by user {user}", f"{spent:.3g}") for user, spent in sorted((budget.users or {}).items())]
+    say_facts(facts)
 
 
-def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]]:
-    """One row for each dataset as a whole, followed by one for each user of it."""
+def _share(spent: float, cap: float, left: float) -> str:
+    return f"epsilon {spent:.3g} of {cap:g}, {left:.3g} left"
+
+
+def _rows(connection: Connection, dataset_id: int | None) -> BudgetTable:
     import sqlalchemy as sa
 
+    from pygrid.cli.tables import BudgetRow, BudgetTable
     from pygrid.privacy.ledger import Cap, epsilon_left, epsilon_spent
     from pygrid.storage import budgets, charges
     from pygrid.storage.accounts import users
@@ -173,22 +157,22 @@ def _rows(connection: Connection, dataset_id: int | None) -> list[dict[str, Any]
     names = {row.id: row.name for row in connection.execute(sa.select(datasets.c.id, datasets.c.name))}
     emails = {row.id: row.email for row in connection.execute(sa.select(users.c.id, users.c.email))}
 
-    def row(budget: budgets.Budget, who: str, user_id: int | None, cap: Cap) -> dict[str, Any]:
+    def row(budget: budgets.Budget, who: str, user_id: int | None, cap: Cap) -> BudgetRow:
         total = charges.get_total(connection, budget.dataset_id, user_id)
-        return {
-            "dataset_id": budget.dataset_id,
-            "dataset": names[budget.dataset_id],
-            "user_id": user_id,
-            "who": who,
-            "epsilon_spent": epsilon_spent(total, cap),
-            "epsilon_left": epsilon_left(total, cap),
-            "epsilon": cap.epsilon,
-            "delta": cap.delta,
-            "unit": budget.unit,
-            "num_charges": charges.count_charges(connection, budget.dataset_id, user_id),
-        }
+        return BudgetRow(
+            dataset_id=budget.dataset_id,
+            dataset=names[budget.dataset_id],
+            user_id=user_id,
+            who=who,
+            epsilon_spent=epsilon_spent(total, cap),
+            epsilon_left=epsilon_left(total, cap),
+            epsilon=cap.epsilon,
+            delta=cap.delta,
+            unit=budget.unit,
+            num_charges=charges.count_charges(connection, budget.dataset_id, user_id),
+        )
 
-    rows = []
+    rows = BudgetTable()
     for budget in budgets.list_budgets(connection):
         if dataset_id in (None, budget.dataset_id):
             rows.append(row(budget, "all users", None, budget.cap))

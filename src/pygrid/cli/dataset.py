@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_columns, say_json, say_lines
+from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pygrid.messages.datasets import Column, DatasetSummary
 
 app = App("Upload, find, show and change datasets.\n\nExample: pygrid dataset list")
 
@@ -116,7 +111,9 @@ def list_datasets(url: UrlOption = None, as_json: JsonOption = False) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        _print_datasets(domain.datasets.list(), as_json, f"{domain.url} has no dataset that is visible to you")
+        found = domain.datasets.list()
+        empty = f"{domain.url} has no dataset that is visible to you"
+    say_json(found) if as_json else say_table(found, empty)
 
 
 @app.command("search")
@@ -139,7 +136,7 @@ def search(
 
     with connect(url) as domain:
         found = domain.datasets.search(text, tags=tag or (), schema=schema, meaning=meaning)
-    _print_datasets(found, as_json, "no dataset matches")
+    say_json(found) if as_json else say_table(found, "no dataset matches")
 
 
 @app.command("show")
@@ -149,6 +146,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
     Example: pygrid dataset show digits
     """
+    from pygrid.cli.tables import DatasetColumns, DatasetVersions
     from pygrid.client import connect
 
     with connect(url) as domain:
@@ -156,23 +154,22 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
     if as_json:
         say_json(info)
         return
-    say(f"{info.name}, version {info.version}: {info.num_records:,} records, {info.visibility}")
-    if info.description:
-        say_lines(info.description, indent="  ", hanging="  ")
-    if info.tags:
-        say(f"tags: {', '.join(info.tags)}")
+    facts: list[tuple[str, object]] = [
+        ("dataset", f"{info.name}, version {info.version}"),
+        ("records", f"{info.num_records:,}"),
+        ("visibility", info.visibility),
+        ("description", info.description),
+        ("tags", ", ".join(info.tags)),
+    ]
     if info.schema.subject is not None:
         num = "" if info.schema.num_subjects is None else f"{info.schema.num_subjects:,} subjects, "
-        say(f"subject: {info.schema.subject}, {num}at most {info.schema.max_records_per_subject} records each")
-    rows = [("COLUMN", "DTYPE", "SHAPE", "UNIT", "VALUES", "MEANING")]
-    rows += [
-        (c.name, c.dtype, "x".join(map(str, c.shape)) or "-", c.unit or "-", _values(c), c.meaning or c.description)
-        for c in info.schema.columns
-    ]
-    say_columns(rows)
-    for one in info.versions:
-        when = f"{one.created_at:%Y-%m-%d %H:%M}"
-        say(f"version {one.number}: {when}, {one.num_records:,} records, mock {one.mock}  {one.note}".rstrip())
+        facts.append(
+            ("subject", f"{info.schema.subject}, {num}at most {info.schema.max_records_per_subject} records each")
+        )
+    say_facts((name, value) for name, value in facts if value)
+    for table in (DatasetColumns(info.schema.columns), DatasetVersions(info.versions)):
+        say()
+        say_table(table)
 
 
 @app.command("update")
@@ -277,37 +274,3 @@ def read_column(text: str) -> dict[str, Any]:
         else:
             declared[key] = value
     return declared
-
-
-def _values(column: Column) -> str:
-    return _bounds(column) + (", some missing" if column.has_missing else "")
-
-
-def _bounds(column: Column) -> str:
-    if column.num_categories is not None:
-        return f"{column.num_categories} categories"
-    if column.min is None and column.max is None:
-        return "-"
-    return f"{'' if column.min is None else f'{column.min:g}'}..{'' if column.max is None else f'{column.max:g}'}"
-
-
-def _print_datasets(found: Sequence[DatasetSummary], as_json: bool, if_none: str) -> None:
-    if as_json:
-        say_json(found)
-        return
-    if not found:
-        say(if_none)
-        return
-    rows = [("NAME", "VERSION", "RECORDS", "COLUMNS", "VISIBILITY", "TAGS")]
-    rows += [
-        (
-            one.name,
-            str(one.version),
-            f"{one.num_records:,}",
-            str(one.num_columns),
-            one.visibility,
-            ", ".join(one.tags) or "-",
-        )
-        for one in found
-    ]
-    say_columns(rows)

@@ -9,7 +9,7 @@ import typer
 
 from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import say, say_facts, say_json, say_table
 
 if TYPE_CHECKING:
     from pygrid.client import NetworkClient
@@ -38,14 +38,13 @@ def list_domains(
 
     Example: pygrid domains list pending --network http://127.0.0.1:7000
     """
-    from pygrid.cli.output import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
         found = client.domains(association)
     words = {"accepted": "no Domain belongs to the Network", "all": "the Network knows no Domain"}
     empty = words.get(association, f"no Domain is {association}")
-    say_json(found) if as_json else print_table(found, empty)
+    say_json(found) if as_json else say_table(found, empty)
 
 
 @app.command()
@@ -58,19 +57,17 @@ def show(name: Name, network: NetworkOption = None, as_json: JsonOption = False)
     import msgspec
 
     from pygrid.client import connect_network
-    from pygrid.plans.text import printable
 
     with connect_network(network) as client:
         found = client.show(name)
     if as_json:
         say_json(found)
         return
-    for key, value in msgspec.to_builtins(found).items():
-        if value not in (None, "", {}):
-            words = (
-                ", ".join(f"{each}: {number}" for each, number in value.items()) if isinstance(value, dict) else value
-            )
-            say(f"{key.replace('_', ' '):16}  {printable(str(words))}")
+    fields = {name: value for name, value in msgspec.to_builtins(found).items() if value not in (None, "", {})}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            fields[name] = "\n".join(f"{what}: {number}" for what, number in value.items())
+    say_facts((name.replace("_", " "), value) for name, value in fields.items())
 
 
 @app.command()
@@ -176,12 +173,11 @@ def invitations(network: NetworkOption = None, as_json: JsonOption = False) -> N
 
     Example: pygrid domains invitations
     """
-    from pygrid.cli.output import print_table
     from pygrid.client import connect_network
 
     with connect_network(network) as client:
         found = client.invitations()
-    say_json(found) if as_json else print_table(found, "there is no invitation")
+    say_json(found) if as_json else say_table(found, "there is no invitation")
 
 
 @app.command("take-back")

@@ -9,11 +9,11 @@ import typer
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
 from pygrid.cli.job_submit import predict, print_result, submit
-from pygrid.cli.output import say, say_columns, say_json, say_lines
+from pygrid.cli.output import say, say_facts, say_json, say_table
 from pygrid.cli.training_options import Output
 
 if TYPE_CHECKING:
-    from pygrid.client.jobs import JobTable
+    from pygrid.client.jobs import Job, JobTable
 
 app = App("Submit jobs on data that you cannot see, follow them, download results.\n\nExample: pygrid job list")
 
@@ -105,24 +105,19 @@ def show_job(job_id: str, url: str | None, as_json: bool) -> None:
         if as_json:
             say_json(job.info())
         else:
-            say_lines(job.sheet())
+            print_review(job)
+
+
+def print_review(job: Job) -> None:
+    """Print the review summary of a job."""
+    from pygrid.client.display.review import sheet
+
+    say_facts(sheet(job.info()))
 
 
 def print_jobs(jobs: JobTable, as_json: bool, if_none: str) -> None:
     """Print a line for each job."""
-    from pygrid.client.display.review import privacy_in_words
-    from pygrid.plans.text import one_line
-
     if as_json:
         say_json(jobs.infos)
-        return
-    if not jobs:
-        say(if_none)
-        return
-    rows = [("JOB", "KIND", "DATASET", "STATE", "ASKED BY", "PRIVACY", "REASON")]
-    rows += [
-        (i.id, i.kind, i.dataset_name, i.state, i.requested_by_email, privacy_in_words(i).partition(";")[0], i.reason)
-        for i in jobs.infos
-    ]
-    rows = [(*row[:-1], one_line(row[-1], 60)) for row in rows]
-    say_columns(rows)
+    else:
+        say_table(jobs, if_none)

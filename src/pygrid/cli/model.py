@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pygrid.cli.common import UrlOption, handle_errors
+from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say
+from pygrid.cli.output import say, say_json, say_table
 
 app = App("Download checkpoints; serve models and predict with them.\n\nExample: pygrid model served")
 
@@ -40,7 +40,7 @@ def download(
 
 @app.command("checkpoints")
 @handle_errors
-def checkpoints(name: Name, version: Version = None, url: UrlOption = None) -> None:
+def checkpoints(name: Name, version: Version = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the checkpoints of a model, oldest first; number 1 is the hosted model.
 
     Example: pygrid model checkpoints digits
@@ -48,9 +48,8 @@ def checkpoints(name: Name, version: Version = None, url: UrlOption = None) -> N
     from pygrid.client import connect
 
     with connect(url) as domain:
-        for one in domain.process(name, version).checkpoints():
-            made = f"{one.created_at:%Y-%m-%d %H:%M:%S}"
-            say(f"{one.number:>5}  {made}  {one.size_bytes:>12,} bytes  {one.model_hash}  {one.alias}".rstrip())
+        found = domain.process(name, version).checkpoints()
+    say_json(found) if as_json else say_table(found, f"{name} has no checkpoint")
 
 
 @app.command("serve")
@@ -92,7 +91,7 @@ def serve(
 
 @app.command("served")
 @handle_errors
-def served(url: UrlOption = None) -> None:
+def served(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the models that a Domain serves.
 
     Example: pygrid model served
@@ -100,12 +99,9 @@ def served(url: UrlOption = None) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        for one in domain.models():
-            allowed = [
-                what for what, yes in (("ask", one.allow_remote_inference), ("download", one.allow_download)) if yes
-            ]
-            inputs = ", ".join(f"{port.name} {port.dtype}[{', '.join(map(str, port.shape))}]" for port in one.inputs)
-            say(f"{one.id}  {inputs}  {one.size_bytes:,} bytes  others may: {' and '.join(allowed) or 'nothing'}")
+        found = domain.models()
+        empty = f"{domain.url} serves no model"
+    say_json(found) if as_json else say_table(found, empty)
 
 
 @app.command("predict")

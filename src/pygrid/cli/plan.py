@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,11 @@ import typer
 
 from pygrid.cli.common import JsonOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_json
+from pygrid.cli.output import say, say_facts, say_json, say_lines, say_table, say_text
 from pygrid.cli.plan_build import build
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
+    from pygrid.cli.tables import Rows
     from pygrid.plans.inspect import PlanDescription, PlanInput
 
 app = App("Build, inspect and test plans.\n\nExample: pygrid plan inspect digits.plan")
@@ -46,9 +45,7 @@ def inspect(
     if as_json:
         say_json(to_json(description))
     else:
-        from rich.console import Console
-
-        _show(Console(highlight=False), description, source=source)
+        _show(description, source=source)
 
 
 @app.command("test")
@@ -69,86 +66,58 @@ def test(file: File) -> None:
         say(f"{file}: passed; loss {result.loss:.6g}, expected {result.expected:.6g} within {result.tolerance:g}")
 
 
-def _show(console: Console, description: PlanDescription, *, source: bool) -> None:
-    from rich.text import Text
+def _show(description: PlanDescription, *, source: bool) -> None:
+    from pygrid.plans.text import human_bytes
 
-    from pygrid.plans.text import human_bytes, printable
-
-    # Text, never markup: plans are untrusted.
-    console.print(Text(printable(description.name), style="bold"))
-    if description.description:
-        console.print(Text(printable(description.description)))
-    console.print(Text(description.summary))
-    facts = [f"plan id {description.plan_id}", f"file {human_bytes(description.size_bytes)}"]
-    if description.author:
-        facts.append(f"author {printable(description.author)}")
-    console.print(Text(", ".join(facts), style="dim"))
-    console.print()
-    for table in _tables(description):
-        console.print(table)
-    console.print(Text(_independence(description)))
+    facts = [
+        ("plan", description.name),
+        ("description", description.description),
+        ("author", description.author),
+        ("summary", description.summary),
+        ("plan id", description.plan_id),
+        ("file", human_bytes(description.size_bytes)),
+    ]
+    say_facts((name, value) for name, value in facts if value)
+    for title, table in _tables(description):
+        say()
+        say(title)
+        say_table(table)
+    say()
+    say_text(_independence(description))
     if source and description.source.strip():
-        console.print()
-        console.print(
-            Text("Source, as its author wrote it (for reading; it is not run, and nothing checks that it is true):")
-        )
-        console.print(Text(printable(description.source), style="dim"))
+        say()
+        say_text("Source, as its author wrote it (for reading; it is not run, and nothing checks that it is true):")
+        say_lines(description.source.strip("\n"), indent="  ", hanging="  ")
 
 
-def _tables(description: PlanDescription) -> list[Table]:
+def _tables(description: PlanDescription) -> Iterator[tuple[str, Rows]]:
+    from pygrid.cli.tables import Rows
     from pygrid.plans.text import human_bytes, human_count
 
-    per_example = human_bytes(description.bytes_in_per_example)
-    result = []
+    def rows(inputs: Iterable[PlanInput]) -> Rows:
+        return Rows(("name", "what", "meaning"), [(one.name, one.what, one.meaning) for one in inputs])
+
+    per_example = description.bytes_in_per_example
     if description.inputs:
-        result.append(_columns(f"Reads, {per_example} per example", description.inputs))
+        yield f"Reads, {human_bytes(per_example)} per example", rows(description.inputs)
     if description.hyper:
-        result.append(_columns("Hyperparameters", description.hyper))
-    leaves = f"Leaves, {human_bytes(description.bytes_out)} per run"
-    if description.bytes_in_per_example:
-        leaves += f" (as much as {human_count(description.bytes_out // description.bytes_in_per_example)} examples)"
-    result.append(_columns(leaves, description.outputs))
-    costs = _table(
-        "Costs",
-        "graph",
-        "nodes",
-        "operations per example",
-        "and per call",
-        f"memory, batch {description.max_batch_size}",
-    )
-    for name, cost in description.costs.items():
-        costs.add_row(
+        yield "Hyperparameters", rows(description.hyper)
+    share = f" (as much as {human_count(description.bytes_out // per_example)} examples)" if per_example else ""
+    yield f"Leaves, {human_bytes(description.bytes_out)} per run{share}", rows(description.outputs)
+    heads = ("graph", "nodes", "operations per example", "per call", f"memory, batch {description.max_batch_size}")
+    costs = [
+        (
             name,
-            str(cost.num_nodes),
+            cost.num_nodes,
             human_count(cost.flops_per_example),
             human_count(cost.flops_fixed),
             human_bytes(cost.peak_bytes),
         )
-    operators = _table("Operators", "operator", "times", "what it is")
-    for name, (count, summary) in description.operators.items():
-        operators.add_row(name, str(count), summary)
-    return [*result, costs, operators]
-
-
-def _columns(title: str, columns: tuple[PlanInput, ...]) -> Table:
-    from rich.text import Text
-
-    from pygrid.plans.text import printable
-
-    table = _table(title, "name", "what", "meaning")
-    for column in columns:
-        table.add_row(Text(printable(column.name)), Text(printable(column.what)), Text(printable(column.meaning)))
-    return table
-
-
-def _table(title: str, *headers: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for header in headers:
-        table.add_column(header)
-    return table
+        for name, cost in description.costs.items()
+    ]
+    yield "Costs", Rows(heads, costs)
+    operators = [(name, count, summary) for name, (count, summary) in description.operators.items()]
+    yield "Operators", Rows(("operator", "times", "what it is"), operators)
 
 
 def _independence(description: PlanDescription) -> str:

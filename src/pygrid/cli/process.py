@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_columns, say_json
+from pygrid.cli.output import say, say_facts, say_json, say_table
 
 if TYPE_CHECKING:
     from pygrid.messages.processes import ProcessInfo
@@ -30,19 +32,9 @@ def list_processes(url: UrlOption = None, as_json: JsonOption = False) -> None:
     from pygrid.client import connect
 
     with connect(url) as domain:
-        infos = domain.processes()
-        if as_json:
-            say_json(infos)
-            return
-        if not infos:
-            say(f"{domain.url} has no process; to host one, see: pygrid host --help")
-            return
-    rows: list[tuple[str, ...]] = [("NAME", "VERSION", "STATE", "CYCLES", "PARAMETERS", "NEWEST CYCLE")]
-    rows += [
-        (i.name, i.version, i.state, _progress(i), f"{i.num_parameters:,}", i.cycle.state if i.cycle else "-")
-        for i in infos
-    ]
-    say_columns(rows)
+        found = domain.processes()
+        empty = f"{domain.url} has no process; to host one, see: pygrid host --help"
+    say_json(found) if as_json else say_table(found, empty)
 
 
 @app.command("show")
@@ -52,10 +44,7 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
 
     Example: pygrid process show digits
     """
-    import msgspec
-
     from pygrid.client import connect
-    from pygrid.client.display.training_view import describe
 
     with connect(url) as domain:
         process = domain.process(name, version)
@@ -63,13 +52,10 @@ def show(name: Name, version: Version = None, url: UrlOption = None, as_json: Js
         if as_json:
             say_json(info)
             return
-        say(f"{info.name} {info.version}: {info.state}, {_progress(info)} cycles, {info.num_parameters:,} parameters")
-        for plan in info.plans:
-            say(f"  plan {plan.name} ({plan.kind}): {plan.size_bytes / 1000:.1f} kB, SHA-256 {plan.plan_hash}")
-        say(f"  client_config {msgspec.json.encode(info.client_config).decode()}")
-        say(f"  server_config {msgspec.json.encode(info.server_config).decode()}")
-        for cycle in process.cycles():
-            say(f"  {describe(cycle)}")
+        say_facts(_facts(info))
+        if cycles := process.cycles():
+            say()
+            say_table(cycles)
 
 
 @app.command("watch")
@@ -123,6 +109,20 @@ def restore(
         say(f"{info.name} {info.version} continues from checkpoint {info.num_checkpoints}, which repeats {checkpoint}")
 
 
-def _progress(info: ProcessInfo) -> str:
-    total = info.server_config.get("num_cycles")
-    return f"{info.num_checkpoints - 1} of {total}" if total else f"{info.num_checkpoints - 1}"
+def _facts(info: ProcessInfo) -> Iterator[tuple[str, object]]:
+    from pygrid.client.display.process_tables import num_completed
+    from pygrid.client.display.units import size
+
+    yield "process", f"{info.name} {info.version}"
+    yield "state", info.state
+    yield "cycles", num_completed(info)
+    yield "parameters", f"{info.num_parameters:,}"
+    for plan in info.plans:
+        yield "plan", f"{plan.name} ({plan.kind}), {size(plan.size_bytes)}, SHA-256 {plan.plan_hash}"
+    yield "client_config", _lines(info.client_config)
+    yield "server_config", _lines(info.server_config)
+
+
+def _lines(config: Mapping[str, object]) -> str:
+    """One key a line; values as JSON, as `pygrid host` reads them."""
+    return "\n".join(f"{key}={json.dumps(value)}" for key, value in sorted(config.items()))

@@ -8,8 +8,8 @@ import typer
 
 from pygrid.cli.common import JsonOption, UrlOption, YesOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.job import JobId, print_jobs, show_job
-from pygrid.cli.output import say, say_lines
+from pygrid.cli.job import JobId, print_jobs, print_review, show_job
+from pygrid.cli.output import say
 
 app = App("Decide on jobs that others submitted for your datasets.\n\nExample: pygrid request list")
 
@@ -55,7 +55,7 @@ def approve(job_id: JobId, comment: Comment = "", yes: YesOption = False, url: U
     with connect(url) as domain:
         job = domain.job(job_id)
         if not yes:
-            say_lines(job.sheet())
+            print_review(job)
             typer.confirm("Approve this?", abort=True)
         say(f"{job_id} is {job.approve(comment).state}")
 

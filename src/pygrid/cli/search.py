@@ -8,7 +8,7 @@ import typer
 
 from pygrid.cli.common import JsonOption, NetworkOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import line, open_screen, rich_table, say_json
+from pygrid.cli.output import say, say_json, say_table
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -65,11 +65,9 @@ def _print_json(found: SearchResults) -> None:
 
 
 def _print_tables(found: SearchResults) -> None:
-    from rich.text import Text
-
-    screen = open_screen()
     shown: list[Table[Any]] = [table for table in (found.datasets, found.models, found.processes) if table]
     for table in shown:
-        screen.print(rich_table(table))
+        say_table(table)
+        say()
     for remark in found.remarks():
-        screen.print(Text(line(remark), style="yellow"))
+        say(remark)

@@ -11,7 +11,7 @@ import typer
 from pygrid import codes
 from pygrid.cli.common import JsonOption, UrlOption, handle_errors
 from pygrid.cli.help import App
-from pygrid.cli.output import say, say_columns, say_json, say_lines
+from pygrid.cli.output import say, say_json, say_lines, say_table
 from pygrid.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -145,16 +145,7 @@ def list_workers(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
     with connect(url) as domain:
         found = domain.workers()
-    if as_json:
-        say_json(found)
-    elif not found:
-        say("no Worker of another machine is authorized")
-    else:
-        rows = [("ID", "NAME", "LAST SEEN", "WAITS FOR", "RUNS")]
-        for one in found:
-            seen = "never" if one.last_seen_at is None else f"{one.last_seen_at:%Y-%m-%d %H:%M:%S}"
-            rows.append((str(one.id), one.name, seen, str(one.num_waiting), str(one.num_running)))
-        say_columns(rows)
+    say_json(found) if as_json else say_table(found, "no Worker of another machine is authorized")
 
 
 @app.command("revoke")
@@ -198,13 +189,14 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def _print(examination: Examination) -> None:
+    from pygrid.cli.tables import Rows
+
     layers = examination.layers
     if layers is None:
         say(f"The sandbox could not be set up: {examination.trouble}")
     else:
         landlock = f"yes, version {layers.landlock_abi}" if layers.landlock_abi else "no"
         layer_rows = [
-            ("LAYER", "HOLDS", "REMOVES ACCESS TO"),
             ("namespaces", _yes(layers.namespaces), "the network, shared memory, the host's name"),
             ("empty root", _yes(layers.empty_root), "every file, by name"),
             ("not root", _yes(layers.not_root), "the privileges of root"),
@@ -212,12 +204,12 @@ def _print(examination: Examination) -> None:
             ("Landlock", landlock, "every file and TCP, by any call"),
             ("seccomp", _yes(layers.seccomp), "every system call that computing does not need"),
         ]
-        say_columns(layer_rows)
+        say_table(Rows(("layer", "holds", "removes access to"), layer_rows))
         say()
-        probe_rows = [("ATTEMPT FROM INSIDE", "OUTCOME")]
-        for probe in examination.findings:
-            probe_rows.append((probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}"))
-        say_columns(probe_rows)
+        outcomes = [
+            (probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}") for probe in examination.findings
+        ]
+        say_table(Rows(("attempt from inside", "outcome"), outcomes))
     say()
     say(_meaning(examination))
 

@@ -196,7 +196,7 @@ def hostile(answers: list[Answers]) -> Iterator[str]:
 
 
 def assert_harmless(output: str) -> None:
-    found = {character for character in output if character != "\n" and not character.isprintable()}
+    found = {character for character in output if character not in "\n\t" and not character.isprintable()}
     assert not found, output
     assert "\nfake: line" not in output, "a line of another speaker"
 

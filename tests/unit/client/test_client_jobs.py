@@ -433,7 +433,7 @@ def test_the_sheet_warns_of_results_as_large_as_the_data() -> None:
     }
     warned = dict(sheet(info("held", result_bytes=4_000, bytes_out_ratio=0.8, waiting_beside=2, facts=facts)))
     assert warned["what leaves"] == "a trained model, 4 kB (0.8 times the data). IT IS LARGE ENOUGH TO HOLD RECORDS"
-    assert warned["waiting beside it"] == "2 other requests on this dataset"
+    assert warned["also waiting"] == "2 other requests on this dataset"
     assert warned["the Worker saw"] == "300 records, 0.0233 seconds, namespaces + rlimits around it"
     small = dict(sheet(info("held", result_bytes=40, bytes_out_ratio=0.008)))
     assert "RECORDS" not in small["what leaves"]

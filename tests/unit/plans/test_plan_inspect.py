@@ -93,7 +93,7 @@ def test_a_file_that_is_not_there_is_told_in_words(tmp_path):
 
 
 def test_the_test_command(tmp_path):
-    assert "carries no test" in invoke(tmp_path, PLAN, command="test").output
+    assert "contains no test" in invoke(tmp_path, PLAN, command="test").output
     vector = TestVector(batch_size=4, loss=selftest_loss(PLAN, 4))
     assert "passed" in invoke(tmp_path, logistic_plan(test_vector=vector), command="test").output
 

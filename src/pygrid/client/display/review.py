@@ -62,7 +62,7 @@ def sheet(info: JobInfo) -> list[tuple[str, str]]:
     if info.decided_by is not None:
         rows.append(("decided by", f"user {info.decided_by}" + (f": {info.comment}" if info.comment else "")))
     if info.waiting_beside:
-        rows.append(("waiting beside it", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
+        rows.append(("also waiting", f"{counted(info.waiting_beside, 'other request')} on this dataset"))
     rows.append(("request hash", info.request_hash))
     return [(name, printable(value)) for name, value in rows]
 
@@ -121,9 +121,7 @@ def _budget_rows(cost: JobCost, bound: str) -> list[tuple[str, str]]:
         )
     if cost.spent_before is not None and cost.spent_after is not None:
         takes = _takes(cost.price)
-        rows.append(
-            ("dataset's budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}")
-        )
+        rows.append(("budget", f"{takes}{cost.spent_before:.3g} before, {cost.spent_after:.3g} after{_of(cost.cap)}"))
     if cost.fits is not None:
         rows.append(("room for it", "yes, now" if cost.fits else "NO: the budget would refuse it, whoever approves"))
     if cost.yours_before is not None and cost.yours_after is not None:
