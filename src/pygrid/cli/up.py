@@ -1,19 +1,16 @@
 """``pygrid up``: a Network and some Domains as processes of this machine.
 
 The processes start one after the other and are stopped in reverse order. Each has a session of its own, so Ctrl-C in
-the terminal reaches `pygrid up` only. On Linux, the kernel sends SIGTERM to each when `pygrid up` dies, so none is left
-behind.
+the terminal reaches `pygrid up` only. On Linux, the kernel sends SIGTERM to each when `pygrid up` dies, so none keeps
+running.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +24,7 @@ import typer
 from pygrid import codes
 from pygrid.cli.common import handle_errors
 from pygrid.cli.help import App
+from pygrid.cli.local_apps import check_names, check_ports, die_with_parent, read_or_make_invitation
 from pygrid.cli.output import say
 from pygrid.errors import InvalidConfig
 
@@ -34,9 +32,7 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 _MAX_LINE_BYTES = 16 * 1024
-_PR_SET_PDEATHSIG = 1
 _COLORS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|PYTHON\w*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_\w+|(OMP|OPENBLAS|MKL)_\w+"
     r"|COVERAGE_\w+|(?i:(https?|no|all)_proxy)|PYGRID_LOG_\w+"
@@ -76,27 +72,24 @@ def up(
             code=codes.COMPOSE_NOT_READ,
         )
     chosen = names or ["alice"]
-    _check_names(chosen, has_network=not no_network)
+    check_names(chosen, has_network=not no_network)
     width = max(len(name) for name in (*chosen, "network"))
-    apps = (
-        []
-        if no_network
-        else [AppProcess("network", "network", network_port, data_dir.absolute() / "network", 0, width)]
-    )
+    folder = data_dir.absolute()
+    apps = [] if no_network else [AppProcess("network", "network", network_port, folder / "network", 0, width)]
     for index, name in enumerate(chosen):
-        apps.append(AppProcess("domain", name, port and port + index, data_dir.absolute() / name, len(apps), width))
+        apps.append(AppProcess("domain", name, port and port + index, folder / name, len(apps), width))
     if dry_run:
         network = "" if no_network else f"http://127.0.0.1:{network_port}"
         for one in apps:
             say(f"{one.name}: pygrid {' '.join(one.arguments(network))}")
         return
-    _check_ports(apps)
-    if not _run(apps, "" if no_network else _invitation(data_dir)):
+    check_ports({one.name: one.port for one in apps})
+    if not _run(apps, "" if no_network else read_or_make_invitation(data_dir)):
         raise typer.Exit(1)
 
 
 class AppProcess:
-    """One process: `pygrid network` or `pygrid domain`."""
+    """A process of `pygrid network` or `pygrid domain`."""
 
     def __init__(self, kind: str, name: str, port: int, folder: Path, index: int, width: int) -> None:
         self.kind, self.name, self.port = kind, name, port
@@ -108,12 +101,12 @@ class AppProcess:
             self._label = f"\x1b[{_COLORS[index % len(_COLORS)]}m{self._label}\x1b[0m"
 
     def arguments(self, network: str) -> list[str]:
-        """What follows ``pygrid`` on the command line."""
+        """The arguments after ``pygrid`` on the command line."""
         joined = ["--network", network] if network and self.kind == "domain" else []
         return [self.kind, "--id", self.name, "--host", "127.0.0.1", "--port", str(self.port), *joined]
 
     def start(self, network: str, invitation: str, is_stopping: Callable[[], bool]) -> bool:
-        """Start the process and wait until it is ready; False if it ended, took too long, or is not wanted."""
+        """Start the process and wait until it is ready; False if it ended, was too slow, or is not needed."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         port_file = self._folder / "port"
         port_file.unlink(missing_ok=True)
@@ -126,7 +119,7 @@ class AppProcess:
             stderr=subprocess.STDOUT,
             env=inherited | {"PYTHONUNBUFFERED": "1"} | ({"PYGRID_INVITATION": invitation} if invitation else {}),
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()),
+            preexec_fn=die_with_parent(os.getpid()),
         )
         assert self.running.stdout is not None
         threading.Thread(target=self._print_lines, args=(self.running.stdout,), daemon=True).start()
@@ -145,7 +138,7 @@ class AppProcess:
         return True
 
     def exit_status(self) -> int | None:
-        """How the process ended; None while it runs."""
+        """The exit status of the process; None while it runs."""
         return None if self.running is None else self.running.poll()
 
     def stop(self, is_forced: Callable[[], bool]) -> None:
@@ -162,7 +155,7 @@ class AppProcess:
                 break
             time.sleep(_POLL_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.running.pid, signal.SIGKILL)  # also what it started and left
+            os.killpg(self.running.pid, signal.SIGKILL)  # its children, too
         self.running.wait()
 
     def log(self, text: str) -> None:
@@ -198,53 +191,3 @@ def _run(apps: list[AppProcess], invitation: str) -> bool:
         for one in reversed(apps):
             one.stop(lambda: len(signals) > 1)
         say("pygrid up: all apps are stopped")
-
-
-def _invitation(data_dir: Path) -> str:
-    """The secret by which the Network accepts these Domains; made at the first start, readable by this user only."""
-    path = data_dir / "invitation"
-    if not path.exists():
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return path.read_text().strip()
-
-
-def _check_names(names: list[str], *, has_network: bool) -> None:
-    for index, name in enumerate(names):
-        if not _NAME.fullmatch(name):
-            raise InvalidConfig(f"{name!r} cannot name a Domain: use a-z, 0-9 and -", code=codes.INVALID_SETTING)
-        if name in names[:index] or (has_network and name == "network"):
-            raise InvalidConfig(f"{name!r} would name two apps; choose another name", code=codes.INVALID_SETTING)
-
-
-def _check_ports(apps: list[AppProcess]) -> None:
-    """Refuse a taken port before anything starts."""
-    taken = []
-    for one in apps:
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind(("127.0.0.1", one.port))
-            except (OSError, OverflowError) as error:
-                taken.append(f"{one.name}: port {one.port} of 127.0.0.1: {getattr(error, 'strerror', None) or error}")
-    if taken:
-        raise InvalidConfig(
-            "nothing was started, because these ports cannot be used:\n  " + "\n  ".join(taken) + "\n"
-            "Stop the program that listens there, or choose other ports with --port and --network-port.",
-            code=codes.ADDRESS_IN_USE,
-        )
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """A function that makes the kernel end a new process when its parent dies; None where the system cannot do it."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # the parent died first
-            os._exit(1)
-
-    return ask_kernel

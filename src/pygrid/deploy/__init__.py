@@ -1,3 +1,1 @@
-"""Several apps at once, as a compose file describes them: the file, the plan for this machine, and whether an app is
-ready.
-"""
+"""Apps in containers: where they listen, and their health check."""

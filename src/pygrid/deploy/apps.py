@@ -1,4 +1,4 @@
-"""What the images know of each app: where it listens, and where it keeps its data."""
+"""Facts about each app that the images need: where it listens, and where its data is."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ App = Literal["domain", "network", "worker"]
 APPS: tuple[App, ...] = ("domain", "network", "worker")
 
 DATA_PATH = "/data"
-"""The one folder of an image that an app writes to, besides /tmp."""
+"""The only folder of an image that an app writes to, except /tmp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The variables that say where an app listens, the ones that win first; ``default_port`` if none is set."""
+    """The variables for the address of an app, in order of precedence; ``default_port`` if no port is set."""
 
     host_variable: str
     port_variables: tuple[str, ...]
     default_port: int
 
     def port(self, environment: Mapping[str, str]) -> int:
-        """The port that an app with these variables listens on.
+        """The port that the app listens on.
 
         Raises:
-            InvalidConfig: ``invalid_setting``; it is no number.
+            InvalidConfig: ``invalid_setting``: the value is not a number.
         """
         for name in self.port_variables:
             if text := environment.get(name):
@@ -44,6 +44,6 @@ LISTENING: Mapping[App, Listening] = {
     "domain": Listening("GRID_NODE_HOST", ("GRID_NODE_PORT", "PORT"), 5000),
     "network": Listening("GRID_NETWORK_HOST", ("GRID_NETWORK_PORT", "PORT"), 7000),
 }
-"""A Worker listens on nothing."""
+"""A Worker opens no port."""
 
 HEALTH_PATH = "/readyz"

@@ -1,9 +1,9 @@
-"""Whether an app is ready: the health check of an image.
+"""The health check of an image.
 
     python -m pygrid.deploy.health domain
 
-asks the Domain of this container, and ends with 0 or with what is wrong. It imports the standard library only, so it is
-cheap.
+The command asks the Domain of this container whether it is ready. It exits with 0, or with 1 and the reason. It imports
+only the standard library, so it is fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def find_trouble(host: str, port: int, timeout_s: float = TIMEOUT_S) -> str | None:
-    """Why the app at this address is not ready, in a few words; None if it is."""
+    """The reason why the app at this address is not ready; None if it is ready."""
     connection = http.client.HTTPConnection(_EVERY_ADDRESS.get(host, host), port, timeout=timeout_s)
     try:
         connection.request("GET", HEALTH_PATH)
@@ -33,7 +33,7 @@ def find_trouble(host: str, port: int, timeout_s: float = TIMEOUT_S) -> str | No
 
 
 def main(app: App) -> None:
-    """Ask the app of this machine that the environment describes; exit with what is wrong, if anything is."""
+    """Check the app of this container; exit with the reason if it is not ready."""
     listening = LISTENING[app]
     sys.exit(find_trouble(os.environ.get(listening.host_variable, ""), listening.port(os.environ)))
 
