@@ -180,7 +180,7 @@ def test_an_invitation_by_hand(tmp_path: Path, pygrid: Callable[..., str]) -> No
         assert "cannot be reached" in pygrid("association", "join", "http://127.0.0.1:9", *at_domain)
         # With a link open, a signal stops both at once.
         told = pygrid("association", "join", network, *at_domain)
-        assert "once the Owner of the Network accepts" in told
+        assert "once an Owner or Administrator of the Network accepts" in told
         assert "is denied" in pygrid("domains", "deny", "bob", *at_network)
         assert bob.stop() == 0
         assert net.stop() == 0

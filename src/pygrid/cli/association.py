@@ -33,7 +33,7 @@ def join(
     """Join a Network with the Domain. Owners only.
 
     The Domain connects to the Network, so it needs no open port. With an invitation it is accepted at once; without
-    one, the Owner of the Network decides.
+    one, an Owner or Administrator of the Network decides.
 
     Example: pygrid association join http://127.0.0.1:7000
     """
@@ -54,7 +54,7 @@ def join(
     if found.state == "accepted":
         say(f"the Domain belongs to {name} now ({found.network})")
     elif found.state == "pending":
-        say(f"{name} has the request; the Domain belongs to it once the Owner of the Network accepts")
+        say(f"{name} has the request; the Domain belongs to it once an Owner or Administrator of the Network accepts")
     elif found.state == "joining":
         say(f"{found.network} cannot be reached ({reason or 'no answer'}); the Domain keeps trying")
     else:

@@ -119,7 +119,7 @@ def list_datasets(url: UrlOption = None, as_json: JsonOption = False) -> None:
 @app.command("search")
 @handle_errors
 def search(
-    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description or tags.")] = "",
+    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description, tags or columns.")] = "",
     tag: Tag = None,
     schema: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column that it has: NAME, NAME:DTYPE or :DTYPE.")

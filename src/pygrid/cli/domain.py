@@ -52,7 +52,7 @@ def banner(settings: DomainSettings, port: int, has_owner: bool, identity: str) 
         f"Domain {settings.id} is ready.",
         f"  address      {address}  ({reach})",
         f"  data folder  {settings.data_dir.resolve()}",
-        f"  sign-up      {'open' if settings.open_signup else 'by those who run it'}",
+        f"  sign-up      {'open' if settings.open_signup else 'closed; Owners and Administrators create accounts'}",
         f"  identity     {identity}",
     ]
     if settings.network:

@@ -1,4 +1,4 @@
-"""``pygrid domains``: the Domains of a Network; for its Owner, decisions and invitations."""
+"""``pygrid domains``: the Domains of a Network; for Owners and Administrators, decisions and invitations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Association = Literal["accepted", "pending", "denied", "revoked", "left", "all"]
 @handle_errors
 def list_domains(
     association: Annotated[
-        Association, typer.Argument(help="State of the Domains; only the Network's Owner sees others than accepted.")
+        Association, typer.Argument(help="State of the Domains; without an account, only accepted.")
     ] = "accepted",
     network: NetworkOption = None,
     as_json: JsonOption = False,
@@ -73,7 +73,7 @@ def show(name: Name, network: NetworkOption = None, as_json: JsonOption = False)
 @app.command()
 @handle_errors
 def accept(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Accept a Domain, also one that was denied or revoked, or has left. For the Owner of the Network.
+    """Accept a Domain, also one that was denied or revoked, or has left. For Owners and Administrators.
 
     Anybody can ask for a name, so compare the identity with the one that the Domain's Owner told you. Without
     --identity, the command shows it, and asks for confirmation in a terminal. Only the identity that was shown is
@@ -102,7 +102,7 @@ def _find_only_one(client: NetworkClient, name: str) -> str | None:
 @app.command()
 @handle_errors
 def deny(name: Name, identity: Identity = None, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Deny a Domain that waits for a decision. For the Owner of the Network.
+    """Deny a Domain that waits for a decision. For Owners and Administrators.
 
     Example: pygrid domains deny hospital-b --reason "we do not know you"
     """
@@ -115,7 +115,7 @@ def deny(name: Name, identity: Identity = None, reason: Reason = "", network: Ne
 @app.command()
 @handle_errors
 def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> None:
-    """Revoke a Domain; its key is refused until it is accepted again. For the Owner of the Network.
+    """Revoke a Domain; its key is refused until it is accepted again. For Owners and Administrators.
 
     Example: pygrid domains revoke hospital-b
     """
@@ -128,7 +128,7 @@ def revoke(name: Name, reason: Reason = "", network: NetworkOption = None) -> No
 @app.command()
 @handle_errors
 def forget(name: Name, identity: Identity = None, network: NetworkOption = None) -> None:
-    """Delete a Domain and the decision on it; the name is free, and it may ask again. For the Owner of the Network.
+    """Delete a Domain and the decision on it; the name is free, and it may ask again. For Owners and Administrators.
 
     Without --identity, all Domains that have the name or ask for it are deleted.
 
@@ -151,7 +151,7 @@ def invite(
     days: Annotated[int, typer.Option(min=1, max=366, metavar="N", help="Days until it expires.")] = 7,
     network: NetworkOption = None,
 ) -> None:
-    """Create an invitation and print its token, which is not shown again. For the Owner of the Network.
+    """Create an invitation and print its token, which is not shown again. For Owners and Administrators.
 
     A Domain with an invitation is accepted at once: PYGRID_INVITATION=TOKEN pygrid domain --network URL.
 
@@ -169,7 +169,7 @@ def invite(
 @app.command()
 @handle_errors
 def invitations(network: NetworkOption = None, as_json: JsonOption = False) -> None:
-    """List the invitations that were not taken back, without their tokens. For the Owner of the Network.
+    """List the invitations that were not taken back, without their tokens. For Owners and Administrators.
 
     Example: pygrid domains invitations
     """
@@ -186,7 +186,7 @@ def take_back(
     invitation: Annotated[int, typer.Argument(metavar="N", help="Number of the invitation.")],
     network: NetworkOption = None,
 ) -> None:
-    """Take an invitation back; Domains that used it stay accepted. For the Owner of the Network.
+    """Take an invitation back; Domains that used it stay accepted. For Owners and Administrators.
 
     Example: pygrid domains take-back 1
     """

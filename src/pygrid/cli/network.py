@@ -47,7 +47,7 @@ def banner(settings: NetworkSettings, port: int, has_owner: bool) -> str:
         f"Network {settings.id} is ready.",
         f"  address      {address}  ({reach})",
         f"  data folder  {settings.data_dir.resolve()}",
-        f"  sign-up      {'open' if settings.open_signup else 'by those who run it'}",
+        f"  sign-up      {'open' if settings.open_signup else 'closed; Owners and Administrators create accounts'}",
         f"  relay        {'open to everybody' if settings.open_relay else 'for accounts and Domains of this Network'}",
     ]
     if settings.legacy_open:

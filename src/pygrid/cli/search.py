@@ -23,7 +23,7 @@ _KINDS = ("dataset", "model", "process")
 @app.command()
 @handle_errors
 def search(
-    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description or tags.")] = "",
+    text: Annotated[str, typer.Argument(help="Words that all occur in its name, description, tags or columns.")] = "",
     network: NetworkOption = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", "-t", metavar="TAG", help="Tag that it has; repeatable.")
