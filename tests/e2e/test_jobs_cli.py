@@ -250,7 +250,7 @@ def test_a_budget_is_changed_where_it_may_be(owner: Run) -> None:
     [
         ([*COUNT, "--reason", "x", "--epsilon", "1"], "delta is missing"),
         ([*COUNT, "--reason", "x", "--epsilon", "-1", "--delta", "1e-5"], "epsilon"),
-        ([*COUNT, "--reason", " "], "reason: say in 1 to"),
+        ([*COUNT, "--reason", " "], "reason: describe the purpose"),
         (["job", "submit", "nothing", "-s", "count", "--reason", "x"], "nothing"),
         ([*TRAIN, "--reason", "x", "-b", "x=y", "-b", "y=y"], "port 'x'"),
         ([*TRAIN, "--reason", "x", "-b", "x=z"], "the dataset has no column 'z'; it has: x, y"),
