@@ -21,7 +21,7 @@ LIMITS = {
     "module cycles": (0, 0),
     "sleep in tests": (20, 20),
     "patches of private names": (27, 0),
-    "prose hits": (1198, 0),
+    "prose hits": (810, 0),
     "Python lines > 120": (5, 0),
 }
 """The limit that holds, and the one that is aimed at. Lower the first one with the figure.
