@@ -101,7 +101,7 @@ def test_a_sound_log_verifies_and_is_shown(folder: Path) -> None:
     assert result.exit_code == 0, repr(result.exception)
     shown = result.stdout.splitlines()
     assert [line.split("\t")[0] for line in shown] == ["entry", "2", "3"]
-    assert ["budget_reserved", "ana@example.org"] == [shown[1].split("\t")[place] for place in (3, 2)]
+    assert [shown[1].split("\t")[place] for place in (3, 2)] == ["budget_reserved", "ana@example.org"]
     entries = json.loads(run("audit", "show", "--data-dir", folder, "--json").stdout)
     assert [entry["number"] for entry in entries] == [1, 2, 3]
 
