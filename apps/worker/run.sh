@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Worker on a machine of its own, and what else has to do with Workers, making the environment first if need be.
-# A Domain starts the Workers of its own machine by itself.
+# Runs a Worker for a Domain on another machine, or another `pygrid worker` command; makes the Python environment
+# first if necessary. A Domain starts the Workers of its own machine itself.
 #   apps/worker/run.sh --domain https://domain.example --token-file token
 #   apps/worker/run.sh doctor
 set -euo pipefail

@@ -370,7 +370,7 @@ def test_a_domain_that_lost_its_identity_is_not_taken_for_itself(net: Net) -> No
     (net.domain.folder / "pygrid-data" / "identity.pem").unlink()
     net.domain.start()
     # The Network knows it by its identity, too, and lets no stranger in under a member's name.
-    eventually_blocking(lambda: "turned away" in net.domain.log.read_text())
+    eventually_blocking(lambda: "refused this domain" in net.domain.log.read_text())
     with pytest.raises(Unavailable) as offline:
         net.call("/healthz")
     assert offline.value.code == "domain_offline"

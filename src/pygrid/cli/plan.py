@@ -14,7 +14,7 @@ from pygrid.cli.output import say, say_facts, say_json, say_lines, say_table, sa
 from pygrid.cli.plan_build import build
 
 if TYPE_CHECKING:
-    from pygrid.cli.tables import Rows
+    from pygrid.cli.tables import PlainTable
     from pygrid.plans.inspect import PlanDescription, PlanInput
 
 app = App("Build, inspect and test plans.\n\nExample: pygrid plan inspect digits.plan")
@@ -90,12 +90,12 @@ def _show(description: PlanDescription, *, source: bool) -> None:
         say_lines(description.source.strip("\n"), indent="  ", hanging="  ")
 
 
-def _tables(description: PlanDescription) -> Iterator[tuple[str, Rows]]:
-    from pygrid.cli.tables import Rows
+def _tables(description: PlanDescription) -> Iterator[tuple[str, PlainTable]]:
+    from pygrid.cli.tables import PlainTable
     from pygrid.plans.text import human_bytes, human_count
 
-    def rows(inputs: Iterable[PlanInput]) -> Rows:
-        return Rows(("name", "what", "meaning"), [(one.name, one.what, one.meaning) for one in inputs])
+    def rows(inputs: Iterable[PlanInput]) -> PlainTable:
+        return PlainTable(("name", "what", "meaning"), [(one.name, one.what, one.meaning) for one in inputs])
 
     per_example = description.bytes_in_per_example
     if description.inputs:
@@ -115,9 +115,9 @@ def _tables(description: PlanDescription) -> Iterator[tuple[str, Rows]]:
         )
         for name, cost in description.costs.items()
     ]
-    yield "Costs", Rows(heads, costs)
+    yield "Costs", PlainTable(heads, costs)
     operators = [(name, count, summary) for name, (count, summary) in description.operators.items()]
-    yield "Operators", Rows(("operator", "times", "what it is"), operators)
+    yield "Operators", PlainTable(("operator", "times", "what it is"), operators)
 
 
 def _independence(description: PlanDescription) -> str:

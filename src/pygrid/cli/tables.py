@@ -13,7 +13,7 @@ from pygrid.client.display.tables import Table, TableColumn
 from pygrid.messages.datasets import Column, VersionInfo
 
 
-class Rows(Table[Sequence[object]]):
+class PlainTable(Table[Sequence[object]]):
     """Rows of values, under heads that the caller chooses; the first columns matter most."""
 
     def __init__(self, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -189,7 +189,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def _print(examination: Examination) -> None:
-    from pygrid.cli.tables import Rows
+    from pygrid.cli.tables import PlainTable
 
     layers = examination.layers
     if layers is None:
@@ -204,12 +204,12 @@ def _print(examination: Examination) -> None:
             ("Landlock", landlock, "every file and TCP, by any call"),
             ("seccomp", _yes(layers.seccomp), "every system call that computing does not need"),
         ]
-        say_table(Rows(("layer", "holds", "removes access to"), layer_rows))
+        say_table(PlainTable(("layer", "holds", "removes access to"), layer_rows))
         say()
         outcomes = [
             (probe.name, "ALLOWED" if probe.allowed else f"refused: {probe.detail}") for probe in examination.findings
         ]
-        say_table(Rows(("attempt from inside", "outcome"), outcomes))
+        say_table(PlainTable(("attempt from inside", "outcome"), outcomes))
     say()
     say(_meaning(examination))
 
