@@ -1,10 +1,9 @@
-"""What a Worker on another machine is: it asks its Domain for jobs, runs them in sandboxes here, and brings the
-results.
+"""A Worker on another machine: it requests jobs from its Domain, runs them in sandboxes, and returns the results.
 
-    ask ──> renew once ──> fetch files ──> run ──> bring the result ──> ask
-              └── every third of the lease: renew, and tell progress; if refused, the job is ended
+    request ──> renew once ──> fetch files ──> run ──> send the result ──> request
+                  └── every third of the lease: renew, and report progress; if refused, the job is ended
 
-It listens on nothing: every connection is one that it makes. Several jobs at once are several such circles.
+It listens on no port: it makes every connection itself. It runs several jobs at once in several such loops.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ T = TypeVar("T")
 WAIT_S = 20.0
 _ANSWER_SLACK_S = 30.0
 _PROGRESS_S = 0.5
-"""Progress is worth telling sooner than a lease is worth renewing."""
+"""Shortest time between two renewals that report progress."""
 _MAX_PAUSE_S = 30.0
 _GIVE_BACK_S = 3.0
 _LEASES = "/data-centric/workers/leases"
@@ -59,23 +58,23 @@ _LEASES = "/data-centric/workers/leases"
 
 @dataclass(frozen=True)
 class RemoteSettings:
-    """What the operator of this machine decides."""
+    """Settings of the operator of this machine."""
 
     num_jobs: int = 1
-    """At once."""
+    """Number of jobs at once."""
     num_threads: int = 1
-    """Of each."""
+    """Number of threads of each job."""
     allow_weak_sandbox: bool = False
 
 
 class RemoteWorker:
-    """Works for one Domain until `run` is cancelled.
+    """Runs jobs of one Domain until `run` is cancelled.
 
     Args:
-        transport: to the Domain; it stays the caller's to close.
-        token: what the Domain's Owner made for this Worker.
-        files: where the files of jobs are kept; it stays the caller's to close.
-        wait_s: how long the Domain may hold its answer while there is no job.
+        transport: connects to the Domain; the caller closes it.
+        token: the token that the Owner of the Domain made for this Worker.
+        files: keeps the files of jobs; the caller closes it.
+        wait_s: seconds that the Domain may hold its answer while there is no job.
     """
 
     def __init__(
@@ -95,23 +94,23 @@ class RemoteWorker:
         self._driver = LocalDriver(LocalLimits(self._settings.num_jobs, self._settings.allow_weak_sandbox))
 
     async def run(self) -> None:
-        """Take jobs until cancelled; what runs then is ended, and its lease given back.
+        """Run jobs until cancelled; then the running jobs are ended, and their leases given back.
 
         Raises:
-            Unavailable: this machine can't lock a plan in (``sandbox_unavailable``).
-            Unauthenticated, Forbidden, NotFound: the Domain does not let this Worker in (any more).
+            Unavailable: this machine cannot sandbox a plan (``sandbox_unavailable``).
+            Unauthenticated, Forbidden, NotFound: the Domain has not authorized this Worker, or has revoked it.
         """
         layers = await self._driver.start()
-        circles = [asyncio.create_task(self._circle(tuple(layers))) for _ in range(self._settings.num_jobs)]
+        loops = [asyncio.create_task(self._loop(tuple(layers))) for _ in range(self._settings.num_jobs)]
         try:
-            await asyncio.gather(*circles)
+            await asyncio.gather(*loops)
         finally:
-            for circle in circles:
-                circle.cancel()
-            await asyncio.gather(*circles, return_exceptions=True)
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
             await self._driver.close()
 
-    async def _circle(self, layers: tuple[str, ...]) -> None:
+    async def _loop(self, layers: tuple[str, ...]) -> None:
         request = LeaseRequest(layers, self._driver.is_sound, self._wait_s)
         pause_s = 1.0
         while True:
@@ -128,17 +127,14 @@ class RemoteWorker:
                 continue
             pause_s = 1.0
             if answer.lease is not None:
-                await self._see_through(answer.lease)
+                await self._run_lease(answer.lease)
 
     def _ask(self, request: LeaseRequest) -> LeaseAnswer:
         path = "/data-centric/workers/lease"
         return self._once.post(path, LeaseAnswer, json=request, timeout_s=self._wait_s + _ANSWER_SLACK_S)
 
-    async def _see_through(self, lease: Lease) -> None:
-        """One job from the first renewal to its result.
-
-        What goes wrong with it is told, and no reason to stop working.
-        """
+    async def _run_lease(self, lease: Lease) -> None:
+        """Run one job from the first renewal to its result. An error of the job does not end the Worker."""
         held = _Held(lease, self._once)
         try:
             await held.renew(self._patient)
@@ -167,11 +163,11 @@ class RemoteWorker:
     async def _work(self, held: _Held) -> None:
         lease = held.lease
         result = await self._result(held)
-        await _in_thread(lambda: self._bring(lease, result))
+        await _in_thread(lambda: self._send_result(lease, result))
         how = "done" if result.failure is None else result.failure.kind
         logger.info("job ended", extra={"lease": lease.id, "how": how})
 
-    def _bring(self, lease: Lease, result: JobResult) -> ResultTaken:
+    def _send_result(self, lease: Lease, result: JobResult) -> ResultTaken:
         outcome = Outcome(result.facts, result.failure, result.media_type)
         parts = [frame(OUTCOME, msgspec.json.encode(outcome))]
         if result.failure is None:
@@ -185,32 +181,32 @@ class RemoteWorker:
             with self._files.using(file.hash for file in held.lease.files):
                 here = self._with_threads(await _in_thread(lambda: self._fetch(held.lease, spec)))
                 logger.info("job starts", extra={"lease": held.lease.id, "kind": spec.kind})
-                # The driver holds a private job here, so that the time of the transfers does not add up with that of
-                # the job.
-                on_progress = held.tell if spec.privacy is None else None
+                # The driver holds a private job on this machine until its planned time, so that the time of the
+                # transfers does not add up with that of the job.
+                on_progress = held.report if spec.privacy is None else None
                 return await self._driver.run(here, on_progress)
         except Gone:
             raise
         except PygridError as error:
             return JobResult(Facts(), Failure("refused", error.detail, error.code))
         except (msgspec.ValidationError, OSError) as error:
-            return JobResult(Facts(), Failure("refused", f"the Worker can't take this job: {error}", "worker_fault"))
+            return JobResult(Facts(), Failure("refused", f"the Worker cannot run this job: {error}", "worker_fault"))
 
     def _with_threads(self, spec: JobSpec) -> JobSpec:
-        """As many threads as this machine's operator gives a job, and computing time for all of them."""
+        """The job with the number of threads that the operator of this machine set, and CPU time for all of them."""
         number = self._settings.num_threads
         limits = msgspec.structs.replace(spec.limits, cpu_s=spec.limits.cpu_s * number)
         return msgspec.structs.replace(spec, num_threads=number, limits=limits)
 
     def _fetch(self, lease: Lease, spec: JobSpec) -> JobSpec:
-        """The specification with paths of this machine, every file being there."""
+        """Fetch all files; returns the specification with paths of this machine."""
         paths: dict[str, str] = {}
         for file in lease.files:
             paths[file.hash] = str(self._files.find(file.hash) or self._download(lease, file))
 
         def moved(name: str) -> str:
             if name not in paths:
-                raise PygridError("the job names a file that the Domain did not announce", code=codes.UNEXPECTED_ANSWER)
+                raise PygridError("the job names a file that the Domain did not list", code=codes.UNEXPECTED_ANSWER)
             return paths[name]
 
         return move_paths(spec, moved)
@@ -223,7 +219,7 @@ class RemoteWorker:
 
 
 class _Held:
-    """A lease in this Worker's hand."""
+    """A lease that this Worker holds."""
 
     def __init__(self, lease: Lease, api: Api) -> None:
         self.lease = lease
@@ -233,14 +229,14 @@ class _Held:
         self._until = self._renewed_at + lease.expires_in_s
         self._pause_s = lease.expires_in_s / 3
 
-    def tell(self, progress: Progress) -> None:
-        """Have the next renewal say how far the job has come."""
+    def report(self, progress: Progress) -> None:
+        """Report this progress with the next renewal."""
         self._progress = progress
 
     async def renew(self, api: Api | None = None) -> None:
-        """Keep it, and tell what progress there was. Raises Gone, Unauthenticated: it is over."""
-        told, self._progress = self._progress, None
-        progress: dict[str, Any] | None = None if told is None else msgspec.to_builtins(told)
+        """Renew the lease, and report new progress. Raises Gone, Unauthenticated: it is over."""
+        new, self._progress = self._progress, None
+        progress: dict[str, Any] | None = None if new is None else msgspec.to_builtins(new)
         sent_at = time.monotonic()
         path, patience_s = f"{_LEASES}/{self.lease.id}/renew", max(1.0, self._pause_s)
         answer = await _in_thread(
@@ -252,14 +248,14 @@ class _Held:
         self._pause_s = answer.expires_in_s / 3
 
     async def give_back(self) -> None:
-        """Say that this Worker is stopped. If that can't be said, the lease runs out all the same, later."""
+        """Return the lease, because this Worker stops. If the request fails, the lease expires later."""
         path = f"{_LEASES}/{self.lease.id}"
         request = Request("DELETE", path, timeout_s=_GIVE_BACK_S)
         with contextlib.suppress(PygridError):
             await _in_thread(lambda: self._api.exchange(request, lambda answer: None))
 
     async def keep(self) -> None:
-        """Renew it again and again; returns when it is over, as the Domain says or as its time tells."""
+        """Renew the lease until it is over: the Domain refuses, or its time is up."""
         while time.monotonic() < self._until:
             await asyncio.sleep(min(self._pause_s, _PROGRESS_S))
             if self._progress is None and time.monotonic() < self._renewed_at + self._pause_s:
@@ -273,20 +269,20 @@ class _Held:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """What a blocking call gives.
+    """The result of a blocking call.
 
-    Its thread does not keep the process from ending, as those of `asyncio.to_thread` do.
+    The thread does not keep the process alive, unlike those of `asyncio.to_thread`.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
-    def give(result: T | None, error: BaseException | None) -> None:
+    def resolve(result: T | None, error: BaseException | None) -> None:
         if answer.done():
             return
         if error is not None:
             answer.set_exception(error)
         else:
-            answer.set_result(result)  # type: ignore[arg-type]  # of the call, as there was no error
+            answer.set_result(result)  # type: ignore[arg-type]  # there was no error
 
     def work() -> None:
         result, failure = None, None
@@ -294,8 +290,8 @@ async def _in_thread(call: Callable[[], T]) -> T:
             result = call()
         except BaseException as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(give, result, failure)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the result
+            loop.call_soon_threadsafe(resolve, result, failure)
 
     threading.Thread(target=work, daemon=True, name="to-domain").start()
     return await answer

@@ -144,7 +144,7 @@ def test_mistakes_are_told_in_words(url: str, folder: Path) -> None:
         (("upload", "nothing.csv"), "there is no file nothing.csv"),
         (("upload", "ragged.csv"), "line 2 has 1 fields, the first has 2"),
         (("upload", "ages.csv", "--visibility", "secret"), "visibility"),
-        (("upload", "ages.csv", "-c", "age:float32,max=40"), "it was declared to lie from None to 40"),
+        (("upload", "ages.csv", "-c", "age:float32,max=40"), "it is declared to be from None to 40"),
         (("upload", "ages.csv", "-c", "age,colour=red"), "colour=red"),
         (("upload", "ages.csv", "--version-of", "nobody"), "there is no dataset 'nobody'"),
         (("upload", "ages.csv", "--fresh-budget"), "--fresh-budget needs --version-of"),

@@ -23,13 +23,10 @@ LIMITS = {
     "src/pygrid/offload": 4,
     "src/pygrid/plans": 1,
     "src/pygrid/rates": 1,
-    "src/pygrid/sandbox": 14,
     "src/pygrid/settings": 11,
     "src/pygrid/storage": 112,
-    "src/pygrid/tabular": 9,
     "src/pygrid/transport": 65,
     "src/pygrid/web": 35,
-    "src/pygrid/worker": 7,
 }
 """Hits of `scripts/prose --count` in each package.
 

@@ -1,4 +1,4 @@
-"""Locks this process in, for good, before it touches what a stranger made."""
+"""A sandbox for this process, which it cannot leave; enter it before any untrusted bytes are read."""
 
 from pygrid.sandbox.linux import (
     NOBODY,

@@ -1,11 +1,11 @@
-"""The system calls that work in a sandbox keeps, as a program for the kernel's seccomp filter.
+"""The system calls that a sandboxed process keeps, as a program for the kernel's seccomp filter.
 
-An allow-list: what is not named here fails with EPERM. There is no call that opens, makes or looks up a file, makes a
-socket or a process, runs a program, traces, changes credentials or namespaces, or talks to a device. What is left
-computes on memory that is mapped already and on descriptors that are open already.
+An allow-list: a call that is not named here fails with EPERM. No call on it opens, makes or looks up a file, makes a
+socket or a process, runs a program, traces, changes credentials or namespaces, or talks to a device. The allowed calls
+compute on memory that is already mapped and on descriptors that are already open.
 
-Work that writes files keeps the few calls more that open, look up and remove one; which files, is for the other layers
-to say.
+A process that writes files also keeps the calls that open, look up and remove a file; the other layers restrict which
+files.
 
 Source: Linux, ``Documentation/userspace-api/seccomp_filter.rst``; numbers from ``asm/unistd.h`` of each machine.
 """
@@ -23,7 +23,7 @@ _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _PROT_EXEC = 0x4
 _DUPLICATE = 1030  # F_DUPFD_CLOEXEC
-# VM, FS, FILES, SIGHAND, THREAD, SYSVSEM: together what makes a thread and not a process.
+# VM, FS, FILES, SIGHAND, THREAD, SYSVSEM: together they make a thread, not a process.
 _THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, and CLONE_UNTRACED, CLONE_PTRACE, CLONE_VFORK.
 _FORBIDDEN_CLONE = (
@@ -40,11 +40,11 @@ class Machine:
 
     audit_arch: int
     plain: dict[str, int]
-    """Allowed with any arguments; the frequent ones first, because the kernel looks at them in this order."""
+    """Allowed with any arguments; frequent calls first, because the kernel compares in this order."""
     checked: dict[str, int]
-    """Allowed with some arguments only."""
+    """Allowed with certain arguments only."""
     writing: dict[str, int]
-    """Allowed to work that writes files."""
+    """Allowed to a process that writes files."""
     first_foreign: int | None
     """Numbers from here on belong to another calling convention."""
 
@@ -86,9 +86,9 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
     """The filter as an array of ``struct sock_filter``.
 
     Args:
-        pid: of the process that will be filtered; it may signal itself, so that an abort is one.
+        pid: the process that will be filtered; it may signal itself, so that `abort` works.
         threads: whether it may start threads (never processes).
-        writes: whether it may open, make and remove files, as far as other layers let it.
+        writes: whether it may open, make and remove files, where the other layers allow it.
     """
     checked = machine.checked
     program: list[Instruction] = [
@@ -106,7 +106,7 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
             checked[name], [_argument(2), (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC), _refuse(errno.EPERM), _allow()]
         )
     program += _when(checked["tgkill"], [_argument(0), (_JUMP_EQUAL, 1, 0, pid), _refuse(errno.EPERM), _allow()])
-    # Limits of the process itself may be read, not set: pid 0 and no new limit.
+    # The process may read its own limits, not set them: pid 0 and no new limit.
     program += _when(
         checked["prlimit64"], [*_is_zero(_argument(0)), *_is_zero(_argument(2)), *_is_zero(_high(2)), _allow()]
     )
@@ -126,7 +126,7 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
             ],
         )
     if writes:
-        # A second descriptor of an open file, as mapping it takes one; nothing else of what fcntl does.
+        # Mapping an open file takes a second descriptor of it; no other operation of fcntl is allowed.
         program += _when(
             checked["fcntl"], [_argument(1), (_JUMP_EQUAL, 1, 0, _DUPLICATE), _refuse(errno.EPERM), _allow()]
         )
@@ -135,7 +135,7 @@ def filter_program(machine: Machine, *, pid: int, threads: bool, writes: bool = 
 
 
 def _when(number: int, then: Sequence[Instruction]) -> list[Instruction]:
-    """Instructions for one system call; each way through them ends in a return."""
+    """Instructions for one system call; each path through them ends with a return."""
     return [(_JUMP_EQUAL, 0, len(then), number), *then]
 
 

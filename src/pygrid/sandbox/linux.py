@@ -1,22 +1,23 @@
-"""Takes from this process everything that its work does not need, for good. ctypes and the kernel; no library, no
-rights.
+"""Takes all rights from this process that its work does not need; it cannot get them back.
+
+It uses ctypes and the kernel. It needs no library and no privileges.
 
     namespaces    no network, no shared memory or host name of the machine (root, or where users may make namespaces)
-    empty root    the file system is one empty folder, or the one that may be written to (likewise)
-    user          a process of root becomes nobody; all capabilities go
+    empty root    the file system is one empty folder, or the folder to write to (under the same condition)
+    user          a process of root becomes nobody, and all capabilities go
     rlimits       address space, CPU time, no files to write, no core, no processes
     Landlock      no path can be opened, bound or connected; no signal or abstract socket leaves (if the kernel
                   supports it)
     seccomp       the allow-list of `pygrid.sandbox.bpf`
 
-Each layer stands for itself. The last two need no rights at all, so an ordinary user in an ordinary container has them.
-Work on a stranger's bytes is safe if seccomp holds and one of Landlock and the empty root does: system calls that could
-open a file are refused, and a hole in that refusal finds no file. Where that can't be had, `apply` refuses, unless a
-weak sandbox is allowed.
+Each layer is independent of the others. The last two need no privileges, so an ordinary user in an ordinary container
+has them. Work on untrusted bytes is safe if seccomp holds, and also Landlock or the empty root: system calls that could
+open a file are refused, and a call that got past this refusal finds no file. Where the machine lacks these layers,
+`apply` refuses, unless a weak sandbox is allowed.
 
-There are two kinds of work. `Limits` alone are for one that computes: it has its input in memory or mapped, and answers
-by a descriptor. With an `Output` it may also make, write and remove files in one folder; it reads its input from
-descriptors that are open already. It keeps its user, whose folder that is.
+There are two kinds of work. A process with `Limits` alone computes: its input is in memory or mapped, and it answers
+through a descriptor. A process with an `Output` can also make, write and remove files in one folder. It reads its input
+from descriptors that are already open, and keeps its user, who owns the folder.
 
 Source: man 2 unshare, setrlimit, capset, seccomp; ``Documentation/userspace-api/landlock.rst``.
 """
@@ -55,12 +56,12 @@ _libc.syscall.restype = ctypes.c_long
 
 @dataclass(frozen=True)
 class Limits:
-    """What the process may use from now on."""
+    """Resources that the process can use in its sandbox."""
 
     memory_bytes: int
-    """Address space beyond what is mapped when the sandbox closes."""
+    """Address space in addition to the memory that is mapped when the process enters the sandbox."""
     cpu_s: int
-    """CPU time of the process, from its start."""
+    """CPU time since the start of the process."""
     threads: bool = False
     num_files: int = _MAX_OPEN_FILES
     """Descriptors open at once."""
@@ -68,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the process may make files, write and remove them; it may not read them."""
+    """The folder in which the process can make, write and remove files; it cannot read them."""
 
     folder: str
     max_file_bytes: int
@@ -76,7 +77,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Layers:
-    """What holds."""
+    """The layers of a sandbox that hold."""
 
     namespaces: bool
     empty_root: bool
@@ -87,12 +88,12 @@ class Layers:
 
     @property
     def sound(self) -> bool:
-        """Whether a stranger's plan may run, or a stranger's file be read, behind it."""
+        """Whether the sandbox is enough to run an untrusted plan, or to read an untrusted file."""
         return self.seccomp and (self.landlock_abi > 0 or self.empty_root)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The layers that hold, for people and records."""
+        """Names of the layers that hold, for people and records."""
         held = (
             ("namespaces", self.namespaces),
             ("empty root", self.empty_root),
@@ -112,18 +113,18 @@ def apply(
     output: Output | None = None,
     allow_weak: bool = False,
 ) -> Layers:
-    """Close the sandbox around this process. It must have one thread, and can't be undone.
+    """Put this process into the sandbox. It must have one thread. This cannot be undone.
 
     Args:
         keep: descriptors that stay open; 0, 1 and 2 become /dev/null.
         empty: the descriptor of `open_empty_folder`, which becomes the root and is closed.
-        output: the folder to write to, which becomes the root in place of ``empty``: if ``Layers.empty_root`` is
+        output: the folder to write to, which becomes the root instead of ``empty``: if ``Layers.empty_root`` is
             true, its path is ``/`` from then on.
-        allow_weak: go on where too little holds.
+        allow_weak: go on even if too few layers hold.
     Returns:
         The layers that hold.
     Raises:
-        Unavailable: ``sandbox_unavailable``; the process may have lost rights already, and must not go on to a job.
+        Unavailable: ``sandbox_unavailable``; the process has lost some rights, and must not go on to a job.
     """
     mapped_bytes, is_root = _mapped_bytes(), os.getuid() == 0
     _check_alone()
@@ -146,7 +147,7 @@ def apply(
     layers = Layers(namespaces, root_is_empty, not_root, abi, _seccomp(limits.threads, writes=output is not None))
     if not layers.sound and not allow_weak:
         raise Unavailable(
-            f"this machine offers too little to lock in what a stranger made (what holds: {', '.join(layers.names)}). "
+            f"this machine cannot sandbox an untrusted plan or file (layers that hold: {', '.join(layers.names)}). "
             "Needed are seccomp, and Landlock (Linux 5.13) or user namespaces. `pygrid worker doctor` shows what is "
             "missing",
             code=codes.SANDBOX_UNAVAILABLE,
@@ -155,7 +156,7 @@ def apply(
 
 
 def open_empty_folder() -> int | None:
-    """A descriptor of an empty folder that stays empty, as it is removed already; None: none was to be had.
+    """A descriptor of an empty folder that was removed, so that it stays empty; None: no folder could be made.
 
     For the root of `apply`.
     """
@@ -169,12 +170,12 @@ def open_empty_folder() -> int | None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends. A change of user undoes it."""
+    """Make the kernel kill this process when its parent ends. A change of the user undoes this."""
     _check(_prctl(_SET_PDEATHSIG, _SIGKILL), "a tie to the parent")
 
 
 def close_descriptors(keep: Collection[int]) -> None:
-    """Close every descriptor but these; 0, 1 and 2 become /dev/null."""
+    """Close every descriptor except these; 0, 1 and 2 become /dev/null."""
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         if number not in keep:
@@ -187,9 +188,9 @@ def close_descriptors(keep: Collection[int]) -> None:
 
 
 def _check_alone() -> None:
-    """Landlock and seccomp hold for one thread and those that it starts."""
+    """Check that there is one thread: Landlock and seccomp hold for the calling thread and those that it starts."""
     if len(os.listdir("/proc/self/task")) != 1:
-        raise Unavailable("the sandbox cannot be closed around several threads", code=codes.SANDBOX_UNAVAILABLE)
+        raise Unavailable("a process with several threads cannot enter the sandbox", code=codes.SANDBOX_UNAVAILABLE)
 
 
 def _unshare() -> bool:
@@ -209,7 +210,7 @@ def _change_root(folder: str) -> bool:
 
 
 def _become_nobody() -> bool:
-    """Give up root. Without the right to (in a container that withholds it), the later layers have to do."""
+    """Give up root. In a container that does not allow it, the later layers must suffice."""
     try:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -240,7 +241,7 @@ def _limit(limits: Limits, mapped_bytes: int, max_file_bytes: int) -> None:
         (resource.RLIMIT_NOFILE, limits.num_files),
         *(() if limits.threads else ((resource.RLIMIT_NPROC, 0),)),
     ):
-        # Never above what holds already: without rights that cannot be had, and it was set for a reason.
+        # Never above the present limit: an ordinary user cannot raise it, and it was set for a reason.
         _, most = resource.getrlimit(kind)
         value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
@@ -250,10 +251,12 @@ def _limit(limits: Limits, mapped_bytes: int, max_file_bytes: int) -> None:
 
 
 def _landlock(writable: int | None = None) -> int:
-    """Refuse every access that this kernel's Landlock knows of; gives the version of its interface, 0 without it.
+    """Refuse every access that this kernel's Landlock supports.
 
     Args:
-        writable: a descriptor of the folder in which files may be made, written and removed.
+        writable: a descriptor of the folder in which files can be made, written and removed.
+    Returns:
+        The version of its interface; 0 without Landlock.
     """
     abi = int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _LANDLOCK_VERSION))
     if abi < 1:

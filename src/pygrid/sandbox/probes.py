@@ -1,6 +1,6 @@
-"""Tries, from inside, everything that a sandbox must refuse: what `pygrid worker doctor` shows and the tests demand.
+"""Tries everything that a sandbox must refuse, from inside; for `pygrid worker doctor` and the tests.
 
-`examine` runs the probes in a child process, with or without the sandbox, and says for each what came of it.
+`examine` runs the probes in a child process, with or without the sandbox, and returns a finding for each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pygrid.errors import PygridError
 _MEMORY_BYTES = 1024**3
 _TOO_MUCH_BYTES = 6 * 1024**3
 _CPU_S = 20
-_NORESERVE = 0x4000  # a name for it comes with a later Python
+_NORESERVE = 0x4000  # a later Python has a name for it
 
 # memfd_create, io_uring_setup, ptrace, unshare, keyctl, userfaultfd, bpf, setuid, mount, process_vm_readv
 _NUMBERS = {
@@ -39,7 +39,7 @@ _libc.syscall.restype = ctypes.c_long
 
 @dataclass(frozen=True)
 class Finding:
-    """What one probe could do."""
+    """The outcome of one probe."""
 
     name: str
     allowed: bool
@@ -48,26 +48,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """A sandbox seen from inside."""
+    """The outcome of all probes."""
 
     layers: sandbox.Layers | None
-    """None: without a sandbox, or it could not be closed."""
+    """None: without a sandbox, or the process could not enter it."""
     findings: tuple[Finding, ...]
     trouble: str = ""
 
     @property
     def sound(self) -> bool:
-        """Whether the layers are enough and no probe came through."""
+        """Whether the layers are enough and no probe succeeded."""
         return self.layers is not None and self.layers.sound and not any(finding.allowed for finding in self.findings)
 
 
 def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = False) -> Examination:
-    """Run every probe in a fresh process.
+    """Run every probe in a new process.
 
     Args:
-        sandboxed: False shows what the probes can do without one.
+        sandboxed: False shows what the probes can do without a sandbox.
         as_nobody: become an ordinary user first (needs root).
-        writes: the sandbox of a reader of files, which writes to one folder.
+        writes: use the sandbox of a reader of files, which writes to one folder.
     """
     command = [
         sys.executable,
@@ -83,16 +83,14 @@ def examine(*, sandboxed: bool = True, as_nobody: bool = False, writes: bool = F
         Path(folder, "draft").chmod(0o777)
         done = subprocess.run([*command, folder], capture_output=True, timeout=60, check=False)
     if done.returncode != 0:
-        return Examination(
-            None, (), f"the probes did not come to an end: {done.stderr.decode(errors='replace')[-500:]}"
-        )
+        return Examination(None, (), f"the probes did not finish: {done.stderr.decode(errors='replace')[-500:]}")
     answer = json.loads(done.stdout)
     layers = None if answer["layers"] is None else sandbox.Layers(**answer["layers"])
     return Examination(layers, tuple(Finding(**finding) for finding in answer["findings"]), answer["trouble"])
 
 
 def probes(secret: str) -> dict[str, Callable[[], object]]:
-    """Name -> what to try; each raises if it is refused."""
+    """`name -> probe`; a probe raises OSError if it is refused."""
     parent = os.getppid()
     memfd, ring, ptrace, unshare, keyctl, faults, bpf, setuid, mount, vm_read = _NUMBERS[platform.machine()]
     return {
@@ -129,12 +127,11 @@ def probes(secret: str) -> dict[str, Callable[[], object]]:
 
 
 def try_all(secret: str, *, writes: bool = False) -> list[Finding]:
-    """Try every probe in this process. Any error but a refusal shows that the kernel went to work, so it counts as
-    allowed.
+    """Try every probe in this process. An error other than a refusal counts as allowed: the kernel began the work.
 
     Args:
-        writes: the process may make files in one folder. It may then look up names too, and what it does not find
-            because its root is that folder is as good as refused.
+        writes: the process may make files in one folder. It may then look up names too, and a file that it does not
+            find, because its root is that folder, counts as refused.
     """
     findings = []
     refusals = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, *((errno.ENOENT,) if writes else ())}
@@ -157,7 +154,7 @@ def _write(path: str) -> None:
 
 
 def _execute() -> None:
-    # With an argument list that no kernel takes, so that success would still show, as another error than a refusal.
+    # No kernel accepts this argument list, so that a success would show as an error other than a refusal.
     if _libc.execve(b"/bin/true", ctypes.c_void_p(1), None) != 0 and ctypes.get_errno() != 14:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -175,7 +172,7 @@ def _call(number: int, *arguments: object) -> None:
 
 
 def _take_memory() -> None:
-    # Address space that is never touched: what is refused is the asking.
+    # The address space is never touched: the request itself is refused.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     mmap.mmap(-1, _TOO_MUCH_BYTES, flags=flags).close()
 
@@ -186,12 +183,12 @@ def _raise_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-    except ValueError as error:  # what Python makes of EPERM here
+    except ValueError as error:  # Python raises this for EPERM here
         raise PermissionError(errno.EPERM, str(error)) from error
 
 
 def main() -> None:
-    """The child: close the sandbox if asked to, try everything, answer on standard output."""
+    """The child: enter the sandbox if told to, try everything, answer on standard output."""
     sandboxed, as_nobody, writes = (flag == "1" for flag in sys.argv[1:4])
     folder = sys.argv[4]
     answer_to = os.dup(1)

@@ -64,7 +64,7 @@ class ChildLimits:
 
 
 class Stop:
-    """Lets another thread end the child of `run`. Use it as a context manager around that call."""
+    """Ends the child of `run` from another thread. Use it as a context manager around that call."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -76,7 +76,7 @@ class Stop:
         os.write(self._write, b"x")
 
     def fileno(self) -> int:
-        """A descriptor that can be read once `set` was called."""
+        """A descriptor that is readable once `set` was called."""
         return self._read
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ def run(
         output = _exchange(process, parts, limits, stop)
     finally:
         # Killed before the wait: until then, the child's number and that of its group, which can have other members,
-        # belong to the child. A child that closed its output has ended, or has nothing more to say.
+        # belong to the child. A child that closed its output has ended, or sends nothing more.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
@@ -232,7 +232,7 @@ def _warn_once(module: str) -> None:
 def _exchange(
     process: subprocess.Popen[bytes], parts: Sequence[bytes], limits: ChildLimits, stop: Stop | None
 ) -> bytes | None:
-    """Write and read at once, so that neither side can block the other; None if time is up or ``stop`` is set."""
+    """Write and read at the same time, so that neither side blocks the other; None: time is up, or ``stop`` is set."""
     assert process.stdin is not None
     assert process.stdout is not None
     deadline = time.monotonic() + limits.wall_s
@@ -269,7 +269,7 @@ def _write(process: subprocess.Popen[bytes], pending: memoryview) -> memoryview:
     assert process.stdin is not None
     try:
         return pending[os.write(process.stdin.fileno(), pending[:_CHUNK]) :]
-    except BrokenPipeError:  # the child is gone; its exit code has the reason
+    except BrokenPipeError:  # the child has ended; its exit code has the reason
         return pending[:0]
 
 

@@ -23,9 +23,7 @@ _ERRORS_OF_THIS_MACHINE = frozenset(
 
 
 def tell_format(first: bytes) -> str:
-    """The format of a file by its first bytes (16 or more, or the whole file); CSV if it begins like no other
-    format.
-    """
+    """The format of a file by its first bytes (16 or more, or the whole file); CSV if no other format fits."""
     if first.startswith(b"PAR1"):
         return "parquet"
     if first.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -49,7 +47,7 @@ class Reader:
         """Read the file into the writer.
 
         Raises:
-            InvalidDataset, InvalidTensors, PayloadTooLarge: with what is wrong in the file.
+            InvalidDataset, InvalidTensors, PayloadTooLarge: the file is not valid.
         """
         try:
             self._read(self._file, writer)
@@ -57,7 +55,7 @@ class Reader:
             if isinstance(error, OSError) and error.errno in _ERRORS_OF_THIS_MACHINE:
                 raise
             raise InvalidDataset(
-                f"this is not a good {self.format} file: {error}", code=codes.DATASET_MALFORMED, format=self.format
+                f"this is not a valid {self.format} file: {error}", code=codes.DATASET_MALFORMED, format=self.format
             ) from error
 
 
@@ -71,7 +69,7 @@ def find_reader(file: BinaryIO, wanted: str | None) -> Reader:
     file.seek(0)
     if wanted is not None and wanted != found:
         raise InvalidDataset(
-            f"the file does not look like {wanted}, but like {found}; name the right format, or none",
+            f"the file looks like {found}, not {wanted}; name that format, or leave the format out",
             code=codes.DATASET_FORMAT_MISMATCH,
             format=wanted,
             found=found,

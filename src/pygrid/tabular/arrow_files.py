@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC files, with pyarrow (the extra ``tables``): batch by batch, without pyarrow's threads."""
+"""Parquet and Arrow IPC files, with pyarrow (the extra ``domain``): batch by batch, without pyarrow's threads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute  # pyarrow imports it later for some casts, which fails behind a sandbox
+import pyarrow.compute  # pyarrow imports it later for some casts, which fails inside the sandbox
 import pyarrow.parquet as pq
 
 from pygrid import codes
 from pygrid.errors import InvalidDataset
 from pygrid.tabular.table_writer import Categorical, Field, Piece, TableWriter, check_field_names
 
-# With the first value, pyarrow imports dateutil where that is installed, which fails behind a sandbox.
+# With the first value, pyarrow imports dateutil if it is installed, which fails inside the sandbox.
 pa.scalar(None)
 
 BATCH_BYTES = 8 * 1024**2
@@ -27,7 +27,7 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the file.
 
     Raises:
-        InvalidDataset: damaged, column types that are not stored, missing values among whole numbers.
+        InvalidDataset: the file is damaged, a column type is not stored, or whole numbers have missing values.
     """
     is_parquet = file.read(4) == b"PAR1"
     file.seek(0)
@@ -38,7 +38,7 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
             raise
         form = "parquet" if is_parquet else "arrow"
         raise InvalidDataset(
-            f"this is not a good {form} file: {error}", code=codes.DATASET_MALFORMED, format=form
+            f"this is not a valid {form} file: {error}", code=codes.DATASET_MALFORMED, format=form
         ) from error
 
 
@@ -52,7 +52,7 @@ def _read_parquet(file: BinaryIO, writer: TableWriter) -> None:
 
 
 def _read_ipc(file: BinaryIO, writer: TableWriter) -> None:
-    # Never closed by hand: it ends with the last of pyarrow's views of it, which an error's traceback may hold.
+    # Not closed here: it ends with the last of pyarrow's views of it, which the traceback of an error can hold.
     view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     _copy_batches(pa.py_buffer(view), view, writer)
 
@@ -65,7 +65,7 @@ def _copy_batches(buffer: Any, view: mmap.mmap, writer: TableWriter) -> None:
     for batch in batches:
         for begin in range(0, batch.num_rows, at_once):
             _add(batch.slice(begin, at_once), columns, writer)
-            # What was read stays in the page cache, but no longer counts as this process's.
+            # These pages stay in the page cache, but no longer count as memory of this process.
             view.madvise(mmap.MADV_DONTNEED)
 
 
@@ -123,7 +123,7 @@ def _add(batch: Any, columns: list[tuple[str, Field]], writer: TableWriter) -> N
 def _piece(array: Any, name: str, field: Field, writer: TableWriter) -> Piece:
     array.validate(full=field.kind == "text")
     if field.kind == "text":
-        # Cast first: a dictionary may have texts that no record has.
+        # Cast first: a dictionary can have texts that no record has.
         coded = array.cast(pa.large_string()).fill_null("").dictionary_encode()
         return Categorical(coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False))
     if isinstance(array, pa.ExtensionArray):

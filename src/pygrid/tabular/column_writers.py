@@ -62,7 +62,7 @@ class Codes(dict[str, int]):
         if len(text) > self._max_chars:
             raise InvalidDataset(
                 f"column {self._column!r} has a text of {len(text):,} characters; at most {self._max_chars:,} are "
-                "taken",
+                "allowed",
                 code=codes.DATASET_TEXT_TOO_LONG,
                 column=self._column,
             )
@@ -98,7 +98,7 @@ class Subjects:
             self.count()
 
     def count(self) -> int:
-        """How many different numbers there were so far. Raises as `add`."""
+        """Number of different values so far. Raises as `add`."""
         self._known = np.unique(np.concatenate([self._known, *self._new]))
         self._new, self._num_new = [], 0
         if len(self._known) > self._max_count:
@@ -111,11 +111,11 @@ class Subjects:
 
 
 class Target:
-    """One column of the dataset in the making.
+    """One column of the dataset that is being written.
 
     Args:
-        has_missing: as declared; None: as found.
-        subjects: counts the values of the column that says whom a record is about.
+        has_missing: as declared; None: it is found from the values.
+        subjects: counts the values, if this is the column of subjects.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Target:
         self.subjects = subjects
 
     def add(self, piece: Piece) -> int:
-        """Append values; gives how many bytes they take."""
+        """Append values; returns the number of bytes that they take."""
         values: npt.NDArray[Any]
         if isinstance(piece, Categorical):
             assert self.codes is not None
@@ -190,12 +190,12 @@ class Target:
     def _check_bounds(self, values: npt.NDArray[Any]) -> None:
         if (self._low is None and self._high is None) or not values.size:
             return
-        # A NaN is no value, so it is within any bounds.
+        # NaN stands for a missing value, so it is within any bounds.
         smallest, largest = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
         is_low = self._low is not None and smallest < self._low
         if is_low or (self._high is not None and largest > self._high):
             raise InvalidDataset(
-                f"column {self.column.name!r} has {smallest if is_low else largest}; it was declared to lie from "
+                f"column {self.column.name!r} has {smallest if is_low else largest}; it is declared to be from "
                 f"{self._low} to {self._high}",
                 code=codes.DATASET_OUT_OF_RANGE,
                 column=self.column.name,
@@ -206,14 +206,14 @@ class Target:
             return
         if self._declared_missing is False:
             raise InvalidDataset(
-                f"column {self.column.name!r} has missing values, and was declared to have none (has_missing)",
+                f"column {self.column.name!r} has missing values, but it is declared without them (has_missing)",
                 code=codes.DATASET_MISSING_VALUES,
                 column=self.column.name,
             )
         self._has_missing = True
 
     def finish(self, *, keep_categories: bool) -> tuple[Column, int]:
-        """The column as it is described, and how many records it has."""
+        """The description of the column, and its number of records."""
         self._file.close()
         num_records, rest = divmod(self.num_values, self.column.num_values)
         if rest:

@@ -1,7 +1,7 @@
 """Cuts the records of a CSV file into blocks that every CSV reader understands in the same way.
 
 A block begins and ends with a record. It is UTF-8 without NUL, its lines end in LF or CR LF, and each quote begins or
-ends a field or stands for a quote within a field. Records that form no such block are read by `csv_faults`.
+ends a field or stands for a quote within a field. `csv_faults` reads records that form no such block.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def cut(file: BinaryIO, header: Header, num_bytes: int) -> Iterator[CsvBlock | R
 
 
 def _block(data: bytes, delimiter: bytes, num_lines: int, *, is_last: bool) -> CsvBlock | None:
-    """The whole records at the beginning of the data; None if they are no block."""
+    """The whole records at the beginning of the data; None if they do not form a block."""
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == _LF)
     quotes = np.flatnonzero(text == _QUOTE) if b'"' in data else ends[:0]

@@ -1,7 +1,6 @@
-"""Reads CSV text line by line with Python's ``csv``: the header, and the records that `csv_reader` can't read with
-pyarrow.
+"""Reads CSV text line by line with Python's ``csv``: the header, and the records that pyarrow cannot read.
 
-This reader is slow, and it names the line of whatever is wrong with a file.
+This reader is slow, and its errors name the line.
 """
 
 from __future__ import annotations
@@ -120,7 +119,8 @@ class RowReader:
         self.position += len(line)
         if b"\0" in line:
             raise InvalidDataset(
-                "the text has NUL characters: is it UTF-16, or no text? Save it as UTF-8", code=codes.DATASET_ENCODING
+                "the file has NUL characters, so it is UTF-16 or not a text; save it as UTF-8",
+                code=codes.DATASET_ENCODING,
             )
         try:
             return line.decode()

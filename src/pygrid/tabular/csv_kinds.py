@@ -1,4 +1,4 @@
-"""What a column of a CSV file holds: the first of int64, float64, bool and text that all its values fit.
+"""The kind of a column of a CSV file: the first of int64, float64, bool and text that fits all its values.
 
 A value is missing (empty, ``NA`` and the like), a word of bool, a whole number that int64 holds, another number, or
 anything else. The kinds of values that a column has, in any order, decide what it holds:
@@ -9,7 +9,7 @@ anything else. The kinds of values that a column has, in any order, decide what 
     any other mixture                               text, as in the file
 
 ``007`` is not a number, because it would not come back the same; nor is ``inf``, or ``1e400``, which would become
-infinity. Numbers are the nearest to the text.
+infinity. A number is the one nearest to its text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pygrid.tabular.column_writers import Categorical, Piece
 Kind = Literal["int64", "float64", "bool", "text"]
 
 NOTHING, MISSING, BOOL, INT, FLOAT, OTHER = 0, 1, 2, 4, 8, 16
-"""The kinds of values that a column has: a sum of these. A FLOAT can be noted for an INT, and an OTHER for anything."""
+"""The kinds of values that a column has: a sum of these. FLOAT can stand for an INT, and OTHER for anything."""
 MISSING_WORDS = ("", "NA", "N/A", "nan", "NaN", "null")
 TRUE_WORDS = ("true", "True", "TRUE")
 FALSE_WORDS = ("false", "False", "FALSE")
@@ -53,7 +53,7 @@ class ColumnStats:
 
 
 def kind_of(seen: int) -> Kind:
-    """What a column with these kinds of values holds."""
+    """The kind of a column that has these kinds of values."""
     if seen & OTHER or (seen & BOOL and seen != BOOL):
         return "text"
     if seen == BOOL:
@@ -88,7 +88,7 @@ def _is_odd(text: npt.NDArray[np.uint8]) -> bool:
 
 
 def options_for(types: dict[str, Any]) -> pa_csv.ConvertOptions:
-    """Makes pyarrow read these columns as these types, with missing values as null (not among texts)."""
+    """Options with which pyarrow reads these columns as these types, missing values as null (except among texts)."""
     return pa_csv.ConvertOptions(
         column_types=types,
         include_columns=list(types),

@@ -21,7 +21,7 @@ from pygrid.errors import InvalidDataset, PayloadTooLarge
 from pygrid.tabular.safetensors_files import PIECE_BYTES, check_bools, fill
 from pygrid.tabular.table_writer import Field, TableWriter
 
-codecs.lookup("cp437")  # that of names in a zip archive; it can't be imported any more when the file is read
+codecs.lookup("cp437")  # the encoding of names in a zip archive; it cannot be imported inside the sandbox
 _SUFFIX = ".npy"
 _MAX_HEADER_BYTES = 10_000
 _MAX_COLUMN_MAJOR_BYTES = 64 * 1024**2
@@ -45,8 +45,8 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the archive array by array.
 
     Raises:
-        InvalidDataset: damaged, encrypted, names that lead elsewhere or occur twice, arrays of Python objects, sizes
-            that are not true. PayloadTooLarge: it would unpack to too much.
+        InvalidDataset: the archive is damaged or encrypted, names lead elsewhere or occur twice, arrays hold Python
+            objects, or sizes are wrong. PayloadTooLarge: the unpacked arrays are too large.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -58,14 +58,12 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
                     _copy(member, array, writer)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
         raise InvalidDataset(
-            f"this is not a good npz file: {error}", code=codes.DATASET_MALFORMED, format="npz"
+            f"this is not a valid npz file: {error}", code=codes.DATASET_MALFORMED, format="npz"
         ) from error
 
 
 def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Array]:
-    """The arrays of the archive, from their heads; what the archive claims of sizes is checked before anything is
-    unpacked.
-    """
+    """The arrays of the archive, from their headers; the sizes are checked before anything is unpacked."""
     infos = archive.infolist()
     if len(infos) > writer.limits.max_columns:
         raise InvalidDataset(
@@ -74,8 +72,8 @@ def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Arr
     claimed = sum(info.file_size for info in infos)
     if claimed > writer.limits.max_stored_bytes(size):
         raise PayloadTooLarge(
-            f"the archive unpacks to {claimed:,} bytes: more than {writer.limits.max_ratio} times its size, or too "
-            "many",
+            f"the archive unpacks to {claimed:,} bytes, which is more than {writer.limits.max_ratio} times its size, "
+            "or more than the Domain stores",
             code=codes.DATASET_TOO_LARGE,
         )
     arrays = []
@@ -88,13 +86,14 @@ def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Arr
             )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InvalidDataset(
-                "the archive is compressed in another way than numpy does", code=codes.DATASET_MEMBER_REFUSED
+                "the archive uses a compression that numpy does not use; save it with numpy.savez_compressed",
+                code=codes.DATASET_MEMBER_REFUSED,
             )
         with archive.open(info) as member:
             array = _Array(name, info, *_head(member, name))
             if member.tell() + array.num_bytes != info.file_size:
                 raise InvalidDataset(
-                    f"array {name!r} has {info.file_size - member.tell():,} bytes, its head describes "
+                    f"array {name!r} has {info.file_size - member.tell():,} bytes, its header describes "
                     f"{array.num_bytes:,}",
                     code=codes.DATASET_MALFORMED,
                     format="npz",
@@ -104,16 +103,16 @@ def _list(archive: zipfile.ZipFile, size: int, writer: TableWriter) -> list[_Arr
 
 
 def _head(member: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    """dtype, shape and whether columns come first, from the head of a member."""
+    """dtype, shape and whether the array is stored column by column, from the header of a member."""
     version = np.lib.format.read_magic(member)
     if version not in _HEADERS:
         raise InvalidDataset(
-            f"array {name!r} has an NPY version that is not read: {version}", code=codes.DATASET_MALFORMED
+            f"array {name!r} has NPY version {version}, which is not supported", code=codes.DATASET_MALFORMED
         )
     shape, column_major, dtype = _HEADERS[version](member, max_header_size=_MAX_HEADER_BYTES)
     if dtype.hasobject:
         raise InvalidDataset(
-            f"array {name!r} holds Python objects, which only pickle could read; convert it to numbers or texts",
+            f"array {name!r} holds Python objects, which need pickle; convert it to numbers or texts",
             code=codes.DATASET_PICKLE,
             column=name,
         )
@@ -123,7 +122,9 @@ def _head(member: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...],
         )
     if not shape or any(length < 0 for length in shape) or len(shape) > 16:
         raise InvalidDataset(
-            f"array {name!r} has no first axis to be the record", code=codes.DATASET_RAGGED, column=name
+            f"array {name!r} is a single number: its first axis must be the record",
+            code=codes.DATASET_RAGGED,
+            column=name,
         )
     return dtype, shape, column_major and len(shape) > 1
 
@@ -135,7 +136,7 @@ def _field(array: _Array) -> Field:
 
 def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
     if array.column_major:
-        # The records lie scattered over the whole array, so it has to be in memory at once.
+        # A record is spread over the whole array, so the array must be in memory as a whole.
         if array.num_bytes > _MAX_COLUMN_MAJOR_BYTES:
             raise InvalidDataset(
                 f"array {array.name!r} is stored column by column; save it with numpy.ascontiguousarray",
@@ -156,8 +157,10 @@ def _copy(member: IO[bytes], array: _Array, writer: TableWriter) -> None:
             fill(member, view)
             writer.add(array.name, _piece(np.frombuffer(view, array.dtype), array.name))
             left -= len(view)
-    if member.read(1):  # also has the checksum compared, which is done at the end of a member
-        raise InvalidDataset(f"array {array.name!r} goes on after its end", code=codes.DATASET_MALFORMED, format="npz")
+    if member.read(1):  # the checksum is compared at the end of a member
+        raise InvalidDataset(
+            f"array {array.name!r} is longer than its header describes", code=codes.DATASET_MALFORMED, format="npz"
+        )
 
 
 def _piece(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any] | list[str]:

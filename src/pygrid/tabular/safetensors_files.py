@@ -20,7 +20,8 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
     """Read the file array by array, in pieces of 4 MB.
 
     Raises:
-        InvalidTensors: not this format. InvalidDataset: it ends early or late, or an array has no first axis.
+        InvalidTensors: the file has another format. InvalidDataset: it is too short or too long, or an array has no
+            first axis.
     """
     length = header_length(file.read(8))
     file.seek(0)
@@ -51,19 +52,19 @@ def read(file: BinaryIO, writer: TableWriter) -> None:
 
 
 def fill(file: Any, view: memoryview) -> None:
-    """Read exactly as many bytes as the view has. Raises EOFError: the file ends before."""
+    """Fill the view with bytes of the file. Raises EOFError: the file is too short."""
     done = 0
     while done < len(view):
         count = file.readinto(view[done:])
         if not count:
-            raise EOFError("it ends early")
+            raise EOFError("it is too short")
         done += count
 
 
 def check_bools(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """The values, if those of a bool array are 0 and 1 only: others would be read differently by different programs."""
+    """The values, after a check that a bool array holds 0 and 1 only: programs read other bytes differently."""
     if values.dtype.kind == "b" and values.size and values.view(np.uint8).max() > 1:
         raise InvalidDataset(
-            f"array {name!r} says it is bool and holds other bytes than 0 and 1", code=codes.DATASET_MALFORMED
+            f"array {name!r} is bool, but it holds bytes other than 0 and 1", code=codes.DATASET_MALFORMED
         )
     return values

@@ -1,4 +1,4 @@
-"""Takes pieces of columns from a reader and hands each to the column of the dataset that it belongs to."""
+"""Takes pieces of columns from a reader, and passes each to its column of the dataset."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _WIDER: dict[str, Dtype] = {
     "uint32": "int64",
     "uint64": "int64",
 }
-"""How dtypes that are not stored are stored."""
+"""The stored dtype of each other dtype that is accepted."""
 _STORED = frozenset(("float32", "float64", "int32", "int64", "uint8", "bool"))
 
 
 @dataclass(frozen=True)
 class Field:
-    """A column as the file has it; ``kind`` is ``text`` or the name of a numpy dtype."""
+    """A column of the file; ``kind`` is ``text`` or the name of a numpy dtype."""
 
     name: str
     kind: str
@@ -63,14 +63,14 @@ class TableFiles(Protocol):
 
 
 class TableWriter:
-    """Where a reader's columns go: first `begin` with all of them, then `add` or `add_rows`, at last `finish`.
+    """Takes the columns of a reader: first `begin` with all of them, then `add` or `add_rows`, at last `finish`.
 
     Args:
         files: where the columns and their schema are stored.
-        declared: what the owner says of columns.
+        declared: what the owner declared about columns.
         skip: columns of the file that are not stored.
-        subject: name of the column of subjects, whose texts are not kept.
-        uploaded_bytes: size of the file, which bounds what may come out of it.
+        subject: name of the column of subjects, whose texts are not stored.
+        uploaded_bytes: size of the file, which limits the size of the table.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TableWriter:
         self._by_source: dict[str, Target] = {}
 
     def declared_kind(self, name: str) -> Dtype | None:
-        """The dtype that the owner declared for a column of the file; None: whatever it looks like."""
+        """The dtype that the owner declared for a column of the file; None: the values decide."""
         declaration = self._declared.get(name)
         if declaration is not None and not declaration.source:
             return "text" if declaration.categories is not None else declaration.dtype
@@ -111,11 +111,11 @@ class TableWriter:
         return name not in self._skip
 
     def begin(self, fields: Sequence[Field]) -> None:
-        """Take note of the columns of the file, in its order.
+        """Begin with the columns of the file, in its order.
 
         Raises:
-            InvalidDataset: too many, two of a name, a name that is none, a dtype that cannot be stored, or a
-                declaration of a column that is not there.
+            InvalidDataset: there are too many columns, two have the same name, a dtype cannot be stored, or a declared
+                column is missing. InvalidConfig: a name is not valid.
         """
         check_field_names([field.name for field in fields], self.limits)
         by_name = {field.name: field for field in fields}
@@ -153,7 +153,7 @@ class TableWriter:
             if name not in names:
                 raise _config(f"the file has no such column; it has: {', '.join(list(fields)[:20])}", name)
         for name in self._skip - fields.keys():
-            raise _config("it is to be skipped, but the file has no such column", name)
+            raise _config("skip names it, but the file has no such column", name)
         if not names:
             raise InvalidDataset("no column is left to store", code=codes.DATASET_EMPTY)
         for column in columns:
@@ -187,7 +187,7 @@ class TableWriter:
         if target is None:
             return
         if target.sources != (name,):
-            raise _config("columns can be put together from tables only (CSV, Parquet, Arrow)", target.column.name)
+            raise _config("only tables (CSV, Parquet, Arrow) can combine columns", target.column.name)
         self._count(target.add(piece), target)
 
     def add_rows(self, pieces: Mapping[str, Piece]) -> None:
@@ -197,7 +197,7 @@ class TableWriter:
                 self._count(target.add(pieces[target.sources[0]]), target)
             else:
                 parts = [np.asarray(pieces[name]) for name in target.sources]
-                # Turned round when it is written, in the dtype that is stored, which may be much narrower.
+                # Transposed when it is written, in the stored dtype, which can be much narrower.
                 self._count(target.add(np.stack(parts).T), target)
 
     def _count(self, num_bytes: int, target: Target) -> None:
@@ -214,7 +214,7 @@ class TableWriter:
             )
 
     def finish(self) -> Schema:
-        """The schema of what was written, which is also written beside it.
+        """Write the schema of the columns, and return it.
 
         Raises:
             InvalidDataset: no records, or columns of different lengths.
@@ -249,7 +249,7 @@ class TableWriter:
         self._targets, self._by_source, self._bytes_left = [], {}, self._max_bytes
 
     def close(self) -> None:
-        """Let go of the files. Harmless after `finish`."""
+        """Close the files. Harmless after `finish`."""
         for target in self._targets:
             target.close()
 
@@ -258,12 +258,12 @@ def check_field_names(names: Sequence[str], limits: DatasetLimits) -> None:
     """Check the names of the columns of a file.
 
     Raises:
-        InvalidDataset: too many, two the same, none at all. InvalidConfig: a name that is none.
+        InvalidDataset: there are too many, two are the same, or there are none at all. InvalidConfig: one is not valid.
     """
     if len(names) > limits.max_columns:
         raise InvalidDataset(
-            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are taken. Many alike, such as "
-            "pixels, belong into one column of arrays (NPZ, safetensors)",
+            f"the file has {len(names):,} columns; at most {limits.max_columns:,} are allowed. Many similar columns, "
+            "such as pixels, belong in one column of arrays (NPZ, safetensors)",
             code=codes.DATASET_TOO_MANY_COLUMNS,
             num_columns=len(names),
         )
@@ -316,7 +316,7 @@ def _describe(field: Field, declaration: ColumnDeclaration | None) -> Column:
 def _pack(fields: Sequence[Field], declaration: ColumnDeclaration) -> Column:
     """The column of arrays that several single columns of the file become."""
     if any(field.shape or field.kind == "text" for field in fields):
-        raise _config("it can be made of columns with one number for each record only", declaration.name)
+        raise _config("its sources must be columns with one number for each record", declaration.name)
     kinds = {_dtype(field) for field in fields}
     kind = np.result_type(*(np.dtype(kind) for kind in kinds)).name
     return _describe(Field(declaration.name, kind, (len(fields),)), declaration)
