@@ -17,7 +17,7 @@ LIMITS = {
     "src/pygrid/domain": 3,
     "src/pygrid/edge": 21,
     "src/pygrid/errors": 1,
-    "src/pygrid/features": 67,
+    "src/pygrid/features": 28,
     "src/pygrid/lifecycle": 4,
     "src/pygrid/network": 1,
     "src/pygrid/offload": 4,

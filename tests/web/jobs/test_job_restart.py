@@ -118,7 +118,7 @@ async def test_a_private_job_that_was_cut_off_fails_and_stays_charged(settings: 
     async with again(settings) as site:
         failed = await site.scientist.wait(job["id"], "failed")
         assert failed["code"] == "job_failed"
-        assert "was stopped" in (await site.owner.job(job["id"]))["detail"]
+        assert "the Domain stopped" in (await site.owner.job(job["id"]))["detail"]
         assert (await site.scientist.budget(dataset))["yours"] == pytest.approx(job["cost"]["your_price"])
     assert states_of_charges(settings) == ["failed"]
     assert not list((settings.data_dir / "jobs" / "inputs").iterdir())

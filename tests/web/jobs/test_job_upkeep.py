@@ -139,7 +139,7 @@ async def test_a_result_is_deleted_when_its_time_is_over(site: Site, monkeypatch
     monkeypatch.setattr(upkeep, "_clock", Later(30.1))
     await tidy(site)
     problem = assert_problem(await site.scientist.result(job["id"]), 410, "result_expired")
-    assert problem["detail"] == "its result was kept for 30 days after its release, and is deleted"
+    assert problem["detail"] == "the result was deleted 30 days after its release"
     assert {path.name for path in folder.iterdir()} == {exact["id"]}, "what waits to be signed off stays"
     now = await site.scientist.job(job["id"])
     assert (now["state"], now["result_bytes"], now["cost"]) == ("released", None, released["cost"])

@@ -114,7 +114,7 @@ def _break(graph: onnx.GraphProto) -> None:
     [
         ("train", None, "graph 'train' failed while it ran"),
         ("train", PRIVATE, "graph 'train' failed while it ran"),
-        ("grads", PRIVATE, "failed on every record of the mock twin"),
+        ("grads", PRIVATE, "failed on every record of the mock dataset"),
     ],
 )
 async def test_what_fails_on_the_mock_is_rejected_with_its_error(

@@ -130,7 +130,7 @@ async def test_the_owner_is_told_that_records_mix(site: Site) -> None:
     dataset = await site.owner.upload()
     job = await held(site, dataset, centred(), batch_size=50)
     assert "Records of a batch of 50 may mix (y mixes examples at" in job["plan_summary"]
-    assert "so a row may tell of others." in job["plan_summary"]
+    assert "so a row can contain information on others." in job["plan_summary"]
 
 
 def picky() -> bytes:

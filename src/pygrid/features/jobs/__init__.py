@@ -1,4 +1,4 @@
-"""Jobs on private data: requested, tried on the mock twin, decided on, charged, run by a Worker, released."""
+"""Jobs on private data: requested, checked on the mock dataset, decided, charged, run by a Worker, released."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from pygrid.storage.signals import job_topic
 from pygrid.storage.store import Store
 
 MakeFederation = Callable[[AuditedWrites, JobFiles, Callable[[str], None]], Federation]
-"""From what writes, what keeps the files of jobs, and what tells those who follow a job by its id."""
+"""`(audited writes, job files, notify by job id) -> federation`."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """Everything of a Domain that sees to jobs, wired."""
+    """The connected parts of this feature."""
 
     service: JobsService
     policies: PoliciesService
@@ -57,11 +57,12 @@ def build_jobs(
     limits: RunLimits,
     keep_results_days: int = 0,
 ) -> Jobs:
-    """The job features of a Domain whose bytes lie in ``folder``.
+    """Build the feature.
 
     Args:
-        keep_results_days: how long a result is kept after its release; 0: for good.
-        federate: makes what federated jobs take part through.
+        folder: the data folder of the Domain.
+        keep_results_days: days for which a result is kept after its release; 0: for good.
+        federate: builds the part of federated jobs.
         wake: set when there may be something to do for the scheduler.
     """
     writes = AuditedWrites(store.database, folder / HEAD_FILE)

@@ -1,4 +1,4 @@
-"""What jobs take from the budget of a dataset, as the people concerned are told of it."""
+"""Charges of jobs to the privacy budget of a dataset, as its requester and its data owner see them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pygrid.storage import budgets, charges
 
 @dataclass(frozen=True)
 class Account:
-    """A dataset's budget, and one user's part in it."""
+    """A dataset's budget, and one user's part of it."""
 
     cap: Cap
     spent: Cost
@@ -28,7 +28,7 @@ class Account:
     unit: Unit
 
     def check(self, cost: Cost) -> Accepted | Rejected:
-        """Whether a charge fits now; the one who charges asks again under the lock."""
+        """Check whether a charge fits now; the transaction that charges checks it again under the lock."""
         if self.user_cap is None:
             return Rejected(ledger.BudgetRefusal.NO_GRANT)
         of_dataset = self.spent.at(self.cap.order), self.cap
@@ -37,7 +37,7 @@ class Account:
 
 
 def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Account | None:
-    """How the budget stands; None if none is open."""
+    """Return the present state of the budget; None if none is open."""
     budget = budgets.find_budget(connection, dataset_id)
     if budget is None:
         return None
@@ -47,7 +47,7 @@ def find_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
 
 
 def check_fits(connection: sa.Connection, job: JobRecord) -> None:
-    """Refuse a private job that the ledger would refuse now, before anybody waits for it or approves it.
+    """Refuse a private job that the ledger would refuse now, before a person waits for it or approves it.
 
     Raises:
         Conflict: see `find_shortage`.
@@ -57,10 +57,11 @@ def check_fits(connection: sa.Connection, job: JobRecord) -> None:
 
 
 def find_shortage(connection: sa.Connection, job: JobRecord) -> Conflict | None:
-    """Why the ledger would refuse a private job now, in words for its requester; None: it fits, or is not private.
+    """Return why the ledger would refuse a private job now; None: it fits, or is not private.
 
     Returns:
-        ``budget_exhausted``: what the job would take, and what is left of whose part; ``no_budget``: none is open.
+        ``budget_exhausted``, with the job's privacy cost and the rest of the requester's part; ``no_budget``: none is
+        open.
     """
     if job.terms is None:
         return None
@@ -72,29 +73,29 @@ def find_shortage(connection: sa.Connection, job: JobRecord) -> Conflict | None:
     if isinstance(decision, Accepted):
         return None
     if account.user_cap is None or decision.reason is ledger.BudgetRefusal.DATASET_EXHAUSTED:
-        # How much the others have left is not for the requester.
+        # The requester may not see how much others have left.
         whose = "the dataset's privacy budget has too little left for this job"
     else:
-        price = ledger.epsilon_spent(cost, account.user_cap)
+        job_cost = ledger.epsilon_spent(cost, account.user_cap)
         left = ledger.epsilon_left(account.spent_by_user, account.user_cap)
         whose = (
-            f"this job takes {price:.3g} of the requester's part of the privacy budget, which has {left:.3g} of "
+            f"this job takes {job_cost:.3g} of the requester's part of the privacy budget, which has {left:.3g} of "
             f"{account.user_cap.epsilon:g} left"
         )
     return Conflict(
-        f"{whose}: ask for a smaller epsilon, or the data owner for more",
+        f"{whose}: use a smaller epsilon, or ask the data owner for more",
         code=codes.BUDGET_EXHAUSTED,
         reason=decision.reason.value,
     )
 
 
 def needs_account(job: JobRecord) -> bool:
-    """Whether a job's cost is told beside how its budget stands: until it is charged."""
+    """Whether a job's cost is shown with the state of its budget: until it is charged."""
     return job.terms is not None and job.state in (JobState.CHECKING, JobState.WAITING, JobState.APPROVED)
 
 
 def describe_cost(job: JobRecord, account: Account | None, *, sees_all: bool) -> JobCost | None:
-    """What a private job costs; and, if ``account`` is given, how that leaves the budget."""
+    """Return the privacy cost of a job and, with an ``account``, the budget before and after it."""
     if job.terms is None:
         return None
     epsilon = job_terms.epsilon_alone(job.terms)
@@ -133,7 +134,7 @@ def describe_cost(job: JobRecord, account: Account | None, *, sees_all: bool) ->
 
 
 def end_charge(connection: sa.Connection, job: JobRecord, state: ChargeState, now: dt.datetime) -> None:
-    """Move the charge of a private job that ends. It is given back if no Worker was ever given the job."""
+    """Move the charge of a private job that ends; it is refunded if no Worker ever received the job."""
     if charges.get_charge(connection, job.id).state is ChargeState.RESERVED:
         state = ChargeState.REFUNDED
     charges.move_charge(connection, job.id, state, now)

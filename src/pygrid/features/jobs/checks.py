@@ -1,4 +1,4 @@
-"""What a job comes with, checked before anything is stored: a plan and its model, an ONNX model, or questions."""
+"""Checks the contents of a job before anything is stored: a plan and its model, an ONNX model, or statistics."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pygrid.plans.serving import ServingLimits, check_model_async
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """What was found out about the things that a job came with."""
+    """Results of the checks of a job."""
 
     summary: str
-    """For who decides."""
+    """Text for the data owner."""
     plan_id: str = ""
     plan_name: str = ""
     report: bytes = b""
-    """What the gate says of an ONNX model (`pygrid.plans.serving.ServingReport`), as JSON."""
+    """The gate's report on an ONNX model (`pygrid.plans.serving.ServingReport`), as JSON."""
 
 
 async def check_asked(
@@ -38,14 +38,14 @@ async def check_asked(
     """Check the parts of a form against each other, the dataset and the gate.
 
     Args:
-        model: where the bytes of the form's model lie.
-        max_result_bytes: of a result with a row for each record.
+        model: path of the form's model.
+        max_result_bytes: limit of a result with a row for each record.
     Raises:
-        InvalidInput and its subclasses: what is wrong with them.
+        InvalidInput: a part is not valid.
     """
     if request.kind == "statistics":
         if form.plan is not None or form.has_model:
-            raise invalid_form("statistics have no plan and no model")
+            raise invalid_form("a job of kind statistics has no plan and no model")
         return CheckedRequest(describe_statistics(read_statistics(request, schema), request))
     if request.kind == "predict":
         return await _check_model(request, form, schema, model, max_result_bytes)
@@ -64,7 +64,7 @@ async def _check_model(
     request: JobRequest, form: JobForm, schema: Schema, model: Path, max_result_bytes: int
 ) -> CheckedRequest:
     if form.plan is not None:
-        raise invalid_form("a job of kind predict has no plan: its model answers by itself")
+        raise invalid_form("a job of kind predict has no plan, only a model")
     if not form.has_model or form.arrays is not None:
         raise invalid_form("a job of kind predict needs the parts config and model (ONNX), in this order")
     report = await check_model_async(model, request.batch_size, ServingLimits(max_model_bytes=MAX_MODEL_BYTES))

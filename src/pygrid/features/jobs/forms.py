@@ -1,6 +1,4 @@
-"""The multipart form that brings a job, read as it arrives: ``config`` and ``plan`` into memory, ``model`` into
-a file.
-"""
+"""Reads the multipart form of a job as it arrives: ``config`` and ``plan`` go to memory, ``model`` to a file."""
 
 from __future__ import annotations
 
@@ -30,22 +28,23 @@ class JobForm:
     plan: bytes | None = None
     has_model: bool = False
     arrays: Layout | None = None
-    """Of a model that consists of named arrays, which were checked. An ONNX model (kind ``predict``) was not."""
+    """Layout of a model of named arrays, which is checked; None for an ONNX model (kind ``predict``), which is not."""
 
 
 class _Asked(msgspec.Struct):
-    """What has to be known of ``config`` before the model is read."""
+    """The part of ``config`` that is necessary before the model is read."""
 
     kind: object = ""
 
 
 async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> JobForm:
-    """Read the form; the model goes to ``model``, checked on the way unless ``config`` came before it and asks to
-    predict.
+    """Read the form, and write the model to ``model``.
+
+    The model is checked while it arrives, unless an earlier ``config`` has the kind ``predict``.
 
     Raises:
-        InvalidInput: ``invalid_form``: not such a form, a part missing, twice or unknown; ``config`` comes before the
-            model and is not JSON within the limits of `decode_json`.
+        InvalidInput: ``invalid_form``: another form, or a part that is missing, repeated or unknown; ``config`` comes
+            before the model and is not JSON within the limits of `decode_json`.
         PayloadTooLarge: a part is over its limit.
         InvalidTensors, NonFinite: the model is not a safetensors file of finite float32 arrays.
     """
@@ -77,4 +76,4 @@ def _asks_to_predict(config: bytes | None) -> bool:
     try:
         return config is not None and msgspec.convert(decode_json(config), _Asked).kind == "predict"
     except msgspec.ValidationError:
-        return False  # `config` is read in full later, and refused then
+        return False  # refused later, when all of `config` is read

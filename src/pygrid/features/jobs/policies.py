@@ -1,4 +1,4 @@
-"""What the holder of a dataset decides beforehand: its privacy budget, and which jobs need no person."""
+"""Policies that a data owner sets: the privacy budget of a dataset, and the jobs that need no decision of a person."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pygrid.storage.jobs import Policy
 from pygrid.storage.sql.database import Database
 
 _NOBODY = 0
-"""Given for the requester where there is none; no user has this id."""
+"""In place of a requester; no user has this id."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class PoliciesService:
     clock: Clock
 
     async def get(self, principal: Principal, dataset_id: int) -> PolicyInfo:
-        """The policy of a dataset that the caller may know of.
+        """Return the policy of a dataset that the caller may see.
 
         Raises:
-            NotFound: ``dataset_not_found``; ``policy_not_found``: it has none, so private jobs are refused.
+            NotFound: ``dataset_not_found``; ``policy_not_found``: without a policy, private jobs are refused.
         """
 
         def load(connection: sa.Connection) -> PolicyInfo:
@@ -59,15 +59,17 @@ class PoliciesService:
     async def put(
         self, principal: Principal, dataset_id: int, wanted: PolicyInfo, precondition: Precondition = ANY
     ) -> PolicyInfo:
-        """Give a dataset a policy. The first one opens its budget, whose delta, use and unit stay from then on; what is
-        spent stays.
+        """Set the policy of a dataset.
+
+        The first policy opens the budget, whose delta, use and unit never change. What is spent stays spent.
 
         Raises:
             NotFound: ``dataset_not_found``. Forbidden: ``not_permitted``, ``not_your_dataset``.
-            InvalidInput: a number out of range; ``invalid_delta``: not well below 1 / records, when the budget is
-                opened or raised. Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``:
-                another dataset with the same content has a budget, and ``fresh_budget`` was not given.
-            PreconditionFailed: it is another one than the caller has seen.
+            InvalidInput: a number is out of range; ``invalid_delta``: delta is not well below 1 / records, when the
+                budget is opened or raised.
+            Conflict: ``budget_fixed``: another delta, use or unit; ``content_has_budget``: another dataset with the
+                same content has a budget, and ``fresh_budget`` is not set.
+            PreconditionFailed: the policy has changed since the caller read it.
         """
         for epsilon in (wanted.epsilon, wanted.epsilon_per_user, wanted.max_epsilon_per_job):
             if epsilon is not None:
@@ -119,15 +121,15 @@ class PoliciesService:
         policy = rows.find_policy(connection, budget.dataset_id)
         if wanted.unit not in (None, budget.unit):
             raise Conflict(
-                f"the budget was opened to protect the unit {budget.unit!r}, which never changes; leave unit out",
+                f"the budget was opened to protect the unit {budget.unit!r}, which never changes; omit unit",
                 code=codes.BUDGET_FIXED,
                 dataset_id=budget.dataset_id,
             )
         if wanted.delta != budget.cap.delta or (policy is not None and policy.use.value != wanted.use):
             raise Conflict(
                 f"the budget was opened for delta {budget.cap.delta:g}"
-                f"{f' and {policy.use}' if policy is not None else ''}, which decided how it is kept; epsilon can be "
-                "changed",
+                f"{f' and {policy.use}' if policy is not None else ''}, which never change; only "
+                "epsilon can be changed",
                 code=codes.BUDGET_FIXED,
                 dataset_id=budget.dataset_id,
             )
@@ -146,7 +148,7 @@ class PoliciesService:
             )
 
     async def budget(self, principal: Principal, dataset_id: int) -> BudgetInfo:
-        """How much of a budget is spent: one's own part; and all of it, for who looks after the dataset.
+        """Return the spent part of the caller's share of a budget; for the data owner, also of the whole budget.
 
         Raises:
             NotFound: ``dataset_not_found``, ``policy_not_found``.
@@ -184,9 +186,9 @@ def _unit_to_open(wanted: Unit | None, schema: Schema) -> Unit:
         return derived
     if wanted == "domain":
         return "domain"
-    why = "names a subject column, so a record may be one of several of a person"
+    why = "has a subject column, so one person can have several records"
     if derived == "record":
-        why = "names no subject column"
+        why = "has no subject column"
     raise InvalidInput(
         f"the unit is {wanted!r}, but the dataset {why}: use {derived!r}, or 'domain', which protects nobody within "
         "the Domain",

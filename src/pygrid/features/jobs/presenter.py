@@ -1,4 +1,4 @@
-"""Jobs in words and numbers, for who asked and for who decides."""
+"""Descriptions of jobs for the requester and for the data owner."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ from pygrid.storage.federated import list_parts
 _MAX_KEYS_SHOWN = 10
 _MAX_NAME = 80
 _MAX_WORDS = 500
-"""Of the author's description of a plan."""
+"""Longest description of a plan by its author, in characters."""
 _LEAVES = "\nWhat leaves: "
-"""Before the last line of the words about a job that gives a row for each record."""
+"""Begin of the last line in the summary of a job that returns a row for each record."""
 
 
 class Describer:
-    """Describes jobs as one caller may know them; what several of them share is looked up once. Good for one
-    transaction.
+    """Describes jobs as one caller may see them, for one transaction. Values that several jobs share are read once.
 
     Args:
-        progress: of a running job by its id, 0 to 1.
-        doing: what a federated job does now, in words, by its id.
+        progress: `job id -> progress` of a running job, 0 to 1.
+        doing: `job id -> text` on the present step of a federated job.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Describer:
         self._emails: dict[int, str] = {}
 
     def describe(self, job: JobRecord) -> JobInfo:
-        """A job as the caller may know it."""
+        """Return a job as the caller may see it."""
         dataset = rows.get_job_dataset(self._connection, job)
         sees_all = rules.sees_all(self._principal, job.requested_by, dataset.holding)
         result = job.result if rules.may_have_result(job, is_all_seen=sees_all) else None
@@ -142,14 +141,14 @@ class Describer:
 
 
 def describe_plan(plan: Plan, report: GateReport) -> str:
-    """A plan that passed the gate, for who decides: what the author claims, and what was worked out from its graphs."""
+    """Describe a checked plan to the data owner: the claims of its author, and what its graphs show."""
     found = describe(plan, report)
     lines = [found.summary]
     if found.description:
-        lines.append(f"Its author says: {one_line(found.description, _MAX_WORDS)}")
+        lines.append(f"Description of its author: {one_line(found.description, _MAX_WORDS)}")
     lines += [f"It reads {column.name}: {column.what}." for column in found.inputs]
     lines += [
-        f"It gives {column.name}: {column.what}{f', {column.meaning}' if column.meaning else ''}."
+        f"It returns {column.name}: {column.what}{f', {column.meaning}' if column.meaning else ''}."
         for column in found.outputs
     ]
     independent = "Each record is computed by itself." if found.per_example_independent else "Records of a batch mix."
@@ -159,9 +158,7 @@ def describe_plan(plan: Plan, report: GateReport) -> str:
 def describe_model(
     request: JobRequest, report: ServingReport, outputs: Sequence[Port], schema: Schema, num_records: int
 ) -> str:
-    """An ONNX model that passed the gate, for who decides: what it is, what it reads, and what leaves of which
-    records.
-    """
+    """Describe a checked ONNX model to the data owner: its size, its inputs, and what leaves the Domain."""
     operators = ", ".join(
         f"{name} {count}" for name, count in sorted(report.operators.items(), key=lambda one: -one[1])
     )
@@ -169,13 +166,18 @@ def describe_model(
         f"An ONNX model of {human_count(report.num_parameters)} parameters and {report.num_nodes} nodes: {operators}. "
         f"{human_count(report.flops_per_example)} operations for each record.",
         *(f"It reads {_named(port)}, from column {request.binding[port.name]}." for port in report.inputs),
-        *(f"It gives {_named(port)}{'' if port in outputs else ', which does not leave'}." for port in report.outputs),
+        *(
+            f"It returns {_named(port)}{'' if port in outputs else ', which does not leave'}."
+            for port in report.outputs
+        ),
     ]
     if report.rows_independent:
         lines.append("Each record is computed by itself.")
     else:
         why = one_line(report.independence_reason)
-        lines.append(f"Records of a batch of {request.batch_size} may mix ({why}), so a row may tell of others.")
+        lines.append(
+            f"Records of a batch of {request.batch_size} may mix ({why}), so a row can contain information on others."
+        )
     columns = [column for column in schema.columns if column.name in request.binding.values()]
     bytes_in, bytes_out = (
         num_records * sum(column.record_bytes for column in columns),
@@ -197,7 +199,7 @@ def _named(port: Port) -> str:
 
 
 def _row(port: Port) -> str:
-    """What there is of a port for each record: ``one row of 10 numbers, float32``."""
+    """Describe the values of a port for one record: ``one row of 10 numbers, float32``."""
     sizes = [side for side in port.shape[1:] if isinstance(side, int)]
     if not sizes:
         return f"one number, {port.dtype}"
@@ -207,7 +209,7 @@ def _row(port: Port) -> str:
 
 
 def describe_statistics(statistics: Sequence[Statistic], request: JobRequest) -> str:
-    """Questions in words, a line each."""
+    """Describe statistics to the data owner, one line each."""
     lines = []
     for statistic, asked in zip(statistics, request.statistics, strict=True):
         line = f"{statistic.kind} of {statistic.column}" if statistic.column else "number of records"

@@ -1,4 +1,4 @@
-"""How many jobs one account may have at once, so that nobody's keep out those of others."""
+"""Limits of the open jobs of one account, so that no user's jobs keep out those of others."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pygrid.errors import Conflict, TooManyRequests
 from pygrid.storage import jobs as rows
 
 MAX_OPEN_JOBS = 20
-"""Of one user; a job is open until it has ended."""
+"""Open jobs of one user; a job is open until it has ended."""
 
 
-def check_room(connection: sa.Connection, job: JobRecord, *, max_federated: int) -> None:
-    """Refuse a new job of somebody who has too many that have not ended, or asks for the same part in a training again.
+def check_quotas(connection: sa.Connection, job: JobRecord, *, max_federated: int) -> None:
+    """Refuse a new job if its requester has too many open ones, or one for the same part in a training.
 
     Args:
-        max_federated: of one user; each may wait for its coordinator for days.
+        max_federated: open federated jobs of one user; each can wait for its coordinator for days.
     Raises:
         TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
-        Conflict: ``federation_exists``, with the ``job_id`` of the other: both would be paid for.
+        Conflict: ``federation_exists``, with the ``job_id`` of the other job, because both would be charged.
     """
     opened = rows.list_open(connection, job.requested_by)
     if len(opened) >= MAX_OPEN_JOBS:
         raise TooManyRequests(
-            f"you have {MAX_OPEN_JOBS} jobs that have not ended; wait for one, or cancel one", code=codes.TOO_MANY_JOBS
+            f"you have {MAX_OPEN_JOBS} open jobs, the most that are allowed: wait for one to end, or cancel one",
+            code=codes.TOO_MANY_JOBS,
         )
     if not job.is_federated:
         return
@@ -33,14 +34,15 @@ def check_room(connection: sa.Connection, job: JobRecord, *, max_federated: int)
     for other in federated:
         if _same_part(job, other):
             raise Conflict(
-                f"job {other.id} takes part in this training with this dataset already; cancel it before you ask again",
+                f"job {other.id} already takes part in this training with this dataset: cancel it before you submit "
+                "another",
                 code=codes.FEDERATION_EXISTS,
                 job_id=other.id,
             )
     if len(federated) >= max_federated:
         raise TooManyRequests(
-            f"you have {len(federated)} jobs that take part in trainings elsewhere, and this Domain lets one account "
-            f"have {max_federated} (PYGRID_FEDERATED_JOBS_PER_USER); wait until one has ended, or cancel one",
+            f"you have {len(federated)} open federated jobs, and this Domain allows {max_federated} for one account "
+            "(PYGRID_FEDERATED_JOBS_PER_USER): wait for one to end, or cancel one",
             code=codes.TOO_MANY_FEDERATED_JOBS,
         )
 

@@ -1,4 +1,4 @@
-"""The routes of jobs, and of the policies and budgets that they are decided by."""
+"""Routes of jobs, and of the policies and privacy budgets of datasets."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
 )
 @repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:
-    """Ask for a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` unless it asks for
-    statistics.
-    """
+    """Submit a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` except for statistics."""
     body = stream_body(request, MAX_FORM_BYTES)
     return await service(state, JobsService).submit(request.user, request.headers.get("content-type", ""), body)
 
@@ -58,7 +56,7 @@ async def list_jobs(
     before: Annotated[str | None, QueryParameter(pattern="^[0-9a-f]{32}$")] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> JobList:
-    """One's own jobs and those on datasets that one looks after, newest first."""
+    """List the caller's jobs and those on the caller's datasets, newest first."""
     states = [JobState(name) for name in job_state or ()]
     found = await service(state, JobsService).list_jobs(
         request.user, dataset_id=dataset, states=states, mine=mine, before=before, limit=limit
@@ -68,7 +66,7 @@ async def list_jobs(
 
 @get("/jobs/{job_id:str}", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
-    """One job."""
+    """Show a job."""
     return await service(state, JobsService).get(request.user, job_id)
 
 
@@ -79,7 +77,7 @@ async def stream_job(
     job_id: JobId,
     last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = None,
 ) -> Stream:
-    """Server-Sent Events: the job as it is, then each change and its progress until it has ended."""
+    """Stream a job, its changes and its progress as Server-Sent Events, until it has ended."""
     changes = await service(state, JobsService).follow(request.user, job_id, last_event_id)
     return event_stream(_encode(changes), state.stopping, watch_session(request))
 
@@ -95,7 +93,7 @@ async def _encode(changes: AsyncIterator[tuple[int, JobInfo]]) -> AsyncIterator[
     responses={**describe_blob(), **describe_problems(400, 401, 404, 409, 410)},
 )
 async def download_result(request: AppRequest, state: State, job_id: JobId) -> Response[Any]:
-    """The bytes of a result; the same at each download."""
+    """Download a result; each download has the same bytes."""
     folder, name, media_type = await service(state, JobsService).find_result(request.user, job_id)
     return await BlobResponses(folder).respond(request, name, media_type=media_type)
 
@@ -108,7 +106,7 @@ async def download_result(request: AppRequest, state: State, job_id: JobId) -> R
 )
 @repeatable()
 async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
-    """Let a waiting job run, or let a result that is held leave."""
+    """Approve a waiting job, or the release of a held result."""
     return await service(state, JobsService).approve(request.user, job_id, data)
 
 
@@ -117,7 +115,7 @@ async def approve_job(request: AppRequest, state: State, job_id: JobId, data: JS
 )
 @repeatable()
 async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONBody[DecisionRequest]) -> JobInfo:
-    """Do not let a waiting job run, or a result that is held leave."""
+    """Deny a waiting job, or the release of a held result."""
     return await service(state, JobsService).deny(request.user, job_id, data)
 
 
@@ -129,7 +127,7 @@ async def deny_job(request: AppRequest, state: State, job_id: JobId, data: JSONB
 )
 @repeatable()
 async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
-    """Take an approval back before the job runs."""
+    """Revoke an approval before the job runs."""
     return await service(state, JobsService).revoke(request.user, job_id)
 
 
@@ -141,13 +139,13 @@ async def revoke_job(request: AppRequest, state: State, job_id: JobId) -> JobInf
 )
 @repeatable()
 async def cancel_job(request: AppRequest, state: State, job_id: JobId) -> JobInfo:
-    """End one's own job."""
+    """Cancel the caller's own job."""
     return await service(state, JobsService).cancel(request.user, job_id)
 
 
 @get("/datasets/{dataset_id:int}/policy", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_policy(request: AppRequest, state: State, dataset_id: DatasetId) -> Response[PolicyInfo]:
-    """Which jobs a dataset's holder lets pass, and the privacy budget; its ``ETag`` names this version."""
+    """Show the policy of a dataset: its privacy budget, and the jobs that need no decision. It has an ``ETag``."""
     return tagged(await service(state, PoliciesService).get(request.user, dataset_id))
 
 
@@ -164,14 +162,14 @@ async def put_policy(
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response[PolicyInfo]:
-    """Set the policy of a dataset that one may change; the first one opens its privacy budget."""
+    """Set the policy of a dataset that the caller may change; the first policy opens its privacy budget."""
     precondition = Precondition(if_match, if_none_match)
     return tagged(await service(state, PoliciesService).put(request.user, dataset_id, data, precondition))
 
 
 @get("/datasets/{dataset_id:int}/budget", guards=[require()], responses=describe_problems(400, 401, 404))
 async def get_budget(request: AppRequest, state: State, dataset_id: DatasetId) -> BudgetInfo:
-    """How much of a dataset's privacy budget is spent."""
+    """Show the spent part of a dataset's privacy budget."""
     return await service(state, PoliciesService).budget(request.user, dataset_id)
 
 

@@ -1,6 +1,4 @@
-"""What people can do with jobs: ask for one, follow it, decide on it, take its result; and what a dataset's
-policy is.
-"""
+"""The use cases of jobs: submit, follow, decide, download the result."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from pygrid.features.jobs.charges import Account, check_fits, end_charge, find_a
 from pygrid.features.jobs.checks import CheckedRequest, check_asked
 from pygrid.features.jobs.forms import JobForm, read_job_form
 from pygrid.features.jobs.presenter import Describer
-from pygrid.features.jobs.quotas import check_room
+from pygrid.features.jobs.quotas import check_quotas
 from pygrid.features.jobs.running.control import JobControl
 from pygrid.features.jobs.running.spec_builder import RunLimits
 from pygrid.lifecycle import Stopping
@@ -48,11 +46,11 @@ logger = logging.getLogger(__name__)
 
 MAX_COMMENT = 5_000
 REFRESH_S = 10.0
-"""An event stream looks at the store this often, even if nothing woke it."""
+"""Longest time between two reads of an event stream from the store."""
 
 
 Decide = Callable[[sa.Connection, JobRecord], tuple[JobRecord, str]]
-"""The job after a decision, and the name of the audit entry."""
+"""`(connection, job) -> (job after the decision, name of the audit entry)`."""
 
 
 class JobsService:
@@ -79,15 +77,16 @@ class JobsService:
         self._limits = limits
 
     async def submit(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> JobInfo:
-        """Ask for a job by the form in ``body``: all of it is checked before anything is stored.
+        """Submit a job by the form in ``body``. All of it is checked before anything is stored.
 
         Raises:
-            InvalidInput and its subclasses, PayloadTooLarge: what is wrong with it.
-            NotFound: ``dataset_not_found``, ``dataset_version_not_found``: none that the caller may know of.
-            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget to take a private job from;
-                ``budget_exhausted``: it has too little left; ``federation_exists``.
+            InvalidInput, PayloadTooLarge: the form is not valid.
+            NotFound: ``dataset_not_found``, ``dataset_version_not_found``: it does not exist, or the caller may not see
+                it.
+            Conflict: ``no_budget``, ``no_grant``: there is no privacy budget for a private job;
+                ``budget_exhausted``: the budget has too little left; ``federation_exists``.
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
-            Unavailable: this Domain can run no jobs, or no private ones.
+            Unavailable: this Domain cannot run jobs, or private jobs.
         """
         await self._control.pools.start()
         job_id = new_job_id()
@@ -106,7 +105,7 @@ class JobsService:
             job = _seal(job, model_hash)
 
             def transaction(connection: sa.Connection) -> JobInfo:
-                check_room(connection, job, max_federated=self._limits.max_federated)
+                check_quotas(connection, job, max_federated=self._limits.max_federated)
                 check_fits(connection, job)
                 rows.put_job(connection, job)
                 data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
@@ -121,7 +120,7 @@ class JobsService:
     async def _make_job(
         self, principal: Principal, job_id: str, request: JobRequest, form: JobForm, model: Path
     ) -> tuple[JobRecord, CheckedRequest]:
-        """The job that a form asks for; its model's hash and the hash of all of it are still missing."""
+        """Return the job of a form, without the hash of its model and the hash of the request."""
 
         def load(connection: sa.Connection) -> tuple[int, Schema, Account | None]:
             dataset = dataset_rows.get_dataset(connection, request.dataset)
@@ -152,12 +151,12 @@ class JobsService:
             terms=terms,
             created_at=now,
             updated_at=now,
-            detail="it is tried on the mock twin",
+            detail="it is being checked on the mock dataset",
         )
         return job, asked
 
     async def get(self, principal: Principal, job_id: str) -> JobInfo:
-        """A job. Raises NotFound: ``job_not_found``: there is none, or the caller may not know of it."""
+        """Return a job. Raises NotFound: ``job_not_found``: it does not exist, or the caller may not see it."""
 
         def load(connection: sa.Connection) -> JobInfo:
             job, _ = _get_seen(connection, principal, job_id)
@@ -175,9 +174,7 @@ class JobsService:
         before: str | None = None,
         limit: int = 100,
     ) -> list[JobInfo]:
-        """The caller's jobs and those on datasets that they look after, newest first; see
-        `pygrid.storage.jobs.list_jobs`.
-        """
+        """Return the caller's jobs and those on their datasets, newest first; see `pygrid.storage.jobs.list_jobs`."""
 
         def load(connection: sa.Connection) -> list[JobInfo]:
             found = rows.list_jobs(
@@ -191,11 +188,12 @@ class JobsService:
     async def follow(
         self, principal: Principal, job_id: str, after: int | None = None
     ) -> AsyncIterator[tuple[int, JobInfo]]:
-        """A job as it is now, then after each change and as its progress goes on, until it has ended or the caller may
-        not know of it any more; numbered by change.
+        """Yield a job now and after each change and progress, until it has ended or the caller may not see it.
+
+        Each item has the number of its change.
 
         Args:
-            after: the number of the change that was seen last: then the ones since come first.
+            after: number of the last change that the caller has seen; later ones are yielded first.
         Raises:
             NotFound: ``job_not_found``.
         """
@@ -207,7 +205,7 @@ class JobsService:
     ) -> AsyncIterator[tuple[int, JobInfo]]:
         def load(connection: sa.Connection) -> tuple[JobRecord, JobInfo] | None:
             try:
-                # Somebody may follow for days: what they may see is what they may see now.
+                # A caller can follow for days, so their present role decides what they may see.
                 now_is = accounts.get_principal(connection, principal.user_id)
                 job, _ = _get_seen(connection, now_is, job_id)
             except NotFound:
@@ -222,7 +220,7 @@ class JobsService:
                 return
             job, info = found
             for number in range(job.sequence if last is None else last + 1, job.sequence):
-                # Two changes came before there was time to look: the earlier one is told from what is known of it.
+                # Several changes came between two reads; the earlier ones are in the history.
                 missed = job.history[number]
                 yield number, msgspec.structs.replace(info, state=missed.state.value, updated_at=missed.at)
             if (job.sequence, info.progress) != (last, progress):
@@ -233,11 +231,11 @@ class JobsService:
             await wait_for_any([changed], REFRESH_S)
 
     async def find_result(self, principal: Principal, job_id: str) -> tuple[JobFolder, str, str]:
-        """Where the bytes of a result are: the job's folder, their SHA-256, their media type.
+        """Return the location of a result: the job's folder, the SHA-256 of the result, its media type.
 
         Raises:
             NotFound: ``job_not_found``; ``result_not_found``: the job ended without one. Gone: ``result_expired``.
-            Conflict: ``result_not_released``: it has none yet, or one that the caller may not have yet.
+            Conflict: ``result_not_released``: the job has no result so far, or it is not released to the caller.
         """
 
         def load(connection: sa.Connection) -> tuple[JobRecord, bool]:
@@ -257,12 +255,12 @@ class JobsService:
         )
 
     async def approve(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
-        """Let a waiting job run, or let the result of a held one leave.
+        """Approve a waiting job, or approve the release of a held result.
 
         Raises:
             NotFound: ``job_not_found``. Forbidden: ``own_request``, ``not_your_dataset``.
             Conflict: ``request_changed``, ``state_changed``, ``job_decided``, ``dataset_deleted``,
-                ``budget_exhausted``: the ledger has too little left.
+                ``budget_exhausted``: the privacy budget has too little left.
         """
 
         def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
@@ -278,7 +276,7 @@ class JobsService:
         return await self._decide(principal, job_id, decision.comment, decide)
 
     async def deny(self, principal: Principal, job_id: str, decision: DecisionRequest) -> JobInfo:
-        """Do not let a waiting job run, or a held result leave, which is deleted. Raises as `approve`."""
+        """Deny a waiting job, or the release of a held result, which is deleted. Raises as `approve`."""
 
         def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
             rules.check_seen(job, decision.state)
@@ -289,7 +287,7 @@ class JobsService:
         return info
 
     async def revoke(self, principal: Principal, job_id: str) -> JobInfo:
-        """Take an approval back: before the job runs, or of a federated one until it has ended. Raises as `approve`."""
+        """Revoke an approval before the job runs; for a federated job, until it has ended. Raises as `approve`."""
         ended: list[JobRecord] = []
 
         def decide(connection: sa.Connection, job: JobRecord) -> tuple[JobRecord, str]:
@@ -306,10 +304,10 @@ class JobsService:
         return info
 
     async def cancel(self, principal: Principal, job_id: str) -> JobInfo:
-        """End one's own job. What was charged for it stays charged.
+        """Cancel the caller's own job. What was charged for it stays charged.
 
         Raises:
-            NotFound: ``job_not_found``. Forbidden: ``not_your_dataset``: somebody else's. Conflict: ``job_decided``.
+            NotFound: ``job_not_found``. Forbidden: ``not_your_dataset``: another user's job. Conflict: ``job_decided``.
         """
 
         def transaction(connection: sa.Connection) -> tuple[JobInfo, JobRecord]:
@@ -331,7 +329,7 @@ class JobsService:
 
     async def _decide(self, principal: Principal, job_id: str, comment: str, decide: Decide) -> JobInfo:
         if len(comment) > MAX_COMMENT or "\0" in comment:
-            raise InvalidInput(f"comment: use at most {MAX_COMMENT:,} characters, and no NUL")
+            raise InvalidInput(f"the comment must have at most {MAX_COMMENT:,} characters, and no NUL")
 
         def transaction(connection: sa.Connection) -> tuple[JobInfo, bool]:
             now = self._clock.now()
@@ -367,7 +365,7 @@ class JobsService:
 def _get_seen(
     connection: sa.Connection, principal: Principal, job_id: str, *, lock: bool = False
 ) -> tuple[JobRecord, JobDataset]:
-    """A job with its dataset, if the caller may know of it."""
+    """Return a job with its dataset, if the caller may see it."""
     job = rows.get_job(connection, job_id, lock=lock)
     dataset = rows.get_job_dataset(connection, job)
     if not rules.may_see(principal, job.requested_by, dataset.holding):
@@ -379,7 +377,7 @@ def _read_request(form: JobForm) -> JobRequest:
     try:
         request = msgspec.convert(decode_json(form.config), JobRequest)
     except (InvalidInput, msgspec.ValidationError) as error:
-        raise InvalidConfig(f"config is no request for a job: {error}", code=codes.INVALID_JOB) from error
+        raise InvalidConfig(f"config does not describe a job: {error}", code=codes.INVALID_JOB) from error
     check_request(request)
     if request.federation is not None:
         parse_address(request.federation.coordinator)
@@ -387,7 +385,7 @@ def _read_request(form: JobForm) -> JobRequest:
 
 
 def _seal(job: JobRecord, model_hash: str) -> JobRecord:
-    """The job with the hash of all that an approval is bound to. To predict, the model is in the place of a plan."""
+    """Return the job with the hash to which an approval is bound. For predictions, the model replaces the plan."""
     plan_id = model_hash if job.request.kind == "predict" else job.plan_id
     request_hash = rules.hash_request(
         job.request,
@@ -404,14 +402,14 @@ def _get_account(connection: sa.Connection, dataset_id: int, user_id: int) -> Ac
     account = find_account(connection, dataset_id, user_id)
     if account is None:
         raise Conflict(
-            "this dataset has no privacy budget: ask its owner to open one, or ask for an exact answer, which a person "
-            "has to sign off",
+            "this dataset has no privacy budget: ask its owner to open one, or submit a non-private job, whose release "
+            "a person must approve",
             code=codes.NO_BUDGET,
             dataset_id=dataset_id,
         )
     if account.user_cap is None:
         raise Conflict(
-            "nothing of this dataset's privacy budget is meant for you: ask its owner for a grant",
+            "you have no part of this dataset's privacy budget: ask its owner for a grant",
             code=codes.NO_GRANT,
             dataset_id=dataset_id,
         )

@@ -1,1 +1,1 @@
-"""Jobs from their approval to their result: the queue, the Workers, and what is written at each step."""
+"""Jobs from their approval to their result: the queue, the Workers, and the rows and files of each step."""

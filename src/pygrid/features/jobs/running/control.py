@@ -1,4 +1,4 @@
-"""The jobs that are tried or run now: their tasks, and what requests may do with them."""
+"""The tasks of jobs that are checked or run now, and what requests do with them."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class JobTasks:
             slot.release()
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._metrics.task_failures.labels("run-job").inc()
-                logger.error("job not seen through", exc_info=error, extra={"job_id": job.id})
+                logger.error("job task failed", exc_info=error, extra={"job_id": job.id})
 
         task.add_done_callback(done)
 
 
 @dataclass(frozen=True)
 class JobControl:
-    """What requests use of the jobs that are tried or run."""
+    """Access of requests to the jobs that are checked or run now."""
 
     pools: Pools
     wake: asyncio.Event
@@ -88,7 +88,7 @@ class JobControl:
     federated: FederatedTasks
 
     def stop(self, job: JobRecord) -> None:
-        """End everything of a job that has left the state of `job`; a coordinator that waits for it is told."""
+        """End all tasks of a job that has left the state of `job`, and notify a coordinator that waits for it."""
         self.tasks.stop(job.id)
         self.federated.stop(job.id)
         if job.is_federated and job.state is JobState.RUNNING:

@@ -1,4 +1,4 @@
-"""A job is tried on the mock twin of its data before anybody decides on it, or the policy of its dataset does."""
+"""Runs a job on the mock dataset, before a person or the policy of the dataset decides on it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class DryRun:
     """Takes jobs through ``checking``.
 
     Args:
-        columns: where a mock twin that is drawn for a job lies for so long.
-        federation: tells whether a job's coordinator is one that no person has to look at.
+        columns: keeps a mock dataset that is drawn for a job, during its dry run.
+        federation: decides whether a job's coordinator needs no review by a person.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class DryRun:
         self._federation = federation
 
     async def run(self, job: JobRecord, slot: Slot) -> None:
-        """``checking -> waiting | approved | rejected``.
+        """Move a job: ``checking -> waiting | approved | rejected``.
 
-        Raises Unavailable: the job stays as it is, and can be tried again.
+        Raises:
+            Unavailable: the job keeps its state, and can be checked again.
         """
         metrics: dict[str, float] = {}
         try:
@@ -67,7 +68,7 @@ class DryRun:
                         metrics = read_metrics(job, result.payload)
                     elif result.facts.num_zeroed and result.facts.num_zeroed >= spec.privacy.rounds * num_records:
                         return await self._reject(
-                            job, "plan_failed", "the plan failed on every record of the mock twin"
+                            job, "plan_failed", "the plan failed on every record of the mock dataset"
                         )
                     if detail := self._too_slow(job, result.facts.unit_s):
                         return await self._reject(job, "job_too_slow", detail)
@@ -76,12 +77,12 @@ class DryRun:
                 raise
             return await self._reject(job, error.code, error.detail)
         except Exception:
-            logger.exception("trial failed", extra={"job_id": job.id})
-            return await self._reject(job, "internal", "the Domain failed to try this job; its log tells why")
+            logger.exception("dry run failed", extra={"job_id": job.id})
+            return await self._reject(job, "internal", "the Domain failed to check this job; its log has the reason")
         await self._decide_by_policy(job, metrics)
 
     def _too_slow(self, job: JobRecord, unit_s: float) -> str:
-        """Why a private job can't run to its end, whatever its data holds; empty: it can."""
+        """Return why a private job cannot finish in time with any data; empty: it can."""
         terms, wall_s = job.terms, self._specs.limits.wall_s
         if terms is None or terms.unit == "domain" or job.request.kind == "statistics":
             return ""
@@ -91,7 +92,7 @@ class DryRun:
             return ""
         return (
             f"the job needs up to {evaluations:,} evaluations of the plan, and each may take up to {limit_s:.2g} s: "
-            f"{evaluations * limit_s:,.0f} s together, and a job may take {wall_s:,.0f} s. Use fewer epochs, a smaller "
+            f"{evaluations * limit_s:,.0f} s together, but a job may take {wall_s:,.0f} s. Use fewer epochs, a smaller "
             "sampling rate or a smaller model, or ask the operator to raise PYGRID_JOB_WALL_S"
         )
 
@@ -106,7 +107,7 @@ class DryRun:
             if now_is.state is not JobState.CHECKING:
                 return None
             if shortage := find_shortage(connection, now_is):
-                # It fitted when it was submitted. The data owner can deny it, or raise the budget and then approve it.
+                # The job fitted at its submission. The data owner can deny it, or raise the budget and then approve it.
                 presented = rules.present(now_is, metrics, f"{shortage.code}: {shortage.detail}")
                 return self._job_writes.write(connection, presented, "job_presented")
             if not may_dial or not _passes(connection, now_is):
@@ -119,9 +120,7 @@ class DryRun:
 
 
 def _passes(connection: sa.Connection, job: JobRecord) -> bool:
-    """Whether the dataset's policy lets a job that fits run without a person; not if its requester can't see the
-    dataset.
-    """
+    """Whether the policy approves a job that fits the budget; never if the requester may not see the dataset."""
     holding = rows.get_job_dataset(connection, job).holding
     if holding.visibility == "private" and holding.created_by != job.requested_by:
         return False

@@ -1,4 +1,4 @@
-"""JobWrites of jobs that no request makes: each is one transaction with its entry of the audit log, and is told."""
+"""Changes of jobs that no request makes: each is one transaction with its audit entry, and is announced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobWrites:
-    """Writes how jobs go on, and tells those who follow them."""
+    """Writes changes of jobs, and notifies their followers."""
 
     def __init__(
         self, database: Database, writes: AuditedWrites, files: JobFiles, signals: Signals, clock: Clock
@@ -37,13 +37,14 @@ class JobWrites:
     async def move(
         self, job: JobRecord, step: Callable[[JobRecord], tuple[JobRecord, str]], charge: ChargeState | None = None
     ) -> JobRecord | None:
-        """Make one transition from the state in which ``job`` was read, and move its charge; None if it has left that
-        state.
+        """Make one transition from the state in which ``job`` was read, and move its charge.
 
         Args:
-            step: gives the job as it is then, and the name of the audit entry.
+            step: returns the job after the transition, and the name of the audit entry.
+        Returns:
+            The job; None if it had left that state.
         Raises:
-            Conflict: ``charge_state``: its charge is in a state that does not lead there; nothing was changed.
+            Conflict: ``charge_state``: the state of its charge does not allow the move; nothing was changed.
         """
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
@@ -62,9 +63,10 @@ class JobWrites:
         return moved
 
     async def begin(self, job: JobRecord) -> bool:
-        """Note that a Worker will be given a running job: from here on its charge stands, whatever becomes of the job.
+        """Record that a Worker will receive a running job: from here on its charge stands, with any outcome.
 
-        False: the job runs no more. The note is durable before this returns.
+        Returns:
+            False if the job is not running now. The record is durable before this returns.
         """
 
         def transaction(connection: sa.Connection) -> bool:
@@ -77,14 +79,14 @@ class JobWrites:
         return await self._writes.write(transaction)
 
     async def has_begun(self, job: JobRecord) -> bool:
-        """Whether a Worker may have been given a private job."""
+        """Whether a Worker may have received a private job."""
         charge = await self._database.read(lambda connection: charges.get_charge(connection, job.id))
         return charge.state is not ChargeState.RESERVED
 
     def write(
         self, connection: sa.Connection, moved: JobRecord, action: str, lease_s: float | None = None
     ) -> JobRecord:
-        """Write a job that has moved, and its audit entry, within a transaction; it is announced after that."""
+        """Write a moved job and its audit entry in a transaction; the caller announces it after the commit."""
         now = self._clock.now()
         rows.update_job(
             connection, moved, now, lease_until=None if lease_s is None else now + dt.timedelta(seconds=lease_s)
@@ -96,7 +98,7 @@ class JobWrites:
         return moved
 
     def announce(self, job: JobRecord) -> None:
-        """Tell those who follow a job that it has moved; what one came with that has ended is dropped."""
+        """Notify the followers of a moved job; the inputs of an ended job are deleted."""
         if job.has_ended:
             self._files.drop_inputs(job.id)
         self._signals.notify(job_topic(job.id))

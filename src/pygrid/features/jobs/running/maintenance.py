@@ -1,6 +1,4 @@
-"""What becomes due of jobs beside running them: those of accounts or datasets that are gone end, old results are
-deleted.
-"""
+"""Maintenance of jobs: those of deleted accounts or datasets end, and old results are deleted."""
 
 from __future__ import annotations
 
@@ -28,10 +26,10 @@ EVERY_S = 15.0
 
 
 class JobUpkeep:
-    """Looks after jobs that nobody looks after.
+    """Ends abandoned jobs, and deletes old results.
 
     Args:
-        keep_results_days: how long a result is kept after its release; 0: for good.
+        keep_results_days: days for which a result is kept after its release; 0: for good.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class JobUpkeep:
         self._keep_results_days = keep_results_days
 
     async def run_once(self) -> None:
-        """Do everything that is due now."""
+        """Do all maintenance that is due now."""
         for job_id in await self._database.read(rows.list_abandoned_ids):
             await self._end(job_id)
         for job_id in await self._database.read(rows.list_withdrawn_ids):
@@ -65,7 +63,7 @@ class JobUpkeep:
                 await self._delete_result(job_id)
 
     async def _end(self, job_id: str) -> None:
-        """Cancel the job of somebody who has no account any more."""
+        """Cancel a job of a deleted account."""
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
             now = self._clock.now()
@@ -87,8 +85,9 @@ class JobUpkeep:
         self._signals.notify(job_topic(job_id))
 
     async def _withdraw(self, job_id: str) -> None:
-        """Deny a job whose dataset was deleted while it waited for a person; the row changes first, as in
-        `_delete_result`.
+        """Deny a job whose dataset was deleted while it waited for a decision.
+
+        The row changes first, as in `_delete_result`.
         """
 
         def transaction(connection: sa.Connection) -> bool:
@@ -110,10 +109,10 @@ class JobUpkeep:
     async def _delete_result(self, job_id: str) -> None:
         """Delete the bytes of a result; its job stays.
 
-        The row changes first: bytes that no row names go at the next start.
+        The row changes first. The next start removes bytes that no row names.
         """
         days = "a day" if self._keep_results_days == 1 else f"{self._keep_results_days} days"
-        detail = f"its result was kept for {days} after its release, and is deleted"
+        detail = f"the result was deleted {days} after its release"
 
         def transaction(connection: sa.Connection) -> None:
             rows.forget_result(connection, job_id, detail)

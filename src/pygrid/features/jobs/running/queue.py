@@ -1,4 +1,4 @@
-"""What there is to do, as the store has it: who waits for what, who holds a lease, who is next."""
+"""The queue of jobs in the store: waiting jobs, leases, and the next job to start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEASE_S = 60.0
 
 
 class JobQueue:
-    """The jobs that go on without a person."""
+    """The jobs that continue without a decision of a person."""
 
     def __init__(self, database: Database, writes: AuditedWrites, job_writes: JobWrites, clock: Clock) -> None:
         self._database = database
@@ -31,11 +31,11 @@ class JobQueue:
         self._clock = clock
 
     async def recover(self) -> None:
-        """See whether the log of what was spent is whole; called once, before the first request."""
+        """Check that the log of charges is complete; called once, before the first request."""
         await self._writes.recover()
 
     async def list_kept_ids(self) -> tuple[set[str], set[str]]:
-        """Of the jobs whose inputs are still needed, and of those whose result is."""
+        """Return the ids of the jobs whose inputs are needed, and of those whose result is needed."""
 
         def load(connection: sa.Connection) -> tuple[set[str], set[str]]:
             return rows.list_unfinished_ids(connection), rows.list_result_ids(connection)
@@ -43,34 +43,38 @@ class JobQueue:
         return await self._database.read(load)
 
     async def list_running(self) -> list[JobRecord]:
-        """Those that run, or did when the Domain went away."""
+        """Return the jobs that run, or ran when the Domain stopped."""
         return await self._database.read(lambda connection: rows.list_in_state(connection, JobState.RUNNING))
 
     async def list_lost(self) -> list[JobRecord]:
-        """Those that run by their rows, but whose lease has run out."""
+        """Return the jobs in the state ``running`` whose lease has expired."""
         now = self._clock.now()
         return await self._database.read(lambda connection: rows.list_lost(connection, now))
 
     async def list_checking(self) -> list[JobRecord]:
-        """Those that wait to be tried on their mock twins."""
+        """Return the jobs that wait for their dry run."""
         return await self._database.read(lambda connection: rows.list_in_state(connection, JobState.CHECKING))
 
     async def has_approved(self) -> bool:
-        """Whether one waits to be started."""
+        """Whether an approved job waits for its start."""
         return bool(await self._database.read(lambda connection: rows.list_in_state(connection, JobState.APPROVED, 1)))
 
     async def keep_leases(self, job_ids: Collection[str]) -> None:
-        """Hold what runs here for another `LEASE_S`."""
+        """Extend the leases of the jobs that run here by `LEASE_S`."""
         if job_ids:
             until = self._clock.now() + dt.timedelta(seconds=LEASE_S)
             await self._database.write(lambda connection: rows.renew_leases(connection, job_ids, until))
 
     async def take_next(self, *, remote: bool = False, federated: bool = False) -> JobRecord | None:
-        """``approved -> running`` for the job that has waited longest, debited in the same transaction; ``-> failed``
-        if the ledger refuses it, and then nothing is debited. None: nothing to do. ``remote``: only those that may go
-        elsewhere.
+        """Start the job that has waited longest, ``approved -> running``, and debit it in the same transaction.
 
-        The debit is reserved until a Worker is given the job: it can be given back until then.
+        If the ledger refuses the job, it goes ``-> failed``, and nothing is debited. The debit is reserved, and can be
+        refunded, until a Worker receives the job.
+
+        Args:
+            remote: take only jobs that may run on other machines.
+        Returns:
+            The job in its new state; None: no job waits.
         """
 
         def transaction(connection: sa.Connection) -> JobRecord | None:
@@ -108,5 +112,5 @@ def _refused(job: JobRecord, reason: BudgetRefusal) -> JobRecord:
             if reason is BudgetRefusal.DATASET_EXHAUSTED
             else "your part of the privacy budget"
         )
-        return rules.fail(job, "budget_exhausted", f"{whose} has no room for this job; nothing was charged")
+        return rules.fail(job, "budget_exhausted", f"{whose} has too little left for this job; nothing was charged")
     return rules.fail(job, reason.value, "the privacy budget refused this job; nothing was charged")

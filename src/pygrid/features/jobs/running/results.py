@@ -1,4 +1,4 @@
-"""What a Worker returns: kept, and told in words that may leave the Domain."""
+"""Stores the results and failures of Workers, with texts that may leave the Domain."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 1.0
 MAX_RETRY_S = 30.0
-"""Pauses between attempts to store how a job ended: the first, doubled each time, and the longest."""
+"""Shortest and longest pause between attempts to store the end of a job; each attempt doubles it."""
 
 _WORDS: dict[FailureKind, str] = {
     "refused": "the Worker refused the job",
     "plan_failed": "the plan failed on the data",
-    "out_of_memory": "the job needs more memory than it may use",
-    "out_of_cpu": "the job took more computing time than it may",
-    "out_of_time": "the job took longer than it may",
+    "out_of_memory": "the job needs more memory than is allowed",
+    "out_of_cpu": "the job took more computing time than is allowed",
+    "out_of_time": "the job took longer than is allowed",
     "crashed": "the job's process ended without a result",
     "cancelled": "the job was ended",
-    "result_too_large": "the result is larger than it may be",
+    "result_too_large": "the result is larger than is allowed",
     "lost": "the job's Worker was lost",
 }
 _MEDIA_TYPES: dict[JobKind, str] = {
@@ -45,39 +45,39 @@ _MEDIA_TYPES: dict[JobKind, str] = {
     "statistics": "application/json",
     "predict": media.TENSORS,
 }
-_NO_RESULT = "the job came to no result; what it was charged stays charged"
-"""All that is told of a private job that failed: what it failed of may depend on single records."""
-_NOT_BEGUN = "the job could not be given to a Worker; nothing was charged"
-"""Told of a private job that failed before that: no record has a part in it."""
+_NO_RESULT = "the job ended without a result; what it was charged stays charged"
+"""The only text on a failed private job, because its failure can depend on single records."""
+_NOT_BEGUN = "no Worker received the job; nothing was charged"
+"""The text on a private job that failed before a Worker received it: no record has a part in the failure."""
 
 
 class ResultSummary(msgspec.Struct, frozen=True):
-    """What is kept beside the bytes of a result until the row is written."""
+    """Stored with the bytes of a result until the row is written."""
 
     media_type: str
     facts: dict[str, Any]
 
 
 class Results:
-    """Ends jobs that ran: with a result, or with a failure."""
+    """Ends running jobs with a result or with a failure."""
 
     def __init__(self, files: JobFiles, job_writes: JobWrites) -> None:
         self._files = files
         self._job_writes = job_writes
 
     async def keep(self, job: JobRecord, result: JobResult, bytes_in: int) -> None:
-        """Store the bytes once, then say so.
+        """Store the bytes of a result once, then finish the job.
 
-        How much data there was is not the Worker's to tell: who signs off looks at it.
+        The size of the data does not come from the Worker, because the data owner's approval of a release uses it.
         """
         try:
             payload = await asyncio.to_thread(_finished, job, result.payload)
         except (InvalidInput, msgspec.DecodeError, ValueError, KeyError) as error:
-            # What came from a Worker may have been in a stranger's hand.
-            return await self.fail(job, Failure("crashed", f"the result can't be read: {error}"), result.facts)
+            # The result of a Worker is untrusted.
+            return await self.fail(job, Failure("crashed", f"the result cannot be read: {error}"), result.facts)
         facts = msgspec.structs.replace(result.facts, bytes_in=bytes_in, bytes_out=len(payload))
-        told = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
-        outcome = msgspec.json.encode(ResultSummary(_MEDIA_TYPES[job.request.kind], told))
+        shown = {**_facts(facts), "bytes_out_ratio": len(payload) / bytes_in if bytes_in else None}
+        outcome = msgspec.json.encode(ResultSummary(_MEDIA_TYPES[job.request.kind], shown))
 
         async def store() -> None:
             await asyncio.to_thread(self._files.put_result, job.id, payload, outcome)
@@ -86,7 +86,7 @@ class Results:
         await until_stored(job, store)
 
     async def finish(self, job: JobRecord) -> bool:
-        """``running -> released | held`` by the result that is stored; False if there is none."""
+        """Move a job by its stored result: ``running -> released | held``; False if there is none."""
         found = await asyncio.to_thread(self._files.find_result, job.id)
         if found is None:
             return False
@@ -99,14 +99,14 @@ class Results:
             return rules.finish(now, result, outcome.facts), "job_released" if now.is_private else "job_held"
 
         if await self._job_writes.move(job, step, ChargeState.RELEASED) is None:
-            self._files.drop_result(job.id)  # cancelled meanwhile
+            self._files.drop_result(job.id)  # the job was cancelled meanwhile
         return True
 
     async def fail(self, job: JobRecord, failure: Failure, facts: Facts | None, *, has_begun: bool = True) -> None:
-        """``running -> failed``: in full for those who own the data, and for others in as many words as may be told.
+        """Fail a job: ``running -> failed``. The data owner gets the full reason, others only the allowed text.
 
         Args:
-            has_begun: whether a Worker may have been given the job; if not, its charge is given back.
+            has_begun: whether a Worker may have received the job; if not, its charge is refunded.
         """
         code = "job_failed" if job.is_private else failure.kind
         words = _WORDS[failure.kind]
@@ -116,22 +116,21 @@ class Results:
         if job.is_private:
             detail = _NO_RESULT if has_begun else _NOT_BEGUN
         private = f"{words}: {failure.detail}"
-        told = None if facts is None else _facts(facts)
+        shown = None if facts is None else _facts(facts)
 
         async def store() -> None:
             await self._job_writes.move(
-                job, lambda now: (rules.fail(now, code, detail, private, told), "job_failed"), ChargeState.FAILED
+                job, lambda now: (rules.fail(now, code, detail, private, shown), "job_failed"), ChargeState.FAILED
             )
 
         await until_stored(job, store)
 
 
 async def until_stored(job: JobRecord, store: Callable[[], Awaitable[None]]) -> None:
-    """Store how a job ended, again and again while the disk is full or the database is away; its Worker's work is not
-    lost.
+    """Store the end of a job, with retries while the disk is full or the database is away, so that no work is lost.
 
     Args:
-        store: does nothing a second time of what it did before.
+        store: idempotent.
     """
     for attempt in itertools.count():
         try:
@@ -147,12 +146,12 @@ async def until_stored(job: JobRecord, store: Callable[[], Awaitable[None]]) -> 
 
 
 def _facts(facts: Facts) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(facts)
-    return told
+    shown: dict[str, Any] = msgspec.to_builtins(facts)
+    return shown
 
 
 def _finished(job: JobRecord, payload: bytes) -> bytes:
-    """The bytes as they may leave: groups are called by their declared keys, not by codes."""
+    """Return the bytes that may leave: groups have their declared keys instead of codes."""
     if job.request.kind != "statistics":
         return payload
     answers = msgspec.json.decode(payload, type=dict[str, list[dict[str, Any]]])["answers"]
@@ -160,7 +159,7 @@ def _finished(job: JobRecord, payload: bytes) -> bytes:
 
 
 def read_metrics(job: JobRecord, payload: bytes) -> dict[str, float]:
-    """The metrics in a result; none if it holds none, or something else."""
+    """Return the metrics in a result; empty if it has none, or is malformed."""
     try:
         if job.request.kind == "train":
             return metrics_of(

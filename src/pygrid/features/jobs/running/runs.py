@@ -1,4 +1,4 @@
-"""Jobs in the hands of Workers: those that run once, and the trainings of those that take part elsewhere."""
+"""Runs of jobs on Workers: of jobs that run once, and of the trainings of federated jobs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobRuns:
-    """Sees a job through that has been started."""
+    """Runs started jobs to their end."""
 
     def __init__(self, specs: SpecBuilder, results: Results, job_writes: JobWrites, signals: Signals) -> None:
         self._specs = specs
@@ -38,11 +38,11 @@ class JobRuns:
         self._progress: dict[str, float] = {}
 
     def progress(self, job_id: str) -> float:
-        """How far a running exact job is, 0 to 1; of a private one nothing is told."""
+        """Return the progress of a running non-private job, 0 to 1; that of a private job is not shown."""
         return self._progress.get(job_id, 0.0)
 
     async def run(self, job: JobRecord, slot: Slot) -> None:
-        """``running -> released | held | failed``, or back to ``approved``."""
+        """Run a job: ``running -> released | held | failed``, or back to ``approved``."""
         try:
             await self._run(job, slot)
         finally:
@@ -55,7 +55,7 @@ class JobRuns:
             spec = await self._specs.spec(job)
             bytes_in = data_bytes(spec)
             await asyncio.to_thread(check_files, spec)
-            # Nothing of the data was read so far. From here on it may be.
+            # No record was read so far. From here on, records may be read.
             if not await self._job_writes.begin(job):
                 return
             has_begun = True
@@ -64,7 +64,7 @@ class JobRuns:
             result = JobResult(Facts(), Failure("refused", error.detail, error.code))
         except Exception as error:
             logger.exception("job failed", extra={"job_id": job.id})
-            result = JobResult(Facts(), Failure("crashed", f"a fault of the Domain: {type(error).__name__}"))
+            result = JobResult(Facts(), Failure("crashed", f"an error of the Domain: {type(error).__name__}"))
         if result.failure is None:
             await self._results.keep(job, result, bytes_in)
         elif result.failure.kind == "lost" and rules.may_run_again(job):
@@ -86,10 +86,8 @@ class JobRuns:
         return on_progress
 
     async def end_lost(self, job: JobRecord) -> None:
-        """A job that was running when its Domain went away: release what was stored, start an exact one again, or fail
-        it.
-        """
-        logger.warning("job was cut off", extra={"job_id": job.id})
+        """End a job that ran at the stop of the Domain: release its result, requeue a non-private job, or fail it."""
+        logger.warning("job was interrupted", extra={"job_id": job.id})
         if await self._results.finish(job):
             return
         if rules.may_run_again(job):
@@ -97,12 +95,12 @@ class JobRuns:
         else:
             has_begun = not job.is_private or await self._job_writes.has_begun(job)
             await self._results.fail(
-                job, Failure("lost", "the Domain was stopped while it ran"), None, has_begun=has_begun
+                job, Failure("lost", "the Domain stopped while the job ran"), None, has_begun=has_begun
             )
 
 
 class JobTrainer:
-    """Runs the Workers of federated jobs; each job has several, one after the other."""
+    """Runs the Workers of federated jobs; a job uses several, one after the other."""
 
     def __init__(self, pools: Pools, specs: SpecBuilder, database: Database) -> None:
         self._pools = pools
@@ -111,25 +109,25 @@ class JobTrainer:
 
     @contextlib.asynccontextmanager
     async def place(self, job: JobRecord, *, may_leave: bool) -> AsyncIterator[Train]:
-        """Wait for the place of a Worker, and hold it for the length of the block; yields what trains there.
+        """Wait for a slot, hold it for the length of the block, and yield the function that trains in it.
 
         Args:
-            may_leave: whether it may be on another machine, if the dataset's policy also allows it.
+            may_leave: whether the Worker may be on another machine, if the dataset's policy also allows it.
         Raises:
-            Unavailable: no Worker can be had on this machine, where a job runs if none elsewhere starts it; nothing has
-                begun.
+            Unavailable: this machine cannot start a Worker, and a job that no other machine starts runs here; nothing
+                has begun.
         """
         while True:
             needs = Needs(may_leave=may_leave and await self._may_leave(job))
             async with await self._pools.acquire(needs) as slot:
                 if not slot.allows(Needs()) and not await self._may_leave(job):
-                    continue  # the data owner took the permission back while the job waited
+                    continue  # the data owner revoked the permission while the job waited
                 await self._pools.start()
                 yield functools.partial(self.train, job, slot=slot)
                 return
 
     async def train(self, job: JobRecord, model: Path, number: int, *, slot: Slot) -> JobResult:
-        """The result of a Worker that trains the model in a file; each training of a job has another seed."""
+        """Train the model of a file in a Worker, and return the result; each training of a job has its own seed."""
         try:
             spec = await self._specs.spec(job)
             spec = msgspec.structs.replace(

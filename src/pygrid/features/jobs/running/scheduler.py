@@ -1,12 +1,11 @@
-"""What drives jobs beside the requests: tries them on the mock twin, starts what is approved, takes in what Workers
-return.
+"""Drives jobs: runs them on the mock dataset, starts approved ones, stores the results of Workers.
 
     checking --dry_run.py--> waiting | approved | rejected
     approved --queue.py: debit and start in one transaction--> running --runs.py, results.py--> released | held | failed
                                                                        --../federated--> released | failed
 
-A private job is started once. Its charge is debited before its Worker starts and stands whatever becomes of it; the one
-thing that a restart may still do with it is to release a result that was stored before.
+A private job is started once. Its charge is debited before its Worker starts, and stands with any outcome. A restart
+can only release a result that was stored before.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Longest pause between two looks at the queue, if nothing sets `JobControl.wake`."""
 RETRY_S = 30.0
-"""Pause after no Worker could be had."""
+"""Pause after no Worker was available."""
 
 
 class JobScheduler:
-    """Moves every job on until a person has to decide, or it has ended."""
+    """Moves every job on until a person must decide, or the job has ended."""
 
     def __init__(
         self, queue: JobQueue, dry_run: DryRun, control: JobControl, files: JobFiles, metrics: Metrics
@@ -47,7 +46,7 @@ class JobScheduler:
         self._metrics = metrics
 
     async def recover(self) -> None:
-        """Take up what was left at the last stop; called once, before the first request."""
+        """Resume the jobs of the last run; called once, before the first request."""
         await self._queue.recover()
         for job in await self._queue.list_running():
             if not job.is_federated:  # those go on with their next cycle
@@ -55,7 +54,7 @@ class JobScheduler:
         await asyncio.to_thread(self._files.sweep, *await self._queue.list_kept_ids())
 
     async def run(self) -> None:
-        """Work until cancelled; what runs then is cut off, as by a crash."""
+        """Work until cancelled, which interrupts running jobs as a crash would."""
         wake = self._control.wake
         try:
             for job in await self._queue.list_running():
@@ -122,7 +121,7 @@ class JobScheduler:
             self._tasks.check(job, slot, self._dry_run.run(job, slot))
 
     async def _start_next(self, needs: Needs) -> bool:
-        """Start the job that has waited longest for a place of this kind; False: there is no such place, or no job."""
+        """Start the job that has waited longest for a slot of this kind; False: there is no such slot, or no job."""
         slot = self._pools.try_acquire(needs)
         if slot is None:
             return False

@@ -1,4 +1,4 @@
-"""What a Worker is told of a job: on the data, and before that on the mock twin."""
+"""Builds the specification of a job for a Worker, on the data or on the mock dataset."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _NUM_MOCK_RECORDS = 100
 
 @dataclass(frozen=True)
 class RunLimits:
-    """What jobs may use of the machine."""
+    """Limits of jobs on the resources of the machine."""
 
     memory_bytes: int
     wall_s: float
     mock_wall_s: float = 60.0
     max_json_bytes: int = 16 * 1024**2
     max_answers_bytes: int = 64 * 1024**2
-    """Of a result with a row for each record."""
+    """Limit of a result with a row for each record."""
     max_federated: int = 8
     """Federated jobs of one user that have not ended."""
 
     def of(self, job: JobRecord, model_bytes: int, *, mock: bool) -> JobLimits:
-        """The limits of one job; a trained model is as large as the one that came, but for its header."""
+        """Return the limits of one job; a trained model has the size of the submitted one, except its header."""
         wall_s = min(self.wall_s, self.mock_wall_s) if mock else self.wall_s
         is_model = job.request.kind == "train"
         most = int(model_bytes * 1.05) + 1024**2 if is_model else self.max_json_bytes
@@ -58,28 +58,28 @@ class RunLimits:
 
 @dataclass(frozen=True)
 class JobInputs:
-    """Where the things lie that a job needs."""
+    """The schema and the folders of a job's inputs."""
 
     schema: Schema
     folder: Path
-    """Of the columns."""
+    """Folder of the columns."""
     files: JobFolder
 
     def plan(self, job: JobRecord) -> Plan | None:
-        """The plan that a job came with; None: it has none."""
+        """Return the plan of a job, if it has one."""
         has_plan = job.plan_id and job.request.kind != "predict"
         return Plan.load(self.files.path(job.plan_id)) if has_plan else None
 
     def report(self) -> ServingReport:
-        """What the gate says of the ONNX model that a job came with. Raises as `JobFolder.read_report`."""
+        """Return the gate's report on the ONNX model of a job. Raises as `JobFolder.read_report`."""
         return msgspec.json.decode(self.files.read_report(), type=ServingReport)
 
 
 def make_spec(job: JobRecord, inputs: JobInputs, limits: RunLimits, *, mock: bool = False) -> JobSpec:
-    """The specification of a job on the data in ``inputs``.
+    """Return the specification of a job on the data in ``inputs``.
 
     Raises:
-        InvalidInput: no Worker could run it. NotFound: its files are not there. OSError.
+        InvalidInput: no Worker could run it. NotFound: a file is missing. OSError.
     """
     request, schema = job.request, inputs.schema
     plan = inputs.plan(job)
@@ -115,9 +115,7 @@ def make_spec(job: JobRecord, inputs: JobInputs, limits: RunLimits, *, mock: boo
 
 
 def _predicting(spec: JobSpec, request: JobRequest, inputs: JobInputs) -> JobSpec:
-    """What else a Worker is told that has a model answer for each record: the model's ports, for how many records, and
-    the size of the answers, which follows from these.
-    """
+    """Add the ports of the model, the number of records, and the size of the answers that results from them."""
     report, num_records = inputs.report(), count_records(request, inputs.schema)
     outputs = chosen_outputs(request, report)
     return msgspec.structs.replace(
@@ -130,46 +128,47 @@ def _predicting(spec: JobSpec, request: JobRequest, inputs: JobInputs) -> JobSpe
 
 
 def data_bytes(spec: JobSpec) -> int:
-    """Bytes of the columns within a job's reach."""
+    """Return the size in bytes of the columns that a job can read."""
     return sum(
         ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records for column in spec.columns.values()
     )
 
 
 def check_files(spec: JobSpec) -> None:
-    """See that a Worker will find what it is told of, without reading a record.
+    """Check that the files of a specification exist, without reading a record.
 
     Raises:
-        NotFound: ``records_not_found``, ``job_file_not_found``: a file is missing, or shorter than what is told of it.
+        NotFound: ``records_not_found``, ``job_file_not_found``: a file is missing, or shorter than specified.
     """
     for name, column in spec.columns.items():
         needed = column.offset + ITEM_BYTES[column.dtype] * math.prod(column.shape) * column.num_records
         if _file_bytes(column.path) < needed:
             raise NotFound(
-                f"the records of column {name!r} are not on this machine, or damaged", code=codes.RECORDS_NOT_FOUND
+                f"the records of column {name!r} are missing on this machine, or damaged", code=codes.RECORDS_NOT_FOUND
             )
     for path in filter(None, (spec.plan_path, spec.model_path)):
         if _file_bytes(path) < 1:
-            raise NotFound("a file that the job came with is not on this machine", code=codes.JOB_FILE_NOT_FOUND)
+            raise NotFound("a file of the job is missing on this machine", code=codes.JOB_FILE_NOT_FOUND)
 
 
 def _file_bytes(path: str) -> int:
-    """The length of a file; -1 if there is none."""
+    """Return the length of a file; -1 if it does not exist."""
     file = Path(path)
     return file.stat().st_size if file.is_file() else -1
 
 
 def make_mock_specs(job: JobRecord, inputs: JobInputs, limits: RunLimits) -> list[JobSpec]:
-    """The specifications under which a job is tried on its mock twin: exactly, so that errors show as they are,
-    wherever the plan has the graph for it; and, for a private job, privately, since it runs another graph in another
-    way.
+    """Return the specifications of the dry run of a job on its mock dataset.
+
+    One runs without privacy, so that errors are visible, if the plan has the graph for it. For a private job, another
+    one runs with privacy, because that uses another graph in another way.
     """
     request, plan = job.request, inputs.plan(job)
     spec = make_spec(job, inputs, limits, mock=True)
     exact = msgspec.structs.replace(spec, privacy=None, epochs=1)
     if job.terms is None:
         return [exact]
-    # Few rounds, over all of the few records: it is a trial.
+    # A dry run: few rounds, over all of the few records.
     terms = msgspec.structs.replace(
         job.terms,
         rounds=min(job.terms.rounds, _MOCK_ROUNDS),
@@ -185,7 +184,7 @@ def make_mock_specs(job: JobRecord, inputs: JobInputs, limits: RunLimits) -> lis
 
 
 class SpecBuilder:
-    """Makes the specifications of jobs from what is stored."""
+    """Builds the specifications of jobs from the store."""
 
     def __init__(self, database: Database, columns: ColumnFiles, files: JobFiles, limits: RunLimits) -> None:
         self._database = database
@@ -194,7 +193,7 @@ class SpecBuilder:
         self.limits = limits
 
     async def spec(self, job: JobRecord) -> JobSpec:
-        """On the data. Raises as `make_spec`."""
+        """Return the specification on the data. Raises as `make_spec`."""
         dataset, schema = await self._load(job)
         inputs = JobInputs(schema, self._columns.path(dataset.folder), self._files.inputs(job.id))
         spec = await asyncio.to_thread(make_spec, job, inputs, self.limits)
@@ -203,8 +202,9 @@ class SpecBuilder:
         return spec
 
     async def of_mock(self, job: JobRecord, draft: ColumnDraft) -> tuple[int, list[JobSpec]]:
-        """On the mock twin that was uploaded, else on one drawn for this job from the schema into ``draft``; first, how
-        many records it has. Raises as `make_spec`.
+        """Return the number of records of the mock dataset, and the specifications on it. Raises as `make_spec`.
+
+        Without an uploaded mock dataset, one is drawn for this job from the schema into ``draft``.
         """
         dataset, schema = await self._load(job)
         files = self._files.inputs(job.id)
