@@ -298,6 +298,9 @@ NOT_PERMITTED = Code("not_permitted", 403, "The caller's role lacks the required
 NOT_SERVING = Code("not_serving", 503, "The app of this Domain does not serve requests at present.")
 NOT_YOUR_DATASET = Code("not_your_dataset", 403, "Only the data owner or an Owner may do this to the dataset.")
 NOT_YOUR_MODEL = Code("not_your_model", 403, "Only the user who serves this model, or an Owner, may change it.")
+NOT_YOUR_PROCESS = Code(
+    "not_your_process", 403, "Only the creator of the process or an Owner may finish it or list its contributions."
+)
 NOTES_TOO_LONG = Code("notes_too_long", 400, "The notes of a draft are longer than the limit.")
 OFFLINE = Code("offline", (), "The Domain is not connected, so the search did not reach it.")
 OTHER_IDENTITY = Code("other_identity", 409, "The Domain of this name has another identity than the one named.")

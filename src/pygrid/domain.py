@@ -178,7 +178,7 @@ def build_domain(
         on_change=wake_jobs.set,
     )
     jobs = _build_jobs(ground, pools, wake_jobs)
-    processes = build_processes(store, jobs.writes, cycles.scheduler.watch, clock, stopping)
+    processes = build_processes(ground, store, jobs.writes, cycles.scheduler.watch, is_open=settings.legacy_open)
     datasets = DatasetsService(database, store.columns, clock, _dataset_limits(settings), store.public, jobs.writes)
     accounts = AccountService(
         database, jobs.writes, clock, open_signup=settings.open_signup, setup_code=find_setup_code(settings)

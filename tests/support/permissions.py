@@ -57,8 +57,8 @@ ACTORS = {
 """Who asks, by app. A Network has no Compliance Officers, no devices and no Workers."""
 
 NOTES = {
-    "GET /model-centric/processes/{process_id}/contributions": "0.2: only the creator of the process or an Owner",
-    "POST /model-centric/processes/{process_id}/finish": "0.2: only the creator of the process or an Owner",
+    "GET /model-centric/processes/{process_id}/contributions": "Only the creator of the process or an Owner",
+    "POST /model-centric/processes/{process_id}/finish": "Only the creator of the process or an Owner",
 }
 """What the table says above a row."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pygrid import codes
-from pygrid.errors import Forbidden
+from pygrid.errors import Forbidden, Unauthenticated
 
 
 class Permission(enum.StrEnum):
@@ -224,6 +224,24 @@ class Authenticator(Protocol):
     def session_changes(self) -> Changes:
         """Changes of sessions."""
         ...
+
+
+def require(principal: Principal | None, permission: Permission | None = None) -> Principal:
+    """Return the principal, if they are logged in and, where a permission is named, their role has it.
+
+    Raises:
+        Unauthenticated: ``unauthenticated``. Forbidden: ``not_permitted``.
+    """
+    if principal is None:
+        raise not_logged_in()
+    if permission is not None and not principal.may(permission):
+        raise not_permitted(permission)
+    return principal
+
+
+def not_logged_in() -> Unauthenticated:
+    """The refusal for a caller without a session."""
+    return Unauthenticated("log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get")
 
 
 def not_permitted(permission: Permission) -> Forbidden:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygrid.aggregation.rules import Aggregation
+from pygrid.core.access import OWNER, Permission, Principal
 from pygrid.core.process_config import ProcessConfig
 from pygrid.errors import ShapeMismatch
 from pygrid.tensors.safetensors import Layout
@@ -46,6 +47,17 @@ class HostedProcess:
     def max_report_bytes(self) -> int:
         """Maximum bytes of a report: those of the model, and room for the headers of other writers."""
         return int(self.model.total_bytes * 1.05) + 64 * 1024
+
+
+def can_manage(principal: Principal, created_by: int | None) -> bool:
+    """Whether the caller may finish a process and list its contributions.
+
+    Args:
+        created_by: the user who hosted it; None: a caller without an account, so only an Owner may.
+    """
+    if principal.role.id == OWNER.id:
+        return True
+    return principal.user_id == created_by and principal.may(Permission.UPLOAD_DATA)
 
 
 def check_fits(model: Layout, spec: Mapping[str, tuple[str, tuple[int, ...]]], plan: str) -> None:

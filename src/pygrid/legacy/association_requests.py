@@ -26,9 +26,9 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
-async def list_requests(state: State) -> list[AssociationRequest]:
+async def list_requests(request: AppRequest, state: State) -> list[AssociationRequest]:
     """List the Networks that this Domain asked to join."""
-    return [_request(info) for info in await service(state, DomainAssociations).list_networks()]
+    return [_request(info) for info in await service(state, DomainAssociations).list_networks(request.user)]
 
 
 @get(
@@ -37,9 +37,9 @@ async def list_requests(state: State) -> list[AssociationRequest]:
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
-async def get_request(state: State, association_id: AssociationId) -> AssociationRequest:
+async def get_request(request: AppRequest, state: State, association_id: AssociationId) -> AssociationRequest:
     """Show the association with a Network."""
-    return _request(await service(state, DomainAssociations).get_network(association_id))
+    return _request(await service(state, DomainAssociations).get_network(request.user, association_id))
 
 
 @post(

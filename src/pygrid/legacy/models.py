@@ -32,8 +32,8 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
     """Return the handlers of messages about served models."""
 
     async def list_models(caller: LegacyCaller, message: Message) -> Answer:
-        await caller.principal(message)
-        return {"success": True, "models": await models.list_ids()}
+        principal = await caller.principal(message)
+        return {"success": True, "models": await models.list_ids(principal)}
 
     async def host_model(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message, Permission.UPLOAD_DATA)
@@ -54,8 +54,8 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
         except Forbidden as error:
             return {**refusal(error), "not_allowed": True}
         inputs = encode(_arrays(message, model))
-        with models.reserve_bytes(model, len(inputs)):
-            pieces = await models.predict(model, [inputs], max_answer_bytes=MAX_ANSWER_BYTES)
+        with models.reserve_bytes(principal, model, len(inputs)):
+            pieces = await models.predict(principal, model, [inputs], max_answer_bytes=MAX_ANSWER_BYTES)
         outputs = {name: array.tolist() for name, array in decode(b"".join(pieces))[0].items()}
         return {"success": True, "prediction": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
 

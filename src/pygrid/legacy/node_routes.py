@@ -101,10 +101,10 @@ def _answer_http_error(_request: Request[Any, Any, Any], error: HTTPException) -
 
 
 @get("/association-requests", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
-async def list_requests(state: State) -> list[AssociationRequest]:
+async def list_requests(request: AppRequest, state: State) -> list[AssociationRequest]:
     """List all Domains that asked to join, with any decision."""
     associations = service(state, NetworkAssociations)
-    return [_request(known) for known in await associations.list_domains(None)]
+    return [_request(known) for known in await associations.list_domains(request.user, None)]
 
 
 @get(
@@ -113,9 +113,9 @@ async def list_requests(state: State) -> list[AssociationRequest]:
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
-async def get_request(state: State, request_id: RequestId) -> AssociationRequest:
+async def get_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationRequest:
     """Show the request of a Domain."""
-    return _request(await _find(state, request_id))
+    return _request(await _find(request, state, request_id))
 
 
 @post(
@@ -136,7 +136,7 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
         address = data.address.rstrip("/")
         found = [
             known
-            for known in await associations.list_domains(None)
+            for known in await associations.list_domains(request.user, None)
             if (known.claimed_address or "").rstrip("/") == address
         ]
         if len(found) != 1:
@@ -158,14 +158,14 @@ async def respond(request: AppRequest, state: State, data: JSONBody[AssociationA
 async def delete_request(request: AppRequest, state: State, request_id: RequestId) -> AssociationMessage:
     """Delete a Domain and the decision about it."""
     associations = service(state, NetworkAssociations)
-    found = await _find(state, request_id)
+    found = await _find(request, state, request_id)
     await associations.forget(request.user, found.name, found.identity)
     return AssociationMessage("Association request deleted!")
 
 
-async def _find(state: State, request_id: int) -> KnownDomain:
+async def _find(request: AppRequest, state: State, request_id: int) -> KnownDomain:
     associations = service(state, NetworkAssociations)
-    for known in await associations.list_domains(None):
+    for known in await associations.list_domains(request.user, None):
         if known.id == request_id:
             return known
     raise NotFound(f"there is no association request {request_id}", code=codes.ASSOCIATION_NOT_FOUND, id=request_id)

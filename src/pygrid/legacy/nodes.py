@@ -38,7 +38,7 @@ class LegacyNodes:
         self._allow_private = allow_private
         self._is_open = is_open
 
-    async def join(self, actor: Principal | None, name: str, address: str, invitation: str | None) -> KnownDomain:
+    async def join(self, principal: Principal | None, name: str, address: str, invitation: str | None) -> KnownDomain:
         """Add a node to the Network, for its managers, with an invitation, or for all callers if it is open.
 
         Raises:
@@ -47,7 +47,7 @@ class LegacyNodes:
         """
         invited = invitation is not None and not self._is_open
         if not invited:
-            self._check_may(actor)
+            self._check_may(principal)
         check_domain_name(name)
         now = self._clock.now()
         token_hash = hash_secret(invitation or "")
@@ -79,27 +79,27 @@ class LegacyNodes:
                 now=now,
                 address=address,
                 invitation_id=invitation_id,
-                decided_by=None if actor is None else actor.user_id,
+                decided_by=None if principal is None else principal.user_id,
             )
 
         known = await self._database.write(once(transaction))
         await self._associations.reconcile(known.name)
         return known
 
-    async def leave(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
+    async def leave(self, principal: Principal | None, name: str, address: str) -> KnownDomain:
         """Delete a node.
 
         Raises:
             Unauthenticated, Forbidden: ``not_permitted``. NotFound: ``domain_not_found``.
             InvalidInput: ``wrong_address``: the name has another address, or is that of a Domain with a key.
         """
-        self._check_may(actor)
-        return await self._associations.forget_node(actor, name, address.rstrip("/"))
+        self._check_may(principal)
+        return await self._associations.forget_node(principal, name, address.rstrip("/"))
 
-    def _check_may(self, actor: Principal | None) -> None:
-        if self._is_open or (actor is not None and actor.may(Permission.MANAGE_NODES)):
+    def _check_may(self, principal: Principal | None) -> None:
+        if self._is_open or (principal is not None and principal.may(Permission.MANAGE_NODES)):
             return
-        if actor is None:
+        if principal is None:
             raise Unauthenticated(
                 "log in (POST /users/login), or send an invitation to this Network in the field invitation"
             )

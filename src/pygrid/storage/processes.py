@@ -67,6 +67,8 @@ class ProcessRow:
     server_config: dict[str, Any]
     num_parameters: int
     created_at: dt.datetime
+    created_by: int | None
+    """The user who hosted it; None: a caller without an account."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from pygrid import codes
-from pygrid.core.access import Authenticator, Permission, Principal, not_permitted
+from pygrid.core.access import Authenticator, Permission, Principal, not_logged_in
+from pygrid.core.access import require as require_permission
 from pygrid.errors import Unauthenticated
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -64,9 +65,7 @@ async def authenticate(connection: Connection) -> Principal:
     """
     token = find_token(connection)
     if token is None:
-        raise Unauthenticated(
-            "log in (POST /users/login) and send 'Authorization: Bearer TOKEN' with the token you get"
-        )
+        raise not_logged_in()
     principal = await find_authenticator(connection).authenticate(token)
     connection.scope["user"] = principal
     return principal
@@ -80,9 +79,7 @@ def require(permission: Permission | None = None) -> Guard:
     """
 
     async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
-        principal = await authenticate(connection)
-        if permission is not None and not principal.may(permission):
-            raise not_permitted(permission)
+        require_permission(await authenticate(connection), permission)
 
     return guard
 

@@ -149,7 +149,13 @@ async def test_in_the_open_mode_of_2020_nobody_needs_an_account_to_host(site: Si
         assert_values(decode(got.content)[0], 1.0)
         for path in ("/model-centric/processes", f"/model-centric/processes/{answer.json()['id']}"):
             assert_problem(await web.get(path), 401, "unauthenticated")
-        assert_problem(await web.post(f"/model-centric/processes/{answer.json()['id']}/finish"), 401, "unauthenticated")
+        finish = f"/model-centric/processes/{answer.json()['id']}/finish"
+        assert_problem(await web.post(finish), 401, "unauthenticated")
+        people = People(web)
+        owner = await people.owner()
+        administrator = await people.with_role(3, owner)
+        assert_problem(await web.post(finish, headers=administrator), 403, "not_your_process")
+        assert (await web.post(finish, headers=owner)).status_code == 200
 
 
 # -- names are taken once ----------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import pytest
 
 from pygrid.tensors import decode, encode
 from support.streams import Waiting
-from support.training import PLAN, Site, assert_values, model, scope
-from support.web import assert_problem
+from support.training import PLAN, Site, assert_values, config, form, model, scope
+from support.web import People, assert_problem
 
 
 async def _get(site: Site, path: str, **params: Any) -> Any:
@@ -122,6 +122,37 @@ async def test_an_id_that_is_none_is_refused(site: Site, number: str) -> None:
         answer = await _get(site, f"processes/{number}{path}")
         assert answer.status_code in (400, 404), answer.text
     assert (await _get(site, f"processes/1/plans/{number}")).status_code in (400, 404)
+
+
+# -- other people's processes ------------------------------------------------------------------------------------------
+
+
+async def test_only_the_creator_or_an_owner_finishes_and_lists_contributions(site: Site) -> None:
+    people = People(site.web)
+    creator = await people.with_role(3, site.owner, "creator@example.org")
+    other = await people.with_role(3, site.owner, "colleague@example.org")
+    answer = await site.try_host(form(config(), encode(model())), creator)
+    base = f"/model-centric/processes/{answer.json()['id']}"
+    for call in (site.web.post(f"{base}/finish", headers=other), site.web.get(f"{base}/contributions", headers=other)):
+        assert_problem(await call, 403, "not_your_process")
+    unknown = "/model-centric/processes/99"
+    assert_problem(await site.web.post(f"{unknown}/finish", headers=other), 404, "process_not_found")
+    assert_problem(await site.web.get(f"{unknown}/contributions", headers=other), 404, "process_not_found")
+    for headers in (creator, site.owner):
+        assert (await site.web.get(f"{base}/contributions", headers=headers)).status_code == 200
+    assert (await site.web.get(base, headers=site.owner)).json()["state"] == "active"
+    assert (await site.web.post(f"{base}/finish", headers=creator)).json()["state"] == "finished"
+
+
+async def test_a_creator_without_the_permission_manages_no_process(site: Site) -> None:
+    people = People(site.web)
+    creator = await people.with_role(3, site.owner, "creator@example.org")
+    answer = await site.try_host(form(config(), encode(model())), creator)
+    user = (await site.web.get("/users/me", headers=creator)).json()["user"]
+    await site.web.put(f"/users/{user['id']}/role", json={"role": 1}, headers=site.owner)
+    creator = await people.log_in("creator@example.org")
+    path = f"/model-centric/processes/{answer.json()['id']}/finish"
+    assert_problem(await site.web.post(path, headers=creator), 403, "not_permitted")
 
 
 # -- finish ------------------------------------------------------------------------------------------------------------

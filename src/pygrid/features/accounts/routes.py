@@ -96,16 +96,16 @@ async def sign_up(request: AppRequest, data: JSONBody[SignUpRequest]) -> Respons
     less than the role of its owner.
     """
     accounts = service(request.app.state, AccountService)
-    actor, by_key = None, False
+    principal, by_key = None, False
     if find_token(request) is not None:
-        actor = await authenticate(request)
+        principal = await authenticate(request)
     elif private_key := request.headers.get("private-key") or request.headers.get("private_key"):
-        actor, by_key = await accounts.authenticate_key(private_key, _address(request)), True
+        principal, by_key = await accounts.authenticate_key(private_key, _address(request)), True
     new = await accounts.sign_up(
         data.email,
         data.password,
         data.role,
-        actor=actor,
+        principal=principal,
         by_key=by_key,
         setup_code=data.setup_code,
         address=_address(request),
@@ -131,7 +131,11 @@ async def log_out(request: AppRequest) -> Done:
 async def list_users(request: AppRequest) -> UsersResponse:
     """List all users, oldest first."""
     return UsersResponse(
-        True, [_user_info(request, user) for user in await service(request.app.state, AccountService).list_users()]
+        True,
+        [
+            _user_info(request, user)
+            for user in await service(request.app.state, AccountService).list_users(request.user)
+        ],
     )
 
 
@@ -158,7 +162,9 @@ async def get_user(request: AppRequest, user_id: PathId) -> Response[UserRespons
 )
 async def search_users(request: AppRequest, data: JSONBody[UserSearch]) -> UsersResponse:
     """List the users that match all given criteria."""
-    found = await service(request.app.state, AccountService).search_users(data.email, data.role, data.group)
+    found = await service(request.app.state, AccountService).search_users(
+        request.user, data.email, data.role, data.group
+    )
     return UsersResponse(True, [_user_info(request, user) for user in found])
 
 
@@ -258,14 +264,18 @@ async def create_role(request: AppRequest, data: JSONBody[RoleRequest]) -> RoleR
 async def list_roles(request: AppRequest) -> RolesResponse:
     """List all roles, oldest first."""
     return RolesResponse(
-        True, [_role_info(request, role) for role in await service(request.app.state, AccountService).list_roles()]
+        True,
+        [
+            _role_info(request, role)
+            for role in await service(request.app.state, AccountService).list_roles(request.user)
+        ],
     )
 
 
 @get("/roles/{role_id:int}", guards=[_may_see_roles], security=_SESSION, responses=_READ)
 async def get_role(request: AppRequest, role_id: PathId) -> Response[RoleResponse]:
     """Show a role."""
-    return _tagged_role(request, await service(request.app.state, AccountService).get_role(role_id))
+    return _tagged_role(request, await service(request.app.state, AccountService).get_role(request.user, role_id))
 
 
 @put("/roles/{role_id:int}", guards=[require(Permission.EDIT_ROLES)], security=_SESSION, responses=_CHANGED)
@@ -303,21 +313,24 @@ async def delete_role(request: AppRequest, role_id: PathId, if_match: IfMatch = 
 @repeatable(shape=lambda _request, group: GroupResponse(True, _group_info(group)))
 async def create_group(request: AppRequest, data: JSONBody[GroupRequest]) -> GroupResponse:
     """Create a group."""
-    return GroupResponse(True, _group_info(await service(request.app.state, AccountService).create_group(data.name)))
+    return GroupResponse(
+        True, _group_info(await service(request.app.state, AccountService).create_group(request.user, data.name))
+    )
 
 
 @get("/groups", guards=[_may_see_users], security=_SESSION, responses=_READ)
 async def list_groups(request: AppRequest) -> GroupsResponse:
     """List all groups, oldest first."""
     return GroupsResponse(
-        True, [_group_info(group) for group in await service(request.app.state, AccountService).list_groups()]
+        True,
+        [_group_info(group) for group in await service(request.app.state, AccountService).list_groups(request.user)],
     )
 
 
 @get("/groups/{group_id:int}", guards=[_may_see_users], security=_SESSION, responses=_READ)
 async def get_group(request: AppRequest, group_id: PathId) -> Response[GroupResponse]:
     """Show a group."""
-    return _tagged_group(await service(request.app.state, AccountService).get_group(group_id))
+    return _tagged_group(await service(request.app.state, AccountService).get_group(request.user, group_id))
 
 
 @put("/groups/{group_id:int}", guards=[require(Permission.CREATE_GROUPS)], security=_SESSION, responses=_CHANGED)
@@ -326,7 +339,9 @@ async def rename_group(
 ) -> Response[GroupResponse]:
     """Rename a group."""
     return _tagged_group(
-        await service(request.app.state, AccountService).rename_group(group_id, data.name, _expect_group(if_match))
+        await service(request.app.state, AccountService).rename_group(
+            request.user, group_id, data.name, _expect_group(if_match)
+        )
     )
 
 
@@ -341,7 +356,11 @@ async def delete_group(request: AppRequest, group_id: PathId, if_match: IfMatch 
     """Delete a group; its members stay."""
     return GroupResponse(
         True,
-        _group_info(await service(request.app.state, AccountService).delete_group(group_id, _expect_group(if_match))),
+        _group_info(
+            await service(request.app.state, AccountService).delete_group(
+                request.user, group_id, _expect_group(if_match)
+            )
+        ),
     )
 
 

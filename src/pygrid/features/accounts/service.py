@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.core import access
-from pygrid.core.access import AccessRefusal, Permission, Principal, Role
+from pygrid.core.access import AccessRefusal, Permission, Principal, Role, require
 from pygrid.errors import InvalidInput
 from pygrid.features.accounts.signing import KeyedUser, SignIn, check_password, normalize_email, not_permitted, refuse
 from pygrid.ids import hash_secret, new_secret
@@ -38,18 +38,22 @@ class AccountService(SignIn):
 
     # Users
 
-    async def list_users(self) -> list[User]:
+    async def list_users(self, principal: Principal) -> list[User]:
         """Return all users, oldest first."""
+        require(principal, self.access.see_users)
         return await self._database.read(store.list_users)
 
-    async def get_user(self, actor: Principal, user_id: int) -> User:
+    async def get_user(self, principal: Principal, user_id: int) -> User:
         """Return a user: the actor, or with the app's permission to see users any user."""
-        if actor.user_id != user_id and not actor.may(self.access.see_users):
+        if principal.user_id != user_id and not principal.may(self.access.see_users):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))
 
-    async def search_users(self, email: str | None, role_id: int | None, group: str | None) -> list[User]:
+    async def search_users(
+        self, principal: Principal, email: str | None, role_id: int | None, group: str | None
+    ) -> list[User]:
         """Return the users that match all given criteria. Raises InvalidInput: ``missing_field``: there are none."""
+        require(principal, self.access.see_users)
         if email is None and role_id is None and group is None:
             raise InvalidInput("search by at least one of email, role, group", code=codes.MISSING_FIELD)
         for text in (email, group):
@@ -58,21 +62,21 @@ class AccountService(SignIn):
         return await self._database.read(lambda connection: store.search_users(connection, email, role_id, group))
 
     async def change_email(
-        self, actor: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything
+        self, principal: Principal, user_id: int, email: str, expect: Callable[[User], None] = anything
     ) -> User:
         """Change a user's e-mail. Raises Conflict: ``email_taken``; InvalidInput: ``invalid_email``."""
         email, email_key = normalize_email(email)
 
         def change(connection: sa.Connection) -> User:
-            expect(self._manage(connection, actor, user_id))
+            expect(self._manage(connection, principal, user_id))
             store.update_email(connection, user_id, email, email_key)
-            self._append(connection, "email_changed", {"user_id": user_id}, actor)
+            self._append(connection, "email_changed", {"user_id": user_id}, principal)
             return store.get_user(connection, user_id)
 
         return await self._writes.write(change)
 
     async def change_password(
-        self, actor: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
+        self, principal: Principal, user_id: int, password: str, expect: Callable[[User], None] = anything
     ) -> KeyedUser:
         """Change a user's password, and end all their sessions and their private key.
 
@@ -82,19 +86,19 @@ class AccountService(SignIn):
             InvalidInput: ``weak_password``. TooManyRequests: ``busy``.
         """
         check_password(password)
-        await self._database.read(lambda connection: self._manage(connection, actor, user_id))
+        await self._database.read(lambda connection: self._manage(connection, principal, user_id))
         password_hash = await self._passwords.hash(password)
-        private_key = new_secret() if actor.user_id == user_id else None
+        private_key = new_secret() if principal.user_id == user_id else None
 
         def change(connection: sa.Connection) -> User:
-            user = self._manage(connection, actor, user_id)
+            user = self._manage(connection, principal, user_id)
             expect(user)
             store.update_password_hash(connection, user_id, password_hash)
             store.release_sessions(connection, user_id)
             store.update_private_key_hash(
                 connection, user_id, None if private_key is None else hash_secret(private_key)
             )
-            self._append(connection, "password_changed", {"user_id": user_id}, actor)
+            self._append(connection, "password_changed", {"user_id": user_id}, principal)
             return user
 
         user = await self._writes.write(change)
@@ -102,7 +106,7 @@ class AccountService(SignIn):
         return KeyedUser(user, private_key)
 
     async def change_role(
-        self, actor: Principal, user_id: int, role_id: int, expect: Callable[[User], None] = anything
+        self, principal: Principal, user_id: int, role_id: int, expect: Callable[[User], None] = anything
     ) -> User:
         """Change a user's role and end all their sessions.
 
@@ -111,62 +115,64 @@ class AccountService(SignIn):
 
         def change(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
-            now_actor = store.get_principal(connection, actor.user_id)
+            now_actor = store.get_principal(connection, principal.user_id)
             user, role = store.get_user(connection, user_id), store.get_role(connection, role_id)
             refuse(access.can_change_role(now_actor, user_id, user.role, role, num_owners))
             expect(user)
             store.update_user_role(connection, user_id, role_id)
             data = {"user_id": user_id, "before": user.role.name, "role": role.name}
-            self._append(connection, "role_changed", data, actor)
+            self._append(connection, "role_changed", data, principal)
             return store.get_user(connection, user_id)
 
         user = await self._writes.write(change)
         self.session_changes.notify()
-        logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": actor.user_id})
+        logger.info("role changed", extra={"user_id": user_id, "role": user.role.name, "by_user_id": principal.user_id})
         return user
 
     async def change_groups(
-        self, actor: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
+        self, principal: Principal, user_id: int, group_ids: Sequence[int], expect: Callable[[User], None] = anything
     ) -> User:
         """Replace the groups of a user."""
 
         def change(connection: sa.Connection) -> User:
-            expect(self._manage(connection, actor, user_id))
+            expect(self._manage(connection, principal, user_id))
             store.put_memberships(connection, user_id, group_ids)
             return store.get_user(connection, user_id)
 
         return await self._database.write(change)
 
-    async def delete_user(self, actor: Principal, user_id: int, expect: Callable[[User], None] = anything) -> User:
+    async def delete_user(self, principal: Principal, user_id: int, expect: Callable[[User], None] = anything) -> User:
         """Delete an account with its sessions and memberships, and return it. The last Owner stays."""
 
         def delete(connection: sa.Connection) -> User:
             num_owners = store.count_owners(connection)
-            now_actor = store.get_principal(connection, actor.user_id)
+            now_actor = store.get_principal(connection, principal.user_id)
             user = store.get_user(connection, user_id)
             refuse(access.can_delete_user(now_actor, user_id, user.role, num_owners))
             expect(user)
             store.delete_user(connection, user_id)
-            self._append(connection, "user_deleted", {"user_id": user_id, "role": user.role.name}, actor)
+            self._append(connection, "user_deleted", {"user_id": user_id, "role": user.role.name}, principal)
             return user
 
         user = await self._writes.write(delete)
         self.session_changes.notify()
-        logger.info("user deleted", extra={"user_id": user_id, "by_user_id": actor.user_id})
+        logger.info("user deleted", extra={"user_id": user_id, "by_user_id": principal.user_id})
         return user
 
     # Roles
 
-    async def list_roles(self) -> list[Role]:
+    async def list_roles(self, principal: Principal) -> list[Role]:
         """Return all roles, oldest first."""
+        require(principal, self.access.see_roles)
         return await self._database.read(store.list_roles)
 
-    async def get_role(self, role_id: int) -> Role:
+    async def get_role(self, principal: Principal, role_id: int) -> Role:
         """Return one role."""
+        require(principal, self.access.see_roles)
         return await self._database.read(lambda connection: store.get_role(connection, role_id))
 
-    async def create_role(self, actor: Principal, name: str, flags: Mapping[Permission, bool]) -> Role:
-        """Create a role within the actor's own permissions; ``flags`` must state each permission of the app.
+    async def create_role(self, principal: Principal, name: str, flags: Mapping[Permission, bool]) -> Role:
+        """A new role within the principal's own permissions; ``flags`` states each permission that the app has.
 
         Raises:
             Conflict: ``role_exists``. InvalidInput: ``invalid_name``, ``missing_field``, ``unknown_permission``.
@@ -180,16 +186,16 @@ class AccountService(SignIn):
         wanted = frozenset(permission for permission, given in flags.items() if given)
 
         def create(connection: sa.Connection) -> Role:
-            refuse(access.can_define_role(store.get_principal(connection, actor.user_id), wanted))
+            refuse(access.can_define_role(store.get_principal(connection, principal.user_id), wanted))
             role = store.put_role(connection, name, wanted)
-            self._append(connection, "role_created", _audited(role), actor)
+            self._append(connection, "role_created", _audited(role), principal)
             return role
 
         return await self._writes.write(once(create))
 
     async def edit_role(
         self,
-        actor: Principal,
+        principal: Principal,
         role_id: int,
         name: str | None = None,
         changes: Mapping[Permission, bool] | None = None,
@@ -208,16 +214,16 @@ class AccountService(SignIn):
         def edit(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
             permissions = frozenset(p for p in Permission if (changes or {}).get(p, p in role.permissions))
-            refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, permissions))
+            refuse(access.can_edit_role(store.get_principal(connection, principal.user_id), role, permissions))
             expect(role)
             edited = Role(role.id, role.name if name is None else name, permissions)
             store.update_role(connection, edited)
-            self._append(connection, "role_edited", _audited(edited), actor)
+            self._append(connection, "role_edited", _audited(edited), principal)
             return edited
 
         role = await self._writes.write(edit)
         self.session_changes.notify()
-        logger.info("role edited", extra={"role": role.name, "by_user_id": actor.user_id})
+        logger.info("role edited", extra={"role": role.name, "by_user_id": principal.user_id})
         return role
 
     def _check_known(self, flags: Mapping[Permission, bool]) -> None:
@@ -229,7 +235,7 @@ class AccountService(SignIn):
                 code=codes.UNKNOWN_PERMISSION,
             )
 
-    async def delete_role(self, actor: Principal, role_id: int, expect: Callable[[Role], None] = anything) -> Role:
+    async def delete_role(self, principal: Principal, role_id: int, expect: Callable[[Role], None] = anything) -> Role:
         """Delete a role that no user has, and return it.
 
         Raises:
@@ -238,31 +244,37 @@ class AccountService(SignIn):
 
         def delete(connection: sa.Connection) -> Role:
             role = store.get_role(connection, role_id)
-            refuse(access.can_edit_role(store.get_principal(connection, actor.user_id), role, role.permissions))
+            refuse(access.can_edit_role(store.get_principal(connection, principal.user_id), role, role.permissions))
             expect(role)
             store.delete_role(connection, role_id)
-            self._append(connection, "role_deleted", {"role_id": role_id, "name": role.name}, actor)
+            self._append(connection, "role_deleted", {"role_id": role_id, "name": role.name}, principal)
             return role
 
         return await self._writes.write(delete)
 
     # Groups
 
-    async def list_groups(self) -> list[Group]:
+    async def list_groups(self, principal: Principal) -> list[Group]:
         """Return all groups, oldest first."""
+        require(principal, self.access.see_users)
         return await self._database.read(store.list_groups)
 
-    async def get_group(self, group_id: int) -> Group:
+    async def get_group(self, principal: Principal, group_id: int) -> Group:
         """Return one group."""
+        require(principal, self.access.see_users)
         return await self._database.read(lambda connection: store.get_group(connection, group_id))
 
-    async def create_group(self, name: str) -> Group:
+    async def create_group(self, principal: Principal, name: str) -> Group:
         """Create a group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
+        require(principal, Permission.CREATE_GROUPS)
         _check_name(name)
         return await self._database.write(once(lambda connection: store.put_group(connection, name)))
 
-    async def rename_group(self, group_id: int, name: str, expect: Callable[[Group], None] = anything) -> Group:
+    async def rename_group(
+        self, principal: Principal, group_id: int, name: str, expect: Callable[[Group], None] = anything
+    ) -> Group:
         """Rename a group. Raises Conflict: ``group_exists``; InvalidInput: ``invalid_name``."""
+        require(principal, Permission.CREATE_GROUPS)
         _check_name(name)
 
         def rename(connection: sa.Connection) -> Group:
@@ -273,8 +285,11 @@ class AccountService(SignIn):
 
         return await self._database.write(rename)
 
-    async def delete_group(self, group_id: int, expect: Callable[[Group], None] = anything) -> Group:
+    async def delete_group(
+        self, principal: Principal, group_id: int, expect: Callable[[Group], None] = anything
+    ) -> Group:
         """Delete a group and return it. Its members stay."""
+        require(principal, Permission.CREATE_GROUPS)
 
         def delete(connection: sa.Connection) -> Group:
             group = store.get_group(connection, group_id)

@@ -112,18 +112,18 @@ class SignIn:
         password: str,
         role_id: int | None = None,
         *,
-        actor: Principal | None = None,
+        principal: Principal | None = None,
         by_key: bool = False,
         setup_code: str | None = None,
         address: str = "",
     ) -> KeyedUser:
         """Create an account. The very first one becomes Owner, with any requested role.
 
-        Later, anonymous callers get the role User; an actor with ``can_create_users`` may choose a role within their
+        Later, anonymous callers get the role User; a principal with ``can_create_users`` may choose a role within their
         own.
 
         Args:
-            by_key: the actor used a private key, which can assign only roles below the actor's own.
+            by_key: the principal used a private key, which can assign only roles below the principal's own.
             setup_code: for the very first account, if the app requires one.
             address: address of the caller, to limit attempts.
         Raises:
@@ -136,8 +136,8 @@ class SignIn:
         email, email_key = normalize_email(email)
         check_password(password)
         if await self._database.read(store.has_first_owner):
-            self._check_may_sign_up(actor)
-            if actor is None:
+            self._check_may_sign_up(principal)
+            if principal is None:
                 self._attempts.record_sign_up(address)
         else:
             self._check_setup_code(setup_code, address)
@@ -149,9 +149,11 @@ class SignIn:
             if is_first := store.acquire_first_owner(connection, now):
                 role = OWNER
             else:
-                self._check_may_sign_up(actor)
+                self._check_may_sign_up(principal)
                 role = (
-                    USER if actor is None or role_id is None else self._role_to_give(connection, actor, role_id, by_key)
+                    USER
+                    if principal is None or role_id is None
+                    else self._role_to_give(connection, principal, role_id, by_key)
                 )
             user_id = store.put_user(
                 connection,
@@ -162,9 +164,9 @@ class SignIn:
                 role_id=role.id,
                 now=now,
             )
-            by = "first" if is_first else "self" if actor is None else "private_key" if by_key else "session"
+            by = "first" if is_first else "self" if principal is None else "private_key" if by_key else "session"
             data = {"user_id": user_id, "role": role.name, "by": by}
-            audit.append(connection, "user_signed_up", data, actor=actor.user_id if actor else user_id, now=now)
+            audit.append(connection, "user_signed_up", data, actor=principal.user_id if principal else user_id, now=now)
             return store.get_user(connection, user_id)
 
         user = await self._writes.write(put)
@@ -173,8 +175,8 @@ class SignIn:
         logger.info("user signed up", extra={"user_id": user.id, "role": user.role.name})
         return KeyedUser(user, private_key)
 
-    def _check_may_sign_up(self, actor: Principal | None) -> None:
-        if not self._open_signup and (actor is None or not actor.may(Permission.CREATE_USERS)):
+    def _check_may_sign_up(self, principal: Principal | None) -> None:
+        if not self._open_signup and (principal is None or not principal.may(Permission.CREATE_USERS)):
             raise Forbidden(
                 "sign-up is closed here: ask the people who run this server for an account", code=codes.SIGNUP_CLOSED
             )
@@ -199,10 +201,10 @@ class SignIn:
         self._attempts.forget(attempt)
 
     @staticmethod
-    def _role_to_give(connection: sa.Connection, actor: Principal, role_id: int, by_key: bool) -> Role:
+    def _role_to_give(connection: sa.Connection, principal: Principal, role_id: int, by_key: bool) -> Role:
         role = store.get_role(connection, role_id)
         check = access.can_give_role_by_key if by_key else access.can_give_role
-        refuse(check(store.get_principal(connection, actor.user_id), role))
+        refuse(check(store.get_principal(connection, principal.user_id), role))
         return role
 
     async def log_in(self, email: str, password: str, address: str) -> NewSession:
@@ -247,12 +249,12 @@ class SignIn:
         logger.info("user logged in", extra={"user_id": user_id})
         return NewSession(token, int(SESSION_IDLE.total_seconds()))
 
-    async def log_out(self, actor: Principal, token: str) -> None:
+    async def log_out(self, principal: Principal, token: str) -> None:
         """End the actor's session of this token."""
 
         def release(connection: sa.Connection) -> None:
             if store.release_session(connection, hash_secret(token)):
-                self._append(connection, "user_logged_out", {"user_id": actor.user_id}, actor)
+                self._append(connection, "user_logged_out", {"user_id": principal.user_id}, principal)
 
         await self._writes.write(release)
         self.session_changes.notify()
@@ -298,33 +300,33 @@ class SignIn:
         self._attempts.record_key_use(owner.user_id)
         return owner
 
-    async def rotate_private_key(self, actor: Principal, user_id: int) -> KeyedUser:
+    async def rotate_private_key(self, principal: Principal, user_id: int) -> KeyedUser:
         """Replace the private key of the actor. Only the actor's own, so that no user has the key of another."""
-        if actor.user_id != user_id:
+        if principal.user_id != user_id:
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         private_key = new_secret()
 
         def rotate(connection: sa.Connection) -> User:
-            user = self._manage(connection, actor, user_id)
+            user = self._manage(connection, principal, user_id)
             store.update_private_key_hash(connection, user_id, hash_secret(private_key))
-            self._append(connection, "private_key_rotated", {"user_id": user_id}, actor)
+            self._append(connection, "private_key_rotated", {"user_id": user_id}, principal)
             return user
 
         return KeyedUser(await self._writes.write(rotate), private_key)
 
-    async def revoke_private_key(self, actor: Principal, user_id: int) -> User:
+    async def revoke_private_key(self, principal: Principal, user_id: int) -> User:
         """Revoke the private key of a user; `rotate_private_key` creates another one."""
 
         def revoke(connection: sa.Connection) -> User:
-            user = self._manage(connection, actor, user_id)
+            user = self._manage(connection, principal, user_id)
             store.update_private_key_hash(connection, user_id, None)
-            self._append(connection, "private_key_revoked", {"user_id": user_id}, actor)
+            self._append(connection, "private_key_revoked", {"user_id": user_id}, principal)
             return user
 
         return await self._writes.write(revoke)
 
-    def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], actor: Principal) -> None:
-        audit.append(connection, action, data, actor=actor.user_id, now=self._clock.now())
+    def _append(self, connection: sa.Connection, action: str, data: dict[str, Any], principal: Principal) -> None:
+        audit.append(connection, action, data, actor=principal.user_id, now=self._clock.now())
 
     async def remove_expired_sessions(self) -> None:
         """Delete the sessions that have ended."""
@@ -332,9 +334,9 @@ class SignIn:
         await self._database.write(lambda connection: store.delete_expired_sessions(connection, now))
 
     @staticmethod
-    def _manage(connection: sa.Connection, actor: Principal, user_id: int) -> User:
+    def _manage(connection: sa.Connection, principal: Principal, user_id: int) -> User:
         """Return the user, if the actor's present role may change it."""
-        now_actor = store.get_principal(connection, actor.user_id)
+        now_actor = store.get_principal(connection, principal.user_id)
         if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         user = store.get_user(connection, user_id)

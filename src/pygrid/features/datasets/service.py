@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.datasets import (
     DatasetLimits,
     Schema,
@@ -127,6 +127,7 @@ class DatasetsService:
             Conflict: ``dataset_exists``: the caller has a dataset of this name.
             PygridError: as `Receiver.receive`.
         """
+        require(principal, Permission.UPLOAD_DATA)
 
         async def check(config: bytes) -> UploadRequest:
             request = check_upload(_decode(config, UploadRequest))

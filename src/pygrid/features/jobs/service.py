@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core import jobs as rules
-from pygrid.core.access import Principal
+from pygrid.core.access import Principal, require
 from pygrid.core.datasets import Schema, can_see, dataset_not_found
 from pygrid.core.job_checks import check_request
 from pygrid.core.job_terms import make_terms
@@ -88,6 +88,7 @@ class JobsService:
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
             Unavailable: this Domain cannot run jobs, or private jobs.
         """
+        require(principal)
         await self._control.pools.start()
         job_id = new_job_id()
         with self._files.receive(job_id) as inputs:

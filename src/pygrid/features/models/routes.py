@@ -47,9 +47,9 @@ def _served(info: ServedModelInfo) -> ServedModel:
 
 
 @get("/models", guards=[require()], security=_SESSION, responses=describe_problems(401))
-async def list_model_ids(state: State) -> ModelIds:
+async def list_model_ids(request: AppRequest, state: State) -> ModelIds:
     """List the ids of the served models."""
-    return ModelIds(await service(state, ModelsService).list_ids())
+    return ModelIds(await service(state, ModelsService).list_ids(request.user))
 
 
 @get("/detailed-models-list", guards=[require()], security=_SESSION, responses=describe_problems(401))
@@ -115,9 +115,9 @@ async def predict(
     model = await models.check_may_predict(request.user, model_id, None if if_match is None else if_match.strip('"'))
     announced = request.headers.get("content-length", "")
     is_number = announced.isascii() and announced.isdigit() and len(announced) <= 20
-    with models.reserve_bytes(model, int(announced) if is_number else None) as max_bytes:
+    with models.reserve_bytes(request.user, model, int(announced) if is_number else None) as max_bytes:
         inputs = [piece async for piece in stream_body(request, max_bytes)]
-        return bytes_response(await models.predict(model, inputs))
+        return bytes_response(await models.predict(request.user, model, inputs))
 
 
 _HANDLERS = [serve_model, list_model_ids, list_models, get_model, delete_model, download_model, predict]

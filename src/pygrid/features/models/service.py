@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.serving import (
     HEADER_BYTES,
     ServableModel,
@@ -89,6 +89,7 @@ class ModelsService:
             InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: the form or the model is not valid.
             Conflict: ``model_exists``.
         """
+        require(principal, Permission.UPLOAD_DATA)
         async with self._uploads:
             with self._store.served.writer() as writer:
                 request = await read_serve_form(content_type, body, writer)
@@ -96,6 +97,7 @@ class ModelsService:
 
     async def serve_bytes(self, principal: Principal, request: ServeRequest, model: bytes) -> ServedModelInfo:
         """Serve a small model that is in memory. Raises as `serve`."""
+        require(principal, Permission.UPLOAD_DATA)
         check_serve_request(request)
         async with self._uploads:
             with self._store.served.writer() as writer:
@@ -133,16 +135,19 @@ class ModelsService:
 
             return await self._store.database.write(once(transaction, lambda model: _describe(principal, model)))
 
-    async def list_ids(self) -> list[str]:
+    async def list_ids(self, principal: Principal) -> list[str]:
         """Return the ids of all served models, sorted."""
+        require(principal)
         return await self._store.database.read(rows.list_model_ids)
 
     async def list_models(self, principal: Principal) -> list[ServedModelInfo]:
         """Return all served models, sorted by id."""
+        require(principal)
         return [_describe(principal, model) for model in await self._store.database.read(rows.list_models)]
 
     async def get(self, principal: Principal, model_id: str) -> ServedModelInfo:
         """Return one model. Raises NotFound: ``model_not_found``."""
+        require(principal)
         return _describe(principal, await self._get(model_id))
 
     async def find_file(self, principal: Principal, model_id: str) -> str:
@@ -165,8 +170,7 @@ class ModelsService:
             NotFound: ``model_not_found``. Forbidden: ``inference_not_allowed``. Conflict: ``model_changed``.
         """
         model = await self._get(model_id)
-        if refusal := can_ask(principal, model.serving):
-            raise _forbidden(refusal, model_id)
+        _check_may_predict(principal, model)
         if sha256 is not None and sha256 != model.file:
             raise Conflict(
                 f"another model is served as {model_id!r} now; check it before you use it",
@@ -176,7 +180,7 @@ class ModelsService:
         return model
 
     @contextlib.contextmanager
-    def reserve_bytes(self, model: StoredModel, announced_bytes: int | None) -> Iterator[int]:
+    def reserve_bytes(self, principal: Principal, model: StoredModel, announced_bytes: int | None) -> Iterator[int]:
         """Reserve memory for a request, and yield its largest allowed size in bytes.
 
         Args:
@@ -185,6 +189,7 @@ class ModelsService:
             PayloadTooLarge: the request is larger than the model's largest batch.
             Unavailable: ``inference_busy``: too many requests are in memory.
         """
+        _check_may_predict(principal, model)
         most = port_bytes(model.report.inputs, model.max_batch_size) + HEADER_BYTES
         if announced_bytes is not None and announced_bytes > most:
             raise PayloadTooLarge(
@@ -204,7 +209,12 @@ class ModelsService:
             self._request_bytes -= taken
 
     async def predict(
-        self, model: StoredModel, request: Sequence[bytes], *, max_answer_bytes: int | None = None
+        self,
+        principal: Principal,
+        model: StoredModel,
+        request: Sequence[bytes],
+        *,
+        max_answer_bytes: int | None = None,
     ) -> list[bytes | memoryview]:
         """Return the outputs for a request, both as safetensors bytes in pieces.
 
@@ -216,6 +226,7 @@ class ModelsService:
                 the model cannot process its values.
             Unavailable: the model cannot answer now; the code is the reason.
         """
+        _check_may_predict(principal, model)
         arrays = await offload(sum(map(len, request)), _read, request)
         num_examples = check_inputs(arrays, model.report.inputs, model.max_batch_size)
         report = model.report
@@ -257,6 +268,11 @@ class ModelsService:
 
     async def _get(self, model_id: str) -> StoredModel:
         return await self._store.database.look_up(lambda connection: rows.get_model(connection, model_id))
+
+
+def _check_may_predict(principal: Principal, model: StoredModel) -> None:
+    if refusal := can_ask(principal, model.serving):
+        raise _forbidden(refusal, model.model_id)
 
 
 def _read(pieces: Sequence[bytes]) -> Params:

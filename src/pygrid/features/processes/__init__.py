@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pygrid.clock import Clock
 from pygrid.features.processes.drafts import DraftsService
 from pygrid.features.processes.hosting import Hosting, WatchCycle
 from pygrid.features.processes.service import ProcessesService
-from pygrid.lifecycle import Stopping
+from pygrid.lifecycle import AppContext
 from pygrid.storage.audit import AuditedWrites
 from pygrid.storage.store import Store
 
@@ -22,14 +21,15 @@ class Processes:
 
 
 def build_processes(
-    store: Store, writes: AuditedWrites, watch_cycle: WatchCycle, clock: Clock, stopping: Stopping
+    app: AppContext, store: Store, writes: AuditedWrites, watch_cycle: WatchCycle, *, is_open: bool
 ) -> Processes:
     """Build the feature.
 
     Args:
         writes: transactions of the audit log.
         watch_cycle: called with each cycle that begins or closes here, so that its deadline is kept.
+        is_open: callers without an account may host processes and download checkpoints.
     """
-    hosting = Hosting(store, watch_cycle, clock)
-    service = ProcessesService(store, writes, hosting, watch_cycle, clock, stopping)
-    return Processes(service, DraftsService(store, hosting, clock))
+    hosting = Hosting(store, watch_cycle, app.clock)
+    service = ProcessesService(app, store, writes, hosting, watch_cycle, is_open=is_open)
+    return Processes(service, DraftsService(store, hosting, app.clock))

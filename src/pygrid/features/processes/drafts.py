@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pygrid import codes
 from pygrid.clock import Clock
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
 from pygrid.features.processes.forms import PLAN_PREFIX, HostForm, read_host_form
 from pygrid.features.processes.hosting import Candidate, Hosting, check_free, process_exists
@@ -72,6 +72,7 @@ class DraftsService:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
             Conflict: ``process_exists``. TooManyRequests: ``too_many_drafts``.
         """
+        require(principal, Permission.UPLOAD_DATA)
         with self._store.drafts.writer() as model:
             form = await read_host_form(content_type, body, model)
             candidate = await self._hosting.check(form)
@@ -114,6 +115,7 @@ class DraftsService:
 
     async def list_drafts(self, principal: Principal, name: str | None, version: str | None) -> list[DraftInfo]:
         """Return the caller's drafts, newest first."""
+        require(principal, Permission.UPLOAD_DATA)
         found = await self._store.database.read(
             lambda connection: rows.list_drafts(connection, principal.user_id, name=name, version=version)
         )
@@ -138,6 +140,7 @@ class DraftsService:
 
     async def set_notes(self, principal: Principal, draft_id: int, notes: dict[str, Any]) -> DraftInfo:
         """Replace the notes of a draft. Raises NotFound: ``draft_not_found``. InvalidConfig: ``notes_too_long``."""
+        require(principal, Permission.UPLOAD_DATA)
         _check_notes(notes)
 
         def transaction(connection: sa.Connection) -> DraftRow:
@@ -171,6 +174,7 @@ class DraftsService:
 
     async def delete(self, principal: Principal, draft_id: int) -> None:
         """Delete a draft; the process of a hosted draft stays. Raises NotFound: ``draft_not_found``."""
+        require(principal, Permission.UPLOAD_DATA)
 
         def transaction(connection: sa.Connection) -> DraftRow:
             draft = rows.get_draft(connection, draft_id, principal.user_id)
@@ -182,6 +186,7 @@ class DraftsService:
             await self._drop(draft.files)
 
     async def _get(self, principal: Principal, draft_id: int) -> DraftRow:
+        require(principal, Permission.UPLOAD_DATA)
         return await self._store.database.read(
             lambda connection: rows.get_draft(connection, draft_id, principal.user_id)
         )

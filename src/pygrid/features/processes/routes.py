@@ -19,7 +19,7 @@ from pygrid.features.processes.service import ProcessesService
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
 from pygrid.settings import DomainSettings
-from pygrid.web.auth import require
+from pygrid.web.auth import find_principal, require
 from pygrid.web.blobs import ProcessBlobs, describe_blob
 from pygrid.web.idempotency import repeatable
 from pygrid.web.problems import describe_problems
@@ -67,23 +67,23 @@ def _unless_open(permission: Permission | None) -> Any:
 @repeatable(form=True)
 async def host_training(request: AppRequest, state: State) -> ProcessInfo:
     """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and optionally ``averaging_plan``."""
-    user_id = request.user.user_id if request.user else None
     body = stream_body(request, MAX_FORM_BYTES)
-    return await service(state, ProcessesService).host(request.headers.get("content-type", ""), body, user_id)
+    content_type = request.headers.get("content-type", "")
+    return await service(state, ProcessesService).host(find_principal(request), content_type, body)
 
 
 @get("/processes", guards=[require()], responses=describe_problems(400, 401))
 async def list_processes(
-    state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
+    request: AppRequest, state: State, name: FromQuery[str | None] = None, version: FromQuery[str | None] = None
 ) -> ProcessList:
     """List the hosted processes, newest first."""
-    return ProcessList(await service(state, ProcessesService).list_processes(name, version))
+    return ProcessList(await service(state, ProcessesService).list_processes(request.user, name, version))
 
 
 @get("/processes/{process_id:int}", guards=[require()], responses=describe_problems(400, 401, 404))
-async def get_process(state: State, process_id: PathId) -> ProcessInfo:
+async def get_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """Show a process with its newest cycle."""
-    return await service(state, ProcessesService).get(process_id)
+    return await service(state, ProcessesService).get(request.user, process_id)
 
 
 @post(
@@ -95,7 +95,7 @@ async def get_process(state: State, process_id: PathId) -> ProcessInfo:
 @repeatable()
 async def finish_process(request: AppRequest, state: State, process_id: PathId) -> ProcessInfo:
     """Finish a process: the reports of the open cycle become a last checkpoint."""
-    return await service(state, ProcessesService).finish(process_id)
+    return await service(state, ProcessesService).finish(request.user, process_id)
 
 
 @post(
@@ -114,13 +114,14 @@ async def restore_checkpoint(
 
 @get("/processes/{process_id:int}/cycles", guards=[require()], responses=describe_problems(400, 401, 404))
 async def list_cycles(
+    request: AppRequest,
     state: State,
     process_id: PathId,
     after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
 ) -> CycleList:
     """List the cycles with their statistics, oldest first."""
-    return CycleList(await service(state, ProcessesService).list_cycles(process_id, after, limit))
+    return CycleList(await service(state, ProcessesService).list_cycles(request.user, process_id, after, limit))
 
 
 @get(
@@ -129,19 +130,22 @@ async def list_cycles(
     responses=describe_problems(400, 401, 403, 404),
 )
 async def list_contributions(
+    request: AppRequest,
     state: State,
     process_id: PathId,
     after: Annotated[int, QueryParameter(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 1000,
 ) -> ContributionList:
     """List the clients' reports by cycle; ``after``: only reports with a larger id."""
-    return ContributionList(await service(state, ProcessesService).list_contributions(process_id, after, limit))
+    return ContributionList(
+        await service(state, ProcessesService).list_contributions(request.user, process_id, after, limit)
+    )
 
 
 @get("/processes/{process_id:int}/checkpoints", guards=[require()], responses=describe_problems(400, 401, 404))
-async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
+async def list_checkpoints(request: AppRequest, state: State, process_id: PathId) -> CheckpointList:
     """List the checkpoints, oldest first."""
-    return CheckpointList(await service(state, ProcessesService).list_checkpoints(process_id))
+    return CheckpointList(await service(state, ProcessesService).list_checkpoints(request.user, process_id))
 
 
 @get(
@@ -151,7 +155,7 @@ async def list_checkpoints(state: State, process_id: PathId) -> CheckpointList:
 )
 async def download_plan(request: AppRequest, state: State, process_id: PathId, plan_id: PathId) -> Response[Any]:
     """Download a plan archive."""
-    plan_hash = await service(state, ProcessesService).find_plan(process_id, plan_id)
+    plan_hash = await service(state, ProcessesService).find_plan(request.user, process_id, plan_id)
     return await service(state, ProcessBlobs).respond(request, plan_hash)
 
 
@@ -163,7 +167,7 @@ async def stream_events(
     last_event_id: Annotated[int, HeaderParameter(name="Last-Event-ID", ge=0, le=2**31 - 1)] = 0,
 ) -> Stream:
     """Stream the past and future events of a process as Server-Sent Events."""
-    events = await service(state, ProcessesService).follow(process_id, last_event_id)
+    events = await service(state, ProcessesService).follow(request.user, process_id, last_event_id)
     return event_stream(_encode(events), state.stopping, watch_session(request))
 
 
@@ -181,7 +185,7 @@ async def retrieve_model(
     checkpoint: FromQuery[str] = "latest",
 ) -> Response[Any]:
     """Download a checkpoint by number or alias: safetensors bytes."""
-    found = await service(state, ProcessesService).find_checkpoint(name, version, checkpoint)
+    found = await service(state, ProcessesService).find_checkpoint(find_principal(request), name, version, checkpoint)
     return await service(state, ProcessBlobs).respond(
         request, found.model_hash, {media.CHECKPOINT_HEADER: str(found.number)}
     )

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.clock import Clock
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.process_config import read_server_config
-from pygrid.errors import Conflict, NotFound
+from pygrid.core.processes import can_manage
+from pygrid.errors import Conflict, Forbidden, NotFound
 from pygrid.features.processes.forms import read_host_form
 from pygrid.features.processes.hosting import Hosting, WatchCycle
 from pygrid.features.processes.presenter import describe_cycle, describe_process
-from pygrid.lifecycle import Stopping
+from pygrid.lifecycle import AppContext
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import audit, processes, reports
 from pygrid.storage import cycles as rows
@@ -42,37 +42,43 @@ class ProcessesService:
     Args:
         writes: transactions of the audit log.
         watch_cycle: called with each cycle that closes or restarts here.
+        is_open: callers without an account may host processes and download checkpoints.
     """
 
     def __init__(
         self,
+        app: AppContext,
         store: Store,
         writes: AuditedWrites,
         hosting: Hosting,
         watch_cycle: WatchCycle,
-        clock: Clock,
-        stopping: Stopping,
+        *,
+        is_open: bool = False,
     ) -> None:
+        self._clock, self._stopping = app.clock, app.stopping
         self._store = store
         self._writes = writes
         self._hosting = hosting
         self._watch_cycle = watch_cycle
-        self._clock = clock
-        self._stopping = stopping
+        self._is_open = is_open
 
-    async def host(self, content_type: str, body: AsyncIterator[bytes], user_id: int | None) -> ProcessInfo:
+    async def host(self, principal: Principal | None, content_type: str, body: AsyncIterator[bytes]) -> ProcessInfo:
         """Host a process from the form in ``body``. All of it is checked before anything is stored.
 
         Raises:
             InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
             Conflict: ``process_exists``.
         """
+        if principal is not None or not self._is_open:
+            require(principal, Permission.UPLOAD_DATA)
+        user_id = None if principal is None else principal.user_id
         with self._store.blobs.writer() as model:
             form = await read_host_form(content_type, body, model)
             return await self._hosting.host(await self._hosting.check(form), model, user_id)
 
-    async def list_processes(self, name: str | None, version: str | None) -> list[ProcessInfo]:
+    async def list_processes(self, principal: Principal, name: str | None, version: str | None) -> list[ProcessInfo]:
         """Return the processes, newest first."""
+        require(principal)
 
         def load(connection: sa.Connection) -> list[ProcessInfo]:
             found = processes.list_processes(connection, name=name, version=version)
@@ -80,17 +86,18 @@ class ProcessesService:
 
         return await self._store.database.read(load)
 
-    async def get(self, process_id: int) -> ProcessInfo:
+    async def get(self, principal: Principal, process_id: int) -> ProcessInfo:
         """Return a process. Raises NotFound: ``process_not_found``."""
+        require(principal)
         return await self._store.database.read(
             lambda connection: describe_process(connection, processes.get_process(connection, process_id))
         )
 
-    async def finish(self, process_id: int) -> ProcessInfo:
+    async def finish(self, principal: Principal, process_id: int) -> ProcessInfo:
         """End the training: no client is admitted, and the reports of the open cycle become a last checkpoint."""
 
         def transaction(connection: sa.Connection) -> tuple[ProcessInfo, Cycle | None]:
-            process = processes.get_process(connection, process_id)
+            process = _get_managed(connection, principal, process_id)
             cycle = rows.get_newest_cycle(connection, process_id)
             closing = None
             if process.state == "active":
@@ -116,6 +123,7 @@ class ProcessesService:
             Unavailable: ``blob_damaged``: this checkpoint is damaged too.
             After an error, nothing was changed.
         """
+        require(principal, Permission.UPLOAD_DATA)
         chosen = await self._store.database.read(lambda c: processes.get_checkpoint(c, process_id, number))
         for name in (chosen.model_hash, *chosen.optimizer_state.values()):
             await asyncio.to_thread(self._store.blobs.path, name)
@@ -145,8 +153,9 @@ class ProcessesService:
         self._store.signals.notify(event_topic(process_id))
         return info
 
-    async def list_cycles(self, process_id: int, after: int, limit: int) -> list[CycleInfo]:
+    async def list_cycles(self, principal: Principal, process_id: int, after: int, limit: int) -> list[CycleInfo]:
         """Return the cycles with a sequence above ``after``, oldest first. Raises NotFound: ``process_not_found``."""
+        require(principal)
 
         def load(connection: sa.Connection) -> list[CycleInfo]:
             processes.get_process(connection, process_id)
@@ -156,19 +165,22 @@ class ProcessesService:
 
         return await self._store.database.read(load)
 
-    async def list_contributions(self, process_id: int, after: int, limit: int) -> list[Contribution]:
+    async def list_contributions(
+        self, principal: Principal, process_id: int, after: int, limit: int
+    ) -> list[Contribution]:
         """Return accepted reports with an id above ``after``, by admission. Raises NotFound: ``process_not_found``."""
 
         def load(connection: sa.Connection) -> list[Contribution]:
-            processes.get_process(connection, process_id)
+            _get_managed(connection, principal, process_id)
             return [
                 Contribution(**asdict(one)) for one in reports.list_contributions(connection, process_id, after, limit)
             ]
 
         return await self._store.database.read(load)
 
-    async def list_checkpoints(self, process_id: int) -> list[CheckpointInfo]:
+    async def list_checkpoints(self, principal: Principal, process_id: int) -> list[CheckpointInfo]:
         """Return all checkpoints, oldest first. Raises NotFound: ``process_not_found``."""
+        require(principal)
 
         def load(connection: sa.Connection) -> list[CheckpointInfo]:
             processes.get_process(connection, process_id)
@@ -180,19 +192,24 @@ class ProcessesService:
 
         return await self._store.database.read(load)
 
-    async def find_plan(self, process_id: int, plan_id: int) -> str:
+    async def find_plan(self, principal: Principal, process_id: int, plan_id: int) -> str:
         """Return the hash of a plan's bytes. Raises NotFound: ``plan_not_found``."""
+        require(principal)
         plan = await self._store.database.read(lambda connection: processes.find_plan(connection, process_id, plan_id))
         if plan is None:
             raise NotFound("Plan ID not found!", code=codes.PLAN_NOT_FOUND, plan_id=plan_id)
         return plan.plan_hash
 
-    async def find_checkpoint(self, name: str, version: str | None, checkpoint: str) -> processes.Checkpoint:
+    async def find_checkpoint(
+        self, principal: Principal | None, name: str, version: str | None, checkpoint: str
+    ) -> processes.Checkpoint:
         """Return a checkpoint by number or alias (``latest``).
 
         Raises:
             NotFound: ``process_not_found``, ``checkpoint_not_found``.
         """
+        if not self._is_open:
+            require(principal)
 
         def load(connection: sa.Connection) -> processes.Checkpoint:
             process = processes.get_process_by_name(connection, name, version)
@@ -204,12 +221,13 @@ class ProcessesService:
 
         return await self._store.database.read(load)
 
-    async def follow(self, process_id: int, after: int) -> AsyncIterator[Event]:
+    async def follow(self, principal: Principal, process_id: int, after: int) -> AsyncIterator[Event]:
         """Return the events with an id above ``after``, followed by new events as they happen.
 
         Raises:
             NotFound: ``process_not_found``.
         """
+        require(principal)
         read: Callable[..., Awaitable[Any]] = self._store.database.read
         await read(lambda connection: processes.get_process(connection, process_id))
         return self._events(process_id, after)
@@ -225,6 +243,22 @@ class ProcessesService:
                 return
             if not stored:
                 await wait_for_any([changed], REFRESH_S)
+
+
+def _get_managed(connection: sa.Connection, principal: Principal, process_id: int) -> processes.ProcessRow:
+    """Return a process that the caller manages.
+
+    Raises NotFound: ``process_not_found``. Forbidden: ``not_permitted``, ``not_your_process``.
+    """
+    require(principal, Permission.UPLOAD_DATA)
+    process = processes.get_process(connection, process_id)
+    if not can_manage(principal, process.created_by):
+        raise Forbidden(
+            "another user hosts this process; only they and an Owner may finish it or list its contributions",
+            code=codes.NOT_YOUR_PROCESS,
+            process_id=process_id,
+        )
+    return process
 
 
 def _read_events(connection: sa.Connection, process_id: int, after: int) -> tuple[list[rows.StoredEvent], bool]:

@@ -51,9 +51,9 @@ async def create_worker(request: AppRequest, state: State, data: JSONBody[TokenR
 
 
 @get("/workers", guards=[_may], responses=describe_problems(401, 403))
-async def list_workers(state: State) -> WorkerList:
+async def list_workers(request: AppRequest, state: State) -> WorkerList:
     """List the authorized Workers on other machines."""
-    return WorkerList(await service(state, WorkersService).list_workers())
+    return WorkerList(await service(state, WorkersService).list_workers(request.user))
 
 
 @delete("/workers/{worker_id:int}", status_code=200, guards=[_may], responses=describe_problems(400, 401, 403, 404))

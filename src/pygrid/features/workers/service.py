@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.compute.leased import LeasedDriver, OnDisconnect
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.job_spec import (
     MAX_MESSAGE_BYTES,
     OUTCOME,
@@ -74,6 +74,7 @@ class WorkersService:
         Raises:
             InvalidConfig: ``invalid_name``. Conflict: ``worker_exists``.
         """
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         name = name.strip()
         if not (name and len(name) <= MAX_NAME and name.isprintable()):
             raise InvalidConfig(
@@ -91,8 +92,9 @@ class WorkersService:
         worker = await self.writes.write(once(transaction, lambda new: NewWorker(new.id, new.name, token)))
         return NewWorker(worker.id, worker.name, token)
 
-    async def list_workers(self) -> list[WorkerInfo]:
+    async def list_workers(self, principal: Principal) -> list[WorkerInfo]:
         """Return all authorized Workers, oldest first."""
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         found = await self.database.read(rows.list_workers)
         return [
             WorkerInfo(worker.id, worker.name, worker.created_at, worker.last_seen_at, *self.driver.count(worker.id))
@@ -101,6 +103,7 @@ class WorkersService:
 
     async def revoke(self, principal: Principal, worker_id: int) -> None:
         """Revoke a Worker's authorization and end its leases. Raises NotFound: ``worker_not_found``."""
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
 
         def transaction(connection: sa.Connection) -> None:
             rows.release_worker(connection, worker_id)

@@ -24,9 +24,9 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 
 
 @get("/associations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
-async def list_associations(state: State) -> AssociationList:
+async def list_associations(request: AppRequest, state: State) -> AssociationList:
     """List the Networks of this Domain, with the state of each association."""
-    return AssociationList(await service(state, DomainAssociations).list_networks())
+    return AssociationList(await service(state, DomainAssociations).list_networks(request.user))
 
 
 @get(
@@ -35,9 +35,9 @@ async def list_associations(state: State) -> AssociationList:
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
-async def get_association(state: State, association_id: AssociationId) -> AssociationInfo:
+async def get_association(request: AppRequest, state: State, association_id: AssociationId) -> AssociationInfo:
     """Show the association with one Network."""
-    return await service(state, DomainAssociations).get_network(association_id)
+    return await service(state, DomainAssociations).get_network(request.user, association_id)
 
 
 @post(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from pygrid import codes
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.associations import AssociationState, check_domain_name
 from pygrid.errors import Conflict
 from pygrid.features.associations.domain.connector import Connector, Connectors, DomainSide
@@ -148,15 +148,17 @@ class DomainAssociations:
 
     # People
 
-    async def list_networks(self) -> list[AssociationInfo]:
+    async def list_networks(self, principal: Principal) -> list[AssociationInfo]:
         """Return all Networks of the Domain, oldest first."""
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         return [self._info(network) for network in await self._database.read(rows.list_networks)]
 
-    async def get_network(self, network_id: int) -> AssociationInfo:
+    async def get_network(self, principal: Principal, network_id: int) -> AssociationInfo:
         """Return one association. Raises NotFound: ``association_not_found``."""
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         return self._info(await self._database.look_up(lambda connection: rows.get_network(connection, network_id)))
 
-    async def join(self, actor: Principal, url: str, invitation: str | None) -> AssociationInfo:
+    async def join(self, principal: Principal, url: str, invitation: str | None) -> AssociationInfo:
         """Ask a Network to accept this Domain; the association shows the progress.
 
         After the Domain left or was refused, another call is a new request.
@@ -166,6 +168,7 @@ class DomainAssociations:
             Conflict: ``too_many_networks``; ``domain_is_open``: rights of anonymous callers on this machine must not
                 become rights of all callers.
         """
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         url = check_url(url)
         check_domain_name(self._domain.entry.name)
         if self._is_too_far(url):
@@ -191,14 +194,14 @@ class DomainAssociations:
                 rows.update_network(connection, known.id, values, now)
                 network = rows.get_network(connection, known.id)
             data = {"network_id": network.id, "url": url}
-            audit.append(connection, "network_joined", data, actor=actor.user_id, now=now)
+            audit.append(connection, "network_joined", data, actor=principal.user_id, now=now)
             return network
 
         network = await self._writes.write(once(transaction, self._info))
         self._wake_up(network)
         return self._info(network)
 
-    async def leave(self, actor: Principal, network_id: int) -> AssociationInfo:
+    async def leave(self, principal: Principal, network_id: int) -> AssociationInfo:
         """Leave a Network. No request of it is answered from here on; if it is not connected, it is notified later.
 
         A second call deletes the association.
@@ -206,12 +209,13 @@ class DomainAssociations:
         Raises:
             NotFound: ``association_not_found``.
         """
+        require(principal, Permission.MANAGE_INFRASTRUCTURE)
         now = self._clock.now()
 
         def transaction(connection: sa.Connection) -> JoinedNetwork:
             known = rows.get_network(connection, network_id)
             audit.append(
-                connection, "network_left", {"network_id": known.id, "url": known.url}, actor=actor.user_id, now=now
+                connection, "network_left", {"network_id": known.id, "url": known.url}, actor=principal.user_id, now=now
             )
             if known.state is AssociationState.LEFT:
                 rows.delete_network(connection, network_id)

@@ -71,7 +71,7 @@ async def list_domains(
     if not manages:
         raise not_permitted(Permission.MANAGE_NODES)
     states = None if association == "all" else {AssociationState(association)}
-    found = await associations.list_domains(states)
+    found = await associations.list_domains(request.user, states)
     return DomainList([_info(associations, known, manages) for known in found])
 
 
@@ -82,7 +82,9 @@ async def get_domain(request: AppRequest, state: State, name: Name, identity: Id
     If several Domains request the name, managers see the first, or the one with ``identity``.
     """
     associations, manages = service(state, NetworkAssociations), _manages(request)
-    known = await associations.get_domain(name, identity) if manages else associations.fleet.get(name).known
+    known = (
+        await associations.get_domain(request.user, name, identity) if manages else associations.fleet.get(name).known
+    )
     info = _info(associations, known, manages)
     if not manages and known.claimed_address != known.address:
         # An unchecked address is not shown, and without it the signed entry cannot be shown either.
@@ -175,10 +177,10 @@ def _new_invitation(invitation: Invitation, token: str) -> NewInvitation:
 
 
 @get("/invitations", guards=[_may], security=_SESSION, responses=describe_problems(401, 403))
-async def list_invitations(state: State) -> InvitationList:
+async def list_invitations(request: AppRequest, state: State) -> InvitationList:
     """List all invitations that were not withdrawn."""
     return InvitationList(
-        [_invitation_info(found) for found in await service(state, NetworkAssociations).list_invitations()]
+        [_invitation_info(found) for found in await service(state, NetworkAssociations).list_invitations(request.user)]
     )
 
 
@@ -189,9 +191,9 @@ async def list_invitations(state: State) -> InvitationList:
     security=_SESSION,
     responses=describe_problems(400, 401, 403, 404),
 )
-async def take_invitation_back(state: State, invitation_id: InvitationId) -> InvitationRemoved:
+async def take_invitation_back(request: AppRequest, state: State, invitation_id: InvitationId) -> InvitationRemoved:
     """Withdraw an invitation; Domains that used it stay."""
-    await service(state, NetworkAssociations).take_back(invitation_id)
+    await service(state, NetworkAssociations).take_back(request.user, invitation_id)
     return InvitationRemoved(invitation_id)
 
 

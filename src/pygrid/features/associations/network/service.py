@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from prometheus_client import Gauge
 
 from pygrid import codes
-from pygrid.core.access import Principal
+from pygrid.core.access import Permission, Principal, require
 from pygrid.core.associations import Act, AssociationState, check_domain_name, name_key
 from pygrid.errors import Forbidden, InvalidInput, NotFound, PygridError
 from pygrid.features.associations.network import decisions
@@ -214,16 +214,18 @@ class NetworkAssociations:
 
     # People
 
-    async def list_domains(self, states: set[AssociationState] | None) -> list[KnownDomain]:
+    async def list_domains(self, principal: Principal, states: set[AssociationState] | None) -> list[KnownDomain]:
         """Return the Domains in these states (None: all), by name."""
+        require(principal, Permission.MANAGE_NODES)
         return await self._database.read(lambda connection: rows.list_domains(connection, states))
 
-    async def get_domain(self, name: str, identity: str | None = None) -> KnownDomain:
+    async def get_domain(self, principal: Principal, name: str, identity: str | None = None) -> KnownDomain:
         """Return the Domain that has this name, or else requested it first; or the one with this identity.
 
         Raises:
             NotFound: ``domain_not_found``.
         """
+        require(principal, Permission.MANAGE_NODES)
         named = await self._database.look_up(lambda connection: rows.get_named(connection, name))
         found = next((known for known in named if identity in (None, known.identity)), None)
         if found is None:
@@ -235,7 +237,7 @@ class NetworkAssociations:
         return found
 
     async def decide(
-        self, actor: Principal, name: str, act: Act, reason: str = "", identity: str | None = None
+        self, principal: Principal, name: str, act: Act, reason: str = "", identity: str | None = None
     ) -> KnownDomain:
         """Accept, deny or revoke a Domain, and notify it at once if it is connected.
 
@@ -244,15 +246,16 @@ class NetworkAssociations:
         Raises:
             NotFound, Conflict: as `decisions.decide`.
         """
-        verdict = DomainDecision(act, reason, actor.user_id, self._clock.now())
+        require(principal, Permission.MANAGE_NODES)
+        verdict = DomainDecision(act, reason, principal.user_id, self._clock.now())
         decide = once(lambda connection: decisions.decide(connection, name, identity, verdict), lambda found: found[0])
         known, names = await self._database.write(decide)
         for each in names:
-            logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": actor.user_id})
+            logger.info("association decided", extra={"domain": each, "act": str(act), "by_user_id": principal.user_id})
             await self.reconcile(each)
         return known
 
-    async def forget(self, actor: Principal, name: str, identity: str | None = None) -> KnownDomain:
+    async def forget(self, principal: Principal, name: str, identity: str | None = None) -> KnownDomain:
         """Delete the Domains of a name and the decisions about them.
 
         A connected Domain is disconnected, and may ask to join again.
@@ -260,16 +263,19 @@ class NetworkAssociations:
         Raises:
             NotFound, Conflict: as `decisions.forget`.
         """
+        require(principal, Permission.MANAGE_NODES)
         known = await self._database.write(lambda connection: decisions.forget(connection, name, identity))
-        return await self._forgotten(known, actor)
+        return await self._forgotten(known, principal)
 
-    async def forget_node(self, actor: Principal | None, name: str, address: str) -> KnownDomain:
+    async def forget_node(self, principal: Principal | None, name: str, address: str) -> KnownDomain:
         """Delete a node of 2020. Raises NotFound, InvalidInput: as `decisions.forget_node`."""
         known = await self._database.write(lambda connection: decisions.forget_node(connection, name, address))
-        return await self._forgotten(known, actor)
+        return await self._forgotten(known, principal)
 
-    async def _forgotten(self, known: KnownDomain, actor: Principal | None) -> KnownDomain:
-        logger.info("domain forgotten", extra={"domain": known.name, "by_user_id": actor.user_id if actor else None})
+    async def _forgotten(self, known: KnownDomain, principal: Principal | None) -> KnownDomain:
+        logger.info(
+            "domain forgotten", extra={"domain": known.name, "by_user_id": principal.user_id if principal else None}
+        )
         await self.reconcile(known.name)
         return known
 
@@ -281,13 +287,14 @@ class NetworkAssociations:
             await self.reconcile(name)
 
     async def invite(
-        self, actor: Principal, domain: str | None, max_uses: int, expires_in_s: int
+        self, principal: Principal, domain: str | None, max_uses: int, expires_in_s: int
     ) -> tuple[Invitation, str]:
         """Create an invitation, and return it with its token, which is not stored.
 
         Raises:
             InvalidInput: ``invalid_name``.
         """
+        require(principal, Permission.MANAGE_NODES)
         if domain is not None:
             check_domain_name(domain)
         token, now = new_secret(), self._clock.now()
@@ -299,18 +306,20 @@ class NetworkAssociations:
                 domain=domain,
                 max_uses=max_uses,
                 expires_at=now + dt.timedelta(seconds=expires_in_s),
-                created_by=actor.user_id,
+                created_by=principal.user_id,
                 now=now,
             )
 
         return await self._database.write(once(transaction, lambda found: (found, token))), token
 
-    async def list_invitations(self) -> list[Invitation]:
+    async def list_invitations(self, principal: Principal) -> list[Invitation]:
         """Return all invitations that were not withdrawn."""
+        require(principal, Permission.MANAGE_NODES)
         return await self._database.read(rows.list_invitations)
 
-    async def take_back(self, invitation_id: int) -> None:
+    async def take_back(self, principal: Principal, invitation_id: int) -> None:
         """Withdraw an invitation; Domains that used it stay. Raises NotFound: ``invitation_not_found``."""
+        require(principal, Permission.MANAGE_NODES)
         await self._database.write(lambda connection: rows.delete_invitation(connection, invitation_id))
 
 
