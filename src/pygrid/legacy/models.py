@@ -8,6 +8,7 @@ model with one input, or lists by the names of several inputs. It can also be sa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from pygrid import codes
 from pygrid.core.access import Permission
+from pygrid.core.serving import check_serve_request
 from pygrid.errors import Forbidden, InvalidInput
 from pygrid.features.models.forms import read_published_fields
 from pygrid.features.models.service import ModelsService
@@ -38,8 +40,11 @@ def model_messages(models: ModelsService) -> dict[str, Handler]:
     async def host_model(caller: LegacyCaller, message: Message) -> Answer:
         principal = await caller.principal(message, Permission.UPLOAD_DATA)
         fields = {name: str(value) for name, value in message.items() if isinstance(value, str | bool | int)}
-        request = read_published_fields(fields)
-        info = await models.serve_bytes(principal, request, _bytes(message, "model"))
+        request, data = read_published_fields(fields), _bytes(message, "model")
+        check_serve_request(request)
+        async with models.receive(principal) as model:
+            await asyncio.to_thread(model.write, data)
+            info = await models.serve(principal, model, request)
         return {"success": True, "message": f"Model saved with id: {info.id}"}
 
     async def delete_model(caller: LegacyCaller, message: Message) -> Answer:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
+from pygrid.features.jobs.checks import MAX_MODEL_BYTES, Submission
 from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.plans.archive import MAX_PLAN_BYTES
 from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
-from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
 from pygrid.web.forms import PartTarget, read_form, unknown_part
 
 MAX_CONFIG_BYTES = 256 * 1024
-MAX_MODEL_BYTES = 256 * 1024**2
 MAX_FORM_BYTES = MAX_MODEL_BYTES + MAX_PLAN_BYTES + 1024**2
-
-
-@dataclass(frozen=True)
-class JobForm:
-    """The parts of the form. The model's bytes are in the blob writer, not committed."""
-
-    config: bytes
-    plan: bytes | None = None
-    has_model: bool = False
-    arrays: Layout | None = None
-    """Layout of a model of named arrays, which is checked; None for an ONNX model (kind ``predict``), which is not."""
 
 
 class _Asked(msgspec.Struct):
@@ -37,7 +24,7 @@ class _Asked(msgspec.Struct):
     kind: object = ""
 
 
-async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> JobForm:
+async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> Submission:
     """Read the form, and write the model to ``model``.
 
     The model is checked while it arrives, unless an earlier ``config`` has the kind ``predict``.
@@ -69,7 +56,7 @@ async def read_job_form(content_type: str, body: AsyncIterator[bytes], model: Bl
         raise invalid_form("the form has no part 'config'")
     has_model = "model" in found
     arrays = check.finish().layout if has_model and not is_onnx else None
-    return JobForm(found["config"], found.get("plan"), has_model, arrays)
+    return Submission(found["config"], found.get("plan"), has_model, arrays)
 
 
 def _asks_to_predict(config: bytes | None) -> bool:

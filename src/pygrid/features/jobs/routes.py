@@ -13,7 +13,7 @@ from litestar.response import Stream
 
 from pygrid.core.jobs import JobState
 from pygrid.core.preconditions import Precondition
-from pygrid.features.jobs.forms import MAX_FORM_BYTES
+from pygrid.features.jobs.forms import MAX_FORM_BYTES, read_job_form
 from pygrid.features.jobs.policies import PoliciesService
 from pygrid.features.jobs.service import JobsService
 from pygrid.messages.jobs import BudgetInfo, DecisionRequest, JobInfo, JobList, PolicyInfo
@@ -42,8 +42,10 @@ JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
 @repeatable(form=True)
 async def submit_job(request: AppRequest, state: State) -> JobInfo:
     """Submit a job: a multipart form with ``config`` (JSON), and ``plan`` and ``model`` except for statistics."""
-    body = stream_body(request, MAX_FORM_BYTES)
-    return await service(state, JobsService).submit(request.user, request.headers.get("content-type", ""), body)
+    jobs = service(state, JobsService)
+    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    async with jobs.receive(request.user) as draft:
+        return await jobs.submit(request.user, draft, await read_job_form(content_type, body, draft.model))
 
 
 @get("/jobs", guards=[require()], responses=describe_problems(400, 401))

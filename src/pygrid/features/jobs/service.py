@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,7 @@ from pygrid.core.job_terms import make_terms
 from pygrid.core.jobs import JobRecord, JobState
 from pygrid.errors import Conflict, Gone, InvalidConfig, InvalidInput, NotFound
 from pygrid.features.jobs.charges import Account, check_fits, end_charge, find_account
-from pygrid.features.jobs.checks import CheckedRequest, check_asked
-from pygrid.features.jobs.forms import JobForm, read_job_form
+from pygrid.features.jobs.checks import CheckedRequest, Submission, check_asked
 from pygrid.features.jobs.presenter import Describer
 from pygrid.features.jobs.quotas import check_quotas
 from pygrid.features.jobs.running.control import JobControl
@@ -35,6 +35,8 @@ from pygrid.storage import accounts, audit
 from pygrid.storage import datasets as dataset_rows
 from pygrid.storage import jobs as rows
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.blobs.files import BlobWriter
+from pygrid.storage.blobs.protocol import Blobs
 from pygrid.storage.idempotency import once
 from pygrid.storage.job_files import JobFiles, JobFolder, new_job_id
 from pygrid.storage.jobs import JobDataset
@@ -51,6 +53,15 @@ REFRESH_S = 10.0
 
 Decide = Callable[[sa.Connection, JobRecord], tuple[JobRecord, str]]
 """`(connection, job) -> (job after the decision, name of the audit entry)`."""
+
+
+@dataclass(frozen=True)
+class JobDraft:
+    """The place for what a job comes with, before it is submitted."""
+
+    job_id: str
+    inputs: Blobs
+    model: BlobWriter
 
 
 class JobsService:
@@ -76,9 +87,23 @@ class JobsService:
         self._stopping = stopping
         self._limits = limits
 
-    async def submit(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> JobInfo:
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal) -> AsyncIterator[JobDraft]:
         """Submit a job by the form in ``body``. All of it is checked before anything is stored.
 
+        The files are removed if the block fails. Raises Unavailable: this Domain can run no jobs.
+        """
+        require(principal)
+        await self._control.pools.start()
+        job_id = new_job_id()
+        with self._files.receive(job_id) as inputs, inputs.writer() as model:
+            yield JobDraft(job_id, inputs, model)
+
+    async def submit(self, principal: Principal, draft: JobDraft, submission: Submission) -> JobInfo:
+        """Ask for a job: all of it is checked before anything is stored.
+
+        Args:
+            draft: what `receive` has yielded.
         Raises:
             InvalidInput, PayloadTooLarge: the form is not valid.
             NotFound: ``dataset_not_found``, ``dataset_version_not_found``: it does not exist, or the caller may not see
@@ -86,40 +111,34 @@ class JobsService:
             Conflict: ``no_budget``, ``no_grant``: there is no privacy budget for a private job;
                 ``budget_exhausted``: the budget has too little left; ``federation_exists``.
             TooManyRequests: ``too_many_jobs``, ``too_many_federated_jobs``.
-            Unavailable: this Domain cannot run jobs, or private jobs.
+            Unavailable: this Domain cannot run private jobs.
         """
-        require(principal)
-        await self._control.pools.start()
-        job_id = new_job_id()
-        with self._files.receive(job_id) as inputs:
-            with inputs.writer() as model_writer:
-                form = await read_job_form(content_type, body, model_writer)
-                request = _read_request(form)
-                if request.privacy is not None:
-                    self._writes.check()
-                job, asked = await self._make_job(principal, job_id, request, form, model_writer.path)
-                model_hash = await asyncio.to_thread(model_writer.commit) if form.has_model else ""
-            if form.plan is not None:
-                await asyncio.to_thread(inputs.put, form.plan)
-            if asked.report:
-                await asyncio.to_thread(self._files.put_report, job_id, asked.report)
-            job = _seal(job, model_hash)
+        request = _read_request(submission)
+        if request.privacy is not None:
+            self._writes.check()
+        job, asked = await self._make_job(principal, draft.job_id, request, submission, draft.model.path)
+        model_hash = await asyncio.to_thread(draft.model.commit) if submission.has_model else ""
+        if submission.plan is not None:
+            await asyncio.to_thread(draft.inputs.put, submission.plan)
+        if asked.report:
+            await asyncio.to_thread(self._files.put_report, job.id, asked.report)
+        job = _seal(job, model_hash)
 
-            def transaction(connection: sa.Connection) -> JobInfo:
-                check_quotas(connection, job, max_federated=self._limits.max_federated)
-                check_fits(connection, job)
-                rows.put_job(connection, job)
-                data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
-                audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)
-                return self._describe(connection, principal, job)
+        def transaction(connection: sa.Connection) -> JobInfo:
+            check_quotas(connection, job, max_federated=self._limits.max_federated)
+            check_fits(connection, job)
+            rows.put_job(connection, job)
+            data = {"job_id": job.id, "dataset_id": job.dataset_id, "request_hash": job.request_hash}
+            audit.append(connection, "job_submitted", data, actor=principal.user_id, now=job.created_at)
+            return self._describe(connection, principal, job)
 
-            info = await self._writes.write(once(transaction))
+        info = await self._writes.write(once(transaction))
         logger.info("job submitted", extra={"job_id": job.id, "dataset_id": job.dataset_id, "kind": request.kind})
         self._control.wake.set()
         return info
 
     async def _make_job(
-        self, principal: Principal, job_id: str, request: JobRequest, form: JobForm, model: Path
+        self, principal: Principal, job_id: str, request: JobRequest, submission: Submission, model: Path
     ) -> tuple[JobRecord, CheckedRequest]:
         """Return the job of a form, without the hash of its model and the hash of the request."""
 
@@ -133,7 +152,7 @@ class JobsService:
             return version.id, schema, account
 
         version_id, schema, account = await self._database.read(load)
-        asked = await check_asked(request, form, schema, model, max_result_bytes=self._limits.max_answers_bytes)
+        asked = await check_asked(request, submission, schema, model, max_result_bytes=self._limits.max_answers_bytes)
         caps, unit = ((), None) if account is None else (_caps(account), account.unit)
         terms = await asyncio.to_thread(make_terms, request, schema, caps, unit)
         now = self._clock.now()
@@ -374,9 +393,9 @@ def _get_seen(
     return job, dataset
 
 
-def _read_request(form: JobForm) -> JobRequest:
+def _read_request(submission: Submission) -> JobRequest:
     try:
-        request = msgspec.convert(decode_json(form.config), JobRequest)
+        request = msgspec.convert(decode_json(submission.config), JobRequest)
     except (InvalidInput, msgspec.ValidationError) as error:
         raise InvalidConfig(f"config does not describe a job: {error}", code=codes.INVALID_JOB) from error
     check_request(request)

@@ -10,7 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, PathParameter
 
 from pygrid.core.access import Permission
-from pygrid.features.models.forms import MAX_FORM_BYTES
+from pygrid.features.models.forms import MAX_FORM_BYTES, read_serve_form
 from pygrid.features.models.service import ModelsService
 from pygrid.messages import media
 from pygrid.messages.models import ModelIds, ModelList, ServedModel, ServedModelInfo
@@ -37,8 +37,10 @@ _SESSION: list[dict[str, list[str]]] = [{"session": []}]
 @repeatable(form=True, shape=lambda _request, info: _served(info))
 async def serve_model(request: AppRequest, state: State) -> ServedModel:
     """Serve a model: a multipart form with ``config`` (JSON) and ``model`` (ONNX)."""
-    body = stream_body(request, MAX_FORM_BYTES)
-    info = await service(state, ModelsService).serve(request.user, request.headers.get("content-type", ""), body)
+    models = service(state, ModelsService)
+    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    async with models.receive(request.user) as model:
+        info = await models.serve(request.user, model, await read_serve_form(content_type, body, model))
     return _served(info)
 
 

@@ -21,11 +21,9 @@ from pygrid.core.serving import (
     can_ask,
     can_download,
     can_withdraw,
-    check_serve_request,
     is_holder,
 )
 from pygrid.errors import Conflict, Forbidden, InvalidInput, PayloadTooLarge, ShapeMismatch, Unavailable
-from pygrid.features.models.forms import read_serve_form
 from pygrid.messages.models import PortInfo, ServedModelInfo, ServeRequest
 from pygrid.offload import offload
 from pygrid.plans.manifest import Port
@@ -82,35 +80,32 @@ class ModelsService:
         referenced = await self._store.database.read(rows.list_model_files)
         await asyncio.to_thread(self._store.served.sweep, referenced)
 
-    async def serve(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> ServedModelInfo:
-        """Serve the model of the form in ``body``. All of it is checked before anything is stored.
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal) -> AsyncIterator[BlobWriter]:
+        """Check that the caller may serve models, wait for a turn, and yield the writer for the bytes of a model.
 
-        Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, PayloadTooLarge: the form or the model is not valid.
-            Conflict: ``model_exists``.
+        What is written is removed at the end of the block, unless it is served.
         """
         require(principal, Permission.UPLOAD_DATA)
         async with self._uploads:
-            with self._store.served.writer() as writer:
-                request = await read_serve_form(content_type, body, writer)
-                return await self._serve(principal, request, writer)
+            with self._store.served.writer() as model:
+                yield model
 
-    async def serve_bytes(self, principal: Principal, request: ServeRequest, model: bytes) -> ServedModelInfo:
-        """Serve a small model that is in memory. Raises as `serve`."""
+    async def serve(self, principal: Principal, model: BlobWriter, request: ServeRequest) -> ServedModelInfo:
+        """Serve a model: all of it is checked before anything is stored.
+
+        Args:
+            model: the writer that `receive` has yielded.
+        Raises:
+            InvalidConfig, InvalidPlan, PayloadTooLarge: what is wrong with it. Conflict: ``model_exists``.
+        """
         require(principal, Permission.UPLOAD_DATA)
-        check_serve_request(request)
-        async with self._uploads:
-            with self._store.served.writer() as writer:
-                await asyncio.to_thread(writer.write, model)
-                return await self._serve(principal, request, writer)
-
-    async def _serve(self, principal: Principal, request: ServeRequest, writer: BlobWriter) -> ServedModelInfo:
         if await self._store.database.read(lambda connection: rows.find_model(connection, request.model_id)):
             raise rows.model_exists(request.model_id)
         async with self._checks:
-            report = await check_model_async(writer.path, request.max_batch_size)
+            report = await check_model_async(model.path, request.max_batch_size)
         async with self._files:
-            stored = await self._put(principal, request, report, writer)
+            stored = await self._put(principal, request, report, model)
         if stored.visibility == "public":
             await self._store.public.changed()
         logger.info("model served", extra={"model_id": stored.model_id, "size_bytes": stored.size_bytes})

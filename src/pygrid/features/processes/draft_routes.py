@@ -10,7 +10,7 @@ from litestar.params import FromQuery, JSONBody, PathParameter
 
 from pygrid.core.access import Permission
 from pygrid.features.processes.drafts import MAX_NOTES_BYTES, DraftsService
-from pygrid.features.processes.routes import MAX_FORM_BYTES
+from pygrid.features.processes.forms import MAX_FORM_BYTES, read_host_form
 from pygrid.messages.processes import DraftInfo, DraftList, DraftRemoved, HostDraftRequest, NotesRequest, ProcessInfo
 from pygrid.web.auth import require
 from pygrid.web.blobs import DraftBlobs, describe_blob
@@ -35,8 +35,10 @@ _may = require(Permission.UPLOAD_DATA)
 @repeatable(form=True)
 async def create_draft(request: AppRequest, state: State) -> DraftInfo:
     """Create a draft process, by the form of ``host-training`` with ``notes`` in its ``config``."""
-    body = stream_body(request, MAX_FORM_BYTES)
-    return await service(state, DraftsService).create(request.user, request.headers.get("content-type", ""), body)
+    drafts = service(state, DraftsService)
+    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    async with drafts.receive(request.user) as model:
+        return await drafts.create(request.user, model, await read_host_form(content_type, body, model))
 
 
 @get("/drafts", guards=[_may], responses=describe_problems(400, 401, 403))

@@ -7,6 +7,7 @@ that is necessary to begin and follow it, so that the data scientist can continu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator
@@ -20,8 +21,7 @@ from pygrid import codes
 from pygrid.clock import Clock
 from pygrid.core.access import Permission, Principal, require
 from pygrid.errors import InvalidConfig, InvalidInput, NotFound, TooManyRequests
-from pygrid.features.processes.forms import PLAN_PREFIX, HostForm, read_host_form
-from pygrid.features.processes.hosting import Candidate, Hosting, check_free, process_exists
+from pygrid.features.processes.hosting import PLAN_PREFIX, Candidate, HostForm, Hosting, check_free, process_exists
 from pygrid.features.processes.presenter import describe_process
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import DraftFile, DraftInfo, DraftRequest, HostRequest, ProcessInfo
@@ -65,24 +65,34 @@ class DraftsService:
         referenced = await self._store.database.write(transaction)
         await asyncio.to_thread(self._store.drafts.sweep, referenced)
 
-    async def create(self, principal: Principal, content_type: str, body: AsyncIterator[bytes]) -> DraftInfo:
-        """Store the form in ``body`` as a draft and reserve its name and version; it is checked as for hosting.
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal) -> AsyncIterator[BlobWriter]:
+        """Check that the caller may create drafts, and yield the writer for the model of a form.
 
-        Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
-            Conflict: ``process_exists``. TooManyRequests: ``too_many_drafts``.
+        What is written is removed at the end of the block, unless the draft was created.
         """
         require(principal, Permission.UPLOAD_DATA)
         with self._store.drafts.writer() as model:
-            form = await read_host_form(content_type, body, model)
-            candidate = await self._hosting.check(form)
-            notes = _read_notes(form.config)
-            async with self._files:
-                with self._store.drafts.batch() as kept:
-                    files = await asyncio.to_thread(_keep, kept, candidate, model)
-                    stored = await self._store.database.write(
-                        once(lambda connection: self._put(connection, principal, candidate, notes, files), _describe)
-                    )
+            yield model
+
+    async def create(self, principal: Principal, model: BlobWriter, form: HostForm) -> DraftInfo:
+        """Store a form as a draft and reserve its name and version; it is checked as for hosting.
+
+        Args:
+            model: the writer that `receive` has yielded.
+        Raises:
+            InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch. Conflict: ``process_exists``.
+            TooManyRequests: ``too_many_drafts``.
+        """
+        require(principal, Permission.UPLOAD_DATA)
+        candidate = await self._hosting.check(form)
+        notes = _read_notes(form.config)
+        async with self._files:
+            with self._store.drafts.batch() as kept:
+                files = await asyncio.to_thread(_keep, kept, candidate, model)
+                stored = await self._store.database.write(
+                    once(lambda connection: self._put(connection, principal, candidate, notes, files), _describe)
+                )
         logger.info("draft kept", extra={"draft_id": stored.id})
         return _describe(stored)
 

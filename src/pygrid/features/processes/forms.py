@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 
+from pygrid.features.processes.hosting import PLAN_PREFIX, HostForm
 from pygrid.messages.decoding import invalid_form
 from pygrid.storage.blobs.files import BlobWriter
 from pygrid.tensors.flat import check_model
-from pygrid.tensors.safetensors import Layout
 from pygrid.tensors.stream import StreamCheck
 from pygrid.web.forms import PartTarget, read_form, unknown_part
 
@@ -17,19 +16,9 @@ MAX_CONFIG_BYTES = 256 * 1024
 MAX_PLAN_BYTES = 8 * 1024 * 1024
 MAX_PLANS = 16
 MAX_MODEL_BYTES = 4 * 1024**3
-PLAN_PREFIX = "plan:"
+MAX_FORM_BYTES = MAX_MODEL_BYTES + 256 * 1024**2
 _PARTS = "config, model, plan:NAME and averaging_plan"
 _PLAN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-
-
-@dataclass(frozen=True)
-class HostForm:
-    """The parts of the form. The model's bytes are in the blob writer, checked but not committed."""
-
-    config: bytes
-    plans: dict[str, bytes]
-    averaging_plan: bytes | None
-    model: Layout | None
 
 
 async def read_host_form(content_type: str, body: AsyncIterator[bytes], model: BlobWriter) -> HostForm:

@@ -16,7 +16,6 @@ from pygrid.core.cycles import Cycle
 from pygrid.core.process_config import ProcessConfig, read_client_config, read_server_config
 from pygrid.core.processes import check_fits
 from pygrid.errors import Conflict, InvalidConfig, InvalidInput, InvalidPlan
-from pygrid.features.processes.forms import HostForm
 from pygrid.features.processes.presenter import describe_process
 from pygrid.messages.decoding import decode_json
 from pygrid.messages.processes import HostRequest, ProcessInfo
@@ -32,6 +31,18 @@ from pygrid.tensors.flat import num_values
 from pygrid.tensors.safetensors import Layout
 
 WatchCycle = Callable[[Cycle], None]
+PLAN_PREFIX = "plan:"
+"""The name of a part of the form that holds a training plan begins with it."""
+
+
+@dataclass(frozen=True)
+class HostForm:
+    """The parts of the form. The model's bytes are in a blob writer, checked, not committed."""
+
+    config: bytes
+    plans: dict[str, bytes]
+    averaging_plan: bytes | None
+    model: Layout | None
 
 
 @dataclass(frozen=True)

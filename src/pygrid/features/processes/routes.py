@@ -14,7 +14,7 @@ from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter,
 from litestar.response import Stream
 
 from pygrid.core.access import Permission
-from pygrid.features.processes.forms import MAX_MODEL_BYTES
+from pygrid.features.processes.forms import MAX_FORM_BYTES, read_host_form
 from pygrid.features.processes.service import ProcessesService
 from pygrid.messages import media
 from pygrid.messages.processes import CheckpointInfo, ContributionList, CycleInfo, Event, ProcessInfo, RestoreRequest
@@ -29,7 +29,6 @@ from pygrid.web.sessions import watch_session
 from pygrid.web.sse import ServerEvent, event_stream
 
 PathId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
-MAX_FORM_BYTES = MAX_MODEL_BYTES + 256 * 1024 * 1024
 
 
 class ProcessList(msgspec.Struct):
@@ -67,9 +66,10 @@ def _unless_open(permission: Permission | None) -> Any:
 @repeatable(form=True)
 async def host_training(request: AppRequest, state: State) -> ProcessInfo:
     """Host a process: a multipart form with ``config``, ``model``, ``plan:NAME`` and optionally ``averaging_plan``."""
-    body = stream_body(request, MAX_FORM_BYTES)
-    content_type = request.headers.get("content-type", "")
-    return await service(state, ProcessesService).host(find_principal(request), content_type, body)
+    processes, principal = service(state, ProcessesService), find_principal(request)
+    content_type, body = request.headers.get("content-type", ""), stream_body(request, MAX_FORM_BYTES)
+    async with processes.receive(principal) as model:
+        return await processes.host(principal, model, await read_host_form(content_type, body, model))
 
 
 @get("/processes", guards=[require()], responses=describe_problems(400, 401))

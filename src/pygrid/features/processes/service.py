@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,14 +17,14 @@ from pygrid.core.cycles import Cycle, CycleState
 from pygrid.core.process_config import read_server_config
 from pygrid.core.processes import can_manage
 from pygrid.errors import Conflict, Forbidden, NotFound
-from pygrid.features.processes.forms import read_host_form
-from pygrid.features.processes.hosting import Hosting, WatchCycle
+from pygrid.features.processes.hosting import HostForm, Hosting, WatchCycle
 from pygrid.features.processes.presenter import describe_cycle, describe_process
 from pygrid.lifecycle import AppContext
 from pygrid.messages.processes import CheckpointInfo, Contribution, CycleInfo, Event, ProcessInfo
 from pygrid.storage import audit, processes, reports
 from pygrid.storage import cycles as rows
 from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.blobs.files import BlobWriter
 from pygrid.storage.cycle_transitions import close_cycle, restart_cycle
 from pygrid.storage.idempotency import once
 from pygrid.storage.signals import cycle_topic, event_topic, wait_for_any
@@ -62,19 +63,31 @@ class ProcessesService:
         self._watch_cycle = watch_cycle
         self._is_open = is_open
 
-    async def host(self, principal: Principal | None, content_type: str, body: AsyncIterator[bytes]) -> ProcessInfo:
-        """Host a process from the form in ``body``. All of it is checked before anything is stored.
+    @contextlib.asynccontextmanager
+    async def receive(self, principal: Principal | None) -> AsyncIterator[BlobWriter]:
+        """Check that the caller may host, and yield the writer for the model of a form.
 
-        Raises:
-            InvalidInput, InvalidConfig, InvalidPlan, InvalidTensors, ShapeMismatch, NonFinite, PayloadTooLarge.
-            Conflict: ``process_exists``.
+        What is written is removed at the end of the block, unless it was hosted.
         """
+        self._check_may_host(principal)
+        with self._store.blobs.writer() as model:
+            yield model
+
+    async def host(self, principal: Principal | None, model: BlobWriter, form: HostForm) -> ProcessInfo:
+        """Host a process. All of the form is checked before anything is stored.
+
+        Args:
+            model: the writer that `receive` has yielded.
+        Raises:
+            InvalidInput, InvalidConfig, InvalidPlan, ShapeMismatch. Conflict: ``process_exists``.
+        """
+        self._check_may_host(principal)
+        user_id = None if principal is None else principal.user_id
+        return await self._hosting.host(await self._hosting.check(form), model, user_id)
+
+    def _check_may_host(self, principal: Principal | None) -> None:
         if principal is not None or not self._is_open:
             require(principal, Permission.UPLOAD_DATA)
-        user_id = None if principal is None else principal.user_id
-        with self._store.blobs.writer() as model:
-            form = await read_host_form(content_type, body, model)
-            return await self._hosting.host(await self._hosting.check(form), model, user_id)
 
     async def list_processes(self, principal: Principal, name: str | None, version: str | None) -> list[ProcessInfo]:
         """Return the processes, newest first."""

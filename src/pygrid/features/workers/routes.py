@@ -101,8 +101,9 @@ async def download_leased_file(
 async def finish_lease(request: AppRequest, state: State, lease_id: LeaseId) -> ResultTaken:
     """Finish a job: the body has two frames, the outcome and the result (`pygrid.core.job_spec`)."""
     worker = await _worker(request, state)
-    body = stream_body(request, service(state, WorkersService).max_answer_bytes(worker, lease_id))
-    return await service(state, WorkersService).finish(worker, lease_id, body)
+    workers = service(state, WorkersService)
+    pieces = [piece async for piece in stream_body(request, workers.max_answer_bytes(worker, lease_id))]
+    return workers.finish(worker, lease_id, b"".join(pieces))
 
 
 @delete("/workers/leases/{lease_id:str}", status_code=200, responses=describe_problems(400, 401, 410))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -195,16 +194,13 @@ class WorkersService:
         """Return the largest body that `finish` takes. Raises Gone: ``lease_over``."""
         return self.driver.max_result_bytes(worker.id, lease_id) + MAX_MESSAGE_BYTES + _FRAMES_BYTES
 
-    async def finish(self, worker: Worker, lease_id: str, body: AsyncIterator[bytes]) -> ResultTaken:
+    def finish(self, worker: Worker, lease_id: str, data: bytes) -> ResultTaken:
         """Take the end of a job: the outcome, and the result of a successful job, each in a frame.
 
         Raises:
             Gone: ``lease_over``; nothing was stored. InvalidInput: ``invalid_result``. PayloadTooLarge.
         """
-        data = bytearray()
-        async for chunk in body:
-            data += chunk
-        outcome, payload = _read_end(bytes(data))
+        outcome, payload = _read_end(data)
         self.driver.finish(worker.id, lease_id, outcome, payload)
         return ResultTaken(lease_id)
 

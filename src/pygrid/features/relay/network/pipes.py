@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from litestar.exceptions import WebSocketDisconnect
 from prometheus_client import Counter as CounterFamily
 from prometheus_client import Gauge
 
@@ -48,7 +47,10 @@ class RelayLimits:
 
 @dataclass(slots=True)
 class End:
-    """One end of a pipe: the ASGI functions of an accepted WebSocket, and whether it may be closed."""
+    """One end of a pipe: the ASGI functions of an accepted WebSocket, and whether it may be closed.
+
+    `receive` and `send` raise OSError once the WebSocket is closed.
+    """
 
     receive: Receive
     send: Send
@@ -192,7 +194,7 @@ class Pipes:
             for loop in loops:
                 loop.cancel()
             for ended in await asyncio.gather(*loops, return_exceptions=True):
-                if isinstance(ended, Exception) and not isinstance(ended, WebSocketDisconnect | OSError):
+                if isinstance(ended, Exception) and not isinstance(ended, OSError):
                     logger.error("pipe failed", exc_info=ended, extra={"domain": name})
 
     async def _watch(self, seen: _Seen) -> None:

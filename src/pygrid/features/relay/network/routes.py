@@ -13,7 +13,7 @@ from litestar.params import FromPath
 
 from pygrid import codes
 from pygrid.errors import Forbidden, PygridError
-from pygrid.features.relay.network.pipes import End, Receive, Send
+from pygrid.features.relay.network.pipes import End
 from pygrid.features.relay.network.service import Relay
 from pygrid.messages import media
 from pygrid.web.auth import find_bearer
@@ -102,4 +102,16 @@ async def _refuse(socket: AnySocket, error: PygridError) -> None:
 
 
 def _end_of(socket: AnySocket) -> End:
-    return End(cast("Receive", socket.receive), cast("Send", socket.send))
+    async def receive() -> Any:
+        try:
+            return await socket.receive()
+        except WebSocketDisconnect as error:
+            raise ConnectionError("the WebSocket is closed") from error
+
+    async def send(message: Any) -> None:
+        try:
+            await socket.send(message)
+        except WebSocketDisconnect as error:
+            raise ConnectionError("the WebSocket is closed") from error
+
+    return End(receive, send)
