@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,6 +76,34 @@ class BackgroundTask:
                 await asyncio.sleep(seconds)
 
         return cls(name, run)
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """What a feature adds to an app."""
+
+    services: tuple[object, ...] = ()
+    routes: tuple[Any, ...] = ()
+    tasks: tuple[BackgroundTask, ...] = ()
+    start: Callable[[], Awaitable[object]] = _nothing
+    """Called before the first request."""
+    close: Callable[[], Awaitable[object]] = _nothing
+    """Called after the tasks have ended, also if the start has failed."""
+
+
+@asynccontextmanager
+async def opened(features: Sequence[Feature]) -> AsyncIterator[None]:
+    """Start the features in their order for the length of the block, and close all of them in the reverse order."""
+    async with AsyncExitStack() as stack:
+        for feature in features:
+            stack.push_async_callback(feature.close)
+        for feature in features:
+            await feature.start()
+        yield
 
 
 class TaskRunner:

@@ -7,14 +7,14 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (66_450, 55_800),
-    "lines in features": (14_100, 12_500),
+    "lines in src": (66_500, 55_800),
+    "lines in features": (14_450, 12_500),
     "files > 500 lines": (6, 2),
-    "functions > 60 lines": (6, 4),
+    "functions > 60 lines": (5, 4),
     "functions with > 6 arguments": (73, 50),
     "homonym classes": (0, 0),
     "strings that name a module": (0, 0),
-    "modules of features that import web": (1, 0),
+    "modules of features that import web": (0, 0),
     'code="literal"': (0, 0),
     "Popen outside cli/up and sandbox/process": (0, 0),
     "pass-through methods": (17, 10),

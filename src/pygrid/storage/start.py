@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 import pygrid
+from pygrid.core.access import Role
+from pygrid.lifecycle import AppContext, BackgroundTask, Feature
 from pygrid.settings import AppSettings
 from pygrid.storage import audit
-from pygrid.storage.accounts import has_first_owner
+from pygrid.storage.accounts import has_first_owner, seed_roles
+from pygrid.storage.audit import AuditedWrites
+from pygrid.storage.idempotency import AnswerStore
 from pygrid.storage.installation import check_folder, match_database
+from pygrid.storage.ownership import DatabaseLock, FolderLock
 from pygrid.storage.sql.database import Database
 from pygrid.storage.sql.migrations import migrate
+
+ANSWER_SWEEP_S = 3600.0
 
 
 def prepare_store(settings: AppSettings) -> bool:
@@ -34,6 +43,47 @@ def prepare_store(settings: AppSettings) -> bool:
         return database.read_now(has_first_owner)
     finally:
         database.close()
+
+
+def database_feature(
+    settings: AppSettings,
+    database: Database,
+    answers: AnswerStore,
+    folder_lock: FolderLock,
+    roles: Sequence[Role],
+) -> Feature:
+    """The database of an app: migrated and locked at the start, closed at the end, with both locks.
+
+    Args:
+        roles: of a new app.
+    """
+    lock = DatabaseLock(database)
+
+    async def start() -> None:
+        await asyncio.to_thread(migrate, database)
+        await asyncio.to_thread(match_database, database, settings.data_dir, settings.app)
+        await asyncio.to_thread(lock.acquire)
+        await database.write(lambda connection: seed_roles(connection, roles))
+
+    async def close() -> None:
+        await asyncio.to_thread(database.close)
+        lock.release()
+        folder_lock.release()
+
+    return Feature(
+        services=(settings, database, answers),
+        tasks=(
+            BackgroundTask("keep-database-lock", lock.keep),
+            BackgroundTask.every(ANSWER_SWEEP_S, "remove-expired-answers", answers.remove_expired),
+        ),
+        start=start,
+        close=close,
+    )
+
+
+def start_record(app: AppContext, settings: AppSettings, writes: AuditedWrites | Database) -> Feature:
+    """Writes an entry ``app_started``, as the last step of a start."""
+    return Feature(start=lambda: writes.write(lambda connection: record_start(connection, settings, app.clock.now())))
 
 
 RECORDED = (

@@ -32,8 +32,8 @@ class AccountService(SignIn):
     """Use cases of accounts.
 
     Each method checks everything first; a refusal changes nothing. In addition to the errors that a method lists, it
-    raises Forbidden: ``not_permitted`` if the actor lacks a permission, ``last_owner`` if the app would have no Owner;
-    and NotFound: ``user_not_found``, ``role_not_found``, ``group_not_found``.
+    raises Forbidden: ``not_permitted`` if the principal lacks a permission, ``last_owner`` if the app would have no
+    Owner; and NotFound: ``user_not_found``, ``role_not_found``, ``group_not_found``.
     """
 
     # Users
@@ -44,7 +44,7 @@ class AccountService(SignIn):
         return await self._database.read(store.list_users)
 
     async def get_user(self, principal: Principal, user_id: int) -> User:
-        """Return a user: the actor, or with the app's permission to see users any user."""
+        """Return a user: the principal, or with the app's permission to see users any user."""
         if principal.user_id != user_id and not principal.may(self.access.see_users):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         return await self._database.read(lambda connection: store.get_user(connection, user_id))

@@ -250,7 +250,7 @@ class SignIn:
         return NewSession(token, int(SESSION_IDLE.total_seconds()))
 
     async def log_out(self, principal: Principal, token: str) -> None:
-        """End the actor's session of this token."""
+        """End the principal's session of this token."""
 
         def release(connection: sa.Connection) -> None:
             if store.release_session(connection, hash_secret(token)):
@@ -301,7 +301,7 @@ class SignIn:
         return owner
 
     async def rotate_private_key(self, principal: Principal, user_id: int) -> KeyedUser:
-        """Replace the private key of the actor. Only the actor's own, so that no user has the key of another."""
+        """Replace the private key of the principal. Only their own, so that no user has the key of another."""
         if principal.user_id != user_id:
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)
         private_key = new_secret()
@@ -335,7 +335,7 @@ class SignIn:
 
     @staticmethod
     def _manage(connection: sa.Connection, principal: Principal, user_id: int) -> User:
-        """Return the user, if the actor's present role may change it."""
+        """Return the user, if the principal's present role may change it."""
         now_actor = store.get_principal(connection, principal.user_id)
         if now_actor.user_id != user_id and not now_actor.may(Permission.CREATE_USERS):
             raise not_permitted(AccessRefusal.MISSING_PERMISSION)

@@ -5,54 +5,69 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pygrid.clock import Clock
 from pygrid.features.cycles.accumulator import CycleSums
 from pygrid.features.cycles.admission import Admissions
 from pygrid.features.cycles.clients import ClientRegistry
 from pygrid.features.cycles.completion import Completion
 from pygrid.features.cycles.cycle_metrics import CycleCounts
 from pygrid.features.cycles.devices import Endpoints
-from pygrid.features.cycles.quotas import DeviceQuotas
+from pygrid.features.cycles.quotas import DeviceLimits, DeviceQuotas
+from pygrid.features.cycles.routes import router
 from pygrid.features.cycles.scheduler import CycleScheduler
 from pygrid.features.cycles.service import CyclesService
-from pygrid.lifecycle import Stopping
-from pygrid.metrics import Metrics
+from pygrid.lifecycle import AppContext, BackgroundTask, Feature
+from pygrid.settings import DomainSettings
 from pygrid.storage.cycles import find_radius
 from pygrid.storage.store import Store
 
+CLIENT_SWEEP_S = 3600.0
 
-@dataclass(frozen=True)
-class Cycles:
-    """The connected parts of this feature."""
 
-    service: CyclesService
-    membership: ClientRegistry
+@dataclass(frozen=True, kw_only=True)
+class CyclesFeature(Feature):
+    """Training on devices, and what hosts its processes."""
+
     scheduler: CycleScheduler
-    executor: ThreadPoolExecutor
-
-    def close(self) -> None:
-        """Wait for the running work of the threads and end them."""
-        self.executor.shutdown()
-        self.service.close()
 
 
-def build_cycles(
-    store: Store,
-    clock: Clock,
-    stopping: Stopping,
-    metrics: Metrics,
-    quotas: DeviceQuotas,
-    *,
-    allow_private: bool = False,
-) -> Cycles:
+def build(app: AppContext, store: Store, settings: DomainSettings) -> CyclesFeature:
     """Build the feature. One thread folds reports and completes cycles, so the sums have one user."""
+    clock = app.clock
     executor = ThreadPoolExecutor(1, thread_name_prefix="aggregate")
     sums = CycleSums(
         store.diffs, lambda process_id: store.database.read_now(lambda connection: find_radius(connection, process_id))
     )
-    counts = CycleCounts(metrics)
-    scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, metrics, counts)
-    admissions = Admissions(store, scheduler, clock, stopping, quotas)
-    service = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
-    membership = ClientRegistry(store, scheduler, clock, quotas, Endpoints(allow_private=allow_private))
-    return Cycles(service, membership, scheduler, executor)
+    counts = CycleCounts(app.metrics)
+    quotas = DeviceQuotas(_device_limits(settings), clock, settings.secret_key)
+    scheduler = CycleScheduler(store, Completion(store, sums, clock), clock, executor, app.metrics, counts)
+    admissions = Admissions(store, scheduler, clock, app.stopping, quotas)
+    cycles = CyclesService(store, admissions, sums, scheduler, clock, executor, counts, quotas)
+    endpoints = Endpoints(allow_private=settings.allow_private_addresses)
+    clients = ClientRegistry(store, scheduler, clock, quotas, endpoints)
+
+    async def close() -> None:
+        executor.shutdown()
+        cycles.close()
+
+    return CyclesFeature(
+        scheduler=scheduler,
+        services=(cycles, clients, scheduler),
+        routes=(router,),
+        tasks=(
+            BackgroundTask("run-cycles", scheduler.run),
+            BackgroundTask.every(CLIENT_SWEEP_S, "remove-unused-clients", clients.remove_unused),
+        ),
+        start=scheduler.recover,
+        close=close,
+    )
+
+
+def _device_limits(settings: DomainSettings) -> DeviceLimits:
+    return DeviceLimits(
+        clients_per_address=settings.clients_per_address,
+        authentications_per_minute=settings.authentications_per_minute,
+        cycle_requests_per_minute=settings.cycle_requests_per_minute,
+        speed_tests_per_minute=settings.speed_tests_per_minute,
+        expiry_days=settings.client_expiry_days,
+        limit_loopback=settings.limit_loopback,
+    )

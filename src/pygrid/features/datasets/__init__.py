@@ -1,1 +1,30 @@
 """Data owners upload, describe and version datasets; other users find them and test programs on their mock datasets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pygrid.clock import Clock
+    from pygrid.lifecycle import Feature
+    from pygrid.settings import DomainSettings
+    from pygrid.storage.audit import AuditedWrites
+    from pygrid.storage.store import Store
+
+
+def build(clock: Clock, store: Store, writes: AuditedWrites, settings: DomainSettings) -> Feature:
+    """Build the feature."""
+    # Not at the top: the child process that converts files imports this package, and needs none of them.
+    from pygrid.core.datasets import DatasetLimits
+    from pygrid.features.datasets.routes import router
+    from pygrid.features.datasets.service import DatasetsService
+    from pygrid.lifecycle import Feature
+
+    limits = DatasetLimits.from_mb(
+        max_upload_mb=settings.max_upload_mb,
+        max_datasets_mb=settings.max_datasets_mb,
+        max_columns=settings.max_columns,
+        min_free_mb=settings.min_free_mb,
+    )
+    datasets = DatasetsService(store.database, store.columns, clock, limits, store.public, writes)
+    return Feature(services=(datasets,), routes=(router,), start=datasets.recover)

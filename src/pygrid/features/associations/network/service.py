@@ -43,13 +43,16 @@ REQUEST_KEPT = dt.timedelta(days=7)
 """Time without a sign of life after which a Domain's request to join is deleted."""
 
 
+OnParted = Callable[[str, float], object]
+
+
 @dataclass(frozen=True)
 class DomainListeners:
     """What has to know which Domains belong to the Network."""
 
     changed: Callable[[str], object]
     """Called with the name of a Domain that was accepted, has left or was removed, or whose link has ended."""
-    parted: Callable[[str, float], object]
+    parted: OnParted
     """Called with the name of a Domain that has left or was removed, and how many seconds its traffic may last."""
 
 
