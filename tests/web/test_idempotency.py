@@ -24,7 +24,7 @@ from pygrid.core import idempotency
 from pygrid.core.idempotency import BodyHash
 from pygrid.domain import build_domain
 from pygrid.settings import DomainSettings
-from pygrid.storage.idempotency import KeptAnswers, kept_answers
+from pygrid.storage.idempotency import AnswerStore, kept_answers
 from pygrid.storage.sql.database import Database
 from pygrid.web.middleware import Observe
 from pygrid.web.services import service
@@ -146,7 +146,7 @@ async def test_a_key_is_free_after_its_time(
     clock.advance(1)
     assert (await make_group(web, owner, "one", "doctors")).status_code == 200
     clock.advance(idempotency.KEEP.total_seconds())
-    await service(domain.state, KeptAnswers).remove_expired()
+    await service(domain.state, AnswerStore).remove_expired()
     assert await service(domain.state, Database).read(_num_answers) == 0
 
 
