@@ -7,8 +7,8 @@ import pytest
 
 LIMITS = {
     # figure                                  limit   asked
-    "lines in src": (66_500, 55_800),
-    "lines in features": (14_450, 12_500),
+    "lines in src": (66_900, 55_800),
+    "lines in features": (14_600, 12_500),
     "files > 500 lines": (6, 2),
     "functions > 60 lines": (5, 4),
     "functions with > 6 arguments": (73, 50),

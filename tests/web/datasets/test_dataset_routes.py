@@ -29,10 +29,11 @@ from pygrid.core.datasets import DatasetLimits
 from pygrid.domain import build_domain
 from pygrid.errors import StorageFull
 from pygrid.features.datasets import conversion
-from pygrid.features.datasets.intake import Upload
+from pygrid.features.datasets.forms import Upload
+from pygrid.features.datasets.intake import OnDisconnect, never
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.lifecycle import ClientGone
-from pygrid.messages.datasets import Schema
+from pygrid.messages.datasets import Schema, UploadRequest
 from pygrid.settings import DomainSettings
 from pygrid.storage.columns import map_columns
 from pygrid.storage.sql.database import Database
@@ -330,6 +331,20 @@ async def test_versions_added_at_once_get_numbers_of_their_own(owner: Owner) -> 
     assert sorted(answer.json()["version"] for answer in answers) == [2, 3, 4, 5]
 
 
+async def _upload(
+    domain: Litestar,
+    body: AsyncIterator[bytes],
+    *,
+    announced_bytes: int | None = None,
+    departed: OnDisconnect = never,
+) -> None:
+    """Upload a form without a request."""
+    datasets, owner = service(domain.state, DatasetsService), Principal(1, OWNER)
+    upload = Upload("multipart/form-data; boundary=b", body, datasets.limits.max_upload_bytes)
+    async with datasets.receive(owner, await upload.config(UploadRequest), announced_bytes) as draft:
+        await datasets.upload(owner, draft, await upload.files_into(draft.folder), departed)
+
+
 async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Litestar) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="config"\r\n\r\n{"name": "x"}\r\n--b\r\n'
     head += b'Content-Disposition: form-data; name="data"\r\n\r\na\n'
@@ -343,9 +358,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(owner: Owner, domain: Li
         raise ClientGone
 
     with pytest.raises(ClientGone):
-        await service(domain.state, DatasetsService).upload(
-            Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body())
-        )
+        await _upload(domain, body())
     assert seen == [3], "the drafts of the upload, its data and its mock were there"
     assert owner.stored() == []
     assert (await owner.web.get(PATH, headers=owner.headers)).json()["datasets"] == []
@@ -371,11 +384,7 @@ async def test_an_upload_whose_caller_gives_up_at_the_last_moment_is_whole(
     async def body() -> AsyncIterator[bytes]:
         yield config + data
 
-    task = asyncio.create_task(
-        service(domain.state, DatasetsService).upload(
-            Principal(1, OWNER), Upload("multipart/form-data; boundary=b", body())
-        )
-    )
+    task = asyncio.create_task(_upload(domain, body()))
     await asyncio.wait_for(given.wait(), 60)
     assert len([path for path in owner.stored() if len(path.name) == 64]) == 2
     task.cancel()
@@ -449,9 +458,8 @@ async def test_an_upload_is_refused_before_it_is_taken_if_the_disk_has_no_room(o
         taken.append(b"asked for more")
         yield b""
 
-    upload = Upload("multipart/form-data; boundary=b", body(), announced_bytes=free // 2)
     with pytest.raises(StorageFull):
-        await service(domain.state, DatasetsService).upload(Principal(1, OWNER), upload)
+        await _upload(domain, body(), announced_bytes=free // 2)
     assert taken == []
     assert owner.stored() == []
     service(domain.state, DatasetsService).limits = DatasetLimits()
@@ -480,9 +488,8 @@ async def test_an_upload_whose_client_goes_while_it_is_read_leaves_nothing(
     async def departed() -> None:
         await asyncio.to_thread(begun.wait)
 
-    upload = Upload("multipart/form-data; boundary=b", body(), departed=departed)
     with pytest.raises(ClientGone):
-        await service(domain.state, DatasetsService).upload(Principal(1, OWNER), upload)
+        await _upload(domain, body(), departed=departed)
     assert held.is_set(), "the child was told to stop, and had ended before its folder was removed"
     assert owner.stored() == []
 

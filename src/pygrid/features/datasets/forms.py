@@ -3,60 +3,91 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypeVar
 
+import msgspec
 from multipart import MultipartSegment
 
-from pygrid.errors import PayloadTooLarge
-from pygrid.messages.decoding import invalid_form
+from pygrid import codes
+from pygrid.errors import InvalidConfig, InvalidInput, PayloadTooLarge
+from pygrid.features.datasets.intake import UploadedFiles
+from pygrid.messages.datasets import VersionRequest
+from pygrid.messages.decoding import decode_json, invalid_form
 from pygrid.web.forms import FormEvent, form_events
 
 MAX_CONFIG_BYTES = 4 * 1024**2
 WRITE_BYTES = 1024**2
 _FILES = ("data", "mock")
 
-
-@dataclass(frozen=True)
-class UploadedFiles:
-    """Paths of the files, valid until the folder of the upload is removed."""
-
-    data: Path
-    mock: Path | None
+R = TypeVar("R", bound=VersionRequest)
 
 
-OnConfig = Callable[[bytes], Awaitable[Path]]
-"""`config part -> folder for the files`; called before any byte of a file is read, and checks the part."""
-
-
-async def read_upload_form(
-    content_type: str, body: AsyncIterator[bytes], on_config: OnConfig, max_bytes: int
-) -> UploadedFiles:
-    """Read the form.
+class Upload:
+    """The form of a dataset, read as it arrives: first ``config``, then the files.
 
     Args:
         max_bytes: limit of each file.
-    Raises:
-        InvalidInput: ``invalid_form``: another form, or a part that is missing, repeated, unknown or before ``config``.
-        PayloadTooLarge: a part is over its limit.
-        PygridError: as ``on_config``.
     """
-    parts = "the parts config, data and optionally mock"
-    async with _Reader(on_config, max_bytes) as reader:
-        async for event in form_events(content_type, body, parts=parts, max_parts=8):
-            await reader.take(event)
-        return reader.files()
+
+    def __init__(self, content_type: str, body: AsyncIterator[bytes], max_bytes: int) -> None:
+        self._events = form_events(content_type, body, parts="the parts config, data and optionally mock", max_parts=8)
+        self._max_bytes = max_bytes
+
+    async def config(self, kind: type[R]) -> R:
+        """Read the part ``config``, which must be the first one.
+
+        Raises:
+            InvalidInput: ``invalid_form``: another form, or another part comes first.
+            InvalidConfig: ``invalid_dataset_config``. PayloadTooLarge: the part is over its limit.
+        """
+        config = bytearray()
+        async for event in self._events:
+            if isinstance(event, MultipartSegment):
+                _check_first(event.name or "")
+            elif event is None:
+                return _decode(bytes(config), kind)
+            else:
+                config += event
+                _check_size("config", len(config), MAX_CONFIG_BYTES)
+        raise invalid_form("the form has no part 'data'")
+
+    async def files_into(self, folder: Path) -> UploadedFiles:
+        """Write the files into a folder, after `config` was read.
+
+        Raises:
+            InvalidInput: ``invalid_form``: a part that is missing, repeated, unknown or empty.
+            PayloadTooLarge: a part is over its limit.
+        """
+        async with _FileWriter(folder, self._max_bytes) as writer:
+            async for event in self._events:
+                await writer.take(event)
+            return writer.files()
 
 
-class _Reader:
+def _check_first(name: str) -> None:
+    _check_known(name)
+    if name != "config":
+        raise invalid_form("the part 'config' must come before the files, so that it is checked before they are sent")
+
+
+def _check_known(name: str) -> None:
+    if name != "config" and name not in _FILES:
+        raise invalid_form(f"the form has an unknown part {name[:100]!r}")
+
+
+def _check_size(name: str, num_bytes: int, limit: int) -> None:
+    if num_bytes > limit:
+        raise PayloadTooLarge(f"part {name!r} has more than {limit:,} bytes", max_bytes=limit)
+
+
+class _FileWriter:
     """Handles the events of the parser: the head of a segment, its pieces, None at its end."""
 
-    def __init__(self, on_config: OnConfig, max_bytes: int) -> None:
-        self._on_config = on_config
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
         self._max_bytes = max_bytes
-        self._folder: Path | None = None
         self._paths: dict[str, Path] = {}
         self._name = ""
         self._file: BinaryIO | None = None
@@ -81,11 +112,9 @@ class _Reader:
             await self._end()
         else:
             self._size += len(event)
-            limit = MAX_CONFIG_BYTES if self._name == "config" else self._max_bytes
-            if self._size > limit:
-                raise PayloadTooLarge(f"part {self._name!r} has more than {limit:,} bytes", max_bytes=limit)
+            _check_size(self._name, self._size, self._max_bytes)
             self._pending += event
-            if self._file is not None and len(self._pending) >= WRITE_BYTES:
+            if len(self._pending) >= WRITE_BYTES:
                 await self._write()
 
     def files(self) -> UploadedFiles:
@@ -95,19 +124,13 @@ class _Reader:
         return UploadedFiles(self._paths["data"], self._paths.get("mock"))
 
     def _begin(self, name: str) -> None:
-        if name != "config" and name not in _FILES:
-            raise invalid_form(f"the form has an unknown part {name[:100]!r}")
-        if name in self._paths or (name == "config" and self._folder is not None):
+        _check_known(name)
+        if name in self._paths or name == "config":
             raise invalid_form(f"the form has part {name!r} twice")
-        if name != "config" and self._folder is None:
-            raise invalid_form(
-                "the part 'config' must come before the files, so that it is checked before they are sent"
-            )
         self._name, self._pending, self._size = name, bytearray(), 0
-        if self._folder is not None:
-            self._paths[name] = self._folder / name
-            # Opening a file of this folder does not block. Writing can block, so a thread does it.
-            self._file = self._paths[name].open("xb", buffering=0)
+        self._paths[name] = self._folder / name
+        # Opening a file of this folder does not block. Writing can block, so a thread does it.
+        self._file = self._paths[name].open("xb", buffering=0)
 
     async def _write(self) -> None:
         """Start to write the pending bytes, after the last write has ended."""
@@ -123,11 +146,9 @@ class _Reader:
             self._writing = None
 
     async def _end(self) -> None:
-        if self._file is None:
-            self._folder = await self._on_config(bytes(self._pending))
-            return
         await self._write()
         await self._written()
+        assert self._file is not None
         self._file.close()
         self._file = None
         if not self._size:
@@ -138,3 +159,14 @@ def _write_all(file: BinaryIO, data: bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def _decode(config: bytes, kind: type[R]) -> R:
+    try:
+        return msgspec.convert(decode_json(config), kind)
+    except InvalidInput as error:
+        raise InvalidConfig(f"config: {error.detail}", code=codes.INVALID_DATASET_CONFIG) from error
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(
+            f"config does not describe an upload: {error}", code=codes.INVALID_DATASET_CONFIG
+        ) from error

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -19,7 +19,6 @@ from pygrid.core.datasets import ColumnDeclaration, DatasetLimits, Schema, decla
 from pygrid.core.mocks import draw_mock, num_mock_records
 from pygrid.errors import InvalidInput, PayloadTooLarge, StorageFull, from_problem
 from pygrid.features.datasets.conversion import Conversion, Converter, check_alike
-from pygrid.features.datasets.forms import UploadedFiles, read_upload_form
 from pygrid.lifecycle import unless_gone
 from pygrid.messages.datasets import VersionRequest
 from pygrid.storage import datasets as rows
@@ -31,6 +30,9 @@ MAX_MOCK_BYTES = 256 * 1024**2
 
 R = TypeVar("R", bound=VersionRequest)
 
+OnDisconnect = Callable[[], Awaitable[None]]
+"""Returns once the client has disconnected; called after the body was read."""
+
 
 async def never() -> None:
     """Do not return; stands for a client whose disconnect is not detected."""
@@ -38,15 +40,22 @@ async def never() -> None:
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A form that is being received."""
+class UploadedFiles:
+    """Paths of the files, valid until the folder of the upload is removed."""
 
-    content_type: str
-    body: AsyncIterator[bytes]
-    announced_bytes: int | None = None
-    """Length of the body, if the client announced it."""
-    departed: Callable[[], Awaitable[None]] = never
-    """Returns once the client has disconnected; called after the body was read."""
+    data: Path
+    mock: Path | None
+
+
+@dataclass(frozen=True)
+class UploadDraft(Generic[R]):
+    """A checked request, and the place for its files and columns."""
+
+    request: R
+    folder: Path
+    """For the files, as they arrive."""
+    data: ColumnDraft
+    mock: ColumnDraft
 
 
 class Receiver:
@@ -58,46 +67,47 @@ class Receiver:
 
     @contextlib.asynccontextmanager
     async def receive(
-        self, upload: Upload, check: Callable[[bytes], Awaitable[R]], limits: DatasetLimits
-    ) -> AsyncIterator[tuple[R, rows.NewVersion]]:
-        """Yield the checked request and its durable columns; if the block fails, nothing of them is kept.
+        self, request: R, announced_bytes: int | None, limits: DatasetLimits
+    ) -> AsyncIterator[UploadDraft[R]]:
+        """Yield the place for an upload; it is removed at the end of the block.
 
         Args:
-            check: called with the ``config`` part before any file is read.
+            announced_bytes: length of the form, if the client announced it.
         Raises:
-            InvalidInput, PayloadTooLarge: the form or one of its files is not valid.
-            StorageFull: the disk has too little space; raised before the files are read, if their length was announced.
+            StorageFull: the disk has too little space for the announced length.
+        """
+        with self._files.draft() as folder, self._files.draft() as data, self._files.draft() as mock:
+            # The files are kept until their columns are stored, which are usually of the same size.
+            await self._check_room(2 * (announced_bytes or 0), limits)
+            yield UploadDraft(request, folder.path, data, mock)
+
+    @contextlib.asynccontextmanager
+    async def store(
+        self, draft: UploadDraft[R], files: UploadedFiles, limits: DatasetLimits, departed: OnDisconnect
+    ) -> AsyncIterator[rows.NewVersion]:
+        """Yield the durable columns of the files; if the block fails, nothing of them is kept.
+
+        Raises:
+            InvalidInput, PayloadTooLarge: one of the files is not valid.
+            StorageFull: the disk has too little space.
             ClientGone: the client disconnected before the outcome.
         """
         committed: list[str] = []
-        with self._files.draft() as folder, self._files.draft() as data, self._files.draft() as mock:
-            asked: list[R] = []
-
-            async def on_config(config: bytes) -> Path:
-                asked.append(await check(config))
-                # The files are kept until their columns are stored, which are usually of the same size.
-                await self._check_room(2 * (upload.announced_bytes or 0), limits)
-                return folder.path
-
-            form = await read_upload_form(upload.content_type, upload.body, on_config, limits.max_upload_bytes)
-            request = asked[0]
-            await self._check_room(form.data.stat().st_size, limits)
-            schema, mock_kind = await unless_gone(
-                upload.departed, self._make_columns(form, data, mock, request, limits)
-            )
-            await asyncio.to_thread(shutil.rmtree, folder.path)
-            content_hash = await asyncio.to_thread(hash_content, data.path)
-            try:
-                for draft in (data, mock) if mock_kind != "none" else (data,):
-                    committed.append(await asyncio.to_thread(self._files.commit, draft))
-                name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
-                yield request, rows.NewVersion(name, mock_name, mock_kind, schema, request.note, content_hash)
-            except Exception as error:
-                # Not if the caller is cancelled or the outcome is unknown: the transaction can still be committed, and
-                # a row can name these files. If no row does, the next start removes them.
-                for name in () if may_be_done(error) else committed:
-                    await asyncio.to_thread(self._files.drop, name)
-                raise
+        await self._check_room(files.data.stat().st_size, limits)
+        schema, mock_kind = await unless_gone(departed, self._make_columns(draft, files, limits))
+        await asyncio.to_thread(shutil.rmtree, draft.folder)
+        content_hash = await asyncio.to_thread(hash_content, draft.data.path)
+        try:
+            for columns in (draft.data, draft.mock) if mock_kind != "none" else (draft.data,):
+                committed.append(await asyncio.to_thread(self._files.commit, columns))
+            name, mock_name = committed[0], committed[1] if len(committed) > 1 else None
+            yield rows.NewVersion(name, mock_name, mock_kind, schema, draft.request.note, content_hash)
+        except Exception as error:
+            # Not if the caller is cancelled or the outcome is unknown: the transaction can still be committed, and a
+            # row can name these files. If no row does, the next start removes them.
+            for name in () if may_be_done(error) else committed:
+                await asyncio.to_thread(self._files.drop, name)
+            raise
 
     async def _check_room(self, num_bytes: int, limits: DatasetLimits) -> None:
         free = (await asyncio.to_thread(shutil.disk_usage, self._files.folder)).free
@@ -109,10 +119,10 @@ class Receiver:
             )
 
     async def _make_columns(
-        self, form: UploadedFiles, data: ColumnDraft, mock: ColumnDraft, request: VersionRequest, limits: DatasetLimits
+        self, draft: UploadDraft[R], files: UploadedFiles, limits: DatasetLimits
     ) -> tuple[Schema, rows.Mock]:
-        schema = await self._convert(form.data, data, request, limits)
-        return schema, await self._make_mock(form, mock, request, schema, limits)
+        schema = await self._convert(files.data, draft.data, draft.request, limits)
+        return schema, await self._make_mock(files, draft.mock, draft.request, schema, limits)
 
     async def _convert(
         self, source: Path, draft: ColumnDraft, request: VersionRequest, limits: DatasetLimits
@@ -130,16 +140,16 @@ class Receiver:
         return await self._converter.convert(conversion)
 
     async def _make_mock(
-        self, form: UploadedFiles, draft: ColumnDraft, request: VersionRequest, schema: Schema, limits: DatasetLimits
+        self, files: UploadedFiles, draft: ColumnDraft, request: VersionRequest, schema: Schema, limits: DatasetLimits
     ) -> rows.Mock:
-        if form.mock is not None:
+        if files.mock is not None:
             like = msgspec.structs.replace(
                 request, columns=_with_sources(declarations_of(schema), request), format=None
             )
             # A mock dataset is downloaded as a whole and is not part of the quota, so it must be small.
             small = msgspec.structs.replace(limits, max_total_bytes=min(MAX_MOCK_BYTES, limits.max_total_bytes))
             try:
-                check_alike(await self._convert(form.mock, draft, like, small), schema)
+                check_alike(await self._convert(files.mock, draft, like, small), schema)
             except (InvalidInput, PayloadTooLarge) as error:
                 raise from_problem({**error.to_problem(), "detail": f"in the mock: {error.detail}"}) from error
             return "uploaded"

@@ -14,10 +14,10 @@ from litestar.response import Stream
 from pygrid.core.access import Permission
 from pygrid.core.datasets import SchemaQuery
 from pygrid.core.preconditions import Precondition
-from pygrid.features.datasets.intake import Upload
+from pygrid.features.datasets.forms import Upload
 from pygrid.features.datasets.service import DatasetsService
 from pygrid.messages import media
-from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset
+from pygrid.messages.datasets import DatasetInfo, DatasetList, Preview, UpdateDataset, UploadRequest, VersionRequest
 from pygrid.web.auth import anyone, find_principal, require
 from pygrid.web.idempotency import repeatable
 from pygrid.web.preconditions import IfMatch, tagged
@@ -32,13 +32,13 @@ MAX_SEARCH_CHARS = 1000
 
 def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
     """Return the form of a request."""
+    body = stream_body(request, 2 * datasets.limits.max_upload_bytes + 64 * 1024**2)
+    return Upload(request.headers.get("content-type", ""), body, datasets.limits.max_upload_bytes)
+
+
+def _announced_bytes(request: AppRequest) -> int | None:
     announced = request.headers.get("content-length", "")
-    return Upload(
-        request.headers.get("content-type", ""),
-        stream_body(request, _max_form_bytes(datasets)),
-        int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None,
-        partial(wait_until_gone, request),
-    )
+    return int(announced) if announced.isascii() and announced.isdigit() and len(announced) <= 20 else None
 
 
 @post(
@@ -53,7 +53,11 @@ def _upload(request: AppRequest, datasets: DatasetsService) -> Upload:
 async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
     """Upload a dataset: a multipart form with ``config`` (JSON), then the file ``data`` and optionally ``mock``."""
     datasets = service(state, DatasetsService)
-    return await datasets.upload(request.user, _upload(request, datasets))
+    upload = _upload(request, datasets)
+    config = await upload.config(UploadRequest)
+    async with datasets.receive(request.user, config, _announced_bytes(request)) as draft:
+        files = await upload.files_into(draft.folder)
+        return await datasets.upload(request.user, draft, files, partial(wait_until_gone, request))
 
 
 @post(
@@ -68,7 +72,12 @@ async def upload_dataset(request: AppRequest, state: State) -> DatasetInfo:
 async def add_version(request: AppRequest, state: State, dataset_id: PathId) -> DatasetInfo:
     """Add a version to a dataset, by the form of a new dataset."""
     datasets = service(state, DatasetsService)
-    return await datasets.add_version(request.user, dataset_id, _upload(request, datasets))
+    await datasets.check_managed(request.user, dataset_id)
+    upload = _upload(request, datasets)
+    config = await upload.config(VersionRequest)
+    async with datasets.receive_version(request.user, dataset_id, config, _announced_bytes(request)) as draft:
+        files = await upload.files_into(draft.folder)
+        return await datasets.add_version(request.user, dataset_id, draft, files, partial(wait_until_gone, request))
 
 
 @get("/datasets", guards=[anyone], responses=describe_problems(400, 401))
@@ -175,10 +184,6 @@ async def preview_dataset(
 async def list_tags(request: AppRequest, state: State) -> list[str]:
     """List all tags of the datasets that the caller may see."""
     return await service(state, DatasetsService).list_tags(find_principal(request))
-
-
-def _max_form_bytes(datasets: DatasetsService) -> int:
-    return 2 * datasets.limits.max_upload_bytes + 64 * 1024**2
 
 
 router = Router(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,13 +35,11 @@ from pygrid.core.job_terms import unit_of
 from pygrid.core.preconditions import ANY, Precondition
 from pygrid.errors import (
     Conflict,
-    InvalidConfig,
-    InvalidInput,
     NotFound,
     PayloadTooLarge,
 )
 from pygrid.features.datasets.completion import complete_schema
-from pygrid.features.datasets.intake import Receiver, Upload
+from pygrid.features.datasets.intake import OnDisconnect, Receiver, UploadDraft, UploadedFiles, never
 from pygrid.features.datasets.records import as_safetensors, first_records
 from pygrid.messages.datasets import (
     DatasetInfo,
@@ -51,7 +50,6 @@ from pygrid.messages.datasets import (
     VersionInfo,
     VersionRequest,
 )
-from pygrid.messages.decoding import decode_json
 from pygrid.storage import audit, budgets
 from pygrid.storage import datasets as rows
 from pygrid.storage.audit import AuditedWrites
@@ -119,25 +117,44 @@ class DatasetsService:
             return
         await self._database.write(lambda connection: rows.put_content_hash(connection, version_id, content_hash))
 
-    async def upload(self, principal: Principal, upload: Upload) -> DatasetInfo:
-        """Create a dataset from a form. It is visible only after all of it was checked.
+    @contextlib.asynccontextmanager
+    async def receive(
+        self, principal: Principal, request: UploadRequest, announced_bytes: int | None
+    ) -> AsyncIterator[UploadDraft[UploadRequest]]:
+        """Check the request for a new dataset, and yield the place for its files.
 
+        Args:
+            announced_bytes: length of the form, if the client announced it.
         Raises:
-            PayloadTooLarge: ``dataset_quota``: the datasets of the Domain would take too much space.
-            Conflict: ``dataset_exists``: the caller has a dataset of this name.
-            PygridError: as `Receiver.receive`.
+            InvalidConfig: the request is not valid. Conflict: ``dataset_exists``: the caller has a dataset of this
+                name. StorageFull: the disk has too little space.
         """
         require(principal, Permission.UPLOAD_DATA)
+        request = check_upload(request)
+        if await self._database.read(lambda connection: rows.has_dataset(connection, principal.user_id, request.name)):
+            raise _exists(request.name)
+        async with self._receiver.receive(request, announced_bytes, self.limits) as draft:
+            yield draft
 
-        async def check(config: bytes) -> UploadRequest:
-            request = check_upload(_decode(config, UploadRequest))
-            if await self._database.read(
-                lambda connection: rows.has_dataset(connection, principal.user_id, request.name)
-            ):
-                raise _exists(request.name)
-            return request
+    async def upload(
+        self,
+        principal: Principal,
+        draft: UploadDraft[UploadRequest],
+        files: UploadedFiles,
+        departed: OnDisconnect = never,
+    ) -> DatasetInfo:
+        """Create a dataset. It is visible only after all of it was checked.
 
-        async with self._receiver.receive(upload, check, self.limits) as (request, version):
+        Args:
+            draft: what `receive` has yielded.
+            departed: cancels the conversion of the files.
+        Raises:
+            PayloadTooLarge: ``dataset_quota``: the datasets of the Domain would take too much space.
+            Conflict: ``dataset_exists``. PygridError: as `Receiver.store`.
+        """
+        require(principal, Permission.UPLOAD_DATA)
+        request = draft.request
+        async with self._receiver.store(draft, files, self.limits, departed) as version:
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
                 now = self._clock.now()
@@ -169,13 +186,20 @@ class DatasetsService:
         logger.info("dataset uploaded", extra={"dataset_id": info.id, "size_bytes": info.size_bytes})
         return info
 
-    async def add_version(self, principal: Principal, dataset_id: int, upload: Upload) -> DatasetInfo:
-        """Add a version to a dataset; the privacy budget spent on earlier versions stays spent.
+    async def check_managed(self, principal: Principal, dataset_id: int) -> None:
+        """Raises NotFound, Forbidden: as `update`."""
+        await self._database.read(lambda connection: _get_managed(connection, principal, dataset_id))
+
+    @contextlib.asynccontextmanager
+    async def receive_version(
+        self, principal: Principal, dataset_id: int, request: VersionRequest, announced_bytes: int | None
+    ) -> AsyncIterator[UploadDraft[VersionRequest]]:
+        """Check the request for a version, and yield the place for its files.
 
         Columns are declared as in the last version, unless the request declares any.
 
         Raises:
-            NotFound, Forbidden: as `update`. PygridError: as `upload`.
+            NotFound, Forbidden: as `update`. InvalidConfig, StorageFull: as `receive`.
         """
 
         def load(connection: sa.Connection) -> Schema:
@@ -183,19 +207,34 @@ class DatasetsService:
             return rows.get_schema(connection, rows.get_version(connection, dataset_id).id)
 
         before = await self._database.read(load)
+        if not request.columns:
+            request = msgspec.structs.replace(request, columns=declarations_of(before))
+        if request.subject is None and before.subject is not None:
+            request = msgspec.structs.replace(
+                request, subject=before.subject, max_records_per_subject=before.max_records_per_subject
+            )
+        check_version_request(request)
+        async with self._receiver.receive(request, announced_bytes, self.limits) as draft:
+            yield draft
 
-        async def check(config: bytes) -> VersionRequest:
-            request = _decode(config, VersionRequest)
-            if not request.columns:
-                request = msgspec.structs.replace(request, columns=declarations_of(before))
-            if request.subject is None and before.subject is not None:
-                request = msgspec.structs.replace(
-                    request, subject=before.subject, max_records_per_subject=before.max_records_per_subject
-                )
-            check_version_request(request)
-            return request
+    async def add_version(
+        self,
+        principal: Principal,
+        dataset_id: int,
+        draft: UploadDraft[VersionRequest],
+        files: UploadedFiles,
+        departed: OnDisconnect = never,
+    ) -> DatasetInfo:
+        """Add a version to a dataset; the privacy budget spent on earlier versions stays spent.
 
-        async with self._receiver.receive(upload, check, self.limits) as (request, version):
+        Args:
+            draft: what `receive_version` has yielded.
+            departed: cancels the conversion of the files.
+        Raises:
+            NotFound, Forbidden: as `update`. PygridError: as `upload`.
+        """
+        request = draft.request
+        async with self._receiver.store(draft, files, self.limits, departed) as version:
 
             def transaction(connection: sa.Connection) -> DatasetInfo:
                 dataset = _get_managed(connection, principal, dataset_id)
@@ -452,17 +491,6 @@ def _summary(
         updated_at=dataset.updated_at,
         mine=can_manage(principal, dataset.holding) is None,
     )
-
-
-def _decode(config: bytes, kind: type[R]) -> R:
-    try:
-        return msgspec.convert(decode_json(config), kind)
-    except InvalidInput as error:
-        raise InvalidConfig(f"config: {error.detail}", code=codes.INVALID_DATASET_CONFIG) from error
-    except msgspec.ValidationError as error:
-        raise InvalidConfig(
-            f"config does not describe an upload: {error}", code=codes.INVALID_DATASET_CONFIG
-        ) from error
 
 
 def _exists(name: str) -> Conflict:
